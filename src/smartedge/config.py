@@ -1,0 +1,347 @@
+"""The settings of a run: read from YAML, checked as a whole, every problem reported at once.
+
+Keys, defaults and meanings are the fields below; ``smartedge init`` writes a commented file to start from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from smartedge.errors import ConfigError
+
+__all__ = ["Config", "load_config", "parse_overrides"]
+
+IMAGE_CODECS = ("image", "jpeg")
+
+
+def _shape(value: object) -> object:
+    """``"8x4x4"`` → ``(8, 4, 4)``; anything else is left to the type check."""
+    if isinstance(value, str) and re.fullmatch(r"\d+(x\d+)+", value):
+        return tuple(int(part) for part in value.split("x"))
+    return value
+
+
+def _columns(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Shape = Annotated[tuple[PositiveInt, ...], BeforeValidator(_shape), Field(min_length=2, max_length=3)]
+
+
+class Section(BaseModel):
+    """One mapping of the file: unknown keys are errors, and what was read cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class DataConfig(Section):
+    """What to learn from. Read by the edge only."""
+
+    path: str = Field("drawn", description="'drawn' (embedded faces), a folder, a file, 'cifar10', or 'hf:user/name'")
+    desired: str | tuple[str, ...] = Field("smile", description="the column to learn; a list makes a multi-label task")
+    sensitive: Annotated[tuple[str, ...], BeforeValidator(lambda v: _columns(v) if v is not None else ())] = Field(
+        (), description="columns to hide; they never leave the edge"
+    )
+    image_size: int = Field(64, ge=8, le=1024, description="images are cropped square and resized to this many pixels")
+    limit: dict[Literal["train", "val", "test"], PositiveInt] = Field(
+        default_factory=dict, description="use a fixed, class-balanced subset of this many images per split"
+    )
+    augment: Literal["none", "flip", "flip-crop"] = Field("flip", description="random changes of the training images")
+    cache_dir: Path | None = Field(None, description="where decoded images are kept; default: the user's cache folder")
+
+
+class ExitConfig(Section):
+    """The task exit: a small head on the front's output."""
+
+    width: int = Field(128, ge=1, le=4096, description="channels of its hidden layers")
+    depth: int = Field(2, ge=0, le=8, description="hidden layers; 0 is pooling and one linear layer")
+
+
+class ModelConfig(Section):
+    """Which network, and where it is divided."""
+
+    name: str = Field("resnet18", description="a torchvision or timm name, or 'package.module:factory'")
+    cut: str = Field("layer1", description="where to divide it; 'smartedge cuts NAME' lists the places")
+    bottleneck: Shape | None = Field(None, description="a narrow, bounded tensor at the cut, e.g. 8x4x4")
+    small_input: bool = Field(True, description="CIFAR stem for ResNets, pooled head for VGGs, where images are small")
+    exit: ExitConfig = Field(default_factory=lambda: ExitConfig())
+
+
+class TrainConfig(Section):
+    """How each side's parameters are updated."""
+
+    batch_size: int = Field(64, ge=2, le=4096, description="images per step and per frame")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="peak learning rate; warm-up of one tenth, then a cosine to zero")
+    weight_decay: float = Field(0.05, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_grad_norm: float = Field(5.0, gt=0, description="gradients are scaled down to this norm")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast, where it is faster")
+    channels_last: bool = Field(False, description="memory format of images and convolutions")
+    front_epochs: PositiveInt | None = Field(
+        None, description="freeze-and-log: epochs of the front before it is frozen; default: epochs"
+    )
+
+
+class CodecConfig(Section):
+    """How what is sent becomes bytes."""
+
+    name: str | None = Field(
+        None, description="float32, float16 or uint8; for uploaded images image or jpeg. Default: uint8, or image"
+    )
+
+
+class LinkConfig(Section):
+    """The connection between the two processes."""
+
+    queue_frames: int = Field(8, ge=1, le=1024, description="frames that may wait for the link before the edge waits")
+    max_lead_frames: int = Field(4096, ge=1, description="frames the log may be ahead of the cloud's training")
+    connect_timeout: float = Field(30.0, gt=0, description="seconds to wait for the cloud")
+    token_file: Path | None = Field(None, description="a file whose first line both sides must share")
+    tls_cert: Path | None = Field(None, description="this side's certificate (PEM)")
+    tls_key: Path | None = Field(None, description="its private key (PEM)")
+    tls_ca: Path | None = Field(None, description="certificates by which the other side is trusted (PEM)")
+    insecure: bool = Field(False, description="allow listening beyond this machine without TLS and token")
+
+
+class HardwareConfig(Section):
+    """Where each side computes."""
+
+    edge_device: str = Field("auto", description="cpu, cuda, mps or auto")
+    cloud_device: str = Field("auto", description="cpu, cuda, mps or auto")
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads of each process; default: half of this machine's cores"
+    )
+
+
+class Config(Section):
+    """All settings of one run."""
+
+    method: Literal["hierarchical", "cloud", "split", "edge"] = Field(
+        "hierarchical",
+        description="hierarchical: the edge learns from its own exit; cloud: upload images; "
+        "split: gradients come back; edge: everything on the edge",
+    )
+    schedule: Literal["joint", "freeze-and-log"] = Field(
+        "joint", description="joint: features of every epoch are sent; freeze-and-log: the front first, each image once"
+    )
+    epochs: PositiveInt = 6
+    seed: int = Field(0, ge=0, lt=2**31)
+    run_dir: Path = Field(Path("runs/default"), description="everything the run writes goes here")
+    data: DataConfig = Field(default_factory=lambda: DataConfig())
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    train: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
+    link: LinkConfig = Field(default_factory=lambda: LinkConfig())
+    hardware: HardwareConfig = Field(default_factory=lambda: HardwareConfig())
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Config:
+        problems = []
+        codec = self.codec.name
+        if self.method == "cloud" and codec is not None and codec not in IMAGE_CODECS:
+            problems.append(
+                f"codec.name: method 'cloud' uploads images, which '{codec}' does not encode; use 'image' or 'jpeg'"
+            )
+        if self.method in ("hierarchical", "split") and codec in IMAGE_CODECS:
+            problems.append(
+                f"codec.name: '{codec}' encodes images, but method '{self.method}' sends feature maps; use 'uint8'"
+            )
+        if self.method == "split" and self.schedule != "joint":
+            problems.append("schedule: split learning needs the edge in every step; use 'joint'")
+        if self.method == "edge" and self.schedule != "joint":
+            problems.append("schedule: method 'edge' sends nothing, so there is nothing to log; use 'joint'")
+        if self.train.front_epochs is not None and not (
+            self.method == "hierarchical" and self.schedule == "freeze-and-log"
+        ):
+            problems.append(
+                "train.front_epochs: only for method 'hierarchical' with schedule 'freeze-and-log'; remove it"
+            )
+        both = {self.data.desired} if isinstance(self.data.desired, str) else set(self.data.desired)
+        if not both:
+            problems.append("data.desired: the list is empty; name at least one column")
+        if shared := both & set(self.data.sensitive):
+            problems.append(f"data.sensitive: {', '.join(sorted(shared))} cannot be desired and sensitive at once")
+        if (self.link.tls_cert is None) != (self.link.tls_key is None):
+            problems.append("link.tls_cert, link.tls_key: give both or neither")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def codec_name(self) -> str:
+        """The codec in force: ``codec.name``, or the default of the method."""
+        return self.codec.name or ("image" if self.method == "cloud" else "uint8")
+
+    @property
+    def front_epochs(self) -> int:
+        """Epochs in which the front learns."""
+        return self.train.front_epochs or self.epochs
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each process."""
+        return self.hardware.threads or max(1, (os.cpu_count() or 2) // 2)
+
+    def agreement(self) -> dict[str, Any]:
+        """The settings on which edge and cloud must agree (what to hide, and where data lie, is the edge's alone)."""
+        whole = self.model_dump(mode="json", exclude={"run_dir", "link", "hardware"})
+        whole["data"] = {"desired": whole["data"]["desired"], "image_size": whole["data"]["image_size"]}
+        whole["data"]["augment"] = self.data.augment
+        whole["codec"] = {"name": self.codec_name}
+        return whole
+
+    def agreement_digest(self) -> str:
+        """Hex SHA-256 of :meth:`agreement`."""
+        return hashlib.sha256(json.dumps(self.agreement(), sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The resolved settings as YAML; :func:`load_config` reads them back to an equal object."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """``["train.lr=0.01", "data.limit.train=100"]`` → nested mapping; values are read as YAML.
+
+    Raises:
+        ConfigError: when an assignment has no ``=`` or no key.
+    """
+    nested: dict[str, Any] = {}
+    for assignment in assignments:
+        key, found, value = assignment.partition("=")
+        if not found or not key.strip():
+            raise ConfigError(f"--set {assignment!r}: write it as key=value, for example --set train.lr=0.01")
+        *parents, leaf = key.strip().split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        try:
+            place[leaf] = _read_yaml(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment!r}: the value is not YAML ({error})") from error
+    return nested
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Config:
+    """Read and check the settings of a run.
+
+    Args:
+        source: a YAML file, a nested mapping, or a :class:`Config`.
+        overrides: ``key=value`` strings as for ``--set``, or a nested mapping; they win over ``source``.
+
+    Raises:
+        ConfigError: naming every key that is wrong, why, and what to write instead.
+    """
+    where = "the settings"
+    if isinstance(source, Config):
+        raw: Any = source.model_dump(mode="json")
+    elif isinstance(source, Mapping):
+        raw = source
+    else:
+        where = str(source)
+        try:
+            raw = _read_yaml(Path(source).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{source}: no such file; 'smartedge init {source}' writes one to start from") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{source}: cannot be read ({error})") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{source}: is not YAML ({error})") from error
+        raw = {} if raw is None else raw
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where}: must be a mapping of keys to values, but is a {type(raw).__name__}")
+    changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    try:
+        return Config.model_validate(_merged(raw, changes))
+    except ValidationError as error:
+        lines = [line for problem in error.errors() for line in _explain(problem)]
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; a config must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} occurs twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-3 as a string; people mean the number.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _section_at(path: Sequence[Any]) -> type[Section] | None:
+    section: Any = Config
+    for part in path:
+        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, Section) else None
+        section = field.annotation if field is not None else None
+    return section if isinstance(section, type) and issubclass(section, Section) else None
+
+
+def _all_keys(section: type[Section] = Config, prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys.extend(_all_keys(field.annotation, f"{prefix}{name}."))
+    return keys
+
+
+def _explain(problem: Any) -> list[str]:
+    """One pydantic error as ``key: what is wrong; what to do``."""
+    loc = [part for part in problem["loc"] if not (isinstance(part, str) and ("[" in part or part == "str"))]
+    key = ".".join(str(part) for part in loc)
+    if problem["type"] == "value_error" and not loc:
+        return str(problem["ctx"]["error"]).split("\n")
+    if problem["type"] == "extra_forbidden":
+        section = _section_at(loc[:-1])
+        known = list(section.model_fields) if section else []
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        if near:
+            advice = f"did you mean '{'.'.join(map(str, [*loc[:-1], near[0]]))}'?"
+        elif elsewhere := [name for name in _all_keys() if name.split(".")[-1] == str(loc[-1])]:
+            advice = f"did you mean '{elsewhere[0]}'?"
+        else:
+            advice = f"known keys here: {', '.join(known)}"
+        return [f"{key}: unknown key; {advice}"]
+    got = problem.get("input")
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    hint = ""
+    if problem["type"] == "literal_error" and isinstance(got, str):
+        allowed = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
+        near = difflib.get_close_matches(got, allowed, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+    return [f"{key}: {message}, got {got!r}{hint}"]

@@ -1,0 +1,103 @@
+"""The whole error tree.
+
+Every error that smartedge raises on purpose is a :class:`SmartEdgeError`. Each class has a stable
+``code`` (printed in brackets, searchable, never re-used) and a process ``exit_code``.
+
+    SmartEdgeError
+    ├── ConfigError      SE-CONFIG    2   a setting is unknown, of the wrong type, or impossible
+    ├── DataError        SE-DATA      3   a data set, file, label or image cannot be used
+    ├── CutError         SE-CUT       4   a network cannot be built, traced, divided or merged there
+    ├── CodecError       SE-CODEC     5   a payload cannot be encoded or decoded
+    ├── FrameError       SE-FRAME     6   what arrived over the link is not an acceptable frame
+    ├── LinkError        SE-LINK      7   the other side cannot be reached, or went away
+    ├── LogError         SE-LOG       8   the feature log on disk cannot be read or written
+    ├── PrivacyError     SE-PRIVACY   9   a release is refused
+    └── RunError         SE-RUN      10   a run directory cannot be created, resumed or read
+
+Messages say what was wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CodecError",
+    "ConfigError",
+    "CutError",
+    "DataError",
+    "FrameError",
+    "LinkError",
+    "LogError",
+    "PrivacyError",
+    "RunError",
+    "SmartEdgeError",
+]
+
+
+class SmartEdgeError(Exception):
+    """Base of every error raised on purpose; ``str(error)`` is the message for the user."""
+
+    code = "SE"
+    exit_code = 1
+
+
+class ConfigError(SmartEdgeError):
+    """A setting is unknown, of the wrong type, or does not go with another one."""
+
+    code = "SE-CONFIG"
+    exit_code = 2
+
+
+class DataError(SmartEdgeError):
+    """A data set, file, label or image cannot be used."""
+
+    code = "SE-DATA"
+    exit_code = 3
+
+
+class CutError(SmartEdgeError):
+    """A network cannot be built, traced, divided or merged at the place named."""
+
+    code = "SE-CUT"
+    exit_code = 4
+
+
+class CodecError(SmartEdgeError):
+    """A payload cannot be encoded or decoded."""
+
+    code = "SE-CODEC"
+    exit_code = 5
+
+
+class FrameError(SmartEdgeError):
+    """What arrived over the link is not an acceptable frame (size, shape, dtype, order, identity)."""
+
+    code = "SE-FRAME"
+    exit_code = 6
+
+
+class LinkError(SmartEdgeError):
+    """The other side cannot be reached, or went away."""
+
+    code = "SE-LINK"
+    exit_code = 7
+
+
+class LogError(SmartEdgeError):
+    """The feature log on disk cannot be read or written."""
+
+    code = "SE-LOG"
+    exit_code = 8
+
+
+class PrivacyError(SmartEdgeError):
+    """A release is refused: nothing was sent."""
+
+    code = "SE-PRIVACY"
+    exit_code = 9
+
+
+class RunError(SmartEdgeError):
+    """A run directory cannot be created, resumed or read."""
+
+    code = "SE-RUN"
+    exit_code = 10

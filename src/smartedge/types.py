@@ -1,0 +1,150 @@
+"""What the parts hand to each other: frozen batches, their shapes, dtypes and units.
+
+Shape letters used in names throughout the project:
+
+    B  images in a batch        C, H, W  channels, height, width of a feature map or image
+    K  outputs (classes of a single-label task, columns of a multi-label task)
+    F  any trailing feature shape, (C, H, W) or (T, D) for tokens
+
+This module imports nothing of ours, so every part may import it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import InitVar, dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = [
+    "EncodedBatch",
+    "FeatureBatch",
+    "Frame",
+    "ImageBatch",
+    "ReleaseEvent",
+    "ReleasedBatch",
+    "SplitName",
+    "StreamHeader",
+    "Task",
+]
+
+SplitName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a label means.
+
+    ``kind="single"``: one of ``K`` classes, labels are int64 of shape (B,), trained with cross-entropy.
+    ``kind="multi"``: ``K`` yes/no columns, labels are float32 of shape (B, K) in {0, 1}, trained with
+    binary cross-entropy. ``names`` are the K class names, or the K column names.
+    A boolean column is a single-label task of two classes named ``("no", "yes")``.
+    """
+
+    kind: Literal["single", "multi"]
+    columns: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        """Width K of a head for this task."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images as they leave a data source. Never crosses the link except by way of a release."""
+
+    ids: np.ndarray  # int64 (B,), the image's index in its split: stable across epochs and runs
+    images_BCHW: Tensor  # uint8 (B, 3, H, W), RGB
+    labels: Tensor  # see Task
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Feature maps (or, for the upload baseline, images) with what belongs to them."""
+
+    ids: np.ndarray  # int64 (B,)
+    features_BF: Tensor  # (B, *F); float32, or uint8 where images are uploaded
+    labels: Tensor  # see Task
+
+
+@dataclass(frozen=True)
+class ReleaseEvent:
+    """What a release cost. One event covers every image of one batch, each released once."""
+
+    mechanism: str  # "none" where nothing protects the features
+    epsilon: float  # of one release of one image; inf for "none"
+    delta: float
+    labels_travel: bool  # the desired labels go along in clear: feature noise does not cover them
+
+
+_RELEASE_KEY = object()  # held by privacy.release alone; a test checks that nobody else names it
+
+
+@dataclass(frozen=True)
+class ReleasedBatch:
+    """The only thing that may be packed for the wire. Made by :mod:`smartedge.privacy.release` alone.
+
+    Raises:
+        TypeError: when anything else tries to make one.
+    """
+
+    ids: np.ndarray
+    features_BF: Tensor
+    labels: Tensor
+    event: ReleaseEvent
+    key: InitVar[object] = field(default=None, kw_only=True)
+
+    def __post_init__(self, key: object) -> None:
+        if key is not _RELEASE_KEY:
+            raise TypeError("a ReleasedBatch is made by smartedge.privacy.release only: raw features must not be packed")
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """A batch as bytes: what a codec made of a :class:`ReleasedBatch`."""
+
+    ids: np.ndarray  # int64 (B,)
+    labels: np.ndarray  # int64 (B,) or uint8 (B, K)
+    payload: bytes  # the encoded features
+    side: bytes  # what the codec needs beside the payload (ranges and the like), b"" where nothing
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One batch on the wire. ``seq`` counts every frame of a run, over all its streams, from 0."""
+
+    seq: int
+    epoch: int
+    split: SplitName
+    last: bool  # the last frame of this split in this epoch
+    batch: EncodedBatch
+
+
+@dataclass(frozen=True)
+class StreamHeader:
+    """Sent once when a stream is opened; every frame is checked against it."""
+
+    protocol: int
+    run: str  # identifies the run: both sides must have been started for the same one
+    agreement: str  # digest of the settings on which both sides must agree
+    method: Literal["hierarchical", "cloud", "split"]
+    schedule: Literal["joint", "freeze-and-log"]
+    codec: str
+    feature_shape: tuple[int, ...]  # F, without the batch dimension
+    feature_dtype: Literal["float32", "uint8"]
+    task_kind: Literal["single", "multi"]
+    outputs: int  # K
+    batch_size: int  # no frame holds more images than this
+    epoch: int  # the epoch whose frames this stream carries
+    first_seq: int  # sequence number of the first frame of this stream
+    frames: int  # how many frames this stream will carry
+    train_steps: int  # training frames per epoch
+
+
+def feature_dtype(name: str) -> torch.dtype:
+    """The torch dtype that a stream header names."""
+    return {"float32": torch.float32, "uint8": torch.uint8}[name]
