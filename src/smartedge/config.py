@@ -6,8 +6,6 @@ Keys, defaults and meanings are the fields below; ``smartedge init`` writes a co
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -99,7 +97,7 @@ class CodecConfig(Section):
     """How what is sent becomes bytes."""
 
     name: str | None = Field(
-        None, description="float32, float16 or uint8; for uploaded images image or jpeg. Default: uint8, or image"
+        None, description="float32, float16 or uint8; for uploaded images image or jpeg. Default: uint8 (cloud: image, split: float32)"
     )
 
 
@@ -183,7 +181,7 @@ class Config(Section):
     @property
     def codec_name(self) -> str:
         """The codec in force: ``codec.name``, or the default of the method."""
-        return self.codec.name or ("image" if self.method == "cloud" else "uint8")
+        return self.codec.name or {"cloud": "image", "split": "float32"}.get(self.method, "uint8")
 
     @property
     def front_epochs(self) -> int:
@@ -195,17 +193,33 @@ class Config(Section):
         """CPU threads of each process."""
         return self.hardware.threads or max(1, (os.cpu_count() or 2) // 2)
 
+    def whole(self, outputs: int) -> dict[str, Any]:
+        """Arguments for :func:`smartedge.models.zoo.build`."""
+        model = self.model
+        return {
+            "name": model.name,
+            "outputs": outputs,
+            "image_size": self.data.image_size,
+            "small_input": model.small_input,
+            "seed": self.seed,
+        }
+
+    def division(self, outputs: int) -> dict[str, Any]:
+        """Arguments for :func:`smartedge.models.network.divide`."""
+        model = self.model
+        return {
+            **self.whole(outputs),
+            "at": model.cut,
+            "bottleneck": model.bottleneck,
+            "exit_width": model.exit.width,
+            "exit_depth": model.exit.depth,
+        }
+
     def agreement(self) -> dict[str, Any]:
         """The settings on which edge and cloud must agree (what to hide, and where data lie, is the edge's alone)."""
-        whole = self.model_dump(mode="json", exclude={"run_dir", "link", "hardware"})
-        whole["data"] = {"desired": whole["data"]["desired"], "image_size": whole["data"]["image_size"]}
-        whole["data"]["augment"] = self.data.augment
-        whole["codec"] = {"name": self.codec_name}
-        return whole
-
-    def agreement_digest(self) -> str:
-        """Hex SHA-256 of :meth:`agreement`."""
-        return hashlib.sha256(json.dumps(self.agreement(), sort_keys=True).encode()).hexdigest()
+        whole = self.model_dump(mode="json", include={"method", "schedule", "epochs", "seed", "model", "train"})
+        data = self.data.model_dump(mode="json", include={"desired", "image_size", "augment"})
+        return {**whole, "data": data, "codec": {"name": self.codec_name}}
 
     def to_yaml(self) -> str:
         """The resolved settings as YAML; :func:`load_config` reads them back to an equal object."""

@@ -129,8 +129,8 @@ class StreamHeader:
     """Sent once when a stream is opened; every frame is checked against it."""
 
     protocol: int
-    run: str  # identifies the run: both sides must have been started for the same one
-    agreement: str  # digest of the settings on which both sides must agree
+    run: str  # identifies the run: a log belongs to one run
+    agreement: str  # the settings on which both sides must agree, as JSON
     method: Literal["hierarchical", "cloud", "split"]
     schedule: Literal["joint", "freeze-and-log"]
     codec: str
@@ -140,6 +140,7 @@ class StreamHeader:
     outputs: int  # K
     batch_size: int  # no frame holds more images than this
     epoch: int  # the epoch whose frames this stream carries
+    split: SplitName  # and the split
     first_seq: int  # sequence number of the first frame of this stream
     frames: int  # how many frames this stream will carry
     train_steps: int  # training frames per epoch

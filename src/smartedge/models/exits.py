@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
-from smartedge.types import Task
 
 __all__ = ["TaskExit", "probabilities", "task_loss", "tensor_layout"]
 
@@ -95,7 +94,7 @@ def task_loss(logits_BK: Tensor, labels: Tensor, task_kind: str, *, label_smooth
     return F.binary_cross_entropy_with_logits(logits_BK, soft_BK)
 
 
-def probabilities(logits_BK: Tensor, task: Task) -> Tensor:
+def probabilities(logits_BK: Tensor, task_kind: str) -> Tensor:
     """Logits (B, K) → float32 probabilities (B, K): softmax over classes, or a sigmoid per column."""
     logits_BK = logits_BK.float()
-    return torch.softmax(logits_BK, dim=1) if task.kind == "single" else torch.sigmoid(logits_BK)
+    return torch.softmax(logits_BK, dim=1) if task_kind == "single" else torch.sigmoid(logits_BK)

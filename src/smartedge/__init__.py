@@ -1,0 +1,63 @@
+"""Train vision networks across an edge device and a cloud server: images stay, features travel, nothing comes back."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smartedge.cloud.step import cloud_forward, cloud_step
+    from smartedge.config import Config, load_config
+    from smartedge.edge.step import edge_forward, edge_step
+    from smartedge.errors import SmartEdgeError
+    from smartedge.models.bottleneck import Compress, Expand
+    from smartedge.models.cut import Cut, cut, list_cuts, merge_state_dicts
+    from smartedge.models.exits import TaskExit
+    from smartedge.training import train
+
+# Public name -> module. Imported at first use, so that `import smartedge` costs nothing.
+_PUBLIC = {
+    "Compress": "models.bottleneck",
+    "Config": "config",
+    "Cut": "models.cut",
+    "Expand": "models.bottleneck",
+    "SmartEdgeError": "errors",
+    "TaskExit": "models.exits",
+    "cloud_forward": "cloud.step",
+    "cloud_step": "cloud.step",
+    "cut": "models.cut",
+    "edge_forward": "edge.step",
+    "edge_step": "edge.step",
+    "list_cuts": "models.cut",
+    "load_config": "config",
+    "merge_state_dicts": "models.cut",
+    "train": "training",
+}
+
+__all__ = [
+    "Compress",
+    "Config",
+    "Cut",
+    "Expand",
+    "SmartEdgeError",
+    "TaskExit",
+    "cloud_forward",
+    "cloud_step",
+    "cut",
+    "edge_forward",
+    "edge_step",
+    "list_cuts",
+    "load_config",
+    "merge_state_dicts",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'smartedge' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"smartedge.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

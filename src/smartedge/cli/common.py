@@ -1,0 +1,53 @@
+"""What several verbs share: the settings argument, and how progress is shown."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from smartedge.config import Config, load_config
+from smartedge.runs.progress import Bars, JsonLines, Monitor
+
+__all__ = ["add_config_arguments", "add_side_arguments", "side"]
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, ``--set`` and ``--resume``."""
+    parser.add_argument("config", metavar="CONFIG", help="settings file; 'smartedge init' writes one")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="change one setting, for example --set train.lr=0.01; may be repeated",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run that run_dir holds")
+
+
+def add_side_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verbs that run one side."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--progress", choices=["bars", "json"], default="bars", help="json: one object a line, for another program"
+    )
+
+
+@contextmanager
+def side(args: argparse.Namespace) -> Iterator[tuple[Config, Monitor, threading.Event]]:
+    """Settings, monitor and stop event of a verb that runs one side."""
+    from smartedge.training import stop_on_signals
+
+    config = load_config(args.config, args.overrides)
+    with stop_on_signals() as stop:
+        if args.progress == "json":
+            # The program that reads the lines holds our standard input open; when it dies, we stop.
+            threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+        monitor = JsonLines(sys.stdout) if args.progress == "json" else Bars()
+        try:
+            yield config, monitor, stop
+        finally:
+            monitor.close()

@@ -1,0 +1,41 @@
+"""``smartedge edge``: the edge's side alone."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from smartedge.cli.common import add_side_arguments, side
+from smartedge.errors import ConfigError
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Train the front with its own exit on this device, and stream features to the cloud.
+
+  $ smartedge edge run.yaml --connect cloud.example:8815
+   edge train   ━━━━━━━━━━━━━━━━━━━━━━━━ 372/372 0:01:10 epoch 6/6 loss 0.215
+
+Both sides need the same settings file, except for data.path, data.sensitive, run_dir, link and hardware.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
+    """Describe the verb's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "edge", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_side_arguments(parser)
+    parser.add_argument("--connect", metavar="HOST:PORT", help="where the cloud listens; not for method 'edge'")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the edge's side to its end."""
+    from smartedge.training import run_edge
+
+    with side(args) as (config, monitor, stop):
+        if args.connect is None and config.method != "edge":
+            raise ConfigError(f"--connect HOST:PORT is needed: method {config.method!r} sends to a cloud")
+        done = run_edge(config, args.connect, monitor, resume=args.resume, stop=stop)
+    return 0 if done else 130

@@ -1,0 +1,63 @@
+"""One update in the cloud, as plain functions for people who keep their own loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from smartedge.models.exits import task_loss
+from smartedge.models.optim import apply_gradients
+
+__all__ = ["CloudStep", "cloud_forward", "cloud_step"]
+
+
+@dataclass(frozen=True)
+class CloudStep:
+    """What one update gives."""
+
+    logits_BK: Tensor  # detached, float32
+    loss: float  # mean over the batch, before the update
+    gradient_BF: Tensor | None  # of the loss by the features, float32; only where asked for
+
+
+def cloud_step(
+    back: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    features_BF: Tensor,
+    labels: Tensor,
+    task_kind: str,
+    *,
+    want_gradient: bool = False,
+    precision: str = "float32",
+    label_smoothing: float = 0.0,
+    clip_norm: float = 5.0,
+) -> CloudStep:
+    """Loss of ``back(features)``, backward through the back only; nothing flows back unless asked for.
+
+    Args:
+        back: the part after the cut, in training mode.
+        optimizer: over its parameters.
+        features_BF: float32 (B, *F), as decoded.
+        labels: int64 (B,) or float32 (B, K).
+        task_kind: ``single`` or ``multi``.
+        want_gradient: also give the gradient at the cut (classic split learning).
+        precision: ``bfloat16`` runs the forward pass under autocast.
+        label_smoothing: share of the target spread evenly.
+        clip_norm: gradients are scaled down to this norm.
+    """
+    features_BF = features_BF.detach().requires_grad_(want_gradient)
+    with torch.autocast(features_BF.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        logits_BK = back(features_BF)
+    loss = task_loss(logits_BK, labels, task_kind, label_smoothing=label_smoothing)
+    loss.backward()
+    apply_gradients(optimizer, clip_norm=clip_norm)
+    return CloudStep(logits_BK.detach().float(), loss.item(), features_BF.grad)
+
+
+@torch.no_grad()
+def cloud_forward(back: nn.Module, features_BF: Tensor, *, precision: str = "float32") -> Tensor:
+    """Logits (B, K), float32, without learning."""
+    with torch.autocast(features_BF.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        return back(features_BF).float()

@@ -1,0 +1,278 @@
+"""Trains the back on frames, in the order of their sequence numbers.
+
+What it computes is a function of its settings and the frames alone: it knows nothing of sockets or threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from smartedge.augment import augment
+from smartedge.cloud.log import FeatureLog
+from smartedge.cloud.step import cloud_forward, cloud_step
+from smartedge.codec import get_codec, unpack
+from smartedge.config import Config
+from smartedge.models.exits import probabilities, task_loss
+from smartedge.models.network import to_input
+from smartedge.models.optim import make_optimizer, set_learning_rate
+from smartedge.runs.checkpoint import Checkpoints
+from smartedge.runs.meter import Meter
+from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.record import Recorder
+from smartedge.runs.seeds import RandomStream, derive_seed
+from smartedge.types import EncodedBatch, FeatureBatch, Frame, StreamHeader, feature_dtype
+
+__all__ = ["BackTrainer"]
+
+_SHUFFLE_FRAMES = 64  # frames decoded at once when training from the log: bounds memory, mixes 64 batches
+
+
+class BackTrainer:
+    """The back, its optimizer, and how far it has come.
+
+    Args:
+        config: the run's settings.
+        back: the part after the cut; the whole network where images are uploaded.
+        device: where it computes.
+        folder: the cloud's folder of the run: checkpoints, metrics and predictions go there.
+        monitor: takes progress updates.
+        resume: continue from the newest checkpoint in ``folder``.
+    """
+
+    def __init__(
+        self, config: Config, back: nn.Module, *, device: torch.device, folder: Path, monitor: Monitor, resume: bool
+    ) -> None:
+        self.config = config
+        self.back = back.to(device)
+        if config.train.channels_last:
+            self.back.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device
+        self.folder = folder
+        self.monitor = monitor
+        train = config.train
+        self.optimizer = make_optimizer(
+            [self.back], name=train.optimizer, lr=train.lr, weight_decay=train.weight_decay, momentum=train.momentum
+        )
+        self.random = RandomStream(derive_seed(config.seed, "cloud"))
+        self.epoch = 0  # epochs completed
+        self.step = 0  # updates made
+        self.next_seq = 0  # the frame to consume next
+        self.finished = False
+        self.seconds: list[float] = []  # decoding and computing, per completed epoch
+        self.test: dict[str, Any] | None = None
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self._meter = Meter()
+        self._busy = 0.0
+        if resume and (numbers := self.checkpoints.numbers()):
+            self._load(numbers[-1])
+        self.recorder = Recorder(folder, "cloud", resume_epoch=self.epoch)
+
+    # -- following the stream: schedule "joint" and split learning
+
+    def consume(self, frame: Frame, header: StreamHeader) -> EncodedBatch | None:
+        """Learn from (or be tested on) one frame; returns the gradient at the cut in split learning."""
+        begun = time.perf_counter()
+        reply = None
+        batch = self._decode(frame, header)
+        if frame.split == "train":
+            steps = header.train_steps * self.config.epochs
+            gradient_BF = self._learn(batch, steps, want_gradient=self.config.method == "split")
+            if gradient_BF is not None:
+                payload, side = get_codec("float32").encode(gradient_BF.cpu())
+                reply = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
+        else:
+            self._evaluate(batch)
+        self._busy += time.perf_counter() - begun
+        self.next_seq = frame.seq + 1
+        if frame.last:
+            self._end_split(frame.split)
+        return reply
+
+    def rewind(self, next_seq: int) -> bool:
+        """Go back to the checkpoint from which ``next_seq`` is the next frame; False where there is none."""
+        for number in reversed(self.checkpoints.numbers()):
+            state = self.checkpoints.load(number)
+            if state["next_seq"] == next_seq:
+                self._restore(state)
+                self.checkpoints.forget_after(number)
+                self.recorder = Recorder(self.folder, "cloud", resume_epoch=self.epoch)
+                return True
+        return False
+
+    # -- training from the log: schedule "freeze-and-log"
+
+    def train_from_log(self, log: FeatureLog, *, stop: Any = None) -> None:
+        """All epochs over the frames of a complete log; every image in it was released once.
+
+        Args:
+            log: holds train, val and test frames.
+            stop: a :class:`threading.Event`; when set, return after the current step.
+        """
+        seqs: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+        images = 0
+        for frame in log.frames():
+            seqs[frame.split].append(frame.seq)
+            images += len(frame.batch.ids) if frame.split == "train" else 0
+        batch_size = self.config.train.batch_size
+        per_epoch = max(1, images // batch_size)
+        self.step = self.epoch * per_epoch
+        while self.epoch < self.config.epochs:
+            begun = time.perf_counter()
+            for batch in self._shuffled(log, seqs["train"], per_epoch):
+                self._learn(batch, per_epoch * self.config.epochs)
+                if stop is not None and stop.is_set():
+                    return
+            self._busy += time.perf_counter() - begun
+            self._record("train")
+            last_epoch = self.epoch + 1 == self.config.epochs
+            for split in ("val", "test") if last_epoch else ("val",):
+                for seq in seqs[split]:
+                    self._evaluate(self._decode(log.frame(seq), log.header_of(seq)))
+                self._end_split(split)
+
+    def _shuffled(self, log: FeatureLog, seqs: list[int], steps: int) -> Iterator[FeatureBatch]:
+        """``steps`` batches in an order that depends on seed and epoch alone, holding ``_SHUFFLE_FRAMES`` at a time."""
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "log", self.epoch))
+        order = torch.randperm(len(seqs), generator=generator).tolist()
+        size = self.config.train.batch_size
+        held: list[FeatureBatch] = []
+        rest: FeatureBatch | None = None
+        given = 0
+        for place, index in enumerate(order):
+            held.append(self._decode(log.frame(seqs[index]), log.header_of(seqs[index])))
+            if len(held) < _SHUFFLE_FRAMES and place + 1 < len(order):
+                continue
+            pool = _join([rest, *held] if rest is not None else held)
+            held = []
+            mixed = torch.randperm(len(pool.ids), generator=generator)
+            whole = max(1, len(mixed) // size) if place + 1 == len(order) else len(mixed) // size
+            for part in range(whole):
+                if given < steps:
+                    given += 1
+                    yield _take(pool, mixed[part * size : (part + 1) * size])
+            rest = _take(pool, mixed[whole * size :])
+
+    # -- the work itself
+
+    def _decode(self, frame: Frame, header: StreamHeader) -> FeatureBatch:
+        return unpack(
+            frame.batch,
+            get_codec(header.codec),
+            feature_shape=header.feature_shape,
+            dtype=feature_dtype(header.feature_dtype),
+            task_kind=header.task_kind,
+            outputs=header.outputs,
+        )
+
+    def _inputs(self, batch: FeatureBatch, *, learning: bool) -> Tensor:
+        if batch.features_BF.dtype == torch.uint8:
+            images_BCHW = batch.features_BF
+            if learning:
+                generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "augment", self.step))
+                images_BCHW = augment(images_BCHW, generator=generator, kind=self.config.data.augment)
+            return to_input(images_BCHW, self.device, channels_last=self.config.train.channels_last)
+        features_BF = batch.features_BF.to(self.device)
+        if self.config.train.channels_last and features_BF.dim() == 4:
+            features_BF = features_BF.contiguous(memory_format=torch.channels_last)
+        return features_BF
+
+    def _learn(self, batch: FeatureBatch, steps: int, *, want_gradient: bool = False) -> Tensor | None:
+        train = self.config.train
+        with self.random.active():
+            self.back.train()
+            set_learning_rate(self.optimizer, peak=train.lr, step=self.step, steps=steps)
+            labels = batch.labels.to(self.device)
+            result = cloud_step(
+                self.back,
+                self.optimizer,
+                self._inputs(batch, learning=True),
+                labels,
+                _kind(labels),
+                want_gradient=want_gradient,
+                precision=train.precision,
+                label_smoothing=train.label_smoothing,
+                clip_norm=train.clip_grad_norm,
+            )
+        self.step += 1
+        self._meter.add(batch.ids, batch.labels, probabilities(result.logits_BK, _kind(labels)), result.loss)
+        done = min(self.step, steps)
+        if done == steps or done % 4 == 0:
+            text = f"epoch {self.epoch + 1}/{self.config.epochs} loss {result.loss:.3f}"
+            self.monitor.update(Update("cloud", "train", done, steps, text))
+        return result.gradient_BF
+
+    def _evaluate(self, batch: FeatureBatch) -> None:
+        with self.random.active():
+            self.back.eval()
+            logits_BK = cloud_forward(
+                self.back, self._inputs(batch, learning=False), precision=self.config.train.precision
+            ).cpu()
+        kind = _kind(batch.labels)
+        loss = task_loss(logits_BK, batch.labels, kind).item()
+        self._meter.add(batch.ids, batch.labels, probabilities(logits_BK, kind), loss)
+
+    def _record(self, split: str) -> None:
+        meter, self._meter = self._meter, Meter()
+        values = meter.values()
+        self.recorder.write(self.epoch, split, {**values, "seconds": self._busy})
+        if split == "test":
+            self.test = values
+            save_file(meter.predictions(), self.folder / "predictions.safetensors")
+
+    def _end_split(self, split: str) -> None:
+        self._record(split)
+        last_epoch = self.epoch + 1 == self.config.epochs
+        if split == ("test" if last_epoch else "val"):
+            self.epoch += 1
+            self.seconds.append(self._busy)
+            self._busy = 0.0
+            self.finished = last_epoch
+            self.checkpoints.save(self.epoch, self._state())
+            self.checkpoints.forget_before(self.epoch - 1)  # split learning may have to go back one
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "back": self.back.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": self.random.state,
+            "epoch": self.epoch,
+            "step": self.step,
+            "next_seq": self.next_seq,
+            "seconds": self.seconds,
+            "finished": self.finished,
+            "test": self.test,
+        }
+
+    def _load(self, number: int) -> None:
+        self._restore(self.checkpoints.load(number))
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.back.load_state_dict(state["back"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.random.state = state["random"]
+        self.epoch, self.step, self.next_seq = state["epoch"], state["step"], state["next_seq"]
+        self.seconds, self.finished, self.test = state["seconds"], state["finished"], state["test"]
+        self._meter, self._busy = Meter(), 0.0
+
+
+def _kind(labels: Tensor) -> str:
+    return "multi" if labels.dim() == 2 else "single"
+
+
+def _join(batches: list[FeatureBatch]) -> FeatureBatch:
+    ids = torch.cat([torch.from_numpy(batch.ids) for batch in batches]).numpy()
+    features = torch.cat([batch.features_BF for batch in batches])
+    return FeatureBatch(ids, features, torch.cat([batch.labels for batch in batches]))
+
+
+def _take(batch: FeatureBatch, index: Tensor) -> FeatureBatch:
+    return FeatureBatch(batch.ids[index.numpy()], batch.features_BF[index], batch.labels[index])
+
+

@@ -1,0 +1,1 @@
+"""The edge: owns the images, trains the front with its own exit, releases feature maps."""

@@ -1,0 +1,195 @@
+"""Between the edge's training and the link: release, pack, send, on a thread of its own.
+
+The queue is bounded: where the link is slower than training, training waits.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smartedge.codec import Codec, get_codec, pack, unpack
+from smartedge.errors import SmartEdgeError
+from smartedge.privacy.release import release
+from smartedge.types import Frame, StreamHeader
+from smartedge.wire.link import FrameSender
+
+__all__ = ["Outbox", "Traffic"]
+
+
+@dataclass
+class Traffic:
+    """What was sent so far, by split; JSON-able by :func:`dataclasses.asdict`."""
+
+    up: dict[str, int] = field(default_factory=dict)  # bytes, as counted at the socket
+    down: dict[str, int] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+    source: str = ""
+    encode_seconds: float = 0.0
+    link_seconds: float = 0.0
+
+
+class Outbox:
+    """Sends streams of frames over a link.
+
+    Args:
+        sender: the link.
+        codec: how features become bytes.
+        next_seq: sequence number of the first frame.
+        queue_frames: how many batches may wait.
+        threaded: False does everything in the caller's thread (one process, and split learning, which must wait).
+        traffic: counted on in place.
+        releases: training image → how often it was released; counted on in place.
+    """
+
+    def __init__(
+        self, sender: FrameSender, codec: Codec, *, next_seq: int, queue_frames: int, threaded: bool, traffic: Traffic, releases: Counter[int]
+    ) -> None:
+        self.sender = sender
+        self.codec = codec
+        self.next_seq = next_seq
+        self.traffic = traffic
+        self.releases = releases
+        self._header: StreamHeader | None = None
+        self._seq = next_seq  # as the sending thread counts
+        self._failure: BaseException | None = None
+        self._queue: queue.Queue[Callable[[], None] | None] | None = None
+        if threaded:
+            self._queue = queue.Queue(maxsize=queue_frames)
+            self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+            self._thread.start()
+
+    def open(self, header: StreamHeader) -> None:
+        """Begin a stream; ``header.first_seq`` must be :attr:`next_seq`."""
+        self._do(lambda: self._open(header))
+
+    def send(self, ids: np.ndarray, features_BF: Tensor, labels: Tensor) -> None:
+        """Release a batch and send it as the next frame. Waits where the queue is full.
+
+        Raises:
+            SmartEdgeError: what went wrong on the sending thread, at the next call after it did.
+        """
+        self.next_seq += 1
+        features_BF = features_BF.cpu()
+        self._do(lambda: self._send(ids, features_BF, labels))
+
+    def exchange(self, ids: np.ndarray, features_BF: Tensor, labels: Tensor) -> Tensor:
+        """Send a batch and wait for the gradient (B, *F) that answers it (split learning)."""
+        self.next_seq += 1
+        frame = self._frame(ids, features_BF.cpu(), labels)
+        begun = time.perf_counter()
+        reply = self.sender.exchange(frame)
+        self.traffic.link_seconds += time.perf_counter() - begun
+        assert self._header is not None
+        return unpack(
+            reply.batch,
+            get_codec("float32"),
+            feature_shape=self._header.feature_shape,
+            dtype=torch.float32,
+            task_kind=self._header.task_kind,
+            outputs=self._header.outputs,
+        ).features_BF
+
+    def close_stream(self) -> None:
+        """End the stream, once the receiver has confirmed that every frame is durable."""
+        self._do(self._close)
+
+    def after_sent(self, job: Callable[[], None]) -> None:
+        """Do ``job`` when all that was asked before is done, on the sending thread."""
+        self._do(job)
+
+    def finish(self) -> None:
+        """Return when everything is sent and confirmed, and disconnect."""
+        if self._queue is not None:
+            self._put(None)
+            while self._thread.is_alive():
+                self._thread.join(timeout=0.2)
+        self._raise_failure()
+        self.sender.disconnect()
+
+    def abort(self) -> None:
+        """Drop what waits, and disconnect."""
+        self._failure = self._failure or SmartEdgeError("the run was stopped")
+        self.sender.disconnect()
+        if self._queue is not None:
+            while self._thread.is_alive():
+                try:
+                    self._queue.put_nowait(None)
+                except queue.Full:
+                    self._queue.get_nowait()
+                self._thread.join(timeout=0.05)
+
+    # -- on the sending thread
+
+    def _open(self, header: StreamHeader) -> None:
+        self._before = self.sender.counters()
+        self._header = header
+        self.sender.open(header)
+
+    def _frame(self, ids: np.ndarray, features_BF: Tensor, labels: Tensor) -> Frame:
+        header = self._header
+        assert header is not None
+        begun = time.perf_counter()
+        encoded = pack(release(ids, features_BF, labels), self.codec)
+        self.traffic.encode_seconds += time.perf_counter() - begun
+        last = self._seq + 1 == header.first_seq + header.frames
+        frame = Frame(self._seq, header.epoch, header.split, last, encoded)
+        self._seq += 1
+        self.traffic.images[header.split] = self.traffic.images.get(header.split, 0) + len(ids)
+        if header.split == "train":
+            self.releases.update(ids.tolist())
+        return frame
+
+    def _send(self, ids: np.ndarray, features_BF: Tensor, labels: Tensor) -> None:
+        frame = self._frame(ids, features_BF, labels)
+        begun = time.perf_counter()
+        self.sender.write(frame)
+        self.traffic.link_seconds += time.perf_counter() - begun
+
+    def _close(self) -> None:
+        assert self._header is not None
+        begun = time.perf_counter()
+        self.sender.close()
+        self.traffic.link_seconds += time.perf_counter() - begun
+        now, split = self.sender.counters(), self._header.split
+        self.traffic.up[split] = self.traffic.up.get(split, 0) + now.up - self._before.up
+        self.traffic.down[split] = self.traffic.down.get(split, 0) + now.down - self._before.down
+        self.traffic.source = now.source
+
+    def _work(self) -> None:
+        assert self._queue is not None
+        while (job := self._queue.get()) is not None:
+            if self._failure is None:
+                try:
+                    job()
+                except BaseException as error:
+                    self._failure = error
+
+    # -- on the caller's thread
+
+    def _do(self, job: Callable[[], None]) -> None:
+        if self._queue is None:
+            job()
+        else:
+            self._put(job)
+
+    def _put(self, job: Callable[[], None] | None) -> None:
+        assert self._queue is not None
+        while True:
+            self._raise_failure()
+            try:
+                return self._queue.put(job, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure

@@ -1,0 +1,82 @@
+"""One update on the edge, as plain functions for people who keep their own loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from smartedge.models.exits import task_loss
+from smartedge.models.optim import apply_gradients
+
+__all__ = ["EdgeStep", "edge_forward", "edge_step", "split_finish", "split_start"]
+
+
+@dataclass(frozen=True)
+class EdgeStep:
+    """What one update gives."""
+
+    features_BF: Tensor  # float32 (B, *F), detached: what may be released
+    logits_BK: Tensor  # detached
+    loss: float  # mean over the batch, before the update
+
+
+def edge_step(
+    front: nn.Module,
+    task_exit: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs_BCHW: Tensor,
+    labels: Tensor,
+    task_kind: str,
+    *,
+    precision: str = "float32",
+    label_smoothing: float = 0.0,
+    clip_norm: float = 5.0,
+) -> EdgeStep:
+    """``z = front(x)``, loss at the exit, backward through exit and front only (HT, section III).
+
+    Args:
+        front: the part before the cut, in training mode.
+        task_exit: the head on its output.
+        optimizer: over the parameters of both.
+        inputs_BCHW: float32 (B, 3, H, W), see :func:`smartedge.models.network.to_input`.
+        labels: int64 (B,) or float32 (B, K).
+        task_kind: ``single`` or ``multi``.
+        precision: ``bfloat16`` runs the forward pass under autocast.
+        label_smoothing: share of the target spread evenly.
+        clip_norm: gradients are scaled down to this norm.
+    """
+    with torch.autocast(inputs_BCHW.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        features_BF = front(inputs_BCHW)
+        logits_BK = task_exit(features_BF)
+    loss = task_loss(logits_BK, labels, task_kind, label_smoothing=label_smoothing)
+    loss.backward()
+    apply_gradients(optimizer, clip_norm=clip_norm)
+    return EdgeStep(features_BF.detach().float(), logits_BK.detach().float(), loss.item())
+
+
+@torch.no_grad()
+def edge_forward(
+    front: nn.Module, task_exit: nn.Module, inputs_BCHW: Tensor, *, precision: str = "float32"
+) -> tuple[Tensor, Tensor]:
+    """Features (B, *F) and exit logits (B, K), both float32, without learning."""
+    with torch.autocast(inputs_BCHW.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        features_BF = front(inputs_BCHW)
+        logits_BK = task_exit(features_BF)
+    return features_BF.float(), logits_BK.float()
+
+
+def split_start(front: nn.Module, inputs_BCHW: Tensor, *, precision: str = "float32") -> Tensor:
+    """Split learning, first half: features (B, *F), float32 and still attached to the graph."""
+    with torch.autocast(inputs_BCHW.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        features_BF = front(inputs_BCHW)
+    return features_BF.float()
+
+
+def split_finish(
+    optimizer: torch.optim.Optimizer, features_BF: Tensor, gradient_BF: Tensor, *, clip_norm: float = 5.0
+) -> None:
+    """Split learning, second half: the gradient that came back (B, *F) goes through the front."""
+    features_BF.backward(gradient_BF)
+    apply_gradients(optimizer, clip_norm=clip_norm)

@@ -1,0 +1,48 @@
+"""How parameters are updated: the optimizer and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["apply_gradients", "make_optimizer", "set_learning_rate"]
+
+_WARMUP_SHARE = 0.1
+
+
+def make_optimizer(
+    modules: Iterable[nn.Module], *, name: str, lr: float, weight_decay: float, momentum: float
+) -> torch.optim.Optimizer:
+    """AdamW or SGD over all parameters; weight decay on matrices and kernels only (not on biases and norms)."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, *, peak: float, step: int, steps: int) -> float:
+    """Linear warm-up over the first tenth of ``steps``, then a cosine to zero. A function of ``step`` (from 0) alone."""
+    warmup = max(1, round(_WARMUP_SHARE * steps))
+    if step < warmup:
+        rate = peak * (step + 1) / warmup
+    else:
+        rate = peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def apply_gradients(optimizer: torch.optim.Optimizer, *, clip_norm: float) -> Tensor:
+    """Scale all gradients down to ``clip_norm`` together, update, clear; returns the norm before scaling."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm

@@ -1,0 +1,1 @@
+"""What may leave the edge, and what that costs."""

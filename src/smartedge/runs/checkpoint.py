@@ -1,0 +1,138 @@
+"""Checkpoints without pickle: tensors in safetensors, the rest in JSON, put in place by one rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from smartedge.errors import RunError
+
+__all__ = ["Checkpoints", "save_weights", "write_json_atomically"]
+
+_TENSOR = "__tensor__"
+
+
+def write_json_atomically(path: Path, value: object) -> None:
+    """Readers see the old content or the new, never a part, and the new survives a power failure."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict as safetensors by way of a temporary file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, temporary)
+    os.replace(temporary, path)
+
+
+class Checkpoints:
+    """Numbered checkpoints in one folder.
+
+    A checkpoint is a nested mapping of tensors, numbers, strings, lists and mappings, such as the ``state_dict`` of a
+    module or an optimizer. Its number is whatever orders them (here: the next sequence number or epoch).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def numbers(self) -> list[int]:
+        """Numbers of the checkpoints at hand, in order."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdigit())
+
+    def save(self, number: int, state: Mapping[str, Any]) -> None:
+        """Write checkpoint ``number``."""
+        target = self.folder / f"{number:08d}"
+        temporary = self.folder / f".{number:08d}.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        tensors: dict[str, Tensor] = {}
+        tree = _take_tensors(state, "", tensors)
+        save_file(tensors, temporary / "tensors.safetensors")
+        write_json_atomically(temporary / "state.json", tree)
+        _sync_file(temporary / "tensors.safetensors")
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        _sync_folder(self.folder)
+
+    def load(self, number: int) -> dict[str, Any]:
+        """Read checkpoint ``number``, tensors on the CPU.
+
+        Raises:
+            RunError: where it is missing or damaged.
+        """
+        folder = self.folder / f"{number:08d}"
+        try:
+            tree = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / "tensors.safetensors")
+            loaded = _put_tensors(tree, tensors)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise RunError(f"{folder}: the checkpoint cannot be read ({error}); delete it to resume before it") from error
+        if not isinstance(loaded, dict):
+            raise RunError(f"{folder}: the checkpoint is not a mapping; delete it to resume before it")
+        return loaded
+
+    def forget_before(self, number: int) -> None:
+        """Remove the checkpoints with lower numbers."""
+        for earlier in self.numbers():
+            if earlier < number:
+                shutil.rmtree(self.folder / f"{earlier:08d}")
+
+    def forget_after(self, number: int) -> None:
+        """Remove the checkpoints with higher numbers."""
+        for later in self.numbers():
+            if later > number:
+                shutil.rmtree(self.folder / f"{later:08d}")
+
+
+def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Replace tensors by references; mappings become lists of pairs so that integer keys stay integers."""
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: path}
+    if isinstance(value, Mapping):
+        return {"map": [[key, _take_tensors(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_take_tensors(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a checkpoint cannot hold {type(value).__name__} at {path or 'its root'}")
+
+
+def _put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensors[value[_TENSOR]]
+        if "map" in value:
+            return {key: _put_tensors(item, tensors) for key, item in value["map"]}
+        return [_put_tensors(item, tensors) for item in value["list"]]
+    return value
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+

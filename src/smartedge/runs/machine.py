@@ -1,0 +1,86 @@
+"""The machine a run was made on, and what the process used of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+
+import psutil
+import torch
+
+from smartedge.errors import ConfigError
+
+__all__ = ["describe_machine", "peak_rss_bytes", "pick_device", "rss_bytes", "versions"]
+
+_PACKAGES = ("smartedge", "torch", "torchvision", "timm", "numpy", "pyarrow", "pillow", "safetensors")
+
+
+def pick_device(name: str, key: str) -> torch.device:
+    """The device that a setting names; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: naming ``key``, where torch has no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"{key}: {name!r} is not usable here ({reason}); use 'cpu' or 'auto'") from error
+    return device
+
+
+def peak_rss_bytes() -> int | None:
+    """The largest resident set this process ever had, in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rss_bytes() -> int:
+    """The resident set now, in bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run computes."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_machine() -> dict[str, str | int]:
+    """System, processor, cores, memory, and the GPU if there is one. No host name, no user name."""
+    facts: dict[str, str | int] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "memory_bytes": int(psutil.virtual_memory().total),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name(0)
+    return facts
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith(("model name", "Model")):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

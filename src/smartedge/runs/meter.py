@@ -1,0 +1,46 @@
+"""Collects what a network answered over one split of one epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smartedge import metrics
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """Add batches, then read the figures."""
+
+    def __init__(self) -> None:
+        self._ids: list[np.ndarray] = []
+        self._labels: list[Tensor] = []
+        self._scores: list[Tensor] = []
+        self._loss = 0.0
+
+    def add(self, ids: np.ndarray, labels: Tensor, scores_BK: Tensor, loss: float) -> None:
+        """One batch: ids (B,), labels as in a task, probabilities float32 (B, K), mean loss over the batch."""
+        self._ids.append(ids)
+        self._labels.append(labels.cpu())
+        self._scores.append(scores_BK.cpu())
+        self._loss += loss * len(ids)
+
+    def __len__(self) -> int:
+        return sum(len(ids) for ids in self._ids)
+
+    def values(self) -> dict[str, float | None]:
+        """Mean loss, accuracy, balanced accuracy, AUROC and base rate over everything added."""
+        labels = torch.cat(self._labels)
+        kind = "multi" if labels.dim() == 2 else "single"
+        figures = metrics.evaluate(labels.numpy(), torch.cat(self._scores).numpy(), kind)
+        return {"loss": self._loss / len(labels), **figures}
+
+    def predictions(self) -> dict[str, Tensor]:
+        """``ids``, ``labels`` and ``scores`` as tensors, in the order in which they were added."""
+        return {
+            "ids": torch.from_numpy(np.concatenate(self._ids)),
+            "labels": torch.cat(self._labels),
+            "scores": torch.cat(self._scores).contiguous(),
+        }

@@ -1,0 +1,107 @@
+"""How far each side is: bars for people, JSON lines for the process that started this one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["Bars", "JsonLines", "Monitor", "Quiet", "Update", "parse_update"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """One piece of news from one side."""
+
+    side: str  # "edge" or "cloud"
+    phase: str  # "train", "release", "upload", …: what is being done
+    done: int = 0  # steps done of the whole phase
+    total: int = 0
+    text: str = ""  # beside the bar, or a line of its own where total is 0
+    port: int = 0  # the cloud's port, once it listens
+
+
+class Monitor(Protocol):
+    """Takes updates."""
+
+    def update(self, update: Update) -> None:
+        """Show it, or pass it on."""
+
+    def close(self) -> None:
+        """No more updates will come."""
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def update(self, update: Update) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class JsonLines:
+    """One JSON object a line, for :func:`parse_update` at the other end of a pipe."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def update(self, update: Update) -> None:
+        """Write one line at once."""
+        self.stream.write(json.dumps(asdict(update)) + "\n")
+        self.stream.flush()
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def parse_update(line: str) -> Update | None:
+    """The update in one line of :class:`JsonLines`; ``None`` where the line is something else."""
+    try:
+        fields = json.loads(line)
+        return Update(**fields)
+    except (ValueError, TypeError):
+        return None
+
+
+class Bars:
+    """A progress bar for each side and phase. On a terminal they move; elsewhere each bar prints one line when done."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr)
+        self.bars: dict[tuple[str, str], TaskID] = {}
+        self.progress = Progress(
+            TextColumn("{task.fields[side]:>5} {task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            refresh_per_second=4,
+        )
+        self.progress.start()
+
+    def update(self, update: Update) -> None:
+        """Move the bar, or print the text where there is nothing to count."""
+        if update.total == 0:
+            if update.text:
+                self.progress.console.print(f"{update.side:>5} {update.text}", markup=False, highlight=False)
+            return
+        key = (update.side, update.phase)
+        if key not in self.bars:
+            self.bars[key] = self.progress.add_task(update.phase, side=update.side, text="", total=update.total)
+        self.progress.update(self.bars[key], completed=update.done, total=update.total, text=update.text)
+        if not self.console.is_terminal and update.done == update.total:
+            line = f"{update.side:>5} {update.phase} {update.done}/{update.total} {update.text}"
+            self.console.print(line, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the bars as they are and give the terminal back."""
+        self.progress.stop()

@@ -1,0 +1,64 @@
+"""Metrics of one side: a JSON line per epoch and split, and a TensorBoard log where TensorBoard is installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Recorder", "read_metrics"]
+
+
+class Recorder:
+    """Appends to ``metrics.jsonl`` and to ``tensorboard/`` in one side's folder.
+
+    Args:
+        folder: the side's folder.
+        side: ``edge`` or ``cloud``.
+        resume_epoch: lines of this epoch and later are dropped first: they will be written again.
+    """
+
+    def __init__(self, folder: Path, side: str, *, resume_epoch: int = 0) -> None:
+        self.side = side
+        self.path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.path) if row["epoch"] < resume_epoch]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self.board = _open_board(folder.parent / "tensorboard" / side, resume_epoch)
+
+    def write(self, epoch: int, split: str, values: Mapping[str, float | None]) -> None:
+        """Record the figures of one split after one epoch (counted from 0)."""
+        row = {"side": self.side, "epoch": epoch, "split": split, **values}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                if value is not None:
+                    self.board.add_scalar(f"{name}/{split}", float(value), epoch)
+            self.board.flush()
+
+    def close(self) -> None:
+        """Close the TensorBoard log."""
+        if self.board is not None:
+            self.board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl``; a torn last line is left out. Empty where there is no file."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _open_board(folder: Path, purge_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=purge_step or None)

@@ -1,0 +1,153 @@
+"""``results.json`` of a run, put together from what its two sides wrote. Schema: ``docs/results-schema.md``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from smartedge.config import Config
+from smartedge.errors import RunError
+from smartedge.runs.checkpoint import save_weights, write_json_atomically
+from smartedge.runs.record import read_metrics
+
+__all__ = ["SCHEMA_VERSION", "assemble"]
+
+SCHEMA_VERSION = 1
+
+
+def assemble(run_dir: Path, config: Config, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write ``results.json``, ``metrics.jsonl`` and ``predictions.safetensors`` of a run; returns the results.
+
+    Args:
+        run_dir: holds ``edge/`` and, unless the method is ``edge``, ``cloud/``.
+        config: the run's settings.
+        facts: ``machine``, ``versions``, ``started``, ``command``.
+
+    Raises:
+        RunError: a side has not finished.
+    """
+    edge = _summary(run_dir / "edge")
+    cloud = _summary(run_dir / "cloud") if config.method != "edge" else None
+    undivided = edge["test"] if cloud is None else cloud["test"]
+    at_exit = edge["test"] if config.method == "hierarchical" else None
+    divided = config.method in ("hierarchical", "split")
+    traffic, images = edge["traffic"], edge["images"]
+    sent = traffic["images"].get("train", 0)
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "smartedge_version": facts["versions"].get("smartedge"),
+        "method": config.method,
+        "schedule": config.schedule,
+        "model": config.model.name,
+        "cut": config.model.cut if divided else None,
+        "bottleneck": list(config.model.bottleneck) if divided and config.model.bottleneck else None,
+        "codec": config.codec_name if cloud else None,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "task": edge["task"],
+        "data": {
+            "path": config.data.path,
+            "image_size": config.data.image_size,
+            **images,
+            "skipped": edge["skipped"],
+            "notes": edge["notes"],
+        },
+        "test": {"back": undivided, "exit": at_exit},
+        "cloud_gain": _gain(undivided, at_exit),
+        "bytes_per_image": {
+            "up": traffic["up"].get("train", 0) / sent if sent else 0.0,
+            "down": traffic["down"].get("train", 0) / sent if sent else 0.0,
+            "source": traffic["source"] or None,
+            "reference": edge["reference_bytes"],
+        },
+        "bytes_total": {"up": sum(traffic["up"].values()), "down": sum(traffic["down"].values())},
+        **_times(config, edge, cloud),
+        "edge_data_share": _share(edge["data_wait_seconds"], sum(edge["busy_seconds"])),
+        "edge_peak_rss_bytes": edge["peak_rss_bytes"],
+        "edge_baseline_rss_bytes": edge["baseline_rss_bytes"],
+        "cloud_peak_rss_bytes": cloud["peak_rss_bytes"] if cloud else None,
+        "releases_per_image": edge["releases_per_image"],
+        **facts,
+    }
+    rows = read_metrics(run_dir / "edge" / "metrics.jsonl") + read_metrics(run_dir / "cloud" / "metrics.jsonl")
+    rows.sort(key=lambda row: row["epoch"])
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    _join_predictions(run_dir, at_exit=at_exit is not None)
+    write_json_atomically(run_dir / "results.json", results)
+    return results
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    path = folder / "summary.json"
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path}: not there, so this side of the run has not ended; where the sides ran on two machines, copy "
+            f"the other one's folder {folder.name}/ into the run directory"
+        ) from error
+    except ValueError as error:
+        raise RunError(f"{path}: is damaged ({error})") from error
+    if not summary["finished"]:
+        raise RunError(f"{folder}: the run was stopped before its end; continue it with --resume")
+    return summary
+
+
+def _gain(back: dict[str, Any] | None, at_exit: dict[str, Any] | None) -> dict[str, float] | None:
+    if back is None or at_exit is None:
+        return None
+    return {key: back[key] - at_exit[key] for key in ("accuracy", "balanced_accuracy")}
+
+
+def _share(part: float, rest: float) -> float:
+    return part / (part + rest) if part + rest > 0 else 0.0
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _times(config: Config, edge: dict[str, Any], cloud: dict[str, Any] | None) -> dict[str, Any]:
+    """Wall clock of the last session (a resumed run has several), and the busy seconds of each stage per epoch."""
+    sessions = [side["session"] for side in (edge, cloud) if side]
+    wall = max(session["ended"] for session in sessions) - edge["session"]["started"]
+    epochs = max(1, *(session["epochs"] for session in sessions))
+    link = edge["traffic"]["link_seconds"] / config.epochs
+    on_edge = _mean(edge["busy_seconds"])
+    in_cloud = _mean(cloud["busy_seconds"]) if cloud else 0.0
+    if config.method == "split":  # the edge waits inside its step, and the exchange includes the cloud's work
+        on_edge = max(0.0, on_edge - link)
+        link = max(0.0, link - in_cloud)
+    return {
+        "seconds_per_epoch": wall / epochs,
+        "seconds_total": wall,
+        "stage_seconds": {
+            "edge": on_edge,
+            "encode": edge["traffic"]["encode_seconds"] / config.epochs,
+            "link": link,
+            "cloud": in_cloud,
+        },
+    }
+
+
+def _join_predictions(run_dir: Path, *, at_exit: bool) -> None:
+    """Both sides' answers on the test split, in one file, for the images that both answered."""
+    edge, cloud = run_dir / "edge" / "predictions.safetensors", run_dir / "cloud" / "predictions.safetensors"
+    parts: dict[str, dict[str, Tensor]] = {}
+    if edge.exists():
+        parts["exit" if at_exit else "back"] = load_file(edge)
+    if cloud.exists():
+        parts["back"] = load_file(cloud)
+    shared = set.intersection(*(set(part["ids"].tolist()) for part in parts.values()))
+    ids = sorted(shared)
+    joined: dict[str, Tensor] = {"ids": torch.tensor(ids, dtype=torch.int64)}
+    for name, part in parts.items():
+        place = {image: row for row, image in enumerate(part["ids"].tolist())}
+        rows = torch.tensor([place[image] for image in ids], dtype=torch.int64)
+        joined["labels"], joined[name] = part["labels"][rows], part["scores"][rows]
+    save_weights(run_dir / "predictions.safetensors", joined)

@@ -1,0 +1,82 @@
+"""Checkpoints: what goes in comes out, without pickle, and damage is an error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from smartedge.errors import RunError
+from smartedge.runs.checkpoint import Checkpoints, save_weights, write_json_atomically
+
+
+def _trained() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    model(torch.randn(5, 3, 8, 8)).square().mean().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_model_and_optimizer_survive_bit_for_bit(tmp_path):
+    model, optimizer = _trained()
+    checkpoints = Checkpoints(tmp_path)
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "seconds": [0.5], "test": None}
+    checkpoints.save(3, state)
+    loaded = checkpoints.load(3)
+    assert loaded["epoch"] == 3
+    assert loaded["seconds"] == [0.5]
+    assert loaded["test"] is None
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded["model"][name], tensor)
+    fresh_model, fresh = _trained()
+    fresh.load_state_dict(loaded["optimizer"])
+    for key, group in enumerate(fresh.state_dict()["state"].values()):
+        for name, value in group.items():
+            assert torch.equal(value, optimizer.state_dict()["state"][key][name])
+    assert fresh_model is not model
+
+
+def test_nothing_on_disk_is_a_pickle(tmp_path):
+    model, optimizer = _trained()
+    Checkpoints(tmp_path).save(1, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".json", ".safetensors"]
+
+
+@pytest.mark.parametrize("victim", ["state.json", "tensors.safetensors"])
+def test_damage_is_named(tmp_path, victim):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"weights": torch.ones(3)})
+    file = tmp_path / "00000001" / victim
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(RunError, match="00000001"):
+        checkpoints.load(1)
+
+
+def test_old_and_later_ones_can_be_forgotten(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for number in range(1, 6):
+        checkpoints.save(number, {"n": number})
+    checkpoints.forget_before(3)
+    checkpoints.forget_after(4)
+    assert checkpoints.numbers() == [3, 4]
+
+
+def test_a_value_that_cannot_be_kept_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="set"):
+        Checkpoints(tmp_path).save(1, {"a": {1, 2}})
+
+
+def test_weights_that_share_memory_can_be_saved(tmp_path):
+    shared = torch.ones(4)
+    save_weights(tmp_path / "w.safetensors", {"a": shared, "b": shared})
+    assert (tmp_path / "w.safetensors").exists()
+
+
+def test_json_is_replaced_whole_and_never_holds_nan(tmp_path):
+    path = tmp_path / "x.json"
+    write_json_atomically(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json_atomically(path, {"a": float("nan")})
+    assert path.read_text() == '{\n "a": 1\n}'

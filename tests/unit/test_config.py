@@ -1,0 +1,98 @@
+"""Settings: defaults, overrides, and errors that name key, problem and remedy, all at once."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from smartedge.config import Config, load_config, parse_overrides
+from smartedge.errors import ConfigError
+
+
+def test_defaults_are_complete():
+    config = load_config({})
+    assert config.method == "hierarchical"
+    assert config.codec_name == "uint8"
+    assert config.front_epochs == config.epochs
+
+
+def test_yaml_round_trip():
+    config = load_config({"model": {"bottleneck": "8x4x4"}, "data": {"desired": ["a", "b"], "sensitive": "Male"}})
+    assert config.model.bottleneck == (8, 4, 4)
+    assert config.data.sensitive == ("Male",)
+    assert load_config(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_overrides_win_and_are_read_as_yaml(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {lr: 0.5, batch_size: 32}\n")
+    config = load_config(file, ["train.lr=1e-2", "data.desired=[a, b]", "data.limit.train=100", "model.bottleneck=8x4x4"])
+    assert (config.train.lr, config.train.batch_size) == (0.01, 32)
+    assert config.data.desired == ("a", "b")
+    assert config.data.limit == {"train": 100}
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"methd": "edge"}, ["methd", "unknown key", "method"]),
+        ({"lr": 3}, ["lr", "train.lr"]),
+        ({"model": {"exit": {"widht": 3}}}, ["model.exit.widht", "model.exit.width"]),
+        ({"method": "clod"}, ["method", "did you mean 'cloud'"]),
+        ({"epochs": "many"}, ["epochs", "integer", "'many'"]),
+        ({"epochs": 0}, ["epochs", "greater than 0"]),
+        ({"method": "cloud", "codec": {"name": "uint8"}}, ["codec.name", "'image' or 'jpeg'"]),
+        ({"codec": {"name": "jpeg"}}, ["codec.name", "use 'uint8'"]),
+        ({"method": "split", "schedule": "freeze-and-log"}, ["schedule", "use 'joint'"]),
+        ({"train": {"front_epochs": 3}}, ["train.front_epochs", "remove it"]),
+        ({"data": {"desired": "a", "sensitive": ["a"]}}, ["data.sensitive", "cannot be desired and sensitive"]),
+        ({"link": {"tls_cert": "x.pem"}}, ["link.tls_cert", "both or neither"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_a_remedy(raw, words):
+    with pytest.raises(ConfigError) as caught:
+        load_config(raw)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_every_problem_is_reported_at_once():
+    with pytest.raises(ConfigError) as caught:
+        load_config({"methd": 1, "epochs": "x", "model": {"nam": "y"}})
+    assert all(key in str(caught.value) for key in ("methd", "epochs", "model.nam"))
+
+
+@pytest.mark.parametrize(("text", "problem"), [("a: [", "not YAML"), ("- 1", "mapping"), ("seed: 1\nseed: 2", "twice")])
+def test_a_file_that_is_no_mapping(tmp_path, text, problem):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=problem):
+        load_config(file)
+
+
+def test_a_missing_file_says_how_to_write_one(tmp_path):
+    with pytest.raises(ConfigError, match="smartedge init"):
+        load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("assignment", ["lr", "=3"])
+def test_an_override_without_key_or_value(assignment):
+    with pytest.raises(ConfigError, match="key=value"):
+        parse_overrides([assignment])
+
+
+def test_sides_agree_whatever_is_hidden_and_wherever_data_lie():
+    one = load_config({"data": {"path": "here", "sensitive": "Male"}, "run_dir": "a", "hardware": {"threads": 1}})
+    other = load_config({"data": {"path": "there"}, "run_dir": "b"})
+    assert one.agreement() == other.agreement()
+    assert "Male" not in str(one.agreement())
+    assert one.agreement() != load_config({"seed": 1}).agreement()
+
+
+def test_the_keys_that_configs_rely_on():
+    fields = Config.model_fields
+    assert {"method", "schedule", "epochs", "seed", "run_dir", "data", "model", "codec"} <= set(fields)
+    dumped = load_config({}).model_dump()
+    assert {"path", "desired", "sensitive", "image_size"} <= set(dumped["data"])
+    assert {"name", "cut", "bottleneck"} <= set(dumped["model"])
+    assert "name" in dumped["codec"]

@@ -1,0 +1,26 @@
+"""The names that people import, pinned."""
+
+from __future__ import annotations
+
+import smartedge
+
+
+def test_public_names():
+    assert smartedge.__all__ == [
+        "Compress",
+        "Config",
+        "Cut",
+        "Expand",
+        "SmartEdgeError",
+        "TaskExit",
+        "cloud_forward",
+        "cloud_step",
+        "cut",
+        "edge_forward",
+        "edge_step",
+        "list_cuts",
+        "load_config",
+        "merge_state_dicts",
+        "train",
+    ]
+    assert all(getattr(smartedge, name) is not None for name in smartedge.__all__)
