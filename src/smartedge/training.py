@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smartedge import errors
 from smartedge.config import Config, load_config
@@ -22,7 +22,11 @@ from smartedge.errors import LinkError, RunError, SmartEdgeError
 from smartedge.runs.checkpoint import write_json_atomically
 from smartedge.runs.progress import Bars, Monitor, Update, parse_update
 
-__all__ = ["run_cloud", "run_edge", "train"]
+if TYPE_CHECKING:
+    from smartedge.wire.flight import FlightLink, FlightReceiver
+    from smartedge.wire.link import FrameHandler
+
+__all__ = ["flight_link", "flight_receiver", "run_cloud", "run_edge", "stop_on_signals", "train"]
 
 _GRACE_SECONDS = 20.0  # for a side to stop by itself when the other one has failed
 
@@ -80,21 +84,12 @@ def run_edge(
     import torch
 
     from smartedge.edge.runner import EdgeRunner
-    from smartedge.wire.flight import FlightLink
 
     torch.set_num_threads(config.threads)
     sender = None
     if config.method != "edge":
         assert location is not None
-        link = config.link
-        sender = FlightLink(
-            location,
-            token=_token(config),
-            tls_ca=link.tls_ca,
-            tls_cert=link.tls_cert,
-            tls_key=link.tls_key,
-            connect_timeout_s=link.connect_timeout,
-        )
+        sender = flight_link(config, location)
     dataset = _open_data(config)
     runner = EdgeRunner(
         config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True
@@ -118,15 +113,43 @@ def run_cloud(
     import torch
 
     from smartedge.cloud.session import CloudSession
-    from smartedge.wire.flight import FlightReceiver
 
     if config.method == "edge":
         raise errors.ConfigError("method: 'edge' sends nothing, so there is no cloud to start; use 'smartedge edge'")
     torch.set_num_threads(config.threads)
     session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
+    receiver = flight_receiver(config, session, host, port)
+    receiver.start()
+    monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))
+    try:
+        return session.run(stop or threading.Event())
+    finally:
+        receiver.close()
+        session.close()
+
+
+def flight_link(config: Config, location: str) -> FlightLink:
+    """The edge's end of the link, with the settings' token and certificates."""
+    from smartedge.wire.flight import FlightLink
+
     link = config.link
-    receiver = FlightReceiver(
-        session,
+    return FlightLink(
+        location,
+        token=_token(config),
+        tls_ca=link.tls_ca,
+        tls_cert=link.tls_cert,
+        tls_key=link.tls_key,
+        connect_timeout_s=link.connect_timeout,
+    )
+
+
+def flight_receiver(config: Config, handler: FrameHandler, host: str, port: int) -> FlightReceiver:
+    """The cloud's end of the link, with the settings' token and certificates."""
+    from smartedge.wire.flight import FlightReceiver
+
+    link = config.link
+    return FlightReceiver(
+        handler,
         host,
         port,
         token=_token(config),
@@ -135,13 +158,6 @@ def run_cloud(
         tls_ca=link.tls_ca,
         insecure=link.insecure,
     )
-    receiver.start()
-    monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))
-    try:
-        return session.run(stop or threading.Event())
-    finally:
-        receiver.close()
-        session.close()
 
 
 def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from smartedge.errors import FrameError, LogError
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import batch_to_frame, frame_schema, frame_to_batch, header_to_json, parse_header
+from smartedge.wire.frame import batch_to_frame, frame_schema, frame_to_batch, header_to_json, header_from_json
 
 __all__ = ["FeatureLog"]
 
@@ -165,7 +165,7 @@ class FeatureLog:
             for line in path.read_bytes().split(b"\n"):
                 if line:
                     try:
-                        self.streams.append(parse_header(line))
+                        self.streams.append(header_from_json(line))
                     except FrameError:
                         break  # a torn last line: the stream will be accepted again
 

@@ -72,7 +72,7 @@ class CloudSession:
             FrameError: frames are missing before this stream.
         """
         self._check_agreement(header)
-        if exchange != (self.config.method == "split"):
+        if exchange != (self.config.method == "split" and header.split == "train"):
             raise RunError(f"method {self.config.method!r} does not use this kind of stream")
         with self._changed:
             self._prepare(header)
@@ -175,7 +175,7 @@ class CloudSession:
                 "ended": time.time(),
                 "epochs": trainer.epoch - self._first_epoch if trainer else 0,
             },
-            "busy_seconds": trainer.seconds if trainer else [],
+            "busy_seconds": trainer.busy if trainer else 0.0,
             "test": trainer.test if trainer else None,
             "frames": self.log.next_seq,
             "peak_rss_bytes": None if self.inline else peak_rss_bytes(),

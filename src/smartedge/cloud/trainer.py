@@ -5,6 +5,7 @@ What it computes is a function of its settings and the frames alone: it knows no
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,11 +66,11 @@ class BackTrainer:
         self.step = 0  # updates made
         self.next_seq = 0  # the frame to consume next
         self.finished = False
-        self.seconds: list[float] = []  # decoding and computing, per completed epoch
+        self.busy = 0.0  # seconds of decoding and computing
         self.test: dict[str, Any] | None = None
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self._meter = Meter()
-        self._busy = 0.0
+        self._busy_recorded = 0.0
         if resume and (numbers := self.checkpoints.numbers()):
             self._load(numbers[-1])
         self.recorder = Recorder(folder, "cloud", resume_epoch=self.epoch)
@@ -89,7 +90,7 @@ class BackTrainer:
                 reply = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
         else:
             self._evaluate(batch)
-        self._busy += time.perf_counter() - begun
+        self.busy += time.perf_counter() - begun
         self.next_seq = frame.seq + 1
         if frame.last:
             self._end_split(frame.split)
@@ -108,12 +109,12 @@ class BackTrainer:
 
     # -- training from the log: schedule "freeze-and-log"
 
-    def train_from_log(self, log: FeatureLog, *, stop: Any = None) -> None:
+    def train_from_log(self, log: FeatureLog, *, stop: threading.Event | None = None) -> None:
         """All epochs over the frames of a complete log; every image in it was released once.
 
         Args:
             log: holds train, val and test frames.
-            stop: a :class:`threading.Event`; when set, return after the current step.
+            stop: when set, return after the current step.
         """
         seqs: dict[str, list[int]] = {"train": [], "val": [], "test": []}
         images = 0
@@ -129,12 +130,13 @@ class BackTrainer:
                 self._learn(batch, per_epoch * self.config.epochs)
                 if stop is not None and stop.is_set():
                     return
-            self._busy += time.perf_counter() - begun
             self._record("train")
             last_epoch = self.epoch + 1 == self.config.epochs
             for split in ("val", "test") if last_epoch else ("val",):
                 for seq in seqs[split]:
                     self._evaluate(self._decode(log.frame(seq), log.header_of(seq)))
+                self.busy += time.perf_counter() - begun
+                begun = time.perf_counter()
                 self._end_split(split)
 
     def _shuffled(self, log: FeatureLog, seqs: list[int], steps: int) -> Iterator[FeatureBatch]:
@@ -221,7 +223,8 @@ class BackTrainer:
     def _record(self, split: str) -> None:
         meter, self._meter = self._meter, Meter()
         values = meter.values()
-        self.recorder.write(self.epoch, split, {**values, "seconds": self._busy})
+        self.recorder.write(self.epoch, split, {**values, "seconds": self.busy - self._busy_recorded})
+        self._busy_recorded = self.busy
         if split == "test":
             self.test = values
             save_file(meter.predictions(), self.folder / "predictions.safetensors")
@@ -231,8 +234,6 @@ class BackTrainer:
         last_epoch = self.epoch + 1 == self.config.epochs
         if split == ("test" if last_epoch else "val"):
             self.epoch += 1
-            self.seconds.append(self._busy)
-            self._busy = 0.0
             self.finished = last_epoch
             self.checkpoints.save(self.epoch, self._state())
             self.checkpoints.forget_before(self.epoch - 1)  # split learning may have to go back one
@@ -245,7 +246,7 @@ class BackTrainer:
             "epoch": self.epoch,
             "step": self.step,
             "next_seq": self.next_seq,
-            "seconds": self.seconds,
+            "busy": self.busy,
             "finished": self.finished,
             "test": self.test,
         }
@@ -258,8 +259,8 @@ class BackTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.random.state = state["random"]
         self.epoch, self.step, self.next_seq = state["epoch"], state["step"], state["next_seq"]
-        self.seconds, self.finished, self.test = state["seconds"], state["finished"], state["test"]
-        self._meter, self._busy = Meter(), 0.0
+        self.busy, self.finished, self.test = state["busy"], state["finished"], state["test"]
+        self._meter, self._busy_recorded = Meter(), self.busy
 
 
 def _kind(labels: Tensor) -> str:

@@ -67,6 +67,11 @@ class Outbox:
             self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
             self._thread.start()
 
+    @property
+    def inline_seconds(self) -> float:
+        """Seconds that encoding and the link took in the caller's own thread so far."""
+        return 0.0 if self._queue is not None else self.traffic.encode_seconds + self.traffic.link_seconds
+
     def open(self, header: StreamHeader) -> None:
         """Begin a stream; ``header.first_seq`` must be :attr:`next_seq`."""
         self._do(lambda: self._open(header))

@@ -7,6 +7,8 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ class EdgeRunner:
         folder: the edge's folder of the run.
         monitor: takes progress updates.
         resume: continue from the newest confirmed checkpoint in ``folder``.
-        threaded: send on a thread of its own. False for a run in one process.
+        threaded: send on a thread of its own, except in split learning. False for a run in one process.
 
     Raises:
         RunError: ``folder`` holds a run already and ``resume`` is not set.
@@ -88,12 +90,13 @@ class EdgeRunner:
         self.step = 0
         self.traffic = Traffic()
         self.releases: Counter[int] = Counter()
-        self.seconds: list[float] = []  # computing, per completed epoch
+        self.busy = 0.0  # seconds of computing
         self.data_wait = 0.0
         self.data_busy = 0.0
         self.wall = 0.0
         self.test: dict[str, Any] | None = None
         self.finished = False
+        self.threaded = threaded and config.method != "split"
         next_seq = 0
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.run_id = uuid.uuid4().hex
@@ -108,7 +111,7 @@ class EdgeRunner:
                 get_codec(config.codec_name),
                 next_seq=next_seq,
                 queue_frames=config.link.queue_frames,
-                threaded=threaded and config.method != "split",
+                threaded=self.threaded,
                 traffic=self.traffic,
                 releases=self.releases,
             )
@@ -160,7 +163,7 @@ class EdgeRunner:
         steps = per_epoch * self._learning_epochs
         outbox = self.outbox if send else None
         meter = Meter()
-        busy = 0.0
+        busy_before = self.busy
         # Uploaded images are augmented where they are learned from: in the cloud.
         augment = "none" if self.config.method == "cloud" else self.config.data.augment
         if outbox is not None:
@@ -177,10 +180,8 @@ class EdgeRunner:
             for batch in loader:
                 if stop.is_set():
                     return False
-                begun = time.perf_counter()
-                with self.random.active():
+                with self._computing(), self.random.active():
                     result = self.learner.learn(batch, self.step, steps, outbox)
-                busy += time.perf_counter() - begun
                 self.step += 1
                 text = f"epoch {self.epoch + 1}/{self._learning_epochs}"
                 if result is not None:
@@ -191,9 +192,8 @@ class EdgeRunner:
                     self.monitor.update(Update("edge", "train", self.step, steps, text))
         self.data_wait += loader.wait_seconds
         self.data_busy += loader.busy_seconds
-        self.seconds.append(busy)
         if len(meter):
-            self.recorder.write(self.epoch, "train", {**meter.values(), "seconds": busy})
+            self.recorder.write(self.epoch, "train", {**meter.values(), "seconds": self.busy - busy_before})
         if outbox is not None:
             outbox.close_stream()
         return True
@@ -212,7 +212,7 @@ class EdgeRunner:
             for done, batch in enumerate(loader, start=1):
                 if stop is not None and stop.is_set():
                     return False
-                with self.random.active():
+                with self._computing(), self.random.active():
                     features_BF, logits_BK = self.learner.infer(batch)
                 if outbox is not None and features_BF is not None:
                     outbox.send(batch.ids, features_BF, batch.labels)
@@ -226,6 +226,16 @@ class EdgeRunner:
         if outbox is not None:
             outbox.close_stream()
         return True
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Counts the time inside as the edge's, less what the link took of it where it works in this thread."""
+        inline = self.outbox.inline_seconds if self.outbox else 0.0
+        begun = time.perf_counter()
+        yield
+        self.busy += time.perf_counter() - begun
+        if self.outbox:
+            self.busy -= self.outbox.inline_seconds - inline
 
     def _measured(self, split: str, meter: Meter) -> None:
         values = meter.values()
@@ -291,7 +301,7 @@ class EdgeRunner:
             "epoch": self.epoch,
             "step": self.step,
             "next_seq": self.outbox.next_seq if self.outbox else 0,
-            "seconds": self.seconds,
+            "busy": self.busy,
             "data_wait": self.data_wait,
             "data_busy": self.data_busy,
             "test": self.test,
@@ -313,7 +323,7 @@ class EdgeRunner:
             self.learner.optimizer.load_state_dict(state["optimizer"])
         self.random.state = state["random"]
         self.epoch, self.step = state["epoch"], state["step"]
-        self.seconds, self.test = state["seconds"], state["test"]
+        self.busy, self.test = state["busy"], state["test"]
         self.data_wait, self.data_busy = state["data_wait"], state["data_busy"]
         self.traffic = Traffic(**confirmed["traffic"])
         self.releases = Counter(dict(confirmed["releases"]))
@@ -347,13 +357,14 @@ class EdgeRunner:
             self.folder / "summary.json",
             {
                 "side": "edge",
+                "threaded": self.threaded,
                 "finished": self.finished,
                 "session": {
                     "started": self.started,
                     "ended": time.time(),
                     "epochs": self.epoch - self._first_epoch,
                 },
-                "busy_seconds": self.seconds,
+                "busy_seconds": self.busy,
                 "data_wait_seconds": self.data_wait,
                 "data_busy_seconds": self.data_busy,
                 "test": self.test,

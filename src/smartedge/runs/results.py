@@ -67,7 +67,7 @@ def assemble(run_dir: Path, config: Config, facts: dict[str, Any]) -> dict[str, 
         },
         "bytes_total": {"up": sum(traffic["up"].values()), "down": sum(traffic["down"].values())},
         **_times(config, edge, cloud),
-        "edge_data_share": _share(edge["data_wait_seconds"], sum(edge["busy_seconds"])),
+        "edge_data_share": _share(edge["data_wait_seconds"], edge["busy_seconds"]),
         "edge_peak_rss_bytes": edge["peak_rss_bytes"],
         "edge_baseline_rss_bytes": edge["baseline_rss_bytes"],
         "cloud_peak_rss_bytes": cloud["peak_rss_bytes"] if cloud else None,
@@ -108,29 +108,22 @@ def _share(part: float, rest: float) -> float:
     return part / (part + rest) if part + rest > 0 else 0.0
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
 def _times(config: Config, edge: dict[str, Any], cloud: dict[str, Any] | None) -> dict[str, Any]:
-    """Wall clock of the last session (a resumed run has several), and the busy seconds of each stage per epoch."""
+    """Wall clock of the last session (a resumed run has several), and the busy seconds of each stage, validation included."""
     sessions = [side["session"] for side in (edge, cloud) if side]
     wall = max(session["ended"] for session in sessions) - edge["session"]["started"]
     epochs = max(1, *(session["epochs"] for session in sessions))
-    link = edge["traffic"]["link_seconds"] / config.epochs
-    on_edge = _mean(edge["busy_seconds"])
-    in_cloud = _mean(cloud["busy_seconds"]) if cloud else 0.0
-    if config.method == "split":  # the edge waits inside its step, and the exchange includes the cloud's work
-        on_edge = max(0.0, on_edge - link)
+    link, in_cloud = edge["traffic"]["link_seconds"], cloud["busy_seconds"] if cloud else 0.0
+    if not edge["threaded"]:  # the edge waits for each frame to be dealt with
         link = max(0.0, link - in_cloud)
     return {
         "seconds_per_epoch": wall / epochs,
         "seconds_total": wall,
         "stage_seconds": {
-            "edge": on_edge,
+            "edge": edge["busy_seconds"] / config.epochs,
             "encode": edge["traffic"]["encode_seconds"] / config.epochs,
-            "link": link,
-            "cloud": in_cloud,
+            "link": link / config.epochs,
+            "cloud": in_cloud / config.epochs,
         },
     }
 

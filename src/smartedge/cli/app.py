@@ -1,0 +1,153 @@
+"""Wires the verbs of the command line; a verb's module is imported only when that verb is called.
+
+A verb's module has two functions::
+
+    def add_parser(subparsers) -> argparse.ArgumentParser     # adds and describes the verb's arguments
+    def run(args: argparse.Namespace) -> int                  # does it; returns the exit code
+
+Exit codes: 0 done; 130 stopped by Ctrl-C; else the code of the error (docs/errors.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from smartedge.errors import ConfigError, SmartEdgeError
+
+__all__ = ["VERBS", "main", "parse"]
+
+# In the order of work. What a verb takes is told by its own help.
+VERBS: dict[str, dict[str, str]] = {
+    "Try it": {
+        "demo": "train all four methods on embedded data, print one table, write a report",
+    },
+    "Set up": {
+        "init": "write a commented settings file to start from",
+        "cuts": "list the places at which a network can be cut, and what each costs",
+    },
+    "Train": {
+        "train": "run edge and cloud on this machine, from one settings file",
+        "cloud": "run the cloud's side alone, on the server",
+        "edge": "run the edge's side alone, on the device",
+    },
+    "Use": {
+        "report": "write report.html of a finished run, or print several runs as one table",
+        "infer": "classify images: on the edge where it is confident, else in the cloud",
+        "serve": "answer for the edges whose images go to the cloud's half",
+    },
+}
+
+_TOUR = """\
+smartedge trains one vision network on two machines. The edge holds the images and the first layers; it learns from
+an exit of its own and sends compressed feature maps. The cloud trains the rest. Nothing comes back.
+"""
+
+_FIRST_STEPS = """\
+first steps:
+  smartedge init run.yaml                      # then set data.path, data.desired, model.name
+  smartedge cuts resnet18 --input 3x64x64      # choose model.cut
+  smartedge train run.yaml                     # both sides here, as two processes
+  smartedge report runs/default                # curves, bytes, times: one HTML file
+
+on two machines, with the same settings file (which names a token and TLS keys under 'link'):
+  smartedge cloud run.yaml --listen 0.0.0.0:8815       # on the server
+  smartedge edge run.yaml --connect SERVER:8815        # on the device
+
+'smartedge VERB --help' explains a verb.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports what it cannot parse as every other wrong setting is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; '{self.prog} --help' shows what it takes")
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        from importlib.metadata import version  # slow to import, and rarely needed
+
+        print(f"smartedge {version('smartedge')}")
+        sys.exit(0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        argv: the arguments after the program's name; by default those of this process.
+
+    Raises:
+        SystemExit: with code 0, after ``--help`` or ``--version``.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = parse(arguments)
+        exit_code: int = args.run(args)
+        sys.stdout.flush()  # here, so that a reader that went away is noticed below
+        return exit_code
+    except SmartEdgeError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"error [{error.code}]: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader went away, as in `smartedge cuts resnet18 | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; ``args.run(args)`` then runs its verb.
+
+    Raises:
+        ConfigError: when the verb is unknown or its arguments do not fit.
+        SystemExit: with code 0, after ``--help`` or ``--version``.
+    """
+    parser = _Parser(
+        prog="smartedge",
+        usage="smartedge VERB [options]",
+        description=_TOUR,
+        epilog=f"{_verb_list()}\n{_FIRST_STEPS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    _add_debug(parser)
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is None:
+        if "--version" not in argv:
+            parser.print_help()
+            sys.exit(0)
+    else:
+        known = [name for group in VERBS.values() for name in group]
+        if verb not in known:
+            near = difflib.get_close_matches(verb, known, n=1)
+            advice = f"did you mean 'smartedge {near[0]}'?" if near else f"the verbs are {', '.join(known)}"
+            raise ConfigError(f"there is no verb '{verb}'; {advice}")
+        module = importlib.import_module(f"smartedge.cli.{verb}")
+        subparsers = parser.add_subparsers(prog="smartedge", metavar="VERB", help=argparse.SUPPRESS)
+        module.add_parser(subparsers)
+        _add_debug(subparsers.choices[verb])
+        parser.set_defaults(run=module.run)
+    return parser.parse_args(argv)
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error came from")
+
+
+def _verb_list() -> str:
+    lines = []
+    for group, verbs in VERBS.items():
+        lines += [f"{group.lower()}:", *(f"  {name:<8}{summary}" for name, summary in verbs.items()), ""]
+    return "\n".join(lines)

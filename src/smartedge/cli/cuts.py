@@ -1,0 +1,117 @@
+"""``smartedge cuts``: lists the places at which a network can be cut, and what each costs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from smartedge.models.cut import Cut, list_cuts
+from smartedge.models.zoo import build
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+List every point of a network at which exactly one tensor crosses. Each name can be used as model.cut.
+
+Everything is for one image. KiB: the tensor that crosses, as float32. FLOPs: floating-point operations, 2 per
+multiply-accumulate. KiB kept: results of the operations on that side, which training holds in memory.
+"""
+
+_EXAMPLE = """\
+example:
+  $ smartedge cuts resnet18 --input 3x64x64
+                                 parameters  parameters  MFLOPs  MFLOPs  KiB kept  KiB kept
+  cut           shape       KiB       front        back   front    back     front      back
+  conv1         64x32x32  256.0       9,408  11,172,234   19.27  276.83     256.0   1,394.0
+  ...
+  layer1        64x16x16   64.0     157,504  11,024,138   94.77  201.34   1,088.0     562.0
+  ...
+
+MODEL is a name of torchvision or timm, or package.module:factory, a callable of yours that takes num_classes.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
+    """Describe the verb's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "cuts",
+        help="list the places at which a network can be cut, and what each costs",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="such as resnet18, timm/vit_tiny_patch16_224, my.code:network")
+    parser.add_argument(
+        "--input",
+        metavar="3xHxW",
+        type=_image_size,
+        default="3x64x64",
+        help="shape of one image (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--outputs", metavar="K", type=int, default=10, help="classes or columns (default: %(default)s)"
+    )
+    parser.add_argument("--stock", action="store_true", help="leave stem and head as published, also for small images")
+    parser.add_argument(
+        "--json", action="store_true", help="for programs: all fields, with the other names of each cut"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table, or the JSON.
+
+    Raises:
+        CutError: the network is unknown, does not take such images, or cannot be recorded.
+    """
+    size: int = args.input
+    model = build(args.model, outputs=args.outputs, image_size=size, small_input=not args.stock, seed=0)
+    cuts = list_cuts(model, (3, size, size))
+    if args.json:
+        rows = [dataclasses.asdict(cut) | {"dtype": str(cut.dtype).removeprefix("torch.")} for cut in cuts]
+        print(json.dumps(rows, indent=2))
+    else:
+        Console(width=max(Console().width, 120)).print(_table(cuts))  # names and figures are never cut short
+    return 0
+
+
+def _table(cuts: list[Cut]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("cut", no_wrap=True)
+    table.add_column("shape", no_wrap=True)
+    for heading in ("KiB", *(f"{what}\n{side}" for what in ("parameters", "MFLOPs", "KiB kept") for side in _SIDES)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for cut in cuts:
+        table.add_row(
+            cut.name,
+            "x".join(map(str, cut.shape)),
+            _kib(cut.activation_bytes),
+            f"{cut.front_parameters:,}",
+            f"{cut.back_parameters:,}",
+            f"{cut.front_flops / 1e6:,.2f}",
+            f"{cut.back_flops / 1e6:,.2f}",
+            _kib(cut.front_activation_bytes),
+            _kib(cut.back_activation_bytes),
+        )
+    return table
+
+
+_SIDES = ("front", "back")
+
+
+def _kib(number: int) -> str:
+    return f"{number / 1024:,.1f}"
+
+
+def _image_size(text: str) -> int:
+    match = re.fullmatch(r"3x(\d+)x(\d+)", text)
+    if match is None or match[1] != match[2]:
+        raise argparse.ArgumentTypeError(f"{text} is not the shape of a square RGB image; write it as 3x64x64")
+    return int(match[1])

@@ -1,0 +1,116 @@
+"""``smartedge infer``: answers for images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from smartedge.errors import ConfigError, DataError
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Classify images with a trained run: the task exit answers where it is confident, else features go to the back.
+
+  $ smartedge infer runs/faces photos/*.jpg --threshold 0.9
+  photos/a.jpg   yes   98.1 %   exit
+  photos/b.jpg   no    71.4 %   back   (exit was 62.0 % sure)
+  1 of 2 images went to the back
+
+The back answers in this process, or at the server that runs 'smartedge serve' with --connect HOST:PORT.
+The accuracy that each threshold costs or gains is drawn in the run's report.html.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
+    """Describe the verb's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "infer", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished hierarchical run")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
+    parser.add_argument(
+        "--threshold", type=float, default=0.9, help="the exit's confidence below which the back is asked (0.9)"
+    )
+    parser.add_argument("--connect", metavar="HOST:PORT", help="ask the server there instead of the back in RUN")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer every image that can be read; exit code 3 where one cannot."""
+    import sys
+
+    from smartedge import inference, metrics
+
+    if args.threshold < 0:
+        raise ConfigError("--threshold must be at least 0; 0 answers everything on the edge, 1.01 nothing")
+    trained = inference.TrainedRun.open(args.run_dir)
+    readable, images_BCHW, problems = _read(args.images, trained.config.data.image_size)
+    for path, problem in problems.items():
+        print(f"{path}: {problem}; left out", file=sys.stderr)
+    if not readable:
+        raise DataError("none of the images can be read")
+    edge = inference.EdgeModel(trained)
+    sender = _sender(trained, args.connect)
+    try:
+        answers = inference.answer(
+            trained,
+            edge,
+            images_BCHW,
+            threshold=args.threshold,
+            ask=inference.ask_over(sender, trained, edge.feature_shape),
+        )
+    finally:
+        sender.disconnect()
+    width = max(len(str(path)) for path in readable)
+    for path, given in zip(readable, answers, strict=True):
+        chosen = metrics.answers(given.scores_K[None], trained.task.kind)[0]
+        if trained.task.kind == "single":
+            label, sure = trained.task.names[int(chosen)], float(given.scores_K.max())
+        else:
+            label = ", ".join(n for n, yes in zip(trained.task.names, chosen, strict=True) if yes) or "(none)"
+            sure = float(metrics.confidence(given.scores_K[None], "multi")[0])
+        if args.json:
+            scores = dict(zip(trained.task.names, map(float, given.scores_K), strict=True))
+            found = {"image": str(path), "answer": label, "confidence": sure, "by": given.by, "scores": scores}
+            print(json.dumps(found))
+        else:
+            note = f"   (exit was {100 * given.confidence:.1f} % sure)" if given.by == "back" else ""
+            print(f"{path!s:<{width}}   {label}   {100 * sure:.1f} %   {given.by}{note}")
+    if not args.json:
+        print(f"{sum(given.by == 'back' for given in answers)} of {len(answers)} images went to the back")
+    return DataError.exit_code if problems else 0
+
+
+def _read(paths: list[Path], image_size: int) -> tuple[list[Path], Any, dict[Path, str]]:
+    """Readable paths, their images as uint8 (B, 3, S, S), and what is wrong with the others."""
+    import numpy as np
+    import torch
+
+    from smartedge.data.images import decode
+
+    good: dict[Path, Any] = {}
+    problems: dict[Path, str] = {}
+    for path in paths:
+        found = decode(path, image_size)
+        if isinstance(found, str):
+            problems[path] = found
+        else:
+            good[path] = found
+    images_BCHW = torch.from_numpy(np.stack(list(good.values())).transpose(0, 3, 1, 2).copy()) if good else None
+    return list(good), images_BCHW, problems
+
+
+def _sender(trained: Any, location: str | None) -> Any:
+    from smartedge.inference import Answerer
+
+    if location is None:
+        from smartedge.wire.memory import MemoryLink
+
+        return MemoryLink(Answerer(trained))
+    from smartedge.training import flight_link
+
+    return flight_link(trained.config, location)

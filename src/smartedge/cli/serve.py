@@ -1,0 +1,48 @@
+"""``smartedge serve``: answers for the edges whose images go to the back."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Answer 'smartedge infer --connect' with the back of a trained run. Runs until it is stopped.
+
+  $ smartedge serve runs/faces --listen 0.0.0.0:8816
+  listening on 0.0.0.0:8816; Ctrl-C stops
+
+Tokens and TLS are those of the run's settings (link.*).
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
+    """Describe the verb's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "serve", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished hierarchical run")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", default="127.0.0.1:8816", help="default: %(default)s; port 0: any free one"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until stopped."""
+    from smartedge.cli.cloud import parse_address
+    from smartedge.inference import Answerer, TrainedRun
+    from smartedge.training import flight_receiver, stop_on_signals
+
+    host, port = parse_address(args.listen, "--listen")
+    trained = TrainedRun.open(args.run_dir)
+    receiver = flight_receiver(trained.config, Answerer(trained), host, port)
+    with stop_on_signals() as stop:
+        receiver.start()
+        print(f"listening on {host}:{receiver.port}; Ctrl-C stops", flush=True)
+        while not stop.wait(timeout=0.5):
+            pass
+        receiver.close()
+    return 0

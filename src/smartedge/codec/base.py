@@ -1,0 +1,102 @@
+"""What a codec is, and what all codecs share."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from smartedge.errors import CodecError
+
+__all__ = ["Codec", "reconstruction_error"]
+
+
+class Codec(Protocol):
+    """Turns the features of one batch into bytes and back.
+
+    ``payload`` holds the features, ``side`` what is needed beside it to decode (``b""`` where nothing is).
+    Both sides know batch size, feature shape and dtype from the stream header, so neither repeats them.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that a stream header carries."""
+        ...
+
+    @property
+    def lossless(self) -> bool:
+        """Whether decoding gives back every bit."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that it encodes and gives back."""
+        ...
+
+    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+        """Payload and side of features of shape (B, *F), B ≥ 1.
+
+        Raises:
+            CodecError: for a wrong dtype or shape, or values that the codec cannot represent (NaN, infinities).
+        """
+        ...
+
+    def decode(
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
+    ) -> Tensor:
+        """The features, of shape (batch, *feature_shape): contiguous, writable, in memory of their own.
+
+        Nothing larger than the result is allocated before the payload's own claims are checked against it.
+
+        Raises:
+            CodecError: when the bytes are not what :meth:`encode` makes of such features.
+        """
+        ...
+
+
+def check_features(features_BF: Tensor, dtype: torch.dtype, codec: str) -> None:
+    """Raise a :class:`CodecError` unless the features are a non-empty batch of that dtype."""
+    if features_BF.dtype != dtype:
+        raise CodecError(f"codec {codec}: features must be {dtype}, got {features_BF.dtype}; change codec.name")
+    if features_BF.dim() < 2 or features_BF.numel() == 0:
+        raise CodecError(
+            f"codec {codec}: features must have a batch dimension, one more, and no empty one, "
+            f"got {tuple(features_BF.shape)}"
+        )
+
+
+def new_features(batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype, of: torch.dtype, codec: str) -> Tensor:
+    """Memory for decoded features, uninitialised; torch aligns it to 64 bytes. ``of`` is what the codec decodes to."""
+    if dtype != of:
+        raise CodecError(f"codec {codec}: decodes to {of}, not {dtype}; both sides need the same codec.name")
+    if batch < 1 or not feature_shape or min(feature_shape) < 1:
+        raise CodecError(f"codec {codec}: cannot decode {batch} features of shape {feature_shape}")
+    return torch.empty((batch, *feature_shape), dtype=dtype)
+
+
+def check_length(data: bytes, length: int, what: str, codec: str) -> None:
+    """Raise a :class:`CodecError` unless ``data`` is exactly so many bytes long."""
+    if len(data) != length:
+        raise CodecError(f"codec {codec}: {what} must be {length} bytes, got {len(data)}: it is truncated or corrupt")
+
+
+def reconstruction_error(codec: Codec, features_BF: Tensor) -> dict[str, float]:
+    """What one round trip costs.
+
+    Returns:
+        ``bytes`` (payload and side together), ``bytes_per_sample``, and the largest (``max_abs``) and root-mean-square
+        (``rmse``) difference over all elements, in the features' own units.
+    """
+    payload, side = codec.encode(features_BF)
+    shape = tuple(features_BF.shape)
+    decoded_BF = codec.decode(payload, side, batch=shape[0], feature_shape=shape[1:], dtype=features_BF.dtype)
+    difference_BF = decoded_BF.double() - features_BF.detach().cpu().double()
+    size = len(payload) + len(side)
+    return {
+        "bytes": size,
+        "bytes_per_sample": size / shape[0],
+        "max_abs": difference_BF.abs().max().item(),
+        "rmse": math.sqrt(difference_BF.square().mean().item()),
+    }

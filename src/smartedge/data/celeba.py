@@ -1,0 +1,91 @@
+"""The CelebA directory as its authors distribute it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from smartedge.data.raw import Images, RawData, RawSplit
+from smartedge.errors import DataError
+from smartedge.types import SplitName
+
+__all__ = ["ATTRIBUTES_FILE", "open_celeba"]
+
+ATTRIBUTES_FILE = "list_attr_celeba.txt"
+PARTITION_FILE = "list_eval_partition.txt"
+IDENTITY_FILE = "identity_CelebA.txt"
+IMAGES_FOLDER = "img_align_celeba"
+_PARTITIONS: dict[int, SplitName] = {0: "train", 1: "val", 2: "test"}
+
+
+def open_celeba(path: Path) -> RawData:
+    """Open the CelebA directory.
+
+    It holds ``img_align_celeba/``, ``list_attr_celeba.txt`` (-1/1), ``list_eval_partition.txt`` (0/1/2) and perhaps
+    ``identity_CelebA.txt``, which becomes the column ``identity``.
+
+    Raises:
+        DataError: a list is missing or not in its format, or the image folder is missing.
+    """
+    attributes, names, values = _attributes(path / ATTRIBUTES_FILE)
+    columns = {name: values[:, column] for column, name in enumerate(names)}
+    partition = _numbers(path / PARTITION_FILE, attributes)
+    if unknown := sorted(set(partition.tolist()) - set(_PARTITIONS)):
+        raise DataError(f"{path / PARTITION_FILE}: {unknown[0]} is not a part; expected 0 (train), 1 (val), 2 (test)")
+    if (path / IDENTITY_FILE).is_file():
+        columns["identity"] = _numbers(path / IDENTITY_FILE, attributes)
+    folder = path / IMAGES_FOLDER
+    if (folder / IMAGES_FOLDER).is_dir():  # some archives nest it
+        folder = folder / IMAGES_FOLDER
+    if not folder.is_dir():
+        raise DataError(f"{path} has no folder {IMAGES_FOLDER}: unpack {IMAGES_FOLDER}.zip there")
+    splits: dict[SplitName, RawSplit] = {}
+    for part, split in _PARTITIONS.items():
+        rows = np.flatnonzero(partition == part)
+        if len(rows):
+            files = [folder / attributes[row] for row in rows]
+            images = Images(len(files), key="files", items=partial(iter, files), files=files)
+            splits[split] = RawSplit.from_table(
+                images, pa.table({name: values[rows] for name, values in columns.items()})
+            )
+    return RawData("celeba", splits)
+
+
+def _attributes(file: Path) -> tuple[list[str], list[str], np.ndarray]:
+    """File names, attribute names, and int8 (images, attributes) in {-1, 1}."""
+    lines = _lines(file)
+    if len(lines) < 3 or not lines[0].strip().isdigit():
+        raise DataError(f"{file}: expected a line with the number of images, then one with the attributes' names")
+    count, names = int(lines[0]), lines[1].split()
+    rows = [line.split() for line in lines[2:] if line.strip()]
+    if len(rows) != count:
+        raise DataError(f"{file} announces {count} images and lists {len(rows)}: it is incomplete")
+    for number, row in enumerate(rows, start=3):
+        if len(row) != len(names) + 1:
+            raise DataError(f"{file}, line {number}: {len(row) - 1} values for {len(names)} attributes")
+    try:
+        values = np.array([row[1:] for row in rows]).astype(np.int8)
+    except ValueError as error:
+        raise DataError(f"{file}: an attribute is not a number ({error})") from error
+    return [row[0] for row in rows], names, values
+
+
+def _numbers(file: Path, images: list[str]) -> np.ndarray:
+    """int64 (images,): the number that the file lists for each image."""
+    try:
+        listed = {name: int(value) for name, value in (line.split() for line in _lines(file) if line.strip())}
+    except ValueError as error:
+        raise DataError(f"{file}: expected an image and a whole number on every line ({error})") from error
+    if absent := [name for name in images if name not in listed]:
+        raise DataError(f"{file} lacks {len(absent)} of the images in {ATTRIBUTES_FILE}, the first is {absent[0]}")
+    return np.array([listed[name] for name in images], np.int64)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}; a CelebA directory needs it") from error

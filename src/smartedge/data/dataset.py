@@ -1,0 +1,66 @@
+"""A data set that is open: splits that give images and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smartedge.data.images import ImageStore
+from smartedge.types import ImageBatch, SplitName, Task
+
+__all__ = ["DataSet", "Split"]
+
+
+class Split:
+    """Part of a data set. Position ``i`` runs from 0 to ``len(split) - 1``; ``ids[i]`` names the image for good.
+
+    Attributes:
+        ids: int64 (N,), ascending: the image's index in the file or folder it came from, whatever was left out.
+        labels: the desired labels, see :class:`~smartedge.types.Task`.
+        sensitive_labels: column → int64 (N,). They stay on the edge.
+    """
+
+    def __init__(
+        self, store: ImageStore, ids: NDArray[np.int64], labels: Tensor, sensitive_labels: Mapping[str, Tensor]
+    ) -> None:
+        self._store = store
+        self.ids = ids
+        self.labels = labels
+        self.sensitive_labels = sensitive_labels
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, indices: NDArray[np.int64]) -> ImageBatch:
+        """The images at some positions, uint8 (B, 3, S, S), with ids and labels. Any thread may call this.
+
+        Raises:
+            IndexError: a position is outside the split.
+        """
+        ids = self.ids[indices]
+        return ImageBatch(ids, self._store.read(ids), self.labels[indices])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, opened for one task.
+
+    Attributes:
+        name: for people, such as ``"lfw-attributes"``.
+        task: what the labels mean.
+        splits: train, val and test.
+        sensitive: what the sensitive labels mean, by column.
+        skipped: reason → how many images were left out for it; empty where all could be used.
+        notes: what else the user should know, such as a validation split that was carved out.
+    """
+
+    name: str
+    task: Task
+    splits: Mapping[SplitName, Split]
+    sensitive: Mapping[str, Task] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

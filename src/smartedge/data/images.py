@@ -1,0 +1,223 @@
+"""Images decoded once: square RGB bytes in a file of the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import mmap
+import os
+import re
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from smartedge.data.raw import Images, Item
+from smartedge.errors import DataError
+
+__all__ = ["ImageStore", "default_cache_dir", "open_images"]
+
+FORMAT = 1  # raise it when decoding or the files change: older files are then left alone
+CHUNK = 256  # images that are decoded at a time
+PATIENCE_S = 2.0  # decoding that takes longer shows its progress
+
+Pixels = NDArray[np.uint8]
+
+
+class ImageStore:
+    """The decoded images of one source: uint8 (N, 3, S, S) in a file, of which only what is read is in memory.
+
+    ``bad`` says which images could not be decoded (index → reason); their bytes are zero.
+    """
+
+    def __init__(self, pixels: Path, offset: int, shape: tuple[int, int, int, int], bad: dict[int, str]) -> None:
+        self._file = os.open(pixels, os.O_RDONLY)  # held open, so that cleaning the cache does not end a run
+        weakref.finalize(self, os.close, self._file)
+        self._offset = offset
+        self._shape = shape
+        self.bad = bad
+
+    def read(self, indices: NDArray[np.int64]) -> Tensor:
+        """uint8 (B, 3, S, S). The file is mapped for the time of the call: pages read do not stay with the process."""
+        mapped = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        pixels = np.frombuffer(mapped, np.uint8, offset=self._offset).reshape(self._shape)
+        return torch.from_numpy(pixels[indices])
+
+
+def default_cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/smartedge``, or ``~/.cache/smartedge``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smartedge"
+
+
+def open_images(images: Images, *, name: str, image_size: int, cache_dir: Path) -> ImageStore:
+    """The images of a source, decoded now or in an earlier call.
+
+    The cached files are found again as long as the source's files have the same paths, sizes and times of change.
+    They are put in place in one step each, so that any number of processes can do this at once.
+
+    Raises:
+        DataError: the cache folder cannot be written.
+    """
+    label = re.sub(r"[^\w.-]+", "-", name)
+    base = cache_dir / f"{label}-{image_size}px-{_digest(images, image_size)}"
+    pixels, notes = base.with_name(base.name + ".npy"), base.with_name(base.name + ".json")
+    shape = (images.count, 3, image_size, image_size)
+    store = _open(pixels, notes, shape)
+    if store is None:
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            _build(images, name, shape, pixels, notes)
+        except OSError as error:
+            raise DataError(
+                f"cannot keep decoded images in {cache_dir}: {error.strerror or error}; "
+                "make room there, or name another folder (data.cache_dir, or the variable XDG_CACHE_HOME)"
+            ) from error
+        store = _open(pixels, notes, shape)
+        if store is None:
+            raise DataError(f"{pixels} was changed while it was being written; try again")
+    return store
+
+
+def _digest(images: Images, image_size: int) -> str:
+    """Identifies the decoded images: 16 hexadecimal digits."""
+    digest = hashlib.sha256(f"{FORMAT} {image_size} {images.count} {images.key}".encode())
+    for file in images.files:
+        try:
+            status = file.stat()
+            digest.update(f"\n{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+        except OSError:
+            digest.update(f"\n{file} absent".encode())
+    return digest.hexdigest()[:16]
+
+
+def _open(pixels: Path, notes: Path, shape: tuple[int, int, int, int]) -> ImageStore | None:
+    """The store in these two files, or None where they are not there, or not whole."""
+    try:
+        bad = {int(index): str(reason) for index, reason in json.loads(notes.read_text(encoding="utf-8"))["bad"]}
+        with pixels.open("rb") as file:
+            np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0(file)
+            offset = file.tell()
+            whole = os.fstat(file.fileno()).st_size == offset + int(np.prod(shape))
+        if whole and header == (shape, False, np.dtype(np.uint8)):
+            return ImageStore(pixels, offset, shape, bad)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _build(images: Images, name: str, shape: tuple[int, int, int, int], pixels: Path, notes: Path) -> None:
+    """Decode everything, and write both files: each to a temporary name, then moved into place."""
+    count, _, _, image_size = shape
+    bad: list[tuple[int, str]] = []
+    with (
+        _replacing(pixels) as file,
+        ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
+        _Progress(name, count) as on,
+    ):
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        items = iter(images.items())
+        done = 0
+        while chunk := list(itertools.islice(items, CHUNK)):
+            block = np.zeros((len(chunk), *shape[1:]), np.uint8)
+            for row, result in enumerate(pool.map(lambda item: decode(item, image_size), chunk)):
+                if isinstance(result, str):
+                    bad.append((done + row, result))
+                else:
+                    block[row] = result.transpose(2, 0, 1)
+            file.write(block.data)
+            done += len(chunk)
+            on.update(done)
+    with _replacing(notes) as file:
+        file.write(json.dumps({"format": FORMAT, "bad": bad}).encode())
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` once it is complete and on the disk."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        try:
+            yield file.file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+class _Progress:
+    """A progress bar on a terminal's standard error, for what takes more than two seconds."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._started = time.monotonic()
+        self._bar = Progress(console=Console(stderr=True), transient=True)
+        self._bar.disable = not self._bar.console.is_terminal
+        self._task = self._bar.add_task(f"decoding {name} (once)", total=count)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def update(self, done: int) -> None:
+        if time.monotonic() - self._started > PATIENCE_S:
+            self._bar.start()
+        self._bar.update(self._task, completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def decode(item: Item, image_size: int) -> Pixels | str:
+    """One image as uint8 (S, S, 3), or the reason why not.
+
+    The longer side is cropped about the middle, then the square is resized with antialiasing. An orientation
+    noted by a camera is applied; transparency is dropped.
+    """
+    if item is None:
+        return "no image"
+    try:
+        if isinstance(item, Path):
+            item = item.read_bytes()
+        if isinstance(item, bytes):
+            return _decode_bytes(item, image_size)
+        return _square(Image.fromarray(item).convert("RGB"), image_size)
+    except FileNotFoundError:
+        return "image file missing"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return "image too large"
+    except Exception as error:  # damaged files make decoders raise anything
+        return "image truncated" if "truncated" in str(error).lower() else "image cannot be decoded"
+
+
+def _decode_bytes(encoded: bytes, image_size: int) -> Pixels | str:
+    if not encoded:
+        return "no image"
+    with Image.open(io.BytesIO(encoded)) as image:
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+            return "image too large"
+        if image.mode.startswith(("I", "F")):
+            return "more than 8 bits per channel"
+        image.draft("RGB", (2 * image_size, 2 * image_size))  # large JPEGs are decoded at a fraction of their size
+        return _square(ImageOps.exif_transpose(image).convert("RGB"), image_size)
+
+
+def _square(image: Image.Image, image_size: int) -> Pixels:
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    if image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+    return np.asarray(image)

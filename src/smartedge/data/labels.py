@@ -1,0 +1,155 @@
+"""Columns to labels: what a column means as a task, and which rows have a label that can be used."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smartedge.data.raw import RawData
+from smartedge.errors import DataError
+from smartedge.types import SplitName, Task
+
+__all__ = ["BOOLEAN", "Column", "labels_of", "read_column", "read_task"]
+
+BOOLEAN = ("no", "yes")
+
+Codes = NDArray[np.int64]
+
+
+class Column:
+    """One label column over all splits: ``names`` of its classes and, per split, int64 ``codes`` (N,).
+
+    A code is an index into ``names``; where a row has no label that can be used it is -1, and ``unusable`` says why.
+    """
+
+    def __init__(self, column: str, names: tuple[str, ...], codes: Mapping[SplitName, Codes], unusable: str) -> None:
+        self.column = column
+        self.names = names
+        self.codes = codes
+        self.unusable = unusable
+
+
+def read_task(data: RawData, desired: str | Sequence[str]) -> tuple[Task, list[Column]]:
+    """The task that a column (single label), a list of columns, or a group of columns (multi-label) makes.
+
+    Raises:
+        DataError: a column is unknown or named twice, cannot be a label, or is not yes/no in a multi-label task.
+    """
+    if isinstance(desired, str) and desired not in data.groups:
+        column = read_column(data, desired)
+        return Task("single", (desired,), column.names), [column]
+    names = data.groups[desired] if isinstance(desired, str) else tuple(desired)
+    if not names:
+        raise DataError("desired: the list of columns is empty; name at least one")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"desired: {', '.join(repeated)} is named more than once")
+    columns = [read_column(data, name) for name in names]
+    for column in columns:
+        if column.names != BOOLEAN:
+            raise DataError(
+                f"desired: column {column.column!r} of {data.name} has {len(column.names)} classes "
+                f"({_some(column.names)}), and a list of columns needs yes/no columns; name it alone, not in a list"
+            )
+    return Task("multi", names, names), columns
+
+
+def labels_of(task: Task, columns: Sequence[Column], split: SplitName, rows: Codes) -> Tensor:
+    """The labels of some rows of a split, as :class:`~smartedge.types.Task` describes them."""
+    codes = np.stack([column.codes[split][rows] for column in columns], axis=1)
+    if task.kind == "single":
+        return torch.from_numpy(codes[:, 0].copy())
+    return torch.from_numpy(codes.astype(np.float32))
+
+
+def read_column(data: RawData, name: str) -> Column:
+    """Read one column of every split and find its classes.
+
+    Boolean columns and numbers in {0, 1} or {-1, 1} are yes/no; integers with class names (Hugging Face metadata)
+    have those names; other whole numbers and texts have their sorted distinct values as classes, over all splits.
+
+    Raises:
+        DataError: the column is unknown, missing in a split, or of a type that cannot be a label.
+    """
+    if lacking := [split for split, raw in data.splits.items() if name not in raw.columns]:
+        raise DataError(_unknown(data, lacking, name))
+    parts = {split: _plain(raw.read([name])[name], data, name) for split, raw in data.splits.items()}
+    whole = pa.chunked_array(
+        [chunk for part in parts.values() for chunk in part.chunks], next(iter(parts.values())).type
+    )
+    if name in data.class_names:
+        names = data.class_names[name]
+        codes = {split: _bounded(_integers(part), len(names)) for split, part in parts.items()}
+        return Column(name, names, codes, f"no label, or one outside 0..{len(names) - 1}, in column {name!r}")
+    unusable = f"no label in column {name!r}"
+    values = pc.unique(pc.drop_null(whole)).sort()
+    if len(values) == 0:
+        raise DataError(f"column {name!r} of {data.name} holds no value at all; choose another column")
+    known = values.to_pylist()
+    if pa.types.is_boolean(whole.type) or set(known) <= {0, 1} or set(known) == {-1, 1}:
+        codes = {split: np.minimum(_integers(pc.equal(part, _true(whole.type))), 1) for split, part in parts.items()}
+        return Column(name, BOOLEAN, codes, unusable)
+    codes = {split: _integers(pc.index_in(part, values)) for split, part in parts.items()}
+    return Column(name, tuple(map(str, known)), codes, unusable)
+
+
+def _true(kind: pa.DataType) -> pa.Scalar:
+    return pa.scalar(True if pa.types.is_boolean(kind) else 1, kind)
+
+
+def _plain(column: pa.ChunkedArray, data: RawData, name: str) -> pa.ChunkedArray:
+    """The column as booleans, int64 or texts, with every kind of missing value as null."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    if pa.types.is_boolean(kind):
+        return column
+    if pa.types.is_integer(kind):
+        return column.cast(pa.int64())
+    if pa.types.is_floating(kind):
+        column = pc.if_else(pc.is_finite(column), column, None)
+        if pc.all(pc.equal(column, pc.round(column)), min_count=0).as_py():
+            return column.cast(pa.int64())
+        raise DataError(
+            f"column {name!r} of {data.name} holds fractions such as "
+            f"{next(v for v in column.to_pylist() if v is not None and v != round(v))}: "
+            "a label must be a class, so choose another column or turn it into whole numbers or texts"
+        )
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        column = column.cast(pa.string())
+        return pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column)
+    if pa.types.is_null(kind):
+        return column.cast(pa.int64())
+    raise DataError(
+        f"column {name!r} of {data.name} is of type {kind}, which cannot be a label: "
+        "booleans, whole numbers and texts can"
+    )
+
+
+def _integers(column: pa.ChunkedArray) -> Codes:
+    """int64, with -1 for null."""
+    return np.asarray(pc.fill_null(column.cast(pa.int64()), -1).to_numpy(), np.int64)
+
+
+def _bounded(codes: Codes, classes: int) -> Codes:
+    return np.where((codes >= 0) & (codes < classes), codes, -1)
+
+
+def _unknown(data: RawData, lacking: Sequence[SplitName], name: str) -> str:
+    where = "" if len(lacking) == len(data.splits) else f" in its {' and '.join(lacking)} split"
+    columns = sorted({*data.splits[lacking[0]].columns, *data.groups})
+    by_small_letters = {column.casefold(): column for column in columns}
+    near = [by_small_letters[key] for key in difflib.get_close_matches(name.casefold(), by_small_letters, n=3)]
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    return f"{data.name} has no column {name!r}{where}{hint} Its columns are: {', '.join(columns) or 'none'}"
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,104 @@
+"""MedMNIST's ``.npz`` files: medical images with one label, or with several yes/no labels."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from smartedge.data.raw import Images, RawData, RawSplit
+from smartedge.errors import DataError
+from smartedge.types import SplitName
+
+__all__ = ["open_medmnist"]
+
+_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+def open_medmnist(path: Path) -> RawData:
+    """Open ``{train,val,test}_{images,labels}``: images uint8 (N, H, W) or (N, H, W, 3), labels (N, 1) or (N, L).
+
+    One label is the column ``label``. Several are yes/no columns ``label_0``, ``label_1``, ..., and ``label`` stands
+    for all of them, a multi-label task.
+
+    Raises:
+        DataError: an array is missing, does not have these shapes, or holds Python objects (which are never unpickled).
+    """
+    splits: dict[SplitName, RawSplit] = {}
+    groups: dict[str, tuple[str, ...]] = {}
+    for split in _SPLITS:
+        if f"{split}_images.npy" not in _members(path):
+            continue
+        shape = _image_shape(path, split)
+        labels = _labels(path, split)
+        if len(labels) != shape[0]:
+            raise DataError(f"{path}: {split} has {shape[0]} images and {len(labels)} labels")
+        if labels.shape[1] == 1:
+            table = pa.table({"label": labels[:, 0]})
+        else:
+            table = pa.table({f"label_{column}": labels[:, column] for column in range(labels.shape[1])})
+            groups = {"label": tuple(table.column_names)}
+        images = Images(shape[0], key=f"npz {split}", items=partial(_items, path, split), files=[path])
+        splits[split] = RawSplit.from_table(images, table)
+    if "train" not in splits:
+        raise DataError(f"{path} has no array 'train_images'. It holds: {', '.join(_members(path)) or 'nothing'}")
+    return RawData(path.stem, splits, groups=groups)
+
+
+def _members(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not an .npz file that can be read: {error}") from error
+
+
+def _labels(path: Path, split: SplitName) -> NDArray[np.generic]:
+    """(N, L), numbers."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            labels: NDArray[np.generic] = arrays[f"{split}_labels"]
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: {split}_labels cannot be read: {error}") from error
+    if labels.ndim == 1:
+        labels = labels[:, None]
+    if labels.ndim != 2:
+        raise DataError(f"{path}: {split}_labels has shape {labels.shape}; expected (N, 1) or (N, L)")
+    return labels
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+def _image_shape(path: Path, split: SplitName) -> tuple[int, ...]:
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{split}_images.npy") as file:
+            shape, fortran, dtype = _header(file)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: {split}_images cannot be read: {error}") from error
+    if dtype != np.uint8 or fortran or not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)):
+        raise DataError(
+            f"{path}: {split}_images is {dtype} of shape {shape}; expected uint8 (N, H, W) or (N, H, W, 3), in C order"
+        )
+    return shape
+
+
+def _items(path: Path, split: SplitName) -> Iterator[NDArray[np.uint8]]:
+    """One image after the other: the array may be larger than the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{split}_images.npy") as file:
+            shape, _, _ = _header(file)
+            for _ in range(shape[0]):
+                pixels = np.frombuffer(file.read(int(np.prod(shape[1:]))), np.uint8)
+                yield pixels.reshape(shape[1:])
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: {split}_images is damaged: {error}") from error

@@ -1,0 +1,202 @@
+"""Opens a data set by name or path: finds its layout, its labels, its splits, and decodes its images once."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartedge.data.celeba import ATTRIBUTES_FILE, open_celeba
+from smartedge.data.cifar10 import download_cifar10, find_cifar10, open_cifar10
+from smartedge.data.dataset import DataSet, Split
+from smartedge.data.drawn import DEFAULT_COUNTS, open_drawn
+from smartedge.data.folder import open_folder
+from smartedge.data.hub import open_hub
+from smartedge.data.images import ImageStore, default_cache_dir, open_images
+from smartedge.data.labels import Column, labels_of, read_column, read_task
+from smartedge.data.medmnist import open_medmnist
+from smartedge.data.parquet import find_parquet, open_parquet
+from smartedge.data.raw import RawData
+from smartedge.errors import DataError
+from smartedge.types import SplitName, Task
+
+__all__ = ["open_dataset"]
+
+MOST_SKIPPED = 0.05  # of a split's images; more is a mistake in the data set, not a few bad images
+CARVED = 0.1  # of the training images, for a split that the data set lacks
+
+Indices = NDArray[np.int64]
+
+
+def open_dataset(
+    path: str,
+    desired: str | Sequence[str],
+    *,
+    sensitive: Sequence[str] = (),
+    image_size: int,
+    limit: Mapping[SplitName, int] | None = None,
+    seed: int = 0,
+    cache_dir: Path | None = None,
+) -> DataSet:
+    """Open a data set.
+
+    A validation or test split that the data set lacks is carved out of the training images (a tenth, stratified by
+    class); ``notes`` say so.
+
+    Args:
+        path: ``"drawn"`` (the embedded faces), ``"cifar10"`` (from the cache folder, or fetched), ``"hf:user/name"``,
+            or where the data lies: a folder of parquet files, of images, of CelebA, of CIFAR-10's batches; a
+            ``.parquet`` or a MedMNIST ``.npz`` file.
+        desired: the column to learn; a list of yes/no columns makes a multi-label task.
+        sensitive: columns to hide.
+        image_size: images are cropped square about the middle and resized to this many pixels.
+        limit: split → how many images to use: a fixed subset, with as many of every class as there are (of a
+            multi-label task: any). Of drawn faces there can be more than the default.
+        seed: decides the subset of ``limit`` and what is carved out. Drawn faces do not depend on it.
+        cache_dir: where decoded images are kept; default ``$XDG_CACHE_HOME/smartedge`` or ``~/.cache/smartedge``.
+
+    Raises:
+        DataError: the data set is not there or in no known layout, a column is unknown or cannot be a label, or more
+            than a twentieth of the images of a split cannot be used.
+    """
+    limit = dict(limit or {})
+    for split, most in limit.items():
+        if most < 1:
+            raise DataError(f"limit: {most} {split} images are asked for; at least 1 is needed")
+    cache_dir = cache_dir or default_cache_dir()
+    data = _open(path, image_size, limit, cache_dir)
+    if "train" not in data.splits:
+        raise DataError(f"{path} has no training split; it has: {', '.join(data.splits)}")
+    task, columns = read_task(data, desired)
+    hidden = [read_column(data, name) for name in sensitive]
+    if both := sorted(set(sensitive) & set(task.columns)):
+        raise DataError(f"{', '.join(both)} cannot be desired and sensitive at once")
+
+    skipped: Counter[str] = Counter()
+    stores: dict[SplitName, ImageStore] = {}
+    rows: dict[SplitName, Indices] = {}
+    for split, raw in data.splits.items():
+        stores[split] = open_images(raw.images, name=f"{data.name}-{split}", image_size=image_size, cache_dir=cache_dir)
+        rows[split] = _usable(data.name, split, raw.images.count, stores[split], [*columns, *hidden], skipped)
+
+    def classes_of(source: SplitName, chosen: Indices) -> Indices:
+        """What the subsets are balanced by: the class, or nothing (one class for all) in a multi-label task."""
+        return columns[0].codes[source][chosen] if task.kind == "single" else np.zeros(len(chosen), np.int64)
+
+    notes = list(data.notes)
+    origin = {split: split for split in rows}
+    for split in ("val", "test"):
+        if split not in rows:
+            rng = np.random.default_rng((seed, len(rows)))
+            size = max(round(CARVED * data.splits["train"].images.count), 1)
+            take = _stratified(classes_of("train", rows["train"]), size, rng)
+            rows[split], rows["train"], origin[split] = rows["train"][take], np.delete(rows["train"], take), "train"
+            notes.append(f"{data.name} has no {split} split: {len(take)} of its training images were set apart for it")
+
+    splits: dict[SplitName, Split] = {}
+    for split in ("train", "val", "test"):
+        chosen, source = rows[split], origin[split]
+        most = limit.get(split, len(chosen))
+        if most > len(chosen):
+            notes.append(f"{most} {split} images were asked for; {data.name} has {len(chosen)}")
+        chosen = chosen[_balanced(classes_of(source, chosen), most, np.random.default_rng((seed, 0)))]
+        if not len(chosen):
+            raise DataError(f"{data.name}: no image is left for the {split} split; the data set is too small")
+        splits[split] = Split(
+            stores[source],
+            chosen,
+            labels_of(task, columns, source, chosen),
+            {c.column: labels_of(Task("single", (c.column,), c.names), [c], source, chosen) for c in hidden},
+        )
+    return DataSet(
+        data.name,
+        task,
+        splits,
+        {column.column: Task("single", (column.column,), column.names) for column in hidden},
+        dict(skipped),
+        tuple(notes),
+    )
+
+
+def _open(path: str, image_size: int, limit: Mapping[SplitName, int], cache_dir: Path) -> RawData:
+    if path == "drawn":
+        return open_drawn(image_size, {s: max(count, limit.get(s, 0)) for s, count in DEFAULT_COUNTS.items()})
+    if path == "cifar10":
+        return open_cifar10(find_cifar10(cache_dir / "cifar10") or download_cifar10(cache_dir / "cifar10"))
+    if path.startswith("hf:"):
+        return open_hub(path.removeprefix("hf:"), cache_dir)
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise DataError(_absent(place))
+    if place.is_file():
+        if place.suffix == ".npz":
+            return open_medmnist(place)
+        if place.suffix == ".parquet":
+            return open_parquet(place.stem, {"train": [place]})
+        raise DataError(f"{place} is a file of an unknown kind; a data set in one file ends in .parquet or .npz")
+    if (place / ATTRIBUTES_FILE).is_file():
+        return open_celeba(place)
+    if folder := find_cifar10(place):
+        return open_cifar10(folder)
+    if files := find_parquet(place):
+        return open_parquet(place.resolve().name, files)
+    return open_folder(place)
+
+
+def _absent(place: Path) -> str:
+    known = {"drawn": "drawn", "cifar10": "cifar10"}
+    for child in sorted(place.parent.iterdir()) if place.parent.is_dir() else ():
+        known[child.name] = known[child.stem] = child.name
+    near = {known[name]: None for name in difflib.get_close_matches(place.name, known, n=3)}
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; known by name are drawn, cifar10 and hf:user/name"
+    return f"there is no data set at {place}{hint}"
+
+
+def _usable(
+    name: str, split: SplitName, count: int, store: ImageStore, columns: Sequence[Column], skipped: Counter[str]
+) -> Indices:
+    """The rows of a split that have an image and all labels; the others are counted.
+
+    Raises:
+        DataError: too many cannot be used.
+    """
+    if not count:
+        raise DataError(f"{name}: the {split} split holds no images")
+    reasons = dict(store.bad)
+    for column in columns:
+        for row in np.flatnonzero(column.codes[split] < 0):
+            reasons.setdefault(int(row), column.unusable)
+    if len(reasons) > MOST_SKIPPED * count or len(reasons) == count:
+        first = "; ".join(f"image {row}: {reasons[row]}" for row in sorted(reasons)[:3])
+        raise DataError(
+            f"{name}: {len(reasons)} of the {count} images in the {split} split cannot be used ({first}). "
+            f"Up to {MOST_SKIPPED:.0%} would be left out and counted; mend or remove these"
+        )
+    skipped.update(reasons.values())
+    return np.setdiff1d(np.arange(count), np.fromiter(reasons, np.int64, len(reasons)))
+
+
+def _balanced(classes: Indices, size: int, rng: np.random.Generator) -> Indices:
+    """``size`` positions, ascending: equally many of every class, or all of a scarce class and more of the others."""
+    order = rng.permutation(len(classes))
+    return np.sort(order[np.argsort(_place_in_class(classes[order]), kind="stable")[:size]])
+
+
+def _stratified(classes: Indices, size: int, rng: np.random.Generator) -> Indices:
+    """``size`` positions, ascending, in which each class has the share that it has in the whole."""
+    order = rng.permutation(len(classes))
+    share = (_place_in_class(classes[order]) + 0.5) / np.bincount(classes)[classes[order]]
+    return np.sort(order[np.argsort(share, kind="stable")[:size]])
+
+
+def _place_in_class(classes: Indices) -> Indices:
+    """For each element, how many of the same class come before it."""
+    order = np.argsort(classes, kind="stable")
+    starts = np.searchsorted(classes[order], classes[order])
+    places = np.empty(len(classes), np.int64)
+    places[order] = np.arange(len(classes)) - starts
+    return places

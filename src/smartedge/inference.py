@@ -1,0 +1,223 @@
+"""Answers for new images: the task exit on the edge where it is confident, the back in the cloud where it is not."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from smartedge import metrics
+from smartedge.codec import get_codec, pack, unpack
+from smartedge.config import Config, load_config
+from smartedge.edge.step import edge_forward
+from smartedge.errors import FrameError, RunError
+from smartedge.models.exits import probabilities
+from smartedge.models.network import divide, to_input
+from smartedge.privacy.release import release
+from smartedge.types import EncodedBatch, FeatureBatch, Frame, StreamHeader, Task, feature_dtype
+from smartedge.wire.frame import PROTOCOL
+from smartedge.wire.link import FrameSender
+
+__all__ = ["Answer", "Answerer", "EdgeModel", "TrainedRun", "answer", "ask_over", "back_of"]
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished hierarchical run, ready to answer."""
+
+    folder: Path
+    config: Config
+    task: Task
+
+    @classmethod
+    def open(cls, folder: Path) -> TrainedRun:
+        """Read what a run directory says about itself.
+
+        Raises:
+            RunError: it holds no finished hierarchical run.
+        """
+        try:
+            config = load_config(folder / "config.yaml")
+            results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{folder}: holds no finished run ({error}); train one with 'smartedge train'") from error
+        if config.method != "hierarchical":
+            raise RunError(
+                f"{folder}: was trained with method {config.method!r}, which has no exit on the edge; "
+                "infer needs a run of method 'hierarchical'"
+            )
+        task = results["task"]
+        return cls(folder, config, Task(task["kind"], tuple(task["columns"]), tuple(task["names"])))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered for one image."""
+
+    scores_K: np.ndarray  # float32 (K,), probabilities
+    confidence: float  # of the exit, see smartedge.metrics.confidence
+    by: str  # "exit" or "back"
+
+
+class EdgeModel:
+    """Front and task exit of a run, with the weights it ended with."""
+
+    def __init__(self, run: TrainedRun) -> None:
+        divided = divide(**run.config.division(run.task.outputs))
+        self.front, self.task_exit = divided.front.eval(), divided.task_exit.eval()
+        _load(self.front, run.folder / "edge" / "front.safetensors")
+        _load(self.task_exit, run.folder / "edge" / "exit.safetensors")
+        self.feature_shape = divided.feature_shape
+        self.precision = run.config.train.precision
+
+    def __call__(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (B, 3, H, W) → features (B, *F) and logits (B, K), float32."""
+        inputs = to_input(images_BCHW, torch.device("cpu"))
+        return edge_forward(self.front, self.task_exit, inputs, precision=self.precision)
+
+
+Ask = Callable[[np.ndarray, Tensor], Tensor]  # ids (B,), features (B, *F) → probabilities (B, K)
+
+
+def answer(run: TrainedRun, edge: EdgeModel, images_BCHW: Tensor, *, threshold: float, ask: Ask) -> list[Answer]:
+    """Answer each image at the exit where its confidence is at least ``threshold``, else by ``ask``.
+
+    Args:
+        run: what the exit and the back were trained as.
+        edge: its front and exit.
+        images_BCHW: uint8 (B, 3, H, W), cropped and resized as in training.
+        threshold: 0 answers everything on the edge, anything above 1 nothing.
+        ask: gets only the images that the exit is not sure of.
+    """
+    answers: dict[int, Answer] = {}
+    unsure: list[int] = []
+    features: list[Tensor] = []
+    for start in range(0, len(images_BCHW), _BATCH):
+        features_BF, logits_BK = edge(images_BCHW[start : start + _BATCH])
+        scores_BK = probabilities(logits_BK, run.task.kind).numpy()
+        sure = metrics.confidence(scores_BK, run.task.kind)
+        for row in range(len(scores_BK)):
+            answers[start + row] = Answer(scores_BK[row], float(sure[row]), "exit")
+            if sure[row] < threshold:
+                unsure.append(start + row)
+                features.append(features_BF[row])
+    if unsure:
+        scores_BK = ask(np.array(unsure), torch.stack(features)).numpy()
+        for row, image in enumerate(unsure):
+            answers[image] = Answer(scores_BK[row], answers[image].confidence, "back")
+    return [answers[image] for image in range(len(images_BCHW))]
+
+
+def ask_over(sender: FrameSender, run: TrainedRun, feature_shape: tuple[int, ...]) -> Ask:
+    """Ask the cloud at the other end of a link (``smartedge serve``). Features go through the run's codec; no labels."""
+    codec = get_codec(run.config.codec_name)
+
+    def ask(ids: np.ndarray, features_BF: Tensor) -> Tensor:
+        header = _header(run, feature_shape, frames=-(-len(ids) // _BATCH))
+        sender.open(header)
+        found = []
+        for seq in range(header.frames):
+            part = slice(seq * _BATCH, (seq + 1) * _BATCH)
+            encoded = pack(release(ids[part], features_BF[part], _no_labels(run.task, len(ids[part]))), codec)
+            reply = sender.exchange(Frame(seq, 0, "test", seq + 1 == header.frames, encoded))
+            scores_BK = get_codec("float32").decode(
+                reply.batch.payload,
+                reply.batch.side,
+                batch=len(encoded.ids),
+                feature_shape=(run.task.outputs,),
+                dtype=torch.float32,
+            )
+            found.append(scores_BK)
+        sender.close()
+        return torch.cat(found)
+
+    return ask
+
+
+def back_of(run: TrainedRun) -> nn.Module:
+    """The back of a run, with the weights it ended with."""
+    back = divide(**run.config.division(run.task.outputs)).back.eval()
+    _load(back, run.folder / "cloud" / "back.safetensors")
+    return back
+
+
+class Answerer:
+    """Answers frames with the back's probabilities: the cloud's end (a :class:`smartedge.wire.link.FrameHandler`)."""
+
+    def __init__(self, run: TrainedRun) -> None:
+        self.run = run
+        self.back = back_of(run)
+
+    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
+        """Refuse whoever does not hold the same network."""
+        if header.method != "infer":
+            raise RunError("this is 'smartedge serve', which answers 'smartedge infer'; train with 'smartedge cloud'")
+        if json.loads(header.agreement) != self.run.config.agreement() or header.codec != self.run.config.codec_name:
+            raise RunError(f"the edge holds another run than {self.run.folder}; copy its run directory there")
+
+    def ingest(self, header: StreamHeader, frame: Frame) -> Frame:
+        """Probabilities (B, K) in float32."""
+        batch: FeatureBatch = unpack(
+            frame.batch,
+            get_codec(header.codec),
+            feature_shape=header.feature_shape,
+            dtype=feature_dtype(header.feature_dtype),
+            task_kind=header.task_kind,
+            outputs=header.outputs,
+        )
+        with torch.no_grad():
+            try:
+                logits_BK = self.back(batch.features_BF)
+            except RuntimeError as error:
+                raise FrameError(f"features of shape {header.feature_shape} do not fit the back: {error}") from error
+        payload, side = get_codec("float32").encode(probabilities(logits_BK, self.run.task.kind))
+        encoded = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
+        return Frame(frame.seq, frame.epoch, frame.split, frame.last, encoded)
+
+    def finish(self, header: StreamHeader) -> None:
+        """Nothing is kept."""
+
+    def abort(self, header: StreamHeader) -> None:
+        """Nothing is kept."""
+
+
+def _header(run: TrainedRun, feature_shape: tuple[int, ...], *, frames: int) -> StreamHeader:
+    return StreamHeader(
+        protocol=PROTOCOL,
+        run=uuid.uuid4().hex,
+        agreement=json.dumps(run.config.agreement(), sort_keys=True),
+        method="infer",
+        schedule=run.config.schedule,
+        codec=run.config.codec_name,
+        feature_shape=feature_shape,
+        feature_dtype="float32",
+        task_kind=run.task.kind,
+        outputs=run.task.outputs,
+        batch_size=_BATCH,
+        epoch=0,
+        split="test",
+        first_seq=0,
+        frames=frames,
+        train_steps=0,
+    )
+
+
+def _no_labels(task: Task, count: int) -> Tensor:
+    """A place holder: frames of method ``infer`` carry no labels."""
+    return torch.zeros(count, dtype=torch.int64) if task.kind == "single" else torch.zeros(count, task.outputs)
+
+
+def _load(module: nn.Module, path: Path) -> None:
+    try:
+        module.load_state_dict(load_file(path), strict=True)
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"{path}: the weights cannot be loaded ({error})") from error

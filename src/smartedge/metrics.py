@@ -1,0 +1,210 @@
+"""How well answers fit the labels: accuracy, balanced accuracy, AUROC, and when to ask the cloud.
+
+NumPy only, since the edge computes them too (``docs/decisions/0003-own-metrics.md``). Throughout, for N images and K
+outputs, ``scores`` are probabilities of shape (N, K), and ``kind`` is that of :class:`smartedge.types.Task`:
+
+    "single"  labels int (N,) in 0..K-1; the answer is the class of the highest score
+    "multi"   labels (N, K) in {0, 1}; the answer of a column is yes where its score is at least 0.5
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["OffloadingCurve", "answers", "confidence", "evaluate", "gain_interval", "offloading_curve"]
+
+Kind = Literal["single", "multi"]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+class OffloadingCurve(NamedTuple):
+    """What the exit's confidence threshold does; every field is float64 of shape (P,), thresholds ascending.
+
+    The exit answers an image when its confidence is at least the threshold; otherwise its features go to the back.
+    """
+
+    threshold: FloatArray  # the first keeps every image on the edge, the last (inf) offloads every one
+    offloaded_share: FloatArray  # share of images that the back answers, ascending from 0 to 1
+    accuracy: FloatArray
+    balanced_accuracy: FloatArray
+
+
+def answers(scores: ArrayLike, kind: Kind) -> IntArray:
+    """The answers that the scores stand for: int64 of shape (N,) for "single", (N, K) in {0, 1} for "multi"."""
+    scores_NK = np.asarray(scores)
+    return scores_NK.argmax(axis=1) if kind == "single" else (scores_NK >= 0.5).astype(np.int64)
+
+
+def confidence(scores: ArrayLike, kind: Kind) -> FloatArray:
+    """How sure an image's answer is, float64 of shape (N,).
+
+    The probability of the answer; for "multi" the mean of it over the columns.
+    """
+    scores_NK = np.asarray(scores, dtype=np.float64)
+    if kind == "single":
+        return np.asarray(scores_NK.max(axis=1))
+    return np.asarray(np.maximum(scores_NK, 1 - scores_NK).mean(axis=1))
+
+
+def evaluate(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> dict[str, float | None]:
+    """Measure answers against labels; for "multi" each figure is the mean over the columns.
+
+    Returns:
+        ``accuracy``: share of right answers.
+        ``balanced_accuracy``: mean recall over the classes that occur.
+        ``auroc``: area under the ROC curve; ties count one half. Two classes: of class 1. More: mean of one class
+        against the rest. Only classes (or columns) with positives and negatives count; None where there are none.
+        ``base_rate``: the accuracy of always giving the most frequent answer.
+
+    Raises:
+        ValueError: when shapes or labels do not fit, when there are no images, or when a score is not finite.
+    """
+    labels_, scores_NK = _checked(labels, scores, kind)
+    cells = _Cells(labels_, scores_NK.shape[1], kind)
+    right = cells.right(scores_NK)
+    if kind == "multi":
+        positives = [(scores_NK[:, k], labels_[:, k] == 1) for k in range(scores_NK.shape[1])]
+    elif scores_NK.shape[1] == 2:
+        positives = [(scores_NK[:, 1], labels_ == 1)]
+    else:
+        positives = [(scores_NK[:, k], labels_ == k) for k in range(scores_NK.shape[1])]
+    areas = [_auroc(score, positive) for score, positive in positives if 0 < positive.sum() < len(positive)]
+    return {
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": float((cells.balance * right).sum()),
+        "auroc": float(np.mean(areas)) if areas else None,
+        "base_rate": float(cells.counts.max(axis=1).sum() / right.size),
+    }
+
+
+def offloading_curve(labels: ArrayLike, exit_scores: ArrayLike, back_scores: ArrayLike) -> OffloadingCurve:
+    """Accuracy as more and more of the images that the exit is least sure of go to the cloud.
+
+    The task is a single-label one where ``labels`` has one dimension, else multi-label.
+
+    Raises:
+        ValueError: as :func:`evaluate`.
+    """
+    kind: Kind = "single" if np.ndim(labels) == 1 else "multi"
+    labels_, exit_NK = _checked(labels, exit_scores, kind)
+    _, back_NK = _checked(labels, back_scores, kind)
+    cells = _Cells(labels_, exit_NK.shape[1], kind)
+    sureness = confidence(exit_NK, kind)
+    order = np.argsort(sureness, kind="stable")
+    threshold, offloaded = np.unique(sureness[order], return_index=True)  # index: how many are less sure than that
+    threshold, offloaded = np.append(threshold, np.inf), np.append(offloaded, len(order))
+    gain = (cells.right(back_NK) - cells.right(exit_NK))[order]
+
+    def along(weight: FloatArray) -> FloatArray:
+        start = (weight * cells.right(exit_NK)).sum()
+        steps = np.cumsum((weight[order] * gain).sum(axis=1))
+        return np.asarray(start + np.concatenate([[0.0], steps])[offloaded])
+
+    return OffloadingCurve(
+        threshold=threshold,
+        offloaded_share=offloaded / len(order),
+        accuracy=along(np.full(gain.shape, 1 / gain.size)),
+        balanced_accuracy=along(cells.balance),
+    )
+
+
+def gain_interval(
+    labels: ArrayLike,
+    exit_scores: ArrayLike,
+    back_scores: ArrayLike,
+    kind: Kind,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Confidence interval of the cloud gain, by a paired bootstrap over images.
+
+    It covers the choice of test images, not the chance of training (seeds).
+
+    Returns:
+        ``accuracy`` and ``balanced_accuracy``, each (low, high): back minus exit.
+
+    Raises:
+        ValueError: as :func:`evaluate`.
+    """
+    labels_, exit_NK = _checked(labels, exit_scores, kind)
+    _, back_NK = _checked(labels, back_scores, kind)
+    cells = _Cells(labels_, exit_NK.shape[1], kind)
+    gain = cells.right(back_NK) - cells.right(exit_NK)
+    rng = np.random.default_rng(seed)
+    accuracy, balanced = np.empty(resamples), np.empty(resamples)
+    for r in range(resamples):
+        drawn = rng.integers(len(gain), size=len(gain))
+        cell, cell_gain = cells.index[drawn].ravel(), gain[drawn].ravel()
+        count = np.bincount(cell, minlength=cells.counts.size)
+        total = np.bincount(cell, weights=cell_gain, minlength=cells.counts.size)
+        mean = (total / np.maximum(count, 1)).reshape(cells.counts.shape)
+        accuracy[r] = cell_gain.mean()
+        balanced[r] = (mean.sum(axis=1) / (count.reshape(cells.counts.shape) > 0).sum(axis=1)).mean()
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return {
+        name: (float(low), float(high))
+        for name, (low, high) in {
+            "accuracy": np.quantile(accuracy, tails),
+            "balanced_accuracy": np.quantile(balanced, tails),
+        }.items()
+    }
+
+
+class _Cells:
+    """Every (image, question) lies in one cell: the question's true answer. Single-label tasks have one question.
+
+    ``counts`` (Q, A) are the sizes of the cells, for Q questions of A answers; ``index`` (N, Q) says which cell;
+    ``balance`` (N, Q) are weights that sum to one under which the share of right answers is the balanced accuracy.
+    """
+
+    def __init__(self, labels: IntArray, outputs: int, kind: Kind) -> None:
+        self.kind = kind
+        self.labels_NQ = labels.reshape(len(labels), -1)
+        questions = self.labels_NQ.shape[1]
+        options = outputs if kind == "single" else 2
+        self.index = self.labels_NQ + options * np.arange(questions)
+        self.counts = np.bincount(self.index.ravel(), minlength=questions * options).reshape(questions, options)
+        occurring_Q = (self.counts > 0).sum(axis=1)
+        self.balance = 1 / (self.counts.ravel()[self.index] * occurring_Q * questions)
+
+    def right(self, scores_NK: FloatArray) -> FloatArray:
+        """1.0 where the answer is right, else 0.0; shape (N, Q)."""
+        given_NQ = answers(scores_NK, self.kind).reshape(self.labels_NQ.shape)
+        return np.asarray(given_NQ == self.labels_NQ, dtype=np.float64)
+
+
+def _auroc(score: FloatArray, positive: NDArray[np.bool_]) -> float:
+    """Mann-Whitney: the chance that a positive scores above a negative, ties one half (midranks)."""
+    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
+    midrank = np.cumsum(count) - (count - 1) / 2
+    n1 = int(positive.sum())
+    n0 = len(positive) - n1
+    return float((midrank[place[positive]].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+
+
+def _checked(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> tuple[IntArray, FloatArray]:
+    labels_, scores_NK = np.asarray(labels).astype(np.int64), np.asarray(scores, dtype=np.float64)
+    expected = scores_NK.shape[:1] if kind == "single" else scores_NK.shape
+    if scores_NK.ndim != 2 or labels_.shape != expected:
+        raise ValueError(
+            f"scores must be (images, outputs) and labels {'(images,)' if kind == 'single' else 'the same shape'}, "
+            f"but got scores {scores_NK.shape} and labels {labels_.shape}"
+        )
+    if scores_NK.size == 0:
+        raise ValueError("there are no images to evaluate; the split is empty")
+    answers_possible = scores_NK.shape[1] if kind == "single" else 2
+    if labels_.min() < 0 or labels_.max() >= answers_possible:
+        raise ValueError(f"labels must lie in 0..{answers_possible - 1}, but span {labels_.min()}..{labels_.max()}")
+    if not np.isfinite(scores_NK).all():
+        broken = int((~np.isfinite(scores_NK)).any(axis=1).sum())
+        raise ValueError(
+            f"the scores of {broken} of {len(scores_NK)} images are not finite: the network has diverged; "
+            "lower train.lr or train.clip_grad_norm"
+        )
+    return labels_, scores_NK

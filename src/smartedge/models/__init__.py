@@ -1,0 +1,1 @@
+"""Networks by name, cuts, exits, the bottleneck and the losses."""

@@ -1,0 +1,545 @@
+"""Writes down, as one ``torch.fx`` graph, what a network does with a batch of images.
+
+The network is copied onto fake tensors (shapes without memory or arithmetic) and run; every torch function that it
+calls becomes a node of the graph, with the qualified module names of the original. Two batch sizes are followed at
+once, so that whatever depends on the batch size shows: such integers stay expressions in the graph, all other sizes
+become constants. Python control flow over sizes therefore simply runs. Where it depends on the *values* of a tensor,
+the innermost module in which that happens is kept whole, as one node.
+
+The original is neither changed nor run, unless a part of it looks at values: that part is run on a copy.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.fx.proxy import TracerBase
+from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import flop_registry
+
+from smartedge.errors import CutError
+
+__all__ = ["BATCHES", "Trace", "storage_of", "tensors_in", "trace"]
+
+# Far enough apart that halves, quarters and remainders of the two differ, which is how they are told from constants.
+BATCHES = (3, 8)
+_HIDDEN = (str(Path(torch.__file__).parent), __file__)  # frames that say nothing to whoever wrote the network
+
+
+class _Untraceable(Exception):
+    """The code being run cannot be written down as graph nodes."""
+
+
+class Trace:
+    """One recorded forward pass, in execution order.
+
+    Attributes:
+        model: the network that was traced, untouched.
+        input_shape: shape of one image, without the batch.
+        training: the mode in which it was recorded.
+        nodes: every node between placeholder and output, in the order of execution.
+        values: node → what it gave for the two batch sizes of :data:`BATCHES` (fake tensors, integers, ...).
+        names: node → the names by which users know its result, in the order in which they were given.
+        flops: node → floating-point operations for the two batch sizes, 2 per multiply-accumulate.
+        random: nodes that draw random numbers.
+        writes: (index of a node, storage) for every write into a tensor that existed before.
+        whole: module name → why it is kept as one node although it is made of smaller modules.
+        reads_sizes: whether sizes other than the batch's were looked at, which fixes them.
+        reads_mode: whether code outside the modules that are single nodes asked if it is training.
+    """
+
+    def __init__(
+        self, model: nn.Module, input_shape: tuple[int, ...], *, training: bool, whole: dict[str, str]
+    ) -> None:
+        self.model = model
+        self.input_shape = input_shape
+        self.training = training
+        self.graph = fx.Graph()
+        self.input: fx.Node
+        self.output: fx.Node
+        self.values: dict[fx.Node, tuple[Any, Any]] = {}
+        self.names: dict[fx.Node, list[str]] = {}
+        self.flops: dict[fx.Node, tuple[int, int]] = {}
+        self.random: set[fx.Node] = set()
+        self.writes: list[tuple[fx.Node, int]] = []
+        self.whole = whole
+        self.reads_sizes = False
+        self.reads_mode = False
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """What runs between the input and the output."""
+        return [node for node in self.graph.nodes if node.op not in ("placeholder", "output")]
+
+    def tensor(self, name: str) -> Tensor:
+        """The original parameter, buffer or tensor attribute behind a ``get_attr`` node."""
+        path, _, attribute = name.rpartition(".")
+        tensor = getattr(self.model.get_submodule(path), attribute)
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+
+def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> Trace:
+    """Record ``model`` in training or evaluation mode on images of ``input_shape``.
+
+    Raises:
+        CutError: it does not take images of that shape, or its outermost ``forward`` cannot be written down.
+    """
+    whole: dict[str, str] = {}
+    while True:
+        recorder = _Recorder(model, input_shape, training=training, whole=whole)
+        try:
+            return recorder.record()
+        except CutError:
+            raise
+        except Exception as error:
+            where, place = recorder.failed_in, _location(error)
+            reason = f"{place}: {_first_line(error)}"
+            if not where or where in whole:
+                raise CutError(
+                    f"{type(model).__name__} cannot be divided: what its own forward does is not a fixed sequence of "
+                    f"operations on a {_text(input_shape)} input ({reason}). Check the input shape; if the code looks "
+                    "at values of tensors, move it into a submodule, which is then kept whole"
+                ) from error
+            whole[where] = reason
+
+
+class _Varying:
+    """A number that depends on the batch size; ``other`` is what it is for the second of the two batch sizes."""
+
+    node: fx.Node
+    other: Any
+    recorder: _Recorder
+
+    def __fx_create_arg__(self, _: TracerBase) -> fx.Node:
+        return self.node
+
+    def __deepcopy__(self, _: dict[int, Any]) -> _Varying:
+        return self
+
+    def _refuse(self) -> Any:
+        raise _Untraceable("Python code depends on the number of images in the batch")
+
+    __int__ = __float__ = __hash__ = _refuse  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        return bool(_same(bool(_plain(self)), bool(self.other)))
+
+
+class _VaryingInt(_Varying, int):
+    pass
+
+
+class _VaryingFloat(_Varying, float):
+    pass
+
+
+def _plain(value: Any) -> Any:
+    """The number for the first batch size, without its history."""
+    if isinstance(value, _VaryingInt):
+        return int.__int__(value)
+    return float.__float__(value) if isinstance(value, _VaryingFloat) else value
+
+
+def _same(first: Any, second: Any) -> Any:
+    if first != second:
+        raise _Untraceable("Python code decides on the number of images in the batch")
+    return first
+
+
+def _overload(name: str, function: Callable[..., Any], *, reflected: bool = False) -> None:
+    def method(self: _Varying, *others: Any) -> Any:
+        if any(not isinstance(value, (int, float)) for value in others):
+            return NotImplemented
+        arguments = (*others, self) if reflected else (self, *others)
+        return self.recorder.record_call("call_function", function, arguments, {})
+
+    setattr(_Varying, name, method)
+
+
+for _name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow"):
+    _overload(f"__{_name}__", getattr(operator, _name))
+    _overload(f"__r{_name}__", getattr(operator, _name), reflected=True)
+for _name in ("neg", "abs"):
+    _overload(f"__{_name}__", getattr(operator, _name))
+
+
+def _compare(name: str) -> None:
+    function = getattr(operator, name)
+
+    def method(self: _Varying, other: Any) -> Any:
+        second = other.other if isinstance(other, _Varying) else other
+        return _same(function(_plain(self), _plain(other)), function(self.other, second))
+
+    setattr(_Varying, f"__{name}__", method)
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    _compare(_name)
+
+
+class _Watch(TorchDispatchMode):
+    """Counts floating-point operations and notices random numbers, operator by operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+        self.random = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket, _EXTRA_FLOPS.get(func._overloadpacket))
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        self.random |= torch.Tag.nondeterministic_seeded in func.tags
+        return out
+
+
+# torch has a formula for attention on every device but the CPU.
+_EXTRA_FLOPS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        torch.ops.aten._scaled_dot_product_flash_attention
+    ]
+}
+
+
+class _Recorder(TracerBase):
+    """Runs a fake copy of the network and fills a :class:`Trace`."""
+
+    def __init__(
+        self, model: nn.Module, input_shape: tuple[int, ...], *, training: bool, whole: dict[str, str]
+    ) -> None:
+        super().__init__()
+        self.trace = Trace(model, input_shape, training=training, whole=whole)
+        self.graph = self.trace.graph
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with FakeCopyMode(self.fake):
+            self.model = copy.deepcopy(model).train(training)
+        self.paths = {module: name for name, module in self.model.named_modules()}
+        self.state = {id(tensor): name for name, tensor in _tensors(self.model)}  # where to find it
+        self.state_nodes: dict[str, fx.Node] = {}
+        self.made_by: dict[int, fx.Node] = {}  # id of a tensor of the first batch → its latest node
+        self.device_node: fx.Node | None = None
+        self.used: set[str] = set(self.paths.values())  # names given to nodes; operations do not take modules' names
+        self.calls: dict[str, int] = {}
+        self.running: list[str] = [""]  # modules being run, outermost first
+        self.error: Exception | None = None  # the latest to arise, and the innermost module in which it did
+        self.failed_in = ""
+        self.silent = False  # while something is only evaluated, not recorded
+        self.looked_at_values = False
+        parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        self.device = torch.device("cpu") if parameter is None else parameter.device
+        self.dtype = torch.float32 if parameter is None else parameter.dtype
+
+    def record(self) -> Trace:
+        trace = self.trace
+        with self.fake:
+            batches = [torch.empty(b, *trace.input_shape, device=self.device, dtype=self.dtype) for b in BATCHES]
+        trace.input = self.graph.placeholder("images")
+        self.keep(trace.input, (batches[0], batches[1]), "input")
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(self.patched())
+            self.context = _context()
+            with _Mode(self):
+                result = self.model(batches[0])
+            trace.output = self.graph.output(self.create_arg(result))
+            if not self.looked_at_values:
+                self.check_second_batch(batches[1])
+        for node in reversed(trace.nodes):  # sizes that only Python looked at, members of a result that nobody took
+            if not node.users and (node.target is operator.getitem or not tensors_in(trace.values[node])):
+                self.forget(node)
+        return trace
+
+    def check_second_batch(self, images: Tensor) -> None:
+        """Catches Python code that took the batch size for a constant, unnoticed by :class:`_Varying`."""
+        with self.evaluating():
+            expected = self.model(images)
+        got = fx.node.map_arg(self.trace.output.args[0], lambda node: self.trace.values[node][1])
+        shapes = [[value.shape for value in tree_leaves(v) if isinstance(value, Tensor)] for v in (expected, got)]
+        if shapes[0] != shapes[1]:
+            raise _Untraceable("Python code depends on the number of images in the batch")
+
+    # ---- hooks into running code
+
+    @contextmanager
+    def patched(self) -> Iterator[None]:
+        """Module calls and custom autograd functions report here while the network runs."""
+        call, apply = nn.Module.__call__, torch.autograd.Function.__dict__["apply"]
+        recorder = self
+
+        def is_training(module: nn.Module) -> bool:
+            recorder.trace.reads_mode |= not recorder.silent
+            return bool(module.__dict__["training"])
+
+        def set_training(module: nn.Module, mode: bool) -> None:
+            module.__dict__["training"] = mode
+
+        def module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if recorder.silent or module not in recorder.paths:
+                return call(module, *args, **kwargs)
+            return recorder.call_module(module, call, args, kwargs)
+
+        def function_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            function = apply.__get__(None, cls)
+            if recorder.silent:
+                return function(*args, **kwargs)
+            return recorder.record_call("call_function", function, args, kwargs)
+
+        nn.Module.__call__ = module_call  # type: ignore[method-assign]
+        torch.autograd.Function.apply = classmethod(function_apply)  # type: ignore[assignment]
+        nn.Module.training = property(is_training, set_training)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            del nn.Module.training
+            nn.Module.__call__ = call  # type: ignore[method-assign]
+            torch.autograd.Function.apply = apply  # type: ignore[method-assign]
+
+    def call_module(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        path = self.paths[module]
+        count = self.calls[path] = self.calls.get(path, -1) + 1
+        name = f"{path}_{count}" if count else path
+        if path and self.is_whole(module, path):
+            return self.record_call("call_module", path, args, kwargs, name)
+        self.running.append(path)
+        try:
+            out = call(module, *args, **kwargs)
+        except Exception as error:
+            if error is not self.error:
+                self.error, self.failed_in = error, path
+            raise
+        finally:
+            self.running.pop()
+        if isinstance(out, Tensor) and path:
+            self.trace.names[self.node_of(out)].append(name)
+        return out
+
+    def is_whole(self, module: nn.Module, path: str) -> bool:
+        """A module that torch.nn defines, a refinement of one, one without submodules, or one found untraceable."""
+        from_torch = any(
+            base.__module__.startswith(("torch.nn.", "torch.ao.")) and base not in (nn.Module, nn.Sequential)
+            for base in type(module).__mro__
+        )
+        return from_torch or path in self.trace.whole or not any(True for _ in module.children())
+
+    # ---- recording
+
+    def record_call(self, kind: str, target: Any, args: Any, kwargs: Any, name: str = "") -> Any:
+        """Append a node, evaluate it for both batch sizes, and give the caller what the network expects to see."""
+        with self.evaluating():
+            return self._record_call(kind, target, args, kwargs, name)
+
+    def _record_call(self, kind: str, target: Any, args: Any, kwargs: Any, name: str) -> Any:
+        if _context() != self.context:
+            raise _Untraceable("operations run under no_grad, enable_grad or autocast")
+        node = self.graph.create_node(kind, target, self.create_arg(tuple(args)), self.create_arg(dict(kwargs)))
+        before = {id(t): (t, t._version) for n in node.all_input_nodes for t in tensors_in(self.trace.values[n][0])}
+        watches = (_Watch(), _Watch())
+        values = (self.evaluate(node, 0, watches[0]), self.evaluate(node, 1, watches[1]))
+        written = [tensor for tensor, version in before.values() if tensor._version != version]
+        if not written and not node.all_input_nodes and not tensors_in(values[0]):
+            self.graph.erase_node(node)  # such as torch.is_grad_enabled()
+            return values[0]
+        self.trace.flops[node] = (watches[0].flops, watches[1].flops)
+        if watches[0].random:
+            self.trace.random.add(node)
+        self.trace.writes += [(node, storage_of(tensor)) for tensor in written]
+        return self.keep(node, values, name or self.name_of(target))
+
+    def evaluate(self, node: fx.Node, batch: int, watch: _Watch) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.trace.values[n][batch])
+        with self.fake, watch:
+            if node.op == "call_function":
+                return node.target(*args, **kwargs)  # type: ignore[operator]
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            try:
+                return self.model.get_submodule(str(node.target))(*args, **kwargs)
+            except Exception:
+                return self.evaluate_for_real(str(node.target), args, kwargs)
+
+    def evaluate_for_real(self, path: str, args: Any, kwargs: Any) -> Any:
+        """A module that looks at values runs on real ones, in a copy, to learn the shapes of its results."""
+        self.looked_at_values = True
+        with torch._subclasses.fake_tensor.unset_fake_temporarily():
+            module = copy.deepcopy(self.trace.model.get_submodule(path)).train(self.trace.training)
+            real_args, real_kwargs = tree_map_only(Tensor, _real, (args, kwargs))
+            try:
+                out = module(*real_args, **real_kwargs)
+            except Exception as error:
+                raise CutError(
+                    f"{type(self.trace.model).__name__} does not take an input of {_text(self.trace.input_shape)}: "
+                    f"{path} ({type(module).__name__}), {_location(error)}: {_first_line(error)}"
+                ) from error
+        return tree_map_only(Tensor, lambda tensor: self.fake.from_tensor(tensor.detach()), out)
+
+    def keep(self, node: fx.Node, values: tuple[Any, Any], name: str) -> Any:
+        """Store what ``node`` gave and return it as the network shall see it."""
+        self.trace.values[node] = values
+        self.trace.names[node] = [self.unique(name) if node.op != "call_module" else name]
+        first, second = values
+        if isinstance(first, Tensor):
+            self.made_by[id(first)] = node
+            return first
+        if isinstance(first, torch.Size):
+            self.trace.reads_sizes = True
+            tensor = node.args[0]
+            return torch.Size(
+                a if a == b else self.record_call("call_method", "size", (_Raw(tensor), i), {})
+                for i, (a, b) in enumerate(zip(first, second, strict=True))
+            )
+        if isinstance(first, (tuple, list)):
+            items = [self.member(node, i) for i in range(len(first))]
+            return type(first)(items) if type(first) in (tuple, list) else first
+        if isinstance(first, dict):
+            return {key: self.member(node, key) for key in first}
+        if isinstance(first, (int, float)) and not isinstance(first, bool) and first != second:
+            number: Any = (_VaryingInt if isinstance(first, int) else _VaryingFloat)(first)
+            number.node, number.other, number.recorder = node, second, self
+            return number
+        if isinstance(first, int) and not isinstance(first, bool):
+            self.trace.reads_sizes = True
+        return first
+
+    def member(self, node: fx.Node, key: Any) -> Any:
+        return self.record_call("call_function", operator.getitem, (_Raw(node), key), {})
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Tensor):
+            return self.node_of(a)
+        if isinstance(a, _Raw):
+            return a.node
+        if isinstance(a, torch.Size):
+            a = tuple(a)
+        if isinstance(a, torch.device) and a.type == self.device.type:
+            return self.device_of_input()  # so that the parts follow their input to another device
+        return super().create_arg(a)
+
+    def node_of(self, tensor: Tensor) -> fx.Node:
+        if id(tensor) in self.made_by:
+            return self.made_by[id(tensor)]
+        if id(tensor) not in self.state:
+            raise _Untraceable("a tensor comes from code that torch does not report, such as NumPy or TorchScript")
+        name = self.state[id(tensor)]
+        node = self.graph.create_node("get_attr", name)
+        self.trace.values[node], self.trace.names[node] = (tensor, tensor), [name]
+        self.made_by[id(tensor)] = node
+        return node
+
+    def device_of_input(self) -> fx.Node:
+        if self.device_node is None:
+            with self.graph.inserting_after(self.trace.input):
+                self.device_node = self.graph.call_function(getattr, (self.trace.input, "device"))
+            self.trace.values[self.device_node] = (self.device, self.device)
+            self.trace.names[self.device_node] = ["input.device"]
+        return self.device_node
+
+    def forget(self, node: fx.Node) -> None:
+        if not any(node is writer for writer, _ in self.trace.writes):
+            self.graph.erase_node(node)
+            del self.trace.values[node], self.trace.names[node]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        before, self.silent = self.silent, True
+        try:
+            yield
+        finally:
+            self.silent = before
+
+    def name_of(self, target: Any) -> str:
+        operation = target if isinstance(target, str) else getattr(target, "__name__", "apply")
+        operation = operation.strip("_")
+        operation = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"}.get(
+            operation, operation
+        )
+        return f"{self.running[-1]}.{operation}".lstrip(".")
+
+    def unique(self, name: str) -> str:
+        count, candidate = 0, name
+        while candidate in self.used:
+            count += 1
+            candidate = f"{name}_{count}"
+        self.used.add(candidate)
+        return candidate
+
+
+class _Raw:
+    """A node handed to ``record_call`` as an argument."""
+
+    def __init__(self, node: Any) -> None:
+        self.node = node
+
+
+class _Mode(TorchFunctionMode):
+    """Every torch function that the network calls passes through here."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.recorder.silent:
+            return func(*args, **kwargs)
+        if not is_tensor_method_or_property(func):
+            return self.recorder.record_call("call_function", func, args, kwargs)
+        if func.__name__ == "__get__":
+            return self.recorder.record_call("call_function", getattr, (args[0], func.__self__.__name__), {})
+        return self.recorder.record_call("call_method", func.__name__, args, kwargs)
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Identifies the memory behind a tensor: equal for a tensor and its views."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _context() -> tuple[bool, ...]:
+    return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+
+
+def _real(fake: Tensor) -> Tensor:
+    if fake.is_floating_point():
+        return torch.randn(fake.shape, dtype=fake.dtype, device=fake.device)
+    return torch.zeros(fake.shape, dtype=fake.dtype, device=fake.device)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers and plain tensor attributes with their first qualified names."""
+    for path, module in model.named_modules():
+        for name, value in (module._parameters | module._buffers | vars(module)).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{name}".lstrip("."), value
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors among nested tuples, lists and dicts."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _location(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = [frames[-1], *(f for f in frames if not f.filename.startswith(_HIDDEN))][-1]
+    return f"{frame.filename}:{frame.lineno} in {frame.name}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,166 @@
+"""Networks by name: torchvision's, timm's, or one that the user's own code makes. Always untrained.
+
+Only the common core is installed on a small device; torchvision and timm come with the extra ``zoo``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smartedge.errors import CutError
+from smartedge.models.compat import load_timm, load_torchvision
+
+__all__ = ["build"]
+
+# At 64 pixels the stock stem of a ResNet leaves 16x16 maps, enough for four stages; at 32 it would leave 8x8.
+_STEM_BELOW = 64
+# The stock head of a VGG stretches to 7x7 whatever arrives and then spends most of the network's time and parameters
+# on it. From 128 pixels on a map of 4x4 or more arrives.
+_HEAD_BELOW = 128
+
+
+def build(name: str, *, outputs: int, image_size: int, small_input: bool = True, seed: int) -> nn.Module:
+    """An untrained network (B, 3, image_size, image_size) → (B, outputs), in training mode.
+
+    Args:
+        name: of a network of torchvision or, where it has none, of timm (``torchvision/NAME`` and ``timm/NAME`` ask
+            for one of them), or ``package.module:factory`` for a callable that takes ``num_classes``.
+        outputs: number K of outputs.
+        image_size: height and width of the images in pixels.
+        small_input: adapt to small images. Below 64 pixels ResNets begin with a 3x3 convolution of stride 1 and no
+            pooling; below 128 pixels VGGs end in global pooling and one linear layer. The user's own are left alone.
+        seed: determines every parameter. The global random state is left as it was.
+
+    Raises:
+        CutError: nothing has that name, what has it is not installed, or it does not take such images.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _from_factory(name, outputs) if ":" in name else _from_library(name, outputs, image_size, small_input)
+        _check(model, name, outputs, image_size)
+    return model
+
+
+def _from_library(name: str, outputs: int, image_size: int, small_input: bool) -> nn.Module:
+    library, _, short = name.rpartition("/")
+    models = load_torchvision().models
+    classifiers = models.list_models(module=models)
+    if library in ("", "torchvision") and short in classifiers:
+        builder = models.get_model_builder(short)
+        make: Callable[[], nn.Module] = lambda: builder(**_torchvision_settings(builder, outputs, image_size))  # noqa: E731
+    else:
+        timm = load_timm()
+        if library not in ("", "timm") or not timm.is_model(short):
+            _unknown(name, [*classifiers, *timm.list_models()])
+        # Networks made for one image size (ViT, Swin) have to be told it, the others must not be.
+        cfg = timm.models.get_pretrained_cfg(short)
+        size = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
+        make = lambda: timm.create_model(short, pretrained=False, num_classes=outputs, **size)  # noqa: E731
+    try:
+        if small_input and image_size < _HEAD_BELOW and "vgg" in short:
+            return _vgg_with_small_head(make, outputs)
+        model = make()
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise CutError(f"{name} cannot be built for {image_size}x{image_size} images: {error}") from error
+    if small_input and image_size < _STEM_BELOW:
+        _shrink_stem(model)
+    return model
+
+
+def _torchvision_settings(builder: Callable[..., nn.Module], outputs: int, image_size: int) -> dict[str, Any]:
+    known = inspect.signature(typing.get_type_hints(builder)["return"].__init__).parameters
+    settings = {
+        "image_size": image_size,  # ViT
+        "input_size": (image_size, image_size),  # MaxViT
+        "aux_logits": False,  # GoogLeNet and Inception would answer with several tensors
+        "init_weights": True,
+    }
+    return {"weights": None, "num_classes": outputs} | {key: v for key, v in settings.items() if key in known}
+
+
+def _shrink_stem(model: nn.Module) -> None:
+    """Turn a ResNet's stem, a 7x7 convolution of stride 2 and max-pooling, into the one usual for CIFAR-10."""
+    stem = getattr(model, "conv1", None)
+    if isinstance(stem, nn.Conv2d) and stem.kernel_size == (7, 7) and hasattr(model, "maxpool"):
+        model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+
+
+def _vgg_with_small_head(make: Callable[[], nn.Module], outputs: int) -> nn.Module:
+    """A VGG with global pooling and one linear layer; the stock head's half a gigabyte is never allocated."""
+    with torch.device("meta"):
+        model = make()
+    features = model.features
+    assert isinstance(features, nn.Module)
+    if hasattr(model, "pre_logits"):  # timm's
+        model.pre_logits = nn.Identity()
+        model.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, outputs))
+    else:
+        model.avgpool = nn.AdaptiveAvgPool2d(1)
+        model.classifier = nn.Linear(512, outputs)
+    features.to_empty(device="cpu")
+    for module in features.modules():  # as torchvision and timm initialise them
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            module.bias.data.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    return model
+
+
+def _from_factory(name: str, outputs: int) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    with _importing_from(Path.cwd()):
+        try:
+            factory = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise CutError(f"{name}: {error}; give package.module:factory, importable from here") from error
+        model = factory(num_classes=outputs)
+    if not isinstance(model, nn.Module):
+        raise CutError(f"{name}(num_classes={outputs}) gave a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _unknown(name: str, names: list[str]) -> typing.NoReturn:
+    near = difflib.get_close_matches(name.rpartition("/")[2], dict.fromkeys(names), n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise CutError(
+        f"no network is called {name}; {hint}"
+        "Names are those of torchvision and timm; your own network is package.module:factory"
+    )
+
+
+def _check(model: nn.Module, name: str, outputs: int, image_size: int) -> None:
+    """Run one blank image through, so that an impossible size shows here and not in the middle of a run."""
+    size = f"{image_size}x{image_size}"
+    model.eval()
+    try:
+        with torch.no_grad():
+            answer = model(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        raise CutError(f"{name} does not take {size} images: {error}; choose another image size or network") from error
+    model.train()
+    if not isinstance(answer, Tensor) or answer.shape != (1, outputs):
+        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise CutError(f"{name} answers a {size} image with {got} instead of (1, {outputs})")

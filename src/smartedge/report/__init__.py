@@ -1,0 +1,8 @@
+"""From what a run wrote to its directory to one HTML file that opens anywhere, without a network.
+
+Needs matplotlib and Jinja2: the extra ``cloud``. What is read is described in ``docs/results-schema.md``.
+"""
+
+from smartedge.report.html import write_comparison, write_report
+
+__all__ = ["write_comparison", "write_report"]

@@ -1,0 +1,155 @@
+"""Read what a run left in its directory; the files are described in ``docs/results-schema.md``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+__all__ = ["SCHEMA_VERSION", "Run", "read_run"]
+
+SCHEMA_VERSION = 1
+
+_REQUIRED = (
+    "method", "schedule", "model", "cut", "bottleneck", "codec", "seed", "epochs",
+    "task.kind", "task.columns", "task.names",
+    "data.path", "data.image_size", "data.train", "data.val", "data.test", "data.skipped", "data.notes",
+    "test.back", "test.exit", "cloud_gain",
+    "bytes_per_image.up", "bytes_per_image.down", "bytes_per_image.source", "bytes_per_image.reference.jpeg_q90",
+    "bytes_per_image.reference.raw_uint8", "bytes_per_image.reference.feature_float32",
+    "bytes_total.up", "bytes_total.down",
+    "seconds_per_epoch", "seconds_total", "stage_seconds.edge", "stage_seconds.link", "stage_seconds.cloud",
+    "edge_data_share", "edge_peak_rss_bytes", "edge_baseline_rss_bytes", "cloud_peak_rss_bytes",
+    "releases_per_image", "machine", "versions", "smartedge_version", "started", "command",
+)  # fmt: skip
+_Shape = tuple[int | None, ...]
+_HEAD_FIGURES = ("accuracy", "balanced_accuracy", "auroc", "loss", "base_rate")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, read."""
+
+    directory: Path
+    results: dict[str, Any]  # results.json
+    metrics: list[dict[str, Any]]  # metrics.jsonl: of equal (side, split, epoch), as a resumed run writes, the last
+    predictions: dict[str, NDArray[Any]] | None  # predictions.safetensors
+    samples: dict[str, NDArray[Any]] | None  # edge/samples.safetensors: on the edge alone, since it holds images
+    config: str | None  # config.yaml, as text
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Busy seconds per epoch of the stages, in the order in which an image passes them."""
+        busy = self.results["stage_seconds"]
+        return {name: busy[name] for name in ("edge", "encode", "link", "cloud") if name in busy}
+
+    @property
+    def kind(self) -> Any:
+        """``"single"`` or ``"multi"``."""
+        return self.results["task"]["kind"]
+
+    @property
+    def final(self) -> str:
+        """Whose answer counts in the end: ``"back"``, or ``"exit"`` where there is no back."""
+        return "back" if self.results["test"]["back"] else "exit"
+
+
+def read_run(directory: Path) -> Run:
+    """Read a run directory. Only ``results.json`` must be there.
+
+    Raises:
+        FileNotFoundError: when there is no ``results.json``: the run has not finished, or this is another directory.
+        ValueError: when a file is broken, or of a schema that this version does not know.
+    """
+    path = directory / "results.json"
+    try:
+        results = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path}: no such file; a run writes it when it ends, so finish the run first ('smartedge train --resume')"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error})") from error
+    version = results.get("schema_version") if isinstance(results, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: schema_version is {version!r}, but this report reads {SCHEMA_VERSION}; "
+            "write the report with the smartedge version that made the run"
+        )
+    if missing := sorted(_missing(results)):
+        raise ValueError(f"{path}: lacks {', '.join(missing)}; docs/results-schema.md says what belongs there")
+    config = directory / "config.yaml"
+    outputs = len(results["task"]["names"])
+    labels = () if results["task"]["kind"] == "single" else (outputs,)
+    return Run(
+        directory=directory,
+        results=results,
+        metrics=_read_metrics(directory / "metrics.jsonl"),
+        predictions=_read_tensors(
+            directory / "predictions.safetensors",
+            needed={"ids": (), "labels": labels},
+            optional={"exit": (outputs,), "back": (outputs,)},
+        ),
+        samples=_read_tensors(
+            directory / "edge" / "samples.safetensors", needed={"images": (3, None, None), "ids": (), "labels": labels}
+        ),
+        config=config.read_text(encoding="utf-8") if config.exists() else None,
+    )
+
+
+def _missing(results: dict[str, Any]) -> Iterator[str]:
+    for key in _REQUIRED:
+        place: Any = results
+        for part in key.split("."):
+            if not isinstance(place, dict) or part not in place:
+                yield key
+                break
+            place = place[part]
+    test = results.get("test")
+    if isinstance(test, dict):
+        heads = [name for name in ("back", "exit") if isinstance(test.get(name), dict)]
+        yield from (f"test.{name}.{figure}" for name in heads for figure in _HEAD_FIGURES if figure not in test[name])
+        if not heads:
+            yield "figures in test.back or test.exit"
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    last: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            last[entry["side"], entry["split"], entry["epoch"]] = entry
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: is not a line of metrics ({error!r}); remove it") from error
+    return sorted(last.values(), key=lambda entry: entry["epoch"])
+
+
+def _read_tensors(
+    path: Path, *, needed: dict[str, _Shape], optional: dict[str, _Shape] | None = None
+) -> dict[str, NDArray[Any]] | None:
+    """Read a file of arrays. Shapes are those of one image; None is any length."""
+    if not path.exists():
+        return None
+    try:
+        tensors: dict[str, NDArray[Any]] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: cannot be read ({error}); remove it to write the report without it") from error
+    if lacking := [name for name in needed if name not in tensors]:
+        raise ValueError(f"{path}: lacks {', '.join(lacking)}; docs/results-schema.md says what belongs there")
+    images = tensors["ids"].shape[:1]
+    for name, one in {**needed, **(optional or {})}.items():
+        if name in tensors:
+            got, wanted = tensors[name].shape, (*images, *one)
+            if len(got) != len(wanted) or any(w not in (None, g) for g, w in zip(got, wanted, strict=True)):
+                raise ValueError(
+                    f"{path}: {name} has shape {got}, but should have {wanted} to fit ids and results.json"
+                )
+    return tensors

@@ -1,0 +1,76 @@
+"""Numbers as people read them. A figure that is missing or not finite is a dash."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeGuard
+
+__all__ = ["count", "known", "number", "percent", "points", "ratio", "relation", "seconds", "size", "times"]
+
+
+def known(value: float | None) -> TypeGuard[float]:
+    """Whether there is a finite figure."""
+    return value is not None and math.isfinite(value)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """``0.9312`` → ``93.1 %``."""
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if known(value) else "–"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points: ``0.012`` → ``+1.2``."""
+    if not known(value):
+        return "–"
+    text = f"{100 * value:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def size(value: float | None) -> str:
+    """Bytes, in units of 1000; whole bytes up to 9999."""
+    if not known(value):
+        return "–"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor and value >= 1e4:
+            digits = 2 if value < 10 * factor else 1 if value < 100 * factor else 0
+            return f"{value / factor:.{digits}f}\N{NO-BREAK SPACE}{unit}"
+    return (f"{value:.1f}" if 0 < value < 9.95 else count(round(value))) + "\N{NO-BREAK SPACE}B"
+
+
+def seconds(value: float | None) -> str:
+    """``0.0123`` → ``0.012 s``, ``300`` → ``5.0 min``."""
+    if not known(value):
+        return "–"
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if value >= 2 * length:
+            return f"{value / length:.1f}\N{NO-BREAK SPACE}{unit}"
+    digits = 1 if value >= 10 or value == 0 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f}\N{NO-BREAK SPACE}s"
+
+
+def count(value: int) -> str:
+    """``11459`` → ``11 459``."""
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def number(value: float | None) -> str:
+    """Three decimals."""
+    return f"{value:.3f}" if known(value) else "–"
+
+
+def ratio(value: float) -> str:
+    """Two or three digits: ``0.0775`` → ``0.078``, ``5.56`` → ``5.6``, ``82.3`` → ``82``."""
+    return f"{value:.2g}" if value < 1 else f"{value:.{1 if value < 20 else 0}f}"
+
+
+def times(factor: float) -> str:
+    """A factor in running text: ``12.91`` → ``12.9``."""
+    return f"{factor:.{0 if factor >= 20 else 1 if factor >= 2 else 2}f}"
+
+
+def relation(value: float, other: float) -> str:
+    """``value`` beside ``other``: "2.4 times smaller than" and the like."""
+    factor = value / other
+    if 0.995 < factor < 1.005:
+        return "as large as"
+    return f"{times(factor)} times larger than" if factor > 1 else f"{times(1 / factor)} times smaller than"

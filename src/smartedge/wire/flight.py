@@ -1,0 +1,444 @@
+"""The link over Arrow Flight (gRPC), with TLS and a token.
+
+A stream is one DoPut call, or one DoExchange call where frames are answered. Its descriptor's command is the stream
+header. The receiver answers the header, with one empty message, and then nothing until the stream is ended; the final
+status of the call is its confirmation that every frame is durable, or its error.
+
+Every error of Arrow's becomes one of ours in :func:`from_flight_error`, and nowhere else. Errors of the receiver's
+handler cross the link with their code, and are raised at the sender as the same class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import flight
+
+from smartedge.errors import FrameError, LinkError, SmartEdgeError
+from smartedge.types import Frame, StreamHeader
+from smartedge.wire.frame import (
+    frame_schema,
+    frame_to_batch,
+    header_from_json,
+    header_to_json,
+)
+from smartedge.wire.link import FrameHandler, StreamReceiver, check_kind, check_reply, exchanges
+from smartedge.wire.meter import ByteCount, SocketMeter, is_loopback, own_sockets, watch_peer
+
+__all__ = ["FlightLink", "FlightReceiver", "from_flight_error"]
+
+_log = logging.getLogger(__name__)
+
+_TOKEN_HEADER = "authorization"
+_MAX_MESSAGE_CHARS = 1500  # an error crosses as gRPC metadata, of which 8 KiB are allowed; it goes there twice
+
+# What Arrow raises: class -> (our class, what to tell the user to do). The most derived class that matches counts.
+_ERRORS: dict[type[Exception], tuple[type[SmartEdgeError], str]] = {
+    flight.FlightUnavailableError: (LinkError, "the other side is not there, went away, or its TLS does not match"),
+    flight.FlightTimedOutError: (LinkError, "the other side did not answer in time"),
+    flight.FlightCancelledError: (LinkError, "the call was cancelled"),
+    flight.FlightUnauthenticatedError: (LinkError, "give both sides the same token"),
+    flight.FlightUnauthorizedError: (LinkError, "the other side does not allow this"),
+    flight.FlightInternalError: (LinkError, "the connection failed; is the other side a smartedge cloud?"),
+    flight.FlightServerError: (LinkError, "the other side failed; see its log"),
+    flight.FlightWriteSizeExceededError: (FrameError, "lower train.batch_size"),
+    flight.FlightError: (LinkError, "the other side failed; see its log"),
+    pa.ArrowException: (LinkError, "the connection failed; is the other side a smartedge cloud?"),
+    OSError: (LinkError, "the connection failed"),
+}
+_ARROW_ERRORS = (flight.FlightError, pa.ArrowException, OSError)
+
+
+def from_flight_error(error: Exception, where: str) -> SmartEdgeError:
+    """Our error for one that pyarrow raised; the receiver's own error where it carries one."""
+    carried = getattr(error, "extra_info", None) or b""
+    code, _, message = carried.decode("utf-8", "replace").partition(" ")
+    for ours in _subclasses(SmartEdgeError):
+        if message and code == ours.code:
+            return ours(message)
+    cls, advice = next(_ERRORS[base] for base in type(error).__mro__ if base in _ERRORS)
+    return cls(f"{where}: {advice} ({str(error).splitlines()[0][:300] if str(error) else type(error).__name__})")
+
+
+def _to_flight_error(error: SmartEdgeError, cls: type[flight.FlightError] = flight.FlightServerError) -> Exception:
+    """An error that :func:`from_flight_error` turns back into ``error`` at the other end."""
+    message = str(error)[:_MAX_MESSAGE_CHARS]
+    return cls(f"[{error.code}] {message}", extra_info=f"{error.code} {message}".encode())
+
+
+def _busy(message: str) -> Exception:
+    """Refuses a stream for now: the sender tries again."""
+    return _to_flight_error(LinkError(message), flight.FlightUnavailableError)
+
+
+def _subclasses(cls: type[SmartEdgeError]) -> Iterator[type[SmartEdgeError]]:
+    yield cls
+    for sub in cls.__subclasses__():
+        yield from _subclasses(sub)
+
+
+class FlightReceiver:
+    """Listens, and hands the frames of one stream at a time to a handler.
+
+    It is bound when made, and takes streams from :meth:`start` to :meth:`close`. Whatever a sender does wrong is told
+    to that sender; the receiver keeps serving.
+
+    Args:
+        handler: gets the frames, in threads of the receiver's.
+        host: address to listen on.
+        port: 0 for any free one.
+        token: what senders must show; None lets anybody in.
+        tls_cert: this side's certificate (PEM); with ``tls_key`` it turns TLS on.
+        tls_key: its private key (PEM).
+        tls_ca: certificates (PEM) by which a sender's own certificate is checked (mTLS); None asks for none.
+        insecure: allow an address beyond this machine without TLS, or without both token and ``tls_ca``.
+
+    Raises:
+        LinkError: when it cannot listen there, a certificate cannot be read, or ``insecure`` would be needed.
+    """
+
+    def __init__(
+        self,
+        handler: FrameHandler,
+        host: str,
+        port: int = 0,
+        *,
+        token: str | None = None,
+        tls_cert: Path | None = None,
+        tls_key: Path | None = None,
+        tls_ca: Path | None = None,
+        insecure: bool = False,
+    ) -> None:
+        if not is_loopback(host):
+            protected = tls_cert is not None and (token is not None or tls_ca is not None)
+            if not protected and not insecure:
+                raise LinkError(
+                    f"refusing to listen on {host}, beyond this machine, without TLS and a token (or client "
+                    "certificates): set link.tls_cert, link.tls_key and link.token_file, or link.insecure to accept it"
+                )
+            if not protected:
+                _log.warning("listening on %s without TLS and token: anybody there can read and send frames", host)
+        self._handler = handler
+        self._started = threading.Event()
+        self._one_stream = threading.Lock()
+        arguments = {
+            "tls_certificates": [(_read(tls_cert), _read(tls_key))] if tls_cert and tls_key else None,
+            "verify_client": tls_ca is not None,
+            "root_certificates": _read(tls_ca) if tls_ca else None,
+            "middleware": {"token": _TokenCheck(token)} if token is not None else None,
+        }
+        try:
+            self._server = _Server(self._serve, _uri(host, port, tls=tls_cert is not None), **arguments)
+        except _ARROW_ERRORS as error:
+            raise LinkError(
+                f"cannot listen on {host}:{port} ({error}); is the port taken, the address this machine's, "
+                "and the certificate valid?"
+            ) from error
+
+    @property
+    def port(self) -> int:
+        """The port listened on."""
+        port: int = self._server.port
+        return port
+
+    def start(self) -> None:
+        """Take streams from now on; returns at once. Senders that came earlier are waiting."""
+        self._started.set()
+
+    def close(self) -> None:
+        """Break off a stream that is open, and stop listening. A handler that blocks must have been released before."""
+        self._started.clear()
+        for connection in own_sockets(local_port=self.port):
+            with connection, contextlib.suppress(OSError):  # the peer may be faster
+                connection.shutdown(socket.SHUT_RDWR)
+        self._server.shutdown()
+
+    def _serve(self, context: Any, descriptor: Any, reader: Any, writer: Any, exchange: bool) -> None:
+        """One call. Errors leave here as Flight errors that carry our code."""
+        try:
+            header = header_from_json(descriptor.command or b"")
+            check_kind(header, exchange=exchange)
+            if not self._started.is_set():
+                raise _busy("the receiver is not ready yet")
+            if not self._one_stream.acquire(blocking=False):
+                raise _busy("the receiver has an open stream, and takes one at a time; is another edge running?")
+            try:
+                self._stream(header, context, reader, writer)
+            finally:
+                self._one_stream.release()
+        except flight.FlightUnavailableError:
+            raise
+        except SmartEdgeError as error:
+            _log.warning("stream from %s: [%s] %s", context.peer(), error.code, error)
+            raise _to_flight_error(error) from error
+        except Exception as error:
+            _log.exception("stream from %s: unexpected error", context.peer())
+            raise _to_flight_error(SmartEdgeError("the receiver failed unexpectedly; see its log")) from error
+
+    def _stream(self, header: StreamHeader, context: Any, reader: Any, writer: Any) -> None:
+        for connection in own_sockets(local_port=self.port):
+            with connection:
+                watch_peer(connection)
+        schema = frame_schema(header)
+        if not reader.schema.equals(schema):
+            raise FrameError(f"stream: Arrow schema must be {schema.to_string()!r}, got {str(reader.schema)[:200]!r}")
+        stream = StreamReceiver(self._handler, header)
+        try:
+            if exchanges(header):
+                writer.begin(schema)
+            else:
+                writer.write(pa.py_buffer(b""))
+            while (batch := _next_batch(reader, context)) is not None:
+                reply = stream.take(batch)
+                if reply is not None:
+                    writer.write_batch(reply)
+            if context.is_cancelled():
+                raise LinkError("the sender went away within the stream")
+        except BaseException:
+            stream.abort()
+            raise
+        stream.finish()
+
+
+class FlightLink:
+    """A :class:`~smartedge.wire.link.FrameSender` to a :class:`FlightReceiver`.
+
+    A link holds one connection, made at the first :meth:`open` and again after an error. A receiver whose process died
+    is noticed at once, one that vanished (power, cable) within ``PEER_TIMEOUT_S`` seconds.
+
+    Args:
+        location: ``host:port`` of the receiver.
+        token: shown to the receiver. In clear, so only over TLS where the receiver is on another machine.
+        tls_ca: certificates (PEM) by which the receiver is trusted; turns TLS on.
+        tls_cert: this side's own certificate (PEM) for a receiver that asks for one; turns TLS on.
+        tls_key: its private key (PEM).
+        connect_timeout_s: how long :meth:`open` tries, in seconds, while the receiver is not there or not free.
+
+    Raises:
+        LinkError: when the location has another form, or a certificate cannot be read.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        *,
+        token: str | None = None,
+        tls_ca: Path | None = None,
+        tls_cert: Path | None = None,
+        tls_key: Path | None = None,
+        connect_timeout_s: float = 30.0,
+    ) -> None:
+        host, _, port = location.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise LinkError(f"the cloud's location must be HOST:PORT, as in 192.168.0.7:8815, got {location!r}")
+        tls = tls_ca or tls_cert
+        if token is not None and tls is None and not is_loopback(host):
+            _log.warning("the token is sent to %s in clear: set link.tls_ca to encrypt it", host)
+        self._where = f"link to {location}"
+        self._uri = _uri(host, int(port), tls=tls is not None)
+        self._options = flight.FlightCallOptions(
+            headers=[(_TOKEN_HEADER.encode(), _bearer(token))] if token is not None else []
+        )
+        self._client_arguments = {
+            "tls_root_certs": _read(tls_ca) if tls_ca else None,
+            "cert_chain": _read(tls_cert) if tls_cert else None,
+            "private_key": _read(tls_key) if tls_key else None,
+            "generic_options": [
+                ("grpc.use_local_subchannel_pool", 1),  # a connection of its own, so that its bytes can be counted
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.min_reconnect_backoff_ms", int(1000 * connect_timeout_s)),  # also ends a connection attempt
+            ],
+        }
+        self._connect_timeout_s = connect_timeout_s
+        self._meter = SocketMeter(int(port))
+        self._lock = threading.Lock()  # held while the connection is made or dropped
+        self._client: Any = None
+        self._header: StreamHeader | None = None
+        self._writer: Any = None
+        self._reader: Any = None
+        self._counted_up = 0
+        self._counted_down = 0
+
+    def open(self, header: StreamHeader) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`. Tries for ``connect_timeout_s`` to reach a free receiver."""
+        if self._writer is not None:
+            raise LinkError(f"{self._where}: a stream is open already; close it before opening another")
+        command = header_to_json(header)
+        deadline = time.monotonic() + self._connect_timeout_s
+        pause = threading.Event()  # never set: waits
+        told = False
+        while True:
+            try:
+                self._open(header, command)
+                return
+            except flight.FlightUnavailableError as error:
+                self.disconnect()
+                if time.monotonic() >= deadline:
+                    reason = from_flight_error(error, self._where)
+                    raise LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") from error
+                if not told:
+                    _log.info("%s: not there yet, trying for %g s", self._where, self._connect_timeout_s)
+                    told = True
+                pause.wait(0.1)
+            except _ARROW_ERRORS as error:
+                self.disconnect()
+                raise from_flight_error(error, self._where) from error
+
+    def write(self, frame: Frame) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        with self._stream(exchange=False) as (header, writer, _):
+            batch = frame_to_batch(frame, header)
+            writer.write_batch(batch)
+        self._counted_up += pa.ipc.get_record_batch_size(batch)
+
+    def exchange(self, frame: Frame) -> Frame:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        with self._stream(exchange=True) as (header, writer, reader):
+            batch = frame_to_batch(frame, header)
+            writer.write_batch(batch)
+            reply = _next_batch(reader, None)
+            if reply is None:
+                raise LinkError(f"{self._where}: the receiver ended the stream instead of replying")
+            checked = check_reply(reply, frame, header)
+        self._counted_up += pa.ipc.get_record_batch_size(batch)
+        self._counted_down += pa.ipc.get_record_batch_size(reply)
+        return checked
+
+    def close(self) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        with self._stream() as (_, writer, _):
+            writer.close()  # ends the stream and waits for the call's final status
+        self._writer = self._reader = None
+
+    def counters(self) -> ByteCount:
+        """Bytes at the socket where the kernel tells (Linux), else of the Arrow messages.
+
+        After :meth:`close` has returned, all that was sent is counted: the confirmation came after it.
+        """
+        with self._lock:
+            counts = self._meter.counts()
+        if counts is None:
+            return ByteCount(self._counted_up, self._counted_down, "payload")
+        return ByteCount(*counts, "kernel tcp_info")
+
+    def disconnect(self) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        with self._lock:
+            client, writer = self._client, self._writer
+            self._client = self._writer = self._reader = None
+            self._meter.shutdown()
+            self._meter.release()
+        for thing in (writer, client):
+            if thing is not None:
+                with contextlib.suppress(*_ARROW_ERRORS):  # of a stream that is given up
+                    thing.close()
+
+    def _open(self, header: StreamHeader, command: bytes) -> None:
+        if self._client is None:
+            with self._lock:
+                self._meter.snapshot()
+                self._client = flight.FlightClient(self._uri, **self._client_arguments)
+        descriptor = flight.FlightDescriptor.for_command(command)
+        schema = frame_schema(header)
+        # Either way of opening waits for the receiver's answer to the header.
+        if exchanges(header):
+            self._writer, self._reader = self._client.do_exchange(descriptor, self._options)
+            self._writer.begin(schema)
+            accepted = self._reader.schema.equals(schema)
+        else:
+            self._writer, self._reader = self._client.do_put(descriptor, schema, self._options)
+            accepted = self._reader.read() is not None
+        if not accepted:
+            self._writer.close()  # raises the receiver's reason
+            raise LinkError(f"{self._where}: what answers there is not a smartedge cloud")
+        with self._lock:
+            self._meter.attach()
+        self._header = header
+        self._counted_up += len(command) + schema.serialize().size
+
+    @contextlib.contextmanager
+    def _stream(self, *, exchange: bool | None = None) -> Iterator[tuple[StreamHeader, Any, Any]]:
+        """Header, writer and reader of the open stream. With any error inside, stream and connection are lost."""
+        header, writer, reader = self._header, self._writer, self._reader
+        if header is None or writer is None:
+            raise LinkError(f"{self._where}: no stream is open; call open(header) first")
+        if exchange is not None:
+            check_kind(header, exchange=exchange)
+        try:
+            yield header, writer, reader
+        except _ARROW_ERRORS as error:
+            self.disconnect()
+            raise from_flight_error(error, self._where) from error
+        except BaseException:
+            self.disconnect()
+            raise
+
+
+class _Server(flight.FlightServerBase):
+    """Flight's server, which passes both kinds of stream to one function."""
+
+    def __init__(self, serve: Callable[[Any, Any, Any, Any, bool], None], location: str, **arguments: Any) -> None:
+        self._serve_stream = serve
+        super().__init__(location, **arguments)
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        self._serve_stream(context, descriptor, reader, writer, False)
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        self._serve_stream(context, descriptor, reader, writer, True)
+
+
+class _TokenCheck(flight.ServerMiddlewareFactory):
+    """Refuses calls without the token, before anything of them is read."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = _bearer(token)
+
+    def start_call(self, info: Any, headers: dict[str, list[str]]) -> None:
+        shown = headers.get(_TOKEN_HEADER, [])
+        if len(shown) != 1 or not hmac.compare_digest(shown[0].encode(), self._expected):
+            message = "the token is missing or wrong; set link.token_file to the same secret on both sides"
+            raise _to_flight_error(LinkError(message), flight.FlightUnauthenticatedError)
+
+
+def _next_batch(reader: Any, context: Any) -> pa.RecordBatch | None:
+    """The next record batch of a stream, None at its end."""
+    try:
+        batch = reader.read_chunk().data
+    except StopIteration:
+        return None
+    except _ARROW_ERRORS as error:
+        if context is not None and context.is_cancelled():
+            raise LinkError("the sender went away within the stream") from error
+        raise FrameError(f"stream: what arrived is not readable as Arrow ({str(error)[:200]})") from error
+    if batch is None:
+        raise FrameError("stream: a message without a record batch arrived")
+    return batch
+
+
+def _bearer(token: str) -> bytes:
+    """The value of the header that shows the token."""
+    if not token or not token.isascii() or not token.isprintable():
+        raise LinkError("link.token_file: the token must be printable ASCII, and not empty")
+    return f"Bearer {token}".encode()
+
+
+def _uri(host: str, port: int, *, tls: bool) -> str:
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"{'grpc+tls' if tls else 'grpc'}://{host}:{port}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LinkError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,42 @@
+"""What every test gets: one thread, the same examples every time, and real data where there are some."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The same examples in every run, and no limit on the time of one: a loaded machine is not a failure.
+hypothesis.settings.register_profile("smartedge", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("smartedge")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small tensors are faster on one thread, and a run's numbers do not depend on the machine's cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with the real data sets (lfw-attributes/, cifar10/); skips the test where there is none.
+
+    ``SMARTEDGE_DATA`` names it; else it is ``shared/data`` beside the repository, or beside one of its parents.
+    """
+    named = os.environ.get("SMARTEDGE_DATA")
+    places = [Path(named)] if named else [parent / "shared" / "data" for parent in ROOT.parents]
+    for place in places:
+        if place.is_dir():
+            return place
+    pytest.skip("needs the real data sets: set SMARTEDGE_DATA to a folder with lfw-attributes/ and cifar10/")

@@ -1,0 +1,273 @@
+"""What every link must do, seen by the sender and by the handler behind the receiver."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import pytest
+
+from smartedge.errors import FrameError, LinkError, LogError, RunError
+from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.wire.flight import FlightLink, FlightReceiver
+from smartedge.wire.link import FrameSender
+from smartedge.wire.memory import MemoryLink
+
+HEADER = StreamHeader(
+    protocol=1,
+    run="run",
+    agreement="{}",
+    method="hierarchical",
+    schedule="joint",
+    codec="uint8",
+    feature_shape=(8, 4, 4),
+    feature_dtype="float32",
+    task_kind="single",
+    outputs=10,
+    batch_size=4,
+    epoch=2,
+    split="val",
+    first_seq=5,
+    frames=3,
+    train_steps=7,
+)
+SPLIT = dataclasses.replace(HEADER, method="split", split="train")
+
+
+def frame(header: StreamHeader, seq: int, *, payload: bytes = b"payload") -> Frame:
+    count = 1 + seq % header.batch_size
+    labels = np.arange(count) if header.task_kind == "single" else np.eye(count, header.outputs, dtype=np.uint8)
+    batch = EncodedBatch(np.arange(count) + 100 * seq, labels, payload, b"side")
+    return Frame(seq, header.epoch, header.split, seq == header.first_seq + header.frames - 1, batch)
+
+
+def frames(header: StreamHeader) -> list[Frame]:
+    return [frame(header, header.first_seq + index) for index in range(header.frames)]
+
+
+def plain(value: Frame) -> tuple[object, ...]:
+    """All of a frame, comparable."""
+    batch = value.batch
+    arrays = (batch.ids.tolist(), batch.ids.dtype, batch.labels.tolist(), batch.labels.dtype)
+    return (value.seq, value.epoch, value.split, value.last, *arrays, batch.payload, batch.side)
+
+
+class Handler:
+    """Keeps what came; raises ``failure`` in the method named ``fails``."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.headers: list[StreamHeader] = []
+        self.frames: list[Frame] = []
+        self.fails = ""
+        self.failure: Exception = RuntimeError("a bug in the handler")
+        self.aborted = threading.Event()
+        self.reply: Callable[[Frame], Frame | None] = lambda frame: (
+            dataclasses.replace(frame, batch=dataclasses.replace(frame.batch, payload=b"gradient", side=b""))
+            if self.exchange
+            else None
+        )
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if self.fails == name:
+            raise self.failure
+
+    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
+        self.exchange = exchange
+        self.headers.append(header)
+        self._called("accept")
+
+    def ingest(self, header: StreamHeader, frame: Frame) -> Frame | None:
+        assert header == self.headers[-1]
+        self._called("ingest")
+        self.frames.append(frame)
+        return self.reply(frame)
+
+    def finish(self, header: StreamHeader) -> None:
+        assert header == self.headers[-1]
+        self._called("finish")
+
+    def abort(self, header: StreamHeader) -> None:
+        assert header == self.headers[-1]
+        self._called("abort")
+        self.aborted.set()
+
+
+@pytest.fixture
+def handler() -> Handler:
+    return Handler()
+
+
+@pytest.fixture(params=["memory", "flight"])
+def link(request: pytest.FixtureRequest, handler: Handler) -> Iterator[FrameSender]:
+    if request.param == "memory":
+        yield MemoryLink(handler)
+        return
+    receiver = FlightReceiver(handler, "127.0.0.1")
+    receiver.start()
+    sender = FlightLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=5)
+    yield sender
+    sender.disconnect()
+    receiver.close()
+
+
+def send(link: FrameSender, header: StreamHeader, seqs: Iterable[int] | None = None) -> None:
+    link.open(header)
+    for seq in range(header.first_seq, header.first_seq + header.frames) if seqs is None else seqs:
+        link.write(frame(header, seq))
+    link.close()
+
+
+def test_frames_arrive_as_they_were_sent(link: FrameSender, handler: Handler) -> None:
+    multi = dataclasses.replace(HEADER, task_kind="multi", outputs=13, first_seq=8, frames=1, split="test")
+    send(link, HEADER)
+    send(link, multi)
+    assert [plain(each) for each in handler.frames] == [plain(each) for each in frames(HEADER) + frames(multi)]
+    assert handler.headers == [HEADER, multi] and not handler.exchange
+    assert handler.calls == ["accept", *["ingest"] * 3, "finish", "accept", "ingest", "finish"]
+
+
+def test_a_stream_may_be_empty(link: FrameSender, handler: Handler) -> None:
+    send(link, dataclasses.replace(HEADER, frames=0))
+    assert handler.calls == ["accept", "finish"]
+
+
+def test_exchange_gives_the_reply(link: FrameSender, handler: Handler) -> None:
+    link.open(SPLIT)
+    for each in frames(SPLIT):
+        reply = link.exchange(each)
+        assert reply.batch.payload == b"gradient" and reply.seq == each.seq
+    link.close()
+    assert handler.exchange and handler.calls == ["accept", *["ingest"] * 3, "finish"]
+    assert link.counters().down > 0
+
+
+def test_each_kind_of_stream_has_its_call(link: FrameSender, handler: Handler) -> None:
+    link.open(HEADER)
+    with pytest.raises(FrameError, match=r"one-way; send its frames by write\(\)"):
+        link.exchange(frame(HEADER, 5))
+    link.disconnect()
+    link.open(SPLIT)
+    with pytest.raises(FrameError, match=r"exchanging; send its frames by exchange\(\)"):
+        link.write(frame(SPLIT, 5))
+
+
+@pytest.mark.parametrize(
+    "error", [RunError("another run"), FrameError("frames are missing — é"), LogError("disk full")]
+)
+def test_a_refusal_is_raised_by_open(link: FrameSender, handler: Handler, error: Exception) -> None:
+    handler.fails, handler.failure = "accept", error
+    for header in (HEADER, SPLIT):
+        with pytest.raises(type(error), match=str(error)):
+            link.open(header)
+    assert handler.calls == ["accept", "accept"]
+    handler.fails = ""
+    send(link, HEADER)
+
+
+@pytest.mark.parametrize("fails", ["ingest", "finish"])
+def test_the_handlers_error_reaches_the_sender(link: FrameSender, handler: Handler, fails: str) -> None:
+    handler.fails, handler.failure = fails, LogError("disk full: make room")
+    with pytest.raises(LogError, match=r"^disk full: make room$"):
+        send(link, HEADER)
+    assert handler.calls[-1] == ("abort" if fails == "ingest" else "finish")
+    handler.fails = ""
+    send(link, HEADER)
+
+
+def test_close_refuses_a_stream_that_lacks_frames(link: FrameSender, handler: Handler) -> None:
+    link.open(HEADER)
+    link.write(frame(HEADER, 5))
+    with pytest.raises(FrameError, match="ended after 1 of 3 frames"):
+        link.close()
+    assert handler.calls == ["accept", "ingest", "abort"]
+
+
+@pytest.mark.parametrize("seqs", [(5, 7), (5, 5), (6,)])
+def test_frames_must_be_in_order(link: FrameSender, handler: Handler, seqs: tuple[int, ...]) -> None:
+    with pytest.raises(FrameError, match="out of order"):
+        send(link, HEADER, seqs)
+    assert handler.calls == ["accept", *["ingest"] * (len(seqs) - 1), "abort"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seq": 4}, {"seq": 8}, {"epoch": 0}, {"split": "train"}, {"last": True}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_frame_must_go_with_the_header(link: FrameSender, handler: Handler, change: dict[str, object]) -> None:
+    link.open(HEADER)
+    with pytest.raises(FrameError, match="frame"):
+        link.write(dataclasses.replace(frame(HEADER, 5), **change))  # type: ignore[arg-type]
+    with pytest.raises(LinkError, match="no stream is open"):
+        link.write(frame(HEADER, 5))
+    assert handler.aborted.wait(timeout=10) and handler.frames == []
+
+
+@pytest.mark.parametrize("change", [{"seq": 6, "last": False}, {"ids": np.array([1, 2])}, None])
+def test_a_reply_must_be_to_the_frame(link: FrameSender, handler: Handler, change: dict[str, object] | None) -> None:
+    def reply(got: Frame) -> Frame | None:
+        if change is None:
+            return None
+        if "ids" in change:
+            return dataclasses.replace(got, batch=dataclasses.replace(got.batch, ids=got.batch.ids[::-1] + 1))
+        return dataclasses.replace(got, **change)  # type: ignore[arg-type]
+
+    handler.reply = reply
+    link.open(SPLIT)
+    with pytest.raises(FrameError, match="frame 5"):
+        link.exchange(frame(SPLIT, 5))
+    assert handler.aborted.wait(timeout=10)
+
+
+def test_a_one_way_frame_must_not_be_replied_to(link: FrameSender, handler: Handler) -> None:
+    handler.reply = lambda frame: frame
+    with pytest.raises(FrameError, match="must not be replied to"):
+        send(link, HEADER)
+
+
+def test_a_header_that_means_nothing_is_refused_before_the_handler(link: FrameSender, handler: Handler) -> None:
+    for change in ({"protocol": 2}, {"outputs": 0}, {"feature_shape": ()}, {"split": "all"}, {"batch_size": 2**40}):
+        with pytest.raises(FrameError, match="stream header"):
+            link.open(dataclasses.replace(HEADER, **change))  # type: ignore[arg-type]
+    assert handler.calls == []
+
+
+def test_disconnect_breaks_the_stream_off(link: FrameSender, handler: Handler) -> None:
+    link.open(HEADER)
+    link.write(frame(HEADER, 5))
+    link.disconnect()
+    link.disconnect()
+    assert handler.aborted.wait(timeout=10)
+    assert "finish" not in handler.calls
+    for call in (link.close, lambda: link.write(frame(HEADER, 6)), lambda: link.exchange(frame(HEADER, 6))):
+        with pytest.raises(LinkError, match="no stream is open"):
+            call()
+    send(link, HEADER)
+    assert handler.calls[-1] == "finish"
+
+
+def test_one_stream_at_a_time(link: FrameSender) -> None:
+    link.open(HEADER)
+    with pytest.raises(LinkError, match="a stream is open already"):
+        link.open(HEADER)
+
+
+def test_counters_grow_with_what_is_sent(link: FrameSender) -> None:
+    assert (link.counters().up, link.counters().down) == (0, 0)
+    previous = 0
+    for size in (1000, 4000):
+        header = dataclasses.replace(HEADER, frames=1)
+        link.open(header)
+        link.write(frame(header, 5, payload=bytes(size)))
+        link.close()
+        up = link.counters().up
+        assert size < up - previous < size + 3000
+        previous = up
+    link.disconnect()
+    assert link.counters().up >= previous
+    send(link, HEADER)
+    assert link.counters().up > previous

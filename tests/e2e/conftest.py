@@ -1,0 +1,39 @@
+"""Settings of runs small enough for tests, for this process and for the processes it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smartedge.config import Config, load_config
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    """``tiny_config("run", method="split")``: settings of a few seconds' run in ``tmp_path / "run"``."""
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=":")
+    monkeypatch.syspath_prepend(str(HERE))
+    base: dict[str, Any] = {
+        "epochs": 3,
+        "data": {
+            "path": "drawn",
+            "desired": "smile",
+            "sensitive": "masculine",
+            "image_size": 16,
+            "limit": {"train": 96, "val": 20, "test": 40},
+            "cache_dir": str(tmp_path.parent / "cache"),
+        },
+        "model": {"name": "tiny:build", "cut": "stage1", "exit": {"width": 8, "depth": 1}},
+        "train": {"batch_size": 16},
+        "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
+    }
+
+    def make(name: str, **changes: Any) -> Config:
+        return load_config(load_config(base), {"run_dir": str(tmp_path / name), **changes})
+
+    return make

@@ -1,0 +1,235 @@
+"""Two real processes over a real socket: the same weights as one process, and as an uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smartedge.cloud.log import FeatureLog
+from smartedge.codec import get_codec, unpack
+from smartedge.data import open_dataset
+from smartedge.errors import RunError
+from smartedge.runs.progress import Quiet
+from smartedge.training import train
+
+METHODS = [
+    ("hierarchical", "joint"),
+    ("hierarchical", "freeze-and-log"),
+    ("cloud", "joint"),
+    ("cloud", "freeze-and-log"),
+    ("split", "joint"),
+    ("edge", "joint"),
+]
+
+
+def weights(run_dir: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """All parameters and buffers that a run ended with, by file."""
+    files = [
+        file
+        for side in ("edge", "cloud")
+        for file in sorted((run_dir / side).glob("*.safetensors"))
+        if file.stem in ("front", "exit", "back", "network")
+    ]
+    return {file.stem: load_file(file) for file in files}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys() != set()
+    for part, tensors in left.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, right[part][name]), f"{part}.{name}"
+    results = [json.loads((run / "results.json").read_text()) for run in (one, other)]
+    assert results[0]["test"] == results[1]["test"]
+    assert results[0]["releases_per_image"] == results[1]["releases_per_image"]
+
+
+@pytest.mark.parametrize(("method", "schedule"), METHODS)
+def test_two_processes_give_the_weights_of_one(tiny_config, method, schedule):
+    one = tiny_config("one", method=method, schedule=schedule)
+    two = tiny_config("two", method=method, schedule=schedule)
+    train(one, single_process=True, monitor=Quiet(), report=False)
+    results = train(two, monitor=Quiet(), report=False)
+    assert_same_run(one.run_dir, two.run_dir)
+    sent = results["bytes_per_image"]
+    if method == "edge":
+        assert (sent["up"], sent["down"]) == (0, 0)
+    else:
+        assert sent["source"] == ("kernel tcp_info" if sys.platform == "linux" else "payload")
+    if method == "split":
+        assert sent["down"] > 8 * 8 * 8 * 4  # the gradient, in float32
+    elif method != "edge":
+        assert sent["down"] < 40  # acknowledgements of the transport, nothing of ours
+    assert results["releases_per_image"] == (0 if method == "edge" else 1 if schedule == "freeze-and-log" else 3)
+
+
+def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config):
+    config = tiny_config("run", schedule="freeze-and-log")
+    train(config, monitor=Quiet(), report=False)
+    data = config.data
+    dataset = open_dataset(
+        "drawn", "smile", sensitive=("masculine",), image_size=16, limit=data.limit, seed=0, cache_dir=data.cache_dir
+    )
+    log = FeatureLog(config.run_dir / "cloud" / "log")
+    seen: dict[str, dict[int, int]] = {"train": {}, "val": {}, "test": {}}
+    for expected_seq, frame in enumerate(log.frames()):
+        header = log.header_of(frame.seq)
+        assert frame.seq == expected_seq
+        assert header.feature_shape == (8, 8, 8)
+        batch = unpack(
+            frame.batch,
+            get_codec(header.codec),
+            feature_shape=header.feature_shape,
+            dtype=torch.float32,
+            task_kind=header.task_kind,
+            outputs=header.outputs,
+        )
+        assert torch.isfinite(batch.features_BF).all()
+        for image, label in zip(batch.ids.tolist(), batch.labels.tolist(), strict=True):
+            assert image not in seen[frame.split], "released twice"
+            seen[frame.split][image] = label
+    for name, split in dataset.splits.items():
+        assert seen[name] == dict(zip(split.ids.tolist(), split.labels.tolist(), strict=True))
+    cloud_files = [file for file in (config.run_dir / "cloud").rglob("*") if file.is_file()]
+    assert cloud_files
+    assert not [file for file in cloud_files if b"masculine" in file.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("method", "schedule", "victim"),
+    [
+        ("hierarchical", "joint", "edge"),
+        ("hierarchical", "joint", "cloud"),
+        ("hierarchical", "freeze-and-log", "cloud"),
+        ("split", "joint", "edge"),
+        ("split", "joint", "cloud"),
+        ("edge", "joint", "edge"),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_result(tiny_config, method, schedule, victim):
+    whole = tiny_config("whole", method=method, schedule=schedule, epochs=5)
+    broken = tiny_config("broken", method=method, schedule=schedule, epochs=5)
+    train(whole, single_process=True, monitor=Quiet(), report=False)
+    killed = KillAfterEpoch(broken.run_dir, victim)
+    with pytest.raises(Exception, match="ended with code -9|went away|unavailable|link") as caught:
+        train(broken, monitor=killed, report=False)
+    assert killed.done, caught.value
+    train(broken, resume=True, monitor=Quiet(), report=False)
+    assert_same_run(whole.run_dir, broken.run_dir)
+    rows = [json.loads(line) for line in (broken.run_dir / "metrics.jsonl").read_text().splitlines()]
+    keys = [(row["side"], row["epoch"], row["split"]) for row in rows]
+    assert len(keys) == len(set(keys)), "an epoch was recorded twice"
+
+
+class KillAfterEpoch(Quiet):
+    """Kills one side with SIGKILL at the first update after its second epoch has begun."""
+
+    def __init__(self, run_dir: Path, victim: str) -> None:
+        self.run_dir = run_dir
+        self.victim = victim
+        self.done = False
+
+    def update(self, update):
+        if self.done or update.side != self.victim or update.done < 8:
+            return
+        for process in our_children(self.victim):
+            os.kill(process, signal.SIGKILL)
+            self.done = True
+
+
+def our_children(side: str) -> list[int]:
+    import psutil
+
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if side in child.cmdline():
+                found.append(child.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_ctrl_c_stops_both_sides_cleanly_and_resume_goes_on(tiny_config):
+    whole, broken = tiny_config("whole", epochs=40), tiny_config("broken", epochs=40)
+    broken.run_dir.parent.mkdir(parents=True, exist_ok=True)
+    file = broken.run_dir.parent / "run.yaml"
+    file.write_text(broken.to_yaml())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smartedge", "train", str(file)], stderr=subprocess.PIPE, text=True
+    )
+    confirmed = broken.run_dir / "edge" / "confirmed.json"
+    deadline = time.monotonic() + 60
+    while not confirmed.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    assert not (broken.run_dir / "results.json").exists()
+    train(broken, resume=True, monitor=Quiet(), report=False)
+    train(whole, single_process=True, monitor=Quiet(), report=False)
+    assert_same_run(whole.run_dir, broken.run_dir)
+
+
+def test_sides_with_different_settings_refuse_each_other(tiny_config, tmp_path):
+    files = {}
+    for side, lr in (("cloud", 0.1), ("edge", 0.2)):
+        config = tiny_config(side, train={"lr": lr})
+        files[side] = tmp_path / f"{side}.yaml"
+        files[side].write_text(config.to_yaml())
+    command = [sys.executable, "-m", "smartedge"]
+    cloud = subprocess.Popen(
+        [*command, "cloud", str(files["cloud"]), "--listen", "127.0.0.1:0", "--progress", "json"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        port = json.loads(cloud.stdout.readline())["port"]
+        edge = subprocess.run(
+            [*command, "edge", str(files["edge"]), "--connect", f"127.0.0.1:{port}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert edge.returncode == RunError.exit_code
+        assert "train.lr: 0.2 at the edge, 0.1 here" in edge.stderr
+        assert cloud.poll() is None, "bad input costs the sender an error and the receiver nothing"
+    finally:
+        cloud.stdin.close()  # whoever started it is gone
+        assert cloud.wait(timeout=30) == 130
+        cloud.stdout.close()
+
+
+def test_a_run_is_not_overwritten(tiny_config):
+    config = tiny_config("run", method="edge", epochs=1)
+    train(config, single_process=True, monitor=Quiet(), report=False)
+    with pytest.raises(RunError, match="--resume"):
+        train(config, single_process=True, monitor=Quiet(), report=False)
+    with pytest.raises(RunError, match="no run to resume"):
+        (config.run_dir.parent / "empty").mkdir()
+        train(config, {"run_dir": str(config.run_dir.parent / "empty")}, resume=True, monitor=Quiet())
+
+
+def test_multi_label_runs(tiny_config):
+    config = tiny_config("run", data={"desired": ["smile", "beard", "makeup"], "sensitive": []}, epochs=1)
+    results = train(config, single_process=True, monitor=Quiet(), report=False)
+    assert results["task"]["kind"] == "multi"
+    predictions = load_file(config.run_dir / "predictions.safetensors")
+    assert predictions["exit"].shape == predictions["back"].shape == (40, 3)
+    assert np.isfinite(results["test"]["back"]["auroc"])

@@ -1,0 +1,22 @@
+"""A network small enough for tests, built by a user's factory: ``model.name: tiny:build``."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Tiny(nn.Module):
+    """Two stages and a linear layer, with dropout on both sides of the usual cut."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1))
+        self.stage2 = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.1))
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stage2(self.stage1(x)))
+
+
+def build(num_classes: int) -> nn.Module:
+    return Tiny(num_classes)

@@ -1,0 +1,165 @@
+"""The frame of the command line: verbs, help, errors and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import smartedge.cli
+from smartedge.cli import app
+from smartedge.errors import LinkError, SmartEdgeError
+
+NAMES = [name for group in app.VERBS.values() for name in group]
+
+
+@contextmanager
+def exits_with_success() -> Iterator[None]:
+    with pytest.raises(SystemExit) as stop:
+        yield
+    assert stop.value.code == 0
+
+
+def test_the_verbs_are_these() -> None:
+    assert NAMES == ["demo", "init", "cuts", "train", "cloud", "edge", "report", "infer", "serve"]
+
+
+def test_every_verb_has_a_module_and_every_module_with_a_parser_is_a_verb() -> None:
+    folder = Path(smartedge.cli.__path__[0])
+    modules = {path.stem for path in folder.glob("*.py") if "\ndef add_parser(" in path.read_text(encoding="utf-8")}
+    assert modules == set(NAMES)
+
+
+@pytest.mark.parametrize("verb", NAMES)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with exits_with_success():
+        app.main([verb, "--help"])
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: smartedge {verb} ")
+    assert len(out.splitlines()) > 8, "the help of a verb says what it does and shows an example"
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["--debug"]], ids=" ".join)
+def test_help_names_every_verb(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with exits_with_success():
+        app.main(argv)
+    out = capsys.readouterr().out
+    for name in NAMES:
+        assert f"\n  {name} " in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with exits_with_success():
+        app.main(["--version"])
+    assert capsys.readouterr().out == f"smartedge {version('smartedge')}\n"
+
+
+def test_help_and_version_import_neither_torch_nor_the_verbs() -> None:
+    code = (
+        "import sys; from smartedge.cli.app import main\n"
+        "try: main([sys.argv[1]])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'pydantic', 'smartedge.cli.train'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    for option in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "smartedge", "init", str(tmp_path / "no" / "run.yaml")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error [SE-CONFIG]: ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["trian"], "there is no verb 'trian'; did you mean 'smartedge train'?"),
+        (["xyzzy"], "the verbs are demo, init, cuts, train"),
+        (["init", "a", "b"], "unrecognized arguments: b; "),
+        (["init", "--data"], "expected one argument; 'smartedge init --help' shows what it takes"),
+    ],
+)
+def test_a_wrong_command_line(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error [SE-CONFIG]: ")
+    assert says in err
+    assert "Traceback" not in err
+
+
+@pytest.fixture
+def verb_that_raises(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """A stand-in for the verb ``cuts`` that raises what the test puts into the list."""
+    raised: list[BaseException] = []
+    module = ModuleType("smartedge.cli.cuts")
+
+    def run(args: argparse.Namespace) -> int:
+        if raised:
+            raise raised[0]
+        return 0
+
+    module.add_parser = lambda subparsers: subparsers.add_parser("cuts")  # type: ignore[attr-defined]
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "smartedge.cli.cuts", module)
+    return raised
+
+
+@pytest.mark.parametrize("cls", [SmartEdgeError, *SmartEdgeError.__subclasses__()], ids=lambda cls: cls.code)
+def test_an_error_is_told_in_one_line_and_by_the_exit_code(
+    cls: type[SmartEdgeError], verb_that_raises: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb_that_raises.append(cls("the cable is out; put it in"))
+    assert app.main(["cuts"]) == cls.exit_code
+    assert capsys.readouterr() == ("", f"error [{cls.code}]: the cable is out; put it in\n")
+
+
+@pytest.mark.parametrize("argv", [["--debug", "cuts"], ["cuts", "--debug"]], ids=" ".join)
+def test_debug_shows_where_an_error_came_from(
+    argv: list[str], verb_that_raises: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb_that_raises.append(LinkError("gone"))
+    assert app.main(argv) == 7
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert err.endswith("error [SE-LINK]: gone\n")
+
+
+def test_ctrl_c_and_success(verb_that_raises: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["cuts"]) == 0
+    verb_that_raises.append(KeyboardInterrupt())
+    assert app.main(["cuts"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_fault_of_our_own_is_not_dressed_up(verb_that_raises: list[BaseException]) -> None:
+    verb_that_raises.append(ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        app.main(["cuts"])
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_goes_away_is_no_error(lines: int) -> None:
+    code = (
+        "import sys, types; from smartedge.cli import app\n"
+        "module = sys.modules['smartedge.cli.cuts'] = types.ModuleType('cuts')\n"
+        "module.add_parser = lambda subparsers: subparsers.add_parser('cuts')\n"
+        f"module.run = lambda args: print('place\\n' * {lines})\n"
+        "sys.exit(app.main(['cuts']))"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone:
+        done = subprocess.run([sys.executable, "-c", code], stdout=gone, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from smartedge.codec import codec_names, get_codec, pack, unpack
+from smartedge.errors import CodecError
+from smartedge.privacy.release import release
+from smartedge.types import EncodedBatch, FeatureBatch
+
+IDS = np.array([7, 3, 9])
+FEATURES = torch.rand(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_codecs_by_name() -> None:
+    assert codec_names() == ("float32", "float16", "uint8", "image", "jpeg")
+    with pytest.raises(CodecError, match=r"did you mean 'float16'\? choose one of float32"):
+        get_codec("flaot16")
+    with pytest.raises(CodecError, match="no codec 'zip'; choose"):
+        get_codec("zip")
+
+
+def test_single_label_round_trip() -> None:
+    labels = torch.tensor([2, 0, 1])
+    encoded = pack(release(IDS, FEATURES, labels), get_codec("float32"))
+    assert encoded.labels.dtype == np.int64 and encoded.ids.dtype == np.int64
+    batch = unpack(
+        encoded, get_codec("float32"), feature_shape=(4, 5, 5), dtype=torch.float32, task_kind="single", outputs=3
+    )
+    assert torch.equal(batch.features_BF, FEATURES) and torch.equal(batch.labels, labels)
+    assert batch.ids.tolist() == [7, 3, 9] and batch.labels.dtype == torch.int64
+
+
+def test_multi_label_round_trip() -> None:
+    labels = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    encoded = pack(release(IDS, FEATURES, labels), get_codec("uint8"))
+    assert encoded.labels.dtype == np.uint8
+    batch = unpack(
+        encoded, get_codec("uint8"), feature_shape=(4, 5, 5), dtype=torch.float32, task_kind="multi", outputs=2
+    )
+    assert torch.equal(batch.labels, labels) and batch.labels.dtype == torch.float32
+
+
+def test_only_a_release_is_packed() -> None:
+    for raw in (FEATURES, FeatureBatch(IDS, FEATURES, torch.tensor([0, 1, 0])), None):
+        with pytest.raises(TypeError, match=r"smartedge\.privacy\.release"):
+            pack(raw, get_codec("float32"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0.5, 1.0, 0.0]), torch.tensor([[2.0], [0.0], [1.0]])])
+def test_labels_of_another_kind_are_not_packed(labels: torch.Tensor) -> None:
+    with pytest.raises(CodecError, match="labels must be"):
+        pack(release(IDS, FEATURES, labels), get_codec("float32"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        ("single", np.array([0, 1, 3])),
+        ("single", np.array([0, 1, -1])),
+        ("single", np.array([0, 1])),
+        ("multi", np.array([0, 1, 1], np.uint8)),
+        ("multi", np.full((3, 3), 2, np.uint8)),
+    ],
+)
+def test_labels_of_another_task_are_not_unpacked(kind: str, labels: np.ndarray) -> None:
+    codec = get_codec("float32")
+    encoded = EncodedBatch(IDS, labels, *codec.encode(FEATURES))
+    with pytest.raises(CodecError, match="labels of a"):
+        unpack(encoded, codec, feature_shape=(4, 5, 5), dtype=torch.float32, task_kind=kind, outputs=3)

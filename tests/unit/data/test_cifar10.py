@@ -1,0 +1,111 @@
+"""CIFAR-10 as its author distributes it."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smartedge.data import cifar10, open_dataset
+from smartedge.errors import DataError
+
+NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+
+
+def content(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (20, 3072) and labels (20,) of one batch."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(256, size=(20, 3072), dtype=np.uint8), rng.permutation(20) % 10
+
+
+def binary(seed: int) -> bytes:
+    pixels, labels = content(seed)
+    return np.concatenate([labels.astype(np.uint8)[:, None], pixels], axis=1).tobytes()
+
+
+def python(seed: int) -> bytes:
+    """What Python 2's cPickle wrote: a dict of strings to strings, lists, and an array."""
+    pixels, labels = content(seed)
+    return b"".join(
+        [
+            b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5q\x03U\x06labelsq\x04]q\x05(",
+            *(b"K" + bytes([label]) for label in labels[:15]),
+            b"e(",
+            *(b"K" + bytes([label]) for label in labels[15:]),
+            b"eU\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87Rq\x09",
+            b"(K\x01K\x14M\x00\x0c\x86cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNNJ\xff\xff\xff\xff",
+            b"J\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<i", pixels.size) + pixels.tobytes(),
+            b"tbU\x09filenamesq\x0c]q\x0d(U\x05a.pngq\x0eU\x05b.pngq\x0feu.",
+        ]
+    )
+
+
+def write(folder: Path, layout: str) -> Path:
+    place = folder / f"cifar-10-batches-{layout}"
+    place.mkdir(parents=True)
+    for seed, name in enumerate(NAMES):
+        file = place / (name + ".bin" if layout == "bin" else name)
+        file.write_bytes(binary(seed) if layout == "bin" else python(seed))
+    return place
+
+
+@pytest.mark.parametrize("layout", ["bin", "py"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_both_versions(layout: str, inside: bool, tmp_path: Path, cache: Path) -> None:
+    place = write(tmp_path / "d", layout)
+    data = open_dataset(str(place if inside else tmp_path / "d"), "label", image_size=32, cache_dir=cache)
+    assert data.name == "cifar10"
+    assert data.task.names == cifar10.CLASSES
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [90, 10, 20]
+    pixels, labels = content(5)
+    test = data.splits["test"]
+    assert test.labels.tolist() == labels.tolist()
+    np.testing.assert_array_equal(test.read(np.array([7])).images_BCHW[0].numpy(), pixels[7].reshape(3, 32, 32))
+
+
+def test_a_pickle_is_not_carried_out(tmp_path: Path, cache: Path) -> None:
+    place = write(tmp_path / "d", "py")
+    trace = tmp_path / "trace"
+    (place / "data_batch_2").write_bytes(f"cos\nsystem\n(S'touch {trace}'\ntR.".encode())
+    with pytest.raises(DataError, match="data_batch_2 cannot be read as a batch of CIFAR-10: 0 labels"):
+        open_dataset(str(tmp_path / "d"), "label", image_size=8, cache_dir=cache)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("layout", ["bin", "py"])
+def test_damaged_or_missing_batches(layout: str, tmp_path: Path, cache: Path) -> None:
+    place = write(tmp_path / "d", layout)
+    file = sorted(place.iterdir())[-1]
+    file.write_bytes(file.read_bytes()[:-10_000])
+    with pytest.raises(DataError, match=r"test_batch.* cannot be read as a batch of CIFAR-10"):
+        open_dataset(str(place), "label", image_size=8, cache_dir=cache)
+    file.unlink()
+    with pytest.raises(DataError, match=r"test_batch.* cannot be read as a batch of CIFAR-10"):
+        open_dataset(str(place), "label", image_size=8, cache_dir=cache)
+
+
+def test_it_is_fetched_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = write(tmp_path / "d", "bin")
+    archive = tmp_path / "cifar.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(place, "cifar-10-batches-bin")
+        tar.add(archive.parent / "d", "../evil", recursive=False)
+    monkeypatch.setattr(cifar10, "URL", archive.as_uri())
+    with pytest.raises(DataError, match="another file than expected"):
+        open_dataset("cifar10", "label", image_size=8, cache_dir=cache)
+    monkeypatch.setattr(cifar10, "MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    first = open_dataset("cifar10", "label", image_size=8, cache_dir=cache)
+    assert sorted(path.name for path in (cache / "cifar10").iterdir()) == ["cifar-10-batches-bin"]
+    archive.unlink()
+    again = open_dataset("cifar10", "label", image_size=8, cache_dir=cache)
+    assert again.splits["train"].labels.tolist() == first.splits["train"].labels.tolist()
+
+
+def test_it_cannot_be_fetched(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "URL", (tmp_path / "absent.tar.gz").as_uri())
+    with pytest.raises(DataError, match=r"could not be fetched .* fetch .* yourself, unpack it"):
+        open_dataset("cifar10", "label", image_size=8, cache_dir=cache)

@@ -1,0 +1,244 @@
+"""Decoding, and the cache of decoded images."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smartedge.data import images as module
+from smartedge.data import open_dataset
+from smartedge.data.images import decode, default_cache_dir, open_images
+from smartedge.data.raw import Images
+from smartedge.errors import DataError
+
+Picture = Callable[..., bytes]
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def source(folder: Path, count: int, picture: Picture) -> Images:
+    """``count`` files of one colour each."""
+    folder.mkdir(exist_ok=True)
+    files = [folder / f"{i}.png" for i in range(count)]
+    for i, file in enumerate(files):
+        file.write_bytes(picture(i))
+    return Images(count, key="files", items=lambda: iter(files), files=files)
+
+
+# Decoding
+
+
+def test_the_middle_of_a_picture_is_kept() -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200
+    for pixels in (wide, wide.transpose(1, 0, 2)):
+        result = decode(encode(Image.fromarray(pixels)), 10)
+        assert not isinstance(result, str)
+        assert (result == 200).all()
+
+
+def test_a_picture_of_the_right_size_is_left_as_it_is() -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)
+    for item in (pixels, encode(Image.fromarray(pixels))):
+        np.testing.assert_array_equal(decode(item, 16), pixels)
+
+
+def test_shrinking_averages() -> None:
+    """Without antialiasing a fine pattern would give stripes."""
+    pixels = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)
+    result = decode(pixels, 8)
+    assert not isinstance(result, str)
+    assert np.abs(result[1:-1, 1:-1].astype(int) - 127).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    white = Image.new("RGB", (9, 9), (250, 250, 250))
+    result = decode(encode(white.quantize() if mode == "P" else white.convert(mode), kind), 8)
+    assert not isinstance(result, str)
+    assert result.shape == (8, 8, 3)
+    assert np.abs(result.astype(int) - 250).max() <= 6
+
+
+def test_a_cameras_orientation_is_applied() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, 4:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    result = decode(encode(Image.fromarray(pixels), exif=exif), 8)
+    np.testing.assert_array_equal(result, np.rot90(pixels, -1))
+
+
+def test_a_large_jpeg_keeps_its_colours() -> None:
+    result = decode(encode(Image.new("RGB", (900, 700), (180, 60, 30)), "JPEG", quality=95), 32)
+    assert not isinstance(result, str)
+    assert np.abs(result.reshape(-1, 3).mean(0) - (180, 60, 30)).max() < 4
+
+
+def test_what_cannot_be_decoded(picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8))
+    assert decode(None, 8) == "no image"
+    assert decode(b"", 8) == "no image"
+    assert decode(b"certainly not a picture", 8) == "image cannot be decoded"
+    assert decode(encode(noise, "JPEG")[:2000], 8) == "image truncated"
+    assert decode(tmp_path / "absent.png", 8) == "image file missing"
+    assert decode(tmp_path, 8) == "image cannot be decoded"
+    assert decode(encode(Image.new("I;16", (9, 9), 4000)), 8) == "more than 8 bits per channel"
+    for limit in (15 * 15, 12 * 12, 10 * 10):  # a little and much too large for Pillow's own limit
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert decode(picture(1, (16, 16)), 8) == "image too large"
+
+
+# The cache
+
+
+def test_the_second_time_nothing_is_decoded(
+    tmp_path: Path, cache: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = source(tmp_path / "d", 5, picture)
+    first = open_images(images, name="d", image_size=8, cache_dir=cache)
+    decoded = first.read(np.arange(5))
+    assert decoded[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert len(list(cache.iterdir())) == 2
+
+    def never(*_: object) -> None:
+        pytest.fail("decoded again")
+
+    monkeypatch.setattr(module, "decode", never)
+    again = open_images(images, name="d", image_size=8, cache_dir=cache)
+    assert (again.read(np.array([4, 0])) == decoded[[4, 0]]).all()
+
+
+def test_a_changed_file_is_decoded_again(tmp_path: Path, cache: Path, picture: Picture) -> None:
+    images = source(tmp_path / "d", 3, picture)
+    open_images(images, name="d", image_size=8, cache_dir=cache)
+    file = images.files[1]
+    before = file.stat()
+    file.write_bytes(picture(200))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    again = open_images(images, name="d", image_size=8, cache_dir=cache)
+    assert again.read(np.arange(3))[:, 0, 0, 0].tolist() == [0, 200, 2]
+    file.unlink()
+    assert open_images(images, name="d", image_size=8, cache_dir=cache).bad == {1: "image file missing"}
+
+
+def test_sizes_and_sources_are_kept_apart(tmp_path: Path, cache: Path, picture: Picture) -> None:
+    images = source(tmp_path / "d", 3, picture)
+    for size in (8, 16):
+        store = open_images(images, name="d", image_size=size, cache_dir=cache)
+        assert store.read(np.arange(3)).shape == (3, 3, size, size)
+    other = open_images(source(tmp_path / "e", 3, picture), name="d", image_size=8, cache_dir=cache)
+    assert other.read(np.arange(3)).shape == (3, 3, 8, 8)
+    assert len(list(cache.glob("*.npy"))) == 3
+
+
+@pytest.mark.parametrize("damage", ["pixels cut", "pixels replaced", "pixels gone", "notes cut", "notes gone"])
+def test_damaged_files_are_made_again(damage: str, tmp_path: Path, cache: Path, picture: Picture) -> None:
+    images = source(tmp_path / "d", 3, picture)
+    open_images(images, name="d", image_size=8, cache_dir=cache)
+    (pixels,), (notes,) = cache.glob("*.npy"), cache.glob("*.json")
+    if damage == "pixels replaced":
+        np.save(pixels, np.zeros((3, 3, 8, 9), np.uint8))
+    else:
+        file = pixels if damage.startswith("pixels") else notes
+        file.write_bytes(file.read_bytes()[:-4])
+        if damage.endswith("gone"):
+            file.unlink()
+    again = open_images(images, name="d", image_size=8, cache_dir=cache)
+    assert again.read(np.arange(3))[:, 0, 0, 0].tolist() == [0, 1, 2]
+
+
+def test_many_at_once(tmp_path: Path, cache: Path, picture: Picture) -> None:
+    images = source(tmp_path / "d", 30, picture)
+    results: list[list[int]] = []
+
+    def open_and_read() -> None:
+        store = open_images(images, name="d", image_size=8, cache_dir=cache)
+        results.append(store.read(np.arange(30))[:, 0, 0, 0].tolist())
+
+    threads = [threading.Thread(target=open_and_read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [list(range(30))] * 4
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
+
+
+def test_a_failure_leaves_nothing_behind(cache: Path, picture: Picture) -> None:
+    def items() -> object:
+        yield picture(1)
+        raise DataError("the source broke")
+
+    with pytest.raises(DataError, match="the source broke"):
+        open_images(Images(2, key="x", items=items), name="d", image_size=8, cache_dir=cache)  # type: ignore[arg-type]
+    assert list(cache.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, picture: Picture) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot keep decoded images in .*file.*data\.cache_dir"):
+        open_images(source(tmp_path / "d", 1, picture), name="d", image_size=8, cache_dir=tmp_path / "file" / "cache")
+
+
+def test_progress_shows_on_a_terminal_only(
+    tmp_path: Path,
+    cache: Path,
+    picture: Picture,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", -1.0)
+    images = source(tmp_path / "d", 3, picture)
+    open_images(images, name="d", image_size=8, cache_dir=cache)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    open_images(images, name="d", image_size=16, cache_dir=cache)
+    assert "decoding d" in capsys.readouterr().err
+
+
+def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "smartedge"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / ".cache" / "smartedge"
+
+
+def test_bad_images_are_left_out_and_counted(
+    tmp_path: Path, cache: Path, picture: Picture, write_parquet: Callable[..., Path]
+) -> None:
+    pictures = [{"bytes": picture(i), "path": None} for i in range(60)]
+    pictures[3]["bytes"] = b"garbage"
+    pictures[5]["bytes"] = None  # type: ignore[assignment]
+    for split in ("train", "val", "test"):
+        write_parquet(tmp_path / "d" / f"{split}.parquet", {"x": [i % 2 for i in range(60)]}, images=pictures)
+    data = open_dataset(str(tmp_path / "d"), "x", image_size=8, cache_dir=cache)
+    assert data.skipped == {"image cannot be decoded": 3, "no image": 3}
+    train = data.splits["train"]
+    assert train.ids[:5].tolist() == [0, 1, 2, 4, 6]
+    batch = train.read(np.array([3, 4]))
+    assert batch.images_BCHW[:, 0, 0, 0].tolist() == [4, 6]
+    assert batch.labels.tolist() == [0, 0]
+
+
+def test_too_many_bad_images_are_an_error(
+    tmp_path: Path, cache: Path, picture: Picture, write_parquet: Callable[..., Path]
+) -> None:
+    pictures = [{"bytes": picture(i) if i > 1 else b"garbage", "path": None} for i in range(20)]
+    write_parquet(tmp_path / "d" / "train.parquet", {"x": [i % 2 for i in range(20)]}, images=pictures)
+    message = r"2 of the 20 images in the train split cannot be used \(image 0: image cannot be decoded; image 1"
+    with pytest.raises(DataError, match=message):
+        open_dataset(str(tmp_path / "d"), "x", image_size=8, cache_dir=cache)

@@ -1,0 +1,112 @@
+"""Splits, subsets, and places where there is nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from smartedge.data import open_dataset
+from smartedge.errors import DataError
+
+
+@pytest.fixture
+def uneven(tmp_path: Path, write_parquet: Callable[..., Path]) -> Path:
+    """One file: 60 of class 0, 30 of class 1, 10 of class 2."""
+    classes = np.random.default_rng(0).permutation([0] * 60 + [1] * 30 + [2] * 10).tolist()
+    flags = [c == 0 for c in classes]
+    return write_parquet(tmp_path / "uneven.parquet", {"kind": classes, "flag": flags, "all": [True] * 99 + [False]})
+
+
+def counts(labels: torch.Tensor) -> list[int]:
+    return torch.bincount(labels, minlength=3).tolist()
+
+
+def test_missing_splits_are_carved_out(uneven: Path, cache: Path) -> None:
+    data = open_dataset(str(uneven), "kind", image_size=8, cache_dir=cache)
+    assert {split: counts(part.labels) for split, part in data.splits.items()} == {
+        "train": [48, 24, 8],
+        "val": [6, 3, 1],
+        "test": [6, 3, 1],
+    }
+    ids = np.concatenate([part.ids for part in data.splits.values()])
+    assert sorted(ids.tolist()) == list(range(100))
+    assert [note.split(":")[0] for note in data.notes] == ["uneven has no val split", "uneven has no test split"]
+    val = data.splits["val"]
+    assert val.read(np.arange(10)).images_BCHW[:, 0, 0, 0].tolist() == [10 * i % 256 for i in val.ids]
+
+
+def test_the_seed_decides(uneven: Path, cache: Path) -> None:
+    def ids(seed: int, split: str = "val") -> list[int]:
+        limit = {"train": 20}
+        data = open_dataset(str(uneven), "kind", image_size=8, limit=limit, seed=seed, cache_dir=cache)  # type: ignore[arg-type]
+        return data.splits[split].ids.tolist()  # type: ignore[index]
+
+    for split in ("train", "val"):
+        assert ids(1, split) == ids(1, split)
+        assert ids(1, split) != ids(2, split)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(3, [1, 1, 1]), (24, [8, 8, 8]), (40, [16, 16, 8]), (75, [43, 24, 8])])
+def test_a_limit_balances_the_classes(limit: int, expected: list[int], uneven: Path, cache: Path) -> None:
+    data = open_dataset(str(uneven), "kind", image_size=8, limit={"train": limit}, cache_dir=cache)
+    train = data.splits["train"]
+    assert counts(train.labels) == expected
+    assert (np.diff(train.ids) > 0).all()
+    assert counts(data.splits["val"].labels) == [6, 3, 1]
+
+
+def test_a_limit_of_a_multi_label_task_takes_any(uneven: Path, cache: Path) -> None:
+    data = open_dataset(str(uneven), ["flag", "all"], image_size=8, limit={"train": 20, "test": 5}, cache_dir=cache)
+    assert data.splits["train"].labels.shape == (20, 2)
+    assert len(data.splits["test"]) == 5
+
+
+def test_a_limit_above_what_there_is(uneven: Path, cache: Path) -> None:
+    data = open_dataset(str(uneven), "kind", image_size=8, limit={"val": 500}, cache_dir=cache)
+    assert len(data.splits["val"]) == 10
+    assert "500 val images were asked for; uneven has 10" in data.notes
+
+
+def test_a_limit_of_nothing(uneven: Path, cache: Path) -> None:
+    with pytest.raises(DataError, match="limit: 0 train images are asked for"):
+        open_dataset(str(uneven), "kind", image_size=8, limit={"train": 0}, cache_dir=cache)
+
+
+def test_too_few_to_divide(tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]) -> None:
+    path = write_parquet(tmp_path / "two.parquet", {"x": [0, 1]})
+    with pytest.raises(DataError, match="no image is left for the train split; the data set is too small"):
+        open_dataset(str(path), "x", image_size=8, cache_dir=cache)
+
+
+def test_drawn_faces(cache: Path) -> None:
+    limit = {"train": 40, "val": 20, "test": 1100}
+    data = open_dataset("drawn", "smile", sensitive=["masculine"], image_size=8, limit=limit, cache_dir=cache)  # type: ignore[arg-type]
+    assert counts(data.splits["train"].labels)[:2] == [20, 20]
+    assert len(data.splits["test"]) == 1100
+    other = open_dataset("drawn", "smile", image_size=8, seed=5, cache_dir=cache)
+    assert {split: len(part) for split, part in other.splits.items()} == {"train": 4000, "val": 500, "test": 1000}
+    row = int(data.splits["train"].ids[0])
+    np.testing.assert_array_equal(
+        other.splits["train"].read(np.array([row])).images_BCHW, data.splits["train"].read(np.array([0])).images_BCHW
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("drown", r"no data set at .*drown; did you mean drawn\?"),
+        ("there", r"did you mean there\.parquet\?"),
+        ("qqqqqqqq", r"known by name are drawn, cifar10 and hf:user/name"),
+        ("nowhere/at/all", "no data set at"),
+        ("words.txt", r"a file of an unknown kind; a data set in one file ends in \.parquet or \.npz"),
+    ],
+)
+def test_nothing_there(place: str, message: str, tmp_path: Path, cache: Path) -> None:
+    for name in ("there.parquet", "words.txt"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=message):
+        open_dataset(str(tmp_path / place), "x", image_size=8, cache_dir=cache)

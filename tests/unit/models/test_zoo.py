@@ -1,0 +1,114 @@
+"""Networks by name: built from a seed, adapted to small images, refused with a reason."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from smartedge.errors import CutError
+from smartedge.models import compat
+from smartedge.models.zoo import build
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "timm/vgg11", "mobilevit_xxs"])
+def test_the_seed_alone_decides_the_parameters(name):
+    torch.manual_seed(1)
+    first = build(name, outputs=10, image_size=32, seed=3)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), after)  # the global random state was left alone
+    second = build(name, outputs=10, image_size=32, seed=3)
+    other = build(name, outputs=10, image_size=32, seed=4)
+
+    assert first.training
+    same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
+    different = [torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True)]
+    assert all(same)
+    assert not all(different)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18"])
+def test_small_images_get_the_small_stem(name):
+    small = build(name, outputs=10, image_size=32, seed=0)
+    assert small.conv1.kernel_size == (3, 3)
+    assert small.conv1.stride == (1, 1)
+    assert isinstance(small.maxpool, nn.Identity)
+    for stock in (
+        build(name, outputs=10, image_size=64, seed=0),
+        build(name, outputs=10, image_size=32, small_input=False, seed=0),
+    ):
+        assert stock.conv1.kernel_size == (7, 7)
+        assert isinstance(stock.maxpool, nn.MaxPool2d)
+
+
+def test_small_vggs_are_initialised_as_the_stock_ones():
+    small = build("vgg11_bn", outputs=10, image_size=64, seed=0)
+    assert sum(p.numel() for p in small.parameters()) == 9_231_114  # features + Linear(512, 10)
+    for module in small.features:
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * 9
+            assert module.weight.std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+            assert not module.bias.any()
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.weight.eq(1).all()
+            assert module.running_var.eq(1).all()
+            assert not module.running_mean.any()
+
+
+def test_networks_of_the_user(tmp_path, monkeypatch):
+    (tmp_path / "own_network.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, num_classes))\n"
+        "def wrong(num_classes):\n"
+        "    return make(num_classes + 1)\n"
+        "def nothing(num_classes):\n"
+        "    return None\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_network", raising=False)
+    assert build("own_network:make", outputs=4, image_size=16, seed=0)[1].out_features == 4
+    with pytest.raises(CutError, match=r"\(1, 5\) instead of \(1, 4\)"):
+        build("own_network:wrong", outputs=4, image_size=16, seed=0)
+    with pytest.raises(CutError, match="gave a NoneType"):
+        build("own_network:nothing", outputs=4, image_size=16, seed=0)
+    with pytest.raises(CutError, match="own_network:missing"):
+        build("own_network:missing", outputs=4, image_size=16, seed=0)
+    with pytest.raises(CutError, match="no_such_package"):
+        build("no_such_package.module:make", outputs=4, image_size=16, seed=0)
+    with pytest.raises(CutError, match="does not take 8x8 images"):
+        build("own_network:make", outputs=4, image_size=8, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("resnet19", "resnet18"), ("timm/vit_tiny_patch16", "vit_tiny_patch16_224"), ("torchvision/mobilevit_xxs", "")],
+)
+def test_an_unknown_name_suggests_near_ones(name, near):
+    with pytest.raises(CutError, match=f"no network is called {name}.*{near}"):
+        build(name, outputs=10, image_size=64, seed=0)
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_b_16", 40), ("densenet121", 16)])
+def test_an_impossible_image_size_is_refused(name, size):
+    with pytest.raises(CutError, match=rf"{name} .*{size}x{size} images"):
+        build(name, outputs=10, image_size=size, seed=0)
+
+
+@pytest.mark.parametrize("package", ["torchvision", "timm"])
+def test_without_the_libraries_the_extra_is_named(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(CutError, match=rf'{package} is not installed; run: pip install "smartedge\[zoo\]"'):
+        build("mobilevit_xxs", outputs=10, image_size=64, seed=0)
+
+
+def test_another_failure_of_the_import_is_not_hidden(monkeypatch):
+    def fail(_: str) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(compat.importlib, "import_module", fail)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        compat.load_torchvision()

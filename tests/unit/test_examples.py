@@ -1,0 +1,51 @@
+"""The examples, and the files that `smartedge init` writes, hold settings that exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from smartedge.config import Config, load_config
+from smartedge.data.drawn import ATTRIBUTES
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_loads_and_says_what_it_is_for(path: Path) -> None:
+    config = load_config(path)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert f"smartedge train examples/{path.name}" in text
+    assert config.run_dir != Config().run_dir
+
+
+def test_examples_do_not_share_run_directories() -> None:
+    folders = [load_config(path).run_dir for path in EXAMPLES]
+    assert len(set(folders)) == len(folders)
+
+
+def test_the_examples_cover_the_methods_schedules_and_tasks() -> None:
+    configs = [load_config(path) for path in EXAMPLES]
+    assert {config.schedule for config in configs} == {"joint", "freeze-and-log"}
+    assert {type(config.data.desired) for config in configs} == {str, tuple}
+    assert any(config.model.bottleneck for config in configs)
+    baselines = next(path for path in EXAMPLES if path.stem == "baselines")
+    for method in ("cloud", "split", "edge"):
+        assert load_config(baselines, [f"method={method}"]).method == method
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_columns_to_learn_exist_in_the_data(path: Path, request: pytest.FixtureRequest) -> None:
+    data = load_config(path).data
+    if data.path == "drawn":
+        known = set(ATTRIBUTES)
+    elif path.stem == "medical-npz":
+        known = {"label"}
+    else:
+        folder: Path = request.getfixturevalue("shared_data")
+        known = set(pq.read_schema(folder / Path(data.path).name / "train.parquet").names)
+    wanted = {data.desired} if isinstance(data.desired, str) else set(data.desired)
+    assert wanted <= known

@@ -1,0 +1,164 @@
+"""Our metrics against scikit-learn and against plain loops."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smartedge import metrics
+from smartedge.metrics import answers, confidence, evaluate, gain_interval, offloading_curve
+
+sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is a development dependency")
+
+
+def draw_task(seed: int, kind: str, images: int, outputs: int, levels: int):
+    """Labels and two sets of scores that carry some signal; few ``levels`` make many ties."""
+    rng = np.random.default_rng(seed)
+    if kind == "single":
+        labels = rng.integers(outputs, size=images)
+        truth = np.eye(outputs)[labels]
+    else:
+        labels = truth = rng.integers(2, size=(images, outputs))
+    both = []
+    for noise in (1.0, 0.6):
+        scores = np.round((truth + noise * rng.random((images, outputs))) / (1 + noise) * levels) / levels
+        if kind == "single":
+            scores = (scores + 1e-3) / (scores + 1e-3).sum(axis=1, keepdims=True)
+        both.append(scores)
+    return labels, *both
+
+
+tasks = {
+    "seed": st.integers(0, 2**32 - 1),
+    "images": st.integers(2, 60),
+    "outputs": st.integers(2, 6),
+    "levels": st.sampled_from([2, 5, 1000]),
+}
+
+
+@given(**tasks)
+@settings(max_examples=60, deadline=None)
+def test_single_label_equals_scikit_learn(seed, images, outputs, levels):
+    labels, scores, _ = draw_task(seed, "single", images, outputs, levels)
+    ours = evaluate(labels, scores, "single")
+    given_answers = scores.argmax(axis=1)
+    recall = sklearn_metrics.recall_score(
+        labels, given_answers, labels=np.unique(labels), average="macro", zero_division=0
+    )
+    assert ours["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(labels, given_answers))
+    assert ours["balanced_accuracy"] == pytest.approx(recall)
+    assert ours["base_rate"] == pytest.approx(np.bincount(labels).max() / images)
+    present = np.unique(labels)
+    if len(present) == 1:
+        assert ours["auroc"] is None
+    elif outputs == 2:
+        assert ours["auroc"] == pytest.approx(sklearn_metrics.roc_auc_score(labels, scores[:, 1]))
+    else:
+        each = [sklearn_metrics.roc_auc_score(labels == k, scores[:, k]) for k in present]
+        assert ours["auroc"] == pytest.approx(np.mean(each))
+        if len(present) == outputs:
+            whole = sklearn_metrics.roc_auc_score(labels, scores, multi_class="ovr", average="macro")
+            assert ours["auroc"] == pytest.approx(whole)
+
+
+@given(**tasks)
+@settings(max_examples=60, deadline=None)
+def test_multi_label_is_the_mean_over_columns(seed, images, outputs, levels):
+    labels, scores, _ = draw_task(seed, "multi", images, outputs, levels)
+    ours = evaluate(labels, scores, "multi")
+    columns = [
+        evaluate(labels[:, k], np.stack([1 - scores[:, k], scores[:, k]], axis=1), "single") for k in range(outputs)
+    ]
+    # a score of exactly one half is a yes in a column, but argmax takes the first of two equal classes
+    plain = (scores >= 0.5) == labels
+    assert ours["accuracy"] == pytest.approx(plain.mean())
+    recalls = [
+        np.mean([plain[labels[:, k] == answer, k].mean() for answer in np.unique(labels[:, k])]) for k in range(outputs)
+    ]
+    assert ours["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert ours["base_rate"] == pytest.approx(np.mean([column["base_rate"] for column in columns]))
+    areas = [column["auroc"] for column in columns if column["auroc"] is not None]
+    assert ours["auroc"] == (pytest.approx(np.mean(areas)) if areas else None)
+
+
+@given(kind=st.sampled_from(["single", "multi"]), **tasks)
+@settings(max_examples=60, deadline=None)
+def test_offloading_curve_equals_trying_every_threshold(kind, seed, images, outputs, levels):
+    labels, exit_scores, back_scores = draw_task(seed, kind, images, outputs, levels)
+    curve = offloading_curve(labels, exit_scores, back_scores)
+    assert (np.diff(curve.threshold) > 0).all() and (np.diff(curve.offloaded_share) > 0).all()
+    assert curve.offloaded_share[0] == 0 and curve.offloaded_share[-1] == 1
+    sureness = confidence(exit_scores, kind)
+    for threshold, share, accuracy, balanced in zip(*curve, strict=True):
+        stays = sureness >= threshold
+        mixed = evaluate(labels, np.where(stays[:, None], exit_scores, back_scores), kind)
+        assert share == pytest.approx(1 - stays.mean())
+        assert accuracy == pytest.approx(mixed["accuracy"])
+        assert balanced == pytest.approx(mixed["balanced_accuracy"])
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_gain_interval_equals_plain_resampling(kind):
+    labels, exit_scores, back_scores = draw_task(3, kind, 40, 3, 20)
+    fast = gain_interval(labels, exit_scores, back_scores, kind, resamples=50, seed=5)
+    rng = np.random.default_rng(5)
+    gains = []
+    for _ in range(50):
+        drawn = rng.integers(40, size=40)
+        exit_, back = (evaluate(labels[drawn], s[drawn], kind) for s in (exit_scores, back_scores))
+        gains.append([back[name] - exit_[name] for name in ("accuracy", "balanced_accuracy")])
+    for name, column in zip(("accuracy", "balanced_accuracy"), np.transpose(gains), strict=True):
+        assert fast[name] == pytest.approx(tuple(np.quantile(column, [0.025, 0.975])))
+
+
+def test_gain_interval_covers_the_true_gain_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(100):
+        labels = rng.integers(2, size=200)
+        exit_ = np.eye(2)[np.where(rng.random(200) < 0.8, labels, 1 - labels)]
+        back = np.eye(2)[np.where(rng.random(200) < 0.9, labels, 1 - labels)]
+        low, high = gain_interval(labels, exit_, back, "single", resamples=200, seed=trial)["balanced_accuracy"]
+        covered += low <= 0.1 <= high
+    assert 87 <= covered <= 99
+
+
+def test_equal_heads_have_no_gain():
+    labels, scores, _ = draw_task(0, "single", 50, 4, 10)
+    assert gain_interval(labels, scores, scores, "single")["balanced_accuracy"] == (0.0, 0.0)
+
+
+def test_answers_and_confidence_by_hand():
+    scores = np.array([[0.2, 0.8], [0.5, 0.5]])
+    assert answers(scores, "single").tolist() == [1, 0]
+    assert answers(scores, "multi").tolist() == [[0, 1], [1, 1]]
+    assert confidence(scores, "single").tolist() == [0.8, 0.5]
+    assert confidence(scores, "multi").tolist() == pytest.approx([0.8, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "kind", "message"),
+    [
+        ([0, 1], [[0.5, 0.5]], "single", "labels"),
+        ([0, 1], [0.5, 0.5], "single", "scores must be"),
+        ([0], [[0.5, 0.5]], "multi", "same shape"),
+        (np.zeros(0), np.zeros((0, 2)), "single", "split is empty"),
+        ([2], [[0.5, 0.5]], "single", "lie in 0..1, but span 2..2"),
+        ([[2, 0]], [[0.5, 0.5]], "multi", "lie in 0..1"),
+        ([0, 1], [[0.5, 0.5], [np.nan, 0.1]], "single", "1 of 2 images are not finite.*train.lr"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(labels, scores, kind, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(labels, scores, kind)
+
+
+def test_needs_numpy_alone():
+    path = metrics.__file__
+    code = f"import runpy, sys; runpy.run_path({path!r}); print({{'torch', 'scipy', 'sklearn'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -1,0 +1,624 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import flight
+
+from smartedge.errors import FrameError, LinkError, LogError, SmartEdgeError
+from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.wire import flight as ours
+from smartedge.wire.flight import FlightLink, FlightReceiver, from_flight_error
+from smartedge.wire.frame import frame_schema, frame_to_batch, header_to_json
+from smartedge.wire.meter import own_sockets
+
+HEADER = StreamHeader(
+    protocol=1,
+    run="run",
+    agreement="{}",
+    method="hierarchical",
+    schedule="joint",
+    codec="float32",
+    feature_shape=(256, 32, 32),
+    feature_dtype="float32",
+    task_kind="single",
+    outputs=10,
+    batch_size=64,
+    epoch=0,
+    split="train",
+    first_seq=0,
+    frames=3,
+    train_steps=3,
+)
+SCHEMA = frame_schema(HEADER)
+LINUX = sys.platform == "linux"
+
+
+def frame(seq: int, *, size: int = 1000, header: StreamHeader = HEADER) -> Frame:
+    batch = EncodedBatch(np.arange(4), np.arange(4), os.urandom(size), b"")
+    return Frame(seq, header.epoch, header.split, seq == header.first_seq + header.frames - 1, batch)
+
+
+class Handler:
+    """Counts frames; while ``gate`` is closed, blocks at the first one of a stream."""
+
+    def __init__(self) -> None:
+        self.ingested = 0
+        self.finished = 0
+        self.aborted = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: BaseException | None = None
+
+    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
+        pass
+
+    def ingest(self, header: StreamHeader, frame: Frame) -> Frame | None:
+        if self.failure is not None:
+            raise self.failure
+        self.gate.wait(timeout=60)
+        self.ingested += 1
+        return frame if header.method == "split" else None
+
+    def finish(self, header: StreamHeader) -> None:
+        self.finished += 1
+
+    def abort(self, header: StreamHeader) -> None:
+        self.aborted.release()
+
+
+@pytest.fixture
+def handler() -> Handler:
+    return Handler()
+
+
+@pytest.fixture
+def receiver(handler: Handler) -> Iterator[FlightReceiver]:
+    with_token = FlightReceiver(handler, "127.0.0.1", token="secret")
+    with_token.start()
+    yield with_token
+    handler.gate.set()
+    with_token.close()
+
+
+def send(link: FlightLink, header: StreamHeader = HEADER, **options: Any) -> None:
+    link.open(header)
+    for seq in range(header.first_seq, header.first_seq + header.frames):
+        link.write(frame(seq, header=header, **options))
+    link.close()
+
+
+Connect = Callable[..., FlightLink]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Makes links to a receiver, and disconnects them in the end."""
+    links: list[FlightLink] = []
+
+    def connect(receiver: FlightReceiver, **changes: Any) -> FlightLink:
+        arguments = {"token": "secret", "connect_timeout_s": 5.0, **changes}
+        links.append(FlightLink(f"127.0.0.1:{receiver.port}", **arguments))
+        return links[-1]
+
+    yield connect
+    for link in links:
+        link.disconnect()
+
+
+@pytest.fixture
+def assert_serves(receiver: FlightReceiver, handler: Handler, connect: Connect) -> Callable[[], None]:
+    """Checks that an honest sender gets through, whatever went before."""
+
+    def assert_serves() -> None:
+        before = handler.finished
+        link = connect(receiver)
+        send(link)
+        link.disconnect()
+        assert handler.finished == before + 1
+
+    return assert_serves
+
+
+# -- hostile or broken senders, with a plain Flight client
+
+
+class Raw:
+    """A Flight client that may send anything."""
+
+    def __init__(self, receiver: FlightReceiver) -> None:
+        self.client = flight.FlightClient(f"grpc://127.0.0.1:{receiver.port}")
+        self.options = flight.FlightCallOptions(headers=[(b"authorization", b"Bearer secret")])
+
+    def put(self, command: bytes, *batches: pa.RecordBatch, schema: pa.Schema = SCHEMA, path: bool = False) -> None:
+        descriptor = flight.FlightDescriptor.for_path(command) if path else flight.FlightDescriptor.for_command(command)
+        writer, _ = self.client.do_put(descriptor, schema, self.options)
+        with writer:
+            for batch in batches:
+                writer.write_batch(batch)
+
+
+@pytest.fixture
+def raw(receiver: FlightReceiver) -> Iterator[Raw]:
+    client = Raw(receiver)
+    yield client
+    client.client.close()
+
+
+def batch_of(seq: int, **options: Any) -> pa.RecordBatch:
+    return frame_to_batch(frame(seq, **options), HEADER)
+
+
+COMMAND = header_to_json(HEADER)
+ROW = {"head": [b"x" * 40], "payload": [b"p"]}
+HOSTILE: dict[str, tuple[Callable[[Raw], None], str]] = {
+    "garbage header": (lambda raw: raw.put(b"\x00\xffgarbage"), "stream header"),
+    "path as descriptor": (lambda raw: raw.put(b"a", path=True), "stream header"),
+    "oversized header": (lambda raw: raw.put(COMMAND + b" " * 70_000), "bytes are more than"),
+    "another schema": (lambda raw: raw.put(COMMAND, schema=pa.schema([("a", pa.int8())])), "schema must be"),
+    "dictionary schema": (
+        lambda raw: raw.put(COMMAND, schema=pa.schema([("head", pa.dictionary(pa.int8(), pa.binary()))])),
+        "schema must be",
+    ),
+    "nested schema": (lambda raw: raw.put(COMMAND, schema=pa.schema([("head", pa.list_(SCHEMA[0].type))])), "must be"),
+    "garbage frame": (lambda raw: raw.put(COMMAND, pa.RecordBatch.from_pydict(ROW, schema=SCHEMA)), "frame"),
+    "null": (
+        lambda raw: raw.put(COMMAND, pa.RecordBatch.from_arrays([pa.array([None], pa.binary())] * 2, schema=SCHEMA)),
+        "null",
+    ),
+    "many rows": (
+        lambda raw: raw.put(
+            COMMAND, pa.RecordBatch.from_pydict({k: v * 100_000 for k, v in ROW.items()}, schema=SCHEMA)
+        ),
+        "one row",
+    ),
+    "wrong seq": (lambda raw: raw.put(COMMAND, batch_of(0), batch_of(2)), "out of order"),
+    "repeated seq": (lambda raw: raw.put(COMMAND, batch_of(0), batch_of(0)), "out of order"),
+    "too many frames": (
+        lambda raw: raw.put(COMMAND, *(batch_of(seq) for seq in range(3)), batch_of(2)),
+        "out of order",
+    ),
+    "too few frames": (lambda raw: raw.put(COMMAND, batch_of(0)), "ended after 1 of 3"),
+    "oversized payload": (
+        lambda raw: raw.put(
+            header_to_json(dataclasses.replace(HEADER, feature_shape=(1,), batch_size=4)), batch_of(0, size=30_000_000)
+        ),
+        "payload of 30000000 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize(("attack", "says"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_senders_get_a_clear_error(
+    receiver: FlightReceiver,
+    handler: Handler,
+    raw: Raw,
+    attack: Callable[[Raw], None],
+    says: str,
+    assert_serves: Callable[[], None],
+) -> None:
+    with pytest.raises(flight.FlightServerError, match=rf"\[SE-FRAME\] .*{says}"):
+        attack(raw)
+    assert handler.finished == 0
+    assert_serves()
+
+
+def test_other_calls_and_other_protocols_do_no_harm(
+    receiver: FlightReceiver, handler: Handler, raw: Raw, assert_serves: Callable[[], None]
+) -> None:
+    with pytest.raises(NotImplementedError):
+        list(raw.client.list_flights(options=raw.options))
+    with pytest.raises(NotImplementedError):
+        list(raw.client.do_action("shutdown", raw.options))
+    with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n" + os.urandom(1000))
+    assert_serves()
+
+
+@pytest.mark.parametrize("token", [None, "wrong", "secret "])
+def test_the_token_must_be_right(
+    receiver: FlightReceiver,
+    handler: Handler,
+    token: str | None,
+    caplog: pytest.LogCaptureFixture,
+    connect: Connect,
+    assert_serves: Callable[[], None],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(LinkError, match="token is missing or wrong") as caught:
+        connect(receiver, token=token).open(HEADER)
+    assert "secret" not in str(caught.value).replace("the same secret", "") and "Bearer" not in caplog.text
+    assert_serves()
+
+
+def test_a_message_of_another_kind_is_refused(
+    receiver: FlightReceiver, handler: Handler, raw: Raw, assert_serves: Callable[[], None]
+) -> None:
+    split = dataclasses.replace(HEADER, method="split")
+    with pytest.raises(flight.FlightServerError, match=r"\[SE-FRAME\] stream: train of method split is exchanging"):
+        raw.put(header_to_json(split))
+    writer, _ = raw.client.do_put(flight.FlightDescriptor.for_command(COMMAND), SCHEMA, raw.options)
+    writer.write_metadata(pa.py_buffer(b"nothing else"))
+    with pytest.raises(flight.FlightServerError, match="without a record batch"):
+        writer.close()
+    assert_serves()
+
+
+# -- one stream at a time, start, close
+
+
+def test_a_second_stream_waits_for_the_first(receiver: FlightReceiver, handler: Handler, connect: Connect) -> None:
+    first = connect(receiver)
+    first.open(HEADER)
+    begun = time.monotonic()
+    with pytest.raises(LinkError, match=r"has an open stream, and takes one at a time.*tried for 0\.3 s"):
+        connect(receiver, connect_timeout_s=0.3).open(HEADER)
+    assert time.monotonic() - begun < 5
+    second = connect(receiver, connect_timeout_s=30)
+    waiting = threading.Thread(target=send, args=(second,))
+    waiting.start()
+    for seq in range(3):
+        first.write(frame(seq))
+    first.close()
+    waiting.join(timeout=30)
+    assert handler.finished == 2
+    first.disconnect()
+    second.disconnect()
+
+
+def test_a_receiver_takes_streams_once_started(handler: Handler, connect: Connect) -> None:
+    receiver = FlightReceiver(handler, "127.0.0.1")
+    with pytest.raises(LinkError, match="not ready yet"):
+        connect(receiver, connect_timeout_s=0.2).open(HEADER)
+    receiver.start()
+    send(connect(receiver))
+    assert handler.finished == 1
+    receiver.close()
+    with pytest.raises(LinkError, match=r"not there.*tried for 0\.2 s"):
+        connect(receiver, connect_timeout_s=0.2).open(HEADER)
+
+
+def test_a_sender_may_come_first(handler: Handler) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:
+        port = placeholder.getsockname()[1]
+    link = FlightLink(f"127.0.0.1:{port}", connect_timeout_s=30)
+    sending = threading.Thread(target=send, args=(link,))
+    sending.start()
+    receiver = FlightReceiver(handler, "127.0.0.1", port)
+    receiver.start()
+    sending.join(timeout=60)
+    assert handler.finished == 1
+    link.disconnect()
+    receiver.close()
+
+
+def test_closing_the_receiver_breaks_an_open_stream_off(handler: Handler, connect: Connect) -> None:
+    receiver = FlightReceiver(handler, "127.0.0.1")
+    receiver.start()
+    link = connect(receiver, token=None)
+    link.open(HEADER)
+    link.write(frame(0))
+    receiver.close()
+    assert handler.aborted.acquire(timeout=10)
+    with pytest.raises(LinkError):
+        link.close()
+
+
+def test_a_bug_in_the_handler_is_told_without_its_details(
+    receiver: FlightReceiver,
+    handler: Handler,
+    caplog: pytest.LogCaptureFixture,
+    connect: Connect,
+    assert_serves: Callable[[], None],
+) -> None:
+    handler.failure = ZeroDivisionError("private details")
+    with pytest.raises(SmartEdgeError, match="failed unexpectedly") as caught:
+        send(connect(receiver))
+    assert "private" not in str(caught.value) and "private details" in caplog.text
+    assert handler.aborted.acquire(timeout=10)
+    handler.failure = None
+    assert_serves()
+
+
+def test_a_long_message_of_the_handler_still_arrives(
+    receiver: FlightReceiver, handler: Handler, connect: Connect
+) -> None:
+    handler.failure = LogError("disk — full. " * 1000)
+    with pytest.raises(LogError, match="disk — full"):
+        send(connect(receiver))
+
+
+# -- backpressure, and what happens when one side goes away
+
+
+def test_a_blocked_handler_stops_the_sender_and_what_is_in_flight_is_bounded(
+    receiver: FlightReceiver, handler: Handler, connect: Connect
+) -> None:
+    size, frames = 1_000_000, 200
+    header = dataclasses.replace(HEADER, frames=frames)
+    handler.gate.clear()
+    link = connect(receiver)
+    link.open(header)
+    written = threading.Semaphore(0)
+
+    def write_all() -> None:
+        for seq in range(frames):
+            link.write(frame(seq, size=size, header=header))
+            written.release()
+        link.close()
+
+    sending = threading.Thread(target=write_all)
+    sending.start()
+    in_flight = 0
+    while written.acquire(timeout=1.5):
+        in_flight += 1
+    assert in_flight * size < 64_000_000, "the sender must wait"
+    assert sending.is_alive() and handler.ingested == 0
+    handler.gate.set()
+    sending.join(timeout=60)
+    assert handler.ingested == frames and handler.finished == 1
+    link.disconnect()
+
+
+def test_disconnecting_wakes_a_blocked_sender(
+    receiver: FlightReceiver, handler: Handler, connect: Connect, assert_serves: Callable[[], None]
+) -> None:
+    header = dataclasses.replace(HEADER, frames=100)
+    handler.gate.clear()
+    link = connect(receiver)
+    link.open(header)
+    errors: list[Exception] = []
+    begun = threading.Event()
+
+    def write_all() -> None:
+        try:
+            for seq in range(100):
+                link.write(frame(seq, size=4_000_000, header=header))
+                begun.set()
+        except LinkError as error:
+            errors.append(error)
+
+    sending = threading.Thread(target=write_all)
+    sending.start()
+    assert begun.wait(timeout=30)
+    link.disconnect()
+    sending.join(timeout=30)
+    assert len(errors) == 1 and not sending.is_alive()
+    handler.gate.set()
+    assert handler.aborted.acquire(timeout=30)
+    assert_serves()
+
+
+def write_all(link: FlightLink, header: StreamHeader, *, first: int = 0) -> None:
+    for seq in range(first, header.frames):
+        link.write(frame(seq, header=header))
+
+
+SERVER = """
+import sys
+from smartedge.wire.flight import FlightReceiver
+class Handler:
+    def accept(self, header, *, exchange): pass
+    def ingest(self, header, frame): pass
+    def finish(self, header): pass
+    def abort(self, header): pass
+receiver = FlightReceiver(Handler(), "127.0.0.1")
+receiver.start()
+print(receiver.port, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_killed_receiver_is_noticed_at_once() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None and process.stdin is not None
+        header = dataclasses.replace(HEADER, frames=100_000)
+        link = FlightLink(f"127.0.0.1:{int(process.stdout.readline())}")
+        link.open(header)
+        link.write(frame(0, header=header))
+        process.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        with pytest.raises(LinkError, match="went away"):
+            write_all(link, header, first=1)
+        assert time.monotonic() - killed < 2
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_sender_that_goes_away_is_noticed(
+    receiver: FlightReceiver, handler: Handler, connect: Connect, assert_serves: Callable[[], None]
+) -> None:
+    link = connect(receiver)
+    link.open(HEADER)
+    link.write(frame(0))
+    for connection in own_sockets(peer_port=receiver.port):  # as when its process is killed
+        with connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    assert handler.aborted.acquire(timeout=10) and handler.finished == 0
+    with pytest.raises(LinkError):
+        link.close()
+    assert_serves()
+
+
+@pytest.mark.skipif(not LINUX, reason="socket options of Linux")
+def test_both_ends_watch_for_a_peer_that_vanished(receiver: FlightReceiver, connect: Connect) -> None:
+    link = connect(receiver)
+    link.open(HEADER)
+    ends = own_sockets(peer_port=receiver.port) + own_sockets(local_port=receiver.port)
+    assert len(ends) == 2
+    for connection in ends:
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+    link.disconnect()
+
+
+# -- bytes
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux tells the bytes of a socket")
+def test_bytes_are_counted_at_the_socket(receiver: FlightReceiver, connect: Connect) -> None:
+    link = connect(receiver)
+    send(link)
+    opened = link.counters()
+    size, frames = 100_000, 20
+    send(link, dataclasses.replace(HEADER, frames=frames), size=size)
+    sent = link.counters()
+    assert sent.source == "kernel tcp_info"
+    assert size * frames < sent.up - opened.up < 1.02 * size * frames + 2000
+    assert 0 < sent.down - opened.down < 10_000, "nothing comes back but HTTP/2's own housekeeping"
+    link.disconnect()
+    assert link.counters() == dataclasses.replace(sent, up=link.counters().up, down=link.counters().down)
+    assert link.counters().up >= sent.up
+
+
+def test_without_the_kernels_counts_arrows_are_given(
+    receiver: FlightReceiver, monkeypatch: pytest.MonkeyPatch, connect: Connect
+) -> None:
+    monkeypatch.setattr("smartedge.wire.meter.sys.platform", "darwin")
+    link = connect(receiver)
+    assert link.counters().up == 0
+    send(link)
+    link.open(dataclasses.replace(HEADER, method="split", frames=1))
+    link.exchange(frame(0, header=dataclasses.replace(HEADER, method="split", frames=1)))
+    link.close()
+    counts = link.counters()
+    assert counts.source == "payload" and 4000 < counts.up < 8000 and 1000 < counts.down < 1500
+    link.disconnect()
+
+
+# -- TLS
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA, and a certificate of it for 127.0.0.1: ca.pem, cert.pem, key.pem; and other.pem of another CA."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl program to make certificates")
+    folder = tmp_path_factory.mktemp("certificates")
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for name in ("ca", "other"):
+        openssl(folder, "req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    openssl(folder, "req", "-new", *key, "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=smartedge")
+    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1")
+    signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "extensions")
+    openssl(folder, "x509", "-req", "-in", "request.pem", "-out", "cert.pem", *signing)
+    return folder
+
+
+def test_tls_with_certificates_on_both_sides(handler: Handler, certificates: Path, connect: Connect) -> None:
+    mine = {
+        "tls_ca": certificates / "ca.pem",
+        "tls_cert": certificates / "cert.pem",
+        "tls_key": certificates / "key.pem",
+    }
+    receiver = FlightReceiver(handler, "127.0.0.1", **mine)
+    receiver.start()
+    link = connect(receiver, token=None, **mine)
+    send(link)
+    assert handler.finished == 1 and link.counters().up > 3000
+    link.disconnect()
+    for wrong in ({"tls_ca": mine["tls_ca"]}, {**mine, "tls_ca": certificates / "other.pem"}, {}):
+        with pytest.raises(LinkError):
+            connect(receiver, token=None, connect_timeout_s=0.5, **wrong).open(HEADER)
+    assert handler.finished == 1
+    receiver.close()
+
+
+def test_a_certificate_that_cannot_be_read_is_named(handler: Handler, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pem"
+    with pytest.raises(LinkError, match=r"missing\.pem: cannot be read"):
+        FlightReceiver(handler, "127.0.0.1", tls_cert=missing, tls_key=missing)
+    with pytest.raises(LinkError, match=r"missing\.pem: cannot be read"):
+        FlightLink("127.0.0.1:1", tls_ca=missing)
+    missing.write_text("nonsense")
+    with pytest.raises(LinkError, match="cannot listen"):
+        FlightReceiver(handler, "127.0.0.1", tls_cert=missing, tls_key=missing)
+
+
+# -- where it listens, and settings
+
+
+@pytest.mark.parametrize("options", [{}, {"token": "t"}])
+def test_an_open_address_needs_protection_or_consent(handler: Handler, options: dict[str, str]) -> None:
+    with pytest.raises(LinkError, match=r"refusing to listen on 0\.0\.0\.0.*link\.insecure"):
+        FlightReceiver(handler, "0.0.0.0", **options)  # type: ignore[arg-type]
+
+
+def test_consent_is_warned_about(handler: Handler, caplog: pytest.LogCaptureFixture) -> None:
+    receiver = FlightReceiver(handler, "0.0.0.0", insecure=True)
+    assert "without TLS and token" in caplog.text
+    receiver.close()
+
+
+def test_a_protected_open_address_is_fine(handler: Handler, certificates: Path) -> None:
+    pair = {"tls_cert": certificates / "cert.pem", "tls_key": certificates / "key.pem"}
+    FlightReceiver(handler, "0.0.0.0", token="t", **pair).close()
+
+
+def test_a_taken_port_is_told(handler: Handler, receiver: FlightReceiver) -> None:
+    with pytest.raises(LinkError, match=f"cannot listen on 127.0.0.1:{receiver.port}"):
+        FlightReceiver(handler, "127.0.0.1", receiver.port)
+
+
+@pytest.mark.parametrize("location", ["", "host", "host:", ":80", "host:http", "host:0", "host:70000"])
+def test_a_location_is_host_and_port(location: str) -> None:
+    with pytest.raises(LinkError, match="must be HOST:PORT"):
+        FlightLink(location)
+
+
+@pytest.mark.parametrize("token", ["", "two\nlines", "schlüssel"])
+def test_a_token_is_printable_ascii(handler: Handler, token: str) -> None:
+    with pytest.raises(LinkError, match="printable ASCII"):
+        FlightReceiver(handler, "127.0.0.1", token=token)
+    with pytest.raises(LinkError, match="printable ASCII"):
+        FlightLink("127.0.0.1:1", token=token)
+
+
+# -- errors
+
+
+def test_every_error_of_arrow_flight_is_mapped() -> None:
+    errors = {value for value in vars(flight).values() if isinstance(value, type) and issubclass(value, Exception)}
+    missing = errors - set(ours._ERRORS)
+    assert not missing, f"pyarrow.flight has new errors: give them a place in _ERRORS: {missing}"
+    for error in [*errors, pa.ArrowInvalid, pa.ArrowCancelled, pa.ArrowNotImplementedError, ConnectionError]:
+        arguments = (2, 1) if error is flight.FlightWriteSizeExceededError else ()
+        became = from_flight_error(error("a message", *arguments), "link")
+        assert isinstance(became, (LinkError, FrameError)) and "a message" in str(became)
+
+
+def test_every_error_of_ours_crosses_the_link() -> None:
+    for cls in ours._subclasses(SmartEdgeError):
+        there = ours._to_flight_error(cls("what, where, and what to do"))
+        back = from_flight_error(there, "link")
+        assert type(back) is cls and str(back) == "what, where, and what to do"
+
+
+def test_a_code_that_is_not_ours_is_not_trusted() -> None:
+    error = from_flight_error(flight.FlightServerError("text", b"SE-NEW message"), "link to x")
+    assert type(error) is LinkError and "text" in str(error)

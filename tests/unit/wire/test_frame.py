@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from smartedge.errors import FrameError
+from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.wire.frame import (
+    MAX_HEADER_BYTES,
+    batch_to_frame,
+    frame_schema,
+    frame_to_batch,
+    header_from_json,
+    header_to_json,
+    max_payload_bytes,
+    max_side_bytes,
+    reply_header,
+)
+
+HEADER = StreamHeader(
+    protocol=1,
+    run="run",
+    agreement="{}",
+    method="hierarchical",
+    schedule="joint",
+    codec="uint8",
+    feature_shape=(8, 4, 4),
+    feature_dtype="float32",
+    task_kind="single",
+    outputs=10,
+    batch_size=64,
+    epoch=2,
+    split="train",
+    first_seq=5,
+    frames=3,
+    train_steps=7,
+)
+
+
+def make_frame(count: int = 3, **batch: Any) -> Frame:
+    encoded = EncodedBatch(np.arange(count), np.arange(count), b"payload", b"side")
+    return Frame(5, 2, "train", False, dataclasses.replace(encoded, **batch))
+
+
+def raw_batch(head: bytes | None, payload: bytes | None = b"payload") -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [pa.array([head], pa.binary()), pa.array([payload], pa.binary())], schema=frame_schema(HEADER)
+    )
+
+
+def head(count: int, *, seq: int = 5, ids: list[int] | None = None, labels: bytes | None = None) -> bytes:
+    ids = list(range(count)) if ids is None else ids
+    return (
+        struct.pack("<QI", seq, count) + np.array(ids, "<i4").tobytes() + (bytes(count) if labels is None else labels)
+    )
+
+
+headers = st.builds(
+    StreamHeader,
+    protocol=st.just(1),
+    run=st.text(min_size=1, max_size=20),
+    agreement=st.text(max_size=50),
+    method=st.sampled_from(["hierarchical", "cloud", "split"]),
+    schedule=st.sampled_from(["joint", "freeze-and-log"]),
+    codec=st.just("uint8"),
+    feature_shape=st.lists(st.integers(1, 64), min_size=1, max_size=4).map(tuple),
+    feature_dtype=st.sampled_from(["float32", "uint8"]),
+    task_kind=st.sampled_from(["single", "multi"]),
+    outputs=st.integers(1, 70_000),
+    batch_size=st.integers(1, 8),
+    epoch=st.integers(0, 1000),
+    split=st.sampled_from(["train", "val", "test"]),
+    first_seq=st.integers(0, 2**40),
+    frames=st.integers(1, 1000),
+    train_steps=st.integers(0, 1000),
+)
+
+
+@given(headers, st.data())
+def test_round_trip(header: StreamHeader, data: st.DataObject) -> None:
+    assert header_from_json(header_to_json(header)) == header
+    count = data.draw(st.integers(1, header.batch_size))
+    ids = np.array(data.draw(st.lists(st.integers(0, 2**31 - 1), min_size=count, max_size=count, unique=True)))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    if header.task_kind == "single":
+        labels = random.integers(0, header.outputs, count)
+    else:
+        labels = random.integers(0, 2, (count, header.outputs), dtype=np.uint8)
+    seq = header.first_seq + data.draw(st.integers(0, header.frames - 1))
+    payload = data.draw(st.binary(min_size=1, max_size=max_payload_bytes(header)))
+    batch = EncodedBatch(ids, labels, payload, data.draw(st.binary(max_size=100)))
+    frame = Frame(seq, header.epoch, header.split, seq + 1 == header.first_seq + header.frames, batch)
+
+    message = frame_to_batch(frame, header).serialize()
+    got = batch_to_frame(pa.ipc.read_record_batch(message, frame_schema(header)), header)
+
+    assert dataclasses.replace(got, batch=batch) == frame
+    assert got.batch.ids.tolist() == ids.tolist() and got.batch.ids.dtype == np.int64
+    assert got.batch.labels.tolist() == labels.tolist() and got.batch.labels.dtype == labels.dtype
+    assert (got.batch.payload, got.batch.side) == (batch.payload, batch.side)
+
+
+def test_a_frame_costs_260_bytes_beside_ids_labels_and_side() -> None:
+    frame = make_frame(64, labels=np.zeros(64, np.int64), payload=bytes(6000), side=bytes(64))
+    message = frame_to_batch(frame, HEADER).serialize()
+    assert message.size - 6000 - (4 + 1) * 64 - 64 <= 264
+
+
+@pytest.mark.parametrize(("outputs", "width"), [(2, 1), (256, 1), (257, 2), (65_536, 2), (65_537, 4)])
+def test_labels_are_as_narrow_as_the_task_allows(outputs: int, width: int) -> None:
+    header = dataclasses.replace(HEADER, outputs=outputs)
+    sizes = [
+        len(frame_to_batch(make_frame(count, labels=np.full(count, outputs - 1)), header)[0][0].as_py())
+        for count in (1, 2)
+    ]
+    assert sizes[1] - sizes[0] == 4 + width
+
+
+def test_labels_of_many_columns_take_a_bit_each() -> None:
+    header = dataclasses.replace(HEADER, task_kind="multi", outputs=40)
+    frame = make_frame(8, labels=np.ones((8, 40), np.uint8), side=b"")
+    assert len(frame_to_batch(frame, header)[0][0].as_py()) == 12 + 8 * 4 + 8 * 5
+
+
+WRONG_BATCHES = {
+    "too many": {"ids": np.arange(65), "labels": np.zeros(65, np.int64)},
+    "none": {"ids": np.arange(0), "labels": np.arange(0)},
+    "negative id": {"ids": np.array([0, -1, 2])},
+    "huge id": {"ids": np.array([0, 2**31, 2])},
+    "repeated id": {"ids": np.array([0, 1, 1])},
+    "label out of range": {"labels": np.array([0, 1, 10])},
+    "negative label": {"labels": np.array([0, 1, -1])},
+    "too few labels": {"labels": np.array([0, 1])},
+    "labels of columns": {"labels": np.zeros((3, 10), np.uint8)},
+    "labels of another dtype": {"labels": np.zeros(3, np.int32)},
+    "no payload": {"payload": b""},
+    "payload too long": {"payload": bytes(max_payload_bytes(HEADER) + 1)},
+    "side too long": {"side": bytes(max_side_bytes(HEADER) + 1)},
+}
+
+
+@pytest.mark.parametrize("change", WRONG_BATCHES.values(), ids=WRONG_BATCHES.keys())
+def test_the_sender_refuses_frames_that_the_receiver_would(change: dict[str, Any]) -> None:
+    with pytest.raises(FrameError, match="frame 5: "):
+        frame_to_batch(make_frame(**change), HEADER)
+
+
+HOSTILE = {
+    "seq before": raw_batch(head(3, seq=4)),
+    "seq after": raw_batch(head(3, seq=8)),
+    "huge seq": raw_batch(head(3, seq=2**64 - 1)),
+    "no images": raw_batch(head(0)),
+    "too many images": raw_batch(head(65)),
+    "count beyond the head": raw_batch(struct.pack("<QI", 5, 60) + bytes(50)),
+    "huge count": raw_batch(struct.pack("<QI", 5, 2**32 - 1)),
+    "cut head": raw_batch(head(3)[:-1]),
+    "tiny head": raw_batch(b"x"),
+    "empty head": raw_batch(b""),
+    "no head": raw_batch(None),
+    "no payload": raw_batch(head(3), None),
+    "empty payload": raw_batch(head(3), b""),
+    "long payload": raw_batch(head(3), bytes(max_payload_bytes(HEADER) + 1)),
+    "long side": raw_batch(head(3) + bytes(max_side_bytes(HEADER) + 1)),
+    "negative id": raw_batch(head(3, ids=[0, -1, 2])),
+    "repeated id": raw_batch(head(3, ids=[0, 2, 2])),
+    "label out of range": raw_batch(head(3, labels=b"\x00\x0a\x00")),
+    "no row": raw_batch(head(3)).slice(0, 0),
+    "two rows": pa.Table.from_batches([raw_batch(head(3))] * 2).combine_chunks().to_batches()[0],
+    "other names": raw_batch(head(3)).rename_columns(["a", "b"]),
+    "other type": pa.RecordBatch.from_pydict({"head": ["text"], "payload": [b"p"]}),
+    "dictionary": pa.RecordBatch.from_arrays(
+        [pa.array([head(3)]).dictionary_encode(), pa.array([b"p"])], names=["head", "payload"]
+    ),
+    "list": pa.RecordBatch.from_pydict({"head": [[1, 2, 3]], "payload": [b"p"]}),
+    "one column": pa.RecordBatch.from_pydict({"payload": [b"p"]}),
+    "nullable": pa.RecordBatch.from_pydict({"head": [head(3)], "payload": [b"p"]}),
+}
+
+
+@pytest.mark.parametrize("batch", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_batches_are_frame_errors(batch: pa.RecordBatch) -> None:
+    with pytest.raises(FrameError, match=r"^frame"):
+        batch_to_frame(batch, HEADER)
+
+
+def test_offsets_that_point_outside_are_frame_errors() -> None:
+    message = frame_to_batch(make_frame(), HEADER).serialize().to_pybytes()
+    honest, lying = struct.pack("<ii", 0, len(b"payload")), struct.pack("<ii", 0, 2**30)
+    place = message.rindex(honest)
+    message = message[:place] + lying + message[place + len(lying) :]
+    batch = pa.ipc.read_record_batch(pa.py_buffer(message), frame_schema(HEADER))
+    with pytest.raises(FrameError, match="corrupt"):
+        batch_to_frame(batch, HEADER)
+
+
+@given(st.data())
+def test_flipped_bytes_of_a_message_are_arrow_errors_or_frame_errors(data: st.DataObject) -> None:
+    message = bytearray(frame_to_batch(make_frame(), HEADER).serialize())
+    for _ in range(data.draw(st.integers(1, 3))):
+        message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        batch = pa.ipc.read_record_batch(pa.py_buffer(bytes(message)), frame_schema(HEADER))
+    except (pa.ArrowException, OSError, EOFError):
+        assume(False)
+    try:
+        frame = batch_to_frame(batch, HEADER)
+    except FrameError:
+        return
+    assert frame.seq in (5, 6, 7) and 1 <= len(frame.batch.ids) <= 64
+
+
+def changed(**changes: Any) -> bytes:
+    fields = json.loads(header_to_json(HEADER)) | changes
+    return json.dumps({key: value for key, value in fields.items() if value is not ...}).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "JSON"),
+        (b"\xff\xfe", "JSON"),
+        (b"[1, 2]", "stream header"),
+        (b"{" * 10_000, "JSON"),
+        (changed(codec=...), "codec: Field required"),
+        (changed(colour="red"), "colour: Extra inputs"),
+        (changed(protocol=2), "speaks protocol 2, this side 1"),
+        (changed(protocol="1"), "protocol: "),
+        (changed(outputs=True), "outputs: "),
+        (changed(outputs=1.0), "outputs: "),
+        (changed(outputs=0), "outputs: "),
+        (changed(batch_size=0), "batch_size: "),
+        (changed(frames=-1), "frames: "),
+        (changed(first_seq=2**60), "first_seq: "),
+        (changed(run=""), "run: "),
+        (changed(run="r" * 1000), "run: "),
+        (changed(method="edge"), "method: "),
+        (changed(split="holdout"), "split: "),
+        (changed(feature_dtype="float64"), "feature_dtype: "),
+        (changed(feature_shape=[]), "feature_shape: "),
+        (changed(feature_shape=[3, 0]), "feature_shape.1: "),
+        (changed(feature_shape=[1] * 5), "feature_shape: "),
+        (changed(feature_shape=[2**20, 2**20]), "lower batch_size"),
+        (changed(agreement="x" * MAX_HEADER_BYTES), "bytes are more than"),
+    ],
+    ids=str,
+)
+def test_malformed_headers_are_frame_errors(data: bytes, says: str) -> None:
+    with pytest.raises(FrameError, match=says):
+        header_from_json(data)
+
+
+def test_replies_are_float32_of_the_same_shape() -> None:
+    reply = reply_header(dataclasses.replace(HEADER, codec="float16", method="split"))
+    assert (reply.codec, reply.feature_dtype, reply.feature_shape) == ("float32", "float32", (8, 4, 4))

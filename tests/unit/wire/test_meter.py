@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from smartedge.wire.meter import PEER_TIMEOUT_S, SocketMeter, is_loopback, own_sockets, watch_peer
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the bytes of a socket")
+
+
+class Pair(NamedTuple):
+    """A connection within this process."""
+
+    client: socket.socket
+    server: socket.socket
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def connect(listener: socket.socket) -> Pair:
+    client = socket.create_connection(listener.getsockname(), timeout=10)
+    server, _ = listener.accept()
+    server.settimeout(10)
+    return Pair(client, server)
+
+
+def transfer(sender: socket.socket, receiver: socket.socket, size: int) -> None:
+    """Send and wait until all has arrived, and the acknowledgement with it."""
+    remaining = size
+    while remaining:
+        chunk = min(remaining, 20_000)
+        sender.sendall(bytes(chunk))
+        remaining -= chunk
+        while chunk:
+            chunk -= len(receiver.recv(chunk))
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.0.7", False),
+        ("example.org", False),
+        ("localhost.example.org", False),
+    ],
+)
+def test_is_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) == expected
+
+
+@linux
+def test_counts_what_passes_and_only_on_its_own_connections(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    meter = SocketMeter(port)
+    other = connect(listener)
+    meter.snapshot()
+    assert meter.counts() == (0, 0)
+    first = connect(listener)
+    meter.attach()
+    transfer(*other, 1000)
+    transfer(*first, 100_000)
+    transfer(first.server, first.client, 777)
+    assert meter.counts() == (100_000, 777)
+    first.client.close()
+    meter.release()
+    assert meter.counts() == (100_000, 777)
+    meter.snapshot()
+    second = connect(listener)
+    meter.attach()
+    transfer(*second, 50)
+    assert meter.counts() == (100_050, 777)
+    meter.release()
+    for connection in (*other, *second, first.server):
+        connection.close()
+
+
+def test_shutdown_wakes_the_peer(listener: socket.socket) -> None:
+    meter = SocketMeter(listener.getsockname()[1])
+    meter.snapshot()
+    client, server = connect(listener)
+    meter.attach()
+    meter.shutdown()
+    assert server.recv(1) == b""
+    meter.shutdown()
+    meter.release()
+    client.close()
+    server.close()
+
+
+def test_own_sockets_are_found_by_either_port(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    client, server = connect(listener)
+    for found, expected in ((own_sockets(peer_port=port), client), (own_sockets(local_port=port), server)):
+        assert [each.getsockname() for each in found] == [expected.getsockname()]
+        for each in found:
+            each.close()
+    client.close()
+    server.close()
+
+
+@linux
+def test_a_silent_peer_is_given_up_after_the_timeout_stated(listener: socket.socket) -> None:
+    client, server = connect(listener)
+    watch_peer(client)
+    get = client.getsockopt
+    assert get(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    idle, interval, count, user = (
+        get(socket.IPPROTO_TCP, getattr(socket, name))
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+    )
+    assert idle + interval * count <= PEER_TIMEOUT_S and user == 1000 * PEER_TIMEOUT_S
+    client.close()
+    server.close()
