@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 from smartedge.errors import CutError
 from smartedge.models.trace import BATCHES, Trace, storage_of, tensors_in, trace
 
-__all__ = ["Cut", "Part", "cut", "list_cuts", "merge_state_dicts"]
+__all__ = ["Cut", "cut", "list_cuts", "merge_state_dicts"]
 
 Side = Literal["front", "back"]
 
@@ -98,7 +98,7 @@ def list_cuts(model: nn.Module, input_shape: tuple[int, ...]) -> list[Cut]:
     return [point.describe() for point in modes[False].points if _legal(modes, point.name)]
 
 
-def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -> tuple[Part, Part]:
+def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -> tuple[nn.Module, nn.Module]:
     """Divide ``model`` into (front, back) with ``back(front(x))`` equal to ``model(x)``, in either mode.
 
     Args:
@@ -467,13 +467,15 @@ def _legal(modes: Mapping[bool, _Analysis], name: str) -> bool:
 
 def _furnish(model: nn.Module, front: Part, back: Part, owner: Mapping[int, Side]) -> None:
     """Give both parts the modules and tensors that their operations use, under the original's names."""
+    # In the original's order, so that parameters are numbered alike in every process: optimizers go by the number.
+    order = {path: place for place, (path, _) in enumerate(model.named_modules(remove_duplicate=False))}
     front_paths, back_paths = (
         {str(node.target) for graph in part._graphs.values() for node in graph.nodes if node.op == "call_module"}
         for part in (front, back)
     )
     for part, paths in ((front, front_paths), (back, back_paths)):
         part.training, part._version = model.training, model._version
-        for path in sorted(paths, key=lambda path: path.count(".")):
+        for path in sorted(paths, key=order.__getitem__):
             module = model.get_submodule(path)
             if part is back and path in front_paths:  # without parameters, such as a ReLU that serves several times
                 module = copy.deepcopy(module)  # so that each side has a training flag of its own

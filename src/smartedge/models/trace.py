@@ -131,7 +131,7 @@ class _Varying:
     def _refuse(self) -> Any:
         raise _Untraceable("Python code depends on the number of images in the batch")
 
-    __int__ = __float__ = __hash__ = _refuse  # type: ignore[assignment]
+    __int__ = __float__ = __hash__ = _refuse
 
     def __bool__(self) -> bool:
         return bool(_same(bool(_plain(self)), bool(self.other)))
@@ -294,10 +294,11 @@ class _Recorder(TracerBase):
             return recorder.call_module(module, call, args, kwargs)
 
         def function_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-            function = apply.__get__(None, cls)
-            if recorder.silent:
-                return function(*args, **kwargs)
-            return recorder.record_call("call_function", function, args, kwargs)
+            def run(*args: Any, **kwargs: Any) -> Any:
+                return apply.__get__(None, cls)(*args, **kwargs)
+
+            run.__name__ = cls.__name__  # by which the graph and the cut know it
+            return run(*args, **kwargs) if recorder.silent else recorder.record_call("call_function", run, args, kwargs)
 
         nn.Module.__call__ = module_call  # type: ignore[method-assign]
         torch.autograd.Function.apply = classmethod(function_apply)  # type: ignore[assignment]
@@ -379,13 +380,13 @@ class _Recorder(TracerBase):
             module = copy.deepcopy(self.trace.model.get_submodule(path)).train(self.trace.training)
             real_args, real_kwargs = tree_map_only(Tensor, _real, (args, kwargs))
             try:
-                out = module(*real_args, **real_kwargs)
+                out = tree_map_only(Tensor, Tensor.detach, module(*real_args, **real_kwargs))
             except Exception as error:
                 raise CutError(
                     f"{type(self.trace.model).__name__} does not take an input of {_text(self.trace.input_shape)}: "
                     f"{path} ({type(module).__name__}), {_location(error)}: {_first_line(error)}"
                 ) from error
-        return tree_map_only(Tensor, lambda tensor: self.fake.from_tensor(tensor.detach()), out)
+        return tree_map_only(Tensor, self.fake.from_tensor, out)
 
     def keep(self, node: fx.Node, values: tuple[Any, Any], name: str) -> Any:
         """Store what ``node`` gave and return it as the network shall see it."""
@@ -403,6 +404,7 @@ class _Recorder(TracerBase):
                 for i, (a, b) in enumerate(zip(first, second, strict=True))
             )
         if isinstance(first, (tuple, list)):
+            _same(len(first), len(second))
             items = [self.member(node, i) for i in range(len(first))]
             return type(first)(items) if type(first) in (tuple, list) else first
         if isinstance(first, dict):
@@ -498,6 +500,10 @@ class _Mode(TorchFunctionMode):
             return func(*args, **kwargs)
         if not is_tensor_method_or_property(func):
             return self.recorder.record_call("call_function", func, args, kwargs)
+        if func.__name__ == "__len__":
+            return _same(*(len(value) for value in self.recorder.trace.values[self.recorder.node_of(args[0])]))
+        if func.__name__ == "__iter__":
+            return iter(args[0].unbind(0))
         if func.__name__ == "__get__":
             return self.recorder.record_call("call_function", getattr, (args[0], func.__self__.__name__), {})
         return self.recorder.record_call("call_method", func.__name__, args, kwargs)

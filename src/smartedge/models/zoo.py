@@ -114,7 +114,7 @@ def _vgg_with_small_head(make: Callable[[], nn.Module], outputs: int) -> nn.Modu
     for module in features.modules():  # as torchvision and timm initialise them
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            module.bias.data.zero_()
+            nn.init.zeros_(module.get_parameter("bias"))
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
     return model
