@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from smartedge.wire.flight import FlightLink, FlightReceiver
     from smartedge.wire.link import FrameHandler
 
-__all__ = ["flight_link", "flight_receiver", "run_cloud", "run_edge", "stop_on_signals", "train"]
+__all__ = ["collect", "flight_link", "flight_receiver", "run_cloud", "run_edge", "stop_on_signals", "train"]
 
 _GRACE_SECONDS = 20.0  # for a side to stop by itself when the other one has failed
 
@@ -77,6 +77,22 @@ def train(
     return results
 
 
+def collect(run_dir: Path) -> dict[str, Any]:
+    """Put the results of a run together whose sides ran by themselves (``smartedge edge``, ``smartedge cloud``).
+
+    Args:
+        run_dir: holds both sides' folders, ``edge/`` and ``cloud/``.
+
+    Raises:
+        RunError: a side is missing or has not finished, or the sides belong to different runs.
+    """
+    from smartedge.runs.results import assemble
+
+    if not run_dir.is_dir():
+        raise RunError(f"{run_dir}: no such run directory")
+    return assemble(run_dir, load_config(run_dir / "config.yaml"), _read_facts(run_dir / "run.json"))
+
+
 def run_edge(
     config: Config, location: str | None, monitor: Monitor, *, resume: bool = False, stop: threading.Event | None = None
 ) -> bool:
@@ -86,6 +102,7 @@ def run_edge(
     from smartedge.edge.runner import EdgeRunner
 
     torch.set_num_threads(config.threads)
+    _note_facts(config)
     sender = None
     if config.method != "edge":
         assert location is not None
@@ -117,6 +134,7 @@ def run_cloud(
     if config.method == "edge":
         raise errors.ConfigError("method: 'edge' sends nothing, so there is no cloud to start; use 'smartedge edge'")
     torch.set_num_threads(config.threads)
+    _note_facts(config)
     session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
     receiver = flight_receiver(config, session, host, port)
     receiver.start()
@@ -195,8 +213,7 @@ def _open_data(config: Config) -> Any:
         data.desired,
         sensitive=data.sensitive,
         image_size=data.image_size,
-        limit=data.limit,
-        seed=config.seed,
+        limit=data.limit,  # subsets and splits stay the same whatever config.seed is
         cache_dir=data.cache_dir,
     )
 
@@ -364,8 +381,6 @@ class _Side:
 
 def _prepare_run(config: Config, *, resume: bool) -> dict[str, Any]:
     """Make the run directory, or check that it holds this run; returns facts for the results."""
-    from smartedge.runs.machine import describe_machine, versions
-
     run_dir = config.run_dir
     facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
     if facts_file.exists():
@@ -380,10 +395,18 @@ def _prepare_run(config: Config, *, resume: bool) -> dict[str, Any]:
         edge_done = _finished(run_dir / "edge")
         if not edge_done and (run_dir / "cloud" / "closed").exists():
             (run_dir / "cloud" / "closed").unlink()  # the cloud must wait for the edge again
-        facts: dict[str, Any] = json.loads(facts_file.read_text(encoding="utf-8"))
-        return facts
+        return _read_facts(facts_file)
     if resume and run_dir.exists():
         raise RunError(f"{run_dir}: there is no run to resume; start it without --resume")
+    return _write_facts(config)
+
+
+def _write_facts(config: Config) -> dict[str, Any]:
+    """Note the settings and the machine in the run directory."""
+    from smartedge.runs.machine import describe_machine, versions
+
+    run_dir = config.run_dir
+    facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
     run_dir.mkdir(parents=True, exist_ok=True)
     config_file.write_text(config.to_yaml(), encoding="utf-8")
     facts = {
@@ -393,6 +416,20 @@ def _prepare_run(config: Config, *, resume: bool) -> dict[str, Any]:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
     write_json_atomically(facts_file, facts)
+    return facts
+
+
+def _note_facts(config: Config) -> None:
+    """For a side that runs by itself: note settings and machine, unless :func:`train` or the other side has."""
+    if not (config.run_dir / "run.json").exists():
+        _write_facts(config)
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read ({error})") from error
     return facts
 
 
@@ -408,5 +445,5 @@ def _write_report(run_dir: Path, monitor: Monitor) -> None:
         from smartedge.report import write_report
 
         write_report(run_dir)
-    except ImportError as error:
+    except (ImportError, OSError, ValueError) as error:
         monitor.update(Update("", "report", text=f"no report.html: {error}"))

@@ -178,6 +178,13 @@ def test_the_handlers_error_reaches_the_sender(link: FrameSender, handler: Handl
     send(link, HEADER)
 
 
+def test_the_handlers_error_reaches_who_waits_for_a_reply(link: FrameSender, handler: Handler) -> None:
+    link.open(SPLIT)
+    handler.fails, handler.failure = "ingest", LogError("disk full")
+    with pytest.raises(LogError, match=r"^disk full$"):
+        link.exchange(frame(SPLIT, 5))
+
+
 def test_close_refuses_a_stream_that_lacks_frames(link: FrameSender, handler: Handler) -> None:
     link.open(HEADER)
     link.write(frame(HEADER, 5))

@@ -8,7 +8,7 @@ from smartedge.errors import CodecError
 
 __all__ = ["compress", "decompress"]
 
-# Level 1: on quantised ResNet features higher levels take 2 to 7 times as long and save nothing (see docs/codecs).
+# Level 1: on quantised ResNet features higher levels take 2 to 7 times as long and save nothing.
 _ZSTD = pa.Codec("zstd", compression_level=1)
 
 

@@ -4,5 +4,6 @@ Needs matplotlib and Jinja2: the extra ``cloud``. What is read is described in `
 """
 
 from smartedge.report.html import write_comparison, write_report
+from smartedge.report.picture import write_picture
 
-__all__ = ["write_comparison", "write_report"]
+__all__ = ["write_comparison", "write_picture", "write_report"]

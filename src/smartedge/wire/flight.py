@@ -39,6 +39,7 @@ __all__ = ["FlightLink", "FlightReceiver", "from_flight_error"]
 _log = logging.getLogger(__name__)
 
 _TOKEN_HEADER = "authorization"
+_RETRY_S = 0.1
 _MAX_MESSAGE_CHARS = 1500  # an error crosses as gRPC metadata, of which 8 KiB are allowed; it goes there twice
 
 # What Arrow raises: class -> (our class, what to tell the user to do). The most derived class that matches counts.
@@ -260,7 +261,9 @@ class FlightLink:
         }
         self._connect_timeout_s = connect_timeout_s
         self._meter = SocketMeter(int(port))
-        self._lock = threading.Lock()  # held while the connection is made or dropped
+        self._lock = threading.Lock()  # of the meter
+        self._calling = threading.Lock()  # held by the thread that uses the connection
+        self._disconnected = threading.Event()
         self._client: Any = None
         self._header: StreamHeader | None = None
         self._writer: Any = None
@@ -272,52 +275,54 @@ class FlightLink:
         """See :class:`~smartedge.wire.link.FrameSender`. Tries for ``connect_timeout_s`` to reach a free receiver."""
         if self._writer is not None:
             raise LinkError(f"{self._where}: a stream is open already; close it before opening another")
-        command = header_to_json(header)
+        self._disconnected.clear()
         deadline = time.monotonic() + self._connect_timeout_s
-        pause = threading.Event()  # never set: waits
-        told = False
+        tries = 0
         while True:
-            try:
-                self._open(header, command)
-                return
-            except flight.FlightUnavailableError as error:
-                self.disconnect()
-                if time.monotonic() >= deadline:
-                    reason = from_flight_error(error, self._where)
-                    raise LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") from error
-                if not told:
-                    _log.info("%s: not there yet, trying for %g s", self._where, self._connect_timeout_s)
-                    told = True
-                pause.wait(0.1)
-            except _ARROW_ERRORS as error:
-                self.disconnect()
-                raise from_flight_error(error, self._where) from error
+            with self._call():
+                try:
+                    self._open(header)
+                    return
+                except flight.FlightUnavailableError as error:
+                    self._drop()
+                    if time.monotonic() >= deadline:
+                        reason = from_flight_error(error, self._where)
+                        raise LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") from error
+            if tries == 0:
+                _log.info("%s: cannot open a stream yet, trying for %g s", self._where, self._connect_timeout_s)
+            tries += 1
+            if self._disconnected.wait(_RETRY_S):
+                raise LinkError(f"{self._where}: disconnected while opening a stream")
 
     def write(self, frame: Frame) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
-        with self._stream(exchange=False) as (header, writer, _):
+        with self._call():
+            header = self._stream(exchange=False)
             batch = frame_to_batch(frame, header)
-            writer.write_batch(batch)
-        self._counted_up += pa.ipc.get_record_batch_size(batch)
+            self._writer.write_batch(batch)
+            self._counted_up += pa.ipc.get_record_batch_size(batch)
 
     def exchange(self, frame: Frame) -> Frame:
         """See :class:`~smartedge.wire.link.FrameSender`."""
-        with self._stream(exchange=True) as (header, writer, reader):
+        with self._call():
+            header = self._stream(exchange=True)
             batch = frame_to_batch(frame, header)
-            writer.write_batch(batch)
-            reply = _next_batch(reader, None)
-            if reply is None:
-                raise LinkError(f"{self._where}: the receiver ended the stream instead of replying")
+            self._writer.write_batch(batch)
+            try:
+                reply = self._reader.read_chunk().data
+            except StopIteration as error:
+                raise LinkError(f"{self._where}: the receiver ended the stream instead of replying") from error
             checked = check_reply(reply, frame, header)
-        self._counted_up += pa.ipc.get_record_batch_size(batch)
-        self._counted_down += pa.ipc.get_record_batch_size(reply)
+            self._counted_up += pa.ipc.get_record_batch_size(batch)
+            self._counted_down += pa.ipc.get_record_batch_size(reply)
         return checked
 
     def close(self) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
-        with self._stream() as (_, writer, _):
-            writer.close()  # ends the stream and waits for the call's final status
-        self._writer = self._reader = None
+        with self._call():
+            self._stream()
+            self._writer.close()  # ends the stream and waits for the call's final status
+            self._writer = self._reader = None
 
     def counters(self) -> ByteCount:
         """Bytes at the socket where the kernel tells (Linux), else of the Arrow messages.
@@ -332,55 +337,73 @@ class FlightLink:
 
     def disconnect(self) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
+        self._disconnected.set()
         with self._lock:
-            client, writer = self._client, self._writer
-            self._client = self._writer = self._reader = None
+            self._meter.shutdown()  # whoever waits for the receiver is woken, and drops the connection on the way out
+        if self._calling.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._calling.release()
+
+    def _open(self, header: StreamHeader) -> None:
+        command, schema = header_to_json(header), frame_schema(header)
+        descriptor = flight.FlightDescriptor.for_command(command)
+        if self._client is None:
+            with self._lock:
+                self._meter.snapshot()
+            self._client = flight.FlightClient(self._uri, **self._client_arguments)
+        try:  # either way of opening waits for the receiver's answer to the header
+            if exchanges(header):
+                self._writer, self._reader = self._client.do_exchange(descriptor, self._options)
+                self._writer.begin(schema)
+                accepted = self._reader.schema.equals(schema)
+            else:
+                self._writer, self._reader = self._client.do_put(descriptor, schema, self._options)
+                accepted = self._reader.read() is not None
+        finally:
+            with self._lock:
+                self._meter.attach()
+        if not accepted:
+            self._writer.close()  # raises the receiver's reason
+            raise LinkError(f"{self._where}: what answers there is not a smartedge cloud")
+        self._header = header
+        self._counted_up += len(command) + schema.serialize().size
+
+    def _stream(self, *, exchange: bool | None = None) -> StreamHeader:
+        """Header of the open stream."""
+        if self._header is None or self._writer is None:
+            raise LinkError(f"{self._where}: no stream is open; call open(header) first")
+        if exchange is not None:
+            check_kind(self._header, exchange=exchange)
+        return self._header
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[None]:
+        """Around what may wait for the receiver. With any error inside, stream and connection are lost."""
+        with self._calling:
+            try:
+                yield
+            except _ARROW_ERRORS as error:
+                self._drop()
+                raise from_flight_error(error, self._where) from error
+            except BaseException:
+                self._drop()
+                raise
+        if self._disconnected.is_set():  # meanwhile, by another thread that could not drop the connection
+            self.disconnect()
+
+    def _drop(self) -> None:
+        """Give up stream and connection; called by the thread that holds ``_calling``."""
+        client, writer = self._client, self._writer
+        self._client = self._writer = self._reader = None
+        with self._lock:
             self._meter.shutdown()
             self._meter.release()
         for thing in (writer, client):
             if thing is not None:
                 with contextlib.suppress(*_ARROW_ERRORS):  # of a stream that is given up
                     thing.close()
-
-    def _open(self, header: StreamHeader, command: bytes) -> None:
-        if self._client is None:
-            with self._lock:
-                self._meter.snapshot()
-                self._client = flight.FlightClient(self._uri, **self._client_arguments)
-        descriptor = flight.FlightDescriptor.for_command(command)
-        schema = frame_schema(header)
-        # Either way of opening waits for the receiver's answer to the header.
-        if exchanges(header):
-            self._writer, self._reader = self._client.do_exchange(descriptor, self._options)
-            self._writer.begin(schema)
-            accepted = self._reader.schema.equals(schema)
-        else:
-            self._writer, self._reader = self._client.do_put(descriptor, schema, self._options)
-            accepted = self._reader.read() is not None
-        if not accepted:
-            self._writer.close()  # raises the receiver's reason
-            raise LinkError(f"{self._where}: what answers there is not a smartedge cloud")
-        with self._lock:
-            self._meter.attach()
-        self._header = header
-        self._counted_up += len(command) + schema.serialize().size
-
-    @contextlib.contextmanager
-    def _stream(self, *, exchange: bool | None = None) -> Iterator[tuple[StreamHeader, Any, Any]]:
-        """Header, writer and reader of the open stream. With any error inside, stream and connection are lost."""
-        header, writer, reader = self._header, self._writer, self._reader
-        if header is None or writer is None:
-            raise LinkError(f"{self._where}: no stream is open; call open(header) first")
-        if exchange is not None:
-            check_kind(header, exchange=exchange)
-        try:
-            yield header, writer, reader
-        except _ARROW_ERRORS as error:
-            self.disconnect()
-            raise from_flight_error(error, self._where) from error
-        except BaseException:
-            self.disconnect()
-            raise
 
 
 class _Server(flight.FlightServerBase):
@@ -411,13 +434,13 @@ class _TokenCheck(flight.ServerMiddlewareFactory):
 
 
 def _next_batch(reader: Any, context: Any) -> pa.RecordBatch | None:
-    """The next record batch of a stream, None at its end."""
+    """The next record batch of a stream at the receiver, None at its end."""
     try:
         batch = reader.read_chunk().data
     except StopIteration:
         return None
     except _ARROW_ERRORS as error:
-        if context is not None and context.is_cancelled():
+        if context.is_cancelled():
             raise LinkError("the sender went away within the stream") from error
         raise FrameError(f"stream: what arrived is not readable as Arrow ({str(error)[:200]})") from error
     if batch is None:

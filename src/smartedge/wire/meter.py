@@ -107,6 +107,7 @@ class SocketMeter:
 
     def snapshot(self) -> None:
         """Remember which connections to the port are not ours."""
+        self._known.clear()
         for connection in own_sockets(peer_port=self._port):
             with connection:
                 self._known.add(_ports(connection))

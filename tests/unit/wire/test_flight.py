@@ -306,6 +306,29 @@ def test_a_sender_may_come_first(handler: Handler) -> None:
     receiver.close()
 
 
+def test_disconnecting_ends_the_wait_for_a_receiver() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:
+        port = placeholder.getsockname()[1]
+    link = FlightLink(f"127.0.0.1:{port}", connect_timeout_s=300)
+    errors: list[Exception] = []
+    begun = threading.Event()
+
+    def open_link() -> None:
+        begun.set()
+        try:
+            link.open(HEADER)
+        except LinkError as error:
+            errors.append(error)
+
+    opening = threading.Thread(target=open_link)
+    opening.start()
+    begun.wait(timeout=10)
+    while opening.is_alive():  # open() begins with a clean slate, so that a first call may come too early
+        link.disconnect()
+        opening.join(timeout=0.05)
+    assert "disconnected" in str(errors[0])
+
+
 def test_closing_the_receiver_breaks_an_open_stream_off(handler: Handler, connect: Connect) -> None:
     receiver = FlightReceiver(handler, "127.0.0.1")
     receiver.start()

@@ -1,0 +1,85 @@
+"""``smartedge demo``: the four methods on embedded data."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RUNS", "add_parser", "demo_config", "run"]
+
+_DESCRIPTION = """\
+Train one network in four ways on drawn faces, edge and cloud as two processes, and compare.
+
+  $ smartedge demo
+  (progress of each run)
+  (one table)
+  runs/demo/report.html
+
+What is compared: hierarchical training (ours, in both schedules), uploading the images, classic split learning, and
+everything on the edge. A second call makes all runs again.
+"""
+
+# folder -> what differs from demo_config
+RUNS: dict[str, dict[str, str]] = {
+    "hierarchical": {"method": "hierarchical"},
+    "hierarchical-once": {"method": "hierarchical", "schedule": "freeze-and-log"},
+    "cloud": {"method": "cloud"},
+    "split": {"method": "split"},
+    "edge": {"method": "edge"},
+}
+
+
+def demo_config() -> dict[str, Any]:
+    """What all runs of the demo have in common."""
+    return {
+        "epochs": 6,
+        "data": {
+            "path": "drawn",
+            "desired": "smile",
+            "sensitive": "masculine",
+            "image_size": 48,
+            "limit": {"train": 2000, "val": 200, "test": 500},
+        },
+        "model": {"name": "mobilevit_xxs", "cut": "stages.1"},
+        "train": {"lr": 0.003, "batch_size": 50, "channels_last": True},
+    }
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
+    """Describe the verb's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "demo", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="change one setting of all runs, for example --set epochs=1",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the runs, print the table, write report and picture."""
+    from smartedge.cli.report import print_table
+    from smartedge.config import load_config
+    from smartedge.report import write_comparison, write_picture
+    from smartedge.training import train
+
+    folders = [args.out / name for name in RUNS]
+    for folder, changes in zip(folders, RUNS.values(), strict=True):
+        config = load_config(load_config(demo_config(), args.overrides), {**changes, "run_dir": str(folder)})
+        if (folder / "run.json").exists():  # made by an earlier call
+            shutil.rmtree(folder)
+        print(f"\n{' '.join(changes.values())}", flush=True)
+        train(config)
+    print_table(folders)
+    report = write_comparison(folders, args.out / "report.html")
+    picture = write_picture(folders, args.out / "demo.png")
+    print(f"{report}  (each run has its own report.html beside its results)\n{picture}")
+    return 0

@@ -1,0 +1,87 @@
+"""``smartedge report``: what a run found, as one HTML file; several runs as one table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from smartedge.errors import RunError
+
+__all__ = ["add_parser", "print_table", "run"]
+
+_DESCRIPTION = """\
+Write report.html of a finished run, or compare several.
+
+  $ smartedge report runs/faces
+  runs/faces/report.html
+
+  $ smartedge report runs/faces runs/faces-split --out comparison.html
+  (one table)
+  comparison.html
+
+Where edge and cloud ran on two machines, copy the edge's folder edge/ into the cloud's run directory first (or the
+other way round): the report is made from both.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
+    """Describe the verb's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "report", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dirs", metavar="RUN", nargs="+", type=Path, help="run directories")
+    parser.add_argument("--out", type=Path, help="default: RUN/report.html, or comparison.html for several runs")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and say where it is."""
+    from smartedge.report import write_comparison, write_report
+    from smartedge.training import collect
+
+    for folder in args.run_dirs:
+        if not (folder / "results.json").exists():
+            collect(folder)
+    try:
+        if len(args.run_dirs) == 1:
+            print(write_report(args.run_dirs[0], out=args.out))
+        else:
+            print_table(args.run_dirs)
+            print(write_comparison(args.run_dirs, args.out or Path("comparison.html")))
+    except (OSError, ValueError) as error:
+        raise RunError(str(error)) from error
+    return 0
+
+
+def print_table(run_dirs: Sequence[Path]) -> None:
+    """Print the main figures of several runs, one row each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="test split; bytes counted at the socket, per image sent", title_justify="left")
+    table.add_column("method")
+    for heading in ("back", "exit", "gain", "up", "down", "sent", "s/epoch", "edge peak"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for folder in run_dirs:
+        table.add_row(*_row(json.loads((folder / "results.json").read_text(encoding="utf-8"))))
+    Console(width=110).print(table)
+
+
+def _row(results: dict[str, Any]) -> list[str]:
+    back, at_exit = results["test"]["back"], results["test"]["exit"]
+    gain, sent = results["cloud_gain"], results["bytes_per_image"]
+    peak = results["edge_peak_rss_bytes"]
+    return [
+        results["method"] + (", each image once" if results["schedule"] == "freeze-and-log" else ""),
+        f"{100 * back['balanced_accuracy']:.1f} %",
+        f"{100 * at_exit['balanced_accuracy']:.1f} %" if at_exit else "",
+        f"{100 * gain['balanced_accuracy']:+.1f}" if gain else "",
+        f"{sent['up']:,.0f} B",
+        f"{sent['down']:,.0f} B",
+        f"{results['releases_per_image']}x",
+        f"{results['seconds_per_epoch']:.1f}",
+        f"{peak / 2**20:,.0f} MiB" if peak else "",
+    ]
