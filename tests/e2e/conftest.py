@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from smartedge.cloud.log import FeatureLog
 from smartedge.config import Config, load_config
 
 HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def open_log() -> Iterator[Callable[[Path], FeatureLog]]:
+    """``open_log(folder)``: a feature log that is closed after the test."""
+    with contextlib.ExitStack() as opened:
+        yield lambda folder: opened.enter_context(contextlib.closing(FeatureLog(folder)))
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smartedge.cloud.log import FeatureLog
 from smartedge.codec import get_codec, unpack
 from smartedge.data import open_dataset
 from smartedge.errors import RunError
@@ -73,14 +72,14 @@ def test_two_processes_give_the_weights_of_one(tiny_config, method, schedule):
     assert results["releases_per_image"] == (0 if method == "edge" else 1 if schedule == "freeze-and-log" else 3)
 
 
-def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config):
+def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, open_log):
     config = tiny_config("run", schedule="freeze-and-log")
     train(config, monitor=Quiet(), report=False)
     data = config.data
     dataset = open_dataset(
         "drawn", "smile", sensitive=("masculine",), image_size=16, limit=data.limit, seed=0, cache_dir=data.cache_dir
     )
-    log = FeatureLog(config.run_dir / "cloud" / "log")
+    log = open_log(config.run_dir / "cloud" / "log")
     seen: dict[str, dict[int, int]] = {"train": {}, "val": {}, "test": {}}
     for expected_seq, frame in enumerate(log.frames()):
         header = log.header_of(frame.seq)

@@ -7,7 +7,8 @@ binary columns, since Arrow spends 56 to 72 bytes on every column:
     payload  the encoded features
 
 Labels of a single-label task are one unsigned integer each, of the smallest width that holds K - 1 (1, 2 or 4 bytes);
-those of a multi-label task are one bit each, B * K bits in row order, the highest bit first. All is little-endian.
+those of a multi-label task are one bit each, B * K bits in row order, the highest bit first. In inference there are
+none, and zeros stand in their place. All is little-endian.
 
 What arrives was made by somebody else: :func:`header_from_json` and :func:`batch_to_frame` check all of it before use.
 """
@@ -59,7 +60,7 @@ class _Header(BaseModel):
     protocol: int
     run: _Name
     agreement: Annotated[str, StringConstraints(max_length=32 * 1024)]
-    method: Literal["hierarchical", "cloud", "split"]
+    method: Literal["hierarchical", "cloud", "split", "infer"]
     schedule: Literal["joint", "freeze-and-log"]
     codec: _Name
     feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=4)]
@@ -109,8 +110,12 @@ def header_from_json(data: bytes) -> StreamHeader:
 
 
 def reply_header(header: StreamHeader) -> StreamHeader:
-    """The header that replies (gradients) of an exchanging stream are checked against: as ``header``, in float32."""
-    return dataclasses.replace(header, codec="float32", feature_dtype="float32")
+    """The header that replies of an exchanging stream are checked against: float32, of the shape of what is asked for.
+
+    Split learning asks for the gradient at the cut, inference for the K probabilities.
+    """
+    shape = (header.outputs,) if header.method == "infer" else header.feature_shape
+    return dataclasses.replace(header, codec="float32", feature_dtype="float32", feature_shape=shape)
 
 
 def max_payload_bytes(header: StreamHeader) -> int:
@@ -245,18 +250,25 @@ def _label_dtype(header: StreamHeader) -> np.dtype[np.unsignedinteger]:
 
 
 def _label_bytes(count: int, header: StreamHeader) -> int:
+    if header.method == "infer":
+        return 0
     if header.task_kind == "single":
         return count * _label_dtype(header).itemsize
     return (count * header.outputs + 7) // 8
 
 
 def _labels_to_bytes(labels: np.ndarray, header: StreamHeader) -> bytes:
+    if header.method == "infer":
+        return b""
     if header.task_kind == "single":
         return labels.astype(_label_dtype(header)).tobytes()
     return np.packbits(labels).tobytes()
 
 
 def _bytes_to_labels(data: bytes, count: int, header: StreamHeader) -> np.ndarray:
+    if header.method == "infer":  # nobody knows them
+        single = header.task_kind == "single"
+        return np.zeros(count, np.int64) if single else np.zeros((count, header.outputs), np.uint8)
     if header.task_kind == "single":
         return np.frombuffer(data, _label_dtype(header)).astype(np.int64)
     bits = np.unpackbits(np.frombuffer(data, np.uint8), count=count * header.outputs)

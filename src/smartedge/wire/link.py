@@ -88,8 +88,8 @@ class FrameHandler(Protocol):
 
 
 def exchanges(header: StreamHeader) -> bool:
-    """Whether every frame of the stream is answered: split learning's training. Any other stream is one-way."""
-    return header.method == "split" and header.split == "train"
+    """Whether every frame of the stream is answered: split learning's training, and inference. Others are one-way."""
+    return header.method == "infer" or (header.method == "split" and header.split == "train")
 
 
 def check_kind(header: StreamHeader, *, exchange: bool) -> None:

@@ -1,0 +1,100 @@
+"""Answers for images: at the exit, or at the back, in this process and over a socket."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from smartedge.cli.app import main
+from smartedge.data import open_dataset
+from smartedge.errors import DataError, RunError
+from smartedge.runs.progress import Quiet
+from smartedge.training import train
+
+
+@pytest.fixture
+def run_and_images(tiny_config, tmp_path):
+    """A run with a lossless codec, six of its test images as files, and both heads' answers to them in the test."""
+    config = tiny_config("run", epochs=1, codec={"name": "float32"})
+    train(config, single_process=True, monitor=Quiet(), report=False)
+    data = config.data
+    dataset = open_dataset("drawn", "smile", image_size=16, limit=data.limit, cache_dir=data.cache_dir)
+    shown = dataset.splits["test"].read(np.arange(6))
+    files = []
+    for image, pixels in zip(shown.ids.tolist(), shown.images_BCHW, strict=True):
+        files.append(tmp_path / f"{image}.png")
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(files[-1])
+    predictions = load_file(config.run_dir / "predictions.safetensors")
+    place = [predictions["ids"].tolist().index(image) for image in shown.ids.tolist()]
+    return config, files, predictions["exit"][place], predictions["back"][place]
+
+
+def answers(capsys) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def scores(rows: list[dict]) -> torch.Tensor:
+    return torch.tensor([[row["scores"][name] for name in ("no", "yes")] for row in rows])
+
+
+def test_the_threshold_decides_who_answers(run_and_images, capsys):
+    config, files, at_exit, at_back = run_and_images
+    arguments = ["infer", str(config.run_dir), *map(str, files), "--json", "--threshold"]
+    assert main([*arguments, "0"]) == 0
+    rows = answers(capsys)
+    assert {row["by"] for row in rows} == {"exit"}
+    torch.testing.assert_close(scores(rows), at_exit, atol=1e-5, rtol=0)
+    assert main([*arguments, "1.01"]) == 0
+    rows = answers(capsys)
+    assert {row["by"] for row in rows} == {"back"}
+    torch.testing.assert_close(scores(rows), at_back, atol=1e-5, rtol=0)
+    middle = float(at_exit.max(dim=1).values.sort().values[2:4].mean())
+    assert main([*arguments, str(middle)]) == 0
+    rows = answers(capsys)
+    assert [row["by"] for row in rows] == ["exit" if sure >= middle else "back" for sure in at_exit.max(dim=1).values]
+
+
+def test_the_back_answers_over_a_socket(run_and_images, capsys):
+    config, files, _, at_back = run_and_images
+    server = subprocess.Popen(
+        [sys.executable, "-m", "smartedge", "serve", str(config.run_dir), "--listen", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = server.stdout.readline().split()[2].rstrip(";")
+        found = main(
+            ["infer", str(config.run_dir), *map(str, files), "--json", "--threshold", "1.01", "--connect", address]
+        )
+        assert found == 0
+        rows = answers(capsys)
+        assert {row["by"] for row in rows} == {"back"}
+        torch.testing.assert_close(scores(rows), at_back, atol=1e-5, rtol=0)
+    finally:
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+        server.stdout.close()
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_answered(run_and_images, capsys, tmp_path):
+    config, files, _, _ = run_and_images
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"not an image")
+    assert main(["infer", str(config.run_dir), str(files[0]), str(broken), "--json"]) == DataError.exit_code
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1
+    assert "broken.jpg: image cannot be decoded; left out" in captured.err
+
+
+def test_a_run_without_an_exit_cannot_answer(tiny_config, capsys):
+    config = tiny_config("run", method="edge", epochs=1)
+    train(config, single_process=True, monitor=Quiet(), report=False)
+    assert main(["infer", str(config.run_dir), "x.png"]) == RunError.exit_code
+    assert "no exit on the edge" in capsys.readouterr().err
