@@ -42,7 +42,12 @@ COMPARISONS: dict[str, tuple[dict[str, Any], int]] = {
         3,
     ),
     "lfw-mobilevit_xxs": (
-        {"data": LFW, "model": {"name": "mobilevit_xxs", "cut": "stages.1"}, "epochs": 6, "train": {"lr": 2e-3, "channels_last": True}},
+        {
+            "data": LFW,
+            "model": {"name": "mobilevit_xxs", "cut": "stages.1"},
+            "epochs": 6,
+            "train": {"lr": 2e-3, "channels_last": True},
+        },
         3,
     ),
     "lfw-vgg11": (

@@ -80,11 +80,11 @@ class TrainConfig(Section):
     """How each side's parameters are updated."""
 
     batch_size: int = Field(64, ge=2, le=4096, description="images per step and per frame")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="of both sides")
     lr: float = Field(1e-3, gt=0, description="peak learning rate; warm-up of one tenth, then a cosine to zero")
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.05, ge=0, description="of matrices and kernels; 0.0005 is usual for sgd")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the classes")
     clip_grad_norm: float = Field(5.0, gt=0, description="gradients are scaled down to this norm")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast, where it is faster")
     channels_last: bool = Field(False, description="memory format of images and convolutions")
@@ -97,7 +97,8 @@ class CodecConfig(Section):
     """How what is sent becomes bytes."""
 
     name: str | None = Field(
-        None, description="float32, float16 or uint8; for uploaded images image or jpeg. Default: uint8 (cloud: image, split: float32)"
+        None,
+        description="float32, float16 or uint8; for images image or jpeg. Default: uint8 (cloud: image, split: float32)",
     )
 
 
@@ -135,8 +136,8 @@ class Config(Section):
     schedule: Literal["joint", "freeze-and-log"] = Field(
         "joint", description="joint: features of every epoch are sent; freeze-and-log: the front first, each image once"
     )
-    epochs: PositiveInt = 6
-    seed: int = Field(0, ge=0, lt=2**31)
+    epochs: PositiveInt = Field(6, description="passes over the training images")
+    seed: int = Field(0, ge=0, lt=2**31, description="of initial parameters, order, augmentation and dropout")
     run_dir: Path = Field(Path("runs/default"), description="everything the run writes goes here")
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())

@@ -118,7 +118,7 @@ def answer(run: TrainedRun, edge: EdgeModel, images_BCHW: Tensor, *, threshold: 
 
 
 def ask_over(sender: FrameSender, run: TrainedRun, feature_shape: tuple[int, ...]) -> Ask:
-    """Ask the cloud at the other end of a link (``smartedge serve``). Features go through the run's codec; no labels."""
+    """Ask the cloud at the other end of a link (``smartedge serve``), through the run's codec and without labels."""
     codec = get_codec(run.config.codec_name)
 
     def ask(ids: np.ndarray, features_BF: Tensor) -> Tensor:

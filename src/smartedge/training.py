@@ -108,9 +108,7 @@ def run_edge(
         assert location is not None
         sender = flight_link(config, location)
     dataset = _open_data(config)
-    runner = EdgeRunner(
-        config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True
-    )
+    runner = EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
     return runner.run(stop or threading.Event())
 
 

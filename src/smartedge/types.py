@@ -100,7 +100,9 @@ class ReleasedBatch:
 
     def __post_init__(self, key: object) -> None:
         if key is not _RELEASE_KEY:
-            raise TypeError("a ReleasedBatch is made by smartedge.privacy.release only: raw features must not be packed")
+            raise TypeError(
+                "a ReleasedBatch is made by smartedge.privacy.release only: raw features must not be packed"
+            )
 
 
 @dataclass(frozen=True)

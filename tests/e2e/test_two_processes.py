@@ -120,7 +120,7 @@ def test_a_killed_run_resumes_to_the_same_result(tiny_config, method, schedule, 
     broken = tiny_config("broken", method=method, schedule=schedule, epochs=5)
     train(whole, single_process=True, monitor=Quiet(), report=False)
     killed = KillAfterEpoch(broken.run_dir, victim)
-    with pytest.raises(Exception, match="ended with code -9|went away|unavailable|link") as caught:
+    with pytest.raises(Exception, match=r"ended with code -9|went away|unavailable|link") as caught:
         train(broken, monitor=killed, report=False)
     assert killed.done, caught.value
     train(broken, resume=True, monitor=Quiet(), report=False)
@@ -220,8 +220,8 @@ def test_a_run_is_not_overwritten(tiny_config):
     train(config, single_process=True, monitor=Quiet(), report=False)
     with pytest.raises(RunError, match="--resume"):
         train(config, single_process=True, monitor=Quiet(), report=False)
+    (config.run_dir.parent / "empty").mkdir()
     with pytest.raises(RunError, match="no run to resume"):
-        (config.run_dir.parent / "empty").mkdir()
         train(config, {"run_dir": str(config.run_dir.parent / "empty")}, resume=True, monitor=Quiet())
 
 

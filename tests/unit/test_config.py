@@ -26,7 +26,9 @@ def test_yaml_round_trip():
 def test_overrides_win_and_are_read_as_yaml(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("train: {lr: 0.5, batch_size: 32}\n")
-    config = load_config(file, ["train.lr=1e-2", "data.desired=[a, b]", "data.limit.train=100", "model.bottleneck=8x4x4"])
+    config = load_config(
+        file, ["train.lr=1e-2", "data.desired=[a, b]", "data.limit.train=100", "model.bottleneck=8x4x4"]
+    )
     assert (config.train.lr, config.train.batch_size) == (0.01, 32)
     assert config.data.desired == ("a", "b")
     assert config.data.limit == {"train": 100}

@@ -45,9 +45,14 @@ def side(args: argparse.Namespace) -> Iterator[tuple[Config, Monitor, threading.
     with stop_on_signals() as stop:
         if args.progress == "json":
             # The program that reads the lines holds our standard input open; when it dies, we stop.
-            threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+            threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
         monitor = JsonLines(sys.stdout) if args.progress == "json" else Bars()
         try:
             yield config, monitor, stop
         finally:
             monitor.close()
+
+
+def _stop_at_end_of_input(stop: threading.Event) -> None:
+    sys.stdin.read()
+    stop.set()

@@ -40,9 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.training import train
 
     shorthands = [f"{key}={value}" for key in ("method", "schedule") if (value := getattr(args, key)) is not None]
-    results = train(
-        args.config, [*args.overrides, *shorthands], resume=args.resume, single_process=args.single_process
-    )
+    results = train(args.config, [*args.overrides, *shorthands], resume=args.resume, single_process=args.single_process)
     print(summary_line(results))
     return 0
 

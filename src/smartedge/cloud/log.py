@@ -13,12 +13,13 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 
 from smartedge.errors import FrameError, LogError
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import batch_to_frame, frame_schema, frame_to_batch, header_to_json, header_from_json
+from smartedge.wire.frame import batch_to_frame, frame_schema, frame_to_batch, header_from_json, header_to_json
 
 __all__ = ["FeatureLog"]
 
@@ -41,6 +42,7 @@ class FeatureLog:
         self.segment_bytes = segment_bytes
         self.streams: list[StreamHeader] = []
         self._records: list[tuple[int, int, int]] = []  # segment, offset of the message, its length
+        self._file: BinaryIO
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._open_streams()

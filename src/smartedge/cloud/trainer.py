@@ -275,5 +275,3 @@ def _join(batches: list[FeatureBatch]) -> FeatureBatch:
 
 def _take(batch: FeatureBatch, index: Tensor) -> FeatureBatch:
     return FeatureBatch(batch.ids[index.numpy()], batch.features_BF[index], batch.labels[index])
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -21,7 +22,7 @@ __all__ = ["Learner", "make_learner"]
 class Learner(Protocol):
     """A method's part on the edge."""
 
-    feature_shape: tuple[int, ...]  # F of what is sent; () where nothing is
+    feature_shape: tuple[int, ...]  # F of what is sent; () where nothing is sent
     modules: dict[str, nn.Module]  # what it trains; saved in checkpoints under these names
     optimizer: torch.optim.Optimizer | None
 
@@ -34,12 +35,13 @@ class Learner(Protocol):
 
 def make_learner(config: Config, task: Task, device: torch.device) -> Learner:
     """The learner for ``config.method``."""
-    return {
+    kinds: dict[str, Callable[[Config, Task, torch.device], Learner]] = {
         "hierarchical": ExitLearner,
         "split": SplitLearner,
         "cloud": UploadLearner,
         "edge": UndividedLearner,
-    }[config.method](config, task, device)
+    }
+    return kinds[config.method](config, task, device)
 
 
 class _Trains:
@@ -144,7 +146,7 @@ class UploadLearner:
     """Upload-and-train-in-cloud: images are sent as they are; the cloud augments them."""
 
     def __init__(self, config: Config, task: Task, device: torch.device) -> None:
-        self.feature_shape = (3, config.data.image_size, config.data.image_size)
+        self.feature_shape: tuple[int, ...] = (3, config.data.image_size, config.data.image_size)
         self.modules: dict[str, nn.Module] = {}
         self.optimizer: torch.optim.Optimizer | None = None
 
@@ -180,4 +182,3 @@ class UndividedLearner(_Trains):
             self.modules["network"], nn.Identity(), self._inputs(batch), precision=train.precision
         )
         return None, logits_BK
-

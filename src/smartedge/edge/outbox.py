@@ -51,7 +51,15 @@ class Outbox:
     """
 
     def __init__(
-        self, sender: FrameSender, codec: Codec, *, next_seq: int, queue_frames: int, threaded: bool, traffic: Traffic, releases: Counter[int]
+        self,
+        sender: FrameSender,
+        codec: Codec,
+        *,
+        next_seq: int,
+        queue_frames: int,
+        threaded: bool,
+        traffic: Traffic,
+        releases: Counter[int],
     ) -> None:
         self.sender = sender
         self.codec = codec

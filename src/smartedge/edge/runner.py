@@ -148,7 +148,8 @@ class EdgeRunner:
                 self._pass(split, send=streams, measure=True)
             self._end_epoch()
         if logs_once:
-            for split in ("train", "val", "test"):
+            every: tuple[SplitName, ...] = ("train", "val", "test")
+            for split in every:
                 if not self._pass(split, send=True, measure=False, stop=stop):
                     return False
         return True

@@ -28,7 +28,7 @@ def make_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, *, peak: float, step: int, steps: int) -> float:
-    """Linear warm-up over the first tenth of ``steps``, then a cosine to zero. A function of ``step`` (from 0) alone."""
+    """Linear warm-up over the first tenth of ``steps``, then a cosine to zero. ``step`` counts from 0."""
     warmup = max(1, round(_WARMUP_SHARE * steps))
     if step < warmup:
         rate = peak * (step + 1) / warmup

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 try:
     import matplotlib
@@ -20,7 +23,7 @@ from smartedge.report.read import Run, read_run
 __all__ = ["write_picture"]
 
 INK, MUTED, EDGE, CLOUD, LINK = "#1b1f24", "#59636e", "#b45309", "#1d5fd6", "#8a94a0"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.titlelocation": "left",
     "axes.titlesize": 12,
@@ -52,7 +55,8 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
     runs = [read_run(folder) for folder in run_dirs]
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(12, 0.62 * len(runs) + 3.1), dpi=120, layout="constrained", facecolor="white")
-        above, below = figure.subfigures(2, 1, height_ratios=[1.5, 0.62 * len(runs) + 1.2])
+        rows = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[1.5, 0.62 * len(runs) + 1.2])))
+        above, below = rows.tolist()
         _images(above.subplots(1, _SHOWN), runs)
         accuracy, sent, time = below.subplots(1, 3, sharey=True)
         names = [_name(run) for run in runs]

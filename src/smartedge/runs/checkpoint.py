@@ -82,7 +82,9 @@ class Checkpoints:
             tensors = load_file(folder / "tensors.safetensors")
             loaded = _put_tensors(tree, tensors)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise RunError(f"{folder}: the checkpoint cannot be read ({error}); delete it to resume before it") from error
+            raise RunError(
+                f"{folder}: the checkpoint cannot be read ({error}); delete it to resume before it"
+            ) from error
         if not isinstance(loaded, dict):
             raise RunError(f"{folder}: the checkpoint is not a mapping; delete it to resume before it")
         return loaded
@@ -135,4 +137,3 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,7 +35,7 @@ class Meter:
     def values(self) -> dict[str, float | None]:
         """Mean loss, accuracy, balanced accuracy, AUROC and base rate over everything added."""
         labels = torch.cat(self._labels)
-        kind = "multi" if labels.dim() == 2 else "single"
+        kind: Literal["single", "multi"] = "multi" if labels.dim() == 2 else "single"
         figures = metrics.evaluate(labels.numpy(), torch.cat(self._scores).numpy(), kind)
         return {"loss": self._loss / len(labels), **figures}
 

@@ -109,7 +109,7 @@ def _share(part: float, rest: float) -> float:
 
 
 def _times(config: Config, edge: dict[str, Any], cloud: dict[str, Any] | None) -> dict[str, Any]:
-    """Wall clock of the last session (a resumed run has several), and the busy seconds of each stage, validation included."""
+    """Wall clock of the last session (a resumed run has several), and busy seconds of each stage, with validation."""
     sessions = [side["session"] for side in (edge, cloud) if side]
     wall = max(session["ended"] for session in sessions) - edge["session"]["started"]
     epochs = max(1, *(session["epochs"] for session in sessions))

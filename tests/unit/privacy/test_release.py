@@ -26,9 +26,9 @@ def test_a_release_without_noise_is_recorded_as_infinite_epsilon():
 
 def test_nobody_else_can_make_one():
     event = ReleaseEvent("none", math.inf, 0.0, True)
-    with pytest.raises(TypeError, match="smartedge.privacy.release"):
+    with pytest.raises(TypeError, match=r"smartedge\.privacy\.release"):
         ReleasedBatch(IDS, FEATURES, LABELS, event)
-    with pytest.raises(TypeError, match="smartedge.privacy.release"):
+    with pytest.raises(TypeError, match=r"smartedge\.privacy\.release"):
         ReleasedBatch(IDS, FEATURES, LABELS, event, key=object())
 
 

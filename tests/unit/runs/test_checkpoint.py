@@ -22,7 +22,13 @@ def _trained() -> tuple[nn.Module, torch.optim.Optimizer]:
 def test_model_and_optimizer_survive_bit_for_bit(tmp_path):
     model, optimizer = _trained()
     checkpoints = Checkpoints(tmp_path)
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "seconds": [0.5], "test": None}
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": 3,
+        "seconds": [0.5],
+        "test": None,
+    }
     checkpoints.save(3, state)
     loaded = checkpoints.load(3)
     assert loaded["epoch"] == 3
