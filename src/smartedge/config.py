@@ -98,7 +98,7 @@ class CodecConfig(Section):
 
     name: str | None = Field(
         None,
-        description="float32, float16 or uint8; for images image or jpeg. Default: uint8 (cloud: image, split: float32)",
+        description="float32, float16 or uint8; for images: image, jpeg. Default: uint8 (cloud: image; split: float32)",
     )
 
 

@@ -53,7 +53,7 @@ class Trace:
         names: node → the names by which users know its result, in the order in which they were given.
         flops: node → floating-point operations for the two batch sizes, 2 per multiply-accumulate.
         random: nodes that draw random numbers.
-        writes: (index of a node, storage) for every write into a tensor that existed before.
+        writes: (node, storage) for every write into a tensor that existed before.
         whole: module name → why it is kept as one node although it is made of smaller modules.
         reads_sizes: whether sizes other than the batch's were looked at, which fixes them.
         reads_mode: whether code outside the modules that are single nodes asked if it is training.
@@ -228,7 +228,6 @@ class _Recorder(TracerBase):
             self.model = copy.deepcopy(model).train(training)
         self.paths = {module: name for name, module in self.model.named_modules()}
         self.state = {id(tensor): name for name, tensor in _tensors(self.model)}  # where to find it
-        self.state_nodes: dict[str, fx.Node] = {}
         self.made_by: dict[int, fx.Node] = {}  # id of a tensor of the first batch → its latest node
         self.device_node: fx.Node | None = None
         self.used: set[str] = set(self.paths.values())  # names given to nodes; operations do not take modules' names

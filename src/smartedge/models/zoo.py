@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ def _from_library(name: str, outputs: int, image_size: int, small_input: bool) -
         size = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
         make = lambda: timm.create_model(short, pretrained=False, num_classes=outputs, **size)  # noqa: E731
     try:
-        if small_input and image_size < _HEAD_BELOW and "vgg" in short:
+        if small_input and image_size < _HEAD_BELOW and re.match(r"vgg\d", short):
             return _vgg_with_small_head(make, outputs)
         model = make()
     except (ValueError, AssertionError, RuntimeError) as error:

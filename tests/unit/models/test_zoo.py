@@ -50,7 +50,7 @@ def test_small_vggs_are_initialised_as_the_stock_ones():
     for module in small.features:
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * 9
-            assert module.weight.std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
             assert not module.bias.any()
         if isinstance(module, nn.BatchNorm2d):
             assert module.weight.eq(1).all()
