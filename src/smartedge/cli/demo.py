@@ -34,16 +34,22 @@ RUNS: dict[str, dict[str, str]] = {
 def demo_config() -> dict[str, Any]:
     """What all runs of the demo have in common."""
     return {
-        "epochs": 6,
+        "epochs": 5,
         "data": {
             "path": "drawn",
-            "desired": "smile",
+            "desired": "mouth_open",
             "sensitive": "masculine",
             "image_size": 48,
-            "limit": {"train": 2000, "val": 200, "test": 500},
+            "limit": {"train": 1500, "val": 200, "test": 500},
         },
-        "model": {"name": "mobilevit_xxs", "cut": "stages.1"},
-        "train": {"lr": 0.003, "batch_size": 50, "channels_last": True},
+        "model": {
+            "name": "resnet18",
+            "cut": "layer1.0",
+            "bottleneck": "16x6x6",
+            "small_input": False,  # the stem for photographs: a quarter of the work
+            "exit": {"width": 32, "depth": 1},
+        },
+        "train": {"batch_size": 30},
     }
 
 
