@@ -40,7 +40,7 @@ def demo_config() -> dict[str, Any]:
             "desired": "mouth_open",
             "sensitive": "masculine",
             "image_size": 48,
-            "limit": {"train": 1500, "val": 200, "test": 500},
+            "limit": {"train": 1200, "val": 200, "test": 500},
         },
         "model": {
             "name": "resnet18",
