@@ -23,10 +23,20 @@ from smartedge.runs.checkpoint import write_json_atomically
 from smartedge.runs.progress import Bars, Monitor, Update, parse_update
 
 if TYPE_CHECKING:
+    from smartedge.data import DataSet
     from smartedge.wire.flight import FlightLink, FlightReceiver
     from smartedge.wire.link import FrameHandler
 
-__all__ = ["collect", "flight_link", "flight_receiver", "run_cloud", "run_edge", "stop_on_signals", "train"]
+__all__ = [
+    "collect",
+    "flight_link",
+    "flight_receiver",
+    "open_data",
+    "run_cloud",
+    "run_edge",
+    "stop_on_signals",
+    "train",
+]
 
 _GRACE_SECONDS = 20.0  # for a side to stop by itself when the other one has failed
 
@@ -107,7 +117,7 @@ def run_edge(
     if config.method != "edge":
         assert location is not None
         sender = flight_link(config, location)
-    dataset = _open_data(config)
+    dataset = open_data(config)
     runner = EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
     return runner.run(stop or threading.Event())
 
@@ -188,7 +198,7 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
     session = None
     try:
         with stop_on_signals() as stop:
-            dataset = _open_data(config)
+            dataset = open_data(config)
             if config.method != "edge":
                 session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=True)
             sender = MemoryLink(session) if session else None
@@ -202,7 +212,8 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
         torch.set_num_threads(threads)
 
 
-def _open_data(config: Config) -> Any:
+def open_data(config: Config) -> DataSet:
+    """The data set that the settings name."""
     from smartedge.data import open_dataset
 
     data = config.data

@@ -60,6 +60,10 @@ class CloudSession:
         self._closed = (folder / CLOSED).exists()  # the edge knows that its last frame is durable here
         if resume and self.log.streams:
             self._prepare(self.log.streams[0])
+        else:
+            # A network that cannot be built or cut is an error now, not when the first edge connects; and what takes
+            # time at the first call (imports, warm-up) is not on the edge's time.
+            _back(config, outputs=2)
         self._first_epoch = self.trainer.epoch if self.trainer else 0
 
     # -- what the link calls
