@@ -1,0 +1,144 @@
+"""The feature log: append-only, exactly once, and whole after a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smartedge.cloud.log import FeatureLog
+from smartedge.errors import FrameError, LogError
+from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.wire.frame import PROTOCOL
+
+HEADER = StreamHeader(
+    protocol=PROTOCOL,
+    run="run",
+    agreement="{}",
+    method="hierarchical",
+    schedule="joint",
+    codec="float32",
+    feature_shape=(2, 2, 2),
+    feature_dtype="float32",
+    task_kind="single",
+    outputs=2,
+    batch_size=3,
+    epoch=0,
+    split="train",
+    first_seq=0,
+    frames=8,
+    train_steps=8,
+)
+
+
+def frame(seq: int, fill: int = 0) -> Frame:
+    ids, labels = np.arange(3) + 3 * seq, np.array([0, 1, 0])
+    payload = np.full((3, 2, 2, 2), seq + fill, np.float32).tobytes()
+    return Frame(seq, 0, "train", seq == 7, EncodedBatch(ids, labels, payload, b""))
+
+
+@contextlib.contextmanager
+def opened(folder: Path, **arguments: int) -> Iterator[FeatureLog]:
+    with contextlib.closing(FeatureLog(folder, **arguments)) as log:
+        yield log
+
+
+def written(folder: Path, count: int, **arguments: int) -> None:
+    with opened(folder, **arguments) as log:
+        log.add_stream(HEADER)
+        for seq in range(count):
+            assert log.append(frame(seq), HEADER)
+        log.sync()
+
+
+def assert_equal(one: Frame, other: Frame) -> None:
+    assert (one.seq, one.epoch, one.split, one.last) == (other.seq, other.epoch, other.split, other.last)
+    assert one.batch.payload == other.batch.payload
+    assert np.array_equal(one.batch.ids, other.batch.ids)
+    assert np.array_equal(one.batch.labels, other.batch.labels)
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 600, 2**20])
+def test_what_was_appended_is_read_back_after_reopening(tmp_path, segment_bytes):
+    written(tmp_path, 5, segment_bytes=segment_bytes)
+    with opened(tmp_path, segment_bytes=segment_bytes) as log:
+        assert log.next_seq == 5
+        for seq, found in enumerate(log.frames()):
+            assert_equal(found, frame(seq))
+        assert log.header_of(3) == HEADER
+        assert log.append(frame(5), HEADER)
+        assert_equal(log.frame(5), frame(5))
+
+
+def test_a_repetition_changes_nothing(tmp_path):
+    written(tmp_path, 3)
+    with opened(tmp_path) as log:
+        before = (tmp_path / "000000.frames").stat().st_size
+        assert not log.append(frame(1), HEADER)
+        assert (tmp_path / "000000.frames").stat().st_size == before
+        assert log.next_seq == 3
+
+
+def test_another_frame_of_the_same_number_is_refused(tmp_path):
+    written(tmp_path, 3)
+    with opened(tmp_path) as log, pytest.raises(FrameError, match="frame 1 differs"):
+        log.append(frame(1, fill=1), HEADER)
+
+
+def test_a_gap_is_refused(tmp_path):
+    written(tmp_path, 3)
+    with opened(tmp_path) as log, pytest.raises(FrameError, match="frame 3 is missing"):
+        log.append(frame(4), HEADER)
+
+
+def test_every_torn_end_is_cut_off_and_the_rest_kept(tmp_path):
+    written(tmp_path / "whole", 3)
+    data = (tmp_path / "whole" / "000000.frames").read_bytes()
+    written(tmp_path / "two", 2)
+    two = len((tmp_path / "two" / "000000.frames").read_bytes())
+    for end in (two + 1, two + 7, two + 8, two + 100, len(data) - 1):
+        folder = tmp_path / str(end)
+        written(folder, 3)
+        (folder / "000000.frames").write_bytes(data[:end])
+        with opened(folder) as log:
+            assert log.next_seq == 2
+            assert log.append(frame(2), HEADER)
+        assert (folder / "000000.frames").read_bytes() == data
+
+
+def test_damage_before_the_end_is_an_error_where_later_segments_exist(tmp_path):
+    written(tmp_path, 3, segment_bytes=1)
+    first = tmp_path / "000000.frames"
+    damaged = bytearray(first.read_bytes())
+    damaged[40] ^= 1
+    first.write_bytes(damaged)
+    with pytest.raises(LogError, match=r"000000\.frames: damaged at byte 0"):
+        FeatureLog(tmp_path)
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 2**20])
+def test_truncation_forgets_frames_and_the_streams_they_came_by(tmp_path, segment_bytes):
+    later = dataclasses.replace(HEADER, first_seq=8, epoch=1)
+    with opened(tmp_path, segment_bytes=segment_bytes) as log:
+        log.add_stream(HEADER)
+        for seq in range(8):
+            log.append(frame(seq), HEADER)
+        log.add_stream(later)
+        log.append(dataclasses.replace(frame(8), epoch=1, last=False), later)
+        log.truncate(4)
+        assert log.next_seq == 4
+        assert log.streams == [HEADER]
+        assert log.append(frame(4, fill=9), HEADER)
+    with opened(tmp_path) as log:
+        assert log.next_seq == 5
+        assert_equal(log.frame(4), frame(4, fill=9))
+
+
+def test_a_frame_that_is_not_there(tmp_path):
+    written(tmp_path, 2)
+    with opened(tmp_path) as log, pytest.raises(LogError, match="no frame 2; the log holds 2"):
+        log.frame(2)

@@ -1,0 +1,151 @@
+"""Between training and the link: order, bounds, errors, and a clean end."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from smartedge.codec import get_codec
+from smartedge.edge.outbox import Outbox, Traffic
+from smartedge.errors import LinkError
+from smartedge.types import Frame, StreamHeader
+from smartedge.wire.frame import PROTOCOL
+from smartedge.wire.memory import MemoryLink
+
+HEADER = StreamHeader(
+    protocol=PROTOCOL,
+    run="run",
+    agreement="{}",
+    method="hierarchical",
+    schedule="joint",
+    codec="float32",
+    feature_shape=(2, 2, 2),
+    feature_dtype="float32",
+    task_kind="single",
+    outputs=2,
+    batch_size=3,
+    epoch=0,
+    split="train",
+    first_seq=0,
+    frames=4,
+    train_steps=4,
+)
+
+
+class Receiver:
+    """Keeps what it gets; waits at a gate, or fails at a frame, where asked to."""
+
+    def __init__(self, *, gate: threading.Event | None = None, fail_at: int | None = None) -> None:
+        self.frames: list[Frame] = []
+        self.finished: list[StreamHeader] = []
+        self.gate = gate
+        self.fail_at = fail_at
+
+    def accept(self, header: StreamHeader, *, exchange: bool) -> None: ...
+
+    def ingest(self, header: StreamHeader, frame: Frame) -> None:
+        if self.gate is not None:
+            assert self.gate.wait(timeout=30)
+        if frame.seq == self.fail_at:
+            raise LinkError("the cable was pulled")
+        self.frames.append(frame)
+
+    def finish(self, header: StreamHeader) -> None:
+        self.finished.append(header)
+
+    def abort(self, header: StreamHeader) -> None: ...
+
+
+def outbox(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) -> Outbox:
+    return Outbox(
+        MemoryLink(receiver),
+        get_codec("float32"),
+        next_seq=0,
+        queue_frames=queue_frames,
+        threaded=threaded,
+        traffic=Traffic(),
+        releases=Counter(),
+    )
+
+
+def send(box: Outbox, seq: int) -> None:
+    box.send(np.arange(3), torch.full((3, 2, 2, 2), float(seq)), torch.tensor([0, 1, 0]))
+
+
+def send_many(box: Outbox, count: int) -> None:
+    for seq in range(count):
+        send(box, seq)
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+def test_frames_arrive_in_order_and_are_counted(threaded):
+    receiver = Receiver()
+    box = outbox(receiver, threaded=threaded)
+    confirmed = []
+    box.open(HEADER)
+    for seq in range(4):
+        send(box, seq)
+    box.close_stream()
+    box.after_sent(lambda: confirmed.append(len(receiver.finished)))
+    box.open(dataclasses.replace(HEADER, split="val", first_seq=4, frames=1))
+    send(box, 4)
+    box.close_stream()
+    box.finish()
+    assert [frame.seq for frame in receiver.frames] == list(range(5))
+    assert [frame.last for frame in receiver.frames] == [False, False, False, True, True]
+    assert confirmed == [1], "after the first stream was confirmed, before the second one"
+    assert box.next_seq == 5
+    assert box.traffic.images == {"train": 12, "val": 3}
+    assert box.traffic.up["train"] > 4 * 96
+    assert box.releases == {0: 4, 1: 4, 2: 4}, "training images alone are counted"
+
+
+def test_training_waits_where_the_queue_is_full():
+    gate = threading.Event()
+    receiver = Receiver(gate=gate)
+    box = outbox(receiver, queue_frames=1)
+    box.open(HEADER)
+    sent = []
+
+    def train() -> None:
+        for seq in range(4):
+            send(box, seq)
+            sent.append(seq)
+
+    training = threading.Thread(target=train)
+    training.start()
+    training.join(timeout=1.0)
+    assert training.is_alive(), "one frame at the gate, one in the queue: the next one waits"
+    assert len(sent) <= 2
+    gate.set()
+    training.join(timeout=30)
+    box.close_stream()
+    box.finish()
+    assert [frame.seq for frame in receiver.frames] == [0, 1, 2, 3]
+
+
+def test_what_fails_on_the_sending_thread_is_raised_in_training():
+    box = outbox(Receiver(fail_at=1))
+    box.open(HEADER)
+    with pytest.raises(LinkError, match="the cable was pulled"):
+        send_many(box, 1000)
+    with pytest.raises(LinkError, match="the cable was pulled"):
+        box.finish()
+    box.abort()
+    assert not box._thread.is_alive()
+
+
+def test_abort_ends_the_thread_whatever_waits():
+    gate = threading.Event()
+    box = outbox(Receiver(gate=gate), queue_frames=4)
+    box.open(HEADER)
+    for seq in range(3):
+        send(box, seq)
+    threading.Timer(0.2, gate.set).start()
+    box.abort()
+    assert not box._thread.is_alive()
