@@ -232,3 +232,20 @@ def test_multi_label_runs(tiny_config):
     predictions = load_file(config.run_dir / "predictions.safetensors")
     assert predictions["exit"].shape == predictions["back"].shape == (40, 3)
     assert np.isfinite(results["test"]["back"]["auroc"])
+
+
+def test_a_run_over_tls_with_certificates_on_both_sides_and_a_token(tiny_config, tmp_path, certificates):
+    token = tmp_path / "token"
+    token.write_text("a secret that no file of the run holds\n")
+    link = {
+        "token_file": str(token),
+        "tls_ca": str(certificates / "ca.pem"),
+        "tls_cert": str(certificates / "cert.pem"),
+        "tls_key": str(certificates / "key.pem"),
+    }
+    plain, secured = tiny_config("plain", epochs=1), tiny_config("secured", epochs=1, link=link)
+    train(plain, single_process=True, monitor=Quiet(), report=False)
+    train(secured, monitor=Quiet(), report=False)
+    assert_same_run(plain.run_dir, secured.run_dir)
+    files = [file for file in secured.run_dir.rglob("*") if file.is_file()]
+    assert not [file for file in files if b"a secret that no file" in file.read_bytes()]
