@@ -97,7 +97,7 @@ def alone(stage: str, config: Config) -> float:
 
         runner = EdgeRunner(
             config,
-            open_data(config),
+            open_data(config, Quiet()),
             MemoryLink(Discard()),
             config.run_dir.parent / "edge-alone",
             Quiet(),

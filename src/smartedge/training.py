@@ -117,7 +117,7 @@ def run_edge(
     if config.method != "edge":
         assert location is not None
         sender = flight_link(config, location)
-    dataset = open_data(config)
+    dataset = open_data(config, monitor)
     runner = EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
     return runner.run(stop or threading.Event())
 
@@ -198,7 +198,7 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
     session = None
     try:
         with stop_on_signals() as stop:
-            dataset = open_data(config)
+            dataset = open_data(config, monitor)
             if config.method != "edge":
                 session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=True)
             sender = MemoryLink(session) if session else None
@@ -212,12 +212,12 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
         torch.set_num_threads(threads)
 
 
-def open_data(config: Config) -> DataSet:
-    """The data set that the settings name."""
+def open_data(config: Config, monitor: Monitor) -> DataSet:
+    """The data set that the settings name; what was left out of it, or made of it, is told to ``monitor``."""
     from smartedge.data import open_dataset
 
     data = config.data
-    return open_dataset(
+    dataset = open_dataset(
         data.path,
         data.desired,
         sensitive=data.sensitive,
@@ -225,6 +225,10 @@ def open_data(config: Config) -> DataSet:
         limit=data.limit,  # subsets and splits stay the same whatever config.seed is
         cache_dir=data.cache_dir,
     )
+    told = [*dataset.notes, *(f"left out {count} images: {reason}" for reason, count in dataset.skipped.items())]
+    for text in told:
+        monitor.update(Update("edge", "data", text=text))
+    return dataset
 
 
 def _token(config: Config) -> str | None:

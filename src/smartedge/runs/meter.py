@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from smartedge import metrics
+from smartedge.errors import RunError
 
 __all__ = ["Meter"]
 
@@ -33,10 +34,17 @@ class Meter:
         return sum(len(ids) for ids in self._ids)
 
     def values(self) -> dict[str, float | None]:
-        """Mean loss, accuracy, balanced accuracy, AUROC and base rate over everything added."""
+        """Mean loss, accuracy, balanced accuracy, AUROC and base rate over everything added.
+
+        Raises:
+            RunError: the network has diverged, so that its answers are not numbers.
+        """
         labels = torch.cat(self._labels)
         kind: Literal["single", "multi"] = "multi" if labels.dim() == 2 else "single"
-        figures = metrics.evaluate(labels.numpy(), torch.cat(self._scores).numpy(), kind)
+        try:
+            figures = metrics.evaluate(labels.numpy(), torch.cat(self._scores).numpy(), kind)
+        except ValueError as error:  # scores that are not finite, which it explains
+            raise RunError(str(error)) from error
         return {"loss": self._loss / len(labels), **figures}
 
     def predictions(self) -> dict[str, Tensor]:
