@@ -72,13 +72,13 @@ def print_table(run_dirs: Sequence[Path]) -> None:
 
 def _row(results: dict[str, Any]) -> list[str]:
     back, at_exit = results["test"]["back"], results["test"]["exit"]
-    gain, sent = results["cloud_gain"], results["bytes_per_image"]
+    sent = results["bytes_per_image"]
     peak = results["edge_peak_rss_bytes"]
     return [
         results["method"] + (", each image once" if results["schedule"] == "freeze-and-log" else ""),
         f"{100 * back['balanced_accuracy']:.1f} %",
         f"{100 * at_exit['balanced_accuracy']:.1f} %" if at_exit else "",
-        f"{100 * gain['balanced_accuracy']:+.1f}" if gain else "",
+        f"{100 * (back['balanced_accuracy'] - at_exit['balanced_accuracy']):+.1f}" if at_exit else "",
         f"{sent['up']:,.0f} B",
         f"{sent['down']:,.0f} B",
         f"{results['releases_per_image']}x",

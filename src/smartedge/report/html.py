@@ -106,7 +106,7 @@ def _run_page(run: Run) -> dict[str, Any]:
         for head, side in (("exit", "edge"), ("back", "cloud"))
         if head in test
     ]
-    gain = results["cloud_gain"]
+    gain = run.gain
     busy, wall = run.stage_seconds, results["seconds_per_epoch"]
     return {
         "run": run,

@@ -50,6 +50,14 @@ class Run:
         return {name: busy[name] for name in ("edge", "encode", "link", "cloud") if name in busy}
 
     @property
+    def gain(self) -> dict[str, float] | None:
+        """Back minus exit, in accuracy and in balanced accuracy; None where there are not both."""
+        back, at_exit = self.results["test"]["back"], self.results["test"]["exit"]
+        if not (back and at_exit):
+            return None
+        return {key: back[key] - at_exit[key] for key in ("accuracy", "balanced_accuracy")}
+
+    @property
     def kind(self) -> Any:
         """``"single"`` or ``"multi"``."""
         return self.results["task"]["kind"]

@@ -80,7 +80,7 @@ def _did_sending_pay(run: Run, interval: tuple[float, float] | None) -> tuple[st
     reached = percent(results["test"][run.final]["balanced_accuracy"])
     if results["method"] == "edge":
         return "open", "baseline", f"Everything on the edge: {reached} balanced accuracy, and nothing was sent.", []
-    if results["cloud_gain"] is None:
+    if run.gain is None:
         who = HEADS[results["method"]][run.final]
         what = "image" if results["method"] == "cloud" else "feature map"
         return (
@@ -93,7 +93,7 @@ def _did_sending_pay(run: Run, interval: tuple[float, float] | None) -> tuple[st
                 else f"This method has no answer on the edge, so there is no cloud gain: every {what} has to be sent."
             ],
         )
-    gain = results["cloud_gain"]["balanced_accuracy"]
+    gain = run.gain["balanced_accuracy"]
     amount = f"{100 * abs(gain):.1f}\N{NO-BREAK SPACE}points"
     if interval is None:
         evidence = "No interval can be given, because the run directory holds no answers of both heads."

@@ -98,10 +98,8 @@ def _summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _gain(back: dict[str, Any] | None, at_exit: dict[str, Any] | None) -> dict[str, float] | None:
-    if back is None or at_exit is None:
-        return None
-    return {key: back[key] - at_exit[key] for key in ("accuracy", "balanced_accuracy")}
+def _gain(back: dict[str, Any] | None, at_exit: dict[str, Any] | None) -> float | None:
+    return None if back is None or at_exit is None else back["accuracy"] - at_exit["accuracy"]
 
 
 def _share(part: float, rest: float) -> float:

@@ -72,7 +72,7 @@ def write_run(
     test = {head: {**evaluate(labels, scores, kind), "loss": 0.2914} for head, scores in answered.items()}
     gain = None
     if len(test) == 2:
-        gain = {key: test["back"][key] - test["exit"][key] for key in ("accuracy", "balanced_accuracy")}
+        gain = test["back"]["accuracy"] - test["exit"]["accuracy"]
     up, down, codec, wall, busy, memory = LINK[method]
     results: dict[str, Any] = {
         "schema_version": 1,
