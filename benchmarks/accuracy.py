@@ -126,7 +126,7 @@ def run(name: str, method: str, seed: int, *, work: Path) -> None:
     kept["train"] = settings["train"]
     file = result_file(name, method, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**provenance(), **kept}, indent=1) + "\n")
+    file.write_text(json.dumps({**provenance(f"--only {name}"), **kept}, indent=1) + "\n")
     print(f"{file.stem}: {100 * results['test']['back']['balanced_accuracy']:.2f} %", flush=True)
 
 

@@ -15,8 +15,8 @@ from smartedge.runs.machine import describe_machine, versions
 HERE = Path(__file__).resolve().parent
 
 
-def provenance() -> dict[str, Any]:
-    """Machine, versions, date, commit and command."""
+def provenance(arguments: str | None = None) -> dict[str, Any]:
+    """Machine, versions, date, commit and command (with ``arguments`` where those given name more than this result)."""
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
@@ -24,7 +24,8 @@ def provenance() -> dict[str, Any]:
         "versions": versions(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit or "unknown",
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": f"python benchmarks/{Path(sys.argv[0]).name} "
+        + (shlex.join(sys.argv[1:]) if arguments is None else arguments),
     }
 
 

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smartedge import metrics
-from smartedge.codec import get_codec, pack, unpack
+from smartedge.codec import get_codec, pack, unpack_frame
 from smartedge.config import Config, load_config
 from smartedge.edge.step import edge_forward
 from smartedge.errors import FrameError, RunError
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
 from smartedge.privacy.release import release
-from smartedge.types import EncodedBatch, FeatureBatch, Frame, StreamHeader, Task, feature_dtype
+from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.link import FrameSender
 
@@ -166,14 +166,7 @@ class Answerer:
 
     def ingest(self, header: StreamHeader, frame: Frame) -> Frame:
         """Probabilities (B, K) in float32."""
-        batch: FeatureBatch = unpack(
-            frame.batch,
-            get_codec(header.codec),
-            feature_shape=header.feature_shape,
-            dtype=feature_dtype(header.feature_dtype),
-            task_kind=header.task_kind,
-            outputs=header.outputs,
-        )
+        batch = unpack_frame(frame, header)
         with torch.no_grad():
             try:
                 logits_BK = self.back(batch.features_BF)

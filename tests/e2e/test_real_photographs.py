@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from smartedge.codec import get_codec, unpack
+from smartedge.codec import unpack_frame
 from smartedge.config import load_config
 from smartedge.data import open_dataset
 from smartedge.models.network import divide, to_input
@@ -52,14 +52,7 @@ def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
     released: list[int] = []
     for frame in log.frames():
         header = log.header_of(frame.seq)
-        batch = unpack(
-            frame.batch,
-            get_codec(header.codec),
-            feature_shape=header.feature_shape,
-            dtype=torch.float32,
-            task_kind=header.task_kind,
-            outputs=header.outputs,
-        )
+        batch = unpack_frame(frame, header)
         split = dataset.splits[frame.split]
         position = {image: place for place, image in enumerate(split.ids.tolist())}
         images = split.read(torch.tensor([position[image] for image in batch.ids.tolist()]).numpy())

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smartedge.codec import get_codec, unpack
+from smartedge.codec import unpack_frame
 from smartedge.data import open_dataset
 from smartedge.errors import RunError
 from smartedge.runs.progress import Quiet
@@ -85,14 +85,7 @@ def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, ope
         header = log.header_of(frame.seq)
         assert frame.seq == expected_seq
         assert header.feature_shape == (8, 8, 8)
-        batch = unpack(
-            frame.batch,
-            get_codec(header.codec),
-            feature_shape=header.feature_shape,
-            dtype=torch.float32,
-            task_kind=header.task_kind,
-            outputs=header.outputs,
-        )
+        batch = unpack_frame(frame, header)
         assert torch.isfinite(batch.features_BF).all()
         for image, label in zip(batch.ids.tolist(), batch.labels.tolist(), strict=True):
             assert image not in seen[frame.split], "released twice"

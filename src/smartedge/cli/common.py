@@ -11,12 +11,18 @@ from contextlib import contextmanager
 from smartedge.config import Config, load_config
 from smartedge.runs.progress import Bars, JsonLines, Monitor
 
-__all__ = ["add_config_arguments", "add_side_arguments", "side"]
+__all__ = ["add_config_arguments", "add_override_argument", "add_side_arguments", "side"]
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG, ``--set`` and ``--resume``."""
     parser.add_argument("config", metavar="CONFIG", help="settings file; 'smartedge init' writes one")
+    add_override_argument(parser)
+    parser.add_argument("--resume", action="store_true", help="continue the run that run_dir holds")
+
+
+def add_override_argument(parser: argparse.ArgumentParser) -> None:
+    """``--set KEY=VALUE``."""
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -25,7 +31,6 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change one setting, for example --set train.lr=0.01; may be repeated",
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run that run_dir holds")
 
 
 def add_side_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +44,7 @@ def add_side_arguments(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def side(args: argparse.Namespace) -> Iterator[tuple[Config, Monitor, threading.Event]]:
     """Settings, monitor and stop event of a verb that runs one side."""
-    from smartedge.training import stop_on_signals
+    from smartedge.processes import stop_on_signals
 
     config = load_config(args.config, args.overrides)
     with stop_on_signals() as stop:

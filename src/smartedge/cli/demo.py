@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from smartedge.cli.common import add_override_argument
+
 __all__ = ["RUNS", "add_parser", "demo_config", "run"]
 
 _DESCRIPTION = """\
@@ -59,14 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "demo", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="change one setting of all runs, for example --set epochs=1",
-    )
+    add_override_argument(parser)
     return parser
 
 

@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     from smartedge.cli.cloud import parse_address
     from smartedge.inference import Answerer, TrainedRun
-    from smartedge.training import flight_receiver, stop_on_signals
+    from smartedge.processes import stop_on_signals
+    from smartedge.training import flight_receiver
 
     host, port = parse_address(args.listen, "--listen")
     trained = TrainedRun.open(args.run_dir)

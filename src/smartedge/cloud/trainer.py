@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from smartedge.augment import augment
 from smartedge.cloud.log import FeatureLog
 from smartedge.cloud.step import cloud_forward, cloud_step
-from smartedge.codec import get_codec, unpack
+from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config
 from smartedge.models.exits import probabilities, task_loss
 from smartedge.models.network import to_input
@@ -28,7 +28,7 @@ from smartedge.runs.meter import Meter
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
-from smartedge.types import EncodedBatch, FeatureBatch, Frame, StreamHeader, feature_dtype
+from smartedge.types import EncodedBatch, FeatureBatch, Frame, StreamHeader
 
 __all__ = ["BackTrainer"]
 
@@ -81,7 +81,7 @@ class BackTrainer:
         """Learn from (or be tested on) one frame; returns the gradient at the cut in split learning."""
         begun = time.perf_counter()
         reply = None
-        batch = self._decode(frame, header)
+        batch = unpack_frame(frame, header)
         if frame.split == "train":
             steps = header.train_steps * self.config.epochs
             gradient_BF = self._learn(batch, steps, want_gradient=self.config.method == "split")
@@ -134,7 +134,7 @@ class BackTrainer:
             last_epoch = self.epoch + 1 == self.config.epochs
             for split in ("val", "test") if last_epoch else ("val",):
                 for seq in seqs[split]:
-                    self._evaluate(self._decode(log.frame(seq), log.header_of(seq)))
+                    self._evaluate(unpack_frame(log.frame(seq), log.header_of(seq)))
                 self.busy += time.perf_counter() - begun
                 begun = time.perf_counter()
                 self._end_split(split)
@@ -148,7 +148,7 @@ class BackTrainer:
         rest: FeatureBatch | None = None
         given = 0
         for place, index in enumerate(order):
-            held.append(self._decode(log.frame(seqs[index]), log.header_of(seqs[index])))
+            held.append(unpack_frame(log.frame(seqs[index]), log.header_of(seqs[index])))
             if len(held) < _SHUFFLE_FRAMES and place + 1 < len(order):
                 continue
             pool = _join([rest, *held] if rest is not None else held)
@@ -162,16 +162,6 @@ class BackTrainer:
             rest = _take(pool, mixed[whole * size :])
 
     # -- the work itself
-
-    def _decode(self, frame: Frame, header: StreamHeader) -> FeatureBatch:
-        return unpack(
-            frame.batch,
-            get_codec(header.codec),
-            feature_shape=header.feature_shape,
-            dtype=feature_dtype(header.feature_dtype),
-            task_kind=header.task_kind,
-            outputs=header.outputs,
-        )
 
     def _inputs(self, batch: FeatureBatch, *, learning: bool) -> Tensor:
         if batch.features_BF.dtype == torch.uint8:

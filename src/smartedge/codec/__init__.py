@@ -23,8 +23,9 @@ from smartedge.codec.image import JpegCodec, PixelCodec
 from smartedge.codec.pack import pack, unpack
 from smartedge.codec.quantise import AffineUint8Codec, Float16Codec, Float32Codec
 from smartedge.errors import CodecError
+from smartedge.types import FeatureBatch, Frame, StreamHeader, feature_dtype
 
-__all__ = ["Codec", "codec_names", "get_codec", "pack", "reconstruction_error", "unpack"]
+__all__ = ["Codec", "codec_names", "get_codec", "pack", "reconstruction_error", "unpack", "unpack_frame"]
 
 _CODECS: dict[str, Codec] = {
     "float32": Float32Codec(),
@@ -51,3 +52,15 @@ def get_codec(name: str) -> Codec:
     near = difflib.get_close_matches(name, _CODECS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise CodecError(f"codec.name: there is no codec {name!r}; {hint}choose one of {', '.join(_CODECS)}")
+
+
+def unpack_frame(frame: Frame, header: StreamHeader) -> FeatureBatch:
+    """Decode a frame as its stream's header says; see :func:`unpack`."""
+    return unpack(
+        frame.batch,
+        get_codec(header.codec),
+        feature_shape=header.feature_shape,
+        dtype=feature_dtype(header.feature_dtype),
+        task_kind=header.task_kind,
+        outputs=header.outputs,
+    )

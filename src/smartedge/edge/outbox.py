@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from smartedge.codec import Codec, get_codec, pack, unpack
+from smartedge.codec import Codec, pack, unpack_frame
 from smartedge.errors import SmartEdgeError
 from smartedge.privacy.release import release
 from smartedge.types import Frame, StreamHeader
+from smartedge.wire.frame import reply_header
 from smartedge.wire.link import FrameSender
 
 __all__ = ["Outbox", "Traffic"]
@@ -102,14 +102,7 @@ class Outbox:
         reply = self.sender.exchange(frame)
         self.traffic.link_seconds += time.perf_counter() - begun
         assert self._header is not None
-        return unpack(
-            reply.batch,
-            get_codec("float32"),
-            feature_shape=self._header.feature_shape,
-            dtype=torch.float32,
-            task_kind=self._header.task_kind,
-            outputs=self._header.outputs,
-        ).features_BF
+        return unpack_frame(reply, reply_header(self._header)).features_BF
 
     def close_stream(self) -> None:
         """End the stream, once the receiver has confirmed that every frame is durable."""

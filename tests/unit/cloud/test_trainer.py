@@ -10,7 +10,7 @@ from torch import nn
 
 from smartedge.cloud.log import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
-from smartedge.codec import get_codec, pack
+from smartedge.codec import get_codec, pack, unpack_frame
 from smartedge.config import load_config
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
@@ -110,7 +110,7 @@ def test_labels_stay_with_their_features(log, tmp_path):
     known = {
         image: (label, features)
         for seq in train
-        for batch in [one._decode(log.frame(seq), log.header_of(seq))]
+        for batch in [unpack_frame(log.frame(seq), log.header_of(seq))]
         for image, label, features in zip(batch.ids.tolist(), batch.labels.tolist(), batch.features_BF, strict=True)
     }
     for batch in one._shuffled(log, train, steps=4):

@@ -1,0 +1,174 @@
+"""Both sides of a run as processes of this machine: started, listened to, stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from smartedge import errors
+from smartedge.config import Config
+from smartedge.errors import LinkError, RunError, SmartEdgeError
+from smartedge.runs.progress import Monitor, parse_update
+
+__all__ = ["run_both", "stop_on_signals"]
+
+_GRACE_SECONDS = 20.0  # for a side to stop by itself when the other one has failed
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second one interrupts at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finished: bool) -> bool:
+    """Start both sides from ``run_dir/config.yaml`` and wait for their end. True when done, False when interrupted.
+
+    Args:
+        config: the run's settings.
+        monitor: gets both sides' updates.
+        resume: the sides continue the run in ``run_dir``.
+        edge_has_finished: only the cloud has work left.
+
+    Raises:
+        SmartEdgeError: what the side that failed first had to say.
+    """
+    sides: list[_Side] = []
+    with stop_on_signals() as stop:
+        try:
+            location: list[str] = []
+            if config.method != "edge":
+                cloud = _Side(config, "cloud", ["--listen", "127.0.0.1:0"], monitor, resume=resume)
+                sides.append(cloud)
+                while cloud.port is None and cloud.running():
+                    cloud.changed.wait(timeout=0.2)
+                    cloud.changed.clear()
+                    if stop.is_set():
+                        break
+                location = ["--connect", f"127.0.0.1:{cloud.port}"]
+            if all(side.running() for side in sides) and not stop.is_set() and not edge_has_finished:
+                sides.append(_Side(config, "edge", location, monitor, resume=resume))
+            return _wait(sides, stop)
+        finally:
+            for side in sides:
+                side.end()
+
+
+def _wait(sides: Sequence[_Side], stop: threading.Event) -> bool:
+    """Until both sides have ended; where one fails, the other is stopped and the first failure is raised."""
+    failed: _Side | None = None
+    asked, deadline = False, float("inf")
+    while any(side.running() for side in sides):
+        failed = failed or next((side for side in sides if side.failed()), None)
+        if (failed or stop.is_set()) and not asked:
+            asked, deadline = True, time.monotonic() + _GRACE_SECONDS
+            for side in sides:
+                side.interrupt()
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    failures = [side for side in ([failed] if failed else []) + list(sides) if side.failed()]
+    if stop.is_set():
+        return False
+    if failures:
+        # A side that lost the other one only knows that it is gone; the other one knows why.
+        errors_found = [side.error() for side in failures]
+        raise next((error for error in errors_found if not isinstance(error, LinkError)), errors_found[0])
+    return True
+
+
+class _Side:
+    """One side as a child process; what it prints as JSON lines goes to the monitor."""
+
+    def __init__(self, config: Config, side: str, arguments: list[str], monitor: Monitor, *, resume: bool) -> None:
+        self.side = side
+        self.port: int | None = None
+        self.changed = threading.Event()
+        command = [sys.executable, "-m", "smartedge", side, str(config.run_dir / "config.yaml"), *arguments]
+        command += ["--progress", "json"] + (["--resume"] if resume else [])
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+        )
+        self.stderr: list[str] = []
+        self.readers = [
+            threading.Thread(target=self._read_updates, args=(monitor,), daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
+        for reader in self.readers:
+            reader.start()
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def failed(self) -> bool:
+        return not self.running() and self.process.returncode not in (0, 130)
+
+    def interrupt(self) -> None:
+        if self.running():
+            self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> None:
+        if self.running():
+            self.process.kill()
+        self.process.wait()
+        for reader in self.readers:
+            reader.join(timeout=5)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+    def error(self) -> SmartEdgeError:
+        for reader in self.readers:
+            reader.join(timeout=5)
+        text = "".join(self.stderr).strip()
+        found = re.search(r"error \[(SE[A-Z-]*)\]: (.*)", text, flags=re.DOTALL)
+        if found:
+            for name in errors.__all__:
+                kind = getattr(errors, name)
+                if kind.code == found[1]:
+                    return kind(f"{self.side}: {found[2]}")
+        tail = "\n".join(text.splitlines()[-12:])
+        return RunError(f"the {self.side} process ended with code {self.process.returncode}:\n{tail}")
+
+    def _read_updates(self, monitor: Monitor) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            update = parse_update(line)
+            if update is None:
+                continue
+            if update.port:
+                self.port = update.port
+            else:
+                monitor.update(update)
+            self.changed.set()
+        self.changed.set()
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        self.stderr.extend(self.process.stderr)
