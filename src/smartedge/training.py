@@ -30,7 +30,6 @@ __all__ = [
     "open_data",
     "run_cloud",
     "run_edge",
-    "stop_on_signals",
     "train",
 ]
 
@@ -245,7 +244,7 @@ def _prepare_run(config: Config, *, resume: bool) -> dict[str, Any]:
     """Make the run directory, or check that it holds this run; returns facts for the results."""
     run_dir = config.run_dir
     facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
-    if facts_file.exists():
+    if facts_file.exists() and _has_begun(run_dir):
         if not resume:
             raise RunError(
                 f"{run_dir}: holds a run already; continue it with --resume, or choose another run_dir "
@@ -258,7 +257,7 @@ def _prepare_run(config: Config, *, resume: bool) -> dict[str, Any]:
         if not edge_done and (run_dir / "cloud" / "closed").exists():
             (run_dir / "cloud" / "closed").unlink()  # the cloud must wait for the edge again
         return _read_facts(facts_file)
-    if resume and run_dir.exists():
+    if resume and not facts_file.exists() and run_dir.exists():
         raise RunError(f"{run_dir}: there is no run to resume; start it without --resume")
     return _write_facts(config)
 
@@ -293,6 +292,11 @@ def _read_facts(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: cannot be read ({error})") from error
     return facts
+
+
+def _has_begun(run_dir: Path) -> bool:
+    """Whether a side has done anything that a new start would lose: not where the first one failed at the settings."""
+    return (run_dir / "edge" / "run.json").exists() or (run_dir / "cloud" / "log" / "streams.jsonl").exists()
 
 
 def _finished(folder: Path) -> bool:

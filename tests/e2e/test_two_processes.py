@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from smartedge.codec import unpack_frame
 from smartedge.data import open_dataset
-from smartedge.errors import RunError
+from smartedge.errors import CutError, DataError, RunError
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
 
@@ -216,6 +216,15 @@ def test_a_run_is_not_overwritten(tiny_config):
     (config.run_dir.parent / "empty").mkdir()
     with pytest.raises(RunError, match="no run to resume"):
         train(config, {"run_dir": str(config.run_dir.parent / "empty")}, resume=True, monitor=Quiet())
+
+
+def test_a_run_that_failed_at_its_settings_can_be_started_again(tiny_config):
+    config = tiny_config("run", epochs=1)
+    with pytest.raises(CutError, match="stage9"):
+        train(config, {"model": {"cut": "stage9"}}, monitor=Quiet(), report=False)
+    with pytest.raises(DataError, match="smiel"):
+        train(config, {"data": {"desired": "smiel"}}, monitor=Quiet(), report=False)
+    assert train(config, monitor=Quiet(), report=False)["epochs"] == 1
 
 
 def test_multi_label_runs(tiny_config):

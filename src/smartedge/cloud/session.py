@@ -19,7 +19,7 @@ from smartedge.models.network import divide
 from smartedge.runs.checkpoint import save_weights, write_json_atomically
 from smartedge.runs.machine import peak_rss_bytes, pick_device
 from smartedge.runs.progress import Monitor, Update
-from smartedge.types import Frame, StreamHeader
+from smartedge.types import Frame, SplitName, StreamHeader
 
 __all__ = ["CLOSED", "CloudSession"]
 
@@ -42,8 +42,12 @@ class CloudSession:
     """
 
     def __init__(self, config: Config, folder: Path, monitor: Monitor, *, resume: bool, inline: bool) -> None:
-        if not resume and (folder / "log").exists():
-            raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
+        if not resume:
+            if (folder / "log" / "streams.jsonl").exists():
+                raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
+            # A network that cannot be built or cut is an error now, not when the first edge connects; and what takes
+            # time at the first call (imports, warm-up) is not on the edge's time.
+            _back(config, outputs=2)
         folder.mkdir(parents=True, exist_ok=True)
         self.config = config
         self.folder = folder
@@ -60,10 +64,6 @@ class CloudSession:
         self._closed = (folder / CLOSED).exists()  # the edge knows that its last frame is durable here
         if resume and self.log.streams:
             self._prepare(self.log.streams[0])
-        else:
-            # A network that cannot be built or cut is an error now, not when the first edge connects; and what takes
-            # time at the first call (imports, warm-up) is not on the edge's time.
-            _back(config, outputs=2)
         self._first_epoch = self.trainer.epoch if self.trainer else 0
 
     # -- what the link calls
@@ -79,6 +79,8 @@ class CloudSession:
         if exchange != (self.config.method == "split" and header.split == "train"):
             raise RunError(f"method {self.config.method!r} does not use this kind of stream")
         with self._changed:
+            if self.log.streams and _constants(header) != _constants(self.log.streams[0]):
+                raise RunError(f"{self.folder}: the log belongs to another run; choose another run_dir for this one")
             self._prepare(header)
             assert self.trainer is not None
             if exchange and header.first_seq != self.trainer.next_seq:
@@ -88,10 +90,7 @@ class CloudSession:
                         "there; start a new run"
                     )
                 self.log.truncate(header.first_seq)
-            if header.first_seq > self.log.next_seq:
-                raise FrameError(
-                    f"the stream begins at frame {header.first_seq}, but frame {self.log.next_seq} is missing"
-                )
+            self._check_order(header)
             self.log.add_stream(header)
             self._stream = header
             self._changed.notify_all()
@@ -223,8 +222,6 @@ class CloudSession:
 
     def _prepare(self, header: StreamHeader) -> None:
         if self.trainer is not None:
-            if header.run != self.log.streams[0].run:
-                raise RunError(f"{self.folder}: the log belongs to another run; choose another run_dir for this one")
             return
         back, shape = _back(self.config, header.outputs)
         if shape != header.feature_shape:
@@ -247,6 +244,28 @@ class CloudSession:
         if theirs != mine:
             keys = ", ".join(_differences(mine, theirs)) or "their form"
             raise RunError(f"edge and cloud were started with different settings ({keys}); give both the same config")
+        said = (header.method, header.schedule, header.codec, header.batch_size)
+        if said != (self.config.method, self.config.schedule, self.config.codec_name, self.config.train.batch_size):
+            raise FrameError(f"the stream header says {said}, which its own settings contradict")
+
+    def _check_order(self, header: StreamHeader) -> None:
+        """A stream is the next one of the run, or one that is here already, wholly or in part."""
+        if header.first_seq > self.log.next_seq:
+            raise FrameError(f"the stream begins at frame {header.first_seq}, but frame {self.log.next_seq} is missing")
+        known = self.log.streams
+        if header in known:
+            return
+        order = _order_of_streams(self.config)
+        if len(known) == len(order):
+            raise FrameError("the run is complete, but another stream is offered")
+        first_seq = known[-1].first_seq + known[-1].frames if known else 0
+        mine = (*order[len(known)], first_seq)
+        theirs = (header.epoch, header.split, header.first_seq)
+        if theirs != mine:
+            raise FrameError(f"the next stream must be (epoch, split, first frame) {mine}, but {theirs} is offered")
+        joint = self.config.schedule == "joint" and header.split == "train"
+        if header.frames < 1 or (joint and header.frames != header.train_steps):
+            raise FrameError(f"the stream says that it carries {header.frames} frames, which cannot be")
 
 
 def _back(config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
@@ -255,6 +274,22 @@ def _back(config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
         return zoo.build(**config.whole(outputs)), (3, config.data.image_size, config.data.image_size)
     divided = divide(**config.division(outputs))
     return divided.back, divided.feature_shape
+
+
+def _constants(header: StreamHeader) -> tuple[object, ...]:
+    """What all streams of one run have in common, beyond the settings."""
+    return header.run, header.feature_shape, header.feature_dtype, header.task_kind, header.outputs, header.train_steps
+
+
+def _order_of_streams(config: Config) -> list[tuple[int, SplitName]]:
+    """Epoch and split of every stream of a run."""
+    if config.schedule == "freeze-and-log":
+        epoch = config.front_epochs if config.method == "hierarchical" else 0
+        return [(epoch, "train"), (epoch, "val"), (epoch, "test")]
+    order: list[tuple[int, SplitName]] = []
+    for epoch in range(config.epochs):
+        order += [(epoch, "train"), (epoch, "val")]
+    return [*order, (config.epochs - 1, "test")]
 
 
 def _differences(mine: Any, theirs: Any, path: str = "") -> list[str]:

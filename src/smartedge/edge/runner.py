@@ -93,7 +93,6 @@ class EdgeRunner:
         self.busy = 0.0  # seconds of computing
         self.data_wait = 0.0
         self.data_busy = 0.0
-        self.wall = 0.0
         self.test: dict[str, Any] | None = None
         self.finished = False
         self.threaded = threaded and config.method != "split"
@@ -124,7 +123,7 @@ class EdgeRunner:
         self.started = time.time()
         done = False
         try:
-            done = self.finished or self._run(stop)
+            done = self._run(stop)
             if done and self.outbox is not None:
                 self.outbox.finish()
             self.finished = done

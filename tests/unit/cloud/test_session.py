@@ -1,0 +1,129 @@
+"""What the cloud accepts: streams of this run, in their order, and nothing else; a refusal costs it nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from smartedge.cloud.session import CloudSession
+from smartedge.codec import get_codec, pack
+from smartedge.config import load_config
+from smartedge.errors import ConfigError, CutError, FrameError, RunError
+from smartedge.privacy.release import release
+from smartedge.runs.progress import Quiet
+from smartedge.types import Frame, StreamHeader
+from smartedge.wire.frame import PROTOCOL
+from smartedge.wire.memory import MemoryLink
+
+CONFIG = load_config(
+    {
+        "epochs": 2,
+        "data": {"image_size": 32},
+        "model": {"name": "resnet18", "cut": "layer3", "small_input": False},
+        "train": {"batch_size": 4},
+        "hardware": {"cloud_device": "cpu"},
+    }
+)
+HEADER = StreamHeader(
+    protocol=PROTOCOL,
+    run="run",
+    agreement=json.dumps(CONFIG.agreement()),
+    method="hierarchical",
+    schedule="joint",
+    codec="uint8",
+    feature_shape=(256, 2, 2),
+    feature_dtype="float32",
+    task_kind="single",
+    outputs=2,
+    batch_size=4,
+    epoch=0,
+    split="train",
+    first_seq=0,
+    frames=2,
+    train_steps=2,
+)
+VAL = dataclasses.replace(HEADER, split="val", first_seq=2, frames=1)
+
+
+@pytest.fixture
+def session(tmp_path):
+    opened = CloudSession(CONFIG, tmp_path / "cloud", Quiet(), resume=False, inline=True)
+    yield opened
+    opened.close()
+
+
+def send(session: CloudSession, header: StreamHeader) -> None:
+    link = MemoryLink(session)
+    link.open(header)
+    for seq in range(header.first_seq, header.first_seq + header.frames):
+        features = torch.full((4, *header.feature_shape), float(seq))
+        batch = pack(release(np.arange(4), features, torch.tensor([0, 1, 0, 1])), get_codec("uint8"))
+        last = seq + 1 == header.first_seq + header.frames
+        link.write(Frame(seq, header.epoch, header.split, last, batch))
+    link.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "problem"),
+    [
+        ({"agreement": "{"}, FrameError, "not JSON"),
+        ({"agreement": json.dumps({**CONFIG.agreement(), "seed": 7})}, RunError, "seed: 7 at the edge, 0 here"),
+        ({"codec": "float32"}, FrameError, "contradict"),
+        ({"batch_size": 8}, FrameError, "contradict"),
+        ({"feature_shape": (256, 4, 4)}, FrameError, "this cut gives"),
+        ({"first_seq": 1}, FrameError, "frame 0 is missing"),
+        ({"split": "val"}, FrameError, r"must be .*\(0, 'train', 0\)"),
+        ({"epoch": 1}, FrameError, r"must be .*\(0, 'train', 0\)"),
+        ({"frames": 1}, FrameError, "1 frames, which cannot be"),
+    ],
+)
+def test_what_does_not_belong_is_refused_and_the_right_one_taken_afterwards(session, changes, error, problem):
+    with pytest.raises(error, match=problem):
+        MemoryLink(session).open(dataclasses.replace(HEADER, **changes))
+    assert session.log.next_seq == 0
+    send(session, HEADER)
+    assert session.log.next_seq == 2
+
+
+def test_streams_follow_each_other_to_the_end_of_the_run(session):
+    send(session, HEADER)
+    for wrong in (
+        dataclasses.replace(VAL, split="test"),
+        dataclasses.replace(VAL, run="another"),
+        dataclasses.replace(VAL, outputs=3),
+    ):
+        with pytest.raises((FrameError, RunError)):
+            MemoryLink(session).open(wrong)
+    send(session, VAL)
+    send(session, dataclasses.replace(HEADER, epoch=1, first_seq=3))
+    send(session, dataclasses.replace(VAL, epoch=1, first_seq=5))
+    assert not session.trainer.finished
+    send(session, dataclasses.replace(VAL, epoch=1, split="test", first_seq=6))
+    assert session.trainer.finished
+    with pytest.raises(FrameError, match="the run is complete"):
+        send(session, dataclasses.replace(HEADER, epoch=2, first_seq=7))
+
+
+def test_a_stream_that_is_here_already_changes_nothing(session):
+    send(session, HEADER)
+    before = {name: tensor.clone() for name, tensor in session.trainer.back.state_dict().items()}
+    send(session, HEADER)
+    assert session.log.next_seq == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in session.trainer.back.state_dict().items())
+
+
+def test_a_network_that_cannot_be_had_is_an_error_at_the_start(tmp_path):
+    for changes, error in (({"cut": "layer9"}, CutError), ({"bottleneck": [4, 9, 9]}, ConfigError)):
+        config = load_config(CONFIG, {"model": changes})
+        with pytest.raises(error):
+            CloudSession(config, tmp_path / str(changes), Quiet(), resume=False, inline=True)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(session, tmp_path):
+    send(session, HEADER)
+    with pytest.raises(RunError, match="--resume"):
+        CloudSession(CONFIG, tmp_path / "cloud", Quiet(), resume=False, inline=True)
