@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -49,3 +51,10 @@ def test_the_columns_to_learn_exist_in_the_data(path: Path, request: pytest.Fixt
         known = set(pq.read_schema(folder / Path(data.path).name / "train.parquet").names)
     wanted = {data.desired} if isinstance(data.desired, str) else set(data.desired)
     assert wanted <= known
+
+
+def test_a_loop_of_ones_own_runs(repo_root: Path) -> None:
+    command = [sys.executable, str(repo_root / "examples" / "own_loop.py"), "--images", "100", "--epochs", "1"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "epoch 1: loss at the exit" in found.stdout
+    assert "% right" in found.stdout
