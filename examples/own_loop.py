@@ -10,35 +10,28 @@ from __future__ import annotations
 import argparse
 
 import torch
-from torch import nn
 
 import smartedge
 from smartedge.codec import get_codec
 from smartedge.data import batches, open_dataset
-
-
-def network() -> nn.Module:
-    return nn.Sequential(
-        nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(64, 128, 3, stride=2, padding=1), nn.BatchNorm2d(128), nn.ReLU()),
-        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 2)),
-    )
+from smartedge.models.zoo import build
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=5)
     args = parser.parse_args()
     torch.manual_seed(0)
     limit = {"train": args.images, "val": 100, "test": 200}
     data = open_dataset("drawn", "mouth_open", image_size=48, limit=limit)
 
-    front, back = smartedge.cut(network(), at="0", input_shape=(3, 48, 48))
-    task_exit = smartedge.TaskExit((32, 24, 24), data.task.outputs, width=32, depth=2)
-    on_edge = torch.optim.AdamW([*front.parameters(), *task_exit.parameters()], lr=2e-3)
-    in_cloud = torch.optim.AdamW(back.parameters(), lr=2e-3)
+    model = build("resnet18", outputs=data.task.outputs, image_size=48, small_input=False, seed=0)  # or your own
+    front, back = smartedge.cut(model, at="layer1", input_shape=(3, 48, 48))
+    shape = (64, 12, 12)  # of what crosses there: `smartedge cuts resnet18 --input 3x48x48 --stock` tells
+    task_exit = smartedge.TaskExit(shape, data.task.outputs, width=32, depth=2)
+    on_edge = torch.optim.AdamW([*front.parameters(), *task_exit.parameters()], lr=5e-4)
+    in_cloud = torch.optim.AdamW(back.parameters(), lr=5e-4)
     codec = get_codec("uint8")
 
     for epoch in range(args.epochs):
@@ -48,9 +41,7 @@ def main() -> None:
                 edge = smartedge.edge_step(front.train(), task_exit.train(), on_edge, inputs, batch.labels, "single")
 
                 payload, side = codec.encode(edge.features_BF)  # these bytes go to the cloud; nothing comes back
-                features = codec.decode(
-                    payload, side, batch=len(inputs), feature_shape=(32, 24, 24), dtype=torch.float32
-                )
+                features = codec.decode(payload, side, batch=len(inputs), feature_shape=shape, dtype=torch.float32)
                 cloud = smartedge.cloud_step(back.train(), in_cloud, features, batch.labels, "single")
         print(f"epoch {epoch + 1}: loss at the exit {edge.loss:.3f}, at the back {cloud.loss:.3f}")
 
