@@ -40,7 +40,7 @@ class FeatureLog:
     def __init__(self, folder: Path, *, segment_bytes: int = _SEGMENT_BYTES) -> None:
         self.folder = folder
         self.segment_bytes = segment_bytes
-        self.streams: list[StreamHeader] = []
+        self.streams: list[StreamHeader] = []  # in the order of their frames
         self._records: list[tuple[int, int, int]] = []  # segment, offset of the message, its length
         self._file: BinaryIO
         try:
@@ -122,11 +122,10 @@ class FeatureLog:
 
     def header_of(self, seq: int) -> StreamHeader:
         """The stream header under which frame ``seq`` was accepted."""
-        ordered = sorted(self.streams, key=lambda header: header.first_seq)
-        place = bisect_right([header.first_seq for header in ordered], seq) - 1
+        place = bisect_right(self.streams, seq, key=lambda header: header.first_seq) - 1
         if place < 0:
             raise LogError(f"{self.folder}: no stream header covers frame {seq}; streams.jsonl is damaged")
-        return ordered[place]
+        return self.streams[place]
 
     def truncate(self, next_seq: int) -> None:
         """Forget frame ``next_seq`` and all later ones (split learning goes back to a checkpoint)."""

@@ -103,6 +103,7 @@ class BackTrainer:
             if state["next_seq"] == next_seq:
                 self._restore(state)
                 self.checkpoints.forget_after(number)
+                self.recorder.close()
                 self.recorder = Recorder(self.folder, "cloud", resume_epoch=self.epoch)
                 return True
         return False
