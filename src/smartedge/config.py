@@ -17,9 +17,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from smartedge.errors import ConfigError
 
-__all__ = ["Config", "load_config", "parse_overrides"]
+__all__ = ["Config", "encodes_images", "load_config", "parse_overrides"]
 
-IMAGE_CODECS = ("image", "jpeg")
+
+def encodes_images(codec: str) -> bool:
+    """Whether a codec's name is one of those that encode images, not feature maps."""
+    return re.fullmatch(r"image|(jpeg|webp|avif)(-\d+)?", codec) is not None
 
 
 def _shape(value: object) -> object:
@@ -30,7 +33,8 @@ def _shape(value: object) -> object:
 
 
 def _columns(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+    """A single name is a list of one, and no value a list of none."""
+    return () if value is None else (value,) if isinstance(value, str) else value
 
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -48,7 +52,7 @@ class DataConfig(Section):
 
     path: str = Field("drawn", description="'drawn' (embedded faces), a folder, a file, 'cifar10', or 'hf:user/name'")
     desired: str | tuple[str, ...] = Field("smile", description="the column to learn; a list makes a multi-label task")
-    sensitive: Annotated[tuple[str, ...], BeforeValidator(lambda v: _columns(v) if v is not None else ())] = Field(
+    sensitive: Annotated[tuple[str, ...], BeforeValidator(_columns)] = Field(
         (), description="columns to hide; they never leave the edge"
     )
     image_size: int = Field(64, ge=8, le=1024, description="images are cropped square and resized to this many pixels")
@@ -72,8 +76,19 @@ class ModelConfig(Section):
     name: str = Field("resnet18", description="a torchvision or timm name, or 'package.module:factory'")
     cut: str = Field("layer1", description="where to divide it; 'smartedge cuts NAME' lists the places")
     bottleneck: Shape | None = Field(None, description="a narrow, bounded tensor at the cut, e.g. 8x4x4")
+    codebook: int | None = Field(
+        None, ge=2, le=256, description="instead of a tensor, one of this many codewords crosses the cut"
+    )
     small_input: bool = Field(True, description="CIFAR stem for ResNets, pooled head for VGGs, where images are small")
     exit: ExitConfig = Field(default_factory=lambda: ExitConfig())
+
+
+class DistillConfig(Section):
+    """The front learns from an undivided network too, trained on the edge first; it never leaves it."""
+
+    epochs: int = Field(0, ge=0, description="epochs of the undivided network; 0: no distillation")
+    weight: float = Field(0.5, ge=0, le=1, description="share of its answers in the task exit's loss")
+    temperature: float = Field(2.0, gt=0, description="by which both sides' logits are divided")
 
 
 class TrainConfig(Section):
@@ -89,8 +104,64 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast, where it is faster")
     channels_last: bool = Field(False, description="memory format of images and convolutions")
     front_epochs: PositiveInt | None = Field(
-        None, description="freeze-and-log: epochs of the front before it is frozen; default: epochs"
+        None, description="two-stage, freeze-and-log: epochs of the front before it is frozen; default: epochs"
     )
+    distill: DistillConfig = Field(default_factory=lambda: DistillConfig())
+
+
+class AdversaryConfig(Section):
+    """Exits that learn the columns of ``data.sensitive`` on the edge, so that the front can unlearn them."""
+
+    exits: Annotated[tuple[Literal["linear", "mlp", "conv", "deep"], ...], BeforeValidator(_columns)] = Field(
+        (), description="their shapes, one exit each and per sensitive column; none: no suppression"
+    )
+    weight: float = Field(3.0, ge=0, description="lambda: of the confusion term in the front's loss")
+    warmup: float = Field(0.2, ge=0, le=1, description="share of the front's steps over which lambda rises from 0")
+    confusion: Literal["conditional", "prior", "uniform", "minimax"] = Field(
+        "conditional",
+        description="what the exits' answers are driven to: the sensitive label's shares given the desired label, "
+        "its shares, equal shares, or merely wrong",
+    )
+    dependence: float = Field(
+        0.0, ge=0, description="of a kernel-dependence penalty (HSIC) between features and sensitive label"
+    )
+    steps: PositiveInt = Field(3, description="steps of the adversarial exits per step of the front")
+    lr: float = Field(1e-3, gt=0, description="learning rate of the adversarial exits (constant)")
+    reset_every: int = Field(2, ge=0, description="epochs after which one exit in turn starts anew; 0: never")
+
+
+class DpConfig(Section):
+    """Differential privacy of what is released: local, per image, replace-one (docs/privacy.md)."""
+
+    mechanism: Literal["none", "gaussian", "laplace", "randomised-response", "subset-selection"] = Field(
+        "none", description="noise on the feature map; the last two release one of model.codebook codewords"
+    )
+    granularity: Literal["vector", "element"] = Field(
+        "vector", description="what epsilon protects: the whole feature map, or (laplace) each of its numbers alone"
+    )
+    clip: float | None = Field(
+        None,
+        gt=0,
+        description="bound of an image's L2 norm (gaussian) or L1 norm (laplace), or of each number (element); "
+        "default: what the bottleneck's range allows",
+    )
+    epsilon: float | None = Field(
+        None, gt=0, description="budget of one image over all its releases; the noise is calibrated to it"
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="of the budget")
+    sigma: float | None = Field(
+        None, gt=0, description="instead of epsilon: the noise's standard deviation; epsilon is then reported"
+    )
+    label_epsilon: float | None = Field(
+        None, gt=0, description="randomised response on the desired labels that travel; default: they travel in clear"
+    )
+    apply_to: Literal["training", "always"] = Field(
+        "always", description="training: validation, test and inference images are released without noise"
+    )
+
+
+ADDITIVE = ("gaussian", "laplace")
+DISCRETE = ("randomised-response", "subset-selection")
 
 
 class CodecConfig(Section):
@@ -98,7 +169,9 @@ class CodecConfig(Section):
 
     name: str | None = Field(
         None,
-        description="float32, float16 or uint8; for images: image, jpeg. Default: uint8 (cloud: image; split: float32)",
+        description="float32, float16, uint8, uint4, uint2, uint1, topk-5%, tile-webp-80, tile-avif-50; for codewords: "
+        "code; for images: image, jpeg-90, webp-80, avif-50. Default: uint8 (codewords: code; cloud: image; split: "
+        "float32)",
     )
 
 
@@ -133,8 +206,10 @@ class Config(Section):
         description="hierarchical: the edge learns from its own exit; cloud: upload images; "
         "split: gradients come back; edge: everything on the edge",
     )
-    schedule: Literal["joint", "freeze-and-log"] = Field(
-        "joint", description="joint: features of every epoch are sent; freeze-and-log: the front first, each image once"
+    schedule: Literal["joint", "two-stage", "freeze-and-log"] = Field(
+        "joint",
+        description="joint: the front learns while its features are sent, every epoch; two-stage: the front first, "
+        "then features every epoch; freeze-and-log: the front first, then each image once",
     )
     epochs: PositiveInt = Field(6, description="passes over the training images")
     seed: int = Field(0, ge=0, lt=2**31, description="of initial parameters, order, augmentation and dropout")
@@ -142,6 +217,8 @@ class Config(Section):
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     train: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    adversary: AdversaryConfig = Field(default_factory=lambda: AdversaryConfig())
+    dp: DpConfig = Field(default_factory=lambda: DpConfig())
     codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
     link: LinkConfig = Field(default_factory=lambda: LinkConfig())
     hardware: HardwareConfig = Field(default_factory=lambda: HardwareConfig())
@@ -150,11 +227,12 @@ class Config(Section):
     def _combinations(self) -> Config:
         problems = []
         codec = self.codec.name
-        if self.method == "cloud" and codec is not None and codec not in IMAGE_CODECS:
+        takes_images = codec is not None and encodes_images(codec)
+        if self.method == "cloud" and codec is not None and not takes_images:
             problems.append(
                 f"codec.name: method 'cloud' uploads images, which '{codec}' does not encode; use 'image' or 'jpeg'"
             )
-        if self.method in ("hierarchical", "split") and codec in IMAGE_CODECS:
+        if self.method in ("hierarchical", "split") and takes_images:
             problems.append(
                 f"codec.name: '{codec}' encodes images, but method '{self.method}' sends feature maps; use 'uint8'"
             )
@@ -162,12 +240,14 @@ class Config(Section):
             problems.append("schedule: split learning needs the edge in every step; use 'joint'")
         if self.method == "edge" and self.schedule != "joint":
             problems.append("schedule: method 'edge' sends nothing, so there is nothing to log; use 'joint'")
-        if self.train.front_epochs is not None and not (
-            self.method == "hierarchical" and self.schedule == "freeze-and-log"
-        ):
+        if self.schedule == "two-stage" and self.method != "hierarchical":
+            problems.append("schedule: 'two-stage' is for method 'hierarchical'; use 'joint'")
+        if self.train.front_epochs is not None and not self.front_first:
             problems.append(
-                "train.front_epochs: only for method 'hierarchical' with schedule 'freeze-and-log'; remove it"
+                "train.front_epochs: only for method 'hierarchical' with schedule 'two-stage' or 'freeze-and-log'; "
+                "remove it"
             )
+        problems += self._privacy_problems()
         both = {self.data.desired} if isinstance(self.data.desired, str) else set(self.data.desired)
         if not both:
             problems.append("data.desired: the list is empty; name at least one column")
@@ -179,10 +259,52 @@ class Config(Section):
             raise ValueError("\n".join(problems))
         return self
 
+    def _privacy_problems(self) -> list[str]:
+        problems = []
+        dp, model = self.dp, self.model
+        if self.method != "hierarchical":
+            if self.adversary.exits or self.adversary.dependence:
+                problems.append(f"adversary: method '{self.method}' has no front of its own to protect; remove it")
+            if self.train.distill.epochs:
+                problems.append(f"train.distill: method '{self.method}' has no task exit to teach; remove it")
+            if dp.mechanism != "none" or dp.label_epsilon is not None:
+                problems.append(f"dp: only for method 'hierarchical', not '{self.method}'; remove it")
+        if (self.adversary.exits or self.adversary.dependence) and not self.data.sensitive:
+            problems.append("data.sensitive: adversarial exits need at least one column to hide; name it here")
+        if model.bottleneck is not None and model.codebook is not None:
+            problems.append("model.bottleneck, model.codebook: give one of them")
+        if dp.mechanism == "none":
+            if dp.epsilon is not None or dp.sigma is not None:
+                problems.append("dp.mechanism: 'none' has neither epsilon nor sigma; choose a mechanism")
+        elif dp.mechanism in ADDITIVE and (dp.epsilon is None) == (dp.sigma is None):
+            problems.append(f"dp.epsilon, dp.sigma: mechanism '{dp.mechanism}' needs exactly one of them")
+        elif dp.mechanism in DISCRETE and (dp.epsilon is None or dp.sigma is not None):
+            problems.append(f"dp.epsilon: mechanism '{dp.mechanism}' needs it (and no sigma)")
+        if dp.mechanism in DISCRETE and model.codebook is None:
+            problems.append(f"model.codebook: mechanism '{dp.mechanism}' releases codewords; say how many, such as 8")
+        if dp.mechanism in ADDITIVE and model.codebook is not None:
+            problems.append("dp.mechanism: codewords are released by 'randomised-response' or 'subset-selection'")
+        if dp.mechanism in ADDITIVE and model.bottleneck is None and dp.clip is None:
+            problems.append("dp.clip: without model.bottleneck the features have no bound; give one")
+        if dp.granularity == "element" and dp.mechanism != "laplace":
+            problems.append("dp.granularity: 'element' is for mechanism 'laplace'; use 'vector'")
+        return problems
+
+    @property
+    def front_first(self) -> bool:
+        """Whether the front is trained, and frozen, before anything is released."""
+        return self.method == "hierarchical" and self.schedule in ("two-stage", "freeze-and-log")
+
+    @property
+    def releases(self) -> int:
+        """How often one training image is released in the whole run, at most."""
+        return 0 if self.method == "edge" else 1 if self.schedule == "freeze-and-log" else self.epochs
+
     @property
     def codec_name(self) -> str:
         """The codec in force: ``codec.name``, or the default of the method."""
-        return self.codec.name or {"cloud": "image", "split": "float32"}.get(self.method, "uint8")
+        usual = "uint8" if self.model.codebook is None else "code"
+        return self.codec.name or {"cloud": "image", "split": "float32"}.get(self.method, usual)
 
     @property
     def front_epochs(self) -> int:
@@ -212,13 +334,14 @@ class Config(Section):
             **self.whole(outputs),
             "at": model.cut,
             "bottleneck": model.bottleneck,
+            "codebook": model.codebook,
             "exit_width": model.exit.width,
             "exit_depth": model.exit.depth,
         }
 
     def agreement(self) -> dict[str, Any]:
         """The settings on which edge and cloud must agree (what to hide, and where data lie, is the edge's alone)."""
-        whole = self.model_dump(mode="json", include={"method", "schedule", "epochs", "seed", "model", "train"})
+        whole = self.model_dump(mode="json", include={"method", "schedule", "epochs", "seed", "model", "train", "dp"})
         data = self.data.model_dump(mode="json", include={"desired", "image_size", "augment"})
         return {**whole, "data": data, "codec": {"name": self.codec_name}}
 

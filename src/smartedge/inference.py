@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable
@@ -16,16 +17,16 @@ from torch import Tensor, nn
 from smartedge import metrics
 from smartedge.codec import get_codec, pack, unpack_frame
 from smartedge.config import Config, load_config
+from smartedge.edge.protection import mechanism_of, open_gate
 from smartedge.edge.step import edge_forward
 from smartedge.errors import FrameError, RunError
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
-from smartedge.privacy.release import release
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.link import FrameSender
 
-__all__ = ["Answer", "Answerer", "EdgeModel", "TrainedRun", "answer", "ask_over", "back_of"]
+__all__ = ["Answer", "Answerer", "EdgeModel", "TrainedRun", "answer", "ask_over", "back_of", "image_names"]
 
 _BATCH = 64
 
@@ -77,15 +78,31 @@ class EdgeModel:
         _load(self.front, run.folder / "edge" / "front.safetensors")
         _load(self.task_exit, run.folder / "edge" / "exit.safetensors")
         self.feature_shape = divided.feature_shape
+        self.mechanism = mechanism_of(run.config, self.feature_shape)
+        self.task_kind = run.task.kind
         self.precision = run.config.train.precision
 
     def __call__(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, 3, H, W) → features (B, *F) and logits (B, K), float32."""
+        """uint8 (B, 3, H, W) → bounded features (B, *F) and logits (B, K), float32."""
         inputs = to_input(images_BCHW, torch.device("cpu"))
-        return edge_forward(self.front, self.task_exit, inputs, precision=self.precision)
+        return edge_forward(
+            self.front,
+            self.task_exit,
+            inputs,
+            mechanism=self.mechanism,
+            task_kind=self.task_kind,
+            precision=self.precision,
+        )
 
 
-Ask = Callable[[np.ndarray, Tensor], Tensor]  # ids (B,), features (B, *F) → probabilities (B, K)
+# rows (B,), the images' names in the ledger (B,), features (B, *F) → probabilities (B, K)
+Ask = Callable[[np.ndarray, np.ndarray, Tensor], Tensor]
+
+
+def image_names(images_BCHW: Tensor) -> np.ndarray:
+    """What the ledger knows images by that belong to no data set: 63 bits of SHA-256 of their pixels, int64 (B,)."""
+    digests = [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images_BCHW]
+    return np.array([int.from_bytes(digest[:8], "big") >> 1 for digest in digests], dtype=np.int64)
 
 
 def answer(run: TrainedRun, edge: EdgeModel, images_BCHW: Tensor, *, threshold: float, ask: Ask) -> list[Answer]:
@@ -111,33 +128,49 @@ def answer(run: TrainedRun, edge: EdgeModel, images_BCHW: Tensor, *, threshold: 
                 unsure.append(start + row)
                 features.append(features_BF[row])
     if unsure:
-        scores_BK = ask(np.array(unsure), torch.stack(features)).numpy()
+        scores_BK = ask(np.array(unsure), image_names(images_BCHW[unsure]), torch.stack(features)).numpy()
         for row, image in enumerate(unsure):
             answers[image] = Answer(scores_BK[row], answers[image].confidence, "back")
     return [answers[image] for image in range(len(images_BCHW))]
 
 
-def ask_over(sender: FrameSender, run: TrainedRun, feature_shape: tuple[int, ...]) -> Ask:
-    """Ask the cloud at the other end of a link (``smartedge serve``), through the run's codec and without labels."""
+def ask_over(sender: FrameSender, run: TrainedRun, edge: EdgeModel) -> Ask:
+    """Ask the cloud at the other end of a link (``smartedge serve``), through the run's gate and codec, without labels.
+
+    Images sent are recorded in the run's ledger, split ``infer``. Asking again for the same batch is no new release.
+
+    Raises:
+        PrivacyError: when asked, where an image's budget is spent, or the ledger is missing.
+    """
     codec = get_codec(run.config.codec_name)
 
-    def ask(ids: np.ndarray, features_BF: Tensor) -> Tensor:
-        header = _header(run, feature_shape, frames=-(-len(ids) // _BATCH))
-        sender.open(header)
+    def ask(rows: np.ndarray, names: np.ndarray, features_BF: Tensor) -> Tensor:
+        header = _header(run, edge.feature_shape, frames=-(-len(rows) // _BATCH))
+        gate = open_gate(run.config, run.folder / "edge", None, edge.mechanism, None, existing=True)
         found = []
-        for seq in range(header.frames):
-            part = slice(seq * _BATCH, (seq + 1) * _BATCH)
-            encoded = pack(release(ids[part], features_BF[part], _no_labels(run.task, len(ids[part]))), codec)
-            reply = sender.exchange(Frame(seq, 0, "test", seq + 1 == header.frames, encoded))
-            scores_BK = get_codec("float32").decode(
-                reply.batch.payload,
-                reply.batch.side,
-                batch=len(encoded.ids),
-                feature_shape=(run.task.outputs,),
-                dtype=torch.float32,
-            )
-            found.append(scores_BK)
-        sender.close()
+        with gate.ledger:
+            sender.open(header)
+            for seq in range(header.frames):
+                part = slice(seq * _BATCH, (seq + 1) * _BATCH)
+                released = gate.release(
+                    names[part],
+                    features_BF[part],
+                    _no_labels(run.task, len(rows[part])),
+                    split="infer",
+                    seq=None,
+                    wire_ids=rows[part],
+                )
+                encoded = pack(released, codec)
+                reply = sender.exchange(Frame(seq, 0, "test", seq + 1 == header.frames, encoded))
+                scores_BK = get_codec("float32").decode(
+                    reply.batch.payload,
+                    reply.batch.side,
+                    batch=len(encoded.ids),
+                    feature_shape=(run.task.outputs,),
+                    dtype=torch.float32,
+                )
+                found.append(scores_BK)
+            sender.close()
         return torch.cat(found)
 
     return ask

@@ -11,6 +11,7 @@ This module imports nothing of ours, so every part may import it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Literal
 
@@ -60,6 +61,7 @@ class ImageBatch:
     ids: np.ndarray  # int64 (B,), the image's index in its split: stable across epochs and runs
     images_BCHW: Tensor  # uint8 (B, 3, H, W), RGB
     labels: Tensor  # see Task
+    sensitive: Mapping[str, Tensor] = field(default_factory=dict)  # column -> int64 (B,); never leaves the edge
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,19 @@ class FeatureBatch:
 
 @dataclass(frozen=True)
 class ReleaseEvent:
-    """What a release cost. One event covers every image of one batch, each released once."""
+    """What one release of one image cost: replace-one adjacency, local model. Equal events compose as one kind.
 
-    mechanism: str  # "none" where nothing protects the features
-    epsilon: float  # of one release of one image; inf for "none"
-    delta: float
-    labels_travel: bool  # the desired labels go along in clear: feature noise does not cover them
+    ``epsilon`` holds at ``delta``; the accountant composes from the parameters, not from that pair: Gaussian noise from
+    ``noise_multiplier`` (σ ÷ sensitivity), the others, whose delta is 0, from ``epsilon`` itself.
+    """
+
+    mechanism: Literal["none", "gaussian", "laplace", "randomised-response", "subset-selection"]
+    epsilon: float  # inf for "none": nothing protects the image
+    delta: float = 0.0
+    granularity: Literal["vector", "element"] = "vector"  # element: the guarantee is that of each number alone
+    noise_multiplier: float | None = None  # gaussian
+    codewords: int | None = None  # discrete mechanisms: K
+    subset: int | None = None  # subset selection: codewords in what is released
 
 
 _RELEASE_KEY = object()  # held by privacy.release alone; a test checks that nobody else names it
@@ -95,7 +104,8 @@ class ReleasedBatch:
     ids: np.ndarray
     features_BF: Tensor
     labels: Tensor
-    event: ReleaseEvent
+    event: ReleaseEvent  # of each image's features
+    label_event: ReleaseEvent | None = None  # of each image's label; None where none travels
     key: InitVar[object] = field(default=None, kw_only=True)
 
     def __post_init__(self, key: object) -> None:
@@ -134,7 +144,7 @@ class StreamHeader:
     run: str  # identifies the run: a log belongs to one run
     agreement: str  # the settings on which both sides must agree, as JSON
     method: Literal["hierarchical", "cloud", "split", "infer"]  # infer: no labels travel, probabilities come back
-    schedule: Literal["joint", "freeze-and-log"]
+    schedule: Literal["joint", "two-stage", "freeze-and-log"]
     codec: str
     feature_shape: tuple[int, ...]  # F, without the batch dimension
     feature_dtype: Literal["float32", "uint8"]

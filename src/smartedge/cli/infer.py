@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             edge,
             images_BCHW,
             threshold=args.threshold,
-            ask=inference.ask_over(sender, trained, edge.feature_shape),
+            ask=inference.ask_over(sender, trained, edge),
         )
     finally:
         sender.disconnect()

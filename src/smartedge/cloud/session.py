@@ -101,14 +101,14 @@ class CloudSession:
             self._raise_failure()
             new = self.log.append(frame, header)
             if self.inline:
-                return self._consume(frame, header) if new and self.config.schedule == "joint" else None
+                return self._consume(frame, header) if new and self._follows else None
             self._changed.notify_all()
             if self.config.method == "split" and header.split == "train":
                 while frame.seq not in self._replies:
                     self._raise_failure()
                     self._changed.wait(timeout=1.0)
                 return self._replies.pop(frame.seq)
-            if self.config.schedule == "joint":
+            if self._follows:
                 assert self.trainer is not None
                 while self.log.next_seq - self.trainer.next_seq > self.config.link.max_lead_frames:
                     self._raise_failure()
@@ -129,7 +129,7 @@ class CloudSession:
                 (self.folder / CLOSED).touch()
                 self._closed = True
             self._changed.notify_all()
-        if self.inline and self._closed and self.config.schedule == "freeze-and-log":
+        if self.inline and self._closed and not self._follows:
             assert self.trainer is not None
             self.trainer.train_from_log(self.log)
 
@@ -145,7 +145,7 @@ class CloudSession:
     def run(self, stop: threading.Event) -> bool:
         """Train until the run is complete (True) or ``stop`` is set (False)."""
         try:
-            if self.config.schedule == "freeze-and-log":
+            if not self._follows:
                 return self._run_from_log(stop)
             while True:
                 with self._changed:
@@ -191,6 +191,11 @@ class CloudSession:
         return summary
 
     # -- inside
+
+    @property
+    def _follows(self) -> bool:
+        """Whether every frame is learned from once, as it comes; otherwise all of them again and again, at the end."""
+        return self.config.schedule != "freeze-and-log"
 
     def _done(self) -> bool:
         return self._closed and self.trainer is not None and self.trainer.finished
@@ -263,8 +268,8 @@ class CloudSession:
         theirs = (header.epoch, header.split, header.first_seq)
         if theirs != mine:
             raise FrameError(f"the next stream must be (epoch, split, first frame) {mine}, but {theirs} is offered")
-        joint = self.config.schedule == "joint" and header.split == "train"
-        if header.frames < 1 or (joint and header.frames != header.train_steps):
+        whole_epoch = self._follows and header.split == "train"
+        if header.frames < 1 or (whole_epoch and header.frames != header.train_steps):
             raise FrameError(f"the stream says that it carries {header.frames} frames, which cannot be")
 
 
@@ -282,14 +287,14 @@ def _constants(header: StreamHeader) -> tuple[object, ...]:
 
 
 def _order_of_streams(config: Config) -> list[tuple[int, SplitName]]:
-    """Epoch and split of every stream of a run."""
+    """Epoch and split of every stream of a run. Epochs are the edge's: those of a front that learns first count."""
+    first = config.front_epochs if config.front_first else 0
     if config.schedule == "freeze-and-log":
-        epoch = config.front_epochs if config.method == "hierarchical" else 0
-        return [(epoch, "train"), (epoch, "val"), (epoch, "test")]
+        return [(first, "train"), (first, "val"), (first, "test")]
     order: list[tuple[int, SplitName]] = []
-    for epoch in range(config.epochs):
+    for epoch in range(first, first + config.epochs):
         order += [(epoch, "train"), (epoch, "val")]
-    return [*order, (config.epochs - 1, "test")]
+    return [*order, (first + config.epochs - 1, "test")]
 
 
 def _differences(mine: Any, theirs: Any, path: str = "") -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from smartedge.models.exits import task_loss
+from smartedge.models.exits import noisy_task_loss, task_loss
 from smartedge.models.optim import apply_gradients
 
-__all__ = ["CloudStep", "cloud_forward", "cloud_step"]
+__all__ = ["CloudStep", "cloud_forward", "cloud_step", "label_channel"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def cloud_step(
     labels: Tensor,
     task_kind: str,
     *,
+    label_epsilon: float | None = None,
     want_gradient: bool = False,
     precision: str = "float32",
     label_smoothing: float = 0.0,
@@ -42,6 +44,8 @@ def cloud_step(
         features_BF: float32 (B, *F), as decoded.
         labels: int64 (B,) or float32 (B, K).
         task_kind: ``single`` or ``multi``.
+        label_epsilon: the labels were randomised with this budget (``dp.label_epsilon``); the loss is then corrected
+            for it, see :func:`label_channel`. None: they are clear.
         want_gradient: also give the gradient at the cut (classic split learning).
         precision: ``bfloat16`` runs the forward pass under autocast.
         label_smoothing: share of the target spread evenly.
@@ -50,7 +54,11 @@ def cloud_step(
     features_BF = features_BF.detach().requires_grad_(want_gradient)
     with torch.autocast(features_BF.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         logits_BK = back(features_BF)
-    loss = task_loss(logits_BK, labels, task_kind, label_smoothing=label_smoothing)
+    if label_epsilon is None:
+        loss = task_loss(logits_BK, labels, task_kind, label_smoothing=label_smoothing)
+    else:
+        channel_JJ = label_channel(label_epsilon, logits_BK.shape[1], task_kind).to(logits_BK.device)
+        loss = noisy_task_loss(logits_BK, labels, task_kind, channel_JJ, label_smoothing=label_smoothing)
     loss.backward()
     apply_gradients(optimizer, clip_norm=clip_norm)
     return CloudStep(logits_BK.detach().float(), loss.item(), features_BF.grad)
@@ -61,3 +69,19 @@ def cloud_forward(back: nn.Module, features_BF: Tensor, *, precision: str = "flo
     """Logits (B, K), float32, without learning."""
     with torch.autocast(features_BF.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         return back(features_BF).float()
+
+
+def label_channel(epsilon: float, outputs: int, task_kind: str) -> Tensor:
+    """Probability that a label arrives as another one, float32, under randomised response on the edge.
+
+    Args:
+        epsilon: of an image's whole label, ``dp.label_epsilon``.
+        outputs: K of the task.
+        task_kind: ``single``: (K, K), the true class with probability e^ε / (e^ε + K − 1), else any other, equally
+            likely. ``multi``: (2, 2), the same of one column, which has ε / K.
+    """
+    values, each = (outputs, epsilon) if task_kind == "single" else (2, epsilon / outputs)
+    other = 1 / (math.exp(min(each, 700.0)) + values - 1)
+    channel_JJ = torch.full((values, values), other, dtype=torch.float64)
+    channel_JJ.fill_diagonal_(1 - (values - 1) * other)
+    return channel_JJ.float()

@@ -75,7 +75,7 @@ class BackTrainer:
             self._load(numbers[-1])
         self.recorder = Recorder(folder, "cloud", resume_epoch=self.epoch)
 
-    # -- following the stream: schedule "joint" and split learning
+    # -- following the stream: schedules "joint" and "two-stage", and split learning
 
     def consume(self, frame: Frame, header: StreamHeader) -> EncodedBatch | None:
         """Learn from (or be tested on) one frame; returns the gradient at the cut in split learning."""
@@ -188,6 +188,7 @@ class BackTrainer:
                 self._inputs(batch, learning=True),
                 labels,
                 _kind(labels),
+                label_epsilon=self.config.dp.label_epsilon,
                 want_gradient=want_gradient,
                 precision=train.precision,
                 label_smoothing=train.label_smoothing,

@@ -36,13 +36,14 @@ class Split:
         return len(self.ids)
 
     def read(self, indices: NDArray[np.int64]) -> ImageBatch:
-        """The images at some positions, uint8 (B, 3, S, S), with ids and labels. Any thread may call this.
+        """The images at some positions, uint8 (B, 3, S, S), with ids and all labels. Any thread may call this.
 
         Raises:
             IndexError: a position is outside the split.
         """
         ids = self.ids[indices]
-        return ImageBatch(ids, self._store.read(ids), self.labels[indices])
+        sensitive = {column: values[indices] for column, values in self.sensitive_labels.items()}
+        return ImageBatch(ids, self._store.read(ids), self.labels[indices], sensitive)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from smartedge.codec import Codec, pack, unpack_frame
 from smartedge.errors import SmartEdgeError
-from smartedge.privacy.release import release
+from smartedge.privacy.release import Gate
 from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import reply_header
 from smartedge.wire.link import FrameSender
@@ -33,6 +32,7 @@ class Traffic:
     down: dict[str, int] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     source: str = ""
+    release_seconds: float = 0.0  # clip, ledger, noise
     encode_seconds: float = 0.0
     link_seconds: float = 0.0
 
@@ -43,29 +43,29 @@ class Outbox:
     Args:
         sender: the link.
         codec: how features become bytes.
+        gate: through which everything goes; it records each release, and may refuse it.
         next_seq: sequence number of the first frame.
         queue_frames: how many batches may wait.
         threaded: False does everything in the caller's thread (one process, and split learning, which must wait).
         traffic: counted on in place.
-        releases: training image → how often it was released; counted on in place.
     """
 
     def __init__(
         self,
         sender: FrameSender,
         codec: Codec,
+        gate: Gate,
         *,
         next_seq: int,
         queue_frames: int,
         threaded: bool,
         traffic: Traffic,
-        releases: Counter[int],
     ) -> None:
         self.sender = sender
         self.codec = codec
         self.next_seq = next_seq
+        self.gate = gate
         self.traffic = traffic
-        self.releases = releases
         self._header: StreamHeader | None = None
         self._seq = next_seq  # as the sending thread counts
         self._failure: BaseException | None = None
@@ -77,8 +77,10 @@ class Outbox:
 
     @property
     def inline_seconds(self) -> float:
-        """Seconds that encoding and the link took in the caller's own thread so far."""
-        return 0.0 if self._queue is not None else self.traffic.encode_seconds + self.traffic.link_seconds
+        """Seconds that releasing, encoding and the link took in the caller's own thread so far."""
+        if self._queue is not None:
+            return 0.0
+        return self.traffic.release_seconds + self.traffic.encode_seconds + self.traffic.link_seconds
 
     def open(self, header: StreamHeader) -> None:
         """Begin a stream; ``header.first_seq`` must be :attr:`next_seq`."""
@@ -144,14 +146,15 @@ class Outbox:
         header = self._header
         assert header is not None
         begun = time.perf_counter()
-        encoded = pack(release(ids, features_BF, labels), self.codec)
-        self.traffic.encode_seconds += time.perf_counter() - begun
+        released = self.gate.release(ids, features_BF, labels, split=header.split, seq=self._seq)
+        packing = time.perf_counter()
+        encoded = pack(released, self.codec)
+        self.traffic.release_seconds += packing - begun
+        self.traffic.encode_seconds += time.perf_counter() - packing
         last = self._seq + 1 == header.first_seq + header.frames
         frame = Frame(self._seq, header.epoch, header.split, last, encoded)
         self._seq += 1
         self.traffic.images[header.split] = self.traffic.images.get(header.split, 0) + len(ids)
-        if header.split == "train":
-            self.releases.update(ids.tolist())
         return frame
 
     def _send(self, ids: np.ndarray, features_BF: Tensor, labels: Tensor) -> None:

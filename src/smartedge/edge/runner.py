@@ -20,17 +20,20 @@ from safetensors.torch import save_file
 from smartedge.codec import get_codec
 from smartedge.config import Config
 from smartedge.data import DataSet, batches
-from smartedge.edge.learners import make_learner
+from smartedge.data.loader import Batches
+from smartedge.edge.learners import Learner, make_learner
 from smartedge.edge.outbox import Outbox, Traffic
+from smartedge.edge.protection import mechanism_of, open_gate, privacy_summary
 from smartedge.errors import ConfigError, RunError
 from smartedge.models.exits import probabilities, task_loss
-from smartedge.runs.checkpoint import Checkpoints, save_weights, write_json_atomically
+from smartedge.privacy.release import Gate
+from smartedge.runs.checkpoint import Checkpoints, load_weights, save_weights, write_json_atomically
 from smartedge.runs.machine import peak_rss_bytes, pick_device, rss_bytes
 from smartedge.runs.meter import Meter
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
-from smartedge.types import SplitName, StreamHeader
+from smartedge.types import ImageBatch, SplitName, StreamHeader
 from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.link import FrameSender
 
@@ -84,37 +87,43 @@ class EdgeRunner:
             if self.images.get(name, 0) < (2 if name == "train" else 1):
                 raise ConfigError(f"data.path: {config.data.path} has too few images in its split {name!r}")
         self.device = pick_device(config.hardware.edge_device, "hardware.edge_device")
-        self.learner = make_learner(config, dataset.task, self.device)
+        self.learner = make_learner(config, dataset.task, self.device, dataset)
         self.random = RandomStream(derive_seed(config.seed, "edge"))
+        self.taught = 0  # epochs completed of the undivided network from which the exit is to learn
         self.epoch = 0  # epochs completed, of those in which the front learns
-        self.step = 0
+        self.sent = 0  # epochs completed, of those in which a frozen front's features are sent
         self.traffic = Traffic()
-        self.releases: Counter[int] = Counter()
         self.busy = 0.0  # seconds of computing
         self.data_wait = 0.0
         self.data_busy = 0.0
         self.test: dict[str, Any] | None = None
+        self.teacher_val: dict[str, Any] | None = None
         self.finished = False
         self.threaded = threaded and config.method != "split"
         next_seq = 0
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.run_id = uuid.uuid4().hex
+        begun_before = (folder / "run.json").exists()
         if resume:
             next_seq = self._load()
+        self.gate: Gate | None = None
+        if sender is not None:
+            mechanism = mechanism_of(config, self.learner.feature_shape)
+            self.gate = open_gate(config, folder, self.run_id, mechanism, dataset.task, existing=begun_before)
         write_json_atomically(folder / "run.json", {"run": self.run_id})
-        self._first_epoch = self.epoch
+        self._first_epoch = self._epochs_done
         self.recorder = Recorder(folder, "edge", resume_epoch=self.epoch)
         self.outbox = (
             Outbox(
                 sender,
                 get_codec(config.codec_name),
+                self.gate,
                 next_seq=next_seq,
                 queue_frames=config.link.queue_frames,
                 threaded=self.threaded,
                 traffic=self.traffic,
-                releases=self.releases,
             )
-            if sender is not None
+            if sender is not None and self.gate is not None
             else None
         )
 
@@ -136,79 +145,150 @@ class EdgeRunner:
     # -- the epochs
 
     def _run(self, stop: threading.Event) -> bool:
-        logs_once = self.config.schedule == "freeze-and-log"
+        config = self.config
+        while self.learner.teacher is not None and self.taught < config.train.distill.epochs:
+            if not self._teach_epoch(self.learner.teacher, stop):
+                return False
+        logs_once = config.schedule == "freeze-and-log"
         front_epochs = 0 if logs_once and not self.learner.modules else self._learning_epochs
         while self.epoch < front_epochs:
             last = self.epoch + 1 == front_epochs
-            streams = not logs_once
+            streams = not config.front_first and not logs_once
             if not self._learn_epoch(stop, send=streams):
                 return False
             for split in ("val", "test") if last else ("val",):
                 self._pass(split, send=streams, measure=True)
-            self._end_epoch()
+            self.epoch += 1
+            self._checkpoint()
         if logs_once:
             every: tuple[SplitName, ...] = ("train", "val", "test")
-            for split in every:
-                if not self._pass(split, send=True, measure=False, stop=stop):
-                    return False
+            return all(self._pass(split, send=True, measure=False, stop=stop) for split in every)
+        while config.schedule == "two-stage" and self.sent < config.epochs:
+            if not self._send_epoch(stop):
+                return False
         return True
 
     @property
     def _learning_epochs(self) -> int:
-        return self.config.front_epochs if self.config.schedule == "freeze-and-log" else self.config.epochs
+        return self.config.front_epochs if self.config.front_first else self.config.epochs
+
+    @property
+    def _epochs_done(self) -> int:
+        """Of all kinds: the number of a checkpoint."""
+        return self.taught + self.epoch + self.sent
+
+    def _teach_epoch(self, teacher: Learner, stop: threading.Event) -> bool:
+        """One epoch of the undivided network; its weights are kept on the edge when it has learned enough."""
+        epochs = self.config.train.distill.epochs
+        if self._learn(teacher, "teach", self.taught, epochs, stop, outbox=None) is None:
+            return False
+        self.teacher_val = self._measure(teacher, "val").values()
+        self.taught += 1
+        if self.taught == epochs:
+            save_weights(self._teacher_file, teacher.modules["network"].state_dict())
+        self._checkpoint()
+        return True
+
+    @property
+    def _teacher_file(self) -> Path:
+        return self.folder / "teacher.safetensors"
 
     def _learn_epoch(self, stop: threading.Event, *, send: bool) -> bool:
-        size = self.config.train.batch_size
-        per_epoch = max(1, self.images["train"] // size)
-        steps = per_epoch * self._learning_epochs
         outbox = self.outbox if send else None
-        meter = Meter()
         busy_before = self.busy
-        # Uploaded images are augmented where they are learned from: in the cloud.
-        augment = "none" if self.config.method == "cloud" else self.config.data.augment
         if outbox is not None:
-            self._open("train", per_epoch)
-        with batches(
-            self.dataset.splits["train"],
-            size,
-            seed=self.config.seed,
-            epoch=self.epoch,
-            shuffle=True,
-            augment=augment,
-            drop_last=self.images["train"] >= size,
-        ) as loader:
-            for batch in loader:
-                if stop.is_set():
-                    return False
-                with self._computing(), self.random.active():
-                    result = self.learner.learn(batch, self.step, steps, outbox)
-                self.step += 1
-                text = f"epoch {self.epoch + 1}/{self._learning_epochs}"
-                if result is not None:
-                    logits_BK, loss = result
-                    meter.add(batch.ids, batch.labels, self._probabilities(logits_BK), loss)
-                    text += f" loss {loss:.3f}"
-                if self.step % 4 == 0 or self.step == steps:
-                    self.monitor.update(Update("edge", "train", self.step, steps, text))
-        self.data_wait += loader.wait_seconds
-        self.data_busy += loader.busy_seconds
-        if len(meter):
-            self.recorder.write(self.epoch, "train", {**meter.values(), "seconds": self.busy - busy_before})
+            self._open("train", self._per_epoch)
+        figures = self._learn(self.learner, "train", self.epoch, self._learning_epochs, stop, outbox=outbox)
+        if figures is None:
+            return False
+        if figures:
+            self.recorder.write(self.epoch, "train", {**figures, "seconds": self.busy - busy_before})
         if outbox is not None:
             outbox.close_stream()
         return True
 
-    def _pass(self, split: SplitName, *, send: bool, measure: bool, stop: threading.Event | None = None) -> bool:
-        """Once over a split without learning: measure the edge's own head, send what the cloud needs, or both."""
+    def _learn(
+        self,
+        learner: Learner,
+        phase: str,
+        epoch: int,
+        epochs: int,
+        stop: threading.Event,
+        *,
+        outbox: Outbox | None,
+    ) -> dict[str, float | None] | None:
+        """One epoch over the training images; its figures (none where the edge has no head), or None when stopped."""
+        per_epoch = self._per_epoch
+        step, steps = epoch * per_epoch, epochs * per_epoch
+        meter = Meter()
+        sums: Counter[str] = Counter()
+        learner.begin_epoch(epoch)
+        with self._training_batches(epoch) as loader:
+            for batch in loader:
+                if stop.is_set():
+                    return None
+                with self._computing(), self.random.active():
+                    result = learner.learn(batch, step, steps, outbox)
+                step += 1
+                text = f"epoch {epoch + 1}/{epochs}"
+                if result is not None:
+                    meter.add(batch.ids, batch.labels, self._probabilities(result.logits_BK), result.loss)
+                    sums.update(result.figures)
+                    text += f" loss {result.loss:.3f}"
+                if step % 4 == 0 or step == steps:
+                    self.monitor.update(Update("edge", phase, step, steps, text))
+        self.data_wait += loader.wait_seconds
+        self.data_busy += loader.busy_seconds
+        if not len(meter):
+            return {}
+        return {**meter.values(), **{name: total / per_epoch for name, total in sums.items()}}
+
+    def _send_epoch(self, stop: threading.Event) -> bool:
+        """Stage 2 of ``two-stage``: a frozen front's features of one epoch, as its learning would have seen them."""
+        for split in ("train", "val", "test") if self.sent + 1 == self.config.epochs else ("train", "val"):
+            if not self._pass(split, send=True, measure=False, stop=stop):
+                return False
+        self.sent += 1
+        self._checkpoint()
+        return True
+
+    @property
+    def _per_epoch(self) -> int:
+        return max(1, self.images["train"] // self.config.train.batch_size)
+
+    def _training_batches(self, epoch: int) -> Batches:
         size = self.config.train.batch_size
-        frames = -(-self.images[split] // size)
+        return batches(
+            self.dataset.splits["train"],
+            size,
+            seed=self.config.seed,
+            epoch=epoch,
+            shuffle=True,
+            # Uploaded images are augmented where they are learned from: in the cloud.
+            augment="none" if self.config.method == "cloud" else self.config.data.augment,
+            drop_last=self.images["train"] >= size,
+        )
+
+    def _every_image(self, split: SplitName) -> Batches:
+        size = self.config.train.batch_size
+        return batches(self.dataset.splits[split], size, seed=self.config.seed, epoch=0, shuffle=False, augment="none")
+
+    def _pass(self, split: SplitName, *, send: bool, measure: bool, stop: threading.Event | None = None) -> bool:
+        """Once over a split without learning: measure the edge's own head, send what the cloud needs, or both.
+
+        ``two-stage`` sends training images shuffled and augmented, anew in every epoch; what is sent once is sent as
+        it is.
+        """
+        anew = split == "train" and self.config.schedule == "two-stage"
+        source = self._training_batches(self.epoch + self.sent) if anew else self._every_image(split)
+        frames = len(source)
+        repeats = self.config.epochs if self.config.schedule == "two-stage" and split != "test" else 1
+        before = self.sent * frames if repeats > 1 else 0
         outbox = self.outbox if send else None
         meter = Meter()
         if outbox is not None:
             self._open(split, frames)
-        with batches(
-            self.dataset.splits[split], size, seed=self.config.seed, epoch=0, shuffle=False, augment="none"
-        ) as loader:
+        with source as loader:
             for done, batch in enumerate(loader, start=1):
                 if stop is not None and stop.is_set():
                     return False
@@ -217,15 +297,29 @@ class EdgeRunner:
                 if outbox is not None and features_BF is not None:
                     outbox.send(batch.ids, features_BF, batch.labels)
                 if measure and logits_BK is not None:
-                    loss = task_loss(logits_BK.cpu(), batch.labels, self.dataset.task.kind).item()
-                    meter.add(batch.ids, batch.labels, self._probabilities(logits_BK), loss)
+                    self._add(meter, batch, logits_BK)
                 if not measure:
-                    self.monitor.update(Update("edge", f"release {split}", done, frames))
+                    self.monitor.update(Update("edge", f"release {split}", before + done, repeats * frames))
         if len(meter):
             self._measured(split, meter)
         if outbox is not None:
             outbox.close_stream()
         return True
+
+    def _measure(self, learner: Learner, split: SplitName) -> Meter:
+        """Answers of another learner than the run's own."""
+        meter = Meter()
+        with self._every_image(split) as loader:
+            for batch in loader:
+                with self._computing(), self.random.active():
+                    _, logits_BK = learner.infer(batch)
+                assert logits_BK is not None
+                self._add(meter, batch, logits_BK)
+        return meter
+
+    def _add(self, meter: Meter, batch: ImageBatch, logits_BK: torch.Tensor) -> None:
+        loss = task_loss(logits_BK.cpu(), batch.labels, self.dataset.task.kind).item()
+        meter.add(batch.ids, batch.labels, self._probabilities(logits_BK), loss)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -264,28 +358,26 @@ class EdgeRunner:
                 task_kind=task.kind,
                 outputs=task.outputs,
                 batch_size=config.train.batch_size,
-                epoch=self.epoch,
+                epoch=self.epoch + self.sent,
                 split=split,
                 first_seq=self.outbox.next_seq,
                 frames=frames,
-                train_steps=max(1, self.images["train"] // config.train.batch_size),
+                train_steps=self._per_epoch,
             )
         )
 
     # -- checkpoints
 
-    def _end_epoch(self) -> None:
-        self.epoch += 1
-        state = self._state()
-        self.checkpoints.save(self.epoch, state)
-        epoch = self.epoch
+    def _checkpoint(self) -> None:
+        number = self._epochs_done
+        self.checkpoints.save(number, self._state())
 
         def confirm() -> None:
             write_json_atomically(
                 self.folder / "confirmed.json",
-                {"epoch": epoch, "traffic": asdict(self.traffic), "releases": sorted(self.releases.items())},
+                {"checkpoint": number, "traffic": asdict(self.traffic)},
             )
-            self.checkpoints.forget_before(epoch)
+            self.checkpoints.forget_before(number)
 
         if self.outbox is not None:
             self.outbox.after_sent(confirm)
@@ -293,18 +385,22 @@ class EdgeRunner:
             confirm()
 
     def _state(self) -> dict[str, Any]:
+        teacher = self.learner.teacher
         return {
-            "modules": {name: module.state_dict() for name, module in self.learner.modules.items()},
-            "optimizer": self.learner.optimizer.state_dict() if self.learner.optimizer else {},
+            "learner": self.learner.state(),
+            # A teacher that has learned enough lies in a file of its own.
+            "teacher": teacher.state() if teacher and self.taught < self.config.train.distill.epochs else None,
             "random": self.random.state,
             "run": self.run_id,
+            "taught": self.taught,
             "epoch": self.epoch,
-            "step": self.step,
+            "sent": self.sent,
             "next_seq": self.outbox.next_seq if self.outbox else 0,
             "busy": self.busy,
             "data_wait": self.data_wait,
             "data_busy": self.data_busy,
             "test": self.test,
+            "teacher_val": self.teacher_val,
         }
 
     def _load(self) -> int:
@@ -315,18 +411,19 @@ class EdgeRunner:
         if not confirmed_file.exists():
             return 0
         confirmed = json.loads(confirmed_file.read_text(encoding="utf-8"))
-        state = self.checkpoints.load(confirmed["epoch"])
-        self.checkpoints.forget_after(confirmed["epoch"])
-        for name, module in self.learner.modules.items():
-            module.load_state_dict(state["modules"][name], strict=True)
-        if self.learner.optimizer is not None:
-            self.learner.optimizer.load_state_dict(state["optimizer"])
+        state = self.checkpoints.load(confirmed["checkpoint"])
+        self.checkpoints.forget_after(confirmed["checkpoint"])
+        self.learner.load_state(state["learner"])
+        if (teacher := self.learner.teacher) is not None:
+            if state["teacher"] is not None:
+                teacher.load_state(state["teacher"])
+            else:
+                teacher.modules["network"].load_state_dict(load_weights(self._teacher_file), strict=True)
         self.random.state = state["random"]
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.busy, self.test = state["busy"], state["test"]
+        self.taught, self.epoch, self.sent = state["taught"], state["epoch"], state["sent"]
+        self.busy, self.test, self.teacher_val = state["busy"], state["test"], state["teacher_val"]
         self.data_wait, self.data_busy = state["data_wait"], state["data_busy"]
         self.traffic = Traffic(**confirmed["traffic"])
-        self.releases = Counter(dict(confirmed["releases"]))
         return int(state["next_seq"])
 
     def _reference_bytes(self) -> dict[str, float | None]:
@@ -362,14 +459,16 @@ class EdgeRunner:
                 "session": {
                     "started": self.started,
                     "ended": time.time(),
-                    "epochs": self.epoch - self._first_epoch,
+                    "epochs": self._epochs_done - self._first_epoch,
                 },
                 "busy_seconds": self.busy,
                 "data_wait_seconds": self.data_wait,
                 "data_busy_seconds": self.data_busy,
                 "test": self.test,
+                "teacher_val": self.teacher_val,
                 "traffic": asdict(self.traffic),
-                "releases_per_image": max(self.releases.values(), default=0),
+                "releases_per_image": self.gate.ledger.releases("train") if self.gate and self.finished else 0,
+                "privacy": privacy_summary(self.gate) if self.gate and self.finished else None,
                 "feature_shape": list(self.learner.feature_shape),
                 "reference_bytes": self._reference_bytes(),
                 "task": asdict(self.dataset.task),
@@ -380,3 +479,5 @@ class EdgeRunner:
                 "baseline_rss_bytes": self.baseline_rss,
             },
         )
+        if self.gate is not None:
+            self.gate.ledger.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from smartedge.edge.view import posterior, show
 from smartedge.models.exits import task_loss
 from smartedge.models.optim import apply_gradients
+from smartedge.privacy.mechanisms import Discrete, Mechanism
 
 __all__ = ["EdgeStep", "edge_forward", "edge_step", "split_finish", "split_start"]
 
@@ -19,7 +22,8 @@ class EdgeStep:
 
     features_BF: Tensor  # float32 (B, *F), detached: what may be released
     logits_BK: Tensor  # detached
-    loss: float  # mean over the batch, before the update
+    loss: float  # on the desired label, mean over the batch, before the update
+    figures: Mapping[str, float] = field(default_factory=dict)  # further losses, of a protected update
 
 
 def edge_step(
@@ -58,12 +62,35 @@ def edge_step(
 
 @torch.no_grad()
 def edge_forward(
-    front: nn.Module, task_exit: nn.Module, inputs_BCHW: Tensor, *, precision: str = "float32"
+    front: nn.Module,
+    task_exit: nn.Module,
+    inputs_BCHW: Tensor,
+    *,
+    mechanism: Mechanism | None = None,
+    task_kind: str = "single",
+    precision: str = "float32",
 ) -> tuple[Tensor, Tensor]:
-    """Features (B, *F) and exit logits (B, K), both float32, without learning."""
+    """Features (B, *F) and exit logits (B, K), both float32, without learning.
+
+    Args:
+        front: the part before the cut, in evaluation mode.
+        task_exit: the head on its output, in evaluation mode.
+        inputs_BCHW: float32 (B, 3, H, W).
+        mechanism: the features are then bounded as for a release, and not randomised: the edge holds them, so its
+            exit answers to them as they are. To a codeword, which the exit knows by its outcomes only, it answers with
+            its mean over them.
+        task_kind: ``single`` or ``multi``; says how answers are averaged.
+        precision: ``bfloat16`` runs the forward pass under autocast.
+    """
     with torch.autocast(inputs_BCHW.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         features_BF = front(inputs_BCHW)
-        logits_BK = task_exit(features_BF)
+        if mechanism is not None:
+            features_BF = mechanism.bound(features_BF.float())
+        if isinstance(mechanism, Discrete):
+            seen = show(mechanism, features_BF)
+            logits_BK = posterior(seen, seen.answers(task_exit), task_kind)
+        else:
+            logits_BK = task_exit(features_BF)
     return features_BF.float(), logits_BK.float()
 
 

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from smartedge.errors import CutError
 
-__all__ = ["TaskExit", "probabilities", "task_loss", "tensor_layout"]
+__all__ = [
+    "TaskExit",
+    "distillation_losses",
+    "noisy_task_loss",
+    "probabilities",
+    "task_loss",
+    "task_losses",
+    "tensor_layout",
+]
 
 Layout = Literal["chw", "hwc", "td"]
 
@@ -39,9 +47,10 @@ class TaskExit(nn.Module):
     """A head that learns the desired label on the edge.
 
     Channels-first and channels-last maps go through ``depth`` blocks of 3×3 convolution (stride 2 while the map is
-    larger than 4×4), batch normalisation and ReLU; tokens through ``depth`` blocks of linear layer and GELU. Then
-    mean pooling and one linear layer. With the defaults on a 64×16×16 map: 221 954 parameters for two classes, and
-    its largest activation (128×8×8) is half the size of its input, so it adds little to the memory of the front.
+    larger than 4×4; 1×1 where the map is a single point), batch normalisation and ReLU; tokens through ``depth``
+    blocks of linear layer and GELU. Then mean pooling and one linear layer. With the defaults on a 64×16×16 map:
+    221 954 parameters for two classes, and its largest activation (128×8×8) is half the size of its input, so it adds
+    little to the memory of the front.
 
     Args:
         feature_shape: shape F at the cut, without the batch.
@@ -64,8 +73,9 @@ class TaskExit(nn.Module):
             side = feature_shape[1]
             for _ in range(depth):
                 stride = 2 if side > 4 else 1
+                kernel = 1 if feature_shape[1] == 1 and self.layout == "chw" else 3
                 blocks += [
-                    nn.Conv2d(features, width, 3, stride=stride, padding=1, bias=False),
+                    nn.Conv2d(features, width, kernel, stride=stride, padding=kernel // 2, bias=False),
                     nn.BatchNorm2d(width),
                     nn.ReLU(inplace=True),
                 ]
@@ -92,6 +102,73 @@ def task_loss(logits_BK: Tensor, labels: Tensor, task_kind: str, *, label_smooth
         return F.cross_entropy(logits_BK, labels, label_smoothing=label_smoothing)
     soft_BK = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
     return F.binary_cross_entropy_with_logits(logits_BK, soft_BK)
+
+
+def task_losses(logits_BOK: Tensor, labels: Tensor, task_kind: str, *, label_smoothing: float = 0.0) -> Tensor:
+    """The loss of every image and outcome, float32 (B, O), not averaged; see :func:`task_loss`.
+
+    Args:
+        logits_BOK: a head's answers to O outcomes of each image (:mod:`smartedge.models.seen`).
+        labels: int64 (B,) or float32 (B, K): the same for all outcomes of an image.
+        task_kind: ``single`` or ``multi``.
+        label_smoothing: share of the target spread evenly.
+    """
+    logits_BOK = logits_BOK.float()
+    if task_kind == "single":
+        labels_BO = labels[:, None].expand(logits_BOK.shape[:2])
+        return F.cross_entropy(
+            logits_BOK.permute(0, 2, 1), labels_BO, label_smoothing=label_smoothing, reduction="none"
+        )
+    soft_BOK = (labels * (1.0 - label_smoothing) + 0.5 * label_smoothing)[:, None, :].expand_as(logits_BOK)
+    return F.binary_cross_entropy_with_logits(logits_BOK, soft_BOK, reduction="none").mean(dim=2)
+
+
+def noisy_task_loss(
+    logits_BK: Tensor, labels: Tensor, task_kind: str, channel_JJ: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """:func:`task_loss` where the labels went through a channel that is known: forward correction.
+
+    The head answers for the true label; its answer is sent through the same channel, ``q = p @ T``, and compared with
+    the label that arrived (Patrini et al. 2017, theorem 2: the minimiser is that of the true labels).
+
+    Args:
+        logits_BK: answers for the true label.
+        labels: as they arrived, int64 (B,) or float32 (B, K).
+        task_kind: ``single`` or ``multi``.
+        channel_JJ: T, float32; ``T[i, j]`` is the probability that label i arrives as j. ``single``: J = K classes;
+            ``multi``: J = 2, (no, yes), for each column.
+        label_smoothing: share of the target spread evenly.
+    """
+    logits_BK = logits_BK.float()
+    log_channel_JJ = channel_JJ.log()
+    if task_kind == "single":
+        true_BK = F.log_softmax(logits_BK, dim=1)
+        arrives_BK = torch.logsumexp(true_BK[:, :, None] + log_channel_JJ[None], dim=1)
+        return -(1 - label_smoothing) * arrives_BK.gather(1, labels[:, None]).mean() - (
+            label_smoothing * arrives_BK.mean()
+        )
+    soft_BK = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    true_BK2 = torch.stack([F.logsigmoid(-logits_BK), F.logsigmoid(logits_BK)], dim=2)
+    arrives_BK2 = torch.logsumexp(true_BK2[..., None] + log_channel_JJ, dim=2)
+    return -((1 - soft_BK) * arrives_BK2[..., 0] + soft_BK * arrives_BK2[..., 1]).mean()
+
+
+def distillation_losses(logits_BOK: Tensor, teacher_BK: Tensor, task_kind: str, *, temperature: float) -> Tensor:
+    """``T² · KL(teacher ‖ head)`` of every image and outcome, float32 (B, O) (Hinton et al. 2015, section 2.1).
+
+    Both sides' logits are divided by the temperature T; T² keeps the size of the gradients. A multi-label task has one
+    such term per column, the mean of which is taken, as for its loss.
+    """
+    logits_BOK, teacher_B1K = logits_BOK.float() / temperature, teacher_BK.float()[:, None, :] / temperature
+    if task_kind == "single":
+        target, found = F.log_softmax(teacher_B1K, dim=2), F.log_softmax(logits_BOK, dim=2)
+        divergence_BO = (target.exp() * (target - found)).sum(dim=2)
+    else:
+        target_B1K = torch.sigmoid(teacher_B1K)
+        yes = target_B1K * (F.logsigmoid(teacher_B1K) - F.logsigmoid(logits_BOK))
+        no = (1 - target_B1K) * (F.logsigmoid(-teacher_B1K) - F.logsigmoid(-logits_BOK))
+        divergence_BO = (yes + no).mean(dim=2)
+    return temperature**2 * divergence_BO
 
 
 def probabilities(logits_BK: Tensor, task_kind: str) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from smartedge.models import zoo
 from smartedge.models.bottleneck import Compress, Expand
+from smartedge.models.codebook import CodewordExit, Decode, Encode
 from smartedge.models.cut import cut
 from smartedge.models.exits import TaskExit
 
@@ -22,7 +23,7 @@ class Divided:
     """The three parts of a divided network and the shape F that crosses between them."""
 
     front: nn.Module
-    task_exit: TaskExit
+    task_exit: nn.Module
     back: nn.Module
     feature_shape: tuple[int, ...]
 
@@ -34,15 +35,17 @@ def divide(
     outputs: int,
     image_size: int,
     bottleneck: tuple[int, ...] | None = None,
+    codebook: int | None = None,
     small_input: bool = True,
     exit_width: int = 128,
     exit_depth: int = 2,
     seed: int,
 ) -> Divided:
-    """Build a network by name, cut it, add exit and bottleneck.
+    """Build a network by name, cut it, add exit and bottleneck, or exit and codebook.
 
-    Both sides call this with the same arguments and keep their part, so that their initial parameters are those of
-    one network. The global random state is left as it was.
+    With a ``bottleneck`` a tensor of that shape crosses; with a ``codebook`` of K codewords, a vector (K,). Both sides
+    call this with the same arguments and keep their part, so that their initial parameters are those of one network.
+    The global random state is left as it was.
 
     Raises:
         CutError: the network is unknown, cannot be traced, or cannot be cut there.
@@ -62,7 +65,15 @@ def divide(
             front = nn.Sequential(front, Compress(cut_shape, bottleneck))
             back = nn.Sequential(Expand(bottleneck, cut_shape), back)
             feature_shape = bottleneck
-        task_exit = TaskExit(feature_shape, outputs, width=exit_width, depth=exit_depth)
+        elif codebook is not None:
+            front = nn.Sequential(front, Encode(cut_shape, codebook))
+            back = nn.Sequential(Decode(codebook, cut_shape), back)
+            feature_shape = (codebook,)
+        task_exit: nn.Module
+        if codebook is not None:
+            task_exit = CodewordExit(codebook, outputs)
+        else:
+            task_exit = TaskExit(feature_shape, outputs, width=exit_width, depth=exit_depth)
     return Divided(front, task_exit, back, feature_shape)
 
 

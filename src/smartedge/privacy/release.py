@@ -9,21 +9,146 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from smartedge.types import _RELEASE_KEY, ReleasedBatch, ReleaseEvent
+from smartedge.errors import PrivacyError
+from smartedge.privacy.ledger import Ledger
+from smartedge.privacy.mechanisms import Mechanism, response_weights
+from smartedge.privacy.noise import Noise
+from smartedge.types import _RELEASE_KEY, ReleasedBatch, ReleaseEvent, Task
 
-__all__ = ["release"]
+__all__ = ["Gate", "label_event_of", "randomise_labels", "release"]
 
-UNPROTECTED = ReleaseEvent(mechanism="none", epsilon=math.inf, delta=0.0, labels_travel=True)
+UNPROTECTED = ReleaseEvent("none", math.inf)
 
 
-def release(ids: np.ndarray, features_BF: Tensor, labels: Tensor) -> ReleasedBatch:
-    """Release a batch as it is: no clipping, no noise, labels in clear.
+def release(ids: NDArray[np.int64], features_BF: Tensor, labels: Tensor) -> ReleasedBatch:
+    """Release a batch as it is, for a loop of one's own: no clipping, no noise, no ledger, labels in clear; ε = ∞.
 
     Args:
         ids: int64 (B,), the images' indices in their split.
         features_BF: (B, *F), float32 feature maps or uint8 images. Detached from the graph here.
         labels: int64 (B,) or float32 (B, K).
     """
-    return ReleasedBatch(ids, features_BF.detach(), labels, UNPROTECTED, key=_RELEASE_KEY)
+    return ReleasedBatch(ids, features_BF.detach(), labels, UNPROTECTED, UNPROTECTED, key=_RELEASE_KEY)
+
+
+class Gate:
+    """Clips, debits, adds noise, in that order: what fails in between sends nothing.
+
+    Args:
+        mechanism: what protects the features.
+        ledger: records every release, and refuses one that exceeds the budget.
+        noise: the edge's secret source of randomness.
+        task: what the labels are; None where none travel.
+        label_epsilon: of randomised response on the labels of protected splits; None: they travel in clear.
+        training_only: splits other than ``train`` go unprotected (``dp.apply_to: training``).
+    """
+
+    def __init__(
+        self,
+        mechanism: Mechanism,
+        ledger: Ledger,
+        noise: Noise,
+        *,
+        task: Task | None,
+        label_epsilon: float | None = None,
+        training_only: bool = False,
+    ) -> None:
+        self.mechanism = mechanism
+        self.ledger = ledger
+        self.noise = noise
+        self.task = task
+        self.label_epsilon = label_epsilon
+        self.training_only = training_only
+
+    def release(
+        self,
+        ids: NDArray[np.int64],
+        features_BF: Tensor,
+        labels: Tensor,
+        *,
+        split: str,
+        seq: int | None,
+        wire_ids: NDArray[np.int64] | None = None,
+    ) -> ReleasedBatch:
+        """Release a batch. The same batch under the same ``seq`` is the same release: same bytes, no second debit.
+
+        Args:
+            ids: int64 (B,), what the ledger knows the images by.
+            features_BF: (B, *F), as the front made them or as :meth:`Mechanism.bound` left them.
+            labels: int64 (B,) or float32 (B, K); what is given where no labels travel, such as zeros.
+            split: of the images.
+            seq: the frame's number in the run; None: the batch's content stands for it.
+            wire_ids: int64 (B,), what the other side is to know the images by; default: ``ids``.
+
+        Raises:
+            PrivacyError: a feature is not finite, the budget does not allow it, or the ledger cannot be written.
+        """
+        ids = np.ascontiguousarray(ids, dtype=np.int64)
+        features_BF = features_BF.detach().cpu()
+        if features_BF.is_floating_point() and not bool(torch.isfinite(features_BF).all()):
+            raise PrivacyError(
+                f"features of split '{split}' are not finite, so no noise covers them: nothing of this batch was sent. "
+                "The front has diverged; lower train.lr"
+            )
+        protected = split == "train" or not self.training_only
+        bounded_BF = self.mechanism.bound(features_BF)
+        nonce = self.noise.nonce("features", split, -1 if seq is None else seq, ids=ids, content=bounded_BF)
+        event = self.mechanism.event if protected else UNPROTECTED
+        label_epsilon = self.label_epsilon if protected else None
+        label_event = None if self.task is None else label_event_of(self.task, label_epsilon)
+        self.ledger.debit(
+            split,
+            ids,
+            event,
+            seq=int.from_bytes(nonce[:7], "big") if seq is None else seq,
+            nonce=nonce,
+            label_event=label_event,
+            exempt=not protected,
+        )
+        if protected:
+            words = self.noise.words(nonce, len(ids) * self.mechanism.words_per_image)
+            bounded_BF = self.mechanism.randomise(bounded_BF, words)
+        if self.task is not None and label_epsilon is not None:
+            # Permanent: an image's label is randomised once, however often it is sent.
+            per_image = self.task.outputs if self.task.kind == "multi" else 1
+            drawn = [self.noise.words(self.noise.nonce("label", split, image), per_image) for image in ids.tolist()]
+            labels = randomise_labels(labels, self.task, label_epsilon, np.stack(drawn))
+        sent_ids = ids if wire_ids is None else wire_ids
+        return ReleasedBatch(sent_ids, bounded_BF, labels, event, label_event, key=_RELEASE_KEY)
+
+
+def label_event_of(task: Task, epsilon: float | None) -> ReleaseEvent:
+    """What the release of one image's label costs: once, since it is randomised once.
+
+    A multi-label task spends ε/K on each of K yes/no columns; all of them together are pure ε, as one yes/no answer is.
+    """
+    if epsilon is None:
+        return UNPROTECTED
+    return ReleaseEvent("randomised-response", epsilon, codewords=task.outputs if task.kind == "single" else 2)
+
+
+def randomise_labels(labels: Tensor, task: Task, epsilon: float, words: NDArray[np.uint64]) -> Tensor:
+    """Randomised response on labels: the true one weighs e^ε, every other 1 (columns of a multi-label task: e^(ε/K)).
+
+    Args:
+        labels: int64 (B,), or float32 (B, K) in {0, 1}.
+        task: of the labels.
+        epsilon: of one image's label, or of all its columns together.
+        words: uint64 (B, 1), or (B, K) for a multi-label task.
+
+    Returns:
+        Of the same shape and dtype.
+    """
+    classes, each = (task.outputs, epsilon) if task.kind == "single" else (2, epsilon / task.outputs)
+    often, rare, _ = response_weights(each, likely=1, unlikely=classes - 1)
+    truth_BX = labels.long().numpy().reshape(words.shape)
+    ends = np.array([often, *(often + rare * (i + 1) for i in range(classes - 1))], dtype=object) - 1
+    # Words beyond the last end go to class 0, whatever the truth.
+    place_BX = np.searchsorted(ends.astype(np.uint64), words, side="left")  # 0: the truth; i: the i-th other class
+    other_BX = place_BX - 1 + (place_BX - 1 >= truth_BX)
+    answer_BX = np.where(place_BX == 0, truth_BX, np.where(place_BX > classes - 1, 0, other_BX))
+    return torch.from_numpy(answer_BX.reshape(labels.shape).astype(np.int64)).to(labels.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smartedge.errors import RunError
 
-__all__ = ["Checkpoints", "save_weights", "write_json_atomically"]
+__all__ = ["Checkpoints", "load_weights", "save_weights", "write_json_atomically"]
 
 _TENSOR = "__tensor__"
 
@@ -36,6 +36,18 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, temporary)
     os.replace(temporary, path)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, tensors on the CPU.
+
+    Raises:
+        RunError: where it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: the weights cannot be read ({error}); start a new run") from error
 
 
 class Checkpoints:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from smartedge import metrics
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.runs.checkpoint import save_weights, write_json_atomically
@@ -35,6 +37,9 @@ def assemble(run_dir: Path, config: Config, facts: dict[str, Any]) -> dict[str, 
     cloud = _summary(run_dir / "cloud") if config.method != "edge" else None
     undivided = edge["test"] if cloud is None else cloud["test"]
     at_exit = edge["test"] if config.method == "hierarchical" else None
+    noisy_labels = config.dp.label_epsilon is not None and config.dp.apply_to == "always"
+    if noisy_labels and cloud is not None:  # the cloud measured itself against labels that are partly wrong
+        undivided = _against_true_labels(run_dir, edge["task"]["kind"])
     divided = config.method in ("hierarchical", "split")
     traffic, images = edge["traffic"], edge["images"]
     sent = traffic["images"].get("train", 0)
@@ -72,6 +77,7 @@ def assemble(run_dir: Path, config: Config, facts: dict[str, Any]) -> dict[str, 
         "edge_baseline_rss_bytes": edge["baseline_rss_bytes"],
         "cloud_peak_rss_bytes": cloud["peak_rss_bytes"] if cloud else None,
         "releases_per_image": edge["releases_per_image"],
+        "privacy": _privacy(edge, at_exit),
         **facts,
     }
     rows = read_metrics(run_dir / "edge" / "metrics.jsonl") + read_metrics(run_dir / "cloud" / "metrics.jsonl")
@@ -98,6 +104,44 @@ def _summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
+def _privacy(edge: dict[str, Any], at_exit: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the edge's ledger says, and what randomised response on the exit's answers alone would reach."""
+    privacy: dict[str, Any] | None = edge.get("privacy")
+    if privacy is None:
+        return None
+    return {**privacy, "randomised_response_baseline": _response_baseline(privacy, at_exit, edge["task"])}
+
+
+def _response_baseline(privacy: dict[str, Any], at_exit: dict[str, Any] | None, task: dict[str, Any]) -> float | None:
+    """Balanced accuracy of k-ary randomised response on the task exit's answer, with the ε of one release.
+
+    The answer is sent as it is with probability p, as any other class with probability q each; a class that the exit
+    recalls with r is then recalled with p·r + q·(1 − r), and balanced accuracy is the mean of these. Of K yes/no
+    columns, each has ε/K.
+    """
+    epsilon = privacy["vector_epsilon"]
+    if at_exit is None or epsilon is None:
+        return None
+    outputs = len(task["names"])
+    classes, each = (outputs, epsilon) if task["kind"] == "single" else (2, epsilon / outputs)
+    kept = 1 / (1 + (classes - 1) * math.exp(-each))
+    other = (1 - kept) / (classes - 1)
+    return float(other + (kept - other) * at_exit["balanced_accuracy"])
+
+
+def _against_true_labels(run_dir: Path, kind: Literal["single", "multi"]) -> dict[str, Any]:
+    """The back's figures on the test split, against the labels that only the edge holds."""
+    edge, cloud = (load_file(run_dir / side / "predictions.safetensors") for side in ("edge", "cloud"))
+    place = {image: row for row, image in enumerate(edge["ids"].tolist())}
+    labels = edge["labels"][torch.tensor([place[image] for image in cloud["ids"].tolist()])]
+    scores = cloud["scores"].double().clamp(1e-12, 1 - 1e-12)
+    if kind == "single":
+        loss = -scores.gather(1, labels[:, None].long()).log().mean()
+    else:
+        loss = torch.nn.functional.binary_cross_entropy(scores, labels.double())
+    return {"loss": float(loss), **metrics.evaluate(labels.numpy(), cloud["scores"].numpy(), kind)}
+
+
 def _gain(back: dict[str, Any] | None, at_exit: dict[str, Any] | None) -> float | None:
     return None if back is None or at_exit is None else back["accuracy"] - at_exit["accuracy"]
 
@@ -119,7 +163,7 @@ def _times(config: Config, edge: dict[str, Any], cloud: dict[str, Any] | None) -
         "seconds_total": wall,
         "stage_seconds": {
             "edge": edge["busy_seconds"] / config.epochs,
-            "encode": edge["traffic"]["encode_seconds"] / config.epochs,
+            "encode": (edge["traffic"]["release_seconds"] + edge["traffic"]["encode_seconds"]) / config.epochs,
             "link": link / config.epochs,
             "cloud": in_cloud / config.epochs,
         },
@@ -140,5 +184,6 @@ def _join_predictions(run_dir: Path, *, at_exit: bool) -> None:
     for name, part in parts.items():
         place = {image: row for row, image in enumerate(part["ids"].tolist())}
         rows = torch.tensor([place[image] for image in ids], dtype=torch.int64)
-        joined["labels"], joined[name] = part["labels"][rows], part["scores"][rows]
+        joined.setdefault("labels", part["labels"][rows])  # the edge's first: the cloud's may be randomised
+        joined[name] = part["scores"][rows]
     save_weights(run_dir / "predictions.safetensors", joined)

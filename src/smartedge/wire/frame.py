@@ -61,7 +61,7 @@ class _Header(BaseModel):
     run: _Name
     agreement: Annotated[str, StringConstraints(max_length=32 * 1024)]
     method: Literal["hierarchical", "cloud", "split", "infer"]
-    schedule: Literal["joint", "freeze-and-log"]
+    schedule: Literal["joint", "two-stage", "freeze-and-log"]
     codec: _Name
     feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=4)]
     feature_dtype: Literal["float32", "uint8"]
@@ -121,8 +121,9 @@ def reply_header(header: StreamHeader) -> StreamHeader:
 def max_payload_bytes(header: StreamHeader) -> int:
     """No payload may be longer than this: raw size + raw size / 256 + 1024 per image of a full batch.
 
-    Raw size is batch_size * prod(feature_shape) * bytes per element. The second term is zstd's worst case,
-    the third leaves room for file headers where each image is a file.
+    Raw size is batch_size * prod(feature_shape) * bytes per element. The second term is zstd's worst case, the third
+    leaves room for lengths and headers. Every codec keeps within it, and ``unpack`` holds each to its own, lower
+    bound (``Codec.max_bytes``).
     """
     element = np.dtype(header.feature_dtype).itemsize
     raw = header.batch_size * math.prod(header.feature_shape) * element
@@ -130,8 +131,8 @@ def max_payload_bytes(header: StreamHeader) -> int:
 
 
 def max_side_bytes(header: StreamHeader) -> int:
-    """No side may be longer than this: 8 bytes per entry of the feature's longest axis, and 64 KiB."""
-    return 8 * max(header.feature_shape) + 64 * 1024
+    """No side may be longer than this: 8 bytes (a range) per entry of the feature's longest axis, and 16."""
+    return 8 * max(header.feature_shape) + 16
 
 
 def frame_schema(header: StreamHeader) -> pa.Schema:

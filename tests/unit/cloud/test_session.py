@@ -108,6 +108,22 @@ def test_streams_follow_each_other_to_the_end_of_the_run(session):
         send(session, dataclasses.replace(HEADER, epoch=2, first_seq=7))
 
 
+def test_two_stage_streams_are_numbered_after_the_epochs_of_the_front(tmp_path):
+    config = load_config(CONFIG, {"schedule": "two-stage", "epochs": 1, "train": {"front_epochs": 3}})
+    session = CloudSession(config, tmp_path / "cloud", Quiet(), resume=False, inline=True)
+    first = dataclasses.replace(HEADER, agreement=json.dumps(config.agreement()), schedule="two-stage", epoch=3)
+    with pytest.raises(FrameError, match=r"must be .*\(3, 'train', 0\)"):
+        MemoryLink(session).open(dataclasses.replace(first, epoch=0))
+    with pytest.raises(FrameError, match="1 frames, which cannot be"):
+        MemoryLink(session).open(dataclasses.replace(first, frames=1))
+    send(session, first)
+    assert session.trainer.step == 2, "frames are learned from as they come"
+    send(session, dataclasses.replace(first, split="val", first_seq=2, frames=1))
+    send(session, dataclasses.replace(first, split="test", first_seq=3, frames=1))
+    assert session.trainer.finished
+    session.close()
+
+
 def test_a_stream_that_is_here_already_changes_nothing(session):
     send(session, HEADER)
     before = {name: tensor.clone() for name, tensor in session.trainer.back.state_dict().items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,7 +12,10 @@ import torch
 from smartedge.codec import get_codec
 from smartedge.edge.outbox import Outbox, Traffic
 from smartedge.errors import LinkError
-from smartedge.types import Frame, StreamHeader
+from smartedge.privacy.mechanisms import Unprotected
+from smartedge.privacy.noise import Noise
+from smartedge.privacy.release import Gate
+from smartedge.types import Frame, ReleaseEvent, StreamHeader
 from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.memory import MemoryLink
 
@@ -35,6 +37,17 @@ HEADER = StreamHeader(
     frames=4,
     train_steps=4,
 )
+
+
+class Recorded:
+    """In a ledger's place: keeps which frames were debited."""
+
+    def __init__(self) -> None:
+        self.debits: list[tuple[str, int]] = []
+
+    def debit(self, split: str, ids: np.ndarray, event: ReleaseEvent, *, seq: int, **rest: object) -> bool:
+        self.debits.append((split, seq))
+        return True
 
 
 class Receiver:
@@ -62,14 +75,15 @@ class Receiver:
 
 
 def outbox(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) -> Outbox:
+    gate = Gate(Unprotected((2, 2, 2)), Recorded(), Noise(bytes(32)), task=None)
     return Outbox(
         MemoryLink(receiver),
         get_codec("float32"),
+        gate,
         next_seq=0,
         queue_frames=queue_frames,
         threaded=threaded,
         traffic=Traffic(),
-        releases=Counter(),
     )
 
 
@@ -102,7 +116,10 @@ def test_frames_arrive_in_order_and_are_counted(threaded):
     assert box.next_seq == 5
     assert box.traffic.images == {"train": 12, "val": 3}
     assert box.traffic.up["train"] > 4 * 96
-    assert box.releases == {0: 4, 1: 4, 2: 4}, "training images alone are counted"
+    recorded = box.gate.ledger.debits
+    assert recorded == [("train", 0), ("train", 1), ("train", 2), ("train", 3), ("val", 4)], (
+        "every frame, under its seq"
+    )
 
 
 def test_training_waits_where_the_queue_is_full():

@@ -8,7 +8,15 @@ import torch.nn.functional as F
 
 from smartedge.errors import ConfigError, CutError
 from smartedge.models.bottleneck import Compress, Expand
-from smartedge.models.exits import TaskExit, probabilities, task_loss, tensor_layout
+from smartedge.models.exits import (
+    TaskExit,
+    distillation_losses,
+    noisy_task_loss,
+    probabilities,
+    task_loss,
+    task_losses,
+    tensor_layout,
+)
 
 SHAPES = [(64, 16, 16), (8, 4, 4), (3, 5, 7), (56, 56, 96), (65, 192), (512,)]
 
@@ -85,3 +93,79 @@ def test_a_bottleneck_is_narrow_bounded_and_expands_again(shape, bottleneck):
 def test_a_bottleneck_that_does_not_fit_is_explained(shape, bottleneck, problem):
     with pytest.raises(ConfigError, match=problem):
         Compress(shape, bottleneck)
+
+
+def test_an_exit_on_a_single_point_has_no_weights_for_its_surroundings():
+    head = TaskExit((4, 1, 1), 2, width=16)
+    assert [module.kernel_size for module in head.modules() if isinstance(module, torch.nn.Conv2d)] == [(1, 1), (1, 1)]
+    assert head(torch.randn(3, 4, 1, 1)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_losses_by_image_and_outcome_average_to_the_plain_one(kind):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 3, 4, generator=generator)
+    labels = torch.randint(0, 4, (6,), generator=generator)
+    labels = labels if kind == "single" else torch.randint(0, 2, (6, 4), generator=generator).float()
+    found = task_losses(logits, labels, kind, label_smoothing=0.2)
+    assert found.shape == (6, 3)
+    for outcome in range(3):
+        plain = task_loss(logits[:, outcome], labels, kind, label_smoothing=0.2)
+        torch.testing.assert_close(found[:, outcome].mean(), plain)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_distillation_is_the_divergence_from_the_teacher(kind):
+    generator = torch.Generator().manual_seed(0)
+    logits, teacher = torch.randn(5, 2, 3, generator=generator), torch.randn(5, 3, generator=generator)
+    found = distillation_losses(logits, teacher, kind, temperature=3.0)
+    for image in range(5):
+        for outcome in range(2):
+            told, said = teacher[image] / 3, logits[image, outcome] / 3
+            if kind == "single":
+                t, d = torch.softmax(told, 0), torch.softmax(said, 0)
+                expected = (t * (t / d).log()).sum()
+            else:
+                t, d = torch.sigmoid(told), torch.sigmoid(said)
+                expected = (t * (t / d).log() + (1 - t) * ((1 - t) / (1 - d)).log()).mean()
+            torch.testing.assert_close(found[image, outcome], 9 * expected)
+    same = distillation_losses(teacher[:, None], teacher, kind, temperature=3.0)
+    torch.testing.assert_close(same, torch.zeros(5, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_the_loss_on_randomised_labels_is_least_at_the_true_answer(kind):
+    """In expectation over the channel, the corrected loss is minimised by the true labels' shares, not the noisy."""
+    if kind == "single":
+        channel = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.15, 0.15, 0.7]])
+        truth = torch.tensor([0.5, 0.2, 0.3])
+        arrives = truth @ channel
+    else:
+        channel, truth = torch.tensor([[0.8, 0.2], [0.2, 0.8]]), torch.tensor([0.9, 0.3, 0.5])
+        arrives = truth * 0.8 + (1 - truth) * 0.2
+    logits = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        if kind == "single":
+            each = [noisy_task_loss(logits[None], torch.tensor([label]), kind, channel) for label in range(3)]
+            value = sum(share * one for share, one in zip(arrives, each, strict=True))
+        else:
+            value = noisy_task_loss(logits[None], arrives[None], kind, channel)
+        optimizer.zero_grad()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    torch.testing.assert_close(probabilities(logits[None].detach(), kind)[0], truth, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_a_channel_that_changes_nothing_leaves_the_loss(smoothing):
+    generator = torch.Generator().manual_seed(0)
+    logits, classes = torch.randn(6, 4, generator=generator), torch.tensor([0, 1, 2, 3, 0, 1])
+    columns = torch.randint(0, 2, (6, 4), generator=generator).float()
+    for labels, kind, size in ((classes, "single", 4), (columns, "multi", 2)):
+        clear = torch.full((size, size), 1e-30).fill_diagonal_(1.0)
+        plain = task_loss(logits, labels, kind, label_smoothing=smoothing)
+        torch.testing.assert_close(noisy_task_loss(logits, labels, kind, clear, label_smoothing=smoothing), plain)

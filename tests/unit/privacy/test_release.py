@@ -1,4 +1,4 @@
-"""The gate: nothing but privacy.release makes what may be packed."""
+"""The gate: nothing but privacy.release makes what may be packed; clip, then ledger, then noise."""
 
 from __future__ import annotations
 
@@ -11,21 +11,53 @@ import torch
 
 import smartedge
 from smartedge.codec import get_codec, pack
-from smartedge.privacy.release import release
-from smartedge.types import FeatureBatch, ReleasedBatch, ReleaseEvent
+from smartedge.errors import PrivacyError
+from smartedge.privacy.ledger import Budget, Ledger
+from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse, Unprotected, make_mechanism
+from smartedge.privacy.noise import Noise
+from smartedge.privacy.release import Gate, label_event_of, randomise_labels, release
+from smartedge.types import FeatureBatch, ReleasedBatch, ReleaseEvent, Task
 
 IDS, FEATURES, LABELS = np.arange(2), torch.randn(2, 3, 4, 4), torch.tensor([0, 1])
+TASK = Task("single", ("smile",), ("no", "yes"))
+SHAPE = (3, 4, 4)
+
+
+class SpiedNoise(Noise):
+    """Counts what is drawn."""
+
+    def __init__(self, key: bytes = bytes(32)) -> None:
+        super().__init__(key)
+        self.drawn = 0
+
+    def words(self, nonce: bytes, count: int) -> np.ndarray:
+        self.drawn += count
+        return super().words(nonce, count)
+
+
+@pytest.fixture
+def make_gate(tmp_path):
+    ledgers = []
+
+    def make(mechanism=None, *, epsilon=math.inf, noise=None, task=TASK, name="ledger", **settings) -> Gate:
+        ledger = Ledger(tmp_path / name, "run", policy={}, budget=Budget(epsilon, 1e-5), existing=False)
+        ledgers.append(ledger)
+        return Gate(mechanism or Gaussian(SHAPE, 5.0, 1.0, 1e-5), ledger, noise or SpiedNoise(), task=task, **settings)
+
+    yield make
+    for ledger in ledgers:
+        ledger.close()
 
 
 def test_a_release_without_noise_is_recorded_as_infinite_epsilon():
     released = release(IDS, FEATURES.clone().requires_grad_(), LABELS)
     assert released.event.epsilon == math.inf
-    assert released.event.labels_travel
+    assert released.label_event.epsilon == math.inf
     assert not released.features_BF.requires_grad
 
 
 def test_nobody_else_can_make_one():
-    event = ReleaseEvent("none", math.inf, 0.0, True)
+    event = ReleaseEvent("none", math.inf)
     with pytest.raises(TypeError, match=r"smartedge\.privacy\.release"):
         ReleasedBatch(IDS, FEATURES, LABELS, event)
     with pytest.raises(TypeError, match=r"smartedge\.privacy\.release"):
@@ -42,3 +74,164 @@ def test_the_key_is_named_in_two_modules_only():
     source = Path(smartedge.__file__).parent
     users = {str(p.relative_to(source)) for p in source.rglob("*.py") if "_RELEASE_KEY" in p.read_text()}
     assert users == {"types.py", "privacy/release.py"}
+
+
+def test_what_leaves_is_the_clipped_map_plus_noise_and_it_is_recorded(make_gate):
+    gate = make_gate()
+    released = gate.release(IDS, 100 * FEATURES, LABELS, split="train", seq=0)
+    bounded = gate.mechanism.bound(100 * FEATURES)
+    noise = (released.features_BF - bounded).flatten().double()
+    # 96 draws of variance 1: their sum of squares is beyond these quantiles of chi-square with probability 1e-7.
+    assert 40 < float(noise.square().sum()) < 192
+    assert torch.equal(released.labels, LABELS)
+    assert released.event == gate.mechanism.event
+    (group,) = gate.ledger.balance().groups
+    assert (group.split, group.images, group.releases) == ("train", 2, 1)
+    assert group.history == ((gate.mechanism.event, 1),)
+
+
+def test_a_repeated_frame_is_the_same_release_bit_by_bit(make_gate):
+    gate = make_gate(RandomisedResponse(4, 1.0), label_epsilon=1.0)
+    codes = torch.eye(4)[[1, 3]]
+    first = gate.release(IDS, codes, LABELS, split="train", seq=5)
+    again = gate.release(IDS, codes.clone(), LABELS, split="train", seq=5)
+    assert torch.equal(first.features_BF, again.features_BF)
+    assert torch.equal(first.labels, again.labels)
+    assert gate.ledger.releases("train") == 1
+    other = [gate.release(IDS, codes, LABELS, split="train", seq=seq).features_BF for seq in range(6, 40)]
+    assert any(not torch.equal(first.features_BF, features) for features in other), "fresh noise for another frame"
+    assert gate.ledger.releases("train") == 35
+
+
+def test_different_features_under_the_same_number_are_another_release(make_gate):
+    gate = make_gate()
+    first = gate.release(IDS, FEATURES, LABELS, split="train", seq=0).features_BF
+    moved = gate.release(IDS, FEATURES + 0.25, LABELS, split="train", seq=0).features_BF
+    assert gate.ledger.releases("train") == 2
+    assert not torch.allclose(moved - first, torch.full_like(first, 0.25), atol=0.05), "the noise is fresh"
+
+
+def test_a_refusal_comes_before_any_noise_is_drawn(make_gate):
+    mechanism = make_mechanism("gaussian", feature_shape=SHAPE, clip=5.0, epsilon=1.0)
+    gate = make_gate(mechanism, epsilon=1.0, label_epsilon=1.0)
+    gate.release(IDS, FEATURES, LABELS, split="train", seq=0)
+    drawn = gate.noise.drawn
+    assert drawn == 2 * 48 + 2
+    with pytest.raises(PrivacyError, match="budget is 1"):
+        gate.release(IDS, FEATURES, LABELS, split="train", seq=1)
+    assert gate.noise.drawn == drawn
+
+
+def test_a_failure_after_the_debit_sends_nothing_and_stays_debited(make_gate, monkeypatch):
+    gate = make_gate()
+    monkeypatch.setattr(gate.noise, "words", lambda nonce, count: (_ for _ in ()).throw(OSError("power")))
+    with pytest.raises(OSError, match="power"):
+        gate.release(IDS, FEATURES, LABELS, split="train", seq=0)
+    assert gate.ledger.releases("train") == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("mechanism", [Unprotected(SHAPE), Gaussian(SHAPE, 5.0, 1.0, 1e-5)])
+def test_features_that_are_not_finite_are_refused(make_gate, mechanism, bad):
+    gate = make_gate(mechanism)
+    features = FEATURES.clone()
+    features[1, 0, 0, 0] = bad
+    with pytest.raises(PrivacyError, match="not finite"):
+        gate.release(IDS, features, LABELS, split="train", seq=0)
+    assert gate.ledger.releases("train") == 0
+    assert gate.noise.drawn == 0
+
+
+def test_where_training_alone_is_protected_the_rest_goes_as_it_is_and_the_ledger_says_so(make_gate):
+    gate = make_gate(epsilon=1e9, training_only=True, label_epsilon=1.0)
+    far = 100 * FEATURES
+    assert gate.release(IDS, far, LABELS, split="train", seq=0).event.epsilon < math.inf
+    open_batch = gate.release(IDS, far, LABELS, split="val", seq=1)
+    assert open_batch.event.epsilon == math.inf
+    assert open_batch.label_event.epsilon == math.inf
+    assert torch.equal(open_batch.features_BF, gate.mechanism.bound(far)), "clipped, since that is what the back learns"
+    assert torch.equal(open_batch.labels, LABELS)
+    assert gate.ledger.balance().worst("val").epsilon == math.inf
+
+
+def test_images_go_through_unchanged_where_nothing_protects_them(make_gate):
+    gate = make_gate(Unprotected((3, 2, 2)))
+    images = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 2, 2)
+    released = gate.release(IDS, images, LABELS, split="train", seq=0)
+    assert torch.equal(released.features_BF, images)
+    assert released.features_BF.dtype == torch.uint8
+    assert gate.ledger.releases("train") == 1
+
+
+def test_the_other_side_may_know_images_by_other_names(make_gate):
+    gate = make_gate(task=None)
+    released = gate.release(np.array([2**62, 7]), FEATURES, LABELS, split="infer", seq=None, wire_ids=np.array([0, 1]))
+    assert released.ids.tolist() == [0, 1]
+    assert released.label_event is None
+    gate.release(np.array([2**62, 7]), FEATURES, LABELS, split="infer", seq=None, wire_ids=np.array([0, 1]))
+    assert gate.ledger.releases("infer") == 1, "the same question again"
+    gate.release(np.array([2**62, 7]), FEATURES + 1, LABELS, split="infer", seq=None)
+    assert gate.ledger.releases("infer") == 2
+
+
+# -- labels
+
+
+def test_a_label_is_randomised_once_for_all_epochs(make_gate):
+    gate = make_gate(RandomisedResponse(4, 1.0), label_epsilon=0.5)
+    ids, codes = np.arange(64), torch.eye(4)[torch.arange(64) % 4]
+    truth = torch.arange(64) % 2
+    sent = [gate.release(ids, codes, truth, split="train", seq=seq).labels for seq in range(3)]
+    assert torch.equal(sent[0], sent[1])
+    assert torch.equal(sent[0], sent[2])
+    assert not torch.equal(sent[0], truth)
+    turned = torch.arange(63, -1, -1)
+    mixed = gate.release(ids[turned], codes, truth[turned], split="train", seq=9).labels
+    assert torch.equal(mixed[turned], sent[0]), "whatever batch it comes in"
+    assert not torch.equal(gate.release(ids, codes, truth, split="val", seq=10).labels, sent[0]), "another image"
+    (group,) = [g for g in gate.ledger.balance().groups if g.split == "train"]
+    assert (group.releases, group.label_epsilon) == (4, 0.5)
+
+
+@pytest.mark.parametrize("outputs", [2, 5])
+def test_labels_of_one_of_k_classes_follow_randomised_response(outputs):
+    """Hoeffding per class and answer: a false alarm has probability < 25 · 2·exp(−2nt²) = 1e-6."""
+    draws, epsilon = 40_000, 1.2
+    task = Task("single", ("c",), tuple("abcde"[:outputs]))
+    bound = math.sqrt(math.log(2 * 25 / 1e-6) / (2 * draws))
+    total = math.exp(epsilon) + outputs - 1
+    for truth in range(outputs):
+        words = Noise(bytes(32)).words(bytes([truth]), draws)[:, None]
+        sent = randomise_labels(torch.full((draws,), truth), task, epsilon, words)
+        assert sent.dtype == torch.int64
+        for answer in range(outputs):
+            expected = (math.exp(epsilon) if answer == truth else 1) / total
+            assert abs(float((sent == answer).double().mean()) - expected) < bound
+
+
+def test_columns_of_a_multi_label_task_share_the_budget():
+    draws, epsilon = 40_000, 3.0
+    task = Task("multi", ("a", "b", "c"), ("a", "b", "c"))
+    bound = math.sqrt(math.log(2 * 3 / 1e-6) / (2 * draws))
+    truth = torch.tensor([1.0, 0.0, 1.0]).repeat(draws, 1)
+    sent = randomise_labels(truth, task, epsilon, Noise(bytes(32)).words(b"", 3 * draws).reshape(draws, 3))
+    assert sent.dtype == torch.float32
+    kept = (sent == truth).double().mean(dim=0)
+    assert float((kept - math.exp(1) / (1 + math.exp(1))).abs().max()) < bound
+    flips = (sent != truth).double()
+    assert abs(float(torch.corrcoef(flips.T)[0, 1])) < 5.5 / math.sqrt(draws), "columns are independent"
+
+
+def test_the_last_words_and_the_first_ones():
+    task = Task("single", ("c",), ("a", "b", "c"))
+    words = np.array([[0], [2**64 - 1], [2**64 - 1], [2**64 - 1]], dtype=np.uint64)
+    sent = randomise_labels(torch.tensor([2, 0, 1, 2]), task, 1.0, words)
+    assert sent[0] == 2, "the first words keep the truth"
+    assert all(0 <= int(label) < 3 for label in sent)
+
+
+def test_what_a_label_costs():
+    assert label_event_of(TASK, None).epsilon == math.inf
+    assert label_event_of(TASK, 0.5) == ReleaseEvent("randomised-response", 0.5, codewords=2)
+    many = Task("multi", tuple("abc"), tuple("abc"))
+    assert label_event_of(many, 0.5).epsilon == 0.5

@@ -1,0 +1,128 @@
+"""From the settings of a run to what protects its releases: the mechanism, and the gate around it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from smartedge.config import Config
+from smartedge.privacy.ledger import Budget, Ledger
+from smartedge.privacy.mechanisms import Additive, Mechanism, make_mechanism
+from smartedge.privacy.noise import Noise
+from smartedge.privacy.release import Gate
+from smartedge.types import Task
+
+__all__ = ["mechanism_of", "open_gate", "privacy_summary"]
+
+
+def mechanism_of(config: Config, feature_shape: tuple[int, ...]) -> Mechanism:
+    """The mechanism that ``config.dp`` names, calibrated for the releases of the whole run.
+
+    Args:
+        config: the run's settings.
+        feature_shape: F of what is sent, as the learner states it; (K,) for a codebook.
+
+    Raises:
+        ConfigError: the settings do not make a mechanism, or what accounts for it is not installed.
+    """
+    dp, model = config.dp, config.model
+    return make_mechanism(
+        dp.mechanism,
+        feature_shape=feature_shape,
+        granularity=dp.granularity,
+        clip=dp.clip,
+        bottleneck=model.bottleneck is not None,
+        codebook=model.codebook if config.method in ("hierarchical", "split") else None,
+        epsilon=dp.epsilon,
+        delta=dp.delta,
+        sigma=dp.sigma,
+        releases=max(1, config.releases),
+    )
+
+
+def open_gate(
+    config: Config, folder: Path, run: str | None, mechanism: Mechanism, task: Task | None, *, existing: bool
+) -> Gate:
+    """The gate of a run, with the ledger and the key of the noise that lie in the edge's folder.
+
+    Args:
+        config: the run's settings.
+        folder: the edge's folder of the run.
+        run: identifies the run; None: the one that the ledger is of.
+        mechanism: from :func:`mechanism_of`.
+        task: what the labels are; None where none travel.
+        existing: the run has begun before, so ledger and key must be there.
+
+    Raises:
+        PrivacyError: the ledger or the key is missing, damaged, or of another run.
+    """
+    dp = config.dp
+    noise = Noise.open(folder / "noise.key", existing=existing)
+    policy = {
+        "mechanism": dp.mechanism,
+        "granularity": dp.granularity,
+        "feature_shape": list(mechanism.feature_shape),
+        "clip": mechanism.clip if isinstance(mechanism, Additive) else None,
+        "sigma": mechanism.sigma if isinstance(mechanism, Additive) else None,
+        "codewords": config.model.codebook,
+        "epsilon_each": mechanism.epsilon if math.isfinite(mechanism.epsilon) else None,
+        "label_epsilon": dp.label_epsilon,
+        "apply_to": dp.apply_to,
+        "key": noise.nonce("key").hex(),
+    }
+    budget = Budget(math.inf if dp.epsilon is None else dp.epsilon, dp.delta)
+    return Gate(
+        mechanism,
+        Ledger(folder / "ledger.sqlite", run, policy=policy, budget=budget, existing=existing),
+        noise,
+        task=task,
+        label_epsilon=dp.label_epsilon,
+        training_only=dp.apply_to == "training",
+    )
+
+
+def privacy_summary(gate: Gate) -> dict[str, Any]:
+    """The block ``privacy`` of ``results.json`` (``docs/results-schema.md``), from what the ledger holds.
+
+    None stands for ∞, and for what does not apply. The totals are those of the image that spent most, in the splits
+    that are protected.
+    """
+    mechanism, budget = gate.mechanism, gate.ledger.budget
+    balance = gate.ledger.balance()
+    worst = balance.worst("train" if gate.training_only else None)
+    total = worst.epsilon if worst else 0.0
+    # An element's epsilon says nothing of the whole map, whose numbers compose.
+    numbers = math.prod(mechanism.feature_shape) if mechanism.event.granularity == "element" else 1
+    pure = mechanism.delta == 0 and (worst is None or worst.releases <= 1)
+    labels = max((group.label_epsilon for group in balance.groups if group.split == "train"), default=0.0)
+    additive = mechanism if isinstance(mechanism, Additive) else None
+    bias = mechanism.sampling_bias
+    return {
+        "mechanism": mechanism.name,
+        "granularity": mechanism.event.granularity,
+        "epsilon": _finite(mechanism.epsilon),
+        "delta": mechanism.delta,
+        "epsilon_total": _finite(total),
+        "delta_total": 0.0 if pure else budget.delta,
+        "releases_max": worst.releases if worst else 0,
+        "epsilon_budget": _finite(budget.epsilon),
+        "delta_budget": budget.delta,
+        "vector_epsilon": _finite(mechanism.vector_epsilon),
+        "vector_epsilon_total": _finite(numbers * total),
+        "clip": additive.clip if additive else None,
+        "sigma": additive.sigma if additive else None,
+        "codewords": mechanism.event.codewords,
+        "subset": mechanism.event.subset,
+        "labels": "clear" if gate.label_epsilon is None else "randomised",
+        "label_epsilon": _finite(labels),
+        "epsilon_with_label": _finite(numbers * total + labels),
+        "apply_to": "training" if gate.training_only else "always",
+        "attribute_bound": mechanism.attribute_bound,
+        "tight_attribute_bound": mechanism.tight_attribute_bound,
+        "sampling_delta": _finite(bias * (1 + math.exp(min(700.0, mechanism.vector_epsilon)))) if bias else 0.0,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

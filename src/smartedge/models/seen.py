@@ -1,0 +1,70 @@
+"""What a head on the edge is shown in training: what would be released, and with what probability.
+
+Noise on a feature map is drawn: every image has one outcome, its own noisy features. A release of codewords has few
+outcomes, so the expectation over them is computed exactly: the head answers each outcome once, and an image's loss is
+the mean of its losses over the outcomes, weighted by their probabilities. Both are one case here.
+
+Letters beside those of :mod:`smartedge.types`: ``O`` outcomes that an image can have (1 where noise is drawn);
+``N`` rows that a head answers (B where noise is drawn, O otherwise).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Seen"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Released features as a head sees them.
+
+    Attributes:
+        features_NF: float32; one draw for each image (N = B), or all outcomes (N = O).
+        shares_BO: float32, rows sum to 1: the probability of each outcome for each image; differentiable in the
+            front's parameters. None where row ``n`` of the features is image ``n``.
+    """
+
+    features_NF: Tensor
+    shares_BO: Tensor | None = None
+
+    def detach(self) -> Seen:
+        """The same, apart from the graph."""
+        return Seen(self.features_NF.detach(), None if self.shares_BO is None else self.shares_BO.detach())
+
+    def paired(self, answers_NX: Tensor) -> Tensor:
+        """A head's answers (N, ...) to the rows, for every image and outcome: (B, O, ...)."""
+        if self.shares_BO is None:
+            return answers_NX.unsqueeze(1)
+        return answers_NX.unsqueeze(0).expand(len(self.shares_BO), *answers_NX.shape)
+
+    def answers(self, head: nn.Module) -> Tensor:
+        """Logits (B, O, K) of a head that sees the features alone."""
+        return self.paired(head(self.features_NF))
+
+    def expect(self, values_BO: Tensor) -> Tensor:
+        """The expectation over an image's outcomes: (B, O, ...) → (B, ...)."""
+        if self.shares_BO is None:
+            return values_BO.squeeze(1)
+        shares = self.shares_BO.reshape(*self.shares_BO.shape, *[1] * (values_BO.dim() - 2))
+        return (shares * values_BO).sum(dim=1)
+
+    def similarities(self) -> Tensor:
+        """How alike the releases of two images are, (B, B) in [0, 1], for :func:`smartedge.models.adversary.hsic`.
+
+        Drawn noise: a Gaussian kernel ``exp(−d²/2σ²)`` on the flattened features, σ² the median of the squared
+        distances d² (not differentiated). Outcomes: the probability that both images show the same one, which is the
+        expectation of the kernel that compares outcomes for equality; 1 on the diagonal.
+        """
+        if self.shares_BO is not None:
+            same_BB = self.shares_BO @ self.shares_BO.T
+            return same_BB - torch.diag(same_BB.diagonal()) + torch.eye(len(same_BB), device=same_BB.device)
+        rows_BD = self.features_NF.flatten(1)
+        squares_B = rows_BD.square().sum(dim=1)
+        distances_BB = (squares_B[:, None] + squares_B[None, :] - 2 * rows_BD @ rows_BD.T).clamp(min=0)
+        apart = ~torch.eye(len(rows_BD), dtype=torch.bool, device=rows_BD.device)
+        median = distances_BB.detach()[apart].median().clamp(min=1e-12)
+        return torch.exp(-distances_BB / (2 * median))

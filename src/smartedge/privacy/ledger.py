@@ -1,0 +1,382 @@
+"""The edge's durable record of every release, and of the budget it spent.
+
+One SQLite file, one row per image and release. A batch is debited in one transaction, before any noise for it is
+drawn; so after a crash at any moment the ledger holds at least what was sent. ``synchronous=FULL`` makes SQLite wait
+for the disk at every commit; the write-ahead log needs one such wait where a rollback journal needs three or more, and
+lets ``smartedge ledger`` read while a run writes. Whatever is wrong with the file, nothing is released.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartedge.errors import PrivacyError
+from smartedge.privacy.accountant import composed_epsilon
+from smartedge.types import ReleaseEvent
+
+__all__ = ["Balance", "Budget", "Group", "Ledger", "read_balance"]
+
+_SCHEMA = 1
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (event INTEGER PRIMARY KEY, description TEXT NOT NULL UNIQUE);
+CREATE TABLE frames (
+    frame INTEGER PRIMARY KEY, split TEXT NOT NULL, seq INTEGER NOT NULL, nonce BLOB NOT NULL,
+    event INTEGER NOT NULL REFERENCES events, at REAL NOT NULL, UNIQUE (split, seq, nonce)
+);
+CREATE TABLE releases (
+    split TEXT NOT NULL, image INTEGER NOT NULL, frame INTEGER NOT NULL REFERENCES frames, place INTEGER NOT NULL,
+    event INTEGER NOT NULL REFERENCES events, PRIMARY KEY (split, image, frame, place)
+) WITHOUT ROWID;
+CREATE TABLE labels (
+    split TEXT NOT NULL, image INTEGER NOT NULL, event INTEGER NOT NULL REFERENCES events, at REAL NOT NULL,
+    PRIMARY KEY (split, image, event)
+) WITHOUT ROWID;
+"""
+_ROUNDING = 1e-9  # relative; of sums of the budget's parts
+_TOGETHER = 500  # images asked for in one query
+History = tuple[tuple[ReleaseEvent, int], ...]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the releases of one image's features may cost in all. ``epsilon`` inf: they are recorded, never refused."""
+
+    epsilon: float
+    delta: float  # at which ε is stated, too
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one split with the same history."""
+
+    split: str
+    images: int
+    example: int  # id of one of them
+    history: History  # of their features: event, how often
+    epsilon: float  # of the features, over all releases, at the budget's delta
+    label_epsilon: float  # of the label, released once; 0 where none travelled
+
+    @property
+    def releases(self) -> int:
+        """How often the features of each of these images were released."""
+        return sum(count for _, count in self.history)
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What a ledger says."""
+
+    run: str
+    policy: Mapping[str, object]  # the mechanism and what else was fixed when the run began
+    budget: Budget
+    groups: tuple[Group, ...]
+
+    def worst(self, split: str | None = None) -> Group | None:
+        """The group with the largest ε, of two such the one with more releases; None where nothing was released."""
+        chosen = [group for group in self.groups if split in (None, group.split)]
+        return max(chosen, key=lambda group: (group.epsilon, group.releases), default=None)
+
+    def quantile(self, share: float, split: str) -> float:
+        """ε that ``share`` of the split's images do not exceed."""
+        chosen = sorted((group for group in self.groups if group.split == split), key=lambda group: group.epsilon)
+        wanted = share * sum(group.images for group in chosen)
+        for group in chosen:
+            wanted -= group.images
+            if wanted <= 0:
+                return group.epsilon
+        return chosen[-1].epsilon
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of which something was released."""
+        return tuple(dict.fromkeys(group.split for group in self.groups))
+
+
+class Ledger:
+    """The ledger of one run, open for debits. Close it, or use it as a context manager.
+
+    Args:
+        path: the file; made where there is none yet.
+        run: identifies the run; a ledger belongs to one. None: whichever it is.
+        policy: what must not change in a run (mechanism, budget, labels), JSON-able.
+        budget: of each image.
+        existing: there must be one already, since releases were recorded in it.
+
+    Raises:
+        PrivacyError: the file is missing, damaged, not writable, or belongs to another run or policy.
+    """
+
+    def __init__(
+        self, path: Path, run: str | None, *, policy: Mapping[str, object], budget: Budget, existing: bool
+    ) -> None:
+        self.path = path
+        self.budget = budget
+        if existing and not path.exists():
+            raise PrivacyError(
+                f"{path}: the ledger is gone, so what was released is not known, and nothing is released; restore it "
+                "from a copy, or start a new run"
+            )
+        with self._guarded():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Used by one thread at a time: the one that sends.
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        try:
+            with self._guarded():
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute("PRAGMA foreign_keys=ON")
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("BEGIN IMMEDIATE")
+                if not existing and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                    for statement in _TABLES.split(";"):
+                        self._db.execute(statement)
+                    self._write_facts(run or "", policy)
+                self._db.execute("COMMIT")
+            self._check(run, policy)
+        except BaseException:
+            self._db.close()
+            raise
+        self._events: dict[ReleaseEvent, int] = {}
+
+    def debit(
+        self,
+        split: str,
+        ids: NDArray[np.int64],
+        event: ReleaseEvent,
+        *,
+        seq: int,
+        nonce: bytes,
+        label_event: ReleaseEvent | None = None,
+        exempt: bool = False,
+    ) -> bool:
+        """Record that a batch is about to be released; durable when this returns.
+
+        Args:
+            split: of the images.
+            ids: int64 (B,), the images.
+            event: what the release of one image's features costs.
+            seq: the frame's number in the run.
+            nonce: stands for ``split``, ``seq`` and the batch's content: the same again is the same release, and is
+                not recorded twice.
+            label_event: what the release of an image's label costs, at its first one; later ones are repeats of it.
+            exempt: the budget does not apply: the settings say that this split goes unprotected.
+
+        Returns:
+            False where this very release was recorded before.
+
+        Raises:
+            PrivacyError: an image would exceed its budget, or the ledger cannot be written. Nothing is recorded, and
+                nothing may be released.
+        """
+        composed_epsilon({event: 1}, self.budget.delta)  # a kind that cannot be accounted for is refused here
+        with self._transaction():
+            known = self._db.execute(
+                "SELECT frame FROM frames WHERE split = ? AND seq = ? AND nonce = ?", (split, seq, nonce)
+            ).fetchone()
+            if known:
+                return False
+            if not exempt and self.budget.epsilon < math.inf:
+                self._check_budget(split, ids, event)
+            now, number = time.time(), self._number(event)
+            frame = self._db.execute(
+                "INSERT INTO frames (split, seq, nonce, event, at) VALUES (?, ?, ?, ?, ?)",
+                (split, seq, nonce, number, now),
+            ).lastrowid
+            self._db.executemany(
+                "INSERT INTO releases VALUES (?, ?, ?, ?, ?)",
+                [(split, image, frame, place, number) for place, image in enumerate(ids.tolist())],
+            )
+            if label_event is not None:
+                number = self._number(label_event)
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)",
+                    [(split, image, number, now) for image in ids.tolist()],
+                )
+        return True
+
+    def balance(self) -> Balance:
+        """What was released so far, and what it cost."""
+        with self._guarded():
+            return _balance(self._db)
+
+    def releases(self, split: str) -> int:
+        """How often the image released most often was released."""
+        with self._guarded():
+            query = "SELECT max(n) FROM (SELECT count(*) AS n FROM releases WHERE split = ? GROUP BY image)"
+            return self._db.execute(query, (split,)).fetchone()[0] or 0
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- inside
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """The library's errors become refusals."""
+        with _refusing(self.path):
+            yield
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._guarded():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._events = {}  # one that was new may have gone with the transaction
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _write_facts(self, run: str, policy: Mapping[str, object]) -> None:
+        facts = {"schema": _SCHEMA, "run": run, "policy": policy, "delta": self.budget.delta}
+        facts["epsilon"] = self.budget.epsilon if math.isfinite(self.budget.epsilon) else None
+        self._db.executemany(
+            "INSERT OR REPLACE INTO facts VALUES (?, ?)",
+            [(name, json.dumps(value, sort_keys=True)) for name, value in facts.items()],
+        )
+
+    def _check(self, run: str | None, policy: Mapping[str, object]) -> None:
+        with self._guarded():
+            if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("its pages do not fit together")
+            facts = _facts(self._db)
+            begun = self._db.execute("SELECT count(*) FROM frames").fetchone() != (0,)
+        if not begun:  # a start that failed before its first release
+            with self._transaction():
+                self._write_facts(run or str(facts["run"]), policy)
+            return
+        if run not in (None, facts["run"]):
+            raise PrivacyError(f"{self.path}: is the ledger of another run; choose another run_dir for this one")
+        if facts["policy"] != json.loads(json.dumps(policy)):
+            raise PrivacyError(
+                f"{self.path}: this run began to release with other settings of model and dp; resume it with its own "
+                "config.yaml, or start a new run"
+            )
+
+    def _check_budget(self, split: str, ids: NDArray[np.int64], event: ReleaseEvent) -> None:
+        asked = Counter(ids.tolist())
+        spent: dict[int, Counter[ReleaseEvent]] = {image: Counter() for image in asked}
+        images = list(asked)
+        for start in range(0, len(images), _TOGETHER):
+            part = images[start : start + _TOGETHER]
+            rows = self._db.execute(
+                "SELECT image, description, count(*) FROM releases JOIN events USING (event) "
+                f"WHERE split = ? AND image IN ({','.join('?' * len(part))}) GROUP BY image, event",
+                (split, *part),
+            )
+            for image, description, count in rows:
+                spent[image][_event(description)] += count
+        for image, history in spent.items():
+            after = history + Counter({event: asked[image]})
+            cost = composed_epsilon(after, self.budget.delta)
+            if cost > self.budget.epsilon * (1 + _ROUNDING):
+                before = composed_epsilon(history, self.budget.delta) if history else 0.0
+                raise PrivacyError(
+                    f"image {image} of split '{split}' has spent ε = {before:.4g} in {history.total()} releases; with "
+                    f"the next one it would be {cost:.4g}, and its budget is {self.budget.epsilon:.4g} (δ = "
+                    f"{self.budget.delta:g}). Nothing of this batch was sent. Start a new run with a larger "
+                    "dp.epsilon, fewer epochs, or schedule 'freeze-and-log'"
+                )
+
+    def _number(self, event: ReleaseEvent) -> int:
+        if event not in self._events:
+            text = json.dumps(
+                {**asdict(event), "epsilon": event.epsilon if math.isfinite(event.epsilon) else None}, sort_keys=True
+            )
+            self._db.execute("INSERT OR IGNORE INTO events (description) VALUES (?)", (text,))
+            row = self._db.execute("SELECT event FROM events WHERE description = ?", (text,)).fetchone()
+            self._events[event] = int(row[0])
+        return self._events[event]
+
+
+def read_balance(path: Path) -> Balance:
+    """What the ledger at ``path`` says; a run may be writing it.
+
+    Raises:
+        PrivacyError: there is none, or it cannot be read.
+    """
+    if not path.exists():
+        raise PrivacyError(f"{path}: there is no ledger; it lies in the run directory, on the edge")
+    with _refusing(path):
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30)
+        try:
+            db.execute("BEGIN")  # one view of it, whatever is written meanwhile
+            return _balance(db)
+        finally:
+            db.close()
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise PrivacyError(
+            f"{path}: the ledger cannot be read or written ({error}); nothing is released. See that the file is whole, "
+            "that this user may write it and its folder, and that the disk has room"
+        ) from error
+
+
+def _facts(db: sqlite3.Connection) -> dict[str, object]:
+    facts: dict[str, object] = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
+    if facts.get("schema") != _SCHEMA:
+        raise sqlite3.DatabaseError(f"it is of version {facts.get('schema')}, and this program knows {_SCHEMA}")
+    return facts
+
+
+def _event(description: str) -> ReleaseEvent:
+    fields = json.loads(description)
+    return ReleaseEvent(**{**fields, "epsilon": math.inf if fields["epsilon"] is None else fields["epsilon"]})
+
+
+def _balance(db: sqlite3.Connection) -> Balance:
+    facts = _facts(db)
+    epsilon, delta = facts["epsilon"], facts["delta"]
+    assert isinstance(delta, float) and isinstance(facts["policy"], dict)
+    budget = Budget(math.inf if epsilon is None else float(str(epsilon)), delta)
+    events = {number: _event(text) for number, text in db.execute("SELECT event, description FROM events")}
+    labels: defaultdict[tuple[str, int], float] = defaultdict(float)
+    for split, image, number in db.execute("SELECT split, image, event FROM labels"):
+        labels[split, image] += events[number].epsilon
+    histories: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    rows = db.execute("SELECT split, image, event, count(*) FROM releases GROUP BY split, image, event")
+    for split, image, number, count in rows:
+        histories.setdefault((split, image), []).append((number, count))
+    images: Counter[tuple[str, tuple[tuple[int, int], ...], float]] = Counter()
+    example: dict[tuple[str, tuple[tuple[int, int], ...], float], int] = {}
+    for (split, image), counts in histories.items():
+        group = (split, tuple(sorted(counts)), labels.get((split, image), 0.0))
+        images[group] += 1
+        example.setdefault(group, image)
+    groups = []
+    for group, number_of_images in images.items():
+        split, counted, label_epsilon = group
+        history = tuple((events[number], count) for number, count in counted)
+        cost = composed_epsilon(dict(history), delta)
+        groups.append(Group(split, number_of_images, example[group], history, cost, label_epsilon))
+    order = {"train": 0, "val": 1, "test": 2}
+    groups.sort(key=lambda group: (order.get(group.split, 3), group.split, group.releases))
+    return Balance(str(facts["run"]), facts["policy"], budget, tuple(groups))

@@ -1,0 +1,102 @@
+"""Where the randomness of releases comes from: a secret key, and a stream of words for each nonce.
+
+The key is 32 bytes of the operating system's generator, kept on the edge. The stream is SHAKE-256 of key and nonce:
+an extendable-output function whose output cannot be told from independent uniform bits without the key (a sponge with
+a secret prefix is a pseudo-random function: Bertoni et al. 2011; NIST SP 800-185 builds KMAC on that). So the words
+are those of a cryptographically secure generator, and the same nonce gives the same words: a frame that is repeated
+after a crash is the same release, bit by bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smartedge.errors import PrivacyError
+
+__all__ = ["Noise"]
+
+_KEY_BYTES = 32
+
+
+class Noise:
+    """The edge's secret key at work.
+
+    Args:
+        key: 32 secret bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != _KEY_BYTES:
+            raise ValueError(f"a key has {_KEY_BYTES} bytes, not {len(key)}")
+        self._key = key
+
+    @classmethod
+    def open(cls, path: Path, *, existing: bool) -> Noise:
+        """Read the key at ``path``; make one where there is none yet, readable by its owner alone.
+
+        Args:
+            path: the key's file.
+            existing: there must be one already, since releases were made with it.
+
+        Raises:
+            PrivacyError: it cannot be read or written, is not a key, or others may read it.
+        """
+        try:
+            if not existing and not path.exists():
+                _write_exclusively(path, os.urandom(_KEY_BYTES))
+            key = path.read_bytes()
+            open_to_others = os.name == "posix" and path.stat().st_mode & 0o077
+        except OSError as error:
+            raise PrivacyError(
+                f"{path}: the key of the noise cannot be read or written ({error}); without it nothing is released. "
+                "Restore it from a copy, or start a new run"
+            ) from error
+        if len(key) != _KEY_BYTES:
+            raise PrivacyError(
+                f"{path}: holds {len(key)} bytes and is not a key of the noise ({_KEY_BYTES} bytes); restore it from a "
+                "copy, or start a new run"
+            )
+        if open_to_others:
+            raise PrivacyError(f"{path}: others than its owner may read the key of the noise; run: chmod 600 {path}")
+        return cls(key)
+
+    def words(self, nonce: bytes, count: int) -> NDArray[np.uint64]:
+        """``count`` independent, uniform 64-bit words; the same for the same nonce."""
+        stream = hashlib.shake_256(self._key + b"words" + nonce).digest(8 * count)
+        return np.frombuffer(stream, dtype="<u8").astype(np.uint64, copy=False)
+
+    def nonce(self, *purpose: str | int, ids: NDArray[np.int64] | None = None, content: Tensor | None = None) -> bytes:
+        """16 bytes that stand for a purpose and what it is applied to, and tell nobody without the key what that is.
+
+        Args:
+            purpose: what tells this use from others.
+            ids: int64, any shape.
+            content: any tensor: two different ones have different nonces.
+        """
+        digest = hashlib.blake2b(repr(purpose).encode(), digest_size=16, key=self._key, person=b"nonce")
+        for array in (ids, None if content is None else content.detach().cpu().contiguous().numpy()):
+            if array is not None:
+                digest.update(repr((array.shape, array.dtype.str)).encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.digest()
+
+
+def _write_exclusively(path: Path, key: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, key)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

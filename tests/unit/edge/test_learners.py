@@ -1,0 +1,124 @@
+"""What a protected learner keeps between epochs: resets in turn, and a state that goes on where it stopped."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from smartedge.config import load_config
+from smartedge.edge.learners import ExitLearner, make_learner
+from smartedge.types import ImageBatch, Task
+
+TASK = Task("single", ("smile",), ("no", "yes"))
+
+
+@dataclass
+class Images:
+    """As much of a data set as a learner looks at."""
+
+    batch: ImageBatch
+    task: Task = TASK
+
+    @property
+    def splits(self):
+        return {"train": self}
+
+    @property
+    def labels(self):
+        return self.batch.labels
+
+    @property
+    def sensitive_labels(self):
+        return self.batch.sensitive
+
+    @property
+    def sensitive(self):
+        return dict.fromkeys(self.batch.sensitive, Task("single", ("club",), ("no", "yes")))
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (16, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels, club = (torch.randint(0, 2, (16,), generator=generator) for _ in range(2))
+    return Images(ImageBatch(np.arange(16), pixels, labels, {"club": club}))
+
+
+def learner(images: Images, **changes) -> ExitLearner:
+    config = load_config(
+        {
+            "data": {"image_size": 32, "sensitive": ["club"]},
+            "model": {"name": "resnet18", "small_input": False, "bottleneck": "2x2x2", "exit": {"width": 8}},
+            "adversary": {"exits": ["linear", "mlp"], "steps": 1, "reset_every": 2},
+            "dp": {"mechanism": "gaussian", "sigma": 0.5},
+            "hardware": {"edge_device": "cpu"},
+        },
+        changes,
+    )
+    made = make_learner(config, TASK, torch.device("cpu"), images)
+    assert isinstance(made, ExitLearner)
+    return made
+
+
+def moved(one: ExitLearner, epoch: int) -> set[str]:
+    before = {name: tensor.clone() for name, tensor in one.adversaries.state_dict().items()}
+    one.begin_epoch(epoch)
+    after = one.adversaries.state_dict()
+    return {
+        one.adversaries.shapes[int(name.split(".")[1])] for name in before if not torch.equal(before[name], after[name])
+    }
+
+
+def test_one_exit_in_turn_starts_anew(images):
+    one = learner(images)
+    assert [moved(one, epoch) for epoch in range(7)] == [set(), set(), {"linear"}, set(), {"mlp"}, set(), {"linear"}]
+    never = learner(images, adversary={"reset_every": 0})
+    assert not any(moved(never, epoch) for epoch in range(7))
+
+
+def test_a_state_goes_on_where_it_stopped(images):
+    def go_on(one: ExitLearner) -> list[torch.Tensor]:
+        torch.manual_seed(7)
+        one.begin_epoch(2)
+        for step in range(2, 4):
+            one.learn(images.batch, step, 6, None)
+        return [*one.modules["front"].state_dict().values(), *one.adversaries.state_dict().values()]
+
+    first, second = learner(images), learner(images)
+    torch.manual_seed(1)
+    for step in range(2):
+        first.learn(images.batch, step, 6, None)
+    saved = copy.deepcopy(first.state())
+    uninterrupted = go_on(first)
+    second.load_state(saved)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(go_on(second), uninterrupted, strict=True))
+
+
+def test_lambda_rises_and_figures_name_no_column(images):
+    one = learner(images, adversary={"warmup": 0.5, "weight": 4.0, "dependence": 2.0})
+    figures = [one.learn(images.batch, step, 4, None).figures for step in range(4)]
+    assert [part["lambda"] for part in figures] == pytest.approx([0.0, 2.0, 4.0, 4.0])
+    assert set(figures[-1]) == {"adversary_loss", "confusion", "lambda", "dependence"}
+
+
+def test_dependence_alone_needs_no_exits(images):
+    one = learner(images, adversary={"exits": [], "dependence": 2.0})
+    figures = one.learn(images.batch, 3, 4, None).figures
+    assert set(figures) == {"dependence"}
+    assert "adversaries" not in one.state()
+
+
+def test_what_is_inferred_is_bounded_and_free_of_noise(images):
+    one = learner(images, dp={"clip": 0.1})
+    features, _ = one.infer(images.batch)
+    assert features.flatten(1).norm(dim=1).max() <= 0.1
+    assert torch.equal(features, one.infer(images.batch)[0])
+
+
+def test_exits_need_the_labels_of_a_data_set(images):
+    with pytest.raises(ValueError, match="data set"):
+        make_learner(learner(images).config, TASK, torch.device("cpu"))

@@ -1,0 +1,110 @@
+"""From settings to the mechanism and the gate of a run."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from smartedge.config import load_config
+from smartedge.edge.protection import mechanism_of, open_gate, privacy_summary
+from smartedge.errors import PrivacyError
+from smartedge.privacy.accountant import composed_epsilon
+from smartedge.types import Task
+
+TASK = Task("single", ("smile",), ("no", "yes"))
+GAUSSIAN = {"model": {"bottleneck": "2x2x2"}, "dp": {"mechanism": "gaussian", "epsilon": 2.0}}
+
+
+def settings(**changes):
+    return load_config({"epochs": 5}, changes)
+
+
+@pytest.mark.parametrize("schedule", ["joint", "two-stage", "freeze-and-log"])
+def test_noise_is_calibrated_for_the_releases_of_the_schedule(schedule):
+    config = settings(**GAUSSIAN, schedule=schedule)
+    mechanism = mechanism_of(config, (2, 2, 2))
+    releases = 1 if schedule == "freeze-and-log" else 5
+    assert composed_epsilon({mechanism.event: releases}, 1e-5) == pytest.approx(2.0, rel=1e-6)
+    assert mechanism.clip == pytest.approx(math.sqrt(8))
+
+
+def test_other_mechanisms_and_methods():
+    discrete = settings(model={"codebook": 8}, dp={"mechanism": "randomised-response", "epsilon": 4.0}, epochs=1)
+    assert mechanism_of(discrete, (8,)).epsilon == 4.0
+    assert mechanism_of(settings(model={"codebook": 8}), (8,)).channel().shape == (8, 8)
+    images = mechanism_of(settings(method="cloud"), (3, 64, 64))
+    assert images.bound(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).dtype == torch.uint8
+
+
+def test_a_gate_that_is_opened_again_goes_on_where_it_was(tmp_path):
+    config = settings(**GAUSSIAN)
+    mechanism = mechanism_of(config, (2, 2, 2))
+    features, ids, labels = torch.zeros(3, 2, 2, 2), np.arange(3), torch.tensor([0, 1, 0])
+    gate = open_gate(config, tmp_path, "run", mechanism, TASK, existing=False)
+    with gate.ledger:
+        first = gate.release(ids, features, labels, split="train", seq=0)
+    gate = open_gate(config, tmp_path, "run", mechanism, TASK, existing=True)
+    with gate.ledger:
+        again = gate.release(ids, features, labels, split="train", seq=0)
+        assert torch.equal(first.features_BF, again.features_BF)
+        assert gate.ledger.releases("train") == 1
+        for seq in range(1, 5):
+            gate.release(ids, features, labels, split="train", seq=seq)
+        with pytest.raises(PrivacyError, match="budget is 2"):
+            gate.release(ids, features, labels, split="train", seq=5)
+    weaker = settings(**{**GAUSSIAN, "dp": {"mechanism": "gaussian", "epsilon": 9.0}})
+    less_noise = mechanism_of(weaker, (2, 2, 2))
+    with pytest.raises(PrivacyError, match="other settings"):
+        open_gate(weaker, tmp_path, "run", less_noise, TASK, existing=True)
+    (tmp_path / "noise.key").write_bytes(bytes(32))
+    with pytest.raises(PrivacyError, match="other settings"):
+        open_gate(config, tmp_path, "run", mechanism, TASK, existing=True)
+    (tmp_path / "noise.key").unlink()
+    with pytest.raises(PrivacyError, match="key"):
+        open_gate(config, tmp_path, "run", mechanism, TASK, existing=True)
+
+
+def test_the_summary_states_what_was_spent(tmp_path):
+    config = settings(**{**GAUSSIAN, "dp": {**GAUSSIAN["dp"], "label_epsilon": 0.5}})
+    mechanism = mechanism_of(config, (2, 2, 2))
+    gate = open_gate(config, tmp_path, "run", mechanism, TASK, existing=False)
+    with gate.ledger:
+        for seq in range(2):
+            gate.release(np.arange(3), torch.zeros(3, 2, 2, 2), torch.zeros(3).long(), split="train", seq=seq)
+        summary = privacy_summary(gate)
+    assert summary["releases_max"] == 2
+    assert summary["epsilon"] == mechanism.epsilon < summary["epsilon_total"] < 2.0 == summary["epsilon_budget"]
+    assert summary["epsilon_total"] == composed_epsilon({mechanism.event: 2}, 1e-5)
+    assert (summary["label_epsilon"], summary["labels"]) == (0.5, "randomised")
+    assert summary["epsilon_with_label"] == pytest.approx(summary["epsilon_total"] + 0.5)
+    assert (summary["delta"], summary["delta_total"]) == (1e-5, 1e-5)
+    assert summary["sigma"] == mechanism.sigma
+    assert summary["sampling_delta"] < 1e-12
+
+
+def test_the_summary_of_an_element_guarantee_states_the_whole_maps(tmp_path):
+    element = {"mechanism": "laplace", "granularity": "element", "epsilon": 1.5}
+    config = settings(model={"bottleneck": "2x2x2"}, dp=element, schedule="freeze-and-log")
+    gate = open_gate(config, tmp_path, "run", mechanism_of(config, (2, 2, 2)), TASK, existing=False)
+    with gate.ledger:
+        gate.release(np.arange(3), torch.zeros(3, 2, 2, 2), torch.zeros(3).long(), split="train", seq=0)
+        summary = privacy_summary(gate)
+    assert (summary["epsilon"], summary["vector_epsilon"]) == (1.5, 12.0)
+    assert (summary["epsilon_total"], summary["vector_epsilon_total"]) == (1.5, 12.0)
+    assert (summary["delta"], summary["delta_total"]) == (0.0, 0.0), "one pure release"
+    assert summary["label_epsilon"] is None, "in clear: infinite"
+
+
+def test_the_summary_of_a_run_without_protection_has_no_finite_epsilon(tmp_path):
+    config = settings()
+    gate = open_gate(config, tmp_path, "run", mechanism_of(config, (2,)), TASK, existing=False)
+    with gate.ledger:
+        gate.release(np.arange(3), torch.zeros(3, 2), torch.zeros(3).long(), split="train", seq=0)
+        summary = privacy_summary(gate)
+    assert summary["mechanism"] == "none"
+    for key in ("epsilon", "epsilon_total", "vector_epsilon", "epsilon_with_label", "epsilon_budget", "clip", "sigma"):
+        assert summary[key] is None
+    assert (summary["attribute_bound"], summary["releases_max"]) == (1.0, 1)

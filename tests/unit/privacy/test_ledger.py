@@ -1,0 +1,269 @@
+"""The ledger: durable, exact, and closed whenever something is wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smartedge.errors import PrivacyError
+from smartedge.privacy import ledger as module
+from smartedge.privacy.accountant import composed_epsilon
+from smartedge.privacy.ledger import Budget, Ledger, read_balance
+from smartedge.types import ReleaseEvent
+
+HALF = ReleaseEvent("randomised-response", 0.5, codewords=8)
+GAUSS = ReleaseEvent("gaussian", 1.0, 1e-5, noise_multiplier=5.0)
+NOTHING = ReleaseEvent("none", math.inf)
+POLICY = {"mechanism": "test"}
+IDS = np.arange(4)
+
+
+def opened(path: Path, *, run="run", policy=POLICY, epsilon=math.inf, existing=False) -> Ledger:
+    return Ledger(path, run, policy=policy, budget=Budget(epsilon, 1e-5), existing=existing)
+
+
+def nonce(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def test_every_image_of_every_release_is_a_row(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with opened(path) as ledger:
+        assert ledger.debit("train", IDS, GAUSS, seq=0, nonce=nonce(0), label_event=NOTHING)
+        assert ledger.debit("train", np.array([3, 4]), GAUSS, seq=1, nonce=nonce(1), label_event=NOTHING)
+        assert ledger.debit("val", IDS, GAUSS, seq=2, nonce=nonce(2), label_event=NOTHING)
+        assert ledger.releases("train") == 2
+        assert ledger.releases("test") == 0
+        mine = ledger.balance()
+    assert mine == read_balance(path)
+    by_group = {(group.split, group.releases): (group.images, group.example) for group in mine.groups}
+    assert by_group == {("train", 1): (4, 0), ("train", 2): (1, 3), ("val", 1): (4, 0)}
+    worst = mine.worst()
+    assert (worst.split, worst.example, worst.releases) == ("train", 3, 2)
+    assert worst.epsilon == composed_epsilon({GAUSS: 2}, 1e-5)
+    assert worst.label_epsilon == math.inf
+    assert mine.quantile(0.8, "train") == composed_epsilon({GAUSS: 1}, 1e-5)
+    assert mine.quantile(0.81, "train") == mine.quantile(1.0, "train") == worst.epsilon
+    rows = sqlite3.connect(path).execute("SELECT count(*), count(DISTINCT frame) FROM releases").fetchall()
+    assert rows == [(10, 3)]
+
+
+def test_an_image_twice_in_a_batch_is_two_releases(tmp_path):
+    with opened(tmp_path / "l", epsilon=1.0) as ledger:
+        ledger.debit("infer", np.array([7, 7]), HALF, seq=0, nonce=nonce(0))
+        assert ledger.releases("infer") == 2
+        with pytest.raises(PrivacyError, match="image 7"):
+            ledger.debit("infer", np.array([7]), HALF, seq=1, nonce=nonce(1))
+        with pytest.raises(PrivacyError, match="image 8"):
+            ledger.debit("infer", np.array([8, 8, 8]), HALF, seq=2, nonce=nonce(2))
+
+
+def test_the_same_release_again_is_not_debited_and_another_under_the_same_number_is(tmp_path):
+    with opened(tmp_path / "l") as ledger:
+        assert ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        assert not ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        assert ledger.releases("train") == 1
+        assert ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(1))
+        assert ledger.releases("train") == 2
+    with opened(tmp_path / "l", existing=True) as ledger:
+        assert not ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(1)), "after a restart too"
+
+
+def test_a_batch_is_refused_as_a_whole_where_one_image_would_exceed_its_budget(tmp_path):
+    path = tmp_path / "l"
+    with opened(path, epsilon=1.0) as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        ledger.debit("train", np.array([2]), HALF, seq=1, nonce=nonce(1))
+        with pytest.raises(
+            PrivacyError, match=r"image 2 of split 'train' has spent ε = 0\.9997 in 2 .* 1\.499, .* budget is 1 "
+        ):
+            ledger.debit("train", IDS, HALF, seq=2, nonce=nonce(2), label_event=HALF)
+        assert sum(group.images * group.releases for group in ledger.balance().groups) == 5, "nothing was recorded"
+        assert all(group.label_epsilon == 0 for group in ledger.balance().groups)
+        assert ledger.debit("train", np.array([0, 1, 3]), HALF, seq=2, nonce=nonce(2))
+        assert ledger.debit("val", np.array([2]), HALF, seq=3, nonce=nonce(3)), "another split's image 2"
+        assert not ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0)), "a repeat costs nothing"
+
+
+def test_the_budget_of_k_gaussian_releases_allows_k(tmp_path):
+    from smartedge.privacy.mechanisms import make_mechanism
+
+    mechanism = make_mechanism("gaussian", feature_shape=(3,), bottleneck=True, epsilon=2.0, releases=7)
+    with opened(tmp_path / "l", epsilon=2.0) as ledger:
+        for seq in range(7):
+            ledger.debit("train", IDS, mechanism.event, seq=seq, nonce=nonce(seq))
+        assert ledger.balance().worst().epsilon == pytest.approx(2.0, rel=1e-6)
+        with pytest.raises(PrivacyError, match="in 7 releases"):
+            ledger.debit("train", IDS, mechanism.event, seq=7, nonce=nonce(7))
+
+
+def test_unprotected_releases_count_and_need_an_exemption_from_a_budget(tmp_path):
+    with opened(tmp_path / "a") as ledger:
+        ledger.debit("train", IDS, NOTHING, seq=0, nonce=nonce(0))
+        assert ledger.balance().worst().epsilon == math.inf
+    with opened(tmp_path / "b", epsilon=1.0) as ledger:
+        with pytest.raises(PrivacyError, match="image 0"):
+            ledger.debit("val", IDS, NOTHING, seq=0, nonce=nonce(0))
+        ledger.debit("val", IDS, NOTHING, seq=0, nonce=nonce(0), exempt=True)
+        assert ledger.releases("val") == 1
+
+
+def test_an_event_that_cannot_be_accounted_for_is_refused_before_anything_changes(tmp_path):
+    with opened(tmp_path / "l") as ledger:
+        with pytest.raises(PrivacyError, match="'exponential'"):
+            ledger.debit("train", IDS, ReleaseEvent("exponential", 1.0), seq=0, nonce=nonce(0))
+        assert ledger.balance().groups == ()
+        assert ledger._db.execute("SELECT count(*) FROM events").fetchone() == (0,)
+
+
+def test_a_labels_release_is_recorded_once(tmp_path):
+    label = ReleaseEvent("randomised-response", 0.75, codewords=2)
+    with opened(tmp_path / "l") as ledger:
+        for seq in range(3):
+            ledger.debit("train", IDS, HALF, seq=seq, nonce=nonce(seq), label_event=label)
+        assert [group.label_epsilon for group in ledger.balance().groups] == [0.75]
+
+
+def test_another_runs_or_another_policys_ledger_is_refused(tmp_path):
+    path = tmp_path / "l"
+    opened(path, run="first").close()
+    with opened(path, run="second") as ledger:  # nothing was released for the first
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+    with pytest.raises(PrivacyError, match="another run"):
+        opened(path, run="first", existing=True)
+    with pytest.raises(PrivacyError, match="other settings"):
+        opened(path, run="second", policy={"mechanism": "weaker"}, existing=True)
+    with opened(path, run=None, existing=True) as ledger:
+        assert ledger.balance().run == "second"
+
+
+def test_a_missing_ledger_is_not_replaced_by_an_empty_one(tmp_path):
+    with pytest.raises(PrivacyError, match="is gone"):
+        opened(tmp_path / "l", existing=True)
+    assert not (tmp_path / "l").exists()
+    with pytest.raises(PrivacyError, match="no ledger"):
+        read_balance(tmp_path / "l")
+    (tmp_path / "l").touch()  # truncated
+    with pytest.raises(PrivacyError, match="cannot be read or written"):
+        opened(tmp_path / "l", existing=True)
+
+
+@pytest.mark.parametrize("where", ["header", "middle"])
+def test_a_damaged_ledger_is_refused(tmp_path, where):
+    path = tmp_path / "l"
+    with opened(path) as ledger:
+        for seq in range(40):
+            ledger.debit("train", np.arange(64), HALF, seq=seq, nonce=nonce(seq))
+    content = bytearray(path.read_bytes())
+    start = 0 if where == "header" else len(content) // 2
+    content[start : start + 4096] = os.urandom(4096)
+    path.write_bytes(content)
+    with pytest.raises(PrivacyError, match="nothing is released"):
+        opened(path, existing=True)
+
+
+def test_a_file_that_is_no_ledger_or_of_a_later_version_is_refused(tmp_path):
+    path = tmp_path / "l"
+    with opened(path) as ledger:
+        ledger._db.execute("UPDATE facts SET value = '99' WHERE name = 'schema'")
+    for existing in (False, True):
+        with pytest.raises(PrivacyError, match="version 99"):
+            opened(path, existing=existing)
+    with pytest.raises(PrivacyError, match="nothing is released"):
+        opened(tmp_path)  # a folder
+
+
+def test_a_ledger_that_cannot_be_written_stops_the_release(tmp_path):
+    with opened(tmp_path / "l") as ledger:
+        ledger._db.execute("PRAGMA query_only=ON")
+        with pytest.raises(PrivacyError, match="cannot be read or written"):
+            ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        ledger._db.execute("PRAGMA query_only=OFF")
+        assert ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+
+
+def test_a_debit_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
+    with opened(tmp_path / "l") as ledger:
+        number = ledger._number
+
+        def fail_at_labels(event: ReleaseEvent) -> int:
+            if event == NOTHING:
+                raise sqlite3.OperationalError("disk full")
+            return number(event)
+
+        monkeypatch.setattr(ledger, "_number", fail_at_labels)
+        with pytest.raises(PrivacyError, match="disk full"):
+            ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0), label_event=NOTHING)
+        assert ledger.releases("train") == 0
+        monkeypatch.undo()
+        assert ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0), label_event=NOTHING)
+
+
+def test_it_waits_for_the_disk(tmp_path):
+    """SQLite's own numbers: synchronous 2 is FULL."""
+    with opened(tmp_path / "l") as ledger:
+        assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_it_can_be_read_while_a_run_writes(tmp_path):
+    path = tmp_path / "l"
+    with opened(path) as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        ledger._db.execute("BEGIN IMMEDIATE")
+        assert read_balance(path).worst().releases == 1
+        ledger._db.execute("COMMIT")
+
+
+WRITER = """
+import math, sys
+from pathlib import Path
+import numpy as np
+from smartedge.privacy.ledger import Budget, Ledger
+from smartedge.types import ReleaseEvent
+event = ReleaseEvent("randomised-response", 0.5, codewords=8)
+ledger = Ledger(Path(sys.argv[1]), "run", policy={}, budget=Budget(math.inf, 1e-5), existing=False)
+for seq in range(10**6):
+    ledger.debit("train", np.arange(50), event, seq=seq, nonce=seq.to_bytes(16, "big"))
+    print(seq, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_every_debit_it_reported_and_no_half_one(tmp_path):
+    path = tmp_path / "l"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    reported = -1
+    for line in writer.stdout:
+        reported = int(line)
+        if reported == 30:
+            os.kill(writer.pid, signal.SIGKILL)
+            break
+    reported = max([reported, *(int(line) for line in writer.stdout.read().split())])
+    writer.stdout.close()
+    assert writer.wait(timeout=30) == -signal.SIGKILL
+    with Ledger(path, "run", policy={}, budget=Budget(math.inf, 1e-5), existing=True) as ledger:
+        frames = ledger._db.execute("SELECT max(seq), count(*) FROM frames").fetchone()
+        assert reported <= frames[0] <= reported + 1, "the one at work when it was killed is there, or is not"
+        assert frames[1] == frames[0] + 1
+        (group,) = ledger.balance().groups
+        assert (group.images, group.releases) == (50, frames[1]), "no image has more rows than another"
+        assert not ledger.debit("train", np.arange(50), HALF, seq=3, nonce=nonce(3))
+
+
+def test_many_images_with_one_history_are_accounted_for_once(tmp_path, monkeypatch):
+    asked = []
+    real = composed_epsilon
+    monkeypatch.setattr(module, "composed_epsilon", lambda history, delta: asked.append(1) or real(history, delta))
+    with opened(tmp_path / "l") as ledger:
+        ledger.debit("train", np.arange(1000), HALF, seq=0, nonce=nonce(0))
+        asked.clear()
+        assert len(ledger.balance().groups) == 1
+    assert len(asked) == 1

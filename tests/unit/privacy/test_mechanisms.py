@@ -1,0 +1,315 @@
+"""Each mechanism's own facts: its clip, its law, its probabilities. What all have in common: tests/contract."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from smartedge.errors import ConfigError
+from smartedge.privacy.mechanisms import (
+    Gaussian,
+    Laplace,
+    RandomisedResponse,
+    SubsetSelection,
+    Unprotected,
+    UnprotectedCodeword,
+    _grid,
+    make_mechanism,
+    response_weights,
+)
+from smartedge.privacy.noise import Noise
+
+SHAPE = (2, 3, 2)
+NOISE = Noise(bytes(range(32)))
+# Kolmogorov-Smirnov: with n draws of the law, the largest gap exceeds √(ln(2/a)/2n) with probability ≤ a (Massart).
+FALSE_ALARM = 1e-7
+
+
+def gap_bound(draws: int, grid_mass: float = 0.0) -> float:
+    return math.sqrt(math.log(2 / FALSE_ALARM) / (2 * draws)) + grid_mass
+
+
+def test_clipping_is_per_image_over_all_its_numbers():
+    """A 4-D map, one image far beyond the bound: its norm becomes C, its direction stays, the others are untouched."""
+    features_BCHW = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0))
+    features_BCHW[1] *= 1000
+    features_BCHW[2] = 0
+    features_BCHW[0] *= 0.1
+    for mechanism, order in ((Gaussian(SHAPE, 3.0, 1.0, 1e-5), 2), (Laplace(SHAPE, 3.0, 1.0), 1)):
+        bounded_BCHW = mechanism.bound(features_BCHW)
+        assert bounded_BCHW.shape == features_BCHW.shape
+        norms = [float(image.flatten().norm(p=order)) for image in bounded_BCHW]
+        assert norms[1] == pytest.approx(3.0, rel=1e-5)
+        assert max(norms) <= 3.0
+        torch.testing.assert_close(
+            bounded_BCHW[1] / norms[1],
+            features_BCHW[1] / features_BCHW[1].flatten().norm(p=order),
+            atol=1e-6,
+            rtol=1e-5,
+        )
+        assert torch.equal(bounded_BCHW[0], features_BCHW[0])
+        assert torch.equal(bounded_BCHW[2], features_BCHW[2])
+    bounded_BCHW = Laplace(SHAPE, 0.5, 1.0, "element").bound(features_BCHW)
+    torch.testing.assert_close(bounded_BCHW, features_BCHW.clamp(-0.5, 0.5), atol=1e-6, rtol=0)
+
+
+def test_the_gradient_goes_through_clip_and_simulated_noise():
+    features = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    mechanism = Gaussian((2,), 1.0, 0.5, 1e-5)
+    mechanism.simulate(mechanism.bound(features), torch.Generator().manual_seed(0))[0, 0].backward()
+    # d/dx of x₁/‖x‖ is (1 − x₁²/‖x‖²)/‖x‖ and −x₁x₂/‖x‖³.
+    torch.testing.assert_close(features.grad, torch.tensor([[(1 - 9 / 25) / 5, -12 / 125]]), atol=1e-5, rtol=0)
+
+
+def test_noise_is_scaled_to_twice_the_clip():
+    """Replace-one: two clipped maps are up to 2C apart. σ is a standard deviation."""
+    gaussian = make_mechanism("gaussian", feature_shape=SHAPE, clip=3.0, epsilon=1.0, delta=1e-5)
+    assert gaussian.sigma == pytest.approx(3.730632 * 6, rel=1e-6)
+    laplace = make_mechanism("laplace", feature_shape=SHAPE, clip=3.0, epsilon=2.0)
+    assert laplace.scale == pytest.approx(6 / 2)
+    assert laplace.sigma == pytest.approx(math.sqrt(2) * 3)
+    element = make_mechanism("laplace", feature_shape=SHAPE, granularity="element", clip=0.5, epsilon=2.0)
+    assert element.scale == pytest.approx(1 / 2)
+
+
+def test_element_granularity_states_the_whole_map_too():
+    element = make_mechanism("laplace", feature_shape=SHAPE, granularity="element", bottleneck=True, epsilon=2.0)
+    assert element.clip == 1.0
+    assert (element.epsilon, element.vector_epsilon) == (2.0, 2.0 * 12)
+    assert element.event.granularity == "element"
+    assert element.attribute_bound == pytest.approx(1 / (1 + math.exp(-24)))
+    vector = make_mechanism("laplace", feature_shape=SHAPE, bottleneck=True, epsilon=2.0)
+    assert (vector.epsilon, vector.vector_epsilon, vector.clip) == (2.0, 2.0, 12.0)
+
+
+def test_a_noise_given_by_sigma_reports_its_epsilon():
+    gaussian = make_mechanism("gaussian", feature_shape=SHAPE, bottleneck=True, sigma=5.0)
+    assert gaussian.sigma == 5.0
+    assert gaussian.clip == pytest.approx(math.sqrt(12))
+    same = make_mechanism("gaussian", feature_shape=SHAPE, bottleneck=True, epsilon=gaussian.epsilon)
+    assert same.sigma == pytest.approx(5.0, rel=1e-6)
+    laplace = make_mechanism("laplace", feature_shape=SHAPE, clip=1.0, sigma=2.0)
+    assert laplace.sigma == pytest.approx(2.0)
+    assert laplace.epsilon == pytest.approx(2 / (2 / math.sqrt(2)))
+
+
+@pytest.mark.parametrize("law", ["gaussian", "laplace"])
+def test_the_integer_law_is_the_law_rounded_to_the_grid(law):
+    """Every cell's mass against scipy's distribution; relative where float64 has digits, 2⁻⁶³ in the far tails."""
+    scale = 0.7
+    grid = _grid(law, scale)
+    assert math.log2(grid.step).is_integer()
+    assert scale / 256 < grid.step <= scale / 128
+    half = len(grid.thresholds) // 2
+    ends = [0, *map(int, grid.thresholds), 2**64]
+    assert ends == sorted(ends)
+    masses = np.array([float(high - low) for low, high in itertools.pairwise(ends)]) / 2.0**64
+    np.testing.assert_array_equal(masses, masses[::-1])
+    steps = np.arange(-half, half + 1)
+    ideal = stats.norm(scale=scale) if law == "gaussian" else stats.laplace(scale=scale)
+    positive = np.maximum(steps, -steps) * grid.step
+    expected = ideal.sf(positive - grid.step / 2) - ideal.sf(positive + grid.step / 2)
+    inner = np.abs(steps) < half
+    np.testing.assert_allclose(masses[inner], expected[inner], rtol=1e-11, atol=2.0**-63)
+    assert masses[0] < 2.0**-60, "the last cell takes the tail"
+
+
+def test_each_word_stands_for_its_number_of_steps():
+    grid = _grid("gaussian", 1.0)
+    half = len(grid.thresholds) // 2
+    edges = np.array([0, 2**64 - 1, 2**63, 2**63 - 1], dtype=np.uint64)
+    np.testing.assert_array_equal(grid.draw(edges), [-half, half, 0, 0])
+    ends = grid.thresholds[[500]]
+    np.testing.assert_array_equal(grid.draw(np.concatenate([ends - np.uint64(1), ends])), [500 - half, 501 - half])
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "law"),
+    [
+        (Gaussian((4,), 2.0, 0.7, 1e-5), stats.norm(scale=0.7)),
+        (Laplace((4,), 2.0, 0.7), stats.laplace(scale=0.7)),
+        (Laplace((4,), 2.0, 0.7, "element"), stats.laplace(scale=0.7)),
+    ],
+)
+def test_released_noise_follows_its_law(mechanism, law):
+    draws, centre = 100_000, torch.tensor([0.5, -0.25, 0.0, 0.125])
+    bounded_BF = mechanism.bound(centre.repeat(draws // 4, 1))
+    released_BF = mechanism.randomise(bounded_BF, NOISE.words(b"law", draws))
+    assert released_BF.dtype == torch.float32
+    noise = (released_BF - bounded_BF).double().flatten().numpy()
+    cell = float(law.pdf(0)) * mechanism.grid.step  # a rounded law differs from its own by up to half a cell's mass
+    assert stats.kstest(noise, law.cdf).statistic < gap_bound(draws, cell)
+    assert stats.kstest(noise, stats.norm(scale=0.7**2).cdf).statistic > 2 * gap_bound(draws, cell), "not a variance"
+    simulated = (mechanism.simulate(bounded_BF, torch.Generator().manual_seed(3)) - bounded_BF).flatten().numpy()
+    assert stats.kstest(simulated, law.cdf).statistic < gap_bound(draws, 1e-6)
+
+
+def test_numbers_of_one_image_get_independent_noise():
+    """Correlation of two numbers over n images: |r| < 5.5/√n; false alarm < 6 · 4e-8."""
+    images = 20_000
+    mechanism = Gaussian((4,), 2.0, 1.0, 1e-5)
+    released = mechanism.randomise(torch.zeros(images, 4), NOISE.words(b"pairs", 4 * images))
+    r = np.corrcoef(released.numpy().T) - np.eye(4)
+    assert np.abs(r).max() < 5.5 / math.sqrt(images)
+
+
+def test_a_release_lies_on_the_grid_and_rests_on_no_one_elses_clip():
+    """The same words for two inputs: the difference is a whole number of steps, and within the sensitivity."""
+    mechanism = Gaussian((5,), 1.0, 0.3, 1e-5)
+    far = torch.full((1, 5), 1e6)
+    words = NOISE.words(b"grid", 5)
+    one, other = mechanism.randomise(far, words).double(), mechanism.randomise(-far, words).double()
+    steps = (one - other) / mechanism.grid.step
+    assert torch.equal(steps, steps.round())
+    assert float((one - other).norm()) <= mechanism.sensitivity
+    assert float((one - other).norm()) > 0.98 * mechanism.sensitivity
+
+
+# -- discrete
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 1.0, 4.0, 30.0, 100.0])
+@pytest.mark.parametrize(("likely", "unlikely"), [(1, 1), (1, 7), (7, 21), (1, 255), (35, 35)])
+def test_words_of_outcomes_keep_epsilon_exactly(epsilon, likely, unlikely):
+    often, rare, rest = response_weights(epsilon, likely=likely, unlikely=unlikely)
+    assert likely * often + unlikely * rare + rest == 2**64
+    assert min(often, rare, rest + 1) >= 1
+    # a/b ≤ e^ε in exact arithmetic: e^ε lies above its Taylor sum.
+    from fractions import Fraction
+
+    power, term = Fraction(0), Fraction(1)
+    for k in range(1, 400):
+        power += term
+        term = term * Fraction(epsilon) / k
+    assert Fraction(often, rare) <= power
+    assert Fraction(often + rest, rare + rest) <= power
+    ideal = math.exp(min(epsilon, 40)) / (likely * math.exp(min(epsilon, 40)) + unlikely)
+    assert often / 2**64 == pytest.approx(ideal, rel=1e-12)
+
+
+def test_one_of_eight_codewords_survives_89_times_in_100():
+    """Of issue 4: ε = 4."""
+    channel_KO = RandomisedResponse(8, 4.0).channel()
+    assert float(channel_KO[3, 3]) == pytest.approx(0.886, abs=1e-3)
+    assert float(channel_KO[3, 4]) == pytest.approx((1 - 0.8864) / 7, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("codewords", "epsilon", "subset"), [(8, 1.0, 2), (8, 0.1, 4), (8, 4.0, 1), (64, 3.0, 3), (2, 1.0, 1), (10, 0.5, 4)]
+)
+def test_subset_selection_has_the_size_and_the_probabilities_of_the_paper(codewords, epsilon, subset):
+    if math.comb(codewords, subset) > 4096:
+        with pytest.raises(ConfigError, match="outcomes"):
+            SubsetSelection(codewords, epsilon)
+        return
+    mechanism = SubsetSelection(codewords, epsilon)
+    assert mechanism.subset == subset
+    channel_KO, outcomes_OK = mechanism.channel(), mechanism.outcomes()
+    assert outcomes_OK.sum(dim=1).unique().tolist() == [subset]
+    assert len(outcomes_OK.unique(dim=0)) == len(outcomes_OK) == math.comb(codewords, subset)
+    holds = subset * math.exp(epsilon) / (subset * math.exp(epsilon) + codewords - subset)
+    for codeword in (0, codewords - 1):
+        held = outcomes_OK[:, codeword] == 1
+        assert float(channel_KO[codeword, held].sum()) == pytest.approx(holds, rel=1e-5)
+    if subset == 1:
+        torch.testing.assert_close(
+            channel_KO, RandomisedResponse(codewords, epsilon).channel()[:, outcomes_OK.argmax(1)]
+        )
+
+
+@pytest.mark.parametrize("mechanism", [RandomisedResponse(6, 1.5), SubsetSelection(6, 0.8)])
+def test_outcomes_come_as_often_as_the_channel_says(mechanism):
+    """Per outcome, Hoeffding: |share − p| ≥ t with probability ≤ 2·exp(−2nt²); summed over ≤ 90 outcomes below 1e-6."""
+    draws = 60_000
+    bound = math.sqrt(math.log(2 * 90 / 1e-6) / (2 * draws))
+    channel_KO, outcomes_OK = mechanism.channel(), mechanism.outcomes()
+    for codeword in (0, 5):
+        one_hot = torch.eye(6)[codeword].repeat(draws, 1)
+        for released in (
+            mechanism.randomise(one_hot, NOISE.words(f"{codeword}".encode(), draws)),
+            mechanism.simulate(one_hot, torch.Generator().manual_seed(codeword)),
+        ):
+            shares_O = (
+                released @ outcomes_OK.T == mechanism.event.subset if mechanism.event.subset else released
+            ).float()
+            assert float((shares_O.mean(dim=0) - channel_KO[codeword]).abs().max()) < bound
+
+
+def test_the_word_decides_the_outcome_at_the_exact_threshold():
+    mechanism = RandomisedResponse(4, 1.0)
+    weights = mechanism._weights_KO
+    assert [sum(row) for row in weights.tolist()] == [2**64] * 4
+    last_of_first = int(weights[2, 0]) - 1
+    words = np.array([0, last_of_first, last_of_first + 1, 2**64 - 1], dtype=np.uint64)
+    released = mechanism.randomise(torch.eye(4)[[2, 2, 2, 2]], words)
+    assert released.argmax(dim=1).tolist() == [0, 0, 1, 3]
+
+
+def test_bound_of_a_codeword_is_the_most_probable_one():
+    shares = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.2, 0.2]], requires_grad=True)
+    for mechanism in (RandomisedResponse(3, 1.0), UnprotectedCodeword(3)):
+        assert mechanism.bound(shares).tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+# -- what it means for an attribute
+
+
+def best_balanced_accuracy(one: np.ndarray, other: np.ndarray) -> float:
+    """Of the best test of one law against another, both given by their probabilities."""
+    return float(0.5 + np.abs(one - other).sum() / 4)
+
+
+def test_no_test_beats_the_bounds_and_the_tight_one_is_reached():
+    response = RandomisedResponse(5, 2.0)
+    one, other = response.channel().double().numpy()[:2]
+    assert best_balanced_accuracy(one, other) == pytest.approx(response.tight_attribute_bound, rel=1e-6)
+    assert response.tight_attribute_bound < response.attribute_bound == pytest.approx(math.exp(2) / (1 + math.exp(2)))
+    subset = SubsetSelection(6, 0.8)
+    one, other = subset.channel().double().numpy()[:2]
+    assert best_balanced_accuracy(one, other) == pytest.approx(subset.tight_attribute_bound, rel=1e-6)
+    gaussian = make_mechanism("gaussian", feature_shape=(1,), bottleneck=True, epsilon=4.0)
+    assert gaussian.tight_attribute_bound == pytest.approx(stats.norm.cdf(1 / gaussian.sigma))
+    assert gaussian.attribute_bound == pytest.approx((math.exp(4) + 1e-5) / (1 + math.exp(4)))
+    x, step = np.linspace(-30, 30, 600_001, retstep=True)
+    laplace = make_mechanism("laplace", feature_shape=(1,), bottleneck=True, epsilon=3.0)
+    one, other = (stats.laplace.pdf(x, centre, laplace.scale) * step for centre in (-1, 1))
+    assert best_balanced_accuracy(one, other) == pytest.approx(laplace.tight_attribute_bound, rel=1e-4)
+    assert Unprotected((3,)).tight_attribute_bound == Unprotected((3,)).attribute_bound == 1.0
+
+
+# -- from settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "gaussian", "epsilon": 1.0}, "dp.clip"),
+        ({"name": "gaussian", "bottleneck": True}, "exactly one"),
+        ({"name": "laplace", "bottleneck": True, "epsilon": 1.0, "sigma": 1.0}, "exactly one"),
+        ({"name": "randomised-response", "epsilon": 1.0}, "model.codebook"),
+        ({"name": "subset-selection", "codebook": 64, "epsilon": 0.5}, "randomised-response"),
+        ({"name": "exponential"}, "not known"),
+    ],
+)
+def test_settings_that_make_no_mechanism(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make_mechanism(**settings, feature_shape=(4,))
+
+
+def test_the_budget_is_for_all_releases():
+    for name in ("gaussian", "laplace"):
+        once, five = (
+            make_mechanism(name, feature_shape=(4,), bottleneck=True, epsilon=2.0, releases=releases)
+            for releases in (1, 5)
+        )
+        assert five.sigma > 2 * once.sigma
+    once, five = (
+        make_mechanism("randomised-response", feature_shape=(4,), codebook=4, epsilon=2.0, releases=r) for r in (1, 5)
+    )
+    assert once.epsilon == 2.0
+    assert 0.4 <= five.epsilon < 1.0

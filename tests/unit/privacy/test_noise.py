@@ -1,0 +1,71 @@
+"""The source of noise: secret, private, repeatable."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import numpy as np
+import pytest
+import torch
+
+from smartedge.errors import PrivacyError
+from smartedge.privacy.noise import Noise
+
+
+def test_the_key_is_made_once_and_read_by_its_owner_alone(tmp_path):
+    path = tmp_path / "edge" / "noise.key"
+    first = Noise.open(path, existing=False)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.stat().st_size == 32
+    second = Noise.open(path, existing=True)
+    np.testing.assert_array_equal(first.words(b"n", 9), second.words(b"n", 9))
+    other = Noise.open(tmp_path / "other.key", existing=False)
+    assert not np.array_equal(first.words(b"n", 9), other.words(b"n", 9))
+
+
+def test_a_key_that_is_missing_short_or_open_to_others_is_refused(tmp_path):
+    path = tmp_path / "noise.key"
+    with pytest.raises(PrivacyError, match="cannot be read"):
+        Noise.open(path, existing=True)
+    path.touch(mode=0o600)
+    with pytest.raises(PrivacyError, match="0 bytes"):
+        Noise.open(path, existing=False)
+    path.write_bytes(os.urandom(32))
+    path.chmod(0o644)
+    with pytest.raises(PrivacyError, match="chmod 600"):
+        Noise.open(path, existing=True)
+
+
+def test_words_are_those_of_shake_256_and_a_longer_stream_begins_like_a_shorter_one():
+    import hashlib
+
+    noise = Noise(bytes(range(32)))
+    words = noise.words(b"nonce", 5)
+    assert words.dtype == np.uint64
+    assert words[0] == int.from_bytes(hashlib.shake_256(bytes(range(32)) + b"wordsnonce").digest(8), "little")
+    np.testing.assert_array_equal(noise.words(b"nonce", 3), words[:3])
+    assert not np.array_equal(noise.words(b"nonc3", 5), words)
+
+
+def test_bits_are_balanced():
+    """Each of 64 bits over 100 000 words: |mean − ½| < 5.5 standard deviations, ½/√n; false alarm < 64 · 4e-8."""
+    words = Noise(bytes(32)).words(b"", 100_000)
+    bits = np.unpackbits(words.view(np.uint8)).reshape(100_000, 64)
+    assert np.abs(bits.mean(axis=0) - 0.5).max() < 5.5 * 0.5 / np.sqrt(100_000)
+
+
+def test_a_nonce_stands_for_everything_that_goes_into_it():
+    noise = Noise(bytes(32))
+    ids, features = np.arange(3), torch.randn(3, 2)
+    nonces = [
+        noise.nonce("features", "train", 0, ids=ids, content=features),
+        noise.nonce("features", "train", 1, ids=ids, content=features),
+        noise.nonce("features", "val", 0, ids=ids, content=features),
+        noise.nonce("features", "train", 0, ids=ids[::-1], content=features),
+        noise.nonce("features", "train", 0, ids=ids, content=features.reshape(2, 3)),
+        noise.nonce("features", "train", 0, ids=ids, content=torch.nextafter(features, features + 1)),
+        Noise(b"k" * 32).nonce("features", "train", 0, ids=ids, content=features),
+    ]
+    assert len(set(nonces)) == len(nonces)
+    assert noise.nonce("features", "train", 0, ids=ids.copy(), content=features.clone()) == nonces[0]

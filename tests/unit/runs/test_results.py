@@ -1,0 +1,57 @@
+"""What the results say about privacy: against slow references."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from smartedge import metrics
+from smartedge.runs.results import _against_true_labels, _response_baseline
+
+
+def test_the_baseline_is_randomised_response_on_the_exits_answers():
+    """By the whole table: truth → the exit's answer → the answer sent; recall by class, then their mean."""
+    rng = np.random.default_rng(0)
+    truth, scores = rng.integers(0, 4, 300), rng.random((300, 4))
+    scores[np.arange(300), truth] += 0.4
+    answers = scores.argmax(axis=1)
+    epsilon = 1.3
+    total = math.exp(epsilon) + 3
+    recalls = []
+    for c in range(4):
+        share = [np.mean(answers[truth == c] == a) for a in range(4)]
+        recalls.append(sum(share[a] * (math.exp(epsilon) if a == c else 1) / total for a in range(4)))
+    at_exit = metrics.evaluate(truth, scores / scores.sum(axis=1, keepdims=True), "single")
+    found = _response_baseline({"vector_epsilon": epsilon}, at_exit, {"kind": "single", "names": list("abcd")})
+    assert found == pytest.approx(np.mean(recalls))
+
+
+def test_the_baseline_of_several_columns_shares_the_budget():
+    at_exit = {"balanced_accuracy": 0.9}
+    kept = math.exp(2) / (1 + math.exp(2))
+    found = _response_baseline({"vector_epsilon": 6.0}, at_exit, {"kind": "multi", "names": list("abc")})
+    assert found == pytest.approx(0.9 * kept + 0.1 * (1 - kept))
+    assert _response_baseline({"vector_epsilon": None}, at_exit, {"kind": "multi", "names": ["a"]}) is None
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_the_backs_figures_are_taken_against_the_labels_of_the_edge(tmp_path, kind):
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(2, (50,) if kind == "single" else (50, 3), generator=generator)
+    noisy = torch.where(torch.rand(truth.shape, generator=generator) < 0.4, 1 - truth, truth)
+    if kind == "single":
+        scores = torch.nn.functional.one_hot(truth, 2).float() * 0.8 + 0.1
+    else:
+        scores, truth, noisy = truth.float() * 0.8 + 0.1, truth.float(), noisy.float()
+    shuffled = torch.randperm(50, generator=generator)
+    for side, labels, order in (("edge", truth, torch.arange(50)), ("cloud", noisy, shuffled)):
+        (tmp_path / side).mkdir()
+        tensors = {"ids": order + 100, "labels": labels[order].contiguous(), "scores": scores[order].contiguous()}
+        save_file(tensors, tmp_path / side / "predictions.safetensors")
+    found = _against_true_labels(tmp_path, kind)
+    assert found["accuracy"] == found["balanced_accuracy"] == found["auroc"] == 1.0
+    assert found["loss"] == pytest.approx(-math.log(0.9), rel=1e-5)
