@@ -1,57 +1,117 @@
 """Codecs: features to bytes and back.
 
 A codec turns the features of one batch into a ``payload`` and a small ``side`` (ranges and the like), and back.
-All numbers in both are little-endian. Which codecs exist is the table below and nothing else.
+All numbers in both are little-endian. Which codecs exist is the table below and nothing else. How they compare on
+real features, and why these: docs/decisions/0009-codecs.md.
 
-=========  ========  ========  =============================================================  ====================
-name       takes     lossless  what is sent                                                   error
-=========  ========  ========  =============================================================  ====================
-float32    float32   yes       the numbers as they are                                        none
-float16    float32   no        IEEE half precision; beyond ±65504 is a ``CodecError``         ≤ 2⁻¹¹ of the value
-uint8      float32   no        256 levels between each channel's minimum and maximum, zstd    ≤ half a step
-image      uint8     yes       differences of neighbouring pixels, zstd                       none
-jpeg       uint8     no        one JPEG of quality 90 per image                               as JPEG's
-=========  ========  ========  =============================================================  ====================
+=============  ======================  ========================================================  ====================
+name           takes                   what is sent                                              error
+=============  ======================  ========================================================  ====================
+float32        float32                 the numbers as they are                                   none
+float16        float32                 IEEE half precision; beyond ±65504 is a ``CodecError``    ≤ 2⁻¹¹ of the value
+uint8          float32                 256 levels between each channel's minimum and maximum     ≤ half a step
+uint4, uint2,  float32                 16, 4, 2 levels over the range of each channel that has   ≤ half a step within
+uint1                                  the least squared error                                   the range
+topk-P%        float32                 the P % of largest magnitude of each image, 16 levels     1 - energy kept
+tile-webp-Q,   float32 (C, H, W)       one grey picture of all channels of the frame             by decoding
+tile-avif-Q
+code           float32 0/1 (..., K)    one codeword: ceil(log2 K) bits; a subset: K bits         none
+image          uint8                   differences of neighbouring pixels                        none
+jpeg-Q, jpeg,  uint8 (3, H, W)         one file per image; ``jpeg`` is jpeg-90                   by decoding
+webp-Q, avif-Q
+=============  ======================  ========================================================  ====================
+
+Q is the quality on the image codec's own scale, 1 to 100; P is above 0 and at most 50. uint8 to uint1, topk and image
+are compressed by zstd. AVIF needs a Pillow built with it (11.3 or newer, from a wheel).
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 
 from smartedge.codec.base import Codec, reconstruction_error
-from smartedge.codec.image import JpegCodec, PixelCodec
+from smartedge.codec.codewords import CodewordCodec
+from smartedge.codec.image import PictureCodec, PixelCodec
 from smartedge.codec.pack import pack, unpack
-from smartedge.codec.quantise import AffineUint8Codec, Float16Codec, Float32Codec
+from smartedge.codec.pictures import PictureFormat
+from smartedge.codec.quantise import AffineCodec, Float16Codec, Float32Codec, saturated_share
+from smartedge.codec.sparse import TopKCodec
+from smartedge.codec.tiles import TileCodec
 from smartedge.errors import CodecError
 from smartedge.types import FeatureBatch, Frame, StreamHeader, feature_dtype
 
-__all__ = ["Codec", "codec_names", "get_codec", "pack", "reconstruction_error", "unpack", "unpack_frame"]
+__all__ = [
+    "Codec",
+    "codec_names",
+    "get_codec",
+    "pack",
+    "reconstruction_error",
+    "saturated_share",
+    "unpack",
+    "unpack_frame",
+]
 
 _CODECS: dict[str, Codec] = {
     "float32": Float32Codec(),
     "float16": Float16Codec(),
-    "uint8": AffineUint8Codec(),
+    "uint8": AffineCodec(8),
+    "uint4": AffineCodec(4),
+    "uint2": AffineCodec(2),
+    "uint1": AffineCodec(1),
+    "code": CodewordCodec(),
     "image": PixelCodec(),
-    "jpeg": JpegCodec(),
+    "jpeg": PictureCodec("jpeg", PictureFormat("JPEG", 90)),
 }
+_WITH_A_NUMBER = ("topk-P%", "tile-webp-Q", "tile-avif-Q", "jpeg-Q", "webp-Q", "avif-Q")
+
+# Images are the rival that we are compared with, so they are coded well; tiles are coded on the edge beside training,
+# so fast: slower settings take three to five times as long and save 3 % (docs/decisions/0009-codecs.md).
+_WEBP, _WEBP_TILES = {"method": 6}, {"method": 0}
+_AVIF, _AVIF_TILES = {"speed": 6, "max_threads": 1}, {"speed": 10, "max_threads": 1}
 
 
 def codec_names() -> tuple[str, ...]:
-    """The names that :func:`get_codec` knows."""
-    return tuple(_CODECS)
+    """The names that :func:`get_codec` knows; Q stands for a quality of 1 to 100, P for a number up to 50."""
+    return (*_CODECS, *_WITH_A_NUMBER)
 
 
 def get_codec(name: str) -> Codec:
     """The codec of that name. Codecs hold no state, so one instance serves every caller and thread.
 
     Raises:
-        CodecError: when there is none of that name.
+        CodecError: when there is none of that name, its number is out of range, or it needs an image format that the
+            Pillow installed here lacks.
     """
     if name in _CODECS:
         return _CODECS[name]
-    near = difflib.get_close_matches(name, _CODECS, n=1)
+    if found := re.fullmatch(r"topk-([0-9]{1,2}(?:\.[0-9]{1,4})?)%", name):
+        percent = float(found[1])
+        if not 0 < percent <= 50:
+            raise CodecError(f"codec.name: {name!r} must keep more than 0 % and at most 50 %; write topk-5%, say")
+        return TopKCodec(percent, name)
+    if found := re.fullmatch(r"(tile-webp|tile-avif|jpeg|webp|avif)-([0-9]{1,3})", name):
+        family, quality = found[1], int(found[2])
+        if not 1 <= quality <= 100:
+            raise CodecError(f"codec.name: {name!r} must have a quality of 1 to 100; write {family}-50, say")
+        codec = _of_pictures(name, family, quality)
+        codec.format.check_support()
+        return codec
+    near = difflib.get_close_matches(name, codec_names(), n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise CodecError(f"codec.name: there is no codec {name!r}; {hint}choose one of {', '.join(_CODECS)}")
+    raise CodecError(f"codec.name: there is no codec {name!r}; {hint}choose one of {', '.join(codec_names())}")
+
+
+def _of_pictures(name: str, family: str, quality: int) -> PictureCodec | TileCodec:
+    if family == "tile-webp":
+        return TileCodec(name, PictureFormat("WEBP", quality, _WEBP_TILES))
+    if family == "tile-avif":
+        return TileCodec(name, PictureFormat("AVIF", quality, _AVIF_TILES))
+    if family == "webp":
+        return PictureCodec(name, PictureFormat("WEBP", quality, _WEBP))
+    if family == "avif":
+        return PictureCodec(name, PictureFormat("AVIF", quality, _AVIF))
+    return PictureCodec(name, PictureFormat("JPEG", quality))
 
 
 def unpack_frame(frame: Frame, header: StreamHeader) -> FeatureBatch:

@@ -55,6 +55,10 @@ class Codec(Protocol):
         """
         ...
 
+    def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
+        """Payload and side together are never more bytes than this, whatever the features hold."""
+        ...
+
 
 def check_features(features_BF: Tensor, dtype: torch.dtype, codec: str) -> None:
     """Raise a :class:`CodecError` unless the features are a non-empty batch of that dtype."""
@@ -86,17 +90,21 @@ def reconstruction_error(codec: Codec, features_BF: Tensor) -> dict[str, float]:
     """What one round trip costs.
 
     Returns:
-        ``bytes`` (payload and side together), ``bytes_per_sample``, and the largest (``max_abs``) and root-mean-square
-        (``rmse``) difference over all elements, in the features' own units.
+        ``bytes`` (payload and side together), ``bytes_per_sample``; the largest (``max_abs``) and root-mean-square
+        (``rmse``) difference over all elements, in the features' own units; and ``energy_kept``, 1 - sum of squared
+        differences / sum of squared features (1 where all features are zero and came back so).
     """
     payload, side = codec.encode(features_BF)
     shape = tuple(features_BF.shape)
     decoded_BF = codec.decode(payload, side, batch=shape[0], feature_shape=shape[1:], dtype=features_BF.dtype)
-    difference_BF = decoded_BF.double() - features_BF.detach().cpu().double()
+    original_BF = features_BF.detach().cpu().double()
+    difference_BF = decoded_BF.double() - original_BF
+    lost, energy = difference_BF.square().sum().item(), original_BF.square().sum().item()
     size = len(payload) + len(side)
     return {
         "bytes": size,
         "bytes_per_sample": size / shape[0],
         "max_abs": difference_BF.abs().max().item(),
-        "rmse": math.sqrt(difference_BF.square().mean().item()),
+        "rmse": math.sqrt(lost / difference_BF.numel()),
+        "energy_kept": 1 - lost / energy if energy else float(lost == 0),
     }

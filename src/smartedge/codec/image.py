@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import math
 import struct
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from smartedge.codec.base import check_features, check_length, new_features
-from smartedge.codec.entropy import compress, decompress
+from smartedge.codec.entropy import compress, decompress, max_compressed
+from smartedge.codec.pictures import PictureFormat, read_picture, write_picture
 from smartedge.errors import CodecError
 
-__all__ = ["JpegCodec", "PixelCodec"]
+__all__ = ["PictureCodec", "PixelCodec"]
 
-_QUALITY = 90
 _LENGTH = struct.Struct("<I")
 
 
@@ -52,23 +52,33 @@ class PixelCodec:
         features_BF.numpy()[:] = pixels
         return features_BF
 
+    def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
+        """See :meth:`smartedge.codec.Codec.max_bytes`."""
+        return max_compressed(batch * math.prod(feature_shape))
 
-class JpegCodec:
-    """One JPEG of quality 90 (chroma at half resolution) per RGB image, each after its length as uint32."""
 
-    name = "jpeg"
-    lossless = False
-    dtype = torch.uint8
+@dataclass(frozen=True)
+class PictureCodec:
+    """One JPEG, WebP or AVIF per RGB image, each after its length as uint32.
+
+    An image whose file would not be smaller than its 3 * H * W pixels is sent as those, row by row in RGB: so a length
+    of 3 * H * W says what follows, and no content takes more.
+    """
+
+    name: str
+    format: PictureFormat
+    lossless: ClassVar[bool] = False
+    dtype: ClassVar[torch.dtype] = torch.uint8
 
     def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`; the features must be images of shape (B, 3, H, W)."""
         check_features(features_BF, self.dtype, self.name)
         _check_rgb(tuple(features_BF.shape[1:]), self.name)
         parts = []
-        for image_HWC in features_BF.detach().cpu().permute(0, 2, 3, 1).contiguous().numpy():
-            file = io.BytesIO()
-            Image.fromarray(image_HWC).save(file, "JPEG", quality=_QUALITY)
-            parts += [_LENGTH.pack(file.tell()), file.getvalue()]
+        for pixels_HWC in features_BF.detach().cpu().permute(0, 2, 3, 1).contiguous().numpy():
+            file = write_picture(pixels_HWC, self.format)
+            data = file if len(file) < pixels_HWC.size else pixels_HWC.tobytes()
+            parts += [_LENGTH.pack(len(data)), data]
         return b"".join(parts), b""
 
     def decode(
@@ -78,31 +88,29 @@ class JpegCodec:
         check_length(side, 0, "side", self.name)
         _check_rgb(feature_shape, self.name)
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
+        channels, height, width = feature_shape
         offset = 0
         for index in range(batch):
             start = offset + _LENGTH.size
             length = int.from_bytes(payload[offset:start], "little")
             offset = start + length
+            what = f"codec {self.name}: image {index}"
             if len(payload) < offset:
-                raise CodecError(f"codec {self.name}: the payload ends within image {index} of {batch}: truncated")
-            image_HWC = _read_jpeg(payload[start:offset], feature_shape, index)
-            features_BF[index] = torch.from_numpy(image_HWC).permute(2, 0, 1)
+                raise CodecError(f"{what} of {batch}: the payload ends within it: truncated")
+            if length > math.prod(feature_shape):
+                raise CodecError(f"{what} is longer than its pixels: corrupt")
+            data = payload[start:offset]
+            if length == math.prod(feature_shape):
+                pixels_HWC = np.frombuffer(data, np.uint8).reshape(height, width, channels)
+            else:
+                pixels_HWC = read_picture(data, self.format, width=width, height=height, mode="RGB", what=what)
+            features_BF[index] = torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1)
         check_length(payload, offset, "payload", self.name)
         return features_BF
 
-
-def _read_jpeg(data: bytes, shape: tuple[int, ...], index: int) -> np.ndarray:
-    """The pixels (H, W, 3) of one JPEG, which is decoded only when its header gives the size and mode expected."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            fits = image.mode == "RGB" and image.size == (shape[2], shape[1])
-            pixels = np.array(image) if fits else None
-            found = f"a {image.mode} JPEG of {image.size[0]}x{image.size[1]}"
-    except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
-        raise CodecError(f"codec jpeg: image {index} is no readable JPEG ({error!r})") from error
-    if pixels is None:
-        raise CodecError(f"codec jpeg: image {index} must be an RGB JPEG of {shape[2]}x{shape[1]}, got {found}")
-    return pixels
+    def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
+        """See :meth:`smartedge.codec.Codec.max_bytes`."""
+        return batch * (_LENGTH.size + math.prod(feature_shape))
 
 
 def _check_rgb(feature_shape: tuple[int, ...], codec: str) -> None:

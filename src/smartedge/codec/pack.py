@@ -58,9 +58,15 @@ def unpack(
         Labels as int64 (B,) for a single-label task, as float32 (B, K) in {0, 1} for a multi-label one.
 
     Raises:
-        CodecError: when the payload cannot be decoded, or the labels are not of this task.
+        CodecError: when the payload cannot be decoded or is longer than it can be, or the labels are not of this task.
     """
     batch = len(encoded.ids)
+    size, most = len(encoded.payload) + len(encoded.side), codec.max_bytes(batch, feature_shape)
+    if size > most:
+        raise CodecError(
+            f"unpack: {batch} feature maps of shape {feature_shape} are never more than {most} bytes by codec "
+            f"{codec.name}, got {size}; both sides need the same codec.name"
+        )
     labels = torch.from_numpy(encoded.labels.copy())
     expected_shape = (batch,) if task_kind == "single" else (batch, outputs)
     limit = outputs if task_kind == "single" else 2

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import random
 import tracemalloc
 
 import pyarrow as pa
 import pytest
 
-from smartedge.codec.entropy import compress, decompress
+from smartedge.codec.entropy import compress, decompress, max_compressed
 from smartedge.errors import CodecError
 
 
 def test_round_trip() -> None:
     assert bytes(decompress(compress(b"abc" * 100), 300, "uint8")) == b"abc" * 100
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 31, 255, 256, 5000, 2**17 - 1, 2**17, 2**17 + 1, 400_000])
+def test_noise_grows_no_more_than_stated(size: int) -> None:
+    noise = random.Random(size).randbytes(size)
+    assert size <= len(compress(noise)) <= max_compressed(size) <= size + size // 256 + 64
 
 
 @pytest.mark.parametrize("size", [0, 1, 299, 301, 3000])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import features
 
 from smartedge.codec import codec_names, get_codec, pack, unpack
 from smartedge.errors import CodecError
@@ -14,11 +15,48 @@ FEATURES = torch.rand(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
 
 
 def test_codecs_by_name() -> None:
-    assert codec_names() == ("float32", "float16", "uint8", "image", "jpeg")
-    with pytest.raises(CodecError, match=r"did you mean 'float16'\? choose one of float32"):
-        get_codec("flaot16")
-    with pytest.raises(CodecError, match="no codec 'zip'; choose"):
-        get_codec("zip")
+    fixed = ("float32", "float16", "uint8", "uint4", "uint2", "uint1", "code", "image", "jpeg")
+    assert codec_names() == (*fixed, "topk-P%", "tile-webp-Q", "tile-avif-Q", "jpeg-Q", "webp-Q", "avif-Q")
+    for name in (*fixed, "topk-0.5%", "topk-50%", "tile-webp-1", "tile-avif-100", "jpeg-75", "webp-50", "avif-7"):
+        assert get_codec(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("flaot16", r"did you mean 'float16'\? choose one of float32"),
+        ("zip", "no codec 'zip'; choose"),
+        ("uint3", "no codec 'uint3'; did you mean 'uint"),
+        ("topk-0%", "more than 0 %"),
+        ("topk-51%", "at most 50 %"),
+        ("topk-5", "no codec 'topk-5'; did you mean 'topk-P%'"),
+        ("topk-1e1%", "no codec"),
+        ("topk-\u0665%", "no codec"),
+        ("webp-0", "quality of 1 to 100; write webp-50"),
+        ("tile-avif-101", "quality of 1 to 100"),
+        ("webp", "no codec 'webp'"),
+        ("jpeg-50\n", "no codec"),
+        ("", "no codec"),
+    ],
+)
+def test_wrong_names_say_what_is_right(name: str, message: str) -> None:
+    with pytest.raises(CodecError, match=message):
+        get_codec(name)
+
+
+def test_a_format_that_pillow_lacks_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda feature: feature != "avif")
+    assert get_codec("webp-50").name == "webp-50"
+    for name in ("avif-50", "tile-avif-50"):
+        with pytest.raises(CodecError, match="cannot read and write AVIF"):
+            get_codec(name)
+
+
+def test_more_bytes_than_a_codec_makes_are_not_unpacked() -> None:
+    codec = get_codec("uint4")
+    encoded = EncodedBatch(IDS, np.array([0, 1, 2]), bytes(codec.max_bytes(3, (4, 5, 5)) + 1), b"")
+    with pytest.raises(CodecError, match="never more than"):
+        unpack(encoded, codec, feature_shape=(4, 5, 5), dtype=torch.float32, task_kind="single", outputs=3)
 
 
 def test_single_label_round_trip() -> None:

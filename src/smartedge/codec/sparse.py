@@ -1,0 +1,120 @@
+"""A codec that sends the largest numbers of each image alone."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smartedge.codec.base import check_features, check_length, new_features
+from smartedge.codec.bits import pack_bits, packed_size, unpack_bits
+from smartedge.codec.entropy import compress, decompress, max_compressed
+from smartedge.codec.quantise import RANGE_BYTES, fit_ranges, ranges_from_bytes, ranges_to_bytes, to_levels
+from smartedge.errors import CodecError
+
+__all__ = ["TopKCodec"]
+
+_BITS = 4  # of a number kept: its rounding is small beside what is left out
+_LENGTHS = struct.Struct("<II")  # bytes of the gaps, before and after zstd
+_FURTHER = 255  # a gap of at least this many: pass so many places and read on
+
+
+@dataclass(frozen=True)
+class TopKCodec:
+    """The k numbers of largest magnitude of each image, k = percent of all, at least 1; the others come back as 0.
+
+    The k of largest magnitude hold at least k / prod(F) of an image's sum of squares; how much more is what
+    :func:`smartedge.codec.reconstruction_error` states as ``energy_kept``. The numbers kept are sent in 16 levels over
+    one range for the frame (see :class:`~smartedge.codec.quantise.AffineCodec`).
+
+    ``payload`` is two zstd frames, the places and the levels. Over all images of the batch one after the other, a
+    place is the count of places left out since the one before, one byte each, where 255 stands for "255 left out, and
+    the next byte counts on". Shorter than a bitmap while k is at most a tenth, since numbers kept lie together.
+    ``side`` holds the number of those bytes, and the length of their zstd frame, as uint32, then the range as float32.
+    """
+
+    percent: float  # 0 < percent ≤ 50
+    name: str
+    lossless: ClassVar[bool] = False
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+    def kept(self, feature_shape: tuple[int, ...]) -> int:
+        """How many numbers of each image are sent, for features of that shape."""
+        return max(1, round(self.percent / 100 * math.prod(feature_shape)))
+
+    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+        """See :meth:`smartedge.codec.Codec.encode`."""
+        check_features(features_BF, self.dtype, self.name)
+        values_BN = features_BF.detach().cpu().flatten(1).numpy()
+        batch, size = values_BN.shape
+        kept = self.kept(tuple(features_BF.shape[1:]))
+        order_BN = np.argpartition(np.abs(values_BN), size - kept, axis=1)
+        within_BK = np.sort(order_BN[:, size - kept :], axis=1)
+        places = (within_BK + np.arange(batch)[:, None] * size).reshape(-1)
+        values_1N = torch.from_numpy(np.take_along_axis(values_BN, within_BK, axis=1).reshape(1, -1))
+        # NaN and infinities have the largest magnitudes of all, so they are among what is checked here.
+        ranges_21 = fit_ranges(values_1N, _BITS, self.name)
+        levels = compress(pack_bits(to_levels(values_1N, ranges_21, _BITS), _BITS))
+        gaps = _to_gaps(places)
+        packed_gaps = compress(gaps)
+        side = _LENGTHS.pack(len(gaps), len(packed_gaps)) + ranges_to_bytes(ranges_21)
+        return packed_gaps + levels, side
+
+    def decode(
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
+    ) -> Tensor:
+        """See :meth:`smartedge.codec.Codec.decode`."""
+        features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
+        check_length(side, _LENGTHS.size + RANGE_BYTES, "side", self.name)
+        gap_count, gap_bytes = _LENGTHS.unpack_from(side)
+        ranges_21 = ranges_from_bytes(side[_LENGTHS.size :], 1, self.name)
+        size, count = math.prod(feature_shape), batch * self.kept(feature_shape)
+        if not count <= gap_count <= _most_gaps(count, batch * size) or gap_bytes > len(payload):
+            raise CodecError(f"codec {self.name}: side claims impossible lengths: it is corrupt")
+        gaps = np.frombuffer(decompress(payload[:gap_bytes], gap_count, self.name), np.uint8)
+        places = _to_places(gaps)
+        if (
+            len(places) != count
+            or gaps[-1] == _FURTHER
+            or not np.array_equal(places // size, np.arange(count) // (count // batch))
+        ):
+            raise CodecError(
+                f"codec {self.name}: the payload does not give {count // batch} places in each of {batch} images"
+            )
+        levels = unpack_bits(decompress(payload[gap_bytes:], packed_size(count, _BITS), self.name), _BITS, count)
+        low, high = ranges_21[:, 0]
+        numbers = torch.lerp(low, high, torch.from_numpy(levels.astype(np.float32)).div_(2**_BITS - 1))
+        features_BF.zero_().view(-1)[torch.from_numpy(places)] = numbers
+        return features_BF
+
+    def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
+        """See :meth:`smartedge.codec.Codec.max_bytes`."""
+        size, count = math.prod(feature_shape), batch * self.kept(feature_shape)
+        gaps, levels = _most_gaps(count, batch * size), packed_size(count, _BITS)
+        return max_compressed(gaps) + max_compressed(levels) + _LENGTHS.size + RANGE_BYTES
+
+
+def _most_gaps(count: int, size: int) -> int:
+    """Bytes that ``count`` places among ``size`` take at most."""
+    return count + size // _FURTHER
+
+
+def _to_gaps(places: np.ndarray) -> np.ndarray:
+    """Rising places, int64 (N,), as the uint8 of the class's description."""
+    further, rest = np.divmod(np.diff(places, prepend=-1) - 1, _FURTHER)
+    ends = np.cumsum(further + 1) - 1
+    gaps = np.full(ends[-1] + 1, _FURTHER, np.uint8)
+    gaps[ends] = rest
+    return gaps
+
+
+def _to_places(gaps: np.ndarray) -> np.ndarray:
+    """What :func:`_to_gaps` was given."""
+    is_place = gaps != _FURTHER
+    places: np.ndarray = np.cumsum(gaps + is_place.astype(np.int64))[is_place] - 1
+    return places
