@@ -1,0 +1,105 @@
+"""How well an attack read an attribute: one rule for all attacks, references and reconstructions.
+
+Scores are probabilities (N, K) of an attribute's classes, as an attacker gives them who takes all classes for equally
+frequent. Labels are int64 (N,), −1 where an image has none; such images are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartedge import metrics
+
+__all__ = ["balanced_accuracy_interval", "choose_threshold", "decide", "judge", "selection_score"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_RESAMPLES = 2000
+
+
+def judge(val_scores_NK: Floats, val_labels: Ints, test_scores_NK: Floats, test_labels: Ints) -> dict[str, Any]:
+    """What an attack achieves on the protected images.
+
+    The threshold of a yes/no attribute is chosen on the validation images; of more classes, the highest score counts.
+
+    Returns:
+        ``balanced_accuracy``, ``auroc`` (None where the test images are all of one class), ``ci95`` [low, high] of the
+        balanced accuracy by a bootstrap over test images, ``val_balanced_accuracy``, ``base_rate`` (of the most
+        frequent class), ``images``.
+    """
+    val_scores_NK, val_labels = _known(val_scores_NK, val_labels)
+    test_scores_NK, test_labels = _known(test_scores_NK, test_labels)
+    threshold = choose_threshold(val_scores_NK[:, 1], val_labels) if val_scores_NK.shape[1] == 2 else None
+    given = decide(test_scores_NK, threshold)
+    figures = metrics.evaluate(test_labels, test_scores_NK, "single")
+    balanced, interval = balanced_accuracy_interval(test_labels, given == test_labels)
+    val_balanced, _ = balanced_accuracy_interval(val_labels, decide(val_scores_NK, threshold) == val_labels)
+    return {
+        "balanced_accuracy": balanced,
+        "auroc": figures["auroc"],
+        "ci95": list(interval),
+        "val_balanced_accuracy": val_balanced,
+        "base_rate": figures["base_rate"],
+        "images": len(test_labels),
+    }
+
+
+def choose_threshold(score: Floats, labels: Ints) -> float:
+    """The threshold on P(yes) with the highest balanced accuracy; of equally good ones, the middle one."""
+    order = np.argsort(score, kind="stable")
+    ranked, yes = score[order], labels[order] == 1
+    yeses, noes = max(int(yes.sum()), 1), max(int((~yes).sum()), 1)
+    # Threshold number i calls images i, i + 1, … yes: i = 0 all of them, i = N none.
+    right_yes = yes.sum() - np.concatenate([[0], np.cumsum(yes)])
+    right_no = np.concatenate([[0], np.cumsum(~yes)])
+    balanced = right_yes / yeses + right_no / noes
+    possible = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
+    best = np.flatnonzero(possible & np.isclose(balanced, balanced[possible].max(), rtol=0, atol=1e-12))
+    cuts = np.concatenate([[ranked[0] - 1], (ranked[1:] + ranked[:-1]) / 2, [ranked[-1] + 1]])
+    return float(cuts[best[len(best) // 2]])
+
+
+def decide(scores_NK: Floats, threshold: float | None) -> Ints:
+    """The classes answered, int64 (N,): yes above the threshold, or the highest score."""
+    if threshold is None:
+        return np.asarray(scores_NK.argmax(axis=1), dtype=np.int64)
+    return np.asarray(scores_NK[:, 1] > threshold, dtype=np.int64)
+
+
+def balanced_accuracy_interval(
+    labels: Ints, right: NDArray[np.bool_], *, level: float = 0.95, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """Mean recall over the classes that occur, and its bootstrap interval over images.
+
+    Drawing N images with replacement draws the counts of the cells (class, right or wrong) from a multinomial, which
+    is done directly. It covers the choice of test images, not the chance of an attacker's training.
+    """
+    classes, index = np.unique(labels, return_inverse=True)
+    cells = np.bincount(2 * index + right, minlength=2 * len(classes))
+    value = _mean_recall(cells[None])[0]
+    drawn = np.random.default_rng(seed).multinomial(len(labels), cells / len(labels), size=_RESAMPLES)
+    low, high = np.quantile(_mean_recall(drawn), [(1 - level) / 2, (1 + level) / 2])
+    return float(value), (float(low), float(high))
+
+
+def selection_score(scores_NK: Floats, labels: Ints) -> float:
+    """What an attacker prefers one epoch, or one network, to another by: AUROC, which needs no threshold."""
+    scores_NK, labels = _known(scores_NK, labels)
+    value = metrics.evaluate(labels, scores_NK, "single")["auroc"]
+    return 0.5 if value is None else value
+
+
+def _mean_recall(cells_RC: NDArray[Any]) -> Floats:
+    wrong, right = cells_RC[:, 0::2], cells_RC[:, 1::2]
+    total = wrong + right
+    recall = right / np.maximum(total, 1)
+    return np.asarray(recall.sum(axis=1) / np.maximum((total > 0).sum(axis=1), 1), dtype=np.float64)
+
+
+def _known(scores_NK: Floats, labels: Ints) -> tuple[Floats, Ints]:
+    known = labels >= 0
+    return np.asarray(scores_NK, dtype=np.float64)[known], labels[known]

@@ -1,0 +1,72 @@
+"""Reconstruction by a GAN: the decoder goes on as the generator against a critic of patches.
+
+Mean errors blur whatever the release leaves open; a critic that compares with real images makes the decoder commit
+itself. The generator starts from the trained decoder and gets no noise of its own; the critic sees each image beside
+the trained decoder's image of the same release, as pix2pix shows it the condition (Isola et al. 2017), and both are
+trained with the hinge loss plus the mean absolute error.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+
+from smartedge.audit.evidence import Evidence
+from smartedge.audit.reconstruction.decoder import fresh_pairs
+from smartedge.audit.reconstruction.fitting import Fit, Pace, Report
+from smartedge.audit.reconstruction.networks import Decoder, PatchCritic
+
+__all__ = ["train_gan"]
+
+_EPOCHS = 5
+_LEAST_STEPS = 1500
+_STEP = 8  # images in a step
+_LR = 2e-4
+_BETAS = (0.5, 0.9)
+_FIDELITY = 50.0  # of the mean absolute error of images in [0, 1], beside the critic's score
+
+
+def train_gan(
+    evidence: Evidence, decoder: Decoder, *, seconds: float, seed: int, report: Report
+) -> tuple[Decoder, Fit]:
+    """Go on from a trained decoder, which is left as it is. There is no choice between epochs: the last one counts."""
+    generator = torch.Generator().manual_seed(seed)
+    plain = copy.deepcopy(decoder).eval().requires_grad_(False)
+    painter = copy.deepcopy(decoder).train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        critic = PatchCritic()
+    paint = torch.optim.Adam(painter.parameters(), lr=_LR, betas=_BETAS)
+    judge = torch.optim.Adam(critic.parameters(), lr=2 * _LR, betas=_BETAS)
+    train = evidence.train
+    batches = max(1, len(train) // evidence.batch_size)
+    per_epoch = batches * -(-min(len(train), evidence.batch_size) // _STEP)
+    epochs = max(_EPOCHS, -(-_LEAST_STEPS // per_epoch))
+    pace = Pace(per_epoch * epochs, seconds)
+    step = 0
+    while pace.at(step) < 1:
+        for rows in torch.randperm(len(train), generator=generator).split(evidence.batch_size)[:batches]:
+            if pace.at(step) >= 1:
+                break
+            frame = fresh_pairs(evidence, train, rows, generator)
+            for features_BF, images_BCHW in zip(*(tensor.split(_STEP) for tensor in frame), strict=True):
+                for optimizer, rate in ((paint, _LR), (judge, 2 * _LR)):
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate * min(1.0, 2 - 2 * pace.at(step))  # constant, then down to zero
+                with torch.no_grad():
+                    plain_BCHW = plain(features_BF)
+                painted_BCHW = painter(features_BF)
+                judge.zero_grad(set_to_none=True)
+                real, fake = critic(images_BCHW, plain_BCHW), critic(painted_BCHW.detach(), plain_BCHW)
+                (F.relu(1 - real).mean() + F.relu(1 + fake).mean()).backward()
+                judge.step()
+                paint.zero_grad(set_to_none=True)
+                fidelity = (painted_BCHW - images_BCHW).abs().mean()
+                (_FIDELITY * fidelity - critic(painted_BCHW, plain_BCHW).mean()).backward()
+                paint.step()
+                step += 1
+            report(step, pace.steps, "")
+    report(pace.steps, pace.steps, f"{step / per_epoch:.1f} epochs")
+    return painter.eval(), Fit(step / per_epoch, epochs, float("nan"))

@@ -1,0 +1,161 @@
+"""The attacker's networks: a decoder from a released feature to an image, and a critic for the GAN."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smartedge.models.exits import tensor_layout
+
+__all__ = ["Decoder", "PatchCritic"]
+
+_WIDEST = 128
+_FEW = 512  # numbers in a feature up to which every pixel of the first grid may look at all of them
+
+
+class Decoder(nn.Module):
+    """A released feature (B, *F) → an image (B, 3, S, S) in (0, 1).
+
+    Features are centred and scaled by the statistics given to :meth:`fit_scale`. Maps keep their places: a convolution
+    takes them to the first grid. Tokens are laid out as the square that they came from (a class token is spread over
+    it); other tokens and vectors reach a 4×4 grid by a linear layer, and so do, added to the map, all features of at
+    most 512 numbers, since a narrow bottleneck need not keep places. Then residual blocks and nearest-neighbour
+    upsampling, narrower as the size grows, with a learned map of each size added (the mean face needs no feature); at
+    half the image's size 12 channels are shuffled into pixels.
+    At S = 64: about 60 million multiplications per image.
+    """
+
+    def __init__(self, feature_shape: tuple[int, ...], image_size: int) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.layout = tensor_layout(feature_shape)
+        self.register_buffer("centre", torch.zeros(feature_shape))
+        self.register_buffer("scale", torch.ones(feature_shape))
+        half = -(-image_size // 2)
+        channels, self.grid = _map_of(feature_shape, self.layout)
+        side = self.grid or 4
+        while side > half:  # a map larger than needed is pooled
+            side = -(-side // 2)
+        self.side = side
+        sizes = [side]
+        while sizes[-1] < half:
+            sizes.append(min(2 * sizes[-1], half))
+        widths = [min(_WIDEST, 128 if size < 12 else 64 if size < 24 else 32) for size in sizes]
+        numbers = math.prod(feature_shape)
+        self.place = nn.Conv2d(channels, widths[0], 3, padding=1) if self.grid else None
+        self.everywhere = nn.Linear(numbers, widths[0] * side * side) if numbers <= _FEW or not self.grid else None
+        self.learned = nn.ParameterList(
+            nn.Parameter(torch.zeros(width, size, size)) for width, size in zip(widths, sizes, strict=True)
+        )
+        self.blocks = nn.ModuleList(nn.Sequential(_Residual(width), _Residual(width)) for width in widths)
+        self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(widths))
+        self.sizes = sizes
+        self.paint = nn.Conv2d(widths[-1], 12, 3, padding=1)
+
+    def fit_scale(self, features_NF: Tensor) -> None:
+        """Take centre and scale from features (N, *F), a sample of what the decoder will see."""
+        self.get_buffer("centre").copy_(features_NF.mean(dim=0))
+        spread = features_NF.std(dim=0, correction=0)
+        # Numbers that hardly vary would be blown up, and with them whatever little the test features differ in.
+        self.get_buffer("scale").copy_(1 / spread.clamp(min=max(1e-6, 0.05 * float(spread.mean()))))
+
+    def forward(self, features_BF: Tensor) -> Tensor:
+        """(B, *F) → (B, 3, S, S) in (0, 1)."""
+        scaled_BF = (features_BF - self.get_buffer("centre")) * self.get_buffer("scale")
+        hidden: Tensor | float = 0.0
+        if self.place is not None:
+            maps_BCHW = _to_map(scaled_BF, self.layout)
+            if maps_BCHW.shape[-2:] != (self.side, self.side):
+                maps_BCHW = F.adaptive_avg_pool2d(maps_BCHW, self.side)
+            hidden = self.place(maps_BCHW)
+        if self.everywhere is not None:
+            hidden = hidden + self.everywhere(scaled_BF.flatten(1)).unflatten(1, (-1, self.side, self.side))
+        assert isinstance(hidden, Tensor)
+        for level, size in enumerate(self.sizes):
+            if level:
+                hidden = F.interpolate(self.narrow[level - 1](hidden), size=(size, size), mode="nearest")
+            hidden = self.blocks[level](hidden + self.learned[level])
+        image_BCHW = F.pixel_shuffle(self.paint(hidden), 2)[..., : self.image_size, : self.image_size]
+        return image_BCHW.sigmoid()
+
+
+class PatchCritic(nn.Module):
+    """Says of each patch of an image whether it looks real (Isola et al. 2017), given the decoder's plain image.
+
+    (B, 3, S, S) and (B, 3, S, S) → scores (B, 1, S/8, S/8); spectral normalisation keeps them tame.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.utils.parametrizations.spectral_norm
+        self.layers = nn.Sequential(
+            norm(nn.Conv2d(6, 32, 4, stride=2, padding=1)),
+            nn.LeakyReLU(0.2),
+            norm(nn.Conv2d(32, 64, 4, stride=2, padding=1)),
+            nn.LeakyReLU(0.2),
+            norm(nn.Conv2d(64, 128, 3, stride=2, padding=1)),
+            nn.LeakyReLU(0.2),
+            norm(nn.Conv2d(128, 1, 3, padding=1)),
+        )
+
+    def forward(self, images_BCHW: Tensor, plain_BCHW: Tensor) -> Tensor:
+        """Scores of the patches of ``images_BCHW``."""
+        return self.layers(torch.cat([images_BCHW, plain_BCHW], dim=1) * 2 - 1)
+
+
+class _Residual(nn.Module):
+    """x + two 3×3 convolutions, group normalisation before each: one image's answer does not depend on the others."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        groups = width // 16
+        self.layers = nn.Sequential(
+            nn.GroupNorm(groups, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(groups, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        last = self.layers[-1]
+        assert isinstance(last, nn.Conv2d)
+        nn.init.zeros_(last.weight)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW + self.layers(x_BCHW)
+
+
+def _map_of(feature_shape: tuple[int, ...], layout: str) -> tuple[int, int]:
+    """Channels and side of the square map that a feature is, side 0 where it is none."""
+    if layout == "chw":
+        channels, height, width = feature_shape
+        return channels, max(height, width)
+    if layout == "hwc":
+        return feature_shape[2], feature_shape[0]
+    if len(feature_shape) == 2:
+        tokens, width = feature_shape
+        side = math.isqrt(tokens)
+        if side > 1 and side * side == tokens:
+            return width, side
+        if side > 1 and side * side == tokens - 1:
+            return 2 * width, side
+    return 0, 0
+
+
+def _to_map(features_BF: Tensor, layout: str) -> Tensor:
+    """(B, *F) → (B, C, H, W) for the features that :func:`_map_of` gives a side."""
+    if layout == "chw":
+        return features_BF
+    if layout == "hwc":
+        return features_BF.permute(0, 3, 1, 2)
+    tokens = features_BF.shape[1]
+    side = math.isqrt(tokens)
+    if side * side == tokens:
+        return features_BF.transpose(1, 2).unflatten(2, (side, side))
+    first_BD, rest_BTD = features_BF[:, 0], features_BF[:, 1:]
+    grid_BDHW = rest_BTD.transpose(1, 2).unflatten(2, (side, side))
+    return torch.cat([grid_BDHW, first_BD[:, :, None, None].expand_as(grid_BDHW)], dim=1)

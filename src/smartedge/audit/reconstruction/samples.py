@@ -1,0 +1,39 @@
+"""The images of the picture: protected images of every combination of labels, and what the best attack made of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = ["combinations", "write_samples"]
+
+_EACH = 2  # images of every combination
+_MOST_CLASSES = 2  # of each label; more would not fit a picture
+
+
+def combinations(desired_N: Tensor, sensitive_N: Tensor) -> Tensor:
+    """Positions of the sample images, int64 (R,): by desired label, then sensitive label, two of each where there are.
+
+    Args:
+        desired_N: int64 (N,), the desired class, or the first column of a multi-label task.
+        sensitive_N: int64 (N,), −1 where unknown.
+    """
+    rows = []
+    for desired, sensitive in itertools.product(range(_MOST_CLASSES), repeat=2):
+        rows.append(torch.nonzero((desired_N == desired) & (sensitive_N == sensitive)).flatten()[:_EACH])
+    return torch.cat(rows)
+
+
+def write_samples(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, object]) -> None:
+    """Write ``samples.safetensors`` (docs/audit-schema.md); ``notes`` go into its metadata, each as JSON."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    metadata = {name: json.dumps(value) for name, value in notes.items()}
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary, metadata=metadata)
+    os.replace(temporary, path)

@@ -1,0 +1,184 @@
+"""The audit of small runs on drawn faces, as the command line does it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smartedge.audit.evidence import gather
+from smartedge.cli import app
+from smartedge.config import Config
+from smartedge.data import open_dataset
+from smartedge.data.columns import read_columns, yes_no_columns
+from smartedge.data.drawn import ATTRIBUTES, draw
+from smartedge.runs.progress import Quiet
+from smartedge.training import train
+
+QUICK = "linear,trees,membership,epsilon"
+PROTECTED: dict[str, Any] = {
+    "schedule": "freeze-and-log",
+    "model": {"name": "tiny:build", "cut": "stage1", "bottleneck": "2x2x2", "exit": {"width": 8, "depth": 1}},
+    "dp": {"mechanism": "gaussian", "epsilon": 4},
+}
+
+
+def trained(make: Callable[..., Config], name: str, **changes: Any) -> Path:
+    config = make(name, **changes)
+    train(config, single_process=True, monitor=Quiet(), report=False)
+    return config.run_dir
+
+
+def audit(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["smartedge", "audit", *map(str, arguments)])
+    return app.main()
+
+
+def result_of(run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run_dir / "audit" / "audit.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_protected_run_from_the_command_line(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = trained(tiny_config, "protected", **PROTECTED)
+    assert audit(monkeypatch, run_dir, "--attacks", QUICK, "--seeds", "1") == 0
+    printed = capsys.readouterr().out
+    assert "masculine" in printed and "undefended" in printed and str(run_dir / "audit" / "audit.json") in printed
+    found = result_of(run_dir)
+    assert found["schema_version"] == 1 and found["skipped"] == []
+    block = found["attributes"]["masculine"]
+    for reference in ("best", "undefended", "floor", "prediction_floor"):
+        assert 0 <= block[reference]["balanced_accuracy"] <= 1
+        assert len(block[reference]["ci95"]) == 2 and block[reference]["attack"] and "auroc" in block[reference]
+    assert set(block["attacks"]) == {"linear", "trees", "ensemble"} and block["chance"] == 0.5
+    assert found["dp"]["epsilon_claimed"] == pytest.approx(4) and found["dp"]["releases_max"] == 1
+    assert 0 < found["dp"]["epsilon_lower_bound"] <= 4 and found["dp"]["holds"]
+    assert found["dp"]["control_without_noise"] > 4
+    assert block["dp_bound"] == found["dp"]["noise_bound"] < found["dp"]["attribute_bound"] < 1
+    assert (run_dir / "audit" / "undefended" / "front.safetensors").exists()
+
+    # A second call trains nothing: neither the undefended front nor an attacker.
+    before = {path: path.stat().st_mtime_ns for path in (run_dir / "audit").rglob("*.safetensors")}
+    assert audit(monkeypatch, run_dir, "--attacks", QUICK, "--seeds", "1") == 0
+    assert {path: path.stat().st_mtime_ns for path in (run_dir / "audit").rglob("*.safetensors")} == before
+    again = result_of(run_dir)
+    assert again["attributes"] == found["attributes"]
+
+    # No budget for anything: all is listed, and nothing is made up.
+    assert audit(monkeypatch, run_dir, "--attacks", "linear", "--budget", "0.001s", "--fresh") == 0
+    found = result_of(run_dir)
+    assert found["attributes"]["masculine"]["best"] is None and found["attributes"]["masculine"]["undefended"] is None
+    assert {entry["attack"] for entry in found["skipped"]} == {"undefended", "linear"}
+    assert "not in full: linear" in capsys.readouterr().out
+
+
+def test_what_is_attacked_is_what_crossed_the_link(tiny_config: Callable[..., Config]) -> None:
+    """The test features are the log's; without noise they are the front's, but for the codec's rounding."""
+    run_dir = trained(tiny_config, "plain")
+    evidence = gather(run_dir, ["masculine", "smile", "glasses"], monitor=Quiet())
+    assert len(evidence.test) == 40 and evidence.test_features_NF.shape == (40, 8, 8, 8)
+    exact = evidence.bounded(evidence.images(evidence.test))
+    span = float(exact.max() - exact.min())
+    assert float((evidence.test_features_NF - exact).abs().max()) <= span / 255
+    assert torch.equal(evidence.test_labels["smile"], evidence.test_desired), "a desired column may be audited"
+    truth = draw(evidence.test_ids.numpy(), split="test", image_size=16)[1]
+    for name in ("masculine", "glasses"):
+        assert np.array_equal(evidence.test_labels[name].numpy(), truth[:, ATTRIBUTES.index(name)])
+    stored = load_file(run_dir / "edge" / "predictions.safetensors")
+    assert torch.equal(evidence.exit_scores["test"], stored["scores"])
+    # A mirrored view is the front's answer to the mirrored image.
+    first = evidence.images(evidence.train.split, torch.arange(4))
+    assert torch.allclose(evidence.train.views_VNF[1][:4], evidence.bounded(first.flip(-1)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["split", "cloud"])
+def test_other_methods_that_send_something(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    run_dir = trained(tiny_config, method, method=method, epochs=1)
+    assert audit(monkeypatch, run_dir, "--attacks", "deep,trees", "--seeds", "1") == 0
+    found = result_of(run_dir)
+    block = found["attributes"]["masculine"]
+    assert found["run"]["undefended"] and block["undefended"] == block["best"]
+    assert block["prediction_floor"] is None, "there is no exit"
+    assert found["dp"]["epsilon_claimed"] is None and block["dp_bound"] is None
+
+
+def test_codewords(tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = trained(
+        tiny_config,
+        "codewords",
+        schedule="freeze-and-log",
+        model={"name": "tiny:build", "cut": "stage1", "codebook": 4, "exit": {"width": 8, "depth": 1}},
+        dp={"mechanism": "randomised-response", "epsilon": 2},
+    )
+    assert audit(monkeypatch, run_dir, "--attacks", "posterior,deep,epsilon,membership", "--seeds", "1") == 0
+    found = result_of(run_dir)
+    assert "posterior" in found["attributes"]["masculine"]["attacks"]
+    assert found["dp"]["epsilon_lower_bound"] == pytest.approx(2, rel=0.1) and found["dp"]["holds"]
+
+
+def test_a_named_undefended_run_and_all_attributes(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = trained(tiny_config, "plain", epochs=1)
+    protected = trained(tiny_config, "protected", epochs=1, **PROTECTED)
+    arguments = (protected, "--attacks", "linear", "--attributes", "all", "--seeds", "1")
+    assert audit(monkeypatch, *arguments, "--undefended", plain) == 0
+    found = result_of(protected)
+    assert set(found["attributes"]) == set(ATTRIBUTES) and found["attributes"]["smile"]["desired"]
+    assert not (protected / "audit" / "undefended").exists()
+    capsys.readouterr()
+    assert audit(monkeypatch, *arguments, "--undefended", protected) == 2
+    assert "has a bottleneck, noise or adversarial exits of its own" in capsys.readouterr().err
+
+
+def test_wrong_use_is_explained(
+    tiny_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    run_dir = trained(
+        tiny_config, "run", epochs=1, data={**tiny_config("x").model_dump(mode="json")["data"], "sensitive": []}
+    )
+
+    def says(exit_code: int, text: str, *arguments: str | Path) -> None:
+        assert audit(monkeypatch, *arguments) == exit_code
+        assert text in capsys.readouterr().err
+
+    says(10, "holds no run", tmp_path / "nowhere")
+    says(2, "--attributes NAME,NAME, or --attributes all", run_dir)
+    says(3, "has no column 'moustache'", run_dir, "--attributes", "moustache")
+    says(2, "such as 90s, 5m or 2h", run_dir, "--budget", "soon")
+    says(2, "guess is not known", run_dir, "--attributes", "smile", "--attacks", "guess")
+    shutil.move(run_dir / "cloud", tmp_path / "cloud")
+    says(10, "needs both sides' folders", run_dir, "--attributes", "masculine")
+    shutil.move(tmp_path / "cloud", run_dir / "cloud")
+    shutil.rmtree(run_dir / "edge")
+    says(10, "needs both sides' folders", run_dir, "--attributes", "masculine")
+
+
+def test_columns_beside_those_a_data_set_was_opened_with(tmp_path: Path) -> None:
+    dataset = open_dataset(
+        "drawn", "smile", image_size=16, limit={"train": 30, "val": 10, "test": 20}, cache_dir=tmp_path
+    )
+    how: dict[str, Any] = {"image_size": 16, "limit": {"train": 30, "val": 10, "test": 20}, "cache_dir": tmp_path}
+    labels, classes = read_columns(dataset, "drawn", ["hat", "smile"], **how)
+    assert classes == {"hat": ("no", "yes"), "smile": ("no", "yes")}
+    for name, split in dataset.splits.items():
+        assert torch.equal(labels[name]["smile"], split.labels)
+        assert np.array_equal(
+            labels[name]["hat"].numpy(), draw(split.ids, split=name, image_size=16)[1][:, ATTRIBUTES.index("hat")]
+        )
+    assert yes_no_columns("drawn", **how) == ATTRIBUTES
