@@ -31,11 +31,18 @@ VERBS: dict[str, dict[str, str]] = {
     "Set up": {
         "init": "write a commented settings file to start from",
         "cuts": "list the places at which a network can be cut, and what each costs",
+        "profile": "measure this machine: what each cut and codec costs it",
+        "plan": "predict time, bytes and memory of every cut, codec, schedule and method, and choose",
     },
     "Train": {
         "train": "run edge and cloud on this machine, from one settings file",
         "cloud": "run the cloud's side alone, on the server",
         "edge": "run the edge's side alone, on the device",
+        "sweep": "train over a grid of settings, attack each run, draw what is kept and hidden",
+    },
+    "Check": {
+        "ledger": "show the privacy budget that each image has spent",
+        "audit": "attack a finished run as the cloud could, and measure what is read",
     },
     "Use": {
         "report": "write report.html of a finished run, or print several runs as one table",

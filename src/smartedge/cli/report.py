@@ -22,6 +22,12 @@ Write report.html of a finished run, or compare several.
   (one table)
   comparison.html
 
+  $ smartedge report runs/vgg11 runs/resnet18 runs/mobilevit --figure figure.png
+  figure.png
+
+The figure shows test images by desired and sensitive label, and for each run the best reconstruction of each from what
+was sent without and with protection; 'smartedge audit RUN' makes them first. What it found is in the page too.
+
 Where edge and cloud ran on two machines, copy the edge's folder edge/ into the cloud's run directory first (or the
 other way round): the report is made from both.
 """
@@ -34,19 +40,24 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     )
     parser.add_argument("run_dirs", metavar="RUN", nargs="+", type=Path, help="run directories")
     parser.add_argument("--out", type=Path, help="default: RUN/report.html, or comparison.html for several runs")
+    parser.add_argument(
+        "--figure", metavar="PNG", type=Path, help="instead of a page, draw the reconstructions of the audited runs"
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page and say where it is."""
-    from smartedge.report import write_comparison, write_report
+    """Write the page, or the figure, and say where it is."""
+    from smartedge.report import write_comparison, write_figure, write_report
     from smartedge.training import collect
 
     for folder in args.run_dirs:
         if not (folder / "results.json").exists():
             collect(folder)
     try:
-        if len(args.run_dirs) == 1:
+        if args.figure is not None:
+            print(write_figure(args.run_dirs, args.figure))
+        elif len(args.run_dirs) == 1:
             print(write_report(args.run_dirs[0], out=args.out))
         else:
             print_table(args.run_dirs)

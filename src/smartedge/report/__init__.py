@@ -1,9 +1,17 @@
 """From what a run wrote to its directory to one HTML file that opens anywhere, without a network.
 
-Needs matplotlib and Jinja2: the extra ``cloud``. What is read is described in ``docs/results-schema.md``.
+What is read is described in ``docs/results-schema.md``, ``docs/audit-schema.md`` and ``docs/sweep-schema.md``.
 """
 
-from smartedge.report.html import write_comparison, write_report
-from smartedge.report.picture import write_picture
+try:
+    from smartedge.report.frontier import write_sweep
+    from smartedge.report.gallery import write_figure
+    from smartedge.report.html import write_comparison, write_report
+    from smartedge.report.picture import write_picture
+except ImportError as error:
+    raise ImportError(
+        f"the report needs matplotlib and Jinja2, which are not all here ({error}); "
+        "install the extra that brings them: pip install 'smartedge[cloud]'"
+    ) from error
 
-__all__ = ["write_comparison", "write_picture", "write_report"]
+__all__ = ["write_comparison", "write_figure", "write_picture", "write_report", "write_sweep"]

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from smartedge.metrics import OffloadingCurve, answers, confidence, evaluate, gain_interval, offloading_curve
+from smartedge.report import plots
+from smartedge.report.gallery import gallery, network_name
+from smartedge.report.leakage import read_leaks
+from smartedge.report.page import data_uri, write_page
+from smartedge.report.privacy import privacy_page
 from smartedge.report.read import Run, read_run
-from smartedge.report.text import count, known, number, percent, points, ratio, seconds, size, times
+from smartedge.report.text import known, percent, points, seconds, short_number, size, times
 from smartedge.report.verdict import HEADS, verdict
-
-try:
-    import jinja2
-
-    from smartedge.report import plots
-except ImportError as error:
-    raise ImportError(
-        f"the report needs matplotlib and Jinja2, which are not all here ({error}); "
-        "install the extra that brings them: pip install 'smartedge[cloud]'"
-    ) from error
 
 __all__ = ["write_comparison", "write_report"]
 
@@ -53,7 +44,7 @@ def write_report(run_dir: Path, *, out: Path | None = None) -> Path:
     """
     run = read_run(run_dir)
     path = run_dir / "report.html" if out is None else out
-    return _write(path, "run.html.j2", _run_page(run))
+    return write_page(path, "run.html.j2", _run_page(run))
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
@@ -72,22 +63,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
     """
     if not run_dirs:
         raise ValueError("there is no run to compare; name at least one run directory")
-    return _write(out, "comparison.html.j2", _comparison_page([read_run(directory) for directory in run_dirs]))
-
-
-def _write(path: Path, template: str, page: Mapping[str, Any]) -> Path:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (resources.files(__package__) / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, points=points, size=size, seconds=seconds, count=count)
-    environment.filters.update(number=number, ratio=ratio)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(environment.get_template(template).render(page), encoding="utf-8")
-    return path
+    return write_page(out, "comparison.html.j2", _comparison_page([read_run(directory) for directory in run_dirs]))
 
 
 # ---- the page of one run
@@ -108,11 +84,16 @@ def _run_page(run: Run) -> dict[str, Any]:
     ]
     gain = run.gain
     busy, wall = run.stage_seconds, results["seconds_per_epoch"]
+    privacy = privacy_page(run)
+    judged = verdict(run, intervals.get("balanced_accuracy"), curve)
+    if results["method"] != "edge":
+        judged.sentences.append(f"{privacy['guarantee'].headline} {privacy['verdict'].headline}")
     return {
         "run": run,
         "results": results,
         "title": _title(results),
-        "verdict": verdict(run, intervals.get("balanced_accuracy"), curve),
+        "verdict": judged,
+        "privacy": privacy,
         "heads": [(names[head], test[head]) for head in ("exit", "back") if head in test],
         "final": test[run.final],
         "final_name": names[run.final],
@@ -303,18 +284,8 @@ def _samples(run: Run, names: Mapping[str, str]) -> list[Sample]:
             truth = classes[int(label)]
         else:
             truth = ", ".join(classes[k] for k in np.flatnonzero(label)) or "none"
-        shown.append(Sample(_data_uri(pixels), int(id_), truth, said))
+        shown.append(Sample(data_uri(pixels), int(id_), truth, said))
     return shown
-
-
-def _data_uri(pixels_CHW: NDArray[np.uint8]) -> str:
-    """Small images without loss, larger ones shrunk to 160 pixels and as JPEG, so that the page stays small."""
-    image = Image.fromarray(np.ascontiguousarray(pixels_CHW.transpose(1, 2, 0)))
-    form = "png" if max(image.size) <= 64 else "jpeg"
-    image.thumbnail((160, 160))
-    target = io.BytesIO()
-    image.save(target, form, quality=88, optimize=True)
-    return f"data:image/{form};base64,{base64.b64encode(target.getvalue()).decode()}"
 
 
 # ---- the page of several runs
@@ -365,17 +336,44 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, Any]:
         megabytes = [peak / 1e6 for peak in peaks]
         figures.append(drawn(megabytes, "Peak memory of the edge", "MB", lambda value: size(1e6 * value)))
     return {
-        "title": ", ".join(names).capitalize() if len(runs) < 6 else f"{len(runs)} runs",
+        "title": _capital(", ".join(names)) if len(runs) < 6 else f"{len(runs)} runs",
         "columns": [
-            {"name": name, "run": run, "results": run.results, "final": final, "head": HEADS[run.results["method"]]}
+            {
+                "name": name,
+                "run": run,
+                "results": run.results,
+                "final": final,
+                "head": HEADS[run.results["method"]],
+                "promise": _promise(run),
+                "leaks": {leak.name: leak for leak in read_leaks(run.audit)} if run.audit else {},
+            }
             for name, run, final in zip(names, runs, finals, strict=True)
         ],
+        "attributes": _attributes(runs),
+        "gallery": gallery(runs),
         "first": first,
         "headline": _comparison_headline(names, finals, first),
         "sentences": [_beside(names, runs, finals, first, i) for i in range(len(runs)) if i != first],
         "differences": _differences(runs),
         "figures": figures,
     }
+
+
+_ATTRIBUTES = 5  # that a comparison has rows for
+
+
+def _attributes(runs: Sequence[Run]) -> list[str]:
+    """The attributes audited in any of the runs, those worst hidden first."""
+    names = [leak.name for run in runs if run.audit for leak in read_leaks(run.audit)]
+    return list(dict.fromkeys(names))[:_ATTRIBUTES]
+
+
+def _promise(run: Run) -> str:
+    """The guarantee of all releases of an image, in a few characters."""
+    privacy = run.results.get("privacy") or {}
+    if not known(privacy.get("vector_epsilon_total")):
+        return "nothing sent" if run.results["method"] == "edge" else "none"
+    return f"ε = {short_number(privacy['vector_epsilon_total'])}"
 
 
 def _answered(runs: Sequence[Run], side: str) -> list[float]:
@@ -394,18 +392,26 @@ def _answered(runs: Sequence[Run], side: str) -> list[float]:
 
 def _run_names(runs: Sequence[Run]) -> list[str]:
     """The method, and as much more as tells the runs apart."""
-    names = [
-        run.results["method"] + (", freeze-and-log" if run.results["schedule"] == "freeze-and-log" else "")
-        for run in runs
-    ]
+    facts = [(run.results["method"], run.results["schedule"], network_name(run)) for run in runs]
+    differ = [len(set(column)) > 1 for column in zip(*facts, strict=True)]
+    names = []
+    for method, schedule, model in facts:
+        parts = [method] if differ[0] or not any(differ) else []
+        parts += [schedule] if schedule != "joint" and (differ[1] or not any(differ)) else []
+        parts += [model] if differ[2] else []
+        names.append(", ".join(parts) or method)
     return [
         f"{name} ({run.directory.resolve().name})" if names.count(name) > 1 else name
         for name, run in zip(names, runs, strict=True)
     ]
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _comparison_headline(names: Sequence[str], finals: Sequence[Mapping[str, Any]], first: int) -> str:
-    text = f"{names[first].capitalize()} reached {percent(finals[first]['balanced_accuracy'])} balanced accuracy"
+    text = f"{_capital(names[first])} reached {percent(finals[first]['balanced_accuracy'])} balanced accuracy"
     others = [i for i in range(len(names)) if i != first]
     if not others:
         return text + "."
@@ -428,7 +434,7 @@ def _beside(
     if min(my_bytes, their_bytes) > 0:
         factor = my_bytes / their_bytes
         how = f"{times(factor)} times more" if factor > 1 else f"{times(1 / factor)} times fewer"
-        text += f"; {how} bytes per image, both ways together"
+        text += f"; {'as many' if 0.995 < factor < 1.005 else how} bytes per image, both ways together"
     else:
         text += f"; {size(my_bytes)} per image instead of {size(their_bytes)}"
     if theirs["seconds_per_epoch"] > 0:

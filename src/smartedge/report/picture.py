@@ -6,17 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
-
-try:
-    import matplotlib
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-except ImportError as error:
-    raise ImportError(
-        f"the picture needs matplotlib, which is not here ({error}); install the extra that brings it: "
-        "pip install 'smartedge[cloud]'"
-    ) from error
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from smartedge.report.read import Run, read_run
 
@@ -70,8 +63,8 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
 
 
 def _name(run: Run) -> str:
-    once = run.results["schedule"] == "freeze-and-log"
-    return run.results["method"] + ("\n(each image once)" if once else "")
+    notes = {"freeze-and-log": "\n(each image once)", "two-stage": "\n(two-stage)"}
+    return str(run.results["method"]) + notes.get(run.results["schedule"], "")
 
 
 def _images(axes: Sequence[Axes], runs: Sequence[Run]) -> None:

@@ -1,71 +1,35 @@
-"""Figures as inline SVG whose colours are CSS variables, so that one drawing serves light and dark pages.
-
-Text stays text, in the reader's font. No figure tells things apart by colour alone: shape, dash or hatch goes with it.
-"""
+"""The figures of a run and of a comparison: curves, heads, offloading, times, sizes."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from smartedge.metrics import OffloadingCurve
+from smartedge.report.canvas import (
+    CLOUD,
+    EDGE,
+    INK,
+    MUTED,
+    PAPER,
+    PERCENT,
+    WIDTH,
+    Figure,
+    at_end,
+    drawing,
+    label_rows,
+    mark,
+    short,
+    to_svg,
+)
+from smartedge.report.text import known
 
 __all__ = ["Figure", "Head", "bars", "curves", "dots", "heads", "offloading", "series", "stages"]
-
-# A colour here is only a mark in the SVG, replaced by the variable of that name in the page's style sheet.
-INK, MUTED, LINE, EDGE, CLOUD, PAPER = "#1b1f24", "#59636e", "#d1d9e1", "#b45309", "#1d5fd6", "#fffffe"
-_VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", EDGE: "edge", CLOUD: "cloud", PAPER: "paper"}
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "text.parse_math": False,  # names of classes are data: "$" in them is a dollar sign
-    "text.color": INK,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.color": LINE,
-    "ytick.labelcolor": INK,
-    "hatch.color": PAPER,
-    "hatch.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-    "svg.fonttype": "none",
-}
-_WIDTH = 4.4  # inches: on a phone the drawing is shown at about its own size, so that its text can be read
-_PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing for the page."""
-
-    svg: Markup
-    title: str
-    alt: str  # what it shows, in words, with the figures
 
 
 @dataclass(frozen=True)
@@ -77,49 +41,18 @@ class Head:
     figures: Mapping[str, Any]
 
 
-def short(text: str, length: int = 22) -> str:
-    """A name that fits an axis."""
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-@contextmanager
-def _drawing(width: float, height: float) -> Iterator[Canvas]:
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser has its own fonts
-        yield Canvas(figsize=(width, height), layout="constrained")
-
-
-def _svg(canvas: Canvas, alt: str) -> Markup:
-    """The drawing as an element of an HTML page: no prologue, no outside names, no ids but those referred to."""
-    target = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": alt}):  # ids differ between figures and not between calls
-        canvas.savefig(target, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = target.getvalue()
-    svg = svg[svg.index("<svg") :]
-    opening, body = svg.split(">", 1)
-    box = re.search(r'viewBox="([^"]*)"', opening)
-    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = re.sub(r"font: (?:\d+ )?([\d.]+)px [^;\"]*", r"font-size: \1px", body)
-    body = body.replace("xlink:href", "href")
-    for colour, name in _VARIABLES.items():
-        body = body.replace(colour, f"var(--{name})")
-    view = box.group(1) if box else ""
-    return Markup('<svg role="img" aria-label="{}" viewBox="{}">').format(alt, view) + Markup(body)
-
-
 def curves(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], figure: str, title: str) -> Figure | None:
     """Loss or balanced accuracy of both sides per epoch, on the training and validation images."""
     percent = figure != "loss"
     words = []
-    with _drawing(_WIDTH, 3.1) as canvas:
+    with drawing(WIDTH, 3.1) as canvas:
         axes = canvas.subplots()
         for side, colour, marker in (("edge", EDGE, "o"), ("cloud", CLOUD, "s")):
             for split, dash, label in (("train", (0, (4, 2)), "training"), ("val", "-", "validation")):
                 points = [
                     (entry["epoch"] + 1, entry[figure])
                     for entry in metrics
-                    if entry["side"] == side and entry["split"] == split and _finite(entry.get(figure))
+                    if entry["side"] == side and entry["split"] == split and known(entry.get(figure))
                 ]
                 if not points:
                     continue
@@ -141,35 +74,35 @@ def curves(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], figur
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if percent:
-            axes.yaxis.set_major_formatter(_PERCENT)
+            axes.yaxis.set_major_formatter(PERCENT)
         axes.grid(visible=False, axis="x")
         wide = max(len(name) for name in names.values()) > 12
         canvas.legend(loc="outside upper left", ncols=1 if wide else 2, handlelength=2.4, columnspacing=1)
         alt = f"{title} per epoch. " + "; ".join(words) + "."
-        return Figure(_svg(canvas, alt), title, alt)
+        return Figure(to_svg(canvas, alt), title, alt)
 
 
 def heads(both: Sequence[Head], gain: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> Figure:
     """The exit's and the back's test figures, and their difference with its interval."""
     rows = [("accuracy", "Accuracy"), ("balanced_accuracy", "Balanced accuracy"), ("auroc", "AUROC")]
-    rows = [(key, label) for key, label in rows if all(_finite(head.figures[key]) for head in both)]
+    rows = [(key, label) for key, label in rows if all(known(head.figures[key]) for head in both)]
     gains = [(key, label) for key, label in rows if key in gain]
     words = []
-    with _drawing(_WIDTH, 3.3) as canvas:
+    with drawing(WIDTH, 3.3) as canvas:
         upper, lower = canvas.subplots(2, height_ratios=[len(rows) + 0.6, len(gains) + 0.4])
         for y, (key, label) in enumerate(rows):
             values = [head.figures[key] for head in both]
             upper.plot(values, [y] * len(values), color=MUTED, linewidth=1.2, zorder=1)
             for head, value in zip(both, values, strict=True):
-                upper.plot(value, y, **_mark(head.side))
+                upper.plot(value, y, **mark(head.side))
             words.append(
                 f"{label}: " + ", ".join(f"{h.name} {100 * v:.1f} %" for h, v in zip(both, values, strict=True))
             )
-        _rows(upper, [label for _, label in rows])
-        upper.xaxis.set_major_formatter(_PERCENT)
+        label_rows(upper, [label for _, label in rows])
+        upper.xaxis.set_major_formatter(PERCENT)
         upper.xaxis.set_major_locator(MaxNLocator(5))
         upper.margins(x=0.12)
-        marks = [Line2D([], [], label=head.name, **_mark(head.side)) for head in both]
+        marks = [Line2D([], [], label=head.name, **mark(head.side)) for head in both]
         canvas.legend(handles=marks, loc="outside upper left", ncols=2)
         for y, (key, label) in enumerate(gains):
             if key in intervals:
@@ -178,11 +111,11 @@ def heads(both: Sequence[Head], gain: Mapping[str, float], intervals: Mapping[st
             lower.plot(100 * gain[key], y, "D", color=INK, markersize=5.5)
             words.append(f"cloud gain in {label.lower()} {100 * gain[key]:+.1f} points")
         lower.axvline(0, color=MUTED, linewidth=1.2, linestyle=(0, (2, 2)))
-        _rows(lower, [label for _, label in gains])
+        label_rows(lower, [label for _, label in gains])
         lower.set_xlabel("cloud gain, points" + (" (line: 95 % interval)" if intervals else ""))
         lower.margins(x=0.12)
         alt = "On the test images. " + "; ".join(words) + "."
-        return Figure(_svg(canvas, alt), "Exit beside back", alt)
+        return Figure(to_svg(canvas, alt), "Exit beside back", alt)
 
 
 def offloading(curve: OffloadingCurve) -> Figure:
@@ -190,14 +123,14 @@ def offloading(curve: OffloadingCurve) -> Figure:
     share, balanced = curve.offloaded_share, curve.balanced_accuracy
     some = np.unique(np.linspace(0, len(share) - 1, 200).astype(int))
     best = int(balanced.argmax())
-    with _drawing(_WIDTH, 3.1) as canvas:
+    with drawing(WIDTH, 3.1) as canvas:
         axes = canvas.subplots()
         axes.plot(share[some], balanced[some], color=INK, linewidth=1.6)
-        axes.plot(share[0], balanced[0], **_mark("edge"), label="all by the exit", clip_on=False)
-        axes.plot(share[-1], balanced[-1], **_mark("cloud"), label="all by the back", clip_on=False)
+        axes.plot(share[0], balanced[0], **mark("edge"), label="all by the exit", clip_on=False)
+        axes.plot(share[-1], balanced[-1], **mark("cloud"), label="all by the back", clip_on=False)
         axes.plot(share[best], balanced[best], "*", color=INK, markersize=10, label="best", zorder=5, linestyle="none")
-        axes.xaxis.set_major_formatter(_PERCENT)
-        axes.yaxis.set_major_formatter(_PERCENT)
+        axes.xaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("images whose features go to the cloud")
         canvas.legend(loc="outside upper left", ncols=3, handletextpad=0.2)
         alt = (
@@ -205,14 +138,14 @@ def offloading(curve: OffloadingCurve) -> Figure:
             f"{100 * balanced[best]:.1f} % at best with {100 * share[best]:.0f} % of the images, "
             f"{100 * balanced[-1]:.1f} % with all."
         )
-        return Figure(_svg(canvas, alt), "Balanced accuracy versus offloading", alt)
+        return Figure(to_svg(canvas, alt), "Balanced accuracy versus offloading", alt)
 
 
 def stages(seconds: Mapping[str, float], wall: float) -> Figure:
     """The stages in a row, beside the wall clock of an epoch in which they overlap."""
     slowest = max(seconds, key=lambda name: seconds[name])
     looks = {"edge": (EDGE, "///"), "encode": (INK, "|||"), "link": (MUTED, "..."), "cloud": (CLOUD, "\\\\\\")}
-    with _drawing(_WIDTH, 2.3) as canvas:
+    with drawing(WIDTH, 2.3) as canvas:
         axes = canvas.subplots()
         left = 0.0
         for name, busy in seconds.items():
@@ -222,8 +155,8 @@ def stages(seconds: Mapping[str, float], wall: float) -> Figure:
         axes.barh(1, wall, color=INK, height=0.62)
         axes.barh(2, seconds[slowest], color=looks[slowest][0], hatch=looks[slowest][1], height=0.62)
         for y, value in enumerate((left, wall, seconds[slowest])):
-            _at_end(axes, value, y, f"{value:.3g} s")
-        _rows(axes, ["Stages in turn", "As run", f"Slowest ({slowest})"])
+            at_end(axes, value, y, f"{value:.3g} s")
+        label_rows(axes, ["Stages in turn", "As run", f"Slowest ({slowest})"])
         axes.set_xlim(0, 1.2 * max(left, wall) or 1)
         axes.set_xlabel("seconds per epoch")
         canvas.legend(loc="outside upper left", ncols=4)
@@ -232,7 +165,7 @@ def stages(seconds: Mapping[str, float], wall: float) -> Figure:
             + ", ".join(f"{name} busy {busy:.3g}" for name, busy in seconds.items())
             + f"; in turn {left:.3g}, wall clock {wall:.3g}."
         )
-        return Figure(_svg(canvas, alt), "Time of an epoch", alt)
+        return Figure(to_svg(canvas, alt), "Time of an epoch", alt)
 
 
 def bars(
@@ -241,7 +174,7 @@ def bars(
     """Horizontal bars, one per row of (name, value, "edge" | "cloud" | "other"), each with its text at the end."""
     looks = {"edge": (EDGE, "///"), "cloud": (CLOUD, "\\\\\\"), "other": (MUTED, "")}
     values = [value for _, value, _ in rows]
-    with _drawing(_WIDTH, 0.85 + 0.36 * len(rows)) as canvas:
+    with drawing(WIDTH, 0.85 + 0.36 * len(rows)) as canvas:
         axes = canvas.subplots()
         top = max([1.0 if log else 0.0, *values])
         if log:
@@ -255,11 +188,11 @@ def bars(
         for y, (_, value, look) in enumerate(rows):
             colour, hatch = looks[look]
             axes.barh(y, value, color=colour, hatch=hatch, height=0.62)
-            _at_end(axes, max(value, 1) if log else value, y, texts[y])
-        _rows(axes, [short(name) for name, _, _ in rows])
+            at_end(axes, max(value, 1) if log else value, y, texts[y])
+        label_rows(axes, [short(name) for name, _, _ in rows])
         axes.set_xlabel(label)
         alt = f"{title}. " + "; ".join(f"{name} {text}" for (name, _, _), text in zip(rows, texts, strict=True)) + "."
-        return Figure(_svg(canvas, alt), title, alt)
+        return Figure(to_svg(canvas, alt), title, alt)
 
 
 def dots(
@@ -268,32 +201,32 @@ def dots(
     """Balanced accuracy per row; ``both`` maps "edge" and "cloud" to (name, values), nan where a row has none."""
     values_SR = np.array([values for _, values in both.values()], dtype=float)
     words = []
-    with _drawing(_WIDTH, 1.0 + 0.25 * len(rows)) as canvas:
+    with drawing(WIDTH, 1.0 + 0.25 * len(rows)) as canvas:
         axes = canvas.subplots()
         for y, row in enumerate(rows):
             axes.plot(values_SR[:, y], [y] * len(both), color=MUTED, linewidth=1, zorder=1)
             words.append(
                 f"{row}: "
-                + ", ".join(f"{name} {100 * values[y]:.1f} %" for name, values in both.values() if _finite(values[y]))
+                + ", ".join(f"{name} {100 * values[y]:.1f} %" for name, values in both.values() if known(values[y]))
             )
         for side, (name, values) in both.items():
-            axes.plot(values, np.arange(len(rows)), **_mark(side), label=name)
+            axes.plot(values, np.arange(len(rows)), **mark(side), label=name)
         if chance is not None:
             axes.axvline(chance, color=MUTED, linewidth=1.2, linestyle=(0, (2, 2)))
-        _rows(axes, [short(row) for row in rows])
-        axes.xaxis.set_major_formatter(_PERCENT)
+        label_rows(axes, [short(row) for row in rows])
+        axes.xaxis.set_major_formatter(PERCENT)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.12)
         axes.set_xlabel("balanced accuracy" + (" (dashed: chance)" if chance is not None else ""))
         canvas.legend(loc="outside upper left", ncols=2)
         alt = f"{title}. " + "; ".join(words) + "."
-        return Figure(_svg(canvas, alt), title, alt)
+        return Figure(to_svg(canvas, alt), title, alt)
 
 
 def series(lines: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
     """One line per run of a comparison: a share per epoch. Runs differ in dash and marker."""
     dashes = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
-    with _drawing(_WIDTH, 3.1) as canvas:
+    with drawing(WIDTH, 3.1) as canvas:
         axes = canvas.subplots()
         for i, (name, points) in enumerate(lines.items()):
             axes.plot(
@@ -307,32 +240,11 @@ def series(lines: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figu
             )
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_formatter(_PERCENT)
+        axes.yaxis.set_major_formatter(PERCENT)
         axes.grid(visible=False, axis="x")
         canvas.legend(loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
         alt = f"{title}. " + "; ".join(f"{name} ends at {100 * points[-1][1]:.1f} %" for name, points in lines.items())
-        return Figure(_svg(canvas, alt), title, alt)
-
-
-def _mark(side: str) -> dict[str, Any]:
-    """Edge: a hollow circle. Cloud: a filled square, a little larger, so that it shows behind a circle."""
-    if side == "edge":
-        look = {"marker": "o", "markerfacecolor": PAPER, "markeredgecolor": EDGE, "markersize": 6, "zorder": 4}
-    else:
-        look = {"marker": "s", "markerfacecolor": CLOUD, "markeredgecolor": CLOUD, "markersize": 7.5, "zorder": 3}
-    return {**look, "markeredgewidth": 1.8, "linestyle": "none"}
-
-
-def _rows(axes: Axes, labels: Sequence[str]) -> None:
-    """Label horizontal rows, the first one on top."""
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(visible=False, axis="y")
-
-
-def _at_end(axes: Axes, x: float, y: float, text: str) -> None:
-    axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center")
+        return Figure(to_svg(canvas, alt), title, alt)
 
 
 def _power(value: float) -> str:
@@ -340,7 +252,3 @@ def _power(value: float) -> str:
         if value >= factor:
             return f"{value / factor:g} {unit}"
     return f"{value:g} B"
-
-
-def _finite(value: Any) -> bool:
-    return value is not None and bool(np.isfinite(value))

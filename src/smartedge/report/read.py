@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-__all__ = ["SCHEMA_VERSION", "Run", "read_run"]
+__all__ = ["AUDIT_SCHEMA_VERSION", "SCHEMA_VERSION", "Pictures", "Run", "read_run"]
 
 SCHEMA_VERSION = 1
+AUDIT_SCHEMA_VERSION = 1
 
 _REQUIRED = (
     "method", "schedule", "model", "cut", "bottleneck", "codec", "seed", "epochs",
@@ -28,8 +29,23 @@ _REQUIRED = (
     "edge_data_share", "edge_peak_rss_bytes", "edge_baseline_rss_bytes", "cloud_peak_rss_bytes",
     "releases_per_image", "machine", "versions", "smartedge_version", "started", "command",
 )  # fmt: skip
+_AUDIT = ("run", "attributes", "reconstruction", "membership", "dp", "skipped")
+_ATTRIBUTE = (
+    "best", "attacks", "all_releases", "undefended", "floor", "prediction_floor", "chance", "dp_bound",
+    "sensitive", "desired",
+)  # fmt: skip
 _Shape = tuple[int | None, ...]
 _HEAD_FIGURES = ("accuracy", "balanced_accuracy", "auroc", "loss", "base_rate")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Test images and what the best attack made of them (``docs/audit-schema.md``)."""
+
+    tensors: dict[str, NDArray[Any]]  # ids, desired, sensitive (n,); originals and what was made, uint8 (n, 3, H, W)
+    desired: dict[str, Any]  # column, names
+    sensitive: dict[str, Any] | None
+    attacks: dict[str, str]  # "defended", "undefended" → which attack made it
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,8 @@ class Run:
     predictions: dict[str, NDArray[Any]] | None  # predictions.safetensors
     samples: dict[str, NDArray[Any]] | None  # edge/samples.safetensors: on the edge alone, since it holds images
     config: str | None  # config.yaml, as text
+    audit: dict[str, Any] | None = None  # audit/audit.json
+    pictures: Pictures | None = None  # audit/reconstruction/samples.safetensors
 
     @property
     def stage_seconds(self) -> dict[str, float]:
@@ -108,6 +126,8 @@ def read_run(directory: Path) -> Run:
             directory / "edge" / "samples.safetensors", needed={"images": (3, None, None), "ids": (), "labels": labels}
         ),
         config=config.read_text(encoding="utf-8") if config.exists() else None,
+        audit=_read_audit(directory / "audit" / "audit.json"),
+        pictures=_read_pictures(directory / "audit" / "reconstruction" / "samples.safetensors"),
     )
 
 
@@ -127,6 +147,50 @@ def _missing(results: dict[str, Any]) -> Iterator[str]:
             yield "figures in test.back or test.exit"
 
 
+def _read_audit(path: Path) -> dict[str, Any] | None:
+    """What the attackers found, or None where there was no audit."""
+    if not path.exists():
+        return None
+    try:
+        audit = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error}); run 'smartedge audit' again") from error
+    version = audit.get("schema_version") if isinstance(audit, dict) else None
+    if version != AUDIT_SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: schema_version is {version!r}, but this report reads {AUDIT_SCHEMA_VERSION}; "
+            "run 'smartedge audit' again"
+        )
+    if lacking := [name for name in _AUDIT if name not in audit] or list(_lacking_figures(audit["attributes"])):
+        raise ValueError(f"{path}: lacks {', '.join(lacking)}; docs/audit-schema.md says what belongs there")
+    found: dict[str, Any] = audit
+    return found
+
+
+def _lacking_figures(attributes: dict[str, Any]) -> Iterator[str]:
+    for name, entry in attributes.items():
+        yield from (f"attributes.{name}.{key}" for key in _ATTRIBUTE if key not in entry)
+
+
+def _read_pictures(path: Path) -> Pictures | None:
+    image: _Shape = (3, None, None)
+    tensors = _read_tensors(
+        path,
+        needed={"ids": (), "desired": (), "sensitive": (), "originals": image},
+        optional={"defended": image, "undefended": image},
+        schema="docs/audit-schema.md",
+    )
+    if tensors is None:
+        return None
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+    try:
+        notes = {key: json.loads(metadata[key]) for key in ("desired", "sensitive", "attacks")}
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: says not what it shows ({error!r}); run 'smartedge audit' again") from error
+    return Pictures(tensors, **notes)
+
+
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
@@ -141,7 +205,11 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_tensors(
-    path: Path, *, needed: dict[str, _Shape], optional: dict[str, _Shape] | None = None
+    path: Path,
+    *,
+    needed: dict[str, _Shape],
+    optional: dict[str, _Shape] | None = None,
+    schema: str = "docs/results-schema.md",
 ) -> dict[str, NDArray[Any]] | None:
     """Read a file of arrays. Shapes are those of one image; None is any length."""
     if not path.exists():
@@ -151,7 +219,7 @@ def _read_tensors(
     except SafetensorError as error:
         raise ValueError(f"{path}: cannot be read ({error}); remove it to write the report without it") from error
     if lacking := [name for name in needed if name not in tensors]:
-        raise ValueError(f"{path}: lacks {', '.join(lacking)}; docs/results-schema.md says what belongs there")
+        raise ValueError(f"{path}: lacks {', '.join(lacking)}; {schema} says what belongs there")
     images = tensors["ids"].shape[:1]
     for name, one in {**needed, **(optional or {})}.items():
         if name in tensors:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
-__all__ = ["count", "known", "number", "percent", "points", "ratio", "relation", "seconds", "size", "times"]
+__all__ = [
+    "count", "known", "number", "percent", "points", "ratio", "relation", "seconds", "short_number", "size", "times",
+]  # fmt: skip
 
 
 def known(value: float | None) -> TypeGuard[float]:
@@ -56,6 +58,22 @@ def count(value: int) -> str:
 def number(value: float | None) -> str:
     """Three decimals."""
     return f"{value:.3f}" if known(value) else "–"
+
+
+def short_number(value: float | None) -> str:
+    """Three digits, without a tail of zeros: ``4.0`` → ``4``, ``0.12345`` → ``0.123``, ``1e-05`` → ``10⁻⁵``."""
+    if not known(value):
+        return "–"
+    if abs(value) >= 1000:
+        return count(round(value))
+    digits, _, power = f"{value:.3g}".partition("e")
+    if not power:
+        return digits
+    raised = str(int(power)).translate(_RAISED)
+    return f"10{raised}" if digits == "1" else f"{digits}·10{raised}"
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def ratio(value: float) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,240 @@ def write_run(
     return directory
 
 
+def privacy_block(**changes: Any) -> dict[str, Any]:
+    """The block ``privacy`` of results.json, of a Gaussian release with ε = 4 (docs/results-schema.md)."""
+    block = {
+        "mechanism": "gaussian",
+        "granularity": "vector",
+        "epsilon": 4.0,
+        "delta": 1e-5,
+        "epsilon_total": 4.0,
+        "delta_total": 1e-5,
+        "releases_max": 1,
+        "epsilon_budget": 4.0,
+        "delta_budget": 1e-5,
+        "vector_epsilon": 4.0,
+        "vector_epsilon_total": 4.0,
+        "clip": 11.3,
+        "sigma": 24.6,
+        "codewords": None,
+        "subset": None,
+        "labels": "clear",
+        "label_epsilon": None,
+        "epsilon_with_label": None,
+        "apply_to": "always",
+        "attribute_bound": (math.exp(4) + 1e-5) / (1 + math.exp(4)),
+        "tight_attribute_bound": 0.677,
+        "sampling_delta": 0.0,
+        "randomised_response_baseline": 0.913,
+    }
+    return {**block, **changes}
+
+
+def attribute(best: float, *, floor: float = 0.645, undefended: float | None = 0.928, **changes: Any) -> dict[str, Any]:
+    """An attribute of audit.json whose best attacker is ``deep`` with ``best``."""
+
+    def figures(value: float, attack: str | None = None) -> dict[str, Any]:
+        low, high = value - 0.021, value + 0.021
+        found = {"balanced_accuracy": value, "auroc": min(1.0, value + 0.04), "ci95": [low, high], "images": 2000}
+        return {**found, "attack": attack} if attack else found
+
+    others = {"linear": best - 0.061, "trees": best - 0.037, "mlp": best - 0.02, "deep": best}
+    block = {
+        "best": figures(best, "deep"),
+        "by_validation": figures(best - 0.004, "mlp"),
+        "all_releases": None,
+        "attacks": {name: figures(value) for name, value in others.items()},
+        "undefended": figures(undefended, "deep") if undefended else None,
+        "floor": figures(floor),
+        "prediction_floor": figures(floor - 0.006),
+        "chance": 0.5,
+        "dp_bound": None,
+        "classes": ["no", "yes"],
+        "desired": False,
+        "sensitive": True,
+    }
+    return {**block, **changes}
+
+
+def reconstructed(psnr: float, sensitive: float) -> dict[str, Any]:
+    """What one reconstruction attack achieved."""
+    return {
+        "images": 2000,
+        "psnr": psnr,
+        "ssim": psnr / 40,
+        "perceptual": {"name": "distance in the features of resnet18", "value": 0.412},
+        "sensitive_balanced_accuracy": {"masculine": sensitive},
+        "sensitive_balanced_accuracy_adapted": {"masculine": sensitive + 0.01},
+        "desired_balanced_accuracy": 0.871,
+    }
+
+
+def write_audit(
+    directory: Path,
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    network: str = "resnet18",
+    protected: bool = True,
+    pictures: bool = True,
+    seed: int = 0,
+    change: Callable[[dict[str, Any]], None] = lambda audit: None,
+) -> Path:
+    """Write what ``smartedge audit`` leaves in a run directory (docs/audit-schema.md)."""
+    folder = directory / "audit"
+    (folder / "reconstruction").mkdir(parents=True, exist_ok=True)
+    audit: dict[str, Any] = {
+        "schema_version": 1,
+        "run": {"undefended": not protected, "sensitive": ["masculine"], "noise_on_audited_releases": protected},
+        "settings": {},
+        "attributes": {"masculine": attribute(0.661)} if attributes is None else dict(attributes),
+        "reconstruction": {
+            "decoder": {**reconstructed(19.2, 0.655), "undefended": reconstructed(24.8, 0.902)},
+            "white_box": {**reconstructed(13.1, 0.61), "undefended": None},
+            "originals": {
+                "images": 2000,
+                "sensitive_balanced_accuracy": {"masculine": 0.941},
+                "desired_balanced_accuracy": 0.938,
+            },
+            "mean_image": {"psnr": 12.4, "ssim": 0.31, "perceptual": {"name": "as above", "value": 0.7}},
+        },
+        "membership": {
+            "any": {"auroc": 0.812, "balanced_accuracy": 0.734, "ci95": [0.71, 0.75]},
+            "same_label": {"auroc": 0.79, "balanced_accuracy": 0.713, "ci95": [0.69, 0.73]},
+        },
+        "dp": {
+            "attribute_bound": None,
+            "epsilon_claimed": None,
+            "delta": 0.0,
+            "epsilon_lower_bound": None,
+            "confidence": None,
+            "holds": None,
+        },
+        "skipped": [{"attack": "fine-tuned", "evidence": "defended", "reason": "no time was left"}],
+    }
+    change(audit)
+    (folder / "audit.json").write_text(json.dumps(audit))
+    if pictures:
+        rng = np.random.default_rng(seed)
+        originals = faces(rng, 8, 32)
+        blurred = {
+            name: np.clip(originals * (1 - part) + part * 128 + rng.normal(0, 9, originals.shape), 0, 255)
+            for name, part in (("defended", 0.8), ("undefended", 0.2))
+        }
+        notes = {
+            "network": network,
+            "attacks": {"defended": "decoder", "undefended": "gan"},
+            "desired": {"column": "smile", "names": ["no", "yes"]},
+            "sensitive": {"column": "masculine", "names": ["no", "yes"]},
+        }
+        save_file(
+            {
+                "ids": np.arange(8) * 3,
+                "desired": np.repeat([0, 1], 4),
+                "sensitive": np.tile(np.repeat([0, 1], 2), 2),
+                "originals": np.ascontiguousarray(originals),
+                **{name: np.ascontiguousarray(images.astype(np.uint8)) for name, images in blurred.items()},
+            },
+            folder / "reconstruction" / "samples.safetensors",
+            metadata={name: json.dumps(note) for name, note in notes.items()},
+        )
+    return directory
+
+
+def write_sweep_json(
+    folder: Path,
+    axes: Mapping[str, tuple[str, ...]],
+    *,
+    audited: bool = True,
+    seeds: int = 3,
+    bounds: bool = False,
+    change: Callable[[dict[str, Any]], None] = lambda sweep: None,
+) -> Path:
+    """Write sweep.json (docs/sweep-schema.md) of a finished grid: the further along an axis, the more is hidden."""
+    folder.mkdir(parents=True, exist_ok=True)
+    places = list(np.ndindex(*map(len, axes.values())))
+
+    def spread(mean: float) -> dict[str, float | None]:
+        return {"mean": mean, "sd": 0.004 if seeds > 1 else None}
+
+    rows = []
+    for place in places:
+        settings = {key: values[i] for (key, values), i in zip(axes.items(), place, strict=True)}
+        far = sum(place)
+        figures = {
+            "best": 0.9 - 0.06 * far,
+            "undefended": 0.928,
+            "floor": 0.645,
+            "prediction_floor": 0.64,
+            "chance": 0.5,
+        }
+        rows.append(
+            {
+                "settings": settings,
+                "runs": seeds,
+                "failed": 0,
+                "desired": spread(0.93 - 0.005 * far),
+                "exit": spread(0.91),
+                "epsilon": spread(4.0) if bounds else None,
+                "bound": spread(0.98 - 0.02 * far) if bounds else None,
+                "noise_bound": spread(0.95 - 0.02 * far) if bounds else None,
+                "attributes": {"masculine": {k: spread(v) for k, v in figures.items()}} if audited else {},
+            }
+        )
+    sweep = {
+        "schema_version": 1,
+        "config": "method: hierarchical\n",
+        "axes": [{"key": key, "values": list(values)} for key, values in axes.items()],
+        "seeds": list(range(seeds)),
+        "audited": audited,
+        "desired": ["smile"],
+        "sensitive": ["masculine"],
+        "points": [
+            {"settings": row["settings"], "seed": seed, "run": f"runs/{i},{seed}", "state": "done", "error": None}
+            for i, row in enumerate(rows)
+            for seed in range(seeds)
+        ],
+        "undefended": [{"settings": {}, "seed": 0, "run": "undefended/seed=0", "desired": 0.932}] if audited else [],
+        "rows": rows,
+    }
+    change(sweep)
+    (folder / "sweep.json").write_text(json.dumps(sweep))
+    return folder
+
+
 @pytest.fixture(name="write_run")
 def write_run_fixture(tmp_path: Path) -> Callable[..., Path]:
     """``write_run(name="run", **settings)`` → a finished run directory under the test's temporary folder."""
 
     def write(name: str = "run", **settings: Any) -> Path:
         return write_run(tmp_path / name, **settings)
+
+    return write
+
+
+@pytest.fixture(name="privacy_block")
+def privacy_block_fixture() -> Callable[..., dict[str, Any]]:
+    """See :func:`privacy_block`."""
+    return privacy_block
+
+
+@pytest.fixture(name="attribute")
+def attribute_fixture() -> Callable[..., dict[str, Any]]:
+    """See :func:`attribute`."""
+    return attribute
+
+
+@pytest.fixture(name="write_audit")
+def write_audit_fixture() -> Callable[..., Path]:
+    """See :func:`write_audit`."""
+    return write_audit
+
+
+@pytest.fixture(name="write_sweep_json")
+def write_sweep_json_fixture(tmp_path: Path) -> Callable[..., Path]:
+    """``write_sweep_json(axes, name="sweep", **settings)`` → a finished sweep under the test's temporary folder."""
+
+    def write(axes: Mapping[str, tuple[str, ...]], name: str = "sweep", **settings: Any) -> Path:
+        return write_sweep_json(tmp_path / name, axes, **settings)
 
     return write

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from smartedge.report import write_comparison, write_report
+from smartedge.report import write_comparison, write_report, write_sweep
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OWN = ("google.com", "googleapis.com", "gvt1.com")  # the browser's own errands, which no switch ends
@@ -53,6 +53,16 @@ def test_a_comparison_loads_in_silence(chromium, write_run, tmp_path):
     assert "Written by smartedge" in document
     assert console == []
     assert hosts == set()
+
+
+def test_an_audited_report_and_a_sweep_load_in_silence(chromium, write_run, write_audit, write_sweep_json, tmp_path):
+    report = write_report(write_audit(write_run()))
+    sweep, _ = write_sweep(write_sweep_json({"adversary.weight": ("0", "1")}))
+    for page, says in ((report, "What reconstructions show"), (sweep, "Figures")):
+        document, console, hosts = browse(chromium, page, tmp_path)
+        assert says in document
+        assert console == []
+        assert hosts == set()
 
 
 def test_the_policy_stops_what_gets_in_all_the_same(chromium, write_run, tmp_path):

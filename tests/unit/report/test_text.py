@@ -6,7 +6,18 @@ import math
 
 import pytest
 
-from smartedge.report.text import count, number, percent, points, ratio, relation, seconds, size, times
+from smartedge.report.text import (
+    count,
+    number,
+    percent,
+    points,
+    ratio,
+    relation,
+    seconds,
+    short_number,
+    size,
+    times,
+)
 
 
 def plain(text: str) -> str:
@@ -37,6 +48,11 @@ def plain(text: str) -> str:
         (seconds(9000), "2.5 h"),
         (count(11459), "11 459"),
         (number(0.98765), "0.988"),
+        (short_number(4.0), "4"),
+        (short_number(0.12345), "0.123"),
+        (short_number(1e-5), "10⁻⁵"),
+        (short_number(2.5e-6), "2.5·10⁻⁶"),
+        (short_number(12_288), "12 288"),
         (ratio(0.0775), "0.077"),
         (ratio(5.56), "5.6"),
         (ratio(82.3), "82"),
@@ -51,7 +67,7 @@ def test_a_number_in_words(text, expected):
     assert plain(text) == expected
 
 
-@pytest.mark.parametrize("write", [percent, points, size, seconds, number])
+@pytest.mark.parametrize("write", [percent, points, size, seconds, number, short_number])
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf])
 def test_what_is_missing_is_a_dash(write, missing):
     assert write(missing) == "–"

@@ -1,0 +1,126 @@
+"""``smartedge sweep``: runs over a grid of settings, and what each keeps and hides."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from smartedge.cli.common import add_override_argument
+from smartedge.errors import ConfigError, RunError
+
+__all__ = ["add_parser", "print_table", "run"]
+
+_DESCRIPTION = """\
+Train with every value of a setting, let attackers loose on each run, and draw what is kept against what is hidden.
+
+  $ smartedge sweep run.yaml --vary adversary.weight=0,1,3,10 --audit --budget 10m --seeds 3
+  (progress of each run)
+   adversary.weight  Smiling       Male, best attack  undefended  label floor  runs
+                  0  91.4 % ± 0.3       81.3 % ± 0.9      92.8 %       64.5 %     3
+                  3  91.0 % ± 0.4       68.0 % ± 1.1      92.8 %       64.5 %     3
+  ...
+  runs/default-sweep/sweep.html
+  runs/default-sweep/frontier.png
+
+  $ smartedge sweep run.yaml --vary dp.epsilon=1,2,4,8,16 --vary model.codebook=4,8 --audit
+
+Several --vary make a grid. A list is written in brackets: --vary adversary.exits=[conv],[conv,deep]. Every point is an
+ordinary run under the sweep's folder, in runs/; with --audit the same network without protection is trained beside
+them, in undefended/. sweep.json and sweep.csv hold the figures. Reconstruction is left to 'smartedge audit' on the
+point that you choose.
+A point that fails is told at the end (exit code 10) and the rest goes on. Ctrl-C stops; the same command goes on:
+finished points are kept, failed ones are tried again.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
+    """Describe the verb's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "sweep", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", metavar="CONFIG", help="settings file; 'smartedge init' writes one")
+    parser.add_argument(
+        "--vary", metavar="KEY=V1,V2", action="append", default=[], help="a setting and its values; may be repeated"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each setting (1)")
+    parser.add_argument("--audit", action="store_true", help="attack every run, and the same without protection")
+    parser.add_argument("--budget", metavar="TIME", help="of each audit, such as 90s, 5m or 2h; default: no limit")
+    parser.add_argument("--out", type=Path, help="the sweep's folder; default: run_dir with '-sweep'")
+    parser.add_argument("--single-process", action="store_true", help="as for 'smartedge train'")
+    add_override_argument(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the runs, print the table, write the page."""
+    from smartedge.cli.audit import seconds
+    from smartedge.config import load_config
+    from smartedge.sweep import folder_of, parse_axes, sweep
+
+    if args.seeds < 1:
+        raise ConfigError("--seeds: at least 1 is needed")
+    if args.budget is not None and not args.audit:
+        raise ConfigError("--budget: is the time of the audit; give --audit as well")
+    folder = args.out or folder_of(load_config(args.config, args.overrides))
+    try:
+        found = sweep(
+            args.config,
+            parse_axes(args.vary),
+            args.overrides,
+            folder=folder,
+            seeds=args.seeds,
+            audit=args.audit,
+            budget=seconds(args.budget) if args.budget else None,
+            single_process=args.single_process,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; the same command goes on; so far: {folder / 'sweep.json'}") from None
+    print_table(found)
+    for path in _page(folder):
+        print(path)
+    failed = [point for point in found["points"] if point["state"] == "failed"]
+    for point in failed:
+        print(f"failed: {point['run']}: {point['error']}")
+    return RunError.exit_code if failed else 0
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """Print one row per setting: means over the seeds, and their spread."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="balanced accuracy on the test images, mean ± standard deviation", title_justify="left")
+    for axis in found["axes"]:
+        table.add_column(axis["key"], justify="right", no_wrap=True)
+    table.add_column(", ".join(found["desired"]), justify="right")
+    attributes = found["sensitive"] if found["audited"] else []
+    for name in attributes:
+        for heading in (f"{name}, best attack", "undefended", "label floor"):
+            table.add_column(heading, justify="right")
+    bounded = any(row["bound"] for row in found["rows"])
+    for heading in (["DP bound"] if bounded else []) + ["runs"]:
+        table.add_column(heading, justify="right")
+    for row in found["rows"]:
+        figures = [row["attributes"].get(name, {}) for name in attributes]
+        cells = [*row["settings"].values(), _spread(row["desired"])]
+        cells += [_spread(each.get(key)) for each in figures for key in ("best", "undefended", "floor")]
+        cells += [_spread(row["bound"])] if bounded else []
+        table.add_row(*cells, f"{row['runs']}" + (f", {row['failed']} failed" if row["failed"] else ""))
+    Console(width=120, highlight=False).print(table)
+
+
+def _spread(spread: dict[str, Any] | None) -> str:
+    if not spread:
+        return "–"
+    return f"{100 * spread['mean']:.1f} %" + (f" ± {100 * spread['sd']:.1f}" if spread["sd"] is not None else "")
+
+
+def _page(folder: Path) -> list[Path]:
+    """Write the page where what it needs is installed; else say so."""
+    try:
+        from smartedge.report import write_sweep
+    except ImportError as error:
+        print(f"no sweep.html: {error}")
+        return [folder / "sweep.json"]
+    return write_sweep(folder)

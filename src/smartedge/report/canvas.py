@@ -1,0 +1,130 @@
+"""The surface that figures are drawn on: inline SVG whose colours are CSS variables, or a PNG in the same colours.
+
+One SVG serves light and dark pages. Text stays text, in the reader's font. No figure tells things apart by colour
+alone: shape, dash or hatch goes with it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter
+
+__all__ = [
+    "CLOUD", "EDGE", "INK", "LINE", "MUTED", "PAPER", "PERCENT", "WIDTH",
+    "Canvas", "Figure", "at_end", "drawing", "label_rows", "mark", "save_png", "short", "to_svg",
+]  # fmt: skip
+
+# A colour here is only a mark in the SVG, replaced by the variable of that name in the page's style sheet.
+INK, MUTED, LINE, EDGE, CLOUD, PAPER = "#1b1f24", "#59636e", "#d1d9e1", "#b45309", "#1d5fd6", "#fffffe"
+_VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", EDGE: "edge", CLOUD: "cloud", PAPER: "paper"}
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "text.parse_math": False,  # names of classes are data: "$" in them is a dollar sign
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.color": LINE,
+    "ytick.labelcolor": INK,
+    "hatch.color": PAPER,
+    "hatch.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "svg.fonttype": "none",
+}
+WIDTH = 4.4  # inches: on a phone the drawing is shown at about its own size, so that its text can be read
+PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing for the page."""
+
+    svg: Markup
+    title: str
+    alt: str  # what it shows, in words, with the figures
+
+
+def short(text: str, length: int = 22) -> str:
+    """A name that fits an axis."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+@contextmanager
+def drawing(width: float, height: float) -> Iterator[Canvas]:
+    """A canvas of that many inches, in the style of the page."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser has its own fonts
+        yield Canvas(figsize=(width, height), layout="constrained")
+
+
+def to_svg(canvas: Canvas, alt: str) -> Markup:
+    """The drawing as an element of an HTML page: no prologue, no outside names, no ids but those referred to."""
+    target = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": alt}):  # ids differ between figures and not between calls
+        canvas.savefig(target, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = target.getvalue()
+    svg = svg[svg.index("<svg") :]
+    opening, body = svg.split(">", 1)
+    box = re.search(r'viewBox="([^"]*)"', opening)
+    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    body = re.sub(r"font: (?:\d+ )?([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    body = body.replace("xlink:href", "href")
+    for colour, name in _VARIABLES.items():
+        body = body.replace(colour, f"var(--{name})")
+    view = box.group(1) if box else ""
+    return Markup('<svg role="img" aria-label="{}" viewBox="{}">').format(alt, view) + Markup(body)
+
+
+def save_png(canvas: Canvas, path: Path) -> Path:
+    """The drawing on white, 150 dots per inch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.savefig(path, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return path
+
+
+def mark(side: str) -> dict[str, Any]:
+    """Edge: a hollow circle. Cloud: a filled square, a little larger, so that it shows behind a circle."""
+    if side == "edge":
+        look = {"marker": "o", "markerfacecolor": PAPER, "markeredgecolor": EDGE, "markersize": 6, "zorder": 4}
+    else:
+        look = {"marker": "s", "markerfacecolor": CLOUD, "markeredgecolor": CLOUD, "markersize": 7.5, "zorder": 3}
+    return {**look, "markeredgewidth": 1.8, "linestyle": "none"}
+
+
+def label_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Label horizontal rows, the first one on top."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+
+
+def at_end(axes: Axes, x: float, y: float, text: str) -> None:
+    """Write to the right of a bar's end."""
+    axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center")
