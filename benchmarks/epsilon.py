@@ -1,0 +1,131 @@
+"""What a differential-privacy guarantee costs: accuracy at ε = 1, 2, 4, 8, 16 (δ = 1e-5), every image released once.
+
+    python benchmarks/epsilon.py                    # everything that is not finished yet
+    python benchmarks/epsilon.py --only codewords   # one mechanism
+    python benchmarks/epsilon.py --table            # print the table from what is finished
+
+LFW faces, ``Smiling``, ResNet-18 cut at ``layer1``. ε is that of the whole feature vector, except for ``element``:
+there the settings claim it for one number of the vector alone, as much of the literature does, and *vector ε*
+says what that is worth. *randomised response* is the baseline that every private release must beat: the exit's own
+answer, randomised at the same (vector) ε. Each run is a process of its own on one thread; its figures are kept in
+``benchmarks/results/epsilon/``, and a run that is there is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common import HERE, data_folder, provenance
+
+RESULTS = HERE / "results" / "epsilon"
+EPSILONS = (1, 2, 4, 8, 16)
+MODEL = {"name": "resnet18", "cut": "layer1"}
+MECHANISMS: dict[str, dict[str, Any]] = {
+    "codewords": {"model": {**MODEL, "codebook": 8}, "dp": {"mechanism": "randomised-response"}},
+    "gaussian": {"model": {**MODEL, "bottleneck": "1x1x1"}, "dp": {"mechanism": "gaussian", "delta": 1e-5}},
+    "element": {
+        "model": {**MODEL, "bottleneck": "8x1x1"},
+        "dp": {"mechanism": "laplace", "granularity": "element"},
+    },
+}
+COMMON: dict[str, Any] = {
+    "schedule": "freeze-and-log",
+    "epochs": 2,
+    "train": {"front_epochs": 6, "precision": "bfloat16", "channels_last": True},
+    "hardware": {"threads": 1},
+    "seed": 0,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=MECHANISMS, help="may be repeated")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread each")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--work", type=Path, default=Path("runs/epsilon"), help="run directories (large)")
+    args = parser.parse_args()
+    if not args.table:
+        jobs = [
+            (name, epsilon)
+            for name in MECHANISMS
+            if not args.only or name in args.only
+            for epsilon in EPSILONS
+            if not result_file(name, epsilon).exists()
+        ]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda job: run(*job, work=args.work), jobs))
+    print_table()
+
+
+def result_file(name: str, epsilon: int) -> Path:
+    return RESULTS / f"{name}-{epsilon}.json"
+
+
+def run(name: str, epsilon: int, *, work: Path) -> None:
+    settings = MECHANISMS[name]
+    data = {"path": str(data_folder("lfw-attributes")), "desired": "Smiling", "image_size": 64}
+    run_dir = work / f"{name}-{epsilon}"
+    config = {**COMMON, **settings, "data": data, "dp": {**settings["dp"], "epsilon": epsilon}, "run_dir": str(run_dir)}
+    if not (run_dir / "results.json").exists():
+        code = (
+            "import json, sys; from pathlib import Path; from smartedge.training import train; "
+            "from smartedge.runs.progress import Quiet; "
+            "config = json.loads(sys.argv[1]); resume = (Path(config['run_dir']) / 'run.json').exists(); "
+            "train(config, resume=resume, single_process=True, monitor=Quiet(), report=False)"
+        )
+        subprocess.run([sys.executable, "-c", code, json.dumps(config)], check=True)
+    results = json.loads((run_dir / "results.json").read_text())
+    kept = {key: results[key] for key in ("test", "cloud_gain", "bytes_per_image", "privacy")}
+    file = result_file(name, epsilon)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    facts = provenance(f"--only {name}")
+    file.write_text(json.dumps({**facts, "settings": {**COMMON, **settings}, **kept}, indent=1) + "\n")
+    print(f"{file.stem}: {100 * results['test']['back']['balanced_accuracy']:.2f} %", flush=True)
+
+
+def print_table() -> None:
+    rows = []
+    for name in MECHANISMS:
+        for epsilon in EPSILONS:
+            if result_file(name, epsilon).exists():
+                found = json.loads(result_file(name, epsilon).read_text())
+                privacy, test = found["privacy"], found["test"]
+                baseline = privacy["randomised_response_baseline"]
+                back = test["back"]["balanced_accuracy"]
+                rows.append(
+                    {
+                        "mechanism": name,
+                        "claimed ε": epsilon,
+                        "vector ε": f"{privacy['vector_epsilon']:g}",
+                        "back %": f"{100 * back:.2f}",
+                        "randomised response %": f"{100 * baseline:.2f}",
+                        "back - baseline": f"{100 * (back - baseline):+.2f}",
+                        "exit, on the edge %": f"{100 * test['exit']['balanced_accuracy']:.2f}",
+                        "bytes up": f"{found['bytes_per_image']['up']:.0f}",
+                        "attribute bound %": f"{100 * privacy['tight_attribute_bound']:.1f}",
+                    }
+                )
+    if not rows:
+        print("nothing is finished yet")
+        return
+    print("balanced accuracy on the test split; one seed")
+    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
+    print("  ".join(key.ljust(width) for key, width in widths.items()))
+    for row in rows:
+        print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()))
+    with (HERE / "results" / "epsilon.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

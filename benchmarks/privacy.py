@@ -1,0 +1,219 @@
+"""What is protection worth, and what does it cost? The best of all attackers, with and without it.
+
+    python benchmarks/privacy.py                                # everything that is not finished yet
+    python benchmarks/privacy.py --only smiling-male-resnet18   # one comparison
+    python benchmarks/privacy.py --table                        # print the table from what is finished
+
+A comparison is two runs of one network on one pair of attributes with one seed. *Undefended*: hierarchical training at
+the plain cut. *Defended*: a bottleneck of eight numbers, noise, adversarial exits, a longer first stage, every image
+released once. Then ``smartedge audit`` of the defended run, with the undefended one as its reference: on identity-
+disjoint test images, from the features in the cloud's log, the best attacker counts.
+
+Each run is a process of its own on one thread (``--jobs`` at once); its figures are kept in
+``benchmarks/results/privacy/``, and what is there is not made again. What was stopped resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from common import HERE, data_folder, provenance
+
+RESULTS = HERE / "results" / "privacy"
+FAST = {"precision": "bfloat16", "channels_last": True}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "resnet18": {"model": {"name": "resnet18", "cut": "layer1"}, "train": FAST, "epochs": 6},
+    "vgg11": {"model": {"name": "vgg11_bn", "cut": "features.7"}, "train": FAST, "epochs": 4},
+    "mobilevit_xxs": {
+        "model": {"name": "mobilevit_xxs", "cut": "stages.1"},
+        "train": {"lr": 2e-3, "channels_last": True},
+        "epochs": 6,
+    },
+}
+PROTECTION: dict[str, Any] = {
+    "schedule": "freeze-and-log",
+    "epochs": 4,
+    "model": {"bottleneck": "8x1x1"},
+    "train": {"front_epochs": 10},
+    "adversary": {"exits": ["mlp", "mlp"], "weight": 1.0, "confusion": "conditional", "steps": 3},
+    "dp": {"mechanism": "gaussian", "sigma": 0.4},
+    "codec": {"name": "uint8"},
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One pair of attributes and one network."""
+
+    path: str
+    desired: str
+    sensitive: str
+    network: str
+    seeds: int
+
+
+COMPARISONS = {
+    "smiling-male-resnet18": Comparison("lfw-attributes", "Smiling", "Male", "resnet18", 3),
+    "mouth-male-resnet18": Comparison("lfw-attributes", "Mouth_Slightly_Open", "Male", "resnet18", 3),
+    "drawn-smile-masculine-resnet18": Comparison("drawn", "smile", "masculine", "resnet18", 1),
+    "smiling-male-mobilevit_xxs": Comparison("lfw-attributes", "Smiling", "Male", "mobilevit_xxs", 1),
+    "smiling-male-vgg11": Comparison("lfw-attributes", "Smiling", "Male", "vgg11", 1),
+    "smiling-young-resnet18": Comparison("lfw-attributes", "Smiling", "Young", "resnet18", 1),
+    "mouth-male-mobilevit_xxs": Comparison("lfw-attributes", "Mouth_Slightly_Open", "Male", "mobilevit_xxs", 1),
+    "mouth-male-vgg11": Comparison("lfw-attributes", "Mouth_Slightly_Open", "Male", "vgg11", 1),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=COMPARISONS, help="may be repeated")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="comparisons at once, one thread each")
+    parser.add_argument("--seeds", type=int, help="fewer seeds than planned")
+    parser.add_argument("--budget", type=float, default=900.0, help="seconds for the audit of each run")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--work", type=Path, default=Path("runs/privacy"), help="run directories (large)")
+    args = parser.parse_args()
+    if not args.table:
+        jobs = [
+            (name, seed)
+            for name, comparison in COMPARISONS.items()
+            if not args.only or name in args.only
+            for seed in range(min(args.seeds or comparison.seeds, comparison.seeds))
+            if not result_file(name, seed).exists()
+        ]
+        jobs.sort(key=lambda job: job[1])  # the first seed of every comparison before the second of any
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda job: compare(*job, work=args.work, budget=args.budget), jobs))
+    print_table()
+
+
+def result_file(name: str, seed: int) -> Path:
+    return RESULTS / f"{name}-{seed}.json"
+
+
+def configs(comparison: Comparison, seed: int, work: Path) -> dict[str, dict[str, Any]]:
+    """Settings of the undefended and of the defended run."""
+    network = NETWORKS[comparison.network]
+    path = comparison.path if comparison.path == "drawn" else str(data_folder(comparison.path))
+    data = {"path": path, "desired": comparison.desired, "sensitive": [comparison.sensitive], "image_size": 64}
+    common = {"seed": seed, "data": data, "hardware": {"threads": 1}}
+    defended = {
+        **common,
+        **PROTECTION,
+        "model": {**network["model"], **PROTECTION["model"]},
+        "train": {**network["train"], **PROTECTION["train"]},
+    }
+    undefended = {**common, **network}
+    return {
+        "undefended": {**undefended, "run_dir": str(work / "undefended")},
+        "defended": {**defended, "run_dir": str(work / "defended")},
+    }
+
+
+def compare(name: str, seed: int, *, work: Path, budget: float) -> None:
+    comparison = COMPARISONS[name]
+    folder = work / f"{name}-{seed}"
+    both = configs(comparison, seed, folder)
+    for config in both.values():
+        if not (Path(config["run_dir"]) / "results.json").exists():
+            python(
+                "from smartedge.training import train; config = json.loads(sys.argv[1]); "
+                "resume = (Path(config['run_dir']) / 'run.json').exists(); "
+                "train(config, resume=resume, single_process=True, monitor=Quiet(), report=False)",
+                json.dumps(config),
+            )
+    runs = {kind: Path(config["run_dir"]) for kind, config in both.items()}
+    python(
+        "import torch; torch.set_num_threads(1); from smartedge.audit.suite import AuditSettings, audit; "
+        "attacks = ('linear', 'linear-pooled', 'trees', 'mlp', 'deep', 'fine-tuned', 'membership', 'epsilon'); "
+        "settings = AuditSettings(attacks=attacks, budget=float(sys.argv[3]), undefended=Path(sys.argv[2])); "
+        "audit(Path(sys.argv[1]), settings, Quiet())",
+        str(runs["defended"]),
+        str(runs["undefended"]),
+        str(budget),
+    )
+    results = {kind: json.loads((run / "results.json").read_text()) for kind, run in runs.items()}
+    found = json.loads((runs["defended"] / "audit" / "audit.json").read_text())
+    kept: dict[str, Any] = {
+        kind: {key: r[key] for key in ("schedule", "bottleneck", "epochs", "test", "cloud_gain", "bytes_per_image")}
+        for kind, r in results.items()
+    }
+    kept["audit"] = {key: found[key] for key in ("attributes", "membership", "dp", "skipped", "verdict")}
+    result_file(name, seed).parent.mkdir(parents=True, exist_ok=True)
+    facts = provenance(f"--only {name} --budget {budget:g}")
+    protection = {**PROTECTION, "network": NETWORKS[comparison.network]}
+    result_file(name, seed).write_text(
+        json.dumps({**facts, "seed": seed, "protection": protection, **kept}, indent=1) + "\n"
+    )
+    print(f"{name} seed {seed}: {found['verdict']}", flush=True)
+
+
+def python(code: str, *arguments: str) -> None:
+    start = "import json, sys; from pathlib import Path; from smartedge.runs.progress import Quiet; "
+    subprocess.run([sys.executable, "-c", start + code, *arguments], check=True)
+
+
+def print_table() -> None:
+    rows = []
+    for name, comparison in COMPARISONS.items():
+        files = sorted(RESULTS.glob(f"{name}-[0-9].json"))
+        if files:
+            rows.append(row(name, comparison, [json.loads(file.read_text()) for file in files]))
+    if not rows:
+        print("nothing is finished yet")
+        return
+    print("balanced accuracy in % on the test split, mean ± standard deviation over seeds")
+    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
+    print("  ".join(key.ljust(width) for key, width in widths.items()))
+    for each in rows:
+        print("  ".join(str(each[key]).ljust(width) for key, width in widths.items()))
+    with (HERE / "results" / "privacy.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[str, Any]:
+    attributes = [each["audit"]["attributes"][comparison.sensitive] for each in found]
+
+    def attack(key: str) -> list[float]:
+        return [attribute[key]["balanced_accuracy"] for attribute in attributes]
+
+    def desired(kind: str, head: str = "back") -> list[float]:
+        return [each[kind]["test"][head]["balanced_accuracy"] for each in found]
+
+    over = [best - floor for best, floor in zip(attack("best"), attack("floor"), strict=True)]
+    lost = [after - before for after, before in zip(desired("defended"), desired("undefended"), strict=True)]
+    return {
+        "comparison": name,
+        "seeds": len(found),
+        "undefended desired": percent(desired("undefended")),
+        "defended desired": percent(desired("defended")),
+        "its exit": percent(desired("defended", "exit")),
+        "desired lost": f"{100 * mean(lost):+.2f}",
+        "undefended attack": percent(attack("undefended")),
+        "best attack": percent(attack("best")),
+        "label floor": percent(attack("floor")),
+        "prediction floor": percent(attack("prediction_floor")),
+        "attack - floor": f"{100 * mean(over):+.2f}",
+        "goal": "met" if mean(over) <= 0.03 and mean(lost) >= -0.01 else "missed",
+    }
+
+
+def percent(values: list[float]) -> str:
+    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * mean(values):.2f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
