@@ -5,7 +5,7 @@
     python benchmarks/privacy.py --table                        # print the table from what is finished
 
 A comparison is two runs of one network on one pair of attributes with one seed. *Undefended*: hierarchical training at
-the plain cut. *Defended*: a bottleneck of eight numbers, noise, adversarial exits, a longer first stage, every image
+the plain cut. *Defended*: a bottleneck of four numbers, noise, adversarial exits, a longer first stage, every image
 released once. Then ``smartedge audit`` of the defended run, with the undefended one as its reference: on identity-
 disjoint test images, from the features in the cloud's log, the best attacker counts.
 
@@ -43,9 +43,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
 PROTECTION: dict[str, Any] = {
     "schedule": "freeze-and-log",
     "epochs": 4,
-    "model": {"bottleneck": "8x1x1"},
+    "model": {"bottleneck": "4x1x1"},
     "train": {"front_epochs": 10},
-    "adversary": {"exits": ["mlp", "mlp"], "weight": 1.0, "confusion": "conditional", "steps": 3},
+    "adversary": {"exits": ["mlp", "mlp"], "weight": 3.0, "confusion": "conditional", "steps": 3},
     "dp": {"mechanism": "gaussian", "sigma": 0.4},
     "codec": {"name": "uint8"},
 }

@@ -23,9 +23,9 @@ from common import HERE, provenance
 
 BATCH = 64
 CUT = {"name": "resnet18", "cut": "layer1"}
-NARROW = {**CUT, "bottleneck": "8x1x1"}
+NARROW = {**CUT, "bottleneck": "4x1x1"}
 NOISE = {"mechanism": "gaussian", "sigma": 0.4}
-ADVERSARY = {"exits": ["mlp", "mlp"], "weight": 1.0, "confusion": "conditional", "steps": 3}
+ADVERSARY = {"exits": ["mlp", "mlp"], "weight": 3.0, "confusion": "conditional", "steps": 3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "unprotected": {"model": CUT},
     "bottleneck": {"model": NARROW},
