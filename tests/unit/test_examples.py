@@ -31,9 +31,11 @@ def test_examples_do_not_share_run_directories() -> None:
 
 def test_the_examples_cover_the_methods_schedules_and_tasks() -> None:
     configs = [load_config(path) for path in EXAMPLES]
-    assert {config.schedule for config in configs} == {"joint", "freeze-and-log"}
+    assert {config.schedule for config in configs} == {"joint", "two-stage", "freeze-and-log"}
     assert {type(config.data.desired) for config in configs} == {str, tuple}
     assert any(config.model.bottleneck for config in configs)
+    assert {config.dp.mechanism for config in configs} >= {"none", "gaussian", "randomised-response"}
+    assert any(config.adversary.exits for config in configs)
     baselines = next(path for path in EXAMPLES if path.stem == "baselines")
     for method in ("cloud", "split", "edge"):
         assert load_config(baselines, [f"method={method}"]).method == method
@@ -50,7 +52,7 @@ def test_the_columns_to_learn_exist_in_the_data(path: Path, request: pytest.Fixt
         folder: Path = request.getfixturevalue("shared_data")
         known = set(pq.read_schema(folder / Path(data.path).name / "train.parquet").names)
     wanted = {data.desired} if isinstance(data.desired, str) else set(data.desired)
-    assert wanted <= known
+    assert wanted | set(data.sensitive) <= known
 
 
 def test_a_loop_of_ones_own_runs(repo_root: Path) -> None:
