@@ -20,7 +20,7 @@ features that crossed the link. The run directory must hold both sides' folders,
   audit defended deep 0.001 seed 0 masculine 420/420
   what an attacker reads from 1000 protected images (balanced accuracy, %)
                 best attack           undefended  floor  prediction floor  chance  DP bound
-  masculine     52.4 ± 3.1  deep            97.3   50.9              50.8    50.0      98.2
+  masculine     52.4 ± 3.1  deep            97.3   50.9              50.8    50.0      67.8
   membership of a release: AUROC 0.61
   epsilon of one release: claimed 4.00, at least 2.31 (confidence 99.9 %)
   masculine: the best attacker (deep) reads it at 52.4 % balanced accuracy, 97.3 % from the undefended front: no more
@@ -30,9 +30,10 @@ features that crossed the link. The run directory must hold both sides' folders,
 undefended        the same attacks on the same front without bottleneck, noise and adversary (trained here, once)
 floor             what the true desired label alone tells: a defence that keeps the label cannot be below it
 prediction floor  what the task exit's answer alone tells
-DP bound          what no attacker whatever can exceed, by differential privacy
+DP bound          what no attacker whatever can exceed, by the law of the noise
 
-attacks: linear, linear-pooled, trees, mlp, deep, fine-tuned (attributes); membership, epsilon, reconstruction
+attacks: linear, linear-pooled, posterior, trees, mlp, deep, fine-tuned (attributes); membership, epsilon,
+reconstruction
 Finished attacks are kept and reused: call it again to go on after Ctrl-C, or with a larger budget. What the budget left
 out is listed.
 """

@@ -87,7 +87,7 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     ("argv", "says"),
     [
         (["trian"], "there is no verb 'trian'; did you mean 'smartedge train'?"),
-        (["xyzzy"], "the verbs are demo, init, cuts, train"),
+        (["xyzzy"], "the verbs are demo, init, cuts, profile, plan, train"),
         (["init", "a", "b"], "unrecognized arguments: b; "),
         (["init", "--data"], "expected one argument; 'smartedge init --help' shows what it takes"),
     ],
