@@ -263,13 +263,13 @@ class Config(Section):
         problems = []
         dp, model = self.dp, self.model
         if self.method != "hierarchical":
-            if self.adversary.exits or self.adversary.dependence:
+            if self.suppresses:
                 problems.append(f"adversary: method '{self.method}' has no front of its own to protect; remove it")
             if self.train.distill.epochs:
                 problems.append(f"train.distill: method '{self.method}' has no task exit to teach; remove it")
             if dp.mechanism != "none" or dp.label_epsilon is not None:
                 problems.append(f"dp: only for method 'hierarchical', not '{self.method}'; remove it")
-        if (self.adversary.exits or self.adversary.dependence) and not self.data.sensitive:
+        if self.suppresses and not self.data.sensitive:
             problems.append("data.sensitive: adversarial exits need at least one column to hide; name it here")
         if model.bottleneck is not None and model.codebook is not None:
             problems.append("model.bottleneck, model.codebook: give one of them")
@@ -289,6 +289,11 @@ class Config(Section):
         if dp.granularity == "element" and dp.mechanism != "laplace":
             problems.append("dp.granularity: 'element' is for mechanism 'laplace'; use 'vector'")
         return problems
+
+    @property
+    def suppresses(self) -> bool:
+        """Whether the front is trained to hide the sensitive columns."""
+        return bool(self.adversary.exits) or self.adversary.dependence > 0
 
     @property
     def front_first(self) -> bool:

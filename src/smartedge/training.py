@@ -111,6 +111,7 @@ def run_edge(
         assert location is not None
         sender = flight_link(config, location)
     dataset = open_data(config, monitor)
+    _warn_of_early_releases(config, monitor)
     runner = EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
     return runner.run(stop or threading.Event())
 
@@ -192,6 +193,7 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
     try:
         with stop_on_signals() as stop:
             dataset = open_data(config, monitor)
+            _warn_of_early_releases(config, monitor)
             if config.method != "edge":
                 session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=True)
             sender = MemoryLink(session) if session else None
@@ -222,6 +224,15 @@ def open_data(config: Config, monitor: Monitor) -> DataSet:
     for text in told:
         monitor.update(Update("edge", "data", text=text))
     return dataset
+
+
+def _warn_of_early_releases(config: Config, monitor: Monitor) -> None:
+    if config.suppresses and config.schedule == "joint":
+        text = (
+            "with schedule 'joint' the features of the first epochs are sent before the front has unlearned "
+            f"{', '.join(config.data.sensitive)}; 'two-stage' and 'freeze-and-log' unlearn first"
+        )
+        monitor.update(Update("edge", "privacy", text=text))
 
 
 def _token(config: Config) -> str | None:

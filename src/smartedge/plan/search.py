@@ -97,10 +97,16 @@ def make_plan(
 ) -> Plan:
     """Predict and rank all choices.
 
+    Where the settings suppress a sensitive label, hierarchical training does not stand for choice with schedule
+    ``joint`` (unless ``schedules`` names it): it would send features before the front has unlearned anything.
+
     Raises:
         ConfigError: there is nothing to choose from.
     """
-    predictions = [predict(choice, job, setting) for choice in choices(setting, methods, schedules)]
+    offered = choices(setting, methods, schedules)
+    if config.suppresses and not schedules:
+        offered = [choice for choice in offered if (choice.method, choice.schedule) != ("hierarchical", "joint")]
+    predictions = [predict(choice, job, setting) for choice in offered]
     if not predictions:
         raise ConfigError("plan: nothing to choose from; allow more with --methods, --schedules, --cuts or --codecs")
     checked = [replace(p, rejected=_broken(p, constraints)) for p in predictions]

@@ -157,3 +157,18 @@ def test_other_pictures_are_refused(
 def test_nothing_to_choose_from_is_an_error(config: Config, job: Job, make_setting: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="nothing to choose from"):
         make_plan(config, job, make_setting("3g"), Constraints(), methods=())
+
+
+def test_what_suppresses_is_not_advised_to_send_before_it_has_unlearned(
+    job: Job, make_setting: Callable[..., Setting]
+) -> None:
+    config = load_config({"data": {"sensitive": "masculine"}, "adversary": {"exits": ["mlp"]}})
+    setting = make_setting("3g")
+
+    def offered(**asked: Any) -> set[tuple[str, str]]:
+        plan = make_plan(config, job, setting, Constraints(), **asked)
+        return {(prediction.choice.method, prediction.choice.schedule) for prediction in plan.ranked}
+
+    assert ("hierarchical", "joint") not in offered()
+    assert {("hierarchical", "two-stage"), ("hierarchical", "freeze-and-log"), ("cloud", "joint")} <= offered()
+    assert ("hierarchical", "joint") in offered(schedules=("joint",))
