@@ -62,6 +62,8 @@ first steps:
   smartedge cuts resnet18 --input 3x64x64      # choose model.cut
   smartedge train run.yaml                     # both sides here, as two processes
   smartedge report runs/default                # curves, bytes, times: one HTML file
+  smartedge audit runs/default --attributes A  # what an attacker reads of column A from what was sent
+  smartedge plan run.yaml --link 3g            # would another cut, codec or schedule be better?
 
 on two machines, with the same settings file (which names a token and TLS keys under 'link'):
   smartedge cloud run.yaml --listen 0.0.0.0:8815       # on the server
