@@ -154,7 +154,8 @@ def _times(config: Config, edge: dict[str, Any], cloud: dict[str, Any] | None) -
     """Wall clock of the last session (a resumed run has several), and busy seconds of each stage, with validation."""
     sessions = [side["session"] for side in (edge, cloud) if side]
     wall = max(session["ended"] for session in sessions) - edge["session"]["started"]
-    epochs = max(1, *(session["epochs"] for session in sessions))
+    # Of a front that is trained first, an epoch's share is told by the epochs of the back, as that of every stage is.
+    epochs = sessions[-1]["epochs"] or sessions[0]["epochs"] or 1
     link, in_cloud = edge["traffic"]["link_seconds"], cloud["busy_seconds"] if cloud else 0.0
     if not edge["threaded"]:  # the edge waits for each frame to be dealt with
         link = max(0.0, link - in_cloud)

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from smartedge import metrics
-from smartedge.runs.results import _against_true_labels, _response_baseline
+from smartedge.config import load_config
+from smartedge.runs.results import _against_true_labels, _response_baseline, _times
 
 
 def test_the_baseline_is_randomised_response_on_the_exits_answers():
@@ -55,3 +56,20 @@ def test_the_backs_figures_are_taken_against_the_labels_of_the_edge(tmp_path, ki
     found = _against_true_labels(tmp_path, kind)
     assert found["accuracy"] == found["balanced_accuracy"] == found["auroc"] == 1.0
     assert found["loss"] == pytest.approx(-math.log(0.9), rel=1e-5)
+
+
+def test_stages_that_follow_one_another_take_the_time_of_an_epoch_together():
+    config = load_config({"schedule": "freeze-and-log", "epochs": 4, "train": {"front_epochs": 10}})
+    traffic = {"link_seconds": 2.0, "encode_seconds": 1.0, "release_seconds": 1.0}
+    edge = {
+        "session": {"started": 0.0, "ended": 100.0, "epochs": 10},
+        "busy_seconds": 98.0,
+        "threaded": True,
+        "traffic": traffic,
+    }
+    cloud = {"session": {"started": 0.0, "ended": 160.0, "epochs": 4}, "busy_seconds": 60.0}
+    found = _times(config, edge, cloud)
+    assert found["seconds_per_epoch"] == 40.0
+    assert found["stage_seconds"]["edge"] + found["stage_seconds"]["cloud"] == pytest.approx(39.5)
+    resumed = {**cloud, "session": {"started": 0.0, "ended": 160.0, "epochs": 0}}
+    assert _times(config, edge, resumed)["seconds_per_epoch"] == 16.0
