@@ -222,9 +222,9 @@ def is_undefended(config: Config) -> bool:
     """Whether nothing protects what is sent: no bottleneck, no codewords, no noise, no adversary."""
     if config.method == "cloud":  # the images themselves
         return True
-    model, adversary = config.model, config.adversary
-    suppressed = bool(adversary.exits) or adversary.dependence > 0
-    return model.bottleneck is None and model.codebook is None and config.dp.mechanism == "none" and not suppressed
+    model = config.model
+    narrowed = model.bottleneck is not None or model.codebook is not None
+    return not narrowed and config.dp.mechanism == "none" and not config.suppresses
 
 
 def undefended_config(config: Config) -> Config:

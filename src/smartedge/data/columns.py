@@ -11,7 +11,7 @@ from torch import Tensor
 from smartedge.data.dataset import DataSet
 from smartedge.data.images import default_cache_dir
 from smartedge.data.labels import BOOLEAN, read_column
-from smartedge.data.sources import _open
+from smartedge.data.sources import open_raw
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
@@ -44,7 +44,7 @@ def read_columns(
     Raises:
         DataError: a column is unknown, or cannot be a label.
     """
-    raw = _open(path, image_size, dict(limit or {}), cache_dir or default_cache_dir())
+    raw = open_raw(path, image_size, dict(limit or {}), cache_dir or default_cache_dir())
     columns = [read_column(raw, name) for name in names]
     labels: dict[SplitName, dict[str, Tensor]] = {}
     for name, split in dataset.splits.items():
@@ -57,7 +57,7 @@ def yes_no_columns(
     path: str, *, image_size: int, limit: Mapping[SplitName, int] | None = None, cache_dir: Path | None = None
 ) -> tuple[str, ...]:
     """The yes/no columns that every split of a data set has, in the data set's order."""
-    raw = _open(path, image_size, dict(limit or {}), cache_dir or default_cache_dir())
+    raw = open_raw(path, image_size, dict(limit or {}), cache_dir or default_cache_dir())
     splits = list(raw.splits.values())
     found = []
     for name in splits[0].columns:

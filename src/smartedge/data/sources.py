@@ -24,7 +24,7 @@ from smartedge.data.raw import RawData
 from smartedge.errors import DataError
 from smartedge.types import SplitName, Task
 
-__all__ = ["open_dataset"]
+__all__ = ["open_dataset", "open_raw"]
 
 MOST_SKIPPED = 0.05  # of a split's images; more is a mistake in the data set, not a few bad images
 CARVED = 0.1  # of the training images, for a split that the data set lacks
@@ -68,7 +68,7 @@ def open_dataset(
         if most < 1:
             raise DataError(f"limit: {most} {split} images are asked for; at least 1 is needed")
     cache_dir = cache_dir or default_cache_dir()
-    data = _open(path, image_size, limit, cache_dir)
+    data = open_raw(path, image_size, limit, cache_dir)
     if "train" not in data.splits:
         raise DataError(f"{path} has no training split; it has: {', '.join(data.splits)}")
     task, columns = read_task(data, desired)
@@ -122,7 +122,8 @@ def open_dataset(
     )
 
 
-def _open(path: str, image_size: int, limit: Mapping[SplitName, int], cache_dir: Path) -> RawData:
+def open_raw(path: str, image_size: int, limit: Mapping[SplitName, int], cache_dir: Path) -> RawData:
+    """Find the layout of a data set; images are not decoded, and columns not chosen yet. As :func:`open_dataset`."""
     if path == "drawn":
         return open_drawn(image_size, {s: max(count, limit.get(s, 0)) for s, count in DEFAULT_COUNTS.items()})
     if path == "cifar10":
