@@ -114,8 +114,8 @@ class AdversaryConfig(Section):
 
     exits: Annotated[tuple[Literal["linear", "mlp", "conv", "deep"], ...], BeforeValidator(_columns)] = Field(
         (),
-        description="their shapes, one exit each and per sensitive column; mlp suits a bottleneck of a few numbers, conv "
-        "and deep suit maps; none: no suppression",
+        description="their shapes, one exit each and per sensitive column; mlp suits a bottleneck of a few numbers, "
+        "conv and deep suit maps; none: no suppression",
     )
     weight: float = Field(3.0, ge=0, description="lambda: of the confusion term in the front's loss")
     warmup: float = Field(0.2, ge=0, le=1, description="share of the front's steps over which lambda rises from 0")
