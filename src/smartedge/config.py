@@ -22,7 +22,7 @@ __all__ = ["Config", "encodes_images", "load_config", "parse_overrides"]
 
 def encodes_images(codec: str) -> bool:
     """Whether a codec's name is one of those that encode images, not feature maps."""
-    return re.fullmatch(r"image|(jpeg|webp|avif)(-\d+)?", codec) is not None
+    return re.fullmatch(r"image|jpeg|(jpeg|webp|avif)-[0-9]+", codec) is not None
 
 
 def _shape(value: object) -> object:

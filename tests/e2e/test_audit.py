@@ -74,6 +74,16 @@ def test_a_protected_run_from_the_command_line(
     again = result_of(run_dir)
     assert again["attributes"] == found["attributes"]
 
+    # Stages that a call does not ask for stay as they were found; those that it does ask for are found anew.
+    assert audit(monkeypatch, run_dir, "--attacks", "membership", "--seeds", "1") == 0
+    later = result_of(run_dir)
+    assert later["attributes"] == found["attributes"] and later["dp"] == again["dp"]
+    assert set(later["settings"]["attacks"]) == {*QUICK.split(","), "membership"}
+    assert audit(monkeypatch, run_dir, "--attacks", "linear", "--seeds", "1") == 0
+    later = result_of(run_dir)
+    assert set(later["attributes"]["masculine"]["attacks"]) == {"linear", "ensemble"}
+    assert later["membership"] is not None
+
     # No budget for anything: all is listed, and nothing is made up.
     assert audit(monkeypatch, run_dir, "--attacks", "linear", "--budget", "0.001s", "--fresh") == 0
     found = result_of(run_dir)

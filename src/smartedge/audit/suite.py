@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -63,7 +64,8 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
     """Attack a finished run and write ``RUN/audit/audit.json``; returns what it holds.
 
     Every finished attack is kept under ``RUN/audit/`` and reused by the next call, so that an audit which was stopped,
-    or cut short by its budget, goes on. What was left out or cut short is listed under ``skipped``.
+    or cut short by its budget, goes on. What was left out or cut short is listed under ``skipped``. Stages that are not
+    asked for (attribute inference, membership, epsilon, reconstruction) stay as an earlier call found them.
 
     Raises:
         ConfigError: an attribute or attack is not one, or what the attacks need is not installed.
@@ -129,6 +131,8 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
         "dp": dp,
         "skipped": skipped,
     }
+    if not settings.fresh:
+        _keep_earlier(result, folder / "audit.json")
     result["verdict"] = verdict(result, config.data.sensitive)
     write_json_atomically(folder / "audit.json", result)
     return result
@@ -289,6 +293,31 @@ def _run_facts(evidence: Evidence) -> dict[str, Any]:
         "noise_on_audited_releases": evidence.noisy,
         "images": {"train": len(evidence.train), "val": len(evidence.val), "test": len(evidence.test)},
     }
+
+
+def _keep_earlier(result: dict[str, Any], file: Path) -> None:
+    """Take over what an earlier audit of this run found in the stages that this call did not ask for."""
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if earlier.get("schema_version") != SCHEMA_VERSION or earlier["run"] != result["run"]:
+        return
+    asked = {_stage(name) for name in result["settings"]["attacks"]}
+    kept = {_stage(name) for name in earlier["settings"]["attacks"]} - asked
+    for stage in kept:
+        result[stage] = earlier[stage]
+    if "attributes" in kept:
+        result["settings"]["attributes"] = earlier["settings"]["attributes"]
+    result["skipped"] += [entry for entry in earlier["skipped"] if _stage(entry["attack"]) in kept]
+    attacks = {*result["settings"]["attacks"], *(a for a in earlier["settings"]["attacks"] if _stage(a) in kept)}
+    result["settings"]["attacks"] = [name for name in ATTACK_NAMES if name in attacks]
+
+
+def _stage(attack: str) -> str:
+    """The key of ``audit.json`` under which an attack's result stands."""
+    names = {"membership": "membership", "epsilon": "dp", "reconstruction": "reconstruction"}
+    return names.get(attack.split(" ")[0], "attributes")
 
 
 def _reference(block: dict[str, Any]) -> float:
