@@ -98,3 +98,52 @@ def test_the_keys_that_configs_rely_on():
     assert {"path", "desired", "sensitive", "image_size"} <= set(dumped["data"])
     assert {"name", "cut", "bottleneck"} <= set(dumped["model"])
     assert "name" in dumped["codec"]
+
+
+HIDDEN = {"data": {"sensitive": "masculine"}, "adversary": {"exits": "mlp"}}
+NOISE = {"model": {"bottleneck": "4x1x1"}, "dp": {"mechanism": "gaussian", "epsilon": 4}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"adversary": {"exits": ["mlp"]}}, "data.sensitive"),
+        ({"adversary": {"dependence": 1.0}}, "data.sensitive"),
+        ({**HIDDEN, "method": "split"}, "adversary"),
+        ({"method": "edge", "train": {"distill": {"epochs": 1}}}, "train.distill"),
+        ({**NOISE, "method": "split"}, "dp"),
+        ({"method": "cloud", "dp": {"label_epsilon": 1}}, "dp"),
+        ({"model": {"bottleneck": "4x1x1", "codebook": 4}}, "model.bottleneck, model.codebook"),
+        ({"dp": {"epsilon": 1}}, "dp.mechanism"),
+        ({**NOISE, "dp": {"mechanism": "gaussian"}}, "dp.epsilon, dp.sigma"),
+        ({**NOISE, "dp": {"mechanism": "gaussian", "epsilon": 1, "sigma": 1}}, "dp.epsilon, dp.sigma"),
+        ({"model": {"codebook": 4}, "dp": {"mechanism": "subset-selection"}}, "dp.epsilon"),
+        ({"dp": {"mechanism": "randomised-response", "epsilon": 1}}, "model.codebook"),
+        ({"model": {"codebook": 4}, "dp": {"mechanism": "laplace", "epsilon": 1}}, "dp.mechanism"),
+        ({"dp": {"mechanism": "gaussian", "epsilon": 1}}, "dp.clip"),
+        ({**NOISE, "dp": {**NOISE["dp"], "granularity": "element"}}, "dp.granularity"),
+        ({"method": "cloud", "schedule": "two-stage"}, "schedule"),
+        ({"train": {"front_epochs": 2}}, "train.front_epochs"),
+        ({"method": "cloud", "codec": {"name": "uint4"}}, "codec.name"),
+        ({"codec": {"name": "webp-50"}}, "codec.name"),
+    ],
+)
+def test_impossible_protection_is_refused(settings, key):
+    with pytest.raises(ConfigError) as caught:
+        load_config(settings)
+    assert f"\n  {key}: " in str(caught.value), caught.value
+
+
+def test_protection_that_fits_is_taken():
+    config = load_config({**HIDDEN, **NOISE, "schedule": "two-stage", "epochs": 3, "train": {"front_epochs": 5}})
+    assert (config.suppresses, config.front_first, config.front_epochs, config.releases) == (True, True, 5, 3)
+    assert load_config({**NOISE, "schedule": "freeze-and-log"}).releases == 1
+    assert load_config({"method": "edge"}).releases == 0
+    assert load_config({"model": {"codebook": 4}}).codec_name == "code"
+    assert load_config({"method": "cloud", "codec": {"name": "avif-40"}}).codec_name == "avif-40"
+
+
+def test_the_cloud_knows_the_noise_and_not_what_it_hides():
+    config = load_config({**HIDDEN, **NOISE})
+    assert config.agreement()["dp"]["epsilon"] == 4
+    assert "masculine" not in str(config.agreement()) and "adversary" not in config.agreement()
