@@ -1,7 +1,7 @@
 """What a differential-privacy guarantee costs: accuracy at ε = 1, 2, 4, 8, 16 (δ = 1e-5), every image released once.
 
     python benchmarks/epsilon.py                    # everything that is not finished yet
-    python benchmarks/epsilon.py --only codewords   # one mechanism
+    python benchmarks/epsilon.py --only codewords2  # one mechanism
     python benchmarks/epsilon.py --table            # print the table from what is finished
 
 LFW faces, ``Smiling``, ResNet-18 cut at ``layer1``. ε is that of the whole feature vector, except for ``element``:
@@ -29,7 +29,8 @@ RESULTS = HERE / "results" / "epsilon"
 EPSILONS = (1, 2, 4, 8, 16)
 MODEL = {"name": "resnet18", "cut": "layer1"}
 MECHANISMS: dict[str, dict[str, Any]] = {
-    "codewords": {"model": {**MODEL, "codebook": 8}, "dp": {"mechanism": "randomised-response"}},
+    "codewords2": {"model": {**MODEL, "codebook": 2}, "dp": {"mechanism": "randomised-response"}},
+    "codewords8": {"model": {**MODEL, "codebook": 8}, "dp": {"mechanism": "randomised-response"}},
     "gaussian": {"model": {**MODEL, "bottleneck": "1x1x1"}, "dp": {"mechanism": "gaussian", "delta": 1e-5}},
     "element": {
         "model": {**MODEL, "bottleneck": "8x1x1"},
