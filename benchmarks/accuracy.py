@@ -35,6 +35,10 @@ CIFAR = {
 }
 FAST = {"precision": "bfloat16", "channels_last": True}
 
+# What an early front learns is what its exit asks for: with the default exit (2 hidden layers of 128) the back of the
+# CIFAR-10 runs stayed 1.2 (VGG-16) and 1.75 (ResNet-18) points behind the undivided network.
+STRONG_EXIT = {"depth": 3, "width": 256}
+
 # name -> settings, seeds. The cut of each network lies early: the edge is the weak side.
 COMPARISONS: dict[str, tuple[dict[str, Any], int]] = {
     "lfw-resnet18": (
@@ -55,11 +59,21 @@ COMPARISONS: dict[str, tuple[dict[str, Any], int]] = {
         3,
     ),
     "cifar10-vgg16": (
-        {"data": CIFAR, "model": {"name": "vgg16_bn", "cut": "features.13"}, "epochs": 8, "train": FAST},
+        {
+            "data": CIFAR,
+            "model": {"name": "vgg16_bn", "cut": "features.13", "exit": STRONG_EXIT},
+            "epochs": 8,
+            "train": FAST,
+        },
         1,
     ),
     "cifar10-resnet18": (
-        {"data": CIFAR, "model": {"name": "resnet18", "cut": "layer1"}, "epochs": 8, "train": FAST},
+        {
+            "data": CIFAR,
+            "model": {"name": "resnet18", "cut": "layer1", "exit": STRONG_EXIT},
+            "epochs": 8,
+            "train": FAST,
+        },
         1,
     ),
     "lfw-40-attributes-resnet18": (
