@@ -296,14 +296,14 @@ def _run_facts(evidence: Evidence) -> dict[str, Any]:
 
 
 def _keep_earlier(result: dict[str, Any], file: Path) -> None:
-    """Take over what an earlier audit of this run found in the stages that this call did not ask for."""
+    """Take over what an earlier audit found in the stages that this call did not ask for or had no time for."""
     try:
         earlier = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     if earlier.get("schema_version") != SCHEMA_VERSION or earlier["run"] != result["run"]:
         return
-    asked = {_stage(name) for name in result["settings"]["attacks"]}
+    asked = {stage for name in result["settings"]["attacks"] if result[stage := _stage(name)]}
     kept = {_stage(name) for name in earlier["settings"]["attacks"]} - asked
     for stage in kept:
         result[stage] = earlier[stage]
