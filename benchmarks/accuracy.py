@@ -12,17 +12,14 @@ The undivided network is method ``edge``; both methods see the same images in th
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from common import HERE, data_folder, provenance
+from common import HERE, data_folder, percent, provenance, show_table, train_in_own_process
 
 RESULTS = HERE / "results" / "accuracy"
 LFW = {"path": "lfw-attributes", "desired": "Smiling", "image_size": 64, "augment": "flip"}
@@ -124,14 +121,7 @@ def run(name: str, method: str, seed: int, *, work: Path) -> None:
         data["desired"] = attributes(Path(data["path"]))
     config = {**settings, "data": data, "method": METHODS[method], "seed": seed, "run_dir": str(run_dir)}
     config["hardware"] = {"threads": 1}
-    code = (
-        "import json, sys; from pathlib import Path; from smartedge.training import train; "
-        "from smartedge.runs.progress import Quiet; "
-        "config = json.loads(sys.argv[1]); resume = (Path(config['run_dir']) / 'run.json').exists(); "
-        "train(config, resume=resume, single_process=True, monitor=Quiet(), report=False)"
-    )
-    subprocess.run([sys.executable, "-c", code, json.dumps(config)], check=True)
-    results = json.loads((run_dir / "results.json").read_text())
+    results = train_in_own_process(config)
     kept = {
         key: results[key]
         for key in ("method", "model", "cut", "seed", "epochs", "data", "test", "cloud_gain", "bytes_per_image")
@@ -182,23 +172,11 @@ def print_table() -> None:
                 "within 1 point": "yes" if mean(differences) >= -0.01 else "no",
             }
         )
-    if not rows:
-        print("nothing is finished yet")
-        return
-    print("balanced accuracy on the test split, mean ± standard deviation over seeds")
-    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
-    print("  ".join(key.ljust(width) for key, width in widths.items()))
-    for row in rows:
-        print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()))
-    with (HERE / "results" / "accuracy.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def percent(values: list[float]) -> str:
-    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.2f}{spread}"
+    show_table(
+        "balanced accuracy on the test split, mean ± standard deviation over seeds",
+        rows,
+        HERE / "results" / "accuracy.csv",
+    )
 
 
 if __name__ == "__main__":

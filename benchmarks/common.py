@@ -1,13 +1,17 @@
-"""What every benchmark notes beside its figures, and where the real data are."""
+"""What benchmarks share: provenance, where the real data are, runs in a process of their own, tables."""
 
 from __future__ import annotations
 
+import csv
 import datetime
+import json
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from smartedge.runs.machine import describe_machine, versions
@@ -37,3 +41,45 @@ def data_folder(name: str) -> Path:
         if (place / name).is_dir():
             return place / name
     sys.exit(f"{name} is in none of {', '.join(map(str, places))}; set SMARTEDGE_DATA to the folder that holds it")
+
+
+def in_own_process(code: str, *arguments: str) -> None:
+    """Run Python code that finds ``json``, ``sys``, ``Path`` and ``Quiet`` imported; ``arguments`` are in ``sys.argv``."""
+    start = "import json, sys; from pathlib import Path; from smartedge.runs.progress import Quiet; "
+    subprocess.run([sys.executable, "-c", start + code, *arguments], check=True)
+
+
+def train_in_own_process(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Results of a run, both sides in one process of its own; resumed where it was begun, only read where finished."""
+    file = Path(config["run_dir"]) / "results.json"
+    if not file.exists():
+        in_own_process(
+            "from smartedge.training import train; "
+            "config = json.loads(sys.argv[1]); resume = (Path(config['run_dir']) / 'run.json').exists(); "
+            "train(config, resume=resume, single_process=True, monitor=Quiet(), report=False)",
+            json.dumps(config),
+        )
+    results: dict[str, Any] = json.loads(file.read_text())
+    return results
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean, and standard deviation where there are several."""
+    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * mean(values):.2f}{spread}"
+
+
+def show_table(title: str, rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Print rows with equal keys under their names, and keep them as CSV."""
+    if not rows:
+        print("nothing is finished yet")
+        return
+    print(title)
+    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
+    print("  ".join(key.ljust(width) for key, width in widths.items()))
+    for row in rows:
+        print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()))
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -14,16 +14,13 @@ answer, randomised at the same (vector) ε. Each run is a process of its own on 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import HERE, data_folder, provenance
+from common import HERE, data_folder, provenance, show_table, train_in_own_process
 
 RESULTS = HERE / "results" / "epsilon"
 EPSILONS = (1, 2, 4, 8, 16)
@@ -75,15 +72,7 @@ def run(name: str, epsilon: int, *, work: Path) -> None:
     data = {"path": str(data_folder("lfw-attributes")), "desired": "Smiling", "image_size": 64}
     run_dir = work / f"{name}-{epsilon}"
     config = {**COMMON, **settings, "data": data, "dp": {**settings["dp"], "epsilon": epsilon}, "run_dir": str(run_dir)}
-    if not (run_dir / "results.json").exists():
-        code = (
-            "import json, sys; from pathlib import Path; from smartedge.training import train; "
-            "from smartedge.runs.progress import Quiet; "
-            "config = json.loads(sys.argv[1]); resume = (Path(config['run_dir']) / 'run.json').exists(); "
-            "train(config, resume=resume, single_process=True, monitor=Quiet(), report=False)"
-        )
-        subprocess.run([sys.executable, "-c", code, json.dumps(config)], check=True)
-    results = json.loads((run_dir / "results.json").read_text())
+    results = train_in_own_process(config)
     kept = {key: results[key] for key in ("test", "cloud_gain", "bytes_per_image", "privacy")}
     file = result_file(name, epsilon)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -114,18 +103,7 @@ def print_table() -> None:
                         "attribute bound %": f"{100 * privacy['tight_attribute_bound']:.1f}",
                     }
                 )
-    if not rows:
-        print("nothing is finished yet")
-        return
-    print("balanced accuracy on the test split; one seed")
-    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
-    print("  ".join(key.ljust(width) for key, width in widths.items()))
-    for row in rows:
-        print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()))
-    with (HERE / "results" / "epsilon.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    show_table("balanced accuracy on the test split; one seed", rows, HERE / "results" / "epsilon.csv")
 
 
 if __name__ == "__main__":

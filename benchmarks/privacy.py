@@ -16,18 +16,15 @@ Each run is a process of its own on one thread (``--jobs`` at once); its figures
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from common import HERE, data_folder, provenance
+from common import HERE, data_folder, in_own_process, percent, provenance, show_table, train_in_own_process
 
 RESULTS = HERE / "results" / "privacy"
 FAST = {"precision": "bfloat16", "channels_last": True}
@@ -124,16 +121,9 @@ def compare(name: str, seed: int, *, work: Path, budget: float) -> None:
     comparison = COMPARISONS[name]
     folder = work / f"{name}-{seed}"
     both = configs(comparison, seed, folder)
-    for config in both.values():
-        if not (Path(config["run_dir"]) / "results.json").exists():
-            python(
-                "from smartedge.training import train; config = json.loads(sys.argv[1]); "
-                "resume = (Path(config['run_dir']) / 'run.json').exists(); "
-                "train(config, resume=resume, single_process=True, monitor=Quiet(), report=False)",
-                json.dumps(config),
-            )
+    results = {kind: train_in_own_process(config) for kind, config in both.items()}
     runs = {kind: Path(config["run_dir"]) for kind, config in both.items()}
-    python(
+    in_own_process(
         "import torch; torch.set_num_threads(1); from smartedge.audit.suite import AuditSettings, audit; "
         "attacks = ('linear', 'linear-pooled', 'trees', 'mlp', 'deep', 'fine-tuned', 'membership', 'epsilon'); "
         "settings = AuditSettings(attacks=attacks, budget=float(sys.argv[3]), undefended=Path(sys.argv[2])); "
@@ -142,7 +132,6 @@ def compare(name: str, seed: int, *, work: Path, budget: float) -> None:
         str(runs["undefended"]),
         str(budget),
     )
-    results = {kind: json.loads((run / "results.json").read_text()) for kind, run in runs.items()}
     found = json.loads((runs["defended"] / "audit" / "audit.json").read_text())
     kept: dict[str, Any] = {
         kind: {key: r[key] for key in ("schedule", "bottleneck", "epochs", "test", "cloud_gain", "bytes_per_image")}
@@ -158,29 +147,17 @@ def compare(name: str, seed: int, *, work: Path, budget: float) -> None:
     print(f"{name} seed {seed}: {found['verdict']}", flush=True)
 
 
-def python(code: str, *arguments: str) -> None:
-    start = "import json, sys; from pathlib import Path; from smartedge.runs.progress import Quiet; "
-    subprocess.run([sys.executable, "-c", start + code, *arguments], check=True)
-
-
 def print_table() -> None:
     rows = []
     for name, comparison in COMPARISONS.items():
         files = sorted(RESULTS.glob(f"{name}-[0-9].json"))
         if files:
             rows.append(row(name, comparison, [json.loads(file.read_text()) for file in files]))
-    if not rows:
-        print("nothing is finished yet")
-        return
-    print("balanced accuracy in % on the test split, mean ± standard deviation over seeds")
-    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
-    print("  ".join(key.ljust(width) for key, width in widths.items()))
-    for each in rows:
-        print("  ".join(str(each[key]).ljust(width) for key, width in widths.items()))
-    with (HERE / "results" / "privacy.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    show_table(
+        "balanced accuracy in % on the test split, mean ± standard deviation over seeds",
+        rows,
+        HERE / "results" / "privacy.csv",
+    )
 
 
 def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -208,11 +185,6 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
         "attack - floor": f"{100 * mean(over):+.2f}",
         "goal": "met" if mean(over) <= 0.03 and mean(lost) >= -0.01 else "missed",
     }
-
-
-def percent(values: list[float]) -> str:
-    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.2f}{spread}"
 
 
 if __name__ == "__main__":
