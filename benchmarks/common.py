@@ -44,7 +44,7 @@ def data_folder(name: str) -> Path:
 
 
 def in_own_process(code: str, *arguments: str) -> None:
-    """Run Python code that finds ``json``, ``sys``, ``Path`` and ``Quiet`` imported; ``arguments`` are in ``sys.argv``."""
+    """Run Python code with ``json``, ``sys``, ``Path`` and ``Quiet`` imported; ``arguments`` are in ``sys.argv``."""
     start = "import json, sys; from pathlib import Path; from smartedge.runs.progress import Quiet; "
     subprocess.run([sys.executable, "-c", start + code, *arguments], check=True)
 

@@ -209,17 +209,9 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
 
 def open_data(config: Config, monitor: Monitor) -> DataSet:
     """The data set that the settings name; what was left out of it, or made of it, is told to ``monitor``."""
-    from smartedge.data import open_dataset
+    from smartedge.edge.source import dataset_of
 
-    data = config.data
-    dataset = open_dataset(
-        data.path,
-        data.desired,
-        sensitive=data.sensitive,
-        image_size=data.image_size,
-        limit=data.limit,  # subsets and splits stay the same whatever config.seed is
-        cache_dir=data.cache_dir,
-    )
+    dataset = dataset_of(config)
     told = [*dataset.notes, *(f"left out {count} images: {reason}" for reason, count in dataset.skipped.items())]
     for text in told:
         monitor.update(Update("edge", "data", text=text))

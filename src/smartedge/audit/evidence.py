@@ -26,9 +26,10 @@ from smartedge.audit.clock import Clock, OutOfTime
 from smartedge.cloud.log import FeatureLog
 from smartedge.codec import Codec, get_codec, unpack_frame
 from smartedge.config import Config, load_config
-from smartedge.data import DataSet, Split, batches, open_dataset
+from smartedge.data import DataSet, Split, batches
 from smartedge.data.columns import read_columns
 from smartedge.edge.protection import mechanism_of
+from smartedge.edge.source import dataset_of
 from smartedge.edge.step import edge_step
 from smartedge.errors import ConfigError, RunError
 from smartedge.models.exits import probabilities
@@ -245,14 +246,7 @@ def _open(
 ) -> tuple[DataSet, dict[SplitName, dict[str, Tensor]], dict[str, tuple[str, ...]]]:
     """The data set as the run opened it, and the labels of the audited columns."""
     data = config.data
-    dataset = open_dataset(
-        data.path,
-        data.desired,
-        sensitive=data.sensitive,
-        image_size=data.image_size,
-        limit=data.limit,
-        cache_dir=data.cache_dir,
-    )
+    dataset = dataset_of(config)
     labels, classes = read_columns(
         dataset, data.path, attributes, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
     )

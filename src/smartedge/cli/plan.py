@@ -204,7 +204,7 @@ def _only(profile: Profile, cuts: tuple[str, ...], codecs: tuple[str, ...]) -> P
 
 def _images(args: argparse.Namespace, config: Config, counts: dict[str, int]) -> dict[Any, int]:
     """Images by split: as given, as counted when measuring, as limited by the settings, or as the data set has them."""
-    from smartedge.data import open_dataset
+    from smartedge.edge.source import dataset_of
     from smartedge.errors import ConfigError, DataError
 
     if args.images is not None:
@@ -222,14 +222,7 @@ def _images(args: argparse.Namespace, config: Config, counts: dict[str, int]) ->
     if len(data.limit) == 3:
         return dict(data.limit)
     try:
-        dataset = open_dataset(
-            data.path,
-            data.desired,
-            sensitive=data.sensitive,
-            image_size=data.image_size,
-            limit=data.limit,
-            cache_dir=data.cache_dir,
-        )
+        dataset = dataset_of(config)
     except DataError as error:
         raise ConfigError(
             f"data.path: the images cannot be counted here ({error}); say how many there are with --images"

@@ -238,7 +238,7 @@ def _adversaries(
     config: Config, dataset: DataSet | None, feature_shape: tuple[int, ...], device: torch.device
 ) -> tuple[Adversaries | None, torch.optim.Optimizer | None]:
     adversary = config.adversary
-    if not adversary.exits and not adversary.dependence:
+    if not config.suppresses:
         return None, None
     if dataset is None:
         raise ValueError("adversarial exits learn the labels of a data set; give make_learner one")

@@ -29,9 +29,10 @@ from smartedge.cloud.log import FeatureLog
 from smartedge.cloud.step import cloud_forward, cloud_step
 from smartedge.codec import Codec, get_codec, reconstruction_error
 from smartedge.config import Config, load_config
-from smartedge.data import DataSet, open_dataset
+from smartedge.data import DataSet
 from smartedge.edge.learners import Learner, make_learner
 from smartedge.edge.protection import mechanism_of, open_gate
+from smartedge.edge.source import dataset_of
 from smartedge.edge.step import split_finish, split_start
 from smartedge.errors import CodecError, DataError, SmartEdgeError
 from smartedge.models import zoo
@@ -74,14 +75,7 @@ def sample_images(config: Config) -> Images:
     """
     data, size = config.data, config.train.batch_size
     try:
-        dataset = open_dataset(
-            data.path,
-            data.desired,
-            sensitive=data.sensitive,
-            image_size=data.image_size,
-            limit=data.limit,
-            cache_dir=data.cache_dir,
-        )
+        dataset = dataset_of(config)
     except DataError:
         if data.sensitive:
             raise
