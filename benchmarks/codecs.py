@@ -37,6 +37,7 @@ from smartedge.edge.step import edge_forward, edge_step
 from smartedge.models.network import divide, to_input
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.flight import FlightLink, FlightReceiver
+from smartedge.wire.frame import PROTOCOL
 
 FEATURE_CODECS = (
     "float32",
@@ -80,7 +81,12 @@ def main() -> None:
         rows.append(measured(f"codewords of {words}", "code", torch.eye(words)[places]))
     show(rows)
     show(coders)
-    overhead = [frame_overhead(name, shape, count) for name, shape in OVERHEADS for count in (64, 256, 1024)]
+    overhead = [
+        frame_overhead(name, shape, count, schedule)
+        for schedule in ("joint", "freeze-and-log")
+        for name, shape in OVERHEADS
+        for count in (64, 256)
+    ]
     show(overhead)
     stem = HERE / "results" / "codecs"
     facts = {"edge_step_us_per_image": edge_us, "codecs": rows, "entropy_coders": coders, "frames": overhead}
@@ -208,16 +214,19 @@ def ans(levels_RN: np.ndarray, bits: int) -> int:
 OVERHEADS = (("uint8", (8, 4, 4)), ("uint4", (8, 4, 4)), ("uint2", (8, 4, 4)), ("code", (8,)))
 
 
-def frame_overhead(name: str, shape: tuple[int, ...], count: int) -> dict[str, Any]:
-    """What a frame of so many images takes at the socket, by part: a fortieth of what 40 more add to a stream."""
+STREAM_FRAMES = 160  # an epoch of 10 000 images in frames of 64
+
+
+def frame_overhead(name: str, shape: tuple[int, ...], count: int, schedule: str) -> dict[str, Any]:
+    """What a frame of so many images takes at the socket, by part: one of a stream, its opening included."""
     codec = get_codec(name)
-    up = {frames: bytes_at_socket(codec, shape, count, frames) for frames in (10, 50)}
-    at_socket = (up[50] - up[10]) / 40
+    at_socket = bytes_at_socket(codec, shape, count, schedule) / STREAM_FRAMES
     batch = encoded(codec, shape, count, 0)
     features, labels = len(batch.payload) + len(batch.side), count
     ids = 4 * count
     return {
         "codec": name,
+        "schedule": schedule,
         "features": "x".join(map(str, shape)),
         "images/frame": count,
         "features B/image": round(features / count, 2),
@@ -238,13 +247,14 @@ def encoded(codec: Codec, shape: tuple[int, ...], count: int, seed: int) -> Enco
     return EncodedBatch(np.arange(count), np.arange(count) % 2, *codec.encode(features_BF))
 
 
-def bytes_at_socket(codec: Codec, shape: tuple[int, ...], count: int, frames: int) -> int:
+def bytes_at_socket(codec: Codec, shape: tuple[int, ...], count: int, schedule: Any) -> int:
+    frames = STREAM_FRAMES
     header = StreamHeader(
-        protocol=1,
+        protocol=PROTOCOL,
         run="benchmark",
         agreement="{}",
         method="hierarchical",
-        schedule="joint",
+        schedule=schedule,
         codec=codec.name,
         feature_shape=shape,
         feature_dtype="float32",

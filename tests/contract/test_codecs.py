@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from smartedge.codec import codec_names, get_codec, reconstruction_error
 from smartedge.errors import CodecError
 from smartedge.types import StreamHeader
-from smartedge.wire.frame import max_payload_bytes, max_side_bytes
+from smartedge.wire.frame import PROTOCOL, max_payload_bytes, max_side_bytes
 
 CODECS = (
     "float32",
@@ -37,7 +37,7 @@ IMAGE_FILES = ("jpeg", "jpeg-75", "webp-50", "avif-40")
 TILES = ("tile-webp-50", "tile-avif-50")
 
 HEADER = StreamHeader(
-    protocol=1,
+    protocol=PROTOCOL,
     run="r",
     agreement="{}",
     method="hierarchical",

@@ -12,11 +12,12 @@ import pytest
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.flight import FlightLink, FlightReceiver
+from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.link import FrameSender
 from smartedge.wire.memory import MemoryLink
 
 HEADER = StreamHeader(
-    protocol=1,
+    protocol=PROTOCOL,
     run="run",
     agreement="{}",
     method="hierarchical",
@@ -237,7 +238,13 @@ def test_a_one_way_frame_must_not_be_replied_to(link: FrameSender, handler: Hand
 
 
 def test_a_header_that_means_nothing_is_refused_before_the_handler(link: FrameSender, handler: Handler) -> None:
-    for change in ({"protocol": 2}, {"outputs": 0}, {"feature_shape": ()}, {"split": "all"}, {"batch_size": 2**40}):
+    for change in (
+        {"protocol": PROTOCOL + 1},
+        {"outputs": 0},
+        {"feature_shape": ()},
+        {"split": "all"},
+        {"batch_size": 2**40},
+    ):
         with pytest.raises(FrameError, match="stream header"):
             link.open(dataclasses.replace(HEADER, **change))  # type: ignore[arg-type]
     assert handler.calls == []

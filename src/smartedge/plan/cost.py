@@ -24,16 +24,17 @@ them; starting Python and opening the data set are not, as in ``results.json``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 from typing import Literal
 
 import numpy as np
 
 from smartedge.config import Config
 from smartedge.plan.energy import Energy, edge_energy
-from smartedge.plan.links import FRAME_OVERHEAD_BYTES, Link
+from smartedge.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES, Link
 from smartedge.plan.pipeline import coarsen, departures
 from smartedge.plan.profile import CodecFigures, CutFigures, Profile, Timing
+from smartedge.wire.frame import JOINED_BYTES, most_joined
 
 __all__ = ["STAGES", "Choice", "Job", "Prediction", "Setting", "predict"]
 
@@ -309,8 +310,8 @@ class _Costs:
         gradient_codec = (edge_cut.codecs["float32"], cloud_cut.codecs["float32"])
         size = sum(job.frames("train", learning=True)) / len(job.frames("train", learning=True))
         steps = len(job.frames("train", learning=True))
-        up = self._frame_bytes(size)
-        down = size * (4 * prod(edge_cut.shape) + job.label_bytes + 4) + FRAME_OVERHEAD_BYTES
+        up = self._frame_bytes(size, 1)
+        down = size * (4 * prod(edge_cut.shape) + job.label_bytes + 4) + MESSAGE_OVERHEAD_BYTES + ROW_OVERHEAD_BYTES
         at_edge = size * (edge_cut.split_forward.seconds + edge_cut.split_backward.seconds)
         coding = size * (edge_cut.release.seconds + here.encode.seconds + gradient_codec[0].decode.seconds)
         on_link = self._transport(up) + self._transport(down) + 2 * link.latency_s
@@ -364,7 +365,7 @@ class _Costs:
         sent = 0.0
         for row in range(count):
             size = last if row + 1 == count else (sizes[0] if stands_for == 1.0 else images)
-            bytes_ = self._frame_bytes(size / stands_for) * stands_for
+            bytes_ = self._frame_bytes(size / stands_for, most_joined(len(sizes), choice.schedule)) * stands_for
             sent += bytes_
             work[row, 0] = size * reading.seconds
             work[row, 1] = size * own.seconds * self.slow_edge
@@ -433,10 +434,14 @@ class _Costs:
         figures = profile.whole if self.choice.cut is None else _cut(profile, self.choice.cut)
         return figures.codecs[self.choice.codec]
 
-    def _frame_bytes(self, images: float) -> float:
-        """One frame at the socket: payload, side, four bytes of id and the label per image, and the framing."""
-        per_image = self._codec(self.edge).bytes_per_image + self.job.label_bytes + 4
-        return images * per_image + FRAME_OVERHEAD_BYTES
+    def _frame_bytes(self, images: float, most: int) -> float:
+        """One frame at the socket: payload, side, four bytes of id and the label per image, its part of the framing.
+
+        ``most`` frames share a message at most.
+        """
+        row = images * (self._codec(self.edge).bytes_per_image + self.job.label_bytes + 4) + ROW_OVERHEAD_BYTES
+        joined = max(1, min(most, ceil(JOINED_BYTES / row)))
+        return row + MESSAGE_OVERHEAD_BYTES / joined
 
     def _transport(self, bytes_: float, frames: float = 1.0) -> float:
         """Handling at both ends: gRPC, checks, log."""

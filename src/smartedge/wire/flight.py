@@ -26,10 +26,13 @@ from pyarrow import flight
 from smartedge.errors import FrameError, LinkError, SmartEdgeError
 from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import (
+    JOINED_BYTES,
     frame_schema,
     frame_to_batch,
     header_from_json,
     header_to_json,
+    join_batches,
+    most_joined,
 )
 from smartedge.wire.link import FrameHandler, StreamReceiver, check_kind, check_reply, exchanges
 from smartedge.wire.meter import ByteCount, SocketMeter, is_loopback, own_sockets, watch_peer
@@ -266,6 +269,7 @@ class FlightLink:
         self._disconnected = threading.Event()
         self._client: Any = None
         self._header: StreamHeader | None = None
+        self._joined: list[pa.RecordBatch] = []  # to be sent as one message
         self._writer: Any = None
         self._reader: Any = None
         self._counted_up = 0
@@ -298,9 +302,10 @@ class FlightLink:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._call():
             header = self._stream(exchange=False)
-            batch = frame_to_batch(frame, header)
-            self._writer.write_batch(batch)
-            self._counted_up += pa.ipc.get_record_batch_size(batch)
+            self._joined.append(frame_to_batch(frame, header))
+            full = sum(batch.nbytes for batch in self._joined) >= JOINED_BYTES
+            if full or len(self._joined) == most_joined(header.frames, header.schedule):
+                self._flush()
 
     def exchange(self, frame: Frame) -> Frame:
         """See :class:`~smartedge.wire.link.FrameSender`."""
@@ -321,6 +326,7 @@ class FlightLink:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._call():
             self._stream()
+            self._flush()
             self._writer.close()  # ends the stream and waits for the call's final status
             self._writer = self._reader = None
 
@@ -370,6 +376,13 @@ class FlightLink:
         self._header = header
         self._counted_up += len(command) + schema.serialize().size
 
+    def _flush(self) -> None:
+        if self._joined:
+            message = join_batches(self._joined)
+            self._joined = []
+            self._writer.write_batch(message)
+            self._counted_up += pa.ipc.get_record_batch_size(message)
+
     def _stream(self, *, exchange: bool | None = None) -> StreamHeader:
         """Header of the open stream."""
         if self._header is None or self._writer is None:
@@ -397,6 +410,7 @@ class FlightLink:
         """Give up stream and connection; called by the thread that holds ``_calling``."""
         client, writer = self._client, self._writer
         self._client = self._writer = self._reader = None
+        self._joined = []
         with self._lock:
             self._meter.shutdown()
             self._meter.release()

@@ -29,9 +29,10 @@ class FrameSender(Protocol):
         ...
 
     def write(self, frame: Frame) -> None:
-        """Send a frame. Nothing comes back, so an error of the receiver may surface a few frames later.
+        """Send a frame, or keep it until the next ones to send them as one message (``wire.frame.most_joined``).
 
-        Blocks while the receiver takes nothing more.
+        Nothing comes back, so an error of the receiver may surface a few frames later. Blocks while the receiver takes
+        nothing more.
         """
         ...
 
@@ -40,7 +41,7 @@ class FrameSender(Protocol):
         ...
 
     def close(self) -> None:
-        """End the stream, and return when the receiver holds every frame durably."""
+        """Send what was kept, end the stream, and return when the receiver holds every frame durably."""
         ...
 
     def counters(self) -> ByteCount:
@@ -112,8 +113,16 @@ class StreamReceiver:
         self._next_seq = header.first_seq
         handler.accept(header, exchange=exchanges(header))
 
-    def take(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
-        """Check the next frame and hand it on. Returns the reply, on an exchanging stream."""
+    def take(self, message: pa.RecordBatch) -> pa.RecordBatch | None:
+        """Check the next frames and hand them on. Returns the reply, on an exchanging stream."""
+        rows = message.num_rows
+        if rows == 0 or (rows > 1 and exchanges(self._header)):
+            raise FrameError(f"frame: a message of a {self._header.split} stream of this method has {rows} rows")
+        for row in range(rows):
+            reply = self._take(message.slice(row, 1))
+        return reply
+
+    def _take(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
         frame = batch_to_frame(batch, self._header)
         if frame.seq != self._next_seq:
             raise FrameError(f"frame {frame.seq}: out of order, {self._next_seq} is next in this stream")

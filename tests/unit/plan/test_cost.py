@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from smartedge.plan.cost import Choice, Job, Setting, predict
-from smartedge.plan.links import FRAME_OVERHEAD_BYTES
+from smartedge.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES
 from smartedge.plan.profile import Profile
 
 sys.path.insert(0, str(Path(__file__).parent))
 from simulation import Line
 
 B = 64
+FRAMING = MESSAGE_OVERHEAD_BYTES + ROW_OVERHEAD_BYTES  # of a frame of 131 kB, which shares its message with no other
 HIERARCHICAL = Choice("hierarchical", "joint", "early", "uint8")
 MS = 1e-3
 WIRE = 1514 / 1448
@@ -25,7 +26,7 @@ WIRE = 1514 / 1448
 
 def simulated(epochs: int, link_s: Callable[[int], float], *, cloud_ms: float = 4.0, queue: int = 8) -> float:
     """Seconds of a joint run at cut ``early`` with uint8, written out: 10 + 1 frames an epoch, 2 test frames."""
-    frame_bytes = B * (2048 + 1 + 4) + FRAME_OVERHEAD_BYTES
+    frame_bytes = B * (2048 + 1 + 4) + FRAMING
     link = max(link_s(frame_bytes), 1e-3 + 2e-9 * frame_bytes)
     learn = [B * 0.05 * MS, B * 3.0 * MS, B * (0.02 + 0.03) * MS, link, B * (cloud_ms + 0.01) * MS]
     look = [0.0, B * 1.0 * MS, B * (0.02 + 0.03) * MS, link, B * (4.0 / 3 + 0.01) * MS]
@@ -94,7 +95,7 @@ def test_edge_alone_is_the_sum_of_its_steps(job: Job, make_setting: Callable[...
 
 def test_split_learning_waits_for_every_part_of_every_step(job: Job, make_setting: Callable[..., Setting]) -> None:
     found = predict(Choice("split", "joint", "early", "float32"), job, make_setting("3g"))
-    up = B * (4 * 4096 + 1 + 4) + FRAME_OVERHEAD_BYTES
+    up = B * (4 * 4096 + 1 + 4) + FRAMING
     at_edge, coding = B * 2.5 * MS, B * (0.02 + 0.01 + 0.03) * MS
     at_cloud = B * (4.4 + 0.01 + 0.02) * MS
     on_link = up * WIRE * 8e-6 * (1 / 1.1 + 1 / 2.0275) + 2 * 0.05 + 2 * (1e-3 + 2e-9 * up)
@@ -110,10 +111,10 @@ def test_freeze_and_log_sends_once_and_then_needs_no_link(job: Job, make_setting
     joint = predict(HIERARCHICAL, job, make_setting("3g"))
     once = predict(replace(HIERARCHICAL, schedule="freeze-and-log"), job, make_setting("3g"))
     images = 640 + 64 + 128
-    assert once.bytes_up_total == pytest.approx(images * (2048 + 1 + 4) + 13 * FRAME_OVERHEAD_BYTES, rel=1e-9)
-    assert joint.bytes_up_total == pytest.approx((6 * 704 + 128) * 2053 + 68 * FRAME_OVERHEAD_BYTES, rel=1e-9)
+    assert once.bytes_up_total == pytest.approx(images * (2048 + 1 + 4) + 13 * FRAMING, rel=1e-9)
+    assert joint.bytes_up_total == pytest.approx((6 * 704 + 128) * 2053 + 68 * FRAMING, rel=1e-9)
     front = 6 * (640 * 3 + 64 * 1) * MS + 128 * 1 * MS + 0.3 + 6 * (0.01 + 2e-9 * 12e6)
-    link = 13 * FRAME_OVERHEAD_BYTES + images * 2053
+    link = 13 * FRAMING + images * 2053
     cloud = 6 * (640 * 4.01 + 64 * (4 / 3 + 0.01)) * MS + 128 * (4 / 3 + 0.01) * MS + 0.2
     cloud += 6 * (0.01 + 2e-9 * 120e6)
     sending = link * WIRE * 8e-6 / 1.1
@@ -143,7 +144,7 @@ def test_uploading_needs_no_front(job: Job, make_setting: Callable[..., Setting]
     again = predict(Choice("cloud", "joint", None, "jpeg"), job, make_setting("3g"))
     once = predict(Choice("cloud", "freeze-and-log", None, "jpeg"), job, make_setting("3g"))
     assert again.stage_seconds["edge"] == 0.0
-    assert again.bytes_up_per_image == pytest.approx(2500 + 5 + FRAME_OVERHEAD_BYTES / B, rel=1e-9)
+    assert again.bytes_up_per_image == pytest.approx(2500 + 5 + FRAMING / B, rel=1e-9)
     assert once.bytes_up_total < again.bytes_up_total / 4
     assert again.depth == 0.0
 

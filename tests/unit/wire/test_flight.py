@@ -22,11 +22,11 @@ from smartedge.errors import FrameError, LinkError, LogError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire import flight as ours
 from smartedge.wire.flight import FlightLink, FlightReceiver, from_flight_error
-from smartedge.wire.frame import frame_schema, frame_to_batch, header_to_json
+from smartedge.wire.frame import PROTOCOL, frame_schema, frame_to_batch, header_to_json
 from smartedge.wire.meter import own_sockets
 
 HEADER = StreamHeader(
-    protocol=1,
+    protocol=PROTOCOL,
     run="run",
     agreement="{}",
     method="hierarchical",
@@ -183,7 +183,11 @@ HOSTILE: dict[str, tuple[Callable[[Raw], None], str]] = {
         lambda raw: raw.put(
             COMMAND, pa.RecordBatch.from_pydict({k: v * 100_000 for k, v in ROW.items()}, schema=SCHEMA)
         ),
-        "one row",
+        "holds 30841 images",
+    ),
+    "no rows": (
+        lambda raw: raw.put(COMMAND, pa.RecordBatch.from_pydict({"head": [], "payload": []}, schema=SCHEMA)),
+        "has 0 rows",
     ),
     "wrong seq": (lambda raw: raw.put(COMMAND, batch_of(0), batch_of(2)), "out of order"),
     "repeated seq": (lambda raw: raw.put(COMMAND, batch_of(0), batch_of(0)), "out of order"),
@@ -255,6 +259,29 @@ def test_a_message_of_another_kind_is_refused(
     with pytest.raises(flight.FlightServerError, match="without a record batch"):
         writer.close()
     assert_serves()
+
+
+# -- small frames share messages
+
+
+def test_small_frames_share_messages_and_arrive_one_by_one(
+    receiver: FlightReceiver, handler: Handler, connect: Connect
+) -> None:
+    up = {}
+    for schedule in ("joint", "freeze-and-log"):
+        link = connect(receiver)
+        link.open(dataclasses.replace(HEADER, frames=160, train_steps=160, schedule=schedule))
+        for seq in range(160):
+            batch = EncodedBatch(np.arange(64), np.zeros(64, np.int64), bytes(8), b"")
+            link.write(Frame(seq, 0, "train", seq == 159, batch))
+        link.close()
+        up[schedule] = link.counters().up
+        link.disconnect()
+    assert handler.ingested == 320
+    content = 160 * (8 + 64 * 5)
+    # 10 to a message and 96 to a message; a stream's opening and gRPC's own talk take about 2 kB.
+    assert up["joint"] < content + 160 * 20 + 16 * 270 + 2500
+    assert up["freeze-and-log"] < content + 160 * 20 + 2 * 270 + 2500
 
 
 # -- one stream at a time, start, close
