@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import HERE, data_folder, percent, provenance, show_table, train_in_own_process
+from common import HERE, attributes, data_folder, percent, provenance, show_table, train_in_own_process
 
 RESULTS = HERE / "results" / "accuracy"
 LFW = {"path": "lfw-attributes", "desired": "Smiling", "image_size": 64, "augment": "flip"}
@@ -132,15 +132,6 @@ def run(name: str, method: str, seed: int, *, work: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({**provenance(f"--only {name}"), **kept}, indent=1) + "\n")
     print(f"{file.stem}: {100 * results['test']['back']['balanced_accuracy']:.2f} %", flush=True)
-
-
-def attributes(folder: Path) -> list[str]:
-    """The yes/no columns of the training file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pq.read_schema(folder / "train.parquet")
-    return [field.name for field in schema if pa.types.is_boolean(field.type)]
 
 
 def print_table() -> None:

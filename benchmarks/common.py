@@ -43,6 +43,15 @@ def data_folder(name: str) -> Path:
     sys.exit(f"{name} is in none of {', '.join(map(str, places))}; set SMARTEDGE_DATA to the folder that holds it")
 
 
+def attributes(folder: Path) -> list[str]:
+    """The yes/no columns of the training file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(folder / "train.parquet")
+    return [field.name for field in schema if pa.types.is_boolean(field.type)]
+
+
 def in_own_process(code: str, *arguments: str) -> None:
     """Run Python code with ``json``, ``sys``, ``Path`` and ``Quiet`` imported; ``arguments`` are in ``sys.argv``."""
     start = "import json, sys; from pathlib import Path; from smartedge.runs.progress import Quiet; "
