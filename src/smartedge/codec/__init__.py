@@ -30,7 +30,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from smartedge.codec.base import Codec, reconstruction_error
+from smartedge.codec.base import Codec, decoding_error, reconstruction_error
 from smartedge.codec.codewords import CodewordCodec
 from smartedge.codec.image import PictureCodec, PixelCodec
 from smartedge.codec.pack import pack, unpack
@@ -44,6 +44,7 @@ from smartedge.types import FeatureBatch, Frame, StreamHeader, feature_dtype
 __all__ = [
     "Codec",
     "codec_names",
+    "decoding_error",
     "get_codec",
     "pack",
     "reconstruction_error",

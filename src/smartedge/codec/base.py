@@ -10,7 +10,7 @@ from torch import Tensor
 
 from smartedge.errors import CodecError
 
-__all__ = ["Codec", "reconstruction_error"]
+__all__ = ["Codec", "decoding_error", "reconstruction_error"]
 
 
 class Codec(Protocol):
@@ -90,20 +90,28 @@ def reconstruction_error(codec: Codec, features_BF: Tensor) -> dict[str, float]:
     """What one round trip costs.
 
     Returns:
-        ``bytes`` (payload and side together), ``bytes_per_sample``; the largest (``max_abs``) and root-mean-square
-        (``rmse``) difference over all elements, in the features' own units; and ``energy_kept``, 1 - sum of squared
-        differences / sum of squared features (1 where all features are zero and came back so).
+        ``bytes`` (payload and side together), ``bytes_per_sample``, and :func:`decoding_error`.
     """
     payload, side = codec.encode(features_BF)
+    size = len(payload) + len(side)
+    error = decoding_error(codec, payload, side, features_BF)
+    return {"bytes": size, "bytes_per_sample": size / len(features_BF), **error}
+
+
+def decoding_error(codec: Codec, payload: bytes, side: bytes, features_BF: Tensor) -> dict[str, float]:
+    """By how much what is decoded differs from the features (B, *F) that were encoded.
+
+    Returns:
+        The largest (``max_abs``) and root-mean-square (``rmse``) difference over all elements, in the features' own
+        units; and ``energy_kept``, 1 - sum of squared differences / sum of squared features (1 where all features are
+        zero and came back so).
+    """
     shape = tuple(features_BF.shape)
     decoded_BF = codec.decode(payload, side, batch=shape[0], feature_shape=shape[1:], dtype=features_BF.dtype)
     original_BF = features_BF.detach().cpu().double()
     difference_BF = decoded_BF.double() - original_BF
     lost, energy = difference_BF.square().sum().item(), original_BF.square().sum().item()
-    size = len(payload) + len(side)
     return {
-        "bytes": size,
-        "bytes_per_sample": size / shape[0],
         "max_abs": difference_BF.abs().max().item(),
         "rmse": math.sqrt(lost / difference_BF.numel()),
         "energy_kept": 1 - lost / energy if energy else float(lost == 0),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from smartedge.codec import Codec, pack, unpack_frame
+from smartedge.codec import Codec, decoding_error, pack, unpack_frame
 from smartedge.errors import SmartEdgeError
 from smartedge.privacy.release import Gate
 from smartedge.types import Frame, StreamHeader
@@ -35,6 +35,7 @@ class Traffic:
     release_seconds: float = 0.0  # clip, ledger, noise
     encode_seconds: float = 0.0
     link_seconds: float = 0.0
+    codec_error: dict[str, float] = field(default_factory=dict)  # of the first frame of the latest training stream
 
 
 class Outbox:
@@ -151,6 +152,8 @@ class Outbox:
         encoded = pack(released, self.codec)
         self.traffic.release_seconds += packing - begun
         self.traffic.encode_seconds += time.perf_counter() - packing
+        if header.split == "train" and self._seq == header.first_seq:
+            self.traffic.codec_error = decoding_error(self.codec, encoded.payload, encoded.side, released.features_BF)
         last = self._seq + 1 == header.first_seq + header.frames
         frame = Frame(self._seq, header.epoch, header.split, last, encoded)
         self._seq += 1

@@ -116,6 +116,7 @@ def test_frames_arrive_in_order_and_are_counted(threaded):
     assert box.next_seq == 5
     assert box.traffic.images == {"train": 12, "val": 3}
     assert box.traffic.up["train"] > 4 * 96
+    assert box.traffic.codec_error == {"max_abs": 0.0, "rmse": 0.0, "energy_kept": 1.0}, "float32 loses nothing"
     recorded = box.gate.ledger.debits
     assert recorded == [("train", 0), ("train", 1), ("train", 2), ("train", 3), ("val", 4)], (
         "every frame, under its seq"
