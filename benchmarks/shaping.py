@@ -209,7 +209,7 @@ def probe_source(address: str) -> None:
 
 
 def _space(side: str) -> str:
-    return f"smartedge-{side}"
+    return f"smartedge-{side}-{os.getpid()}"
 
 
 def _device(side: str) -> str:

@@ -1,0 +1,28 @@
+"""The benchmarks' shaped link is as slow as asked, and its processors are as weak: else their figures mean nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from smartedge.plan.links import parse_link
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from shaping import Lab, why_not
+
+REASON = why_not()
+
+
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+def test_rate_and_cap_are_what_was_asked_for() -> None:
+    with Lab.open(parse_link("2/4"), edge_cap=0.5) as lab:
+        found = lab.facts()
+    # Of 1514 bytes on the wire 1448 are payload; tbf's bucket lets a little more through at first.
+    assert 0.9 * 2 < found["measured"]["up_mbits"] < 2
+    assert 0.9 * 4 < found["measured"]["down_mbits"] < 4
+    assert found["cap"] == {"edge": 0.5, "cloud": 1.0}
+    assert found["qdisc"]["edge"][0] == {"kind": "tbf", "rate": 250_000}
+    # A busy machine gives less than the cap, never more (but for one period).
+    assert found["measured"]["processor_share"]["edge"] < 0.55
