@@ -31,7 +31,6 @@ from typing import Any
 from common import HERE, attributes, data_folder, provenance, show_table, train_in_own_process
 
 from smartedge.config import Config, load_config
-from smartedge.types import Frame, StreamHeader
 
 RESULTS = HERE / "results" / "rate-accuracy"
 STRONG_EXIT = {"depth": 3, "width": 256}
@@ -189,30 +188,12 @@ def replace_codec(config: Config, codec: str) -> Config:
     return load_config(config, {"codec": {"name": codec}})
 
 
-class LogOnly:
-    """A receiver that logs frames and does not train."""
-
-    def __init__(self, log: Any) -> None:
-        self.log = log
-
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
-        self.log.add_stream(header)
-
-    def ingest(self, header: StreamHeader, frame: Frame) -> None:
-        self.log.append(frame, header)
-
-    def finish(self, header: StreamHeader) -> None:
-        self.log.sync()
-
-    def abort(self, header: StreamHeader) -> None: ...
-
-
 def train_front(config: Config, folder: Path) -> dict[str, Any]:
     """The edge's part of a run, float32 features into a log; the exit's figures, and bytes of an image otherwise."""
     import shutil
     import threading
 
-    from smartedge.cloud.log import FeatureLog
+    from smartedge.cloud.log import FeatureLog, LogOnly
     from smartedge.edge.runner import EdgeRunner
     from smartedge.runs.progress import Quiet
     from smartedge.training import open_data
@@ -267,6 +248,7 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
 
 def resend(config: Config, source: Any, target: Any) -> float:
     """Every frame of a log, encoded anew, over a socket into another log; bytes per training image at the socket."""
+    from smartedge.cloud.log import LogOnly
     from smartedge.codec import get_codec, unpack_frame
     from smartedge.types import EncodedBatch
     from smartedge.wire.flight import FlightLink, FlightReceiver

@@ -7,13 +7,13 @@ import math
 
 import pytest
 import torch
+from headers import stream_header
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smartedge.codec import codec_names, get_codec, reconstruction_error
 from smartedge.errors import CodecError
-from smartedge.types import StreamHeader
-from smartedge.wire.frame import PROTOCOL, max_payload_bytes, max_side_bytes
+from smartedge.wire.frame import max_payload_bytes, max_side_bytes
 
 CODECS = (
     "float32",
@@ -36,24 +36,7 @@ CODECS = (
 IMAGE_FILES = ("jpeg", "jpeg-75", "webp-50", "avif-40")
 TILES = ("tile-webp-50", "tile-avif-50")
 
-HEADER = StreamHeader(
-    protocol=PROTOCOL,
-    run="r",
-    agreement="{}",
-    method="hierarchical",
-    schedule="joint",
-    codec="uint8",
-    feature_shape=(1,),
-    feature_dtype="float32",
-    task_kind="single",
-    outputs=2,
-    batch_size=1,
-    epoch=0,
-    split="train",
-    first_seq=0,
-    frames=1,
-    train_steps=1,
-)
+HEADER = stream_header(codec="uint8", feature_shape=(1,), batch_size=1)
 
 
 @st.composite

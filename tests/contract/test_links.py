@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
+from headers import stream_header
 
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
@@ -16,23 +17,8 @@ from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.link import FrameSender
 from smartedge.wire.memory import MemoryLink
 
-HEADER = StreamHeader(
-    protocol=PROTOCOL,
-    run="run",
-    agreement="{}",
-    method="hierarchical",
-    schedule="joint",
-    codec="uint8",
-    feature_shape=(8, 4, 4),
-    feature_dtype="float32",
-    task_kind="single",
-    outputs=10,
-    batch_size=4,
-    epoch=2,
-    split="val",
-    first_seq=5,
-    frames=3,
-    train_steps=7,
+HEADER = stream_header(
+    codec="uint8", feature_shape=(8, 4, 4), outputs=10, epoch=2, split="val", first_seq=5, frames=3, train_steps=7
 )
 SPLIT = dataclasses.replace(HEADER, method="split", split="train")
 

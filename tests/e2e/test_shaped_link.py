@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from shaping import Lab, why_not
 
 from smartedge.plan.links import parse_link
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from shaping import Lab, why_not
 
 REASON = why_not()
 

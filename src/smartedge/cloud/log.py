@@ -21,7 +21,7 @@ from smartedge.errors import FrameError, LogError
 from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import batch_to_frame, frame_schema, frame_to_batch, header_from_json, header_to_json
 
-__all__ = ["FeatureLog"]
+__all__ = ["FeatureLog", "LogOnly"]
 
 _PREFIX = struct.Struct("<II")
 _SEGMENT_BYTES = 64 * 2**20
@@ -195,3 +195,25 @@ class FeatureLog:
                 self._records.append((segment, good + _PREFIX.size, length))
                 good += _PREFIX.size + length
         return good
+
+
+class LogOnly:
+    """A :class:`~smartedge.wire.link.FrameHandler` that appends what comes to a log, and trains nothing."""
+
+    def __init__(self, log: FeatureLog) -> None:
+        self.log = log
+
+    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
+        """Note the stream."""
+        self.log.add_stream(header)
+
+    def ingest(self, header: StreamHeader, frame: Frame) -> None:
+        """Append the frame."""
+        self.log.append(frame, header)
+
+    def finish(self, header: StreamHeader) -> None:
+        """Make it durable."""
+        self.log.sync()
+
+    def abort(self, header: StreamHeader) -> None:
+        """Keep what came."""

@@ -9,30 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from headers import stream_header
 
 from smartedge.cloud.log import FeatureLog
 from smartedge.errors import FrameError, LogError
-from smartedge.types import EncodedBatch, Frame, StreamHeader
-from smartedge.wire.frame import PROTOCOL
+from smartedge.types import EncodedBatch, Frame
 
-HEADER = StreamHeader(
-    protocol=PROTOCOL,
-    run="run",
-    agreement="{}",
-    method="hierarchical",
-    schedule="joint",
-    codec="float32",
-    feature_shape=(2, 2, 2),
-    feature_dtype="float32",
-    task_kind="single",
-    outputs=2,
-    batch_size=3,
-    epoch=0,
-    split="train",
-    first_seq=0,
-    frames=8,
-    train_steps=8,
-)
+HEADER = stream_header(batch_size=3, frames=8, train_steps=8)
 
 
 def frame(seq: int, fill: int = 0) -> Frame:

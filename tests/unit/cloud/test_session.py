@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from headers import stream_header
 
 from smartedge.cloud.session import CloudSession
 from smartedge.codec import get_codec, pack
@@ -16,7 +17,6 @@ from smartedge.errors import ConfigError, CutError, FrameError, RunError
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.memory import MemoryLink
 
 CONFIG = load_config(
@@ -28,23 +28,8 @@ CONFIG = load_config(
         "hardware": {"cloud_device": "cpu"},
     }
 )
-HEADER = StreamHeader(
-    protocol=PROTOCOL,
-    run="run",
-    agreement=json.dumps(CONFIG.agreement()),
-    method="hierarchical",
-    schedule="joint",
-    codec="uint8",
-    feature_shape=(256, 2, 2),
-    feature_dtype="float32",
-    task_kind="single",
-    outputs=2,
-    batch_size=4,
-    epoch=0,
-    split="train",
-    first_seq=0,
-    frames=2,
-    train_steps=2,
+HEADER = stream_header(
+    agreement=json.dumps(CONFIG.agreement()), codec="uint8", feature_shape=(256, 2, 2), frames=2, train_steps=2
 )
 VAL = dataclasses.replace(HEADER, split="val", first_seq=2, frames=1)
 

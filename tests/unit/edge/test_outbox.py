@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from headers import stream_header
 
 from smartedge.codec import get_codec
 from smartedge.edge.outbox import Outbox, Traffic
@@ -16,27 +17,9 @@ from smartedge.privacy.mechanisms import Unprotected
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate
 from smartedge.types import Frame, ReleaseEvent, StreamHeader
-from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.memory import MemoryLink
 
-HEADER = StreamHeader(
-    protocol=PROTOCOL,
-    run="run",
-    agreement="{}",
-    method="hierarchical",
-    schedule="joint",
-    codec="float32",
-    feature_shape=(2, 2, 2),
-    feature_dtype="float32",
-    task_kind="single",
-    outputs=2,
-    batch_size=3,
-    epoch=0,
-    split="train",
-    first_seq=0,
-    frames=4,
-    train_steps=4,
-)
+HEADER = stream_header(batch_size=3, frames=4, train_steps=4)
 
 
 class Recorded:

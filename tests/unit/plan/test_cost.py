@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from simulation import Line
 
 from smartedge.plan.cost import Choice, Job, Setting, predict
 from smartedge.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES
 from smartedge.plan.profile import Profile
-
-sys.path.insert(0, str(Path(__file__).parent))
-from simulation import Line
 
 B = 64
 FRAMING = MESSAGE_OVERHEAD_BYTES + ROW_OVERHEAD_BYTES  # of a frame of 131 kB, which shares its message with no other

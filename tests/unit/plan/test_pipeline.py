@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from simulation import Line
 
 from smartedge.plan.pipeline import coarsen, departures
-
-sys.path.insert(0, str(Path(__file__).parent))
-from simulation import Line
 
 times = st.floats(0.0, 5.0, allow_nan=False).map(lambda value: round(value, 3))
 

@@ -16,33 +16,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from headers import stream_header
 from pyarrow import flight
 
 from smartedge.errors import FrameError, LinkError, LogError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire import flight as ours
 from smartedge.wire.flight import FlightLink, FlightReceiver, from_flight_error
-from smartedge.wire.frame import PROTOCOL, frame_schema, frame_to_batch, header_to_json
+from smartedge.wire.frame import frame_schema, frame_to_batch, header_to_json
 from smartedge.wire.meter import own_sockets
 
-HEADER = StreamHeader(
-    protocol=PROTOCOL,
-    run="run",
-    agreement="{}",
-    method="hierarchical",
-    schedule="joint",
-    codec="float32",
-    feature_shape=(256, 32, 32),
-    feature_dtype="float32",
-    task_kind="single",
-    outputs=10,
-    batch_size=64,
-    epoch=0,
-    split="train",
-    first_seq=0,
-    frames=3,
-    train_steps=3,
-)
+HEADER = stream_header(feature_shape=(256, 32, 32), outputs=10, batch_size=64, frames=3, train_steps=3)
 SCHEMA = frame_schema(HEADER)
 LINUX = sys.platform == "linux"
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from headers import stream_header
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -28,23 +29,8 @@ from smartedge.wire.frame import (
     reply_header,
 )
 
-HEADER = StreamHeader(
-    protocol=PROTOCOL,
-    run="run",
-    agreement="{}",
-    method="hierarchical",
-    schedule="joint",
-    codec="uint8",
-    feature_shape=(8, 4, 4),
-    feature_dtype="float32",
-    task_kind="single",
-    outputs=10,
-    batch_size=64,
-    epoch=2,
-    split="train",
-    first_seq=5,
-    frames=3,
-    train_steps=7,
+HEADER = stream_header(
+    codec="uint8", feature_shape=(8, 4, 4), outputs=10, batch_size=64, epoch=2, first_seq=5, frames=3, train_steps=7
 )
 
 
