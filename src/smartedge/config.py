@@ -101,8 +101,12 @@ class TrainConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the classes")
     clip_grad_norm: float = Field(5.0, gt=0, description="gradients are scaled down to this norm")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; faster on recent processors and GPUs")
-    channels_last: bool = Field(False, description="memory format of images and convolutions; faster for most networks, most with bfloat16")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast; faster on recent processors and GPUs"
+    )
+    channels_last: bool = Field(
+        False, description="memory format of images and convolutions; faster for most networks, most with bfloat16"
+    )
     front_epochs: PositiveInt | None = Field(
         None, description="two-stage, freeze-and-log: epochs of the front before it is frozen; default: epochs"
     )
