@@ -104,7 +104,6 @@ TASKS = {
         {"16x4x4": ("uint8", "uint4", "uint2"), "32x4x4": ("uint4", "uint2"), "plain": ("uint8", "uint2")},
         ("image", "jpeg-90", "jpeg-10", "webp-50", "webp-5", "avif-10"),
         train=6000,
-        epochs=8,
         augment="flip-crop",
     ),
     "lfw-smiling-96": Task(
