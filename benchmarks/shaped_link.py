@@ -9,7 +9,7 @@ Wi-Fi. The edge has half a core, the cloud a whole one; a real cloud is faster, 
 For each network both sides are profiled under their caps (``smartedge profile``), each run is predicted from the two
 profiles as ``smartedge plan`` does, and then made:
 
-- hierarchical training at three cuts, joint, and the planner's own choice of cut, codec and schedule;
+- hierarchical training with the planner's own choice of cut, codec and schedule, and (64x64) at three cuts, joint;
 - uploading lossless images anew in each epoch, and training in the cloud: the baseline of the paper's time tables;
 - its harder rival: JPEGs, uploaded once;
 - split learning at the planner's choice of cut, and everything on the edge.
@@ -59,6 +59,7 @@ class Case:
     model: str
     cuts: tuple[str, ...]
     image_size: int
+    every_cut: bool = False  # measure a joint run at each cut, not only what the planner chooses
 
     @property
     def config(self) -> Config:
@@ -84,8 +85,8 @@ RESNET_CUTS, VGG_CUTS = ("relu", "layer1", "layer2"), ("features.6", "features.1
 CASES = {
     case.name: case
     for case in (
-        Case("resnet18-64", "resnet18", RESNET_CUTS, 64),
-        Case("vgg16-64", "vgg16_bn", VGG_CUTS, 64),
+        Case("resnet18-64", "resnet18", RESNET_CUTS, 64, every_cut=True),
+        Case("vgg16-64", "vgg16_bn", VGG_CUTS, 64, every_cut=True),
         Case("resnet18-32", "resnet18", RESNET_CUTS, 32),
         Case("vgg16-32", "vgg16_bn", VGG_CUTS, 32),
     )
@@ -119,7 +120,8 @@ def measure(case: Case, rates: tuple[str, ...] | list[str], work: Path) -> None:
         chosen, split = plan.best_of("hierarchical"), plan.best_of("split")
         assert chosen is not None and split is not None and plan.best is not None
         wanted = {"planned": chosen.choice, "upload": UPLOAD, "upload once": UPLOAD_ONCE, "split": split.choice}
-        wanted |= {f"joint at {cut}": Choice("hierarchical", "joint", cut, "uint8") for cut in case.cuts}
+        if case.every_cut:
+            wanted |= {f"joint at {cut}": Choice("hierarchical", "joint", cut, "uint8") for cut in case.cuts}
         wanted |= {"on the edge": ON_EDGE}
         missing = {role: choice for role, choice in wanted.items() if not result_file(case, rate, role).exists()}
         if not missing:
