@@ -250,7 +250,7 @@ def compared(case: Case, rate: str, here: dict[str, dict[str, Any]]) -> dict[str
     over = "" if role_of_first is None else f"{100 * (seconds[role_of_first] / fastest - 1):.0f}"
     return {
         "case": case.name,
-        "Mbit/s up": here["planned"]["lab"]["qdisc"]["edge"][0]["rate"] * 8e-6,
+        "Mbit/s up": round(here["planned"]["lab"]["qdisc"]["edge"][0]["rate"] * 8e-6, 2),
         "hierarchical": describe(Choice(**here["planned"]["choice"])).removeprefix("hierarchical "),
         **{role: round(value, 2) for role, value in seconds.items()},
         "less than upload %": round(100 * (1 - mine / seconds["upload"])),
@@ -297,7 +297,7 @@ def draw(by: dict[tuple[str, str, str], dict[str, Any]]) -> None:
                 if column:
                     axis.set_yticklabels([])
                 if row + 1 == len(cases):
-                    axis.set_xlabel("seconds per epoch (tick: predicted)", fontsize=8)
+                    axis.set_xlabel("seconds (tick: predicted)", fontsize=8)
         surface.save_png(canvas, HERE / "results" / "shaped-link.png")
 
 
