@@ -338,7 +338,9 @@ def draw(found: list[dict[str, Any]]) -> None:
 
     tasks = [name for name in TASKS if any(each["task"] == name for each in found)]
     with surface.drawing(2 * surface.WIDTH, 3.0 * ((len(tasks) + 1) // 2)) as canvas:
-        axes = canvas.subplots((len(tasks) + 1) // 2, 2, squeeze=False).flat
+        axes = list(canvas.subplots((len(tasks) + 1) // 2, 2, squeeze=False).flat)
+        for unused in axes[len(tasks) :]:
+            unused.set_visible(False)
         for axis, name in zip(axes, tasks, strict=False):
             lines: dict[str, list[tuple[float, float]]] = {}
             for each in (each for each in found if each["task"] == name):
@@ -353,6 +355,7 @@ def draw(found: list[dict[str, Any]]) -> None:
                 at = min(points) if is_image else max(points)
                 axis.annotate(kind, at, xytext=(4, -9), textcoords="offset points", fontsize=8, color=surface.MUTED)
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.set_title(name)
             axis.set_xlabel("bytes per image on the wire")
             axis.set_ylabel("balanced accuracy, %")
