@@ -52,7 +52,7 @@ COMPARISONS: dict[str, tuple[dict[str, Any], int]] = {
         3,
     ),
     # The same with so few bytes that an image takes a tenth of its JPEG or less; its undivided network is that above.
-    "lfw-resnet18-71-bytes": (
+    "lfw-resnet18-bottleneck": (
         {
             "data": LFW,
             "model": {"name": "resnet18", "cut": "layer1", "bottleneck": "8x4x4"},
@@ -95,7 +95,7 @@ COMPARISONS: dict[str, tuple[dict[str, Any], int]] = {
     ),
 }
 METHODS = {"undivided": "edge", "hierarchical": "hierarchical"}
-UNDIVIDED_OF = {"lfw-resnet18-71-bytes": "lfw-resnet18"}  # its undivided runs are those of another comparison
+UNDIVIDED_OF = {"lfw-resnet18-bottleneck": "lfw-resnet18"}  # its undivided runs are those of another comparison
 
 
 def main() -> None:
