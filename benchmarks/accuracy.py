@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import HERE, attributes, data_folder, percent, provenance, show_table, train_in_own_process
+from common import HERE, attributes, data_folder, keep_result, percent, show_table, train_in_own_process
 
 RESULTS = HERE / "results" / "accuracy"
 LFW = {"path": "lfw-attributes", "desired": "Smiling", "image_size": 64, "augment": "flip"}
@@ -141,8 +141,7 @@ def run(name: str, method: str, seed: int, *, work: Path) -> None:
     kept["data"] = {**kept["data"], "path": Path(kept["data"]["path"]).name}
     kept["train"] = settings["train"]
     file = result_file(name, method, seed)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**provenance(f"--only {name}"), **kept}, indent=1) + "\n")
+    keep_result(file, kept, f"--only {name}")
     print(f"{file.stem}: {100 * results['test']['back']['balanced_accuracy']:.2f} %", flush=True)
 
 

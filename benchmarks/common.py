@@ -72,6 +72,12 @@ def train_in_own_process(config: Mapping[str, Any]) -> dict[str, Any]:
     return results
 
 
+def keep_result(file: Path, found: Mapping[str, Any], arguments: str | None = None) -> None:
+    """Write one result as JSON, its :func:`provenance` first."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**provenance(arguments), **found}, indent=1) + "\n")
+
+
 def percent(values: Sequence[float]) -> str:
     """Mean, and standard deviation where there are several."""
     spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""

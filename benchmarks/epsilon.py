@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import HERE, data_folder, provenance, show_table, train_in_own_process
+from common import HERE, data_folder, keep_result, show_table, train_in_own_process
 
 RESULTS = HERE / "results" / "epsilon"
 EPSILONS = (1, 2, 4, 8, 16)
@@ -75,9 +75,7 @@ def run(name: str, epsilon: int, *, work: Path) -> None:
     results = train_in_own_process(config)
     kept = {key: results[key] for key in ("test", "cloud_gain", "bytes_per_image", "privacy")}
     file = result_file(name, epsilon)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    facts = provenance(f"--only {name}")
-    file.write_text(json.dumps({**facts, "settings": {**COMMON, **settings}, **kept}, indent=1) + "\n")
+    keep_result(file, {"settings": {**COMMON, **settings}, **kept}, f"--only {name}")
     print(f"{file.stem}: {100 * results['test']['back']['balanced_accuracy']:.2f} %", flush=True)
 
 

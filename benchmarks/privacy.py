@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import HERE, data_folder, in_own_process, percent, provenance, show_table, train_in_own_process
+from common import HERE, data_folder, in_own_process, keep_result, percent, show_table, train_in_own_process
 
 RESULTS = HERE / "results" / "privacy"
 FAST = {"precision": "bfloat16", "channels_last": True}
@@ -138,12 +138,9 @@ def compare(name: str, seed: int, *, work: Path, budget: float) -> None:
         for kind, r in results.items()
     }
     kept["audit"] = {key: found[key] for key in ("attributes", "membership", "dp", "skipped", "verdict")}
-    result_file(name, seed).parent.mkdir(parents=True, exist_ok=True)
-    facts = provenance(f"--only {name} --budget {budget:g}")
     protection = {**PROTECTION, "network": NETWORKS[comparison.network]}
-    result_file(name, seed).write_text(
-        json.dumps({**facts, "seed": seed, "protection": protection, **kept}, indent=1) + "\n"
-    )
+    found_now = {"seed": seed, "protection": protection, **kept}
+    keep_result(result_file(name, seed), found_now, f"--only {name} --budget {budget:g}")
     print(f"{name} seed {seed}: {found['verdict']}", flush=True)
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common import HERE, attributes, data_folder, provenance, show_table, train_in_own_process
+from common import HERE, attributes, data_folder, keep_result, show_table, train_in_own_process
 
 from smartedge.config import Config, load_config
 
@@ -157,7 +157,8 @@ def do(name: str, kind: str, what: str, *, work: Path) -> None:
         return
     config = TASKS[name].config(method="cloud", codec={"name": what}, run_dir=str(work / f"{name}-image-{what}"))
     results = train_in_own_process(config.model_dump(mode="json"))
-    save(name, "image", what, results["test"]["back"], results["bytes_per_image"]["up"], results["bytes_per_image"])
+    sent = results["bytes_per_image"]
+    save(name, "image", what, results["test"]["back"], sent["up"], sent["reference"])
 
 
 def features(name: str, front: str, work: Path) -> None:
@@ -179,12 +180,8 @@ def features(name: str, front: str, work: Path) -> None:
     with contextlib.closing(FeatureLog(folder / "log")) as log:
         for codec in TASKS[name].fronts[front]:
             if not result_file(name, front, codec).exists():
-                back, up = train_back(replace_codec(config, codec), log, folder / codec)
-                save(name, front, codec, back, up, at_exit["bytes_per_image"], at_exit=at_exit["test"])
-
-
-def replace_codec(config: Config, codec: str) -> Config:
-    return load_config(config, {"codec": {"name": codec}})
+                back, up = train_back(load_config(config, {"codec": {"name": codec}}), log, folder / codec)
+                save(name, front, codec, back, up, at_exit["reference"], at_exit=at_exit["test"])
 
 
 def train_front(config: Config, folder: Path) -> dict[str, Any]:
@@ -208,7 +205,7 @@ def train_front(config: Config, folder: Path) -> dict[str, Any]:
         runner.run(threading.Event())
     summary = json.loads((folder / "edge" / "summary.json").read_text())
     reference = summary["reference_bytes"] | {"plain_map_float32": plain_map_bytes(config)}
-    return {"test": summary["test"], "bytes_per_image": {"reference": reference}}
+    return {"test": summary["test"], "reference": reference}
 
 
 def plain_map_bytes(config: Config) -> int:
@@ -280,13 +277,12 @@ def save(
     codec: str,
     test: dict[str, Any],
     up: float,
-    bytes_: dict[str, Any],
+    reference: dict[str, Any],
     *,
     at_exit: dict[str, Any] | None = None,
 ) -> None:
     task = TASKS[name]
     found = {
-        **provenance(f"--only {name}"),
         "task": name,
         "network": task.model,
         "cut": task.cut,
@@ -295,13 +291,12 @@ def save(
         "sent": what,
         "codec": codec,
         "bytes_up_per_image": up,
-        "reference_bytes": bytes_["reference"],
+        "reference_bytes": reference,
         "test": test,
         "exit": at_exit,
     }
     file = result_file(name, what, codec)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n")
+    keep_result(file, found, f"--only {name}")
     print(f"{file.stem}: {up:.1f} B, {100 * test['balanced_accuracy']:.2f} %", flush=True)
 
 

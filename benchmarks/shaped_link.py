@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import HERE, data_folder, provenance, show_table
+from common import HERE, data_folder, keep_result, show_table
 from shaping import ADDRESS, Lab, why_not
 
 from smartedge.config import Config, load_config
@@ -193,7 +193,6 @@ def save(
 ) -> None:
     kept = ("seconds_per_epoch", "stage_seconds", "bytes_per_image", "bytes_total", "edge_peak_rss_bytes")
     found = {
-        **provenance(f"--only {case.name} --rates {rate}"),
         "case": asdict(case),
         "rate": rate,
         "role": role,
@@ -208,8 +207,7 @@ def save(
         },
     }
     file = result_file(case, rate, role)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n")
+    keep_result(file, found, f"--only {case.name} --rates {rate}")
     here, there = results["seconds_per_epoch"], predicted.seconds_per_epoch
     print(
         f"{file.stem} ({describe(choice)}): {here:.2f} s per epoch, predicted {there:.2f} ({there / here - 1:+.0%})",

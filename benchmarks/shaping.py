@@ -127,7 +127,7 @@ class Lab:
     def _round_trip(self) -> float:
         """Milliseconds that a connection takes to open, the median of several: one round trip."""
         code = (
-            "import socket, sys, time\n"
+            "import socket, sys\n"
             "s = socket.create_server((sys.argv[1], 9999)); print('ready', flush=True); s.settimeout(20)\n"
             "for _ in range(5): s.accept()"
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import shaped_link
-from common import HERE, provenance, show_table, train_in_own_process
+from common import HERE, keep_result, show_table, train_in_own_process
 
 from smartedge.config import load_config
 from smartedge.plan.cost import Choice
@@ -57,9 +57,8 @@ def train(choice: Choice, work: Path) -> None:
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     curve = [row["balanced_accuracy"] for row in rows if (row["side"], row["split"]) == (side, "val")]
     assert len(curve) == EPOCHS
-    file.parent.mkdir(parents=True, exist_ok=True)
     kept = {"choice": describe(choice), "images": IMAGES, "val": curve, "test": results["test"]}
-    file.write_text(json.dumps({**provenance(""), **kept}, indent=1) + "\n")
+    keep_result(file, kept, "")
     print(f"{file.stem}: " + ", ".join(f"{100 * value:.1f}" for value in curve), flush=True)
 
 
