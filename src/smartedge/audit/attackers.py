@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -315,7 +314,7 @@ def _train(
         for part in order.split(size)[:per_epoch]:
             set_learning_rate(optimizer, peak=rate, step=step, steps=planned * per_epoch)
             features_BF = _placed(draws(part), evidence, device)
-            with _precision(evidence, device):
+            with evidence.autocast(device.type):
                 logits_BO = network(features_BF)
             loss = _balanced_loss(logits_BO, labels_NA[part].to(device), weights)
             loss.backward()
@@ -425,16 +424,11 @@ def _scores(
 ) -> list[Floats]:
     """Probabilities (N, K) for each attribute."""
     network.eval()
-    with _precision(evidence, device):
+    with evidence.autocast(device.type):
         logits_NO = torch.cat([network(_placed(part, evidence, device)).float() for part in features_NF.split(256)])
     return [
         torch.softmax(logits_NK, dim=1).double().cpu().numpy() for logits_NK in logits_NO.split(list(outputs), dim=1)
     ]
-
-
-def _precision(evidence: Evidence, device: torch.device) -> AbstractContextManager[object]:
-    """The attacker computes as the run did: the back is as good at it, and a longer training fits into the budget."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=evidence.config.train.precision == "bfloat16")
 
 
 def _placed(features_BF: Tensor, evidence: Evidence, device: torch.device) -> Tensor:

@@ -123,6 +123,10 @@ class Evidence:
             parts.append(self.release(views_VBF[chosen_B, torch.arange(len(part))].float(), generator))
         return torch.cat(parts)
 
+    def autocast(self, device_type: str = "cpu") -> torch.autocast:
+        """In which attackers compute: as the run did, so that more of their training fits into the time."""
+        return torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.config.train.precision == "bfloat16")
+
     def release(self, bounded_BF: Tensor, generator: torch.Generator) -> Tensor:
         """Noise by the mechanism's law and one round trip through the codec, for one frame: float32 (B, *F)."""
         if self.noisy:

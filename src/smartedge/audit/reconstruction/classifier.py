@@ -65,10 +65,11 @@ def labels_of(questions: Sequence[Question], desired: Tensor, labels: Mapping[st
 
 
 class Classifier:
-    """A network with one group of logits for each question."""
+    """A network with one group of logits for each question; trained in ``autocast``."""
 
-    def __init__(self, network: nn.Module, questions: Sequence[Question]) -> None:
+    def __init__(self, network: nn.Module, questions: Sequence[Question], autocast: torch.autocast) -> None:
         self.network = network
+        self.autocast = autocast
         self.questions = tuple(questions)
         self.sizes = [question.classes for question in questions]
 
@@ -76,11 +77,15 @@ class Classifier:
     def of(cls, evidence: Evidence, questions: Sequence[Question]) -> Classifier:
         """Untrained: the run's own network, with enough outputs."""
         outputs = sum(question.classes for question in questions)
-        return cls(zoo.build(**evidence.config.whole(outputs)), questions)
+        network = zoo.build(**evidence.config.whole(outputs))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(network, questions, evidence.autocast())
 
     def loss(self, images_BCHW: Tensor, labels_BQ: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """Cross-entropy, class-balanced by ``weights`` (one (K,) per question), averaged over the questions."""
-        groups = self.network(prepare(images_BCHW)).split(self.sizes, dim=1)
+        with self.autocast:
+            logits_BO = self.network(prepare(images_BCHW))
+        groups = logits_BO.float().split(self.sizes, dim=1)
         losses = []
         for logits_BK, labels_B, weight_K in zip(groups, labels_BQ.unbind(1), weights, strict=True):
             known_B = labels_B >= 0
@@ -127,7 +132,7 @@ class Classifier:
             seed: of order and noise.
             report: takes progress.
         """
-        copied = Classifier(copy.deepcopy(self.network), self.questions)
+        copied = Classifier(copy.deepcopy(self.network), self.questions, self.autocast)
         result = _train(
             copied, reconstructed, labels_NQ, val_images, val_labels_NQ, _ADAPT_LR, epochs, seconds, seed, report
         )

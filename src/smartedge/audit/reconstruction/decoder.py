@@ -31,7 +31,9 @@ def new_decoder(evidence: Evidence, *, seed: int) -> Decoder:
     """Untrained, for the shape of this evidence. The global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Decoder(evidence.feature_shape, evidence.config.data.image_size)
+        decoder = Decoder(evidence.feature_shape, evidence.config.data.image_size)
+    decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return decoder
 
 
 def fresh_pairs(
@@ -54,7 +56,8 @@ def train_decoder(evidence: Evidence, *, seconds: float, seed: int, report: Repo
     released_NF, originals_NCHW = fresh_pairs(evidence, val, judged, generator)
 
     def loss(features_BF: Tensor, images_BCHW: Tensor) -> Tensor:
-        return (decoder(features_BF) - images_BCHW).abs().mean()
+        with evidence.autocast():
+            return (decoder(features_BF) - images_BCHW).abs().mean()
 
     def score() -> float:
         return float(psnr(originals_NCHW, to_image(reconstruct_images(decoder, released_NF))).mean())

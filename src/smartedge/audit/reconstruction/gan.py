@@ -55,16 +55,20 @@ def train_gan(
                 for optimizer, rate in ((paint, _LR), (judge, 2 * _LR)):
                     for group in optimizer.param_groups:
                         group["lr"] = rate * min(1.0, 2 - 2 * pace.at(step))  # constant, then down to zero
-                with torch.no_grad():
-                    plain_BCHW = plain(features_BF)
-                painted_BCHW = painter(features_BF)
+                with evidence.autocast():
+                    with torch.no_grad():
+                        plain_BCHW = plain(features_BF)
+                    painted_BCHW = painter(features_BF)
+                    real, fake = critic(images_BCHW, plain_BCHW), critic(painted_BCHW.detach(), plain_BCHW)
+                    told_apart = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
                 judge.zero_grad(set_to_none=True)
-                real, fake = critic(images_BCHW, plain_BCHW), critic(painted_BCHW.detach(), plain_BCHW)
-                (F.relu(1 - real).mean() + F.relu(1 + fake).mean()).backward()
+                told_apart.backward()
                 judge.step()
+                with evidence.autocast():
+                    fidelity = (painted_BCHW - images_BCHW).abs().mean()
+                    blamed = _FIDELITY * fidelity - critic(painted_BCHW, plain_BCHW).mean()
                 paint.zero_grad(set_to_none=True)
-                fidelity = (painted_BCHW - images_BCHW).abs().mean()
-                (_FIDELITY * fidelity - critic(painted_BCHW, plain_BCHW).mean()).backward()
+                blamed.backward()
                 paint.step()
                 step += 1
             report(step, pace.steps, "")
