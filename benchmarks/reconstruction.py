@@ -60,7 +60,8 @@ def attack(network: str, *, work: Path, budget: float) -> None:
         train_in_own_process(config)
     in_own_process(
         "import torch; torch.set_num_threads(1); from smartedge.audit.suite import AuditSettings, audit; "
-        "settings = AuditSettings(attacks=('reconstruction',), budget=float(sys.argv[3]), undefended=Path(sys.argv[2]));"
+        "attacks, budget, undefended = ('reconstruction',), float(sys.argv[3]), Path(sys.argv[2]); "
+        "settings = AuditSettings(attacks=attacks, budget=budget, undefended=undefended); "
         "audit(Path(sys.argv[1]), settings, Quiet())",
         str(runs["defended"]),
         str(runs["undefended"]),

@@ -118,7 +118,14 @@ def _run_names(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-_NAMES = {"vgg11": "VGG-11", "vgg16": "VGG-16", "resnet18": "ResNet-18", "mobilevit_xxs": "MobileViT-xxs"}
+_NAMES = {
+    "vgg11": "VGG-11",
+    "vgg11_bn": "VGG-11",
+    "vgg16": "VGG-16",
+    "vgg16_bn": "VGG-16",
+    "resnet18": "ResNet-18",
+    "mobilevit_xxs": "MobileViT-xxs",
+}
 
 
 def _pictures(run: Run) -> Pictures:
