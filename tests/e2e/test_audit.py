@@ -148,6 +148,16 @@ def test_a_named_undefended_run_and_all_attributes(
     found = result_of(protected)
     assert set(found["attributes"]) == set(ATTRIBUTES) and found["attributes"]["smile"]["desired"]
     assert not (protected / "audit" / "undefended").exists()
+
+    # The attacks on the named run are kept with it: the next audit beside it makes none of them again.
+    another = trained(tiny_config, "another", epochs=1, seed=1, **PROTECTED)
+    before = {path: path.stat().st_mtime_ns for path in (plain / "audit" / "attacks").iterdir()}
+    assert {path.name.split("-")[0] for path in before} == {"undefended"}
+    assert audit(monkeypatch, another, *arguments[1:], "--undefended", plain) == 0
+    assert {path: path.stat().st_mtime_ns for path in (plain / "audit" / "attacks").iterdir()} == before
+    assert result_of(another)["attributes"]["hat"]["undefended"] == found["attributes"]["hat"]["undefended"]
+    assert audit(monkeypatch, another, *arguments[1:], "--undefended", plain, "--fresh") == 0
+    assert {path: path.stat().st_mtime_ns for path in (plain / "audit" / "attacks").iterdir()} != before
     capsys.readouterr()
     assert audit(monkeypatch, *arguments, "--undefended", protected) == 2
     assert "has a bottleneck, noise or adversarial exits of its own" in capsys.readouterr().err

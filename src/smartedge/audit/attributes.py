@@ -100,7 +100,7 @@ def infer(
     evidences: Mapping[str, Evidence],
     units: Sequence[Unit],
     *,
-    folder: Path,
+    folders: Mapping[str, Path],
     back_file: Path,
     clock: Clock,
     monitor: Monitor,
@@ -111,7 +111,7 @@ def infer(
     Args:
         evidences: by name.
         units: what to train, in this order.
-        folder: one JSON and one safetensors file for each finished attacker.
+        folders: of each evidence; one JSON and one safetensors file for each finished attacker on it.
         back_file: the cloud's weights.
         clock: the time for all of them.
         monitor: takes progress updates.
@@ -120,10 +120,11 @@ def infer(
     Returns:
         evidence → attribute → what each attacker found.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
     prints = {name: fingerprint(evidence) for name, evidence in evidences.items()}
     found: dict[str, Findings] = {name: {} for name in evidences}
-    kept = {unit: _load(folder, unit, prints[unit.evidence]) for unit in units}
+    kept = {unit: _load(folders[unit.evidence], unit, prints[unit.evidence]) for unit in units}
     for place, unit in enumerate(units):
         evidence = evidences[unit.evidence]
         ahead = sum(ATTACKS[later.attack].weight for later in units[place + 1 :] if not _stands(kept[later], math.inf))
@@ -144,7 +145,7 @@ def infer(
                     clock=clock.part(allowed),
                     monitor=monitor,
                 )
-                result = _save(folder, unit, prints[unit.evidence], evidence, reading, allowed)
+                result = _save(folders[unit.evidence], unit, prints[unit.evidence], evidence, reading, allowed)
             except OutOfTime as reason:
                 if result is None:
                     skipped.append({**_described(unit), "reason": str(reason)})

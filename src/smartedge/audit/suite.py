@@ -81,6 +81,9 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
     if settings.fresh:
         for part in ("attacks", "undefended", "reconstruction"):
             shutil.rmtree(folder / part, ignore_errors=True)
+        if settings.undefended is not None:
+            for file in _reference_folder(run_dir, settings).glob("undefended-*"):
+                file.unlink()
     folder.mkdir(exist_ok=True)
     clock = Clock(settings.budget)
     skipped: list[dict[str, Any]] = []
@@ -214,7 +217,7 @@ def _attribute_blocks(
     found = infer(
         evidences,
         units,
-        folder=run_dir / "audit" / "attacks",
+        folders={"defended": run_dir / "audit" / "attacks", "undefended": _reference_folder(run_dir, settings)},
         back_file=run_dir / "cloud" / "back.safetensors",
         clock=clock,
         monitor=monitor,
@@ -242,6 +245,11 @@ def _attribute_blocks(
             "sensitive": name in evidence.config.data.sensitive,
         }
     return blocks
+
+
+def _reference_folder(run_dir: Path, settings: AuditSettings) -> Path:
+    """Where attacks on the undefended front are kept: with a named run, so that all audits beside it share them."""
+    return (settings.undefended or run_dir) / "audit" / "attacks"
 
 
 def _dp(evidence: Evidence, tested: bool, clock: Clock) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def sent_out(evidence: Evidence, folder: Path, budget: float | None, units: list
     found = infer(
         {"defended": evidence},
         units,
-        folder=folder,
+        folders={"defended": folder},
         back_file=Path("none"),
         clock=Clock(budget, lambda: now[0]),
         monitor=Quiet(),
