@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from common import HERE, data_folder, provenance
+from common import HERE, Discard, data_folder, provenance
 from torch import Tensor
 
 from smartedge.codec import Codec, get_codec, reconstruction_error, saturated_share
@@ -267,7 +267,7 @@ def bytes_at_socket(codec: Codec, shape: tuple[int, ...], count: int, schedule: 
         frames=frames,
         train_steps=frames,
     )
-    receiver = FlightReceiver(Forgets(), "127.0.0.1")
+    receiver = FlightReceiver(Discard(), "127.0.0.1")
     receiver.start()
     sender = FlightLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=10)
     sender.open(header)
@@ -278,18 +278,6 @@ def bytes_at_socket(codec: Codec, shape: tuple[int, ...], count: int, schedule: 
     sender.disconnect()
     receiver.close()
     return up
-
-
-class Forgets:
-    """A handler that takes everything."""
-
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None: ...
-
-    def ingest(self, header: StreamHeader, frame: Frame) -> None: ...
-
-    def finish(self, header: StreamHeader) -> None: ...
-
-    def abort(self, header: StreamHeader) -> None: ...
 
 
 def show(rows: list[dict[str, Any]]) -> None:

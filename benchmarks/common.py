@@ -1,4 +1,4 @@
-"""What benchmarks share: provenance, where the real data are, runs in a process of their own, tables."""
+"""What benchmarks share: provenance, where the real data are, runs in a process of their own, results, tables."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from smartedge.runs.machine import describe_machine, versions
+from smartedge.types import Frame, StreamHeader
 
 HERE = Path(__file__).resolve().parent
 
@@ -70,6 +71,18 @@ def train_in_own_process(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     results: dict[str, Any] = json.loads(file.read_text())
     return results
+
+
+class Discard:
+    """A receiver that throws everything away."""
+
+    def accept(self, header: StreamHeader, *, exchange: bool) -> None: ...
+
+    def ingest(self, header: StreamHeader, frame: Frame) -> None: ...
+
+    def finish(self, header: StreamHeader) -> None: ...
+
+    def abort(self, header: StreamHeader) -> None: ...
 
 
 def keep_result(file: Path, found: Mapping[str, Any], arguments: str | None = None) -> None:

@@ -25,11 +25,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import HERE, data_folder, provenance
+from common import HERE, Discard, data_folder, provenance
 
 from smartedge.config import Config, load_config
 from smartedge.runs.progress import Quiet
-from smartedge.types import Frame, StreamHeader
 
 CORES = {"edge": 0, "cloud": 1}
 
@@ -49,18 +48,6 @@ def settings(work: Path, images: int, model: str, cut: str) -> Config:
             "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
         }
     )
-
-
-class Discard:
-    """A receiver that throws everything away."""
-
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None: ...
-
-    def ingest(self, header: StreamHeader, frame: Frame) -> None: ...
-
-    def finish(self, header: StreamHeader) -> None: ...
-
-    def abort(self, header: StreamHeader) -> None: ...
 
 
 def pinned(side: str, arguments: list[str]) -> subprocess.Popen[str]:
