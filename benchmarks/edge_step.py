@@ -15,13 +15,14 @@ import argparse
 import json
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from common import HERE, provenance, show_table
+from torch import nn
 
 from smartedge.codec import get_codec
 from smartedge.edge.step import edge_step
@@ -51,7 +52,9 @@ def make_step(
     if channels_last:
         front.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer([front, task_exit], name="adamw", lr=1e-3, weight_decay=1e-2, momentum=0.9)
-    run = torch.compile(front) if compiled else front
+    run = front
+    if compiled:
+        run = cast(nn.Module, torch.compile(front))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (BATCH, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 2, (BATCH,), generator=generator)
@@ -73,13 +76,13 @@ def shares(step: Callable[[], Any], repeats: int) -> dict[str, float]:
     """Share of a step's wall clock that each kind of operator takes, and that no operator takes."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         wall = sum(seconds(step) for _ in range(repeats))
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
         if event.key.startswith(("aten::", "mkldnn::", "torch::", "fused")) or "Backward" in event.key:
             kind = next((kind for kind, parts in _KINDS if any(part in event.key for part in parts)), "other operators")
             found[kind] += event.self_cpu_time_total * 1e-6
     found["overhead"] = wall - sum(found.values())
-    return {kind: value / wall for kind, value in found.most_common()}
+    return {kind: value / wall for kind, value in sorted(found.items(), key=lambda item: -item[1])}
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ __all__ = ["ADDRESS", "Lab", "why_not"]
 
 Side = Literal["edge", "cloud"]
 
-ADDRESS = {"edge": "10.77.13.1", "cloud": "10.77.13.2"}
+ADDRESS: dict[Side, str] = {"edge": "10.77.13.1", "cloud": "10.77.13.2"}
 _CORE = {"edge": 0, "cloud": 1}
 _PERIOD_US = 20_000  # of the cap: short, so that a step's time is near its mean
 _BURST = 3000  # bytes that may leave at once: two packets

@@ -1,6 +1,6 @@
 """Bytes, error and time of every codec on real feature maps; other entropy coders beside ours; what a frame adds.
 
-    python benchmarks/codecs.py
+    python benchmarks/codec_costs.py
 
 Feature maps of photographs (LFW) and of drawn faces: ResNet-18 cut at layer1 at 64x64, the plain 64x16x16 map and an
 8x4x4 bottleneck, each after a short training of the front on its task exit; the bottleneck also with Gaussian noise of
