@@ -158,6 +158,13 @@ class DpConfig(Section):
     sigma: float | None = Field(
         None, gt=0, description="instead of epsilon: the noise's standard deviation; epsilon is then reported"
     )
+    warmup: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="share of the front's steps over which the noise that it learns through rises from 0; what is "
+        "released always has all of it",
+    )
     label_epsilon: float | None = Field(
         None, gt=0, description="randomised response on the desired labels that travel; default: they travel in clear"
     )

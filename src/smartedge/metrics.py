@@ -56,6 +56,9 @@ def evaluate(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> dict[str, floa
     Returns:
         ``accuracy``: share of right answers.
         ``balanced_accuracy``: mean recall over the classes that occur.
+        ``balanced_accuracy_adjusted``: the same of the answers that serve it best where scores are the probabilities
+        that they claim to be: the class whose score is highest in proportion to how often the class occurs (Menon et
+        al. 2021, logit adjustment). An unsure head gives the commonest class as its plain answer to every image.
         ``auroc``: area under the ROC curve; ties count one half. Two classes: of class 1. More: mean of one class
         against the rest. Only classes (or columns) with positives and negatives count; None where there are none.
         ``base_rate``: the accuracy of always giving the most frequent answer.
@@ -76,6 +79,7 @@ def evaluate(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> dict[str, floa
     return {
         "accuracy": float(right.mean()),
         "balanced_accuracy": float((cells.balance * right).sum()),
+        "balanced_accuracy_adjusted": float((cells.balance * cells.right(cells.adjusted(scores_NK))).sum()),
         "auroc": float(np.mean(areas)) if areas else None,
         "base_rate": float(cells.counts.max(axis=1).sum() / right.size),
     }
@@ -172,6 +176,16 @@ class _Cells:
         self.counts = np.bincount(self.index.ravel(), minlength=questions * options).reshape(questions, options)
         occurring_Q = (self.counts > 0).sum(axis=1)
         self.balance = 1 / (self.counts.ravel()[self.index] * occurring_Q * questions)
+
+    def adjusted(self, scores_NK: FloatArray) -> FloatArray:
+        """Scores (N, K) as they would be if all classes that occur were equally common."""
+        if self.kind == "single":
+            shares_K = self.counts[0] / len(scores_NK)
+            return np.divide(scores_NK, shares_K, out=np.zeros_like(scores_NK), where=shares_K > 0)
+        yes_K = self.counts[:, 1] / len(scores_NK)
+        yes_NK, no_NK = scores_NK * (1 - yes_K), (1 - scores_NK) * yes_K
+        both = (yes_K > 0) & (yes_K < 1)
+        return np.divide(yes_NK, yes_NK + no_NK, out=scores_NK.copy(), where=np.broadcast_to(both, scores_NK.shape))
 
     def right(self, scores_NK: FloatArray) -> FloatArray:
         """1.0 where the answer is right, else 0.0; shape (N, Q)."""

@@ -86,6 +86,37 @@ def test_multi_label_is_the_mean_over_columns(seed, images, outputs, levels):
     assert ours["auroc"] == (pytest.approx(np.mean(areas)) if areas else None)
 
 
+def test_an_unsure_head_is_measured_by_the_answers_that_its_scores_are_good_for():
+    """Seven of ten images are of class 0, and what little the head knows never makes class 1 the likelier one."""
+    labels = np.array([0] * 70 + [1] * 30)
+    yes = np.where(labels == 1, 0.45, 0.25)
+    yes[:7], yes[70:73] = 0.45, 0.25  # a tenth of each class is mistaken
+    scores = np.stack([1 - yes, yes], axis=1)
+    single, multi = evaluate(labels, scores, "single"), evaluate(labels[:, None], yes[:, None], "multi")
+    assert single["balanced_accuracy"] == multi["balanced_accuracy"] == 0.5
+    assert single["balanced_accuracy_adjusted"] == pytest.approx(0.9)
+    assert multi["balanced_accuracy_adjusted"] == pytest.approx(0.9)
+
+
+@given(**tasks)
+@settings(max_examples=60, deadline=None)
+def test_adjusted_answers_are_the_highest_scores_in_proportion_to_their_classes_shares(seed, images, outputs, levels):
+    labels, scores, _ = draw_task(seed, "single", images, outputs, levels)
+    present, counts = np.unique(labels, return_counts=True)
+    chosen = present[(scores[:, present] / counts).argmax(axis=1)]
+    recalls = [(chosen[labels == k] == k).mean() for k in present]
+    found = evaluate(labels, scores, "single")
+    assert found["balanced_accuracy_adjusted"] == pytest.approx(np.mean(recalls))
+    if len(present) == outputs and len(set(counts)) == 1:
+        assert found["balanced_accuracy_adjusted"] == pytest.approx(found["balanced_accuracy"])
+
+
+def test_a_column_with_one_answer_only_is_adjusted_to_nothing():
+    labels, scores = np.array([[0, 1], [0, 1]]), np.array([[0.2, 0.9], [0.6, 0.4]])
+    found = evaluate(labels, scores, "multi")
+    assert found["balanced_accuracy_adjusted"] == found["balanced_accuracy"] == 0.5
+
+
 @given(kind=st.sampled_from(["single", "multi"]), **tasks)
 @settings(max_examples=60, deadline=None)
 def test_offloading_curve_equals_trying_every_threshold(kind, seed, images, outputs, levels):

@@ -226,6 +226,7 @@ class ExitLearner(_Trains):
             batch.labels.to(self.device),
             self.task.kind,
             mechanism=self.mechanism,
+            noise=weight_at(step, steps, weight=1.0, warmup=self.config.dp.warmup),
             suppression=suppression,
             lesson=lesson,
             precision=train.precision,

@@ -85,6 +85,7 @@ def protected_step(
     task_kind: str,
     *,
     mechanism: Mechanism,
+    noise: float = 1.0,
     suppression: Suppression | None = None,
     lesson: Lesson | None = None,
     precision: str = "float32",
@@ -105,6 +106,7 @@ def protected_step(
         task_kind: ``single`` or ``multi``.
         mechanism: bounds the features and says how they would be released. Where it releases codewords, the front
             ends in their probabilities (:class:`smartedge.models.codebook.Encode`).
+        noise: share of its noise that the heads see, 0 to 1; what is released has all of it.
         suppression: what to unlearn; None where nothing is.
         lesson: the undivided network's answers; None without distillation.
         precision: ``bfloat16`` runs the forward passes under autocast.
@@ -121,13 +123,13 @@ def protected_step(
             figures["adversary_loss"] = adversary_step(
                 suppression.adversaries,
                 suppression.optimizer,
-                show(mechanism, features_BF.detach()),
+                show(mechanism, features_BF.detach(), noise=noise),
                 labels,
                 suppression.sensitive,
                 precision=precision,
                 clip_norm=clip_norm,
             )
-    seen = show(mechanism, features_BF)
+    seen = show(mechanism, features_BF, noise=noise)
     with autocast:
         logits_BOK = seen.answers(task_exit)
     losses_BO = task_losses(logits_BOK, labels, task_kind, label_smoothing=label_smoothing)

@@ -14,23 +14,28 @@ from smartedge.privacy.mechanisms import Discrete, Mechanism
 __all__ = ["posterior", "show"]
 
 
-def show(mechanism: Mechanism, features_BF: Tensor) -> Seen:
+def show(mechanism: Mechanism, features_BF: Tensor, *, noise: float = 1.0) -> Seen:
     """A fresh simulated release; differentiable in the features. Never what is really released.
 
     Args:
         mechanism: the run's.
         features_BF: float32 (B, *F), bounded here; or, where one of K codewords is released, their probabilities
             (B, K), and the outcomes' probabilities are then exact: ``p_code @ channel``.
+        noise: share of the mechanism's noise, 0 to 1: so much of what it adds to each number, or, of codewords, the
+            probability that the mechanism's channel applies and not the one that always tells the truth.
     """
     if not isinstance(mechanism, Discrete):
-        return Seen(mechanism.simulate(mechanism.bound(features_BF)))
-    outcomes_OK, channel_KO = _tables(mechanism)
-    return Seen(outcomes_OK.to(features_BF.device), features_BF @ channel_KO.to(features_BF.device))
+        bounded_BF = mechanism.bound(features_BF)
+        return Seen(torch.lerp(bounded_BF, mechanism.simulate(bounded_BF), noise))
+    outcomes_OK, channel_KO, truthful_KO = (table.to(features_BF.device) for table in _tables(mechanism))
+    return Seen(outcomes_OK, features_BF @ torch.lerp(truthful_KO, channel_KO, noise))
 
 
 @lru_cache(maxsize=8)
-def _tables(mechanism: Discrete) -> tuple[Tensor, Tensor]:
-    return mechanism.outcomes(), mechanism.channel()
+def _tables(mechanism: Discrete) -> tuple[Tensor, Tensor, Tensor]:
+    """Outcomes, the mechanism's channel, and its limit for a large ε: uniform over the outcomes that hold the word."""
+    outcomes_OK = mechanism.outcomes()
+    return outcomes_OK, mechanism.channel(), outcomes_OK.T / outcomes_OK.sum(dim=0)[:, None]
 
 
 def posterior(seen: Seen, logits_BOK: Tensor, task_kind: str) -> Tensor:

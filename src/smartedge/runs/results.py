@@ -118,7 +118,8 @@ def _response_baseline(privacy: dict[str, Any], at_exit: dict[str, Any] | None, 
 
     The answer is sent as it is with probability p, as any other class with probability q each; a class that the exit
     recalls with r is then recalled with p·r + q·(1 − r), and balanced accuracy is the mean of these. Of K yes/no
-    columns, each has ε/K.
+    columns, each has ε/K. The exit's answers are taken by the rule that serves it better: one that learned through
+    strong noise is unsure of everything, and its plain answers would be a baseline that is too easy to beat.
     """
     epsilon = privacy["vector_epsilon"]
     if at_exit is None or epsilon is None:
@@ -127,7 +128,8 @@ def _response_baseline(privacy: dict[str, Any], at_exit: dict[str, Any] | None, 
     classes, each = (outputs, epsilon) if task["kind"] == "single" else (2, epsilon / outputs)
     kept = 1 / (1 + (classes - 1) * math.exp(-each))
     other = (1 - kept) / (classes - 1)
-    return float(other + (kept - other) * at_exit["balanced_accuracy"])
+    recalled = max(at_exit["balanced_accuracy"], at_exit["balanced_accuracy_adjusted"])
+    return float(other + (kept - other) * recalled)
 
 
 def _against_true_labels(run_dir: Path, kind: Literal["single", "multi"]) -> dict[str, Any]:
