@@ -8,9 +8,9 @@ LFW faces, ``Smiling``, ResNet-18 cut at ``layer1``. ε is that of the whole fea
 there the settings claim it for one number of the vector alone, as much of the literature does, and *vector ε*
 says what that is worth. *randomised response* is the baseline that every private release must beat: the exit's own
 answer, randomised at the same (vector) ε. Answers are weighed by the classes' shares
-(``balanced_accuracy_adjusted``), since under strong noise every plain answer is the commoner class. Each run is a process
-of its own on one thread; its figures are kept in ``benchmarks/results/epsilon/``, and a run that is there is not made
-again.
+(``balanced_accuracy_adjusted``), since under strong noise every plain answer is the commoner class. Each run is a
+process of its own on one thread; its figures are kept in ``benchmarks/results/epsilon/``, and a run that is there is
+not made again.
 """
 
 from __future__ import annotations

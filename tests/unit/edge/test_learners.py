@@ -11,6 +11,7 @@ import torch
 
 from smartedge.config import load_config
 from smartedge.edge.learners import ExitLearner, make_learner
+from smartedge.edge.suppression import protected_step
 from smartedge.types import ImageBatch, Task
 
 TASK = Task("single", ("smile",), ("no", "yes"))
@@ -122,3 +123,17 @@ def test_what_is_inferred_is_bounded_and_free_of_noise(images):
 def test_exits_need_the_labels_of_a_data_set(images):
     with pytest.raises(ValueError, match="data set"):
         make_learner(learner(images).config, TASK, torch.device("cpu"))
+
+
+def test_the_noise_that_the_front_learns_through_rises(images, monkeypatch):
+    given = []
+
+    def spy(*args, noise, **settings):
+        given.append(noise)
+        return protected_step(*args, noise=noise, **settings)
+
+    monkeypatch.setattr("smartedge.edge.learners.protected_step", spy)
+    one = learner(images, dp={"warmup": 0.5})
+    for step in range(4):
+        one.learn(images.batch, step, 4, None)
+    assert given == pytest.approx([0.0, 0.5, 1.0, 1.0])

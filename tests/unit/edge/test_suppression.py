@@ -120,8 +120,8 @@ def test_every_head_sees_noise_of_its_own_and_clean_bounded_features_are_handed_
     mechanism = gaussian(0.5, clip=1.0)
     shown = []
 
-    def spy(mechanism, features_BF):
-        shown.append(show(mechanism, features_BF))
+    def spy(mechanism, features_BF, *, noise):
+        shown.append(show(mechanism, features_BF, noise=noise))
         return shown[-1]
 
     monkeypatch.setattr("smartedge.edge.suppression.show", spy)
@@ -282,3 +282,30 @@ def test_drawn_noise_has_one_answer(parts):
     seen = show(gaussian(0.2), torch.zeros(5, *SHAPE))
     logits = seen.answers(parts[1])
     assert torch.equal(posterior(seen, logits, "single"), logits.squeeze(1))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.25, 1.0])
+def test_a_share_of_additive_noise_is_that_much_of_the_same_draw(noise):
+    mechanism, features = gaussian(2.0, clip=1.0), torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0))
+    bounded = mechanism.bound(features)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        whole = mechanism.simulate(bounded)
+        torch.manual_seed(0)
+        seen = show(mechanism, features.requires_grad_(), noise=noise)
+    torch.testing.assert_close(seen.features_NF, bounded + noise * (whole - bounded))
+    if noise == 1.0:
+        assert torch.equal(seen.features_NF, whole), "after the warm-up it is the mechanism's own, to the bit"
+
+
+@pytest.mark.parametrize(("name", "epsilon"), [("randomised-response", 1.0), ("subset-selection", 0.5)])
+def test_a_share_of_a_channel_is_the_channel_of_a_milder_mechanism(name, epsilon):
+    """The truthful limit is what the channel tends to; shares between are the same family, with a larger ε."""
+    mechanism = make_mechanism(name, feature_shape=(5,), codebook=5, epsilon=epsilon)
+    codes = torch.eye(5)
+    whole, none, half = (show(mechanism, codes, noise=share).shares_BO for share in (1.0, 0.0, 0.5))
+    torch.testing.assert_close(whole, mechanism.channel())
+    holds = mechanism.outcomes().T > 0
+    torch.testing.assert_close(none, holds / holds.sum(dim=1, keepdim=True))
+    torch.testing.assert_close(half, (whole + none) / 2)
+    assert torch.allclose(half.sum(dim=1), torch.ones(5))
