@@ -19,6 +19,8 @@ HEADS = {
     "edge": {"exit": "whole network (edge)", "back": "whole network (edge)"},
 }
 
+_LOPSIDED = 0.02  # of balanced accuracy that plain answers lose by favouring the commoner class: worth a sentence
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -40,6 +42,13 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
     """
     results = run.results
     tone, word, headline, sentences = _did_sending_pay(run, interval)
+    last = results["test"][run.final]
+    adjusted = last.get("balanced_accuracy_adjusted", 0.0)  # not in the results of earlier versions
+    if adjusted > last["balanced_accuracy"] + _LOPSIDED:
+        sentences.append(
+            f"The plain answers of the {HEADS[results['method']][run.final]} favour the commoner class: weighed by how "
+            f"common the classes are, they reach {percent(adjusted)} balanced accuracy."
+        )
     if curve is not None:
         balanced = curve.balanced_accuracy
         best = int(balanced.argmax())

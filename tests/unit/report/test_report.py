@@ -126,6 +126,16 @@ def test_a_better_threshold_is_claimed_only_beyond_chance(images, claimed, write
     assert ("Exit and back together do better than either" in page.text) == claimed
 
 
+@pytest.mark.parametrize(("lost", "said"), [(0.15, True), (0.01, False)])
+def test_an_unsure_head_is_said_to_favour_the_commoner_class(lost, said, write_run):
+    def unsure(results):
+        back = results["test"]["back"]
+        back["balanced_accuracy_adjusted"] = back["balanced_accuracy"] + lost
+
+    text = page_of(write_run(change=unsure)).text
+    assert ("The plain answers of the back (cloud) favour the commoner class" in text) == said
+
+
 def test_a_run_that_sent_nothing_back_has_a_bar_of_zero(write_run):
     def silent(results):
         results["bytes_per_image"]["down"] = 0.0
