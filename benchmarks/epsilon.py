@@ -2,7 +2,7 @@
 
     python benchmarks/epsilon.py                    # everything that is not finished yet
     python benchmarks/epsilon.py --only codewords2  # one mechanism
-    python benchmarks/epsilon.py --table            # print the table from what is finished
+    python benchmarks/epsilon.py --table            # print the table from what is finished, and draw
 
 LFW faces, ``Smiling``, ResNet-18 cut at ``layer1``. ε is that of the whole feature vector, except for ``element``:
 there the settings claim it for one number of the vector alone, as much of the literature does, and *vector ε*
@@ -82,7 +82,7 @@ def run(name: str, epsilon: int, *, work: Path) -> None:
 
 
 def print_table() -> None:
-    rows = []
+    rows, points = [], []
     for name in MECHANISMS:
         for epsilon in EPSILONS:
             if result_file(name, epsilon).exists():
@@ -90,6 +90,7 @@ def print_table() -> None:
                 privacy, test = found["privacy"], found["test"]
                 baseline = privacy["randomised_response_baseline"]
                 back, at_exit = (test[head]["balanced_accuracy_adjusted"] for head in ("back", "exit"))
+                points.append((name, privacy["vector_epsilon"], 100 * back, 100 * baseline))
                 rows.append(
                     {
                         "mechanism": name,
@@ -105,6 +106,33 @@ def print_table() -> None:
                     }
                 )
     show_table("balanced accuracy on the test split; one seed", rows, HERE / "results" / "epsilon.csv")
+    if points:
+        draw(points)
+
+
+def draw(points: list[tuple[str, float, float, float]]) -> None:
+    """Accuracy of the back over the ε of the whole vector, a line for each mechanism; dotted: the baseline."""
+    from smartedge.report import canvas as surface
+
+    marks = dict(zip(MECHANISMS, ("o", "s", "^", "D"), strict=True))
+    with surface.drawing(1.3 * surface.WIDTH, 3.4) as canvas:
+        axis = canvas.subplots()
+        for name in MECHANISMS:
+            line = sorted((epsilon, back) for mechanism, epsilon, back, _ in points if mechanism == name)
+            if line:
+                axis.plot(*zip(*line, strict=True), color=surface.CLOUD, marker=marks[name], markersize=5, linewidth=1)
+                axis.annotate(
+                    name, line[-1], xytext=(6, -3), textcoords="offset points", fontsize=8, color=surface.MUTED
+                )
+        baseline = sorted((epsilon, at) for mechanism, epsilon, _, at in points if mechanism == "codewords2")
+        axis.plot(*zip(*baseline, strict=True), color=surface.EDGE, linestyle=":", label="randomised response")
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_xlabel("ε of one image's release, whole vector")
+        axis.set_ylabel("balanced accuracy, %")
+        axis.margins(x=0.12)
+        axis.legend(loc="lower right")
+        surface.save_png(canvas, HERE / "results" / "epsilon.png")
 
 
 if __name__ == "__main__":

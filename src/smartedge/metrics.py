@@ -14,7 +14,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["OffloadingCurve", "answers", "confidence", "evaluate", "gain_interval", "offloading_curve"]
+__all__ = [
+    "OffloadingCurve",
+    "answers",
+    "attainable_balanced_accuracy",
+    "confidence",
+    "evaluate",
+    "gain_interval",
+    "offloading_curve",
+]
 
 Kind = Literal["single", "multi"]
 FloatArray = NDArray[np.float64]
@@ -83,6 +91,24 @@ def evaluate(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> dict[str, floa
         "auroc": float(np.mean(areas)) if areas else None,
         "base_rate": float(cells.counts.max(axis=1).sum() / right.size),
     }
+
+
+def attainable_balanced_accuracy(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> float:
+    """The highest balanced accuracy over all thresholds of the scores: what whoever sets them in hindsight would reach.
+
+    Of yes/no questions; "multi" is the mean over the columns. With more than two classes, where there is no one
+    threshold, the better of plain and adjusted answers (see :func:`evaluate`).
+
+    Raises:
+        ValueError: as :func:`evaluate`.
+    """
+    labels_, scores_NK = _checked(labels, scores, kind)
+    if kind == "single" and scores_NK.shape[1] > 2:
+        figures = evaluate(labels, scores, kind)
+        return max(figures["balanced_accuracy"] or 0.0, figures["balanced_accuracy_adjusted"] or 0.0)
+    yes_NQ = scores_NK[:, 1:] if kind == "single" else scores_NK
+    truth_NQ = labels_.reshape(yes_NQ.shape) == 1
+    return float(np.mean([_best_threshold(yes_NQ[:, q], truth_NQ[:, q]) for q in range(yes_NQ.shape[1])]))
 
 
 def offloading_curve(labels: ArrayLike, exit_scores: ArrayLike, back_scores: ArrayLike) -> OffloadingCurve:
@@ -200,6 +226,17 @@ def _auroc(score: FloatArray, positive: NDArray[np.bool_]) -> float:
     n1 = int(positive.sum())
     n0 = len(positive) - n1
     return float((midrank[place[positive]].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+
+
+def _best_threshold(score: FloatArray, positive: NDArray[np.bool_]) -> float:
+    """The highest mean recall of "yes where the score is at least t" over all t; 1 where there is one class only."""
+    if positive.all() or not positive.any():
+        return 1.0
+    values, place = np.unique(score, return_inverse=True)
+    yes = np.bincount(place, weights=positive, minlength=len(values)) / positive.sum()
+    no = np.bincount(place, weights=~positive, minlength=len(values)) / (~positive).sum()
+    # Between thresholds the recall of yes falls by ``yes``, and that of no rises by ``no``.
+    return float((1 + np.concatenate([[0.0], np.cumsum(no - yes)]).max()) / 2)
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> tuple[IntArray, FloatArray]:

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smartedge import metrics
-from smartedge.metrics import answers, confidence, evaluate, gain_interval, offloading_curve
+from smartedge.metrics import (
+    answers,
+    attainable_balanced_accuracy,
+    confidence,
+    evaluate,
+    gain_interval,
+    offloading_curve,
+)
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is a development dependency")
 
@@ -109,6 +116,21 @@ def test_adjusted_answers_are_the_highest_scores_in_proportion_to_their_classes_
     assert found["balanced_accuracy_adjusted"] == pytest.approx(np.mean(recalls))
     if len(present) == outputs and len(set(counts)) == 1:
         assert found["balanced_accuracy_adjusted"] == pytest.approx(found["balanced_accuracy"])
+
+
+@given(**tasks)
+@settings(max_examples=60, deadline=None)
+def test_what_is_attainable_equals_trying_every_threshold(seed, images, outputs, levels):
+    labels, scores, _ = draw_task(seed, "multi", images, outputs, levels)
+    each = []
+    for truth, score in zip(labels.T, scores.T, strict=True):
+        given = [score >= t for t in [*np.unique(score), np.inf]]
+        each.append(max(np.mean([(yes[truth == k] == k).mean() for k in np.unique(truth)]) for yes in given))
+        one = attainable_balanced_accuracy(truth, np.stack([1 - score, score], axis=1), "single")
+        assert one == pytest.approx(each[-1])
+        figures = evaluate(truth, np.stack([1 - score, score], axis=1), "single")
+        assert one >= max(figures["balanced_accuracy"], figures["balanced_accuracy_adjusted"]) - 1e-9
+    assert attainable_balanced_accuracy(labels, scores, "multi") == pytest.approx(np.mean(each))
 
 
 def test_a_column_with_one_answer_only_is_adjusted_to_nothing():

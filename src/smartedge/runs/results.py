@@ -78,7 +78,7 @@ def assemble(run_dir: Path, config: Config, facts: dict[str, Any]) -> dict[str, 
         "edge_baseline_rss_bytes": edge["baseline_rss_bytes"],
         "cloud_peak_rss_bytes": cloud["peak_rss_bytes"] if cloud else None,
         "releases_per_image": edge["releases_per_image"],
-        "privacy": _privacy(edge, at_exit),
+        "privacy": _privacy(run_dir, edge, with_exit=at_exit is not None),
         **facts,
     }
     rows = read_metrics(run_dir / "edge" / "metrics.jsonl") + read_metrics(run_dir / "cloud" / "metrics.jsonl")
@@ -105,30 +105,33 @@ def _summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _privacy(edge: dict[str, Any], at_exit: dict[str, Any] | None) -> dict[str, Any] | None:
+def _privacy(run_dir: Path, edge: dict[str, Any], *, with_exit: bool) -> dict[str, Any] | None:
     """What the edge's ledger says, and what randomised response on the exit's answers alone would reach."""
     privacy: dict[str, Any] | None = edge.get("privacy")
     if privacy is None:
         return None
-    return {**privacy, "randomised_response_baseline": _response_baseline(privacy, at_exit, edge["task"])}
+    baseline = None
+    if with_exit and privacy["vector_epsilon"] is not None:
+        baseline = _response_baseline(run_dir, privacy["vector_epsilon"], edge["task"])
+    return {**privacy, "randomised_response_baseline": baseline}
 
 
-def _response_baseline(privacy: dict[str, Any], at_exit: dict[str, Any] | None, task: dict[str, Any]) -> float | None:
+def _response_baseline(run_dir: Path, epsilon: float, task: dict[str, Any]) -> float:
     """Balanced accuracy of k-ary randomised response on the task exit's answer, with the ε of one release.
 
     The answer is sent as it is with probability p, as any other class with probability q each; a class that the exit
     recalls with r is then recalled with p·r + q·(1 − r), and balanced accuracy is the mean of these. Of K yes/no
-    columns, each has ε/K. The exit's answers are taken by the rule that serves it better: one that learned through
-    strong noise is unsure of everything, and its plain answers would be a baseline that is too easy to beat.
+    columns, each has ε/K. The exit's threshold is the best one in hindsight: one that learned through strong noise is
+    unsure of everything, and its plain answers would be a baseline that is too easy to beat.
     """
-    epsilon = privacy["vector_epsilon"]
-    if at_exit is None or epsilon is None:
-        return None
+    answered = load_file(run_dir / "edge" / "predictions.safetensors")
+    recalled = metrics.attainable_balanced_accuracy(
+        answered["labels"].numpy(), answered["scores"].numpy(), task["kind"]
+    )
     outputs = len(task["names"])
     classes, each = (outputs, epsilon) if task["kind"] == "single" else (2, epsilon / outputs)
     kept = 1 / (1 + (classes - 1) * math.exp(-each))
     other = (1 - kept) / (classes - 1)
-    recalled = max(at_exit["balanced_accuracy"], at_exit["balanced_accuracy_adjusted"])
     return float(other + (kept - other) * recalled)
 
 
