@@ -59,7 +59,7 @@ class FeatureDistance:
     def __init__(self, network: nn.Module, *, image_size: int, of: str) -> None:
         self.network = network.eval()
         self.name = f"distance in the features of the undivided {of}"
-        self._taps = _taps(network, prepare(torch.zeros(1, 3, image_size, image_size)))
+        self._taps = _taps(network, prepare(torch.zeros(2, 3, image_size, image_size)))
 
     @torch.no_grad()
     def __call__(self, images_BCHW: Tensor, reconstructed_BCHW: Tensor) -> Tensor:
@@ -88,11 +88,16 @@ class FeatureDistance:
 
 
 def _taps(network: nn.Module, blank: Tensor) -> list[nn.Module]:
-    """The module that last gives a tensor of each size, over all sizes that maps or tokens take in the network."""
+    """The module that last gives a tensor of each size, over all sizes that maps or tokens take in the network.
+
+    Tensors with another first axis than the batch are passed over: MobileViT folds an image's patches into it.
+    """
     last: dict[tuple[int, ...], nn.Module] = {}
 
     def note(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.dim() in (3, 4) and output.shape[2:].numel() > 1:
+        if not isinstance(output, Tensor) or output.dim() not in (3, 4) or len(output) != len(blank):
+            return
+        if output.shape[2:].numel() > 1:
             shape = tuple(output.shape[1:])
             spatial = shape[1:] if tensor_layout(shape) == "chw" else shape[:-1]
             last.pop(spatial, None)

@@ -111,6 +111,30 @@ def test_feature_distance_takes_tokens():
     assert (distance(images, others) > 0).all()
 
 
+def test_patches_that_are_folded_into_the_batch_are_passed_over():
+    """As MobileViT's transformers do: (B, C, H, W) → (B·P, N, C) and back."""
+
+    class Folds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.paint = nn.Conv2d(3, 4, 3, padding=1)
+            self.mix = nn.Linear(4, 4)
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            maps = self.paint(x)
+            patches = maps.unflatten(2, (8, 2)).unflatten(4, (8, 2)).permute(0, 3, 5, 2, 4, 1)  # (B, 2, 2, 8, 8, C)
+            mixed = self.mix(patches.reshape(len(x) * 4, 64, 4)).reshape(len(x), -1, 4)
+            return self.last(mixed.mean(dim=1))
+
+    torch.manual_seed(0)
+    network = Folds()
+    images, others = pair(count=5)
+    distance = FeatureDistance(network, image_size=16, of="folds")
+    assert distance(images, others).shape == (5,)
+    assert distance._taps == [network.paint]
+
+
 def test_a_network_without_inner_maps_is_refused_by_name():
     with pytest.raises(ConfigError, match="Sequential has no inner module"):
         FeatureDistance(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 2)), image_size=16, of="x")
