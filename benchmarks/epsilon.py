@@ -120,17 +120,16 @@ def draw(points: list[tuple[str, float, float, float]]) -> None:
         for name in MECHANISMS:
             line = sorted((epsilon, back) for mechanism, epsilon, back, _ in points if mechanism == name)
             if line:
-                axis.plot(*zip(*line, strict=True), color=surface.CLOUD, marker=marks[name], markersize=5, linewidth=1)
-                axis.annotate(
-                    name, line[-1], xytext=(6, -3), textcoords="offset points", fontsize=8, color=surface.MUTED
-                )
+                style: dict[str, Any] = {"color": surface.CLOUD, "marker": marks[name], "markersize": 5, "linewidth": 1}
+                axis.plot(*zip(*line, strict=True), label=name, **style)
         baseline = sorted((epsilon, at) for mechanism, epsilon, _, at in points if mechanism == "codewords2")
-        axis.plot(*zip(*baseline, strict=True), color=surface.EDGE, linestyle=":", label="randomised response")
+        axis.plot(
+            *zip(*baseline, strict=True), color=surface.EDGE, linestyle=":", label="randomised response", zorder=5
+        )
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_xlabel("ε of one image's release, whole vector")
         axis.set_ylabel("balanced accuracy, %")
-        axis.margins(x=0.12)
         axis.legend(loc="lower right")
         surface.save_png(canvas, HERE / "results" / "epsilon.png")
 
