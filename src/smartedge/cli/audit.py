@@ -54,7 +54,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument("--budget", metavar="TIME", help="such as 90s, 5m or 2h; default: no limit")
     parser.add_argument("--seeds", type=int, default=2, help="attackers of each kind (2)")
     parser.add_argument(
-        "--undefended", metavar="RUN2", type=Path, help="compare with this unprotected run instead of training a front"
+        "--undefended",
+        metavar="RUN2",
+        type=Path,
+        help="compare with this unprotected run instead of training a front; the attacks on it are kept with it",
     )
     parser.add_argument("--fresh", action="store_true", help="do everything again")
     parser.add_argument("--threads", type=int, help="CPU threads; default: as the run")
