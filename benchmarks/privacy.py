@@ -177,6 +177,7 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
         "desired lost": f"{100 * mean(lost):+.2f}",
         "undefended attack": percent(attack("undefended")),
         "best attack": percent(attack("best")),
+        "the one chosen on val": percent(attack("by_validation")),
         "label floor": percent(attack("floor")),
         "prediction floor": percent(attack("prediction_floor")),
         "attack - floor": f"{100 * mean(over):+.2f}",
