@@ -106,28 +106,29 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 
 def _privacy(run_dir: Path, edge: dict[str, Any], *, with_exit: bool) -> dict[str, Any] | None:
-    """What the edge's ledger says, and what randomised response on the exit's answers alone would reach."""
+    """What the edge's ledger says, and what randomised response on the exit's answers alone would reach.
+
+    These are taken at the threshold that serves the exit best in hindsight: one that learned through strong noise is
+    unsure of everything, and its plain answers would be a baseline that is too easy to beat.
+    """
     privacy: dict[str, Any] | None = edge.get("privacy")
     if privacy is None:
         return None
-    baseline = None
+    baseline, task = None, edge["task"]
     if with_exit and privacy["vector_epsilon"] is not None:
-        baseline = _response_baseline(run_dir, privacy["vector_epsilon"], edge["task"])
+        found = load_file(run_dir / "edge" / "predictions.safetensors")
+        recalled = metrics.attainable_balanced_accuracy(found["labels"].numpy(), found["scores"].numpy(), task["kind"])
+        baseline = _response_baseline(recalled, privacy["vector_epsilon"], task)
     return {**privacy, "randomised_response_baseline": baseline}
 
 
-def _response_baseline(run_dir: Path, epsilon: float, task: dict[str, Any]) -> float:
-    """Balanced accuracy of k-ary randomised response on the task exit's answer, with the ε of one release.
+def _response_baseline(recalled: float, epsilon: float, task: dict[str, Any]) -> float:
+    """Balanced accuracy of k-ary randomised response on answers whose own is ``recalled``, with the ε of one release.
 
-    The answer is sent as it is with probability p, as any other class with probability q each; a class that the exit
-    recalls with r is then recalled with p·r + q·(1 − r), and balanced accuracy is the mean of these. Of K yes/no
-    columns, each has ε/K. The exit's threshold is the best one in hindsight: one that learned through strong noise is
-    unsure of everything, and its plain answers would be a baseline that is too easy to beat.
+    The answer is sent as it is with probability p, as any other class with probability q each; a class that is recalled
+    with r is then recalled with p·r + q·(1 − r), and balanced accuracy is the mean of these. Of K yes/no columns, each
+    has ε/K.
     """
-    answered = load_file(run_dir / "edge" / "predictions.safetensors")
-    recalled = metrics.attainable_balanced_accuracy(
-        answered["labels"].numpy(), answered["scores"].numpy(), task["kind"]
-    )
     outputs = len(task["names"])
     classes, each = (outputs, epsilon) if task["kind"] == "single" else (2, epsilon / outputs)
     kept = 1 / (1 + (classes - 1) * math.exp(-each))

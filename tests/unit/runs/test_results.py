@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from smartedge import metrics
 from smartedge.config import load_config
-from smartedge.runs.results import _against_true_labels, _response_baseline, _times
+from smartedge.runs.results import _against_true_labels, _privacy, _response_baseline, _times
 
 
 def test_the_baseline_is_randomised_response_on_the_exits_answers():
@@ -26,17 +26,29 @@ def test_the_baseline_is_randomised_response_on_the_exits_answers():
     for c in range(4):
         share = [np.mean(answers[truth == c] == a) for a in range(4)]
         recalls.append(sum(share[a] * (math.exp(epsilon) if a == c else 1) / total for a in range(4)))
-    at_exit = metrics.evaluate(truth, scores / scores.sum(axis=1, keepdims=True), "single")
-    found = _response_baseline({"vector_epsilon": epsilon}, at_exit, {"kind": "single", "names": list("abcd")})
+    at_exit = metrics.evaluate(truth, scores / scores.sum(axis=1, keepdims=True), "single")["balanced_accuracy"]
+    found = _response_baseline(at_exit, epsilon, {"kind": "single", "names": list("abcd")})
     assert found == pytest.approx(np.mean(recalls))
 
 
 def test_the_baseline_of_several_columns_shares_the_budget():
-    at_exit = {"balanced_accuracy": 0.9}
     kept = math.exp(2) / (1 + math.exp(2))
-    found = _response_baseline({"vector_epsilon": 6.0}, at_exit, {"kind": "multi", "names": list("abc")})
+    found = _response_baseline(0.9, 6.0, {"kind": "multi", "names": list("abc")})
     assert found == pytest.approx(0.9 * kept + 0.1 * (1 - kept))
-    assert _response_baseline({"vector_epsilon": None}, at_exit, {"kind": "multi", "names": ["a"]}) is None
+
+
+def test_the_baseline_of_an_unsure_exit_is_taken_at_its_best_threshold(tmp_path):
+    """Both classes get scores below one half, in the right order; without ε, or without an exit, there is none."""
+    labels = torch.tensor([0, 0, 0, 1])
+    yes = torch.tensor([0.3, 0.3, 0.3, 0.4])
+    (tmp_path / "edge").mkdir()
+    save_file({"labels": labels, "scores": torch.stack([1 - yes, yes], 1)}, tmp_path / "edge/predictions.safetensors")
+    edge = {"privacy": {"vector_epsilon": 2.0}, "task": {"kind": "single", "names": ["no", "yes"]}}
+    found = _privacy(tmp_path, edge, with_exit=True)["randomised_response_baseline"]
+    assert found == pytest.approx(math.exp(2) / (1 + math.exp(2)))
+    assert _privacy(tmp_path, edge, with_exit=False)["randomised_response_baseline"] is None
+    edge["privacy"]["vector_epsilon"] = None
+    assert _privacy(tmp_path, edge, with_exit=True)["randomised_response_baseline"] is None
 
 
 @pytest.mark.parametrize("kind", ["single", "multi"])
