@@ -73,6 +73,22 @@ def train_in_own_process(config: Mapping[str, Any]) -> dict[str, Any]:
     return results
 
 
+def audit_in_own_process(run: Path, undefended: Path, attacks: Sequence[str], budget: float) -> dict[str, Any]:
+    """What an audit of a run finds (``audit.json``) beside an undefended one, by these attacks, on one thread."""
+    in_own_process(
+        "import torch; torch.set_num_threads(1); from smartedge.audit.suite import AuditSettings, audit; "
+        "run, undefended, attacks, budget = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]); "
+        "settings = AuditSettings(attacks=tuple(attacks.split(',')), budget=budget, undefended=undefended); "
+        "audit(run, settings, Quiet())",
+        str(run),
+        str(undefended),
+        ",".join(attacks),
+        str(budget),
+    )
+    found: dict[str, Any] = json.loads((run / "audit" / "audit.json").read_text())
+    return found
+
+
 class Discard:
     """A receiver that throws everything away."""
 

@@ -24,9 +24,18 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import HERE, data_folder, in_own_process, keep_result, percent, show_table, train_in_own_process
+from common import (
+    HERE,
+    audit_in_own_process,
+    data_folder,
+    keep_result,
+    percent,
+    show_table,
+    train_in_own_process,
+)
 
 RESULTS = HERE / "results" / "privacy"
+ATTACKS = ("linear", "linear-pooled", "trees", "mlp", "deep", "fine-tuned", "membership", "epsilon")
 FAST = {"precision": "bfloat16", "channels_last": True}
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet18": {"model": {"name": "resnet18", "cut": "layer1"}, "train": FAST, "epochs": 6},
@@ -123,16 +132,7 @@ def compare(name: str, seed: int, *, work: Path, budget: float) -> None:
     both = configs(comparison, seed, folder)
     results = {kind: train_in_own_process(config) for kind, config in both.items()}
     runs = {kind: Path(config["run_dir"]) for kind, config in both.items()}
-    in_own_process(
-        "import torch; torch.set_num_threads(1); from smartedge.audit.suite import AuditSettings, audit; "
-        "attacks = ('linear', 'linear-pooled', 'trees', 'mlp', 'deep', 'fine-tuned', 'membership', 'epsilon'); "
-        "settings = AuditSettings(attacks=attacks, budget=float(sys.argv[3]), undefended=Path(sys.argv[2])); "
-        "audit(Path(sys.argv[1]), settings, Quiet())",
-        str(runs["defended"]),
-        str(runs["undefended"]),
-        str(budget),
-    )
-    found = json.loads((runs["defended"] / "audit" / "audit.json").read_text())
+    found = audit_in_own_process(runs["defended"], runs["undefended"], ATTACKS, budget)
     kept: dict[str, Any] = {
         kind: {key: r[key] for key in ("schedule", "bottleneck", "epochs", "test", "cloud_gain", "bytes_per_image")}
         for kind, r in results.items()

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import HERE, in_own_process, keep_result, show_table, train_in_own_process
+from common import HERE, audit_in_own_process, keep_result, show_table, train_in_own_process
 from privacy import COMPARISONS, NETWORKS, configs
 
 from smartedge.report import write_figure
@@ -58,16 +58,7 @@ def attack(network: str, *, work: Path, budget: float) -> None:
     runs = run_dirs(network, work)
     for config in configs(COMPARISONS[f"smiling-male-{network}"], 0, runs["defended"].parent).values():
         train_in_own_process(config)
-    in_own_process(
-        "import torch; torch.set_num_threads(1); from smartedge.audit.suite import AuditSettings, audit; "
-        "attacks, budget, undefended = ('reconstruction',), float(sys.argv[3]), Path(sys.argv[2]); "
-        "settings = AuditSettings(attacks=attacks, budget=budget, undefended=undefended); "
-        "audit(Path(sys.argv[1]), settings, Quiet())",
-        str(runs["defended"]),
-        str(runs["undefended"]),
-        str(budget),
-    )
-    found = json.loads((runs["defended"] / "audit" / "audit.json").read_text())
+    found = audit_in_own_process(runs["defended"], runs["undefended"], ("reconstruction",), budget)
     kept = {
         "floor": found["attributes"][SENSITIVE]["floor"],
         "reconstruction": found["reconstruction"],
