@@ -72,7 +72,7 @@ COMPARISONS = {
     "smiling-male-resnet18": Comparison("lfw-attributes", "Smiling", "Male", "resnet18", 3),
     "mouth-male-resnet18": Comparison("lfw-attributes", "Mouth_Slightly_Open", "Male", "resnet18", 3),
     "drawn-smile-masculine-resnet18": Comparison("drawn", "smile", "masculine", "resnet18", 1),
-    "smiling-male-mobilevit_xxs": Comparison("lfw-attributes", "Smiling", "Male", "mobilevit_xxs", 1),
+    "smiling-male-mobilevit_xxs": Comparison("lfw-attributes", "Smiling", "Male", "mobilevit_xxs", 3),
     "smiling-male-vgg11": Comparison("lfw-attributes", "Smiling", "Male", "vgg11", 1),
     "smiling-young-resnet18": Comparison("lfw-attributes", "Smiling", "Young", "resnet18", 1),
     "mouth-male-mobilevit_xxs": Comparison("lfw-attributes", "Mouth_Slightly_Open", "Male", "mobilevit_xxs", 1),
