@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import BboxBase
 
 from smartedge.report.canvas import (
     CLOUD,
@@ -188,7 +190,6 @@ def _frontier(
         y, dy = point.desired
         axes.errorbar(x, y, xerr=dx or None, yerr=dy or None, fmt="none", ecolor=CLOUD, elinewidth=1.4, zorder=3)
         axes.plot(x, y, **_ON_SENT)
-        axes.annotate(point.label, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8.5)
         text = f"{point.label}: {task} {100 * y:.1f} %, best attack on {attribute} {100 * x:.1f} %"
         if point.bound is not None:
             axes.plot([x, point.bound], [y, y], color=LINE, linewidth=1.2, zorder=0)
@@ -218,10 +219,34 @@ def _frontier(
     if desired is not None:
         handles.append(Line2D([], [], label=f"undefended {short(task, 12)} {100 * desired:.1f} %", **_KEPT))
     canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
+    _label(canvas, axes, [(point.label, x, point.desired[0]) for point, (x, _) in audited])
     alt = f"Desired accuracy against the best attack. {'; '.join(words)}. Lines: " + ", ".join(
         f"{name} {100 * value:.1f} %" for name, value in lines.items()
     )
     return alt + (f", undefended {task} {100 * desired:.1f} %." if desired is not None else ".")
+
+
+def _label(canvas: Canvas, axes: Axes, labels: Sequence[tuple[str, float, float]]) -> None:
+    """Write each label beside its point, where no other label stands yet; those of points that touch stand together."""
+    canvas.draw_without_rendering()  # only then are places on the canvas known
+    marks = [axes.transData.transform((x, y)) for _, x, y in labels]
+    near = _ON_SENT["markersize"] * canvas.dpi / 72
+    groups: list[list[int]] = []
+    for i, mark in enumerate(marks):
+        touching = [group for group in groups if any(np.abs(mark - marks[j]).max() < near for j in group)]
+        groups = [group for group in groups if group not in touching] + [sorted([*itertools.chain(*touching), i])]
+    taken: list[BboxBase] = []
+    for group in groups:
+        text = " · ".join(labels[i][0] for i in group)
+        at = max((labels[i][1:] for i in group), key=lambda place: place[0])
+        written = axes.annotate(text, at, xytext=(0, 0), textcoords="offset points", fontsize=8.5)
+        for place in itertools.product((7, -7), (5, -13)):
+            written.xyann = place
+            written.set_horizontalalignment("left" if place[0] > 0 else "right")
+            box = written.get_window_extent()
+            if not box.count_overlaps(taken) and not box.count_contains(marks):
+                break
+        taken.append(box)
 
 
 def over_setting(

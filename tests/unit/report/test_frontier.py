@@ -40,6 +40,17 @@ def test_the_frontier_shows_every_setting_and_reference(write_sweep_json):
     assert blue.sum() > 4 * 100  # the four settings' squares
 
 
+def test_settings_that_touch_share_a_label(write_sweep_json):
+    def together(sweep):
+        one, three = sweep["rows"][1:3]
+        three["desired"] = one["desired"]
+        three["attributes"]["masculine"]["best"]["mean"] = one["attributes"]["masculine"]["best"]["mean"] + 0.002
+
+    page, _ = write_sweep(write_sweep_json(LAMBDA, change=together))
+    written = [plain(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", page.read_text("utf-8"))]
+    assert [text for text in written if re.match(r"λ \d", text)] == ["λ 0", "λ 1 · λ 3", "λ 10"]
+
+
 def test_the_headline_names_what_hides_most_for_a_point(write_sweep_json):
     page, _ = write_sweep(write_sweep_json(LAMBDA))
     # the undefended run keeps 93.2 %: λ 1 keeps 92.5 %, λ 3 only 92.0 %
