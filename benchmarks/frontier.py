@@ -3,8 +3,8 @@
     python benchmarks/frontier.py                 # every sweep that is not finished yet
     python benchmarks/frontier.py --only epsilon  # one of them
 
-``weight`` and ``epsilon`` are over photographs (LFW, ``Smiling`` learned, ``Male`` hidden), ``drawn-weight`` over the
-embedded faces. Each is one ``smartedge sweep --audit`` of an example's settings, one seed: every point is attacked
+Over photographs (LFW, ``Smiling`` learned, ``Male`` hidden): ``weight`` with a bottleneck of 4 numbers, ``weight-wide``
+with one of 128, ``epsilon`` with eight codewords; ``drawn-weight`` over the embedded faces with 4 numbers. Each is one ``smartedge sweep --audit`` of an example's settings, one seed: every point is attacked
 within ``--budget`` seconds, and the same network without protection beside them. The figures and the picture
 are kept in ``benchmarks/results/frontier/``; a sweep that was stopped goes on.
 """
@@ -26,8 +26,10 @@ EXAMPLES = HERE.parent / "examples"
 FAST = ("train.precision=bfloat16", "train.channels_last=true", "hardware.threads=1")
 FACES = ("data.desired=Smiling", "data.sensitive=[Male]")
 ONCE = ("schedule=freeze-and-log", "dp.label_epsilon=null")  # each image released once, its label in clear
+WIDE = ("model.bottleneck=8x4x4", "adversary.exits=[conv,conv]")  # room for more than the answer
 SWEEPS: dict[str, tuple[str, dict[str, tuple[Any, ...]], tuple[str, ...]]] = {
     "weight": ("private-faces.yaml", {"adversary.weight": (0, 1, 3)}, FACES + FAST),
+    "weight-wide": ("private-faces.yaml", {"adversary.weight": (0, 3, 10)}, FACES + FAST + WIDE),
     "epsilon": ("private-codewords.yaml", {"dp.epsilon": (1, 2, 4, 8, 16)}, FACES + FAST + ONCE),
     "drawn-weight": ("private-faces.yaml", {"adversary.weight": (0, 1, 3, 10)}, FAST),
 }

@@ -55,8 +55,8 @@ PROTECTION: dict[str, Any] = {
     "dp": {"mechanism": "gaussian", "sigma": 0.4},
     "codec": {"name": "uint8"},
 }
-# Its protected answers beat the undefended run's by two points, which leaves room for more noise; and it needs that: with
-# the common protection, and with a weight of 10, attackers read 2.9 to 3.5 points above the floor.
+# Its protected answers beat the undefended run's by two points, which leaves room for more noise. With the common
+# protection, and with a weight of 10, attackers read 2.9 to 3.5 points above the floor.
 STRONGER: dict[str, dict[str, Any]] = {"mobilevit_xxs": {"adversary": {"steps": 6}, "dp": {"sigma": 0.7}}}
 
 
