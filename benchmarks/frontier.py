@@ -4,9 +4,10 @@
     python benchmarks/frontier.py --only epsilon  # one of them
 
 Over photographs (LFW, ``Smiling`` learned, ``Male`` hidden): ``weight`` with a bottleneck of 4 numbers, ``weight-wide``
-with one of 128, ``epsilon`` with eight codewords; ``drawn-weight`` over the embedded faces with 4 numbers. Each is one ``smartedge sweep --audit`` of an example's settings, one seed: every point is attacked
-within ``--budget`` seconds, and the same network without protection beside them. The figures and the picture
-are kept in ``benchmarks/results/frontier/``; a sweep that was stopped goes on.
+with one of 128, ``epsilon`` with eight codewords; ``drawn-weight`` over the embedded faces with 4 numbers. Each is one
+``smartedge sweep --audit`` of an example's settings, one seed: every point is attacked within ``--budget`` seconds, and
+the same network without protection beside them. The figures and the picture are kept in
+``benchmarks/results/frontier/``; a sweep that was stopped goes on.
 """
 
 from __future__ import annotations
