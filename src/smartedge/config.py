@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from smartedge.errors import ConfigError
+from smartedge.errors import ConfigError, RunError
 
-__all__ = ["Config", "encodes_images", "load_config", "parse_overrides"]
+__all__ = ["Config", "encodes_images", "load_config", "load_run_config", "parse_overrides"]
 
 
 def encodes_images(codec: str) -> bool:
@@ -449,6 +449,19 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 def _read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+
+
+def load_run_config(run_dir: Path) -> Config:
+    """The settings that a run directory was made with.
+
+    Raises:
+        RunError: it is no run directory.
+        ConfigError: its settings cannot be read.
+    """
+    file = run_dir / "config.yaml"
+    if not file.exists():
+        raise RunError(f"{run_dir}: holds no run; train one with 'smartedge train'")
+    return load_config(file)
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from smartedge import metrics
 from smartedge.codec import get_codec, pack, unpack_frame
-from smartedge.config import Config, load_config
+from smartedge.config import Config, load_run_config
 from smartedge.edge.protection import mechanism_of, open_gate
 from smartedge.edge.step import edge_forward
 from smartedge.errors import FrameError, RunError
@@ -46,8 +46,8 @@ class TrainedRun:
         Raises:
             RunError: it holds no finished hierarchical run.
         """
+        config = load_run_config(folder)
         try:
-            config = load_config(folder / "config.yaml")
             results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{folder}: holds no finished run ({error}); train one with 'smartedge train'") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge import errors
-from smartedge.config import Config, load_config
+from smartedge.config import Config, load_config, load_run_config
 from smartedge.errors import RunError
 from smartedge.processes import run_both, stop_on_signals
 from smartedge.runs.checkpoint import write_json_atomically
@@ -91,9 +91,7 @@ def collect(run_dir: Path) -> dict[str, Any]:
     """
     from smartedge.runs.results import assemble
 
-    if not run_dir.is_dir():
-        raise RunError(f"{run_dir}: no such run directory")
-    return assemble(run_dir, load_config(run_dir / "config.yaml"), _read_facts(run_dir / "run.json"))
+    return assemble(run_dir, load_run_config(run_dir), _read_facts(run_dir / "run.json"))
 
 
 def run_edge(

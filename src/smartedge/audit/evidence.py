@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from smartedge.audit.clock import Clock, OutOfTime
 from smartedge.cloud.log import FeatureLog
 from smartedge.codec import Codec, get_codec, unpack_frame
-from smartedge.config import Config, load_config
+from smartedge.config import Config, load_config, load_run_config
 from smartedge.data import DataSet, Split, batches
 from smartedge.data.columns import read_columns
 from smartedge.edge.protection import mechanism_of
@@ -153,7 +153,7 @@ def gather(run_dir: Path, attributes: Sequence[str], *, name: str = "defended", 
         ConfigError: the method sends nothing.
         DataError: the data set has changed or has no such column.
     """
-    config = load_config(run_dir / "config.yaml")
+    config = load_run_config(run_dir)
     if config.method == "edge":
         raise ConfigError(f"{run_dir}: method 'edge' sends nothing, so there is nothing to attack")
     dataset, labels, classes = _open(config, attributes)

@@ -16,9 +16,9 @@ from smartedge.audit.attributes import in_focus, infer, plan, summarise
 from smartedge.audit.clock import Clock, OutOfTime
 from smartedge.audit.evidence import Evidence, gather, gather_undefended, is_undefended
 from smartedge.audit.membership import membership
-from smartedge.config import load_config
+from smartedge.config import load_run_config
 from smartedge.data.columns import yes_no_columns
-from smartedge.errors import ConfigError, RunError
+from smartedge.errors import ConfigError
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.checkpoint import write_json_atomically
 from smartedge.runs.machine import versions
@@ -73,9 +73,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
         DataError: the data set has changed.
     """
     _check(settings)
-    if not (run_dir / "config.yaml").exists():
-        raise RunError(f"{run_dir}: holds no run; train one with 'smartedge train'")
-    config = load_config(run_dir / "config.yaml")
+    config = load_run_config(run_dir)
     attributes = _attributes(run_dir, settings)
     folder = run_dir / "audit"
     if settings.fresh:
@@ -352,7 +350,7 @@ def _check(settings: AuditSettings) -> None:
 
 
 def _attributes(run_dir: Path, settings: AuditSettings) -> tuple[str, ...]:
-    data = load_config(run_dir / "config.yaml").data
+    data = load_run_config(run_dir).data
     if settings.attributes == ("all",):
         return yes_no_columns(data.path, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir)
     names = settings.attributes or data.sensitive

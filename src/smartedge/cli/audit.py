@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from smartedge.audit.suite import AuditSettings, audit
+    from smartedge.config import load_run_config
     from smartedge.runs.progress import Bars
 
     if args.threads is not None and args.threads < 1:
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     before = torch.get_num_threads()
     monitor = Bars()
     try:
-        torch.set_num_threads(args.threads or _threads_of(args.run_dir))
+        torch.set_num_threads(args.threads or load_run_config(args.run_dir).threads)
         result = audit(args.run_dir, settings, monitor)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; go on with: smartedge audit {args.run_dir}") from None
@@ -115,13 +116,6 @@ def _names(text: str | None, option: str) -> tuple[str, ...] | None:
     if not names:
         raise ConfigError(f"{option}: the list is empty; name at least one")
     return names
-
-
-def _threads_of(run_dir: Path) -> int:
-    from smartedge.config import load_config
-
-    file = run_dir / "config.yaml"
-    return load_config(file).threads if file.exists() else 1
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -164,3 +164,9 @@ def test_a_reader_that_goes_away_is_no_error(lines: int) -> None:
     with os.fdopen(write, "w") as gone:
         done = subprocess.run([sys.executable, "-c", code], stdout=gone, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("argv", [["audit", "FOLDER"], ["report", "FOLDER"], ["infer", "FOLDER", "a.png"]])
+def test_a_folder_that_is_no_run(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main([word.replace("FOLDER", str(tmp_path)) for word in argv]) == 10
+    assert f"{tmp_path}: holds no run; train one with 'smartedge train'" in capsys.readouterr().err
