@@ -428,6 +428,19 @@ def load_config(
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
+def load_run_config(run_dir: Path) -> Config:
+    """The settings that a run directory was made with.
+
+    Raises:
+        RunError: it is no run directory.
+        ConfigError: its settings cannot be read.
+    """
+    file = run_dir / "config.yaml"
+    if not file.exists():
+        raise RunError(f"{run_dir}: holds no run; train one with 'smartedge train'")
+    return load_config(file)
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML keeps the last of two equal keys without a word; a config must not."""
 
@@ -449,19 +462,6 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 def _read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
-
-
-def load_run_config(run_dir: Path) -> Config:
-    """The settings that a run directory was made with.
-
-    Raises:
-        RunError: it is no run directory.
-        ConfigError: its settings cannot be read.
-    """
-    file = run_dir / "config.yaml"
-    if not file.exists():
-        raise RunError(f"{run_dir}: holds no run; train one with 'smartedge train'")
-    return load_config(file)
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
