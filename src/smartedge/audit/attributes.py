@@ -108,6 +108,8 @@ def infer(
 ) -> dict[str, Findings]:
     """Train the attackers one after the other, each within its share of the time; reuse those that are finished.
 
+    Those whose share was too small are tried again, the cheapest first, with whatever time the others left.
+
     Args:
         evidences: by name.
         units: what to train, in this order.
@@ -125,32 +127,41 @@ def infer(
     prints = {name: fingerprint(evidence) for name, evidence in evidences.items()}
     found: dict[str, Findings] = {name: {} for name in evidences}
     kept = {unit: _load(folders[unit.evidence], unit, prints[unit.evidence]) for unit in units}
+    reasons: dict[Unit, str] = {}
+
+    def send(unit: Unit, allowed: float) -> None:
+        if _stands(kept[unit], allowed):
+            return
+        evidence, attack = evidences[unit.evidence], ATTACKS[unit.attack]
+        try:
+            if clock.remaining() == 0:
+                raise OutOfTime("no time was left")
+            reading = read(
+                evidence,
+                attack,
+                unit.attributes,
+                rate=unit.rate,
+                seed=unit.seed,
+                back_file=back_file,
+                clock=clock.part(allowed),
+                monitor=monitor,
+            )
+            kept[unit] = _save(folders[unit.evidence], unit, prints[unit.evidence], evidence, reading, allowed)
+        except OutOfTime as reason:
+            reasons[unit] = str(reason)
+
     for place, unit in enumerate(units):
-        evidence = evidences[unit.evidence]
         ahead = sum(ATTACKS[later.attack].weight for later in units[place + 1 :] if not _stands(kept[later], math.inf))
         weight = ATTACKS[unit.attack].weight
-        allowed = clock.remaining() * weight / (weight + ahead)
-        result = kept[unit]
-        if not _stands(result, allowed):
-            try:
-                if clock.remaining() == 0:
-                    raise OutOfTime("no time was left")
-                reading = read(
-                    evidence,
-                    ATTACKS[unit.attack],
-                    unit.attributes,
-                    rate=unit.rate,
-                    seed=unit.seed,
-                    back_file=back_file,
-                    clock=clock.part(allowed),
-                    monitor=monitor,
-                )
-                result = _save(folders[unit.evidence], unit, prints[unit.evidence], evidence, reading, allowed)
-            except OutOfTime as reason:
-                if result is None:
-                    skipped.append({**_described(unit), "reason": str(reason)})
-                    continue
-        assert result is not None
+        send(unit, clock.remaining() * weight / (weight + ahead))
+    # Time that was kept for attackers which it then did not suffice for: the cheap ones that had too little take it.
+    for unit in sorted((unit for unit in units if kept[unit] is None), key=lambda unit: ATTACKS[unit.attack].weight):
+        send(unit, clock.remaining())
+
+    for unit, result in kept.items():
+        if result is None:
+            skipped.append({**_described(unit), "reason": reasons[unit]})
+            continue
         facts, findings = result
         if facts["shortened"]:
             text = f"cut short by the budget: {facts['epochs']} of {facts['epochs_planned']} epochs"

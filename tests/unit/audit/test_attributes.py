@@ -114,6 +114,16 @@ def test_time_is_shared_out_by_weight(evidence: Evidence, attackers: list[Any], 
     assert attackers[1]["clock"].remaining() == 1300.0  # the clock of this test stands still
 
 
+def test_time_that_is_left_goes_to_those_whose_share_was_too_small(
+    evidence: Evidence, attackers: list[Any], tmp_path: Path
+) -> None:
+    units = [UNIT, Unit("defended", "deep", ("hidden",), 1e-3, 0)]
+    found, _ = sent_out(evidence, tmp_path, 5.0, units)  # a share of less than a second for the linear one
+    assert [each["attack"] for each in attackers] == ["linear", "deep", "linear"]
+    assert attackers[0]["clock"].remaining() < 1 and attackers[2]["clock"].remaining() == 5.0
+    assert {finding.unit for finding in found["defended"]["hidden"]} == set(units)
+
+
 def test_plan(evidence_of: Callable[..., Evidence]) -> None:
     truth = [torch.arange(4) % 2] * 3
     evidence = evidence_of([torch.zeros(4, 1)] * 3, truth)
