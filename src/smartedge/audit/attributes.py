@@ -151,9 +151,8 @@ def infer(
             reasons[unit] = str(reason)
 
     for place, unit in enumerate(units):
-        ahead = sum(ATTACKS[later.attack].weight for later in units[place + 1 :] if not _stands(kept[later], math.inf))
-        weight = ATTACKS[unit.attack].weight
-        send(unit, clock.remaining() * weight / (weight + ahead))
+        later = [each for each in units[place + 1 :] if not _stands(kept[each], math.inf)]
+        send(unit, clock.remaining() * _share(unit, later))
     # Time that was kept for attackers which it then did not suffice for: the cheap ones that had too little take it.
     for unit in sorted((unit for unit in units if kept[unit] is None), key=lambda unit: ATTACKS[unit.attack].weight):
         send(unit, clock.remaining())
@@ -239,6 +238,20 @@ def _figures(at_val: Floats, at_test: Floats, evidence: Evidence, attribute: str
     truth = val_labels(evidence, attribute)
     figures = judge(at_val, truth, at_test, evidence.test_labels[attribute].numpy())
     return {**figures, "val_auroc": selection_score(at_val, truth)}
+
+
+def _share(unit: Unit, later: Sequence[Unit]) -> float:
+    """The part of the time that is left which an attacker may take.
+
+    In proportion to its weight; but the cheap ones have half of the time to themselves, of which they need little where
+    there is plenty, and without which the costly ones, too slow for a small budget, would leave them nothing.
+    """
+    weight = ATTACKS[unit.attack].weight
+    if ATTACKS[unit.attack].joint and not all(ATTACKS[each.attack].joint for each in later):
+        return (
+            0.5 * weight / (weight + sum(ATTACKS[each.attack].weight for each in later if ATTACKS[each.attack].joint))
+        )
+    return weight / (weight + sum(ATTACKS[each.attack].weight for each in later))
 
 
 def _described(unit: Unit) -> dict[str, Any]:

@@ -106,21 +106,24 @@ def test_what_the_budget_leaves_out_is_listed(evidence: Evidence, attackers: lis
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_time_is_shared_out_by_weight(evidence: Evidence, attackers: list[Any], tmp_path: Path) -> None:
-    units = [UNIT, Unit("defended", "deep", ("hidden",), 1e-3, 0)]
-    sent_out(evidence, tmp_path, 1300.0, units)
-    weights = [ATTACKS[unit.attack].weight for unit in units]
-    assert attackers[0]["clock"].remaining() == pytest.approx(1300 * weights[0] / sum(weights))
-    assert attackers[1]["clock"].remaining() == 1300.0  # the clock of this test stands still
+def test_cheap_attackers_share_half_of_the_time_by_weight(
+    evidence: Evidence, attackers: list[Any], tmp_path: Path
+) -> None:
+    units = [Unit("defended", attack, ("hidden",), 1e-3, 0) for attack in ("linear", "deep", "mlp", "fine-tuned")]
+    sent_out(evidence, tmp_path, 1200.0, units)
+    linear, deep, mlp, tuned = (ATTACKS[unit.attack].weight for unit in units)
+    allowed = [each["clock"].remaining() for each in attackers]  # the clock of this test stands still
+    shares = [0.5 * linear / (linear + mlp), deep / (deep + mlp + tuned), 0.5, 1.0]
+    assert allowed == pytest.approx([1200 * share for share in shares])
 
 
 def test_time_that_is_left_goes_to_those_whose_share_was_too_small(
     evidence: Evidence, attackers: list[Any], tmp_path: Path
 ) -> None:
     units = [UNIT, Unit("defended", "deep", ("hidden",), 1e-3, 0)]
-    found, _ = sent_out(evidence, tmp_path, 5.0, units)  # a share of less than a second for the linear one
+    found, _ = sent_out(evidence, tmp_path, 1.5, units)  # a share of less than a second for the linear one
     assert [each["attack"] for each in attackers] == ["linear", "deep", "linear"]
-    assert attackers[0]["clock"].remaining() < 1 and attackers[2]["clock"].remaining() == 5.0
+    assert attackers[0]["clock"].remaining() < 1 and attackers[2]["clock"].remaining() == 1.5
     assert {finding.unit for finding in found["defended"]["hidden"]} == set(units)
 
 
