@@ -415,8 +415,8 @@ def _attribute(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of one audited attribute that a sweep compares, as balanced accuracies."""
     references = ("undefended", "floor", "prediction_floor")
     found = {name: entry[name]["balanced_accuracy"] if entry[name] else None for name in references}
-    # Who sees all releases of an image reads more than who sees one.
-    best = max(filter(None, (entry["best"], entry["all_releases"])), key=lambda figures: figures["balanced_accuracy"])
+    # Who holds all that was sent of a training image reads more than who sees the features of one release.
+    best = max(filter(None, (entry["best"], entry["training_image"])), key=lambda figures: figures["balanced_accuracy"])
     return {"best": best["balanced_accuracy"], **found, "chance": entry["chance"], "attack": best["attack"]}
 
 

@@ -64,7 +64,7 @@ class Made:
         weight = load_config(run_dir / "config.yaml").adversary.weight
         best = {"balanced_accuracy": 0.9 - 0.05 * weight, "attack": "deep"}
         block = {"best": best, "undefended": REFERENCE, "floor": {"balanced_accuracy": 0.645}, "prediction_floor": None}
-        block["all_releases"] = {**best, "balanced_accuracy": 0.3, "attack": "mlp"}
+        block["training_image"] = {**best, "balanced_accuracy": 0.3, "attack": "mlp"}
         attributes = {name: {**block, "chance": 0.5, "dp_bound": 0.982} for name in settings.attributes or ()}
         (run_dir / "audit").mkdir(exist_ok=True)
         (run_dir / "audit" / "audit.json").write_text(json.dumps({"attributes": attributes}))
@@ -239,12 +239,12 @@ def test_an_audit_that_attacked_nothing_is_no_audit(made, tmp_path, monkeypatch)
     assert "no time to attack every sensitive column" in found["points"][0]["error"]
 
 
-def test_who_sees_all_releases_counts_where_that_reads_more(made, tmp_path, monkeypatch):
+def test_who_sees_training_image_counts_where_that_reads_more(made, tmp_path, monkeypatch):
     def more(run_dir: Path, settings: suite.AuditSettings, monitor: Any) -> None:
         made.audit(run_dir, settings, monitor)
         file = run_dir / "audit" / "audit.json"
         audit = json.loads(file.read_text())
-        audit["attributes"]["masculine"]["all_releases"]["balanced_accuracy"] = 0.97
+        audit["attributes"]["masculine"]["training_image"]["balanced_accuracy"] = 0.97
         file.write_text(json.dumps(audit))
 
     monkeypatch.setattr(suite, "audit", more)

@@ -1,8 +1,8 @@
 """Attackers that read attributes from released features: networks of several depths, and boosted trees.
 
 Each is trained on fresh releases of the attacker's own images (a new draw of the noise in every epoch), with all
-classes weighted equally, and judged on the one release of each protected image. What it says of the validation and
-test images comes from the epoch that was best on the validation images, for each attribute by itself.
+classes weighted equally, and judged on the release of each protected image. What it says of the validation and test
+images comes from the epoch that was best on the validation images, for each attribute by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,20 +33,25 @@ from smartedge.privacy.mechanisms import Discrete
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
+from smartedge.types import Task
 
-__all__ = ["ATTACKS", "Attack", "Reading", "available", "read", "val_labels"]
+__all__ = ["ATTACKS", "Attack", "Diverged", "Reading", "available", "read", "val_labels"]
 
 _BATCH = 128
 _VAL_DRAWS = 4  # releases of each validation image where there is noise, so that selection is not by its luck
-_MOST_RELEASES = 16  # of one image that are read together
 _TREE_DRAWS = 4  # releases of each training image that trees learn from
-_TREE_COLUMNS = 512
-_MLP_COLUMNS = 4096
+_COLUMNS = {"linear-pooled": 1, "trees": 512, "mlp": 4096}  # at most so many, pooled; per channel at least one
 _FEWEST_STEPS = 200  # of a network: few images make short epochs
 _FEWEST_EPOCHS = 3  # fewer than these are no attack
 _TIMED_STEPS = 6
+_READING = 1 / 3  # of the time of a training step: reading as many images
+_CERTAIN = 50.0  # log-odds that stand for certainty
 
 Floats = NDArray[np.float64]
+
+
+class Diverged(Exception):
+    """An attacker whose answers are not finite numbers."""
 
 
 @dataclass(frozen=True)
@@ -57,29 +63,40 @@ class Attack:
     epochs: int  # of a network, or rounds of boosting
     weight_decay: float
     weight: float  # its time relative to the others', for sharing out the budget
-    joint: bool  # whether one network reads all attributes as well as one each
+    reads: Literal["all", "each", "focus"]  # all attributes at once, each by itself, or those in focus by themselves
+
+    @property
+    def cheap(self) -> bool:
+        """Whether a small budget suffices for it."""
+        return self.reads != "focus"
+
+    def settled(self, evidence: Evidence) -> bool:
+        """Whether another seed would find the same."""
+        return self.name == "posterior" or (self.name == "trees" and not evidence.noisy)
 
 
 ATTACKS: Mapping[str, Attack] = {
     attack.name: attack
     for attack in (
-        Attack("linear", (1e-2, 1e-3), 30, 1e-3, 1.0, True),
-        Attack("linear-pooled", (1e-2,), 30, 1e-3, 0.5, True),
-        Attack("posterior", (1.0,), 1, 0.0, 0.1, True),
-        Attack("trees", (0.1,), 200, 0.0, 1.0, True),
-        Attack("mlp", (1e-3, 3e-4), 30, 0.05, 2.0, True),
-        Attack("deep", (1e-3, 3e-4), 16, 0.05, 12.0, False),
-        Attack("fine-tuned", (3e-4,), 12, 0.05, 9.0, False),
+        Attack("linear", (1e-2, 1e-3), 30, 1e-3, 1.0, "all"),
+        Attack("linear-pooled", (1e-2,), 30, 1e-3, 0.5, "all"),
+        Attack("posterior", (1.0,), 1, 0.0, 0.1, "all"),
+        Attack("trees", (0.1,), 200, 0.0, 0.5, "each"),
+        Attack("mlp", (1e-3, 3e-4), 30, 0.05, 2.0, "all"),
+        Attack("deep", (1e-3, 3e-4), 16, 0.05, 12.0, "focus"),
+        Attack("fine-tuned", (3e-4,), 12, 0.05, 9.0, "focus"),
     )
 }
 """In words:
 
 - linear: logistic regression on the flattened features; linear-pooled: on each channel's mean
-- posterior: of codewords, the exact posterior given the release
+- posterior: of codewords, the exact posterior given what was released
 - trees: gradient-boosted trees on at most 512 pooled columns
 - mlp: two hidden layers
 - deep: the run's own back, untrained, so a network of full depth
 - fine-tuned: the same from the weights with which the cloud finished (the attacker is the cloud)
+
+Who sees the desired label as well has it as further columns (deep and fine-tuned have no place for it).
 """
 
 
@@ -89,10 +106,13 @@ class Reading:
 
     val_scores: Mapping[str, Floats]  # attribute → (M, K); M validation releases
     test_scores: Mapping[str, Floats]  # attribute → (N, K)
-    all_releases: Mapping[str, tuple[Floats, Floats]]  # attribute → (M', K) and (N, K), from all releases of an image
     epochs: int  # trained
     planned: int  # of so many, had there been time
-    shortened: bool  # by the budget
+
+    @property
+    def shortened(self) -> bool:
+        """By the budget."""
+        return self.epochs < self.planned
 
 
 def available(evidence: Evidence, run_dir: Path) -> tuple[str, ...]:
@@ -102,7 +122,9 @@ def available(evidence: Evidence, run_dir: Path) -> tuple[str, ...]:
         names.append("linear-pooled")
     if isinstance(evidence.mechanism, Discrete):
         names.append("posterior")
-    names += ["trees", "mlp", "deep"]
+    names += ["trees", "mlp"]
+    if evidence.name != "training-image" or evidence.releases > 1:  # with one release they would see nothing new
+        names.append("deep")
     if evidence.name == "defended" and (run_dir / "cloud" / "back.safetensors").exists():
         names.append("fine-tuned")
     return tuple(names)
@@ -139,6 +161,7 @@ def read(
 
     Raises:
         OutOfTime: not even a few epochs fit.
+        Diverged: its answers are not finite numbers.
     """
     phase = f"{evidence.name} {attack.name} {rate:g} seed {seed}" + (
         f" {attributes[0]}" if len(attributes) == 1 else ""
@@ -146,15 +169,16 @@ def read(
     if attack.name == "posterior":
         return _read_by_posterior(evidence, attributes)
     if attack.name == "trees":
-        return _read_with_trees(
-            evidence, attack, attributes, rate=rate, seed=seed, clock=clock, monitor=monitor, phase=phase
-        )
+        (attribute,) = attributes
+        return _read_with_trees(evidence, attack, attribute, rate=rate, seed=seed, clock=clock)
     outputs = [len(evidence.classes[name]) for name in attributes]
+    inputs = _Inputs(evidence, attack.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "audit", attack.name))
-        network = _network(evidence, attack.name, sum(outputs), seed=seed, back_file=back_file)
+        network = _network(evidence, attack.name, sum(outputs), inputs=inputs, seed=seed, back_file=back_file)
         return _train(
             evidence,
+            inputs,
             network,
             attributes,
             outputs,
@@ -168,23 +192,7 @@ def read(
         )
 
 
-# -- networks
-
-
-class Standardise(nn.Module):
-    """Features to mean 0 and deviation 1 each, by the attacker's own images, then flattened: (B, *F) → (B, D)."""
-
-    mean_F: Tensor
-    scale_F: Tensor
-
-    def __init__(self, sample_NF: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean_F", sample_NF.mean(dim=0))
-        self.register_buffer("scale_F", 1 / (sample_NF.std(dim=0) + 1e-3 * sample_NF.std() + 1e-6))
-
-    def forward(self, features_BF: Tensor) -> Tensor:
-        """Standardise and flatten."""
-        return ((features_BF - self.mean_F) * self.scale_F).flatten(1)
+# -- what an attacker sees
 
 
 class Pool(nn.Module):
@@ -213,8 +221,83 @@ class Pool(nn.Module):
         return F.adaptive_avg_pool2d(maps_BCHW, self.size)
 
 
-def _network(evidence: Evidence, name: str, outputs: int, *, seed: int, back_file: Path) -> nn.Module:
-    config, shape = evidence.config, evidence.feature_shape
+class _Inputs:
+    """Features (N, *F) as one kind of attacker takes them: pooled columns (N, D), or for a full network as they are."""
+
+    def __init__(self, evidence: Evidence, attack: str) -> None:
+        whole = math.prod(evidence.feature_shape)
+        self.pool = (
+            None if attack in ("deep", "fine-tuned") else Pool(evidence.feature_shape, _COLUMNS.get(attack, whole))
+        )
+        self.task = evidence.task if evidence.labelled else None
+
+    def __call__(self, features_NF: Tensor, desired_N: Tensor) -> Tensor:
+        """With the desired labels (N,) or (N, K) as further columns, for who sees them."""
+        if self.pool is None:
+            return features_NF
+        columns_ND = torch.cat([self.pool(part).flatten(1) for part in features_NF.split(1024)])
+        return columns_ND if self.task is None else torch.cat([columns_ND, _told(desired_N, self.task)], dim=1)
+
+
+def _told(desired_N: Tensor, task: Task) -> Tensor:
+    """The desired labels as float32 columns (N, K)."""
+    return F.one_hot(desired_N, task.outputs).float() if task.kind == "single" else desired_N.float()
+
+
+class _Draws:
+    """Releases of the training images, batch by batch: fresh ones with noise, else one of each view, made once."""
+
+    def __init__(self, evidence: Evidence, inputs: _Inputs, generator: torch.Generator) -> None:
+        self.evidence, self.inputs, self.generator = evidence, inputs, generator
+        self.views_VN: tuple[Tensor, ...] = ()
+        if not evidence.noisy:
+            train = evidence.train
+            self.views_VN = tuple(
+                inputs(evidence.draw(train, generator, view=view), train.desired).to(train.views_VNF[view].dtype)
+                for view in range(len(train.views_VNF))
+            )
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        if not self.views_VN:
+            train = self.evidence.train
+            return self.inputs(self.evidence.draw(train, self.generator, rows), train.desired[rows])
+        chosen_B = torch.randint(len(self.views_VN), (len(rows),), generator=self.generator)
+        picked_VB = torch.stack([view_N[rows] for view_N in self.views_VN])
+        return picked_VB[chosen_B, torch.arange(len(rows))].float()
+
+
+def _val_releases(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """The attacker's validation images, each released ``_VAL_DRAWS`` times where there is noise: (M, *F).
+
+    With their desired labels.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(evidence.config.seed, "audit", "val"))
+    draws = _VAL_DRAWS if evidence.noisy else 1
+    released = [evidence.draw(evidence.val, generator, view=0) for _ in range(draws)]
+    return torch.cat(released), torch.cat([evidence.val.desired] * draws)
+
+
+# -- networks
+
+
+class Standardise(nn.Module):
+    """Columns (B, D) to mean 0 and deviation 1 each, by the attacker's own images."""
+
+    mean_D: Tensor
+    scale_D: Tensor
+
+    def __init__(self, sample_ND: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean_D", sample_ND.mean(dim=0))
+        self.register_buffer("scale_D", 1 / (sample_ND.std(dim=0) + 1e-3 * sample_ND.std() + 1e-6))
+
+    def forward(self, columns_BD: Tensor) -> Tensor:
+        """Standardise."""
+        return (columns_BD - self.mean_D) * self.scale_D
+
+
+def _network(evidence: Evidence, name: str, outputs: int, *, inputs: _Inputs, seed: int, back_file: Path) -> nn.Module:
+    config = evidence.config
     if name in ("deep", "fine-tuned"):
         if config.method == "cloud":
             network = zoo.build(**{**config.whole(outputs), "seed": seed})
@@ -223,20 +306,18 @@ def _network(evidence: Evidence, name: str, outputs: int, *, seed: int, back_fil
         if name == "fine-tuned":
             fresh = network.state_dict()
             trained = load_file(back_file)
-            # All but the last layer, which has another number of outputs.
+            # All that fits: where the desired label has another number of classes, the last layer stays new.
             network.load_state_dict(
                 {k: v for k, v in trained.items() if k in fresh and v.shape == fresh[k].shape}, strict=False
             )
         return network
-    pool = Pool(shape, {"linear": math.prod(shape), "linear-pooled": 1, "mlp": _MLP_COLUMNS}[name])
     generator = torch.Generator().manual_seed(derive_seed(seed, "audit", "standardise"))
     some = torch.randperm(len(evidence.train), generator=generator)[:2048]
-    standardise = Standardise(pool(evidence.draw(evidence.train, generator, some)))
-    columns = standardise.mean_F.numel()
+    sample_ND = inputs(evidence.draw(evidence.train, generator, some), evidence.train.desired[some])
+    standardise, columns = Standardise(sample_ND), sample_ND.shape[1]
     if name != "mlp":
-        return nn.Sequential(pool, standardise, nn.Linear(columns, outputs))
+        return nn.Sequential(standardise, nn.Linear(columns, outputs))
     return nn.Sequential(
-        pool,
         standardise,
         nn.Linear(columns, 512),
         nn.LayerNorm(512),
@@ -250,29 +331,9 @@ def _network(evidence: Evidence, name: str, outputs: int, *, seed: int, back_fil
     )
 
 
-class _Draws:
-    """Releases of the training images, batch by batch: fresh ones with noise, else one of each view, made once."""
-
-    def __init__(self, evidence: Evidence, generator: torch.Generator) -> None:
-        self.evidence, self.generator = evidence, generator
-        self.views_VNF: tuple[Tensor, ...] = ()
-        if not evidence.noisy:
-            train = evidence.train
-            self.views_VNF = tuple(
-                evidence.draw(train, generator, view=view).to(train.views_VNF[view].dtype)
-                for view in range(len(train.views_VNF))
-            )
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        if not self.views_VNF:
-            return self.evidence.draw(self.evidence.train, self.generator, rows)
-        chosen_B = torch.randint(len(self.views_VNF), (len(rows),), generator=self.generator)
-        picked_VBF = torch.stack([view_NF[rows] for view_NF in self.views_VNF])
-        return picked_VBF[chosen_B, torch.arange(len(rows))].float()
-
-
 def _train(
     evidence: Evidence,
+    inputs: _Inputs,
     network: nn.Module,
     attributes: Sequence[str],
     outputs: Sequence[int],
@@ -290,8 +351,8 @@ def _train(
     if evidence.config.train.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(derive_seed(seed, "audit", "draws"))
-    draws = _Draws(evidence, generator)
-    val_NF = _val_releases(evidence)
+    draws = _Draws(evidence, inputs, generator)
+    val_N, test_N = inputs(*_val_releases(evidence)), inputs(evidence.test_features_NF, evidence.test_desired)
     val_truth = {name: val_labels(evidence, name) for name in attributes}
     labels_NA = torch.stack([evidence.train.labels[name] for name in attributes], dim=1)
     weights = [_class_weights(labels_NA[:, a], classes).to(device) for a, classes in enumerate(outputs)]
@@ -302,50 +363,41 @@ def _train(
     epochs = max(epochs, -(-_FEWEST_STEPS // per_epoch))
     planned, step = epochs, 0
     best = dict.fromkeys(attributes, -1.0)
-    best_epoch = dict.fromkeys(attributes, 0)
     at_val: dict[str, Floats] = {}
     at_test: dict[str, Floats] = {}
-    at_all: dict[str, tuple[Floats, Floats]] = {}
-    repeated = _repeated_releases(evidence)
     begun = time.perf_counter()
     for epoch in range(epochs):
         network.train()
         order = torch.randperm(images, generator=generator)
         for part in order.split(size)[:per_epoch]:
             set_learning_rate(optimizer, peak=rate, step=step, steps=planned * per_epoch)
-            features_BF = _placed(draws(part), evidence, device)
+            features_B = _placed(draws(part), evidence, device)
             with evidence.autocast(device.type):
-                logits_BO = network(features_BF)
+                logits_BO = network(features_B)
             loss = _balanced_loss(logits_BO, labels_NA[part].to(device), weights)
             loss.backward()
             apply_gradients(optimizer, clip_norm=5.0)
             step += 1
             if step == min(_TIMED_STEPS, per_epoch) and not math.isinf(clock.remaining()):
-                planned = _affordable(clock, epochs, (time.perf_counter() - begun) / step * per_epoch)
+                steps = per_epoch + _READING * (len(val_N) + len(test_N)) / size
+                planned = _affordable(clock, epochs, (time.perf_counter() - begun) / step * steps)
             if step % 8 == 0:
                 monitor.update(Update("audit", phase, min(step, planned * per_epoch), planned * per_epoch))
-        val_scores = dict(zip(attributes, _scores(network, val_NF, outputs, evidence, device), strict=True))
-        # Of equally good epochs the later one: where AUROC is 1 already, the margin still grows.
-        better = [n for n in attributes if selection_score(val_scores[n], val_truth[n]) >= best[n]]
-        if better:
-            test_scores = dict(
-                zip(attributes, _scores(network, evidence.test_features_NF, outputs, evidence, device), strict=True)
-            )
-            for name in better:
-                best[name], best_epoch[name] = selection_score(val_scores[name], val_truth[name]), epoch
-                at_val[name], at_test[name] = val_scores[name], test_scores[name]
-            if repeated:
-                val_all, test_all = (
-                    dict(zip(attributes, _joint_scores(network, parts, outputs, evidence, device), strict=True))
-                    for parts in repeated
-                )
-                at_all |= {name: (val_all[name], test_all[name]) for name in better}
-        patience = max(4, planned // 3)
-        stale = epoch - max(best_epoch.values()) >= patience
-        if epoch + 1 >= planned or stale or clock.remaining() == 0:
+        said = (_scores(network, each_N, outputs, evidence, device) for each_N in (val_N, test_N))
+        for name, val_NK, test_NK in zip(attributes, *said, strict=True):
+            if not (np.isfinite(val_NK).all() and np.isfinite(test_NK).all()):
+                continue
+            # Of equally good epochs the later one: where AUROC is 1 already, the margin still grows.
+            if (score := selection_score(val_NK, val_truth[name])) >= best[name]:
+                best[name], at_val[name], at_test[name] = score, val_NK, test_NK
+        if epoch == 0 and not math.isinf(clock.remaining()):  # now it is known what an epoch takes
+            planned = min(planned, max(_FEWEST_EPOCHS, 1 + int(clock.remaining() / (time.perf_counter() - begun))))
+        if epoch + 1 >= planned or clock.remaining() == 0:
             break
+    if missing := [name for name in attributes if name not in at_val]:
+        raise Diverged(f"its answers on {', '.join(missing)} were not finite numbers in any epoch")
     monitor.update(Update("audit", phase, planned * per_epoch, planned * per_epoch))
-    return Reading(at_val, at_test, at_all, epoch + 1, epochs, shortened=planned < epochs or clock.remaining() == 0)
+    return Reading(at_val, at_test, epoch + 1, epochs)
 
 
 def _affordable(clock: Clock, epochs: int, seconds_per_epoch: float) -> int:
@@ -356,49 +408,6 @@ def _affordable(clock: Clock, epochs: int, seconds_per_epoch: float) -> int:
             f"its share of the budget was {clock.remaining():.0f} s"
         )
     return min(epochs, fit)
-
-
-def _val_releases(evidence: Evidence) -> Tensor:
-    """The attacker's validation images, each released ``_VAL_DRAWS`` times where there is noise: (M, *F)."""
-    generator = torch.Generator().manual_seed(derive_seed(evidence.config.seed, "audit", "val"))
-    draws = _VAL_DRAWS if evidence.noisy else 1
-    return torch.cat([evidence.draw(evidence.val, generator, view=0) for _ in range(draws)])
-
-
-def _repeated_releases(evidence: Evidence) -> tuple[list[Tensor], list[Tensor]] | None:
-    """As many releases of each validation and each protected image as a training image has; None where that is one.
-
-    The protected images crossed the link once; these are simulated, to say what an attacker has on a training image.
-    """
-    releases = min(evidence.config.releases, _MOST_RELEASES)
-    if not evidence.noisy or releases < 2:
-        return None
-    generator = torch.Generator().manual_seed(derive_seed(evidence.config.seed, "audit", "releases"))
-    rows = torch.arange(len(evidence.test))
-    bounded_NF = torch.cat([evidence.bounded(evidence.images(evidence.test, part)) for part in rows.split(_BATCH)])
-    at_val = [evidence.draw(evidence.val, generator, view=0) for _ in range(releases)]
-    at_test = [
-        torch.cat([evidence.release(part, generator) for part in bounded_NF.split(evidence.batch_size)])
-        for _ in range(releases)
-    ]
-    return at_val, at_test
-
-
-def _joint_scores(
-    network: nn.Module,
-    releases_RNF: Sequence[Tensor],
-    outputs: Sequence[int],
-    evidence: Evidence,
-    device: torch.device,
-) -> list[Floats]:
-    """What the network says of all releases of an image together: the product of its answers (their noise differs)."""
-    scores = [_scores(network, features_NF, outputs, evidence, device) for features_NF in releases_RNF]
-    joint = []
-    for each in zip(*scores, strict=True):
-        logs_NK = sum(np.log(np.maximum(scores_NK, 1e-9)) for scores_NK in each)
-        shares_NK = np.exp(logs_NK - np.max(logs_NK, axis=1, keepdims=True))
-        joint.append(np.asarray(shares_NK / shares_NK.sum(axis=1, keepdims=True)))
-    return joint
 
 
 def _class_weights(labels: Tensor, classes: int) -> Tensor:
@@ -441,82 +450,69 @@ def _placed(features_BF: Tensor, evidence: Evidence, device: torch.device) -> Te
 
 
 def _read_by_posterior(evidence: Evidence, attributes: Sequence[str]) -> Reading:
-    """P(class | release) ∝ Σ_k P(codeword k | class) · P(release | k): counted, and exact in the noise law (Bayes)."""
-    mechanism = evidence.mechanism
+    """P(class | releases, label) ∝ Σ_k P(k | class, label) · Π_r P(release r | k): counted, and exact in the noise law.
+
+    Of an image's releases only counts, for how many of them hold codeword k (Bayes; a release has two probabilities).
+    """
+    mechanism, train = evidence.mechanism, evidence.train
     assert isinstance(mechanism, Discrete)
-    codes_N = torch.cat([view_NF.argmax(dim=1) for view_NF in evidence.train.views_VNF])
-    at_val: dict[str, Floats] = {}
-    at_test: dict[str, Floats] = {}
-    outcomes_OK = mechanism.outcomes() if evidence.noisy else torch.eye(mechanism.codewords)
-    channel_KO = (mechanism.channel() if evidence.noisy else torch.eye(mechanism.codewords)).double().numpy()
-    val_N, test_N = (
-        torch.cdist(released_NK, outcomes_OK).argmin(dim=1).numpy()
-        for released_NK in (_val_releases(evidence), evidence.test_features_NF)
-    )
+    codes_N = torch.cat([view_NF.argmax(dim=1) for view_NF in train.views_VNF]).numpy()
+    log_odds = min(mechanism.log_odds, _CERTAIN) if evidence.noisy else _CERTAIN
+    single = evidence.labelled and evidence.task.kind == "single"
+    groups = evidence.task.outputs if single else 1
+
+    def group_of(desired_N: Tensor) -> NDArray[np.int64]:
+        return desired_N.numpy() if single else np.zeros(len(desired_N), dtype=np.int64)
+
+    group_N = np.tile(group_of(train.desired), len(train.views_VNF))
+    seen = [
+        (torch.round(released_NK * evidence.releases).double().numpy() * log_odds, group_of(desired_N))
+        for released_NK, desired_N in (_val_releases(evidence), (evidence.test_features_NF, evidence.test_desired))
+    ]
+    scores: tuple[dict[str, Floats], dict[str, Floats]] = ({}, {})
     for name in attributes:
-        labels_N = evidence.train.labels[name].repeat(len(evidence.train.views_VNF))
-        counts_SK = np.full((len(evidence.classes[name]), mechanism.codewords), 1e-3)
-        known = (labels_N >= 0).numpy()
-        np.add.at(counts_SK, (labels_N.numpy()[known], codes_N.numpy()[known]), 1.0)
-        likelihood_SO = counts_SK / counts_SK.sum(axis=1, keepdims=True) @ channel_KO
-        posterior_OS = (likelihood_SO / likelihood_SO.sum(axis=0)).T
-        at_val[name], at_test[name] = posterior_OS[val_N], posterior_OS[test_N]
-    return Reading(at_val, at_test, {}, 1, 1, shortened=False)
+        labels_N = np.tile(train.labels[name].numpy(), len(train.views_VNF))
+        counts_GSK = np.full((groups, len(evidence.classes[name]), mechanism.codewords), 1e-3)
+        known = labels_N >= 0
+        np.add.at(counts_GSK, (group_N[known], labels_N[known], codes_N[known]), 1.0)
+        # All classes are taken for equally frequent on the whole, not within each group.
+        share_GSK = counts_GSK / counts_GSK.sum(axis=(0, 2), keepdims=True)
+        for into, (weight_NK, of_N) in zip(scores, seen, strict=True):
+            odds_NK = np.exp(weight_NK - weight_NK.max(axis=1, keepdims=True))
+            likelihood_NS = np.einsum("nk,nsk->ns", odds_NK, share_GSK[of_N])
+            into[name] = likelihood_NS / likelihood_NS.sum(axis=1, keepdims=True)
+    return Reading(*scores, 1, 1)
 
 
 # -- trees
 
 
 def _read_with_trees(
-    evidence: Evidence,
-    attack: Attack,
-    attributes: Sequence[str],
-    *,
-    rate: float,
-    seed: int,
-    clock: Clock,
-    monitor: Monitor,
-    phase: str,
+    evidence: Evidence, attack: Attack, attribute: str, *, rate: float, seed: int, clock: Clock
 ) -> Reading:
-    pool = Pool(evidence.feature_shape, _TREE_COLUMNS)
+    inputs = _Inputs(evidence, attack.name)
     generator = torch.Generator().manual_seed(derive_seed(seed, "audit", "draws"))
     train: Auxiliary = evidence.train
     draws = _TREE_DRAWS if evidence.noisy else 1
     views = range(len(train.views_VNF))
-    train_ND = torch.cat(
-        [_pooled(pool, evidence.draw(train, generator, view=view)) for _ in range(draws) for view in views]
-    ).numpy()
-    val_ND = _pooled(pool, _val_releases(evidence)).numpy()
-    test_ND = _pooled(pool, evidence.test_features_NF).numpy()
-    at_val: dict[str, Floats] = {}
-    at_test: dict[str, Floats] = {}
-    longest = 0.0
-    for place, name in enumerate(attributes):
-        if longest > clock.remaining():
-            raise OutOfTime(
-                f"trees take {longest:.0f} s for each of {len(attributes)} attributes; "
-                f"after {place} of them {clock.remaining():.0f} s were left"
-            )
-        begun = time.perf_counter()
-        labels = np.tile(train.labels[name].numpy(), draws * len(views))
-        truth = val_labels(evidence, name)
-        known, val_known = labels >= 0, truth >= 0
-        _, at_val[name], at_test[name] = fit_trees(
-            train_ND[known],
-            labels[known],
-            val_ND[val_known],
-            truth[val_known],
-            val_ND,
-            test_ND,
-            classes=len(evidence.classes[name]),
-            learning_rate=rate,
-            rounds=attack.epochs,
-            seed=seed,
-        )
-        longest = max(longest, time.perf_counter() - begun)
-        monitor.update(Update("audit", phase, place + 1, len(attributes)))
-    return Reading(at_val, at_test, {}, attack.epochs, attack.epochs, shortened=False)
-
-
-def _pooled(pool: nn.Module, features_NF: Tensor) -> Tensor:
-    return torch.cat([pool(part).flatten(1) for part in features_NF.split(1024)])
+    parts = [evidence.draw(train, generator, view=view) for _ in range(draws) for view in views]
+    train_ND = torch.cat([inputs(part, train.desired) for part in parts]).numpy()
+    val_ND = inputs(*_val_releases(evidence)).numpy()
+    test_ND = inputs(evidence.test_features_NF, evidence.test_desired).numpy()
+    labels = np.tile(train.labels[attribute].numpy(), len(parts))
+    truth = val_labels(evidence, attribute)
+    known, val_known = labels >= 0, truth >= 0
+    rounds, (_, at_val, at_test) = fit_trees(
+        train_ND[known],
+        labels[known],
+        val_ND[val_known],
+        truth[val_known],
+        val_ND,
+        test_ND,
+        classes=len(evidence.classes[attribute]),
+        learning_rate=rate,
+        rounds=attack.epochs,
+        seed=seed,
+        clock=clock,
+    )
+    return Reading({attribute: at_val}, {attribute: at_test}, rounds, attack.epochs)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from smartedge.audit.attackers import ATTACKS, Reading, read, val_labels
+from smartedge.audit.attackers import ATTACKS, Diverged, Reading, read, val_labels
 from smartedge.audit.clock import Clock, OutOfTime
 from smartedge.audit.evidence import Evidence
 from smartedge.audit.judge import judge, selection_score
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 class Unit:
     """One attacker to be trained."""
 
-    evidence: str  # "defended" or "undefended"
+    evidence: str  # see Evidence.name
     attack: str
     attributes: tuple[str, ...]
     rate: float
@@ -71,7 +71,7 @@ def plan(
         attacks: their names, see :data:`~smartedge.audit.attackers.ATTACKS`.
         focus: attributes that get networks of full depth of their own; the others share one.
         seeds: how many of each.
-        first_only: one learning rate and one seed of each (for the undefended reference).
+        first_only: one learning rate and one seed of each (for references).
     """
     every = tuple(evidence.classes)
     alone = [(name,) for name in every if name in focus]
@@ -80,10 +80,13 @@ def plan(
     for round_ in range(1 if first_only else seeds):
         for name in attacks:
             attack = ATTACKS[name]
-            if attack.joint:
-                rates = attack.rates[:1] if first_only else attack.rates
-                groups: list[tuple[str, ...]] = [every]
-            else:  # costly: each seed has one of the rates
+            if round_ and attack.settled(evidence):
+                continue
+            rates = attack.rates[:1] if first_only else attack.rates
+            groups: list[tuple[str, ...]] = [every]
+            if attack.reads == "each":
+                groups = [(attribute,) for attribute in every]
+            elif attack.reads == "focus":  # costly: each seed has one of the rates
                 rates = (attack.rates[round_ % len(attack.rates)],)
                 groups = alone + ([rest] if rest else [])
             units += [Unit(evidence.name, name, group, rate, round_) for group in groups for rate in rates]
@@ -124,9 +127,14 @@ def infer(
     """
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
+    weights = hashlib.sha256(back_file.read_bytes()).hexdigest()[:8] if back_file.exists() else ""
     prints = {name: fingerprint(evidence) for name, evidence in evidences.items()}
     found: dict[str, Findings] = {name: {} for name in evidences}
-    kept = {unit: _load(folders[unit.evidence], unit, prints[unit.evidence]) for unit in units}
+
+    def of(unit: Unit) -> str:
+        return prints[unit.evidence] + (f" {weights}" if unit.attack == "fine-tuned" else "")
+
+    kept = {unit: _load(folders[unit.evidence], unit, of(unit)) for unit in units}
     reasons: dict[Unit, str] = {}
 
     def send(unit: Unit, allowed: float) -> None:
@@ -146,8 +154,8 @@ def infer(
                 clock=clock.part(allowed),
                 monitor=monitor,
             )
-            kept[unit] = _save(folders[unit.evidence], unit, prints[unit.evidence], evidence, reading, allowed)
-        except OutOfTime as reason:
+            kept[unit] = _save(folders[unit.evidence], unit, of(unit), evidence, reading, allowed)
+        except (OutOfTime, Diverged) as reason:
             reasons[unit] = str(reason)
 
     for place, unit in enumerate(units):
@@ -177,18 +185,12 @@ def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -
     attacker achieves who can choose by its own images alone.
 
     Returns:
-        ``best`` (figures, ``attack``), ``by_validation``, ``all_releases`` (the best attacker on as many simulated
-        releases of each image as a training image has; None where that is one, or nothing is random), ``attacks``
-        (kind → its best figures, with ``rate``, ``seed`` and ``tried``).
+        ``best`` (figures, ``attack``), ``by_validation``, ``attacks`` (kind → its best figures, with ``rate``, ``seed``
+        and ``tried``).
     """
     attackers = list(findings)
     if ensemble := _ensemble(attackers, evidence, attribute):
         attackers.append(ensemble)
-    together = [
-        {"attack": finding.unit.attack, **finding.figures["all_releases"]}
-        for finding in attackers
-        if "all_releases" in finding.figures
-    ]
     by_kind: dict[str, dict[str, Any]] = {}
     for finding in attackers:
         kind = finding.unit.attack
@@ -201,16 +203,19 @@ def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -
     return {
         "best": {"attack": best.unit.attack, **best.figures},
         "by_validation": {"attack": chosen.unit.attack, **chosen.figures},
-        "all_releases": max(together, key=lambda figures: figures["balanced_accuracy"], default=None),
         "attacks": by_kind,
     }
 
 
 def fingerprint(evidence: Evidence) -> str:
     """Identifies what is attacked: settings, releases, and what is read from them."""
-    digest = hashlib.sha256(evidence.config.to_yaml().encode())
-    tensors = [evidence.test_features_NF, *evidence.train.views_VNF[:1], evidence.train.desired]
-    tensors += [labels[name] for labels in (evidence.train.labels, evidence.test_labels) for name in sorted(labels)]
+    seen = (evidence.noisy, evidence.releases, evidence.labelled)
+    digest = hashlib.sha256(f"{evidence.config.to_yaml()}{seen}".encode())
+    tensors = [evidence.test_features_NF, evidence.test_desired]
+    for own in (evidence.train, evidence.val):
+        tensors += [*own.views_VNF[:1], own.desired]
+    every = (evidence.train.labels, evidence.val.labels, evidence.test_labels)
+    tensors += [labels[name] for labels in every for name in sorted(labels)]
     for tensor in tensors:
         digest.update(np.ascontiguousarray(tensor.numpy()).data)
     return digest.hexdigest()[:16]
@@ -247,9 +252,9 @@ def _share(unit: Unit, later: Sequence[Unit]) -> float:
     there is plenty, and without which the costly ones, too slow for a small budget, would leave them nothing.
     """
     weight = ATTACKS[unit.attack].weight
-    if ATTACKS[unit.attack].joint and not all(ATTACKS[each.attack].joint for each in later):
+    if ATTACKS[unit.attack].cheap and not all(ATTACKS[each.attack].cheap for each in later):
         return (
-            0.5 * weight / (weight + sum(ATTACKS[each.attack].weight for each in later if ATTACKS[each.attack].joint))
+            0.5 * weight / (weight + sum(ATTACKS[each.attack].weight for each in later if ATTACKS[each.attack].cheap))
         )
     return weight / (weight + sum(ATTACKS[each.attack].weight for each in later))
 
@@ -283,10 +288,6 @@ def _save(folder: Path, unit: Unit, print_: str, evidence: Evidence, reading: Re
     for place, name in enumerate(unit.attributes):
         at_val, at_test = reading.val_scores[name], reading.test_scores[name]
         figures = _figures(at_val, at_test, evidence, name)
-        if name in reading.all_releases:
-            val_all, test_all = reading.all_releases[name]
-            truths = (evidence.val.labels[name].numpy(), evidence.test_labels[name].numpy())
-            figures["all_releases"] = judge(val_all, truths[0], test_all, truths[1])
         findings[name] = Finding(unit, figures, at_val, at_test)
         tensors[f"val.{place}"], tensors[f"test.{place}"] = torch.from_numpy(at_val), torch.from_numpy(at_test)
     facts = {

@@ -41,10 +41,19 @@ from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.types import SplitName, Task
 
-__all__ = ["Auxiliary", "Evidence", "gather", "gather_undefended", "is_undefended", "undefended_config"]
+__all__ = [
+    "Auxiliary",
+    "Evidence",
+    "gather",
+    "gather_undefended",
+    "is_undefended",
+    "of_a_training_image",
+    "undefended_config",
+]
 
 _BATCH = 128  # images through the front at a time
 _FULL_PRECISION_BYTES = 256 * 2**20  # views larger than this are held in half precision
+_MOST_RELEASES = 16  # of one image that are read together
 _CPU = torch.device("cpu")
 
 
@@ -65,7 +74,7 @@ class Auxiliary:
 class Evidence:
     """Everything that an attack may use, and the truth that it is judged by."""
 
-    name: str  # "defended" or "undefended"
+    name: str  # "defended", "undefended" or "training-image"
     config: Config  # of the run, or of what it would be undefended
     task: Task  # the desired label's
     feature_shape: tuple[int, ...]
@@ -82,6 +91,8 @@ class Evidence:
     test_labels: Mapping[str, Tensor]  # attribute → int64 (N,); −1 where unknown
     test_desired: Tensor
     exit_scores: Mapping[SplitName, Tensor]  # the edge's own answers (N, K), probabilities; empty without an exit
+    releases: int = 1  # of each image, whose mean is what the attacker has: of every law here it says all that they say
+    labelled: bool = False  # whether the attacker sees the true desired label of each image beside its features
 
     @property
     def batch_size(self) -> int:
@@ -128,10 +139,15 @@ class Evidence:
         return torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.config.train.precision == "bfloat16")
 
     def release(self, bounded_BF: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise by the mechanism's law and one round trip through the codec, for one frame: float32 (B, *F)."""
-        if self.noisy:
-            bounded_BF = self.mechanism.simulate(bounded_BF, generator=generator)
-        return _round_trip(self.codec, bounded_BF)
+        """Noise by the mechanism's law and one round trip through the codec, for one frame: float32 (B, *F).
+
+        Of several ``releases``, the mean.
+        """
+        total_BF = torch.zeros(())
+        for _ in range(self.releases):
+            noised_BF = self.mechanism.simulate(bounded_BF, generator=generator) if self.noisy else bounded_BF
+            total_BF = total_BF + _round_trip(self.codec, noised_BF)
+        return total_BF / self.releases
 
     def images(self, split: Split, rows: Tensor | None = None) -> Tensor:
         """Images of a split, uint8 (B, 3, H, W)."""
@@ -221,6 +237,28 @@ def gather_undefended(
         scores_file=None,
         monitor=monitor,
     )
+
+
+def of_a_training_image(evidence: Evidence) -> Evidence | None:
+    """What an attacker holds of a *training* image: all of its releases, and its desired label where that is in clear.
+
+    The protected images stand for such images: their further releases are simulated. None where this is no more than
+    the one release that crossed.
+    """
+    config = evidence.config
+    noisy = evidence.mechanism.name != "none"
+    releases = min(config.releases, _MOST_RELEASES) if noisy else 1
+    labelled = config.dp.label_epsilon is None
+    if releases == 1 and noisy == evidence.noisy and not labelled:
+        return None
+    stronger = replace(evidence, name="training-image", noisy=noisy, releases=releases, labelled=labelled)
+    if releases == 1 and noisy == evidence.noisy:
+        return stronger
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "audit", "releases"))
+    rows = torch.arange(len(evidence.test))
+    bounded_NF = torch.cat([evidence.bounded(evidence.images(evidence.test, part)) for part in rows.split(_BATCH)])
+    parts = [stronger.release(part, generator) for part in bounded_NF.split(evidence.batch_size)]
+    return replace(stronger, test_features_NF=torch.cat(parts))
 
 
 def is_undefended(config: Config) -> bool:

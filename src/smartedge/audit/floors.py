@@ -74,7 +74,7 @@ def _floor(evidence: Evidence, attribute: str, train: Ints, val: Ints, test: Int
     else:
         columns = [answers.astype(np.float64) for answers in (train[train_known], val[val_known], val, test)]
         logistic = fit_logistic(columns[0], train_N[train_known], columns[2], columns[3], classes=classes)
-        _, *trees = fit_trees(
+        _, (_, *trees) = fit_trees(
             columns[0], train_N[train_known], columns[1], val_N[val_known], columns[2], columns[3], classes=classes
         )
         attacks = {"logistic": logistic, "trees": tuple(trees)}

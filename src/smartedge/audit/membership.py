@@ -27,6 +27,7 @@ __all__ = ["membership"]
 
 _REFERENCES = 512  # of the attacker's own images
 _BATCH = 128
+_CERTAIN = 30.0  # log-odds that stand for certainty
 
 Floats = NDArray[np.float64]
 Likelihood = Callable[[Tensor, Tensor], Tensor]  # releases (N, D), candidates (M, D) → (N, M)
@@ -86,11 +87,9 @@ def _likelihood(evidence: Evidence) -> Likelihood:
     """Log-likelihood of each release for each candidate, up to a constant."""
     mechanism = evidence.mechanism
     if isinstance(mechanism, Discrete):
-        # Both laws have two levels: the release holds the candidate's codeword, or it does not.
-        channel_KO, outcomes_OK = mechanism.channel().double(), mechanism.outcomes().double()
-        holds = channel_KO[0][outcomes_OK[:, 0] > 0].max().clamp(min=1e-12).log()
-        lacks = channel_KO[0][outcomes_OK[:, 0] == 0].max().clamp(min=1e-12).log()
-        return lambda released_ND, candidate_MD: lacks + (holds - lacks) * (released_ND @ candidate_MD.T).double()
+        # The release holds the candidate's codeword, or it does not.
+        weight = min(mechanism.log_odds, _CERTAIN) if evidence.noisy else _CERTAIN
+        return lambda released_ND, candidate_MD: weight * (released_ND @ candidate_MD.T).double()
     if isinstance(mechanism, Laplace) and evidence.noisy:
         scale = mechanism.scale
         return lambda released_ND, candidate_MD: -torch.cdist(released_ND, candidate_MD, p=1.0) / scale

@@ -14,7 +14,7 @@ from smartedge.audit import epsilon, floors
 from smartedge.audit.attackers import ATTACKS, available
 from smartedge.audit.attributes import in_focus, infer, plan, summarise
 from smartedge.audit.clock import Clock, OutOfTime
-from smartedge.audit.evidence import Evidence, gather, gather_undefended, is_undefended
+from smartedge.audit.evidence import Evidence, gather, gather_undefended, is_undefended, of_a_training_image
 from smartedge.audit.membership import membership
 from smartedge.config import load_run_config
 from smartedge.data.columns import yes_no_columns
@@ -26,7 +26,7 @@ from smartedge.runs.progress import Monitor
 
 __all__ = ["ATTACK_NAMES", "SCHEMA_VERSION", "AuditSettings", "audit", "verdict"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ATTACK_NAMES = (*ATTACKS, "membership", "epsilon", "reconstruction")
 
 _REFERENCE = ("linear", "mlp", "deep")  # attacks on the undefended front
@@ -35,7 +35,7 @@ _FRONT_SHARE = 0.25
 _ATTRIBUTE_SHARE = 0.6
 _EPSILON_SHARE = 0.05
 _EPSILON_SECONDS = 60.0
-_NOTHING: dict[str, Any] = {"best": None, "by_validation": None, "all_releases": None, "attacks": {}}
+_NOTHING: dict[str, Any] = {"best": None, "by_validation": None, "training_image": None, "attacks": {}}
 _CLOSE = 0.03  # of the label floor: what the verdict calls close
 
 
@@ -145,10 +145,11 @@ def verdict(result: dict[str, Any], sensitive: Sequence[str]) -> str:
     if not found:
         return "No attack on an attribute was made, so nothing is known of what the features give away."
     names = [name for name in found if name in sensitive] or list(found)
-    worst = max(names, key=lambda name: found[name]["best"]["balanced_accuracy"] - _reference(found[name]))
+    strongest = {name: _strongest(found[name]) for name in names}
+    worst = max(names, key=lambda name: strongest[name][1] - _reference(found[name]))
     block = found[worst]
-    best, floor = block["best"]["balanced_accuracy"], _reference(block)
-    above = f"{worst}: the best attacker ({block['best']['attack']}) reads it at {_points(best)} balanced accuracy"
+    (attack, best), floor = strongest[worst], _reference(block)
+    above = f"{worst}: the best attacker ({attack}) reads it at {_points(best)} balanced accuracy"
     plain = (
         f", {_points(block['undefended']['balanced_accuracy'])} from the undefended front"
         if block["undefended"]
@@ -161,7 +162,7 @@ def verdict(result: dict[str, Any], sensitive: Sequence[str]) -> str:
     else:
         judgement = f"{100 * (best - floor):.1f} points above what the desired label alone tells ({_points(floor)})"
     dp = result["dp"]
-    broken = "" if dp["holds"] in (True, None) else " The claimed epsilon is REFUTED by the releases themselves."
+    broken = "" if dp["holds"] in (True, None) else " The claimed epsilon is REFUTED by the mechanism's own releases."
     short = " Some attacks were left out or cut short: see 'skipped'." if result["skipped"] else ""
     return f"{above}{plain}: {judgement}.{broken}{short}"
 
@@ -204,18 +205,26 @@ def _attribute_blocks(
     focus = in_focus(evidence, evidence.config.data.sensitive)
     units = plan(evidence, names, focus=focus, seeds=1)
     evidences = {evidence.name: evidence}
+    folders = {evidence.name: run_dir / "audit" / "attacks"}
+    every: list[str] = []
+    if stronger := of_a_training_image(evidence):
+        evidences[stronger.name], folders[stronger.name] = stronger, folders[evidence.name]
+        every = [name for name in available(stronger, run_dir) if name in wanted]
+        units += plan(stronger, every, focus=focus, seeds=1)
     own = undefended is not None and undefended.test_features_NF is not evidence.test_features_NF
     if own:
         assert undefended is not None
-        evidences[undefended.name] = undefended
+        evidences[undefended.name], folders[undefended.name] = undefended, _reference_folder(run_dir, settings)
         reference = [name for name in _REFERENCE if name in wanted]
         units += plan(undefended, reference, focus=focus, seeds=1, first_only=True)
-    if settings.seeds > 1:
-        units += [unit for unit in plan(evidence, names, focus=focus, seeds=settings.seeds) if unit.seed > 0]
+    again = [*plan(evidence, names, focus=focus, seeds=settings.seeds)]
+    if stronger:
+        again += plan(stronger, [name for name in every if ATTACKS[name].cheap], focus=focus, seeds=settings.seeds)
+    units += [unit for unit in again if unit.seed > 0]
     found = infer(
         evidences,
         units,
-        folders={"defended": run_dir / "audit" / "attacks", "undefended": _reference_folder(run_dir, settings)},
+        folders=folders,
         back_file=run_dir / "cloud" / "back.safetensors",
         clock=clock,
         monitor=monitor,
@@ -231,8 +240,10 @@ def _attribute_blocks(
             plain = summarise(theirs, undefended, name)["best"] if theirs else None
         else:
             plain = block["best"] if undefended is not None else None
+        more = found[stronger.name].get(name, []) if stronger else []
         blocks[name] = {
             **block,
+            "training_image": summarise(more, stronger, name)["best"] if stronger and more else None,
             "undefended": plain,
             "floor": floors.label_floor(evidence, name),
             "prediction_floor": floors.prediction_floor(evidence, name),
@@ -326,6 +337,14 @@ def _stage(attack: str) -> str:
     return names.get(attack.split(" ")[0], "attributes")
 
 
+def _strongest(block: dict[str, Any]) -> tuple[str, float]:
+    """Name and balanced accuracy of the best attacker, whatever it holds."""
+    best, more = block["best"], block["training_image"]
+    if more and more["balanced_accuracy"] > best["balanced_accuracy"]:
+        return f"{more['attack']}, with all that is sent of a training image", float(more["balanced_accuracy"])
+    return best["attack"], float(best["balanced_accuracy"])
+
+
 def _reference(block: dict[str, Any]) -> float:
     return max(float(block["floor"]["balanced_accuracy"]), float(block["chance"]))
 
@@ -363,14 +382,18 @@ def _attributes(run_dir: Path, settings: AuditSettings) -> tuple[str, ...]:
 
 
 def _check_classes(evidence: Evidence) -> None:
-    for name in evidence.classes:
-        for split, labels in (
-            ("train", evidence.train.labels[name]),
-            ("val", evidence.val.labels[name]),
-            ("test", evidence.test_labels[name]),
-        ):
-            if len(labels[labels >= 0].unique()) < 2:
+    for name, names in evidence.classes.items():
+        every = {"train": evidence.train.labels, "val": evidence.val.labels, "test": evidence.test_labels}
+        present = {split: set(labels[name].tolist()) - {-1} for split, labels in every.items()}
+        for split, classes in present.items():
+            if len(classes) < 2:
                 raise ConfigError(
                     f"--attributes: all images of the split {split!r} have the same {name!r}, so there is nothing "
                     "to read; leave it out, or use more images"
                 )
+        if unseen := sorted(present["test"] - present["train"]):
+            shown = ", ".join(names[cls] for cls in unseen[:3]) + (", …" if len(unseen) > 3 else "")
+            raise ConfigError(
+                f"--attributes: {len(unseen)} of the {len(present['test'])} classes of {name!r} in the split 'test' "
+                f"({shown}) occur on none of the attacker's own images, so none can learn to read them; leave it out"
+            )

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smartedge.audit.clock import Clock
 from smartedge.audit.judge import selection_score
 from smartedge.errors import ConfigError
 
 __all__ = ["fit_logistic", "fit_trees"]
+
+_ROUNDS = 50  # of boosting, between looks at the clock
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,7 +31,8 @@ def fit_trees(
     learning_rate: float = 0.1,
     rounds: int = 200,
     seed: int = 0,
-) -> tuple[Floats, ...]:
+    clock: Clock | None = None,
+) -> tuple[int, tuple[Floats, ...]]:
     """Gradient-boosted trees with balanced classes; as many rounds count as are best on the validation images.
 
     Args:
@@ -41,9 +45,10 @@ def fit_trees(
         learning_rate: of boosting.
         rounds: at most so many.
         seed: of the subsamples from which the bins are found.
+        clock: looked at after every 50 rounds; None: there is always time.
 
     Returns:
-        Probabilities (N, K) for ``val_ND`` and for each of ``others_ND``.
+        The rounds there was time for; probabilities (N, K) for ``val_ND`` and for each of ``others_ND``.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -56,22 +61,25 @@ def fit_trees(
     model = HistGradientBoostingClassifier(
         class_weight="balanced",
         learning_rate=learning_rate,
-        max_iter=rounds,
+        max_iter=0,
         max_leaf_nodes=15,
         min_samples_leaf=20,
         l2_regularization=1.0,
         early_stopping=False,
         random_state=seed,
+        warm_start=True,
     )
     with threadpool_limits(torch.get_num_threads()):
-        model.fit(train_ND, train_labels)
+        while model.max_iter < rounds and (clock is None or model.max_iter == 0 or clock.remaining() > 0):
+            model.set_params(max_iter=min(rounds, model.max_iter + _ROUNDS))
+            model.fit(train_ND, train_labels)
         present = model.classes_
         best, best_round = -1.0, 0
         for number, scores_NP in enumerate(model.staged_predict_proba(val_ND)):
             score = selection_score(_widened(scores_NP, present, classes), val_labels)
             if score > best:
                 best, best_round = score, number
-        return tuple(
+        return model.max_iter, tuple(
             _widened(_stage(model.staged_predict_proba(other_ND), best_round), present, classes)
             for other_ND in (val_ND, *others_ND)
         )

@@ -19,18 +19,20 @@ features that crossed the link. The run directory must hold both sides' folders,
   audit undefended front 852/852 epoch 6/6
   audit defended deep 0.001 seed 0 masculine 420/420
   what an attacker reads from 1000 protected images (balanced accuracy, %)
-                best attack           undefended  floor  prediction floor  chance  DP bound
-  masculine     52.4 ± 3.1  deep            97.3   50.9              50.8    50.0      67.8
+                best attack       training image  undefended  floor  prediction floor  chance  DP bound
+  masculine     52.4 ± 3.1  deep            52.6        97.3   50.9              50.8    50.0      67.8
   membership of a release: AUROC 0.61
   epsilon of one release: claimed 4.00, at least 2.31 (confidence 99.9 %)
   masculine: the best attacker (deep) reads it at 52.4 % balanced accuracy, 97.3 % from the undefended front: no more
   than 3 points above what the desired label alone tells (50.9 %).
   runs/faces/audit/audit.json
 
+best attack       of those who see the features of one release
+training image    who holds all that crosses the link about one of those: all its releases, and its desired label
 undefended        the same attacks on the same front without bottleneck, noise and adversary (trained here, once)
 floor             what the true desired label alone tells: a defence that keeps the label cannot be below it
 prediction floor  what the task exit's answer alone tells
-DP bound          what no attacker whatever can exceed, by the law of the noise
+DP bound          what no attacker can exceed by the features of one release alone, by the law of the noise
 
 attacks: linear, linear-pooled, posterior, trees, mlp, deep, fine-tuned (attributes); membership, epsilon,
 reconstruction
@@ -120,6 +122,7 @@ def _names(text: str | None, option: str) -> tuple[str, ...] | None:
 
 def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     images = result["run"]["images"]["test"]
@@ -128,12 +131,13 @@ def _print(result: dict[str, Any]) -> None:
     )
     table.add_column("")
     table.add_column("best attack")
-    for heading in ("undefended", "floor", "prediction floor", "chance", "DP bound"):
+    for heading in ("training image", "undefended", "floor", "prediction floor", "chance", "DP bound"):
         table.add_column(heading, justify="right")
     for name, block in result["attributes"].items():
         table.add_row(
-            name + (" (desired)" if block["desired"] else ""),
+            escape(name) + (" (desired)" if block["desired"] else ""),
             _best(block["best"]),
+            _figure(block["training_image"]),
             _figure(block["undefended"]),
             _figure(block["floor"]),
             _figure(block["prediction_floor"]),
@@ -147,8 +151,9 @@ def _print(result: dict[str, Any]) -> None:
     dp = result["dp"]
     if dp["epsilon_lower_bound"] is not None:
         claim = f"claimed {dp['epsilon_claimed']:.2f}" if dp["epsilon_claimed"] is not None else "nothing claimed"
+        at_least = max(dp["epsilon_lower_bound"], dp["epsilon_lower_bound_gaussian"] or 0.0)
         sure = f"(confidence {100 * dp['confidence']:.1f} %)"
-        console.print(f"epsilon of one release: {claim}, at least {dp['epsilon_lower_bound']:.2f} {sure}")
+        console.print(f"epsilon of one release: {claim}, at least {at_least:.2f} {sure}")
     for name, figures in _reconstructions(result).items():
         console.print(f"reconstruction by {name}: PSNR {figures['psnr']:.1f} dB, SSIM {figures['ssim']:.2f}")
     for entry in result["skipped"]:

@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
 def print_table(found: dict[str, Any]) -> None:
     """Print one row per setting: means over the seeds, and their spread."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="balanced accuracy on the test images, mean ± standard deviation", title_justify="left")
@@ -103,7 +104,7 @@ def print_table(found: dict[str, Any]) -> None:
         table.add_column(heading, justify="right")
     for row in found["rows"]:
         figures = [row["attributes"].get(name, {}) for name in attributes]
-        cells = [*row["settings"].values(), _spread(row["desired"])]
+        cells = [*map(escape, row["settings"].values()), _spread(row["desired"])]
         cells += [_spread(each.get(key)) for each in figures for key in ("best", "undefended", "floor")]
         cells += [_spread(row["bound"])] if bounded else []
         table.add_row(*cells, f"{row['runs']}" + (f", {row['failed']} failed" if row["failed"] else ""))

@@ -142,6 +142,11 @@ class Discrete(Mechanism):
     def outcomes(self) -> Tensor:
         """The tensor that is released at each outcome, float32 (O, K) in {0, 1}."""
 
+    @property
+    @abstractmethod
+    def log_odds(self) -> float:
+        """Of an outcome: log P(it | a codeword that it holds) − log P(it | one that it does not); inf without noise."""
+
     def bound(self, features_BF: Tensor) -> Tensor:
         """The codeword chosen, float32 one-hot (B, K). Has no gradient: train on probabilities @ :meth:`channel`."""
         chosen_B = features_BF.detach().argmax(dim=1)
@@ -213,6 +218,11 @@ class UnprotectedCodeword(Discrete):
     def outcomes(self) -> Tensor:
         """The identity (K, K)."""
         return torch.eye(self.codewords)
+
+    @property
+    def log_odds(self) -> float:
+        """Infinite."""
+        return math.inf
 
     def randomise(self, bounded_BF: Tensor, words: NDArray[np.uint64]) -> Tensor:
         """The codeword itself."""
@@ -471,6 +481,11 @@ class _Table(Discrete):
     def channel(self) -> Tensor:
         """Probability of each outcome given the codeword, float32 (K, O); rows sum to 1."""
         return torch.from_numpy((self._weights_KO / _WORDS).astype(np.float64)).float()
+
+    @property
+    def log_odds(self) -> float:
+        """ε: both laws have two levels."""
+        return self.epsilon_
 
     def outcomes(self) -> Tensor:
         """The tensor that is released at each outcome, float32 (O, K) in {0, 1}."""

@@ -31,7 +31,7 @@ from smartedge.report.canvas import (
     short,
     to_svg,
 )
-from smartedge.report.leakage import Leak
+from smartedge.report.leakage import Attack, Leak
 from smartedge.report.text import known
 
 __all__ = ["MOST_ROWS", "Point", "attackers", "attributes", "frontier", "frontier_png", "over_setting"]
@@ -70,16 +70,19 @@ def attackers(leak: Leak) -> Figure:
     """Balanced accuracy of each attacker on one attribute, with the references as lines."""
     lines = dict(leak.lines)
     words = []
-    with drawing(WIDTH, 1.75 + 0.3 * len(leak.attacks)) as canvas:
+    rows = list(leak.attacks)
+    if stronger := leak.training_image:
+        rows.append(Attack(f"training image: {stronger.name}", stronger.value, stronger.interval))
+    with drawing(WIDTH, 1.75 + 0.3 * len(rows)) as canvas:
         axes = canvas.subplots()
-        for y, attack in enumerate(leak.attacks):
+        for y, attack in enumerate(rows):
             if attack.interval:
                 axes.plot(attack.interval, [y, y], color=CLOUD, linewidth=2.4, solid_capstyle="butt", zorder=3)
             axes.plot(attack.value, y, **_ON_SENT)
             words.append(f"{attack.name} {100 * attack.value:.1f} %")
         for name, value in lines.items():
             axes.axvline(value, **_LINES[name], zorder=2)
-        label_rows(axes, [short(attack.name) for attack in leak.attacks])
+        label_rows(axes, [short(attack.name, 26) for attack in rows])
         _shares(axes, [leak.chance, *lines.values(), *_spread(leak)])
         limits = [limit for limit in (leak.bound, leak.noise_bound) if limit is not None]
         if limits:
@@ -104,19 +107,22 @@ def attributes(leaks: Sequence[Leak]) -> Figure:
     with drawing(WIDTH, 1.35 + 0.27 * len(leaks)) as canvas:
         axes = canvas.subplots()
         for y, leak in enumerate(leaks):
-            text = f"{leak.name}: best attack {100 * leak.best:.1f} %"
+            best = leak.worst.value
+            text = f"{leak.name}: best attack {100 * best:.1f} %"
             if leak.undefended is not None:
-                axes.plot([leak.best, leak.undefended], [y, y], color=LINE, linewidth=1.4, zorder=1)
+                axes.plot([best, leak.undefended], [y, y], color=LINE, linewidth=1.4, zorder=1)
                 axes.plot(leak.undefended, y, **_UNDEFENDED)
                 text += f", undefended {100 * leak.undefended:.1f} %"
             if leak.floor is not None:
                 axes.plot(leak.floor, y, **_FLOOR)
                 text += f", label floor {100 * leak.floor:.1f} %"
-            axes.plot(leak.best, y, **_ON_SENT)
+            axes.plot(best, y, **_ON_SENT)
             words.append(text)
-        axes.axvline(0.5, **_LINES["chance"], zorder=2)
+        chances = {leak.chance for leak in leaks}
+        for chance in chances:
+            axes.axvline(chance, **_LINES["chance"], zorder=2)
         label_rows(axes, [short(leak.name) for leak in leaks])
-        _shares(axes, [value for leak in leaks for value in (*_spread(leak), leak.floor, leak.undefended)])
+        _shares(axes, [value for leak in leaks for value in (*_spread(leak), leak.floor, leak.undefended, leak.chance)])
         axes.set_xlabel("balanced accuracy, best attacker (dotted: chance)")
         handles = [
             Line2D([], [], label="on what was sent", **_ON_SENT),
@@ -139,7 +145,7 @@ class Point:
     values: tuple[str, ...]  # of the axes, as text
     desired: tuple[float, float]
     attack: tuple[float, float] | None  # the best on the attribute shown
-    bound: float | None  # what no attacker of one release can exceed, by (ε, δ)
+    bound: float | None  # what no attacker can exceed by the features of one release, by (ε, δ)
     noise_bound: float | None  # the same, by the law of the noise, where that is lower
 
 
@@ -345,8 +351,9 @@ def _line(
 
 
 def _spread(leak: Leak) -> list[float]:
-    ends = [end for attack in leak.attacks for end in (attack.interval or ())]
-    return [leak.best, *ends, *(attack.value for attack in leak.attacks)]
+    attacks = [*leak.attacks, leak.worst]
+    ends = [end for attack in attacks for end in (attack.interval or ())]
+    return [*ends, *(attack.value for attack in attacks)]
 
 
 def _shares(axes: Axes, values: Sequence[float | None]) -> None:

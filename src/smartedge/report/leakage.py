@@ -11,7 +11,11 @@ from smartedge.report.verdict import Verdict
 
 __all__ = ["NO_BOUND", "Attack", "Leak", "epsilon_words", "judge", "membership_words", "read_leaks"]
 
-_AS_GOOD = 0.03  # points of balanced accuracy: within it of what cannot be hidden, an attribute counts as hidden
+# Balanced accuracy above what cannot be hidden, within which an attribute counts as hidden: at most so much, and no
+# more than these shares of what cannot be hidden and of what there was to hide.
+_AS_GOOD, _OF_UNAVOIDABLE, _OF_HIDDEN = 0.03, 0.5, 1 / 3
+_SURE = 2.0  # times that much: where the interval goes beyond, there are too few images to say so
+_FULL_DEPTH = {"deep", "fine-tuned", "posterior"}  # attackers without which nothing counts as hidden
 _TELLS, _HARDLY_TELLS = 0.9, 0.6  # balanced accuracy of the attack on membership
 NO_BOUND = 0.9995  # a limit so high is none
 _NO_LESS = 0.02  # within it of the undefended front, nothing was hidden
@@ -31,11 +35,12 @@ class Leak:
     """What is read of one attribute, as balanced accuracy, and what to hold it against."""
 
     name: str
-    best: float
+    best: float  # of those who see the features of one release
     interval: tuple[float, float] | None
     auroc: float | None
     by: str  # the attack that is best
     attacks: list[Attack]  # best first
+    training_image: Attack | None  # the best of those who hold all that crosses the link about a training image
     undefended: float | None
     floor: float | None  # from the true desired label alone
     prediction_floor: float | None  # from the exit's answer alone
@@ -49,6 +54,30 @@ class Leak:
     def unavoidable(self) -> float:
         """What who knows the desired label reads anyway."""
         return max(self.chance, self.floor or 0.0)
+
+    @property
+    def worst(self) -> Attack:
+        """The better one of the two kinds of attacker."""
+        plain = Attack(self.by, self.best, self.interval)
+        return max(filter(None, (plain, self.training_image)), key=lambda attack: attack.value)
+
+    @property
+    def margin(self) -> float:
+        """How far above what is unavoidable the attribute still counts as hidden."""
+        margin = min(_AS_GOOD, _OF_UNAVOIDABLE * self.unavoidable)
+        to_hide = (self.undefended or 0.0) - self.unavoidable
+        return min(margin, _OF_HIDDEN * to_hide) if to_hide > 0 else margin
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the attribute does not count as hidden although the attackers tried do not read it."""
+        found = []
+        if not _FULL_DEPTH & {attack.name for attack in self.attacks}:
+            found.append("no attacker of full depth was tried")
+        interval = self.worst.interval
+        if interval and interval[1] > self.unavoidable + _SURE * self.margin:
+            found.append(f"by these few test images it may be up to {percent(interval[1])}")
+        return found
 
     @property
     def lines(self) -> list[tuple[str, float]]:
@@ -71,11 +100,7 @@ def read_leaks(audit: Mapping[str, Any]) -> list[Leak]:
         best = entry["best"]
         if best is None:
             continue
-        by, attacks = best["attack"], list(entry["attacks"].items())
-        if together := entry["all_releases"]:
-            attacks.append((f"{together['attack']}, all releases", together))
-            if together["balanced_accuracy"] > best["balanced_accuracy"]:
-                best, by = together, attacks[-1][0]
+        together = entry["training_image"]
         bound, noise_bound = _bounds(audit["dp"]["attribute_bound"], entry["dp_bound"])
         leaks.append(
             Leak(
@@ -83,8 +108,9 @@ def read_leaks(audit: Mapping[str, Any]) -> list[Leak]:
                 best=best["balanced_accuracy"],
                 interval=_interval(best),
                 auroc=best["auroc"],
-                by=by,
-                attacks=_attacks(attacks),
+                by=best["attack"],
+                attacks=_attacks(list(entry["attacks"].items())),
+                training_image=_attack(together["attack"], together) if together else None,
                 undefended=_accuracy(entry["undefended"]),
                 floor=_accuracy(entry["floor"]),
                 prediction_floor=_accuracy(entry["prediction_floor"]),
@@ -95,7 +121,7 @@ def read_leaks(audit: Mapping[str, Any]) -> list[Leak]:
                 desired=entry["desired"],
             )
         )
-    return sorted(leaks, key=lambda leak: (leak.desired, not leak.sensitive, leak.unavoidable - leak.best))
+    return sorted(leaks, key=lambda leak: (leak.desired, not leak.sensitive, leak.unavoidable - leak.worst.value))
 
 
 def _bounds(by_epsilon: float | None, by_noise: float | None) -> tuple[float | None, float | None]:
@@ -107,8 +133,11 @@ def _bounds(by_epsilon: float | None, by_noise: float | None) -> tuple[float | N
 
 
 def _attacks(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Attack]:
-    found = [Attack(name, figures["balanced_accuracy"], _interval(figures)) for name, figures in entries]
-    return sorted(found, key=lambda attack: -attack.value)
+    return sorted((_attack(name, figures) for name, figures in entries), key=lambda attack: -attack.value)
+
+
+def _attack(name: str, figures: Mapping[str, Any]) -> Attack:
+    return Attack(name, figures["balanced_accuracy"], _interval(figures))
 
 
 def _accuracy(figures: Mapping[str, Any] | None) -> float | None:
@@ -147,13 +176,21 @@ def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: boo
         "These are the best of the attackers tried; a stronger one may read more"
         + ("; only the guarantee holds for all." if guaranteed else ", and there is no guarantee to rule it out.")
     )
-    if worst.best <= worst.unavoidable + _AS_GOOD:
+    most = worst.worst.value
+    if all(leak.worst.value <= leak.unavoidable + leak.margin for leak in judged):
+        if doubtful := [leak for leak in judged if leak.doubts]:
+            return Verdict(
+                "open",
+                "not shown",
+                f"It is not shown that what was sent hides {_names(doubtful)}: {doubtful[0].doubts[0]}.",
+                [f"So far, {_most(doubtful[0])}.", *sentences],
+            )
         return Verdict(
             "good", "hidden", f"What was sent hides {_names(judged)} as far as can be: {_most(worst)}.", sentences
         )
     undefended = worst.undefended
-    if undefended is not None and worst.best < undefended - _NO_LESS:
-        share = (undefended - worst.best) / max(undefended - worst.unavoidable, 1e-9)
+    if undefended is not None and most < undefended - _NO_LESS:
+        share = (undefended - most) / max(undefended - worst.unavoidable, 1e-9)
         return Verdict(
             "open",
             "partly hidden",
@@ -173,10 +210,10 @@ def _names(leaks: Sequence[Leak]) -> str:
 
 
 def _most(leak: Leak) -> str:
-    above = 100 * (leak.best - leak.unavoidable)
+    above = 100 * (leak.worst.value - leak.unavoidable)
     what = "the desired label alone gives away" if (leak.floor or 0) > leak.chance else "guessing gives"
     how = f"{above:.1f}\N{NO-BREAK SPACE}points above what" if above > 0.05 else "no more than"
-    read = f"the best attacker reads {leak.name} with {percent(leak.best)} balanced accuracy"
+    read = f"the best attacker reads {leak.name} with {percent(leak.worst.value)} balanced accuracy"
     return f"{read}, {how} {what} ({percent(leak.unavoidable)})"
 
 
@@ -187,6 +224,8 @@ def _beside(leak: Leak) -> str:
         text += f" (95 % interval {percent(leak.interval[0])} to {percent(leak.interval[1])})"
     text += f" by '{leak.by}', the best of {len(leak.attacks)} kinds of attacker"
     beside = []
+    if leak.training_image is not None:
+        beside.append(f"{percent(leak.training_image.value)} by who holds all that was sent of a training image")
     if leak.undefended is not None:
         beside.append(f"{percent(leak.undefended)} from the undefended front")
     if leak.prediction_floor is not None:

@@ -31,7 +31,7 @@ _REQUIRED = (
 )  # fmt: skip
 _AUDIT = ("run", "attributes", "reconstruction", "membership", "dp", "skipped")
 _ATTRIBUTE = (
-    "best", "attacks", "all_releases", "undefended", "floor", "prediction_floor", "chance", "dp_bound",
+    "best", "attacks", "training_image", "undefended", "floor", "prediction_floor", "chance", "dp_bound",
     "sensitive", "desired",
 )  # fmt: skip
 _Shape = tuple[int | None, ...]

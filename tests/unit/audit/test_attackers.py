@@ -13,6 +13,7 @@ from torch import Tensor
 
 from smartedge.audit.attackers import (
     ATTACKS,
+    Diverged,
     Pool,
     Standardise,
     _balanced_loss,
@@ -22,9 +23,9 @@ from smartedge.audit.attackers import (
     val_labels,
 )
 from smartedge.audit.clock import Clock, OutOfTime
-from smartedge.audit.evidence import Evidence
+from smartedge.audit.evidence import Evidence, of_a_training_image
 from smartedge.audit.judge import judge
-from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse
+from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse, UnprotectedCodeword
 from smartedge.runs.progress import Quiet
 
 COUNTS = (300, 120, 400)
@@ -142,14 +143,97 @@ def test_all_releases_of_an_image_together_tell_more(evidence_of: Callable[..., 
         epochs=4,
         schedule="two-stage",
     )
-    reading = read(
-        evidence, ATTACKS["linear"], ["hidden"], rate=1e-2, seed=0, back_file=Path(), clock=Clock(None), monitor=Quiet()
-    )
-    together = judge(
-        reading.all_releases["hidden"][0], truth[1].numpy(), reading.all_releases["hidden"][1], truth[2].numpy()
-    )
+    stronger = of_a_training_image(evidence)
+    assert stronger is not None and stronger.releases == 4
     # Four releases: Φ(2) = 0.977 instead of Φ(1) = 0.841.
-    assert together["balanced_accuracy"] == pytest.approx(0.977, abs=0.025)
+    for name in ("linear", "trees", "mlp"):
+        assert figures(stronger, name)["balanced_accuracy"] == pytest.approx(0.977, abs=0.025)
+
+
+def test_the_posterior_of_all_releases_is_bayes_rule(evidence_of: Callable[..., Evidence]) -> None:
+    """Codeword 0 or 1 is the label, sent three times by randomised response: the majority is right."""
+    rng = np.random.default_rng(0)
+    truth = [torch.from_numpy(rng.integers(2, size=count)) for count in (200, 400, 4000)]
+    features = [F.one_hot(part, 2).float() for part in truth]
+    one = evidence_of(features, truth, mechanism=RandomisedResponse(2, 1.0))
+    generator = torch.Generator().manual_seed(3)
+    three = replace(one, releases=3)
+    three = replace(three, test_features_NF=three.release(features[2], generator))
+    right = float(np.e / (np.e + 1))
+    expected = right**3 + 3 * right**2 * (1 - right)
+    # 4000 images: deviation 0.006; five of them.
+    assert figures(three, "posterior")["balanced_accuracy"] == pytest.approx(expected, abs=0.032)
+
+
+@pytest.mark.parametrize("name", ["linear", "trees", "mlp", "posterior"])
+def test_who_knows_the_desired_label_reads_what_both_tell_together(
+    evidence_of: Callable[..., Evidence], name: str
+) -> None:
+    """The label is the codeword where the desired label is yes, and the other one where it is no."""
+    rng = np.random.default_rng(0)
+    desired, codes = ([torch.from_numpy(rng.integers(2, size=count)) for count in COUNTS] for _ in range(2))
+    truth = [(code ^ want) if name != "linear" else (code | want) for code, want in zip(codes, desired, strict=True)]
+    evidence = evidence_of(
+        [F.one_hot(part, 2).float() for part in codes], truth, desired, mechanism=UnprotectedCodeword(2)
+    )
+    stronger = of_a_training_image(evidence)
+    assert stronger is not None and stronger.labelled and "deep" not in available(stronger, Path("none"))
+    assert figures(evidence, name)["balanced_accuracy"] < 0.9
+    assert figures(stronger, name)["balanced_accuracy"] == 1.0
+
+
+def test_of_a_training_image_nothing_more_is_known_where_its_label_is_noised(
+    evidence_of: Callable[..., Evidence],
+) -> None:
+    dp = {"mechanism": "gaussian", "epsilon": 4.0, "label_epsilon": 1.0}
+    evidence = evidence_of(
+        telling(labels(), (4,), strength=1.0),
+        labels(),
+        mechanism=Gaussian((4,), clip=2.0, scale=1.0, delta_=1e-5),
+        model={"bottleneck": "4x1x1"},
+        dp=dp,
+    )
+    assert of_a_training_image(evidence) is None
+
+
+def test_an_attacker_whose_answers_are_no_numbers_says_so(evidence_of: Callable[..., Evidence]) -> None:
+    evidence = evidence_of(telling(labels(), (4,), strength=1.0), labels())
+    with pytest.raises(Diverged, match="not finite"):
+        read(
+            evidence,
+            ATTACKS["mlp"],
+            ["hidden"],
+            rate=1e38,
+            seed=0,
+            back_file=Path(),
+            clock=Clock(None),
+            monitor=Quiet(),
+        )
+
+
+def test_an_attacker_goes_on_to_the_end_of_its_epochs(evidence_of: Callable[..., Evidence]) -> None:
+    """Nothing can be learned, so the first epoch may well be the best: the learning rate still comes down."""
+    evidence = evidence_of(telling(labels(), (4,), strength=0.0), labels(seed=7))
+    attack = ATTACKS["mlp"]
+    reading = read(
+        evidence, attack, ["hidden"], rate=1e-3, seed=0, back_file=Path(), clock=Clock(None), monitor=Quiet()
+    )
+    assert reading.epochs == reading.planned >= attack.epochs and not reading.shortened
+
+
+def test_trees_stop_where_the_time_ends(evidence_of: Callable[..., Evidence]) -> None:
+    evidence = evidence_of(telling(labels(), (4,), strength=6.0), labels())
+    reading = read(
+        evidence,
+        ATTACKS["trees"],
+        ["hidden"],
+        rate=0.1,
+        seed=0,
+        back_file=Path(),
+        clock=Clock(1e-9),
+        monitor=Quiet(),
+    )
+    assert reading.shortened and reading.epochs == 50
 
 
 def test_unknown_labels_do_not_count(evidence_of: Callable[..., Evidence]) -> None:
@@ -181,7 +265,7 @@ def test_a_budget_too_small_for_an_attack_is_no_attack(evidence_of: Callable[...
 
 
 def test_standardise_and_pool() -> None:
-    sample = torch.randn(500, 3, 4, generator=torch.Generator().manual_seed(0)) * 5 + 2
+    sample = torch.randn(500, 12, generator=torch.Generator().manual_seed(0)) * 5 + 2
     made = Standardise(sample)(sample)
     assert made.shape == (500, 12)
     assert float(made.mean()) == pytest.approx(0, abs=1e-4) and float(made.std()) == pytest.approx(1, abs=0.01)

@@ -37,7 +37,7 @@ def attackers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             raise OutOfTime("too little")
         val, test = (torch.full((n, 2), 0.5).double().numpy() for n in (20, 30))
         short = how["clock"].remaining() < 10
-        return Reading({n: val for n in names}, {n: test for n in names}, {}, 3 if short else 30, 30, short)
+        return Reading({n: val for n in names}, {n: test for n in names}, 3 if short else 30, 30)
 
     monkeypatch.setattr(attributes, "read", read)
     return asked
@@ -133,8 +133,9 @@ def test_plan(evidence_of: Callable[..., Evidence]) -> None:
     many = replace(evidence, classes={name: ("no", "yes") for name in "abcde"})
     assert in_focus(evidence, ()) == ("hidden",)
     assert in_focus(many, ("c",)) == ("c",)
-    units = plan(many, ("linear", "deep"), focus=("c",), seeds=2)
-    linear, deep = ([unit for unit in units if unit.attack == name] for name in ("linear", "deep"))
+    units = plan(many, ("linear", "deep", "trees"), focus=("c",), seeds=2)
+    linear, deep, trees = ([unit for unit in units if unit.attack == name] for name in ("linear", "deep", "trees"))
+    assert [unit.attributes for unit in trees] == [(name,) for name in "abcde"], "without noise another seed is in vain"
     assert {unit.attributes for unit in linear} == {("a", "b", "c", "d", "e")}
     assert {(unit.rate, unit.seed) for unit in linear} == {
         (rate, seed) for rate in ATTACKS["linear"].rates for seed in (0, 1)

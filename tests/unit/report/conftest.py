@@ -192,7 +192,7 @@ def attribute(best: float, *, floor: float = 0.645, undefended: float | None = 0
     block = {
         "best": figures(best, "deep"),
         "by_validation": figures(best - 0.004, "mlp"),
-        "all_releases": None,
+        "training_image": None,
         "attacks": {name: figures(value) for name, value in others.items()},
         "undefended": figures(undefended, "deep") if undefended else None,
         "floor": figures(floor),

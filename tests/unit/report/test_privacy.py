@@ -181,13 +181,41 @@ def test_limits_of_all_attackers_are_lines_only_where_they_limit(leaks_of, attri
     assert leak.bound is None and leak.noise_bound is None
 
 
-def test_who_sees_all_releases_counts_where_that_reads_more(leaks_of, attribute):
+def test_who_holds_all_of_a_training_image_counts_where_that_reads_more(leaks_of, attribute):
     together = {"attack": "mlp", "balanced_accuracy": 0.81, "auroc": 0.9, "ci95": [0.79, 0.83]}
-    (leak,) = leaks_of(a=attribute(0.66, all_releases=together))
-    assert (leak.best, leak.by, leak.interval) == (0.81, "mlp, all releases", (0.79, 0.83))
-    assert [attack.value for attack in leak.attacks][:2] == [0.81, 0.66]
-    (leak,) = leaks_of(a=attribute(0.66, all_releases={**together, "balanced_accuracy": 0.64}))
-    assert (leak.best, leak.by) == (0.66, "deep")
+    leaks = leaks_of(a=attribute(0.66, training_image=together))
+    assert (leaks[0].best, leaks[0].by) == (0.66, "deep"), "which the bounds limit"
+    assert (leaks[0].worst.value, leaks[0].worst.name, leaks[0].worst.interval) == (0.81, "mlp", (0.79, 0.83))
+    verdict = judge(leaks, **HOW)
+    assert verdict.word == "partly hidden" and "81.0 %" in plain(verdict.headline)
+    (leak,) = leaks_of(a=attribute(0.66, training_image={**together, "balanced_accuracy": 0.64}))
+    assert (leak.worst.value, leak.worst.name) == (0.66, "deep")
+
+
+def test_nothing_counts_as_hidden_by_weak_attackers_or_on_few_images(leaks_of, attribute):
+    weak = attribute(0.66)
+    del weak["attacks"]["deep"]
+    verdict = judge(leaks_of(masculine=weak), **HOW)
+    assert (verdict.tone, verdict.word) == ("open", "not shown") and "full depth" in verdict.headline
+    few = attribute(0.66)
+    few["best"]["ci95"] = [0.58, 0.74]
+    verdict = judge(leaks_of(masculine=few), **HOW)
+    assert (verdict.tone, verdict.word) == ("open", "not shown") and "74.0 %" in plain(verdict.headline)
+
+
+@pytest.mark.parametrize(
+    ("best", "floor", "undefended", "word"),
+    [
+        (0.02, 0.002, 0.9, "partly hidden"),  # one of 500 people, read ten times as often as by guessing
+        (0.0025, 0.002, 0.9, "hidden"),
+        (0.525, 0.50, 0.53, "not hidden"),  # nearly all that there was to hide
+        (0.505, 0.50, 0.53, "hidden"),
+    ],
+)
+def test_the_margin_is_a_share_of_what_there_is_to_hide(best, floor, undefended, word, leaks_of, attribute):
+    block = attribute(best, floor=floor, undefended=undefended, chance=min(0.5, floor))
+    block["best"]["ci95"] = [best, best]
+    assert judge(leaks_of(a=block), **HOW).word == word
 
 
 @pytest.mark.parametrize(
