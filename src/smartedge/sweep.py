@@ -15,6 +15,7 @@ import csv
 import hashlib
 import itertools
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "folder_of", "parse_axes", "sweep"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Settings without a meaning for a front that is not protected: points that differ in them share their undefended run.
 _PROTECTION = ("adversary.", "dp.", "model.bottleneck", "model.codebook", "train.distill.")
@@ -204,6 +205,7 @@ class _Work:
             "axes": [{"key": key, "values": values} for key, values in self.labels.items()],
             "seeds": sorted({point.seed for point in self.points.values()}),
             "audited": self.audit,
+            "budget_seconds": self.budget,
             "desired": _columns(self.base),
             "sensitive": list(self.base.data.sensitive),
             "points": entries,
@@ -241,7 +243,7 @@ class _Work:
         train(point.config, resume=begun, single_process=self.single_process, monitor=monitor)
 
     def _audit(self, point: _Point, reference: _Point) -> None:
-        if _audited(point):
+        if _audited(point, self.budget):
             return
         import torch
 
@@ -261,11 +263,11 @@ class _Work:
         finally:
             monitor.close()
             torch.set_num_threads(threads)
-        if not _audited(point):
+        if not _audited(point, self.budget):
             raise RunError(f"{point.folder}: the audit had no time to attack every sensitive column; give it more")
 
     def _done(self, point: _Point) -> bool:
-        return (point.folder / "results.json").exists() and (not self.audit or _audited(point))
+        return (point.folder / "results.json").exists() and (not self.audit or _audited(point, self.budget))
 
     def _ask_again(self, study: optuna.Study, seed: int) -> None:
         """Queue once more what failed, was cut off, or whose run directory is gone."""
@@ -275,8 +277,9 @@ class _Work:
         plain = optuna.load_study(study_name=study.study_name, storage=study._storage)  # without the grid's stop rule
         for trial in study.get_trials(states=(states.RUNNING,)):
             plain.tell(trial.number, state=states.FAIL)
-        waiting = {trial.system_attrs["grid_id"] for trial in study.get_trials(states=(states.WAITING,))}
-        last = {trial.system_attrs["grid_id"]: trial for trial in study.trials}
+        asked = [trial for trial in study.trials if "grid_id" in trial.system_attrs]  # a killed one may have got none
+        waiting = {trial.system_attrs["grid_id"] for trial in asked if trial.state == states.WAITING}
+        last = {trial.system_attrs["grid_id"]: trial for trial in asked}
         for grid_id, trial in last.items():
             point = self.points.get((tuple(trial.params.get(key, "") for key in self.labels), seed))
             done = trial.state == states.COMPLETE and point is not None and self._done(point)
@@ -398,10 +401,13 @@ def _columns(config: Config) -> list[str]:
     return [desired] if isinstance(desired, str) else list(desired)
 
 
-def _audited(point: _Point) -> bool:
-    """Whether the attackers were let loose on all the columns to hide."""
+def _audited(point: _Point, budget: float | None) -> bool:
+    """Whether the attackers were let loose on all the columns to hide, with at least such a budget."""
     audited = _read_json(point.folder / "audit" / "audit.json")
     found = audited["attributes"] if audited else {}
+    had = audited["settings"]["stages"].get("attributes", {}).get("budget_seconds", 0.0) if audited else 0.0
+    if (math.inf if had is None else had) < (math.inf if budget is None else budget):
+        return False
     return all(found.get(name, {}).get("best") for name in point.config.data.sensitive)
 
 
@@ -413,10 +419,9 @@ def _final(results: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _attribute(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of one audited attribute that a sweep compares, as balanced accuracies."""
-    references = ("undefended", "floor", "prediction_floor")
-    found = {name: entry[name]["balanced_accuracy"] if entry[name] else None for name in references}
-    # Who holds all that was sent of a training image reads more than who sees the features of one release.
-    best = max(filter(None, (entry["best"], entry["training_image"])), key=lambda figures: figures["balanced_accuracy"])
+    others = ("training_image", "undefended", "floor", "prediction_floor")
+    found = {name: entry[name]["balanced_accuracy"] if entry[name] else None for name in others}
+    best = entry["best"]
     return {"best": best["balanced_accuracy"], **found, "chance": entry["chance"], "attack": best["attack"]}
 
 
@@ -441,7 +446,7 @@ def _rows(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "attributes": {
                     name: {
                         key: _spread([entry["attributes"][name][key] for entry in done])
-                        for key in ("best", "undefended", "floor", "prediction_floor", "chance")
+                        for key in ("best", "training_image", "undefended", "floor", "prediction_floor", "chance")
                     }
                     for name in names
                 },

@@ -55,7 +55,7 @@ def test_a_protected_run_from_the_command_line(
     printed = capsys.readouterr().out
     assert "masculine" in printed and "undefended" in printed and str(run_dir / "audit" / "audit.json") in printed
     found = result_of(run_dir)
-    assert found["schema_version"] == 1 and found["skipped"] == []
+    assert found["schema_version"] == 2 and found["skipped"] == []
     block = found["attributes"]["masculine"]
     for reference in ("best", "undefended", "floor", "prediction_floor"):
         assert 0 <= block[reference]["balanced_accuracy"] <= 1

@@ -28,12 +28,10 @@ from smartedge.privacy.mechanisms import Discrete, Gaussian, Laplace, Mechanism
 
 __all__ = [
     "Pair",
-    "attribute_bound",
     "clopper_pearson",
     "gaussian_lower_bound",
     "lower_bound",
     "measure",
-    "noise_bound",
     "pairs_of",
     "random_words",
 ]
@@ -60,30 +58,6 @@ class Pair:
 def random_words(count: int) -> NDArray[np.uint64]:
     """64-bit words from the system's cryptographic source."""
     return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
-
-
-def attribute_bound(epsilon: float, delta: float) -> float:
-    """(e^ε + δ)/(1 + e^ε): no attacker whatever reads any yes/no attribute with a higher balanced accuracy."""
-    if math.isinf(epsilon) or epsilon > 700:
-        return 1.0
-    return min(1.0, (math.exp(epsilon) + delta) / (1 + math.exp(epsilon)))
-
-
-def noise_bound(mechanism: Mechanism) -> float:
-    """What no attacker can exceed by the very law of the noise: (1 + largest total variation between releases) / 2.
-
-    Never above :func:`attribute_bound`, which follows from (ε, δ) alone, and far below it for Gaussian noise: Φ(µ/2)
-    with µ = 2C/σ. Of codewords it is read off the channel. Other mechanisms: what (ε, δ) of the whole vector gives.
-    """
-    general = attribute_bound(mechanism.vector_epsilon, mechanism.delta)
-    if isinstance(mechanism, Gaussian):
-        mu = mechanism.sensitivity / mechanism.sigma
-        return min(general, 0.5 * math.erfc(-mu / 2 / math.sqrt(2)) + mechanism.sampling_bias)
-    if isinstance(mechanism, Discrete):
-        channel_KO = mechanism.channel().double()
-        variation = 0.5 * float(torch.cdist(channel_KO, channel_KO, p=1.0).max())
-        return min(general, 0.5 + 0.5 * variation + mechanism.sampling_bias)
-    return general
 
 
 def pairs_of(mechanism: Mechanism) -> tuple[Pair, ...]:

@@ -11,10 +11,12 @@ Letters: N images, V views, F the feature shape, K classes or outputs.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from smartedge.data import DataSet, Split, batches
 from smartedge.data.columns import read_columns
 from smartedge.edge.protection import mechanism_of
 from smartedge.edge.source import dataset_of
-from smartedge.edge.step import edge_step
+from smartedge.edge.step import edge_step, exit_logits
 from smartedge.errors import ConfigError, RunError
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
@@ -221,6 +223,8 @@ def gather_undefended(
         return replace(defended, name="undefended")
     config = undefended_config(defended.config)
     dataset, labels, classes = _open(config, attributes)
+    if _settings_of(folder) != _that_matter(config):
+        shutil.rmtree(folder, ignore_errors=True)
     if not (folder / "front.safetensors").exists():
         _train_front(config, dataset, folder, monitor, clock)
     front, task_exit, feature_shape = _trained_parts(config, dataset.task, folder)
@@ -274,6 +278,8 @@ def undefended_config(config: Config) -> Config:
     """The settings of a run without what protects it."""
     raw = config.model_dump(mode="json")
     raw["model"] |= {"bottleneck": None, "codebook": None}
+    if raw["codec"]["name"] == "code":  # which is for codewords
+        raw["codec"]["name"] = None
     for section in ("adversary", "dp"):
         del raw[section]
     del raw["train"]["distill"]
@@ -354,7 +360,7 @@ def _evidence(
     for split in ("train", "val", "test"):
         clean[split] = _views(evidence, split_of[split], split, monitor, mirrored=False)
         if task_exit is not None:
-            scores[split] = _scores(task_exit, clean[split], dataset.task.kind)
+            scores[split] = _scores(task_exit, mechanism, clean[split], dataset.task.kind)
     if scores_file is not None and task_exit is not None:
         scores["test"] = _stored_scores(scores_file, evidence.test_ids, scores["test"])
     if test_NF is None:
@@ -385,8 +391,10 @@ def _views(evidence: Evidence, split: Split, split_name: str, monitor: Monitor, 
 
 
 @torch.no_grad()
-def _scores(task_exit: nn.Module, bounded_NF: Tensor, task_kind: str) -> Tensor:
-    return torch.cat([probabilities(task_exit(part.float()), task_kind) for part in bounded_NF.split(_BATCH)])
+def _scores(task_exit: nn.Module, mechanism: Mechanism, bounded_NF: Tensor, task_kind: str) -> Tensor:
+    """The edge's answers to features that it bounded itself, probabilities (N, K)."""
+    parts = [exit_logits(task_exit, mechanism, part.float(), task_kind) for part in bounded_NF.split(_BATCH)]
+    return torch.cat([probabilities(part, task_kind) for part in parts])
 
 
 def _stored_scores(file: Path, ids: Tensor, otherwise: Tensor) -> Tensor:
@@ -450,12 +458,37 @@ def _to_pixels(inputs_BCHW: Tensor) -> Tensor:
     return ((inputs_BCHW - lowest) / (step - lowest)).round().clamp(0, 255).to(torch.uint8)
 
 
+def _that_matter(config: Config) -> dict[str, Any]:
+    """The settings that decide what the front learns."""
+    return config.model_dump(mode="json", exclude={"run_dir", "hardware", "link"})
+
+
+def _settings_of(folder: Path) -> object:
+    """Those of the front that is kept there, or begun; None where there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def _check_comparable(defended: Evidence, undefended: Evidence, named: Path) -> None:
     if not is_undefended(undefended.config):
         raise ConfigError(f"--undefended {named}: that run has a bottleneck, noise or adversarial exits of its own")
     one, other = defended.config.data, undefended.config.data
     if (one.path, one.image_size, one.limit) != (other.path, other.image_size, other.limit):
         raise ConfigError(f"--undefended {named}: that run learned from other images; give one with the same 'data'")
+    if not torch.equal(defended.test_ids, undefended.test_ids):
+        raise ConfigError(f"--undefended {named}: that run was tested on other images; give one with the same 'seed'")
+    for key, value in (
+        ("data.desired", lambda e: e.task.columns),
+        ("model.name", lambda e: e.config.model.name),
+        ("model.cut", lambda e: e.config.model.cut),
+    ):
+        if value(defended) != value(undefended):
+            raise ConfigError(
+                f"--undefended {named}: its {key} is {value(undefended)}, and the audited run's is {value(defended)}; "
+                "give a run that differs in its protection alone"
+            )
 
 
 def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monitor, clock: Clock) -> None:
@@ -471,6 +504,8 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
         momentum=train.momentum,
     )
     random = RandomStream(derive_seed(config.seed, "edge"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(folder / "config.json", _that_matter(config))
     checkpoints = Checkpoints(folder / "checkpoints")
     epoch, step = 0, 0
     if numbers := checkpoints.numbers():
@@ -530,7 +565,6 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
         )
         checkpoints.forget_before(epoch)
     save_weights(folder / "exit.safetensors", modules["exit"].state_dict())
-    write_json_atomically(folder / "config.json", json.loads(config.model_dump_json()))
     save_weights(folder / "front.safetensors", modules["front"].state_dict())  # last: it says that all is there
     checkpoints.forget_before(epochs + 1)
 

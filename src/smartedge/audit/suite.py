@@ -44,7 +44,7 @@ class AuditSettings:
     """What to attack, and how hard.
 
     Attributes:
-        attributes: columns to read; None for the run's sensitive ones, ``("all",)`` for every yes/no column.
+        attributes: columns to read; None for the run's sensitive ones, ``("all",)`` for these and every yes/no column.
         attacks: names out of :data:`ATTACK_NAMES`; None for all.
         budget: seconds for everything; None for no limit.
         seeds: attackers of each kind, trained from different seeds.
@@ -115,6 +115,8 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
         )
         skipped += reconstruction.pop("skipped", [])
 
+    undefended_run = str(settings.undefended) if settings.undefended else None
+    effort = {"budget_seconds": settings.budget, "seeds": settings.seeds, "undefended": undefended_run}
     result: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "smartedge_version": versions().get("smartedge"),
@@ -124,7 +126,8 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
             "attacks": list(wanted),
             "seeds": settings.seeds,
             "budget_seconds": settings.budget,
-            "undefended": str(settings.undefended) if settings.undefended else None,
+            "undefended": undefended_run,
+            "stages": {stage: effort for stage in dict.fromkeys(map(_stage, wanted))},
         },
         "attributes": found,
         "reconstruction": reconstruction,
@@ -231,7 +234,7 @@ def _attribute_blocks(
         skipped=skipped,
     )
     blocks: dict[str, Any] = {}
-    bound = _bound(evidence, epsilon.noise_bound)
+    bound = _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound)
     for name, classes in evidence.classes.items():
         mine = found[evidence.name].get(name, [])
         block = summarise(mine, evidence, name) if mine else dict(_NOTHING)
@@ -273,8 +276,8 @@ def _dp(evidence: Evidence, tested: bool, clock: Clock) -> dict[str, Any]:
         "releases_max": config.releases,
         "label_epsilon": config.dp.label_epsilon,
         "apply_to": config.dp.apply_to,
-        "attribute_bound": _bound(evidence, lambda m: epsilon.attribute_bound(m.vector_epsilon, m.delta)),
-        "noise_bound": _bound(evidence, epsilon.noise_bound),
+        "attribute_bound": _bound(evidence, lambda mechanism: mechanism.attribute_bound),
+        "noise_bound": _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound),
         "epsilon_lower_bound": None,
         "confidence": None,
         "holds": None,
@@ -322,8 +325,10 @@ def _keep_earlier(result: dict[str, Any], file: Path) -> None:
         return
     asked = {stage for name in result["settings"]["attacks"] if result[stage := _stage(name)]}
     kept = {_stage(name) for name in earlier["settings"]["attacks"]} - asked
+    stages = result["settings"]["stages"]
     for stage in kept:
         result[stage] = earlier[stage]
+        stages[stage] = earlier["settings"]["stages"][stage]
     if "attributes" in kept:
         result["settings"]["attributes"] = earlier["settings"]["attributes"]
     result["skipped"] += [entry for entry in earlier["skipped"] if _stage(entry["attack"]) in kept]
@@ -371,7 +376,8 @@ def _check(settings: AuditSettings) -> None:
 def _attributes(run_dir: Path, settings: AuditSettings) -> tuple[str, ...]:
     data = load_run_config(run_dir).data
     if settings.attributes == ("all",):
-        return yes_no_columns(data.path, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir)
+        every = yes_no_columns(data.path, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir)
+        return tuple(dict.fromkeys([*data.sensitive, *every]))
     names = settings.attributes or data.sensitive
     if not names:
         raise ConfigError(

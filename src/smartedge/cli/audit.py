@@ -50,7 +50,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     )
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished run")
     parser.add_argument(
-        "--attributes", metavar="A,B", help="columns to read, or 'all' yes/no columns; default: data.sensitive"
+        "--attributes",
+        metavar="A,B",
+        help="columns to read, or 'all': data.sensitive and every yes/no column; default: data.sensitive",
     )
     parser.add_argument("--attacks", metavar="A,B", help="only these; default: all")
     parser.add_argument("--budget", metavar="TIME", help="such as 90s, 5m or 2h; default: no limit")

@@ -98,7 +98,8 @@ def _histogram(groups: list[Group]) -> list[str]:
     rows = [(f"{_times(times)}, ε = {_number(epsilon)}", n) for (epsilon, times), n in sorted(counts.items())]
     if len(rows) > _ROWS:
         finite = [epsilon for epsilon, _ in counts if math.isfinite(epsilon)]
-        low, step = min(finite), (max(finite) - min(finite)) / (_ROWS - 2) or 1.0
+        low = min(finite, default=0.0)
+        step = (max(finite, default=0.0) - low) / (_ROWS - 2) or 1.0
         ranges: Counter[int] = Counter()
         for (epsilon, _), n in counts.items():
             ranges[min(_ROWS - 3, int((epsilon - low) / step)) if math.isfinite(epsilon) else _ROWS] += n

@@ -16,9 +16,9 @@ Train with every value of a setting, let attackers loose on each run, and draw w
 
   $ smartedge sweep run.yaml --vary adversary.weight=0,1,3,10 --audit --budget 10m --seeds 3
   (progress of each run)
-   adversary.weight  Smiling       Male, best attack  undefended  label floor  runs
-                  0  91.4 % ± 0.3       81.3 % ± 0.9      92.8 %       64.5 %     3
-                  3  91.0 % ± 0.4       68.0 % ± 1.1      92.8 %       64.5 %     3
+   adversary.weight  Smiling       Male, best attack  training image  undefended  label floor  runs
+                  0  91.4 % ± 0.3       81.3 % ± 0.9    81.5 % ± 0.9      92.8 %       64.5 %     3
+                  3  91.0 % ± 0.4       68.0 % ± 1.1    68.4 % ± 1.0      92.8 %       64.5 %     3
   ...
   runs/default-sweep/sweep.html
   runs/default-sweep/frontier.png
@@ -97,7 +97,7 @@ def print_table(found: dict[str, Any]) -> None:
     table.add_column(", ".join(found["desired"]), justify="right")
     attributes = found["sensitive"] if found["audited"] else []
     for name in attributes:
-        for heading in (f"{name}, best attack", "undefended", "label floor"):
+        for heading in (f"{name}, best attack", "training image", "undefended", "label floor"):
             table.add_column(heading, justify="right")
     bounded = any(row["bound"] for row in found["rows"])
     for heading in (["DP bound"] if bounded else []) + ["runs"]:
@@ -105,7 +105,9 @@ def print_table(found: dict[str, Any]) -> None:
     for row in found["rows"]:
         figures = [row["attributes"].get(name, {}) for name in attributes]
         cells = [*map(escape, row["settings"].values()), _spread(row["desired"])]
-        cells += [_spread(each.get(key)) for each in figures for key in ("best", "undefended", "floor")]
+        cells += [
+            _spread(each.get(key)) for each in figures for key in ("best", "training_image", "undefended", "floor")
+        ]
         cells += [_spread(row["bound"])] if bounded else []
         table.add_row(*cells, f"{row['runs']}" + (f", {row['failed']} failed" if row["failed"] else ""))
     Console(width=120, highlight=False).print(table)

@@ -13,7 +13,7 @@ from smartedge.models.exits import task_loss
 from smartedge.models.optim import apply_gradients
 from smartedge.privacy.mechanisms import Discrete, Mechanism
 
-__all__ = ["EdgeStep", "edge_forward", "edge_step", "split_finish", "split_start"]
+__all__ = ["EdgeStep", "edge_forward", "edge_step", "exit_logits", "split_finish", "split_start"]
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,17 @@ def edge_forward(
         features_BF = front(inputs_BCHW)
         if mechanism is not None:
             features_BF = mechanism.bound(features_BF.float())
-        if isinstance(mechanism, Discrete):
-            seen = show(mechanism, features_BF)
-            logits_BK = posterior(seen, seen.answers(task_exit), task_kind)
-        else:
-            logits_BK = task_exit(features_BF)
-    return features_BF.float(), logits_BK.float()
+        logits_BK = exit_logits(task_exit, mechanism, features_BF, task_kind)
+    return features_BF.float(), logits_BK
+
+
+def exit_logits(task_exit: nn.Module, mechanism: Mechanism | None, bounded_BF: Tensor, task_kind: str) -> Tensor:
+    """What the exit says of bounded features (B, *F) that the edge holds: float32 (B, K); see :func:`edge_forward`."""
+    if isinstance(mechanism, Discrete):
+        seen = show(mechanism, bounded_BF)
+        return posterior(seen, seen.answers(task_exit), task_kind).float()
+    logits_BK: Tensor = task_exit(bounded_BF)
+    return logits_BK.float()
 
 
 def split_start(front: nn.Module, inputs_BCHW: Tensor, *, precision: str = "float32") -> Tensor:

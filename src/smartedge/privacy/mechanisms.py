@@ -125,8 +125,8 @@ class Mechanism(ABC):
 
     @property
     def tight_attribute_bound(self) -> float:
-        """As :attr:`attribute_bound`, from the mechanism itself and not from its (ε, δ) alone: (1 + distance)/2."""
-        return min(self.attribute_bound, (1 + self.distance) / 2)
+        """As :attr:`attribute_bound`, from the law of :meth:`randomise` and not from (ε, δ) alone: (1 + distance)/2."""
+        return min(self.attribute_bound, (1 + self.distance) / 2 + self.sampling_bias)
 
 
 class Discrete(Mechanism):

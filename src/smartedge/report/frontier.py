@@ -17,7 +17,7 @@ from smartedge.report.text import known, percent, points
 
 __all__ = ["SWEEP_SCHEMA_VERSION", "write_sweep"]
 
-SWEEP_SCHEMA_VERSION = 1
+SWEEP_SCHEMA_VERSION = 2
 _SYMBOLS = {"adversary.weight": "λ", "dp.epsilon": "ε", "dp.sigma": "σ", "model.codebook": "codewords"}
 _REFERENCES = {"chance": "chance", "floor": "label floor", "undefended": "undefended, best"}
 

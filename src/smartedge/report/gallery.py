@@ -98,7 +98,8 @@ def gallery(runs: Sequence[Run]) -> Gallery | None:
             if not shared:
                 cells.append(_input(_pictures(run), row))
             cells += [_reconstruction(_pictures(run), name, row, which) for which in ("undefended", "defended")]
-        rows.append(GalleryRow(_label(first, row), cells))
+        labels = dict.fromkeys(_label(_pictures(run), row) for run in audited)
+        rows.append(GalleryRow(" or ".join(labels), cells))
     inputs = len(rows) * (1 if shared else len(audited))
     return Gallery(networks, columns, rows, inputs)
 

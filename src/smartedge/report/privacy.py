@@ -76,9 +76,8 @@ def _reconstructions(block: Mapping[str, Any]) -> list[tuple[str, Mapping[str, A
 
 def _read_from_images(block: Mapping[str, Any]) -> list[str]:
     """The attributes that a classifier reads off the reconstructed images."""
-    for _, figures in _reconstructions(block):
-        return list(figures["sensitive_balanced_accuracy"])
-    return []
+    named = [name for _, figures in _reconstructions(block) for name in figures["sensitive_balanced_accuracy"]]
+    return list(dict.fromkeys(named))
 
 
 def _perceptual_name(block: Mapping[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 __all__ = ["AUDIT_SCHEMA_VERSION", "SCHEMA_VERSION", "Pictures", "Run", "read_run"]
 
 SCHEMA_VERSION = 1
-AUDIT_SCHEMA_VERSION = 1
+AUDIT_SCHEMA_VERSION = 2
 
 _REQUIRED = (
     "method", "schedule", "model", "cut", "bottleneck", "codec", "seed", "epochs",

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from smartedge.audit.clock import Clock
 from smartedge.audit.epsilon import (
-    attribute_bound,
     clopper_pearson,
     gaussian_lower_bound,
     lower_bound,
     measure,
-    noise_bound,
     pairs_of,
 )
 from smartedge.privacy.mechanisms import Gaussian, Laplace, Mechanism, make_mechanism
@@ -146,23 +144,3 @@ def test_inputs_lie_outside_the_bound() -> None:
     assert isinstance(laplace, Laplace)
     one, other = (laplace.bound(x[None]) for x in (pairs_of(laplace)[1].one_F, pairs_of(laplace)[1].other_F))
     assert float((one - other).abs().sum()) == pytest.approx(laplace.sensitivity, rel=1e-4)
-
-
-def test_attribute_bound() -> None:
-    assert attribute_bound(0.0, 0.0) == 0.5
-    assert attribute_bound(math.log(3), 0.0) == pytest.approx(0.75)
-    assert attribute_bound(math.inf, 0.0) == attribute_bound(1e4, 1e-5) == 1.0
-
-
-def test_noise_bound_is_the_total_variation_of_the_worst_two_releases() -> None:
-    from scipy.stats import norm
-
-    mechanism = gaussian()
-    half = mechanism.sensitivity / mechanism.sigma / 2
-    assert noise_bound(mechanism) == pytest.approx(norm.cdf(half)) and noise_bound(mechanism) < 0.88
-    response = make_mechanism("randomised-response", feature_shape=(8,), codebook=8, epsilon=2.0)
-    keep, other = math.exp(2) / (math.exp(2) + 7), 1 / (math.exp(2) + 7)
-    assert noise_bound(response) == pytest.approx(0.5 + 0.5 * (keep - other))
-    for each in (mechanism, response):
-        assert noise_bound(each) <= attribute_bound(each.epsilon, each.delta)
-    assert noise_bound(make_mechanism("none", feature_shape=(4,))) == 1.0

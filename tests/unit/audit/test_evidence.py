@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from smartedge.audit.evidence import Evidence, _round_trip, _to_pixels, is_undefended, undefended_config
+from smartedge.audit.evidence import (
+    Evidence,
+    _check_comparable,
+    _round_trip,
+    _scores,
+    _to_pixels,
+    is_undefended,
+    undefended_config,
+)
 from smartedge.codec import get_codec
 from smartedge.config import load_config
+from smartedge.errors import ConfigError
 from smartedge.models.network import to_input
-from smartedge.privacy.mechanisms import Gaussian
+from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse
+from smartedge.types import Task
 
 DEFENDED = {
     "schedule": "freeze-and-log",
@@ -54,6 +66,41 @@ def test_images_survive_the_way_through_a_codec_of_images() -> None:
     assert torch.equal(_to_pixels(inputs), images)
     assert torch.equal(_to_pixels(inputs.half().float()), images), "half precision holds every value of a pixel"
     assert torch.equal(_round_trip(get_codec("image"), inputs), inputs)
+
+
+def test_the_codec_of_codewords_goes_with_the_codebook() -> None:
+    raw = {"model": {"codebook": 8}, "dp": {"mechanism": "randomised-response", "epsilon": 2.0}}
+    assert undefended_config(load_config({**raw, "codec": {"name": "code"}})).codec_name == "uint8"
+    assert undefended_config(load_config({**raw, "codec": {"name": None}})).codec_name == "uint8"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_ids": torch.arange(1, 9)}, "tested on other images"),
+        ({"task": Task("single", ("hat",), ("no", "yes"))}, "its data.desired is"),
+        ({"config": load_config({"model": {"name": "vgg11_bn", "cut": "features.7"}})}, "its model.name is vgg11_bn"),
+        ({"config": load_config({"model": {"cut": "layer2"}})}, "its model.cut is layer2"),
+    ],
+)
+def test_a_run_to_compare_with_differs_in_its_protection_alone(
+    evidence_of: Callable[..., Evidence], changes: dict[str, Any], message: str
+) -> None:
+    truth = [torch.arange(8) % 2] * 3
+    evidence = evidence_of([torch.zeros(8, 1)] * 3, truth)
+    evidence = replace(evidence, config=load_config({}))
+    _check_comparable(evidence, evidence, Path("other"))
+    with pytest.raises(ConfigError, match=message):
+        _check_comparable(evidence, replace(evidence, **changes), Path("other"))
+
+
+def test_the_exit_answers_to_a_codeword_by_its_outcomes(evidence_of: Callable[..., Evidence]) -> None:
+    """As it does on the edge, where it knows codewords only as they are released: a matrix product, by hand."""
+    mechanism = RandomisedResponse(3, 1.0)
+    head = torch.nn.Linear(3, 2)
+    codes = torch.eye(3)
+    by_hand = mechanism.channel() @ torch.softmax(head(torch.eye(3)), dim=1)
+    assert torch.allclose(_scores(head, mechanism, codes, "single"), by_hand, atol=1e-6)
 
 
 def test_undefended_settings_have_nothing_that_protects() -> None:

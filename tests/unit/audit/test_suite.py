@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
-from smartedge.audit.suite import SCHEMA_VERSION, _keep_earlier
+from smartedge.audit.suite import SCHEMA_VERSION, _keep_earlier, _stage
 
 EARLIER = {
     "schema_version": SCHEMA_VERSION,
     "run": {"seed": 0},
-    "settings": {"attacks": ["linear", "mlp", "reconstruction"], "attributes": ["masculine"]},
+    "settings": {
+        "attacks": ["linear", "mlp", "reconstruction"],
+        "attributes": ["masculine"],
+        "stages": {"attributes": {"budget_seconds": 60}, "reconstruction": {"budget_seconds": 600}},
+    },
     "attributes": {"masculine": "read"},
     "reconstruction": {"decoder": "painted"},
     "membership": None,
@@ -27,7 +31,8 @@ EARLIER = {
 
 def now(attacks: list[str], **found: Any) -> dict[str, Any]:
     nothing = {"attributes": {"masculine": None}, "reconstruction": None, "membership": None, "dp": {"delta": 0.0}}
-    settings = {"attacks": attacks, "attributes": ["masculine"]}
+    stages = {stage: {"budget_seconds": 5} for stage in map(_stage, attacks)}
+    settings = {"attacks": attacks, "attributes": ["masculine"], "stages": stages}
     common = {"schema_version": SCHEMA_VERSION, "run": {"seed": 0}, "settings": settings, "skipped": []}
     return {**common, **nothing, **found}
 
@@ -50,6 +55,9 @@ def test_stages_not_found_now_stay(
     assert result["reconstruction"] == reconstruction
     assert len(result["skipped"]) == skipped
     assert {"linear", "reconstruction"} <= set(result["settings"]["attacks"])
+    had = {stage: effort["budget_seconds"] for stage, effort in result["settings"]["stages"].items()}
+    assert had["attributes"] == (5 if attributes == "again" else 60), "every stage says what effort it was made with"
+    assert had["reconstruction"] == (5 if reconstruction == {"decoder": "new"} else 600)
 
 
 @pytest.mark.parametrize("change", [{"run": {"seed": 1}}, {"schema_version": 0}])

@@ -76,6 +76,11 @@ def test_many_different_histories_are_shown_by_ranges(make_run, capsys):
     assert sum(int(line.split()[5]) for line in rows) == 20
 
 
+def test_many_histories_without_any_protection_are_one_range(make_run, capsys):
+    run = make_run([("train", range(n, 20), NOTHING) for n in range(20)], epsilon=math.inf, label=None)
+    assert any(line.split() == ["ε", "=", "∞", "20", "#" * 24] for line in show(capsys, run).splitlines())
+
+
 def test_nothing_yet_and_no_ledger(make_run, capsys, tmp_path):
     assert "Nothing was released yet." in show(capsys, make_run([]))
     with pytest.raises(PrivacyError, match="no ledger"):

@@ -124,6 +124,6 @@ def test_two_attributes_have_a_picture_each(write_sweep_json):
 def test_what_is_not_there_or_not_known_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="'smartedge sweep' writes it"):
         write_sweep(tmp_path)
-    (tmp_path / "sweep.json").write_text(json.dumps({"schema_version": 2}))
-    with pytest.raises(ValueError, match="schema_version is 2, but this report reads 1"):
+    (tmp_path / "sweep.json").write_text(json.dumps({"schema_version": 3}))
+    with pytest.raises(ValueError, match="schema_version is 3, but this report reads 2"):
         write_sweep(tmp_path)

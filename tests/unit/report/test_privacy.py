@@ -423,7 +423,7 @@ def test_names_from_an_audit_stay_text(write_run, write_audit, attribute):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda audit: audit.update(schema_version=9), r"audit\.json: schema_version is 9, but this report reads 1"),
+        (lambda audit: audit.update(schema_version=9), r"audit\.json: schema_version is 9, but this report reads 2"),
         (lambda audit: audit.pop("dp"), r"audit\.json: lacks dp; docs/audit-schema\.md"),
         (lambda audit: audit["attributes"]["masculine"].pop("floor"), r"lacks attributes\.masculine\.floor"),
     ],

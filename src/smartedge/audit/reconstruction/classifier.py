@@ -25,11 +25,11 @@ from smartedge.audit.reconstruction.pixels import prepare, to_image
 from smartedge.augment import augment
 from smartedge.models import zoo
 
-__all__ = ["Classifier", "Question", "labels_of", "questions_of", "read_labels", "train_classifier"]
+__all__ = ["BATCH", "Classifier", "Question", "labels_of", "questions_of", "read_labels", "train_classifier"]
 
 _EPOCHS = 8
 _LEAST_STEPS = 1500  # a small set is gone through more often
-_BATCH = 32
+BATCH = 32  # images in a step
 _CHUNK = 256
 _LR, _ADAPT_LR = 1e-3, 3e-4
 _WEIGHT_DECAY = 0.05
@@ -156,7 +156,7 @@ def train_classifier(
         evidence.images(val.split),
         _labels(questions, val),
         _LR,
-        max(_EPOCHS, -(-_LEAST_STEPS * _BATCH // len(train))),
+        max(_EPOCHS, -(-_LEAST_STEPS * BATCH // len(train))),
         seconds,
         seed,
         report,
@@ -225,8 +225,8 @@ def _train(
             loss,
             score,
             rows=len(labels_NQ),
-            batch_size=_BATCH,
-            step_size=_BATCH,
+            batch_size=BATCH,
+            step_size=BATCH,
             epochs=epochs,
             lr=lr,
             weight_decay=_WEIGHT_DECAY,

@@ -20,6 +20,7 @@ from torch import Tensor
 from smartedge.audit.evidence import Evidence
 from smartedge.audit.judge import judge
 from smartedge.audit.reconstruction.classifier import (
+    BATCH,
     Classifier,
     Question,
     labels_of,
@@ -34,7 +35,7 @@ from smartedge.audit.reconstruction.measures import FeatureDistance, finite_mean
 from smartedge.audit.reconstruction.networks import Decoder
 from smartedge.audit.reconstruction.pixels import to_image
 from smartedge.audit.reconstruction.samples import combinations, write_samples
-from smartedge.audit.reconstruction.store import Store, fingerprint
+from smartedge.audit.reconstruction.store import Store, fingerprint, print_of
 from smartedge.audit.reconstruction.white_box import choose_weights, invert
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
@@ -42,7 +43,7 @@ from smartedge.runs.seeds import derive_seed
 __all__ = ["reconstruct"]
 
 _SUBSET = 64  # protected images that the optimisation is done for
-_ADAPT_EPOCHS = 2
+_ADAPT_EPOCHS, _LEAST_ADAPT_STEPS = 2, 500
 _SHARES = {"classifier": 3.0, "decoder": 4.0, "gan": 3.0, "white-box": 3.0}  # of the time, relative to each other
 _ADAPT_SHARE = 0.3  # of a decoder's or GAN's time: for the classifier that adapts to its images
 _WORTH_IT = 2.0  # a piece that was cut short is done again where there is that many times as much time
@@ -171,7 +172,8 @@ class _Attacks:
     ) -> Decoder | None:
         """Decoder or GAN: train, paint every protected image, judge; None where there was no time."""
         piece = f"{evidence.name}-{attack}"
-        key = fingerprint(evidence, attack, self.seed, self.questions)
+        made_with = (print_of(classifier.network), print_of(plain))
+        key = fingerprint(evidence, attack, self.seed, self.questions, made_with)
         seconds = self._seconds(attack)
         kept = self.store.load(piece, key)
         if kept and _stands(kept[0]["training"], seconds):
@@ -188,16 +190,18 @@ class _Attacks:
                 return None
             report, derived = self._reporter(f"{evidence.name} {attack}"), self._derived(piece)
             training = seconds * (1 - _ADAPT_SHARE)
+            others: dict[str, Any] = {}
             if plain is None:
                 decoder, fitted = train_decoder(evidence, seconds=training, seed=derived, report=report)
             else:
-                decoder, fitted = train_gan(evidence, plain, seconds=training, seed=derived, report=report)
+                decoder, fitted = train_gan(evidence, plain, distance, seconds=training, seed=derived, report=report)
+                others["nearer_than_decoder"] = fitted.score > 0
             images_NCHW = reconstruct_images(decoder, evidence.test_features_NF)
-            adapted = self._adapted(evidence, decoder, images_NCHW, classifier, seconds * _ADAPT_SHARE, piece)
+            adapted, learned = self._adapted(evidence, decoder, images_NCHW, classifier, seconds * _ADAPT_SHARE, piece)
             figures = {
                 **self._judged(classifier, distance, torch.arange(len(images_NCHW)), images_NCHW),
                 "sensitive_balanced_accuracy_adapted": adapted,
-                "training": _how(fitted.epochs / fitted.planned, seconds),
+                "training": _how(fitted.epochs / fitted.planned, seconds, adapted_share=learned, **others),
             }
             self.store.save(piece, key, figures, {**decoder.state_dict(), "images": images_NCHW})
         self._note_cut(piece, figures["training"])
@@ -212,8 +216,11 @@ class _Attacks:
         classifier: Classifier,
         seconds: float,
         piece: str,
-    ) -> dict[str, float]:
-        """Balanced accuracy of each sensitive question by a classifier that has learned from reconstructions."""
+    ) -> tuple[dict[str, float], float]:
+        """Balanced accuracy of each sensitive question by a classifier that has learned from reconstructions.
+
+        And the share of that learning for which there was time.
+        """
         train, val = evidence.train, evidence.val
         generator = torch.Generator().manual_seed(self._derived(piece, "val"))
         released_NF, _ = fresh_pairs(evidence, val, torch.arange(len(val)), generator)
@@ -223,26 +230,33 @@ class _Attacks:
             return to_image(reconstruct_images(decoder, fresh_pairs(evidence, train, rows, generator)[0]))
 
         val_labels_NQ = labels_of(self.questions, val.desired, val.labels)
-        adapted, _ = classifier.adapted(
+        adapted, fitted = classifier.adapted(
             reconstructed,
             labels_of(self.questions, train.desired, train.labels),
             val_images,
             val_labels_NQ,
-            epochs=_ADAPT_EPOCHS,
+            epochs=max(_ADAPT_EPOCHS, -(-_LEAST_ADAPT_STEPS * BATCH // len(train))),
             seconds=seconds,
             seed=self._derived(piece, "adapted"),
             report=self._reporter(f"{piece.replace('-', ' ')}: classifier adapts"),
         )
-        on_val, on_test = adapted.scores(val_images), adapted.scores(images_NCHW)
+        found = self._tuned(adapted, val_images, val_labels_NQ, images_NCHW, self.labels_NQ)
+        return found, round(min(1.0, fitted.epochs / fitted.planned), 3)
+
+    def _tuned(
+        self, classifier: Classifier, val_images: Tensor, val_labels_NQ: Tensor, images: Tensor, labels_NQ: Tensor
+    ) -> dict[str, float]:
+        """Balanced accuracy of each sensitive question, at the threshold that is best on the attacker's val images."""
+        on_val, on_test = classifier.scores(val_images), classifier.scores(images)
         return {
             question.name: judge(
                 on_val[question.name],
                 val_labels_NQ[:, place].numpy(),
                 on_test[question.name],
-                self.labels_NQ[:, place].numpy(),
+                labels_NQ[:, place].numpy(),
             )["balanced_accuracy"]
             for place, question in enumerate(self.questions)
-            if not question.desired
+            if not question.desired and _both_known(val_labels_NQ[:, place], labels_NQ[:, place])
         }
 
     def _optimised(
@@ -253,9 +267,13 @@ class _Attacks:
         distance: FeatureDistance,
         found: dict[str, dict[str, _Images]],
     ) -> None:
-        """Optimisation through the white-box front, on a subset of the protected images."""
+        """Optimisation through the white-box front, on a subset of the protected images, and on as many val images.
+
+        On these the thresholds are tuned at which the classifier reads the protected ones.
+        """
         piece = f"{evidence.name}-white-box"
-        key = fingerprint(evidence, "white-box", self.seed, self.questions, decoder is None)
+        made_with = (print_of(classifier.network), print_of(decoder))
+        key = fingerprint(evidence, "white-box", self.seed, self.questions, made_with)
         seconds = self._seconds("white-box")
         kept = self.store.load(piece, key)
         if kept and _stands(kept[0]["training"], seconds):
@@ -272,18 +290,29 @@ class _Attacks:
                 seed=derived,
                 report=self._reporter(f"{evidence.name} white-box: weights"),
             )
-            images_MCHW, done = invert(
+            generator = torch.Generator().manual_seed(self._derived(piece, "val"))
+            own = torch.randperm(len(evidence.val), generator=generator)[: len(self.subset)]
+            released_NF = evidence.draw(evidence.val, generator, own, view=0)
+            both_NCHW, done = invert(
                 evidence,
-                evidence.test_features_NF[self.subset],
+                torch.cat([evidence.test_features_NF[self.subset], released_NF]),
                 decoder,
                 weights,
                 seconds=seconds * (1 - _CHOICE_SHARE),
                 seed=derived,
                 report=self._reporter(f"{evidence.name} white-box"),
             )
+            images_MCHW, val_images = both_NCHW.split([len(self.subset), len(own)])
+            val_labels_NQ = labels_of(
+                self.questions,
+                evidence.val.desired[own],
+                {name: labels[own] for name, labels in evidence.val.labels.items()},
+            )
             figures = {
                 **self._judged(classifier, distance, self.subset, images_MCHW),
-                "sensitive_balanced_accuracy_adapted": None,
+                "sensitive_balanced_accuracy_adapted": self._tuned(
+                    classifier, val_images, val_labels_NQ, images_MCHW, self.labels_NQ[self.subset]
+                ),
                 "training": _how(done, seconds, weights=asdict(weights)),
             }
             self.store.save(piece, key, figures, {"images": images_MCHW})
@@ -375,8 +404,8 @@ class _Attacks:
 
     def _note_cut(self, piece: str, training: Mapping[str, Any]) -> None:
         """A piece that had less than half of its training is weaker than it could be, and the reader must know."""
-        if training["share"] < 0.5:
-            self._skip(piece, f"cut short by the time budget at {training['share']:.0%} of its training; it counts")
+        if (share := _least(training)) < 0.5:
+            self._skip(piece, f"cut short by the time budget at {share:.0%} of its training; it counts")
 
 
 def _how(share: float, seconds: float, **others: object) -> dict[str, Any]:
@@ -387,7 +416,17 @@ def _how(share: float, seconds: float, **others: object) -> dict[str, Any]:
 
 def _stands(training: Mapping[str, Any], seconds: float) -> bool:
     """Whether a kept piece is as good as one that would be made now: it is whole, or there is no more time for it."""
-    return training["share"] >= 1 or seconds < _WORTH_IT * training["seconds"]
+    return _least(training) >= 1 or seconds < _WORTH_IT * training["seconds"]
+
+
+def _least(training: Mapping[str, Any]) -> float:
+    """The share of the training of a piece, or of the classifier that adapts to it, whichever had less."""
+    return float(min(training["share"], training.get("adapted_share", 1.0)))
+
+
+def _both_known(*labels: Tensor) -> bool:
+    """Whether each of these holds known labels, and the first both of more than one class."""
+    return all((part >= 0).any() for part in labels) and len(labels[0][labels[0] >= 0].unique()) > 1
 
 
 def _with_others(first: Tensor, count: int, size: int, seed: int) -> Tensor:

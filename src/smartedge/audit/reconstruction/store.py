@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from smartedge.audit.evidence import Evidence
 from smartedge.runs.checkpoint import save_weights, write_json_atomically
 
-__all__ = ["Store", "fingerprint"]
+__all__ = ["Store", "fingerprint", "print_of"]
 
 
 class Store:
@@ -53,7 +53,17 @@ class Store:
 def fingerprint(evidence: Evidence, *others: object) -> str:
     """Identifies what an attack works on: the releases, the front, the law of the noise, and ``others``."""
     digest = hashlib.sha256(repr((evidence.mechanism, evidence.noisy, evidence.codec.name, others)).encode())
-    tensors = [evidence.test_features_NF, evidence.test_ids, *evidence.front.state_dict().values()]
-    for tensor in tensors:
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest.update(_digest([evidence.test_features_NF, evidence.test_ids, *evidence.front.state_dict().values()]))
     return digest.hexdigest()[:32]
+
+
+def print_of(network: nn.Module | None) -> str | None:
+    """Identifies a network by its weights: a piece that was made or judged with another one does not count."""
+    return None if network is None else _digest(network.state_dict().values()).hex()[:32]
+
+
+def _digest(tensors: Iterable[Tensor]) -> bytes:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.digest()

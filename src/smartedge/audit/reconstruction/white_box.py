@@ -6,10 +6,10 @@ For a release z of an unknown image, minimise over images x
 
 (Mahendran & Vedaldi 2015; the learned prior after Dosovitskiy & Brox 2016). Where noise is added, or nothing is done,
 the mismatch is the mean squared distance between ``bound(front(x))`` and z in units of the features' own variance: up
-to a factor the negative log-likelihood of Gaussian noise. Where codewords are released, it is
-``−log Σ_k p_k(x) · P(z | codeword k)`` with the front's probabilities p and the mechanism's channel P. The weights
-``tv`` and ``prior`` are chosen on the attacker's own val images, where it can see how well it did. Several starts for
-each image; the one with the lowest objective counts.
+to a factor the negative log-likelihood of Gaussian noise (of Laplace noise, the mean absolute distance). Where
+codewords are released, it is ``−log Σ_k p_k(x) · P(z | codeword k)`` with the front's probabilities p and the
+mechanism's channel P. The weights ``tv`` and ``prior`` are chosen on the attacker's own val images, where it can see
+how well it did. Several starts for each image; the one with the lowest objective counts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from smartedge.audit.reconstruction.measures import psnr
 from smartedge.audit.reconstruction.networks import Decoder
 from smartedge.audit.reconstruction.pixels import prepare, to_bytes, to_image
 from smartedge.models.codebook import Encode
-from smartedge.privacy.mechanisms import Discrete
+from smartedge.privacy.mechanisms import Discrete, Laplace
 
 __all__ = ["Weights", "choose_weights", "invert", "total_variation"]
 
@@ -202,8 +202,10 @@ def _mismatch_of(evidence: Evidence, sample: Tensor, generator: torch.Generator)
     variance = max(float(own_NF.var(dim=0, correction=0).mean()), 1e-12)
 
     def apart(images_BCHW: Tensor, released_BF: Tensor) -> Tensor:
-        features_BF = mechanism.bound(front(prepare(images_BCHW)).float())
-        return (features_BF - released_BF).square().flatten(1).mean(dim=1) / variance
+        gap_BF = mechanism.bound(front(prepare(images_BCHW)).float()) - released_BF
+        if isinstance(mechanism, Laplace) and evidence.noisy:
+            return gap_BF.abs().flatten(1).mean(dim=1) / math.sqrt(variance)
+        return gap_BF.square().flatten(1).mean(dim=1) / variance
 
     yield apart
 

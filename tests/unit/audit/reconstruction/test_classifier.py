@@ -109,7 +109,7 @@ def coloured(evidence):
 def test_it_learns_what_can_be_seen_and_adapts_to_what_reconstructions_show(shuffled, monkeypatch):
     monkeypatch.setattr(module, "_EPOCHS", 12)
     monkeypatch.setattr(module, "_LEAST_STEPS", 1)
-    monkeypatch.setattr(module, "_BATCH", 8)
+    monkeypatch.setattr(module, "BATCH", 8)
     monkeypatch.setattr(module, "_LR", 5e-3)
     monkeypatch.setattr(module, "_ADAPT_LR", 5e-3)
     evidence = coloured(shuffled)

@@ -147,15 +147,35 @@ def test_same_seed_same_decoder(shuffled, monkeypatch):
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), third.parameters(), strict=True))
 
 
+def by_pixels(ours, theirs):
+    return (ours - theirs).abs().flatten(1).mean(dim=1)
+
+
+def test_a_gan_that_comes_no_nearer_is_its_decoder(shuffled, monkeypatch):
+    monkeypatch.setattr("smartedge.audit.reconstruction.gan._LEAST_STEPS", 24)
+    monkeypatch.setattr("smartedge.audit.reconstruction.gan._EPOCHS", 1)
+    decoder = new_decoder(shuffled, seed=0)
+    asked = []
+
+    def farther_each_time(ours, theirs):
+        asked.append(ours)
+        return torch.full((len(ours),), float(len(asked)))
+
+    painter, fitted = train_gan(shuffled, decoder, farther_each_time, seconds=float("inf"), seed=0, report=quiet)
+    assert len(asked) == 3 and fitted.score == 0
+    state = painter.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in decoder.state_dict().items())
+
+
 def test_gan_goes_on_from_the_decoder_and_leaves_it_alone(shuffled, monkeypatch):
     monkeypatch.setattr("smartedge.audit.reconstruction.gan._LEAST_STEPS", 24)
     monkeypatch.setattr("smartedge.audit.reconstruction.gan._EPOCHS", 1)
     decoder = new_decoder(shuffled, seed=0)
     before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
-    painter, fitted = train_gan(shuffled, decoder, seconds=float("inf"), seed=0, report=quiet)
+    painter, fitted = train_gan(shuffled, decoder, by_pixels, seconds=float("inf"), seed=0, report=quiet)
     assert all(torch.equal(tensor, before[name]) for name, tensor in decoder.state_dict().items())
     assert not torch.equal(painter.paint.weight, before["paint.weight"])
-    assert fitted.epochs == fitted.planned == 2
+    assert fitted.epochs == fitted.planned == 2 and fitted.score > 0
     error = [
         float(
             (to_image(reconstruct_images(each, shuffled.test_features_NF)) - to_image(shuffled.images(shuffled.test)))

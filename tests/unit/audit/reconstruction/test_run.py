@@ -41,6 +41,7 @@ def quick(monkeypatch):
     for name in ("white_box._STEPS", "white_box._TUNING_STEPS"):
         monkeypatch.setattr(part + name, 2)
     monkeypatch.setattr(part + "white_box._TUNED_ON", 2)
+    monkeypatch.setattr(part + "run._LEAST_ADAPT_STEPS", 1)
     monkeypatch.setattr(part + "run._SUBSET", 10)
 
 
@@ -77,7 +78,7 @@ def test_the_block_holds_every_attack_with_and_without_protection_and_is_reused(
         assert set(figures["undefended"]) == FIGURES
         assert figures["images"] == (10 if attack == "white_box" else 40)
         assert set(figures["sensitive_balanced_accuracy"]) == {"masculine"}
-        assert (figures["sensitive_balanced_accuracy_adapted"] is None) == (attack == "white_box")
+        assert set(figures["sensitive_balanced_accuracy_adapted"]) == {"masculine"}
         assert figures["perceptual"]["name"] == "distance in the features of the undivided tiny:build"
     assert block["decoder"]["psnr"] != block["decoder"]["undefended"]["psnr"]
     assert json.loads(json.dumps(block, allow_nan=False)) == block
