@@ -313,9 +313,9 @@ class _Work:
     def _entry(self, point: _Point) -> dict[str, Any]:
         """One point of ``sweep.json``."""
         results = _read_json(point.folder / "results.json")
-        audited = _read_json(point.folder / "audit" / "audit.json") if self.audit else None
         error = self.errors.get(point.folder)
         done = self._done(point)
+        audited = _read_json(point.folder / "audit" / "audit.json") if self.audit and done else None
         privacy = (results or {}).get("privacy") or {}
         exit_figures = results["test"]["exit"] if results else None
         return {
@@ -402,10 +402,13 @@ def _columns(config: Config) -> list[str]:
 
 
 def _audited(point: _Point, budget: float | None) -> bool:
-    """Whether the attackers were let loose on all the columns to hide, with at least such a budget."""
+    """Whether the attackers were let loose on all the columns to hide, with at least such a budget.
+
+    An audit of an older schema does not say with which.
+    """
     audited = _read_json(point.folder / "audit" / "audit.json")
     found = audited["attributes"] if audited else {}
-    had = audited["settings"]["stages"].get("attributes", {}).get("budget_seconds", 0.0) if audited else 0.0
+    had = audited["settings"].get("stages", {}).get("attributes", {}).get("budget_seconds", 0.0) if audited else 0.0
     if (math.inf if had is None else had) < (math.inf if budget is None else budget):
         return False
     return all(found.get(name, {}).get("best") for name in point.config.data.sensitive)
