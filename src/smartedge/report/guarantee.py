@@ -94,8 +94,8 @@ def _some(block: Mapping[str, Any], labels: str) -> Guarantee:
     bound, tight = block["attribute_bound"], block["tight_attribute_bound"]
     sentences.append(
         "What that means: take any yes/no question about an image, and any attacker, with any network, computer and "
-        f"time. From the features of one release alone it answers with balanced accuracy {_at_most(bound)} (guessing gives "
-        "50\N{NO-BREAK SPACE}%)."
+        f"time. From the features of one release alone it answers with balanced accuracy {_at_most(bound)} (guessing "
+        "gives 50\N{NO-BREAK SPACE}%)."
     )
     if tight < bound - 0.005:
         sentences.append(f"For this mechanism and its setting the limit is in fact lower: {percent(tight)}.")
