@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from smartedge.config import Config, load_config
+from smartedge.config import load_config
 from smartedge.runs.machine import describe_machine, versions
 from smartedge.types import Frame, StreamHeader
 
@@ -64,7 +64,7 @@ def train_in_own_process(config: Mapping[str, Any]) -> dict[str, Any]:
     """Results of a run, both sides in one process of its own; resumed where it was begun, only read where finished."""
     file = Path(config["run_dir"]) / "results.json"
     kept = file.with_name("config.yaml")
-    if kept.exists() and _that_matter(load_config(kept)) != _that_matter(load_config(config)):
+    if kept.exists() and load_config(kept).identity() != load_config(config).identity():
         sys.exit(f"{file.parent} holds a run with other settings; remove it, or choose another folder with --work")
     if not file.exists():
         in_own_process(
@@ -75,10 +75,6 @@ def train_in_own_process(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     results: dict[str, Any] = json.loads(file.read_text())
     return results
-
-
-def _that_matter(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"run_dir", "hardware", "link"})
 
 
 def audit_in_own_process(run: Path, undefended: Path, attacks: Sequence[str], budget: float) -> dict[str, Any]:

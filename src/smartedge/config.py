@@ -363,6 +363,10 @@ class Config(Section):
         data = self.data.model_dump(mode="json", include={"desired", "image_size", "augment"})
         return {**whole, "data": data, "codec": {"name": self.codec_name}}
 
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same run, wherever they lie and on whatever they are computed."""
+        return self.model_dump(mode="json", exclude={"run_dir", "hardware", "link"})
+
     def to_yaml(self) -> str:
         """The resolved settings as YAML; :func:`load_config` reads them back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

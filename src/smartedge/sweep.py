@@ -374,7 +374,7 @@ def _points(base: Config, axes: Mapping[str, Sequence[Any]], seeds: Sequence[int
 def _check_folder(point: _Point) -> None:
     """Refuse to take another run's figures for this point's."""
     file = point.folder / "config.yaml"
-    if file.exists() and _comparable(load_config(file)) != _comparable(point.config):
+    if file.exists() and load_config(file).identity() != point.config.identity():
         raise RunError(f"{point.folder}: holds a run with other settings; remove it, or choose another --out")
 
 
@@ -389,11 +389,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_text, value)) + "]"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _comparable(config: Config) -> dict[str, Any]:
-    """What makes two runs the same run, wherever they lie and on whatever they were computed."""
-    return config.model_dump(mode="json", exclude={"run_dir", "hardware", "link"})
 
 
 def _columns(config: Config) -> list[str]:

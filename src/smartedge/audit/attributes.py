@@ -210,7 +210,7 @@ def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -
 def fingerprint(evidence: Evidence) -> str:
     """Identifies what is attacked: settings, releases, and what is read from them."""
     seen = (evidence.noisy, evidence.releases, evidence.labelled)
-    digest = hashlib.sha256(f"{evidence.config.to_yaml()}{seen}".encode())
+    digest = hashlib.sha256(json.dumps([evidence.config.identity(), seen]).encode())
     tensors = [evidence.test_features_NF, evidence.test_desired]
     for own in (evidence.train, evidence.val):
         tensors += [*own.views_VNF[:1], own.desired]

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -223,7 +222,7 @@ def gather_undefended(
         return replace(defended, name="undefended")
     config = undefended_config(defended.config)
     dataset, labels, classes = _open(config, attributes)
-    if _settings_of(folder) != _that_matter(config):
+    if _settings_of(folder) != config.identity():
         shutil.rmtree(folder, ignore_errors=True)
     if not (folder / "front.safetensors").exists():
         _train_front(config, dataset, folder, monitor, clock)
@@ -458,11 +457,6 @@ def _to_pixels(inputs_BCHW: Tensor) -> Tensor:
     return ((inputs_BCHW - lowest) / (step - lowest)).round().clamp(0, 255).to(torch.uint8)
 
 
-def _that_matter(config: Config) -> dict[str, Any]:
-    """The settings that decide what the front learns."""
-    return config.model_dump(mode="json", exclude={"run_dir", "hardware", "link"})
-
-
 def _settings_of(folder: Path) -> object:
     """Those of the front that is kept there, or begun; None where there is none."""
     try:
@@ -505,7 +499,7 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
     )
     random = RandomStream(derive_seed(config.seed, "edge"))
     folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(folder / "config.json", _that_matter(config))
+    write_json_atomically(folder / "config.json", config.identity())
     checkpoints = Checkpoints(folder / "checkpoints")
     epoch, step = 0, 0
     if numbers := checkpoints.numbers():
