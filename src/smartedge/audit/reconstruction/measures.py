@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smartedge.audit.reconstruction.pixels import prepare
+from smartedge.data.images import default_cache_dir
 from smartedge.errors import ConfigError
 from smartedge.models.compat import load_torchvision
 from smartedge.models.exits import tensor_layout
 
-__all__ = ["FeatureDistance", "finite_mean", "psnr", "ssim"]
+__all__ = ["LPIPS_FILE", "FeatureDistance", "Lpips", "finite_mean", "perceptual_distance", "psnr", "ssim"]
 
 _LEAST_ERROR = 1e-10  # mean squared error that counts as none: 100 dB, a number that JSON can hold
 _CHUNK = 128
+LPIPS_FILE = "lpips-alex.safetensors"  # in the cache folder
+_LEAST_SIZE = 32  # pixels, that AlexNet's strides leave something of
 
 
 def psnr(images_BCHW: Tensor, reconstructed_BCHW: Tensor) -> Tensor:
@@ -47,8 +53,7 @@ class FeatureDistance:
 
     As LPIPS (Zhang et al. 2018) without its learned weights: at the last tensor of every resolution, features are
     scaled to unit length along the channels, and the squared differences are summed over channels, averaged over
-    positions, and averaged over the resolutions. 0 for equal images. LPIPS itself is left out: its weights are
-    published as pickles only, and this library reads none.
+    positions, and averaged over the resolutions. 0 for equal images.
 
     Args:
         network: (B, 3, S, S) → logits; put in evaluation mode.
@@ -85,6 +90,71 @@ class FeatureDistance:
             for handle in handles:
                 handle.remove()
         return [found[module] for module in self._taps]
+
+
+class Lpips:
+    """LPIPS (Zhang et al. 2018) with AlexNet, from weights that were put on disk as a safetensors file.
+
+    They are published as pickles, of which this library reads none; docs/audit-schema.md has the lines that convert
+    them. Smaller is nearer, 0 for equal images.
+
+    Args:
+        path: the file, with the keys of torchmetrics' LPIPS.
+
+    Raises:
+        ConfigError: it is no such file.
+    """
+
+    name = "LPIPS (AlexNet)"
+    _STRIDES, _PADDINGS, _POOLED = (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), (1, 2)  # of the five convolutions
+    _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [−1, 1]
+
+    def __init__(self, path: Path) -> None:
+        try:
+            weights = load_file(path)
+            slices = zip(range(1, 6), (0, 3, 6, 8, 10), strict=True)
+            self._convolutions = [
+                (weights[f"net.slice{n}.{i}.weight"], weights[f"net.slice{n}.{i}.bias"]) for n, i in slices
+            ]
+            self._lines = [weights[f"lin{n}.model.1.weight"] for n in range(5)]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise ConfigError(
+                f"{path}: is not LPIPS's weights with AlexNet ({error}); make it as docs/audit-schema.md says, or "
+                "remove it to have another perceptual distance"
+            ) from error
+
+    @torch.no_grad()
+    def __call__(self, images_BCHW: Tensor, reconstructed_BCHW: Tensor) -> Tensor:
+        """Distance of each pair, float32 (B,)."""
+        parts = []
+        for images, reconstructed in zip(images_BCHW.split(_CHUNK), reconstructed_BCHW.split(_CHUNK), strict=True):
+            total_B = torch.zeros(len(images))
+            for ours, theirs, line in zip(
+                self._features(images), self._features(reconstructed), self._lines, strict=True
+            ):
+                apart = (nn.functional.normalize(ours, eps=1e-4) - nn.functional.normalize(theirs, eps=1e-4)).square()
+                total_B += nn.functional.conv2d(apart, line).mean(dim=(1, 2, 3))
+            parts.append(total_B)
+        return torch.cat(parts)
+
+    def _features(self, images_BCHW: Tensor) -> list[Tensor]:
+        shift, scale = (torch.tensor(values)[:, None, None] for values in (self._SHIFT, self._SCALE))
+        x = (2 * images_BCHW - 1 - shift) / scale
+        found = []
+        for number, (weight, bias) in enumerate(self._convolutions):
+            if number in self._POOLED:
+                x = nn.functional.max_pool2d(x, 3, stride=2)
+            x = nn.functional.conv2d(x, weight, bias, self._STRIDES[number], self._PADDINGS[number]).relu()
+            found.append(x)
+        return found
+
+
+def perceptual_distance(network: nn.Module, *, image_size: int, of: str) -> FeatureDistance | Lpips:
+    """LPIPS where its weights lie in the cache folder and images are large enough for it, else the network's own."""
+    path = default_cache_dir() / LPIPS_FILE
+    if path.exists() and image_size >= _LEAST_SIZE:
+        return Lpips(path)
+    return FeatureDistance(network, image_size=image_size, of=of)
 
 
 def _taps(network: nn.Module, blank: Tensor) -> list[nn.Module]:

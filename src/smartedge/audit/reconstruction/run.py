@@ -31,7 +31,7 @@ from smartedge.audit.reconstruction.classifier import (
 from smartedge.audit.reconstruction.decoder import fresh_pairs, new_decoder, reconstruct_images, train_decoder
 from smartedge.audit.reconstruction.fitting import Report
 from smartedge.audit.reconstruction.gan import train_gan
-from smartedge.audit.reconstruction.measures import FeatureDistance, finite_mean, psnr, ssim
+from smartedge.audit.reconstruction.measures import FeatureDistance, Lpips, finite_mean, perceptual_distance, psnr, ssim
 from smartedge.audit.reconstruction.networks import Decoder
 from smartedge.audit.reconstruction.pixels import to_image
 from smartedge.audit.reconstruction.samples import combinations, write_samples
@@ -48,6 +48,9 @@ _SHARES = {"classifier": 3.0, "decoder": 4.0, "gan": 3.0, "white-box": 3.0}  # o
 _ADAPT_SHARE = 0.3  # of a decoder's or GAN's time: for the classifier that adapts to its images
 _WORTH_IT = 2.0  # a piece that was cut short is done again where there is that many times as much time
 _CHOICE_SHARE = 0.3  # of the optimisation's time: for the choice of its weights
+
+
+Distance = FeatureDistance | Lpips
 
 
 class Clock(Protocol):
@@ -126,7 +129,7 @@ class _Attacks:
             return {"skipped": [{"attack": "reconstruction", "reason": "no time was left"}]}
         classifier = self._classifier()
         evidence = self.evidences[0]
-        distance = FeatureDistance(
+        distance = perceptual_distance(
             classifier.network, image_size=evidence.config.data.image_size, of=evidence.config.model.name
         )
         decoders: dict[str, Decoder | None] = {}
@@ -167,12 +170,12 @@ class _Attacks:
         attack: str,
         plain: Decoder | None,
         classifier: Classifier,
-        distance: FeatureDistance,
+        distance: Distance,
         found: dict[str, dict[str, _Images]],
     ) -> Decoder | None:
         """Decoder or GAN: train, paint every protected image, judge; None where there was no time."""
         piece = f"{evidence.name}-{attack}"
-        made_with = (print_of(classifier.network), print_of(plain))
+        made_with = (print_of(classifier.network), print_of(plain), distance.name)
         key = fingerprint(evidence, attack, self.seed, self.questions, made_with)
         seconds = self._seconds(attack)
         kept = self.store.load(piece, key)
@@ -264,7 +267,7 @@ class _Attacks:
         evidence: Evidence,
         decoder: Decoder | None,
         classifier: Classifier,
-        distance: FeatureDistance,
+        distance: Distance,
         found: dict[str, dict[str, _Images]],
     ) -> None:
         """Optimisation through the white-box front, on a subset of the protected images, and on as many val images.
@@ -272,7 +275,7 @@ class _Attacks:
         On these the thresholds are tuned at which the classifier reads the protected ones.
         """
         piece = f"{evidence.name}-white-box"
-        made_with = (print_of(classifier.network), print_of(decoder))
+        made_with = (print_of(classifier.network), print_of(decoder), distance.name)
         key = fingerprint(evidence, "white-box", self.seed, self.questions, made_with)
         seconds = self._seconds("white-box")
         kept = self.store.load(piece, key)
@@ -322,7 +325,7 @@ class _Attacks:
     # -- judging
 
     def _judged(
-        self, classifier: Classifier, distance: FeatureDistance, positions: Tensor, images_MCHW: Tensor
+        self, classifier: Classifier, distance: Distance, positions: Tensor, images_MCHW: Tensor
     ) -> dict[str, Any]:
         read = read_labels(classifier, images_MCHW, self.labels_NQ[positions])
         return {
@@ -331,7 +334,7 @@ class _Attacks:
             **_accuracies(self.questions, read),
         }
 
-    def _write_samples(self, distance: FeatureDistance, found: Mapping[str, Mapping[str, _Images]]) -> None:
+    def _write_samples(self, distance: Distance, found: Mapping[str, Mapping[str, _Images]]) -> None:
         if not len(self.sample):
             return
         evidence, hidden = self.evidences[0], [question for question in self.questions if not question.desired]
@@ -364,12 +367,12 @@ class _Attacks:
         }
         write_samples(self.store.folder / "samples.safetensors", tensors, notes)
 
-    def _distance_on_subset(self, distance: FeatureDistance, images: _Images) -> float:
+    def _distance_on_subset(self, distance: Distance, images: _Images) -> float:
         originals = to_image(self.originals_NCHW[self.subset])
         return finite_mean(distance(originals, to_image(_at(images, self.subset))))
 
     def _block(
-        self, classifier: Classifier, distance: FeatureDistance, found: Mapping[str, Mapping[str, _Images]]
+        self, classifier: Classifier, distance: Distance, found: Mapping[str, Mapping[str, _Images]]
     ) -> dict[str, Any]:
         first, last = self.evidences[0].name, self.evidences[-1].name
         block: dict[str, Any] = {}
@@ -442,7 +445,7 @@ def _at(images: _Images, positions: Tensor) -> Tensor:
     return images.images_MCHW[[place[position] for position in positions.tolist()]]
 
 
-def _likeness(originals: Tensor, reconstructed: Tensor, distance: FeatureDistance) -> dict[str, Any]:
+def _likeness(originals: Tensor, reconstructed: Tensor, distance: Distance) -> dict[str, Any]:
     """Mean measures over uint8 images (M, 3, S, S)."""
     measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim, "perceptual": distance}
     ours, theirs = to_image(originals), to_image(reconstructed)

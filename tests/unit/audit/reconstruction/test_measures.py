@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file, save_model
 from torch import nn
 
-from smartedge.audit.reconstruction.measures import FeatureDistance, psnr, ssim
+from smartedge.audit.reconstruction.measures import LPIPS_FILE, FeatureDistance, Lpips, perceptual_distance, psnr, ssim
 from smartedge.audit.reconstruction.pixels import prepare, to_bytes, to_image
 from smartedge.errors import ConfigError
+from smartedge.models.compat import load_torchvision
 from smartedge.models.network import to_input
 
 
@@ -93,6 +95,41 @@ def test_feature_distance_is_that_of_a_plain_loop_over_the_last_tensor_of_each_s
         assert value == pytest.approx(sum(per_layer) / 2, abs=1e-5)
     assert distance(images, images).abs().max() < 1e-6
     assert distance.name == "distance in the features of the undivided small"
+
+
+@pytest.fixture
+def lpips_in_cache(tmp_path, monkeypatch):
+    """torchmetrics' LPIPS with its own linear weights, over an AlexNet of random ones: those published are not here."""
+    load_torchvision()
+    from torchmetrics.functional.image.lpips import _NoTrainLpips
+
+    torch.manual_seed(0)
+    reference = _NoTrainLpips(net="alex", pnet_rand=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "smartedge").mkdir()
+    save_model(reference, str(tmp_path / "smartedge" / LPIPS_FILE))
+    return reference, tmp_path / "smartedge" / LPIPS_FILE
+
+
+def test_lpips_is_torchmetrics_and_taken_where_its_weights_are(lpips_in_cache):
+    reference, path = lpips_in_cache
+    distance = perceptual_distance(small_network(), image_size=64, of="small")
+    assert isinstance(distance, Lpips) and distance.name == "LPIPS (AlexNet)"
+    images, others = pair(64, 5)
+    expected = reference(images, others, normalize=True).flatten()
+    assert torch.allclose(distance(images, others), expected, rtol=1e-4, atol=1e-7)
+    assert float(expected.min()) > 0 and distance(images, images).abs().max() == 0
+    assert isinstance(perceptual_distance(small_network(), image_size=16, of="small"), FeatureDistance), "too small"
+    path.unlink()
+    network = nn.Sequential(*small_network()[:4], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert isinstance(perceptual_distance(network, image_size=64, of="small"), FeatureDistance)
+
+
+def test_a_file_that_is_not_lpips_is_named(lpips_in_cache):
+    _, path = lpips_in_cache
+    save_file({"other": torch.zeros(1)}, path)
+    with pytest.raises(ConfigError, match=r"lpips-alex.*docs/audit-schema"):
+        perceptual_distance(small_network(), image_size=64, of="small")
 
 
 def test_feature_distance_takes_tokens():
