@@ -7,7 +7,8 @@
 
 LFW faces, ``Smiling`` learned, ``Male`` hidden: the runs of ``benchmarks/privacy.py`` (made here where they are not in
 ``--work`` yet), attacked by a decoder, a GAN and the optimisation through the front's known weights. A classifier of
-originals says whom it sees in the images; *adapted*, it has learned from such reconstructions, the stronger attack.
+originals says whom it sees in the images; *adapted*, it has learned from such reconstructions (of the optimisation, its
+threshold alone has), the stronger attack. A GAN that comes no nearer to images than its decoder counts as that decoder.
 Each audit is a process of its own on one thread; its figures are kept in ``benchmarks/results/reconstruction/``.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import HERE, audit_in_own_process, keep_result, show_table, train_in_own_process
-from privacy import COMPARISONS, NETWORKS, configs
+from privacy import COMPARISONS, NETWORKS, configs, protection_of
 
 from smartedge.report import write_figure
 
@@ -60,6 +61,7 @@ def attack(network: str, *, work: Path, budget: float) -> None:
         train_in_own_process(config)
     found = audit_in_own_process(runs["defended"], runs["undefended"], ("reconstruction",), budget)
     kept = {
+        "protection": protection_of(network),
         "floor": found["attributes"][SENSITIVE]["floor"],
         "reconstruction": found["reconstruction"],
         "skipped": [entry for entry in found["skipped"] if entry["attack"].startswith("reconstruction")],
@@ -89,11 +91,14 @@ def row(network: str, name: str, found: dict[str, Any], floor: float) -> dict[st
         return f"{value(plain)} → {value(found)}"
 
     def read(key: str) -> str:
-        return "" if found[key] is None else both(lambda figures: f"{100 * figures[key][SENSITIVE]:.1f}")
+        return both(lambda figures: f"{100 * figures[key][SENSITIVE]:.1f}")
 
     def best(figures: dict[str, Any]) -> float:
-        adapted = figures["sensitive_balanced_accuracy_adapted"]
-        return max(figures["sensitive_balanced_accuracy"][SENSITIVE], adapted[SENSITIVE] if adapted else 0.0)
+        read_off = ("sensitive_balanced_accuracy", "sensitive_balanced_accuracy_adapted")
+        return max(float(figures[key][SENSITIVE]) for key in read_off)
+
+    def nearer(figures: dict[str, Any]) -> str:
+        return {True: "yes", False: "no", None: ""}[figures["training"].get("nearer_than_decoder")]
 
     met = best(found) <= floor + 0.05 and best(plain) >= 0.85
     return {
@@ -106,10 +111,17 @@ def row(network: str, name: str, found: dict[str, Any], floor: float) -> dict[st
         "sensitive": read("sensitive_balanced_accuracy"),
         "sensitive, adapted": read("sensitive_balanced_accuracy_adapted"),
         "desired": both(lambda figures: f"{100 * figures['desired_balanced_accuracy']:.1f}"),
+        "sensitive AUROC": both(lambda figures: f"{figures['sensitive_auroc'][SENSITIVE]:.2f}"),
         "label floor": f"{100 * floor:.1f}",
-        "share of its training": both(lambda figures: f"{figures['training']['share']:.2f}"),
+        "nearer than its decoder": both(nearer) if name == "gan" else "",
+        "share of its training": both(lambda figures: f"{share(figures['training']):.2f}"),
         "goal": "met" if met else "missed",
     }
+
+
+def share(training: dict[str, Any]) -> float:
+    """Of the attack's training, or of the classifier's that adapts to it: whichever had less."""
+    return min(training["share"], training.get("adapted_share", 1.0))
 
 
 def reference(network: str, block: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +137,9 @@ def reference(network: str, block: dict[str, Any]) -> dict[str, Any]:
         "sensitive": f"{100 * originals['sensitive_balanced_accuracy'][SENSITIVE]:.1f}",
         "sensitive, adapted": "",
         "desired": f"{100 * originals['desired_balanced_accuracy']:.1f}",
+        "sensitive AUROC": f"{originals['sensitive_auroc'][SENSITIVE]:.2f}",
         "label floor": "",
+        "nearer than its decoder": "",
         "share of its training": "",
         "goal": "",
     }
