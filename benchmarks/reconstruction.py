@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import HERE, audit_in_own_process, keep_result, show_table, train_in_own_process
-from privacy import COMPARISONS, NETWORKS, configs, protection_of
+from privacy import NETWORKS, configs, protection_of
 
 from smartedge.report import write_figure
 
@@ -57,11 +57,11 @@ def run_dirs(network: str, work: Path) -> dict[str, Path]:
 
 def attack(network: str, *, work: Path, budget: float) -> None:
     runs = run_dirs(network, work)
-    for config in configs(COMPARISONS[f"smiling-male-{network}"], 0, runs["defended"].parent).values():
+    for config in configs(f"smiling-male-{network}", 0, runs["defended"].parent).values():
         train_in_own_process(config)
     found = audit_in_own_process(runs["defended"], runs["undefended"], ("reconstruction",), budget)
     kept = {
-        "protection": protection_of(network),
+        "protection": protection_of(f"smiling-male-{network}"),
         "floor": found["attributes"][SENSITIVE]["floor"],
         "reconstruction": found["reconstruction"],
         "skipped": [entry for entry in found["skipped"] if entry["attack"].startswith("reconstruction")],
