@@ -60,11 +60,12 @@ PROTECTION: dict[str, Any] = {
 # the common protection, and with a weight of 10, attackers read 2.9 to 3.5 points above the floor.
 # Mouth_Slightly_Open on VGG-11: without the lesson of an undivided network its front loses two points of it. (Smiling
 # does without; with the lesson and this noise 4.3 points above the floor are read: it makes the front tell more.)
-# Smiling on ResNet-18: with the common protection 3.1 points above the floor are read; the lesson makes room for noise.
+# Smiling on ResNet-18: noise that rises in the first steps (dp.warmup, made for a small ε) costs it a point here, and so
+# do the lesson and noise of 0.7 together, which hide no more.
 OWN: dict[str, dict[str, Any]] = {
     "mobilevit_xxs": {"adversary": {"steps": 6}, "dp": {"sigma": 0.7}},
     "mouth-male-vgg11": {"train": {"distill": {"epochs": 4}}},
-    "smiling-male-resnet18": {"train": {"distill": {"epochs": 4}}, "dp": {"sigma": 0.7}},
+    "smiling-male-resnet18": {"dp": {"warmup": 0.0}},
 }
 
 
@@ -179,10 +180,13 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
     attributes = [each["audit"]["attributes"][comparison.sensitive] for each in found]
 
     def attack(key: str) -> list[float]:
-        return [attribute[key]["balanced_accuracy"] for attribute in attributes]
+        return [attribute[key]["balanced_accuracy"] for attribute in attributes if attribute.get(key)]
 
-    # Of those who see the features of one release, and of those who hold all that is sent of a training image.
-    strongest = [max(pair) for pair in zip(attack("best"), attack("training_image"), strict=True)]
+    # Of those who see the features of one release, and of those who hold all that is sent of a training image; results
+    # of older commits lack these.
+    strongest = attack("best")
+    if stronger := attack("training_image"):
+        strongest = [max(pair) for pair in zip(strongest, stronger, strict=True)]
 
     def desired(kind: str, head: str = "back") -> list[float]:
         return [each[kind]["test"][head]["balanced_accuracy"] for each in found]
@@ -199,7 +203,7 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
         "undefended attack": percent(attack("undefended")),
         "best attack": percent(attack("best")),
         "the one chosen on val": percent(attack("by_validation")),
-        "of a training image": percent(attack("training_image")),
+        "of a training image": percent(stronger) if stronger else "",
         "label floor": percent(attack("floor")),
         "prediction floor": percent(attack("prediction_floor")),
         "attack - floor": f"{100 * mean(over):+.2f}",

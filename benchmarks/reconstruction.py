@@ -91,11 +91,11 @@ def row(network: str, name: str, found: dict[str, Any], floor: float) -> dict[st
         return f"{value(plain)} → {value(found)}"
 
     def read(key: str) -> str:
-        return both(lambda figures: f"{100 * figures[key][SENSITIVE]:.1f}")
+        return "" if found[key] is None else both(lambda figures: f"{100 * figures[key][SENSITIVE]:.1f}")
 
     def best(figures: dict[str, Any]) -> float:
         read_off = ("sensitive_balanced_accuracy", "sensitive_balanced_accuracy_adapted")
-        return max(float(figures[key][SENSITIVE]) for key in read_off)
+        return max(float(figures[key][SENSITIVE]) for key in read_off if figures[key])  # older commits tuned less
 
     def nearer(figures: dict[str, Any]) -> str:
         return {True: "yes", False: "no", None: ""}[figures["training"].get("nearer_than_decoder")]
