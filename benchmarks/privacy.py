@@ -60,8 +60,8 @@ PROTECTION: dict[str, Any] = {
 # the common protection, and with a weight of 10, attackers read 2.9 to 3.5 points above the floor.
 # Mouth_Slightly_Open on VGG-11: without the lesson of an undivided network its front loses two points of it. (Smiling
 # does without; with the lesson and this noise 4.3 points above the floor are read: it makes the front tell more.)
-# Smiling on ResNet-18: noise that rises in the first steps (dp.warmup, made for a small ε) costs it a point here, and so
-# do the lesson and noise of 0.7 together, which hide no more.
+# Smiling on ResNet-18: noise that rises in the first steps (dp.warmup, made for a small ε) costs it a point here, and
+# so do the lesson and noise of 0.7 together, which hide no more.
 OWN: dict[str, dict[str, Any]] = {
     "mobilevit_xxs": {"adversary": {"steps": 6}, "dp": {"sigma": 0.7}},
     "mouth-male-vgg11": {"train": {"distill": {"epochs": 4}}},

@@ -183,19 +183,31 @@ def back_of(run: TrainedRun) -> nn.Module:
     return back
 
 
+_SAME = ("codec", "feature_shape", "feature_dtype", "task_kind", "outputs")
+
+
 class Answerer:
     """Answers frames with the back's probabilities: the cloud's end (a :class:`smartedge.wire.link.FrameHandler`)."""
 
     def __init__(self, run: TrainedRun) -> None:
         self.run = run
         self.back = back_of(run)
+        self.feature_shape = divide(**run.config.division(run.task.outputs)).feature_shape
 
     def accept(self, header: StreamHeader, *, exchange: bool) -> None:
         """Refuse whoever does not hold the same network."""
         if header.method != "infer":
             raise RunError("this is 'smartedge serve', which answers 'smartedge infer'; train with 'smartedge cloud'")
-        if json.loads(header.agreement) != self.run.config.agreement() or header.codec != self.run.config.codec_name:
-            raise RunError(f"the edge holds another run than {self.run.folder}; copy its run directory there")
+        own = _header(self.run, self.feature_shape, frames=header.frames)
+        if (
+            json.loads(header.agreement) != json.loads(own.agreement)
+            or any(getattr(header, name) != getattr(own, name) for name in _SAME)
+            or header.batch_size > own.batch_size
+        ):
+            raise RunError(
+                f"the edge holds another run than {self.run.folder}; bring its results.json and config.yaml there, and "
+                "the cloud/ that belongs to them (never edge/noise.key or edge/samples.safetensors)"
+            )
 
     def ingest(self, header: StreamHeader, frame: Frame) -> Frame:
         """Probabilities (B, K) in float32."""

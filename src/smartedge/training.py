@@ -283,7 +283,9 @@ def _write_facts(config: Config) -> dict[str, Any]:
 
 def _note_facts(config: Config) -> None:
     """For a side that runs by itself: note settings and machine, unless :func:`train` or the other side has."""
-    if not (config.run_dir / "run.json").exists():
+    file = config.run_dir / "config.yaml"
+    kept = file.read_text(encoding="utf-8") if (config.run_dir / "run.json").exists() and file.exists() else None
+    if kept is None or (kept != config.to_yaml() and not _has_begun(config.run_dir)):  # else a first start that failed
         _write_facts(config)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sqlite3
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from smartedge.errors import PrivacyError
+from smartedge.config import load_config
+from smartedge.errors import PrivacyError, RunError
 from smartedge.inference import EdgeModel, TrainedRun, answer, ask_over
 from smartedge.privacy.ledger import read_balance
 from smartedge.runs.progress import Quiet
@@ -115,3 +118,36 @@ def test_offloading_spends_budget_and_no_ids_but_rows_go_over_the_link(tiny_conf
     ledger.unlink()
     with pytest.raises(PrivacyError, match="is gone"):
         ask(images_BCHW)
+
+
+class Breaks(Quiet):
+    """Progress that ends the run in its third epoch."""
+
+    def update(self, update):
+        if update.side == "edge" and update.phase == "train" and "epoch 3/" in update.text:
+            raise RuntimeError("the power went")
+
+
+@pytest.fixture
+def broken_off(tiny_config):
+    config = tiny_config("run", model={"bottleneck": [4, 2, 2]}, dp={"mechanism": "gaussian", "epsilon": 8.0})
+    with pytest.raises(RuntimeError, match="the power went"):
+        train(config, single_process=True, monitor=Breaks(), report=False)
+    return config
+
+
+def test_a_run_goes_on_with_its_whole_ledger_only(broken_off):
+    with contextlib.closing(sqlite3.connect(broken_off.run_dir / "edge" / "ledger.sqlite")) as db, db:
+        (last,) = db.execute("SELECT max(seq) FROM frames").fetchone()
+        db.execute("DELETE FROM releases WHERE frame IN (SELECT frame FROM frames WHERE seq > ?)", (last - 10,))
+        db.execute("DELETE FROM frames WHERE seq > ?", (last - 10,))
+    with pytest.raises(PrivacyError, match="does not hold them all"):
+        train(broken_off, resume=True, single_process=True, monitor=Quiet(), report=False)
+
+
+def test_a_run_goes_on_with_the_images_it_began_with_only(broken_off):
+    fewer = load_config(broken_off, {"data": {"limit": {"train": 80}}})
+    with pytest.raises(RunError, match="its images or labels are not those"):
+        train(fewer, resume=True, single_process=True, monitor=Quiet(), report=False)
+    results = train(broken_off, resume=True, single_process=True, monitor=Quiet(), report=False)
+    assert results["releases_per_image"] == 3

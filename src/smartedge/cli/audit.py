@@ -29,7 +29,8 @@ features that crossed the link. The run directory must hold both sides' folders,
 
 best attack       of those who see the features of one release
 training image    who holds all that crosses the link about one of those: all its releases, and its desired label
-undefended        the same attacks on the same front without bottleneck, noise and adversary (trained here, once)
+undefended        the best of linear, mlp and deep on the same front without bottleneck, noise and adversary (trained
+                  here, once)
 floor             what the true desired label alone tells: a defence that keeps the label cannot be below it
 prediction floor  what the task exit's answer alone tells
 DP bound          what no attacker can exceed by the features of one release alone, by the law of the noise

@@ -16,7 +16,8 @@ Train the front with its own exit on this device, and stream features to the clo
   $ smartedge edge run.yaml --connect cloud.example:8815
    edge train   ━━━━━━━━━━━━━━━━━━━━━━━━ 372/372 0:01:10 epoch 6/6 loss 0.215
 
-Both sides need the same settings file, except for data.path, data.sensitive, run_dir, link and hardware.
+Both sides need the same settings, except for data.path, data.sensitive, data.limit, data.cache_dir, adversary, run_dir,
+link and hardware: the cloud need not be told what is hidden, or how.
 """
 
 

@@ -28,8 +28,8 @@ Write report.html of a finished run, or compare several.
 The figure shows test images by desired and sensitive label, and for each run the best reconstruction of each from what
 was sent without and with protection; 'smartedge audit RUN' makes them first. What it found is in the page too.
 
-Where edge and cloud ran on two machines, copy the edge's folder edge/ into the cloud's run directory first (or the
-other way round): the report is made from both.
+Where edge and cloud ran on two machines, copy the cloud's folder cloud/ into the edge's run directory first: the report
+is made from both. Not the other way round where the run is private: edge/ holds the noise's key and raw images.
 """
 
 

@@ -100,7 +100,7 @@ def print_table(found: dict[str, Any]) -> None:
         for heading in (f"{name}, best attack", "training image", "undefended", "label floor"):
             table.add_column(heading, justify="right")
     bounded = any(row["bound"] for row in found["rows"])
-    for heading in (["DP bound"] if bounded else []) + ["runs"]:
+    for heading in (["DP bound (ε, δ)"] if bounded else []) + ["runs"]:
         table.add_column(heading, justify="right")
     for row in found["rows"]:
         figures = [row["attributes"].get(name, {}) for name in attributes]

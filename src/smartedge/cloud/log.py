@@ -12,12 +12,13 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 
 from smartedge.errors import FrameError, LogError
+from smartedge.runs.checkpoint import sync_folder
 from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import batch_to_frame, frame_schema, frame_to_batch, header_from_json, header_to_json
 
@@ -42,7 +43,7 @@ class FeatureLog:
         self.segment_bytes = segment_bytes
         self.streams: list[StreamHeader] = []  # in the order of their frames
         self._records: list[tuple[int, int, int]] = []  # segment, offset of the message, its length
-        self._file: BinaryIO
+        self._file: FileIO
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._open_streams()
@@ -58,10 +59,12 @@ class FeatureLog:
     def add_stream(self, header: StreamHeader) -> None:
         """Note the header under which the following frames were accepted."""
         if header not in self.streams:
-            with (self.folder / "streams.jsonl").open("ab") as file:
-                file.write(header_to_json(header) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with FileIO(self.folder / "streams.jsonl", "ab") as file:
+                    _write_whole(file, header_to_json(header) + b"\n")
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise LogError(f"{self.folder}: a stream's header cannot be written ({error})") from error
             self.streams.append(header)
 
     def append(self, frame: Frame, header: StreamHeader) -> bool:
@@ -85,13 +88,13 @@ class FeatureLog:
         try:
             segment = len(self._segments) - 1
             if self._file.tell() >= self.segment_bytes:
+                os.fsync(self._file.fileno())
                 self._file.close()
                 segment += 1
                 self._start_segment(segment)
             offset = self._file.tell() + _PREFIX.size
-            self._file.write(_PREFIX.pack(len(message), checksum) + message)
-            self._file.flush()
-        except OSError as error:
+            _write_whole(self._file, _PREFIX.pack(len(message), checksum) + message)
+        except (OSError, ValueError) as error:  # ValueError: closed, where even going back failed
             raise LogError(f"{self.folder}: frame {frame.seq} cannot be written ({error})") from error
         self._records.append((segment, offset, len(message)))
         return True
@@ -99,6 +102,7 @@ class FeatureLog:
     def sync(self) -> None:
         """Return when everything appended is on the disk."""
         os.fsync(self._file.fileno())
+        sync_folder(self.folder)
 
     def frame(self, seq: int) -> Frame:
         """Read and check one frame.
@@ -111,7 +115,10 @@ class FeatureLog:
         header = self.header_of(seq)
         try:
             batch = pa.ipc.read_record_batch(pa.py_buffer(self._read(seq)), frame_schema(header))
-            return batch_to_frame(batch, header)
+            frame = batch_to_frame(batch, header)
+            if frame.seq != seq:
+                raise FrameError(f"it says that it is frame {frame.seq}")
+            return frame
         except (pa.ArrowInvalid, FrameError) as error:
             raise LogError(f"{self.folder}: frame {seq} is damaged ({error})") from error
 
@@ -141,9 +148,12 @@ class FeatureLog:
         del self._segments[segment + 1 :]
         self.streams = [header for header in self.streams if header.first_seq < next_seq]
         temporary = self.folder / ".streams.jsonl"
-        temporary.write_bytes(b"".join(header_to_json(header) + b"\n" for header in self.streams))
+        with FileIO(temporary, "wb") as headers:
+            _write_whole(headers, b"".join(header_to_json(header) + b"\n" for header in self.streams))
+            os.fsync(headers.fileno())
         os.replace(temporary, self.folder / "streams.jsonl")
-        self._file = self._segments[segment].open("ab")
+        sync_folder(self.folder)
+        self._file = _append_to(self._segments[segment])
 
     def close(self) -> None:
         """Close the file that is written to."""
@@ -158,17 +168,22 @@ class FeatureLog:
     def _start_segment(self, number: int) -> None:
         path = self.folder / f"{number:06d}.frames"
         self._segments.append(path)
-        self._file = path.open("ab")
+        self._file = _append_to(path)
 
     def _open_streams(self) -> None:
         path = self.folder / "streams.jsonl"
         if path.exists():
-            for line in path.read_bytes().split(b"\n"):
-                if line:
-                    try:
-                        self.streams.append(header_from_json(line))
-                    except FrameError:
-                        break  # a torn last line: the stream will be accepted again
+            good = 0
+            for line in path.read_bytes().splitlines(keepends=True):
+                try:
+                    header = header_from_json(line.removesuffix(b"\n"))
+                except FrameError:
+                    break
+                if not line.endswith(b"\n"):
+                    break
+                self.streams.append(header)
+                good += len(line)
+            os.truncate(path, good)  # a torn last line: the stream will be accepted again
 
     def _open_segments(self) -> None:
         self._segments = sorted(self.folder.glob("*.frames"))
@@ -181,20 +196,53 @@ class FeatureLog:
         if not self._segments:
             self._start_segment(0)
         else:
-            self._file = self._segments[-1].open("ab")
+            self._file = _append_to(self._segments[-1])
 
     def _scan(self, segment: int, path: Path) -> int:
-        """Index the records of one segment; returns the byte after the last whole one."""
-        good = 0
+        """Index the records of one segment; returns the byte after the last whole one.
+
+        Raises:
+            LogError: a record is damaged that is not the last one: what follows it would be lost with it.
+        """
+        good, size = 0, path.stat().st_size
         with path.open("rb") as file:
             while len(prefix := file.read(_PREFIX.size)) == _PREFIX.size:
                 length, checksum = _PREFIX.unpack(prefix)
-                message = file.read(length)
-                if len(message) != length or zlib.crc32(message) != checksum:
+                message = file.read(min(length, size))
+                if not length or len(message) != length or zlib.crc32(message) != checksum:
+                    # The last record may be torn, or may be zeros that a file system made of a size without data.
+                    torn = good + _PREFIX.size + length >= size or not any(prefix + message + file.read())
+                    if not torn:
+                        raise LogError(
+                            f"{path}: damaged at byte {good}, and later frames exist; restore it from a copy"
+                        )
                     break
                 self._records.append((segment, good + _PREFIX.size, length))
                 good += _PREFIX.size + length
         return good
+
+
+def _append_to(path: Path) -> FileIO:
+    """Unbuffered, so that what could not be written does not come later."""
+    file = FileIO(path, "ab")
+    file.seek(0, os.SEEK_END)
+    return file
+
+
+def _write_whole(file: FileIO, data: bytes) -> None:
+    """Write all of it at the end, or nothing."""
+    start = file.seek(0, os.SEEK_END)
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        try:
+            file.truncate(start)
+            file.seek(start)
+        except OSError:
+            file.close()
+        raise
 
 
 class LogOnly:

@@ -12,11 +12,12 @@ from torch import nn
 
 from smartedge.cloud.log import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
+from smartedge.codec import unpack_frame
 from smartedge.config import Config
 from smartedge.errors import FrameError, RunError
 from smartedge.models import zoo
 from smartedge.models.network import divide
-from smartedge.runs.checkpoint import save_weights, write_json_atomically
+from smartedge.runs.checkpoint import save_weights, sync_folder, write_json_atomically
 from smartedge.runs.machine import peak_rss_bytes, pick_device
 from smartedge.runs.progress import Monitor, Update
 from smartedge.types import Frame, SplitName, StreamHeader
@@ -93,15 +94,21 @@ class CloudSession:
             self._check_order(header)
             self.log.add_stream(header)
             self._stream = header
+            self._replies.clear()  # of frames that were sent again
             self._changed.notify_all()
 
     def ingest(self, header: StreamHeader, frame: Frame) -> Frame | None:
-        """Log a frame; in split learning, wait for the gradient and give it back."""
+        """Log a frame; in split learning, wait for the gradient and give it back.
+
+        Raises:
+            CodecError: its payload is no such features; it is not logged then.
+        """
+        unpack_frame(frame, header)
         with self._changed:
             self._raise_failure()
-            new = self.log.append(frame, header)
+            self.log.append(frame, header)
             if self.inline:
-                return self._consume(frame, header) if new and self._follows else None
+                return self._catch_up(frame.seq) if self._follows else None
             self._changed.notify_all()
             if self.config.method == "split" and header.split == "train":
                 while frame.seq not in self._replies:
@@ -127,6 +134,7 @@ class CloudSession:
             self._stream = None
             if header.split == "test":
                 (self.folder / CLOSED).touch()
+                sync_folder(self.folder)
                 self._closed = True
             self._changed.notify_all()
         if self.inline and self._closed and not self._follows:
@@ -191,6 +199,17 @@ class CloudSession:
         return summary
 
     # -- inside
+
+    def _catch_up(self, last: int) -> Frame | None:
+        """Learn from every logged frame up to ``last`` that was not learned from yet; the answer to the last one.
+
+        A run that was stopped within an epoch has logged more than its newest checkpoint has learned from.
+        """
+        reply = None
+        assert self.trainer is not None
+        while (seq := self.trainer.next_seq) <= last:
+            reply = self._consume(self.log.frame(seq), self.log.header_of(seq))
+        return reply
 
     @property
     def _follows(self) -> bool:

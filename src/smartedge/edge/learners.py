@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from smartedge.config import Config
 from smartedge.data import DataSet
@@ -146,6 +147,8 @@ class ExitLearner(_Trains):
         self.adversaries, self.adversary_optimizer = _adversaries(config, dataset, self.feature_shape, device)
         if config.train.distill.epochs:
             self.teacher = UndividedLearner(config, task, device)
+        mixing = any(isinstance(module, _BatchNorm) for module in divided.front.modules())
+        self.alone = mixing and config.dp.mechanism != "none"
         self.plain = (
             config.dp.mechanism == "none"
             and config.model.codebook is None
@@ -163,14 +166,19 @@ class ExitLearner(_Trains):
         self.adversaries.restart(epoch // every - 1, seed, self.adversary_optimizer)
 
     def learn(self, batch: ImageBatch, step: int, steps: int, outbox: Outbox | None) -> EdgeStep | None:
-        """One update; the features of the same forward pass are sent, unless there is no outbox (front only)."""
+        """One update; the features of the same forward pass are sent, unless there is no outbox (front only).
+
+        Not where they are private and batch normalisation mixes the images of a batch: then each image's features are
+        made by itself, before the update, or its noise would not cover what it leaves in the others' of its frame.
+        """
+        alone_BF = self.infer(batch)[0] if self.alone and outbox is not None else None
         result = (
             self._step(self.modules["front"], self.modules["exit"], batch, step, steps)
             if self.plain
             else self._protected(batch, step, steps)
         )
         if outbox is not None:
-            outbox.send(batch.ids, result.features_BF, batch.labels)
+            outbox.send(batch.ids, result.features_BF if alone_BF is None else alone_BF, batch.labels)
         return result
 
     def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -24,7 +25,7 @@ from smartedge.data.loader import Batches
 from smartedge.edge.learners import Learner, make_learner
 from smartedge.edge.outbox import Outbox, Traffic
 from smartedge.edge.protection import mechanism_of, open_gate, privacy_summary
-from smartedge.errors import ConfigError, RunError
+from smartedge.errors import ConfigError, PrivacyError, RunError
 from smartedge.models.exits import probabilities, task_loss
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import Checkpoints, load_weights, save_weights, write_json_atomically
@@ -87,6 +88,7 @@ class EdgeRunner:
             if self.images.get(name, 0) < (2 if name == "train" else 1):
                 raise ConfigError(f"data.path: {config.data.path} has too few images in its split {name!r}")
         self.device = pick_device(config.hardware.edge_device, "hardware.edge_device")
+        self._data_print = _print_of(dataset)
         self.learner = make_learner(config, dataset.task, self.device, dataset)
         self.random = RandomStream(derive_seed(config.seed, "edge"))
         self.taught = 0  # epochs completed of the undivided network from which the exit is to learn
@@ -110,7 +112,12 @@ class EdgeRunner:
         if sender is not None:
             mechanism = mechanism_of(config, self.learner.feature_shape)
             self.gate = open_gate(config, folder, self.run_id, mechanism, dataset.task, existing=begun_before)
-        write_json_atomically(folder / "run.json", {"run": self.run_id})
+            if not self.gate.ledger.holds(next_seq):
+                raise PrivacyError(
+                    f"{folder / 'ledger.sqlite'}: frames before {next_seq} were sent, and it does not hold them all "
+                    "(an old copy, or its -wal file is gone); nothing is released. Restore it, or start a new run"
+                )
+        write_json_atomically(folder / "run.json", {"run": self.run_id, "data": self._data_print})
         self._first_epoch = self._epochs_done
         self.recorder = Recorder(folder, "edge", resume_epoch=self.epoch)
         self.outbox = (
@@ -407,7 +414,13 @@ class EdgeRunner:
         """Restore the newest confirmed checkpoint; returns the next sequence number."""
         run_file, confirmed_file = self.folder / "run.json", self.folder / "confirmed.json"
         if run_file.exists():
-            self.run_id = json.loads(run_file.read_text(encoding="utf-8"))["run"]
+            facts = json.loads(run_file.read_text(encoding="utf-8"))
+            self.run_id = facts["run"]
+            if facts.get("data", self._data_print) != self._data_print:
+                raise RunError(
+                    f"{self.config.data.path}: its images or labels are not those that {self.folder} began with, so "
+                    "that what was released of whom would be wrong; restore the data set, or start a new run"
+                )
         if not confirmed_file.exists():
             return 0
         confirmed = json.loads(confirmed_file.read_text(encoding="utf-8"))
@@ -481,3 +494,13 @@ class EdgeRunner:
         )
         if self.gate is not None:
             self.gate.ledger.close()
+
+
+def _print_of(dataset: DataSet) -> str:
+    """Identifies which images a data set holds under which ids, and how they are labelled."""
+    digest = hashlib.sha256(repr(dataset.task).encode())
+    for name, split in sorted(dataset.splits.items()):
+        digest.update(f"{name} {len(split)}".encode())
+        digest.update(np.ascontiguousarray(split.ids).tobytes())
+        digest.update(split.labels.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]

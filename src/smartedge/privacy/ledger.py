@@ -217,6 +217,12 @@ class Ledger:
             query = "SELECT max(n) FROM (SELECT count(*) AS n FROM releases WHERE split = ? GROUP BY image)"
             return self._db.execute(query, (split,)).fetchone()[0] or 0
 
+    def holds(self, next_seq: int) -> bool:
+        """Whether the frame before ``next_seq`` is recorded: not where an older copy of the file was put back."""
+        with self._guarded():
+            last = self._db.execute("SELECT max(seq) FROM frames").fetchone()[0]
+        return next_seq == 0 or (last is not None and last >= next_seq - 1)
+
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()

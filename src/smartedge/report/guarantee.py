@@ -151,8 +151,9 @@ _LITTLE = 0.95  # a limit of balanced accuracy above this rules out little
 _WEAK = 10.0  # e^10: an attacker may be 22 000 times surer than before
 _NOT_COVERED = [
     "the front's weights, which learned from the images without noise: not to be published where the training "
-    "images are secret",
-    "which image a frame belongs to (ids), how many images there are, when and how often they are sent",
+    "images are secret; and the little that a front which learned from an image carries into releases of others",
+    "which image a frame belongs to, how many images there are, when and how often they are sent; ids are places in "
+    "the data set, so where that is sorted by a label (a folder for each class) they tell it",
     "several images of one person: the guarantee is per image, and theirs add up",
     "what is true of people in general: the back learns it, whether or not a given image took part",
     "the last digits of floating-point noise, as far as docs/privacy.md says",

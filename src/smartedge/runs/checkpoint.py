@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smartedge.errors import RunError
 
-__all__ = ["Checkpoints", "load_weights", "save_weights", "write_json_atomically"]
+__all__ = ["Checkpoints", "load_weights", "save_weights", "sync_folder", "write_json_atomically"]
 
 _TENSOR = "__tensor__"
 
@@ -28,14 +28,17 @@ def write_json_atomically(path: Path, value: object) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as safetensors by way of a temporary file."""
+    """Write a state dict as safetensors by way of a temporary file; it survives a power failure."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
     os.replace(temporary, path)
+    sync_folder(path.parent)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -80,7 +83,7 @@ class Checkpoints:
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def load(self, number: int) -> dict[str, Any]:
         """Read checkpoint ``number``, tensors on the CPU.
@@ -143,7 +146,8 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Return when the names of the files in a folder are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -96,7 +96,7 @@ def _summary(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise RunError(
             f"{path}: not there, so this side of the run has not ended; where the sides ran on two machines, copy "
-            f"the other one's folder {folder.name}/ into the run directory"
+            "the cloud's folder cloud/ into the edge's run directory (edge/ holds the noise's key and raw images)"
         ) from error
     except ValueError as error:
         raise RunError(f"{path}: is damaged ({error})") from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +127,68 @@ def test_a_frame_that_is_not_there(tmp_path):
     written(tmp_path, 2)
     with opened(tmp_path) as log, pytest.raises(LogError, match="no frame 2; the log holds 2"):
         log.frame(2)
+
+
+def test_damage_before_the_last_record_is_an_error_and_deletes_nothing(tmp_path):
+    written(tmp_path, 5)
+    file = tmp_path / "000000.frames"
+    damaged = bytearray(file.read_bytes())
+    damaged[40] ^= 1
+    file.write_bytes(damaged)
+    with pytest.raises(LogError, match="damaged at byte 0, and later frames exist"):
+        FeatureLog(tmp_path)
+    assert file.read_bytes() == bytes(damaged)
+
+
+def test_zeros_at_the_end_are_a_torn_end(tmp_path):
+    written(tmp_path, 3)
+    file = tmp_path / "000000.frames"
+    whole = file.read_bytes()
+    file.write_bytes(whole + bytes(4096))
+    with opened(tmp_path) as log:
+        assert log.next_seq == 3
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("room", [0, 5, 200])
+def test_what_the_disk_does_not_take_leaves_the_log_whole(tmp_path, monkeypatch, room):
+    """The disk takes a part of a record and then no more; later there is room again."""
+    written(tmp_path, 2)
+
+    class Full(FileIO):
+        left = room
+
+        def write(self, data):
+            if not Full.left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            count = super().write(memoryview(data)[: Full.left])
+            Full.left -= count
+            return count
+
+    with opened(tmp_path) as log:
+        monkeypatch.setattr("smartedge.cloud.log.FileIO", Full)
+        log._file.close()
+        log._file = Full(tmp_path / "000000.frames", "ab")
+        with pytest.raises(LogError, match="frame 2 cannot be written"):
+            log.append(frame(2), HEADER)
+        with pytest.raises(LogError, match="header cannot be written"):
+            log.add_stream(dataclasses.replace(HEADER, first_seq=2, split="val"))
+        Full.left = 10**6
+        assert log.append(frame(2), HEADER) and log.append(frame(3), HEADER)
+        log.add_stream(dataclasses.replace(HEADER, first_seq=4, split="val"))
+        assert_equal(log.frame(3), frame(3))
+    with opened(tmp_path) as log:
+        assert log.next_seq == 4 and len(log.streams) == 2
+        for seq in range(4):
+            assert_equal(log.frame(seq), frame(seq))
+
+
+def test_a_torn_header_is_cut_off_before_the_next_one(tmp_path):
+    written(tmp_path, 2)
+    file = tmp_path / "streams.jsonl"
+    file.write_bytes(file.read_bytes() + b'{"protocol": 1, "ru')
+    for seq in (2, 3):
+        with opened(tmp_path) as log:
+            log.add_stream(dataclasses.replace(HEADER, first_seq=seq, split="val"))
+    with opened(tmp_path) as log:
+        assert [header.first_seq for header in log.streams] == [0, 2, 3]

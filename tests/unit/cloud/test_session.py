@@ -13,7 +13,7 @@ from headers import stream_header
 from smartedge.cloud.session import CloudSession
 from smartedge.codec import get_codec, pack
 from smartedge.config import load_config
-from smartedge.errors import ConfigError, CutError, FrameError, RunError
+from smartedge.errors import ConfigError, CutError, FrameError, RunError, SmartEdgeError
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
 from smartedge.types import Frame, StreamHeader
@@ -128,3 +128,40 @@ def test_a_folder_with_a_run_is_not_overwritten(session, tmp_path):
     send(session, HEADER)
     with pytest.raises(RunError, match="--resume"):
         CloudSession(CONFIG, tmp_path / "cloud", Quiet(), resume=False, inline=True)
+
+
+def test_what_the_log_holds_and_the_trainer_did_not_learn_is_learned_after_a_stop(tmp_path):
+    """Stopped within an epoch, in one process: the frames come again, and the back ends as if nothing had been."""
+    ends = []
+    for stopped in (False, True):
+        folder = tmp_path / f"cloud{stopped}"
+        session = CloudSession(CONFIG, folder, Quiet(), resume=False, inline=True)
+        if stopped:
+            link = MemoryLink(session)
+            link.open(HEADER)
+            link.write(first_frame())
+            session.log.close()  # killed: nothing else is written
+            session = CloudSession(CONFIG, folder, Quiet(), resume=True, inline=True)
+        send(session, HEADER)
+        assert session.trainer.next_seq == 2
+        ends.append(session.trainer.back.state_dict())
+        session.close()
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+
+def test_a_payload_that_cannot_be_decoded_is_told_to_its_sender_and_not_logged(session):
+    good = first_frame()
+    bad = dataclasses.replace(good, batch=dataclasses.replace(good.batch, payload=good.batch.payload[:-1]))
+    link = MemoryLink(session)
+    link.open(HEADER)
+    with pytest.raises(SmartEdgeError):
+        link.write(bad)
+    assert session.log.next_seq == 0
+    send(session, HEADER)
+    assert session.log.next_seq == 2
+
+
+def first_frame() -> Frame:
+    features = torch.zeros(4, *HEADER.feature_shape)
+    batch = pack(release(np.arange(4), features, torch.tensor([0, 1, 0, 1])), get_codec("uint8"))
+    return Frame(0, 0, "train", False, batch)

@@ -137,3 +137,26 @@ def test_the_noise_that_the_front_learns_through_rises(images, monkeypatch):
     for step in range(4):
         one.learn(images.batch, step, 4, None)
     assert given == pytest.approx([0.0, 0.5, 1.0, 1.0])
+
+
+class Sent:
+    """An outbox that keeps what it is given."""
+
+    def send(self, ids, features_BF, labels):
+        self.features_BF = features_BF
+
+
+def test_a_private_release_of_an_image_does_not_depend_on_the_others_beside_it(images):
+    """Batch normalisation mixes a batch; replace-one noise on one image's own features would not cover that."""
+    sent = []
+    for replaced in (False, True):
+        pixels = images.batch.images_BCHW.clone()
+        if replaced:
+            pixels[0] = 255 - pixels[0]
+        one = learner(images, dp={"clip": 4.0})
+        outbox = Sent()
+        one.learn(ImageBatch(images.batch.ids, pixels, images.batch.labels, images.batch.sensitive), 3, 10, outbox)
+        sent.append(outbox.features_BF)
+    assert torch.equal(sent[0][1:], sent[1][1:])
+    assert not torch.equal(sent[0][0], sent[1][0])
+    assert one.alone and not learner(images, dp={"mechanism": "none", "sigma": None}).alone
