@@ -108,7 +108,7 @@ class CloudSession:
             self._raise_failure()
             self.log.append(frame, header)
             if self.inline:
-                return self._catch_up(frame.seq) if self._follows else None
+                return self._catch_up(frame, header) if self._follows else None
             self._changed.notify_all()
             if self.config.method == "split" and header.split == "train":
                 while frame.seq not in self._replies:
@@ -200,16 +200,15 @@ class CloudSession:
 
     # -- inside
 
-    def _catch_up(self, last: int) -> Frame | None:
-        """Learn from every logged frame up to ``last`` that was not learned from yet; the answer to the last one.
+    def _catch_up(self, frame: Frame, header: StreamHeader) -> Frame | None:
+        """Learn from every logged frame before this one that was not learned from yet, and from it; the answer to it.
 
         A run that was stopped within an epoch has logged more than its newest checkpoint has learned from.
         """
-        reply = None
         assert self.trainer is not None
-        while (seq := self.trainer.next_seq) <= last:
-            reply = self._consume(self.log.frame(seq), self.log.header_of(seq))
-        return reply
+        while (seq := self.trainer.next_seq) < frame.seq:
+            self._consume(self.log.frame(seq), self.log.header_of(seq))
+        return self._consume(frame, header) if seq == frame.seq else None
 
     @property
     def _follows(self) -> bool:

@@ -15,6 +15,7 @@ from smartedge.audit.attackers import (
     ATTACKS,
     Diverged,
     Pool,
+    Reading,
     Standardise,
     _balanced_loss,
     _class_weights,
@@ -47,17 +48,22 @@ def telling(parts: list[Tensor], shape: tuple[int, ...], *, strength: float, see
     return features
 
 
-def figures(evidence: Evidence, name: str, **how: Any) -> dict[str, Any]:
-    reading = read(
+def reading_of(evidence: Evidence, name: str, *, rate: float | None = None, clock: Clock | None = None) -> Reading:
+    attack = ATTACKS[name]
+    return read(
         evidence,
-        replace(ATTACKS[name], **how.pop("changes", {})),
+        attack,
         ["hidden"],
-        rate=ATTACKS[name].rates[0],
+        rate=rate or attack.rates[0],
         seed=0,
         back_file=Path("none"),
-        clock=how.pop("clock", Clock(None)),
+        clock=clock or Clock(None),
         monitor=Quiet(),
     )
+
+
+def figures(evidence: Evidence, name: str, **how: Any) -> dict[str, Any]:
+    reading = reading_of(evidence, name, **how)
     truth = val_labels(evidence, "hidden")
     return judge(
         reading.val_scores["hidden"], truth, reading.test_scores["hidden"], evidence.test_labels["hidden"].numpy()
@@ -199,40 +205,19 @@ def test_of_a_training_image_nothing_more_is_known_where_its_label_is_noised(
 def test_an_attacker_whose_answers_are_no_numbers_says_so(evidence_of: Callable[..., Evidence]) -> None:
     evidence = evidence_of(telling(labels(), (4,), strength=1.0), labels())
     with pytest.raises(Diverged, match="not finite"):
-        read(
-            evidence,
-            ATTACKS["mlp"],
-            ["hidden"],
-            rate=1e38,
-            seed=0,
-            back_file=Path(),
-            clock=Clock(None),
-            monitor=Quiet(),
-        )
+        reading_of(evidence, "mlp", rate=1e38)
 
 
 def test_an_attacker_goes_on_to_the_end_of_its_epochs(evidence_of: Callable[..., Evidence]) -> None:
     """Nothing can be learned, so the first epoch may well be the best: the learning rate still comes down."""
     evidence = evidence_of(telling(labels(), (4,), strength=0.0), labels(seed=7))
-    attack = ATTACKS["mlp"]
-    reading = read(
-        evidence, attack, ["hidden"], rate=1e-3, seed=0, back_file=Path(), clock=Clock(None), monitor=Quiet()
-    )
-    assert reading.epochs == reading.planned >= attack.epochs and not reading.shortened
+    reading = reading_of(evidence, "mlp")
+    assert reading.epochs == reading.planned >= ATTACKS["mlp"].epochs and not reading.shortened
 
 
 def test_trees_stop_where_the_time_ends(evidence_of: Callable[..., Evidence]) -> None:
     evidence = evidence_of(telling(labels(), (4,), strength=6.0), labels())
-    reading = read(
-        evidence,
-        ATTACKS["trees"],
-        ["hidden"],
-        rate=0.1,
-        seed=0,
-        back_file=Path(),
-        clock=Clock(1e-9),
-        monitor=Quiet(),
-    )
+    reading = reading_of(evidence, "trees", clock=Clock(1e-9))
     assert reading.shortened and reading.epochs == 50
 
 
