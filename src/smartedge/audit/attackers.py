@@ -30,7 +30,6 @@ from smartedge.models.exits import tensor_layout
 from smartedge.models.network import divide
 from smartedge.models.optim import apply_gradients, make_optimizer, set_learning_rate
 from smartedge.privacy.mechanisms import Discrete
-from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import Task
@@ -346,7 +345,7 @@ def _train(
     monitor: Monitor,
     phase: str,
 ) -> Reading:
-    device = pick_device(evidence.config.hardware.cloud_device, "hardware.cloud_device")
+    device = evidence.device
     network = network.to(device)
     if evidence.config.train.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -371,8 +370,8 @@ def _train(
         order = torch.randperm(images, generator=generator)
         for part in order.split(size)[:per_epoch]:
             set_learning_rate(optimizer, peak=rate, step=step, steps=planned * per_epoch)
-            features_B = _placed(draws(part), evidence, device)
-            with evidence.autocast(device.type):
+            features_B = _placed(draws(part), evidence)
+            with evidence.autocast():
                 logits_BO = network(features_B)
             loss = _balanced_loss(logits_BO, labels_NA[part].to(device), weights)
             loss.backward()
@@ -383,7 +382,7 @@ def _train(
                 planned = _affordable(clock, epochs, (time.perf_counter() - begun) / step * steps)
             if step % 8 == 0:
                 monitor.update(Update("audit", phase, min(step, planned * per_epoch), planned * per_epoch))
-        said = (_scores(network, each_N, outputs, evidence, device) for each_N in (val_N, test_N))
+        said = (_scores(network, each_N, outputs, evidence) for each_N in (val_N, test_N))
         for name, val_NK, test_NK in zip(attributes, *said, strict=True):
             if not (np.isfinite(val_NK).all() and np.isfinite(test_NK).all()):
                 continue
@@ -428,20 +427,18 @@ def _balanced_loss(logits_BO: Tensor, labels_BA: Tensor, weights: Sequence[Tenso
 
 
 @torch.no_grad()
-def _scores(
-    network: nn.Module, features_NF: Tensor, outputs: Sequence[int], evidence: Evidence, device: torch.device
-) -> list[Floats]:
+def _scores(network: nn.Module, features_NF: Tensor, outputs: Sequence[int], evidence: Evidence) -> list[Floats]:
     """Probabilities (N, K) for each attribute."""
     network.eval()
-    with evidence.autocast(device.type):
-        logits_NO = torch.cat([network(_placed(part, evidence, device)).float() for part in features_NF.split(256)])
+    with evidence.autocast():
+        logits_NO = torch.cat([network(_placed(part, evidence)).float() for part in features_NF.split(256)])
     return [
         torch.softmax(logits_NK, dim=1).double().cpu().numpy() for logits_NK in logits_NO.split(list(outputs), dim=1)
     ]
 
 
-def _placed(features_BF: Tensor, evidence: Evidence, device: torch.device) -> Tensor:
-    features_BF = features_BF.to(device)
+def _placed(features_BF: Tensor, evidence: Evidence) -> Tensor:
+    features_BF = features_BF.to(evidence.device)
     channels_last = evidence.config.train.channels_last and features_BF.dim() == 4
     return features_BF.contiguous(memory_format=torch.channels_last) if channels_last else features_BF
 

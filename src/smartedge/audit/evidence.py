@@ -38,6 +38,7 @@ from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer, set_learning_rate
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.checkpoint import Checkpoints, save_weights, write_json_atomically
+from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.types import SplitName, Task
@@ -79,7 +80,7 @@ class Evidence:
     config: Config  # of the run, or of what it would be undefended
     task: Task  # the desired label's
     feature_shape: tuple[int, ...]
-    front: nn.Module  # to_input(images) → features; in evaluation mode, without gradients of its own
+    front: nn.Module  # to_input(images) → features; on ``device``, in evaluation mode, without gradients of its own
     mechanism: Mechanism
     noisy: bool  # whether the audited releases carry the mechanism's noise
     codec: Codec
@@ -100,13 +101,17 @@ class Evidence:
         """Images in a frame: what the codec encodes at once."""
         return self.config.train.batch_size
 
+    @property
+    def device(self) -> torch.device:
+        """Where the attacker's networks compute; what they are given, and what they find, is on the CPU."""
+        return _device_of(self.config)
+
     def bounded(self, images_BCHW: Tensor, *, mirrored: bool = False) -> Tensor:
         """uint8 images (B, 3, H, W) → bounded features without noise, float32 (B, *F); no gradients."""
         images_BCHW = images_BCHW.flip(-1) if mirrored else images_BCHW
-        precision = self.config.train.precision
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            features_BF = self.front(to_input(images_BCHW, _CPU))
-        return self.mechanism.bound(features_BF.float())
+        with torch.no_grad(), self.autocast():
+            features_BF = self.front(to_input(images_BCHW, self.device))
+        return self.mechanism.bound(features_BF.float()).cpu()
 
     def draw(
         self, auxiliary: Auxiliary, generator: torch.Generator, rows: Tensor | None = None, *, view: int | None = None
@@ -135,9 +140,10 @@ class Evidence:
             parts.append(self.release(views_VBF[chosen_B, torch.arange(len(part))].float(), generator))
         return torch.cat(parts)
 
-    def autocast(self, device_type: str = "cpu") -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """In which attackers compute: as the run did, so that more of their training fits into the time."""
-        return torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.config.train.precision == "bfloat16")
+        enabled = self.config.train.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def release(self, bounded_BF: Tensor, generator: torch.Generator) -> Tensor:
         """Noise by the mechanism's law and one round trip through the codec, for one frame: float32 (B, *F).
@@ -313,7 +319,7 @@ def _trained_parts(config: Config, task: Task, folder: Path) -> tuple[nn.Module,
         _load(task_exit, folder / "exit.safetensors")
     for module in (front, task_exit):
         if module is not None:
-            module.eval().requires_grad_(False)
+            module.to(_device_of(config)).eval().requires_grad_(False)
     return front, task_exit, divided.feature_shape
 
 
@@ -359,7 +365,7 @@ def _evidence(
     for split in ("train", "val", "test"):
         clean[split] = _views(evidence, split_of[split], split, monitor, mirrored=False)
         if task_exit is not None:
-            scores[split] = _scores(task_exit, mechanism, clean[split], dataset.task.kind)
+            scores[split] = _scores(task_exit, mechanism, clean[split], dataset.task.kind, evidence.device)
     if scores_file is not None and task_exit is not None:
         scores["test"] = _stored_scores(scores_file, evidence.test_ids, scores["test"])
     if test_NF is None:
@@ -390,10 +396,12 @@ def _views(evidence: Evidence, split: Split, split_name: str, monitor: Monitor, 
 
 
 @torch.no_grad()
-def _scores(task_exit: nn.Module, mechanism: Mechanism, bounded_NF: Tensor, task_kind: str) -> Tensor:
+def _scores(
+    task_exit: nn.Module, mechanism: Mechanism, bounded_NF: Tensor, task_kind: str, device: torch.device
+) -> Tensor:
     """The edge's answers to features that it bounded itself, probabilities (N, K)."""
-    parts = [exit_logits(task_exit, mechanism, part.float(), task_kind) for part in bounded_NF.split(_BATCH)]
-    return torch.cat([probabilities(part, task_kind) for part in parts])
+    parts = [exit_logits(task_exit, mechanism, part.float().to(device), task_kind) for part in bounded_NF.split(_BATCH)]
+    return torch.cat([probabilities(part, task_kind).cpu() for part in parts])
 
 
 def _stored_scores(file: Path, ids: Tensor, otherwise: Tensor) -> Tensor:
@@ -489,7 +497,8 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
     """Stage 1 on the edge without protection: front and task exit, with the run's own settings; resumes by epoch."""
     train, task = config.train, dataset.task
     divided = divide(**config.division(task.outputs))
-    modules: dict[str, nn.Module] = {"front": divided.front, "exit": divided.task_exit}
+    device = _device_of(config)
+    modules: dict[str, nn.Module] = {"front": divided.front.to(device), "exit": divided.task_exit.to(device)}
     optimizer = make_optimizer(
         modules.values(),
         name=train.optimizer,
@@ -497,7 +506,7 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
         weight_decay=train.weight_decay,
         momentum=train.momentum,
     )
-    random = RandomStream(derive_seed(config.seed, "edge"))
+    random = RandomStream(derive_seed(config.seed, "edge"), device)
     folder.mkdir(parents=True, exist_ok=True)
     write_json_atomically(folder / "config.json", config.identity())
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -535,8 +544,8 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
                         modules["front"],
                         modules["exit"],
                         optimizer,
-                        to_input(batch.images_BCHW, _CPU),
-                        batch.labels,
+                        to_input(batch.images_BCHW, device),
+                        batch.labels.to(device),
                         task.kind,
                         precision=train.precision,
                         label_smoothing=train.label_smoothing,
@@ -561,6 +570,10 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
     save_weights(folder / "exit.safetensors", modules["exit"].state_dict())
     save_weights(folder / "front.safetensors", modules["front"].state_dict())  # last: it says that all is there
     checkpoints.forget_before(epochs + 1)
+
+
+def _device_of(config: Config) -> torch.device:
+    return pick_device(config.hardware.cloud_device, "hardware.cloud_device")
 
 
 def _load(module: nn.Module, path: Path) -> None:

@@ -61,7 +61,7 @@ class BackTrainer:
         self.optimizer = make_optimizer(
             [self.back], name=train.optimizer, lr=train.lr, weight_decay=train.weight_decay, momentum=train.momentum
         )
-        self.random = RandomStream(derive_seed(config.seed, "cloud"))
+        self.random = RandomStream(derive_seed(config.seed, "cloud"), device)
         self.epoch = 0  # epochs completed
         self.step = 0  # updates made
         self.next_seq = 0  # the frame to consume next

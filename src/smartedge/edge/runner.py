@@ -90,7 +90,7 @@ class EdgeRunner:
         self.device = pick_device(config.hardware.edge_device, "hardware.edge_device")
         self._data_print = _print_of(dataset)
         self.learner = make_learner(config, dataset.task, self.device, dataset)
-        self.random = RandomStream(derive_seed(config.seed, "edge"))
+        self.random = RandomStream(derive_seed(config.seed, "edge"), self.device)
         self.taught = 0  # epochs completed of the undivided network from which the exit is to learn
         self.epoch = 0  # epochs completed, of those in which the front learns
         self.sent = 0  # epochs completed, of those in which a frozen front's features are sent

@@ -22,19 +22,26 @@ class RandomStream:
     """A state of torch's global CPU generator that is put in place only while its owner computes.
 
     Dropout and stochastic depth draw from the global generator. With one stream per side, a run in one process draws
-    the same numbers as a run in two.
+    the same numbers as a run in two. A device other than the CPU has a generator of its own: at each entry it gets a
+    seed that is drawn from the stream, so that ``state`` alone says what comes next.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, device: torch.device | None = None) -> None:
         self.state: Tensor = torch.Generator().manual_seed(seed).get_state()
+        self._own = None if device is None or device.type == "cpu" else torch.get_device_module(device)
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Draws inside the block come from this stream; the global state outside is untouched."""
         outside = torch.get_rng_state()
         torch.set_rng_state(self.state)
+        if self._own is not None:
+            outside_own = self._own.get_rng_state()
+            self._own.manual_seed(int(torch.randint(2**62, ())))
         try:
             yield
         finally:
             self.state = torch.get_rng_state()
             torch.set_rng_state(outside)
+            if self._own is not None:
+                self._own.set_rng_state(outside_own)

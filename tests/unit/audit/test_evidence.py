@@ -100,7 +100,7 @@ def test_the_exit_answers_to_a_codeword_by_its_outcomes(evidence_of: Callable[..
     head = torch.nn.Linear(3, 2)
     codes = torch.eye(3)
     by_hand = mechanism.channel() @ torch.softmax(head(torch.eye(3)), dim=1)
-    assert torch.allclose(_scores(head, mechanism, codes, "single"), by_hand, atol=1e-6)
+    assert torch.allclose(_scores(head, mechanism, codes, "single", torch.device("cpu")), by_hand, atol=1e-6)
 
 
 def test_undefended_settings_have_nothing_that_protects() -> None:

@@ -65,11 +65,14 @@ def labels_of(questions: Sequence[Question], desired: Tensor, labels: Mapping[st
 
 
 class Classifier:
-    """A network with one group of logits for each question; trained in ``autocast``."""
+    """A network on a device, with one group of logits for each question; trained in ``autocast``."""
 
-    def __init__(self, network: nn.Module, questions: Sequence[Question], autocast: torch.autocast) -> None:
+    def __init__(
+        self, network: nn.Module, questions: Sequence[Question], autocast: torch.autocast, device: torch.device
+    ) -> None:
         self.network = network
         self.autocast = autocast
+        self.device = device
         self.questions = tuple(questions)
         self.sizes = [question.classes for question in questions]
 
@@ -78,8 +81,8 @@ class Classifier:
         """Untrained: the run's own network, with enough outputs."""
         outputs = sum(question.classes for question in questions)
         network = zoo.build(**evidence.config.whole(outputs))
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(network, questions, evidence.autocast())
+        network.to(device=evidence.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(network, questions, evidence.autocast(), evidence.device)
 
     def loss(self, images_BCHW: Tensor, labels_BQ: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """Cross-entropy, class-balanced by ``weights`` (one (K,) per question), averaged over the questions."""
@@ -101,7 +104,7 @@ class Classifier:
         parts = []
         for part in images_NCHW.split(_CHUNK):
             images_BCHW = to_image(part) if part.dtype == torch.uint8 else part
-            parts.append(self.network(prepare(images_BCHW)))
+            parts.append(self.network(prepare(images_BCHW.to(self.device))).cpu())
         groups = torch.cat(parts).split(self.sizes, dim=1)
         return {
             question.name: group.double().softmax(dim=1).numpy()
@@ -132,7 +135,7 @@ class Classifier:
             seed: of order and noise.
             report: takes progress.
         """
-        copied = Classifier(copy.deepcopy(self.network), self.questions, self.autocast)
+        copied = Classifier(copy.deepcopy(self.network), self.questions, self.autocast, self.device)
         result = _train(
             copied, reconstructed, labels_NQ, val_images, val_labels_NQ, _ADAPT_LR, epochs, seconds, seed, report
         )
@@ -204,7 +207,10 @@ def _train(
     seed: int,
     report: Report,
 ) -> Fit:
-    weights = [_balance(labels_N, size) for labels_N, size in zip(labels_NQ.unbind(1), classifier.sizes, strict=True)]
+    weights = [
+        _balance(labels_N, size).to(classifier.device)
+        for labels_N, size in zip(labels_NQ.unbind(1), classifier.sizes, strict=True)
+    ]
     generator = torch.Generator().manual_seed(seed)
 
     def examples(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,11 +28,11 @@ _CHUNK = 256
 
 
 def new_decoder(evidence: Evidence, *, seed: int) -> Decoder:
-    """Untrained, for the shape of this evidence. The global random state is left as it was."""
+    """Untrained, for the shape of this evidence, on its device. The global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = Decoder(evidence.feature_shape, evidence.config.data.image_size)
-    decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    decoder.to(device=evidence.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return decoder
 
 
@@ -82,6 +82,7 @@ def train_decoder(evidence: Evidence, *, seconds: float, seed: int, report: Repo
 
 @torch.no_grad()
 def reconstruct_images(decoder: Decoder, released_NF: Tensor) -> Tensor:
-    """The decoder's images of releases (N, *F): uint8 (N, 3, S, S)."""
+    """The decoder's images of releases (N, *F): uint8 (N, 3, S, S), on the CPU."""
     decoder.eval()
-    return torch.cat([to_bytes(decoder(part.float())) for part in released_NF.split(_CHUNK)])
+    device = next(decoder.parameters()).device
+    return torch.cat([to_bytes(decoder(part.float().to(device))).cpu() for part in released_NF.split(_CHUNK)])

@@ -64,7 +64,7 @@ def fit(
 
     Args:
         network: left with the parameters that scored best, in evaluation mode.
-        examples: positions, int64 (B,) → tensors (B, ...) of these images.
+        examples: positions, int64 (B,) → tensors (B, ...) of these images, which are moved to the network.
         loss: a part of such tensors → scalar.
         score: judges the network in evaluation mode on the attacker's val images after every epoch; higher is better.
         rows: number of images.
@@ -81,6 +81,7 @@ def fit(
     batches = max(1, rows // batch_size)
     per_epoch = batches * -(-min(rows, batch_size) // step_size)
     pace = Pace(per_epoch * epochs, seconds)
+    device = next(network.parameters()).device
     optimizer = make_optimizer([network], name="adamw", lr=lr, weight_decay=weight_decay, momentum=0.0)
     best, best_state = float("-inf"), copy.deepcopy(network.state_dict())
     step = 0
@@ -89,7 +90,7 @@ def fit(
         for batch in torch.randperm(rows, generator=generator).split(batch_size)[:batches]:
             if pace.at(step) >= 1:
                 break
-            for part in zip(*(tensor.split(step_size) for tensor in examples(batch)), strict=True):
+            for part in zip(*(tensor.to(device).split(step_size) for tensor in examples(batch)), strict=True):
                 rate = min(_TICKS - 1, int(pace.at(step) * _TICKS))
                 set_learning_rate(optimizer, peak=lr, step=rate, steps=_TICKS)
                 loss(*part).backward()

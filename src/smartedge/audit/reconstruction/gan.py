@@ -58,6 +58,7 @@ def train_gan(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         critic = PatchCritic()
+    critic.to(evidence.device)
     paint = torch.optim.Adam(painter.parameters(), lr=_LR, betas=_BETAS)
     judge = torch.optim.Adam(critic.parameters(), lr=2 * _LR, betas=_BETAS)
     train = evidence.train
@@ -79,7 +80,7 @@ def train_gan(
         for rows in torch.randperm(len(train), generator=generator).split(evidence.batch_size)[:batches]:
             if pace.at(step) >= 1:
                 break
-            frame = fresh_pairs(evidence, train, rows, generator)
+            frame = [tensor.to(evidence.device) for tensor in fresh_pairs(evidence, train, rows, generator)]
             for features_BF, images_BCHW in zip(*(tensor.split(_STEP) for tensor in frame), strict=True):
                 for optimizer, rate in ((paint, _LR), (judge, 2 * _LR)):
                     for group in optimizer.param_groups:

@@ -64,16 +64,17 @@ class FeatureDistance:
     def __init__(self, network: nn.Module, *, image_size: int, of: str) -> None:
         self.network = network.eval()
         self.name = f"distance in the features of the undivided {of}"
-        self._taps = _taps(network, prepare(torch.zeros(2, 3, image_size, image_size)))
+        self.device = next(network.parameters()).device
+        self._taps = _taps(network, prepare(torch.zeros(2, 3, image_size, image_size, device=self.device)))
 
     @torch.no_grad()
     def __call__(self, images_BCHW: Tensor, reconstructed_BCHW: Tensor) -> Tensor:
         """Distance of each pair, float32 (B,)."""
         parts = []
         for images, reconstructed in zip(images_BCHW.split(_CHUNK), reconstructed_BCHW.split(_CHUNK), strict=True):
-            ours, theirs = self._features(images), self._features(reconstructed)
+            ours, theirs = self._features(images.to(self.device)), self._features(reconstructed.to(self.device))
             layers = [_unit_distance(a, b) for a, b in zip(ours, theirs, strict=True)]
-            parts.append(torch.stack(layers).mean(dim=0))
+            parts.append(torch.stack(layers).mean(dim=0).cpu())
         return torch.cat(parts)
 
     def _features(self, images_BCHW: Tensor) -> list[Tensor]:

@@ -131,15 +131,16 @@ def invert(
     mean_CHW = to_image(evidence.images(evidence.train.split, sample)).mean(dim=0)
     prior_NCHW = None
     if weights.prior and decoder is not None:
-        prior_NCHW = to_image(reconstruct_images(decoder, released_NF))
+        prior_NCHW = to_image(reconstruct_images(decoder, released_NF)).to(evidence.device)
+    released_NF, mean_CHW = released_NF.to(evidence.device), mean_CHW.to(evidence.device)
     count = len(released_NF)
     base_NCHW = mean_CHW.expand(count, *mean_CHW.shape)
     first_NCHW = base_NCHW if prior_NCHW is None else prior_NCHW
     logits = [first_NCHW.clamp(_EDGE, 1 - _EDGE).logit()]
     for _ in range(starts - 1):
         mean = base_NCHW.clamp(_EDGE, 1 - _EDGE).logit()
-        logits.append(mean + _NOISE * torch.randn(mean.shape, generator=generator))
-    best_NCHW, best_N = torch.empty_like(first_NCHW), torch.full((count,), math.inf)
+        logits.append(mean + _NOISE * torch.randn(mean.shape, generator=generator).to(mean.device))
+    best_NCHW, best_N = torch.empty_like(first_NCHW), torch.full((count,), math.inf, device=evidence.device)
     done = 0.0
     with _mismatch_of(evidence, sample, generator) as mismatch:
 
@@ -158,7 +159,7 @@ def invert(
             better_N = value_N < best_N
             best_NCHW[better_N], best_N[better_N] = final_NCHW[better_N], value_N[better_N]
     report(steps * starts, steps * starts, f"{done:.0%} of the steps")
-    return to_bytes(best_NCHW), done
+    return to_bytes(best_NCHW).cpu(), done
 
 
 def _descend(
@@ -184,8 +185,8 @@ def _mismatch_of(evidence: Evidence, sample: Tensor, generator: torch.Generator)
     """How badly the features of images explain releases. Inside the block a codebook gives probabilities."""
     mechanism, front = evidence.mechanism, evidence.front
     if isinstance(mechanism, Discrete):
-        channel_KO = mechanism.channel() if evidence.noisy else torch.eye(mechanism.codewords)
-        outcomes_OK = mechanism.outcomes() if evidence.noisy else torch.eye(mechanism.codewords)
+        laws = (mechanism.channel(), mechanism.outcomes()) if evidence.noisy else (torch.eye(mechanism.codewords),) * 2
+        channel_KO, outcomes_OK = (law.to(evidence.device) for law in laws)
 
         def unlikely(images_BCHW: Tensor, released_BK: Tensor) -> Tensor:
             outcome_B = torch.cdist(released_BK.float(), outcomes_OK).argmin(

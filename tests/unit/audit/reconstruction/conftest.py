@@ -67,6 +67,7 @@ def evidence_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Evidence]:
             "data": {"image_size": SIZE, "sensitive": "masculine"},
             "model": {"name": "tiny:build", "cut": "stage1"},
             "train": {"batch_size": 16},
+            "hardware": {"cloud_device": "cpu"},  # where these fronts are
         }
     )
     splits = {name: _split(name) for name in COUNTS}

@@ -42,7 +42,7 @@ def test_loss_is_class_balanced_and_leaves_unknown_labels_out():
     questions = (Question("a", True, 2), Question("s", False, 3))
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
-    classifier = Classifier(network, questions, EXACT)
+    classifier = Classifier(network, questions, EXACT, torch.device("cpu"))
     images = torch.rand(4, 3, 2, 2)
     labels = torch.tensor([[0, 2], [1, -1], [1, 0], [1, -1]])
     weights = [torch.tensor([2.0, 0.5]), torch.tensor([1.0, 0.0, 3.0])]
@@ -82,14 +82,14 @@ def test_read_labels_measures_each_question_and_skips_unknown_labels():
     images[3:, 0] = 255
     labels = torch.tensor([[0, 0], [0, 1], [1, -1], [1, -1], [1, 0], [1, 1]])
     questions = (Question("a", True, 2), Question("s", False, 2))
-    read = read_labels(Classifier(Reads(), questions, EXACT), images, labels)
+    read = read_labels(Classifier(Reads(), questions, EXACT, torch.device("cpu")), images, labels)
     assert read["a"]["balanced_accuracy"] == pytest.approx((2 / 2 + 3 / 4) / 2)
     assert read["s"]["balanced_accuracy"] == pytest.approx(0.5)
     low, high = read["a"]["ci95"]
     assert low <= read["a"]["balanced_accuracy"] <= high
     unknown = labels.clone()
     unknown[:, 1] = -1
-    assert set(read_labels(Classifier(Reads(), questions, EXACT), images, unknown)) == {"a"}
+    assert set(read_labels(Classifier(Reads(), questions, EXACT, torch.device("cpu")), images, unknown)) == {"a"}
 
 
 def coloured(evidence):
