@@ -26,7 +26,7 @@ from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.link import FrameSender
 
-__all__ = ["Answer", "Answerer", "EdgeModel", "TrainedRun", "answer", "ask_over", "back_of", "image_names"]
+__all__ = ["Answer", "Answerer", "EdgeModel", "TrainedRun", "answer", "ask_over", "image_names"]
 
 _BATCH = 64
 
@@ -176,13 +176,6 @@ def ask_over(sender: FrameSender, run: TrainedRun, edge: EdgeModel) -> Ask:
     return ask
 
 
-def back_of(run: TrainedRun) -> nn.Module:
-    """The back of a run, with the weights it ended with."""
-    back = divide(**run.config.division(run.task.outputs)).back.eval()
-    _load(back, run.folder / "cloud" / "back.safetensors")
-    return back
-
-
 _SAME = ("codec", "feature_shape", "feature_dtype", "task_kind", "outputs")
 
 
@@ -191,8 +184,9 @@ class Answerer:
 
     def __init__(self, run: TrainedRun) -> None:
         self.run = run
-        self.back = back_of(run)
-        self.feature_shape = divide(**run.config.division(run.task.outputs)).feature_shape
+        divided = divide(**run.config.division(run.task.outputs))
+        self.back, self.feature_shape = divided.back.eval(), divided.feature_shape
+        _load(self.back, run.folder / "cloud" / "back.safetensors")
 
     def accept(self, header: StreamHeader, *, exchange: bool) -> None:
         """Refuse whoever does not hold the same network."""

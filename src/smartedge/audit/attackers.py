@@ -44,7 +44,6 @@ _FEWEST_STEPS = 200  # of a network: few images make short epochs
 _FEWEST_EPOCHS = 3  # fewer than these are no attack
 _TIMED_STEPS = 6
 _READING = 1 / 3  # of the time of a training step: reading as many images
-_CERTAIN = 50.0  # log-odds that stand for certainty
 
 Floats = NDArray[np.float64]
 
@@ -454,7 +453,6 @@ def _read_by_posterior(evidence: Evidence, attributes: Sequence[str]) -> Reading
     mechanism, train = evidence.mechanism, evidence.train
     assert isinstance(mechanism, Discrete)
     codes_N = torch.cat([view_NF.argmax(dim=1) for view_NF in train.views_VNF]).numpy()
-    log_odds = min(mechanism.log_odds, _CERTAIN) if evidence.noisy else _CERTAIN
     single = evidence.labelled and evidence.task.kind == "single"
     groups = evidence.task.outputs if single else 1
 
@@ -463,7 +461,7 @@ def _read_by_posterior(evidence: Evidence, attributes: Sequence[str]) -> Reading
 
     group_N = np.tile(group_of(train.desired), len(train.views_VNF))
     seen = [
-        (torch.round(released_NK * evidence.releases).double().numpy() * log_odds, group_of(desired_N))
+        (torch.round(released_NK * evidence.releases).double().numpy() * evidence.log_odds, group_of(desired_N))
         for released_NK, desired_N in (_val_releases(evidence), (evidence.test_features_NF, evidence.test_desired))
     ]
     scores: tuple[dict[str, Floats], dict[str, Floats]] = ({}, {})

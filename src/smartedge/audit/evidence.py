@@ -36,7 +36,7 @@ from smartedge.errors import ConfigError, RunError
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer, set_learning_rate
-from smartedge.privacy.mechanisms import Mechanism
+from smartedge.privacy.mechanisms import Discrete, Mechanism
 from smartedge.runs.checkpoint import Checkpoints, save_weights, write_json_atomically
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
@@ -56,6 +56,7 @@ __all__ = [
 _BATCH = 128  # images through the front at a time
 _FULL_PRECISION_BYTES = 256 * 2**20  # views larger than this are held in half precision
 _MOST_RELEASES = 16  # of one image that are read together
+_CERTAIN = 50.0  # log-odds that stand for certainty
 _CPU = torch.device("cpu")
 
 
@@ -105,6 +106,12 @@ class Evidence:
     def device(self) -> torch.device:
         """Where the attacker's networks compute; what they are given, and what they find, is on the CPU."""
         return _device_of(self.config)
+
+    @property
+    def log_odds(self) -> float:
+        """Of a discrete outcome: for a codeword that it holds, against one that it does not."""
+        assert isinstance(self.mechanism, Discrete)
+        return min(self.mechanism.log_odds, _CERTAIN) if self.noisy else _CERTAIN
 
     def bounded(self, images_BCHW: Tensor, *, mirrored: bool = False) -> Tensor:
         """uint8 images (B, 3, H, W) → bounded features without noise, float32 (B, *F); no gradients."""

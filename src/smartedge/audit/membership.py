@@ -27,7 +27,6 @@ __all__ = ["membership"]
 
 _REFERENCES = 512  # of the attacker's own images
 _BATCH = 128
-_CERTAIN = 30.0  # log-odds that stand for certainty
 
 Floats = NDArray[np.float64]
 Likelihood = Callable[[Tensor, Tensor], Tensor]  # releases (N, D), candidates (M, D) → (N, M)
@@ -88,7 +87,7 @@ def _likelihood(evidence: Evidence) -> Likelihood:
     mechanism = evidence.mechanism
     if isinstance(mechanism, Discrete):
         # The release holds the candidate's codeword, or it does not.
-        weight = min(mechanism.log_odds, _CERTAIN) if evidence.noisy else _CERTAIN
+        weight = evidence.log_odds
         return lambda released_ND, candidate_MD: weight * (released_ND @ candidate_MD.T).double()
     if isinstance(mechanism, Laplace) and evidence.noisy:
         scale = mechanism.scale

@@ -92,8 +92,11 @@ def privacy_summary(gate: Gate) -> dict[str, Any]:
     balance = gate.ledger.balance()
     worst = balance.worst("train" if gate.training_only else None)
     total = worst.epsilon if worst else 0.0
-    # An element's epsilon says nothing of the whole map, whose numbers compose.
-    numbers = math.prod(mechanism.feature_shape) if mechanism.event.granularity == "element" else 1
+    whole = total
+    if mechanism.event.granularity == "element" and worst:
+        # An element's epsilon says nothing of the whole map, whose numbers compose; pure as it is, by a plain sum.
+        numbers = math.prod(mechanism.feature_shape)
+        whole = numbers * sum(event.epsilon * count for event, count in worst.history)
     pure = mechanism.delta == 0 and (worst is None or worst.releases <= 1)
     labels = max((group.label_epsilon for group in balance.groups if group.split == "train"), default=0.0)
     additive = mechanism if isinstance(mechanism, Additive) else None
@@ -109,14 +112,14 @@ def privacy_summary(gate: Gate) -> dict[str, Any]:
         "epsilon_budget": _finite(budget.epsilon),
         "delta_budget": budget.delta,
         "vector_epsilon": _finite(mechanism.vector_epsilon),
-        "vector_epsilon_total": _finite(numbers * total),
+        "vector_epsilon_total": _finite(whole),
         "clip": additive.clip if additive else None,
         "sigma": additive.sigma if additive else None,
         "codewords": mechanism.event.codewords,
         "subset": mechanism.event.subset,
         "labels": "clear" if gate.label_epsilon is None else "randomised",
         "label_epsilon": _finite(labels),
-        "epsilon_with_label": _finite(numbers * total + labels),
+        "epsilon_with_label": _finite(whole + labels),
         "apply_to": "training" if gate.training_only else "always",
         "attribute_bound": mechanism.attribute_bound,
         "tight_attribute_bound": mechanism.tight_attribute_bound,

@@ -98,6 +98,19 @@ def test_the_summary_of_an_element_guarantee_states_the_whole_maps(tmp_path):
     assert summary["label_epsilon"] is None, "in clear: infinite"
 
 
+def test_several_releases_of_a_map_whose_elements_are_protected_add_up(tmp_path):
+    element = {"mechanism": "laplace", "granularity": "element", "epsilon": 3.0}
+    config = settings(model={"bottleneck": "2x2x2"}, dp=element, epochs=2)
+    mechanism = mechanism_of(config, (2, 2, 2))
+    gate = open_gate(config, tmp_path, "run", mechanism, TASK, existing=False)
+    with gate.ledger:
+        for seq in range(2):
+            gate.release(np.arange(3), torch.zeros(3, 2, 2, 2), torch.zeros(3).long(), split="train", seq=seq)
+        summary = privacy_summary(gate)
+    assert (summary["epsilon_total"], summary["delta_total"]) == (pytest.approx(3.0), 1e-5)
+    assert summary["vector_epsilon_total"] == 8 * 2 * mechanism.epsilon, "pure: composed, it would be at 8 times δ"
+
+
 def test_the_summary_of_a_run_without_protection_has_no_finite_epsilon(tmp_path):
     config = settings()
     gate = open_gate(config, tmp_path, "run", mechanism_of(config, (2,)), TASK, existing=False)
