@@ -62,10 +62,12 @@ PROTECTION: dict[str, Any] = {
 # does without; with the lesson and this noise 4.3 points above the floor are read: it makes the front tell more.)
 # Smiling on ResNet-18: noise that rises in the first steps (dp.warmup, made for a small ε) costs it a point here, and
 # so do the lesson and noise of 0.7 together, which hide no more.
+# Drawn faces: with the common protection attackers read 3.8 points above the floor.
 OWN: dict[str, dict[str, Any]] = {
     "mobilevit_xxs": {"adversary": {"steps": 6}, "dp": {"sigma": 0.7}},
     "mouth-male-vgg11": {"train": {"distill": {"epochs": 4}}},
     "smiling-male-resnet18": {"dp": {"warmup": 0.0}},
+    "drawn-smile-masculine-resnet18": {"adversary": {"steps": 6}, "dp": {"sigma": 0.7}},
 }
 
 
@@ -83,7 +85,7 @@ class Comparison:
 COMPARISONS = {
     "smiling-male-resnet18": Comparison("lfw-attributes", "Smiling", "Male", "resnet18", 3),
     "mouth-male-resnet18": Comparison("lfw-attributes", "Mouth_Slightly_Open", "Male", "resnet18", 3),
-    "drawn-smile-masculine-resnet18": Comparison("drawn", "smile", "masculine", "resnet18", 1),
+    "drawn-smile-masculine-resnet18": Comparison("drawn", "smile", "masculine", "resnet18", 3),
     "smiling-male-mobilevit_xxs": Comparison("lfw-attributes", "Smiling", "Male", "mobilevit_xxs", 3),
     "smiling-male-vgg11": Comparison("lfw-attributes", "Smiling", "Male", "vgg11", 1),
     "smiling-young-resnet18": Comparison("lfw-attributes", "Smiling", "Young", "resnet18", 1),
