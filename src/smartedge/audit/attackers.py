@@ -432,7 +432,7 @@ def _scores(network: nn.Module, features_NF: Tensor, outputs: Sequence[int], evi
     with evidence.autocast():
         logits_NO = torch.cat([network(_placed(part, evidence)).float() for part in features_NF.split(256)])
     return [
-        torch.softmax(logits_NK, dim=1).double().cpu().numpy() for logits_NK in logits_NO.split(list(outputs), dim=1)
+        torch.softmax(logits_NK, dim=1).cpu().double().numpy() for logits_NK in logits_NO.split(list(outputs), dim=1)
     ]
 
 
