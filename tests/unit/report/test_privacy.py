@@ -282,7 +282,7 @@ def test_the_report_draws_every_attacker_and_every_reference(write_run, write_au
 
 def test_a_run_without_audit_says_so(write_run):
     text = text_of(write_report(write_run()))
-    assert "No attacker has been tried on what this run sent." in text
+    assert "No attacker of attributes has been tried on what this run sent." in text
     assert "There is no guarantee: feature maps were sent without noise." in text
 
 
