@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from smartedge.cli.common import add_config_arguments
+from smartedge.metrics import no_better_than_guessing
 
 __all__ = ["add_parser", "run"]
 
@@ -58,5 +59,7 @@ def summary_line(results: dict[str, Any]) -> str:
     if at_exit:
         parts.append(f"exit {100 * at_exit['balanced_accuracy']:.1f} %")
     accuracy = ", ".join(parts) + " balanced accuracy (test)"
+    if no_better_than_guessing(results):
+        accuracy += ", no better than guessing"
     sizes = f"{sent['up']:.0f} bytes up, {sent['down']:.0f} down per image"
     return f"{results['method']}: {accuracy}; {sizes}; {results['seconds_per_epoch']:.1f} s per epoch"

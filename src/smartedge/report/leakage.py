@@ -165,7 +165,7 @@ def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: boo
             "open",
             "not audited",
             "No attacker of attributes has been tried on what this run sent.",
-            ["'smartedge audit RUN' trains such attackers and says what they read; without that, it is not known what is hidden."],
+            ["'smartedge audit RUN' trains such attackers; without that, it is not known what is hidden."],
         )
     judged = [leak for leak in leaks if leak.sensitive] or [leak for leak in leaks if not leak.desired] or list(leaks)
     worst = judged[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from smartedge.metrics import OffloadingCurve
+from smartedge.metrics import OffloadingCurve, no_better_than_guessing
 from smartedge.report.read import Run
 from smartedge.report.text import count, percent, points, relation, seconds, size, times
 
@@ -19,6 +19,12 @@ HEADS = {
     "edge": {"exit": "whole network (edge)", "back": "whole network (edge)"},
 }
 
+_ADVICE = (
+    "Train longer, or with another train.lr. Noise and adversarial exits can keep a front from starting: they rise "
+    "over a share of all steps (dp.warmup, adversary.warmup), so that more epochs (train.front_epochs where the front is "
+    "trained first) give it time; else lower dp.sigma or adversary.weight, or let an undivided network teach "
+    "(train.distill.epochs)."
+)
 _LOPSIDED = 0.02  # of balanced accuracy that plain answers lose by favouring the commoner class: worth a sentence
 
 
@@ -41,7 +47,7 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
         curve: accuracy versus offloading, likewise.
     """
     results = run.results
-    tone, word, headline, sentences = _did_sending_pay(run, interval)
+    tone, word, headline, sentences = _nothing_learned(run) or _did_sending_pay(run, interval)
     last = results["test"][run.final]
     adjusted = last.get("balanced_accuracy_adjusted", 0.0)  # not in the results of earlier versions
     if adjusted > last["balanced_accuracy"] + _LOPSIDED:
@@ -82,6 +88,22 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
             f"{seconds(sum(busy.values()))}."
         )
     return Verdict(tone, word, headline, sentences)
+
+
+def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
+    """Where no head is better than guessing: nothing else that the figures say means anything."""
+    results = run.results
+    if not no_better_than_guessing(results):
+        return None
+    best = max(figures["balanced_accuracy"] for figures in results["test"].values() if figures)
+    guessed = 1 / len(results["task"]["names"]) if run.kind == "single" else 0.5
+    return (
+        "bad",
+        "nothing learned",
+        f"Nothing was learned: {percent(best)} balanced accuracy on {count(results['data']['test'])} test images is no "
+        f"better than guessing, which gives {percent(guessed)}.",
+        [_ADVICE],
+    )
 
 
 def _did_sending_pay(run: Run, interval: tuple[float, float] | None) -> tuple[str, str, str, list[str]]:

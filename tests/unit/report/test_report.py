@@ -107,6 +107,14 @@ def test_the_verdict_follows_the_gain(skills, word, headline, write_run):
     assert "paired bootstrap over 2\N{NARROW NO-BREAK SPACE}000 test images" in page.source
 
 
+@pytest.mark.parametrize(("images", "skills"), [(2000, (0.0, 0.0)), (60, (0.2, 0.2))])
+def test_heads_that_guess_have_learned_nothing_whoever_is_ahead(images, skills, write_run):
+    page = page_of(write_run(skills=skills, images=images))
+    assert '<span class="word">nothing learned</span>' in page.source
+    assert "is no better than guessing, which gives 50.0" in page.text
+    assert "dp.warmup" in page.text and "Sending" not in page.text.split("Accuracy")[0].replace("Sending an image", "")
+
+
 def test_no_gain_at_all_is_called_pointless(write_run):
     def nothing_gained(results):
         results["test"]["back"] = results["test"]["exit"]
