@@ -21,8 +21,8 @@ HEADS = {
 
 _ADVICE = (
     "Train longer, or with another train.lr. Noise and adversarial exits can keep a front from starting: they rise "
-    "over a share of all steps (dp.warmup, adversary.warmup), so that more epochs (train.front_epochs where the front is "
-    "trained first) give it time; else lower dp.sigma or adversary.weight, or let an undivided network teach "
+    "over a share of all steps (dp.warmup, adversary.warmup), so that more epochs give it time (train.front_epochs "
+    "where the front is trained first); else lower dp.sigma or adversary.weight, or let an undivided network teach "
     "(train.distill.epochs)."
 )
 _LOPSIDED = 0.02  # of balanced accuracy that plain answers lose by favouring the commoner class: worth a sentence
