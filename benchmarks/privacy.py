@@ -62,8 +62,8 @@ PROTECTION: dict[str, Any] = {
 # does without; with the lesson and this noise 4.3 points above the floor are read: it makes the front tell more.)
 # Smiling on ResNet-18: noise that rises in the first steps (dp.warmup, made for a small ε) costs it a point here, and
 # so do the lesson and noise of 0.7 together, which hide no more.
-# Drawn faces: with the common protection attackers read 3.8 points above the floor. With the noise of 0.7 alone one seed
-# of three did not learn at all: of 4000 images 10 epochs are 620 steps, too few for what rises over a share of them.
+# Drawn faces: with the common protection attackers read 3.8 points above the floor. With noise of 0.7 alone one seed of
+# three did not learn at all: of 4000 images 10 epochs are 620 steps, too few for what rises over a share of them.
 OWN: dict[str, dict[str, Any]] = {
     "mobilevit_xxs": {"adversary": {"steps": 6}, "dp": {"sigma": 0.7}},
     "mouth-male-vgg11": {"train": {"distill": {"epochs": 4}}},
