@@ -1,7 +1,9 @@
 """Losses of a short run on embedded data that no refactoring may change.
 
-Recorded with torch 2.13 on x86-64; other builds round differently, hence the tolerance. A change of data, model,
-initialisation, order, augmentation, codec or optimizer moves them by far more.
+Recorded with torch 2.13 on x86-64; other builds and processors round differently, hence the tolerance. The cloud's is
+wider, since a feature that the codec rounds to another step is off by a whole one: an AMD EPYC and an Intel Xeon with
+AMX differ by 0.005. Another codec, weight decay or seed, no mirroring, or a learning rate 10 % higher moves the cloud's
+losses by 0.0135 and more.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from smartedge.training import train
 
 LOSSES = {
     ("edge", 0, "train"): 0.7817,
-    ("cloud", 0, "train"): 1.1251,
+    ("cloud", 0, "train"): 1.1227,
     ("edge", 1, "train"): 0.6066,
-    ("cloud", 1, "train"): 1.0123,
+    ("cloud", 1, "train"): 1.0150,
     ("edge", 1, "test"): 0.6918,
     ("cloud", 1, "test"): 0.7006,
 }
@@ -40,4 +42,5 @@ def test_the_losses_of_a_short_run(tmp_path):
     train(config, single_process=True, monitor=Quiet(), report=False)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     found = {(row["side"], row["epoch"], row["split"]): row["loss"] for row in rows}
-    assert {key: found[key] for key in LOSSES} == pytest.approx(LOSSES, abs=2e-3)
+    for key, loss in LOSSES.items():
+        assert found[key] == pytest.approx(loss, abs=6e-3 if key[::2] == ("cloud", "train") else 2e-3), key
