@@ -27,7 +27,6 @@ NETWORKS = [
     ("efficientnet_b0", 32),
     ("convnext_tiny", 32),
     ("regnet_y_400mf", 32),
-    ("vit_b_32", 32),
     ("swin_t", 32),
     ("shufflenet_v2_x0_5", 32),
     ("mnasnet0_5", 32),
@@ -42,11 +41,12 @@ NETWORKS = [
     ("mobilevitv2_050", 64),
     ("vit_tiny_patch16_224", 64),
     ("deit_tiny_distilled_patch16_224", 64),
-    ("timm/swin_tiny_patch4_window7_224", 32),
 ]
 LARGE_NETWORKS = [
     ("vgg16", 32),
     ("resnet50", 32),
+    ("vit_b_32", 32),
+    ("timm/swin_tiny_patch4_window7_224", 32),
     ("googlenet", 32),
     ("timm/vgg11_bn", 32),
     ("regnet_x_400mf", 32),
