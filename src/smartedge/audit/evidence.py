@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ class Evidence:
         """Images in a frame: what the codec encodes at once."""
         return self.config.train.batch_size
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """Where the attacker's networks compute; what they are given, and what they find, is on the CPU."""
         return _device_of(self.config)

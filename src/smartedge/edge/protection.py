@@ -92,11 +92,9 @@ def privacy_summary(gate: Gate) -> dict[str, Any]:
     balance = gate.ledger.balance()
     worst = balance.worst("train" if gate.training_only else None)
     total = worst.epsilon if worst else 0.0
-    whole = total
-    if mechanism.event.granularity == "element" and worst:
-        # An element's epsilon says nothing of the whole map, whose numbers compose; pure as it is, by a plain sum.
-        numbers = math.prod(mechanism.feature_shape)
-        whole = numbers * sum(event.epsilon * count for event, count in worst.history)
+    # An element's epsilon says nothing of the whole map, whose numbers compose; pure as it is, by a plain sum.
+    element = mechanism.event.granularity == "element"
+    whole = mechanism.vector_epsilon * worst.releases if element and worst else total
     pure = mechanism.delta == 0 and (worst is None or worst.releases <= 1)
     labels = max((group.label_epsilon for group in balance.groups if group.split == "train"), default=0.0)
     additive = mechanism if isinstance(mechanism, Additive) else None

@@ -67,14 +67,19 @@ def test_a_gate_that_is_opened_again_goes_on_where_it_was(tmp_path):
         open_gate(config, tmp_path, "run", mechanism, TASK, existing=True)
 
 
+def summary_after(releases, config, folder):
+    """Of a run that released the same three maps that often."""
+    gate = open_gate(config, folder, "run", mechanism_of(config, (2, 2, 2)), TASK, existing=False)
+    with gate.ledger:
+        for seq in range(releases):
+            gate.release(np.arange(3), torch.zeros(3, 2, 2, 2), torch.zeros(3).long(), split="train", seq=seq)
+        return privacy_summary(gate)
+
+
 def test_the_summary_states_what_was_spent(tmp_path):
     config = settings(**{**GAUSSIAN, "dp": {**GAUSSIAN["dp"], "label_epsilon": 0.5}})
     mechanism = mechanism_of(config, (2, 2, 2))
-    gate = open_gate(config, tmp_path, "run", mechanism, TASK, existing=False)
-    with gate.ledger:
-        for seq in range(2):
-            gate.release(np.arange(3), torch.zeros(3, 2, 2, 2), torch.zeros(3).long(), split="train", seq=seq)
-        summary = privacy_summary(gate)
+    summary = summary_after(2, config, tmp_path)
     assert summary["releases_max"] == 2
     assert summary["epsilon"] == mechanism.epsilon < summary["epsilon_total"] < 2.0 == summary["epsilon_budget"]
     assert summary["epsilon_total"] == composed_epsilon({mechanism.event: 2}, 1e-5)
@@ -88,10 +93,7 @@ def test_the_summary_states_what_was_spent(tmp_path):
 def test_the_summary_of_an_element_guarantee_states_the_whole_maps(tmp_path):
     element = {"mechanism": "laplace", "granularity": "element", "epsilon": 1.5}
     config = settings(model={"bottleneck": "2x2x2"}, dp=element, schedule="freeze-and-log")
-    gate = open_gate(config, tmp_path, "run", mechanism_of(config, (2, 2, 2)), TASK, existing=False)
-    with gate.ledger:
-        gate.release(np.arange(3), torch.zeros(3, 2, 2, 2), torch.zeros(3).long(), split="train", seq=0)
-        summary = privacy_summary(gate)
+    summary = summary_after(1, config, tmp_path)
     assert (summary["epsilon"], summary["vector_epsilon"]) == (1.5, 12.0)
     assert (summary["epsilon_total"], summary["vector_epsilon_total"]) == (1.5, 12.0)
     assert (summary["delta"], summary["delta_total"]) == (0.0, 0.0), "one pure release"
@@ -102,11 +104,7 @@ def test_several_releases_of_a_map_whose_elements_are_protected_add_up(tmp_path)
     element = {"mechanism": "laplace", "granularity": "element", "epsilon": 3.0}
     config = settings(model={"bottleneck": "2x2x2"}, dp=element, epochs=2)
     mechanism = mechanism_of(config, (2, 2, 2))
-    gate = open_gate(config, tmp_path, "run", mechanism, TASK, existing=False)
-    with gate.ledger:
-        for seq in range(2):
-            gate.release(np.arange(3), torch.zeros(3, 2, 2, 2), torch.zeros(3).long(), split="train", seq=seq)
-        summary = privacy_summary(gate)
+    summary = summary_after(2, config, tmp_path)
     assert (summary["epsilon_total"], summary["delta_total"]) == (pytest.approx(3.0), 1e-5)
     assert summary["vector_epsilon_total"] == 8 * 2 * mechanism.epsilon, "pure: composed, it would be at 8 times δ"
 
