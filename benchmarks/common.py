@@ -70,7 +70,7 @@ def train_in_own_process(config: Mapping[str, Any]) -> dict[str, Any]:
         in_own_process(
             "from smartedge.training import train; "
             "config = json.loads(sys.argv[1]); resume = (Path(config['run_dir']) / 'run.json').exists(); "
-            "train(config, resume=resume, single_process=True, monitor=Quiet(), report=False)",
+            "train(config, resume=resume, single_process=True, monitor=Quiet())",
             json.dumps(config),
         )
     results: dict[str, Any] = json.loads(file.read_text())
@@ -80,7 +80,7 @@ def train_in_own_process(config: Mapping[str, Any]) -> dict[str, Any]:
 def audit_in_own_process(run: Path, undefended: Path, attacks: Sequence[str], budget: float) -> dict[str, Any]:
     """What an audit of a run finds (``audit.json``) beside an undefended one, by these attacks, on one thread."""
     in_own_process(
-        "import torch; torch.set_num_threads(1); from smartedge.audit.suite import AuditSettings, audit; "
+        "import torch; torch.set_num_threads(1); from smartedge.lab.audit.suite import AuditSettings, audit; "
         "run, undefended, attacks, budget = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]); "
         "settings = AuditSettings(attacks=tuple(attacks.split(',')), budget=budget, undefended=undefended); "
         "audit(run, settings, Quiet())",

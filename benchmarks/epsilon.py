@@ -112,7 +112,7 @@ def print_table() -> None:
 
 def draw(points: list[tuple[str, float, float, float]]) -> None:
     """Accuracy of the back over the ε of the whole vector, a line for each mechanism; dotted: the baseline."""
-    from smartedge.report import canvas as surface
+    from smartedge.lab.report import canvas as surface
 
     marks = dict(zip(MECHANISMS, ("o", "s", "^", "D"), strict=True))
     with surface.drawing(1.3 * surface.WIDTH, 3.4) as canvas:

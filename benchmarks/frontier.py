@@ -19,8 +19,8 @@ from typing import Any
 
 from common import HERE, data_folder, keep_result
 
-from smartedge.report import write_sweep
-from smartedge.sweep import sweep
+from smartedge.lab.report import write_sweep
+from smartedge.lab.sweep import sweep
 
 RESULTS = HERE / "results" / "frontier"
 EXAMPLES = HERE.parent / "examples"

@@ -329,7 +329,7 @@ def print_table() -> None:
 
 def draw(found: list[dict[str, Any]]) -> None:
     """A panel per task: accuracy against bytes, a line for each front and each kind of image codec."""
-    from smartedge.report import canvas as surface
+    from smartedge.lab.report import canvas as surface
 
     tasks = [name for name in TASKS if any(each["task"] == name for each in found)]
     with surface.drawing(2 * surface.WIDTH, 3.0 * ((len(tasks) + 1) // 2)) as canvas:

@@ -24,7 +24,7 @@ from typing import Any
 from common import HERE, audit_in_own_process, keep_result, show_table, train_in_own_process
 from privacy import NETWORKS, configs, protection_of
 
-from smartedge.report import write_figure
+from smartedge.lab.report import write_figure
 
 RESULTS = HERE / "results" / "reconstruction"
 SENSITIVE = "Male"

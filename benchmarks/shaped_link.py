@@ -34,11 +34,11 @@ from common import HERE, data_folder, keep_result, show_table
 from shaping import ADDRESS, Lab, why_not
 
 from smartedge.config import Config, load_config
-from smartedge.plan.cost import Choice, Job, Prediction, Setting, predict
-from smartedge.plan.links import parse_link
-from smartedge.plan.profile import Profile, load_profile
-from smartedge.plan.published import load_device, scale
-from smartedge.plan.search import Constraints, describe, make_plan, written
+from smartedge.lab.plan.cost import Choice, Job, Prediction, Setting, predict
+from smartedge.lab.plan.links import parse_link
+from smartedge.lab.plan.profile import Profile, load_profile
+from smartedge.lab.plan.published import load_device, scale
+from smartedge.lab.plan.search import Constraints, describe, make_plan, written
 from smartedge.training import collect
 
 RESULTS = HERE / "results" / "shaped-link"
@@ -304,7 +304,7 @@ def error_row(each: dict[str, Any]) -> dict[str, Any]:
 
 def draw(by: dict[tuple[str, str, str], dict[str, Any]]) -> None:
     """Bars of seconds per epoch, one panel per network and rate; predictions as ticks."""
-    from smartedge.report import canvas as surface
+    from smartedge.lab.report import canvas as surface
 
     cases = [case for case in CASES.values() if any(key[0] == case.name for key in by)]
     with surface.drawing(1.5 * surface.WIDTH, 2.0 * len(cases)) as canvas:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from smartedge.plan.links import Link
+from smartedge.lab.plan.links import Link
 
 __all__ = ["ADDRESS", "Lab", "why_not"]
 

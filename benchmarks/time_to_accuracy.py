@@ -23,8 +23,8 @@ import shaped_link
 from common import HERE, keep_result, show_table, train_in_own_process
 
 from smartedge.config import load_config
-from smartedge.plan.cost import Choice
-from smartedge.plan.search import describe, written
+from smartedge.lab.plan.cost import Choice
+from smartedge.lab.plan.search import describe, written
 
 RESULTS = HERE / "results" / "time-to-accuracy"
 CASE = "resnet18-64"

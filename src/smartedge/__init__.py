@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from smartedge.config import Config, load_config
     from smartedge.edge.step import edge_forward, edge_step
     from smartedge.errors import SmartEdgeError
+    from smartedge.lab.report import write_report
     from smartedge.models.bottleneck import Compress, Expand
     from smartedge.models.cut import Cut, cut, list_cuts, merge_state_dicts
     from smartedge.models.exits import TaskExit
@@ -32,6 +33,7 @@ _PUBLIC = {
     "load_config": "config",
     "merge_state_dicts": "models.cut",
     "train": "training",
+    "write_report": "lab.report",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "load_config",
     "merge_state_dicts",
     "train",
+    "write_report",
 ]
 
 

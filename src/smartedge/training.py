@@ -41,7 +41,6 @@ def train(
     resume: bool = False,
     single_process: bool = False,
     monitor: Monitor | None = None,
-    report: bool = True,
 ) -> dict[str, Any]:
     """Run one training to its end and return its results (``results.json``, see ``docs/results-schema.md``).
 
@@ -53,7 +52,6 @@ def train(
         resume: continue the run that ``run_dir`` holds.
         single_process: the same steps without a socket, in this process; gives the same weights.
         monitor: takes progress updates; default: bars on standard error.
-        report: also write ``report.html`` where what it needs is installed.
 
     Raises:
         SmartEdgeError: what went wrong on either side.
@@ -74,10 +72,7 @@ def train(
         raise KeyboardInterrupt(f"stopped; continue with: smartedge train {run_dir / 'config.yaml'} --resume")
     from smartedge.runs.results import assemble
 
-    results = assemble(run_dir, settings, facts)
-    if report:
-        _write_report(run_dir, shown)
-    return results
+    return assemble(run_dir, settings, facts)
 
 
 def collect(run_dir: Path) -> dict[str, Any]:
@@ -307,12 +302,3 @@ def _finished(folder: Path) -> bool:
         return bool(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["finished"])
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _write_report(run_dir: Path, monitor: Monitor) -> None:
-    try:
-        from smartedge.report import write_report
-
-        write_report(run_dir)
-    except (ImportError, OSError, ValueError) as error:
-        monitor.update(Update("", "report", text=f"no report.html: {error}"))

@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smartedge.audit.evidence import gather
 from smartedge.cli import app
 from smartedge.config import Config
 from smartedge.data import open_dataset
 from smartedge.data.columns import read_columns, yes_no_columns
 from smartedge.data.drawn import ATTRIBUTES, draw
+from smartedge.lab.audit.evidence import gather
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
 
@@ -33,7 +33,7 @@ PROTECTED: dict[str, Any] = {
 
 def trained(make: Callable[..., Config], name: str, **changes: Any) -> Path:
     config = make(name, **changes)
-    train(config, single_process=True, monitor=Quiet(), report=False)
+    train(config, single_process=True, monitor=Quiet())
     return config.run_dir
 
 

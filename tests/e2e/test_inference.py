@@ -23,7 +23,7 @@ from smartedge.training import train
 def run_and_images(tiny_config, tmp_path):
     """A run with a lossless codec, six of its test images as files, and both heads' answers to them in the test."""
     config = tiny_config("run", epochs=1, codec={"name": "float32"})
-    train(config, single_process=True, monitor=Quiet(), report=False)
+    train(config, single_process=True, monitor=Quiet())
     data = config.data
     dataset = open_dataset("drawn", "smile", image_size=16, limit=data.limit, cache_dir=data.cache_dir)
     shown = dataset.splits["test"].read(np.arange(6))
@@ -95,6 +95,6 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_answered(run_and_i
 
 def test_a_run_without_an_exit_cannot_answer(tiny_config, capsys):
     config = tiny_config("run", method="edge", epochs=1)
-    train(config, single_process=True, monitor=Quiet(), report=False)
+    train(config, single_process=True, monitor=Quiet())
     assert main(["infer", str(config.run_dir), "x.png"]) == RunError.exit_code
     assert "no exit on the edge" in capsys.readouterr().err

@@ -24,7 +24,7 @@ GAUSSIAN = {"mechanism": "gaussian", "epsilon": 8.0}
 
 
 def run(config):
-    results = train(config, single_process=True, monitor=Quiet(), report=False)
+    results = train(config, single_process=True, monitor=Quiet())
     return results, read_balance(config.run_dir / "edge" / "ledger.sqlite")
 
 
@@ -132,7 +132,7 @@ class Breaks(Quiet):
 def broken_off(tiny_config):
     config = tiny_config("run", model={"bottleneck": [4, 2, 2]}, dp={"mechanism": "gaussian", "epsilon": 8.0})
     with pytest.raises(RuntimeError, match="the power went"):
-        train(config, single_process=True, monitor=Breaks(), report=False)
+        train(config, single_process=True, monitor=Breaks())
     return config
 
 
@@ -142,12 +142,12 @@ def test_a_run_goes_on_with_its_whole_ledger_only(broken_off):
         db.execute("DELETE FROM releases WHERE frame IN (SELECT frame FROM frames WHERE seq > ?)", (last - 10,))
         db.execute("DELETE FROM frames WHERE seq > ?", (last - 10,))
     with pytest.raises(PrivacyError, match="does not hold them all"):
-        train(broken_off, resume=True, single_process=True, monitor=Quiet(), report=False)
+        train(broken_off, resume=True, single_process=True, monitor=Quiet())
 
 
 def test_a_run_goes_on_with_the_images_it_began_with_only(broken_off):
     fewer = load_config(broken_off, {"data": {"limit": {"train": 80}}})
     with pytest.raises(RunError, match="its images or labels are not those"):
-        train(fewer, resume=True, single_process=True, monitor=Quiet(), report=False)
-    results = train(broken_off, resume=True, single_process=True, monitor=Quiet(), report=False)
+        train(fewer, resume=True, single_process=True, monitor=Quiet())
+    results = train(broken_off, resume=True, single_process=True, monitor=Quiet())
     assert results["releases_per_image"] == 3

@@ -80,8 +80,8 @@ SLOW = pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(tiny_config, kind, schedule):
     one, two = (tiny_config(name, schedule=schedule, epochs=2, **PROTECTED[kind]) for name in ("one", "two"))
     share_key(one.run_dir, two.run_dir)
-    train(one, single_process=True, monitor=Quiet(), report=False)
-    results = train(two, monitor=Quiet(), report=False)
+    train(one, single_process=True, monitor=Quiet())
+    results = train(two, monitor=Quiet())
     assert_same_run(one.run_dir, two.run_dir)
     assert results["releases_per_image"] == (1 if schedule == "freeze-and-log" else 2)
     assert results["test"]["exit"]["accuracy"] > 0
@@ -113,12 +113,12 @@ def test_two_processes_give_the_weights_of_one(tiny_config, kind, schedule):
 def test_a_killed_run_resumes_to_the_same_result(tiny_config, kind, schedule, victim, phase):
     whole, broken = (tiny_config(name, schedule=schedule, epochs=4, **PROTECTED[kind]) for name in ("whole", "broken"))
     share_key(whole.run_dir, broken.run_dir)
-    train(whole, single_process=True, monitor=Quiet(), report=False)
+    train(whole, single_process=True, monitor=Quiet())
     killed = KillInSecondEpoch(victim, phase)
     with pytest.raises(Exception, match=r"ended with code -9|went away|unavailable|link") as caught:
-        train(broken, monitor=killed, report=False)
+        train(broken, monitor=killed)
     assert killed.done, caught.value
-    results = train(broken, resume=True, monitor=Quiet(), report=False)
+    results = train(broken, resume=True, monitor=Quiet())
     assert_same_run(whole.run_dir, broken.run_dir)
     assert results["releases_per_image"] == (1 if schedule == "freeze-and-log" else 4), "nothing was debited twice"
 
@@ -150,7 +150,7 @@ def test_the_sensitive_label_stays_on_the_edge(tiny_config, kind, open_log):
     """Neither its name nor its values are in the cloud's folder, in what crossed, in metrics or in results."""
     config = tiny_config("run", schedule="two-stage", epochs=2, **PROTECTED[kind])
     log_file = config.run_dir.parent / "updates.txt"
-    train(config, monitor=Written(log_file), report=False)
+    train(config, monitor=Written(log_file))
     # The settings and the edge's own folder name it; nothing else may.
     outside = [
         file
@@ -205,7 +205,7 @@ class Written(Quiet):
 def test_the_search_for_sensitive_labels_would_find_them(tiny_config):
     """The same needles are found in the file that holds the desired labels' order: a check that can fail."""
     config = tiny_config("run", epochs=1)
-    train(config, single_process=True, monitor=Quiet(), report=False)
+    train(config, single_process=True, monitor=Quiet())
     dataset = open_data(config, Quiet())
     needle = dataset.splits["test"].labels.numpy().astype(np.int64).tobytes()
     assert needle in (config.run_dir / "predictions.safetensors").read_bytes()
@@ -213,7 +213,7 @@ def test_the_search_for_sensitive_labels_would_find_them(tiny_config):
 
 def test_codewords_cross_as_codewords(tiny_config, open_log):
     config = tiny_config("run", schedule="joint", epochs=2, codec={"name": "float32"}, **PROTECTED["codewords"])
-    train(config, single_process=True, monitor=Quiet(), report=False)
+    train(config, single_process=True, monitor=Quiet())
     log = open_log(config.run_dir / "cloud" / "log")
     for frame in log.frames():
         header = log.header_of(frame.seq)
@@ -224,7 +224,7 @@ def test_codewords_cross_as_codewords(tiny_config, open_log):
 
 def test_two_stage_sends_what_the_frozen_front_makes_of_augmented_images(tiny_config, open_log):
     config = tiny_config("run", schedule="two-stage", epochs=3, train={"front_epochs": 2}, codec={"name": "float32"})
-    train(config, single_process=True, monitor=Quiet(), report=False)
+    train(config, single_process=True, monitor=Quiet())
     dataset = open_data(config, Quiet())
     learner = make_learner(config, dataset.task, torch.device("cpu"), dataset)
     learner.modules["front"].load_state_dict(load_file(config.run_dir / "edge" / "front.safetensors"))
@@ -275,7 +275,7 @@ def test_on_drawn_faces_a_reader_of_what_crossed_sees_less_of_the_hidden_attribu
             codec={"name": "float32"},
         )
         share_key(config.run_dir)
-        results = train(config, single_process=True, monitor=Quiet(), report=False)
+        results = train(config, single_process=True, monitor=Quiet())
         splits = open_data(config, Quiet()).splits
         log = open_log(config.run_dir / "cloud" / "log")
         crossed: dict[str, list[torch.Tensor]] = {"train": [], "test": [], "val": []}

@@ -33,7 +33,7 @@ def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
             "hardware": {"edge_device": "cpu", "cloud_device": "cpu"},
         }
     )
-    results = train(config, monitor=Quiet(), report=False)
+    results = train(config, monitor=Quiet())
 
     divided = divide(**config.division(2))
     front, back = divided.front, divided.back

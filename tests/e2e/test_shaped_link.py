@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from shaping import Lab, why_not
 
-from smartedge.plan.links import parse_link
+from smartedge.lab.plan.links import parse_link
 
 REASON = why_not()
 

@@ -57,8 +57,8 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_two_processes_give_the_weights_of_one(tiny_config, method, schedule):
     one = tiny_config("one", method=method, schedule=schedule)
     two = tiny_config("two", method=method, schedule=schedule)
-    train(one, single_process=True, monitor=Quiet(), report=False)
-    results = train(two, monitor=Quiet(), report=False)
+    train(one, single_process=True, monitor=Quiet())
+    results = train(two, monitor=Quiet())
     assert_same_run(one.run_dir, two.run_dir)
     sent = results["bytes_per_image"]
     if method == "edge":
@@ -74,7 +74,7 @@ def test_two_processes_give_the_weights_of_one(tiny_config, method, schedule):
 
 def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, open_log):
     config = tiny_config("run", schedule="freeze-and-log")
-    train(config, monitor=Quiet(), report=False)
+    train(config, monitor=Quiet())
     data = config.data
     dataset = open_dataset(
         "drawn", "smile", sensitive=("masculine",), image_size=16, limit=data.limit, seed=0, cache_dir=data.cache_dir
@@ -111,12 +111,12 @@ def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, ope
 def test_a_killed_run_resumes_to_the_same_result(tiny_config, method, schedule, victim):
     whole = tiny_config("whole", method=method, schedule=schedule, epochs=5)
     broken = tiny_config("broken", method=method, schedule=schedule, epochs=5)
-    train(whole, single_process=True, monitor=Quiet(), report=False)
+    train(whole, single_process=True, monitor=Quiet())
     killed = KillAfterEpoch(broken.run_dir, victim)
     with pytest.raises(Exception, match=r"ended with code -9|went away|unavailable|link") as caught:
-        train(broken, monitor=killed, report=False)
+        train(broken, monitor=killed)
     assert killed.done, caught.value
-    train(broken, resume=True, monitor=Quiet(), report=False)
+    train(broken, resume=True, monitor=Quiet())
     assert_same_run(whole.run_dir, broken.run_dir)
     rows = [json.loads(line) for line in (broken.run_dir / "metrics.jsonl").read_text().splitlines()]
     keys = [(row["side"], row["epoch"], row["split"]) for row in rows]
@@ -172,8 +172,8 @@ def test_ctrl_c_stops_both_sides_cleanly_and_resume_goes_on(tiny_config):
     assert "--resume" in errors
     assert "Traceback" not in errors
     assert not (broken.run_dir / "results.json").exists()
-    train(broken, resume=True, monitor=Quiet(), report=False)
-    train(whole, single_process=True, monitor=Quiet(), report=False)
+    train(broken, resume=True, monitor=Quiet())
+    train(whole, single_process=True, monitor=Quiet())
     assert_same_run(whole.run_dir, broken.run_dir)
 
 
@@ -210,9 +210,9 @@ def test_sides_with_different_settings_refuse_each_other(tiny_config, tmp_path):
 
 def test_a_run_is_not_overwritten(tiny_config):
     config = tiny_config("run", method="edge", epochs=1)
-    train(config, single_process=True, monitor=Quiet(), report=False)
+    train(config, single_process=True, monitor=Quiet())
     with pytest.raises(RunError, match="--resume"):
-        train(config, single_process=True, monitor=Quiet(), report=False)
+        train(config, single_process=True, monitor=Quiet())
     (config.run_dir.parent / "empty").mkdir()
     with pytest.raises(RunError, match="no run to resume"):
         train(config, {"run_dir": str(config.run_dir.parent / "empty")}, resume=True, monitor=Quiet())
@@ -221,15 +221,15 @@ def test_a_run_is_not_overwritten(tiny_config):
 def test_a_run_that_failed_at_its_settings_can_be_started_again(tiny_config):
     config = tiny_config("run", epochs=1)
     with pytest.raises(CutError, match="stage9"):
-        train(config, {"model": {"cut": "stage9"}}, monitor=Quiet(), report=False)
+        train(config, {"model": {"cut": "stage9"}}, monitor=Quiet())
     with pytest.raises(DataError, match="smiel"):
-        train(config, {"data": {"desired": "smiel"}}, monitor=Quiet(), report=False)
-    assert train(config, monitor=Quiet(), report=False)["epochs"] == 1
+        train(config, {"data": {"desired": "smiel"}}, monitor=Quiet())
+    assert train(config, monitor=Quiet())["epochs"] == 1
 
 
 def test_multi_label_runs(tiny_config):
     config = tiny_config("run", data={"desired": ["smile", "beard", "makeup"], "sensitive": []}, epochs=1)
-    results = train(config, single_process=True, monitor=Quiet(), report=False)
+    results = train(config, single_process=True, monitor=Quiet())
     assert results["task"]["kind"] == "multi"
     predictions = load_file(config.run_dir / "predictions.safetensors")
     assert predictions["exit"].shape == predictions["back"].shape == (40, 3)
@@ -246,8 +246,8 @@ def test_a_run_over_tls_with_certificates_on_both_sides_and_a_token(tiny_config,
         "tls_key": str(certificates / "key.pem"),
     }
     plain, secured = tiny_config("plain", epochs=1), tiny_config("secured", epochs=1, link=link)
-    train(plain, single_process=True, monitor=Quiet(), report=False)
-    train(secured, monitor=Quiet(), report=False)
+    train(plain, single_process=True, monitor=Quiet())
+    train(secured, monitor=Quiet())
     assert_same_run(plain.run_dir, secured.run_dir)
     files = [file for file in secured.run_dir.rglob("*") if file.is_file()]
     assert not [file for file in files if b"a secret that no file" in file.read_bytes()]

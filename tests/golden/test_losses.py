@@ -39,7 +39,7 @@ def test_the_losses_of_a_short_run(tmp_path):
         "train": {"batch_size": 32},
         "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
     }
-    train(config, single_process=True, monitor=Quiet(), report=False)
+    train(config, single_process=True, monitor=Quiet())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     found = {(row["side"], row["epoch"], row["split"]): row["loss"] for row in rows}
     for key, loss in LOSSES.items():

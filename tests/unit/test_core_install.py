@@ -11,7 +11,7 @@ for extra in ("torchvision", "timm", "matplotlib", "jinja2", "tensorboard", "skl
     sys.modules[extra] = None  # importing it raises ModuleNotFoundError
 import smartedge
 for module in pkgutil.walk_packages(smartedge.__path__, "smartedge."):
-    if not module.name.startswith("smartedge.report") and not module.name.endswith("__main__"):
+    if not module.name.startswith("smartedge.lab.report") and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 """
 

@@ -14,6 +14,7 @@ LAYERS = "Imports go down the layers; parts of one layer do not import each othe
 CLOUD = "The cloud cannot see images, releases or sensitive labels"
 SETTINGS = "The parts take arguments, not the settings of a run"
 REPORT = "The report is made from files alone"
+LAB = "The laboratory's parts: the sweep uses the others, audit and planner use the report's drawings"
 RUNNERS = "Audit and planner use steps and logs, not the runners"
 
 
@@ -39,7 +40,7 @@ def lint_imports(folder: Path) -> tuple[int, str]:
 def test_the_rules_hold(copy: Path) -> None:
     code, output = lint_imports(copy)
     assert code == 0, output
-    assert "5 kept, 0 broken" in output
+    assert "6 kept, 0 broken" in output
 
 
 @pytest.mark.parametrize(
@@ -51,13 +52,16 @@ def test_the_rules_hold(copy: Path) -> None:
         ("runs/planted.py", "import smartedge.codec", LAYERS),
         ("edge/planted.py", "import smartedge.cloud.trainer", LAYERS),
         ("training.py", "import smartedge.cli.app", LAYERS),
+        ("edge/planted.py", "def late():\n    import smartedge.lab.report", LAYERS),
+        ("training.py", "from smartedge.lab.audit import suite", LAYERS),
         ("unplaced.py", "", LAYERS),
+        ("lab/report/planted.py", "import smartedge.lab.plan", LAB),
         ("cloud/planted.py", "def late():\n    import smartedge.data", CLOUD),
         ("cloud/planted.py", "import smartedge.privacy.release", CLOUD),
         ("models/planted.py", "from smartedge.config import Config", SETTINGS),
-        ("report/planted.py", "from smartedge.errors import RunError", REPORT),
-        ("audit/planted.py", "import smartedge.cloud.session", RUNNERS),
-        ("plan/planted.py", "from smartedge.edge.runner import EdgeRunner", RUNNERS),
+        ("lab/report/planted.py", "from smartedge.errors import RunError", REPORT),
+        ("lab/audit/planted.py", "import smartedge.cloud.session", RUNNERS),
+        ("lab/plan/planted.py", "from smartedge.edge.runner import EdgeRunner", RUNNERS),
     ],
 )
 def test_a_planted_violation_is_found(where: str, statement: str, broken: str, copy: Path) -> None:

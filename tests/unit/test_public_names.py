@@ -22,5 +22,6 @@ def test_public_names():
         "load_config",
         "merge_state_dicts",
         "train",
+        "write_report",
     ]
     assert all(getattr(smartedge, name) is not None for name in smartedge.__all__)

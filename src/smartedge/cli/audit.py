@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
     """Attack, print one table and one sentence."""
     import torch
 
-    from smartedge.audit.suite import AuditSettings, audit
     from smartedge.config import load_run_config
+    from smartedge.lab.audit.suite import AuditSettings, audit
     from smartedge.runs.progress import Bars
 
     if args.threads is not None and args.threads < 1:

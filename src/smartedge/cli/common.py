@@ -7,11 +7,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from smartedge.config import Config, load_config
 from smartedge.runs.progress import Bars, JsonLines, Monitor
 
-__all__ = ["add_config_arguments", "add_override_argument", "add_side_arguments", "side"]
+__all__ = [
+    "add_config_arguments",
+    "add_override_argument",
+    "add_side_arguments",
+    "side",
+    "write_report_where_possible",
+]
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +63,17 @@ def side(args: argparse.Namespace) -> Iterator[tuple[Config, Monitor, threading.
             yield config, monitor, stop
         finally:
             monitor.close()
+
+
+def write_report_where_possible(run_dir: Path) -> Path | None:
+    """Write ``report.html`` of a finished run; None, with a line that says why, where what it needs is missing."""
+    try:
+        from smartedge.lab.report import write_report
+
+        return write_report(run_dir)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"no report.html: {error}", file=sys.stderr)
+        return None
 
 
 def _stop_at_end_of_input(stop: threading.Event) -> None:

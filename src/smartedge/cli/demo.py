@@ -67,9 +67,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Make the runs, print the table, write report and picture."""
+    from smartedge.cli.common import write_report_where_possible
     from smartedge.cli.report import print_table
     from smartedge.config import load_config
-    from smartedge.report import write_comparison, write_picture
+    from smartedge.lab.report import write_comparison, write_picture
     from smartedge.training import train
 
     folders = [args.out / name for name in RUNS]
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
             shutil.rmtree(folder)
         print(f"\n{' '.join(changes.values())}", flush=True)
         train(config)
+        write_report_where_possible(folder)
     print_table(folders)
     report = write_comparison(folders, args.out / "report.html")
     picture = write_picture(folders, args.out / "demo.png")

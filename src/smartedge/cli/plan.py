@@ -14,8 +14,8 @@ from smartedge.cli.profile import add_measuring_arguments, comma_separated, posi
 
 if TYPE_CHECKING:
     from smartedge.config import Config
-    from smartedge.plan.profile import Profile
-    from smartedge.plan.search import Plan
+    from smartedge.lab.plan.profile import Profile
+    from smartedge.lab.plan.search import Plan
 
 __all__ = ["add_parser", "run"]
 
@@ -85,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
     """
     from smartedge.config import load_config
     from smartedge.errors import ConfigError
-    from smartedge.plan.cost import Job, Setting
-    from smartedge.plan.draw import draw_plan
-    from smartedge.plan.links import parse_link
-    from smartedge.plan.search import METHODS, Constraints, explain, make_plan, parse_depth, written
+    from smartedge.lab.plan.cost import Job, Setting
+    from smartedge.lab.plan.draw import draw_plan
+    from smartedge.lab.plan.links import parse_link
+    from smartedge.lab.plan.search import METHODS, Constraints, explain, make_plan, parse_depth, written
 
     short = [f"epochs={args.epochs}"] if args.epochs is not None else []
     config = load_config(args.config, [*args.overrides, *short, *threads(args)])
@@ -138,8 +138,8 @@ def _say(args: argparse.Namespace, path: Path) -> None:
 
 def _profiles(args: argparse.Namespace, config: Config) -> tuple[Profile, Profile, dict[str, int]]:
     """Of edge and cloud, and the images of the data set where it was opened for measuring."""
-    from smartedge.plan.profile import load_profile
-    from smartedge.plan.published import load_device, scale
+    from smartedge.lab.plan.profile import load_profile
+    from smartedge.lab.plan.published import load_device, scale
 
     devices = {
         side: None if name is None or _is_file(name) else load_device(name)
@@ -172,7 +172,7 @@ def _is_file(name: str) -> bool:
 
 
 def _measure(args: argparse.Namespace, config: Config) -> tuple[Profile, dict[str, int]]:
-    from smartedge.plan.survey import measure_here
+    from smartedge.lab.plan.survey import measure_here
     from smartedge.runs.progress import Bars
 
     monitor = Bars()
@@ -253,8 +253,8 @@ def _print_table(plan: Plan, top: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from smartedge.plan.cost import STAGES
-    from smartedge.plan.search import METHODS, describe
+    from smartedge.lab.plan.cost import STAGES
+    from smartedge.lab.plan.search import METHODS, describe
 
     table = Table(box=None, pad_edge=False)
     table.add_column("choice", no_wrap=True)

@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
 
     from smartedge.config import load_config
     from smartedge.errors import ConfigError
-    from smartedge.plan.profile import save_profile
-    from smartedge.plan.survey import measure_here
+    from smartedge.lab.plan.profile import save_profile
+    from smartedge.lab.plan.survey import measure_here
     from smartedge.runs.progress import Bars
 
     if args.watts is not None and args.watts <= 0:

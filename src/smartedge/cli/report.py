@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, or the figure, and say where it is."""
-    from smartedge.report import write_comparison, write_figure, write_report
+    from smartedge.lab.report import write_comparison, write_figure, write_report
     from smartedge.training import collect
 
     for folder in args.run_dirs:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the runs, print the table, write the page."""
     from smartedge.cli.audit import seconds
     from smartedge.config import load_config
-    from smartedge.sweep import folder_of, parse_axes, sweep
+    from smartedge.lab.sweep import folder_of, parse_axes, sweep
 
     if args.seeds < 1:
         raise ConfigError("--seeds: at least 1 is needed")
@@ -122,7 +122,7 @@ def _spread(spread: dict[str, Any] | None) -> str:
 def _page(folder: Path) -> list[Path]:
     """Write the page where what it needs is installed; else say so."""
     try:
-        from smartedge.report import write_sweep
+        from smartedge.lab.report import write_sweep
     except ImportError as error:
         print(f"no sweep.html: {error}")
         return [folder / "sweep.json"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from smartedge.cli.common import add_config_arguments
+from smartedge.cli.common import add_config_arguments, write_report_where_possible
 from smartedge.metrics import no_better_than_guessing
 
 __all__ = ["add_parser", "run"]
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*args.overrides, *shorthands]
     results = train(args.config, overrides, resume=args.resume, single_process=args.single_process)
     print(summary_line(results))
-    report = load_config(args.config, overrides).run_dir / "report.html"
-    if report.exists():
+    report = write_report_where_possible(load_config(args.config, overrides).run_dir)
+    if report is not None:
         print(report)
     return 0
 

@@ -1,0 +1,232 @@
+"""An empirical lower bound on ε of one release: two inputs as far apart as can be, many releases, one threshold test.
+
+(ε, δ)-differential privacy bounds every test that tells the releases of one input from those of another:
+``TPR ≤ e^ε · FPR + δ`` (Kairouz, Oh, Viswanath 2015). A test that is seen to do better refutes the claim. The threshold
+is chosen on one half of the releases; on the other half, the bounds of Clopper and Pearson make of counts a statement
+with a stated confidence, whatever the law is.
+
+The inputs are handed over far outside the bound, so that a clip which is not the stated one shows as well.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smartedge.errors import ConfigError
+from smartedge.lab.audit.clock import Clock
+from smartedge.privacy.accountant import gaussian_epsilon
+from smartedge.privacy.mechanisms import Discrete, Gaussian, Laplace, Mechanism
+
+__all__ = [
+    "Pair",
+    "clopper_pearson",
+    "gaussian_lower_bound",
+    "lower_bound",
+    "measure",
+    "pairs_of",
+    "random_words",
+]
+
+CONFIDENCE = 0.999
+_TRIALS = 100_000  # releases of each input
+_FAR = 1e3  # times the features' range: inputs well outside the bound
+_CHUNK_NUMBERS = 2**20
+_THRESHOLDS = 500
+
+Floats = NDArray[np.float64]
+Words = Callable[[int], NDArray[np.uint64]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two inputs that a mechanism must not let be told apart."""
+
+    name: str
+    one_F: Tensor  # float32, before the clip
+    other_F: Tensor
+
+
+def random_words(count: int) -> NDArray[np.uint64]:
+    """64-bit words from the system's cryptographic source."""
+    return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
+
+
+def pairs_of(mechanism: Mechanism) -> tuple[Pair, ...]:
+    """Inputs that are opposite in all numbers, and in a single one; of codewords, two of them.
+
+    Where ε is that of a single number (granularity ``element``), only that one differs.
+    """
+    if isinstance(mechanism, Discrete):
+        one_K, other_K = torch.eye(mechanism.codewords)[:2]
+        return (Pair("two codewords", one_K, other_K),)
+    spread_F = torch.full(mechanism.feature_shape, _FAR)
+    single_F = torch.zeros(mechanism.feature_shape)
+    single_F.view(-1)[0] = _FAR
+    single = Pair("one number", single_F, -single_F)
+    return (single,) if mechanism.event.granularity == "element" else (Pair("all numbers", spread_F, -spread_F), single)
+
+
+def measure(
+    mechanism: Mechanism,
+    *,
+    clock: Clock,
+    trials: int = _TRIALS,
+    words: Words = random_words,
+    claim: Mechanism | None = None,
+) -> dict[str, Any]:
+    """Try to refute what a mechanism claims for one release.
+
+    Args:
+        mechanism: what releases.
+        clock: fewer trials are made where it runs out.
+        trials: releases of each input, for each pair of inputs.
+        words: the source of the release's randomness.
+        claim: what states ε, δ and the worst inputs, where it is not ``mechanism`` itself.
+
+    Returns:
+        ``epsilon_claimed`` (None where nothing is), ``delta``, ``epsilon_lower_bound`` (whatever the mechanism is),
+        ``epsilon_lower_bound_gaussian`` (of a Gaussian mechanism, from the µ that is refuted; else None),
+        ``confidence`` of both together, ``trials``, ``pair`` (the inputs that gave the bound),
+        ``control_without_noise`` (what the same test gives where the clipped input is released as it is: the highest
+        bound that so many trials can give, so a claim above it cannot be refuted), ``holds`` (no bound exceeds the
+        claim).
+
+    Raises:
+        ConfigError: scipy is not installed.
+    """
+    stated = claim or mechanism
+    pairs = pairs_of(stated)
+    # The bounds hold together: the probability of a miss is shared out among the pairs and the kinds of bound.
+    gaussian = isinstance(stated, Gaussian)
+    miss = (1 - CONFIDENCE) / len(pairs) / (2 if gaussian else 1)
+    found: list[tuple[float, int, str]] = []
+    multiple: list[float] = []
+    control = 0.0
+    for place, pair in enumerate(pairs):
+        part = clock.part(clock.share(len(pairs) - place))
+        one, other = _statistics(mechanism, pair, part, trials, words)
+        found.append((lower_bound(one, other, delta=stated.delta, miss=miss), len(one), pair.name))
+        if gaussian:
+            multiple.append(gaussian_lower_bound(one, other, miss=miss))
+        still_one, still_other = (
+            _statistic(mechanism, pair, mechanism.bound(x_F[None])).repeat(len(one))
+            for x_F in (pair.one_F, pair.other_F)
+        )
+        control = max(control, lower_bound(still_one, still_other, delta=stated.delta, miss=miss))
+    bound, used, name = max(found)
+    from_mu = gaussian_epsilon(max(multiple), stated.delta) if gaussian else None
+    return {
+        "epsilon_claimed": None if math.isinf(stated.epsilon) else stated.epsilon,
+        "delta": stated.delta,
+        "epsilon_lower_bound": bound,
+        "epsilon_lower_bound_gaussian": from_mu,
+        "confidence": CONFIDENCE,
+        "trials": used,
+        "pair": name,
+        "control_without_noise": control,
+        "holds": max(bound, from_mu or 0.0) <= stated.epsilon,
+    }
+
+
+def lower_bound(one: Floats, other: Floats, *, delta: float, miss: float) -> float:
+    """The ε that two samples of a statistic refute at δ, whatever the mechanism; 0 where none.
+
+    Args:
+        one: float64 (n,), of releases of one input.
+        other: float64 (n,), of the other.
+        delta: of the claim.
+        miss: the probability with which the bound may be too high.
+
+    Returns:
+        A number that is at most the true ε with probability at least ``1 − miss``.
+    """
+    return _refuted(one, other, lambda low, high: _log_ratio(low, high, delta), miss)
+
+
+def gaussian_lower_bound(one: Floats, other: Floats, *, miss: float) -> float:
+    """The µ = sensitivity/σ that two samples refute of a Gaussian mechanism; arguments as :func:`lower_bound`.
+
+    All tests on such a mechanism obey ``TPR ≤ Φ(Φ⁻¹(FPR) + µ)`` (Dong, Roth, Su 2022), so every
+    threshold tells of µ: far sharper than ε at a small δ, which only shows in rare events.
+    """
+    from scipy.stats import norm
+
+    return _refuted(one, other, lambda low, high: norm.ppf(low) - norm.ppf(high), miss)
+
+
+def _refuted(one: Floats, other: Floats, score: Callable[[Floats, Floats], Floats], miss: float) -> float:
+    """The score of (TPR from below, FPR from above) on the second halves, for the test best on the first halves."""
+    half = len(one) // 2
+    best, test = -math.inf, (0.0, False, True)
+    values = np.unique(np.concatenate([one[:half], other[:half]]))
+    if len(values) > _THRESHOLDS:
+        values = np.quantile(values, np.linspace(0, 1, _THRESHOLDS))
+    # How many lie at or above each threshold.
+    one_V, other_V = (half - np.searchsorted(np.sort(part[:half]), values, side="left") for part in (one, other))
+    for swapped, upper in ((False, True), (False, False), (True, True), (True, False)):
+        hits_V, alarms_V = (other_V, one_V) if swapped else (one_V, other_V)
+        if not upper:  # the event is: below the threshold
+            hits_V, alarms_V = half - hits_V, half - alarms_V
+        score_V = score(clopper_pearson(hits_V, half, miss / 2)[0], clopper_pearson(alarms_V, half, miss / 2)[1])
+        place = int(np.nanargmax(score_V))
+        if score_V[place] > best:
+            best, test = float(score_V[place]), (float(values[place]), swapped, upper)
+    threshold, swapped, upper = test
+    rest = len(one) - half
+    hit, alarm = (int((part[half:] >= threshold).sum()) for part in ((other, one) if swapped else (one, other)))
+    if not upper:
+        hit, alarm = rest - hit, rest - alarm
+    low = clopper_pearson(np.array([hit]), rest, miss / 2)[0]
+    high = clopper_pearson(np.array([alarm]), rest, miss / 2)[1]
+    return max(0.0, float(score(low, high)[0]))
+
+
+def clopper_pearson(counts: NDArray[np.integer], n: int, miss: float) -> tuple[Floats, Floats]:
+    """One-sided bounds of a share: each lies beyond the true share with probability at most ``miss``."""
+    try:
+        from scipy.stats import beta
+    except ImportError as error:
+        raise ConfigError("the audit needs scipy, which is not installed; pip install 'smartedge[audit]'") from error
+    counts = np.asarray(counts)
+    low = np.where(counts > 0, beta.ppf(miss, np.maximum(counts, 1), n - counts + 1), 0.0)
+    high = np.where(counts < n, beta.ppf(1 - miss, counts + 1, np.maximum(n - counts, 1)), 1.0)
+    return low, high
+
+
+def _log_ratio(low: Floats, high: Floats, delta: float) -> Floats:
+    """log((TPR − δ)/FPR), −inf where δ explains it all."""
+    gain = np.maximum(low - delta, 0.0)
+    return np.asarray(np.log(np.maximum(gain, 1e-300)) - np.log(np.maximum(high, 1e-300)))
+
+
+def _statistics(mechanism: Mechanism, pair: Pair, clock: Clock, trials: int, words: Words) -> tuple[Floats, Floats]:
+    """The statistic of as many releases of each input as there is time for, equally many of both."""
+    size = max(1, min(trials, _CHUNK_NUMBERS // max(1, mechanism.words_per_image, math.prod(mechanism.feature_shape))))
+    parts: tuple[list[Floats], list[Floats]] = ([], [])
+    done = 0
+    while done < trials and (done == 0 or clock.remaining() > 0):
+        now = min(size, trials - done)
+        for x_F, into in zip((pair.one_F, pair.other_F), parts, strict=True):
+            bounded_BF = mechanism.bound(x_F[None].repeat(now, *[1] * x_F.dim()))
+            released_BF = mechanism.randomise(bounded_BF, words(now * mechanism.words_per_image))
+            into.append(_statistic(mechanism, pair, released_BF))
+        done += now
+    return np.concatenate(parts[0]), np.concatenate(parts[1])
+
+
+def _statistic(mechanism: Mechanism, pair: Pair, released_BF: Tensor) -> Floats:
+    """The log-likelihood ratio of the two inputs, up to increasing functions: the best statistic (Neyman, Pearson)."""
+    one_D, other_D = (mechanism.bound(x_F[None]).double().flatten() for x_F in (pair.one_F, pair.other_F))
+    released_BD = released_BF.double().flatten(1)
+    if isinstance(mechanism, Laplace):
+        return ((released_BD - other_D).abs() - (released_BD - one_D).abs()).sum(dim=1).numpy()
+    return (released_BD @ (one_D - other_D)).numpy()

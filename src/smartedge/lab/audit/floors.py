@@ -1,0 +1,87 @@
+"""What an attacker reads off the desired label alone: no defence that keeps the label can be below it.
+
+*Label floor*: the attacker sees the true desired label and nothing else. *Prediction floor*: it sees the task exit's
+answer, which is what sending nothing but the answer would give away.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smartedge import metrics
+from smartedge.lab.audit.evidence import Evidence
+from smartedge.lab.audit.judge import judge
+from smartedge.lab.audit.trees import fit_logistic, fit_trees
+
+__all__ = ["label_floor", "prediction_floor", "table_attack"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def label_floor(evidence: Evidence, attribute: str) -> dict[str, Any]:
+    """The best attack that sees only the true desired label, judged as any other attack."""
+    desired = (evidence.train.desired, evidence.val.desired, evidence.test_desired)
+    return _floor(evidence, attribute, *(labels.numpy().astype(np.int64) for labels in desired))
+
+
+def prediction_floor(evidence: Evidence, attribute: str) -> dict[str, Any] | None:
+    """The best attack that sees only the task exit's answer; None where the method has no exit."""
+    if not evidence.exit_scores:
+        return None
+    train, val, test = (_answers(evidence, evidence.exit_scores[split]) for split in ("train", "val", "test"))
+    return _floor(evidence, attribute, train, val, test)
+
+
+def table_attack(answers_N: Ints, labels: Ints, *others_N: Ints, options: int, classes: int) -> tuple[Floats, ...]:
+    """The balanced posterior of the attribute given one answer, counted on the attacker's own images.
+
+    Whoever sees the answer alone can only be a function of it, and this is the best one as the number of images grows.
+
+    Args:
+        answers_N: int64 in 0..options-1, what the attacker sees of its own images.
+        labels: the attribute, int64 (N,), no unknown ones.
+        others_N: what it sees of other images.
+        options: answers that there are.
+        classes: K of the attribute.
+
+    Returns:
+        Scores (N, K) for each of ``others_N``.
+    """
+    counts_OK = np.zeros((options, classes))
+    np.add.at(counts_OK, (answers_N, labels), 1.0)
+    likelihood_OK = (counts_OK + 1e-3) / np.maximum(counts_OK.sum(axis=0), 1.0)
+    posterior_OK = likelihood_OK / likelihood_OK.sum(axis=1, keepdims=True)
+    return tuple(posterior_OK[other_N] for other_N in others_N)
+
+
+def _floor(evidence: Evidence, attribute: str, train: Ints, val: Ints, test: Ints) -> dict[str, Any]:
+    """``train``, ``val``, ``test``: answers, int64 (N,) to one question or (N, Q) to Q yes/no questions."""
+    classes = len(evidence.classes[attribute])
+    train_N, val_N, test_N = (
+        labels[attribute].numpy() for labels in (evidence.train.labels, evidence.val.labels, evidence.test_labels)
+    )
+    train_known, val_known = train_N >= 0, val_N >= 0
+    if train.ndim == 1:
+        seen = np.concatenate([train[train_known], val[val_known]])
+        labels = np.concatenate([train_N[train_known], val_N[val_known]])
+        options = evidence.task.outputs
+        attacks = {"table": table_attack(seen, labels, val, test, options=options, classes=classes)}
+    else:
+        columns = [answers.astype(np.float64) for answers in (train[train_known], val[val_known], val, test)]
+        logistic = fit_logistic(columns[0], train_N[train_known], columns[2], columns[3], classes=classes)
+        _, (_, *trees) = fit_trees(
+            columns[0], train_N[train_known], columns[1], val_N[val_known], columns[2], columns[3], classes=classes
+        )
+        attacks = {"logistic": logistic, "trees": tuple(trees)}
+    figures = {name: judge(at_val, val_N, at_test, test_N) for name, (at_val, at_test) in attacks.items()}
+    best = max(figures, key=lambda name: figures[name]["balanced_accuracy"])
+    return {"attack": best, **figures[best]}
+
+
+def _answers(evidence: Evidence, scores_NK: Tensor) -> Ints:
+    return metrics.answers(scores_NK.numpy(), evidence.task.kind)

@@ -1,0 +1,135 @@
+"""Membership of a release: given released features and a candidate image, are they of that image?
+
+The attacker sends the candidate through the white-box front and asks how likely the release is then: −‖z − f(x)‖² for
+Gaussian noise (and for none), −‖z − f(x)‖₁ for Laplace noise, and for codewords whether the release holds the
+candidate's. A second statistic compares this with the same for the attacker's own images (a release that is likely for
+everybody says nothing); the better of the two counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smartedge import metrics
+from smartedge.lab.audit.evidence import Evidence
+from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold
+from smartedge.privacy.mechanisms import Additive, Discrete, Laplace
+from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.seeds import derive_seed
+
+__all__ = ["membership"]
+
+_REFERENCES = 512  # of the attacker's own images
+_BATCH = 128
+
+Floats = NDArray[np.float64]
+Likelihood = Callable[[Tensor, Tensor], Tensor]  # releases (N, D), candidates (M, D) → (N, M)
+
+
+def membership(evidence: Evidence, *, seed: int, monitor: Monitor) -> dict[str, Any]:
+    """Judge the attack on every protected image.
+
+    Returns:
+        ``any`` (the false candidate is another test image) and ``same_label`` (one with the same desired label), each
+        with ``auroc``, ``balanced_accuracy`` at a threshold chosen on one half of the images and judged on the other,
+        ``ci95`` of it, ``statistic`` (``likelihood`` or ``calibrated``), ``pairs``. ``same_label`` is None where no
+        two images share a label.
+    """
+    released_ND = evidence.test_features_NF.flatten(1)
+    truth_ND = _candidates(evidence, monitor)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "audit", "membership"))
+    chosen = torch.randperm(len(evidence.train), generator=generator)[:_REFERENCES]
+    reference_MD = evidence.train.views_VNF[0][chosen].float().flatten(1)
+    likelihood = _likelihood(evidence)
+    expected_N = torch.cat(
+        [torch.logsumexp(likelihood(part, reference_MD), dim=1) for part in released_ND.split(_BATCH)]
+    )
+    figures: dict[str, Any] = {}
+    for name, groups in (("any", None), ("same_label", evidence.test_desired)):
+        others = _others(len(released_ND), groups, generator)
+        if others is None:
+            figures[name] = None
+            continue
+        rows, false = others
+        real_N, false_N = (
+            torch.cat([likelihood(r[None], c[None])[0] for r, c in zip(released_ND[rows], truth_ND[of], strict=True)])
+            for of in (rows, false)
+        )
+        shift_N = expected_N[rows]
+        judged = {
+            "likelihood": _judge(real_N.double().numpy(), false_N.double().numpy()),
+            "calibrated": _judge((real_N - shift_N).double().numpy(), (false_N - shift_N).double().numpy()),
+        }
+        best = max(judged, key=lambda key: judged[key]["auroc"])
+        figures[name] = {**judged[best], "statistic": best}
+    return figures
+
+
+def _candidates(evidence: Evidence, monitor: Monitor) -> Tensor:
+    """What the front makes of each test image, float32 (N, D)."""
+    parts = []
+    count = len(evidence.test)
+    for start in range(0, count, _BATCH):
+        rows = torch.arange(start, min(start + _BATCH, count))
+        parts.append(evidence.bounded(evidence.images(evidence.test, rows)).flatten(1))
+        monitor.update(Update("audit", f"{evidence.name} membership", int(rows[-1]) + 1, count))
+    return torch.cat(parts)
+
+
+def _likelihood(evidence: Evidence) -> Likelihood:
+    """Log-likelihood of each release for each candidate, up to a constant."""
+    mechanism = evidence.mechanism
+    if isinstance(mechanism, Discrete):
+        # The release holds the candidate's codeword, or it does not.
+        weight = evidence.log_odds
+        return lambda released_ND, candidate_MD: weight * (released_ND @ candidate_MD.T).double()
+    if isinstance(mechanism, Laplace) and evidence.noisy:
+        scale = mechanism.scale
+        return lambda released_ND, candidate_MD: -torch.cdist(released_ND, candidate_MD, p=1.0) / scale
+    # Without noise what differs is the codec's rounding: a scale of the size of the smallest distances serves.
+    variance = mechanism.sigma**2 if isinstance(mechanism, Additive) and evidence.noisy else _rounding(evidence)
+    return lambda released_ND, candidate_MD: (
+        -torch.cdist(released_ND, candidate_MD, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * variance)
+    )
+
+
+def _rounding(evidence: Evidence) -> float:
+    """Mean square distance that the codec alone makes, per image; a small number where it makes none."""
+    sample_NF = evidence.train.views_VNF[0][: evidence.batch_size].float()
+    coded_NF = evidence.release(sample_NF, torch.Generator().manual_seed(0))
+    return max(float((coded_NF - sample_NF).flatten(1).square().mean()), 1e-6 * float(sample_NF.var()) + 1e-12)
+
+
+def _others(count: int, groups: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+    """For each image another one, of the same group where groups are given; images that are alone are left out."""
+    if groups is None:
+        members = [torch.arange(count)]
+    else:
+        _, group_of = torch.unique(groups, dim=0, return_inverse=True)
+        members = [torch.nonzero(group_of == g).flatten() for g in range(int(group_of.max()) + 1)]
+    rows, others = [], []
+    for group in members:
+        if len(group) > 1:
+            mixed = group[torch.randperm(len(group), generator=generator)]
+            rows.append(mixed)
+            others.append(mixed.roll(1))  # a cycle: nobody is paired with itself
+    return (torch.cat(rows), torch.cat(others)) if rows else None
+
+
+def _judge(real_N: Floats, false_N: Floats) -> dict[str, Any]:
+    """Threshold on the even places, figures on the odd ones; AUROC on all."""
+    scores = np.concatenate([real_N, false_N])
+    labels = np.repeat([1, 0], [len(real_N), len(false_N)]).astype(np.int64)
+    half = np.concatenate([np.arange(len(real_N)), np.arange(len(false_N))]) % 2 == 0
+    threshold = choose_threshold(scores[half], labels[half])
+    right = (scores[~half] > threshold) == labels[~half]
+    balanced, interval = balanced_accuracy_interval(labels[~half], right)
+    area = metrics.evaluate(labels, np.stack([-scores, scores], axis=1), "single")["auroc"]
+    assert area is not None
+    return {"auroc": area, "balanced_accuracy": balanced, "ci95": list(interval), "pairs": len(labels)}

@@ -1,0 +1,248 @@
+"""The judge of reconstructions: one undivided network that reads the desired and the sensitive labels of an image.
+
+It is trained on the attacker's own original images, as in PriPHiT; how well it reads the protected originals is the
+reference for what it reads in their reconstructions. The adapted classifier goes on from it with reconstructions of
+the attacker's own images, which is the stronger attack.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from smartedge import metrics
+from smartedge.augment import augment
+from smartedge.lab.audit.evidence import Auxiliary, Evidence
+from smartedge.lab.audit.judge import balanced_accuracy_interval
+from smartedge.lab.audit.reconstruction.fitting import Fit, Report, fit
+from smartedge.lab.audit.reconstruction.pixels import prepare, to_image
+from smartedge.models import zoo
+
+__all__ = ["BATCH", "Classifier", "Question", "labels_of", "questions_of", "read_labels", "train_classifier"]
+
+_EPOCHS = 8
+_LEAST_STEPS = 1500  # a small set is gone through more often
+BATCH = 32  # images in a step
+_CHUNK = 256
+_LR, _ADAPT_LR = 1e-3, 3e-4
+_WEIGHT_DECAY = 0.05
+
+Images = Callable[[Tensor, torch.Generator], Tensor]  # positions (B,) → images in [0, 1] of them
+
+
+@dataclass(frozen=True)
+class Question:
+    """One label that the classifier reads."""
+
+    name: str  # the column
+    desired: bool
+    classes: int
+
+
+def questions_of(evidence: Evidence, sensitive: Sequence[str]) -> tuple[Question, ...]:
+    """The desired column or columns, then the sensitive ones that are not desired themselves."""
+    task = evidence.task
+    if task.kind == "single":
+        desired = [Question(task.columns[0], True, task.outputs)]
+    else:
+        desired = [Question(name, True, 2) for name in task.columns]
+    hidden = [Question(name, False, len(evidence.classes[name])) for name in sensitive if name not in task.columns]
+    return (*desired, *hidden)
+
+
+def labels_of(questions: Sequence[Question], desired: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
+    """int64 (N, Q); −1 where a label is unknown."""
+    desired_NQ = desired.reshape(len(desired), -1).long()
+    columns = [labels[question.name] for question in questions if not question.desired]
+    return torch.cat([desired_NQ, *(column[:, None] for column in columns)], dim=1)
+
+
+class Classifier:
+    """A network on a device, with one group of logits for each question; trained in ``autocast``."""
+
+    def __init__(
+        self, network: nn.Module, questions: Sequence[Question], autocast: torch.autocast, device: torch.device
+    ) -> None:
+        self.network = network
+        self.autocast = autocast
+        self.device = device
+        self.questions = tuple(questions)
+        self.sizes = [question.classes for question in questions]
+
+    @classmethod
+    def of(cls, evidence: Evidence, questions: Sequence[Question]) -> Classifier:
+        """Untrained: the run's own network, with enough outputs."""
+        outputs = sum(question.classes for question in questions)
+        network = zoo.build(**evidence.config.whole(outputs))
+        network.to(device=evidence.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(network, questions, evidence.autocast(), evidence.device)
+
+    def loss(self, images_BCHW: Tensor, labels_BQ: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """Cross-entropy, class-balanced by ``weights`` (one (K,) per question), averaged over the questions."""
+        with self.autocast:
+            logits_BO = self.network(prepare(images_BCHW))
+        groups = logits_BO.float().split(self.sizes, dim=1)
+        losses = []
+        for logits_BK, labels_B, weight_K in zip(groups, labels_BQ.unbind(1), weights, strict=True):
+            known_B = labels_B >= 0
+            share_B = weight_K[labels_B.clamp(min=0)] * known_B
+            each_B = F.cross_entropy(logits_BK, labels_B.clamp(min=0), reduction="none")
+            losses.append((share_B * each_B).sum() / share_B.sum().clamp(min=1e-6))
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def scores(self, images_NCHW: Tensor) -> dict[str, NDArray[np.float64]]:
+        """Probabilities (N, K) of each question for images in [0, 1] or uint8."""
+        self.network.eval()
+        parts = []
+        for part in images_NCHW.split(_CHUNK):
+            images_BCHW = to_image(part) if part.dtype == torch.uint8 else part
+            parts.append(self.network(prepare(images_BCHW.to(self.device))).cpu())
+        groups = torch.cat(parts).split(self.sizes, dim=1)
+        return {
+            question.name: group.double().softmax(dim=1).numpy()
+            for question, group in zip(self.questions, groups, strict=True)
+        }
+
+    def adapted(
+        self,
+        reconstructed: Images,
+        labels_NQ: Tensor,
+        val_images: Tensor,
+        val_labels_NQ: Tensor,
+        *,
+        epochs: int,
+        seconds: float,
+        seed: int,
+        report: Report,
+    ) -> tuple[Classifier, Fit]:
+        """A copy that went on with reconstructions.
+
+        Args:
+            reconstructed: a fresh reconstruction of some of the attacker's train images.
+            labels_NQ: of the train images.
+            val_images: reconstructions of the attacker's val images, uint8.
+            val_labels_NQ: their labels.
+            epochs: at most.
+            seconds: at most.
+            seed: of order and noise.
+            report: takes progress.
+        """
+        copied = Classifier(copy.deepcopy(self.network), self.questions, self.autocast, self.device)
+        result = _train(
+            copied, reconstructed, labels_NQ, val_images, val_labels_NQ, _ADAPT_LR, epochs, seconds, seed, report
+        )
+        return copied, result
+
+
+def train_classifier(
+    evidence: Evidence, questions: Sequence[Question], *, seconds: float, seed: int, report: Report
+) -> tuple[Classifier, Fit]:
+    """Train on the attacker's original train images, mirrored at random; keep the best on its val images."""
+    train, val = evidence.train, evidence.val
+
+    def originals(rows: Tensor, generator: torch.Generator) -> Tensor:
+        return to_image(augment(evidence.images(train.split, rows), generator=generator, kind="flip"))
+
+    classifier = Classifier.of(evidence, questions)
+    result = _train(
+        classifier,
+        originals,
+        _labels(questions, train),
+        evidence.images(val.split),
+        _labels(questions, val),
+        _LR,
+        max(_EPOCHS, -(-_LEAST_STEPS * BATCH // len(train))),
+        seconds,
+        seed,
+        report,
+    )
+    return classifier, result
+
+
+def read_labels(
+    classifier: Classifier, images_NCHW: Tensor, labels_NQ: Tensor
+) -> dict[str, dict[str, float | list[float] | None]]:
+    """What the classifier reads in images: ``balanced_accuracy``, ``auroc`` and ``ci95`` of each question.
+
+    The answer is the likelier class, as for an original image: no threshold is chosen for reconstructions. Images whose
+    label is unknown are left out of its question; a question of which all are unknown is left out.
+    """
+    scores = classifier.scores(images_NCHW)
+    read: dict[str, dict[str, float | list[float] | None]] = {}
+    for question, labels_N in zip(classifier.questions, labels_NQ.unbind(1), strict=True):
+        known_N = (labels_N >= 0).numpy()
+        if not known_N.any():
+            continue
+        truth, scores_NK = labels_N.numpy()[known_N], scores[question.name][known_N]
+        value, interval = balanced_accuracy_interval(truth, scores_NK.argmax(axis=1) == truth)
+        read[question.name] = {
+            "balanced_accuracy": value,
+            "auroc": metrics.evaluate(truth, scores_NK, "single")["auroc"],
+            "ci95": list(interval),
+        }
+    return read
+
+
+def _labels(questions: Sequence[Question], auxiliary: Auxiliary) -> Tensor:
+    return labels_of(questions, auxiliary.desired, auxiliary.labels)
+
+
+def _train(
+    classifier: Classifier,
+    images: Images,
+    labels_NQ: Tensor,
+    val_images: Tensor,
+    val_labels_NQ: Tensor,
+    lr: float,
+    epochs: int,
+    seconds: float,
+    seed: int,
+    report: Report,
+) -> Fit:
+    weights = [
+        _balance(labels_N, size).to(classifier.device)
+        for labels_N, size in zip(labels_NQ.unbind(1), classifier.sizes, strict=True)
+    ]
+    generator = torch.Generator().manual_seed(seed)
+
+    def examples(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return images(rows, generator), labels_NQ[rows]
+
+    def loss(images_BCHW: Tensor, labels_BQ: Tensor) -> Tensor:
+        return classifier.loss(images_BCHW, labels_BQ, weights)
+
+    def score() -> float:
+        read = read_labels(classifier, val_images, val_labels_NQ)
+        return float(np.mean([figures["balanced_accuracy"] for figures in read.values()])) if read else 0.0
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # dropout
+        return fit(
+            classifier.network,
+            examples,
+            loss,
+            score,
+            rows=len(labels_NQ),
+            batch_size=BATCH,
+            step_size=BATCH,
+            epochs=epochs,
+            lr=lr,
+            weight_decay=_WEIGHT_DECAY,
+            seconds=seconds,
+            generator=generator,
+            report=report,
+        )
+
+
+def _balance(labels_N: Tensor, classes: int) -> Tensor:
+    """Weights (K,) inversely proportional to how often a class occurs; 0 for a class that does not."""
+    counts_K = torch.bincount(labels_N[labels_N >= 0], minlength=classes).double()
+    return torch.where(counts_K > 0, counts_K.sum() / (classes * counts_K.clamp(min=1)), 0.0).float()

@@ -1,0 +1,476 @@
+"""All reconstruction attacks on a run, and on the same front without protection: the ``reconstruction`` block.
+
+Order of work, each piece within its share of the time that is left: the classifier that judges; then for the defended
+and the undefended releases the decoder, the GAN that goes on from it, and the optimisation through the white-box front.
+A piece that is finished is kept and reused; one that time cut short says how much of its training it had; one for which
+no time was left is listed under ``skipped``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from smartedge.lab.audit.evidence import Evidence
+from smartedge.lab.audit.judge import judge
+from smartedge.lab.audit.reconstruction.classifier import (
+    BATCH,
+    Classifier,
+    Question,
+    labels_of,
+    questions_of,
+    read_labels,
+    train_classifier,
+)
+from smartedge.lab.audit.reconstruction.decoder import fresh_pairs, new_decoder, reconstruct_images, train_decoder
+from smartedge.lab.audit.reconstruction.fitting import Report
+from smartedge.lab.audit.reconstruction.gan import train_gan
+from smartedge.lab.audit.reconstruction.measures import (
+    FeatureDistance,
+    Lpips,
+    finite_mean,
+    perceptual_distance,
+    psnr,
+    ssim,
+)
+from smartedge.lab.audit.reconstruction.networks import Decoder
+from smartedge.lab.audit.reconstruction.pixels import to_image
+from smartedge.lab.audit.reconstruction.samples import combinations, write_samples
+from smartedge.lab.audit.reconstruction.store import Store, fingerprint, print_of
+from smartedge.lab.audit.reconstruction.white_box import choose_weights, invert
+from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.seeds import derive_seed
+
+__all__ = ["reconstruct"]
+
+_SUBSET = 64  # protected images that the optimisation is done for
+_ADAPT_EPOCHS, _LEAST_ADAPT_STEPS = 2, 500
+_SHARES = {"classifier": 3.0, "decoder": 4.0, "gan": 3.0, "white-box": 3.0}  # of the time, relative to each other
+_ADAPT_SHARE = 0.3  # of a decoder's or GAN's time: for the classifier that adapts to its images
+_WORTH_IT = 2.0  # a piece that was cut short is done again where there is that many times as much time
+_CHOICE_SHARE = 0.3  # of the optimisation's time: for the choice of its weights
+
+
+Distance = FeatureDistance | Lpips
+
+
+class Clock(Protocol):
+    """Tells how much time is left."""
+
+    def remaining(self) -> float:
+        """Seconds; inf without a budget."""
+
+
+def reconstruct(
+    evidence: Evidence,
+    undefended: Evidence | None,
+    *,
+    sensitive: Sequence[str],
+    budget: Clock,
+    folder: Path,
+    monitor: Monitor,
+    seed: int,
+) -> dict[str, Any]:
+    """Attack both releases and judge the images: the block that docs/audit-schema.md describes.
+
+    Args:
+        evidence: of the audited run.
+        undefended: of the same front without protection; the same releases under another name where the run has
+            none; None, or ``evidence`` itself, where there is nothing to compare with.
+        sensitive: the attributes that a classifier reads from the reconstructions.
+        budget: the time for all of it.
+        folder: finished pieces and ``samples.safetensors`` go here.
+        monitor: takes progress.
+        seed: of the attackers.
+
+    Raises:
+        ConfigError: what the attacks need is not installed.
+    """
+    return _Attacks(evidence, undefended, sensitive, budget, Store(folder), monitor, seed).run()
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What an attack made of the protected images at ``positions``."""
+
+    positions: Tensor  # int64 (M,)
+    images_MCHW: Tensor  # uint8
+    figures: Mapping[str, Any]
+
+
+class _Attacks:
+    """One call of :func:`reconstruct`: what its pieces share."""
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        undefended: Evidence | None,
+        sensitive: Sequence[str],
+        budget: Clock,
+        store: Store,
+        monitor: Monitor,
+        seed: int,
+    ) -> None:
+        self.budget, self.store, self.monitor, self.seed = budget, store, monitor, seed
+        self.compared = undefended is not None and undefended is not evidence
+        same = undefended is None or undefended.test_features_NF is evidence.test_features_NF
+        self.evidences = (evidence,) if same or undefended is None else (evidence, undefended)
+        self.questions: tuple[Question, ...] = questions_of(evidence, sensitive)
+        self.originals_NCHW = evidence.images(evidence.test)
+        self.labels_NQ = labels_of(self.questions, evidence.test_desired, evidence.test_labels)
+        hidden = [place for place, question in enumerate(self.questions) if not question.desired]
+        self.sample = combinations(self.labels_NQ[:, 0], self.labels_NQ[:, hidden[0] if hidden else 0])
+        self.subset = _with_others(self.sample, len(self.labels_NQ), _SUBSET, seed)
+        self.pieces = ["classifier", *(name for name in ("decoder", "gan", "white-box") for _ in self.evidences)]
+        self.skipped: list[dict[str, str]] = []
+
+    def run(self) -> dict[str, Any]:
+        """The block."""
+        if self.budget.remaining() <= 0:
+            return {"skipped": [{"attack": "reconstruction", "reason": "no time was left"}]}
+        classifier = self._classifier()
+        evidence = self.evidences[0]
+        distance = perceptual_distance(
+            classifier.network, image_size=evidence.config.data.image_size, of=evidence.config.model.name
+        )
+        decoders: dict[str, Decoder | None] = {}
+        found: dict[str, dict[str, _Images]] = {each.name: {} for each in self.evidences}
+        for each in self.evidences:
+            decoders[each.name] = self._painted(each, "decoder", None, classifier, distance, found)
+        for each in self.evidences:
+            self._painted(each, "gan", decoders[each.name], classifier, distance, found)
+        for each in self.evidences:
+            self._optimised(each, decoders[each.name], classifier, distance, found)
+        self._write_samples(distance, found)
+        return self._block(classifier, distance, found)
+
+    # -- the pieces
+
+    def _classifier(self) -> Classifier:
+        evidence = self.evidences[0]
+        key = fingerprint(evidence, "classifier", self.seed, self.questions)
+        seconds = self._seconds("classifier")
+        kept = self.store.load("classifier", key)
+        if kept and _stands(kept[0], seconds):
+            classifier = Classifier.of(evidence, self.questions)
+            classifier.network.load_state_dict(kept[1])
+            self._note_cut("classifier", kept[0])
+            return classifier
+        report = self._reporter("classifier of images")
+        classifier, fitted = train_classifier(
+            evidence, self.questions, seconds=seconds, seed=self._derived("classifier"), report=report
+        )
+        how = _how(fitted.epochs / fitted.planned, seconds)
+        self.store.save("classifier", key, how, classifier.network.state_dict())
+        self._note_cut("classifier", how)
+        return classifier
+
+    def _painted(
+        self,
+        evidence: Evidence,
+        attack: str,
+        plain: Decoder | None,
+        classifier: Classifier,
+        distance: Distance,
+        found: dict[str, dict[str, _Images]],
+    ) -> Decoder | None:
+        """Decoder or GAN: train, paint every protected image, judge; None where there was no time."""
+        piece = f"{evidence.name}-{attack}"
+        made_with = (print_of(classifier.network), print_of(plain), distance.name)
+        key = fingerprint(evidence, attack, self.seed, self.questions, made_with)
+        seconds = self._seconds(attack)
+        kept = self.store.load(piece, key)
+        if kept and _stands(kept[0]["training"], seconds):
+            figures, tensors = kept
+            decoder = new_decoder(evidence, seed=0)
+            images_NCHW = tensors.pop("images")
+            decoder.load_state_dict(tensors)
+            decoder.eval()
+        else:
+            if seconds <= 0 or (attack == "gan" and plain is None):
+                self._skip(
+                    piece, "no time was left" if seconds <= 0 else "it goes on from the decoder, which was skipped"
+                )
+                return None
+            report, derived = self._reporter(f"{evidence.name} {attack}"), self._derived(piece)
+            training = seconds * (1 - _ADAPT_SHARE)
+            others: dict[str, Any] = {}
+            if plain is None:
+                decoder, fitted = train_decoder(evidence, seconds=training, seed=derived, report=report)
+            else:
+                decoder, fitted = train_gan(evidence, plain, distance, seconds=training, seed=derived, report=report)
+                others["nearer_than_decoder"] = fitted.score > 0
+            images_NCHW = reconstruct_images(decoder, evidence.test_features_NF)
+            adapted, learned = self._adapted(evidence, decoder, images_NCHW, classifier, seconds * _ADAPT_SHARE, piece)
+            figures = {
+                **self._judged(classifier, distance, torch.arange(len(images_NCHW)), images_NCHW),
+                "sensitive_balanced_accuracy_adapted": adapted,
+                "training": _how(fitted.epochs / fitted.planned, seconds, adapted_share=learned, **others),
+            }
+            self.store.save(piece, key, figures, {**decoder.state_dict(), "images": images_NCHW})
+        self._note_cut(piece, figures["training"])
+        found[evidence.name][attack] = _Images(torch.arange(len(images_NCHW)), images_NCHW, figures)
+        return decoder
+
+    def _adapted(
+        self,
+        evidence: Evidence,
+        decoder: Decoder,
+        images_NCHW: Tensor,
+        classifier: Classifier,
+        seconds: float,
+        piece: str,
+    ) -> tuple[dict[str, float], float]:
+        """Balanced accuracy of each sensitive question by a classifier that has learned from reconstructions.
+
+        And the share of that learning for which there was time.
+        """
+        train, val = evidence.train, evidence.val
+        generator = torch.Generator().manual_seed(self._derived(piece, "val"))
+        released_NF, _ = fresh_pairs(evidence, val, torch.arange(len(val)), generator)
+        val_images = reconstruct_images(decoder, released_NF)
+
+        def reconstructed(rows: Tensor, generator: torch.Generator) -> Tensor:
+            return to_image(reconstruct_images(decoder, fresh_pairs(evidence, train, rows, generator)[0]))
+
+        val_labels_NQ = labels_of(self.questions, val.desired, val.labels)
+        adapted, fitted = classifier.adapted(
+            reconstructed,
+            labels_of(self.questions, train.desired, train.labels),
+            val_images,
+            val_labels_NQ,
+            epochs=max(_ADAPT_EPOCHS, -(-_LEAST_ADAPT_STEPS * BATCH // len(train))),
+            seconds=seconds,
+            seed=self._derived(piece, "adapted"),
+            report=self._reporter(f"{piece.replace('-', ' ')}: classifier adapts"),
+        )
+        found = self._tuned(adapted, val_images, val_labels_NQ, images_NCHW, self.labels_NQ)
+        return found, round(min(1.0, fitted.epochs / fitted.planned), 3)
+
+    def _tuned(
+        self, classifier: Classifier, val_images: Tensor, val_labels_NQ: Tensor, images: Tensor, labels_NQ: Tensor
+    ) -> dict[str, float]:
+        """Balanced accuracy of each sensitive question, at the threshold that is best on the attacker's val images."""
+        on_val, on_test = classifier.scores(val_images), classifier.scores(images)
+        return {
+            question.name: judge(
+                on_val[question.name],
+                val_labels_NQ[:, place].numpy(),
+                on_test[question.name],
+                labels_NQ[:, place].numpy(),
+            )["balanced_accuracy"]
+            for place, question in enumerate(self.questions)
+            if not question.desired and _both_known(val_labels_NQ[:, place], labels_NQ[:, place])
+        }
+
+    def _optimised(
+        self,
+        evidence: Evidence,
+        decoder: Decoder | None,
+        classifier: Classifier,
+        distance: Distance,
+        found: dict[str, dict[str, _Images]],
+    ) -> None:
+        """Optimisation through the white-box front, on a subset of the protected images, and on as many val images.
+
+        On these the thresholds are tuned at which the classifier reads the protected ones.
+        """
+        piece = f"{evidence.name}-white-box"
+        made_with = (print_of(classifier.network), print_of(decoder), distance.name)
+        key = fingerprint(evidence, "white-box", self.seed, self.questions, made_with)
+        seconds = self._seconds("white-box")
+        kept = self.store.load(piece, key)
+        if kept and _stands(kept[0]["training"], seconds):
+            figures, images_MCHW = kept[0], kept[1]["images"]
+        else:
+            if seconds <= 0:
+                self._skip(piece, "no time was left")
+                return
+            derived = self._derived(piece)
+            weights = choose_weights(
+                evidence,
+                decoder,
+                seconds=seconds * _CHOICE_SHARE,
+                seed=derived,
+                report=self._reporter(f"{evidence.name} white-box: weights"),
+            )
+            generator = torch.Generator().manual_seed(self._derived(piece, "val"))
+            own = torch.randperm(len(evidence.val), generator=generator)[: len(self.subset)]
+            released_NF = evidence.draw(evidence.val, generator, own, view=0)
+            both_NCHW, done = invert(
+                evidence,
+                torch.cat([evidence.test_features_NF[self.subset], released_NF]),
+                decoder,
+                weights,
+                seconds=seconds * (1 - _CHOICE_SHARE),
+                seed=derived,
+                report=self._reporter(f"{evidence.name} white-box"),
+            )
+            images_MCHW, val_images = both_NCHW.split([len(self.subset), len(own)])
+            val_labels_NQ = labels_of(
+                self.questions,
+                evidence.val.desired[own],
+                {name: labels[own] for name, labels in evidence.val.labels.items()},
+            )
+            figures = {
+                **self._judged(classifier, distance, self.subset, images_MCHW),
+                "sensitive_balanced_accuracy_adapted": self._tuned(
+                    classifier, val_images, val_labels_NQ, images_MCHW, self.labels_NQ[self.subset]
+                ),
+                "training": _how(done, seconds, weights=asdict(weights)),
+            }
+            self.store.save(piece, key, figures, {"images": images_MCHW})
+        self._note_cut(piece, figures["training"])
+        found[evidence.name]["white_box"] = _Images(self.subset, images_MCHW, figures)
+
+    # -- judging
+
+    def _judged(
+        self, classifier: Classifier, distance: Distance, positions: Tensor, images_MCHW: Tensor
+    ) -> dict[str, Any]:
+        read = read_labels(classifier, images_MCHW, self.labels_NQ[positions])
+        return {
+            "images": len(positions),
+            **_likeness(self.originals_NCHW[positions], images_MCHW, distance),
+            **_accuracies(self.questions, read),
+        }
+
+    def _write_samples(self, distance: Distance, found: Mapping[str, Mapping[str, _Images]]) -> None:
+        if not len(self.sample):
+            return
+        evidence, hidden = self.evidences[0], [question for question in self.questions if not question.desired]
+        sensitive = hidden[0].name if hidden else None
+        tensors = {
+            "ids": evidence.test_ids[self.sample],
+            "originals": self.originals_NCHW[self.sample],
+            "desired": self.labels_NQ[self.sample, 0],
+            "sensitive": evidence.test_labels[sensitive][self.sample]
+            if sensitive
+            else torch.full((len(self.sample),), -1),
+        }
+        attacks: dict[str, str] = {}
+        for name in ("defended", "undefended"):
+            of = found[evidence.name] if len(self.evidences) == 1 else found[name]
+            if not of or (name == "undefended" and not self.compared):
+                continue
+            distances = {attack: self._distance_on_subset(distance, images) for attack, images in of.items()}
+            attacks[name] = min(distances, key=distances.__getitem__)
+            tensors[name] = _at(of[attacks[name]], self.sample)
+        task = evidence.task
+        notes = {
+            "network": evidence.config.model.name,
+            "attacks": attacks,
+            "desired": {
+                "column": task.columns[0],
+                "names": list(task.names) if task.kind == "single" else ["no", "yes"],
+            },
+            "sensitive": {"column": sensitive, "names": list(evidence.classes[sensitive])} if sensitive else None,
+        }
+        write_samples(self.store.folder / "samples.safetensors", tensors, notes)
+
+    def _distance_on_subset(self, distance: Distance, images: _Images) -> float:
+        originals = to_image(self.originals_NCHW[self.subset])
+        return finite_mean(distance(originals, to_image(_at(images, self.subset))))
+
+    def _block(
+        self, classifier: Classifier, distance: Distance, found: Mapping[str, Mapping[str, _Images]]
+    ) -> dict[str, Any]:
+        first, last = self.evidences[0].name, self.evidences[-1].name
+        block: dict[str, Any] = {}
+        for attack, images in found[first].items():
+            other = found[last].get(attack) if self.compared else None
+            block[attack] = {**images.figures, "undefended": dict(other.figures) if other else None}
+        read = read_labels(classifier, self.originals_NCHW, self.labels_NQ)
+        evidence = self.evidences[0]
+        own = evidence.images(evidence.train.split, torch.arange(min(_SUBSET * 8, len(evidence.train))))
+        mean_CHW = to_image(own).mean(dim=0).mul(255).round().to(torch.uint8)
+        block["originals"] = {"images": len(self.labels_NQ), **_accuracies(self.questions, read)}
+        block["mean_image"] = _likeness(self.originals_NCHW, mean_CHW.expand_as(self.originals_NCHW), distance)
+        block["skipped"] = self.skipped
+        return block
+
+    # -- time, randomness, progress
+
+    def _seconds(self, kind: str) -> float:
+        """The share of the time left that the next piece of this kind may take."""
+        left = sum(_SHARES[piece] for piece in self.pieces)
+        self.pieces.remove(kind)
+        return self.budget.remaining() * (_SHARES[kind] / left)
+
+    def _derived(self, *purpose: str) -> int:
+        return derive_seed(self.seed, "audit", "reconstruction", *purpose)
+
+    def _reporter(self, phase: str) -> Report:
+        return lambda done, total, text: self.monitor.update(Update("audit", phase, done, total, text))
+
+    def _skip(self, piece: str, reason: str) -> None:
+        self.skipped.append({"attack": f"reconstruction {piece}", "reason": reason})
+
+    def _note_cut(self, piece: str, training: Mapping[str, Any]) -> None:
+        """A piece that had less than half of its training is weaker than it could be, and the reader must know."""
+        if (share := _least(training)) < 0.5:
+            self._skip(piece, f"cut short by the time budget at {share:.0%} of its training; it counts")
+
+
+def _how(share: float, seconds: float, **others: object) -> dict[str, Any]:
+    """How much of its training a piece had, and the seconds it was given (None: as many as it liked)."""
+    given = None if math.isinf(seconds) else round(seconds, 1)
+    return {"share": round(min(1.0, share), 3), "seconds": given, **others}
+
+
+def _stands(training: Mapping[str, Any], seconds: float) -> bool:
+    """Whether a kept piece is as good as one that would be made now: it is whole, or there is no more time for it."""
+    return _least(training) >= 1 or seconds < _WORTH_IT * training["seconds"]
+
+
+def _least(training: Mapping[str, Any]) -> float:
+    """The share of the training of a piece, or of the classifier that adapts to it, whichever had less."""
+    return float(min(training["share"], training.get("adapted_share", 1.0)))
+
+
+def _both_known(*labels: Tensor) -> bool:
+    """Whether each of these holds known labels, and the first both of more than one class."""
+    return all((part >= 0).any() for part in labels) and len(labels[0][labels[0] >= 0].unique()) > 1
+
+
+def _with_others(first: Tensor, count: int, size: int, seed: int) -> Tensor:
+    """Positions: ``first``, then others at random up to ``size``."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    others = order[~torch.isin(order, first)]
+    return torch.cat([first, others])[: max(size, len(first))]
+
+
+def _at(images: _Images, positions: Tensor) -> Tensor:
+    """The images at some positions, all of which the attack was done for."""
+    place = {position: row for row, position in enumerate(images.positions.tolist())}
+    return images.images_MCHW[[place[position] for position in positions.tolist()]]
+
+
+def _likeness(originals: Tensor, reconstructed: Tensor, distance: Distance) -> dict[str, Any]:
+    """Mean measures over uint8 images (M, 3, S, S)."""
+    measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim, "perceptual": distance}
+    ours, theirs = to_image(originals), to_image(reconstructed)
+    values: dict[str, Any] = {name: finite_mean(measure(ours, theirs)) for name, measure in measures.items()}
+    return {**values, "perceptual": {"name": distance.name, "value": values["perceptual"]}}
+
+
+def _accuracies(questions: Sequence[Question], read: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The classifier's figures, the sensitive ones by attribute, the desired ones as the mean over the columns."""
+    hidden = [question.name for question in questions if not question.desired and question.name in read]
+    desired = [question.name for question in questions if question.desired and question.name in read]
+    mean = sum(read[name]["balanced_accuracy"] for name in desired) / len(desired) if desired else None
+    return {
+        "sensitive_balanced_accuracy": {name: read[name]["balanced_accuracy"] for name in hidden},
+        "sensitive_auroc": {name: read[name]["auroc"] for name in hidden},
+        "desired_balanced_accuracy": mean,
+        "ci95": {
+            "sensitive_balanced_accuracy": {name: read[name]["ci95"] for name in hidden},
+            "desired_balanced_accuracy": read[desired[0]]["ci95"] if len(desired) == 1 else None,
+        },
+    }

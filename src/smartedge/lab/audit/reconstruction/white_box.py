@@ -1,0 +1,224 @@
+"""Reconstruction by optimisation: the image whose features match the release, through the front's known weights.
+
+For a release z of an unknown image, minimise over images x
+
+    mismatch(x, z) + tv · total variation(x) + prior · mean squared distance to the decoder's image of z
+
+(Mahendran & Vedaldi 2015; the learned prior after Dosovitskiy & Brox 2016). Where noise is added, or nothing is done,
+the mismatch is the mean squared distance between ``bound(front(x))`` and z in units of the features' own variance: up
+to a factor the negative log-likelihood of Gaussian noise (of Laplace noise, the mean absolute distance). Where
+codewords are released, it is ``−log Σ_k p_k(x) · P(z | codeword k)`` with the front's probabilities p and the
+mechanism's channel P. The weights ``tv`` and ``prior`` are chosen on the attacker's own val images, where it can see
+how well it did. Several starts for each image; the one with the lowest objective counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smartedge.lab.audit.evidence import Evidence
+from smartedge.lab.audit.reconstruction.decoder import reconstruct_images
+from smartedge.lab.audit.reconstruction.fitting import Pace, Report
+from smartedge.lab.audit.reconstruction.measures import psnr
+from smartedge.lab.audit.reconstruction.networks import Decoder
+from smartedge.lab.audit.reconstruction.pixels import prepare, to_bytes, to_image
+from smartedge.models.codebook import Encode
+from smartedge.privacy.mechanisms import Discrete, Laplace
+
+__all__ = ["Weights", "choose_weights", "invert", "total_variation"]
+
+_STEPS = 300
+_TUNING_STEPS = 120
+_LR = 0.1  # of Adam on the logits of the pixels
+_TUNED_ON = 16  # val images
+_SAMPLE = 512  # train images from which the mean image and the features' variance are taken
+_EDGE = 0.02  # the mean image and the decoder's are moved this far into (0, 1), where the logit is finite
+_NOISE = 0.5  # standard deviation of the logits of a random start
+
+Mismatch = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, S, S), releases (B, *F) → (B,)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the objective weighs beside the mismatch."""
+
+    tv: float
+    prior: float  # 0: the decoder is used neither as a start nor in the objective
+
+
+_CHOICES = (
+    Weights(1e-3, 0.0),
+    Weights(1e-2, 0.0),
+    Weights(1e-1, 0.0),
+    Weights(1e-3, 0.3),
+    Weights(1e-2, 3.0),
+    Weights(1e-1, 30.0),
+    Weights(3e-1, 100.0),
+)
+
+
+def total_variation(images_BCHW: Tensor) -> Tensor:
+    """Mean absolute difference of vertical plus of horizontal neighbours, (B,) (Rudin, Osher & Fatemi 1992)."""
+    down = (images_BCHW[..., 1:, :] - images_BCHW[..., :-1, :]).abs().flatten(1).mean(dim=1)
+    right = (images_BCHW[..., 1:] - images_BCHW[..., :-1]).abs().flatten(1).mean(dim=1)
+    return down + right
+
+
+def choose_weights(
+    evidence: Evidence, decoder: Decoder | None, *, seconds: float, seed: int, report: Report
+) -> Weights:
+    """The weights with the highest mean PSNR on a few of the attacker's own val images, released afresh."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(evidence.val), generator=generator)[:_TUNED_ON]
+    released_BF = evidence.draw(evidence.val, generator, rows, view=0)
+    originals_BCHW = to_image(evidence.images(evidence.val.split, rows))
+    choices = [weights for weights in _CHOICES if decoder is not None or weights.prior == 0]
+    reached = []
+    for number, weights in enumerate(choices):
+        images, _ = invert(
+            evidence,
+            released_BF,
+            decoder,
+            weights,
+            starts=1,
+            steps=_TUNING_STEPS,
+            seconds=seconds / len(choices),
+            seed=seed,
+            report=lambda *_: None,
+        )
+        reached.append(float(psnr(originals_BCHW, to_image(images)).mean()))
+        report(number + 1, len(choices), "")
+    return choices[max(range(len(choices)), key=reached.__getitem__)]
+
+
+def invert(
+    evidence: Evidence,
+    released_NF: Tensor,
+    decoder: Decoder | None,
+    weights: Weights,
+    *,
+    starts: int = 2,
+    steps: int = _STEPS,
+    seconds: float,
+    seed: int,
+    report: Report,
+) -> tuple[Tensor, float]:
+    """Reconstruct every release by itself (they are only computed side by side).
+
+    Args:
+        evidence: front, mechanism, and the attacker's own images.
+        released_NF: float32 (N, *F).
+        decoder: the learned prior; needed where ``weights.prior`` is not 0.
+        weights: of the objective.
+        starts: 1 to 3: the decoder's image where there is a prior (else the attacker's mean image), the mean image
+            plus noise, other noise.
+        steps: of Adam, at most.
+        seconds: at most.
+        seed: of the random starts.
+        report: takes progress.
+
+    Returns:
+        uint8 (N, 3, S, S), and the steps done as a share of ``steps``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sample = torch.randperm(len(evidence.train), generator=generator)[:_SAMPLE]
+    mean_CHW = to_image(evidence.images(evidence.train.split, sample)).mean(dim=0)
+    prior_NCHW = None
+    if weights.prior and decoder is not None:
+        prior_NCHW = to_image(reconstruct_images(decoder, released_NF)).to(evidence.device)
+    released_NF, mean_CHW = released_NF.to(evidence.device), mean_CHW.to(evidence.device)
+    count = len(released_NF)
+    base_NCHW = mean_CHW.expand(count, *mean_CHW.shape)
+    first_NCHW = base_NCHW if prior_NCHW is None else prior_NCHW
+    logits = [first_NCHW.clamp(_EDGE, 1 - _EDGE).logit()]
+    for _ in range(starts - 1):
+        mean = base_NCHW.clamp(_EDGE, 1 - _EDGE).logit()
+        logits.append(mean + _NOISE * torch.randn(mean.shape, generator=generator).to(mean.device))
+    best_NCHW, best_N = torch.empty_like(first_NCHW), torch.full((count,), math.inf, device=evidence.device)
+    done = 0.0
+    with _mismatch_of(evidence, sample, generator) as mismatch:
+
+        def objective(images_NCHW: Tensor) -> Tensor:
+            value_N = mismatch(images_NCHW, released_NF) + weights.tv * total_variation(images_NCHW)
+            if prior_NCHW is not None:
+                value_N = value_N + weights.prior * (images_NCHW - prior_NCHW).square().flatten(1).mean(dim=1)
+            return value_N
+
+        for number, start_NCHW in enumerate(logits):
+            pace = Pace(steps, seconds / starts)
+            final_NCHW, taken = _descend(objective, start_NCHW, pace, report, number, starts)
+            done += taken / steps / starts
+            with torch.no_grad():
+                value_N = objective(final_NCHW)
+            better_N = value_N < best_N
+            best_NCHW[better_N], best_N[better_N] = final_NCHW[better_N], value_N[better_N]
+    report(steps * starts, steps * starts, f"{done:.0%} of the steps")
+    return to_bytes(best_NCHW).cpu(), done
+
+
+def _descend(
+    objective: Callable[[Tensor], Tensor], start_NCHW: Tensor, pace: Pace, report: Report, number: int, starts: int
+) -> tuple[Tensor, int]:
+    """Adam on the pixels' logits, the rate falling to zero as a cosine: images, and steps taken."""
+    logits_NCHW = start_NCHW.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([logits_NCHW], lr=_LR)
+    step = 0
+    while (progress := pace.at(step)) < 1:
+        optimizer.param_groups[0]["lr"] = _LR * 0.5 * (1 + math.cos(math.pi * progress))
+        optimizer.zero_grad(set_to_none=True)
+        objective(logits_NCHW.sigmoid()).sum().backward()
+        optimizer.step()
+        step += 1
+        if step % 8 == 0:
+            report(number * pace.steps + step, starts * pace.steps, "")
+    return logits_NCHW.detach().sigmoid(), step
+
+
+@contextmanager
+def _mismatch_of(evidence: Evidence, sample: Tensor, generator: torch.Generator) -> Iterator[Mismatch]:
+    """How badly the features of images explain releases. Inside the block a codebook gives probabilities."""
+    mechanism, front = evidence.mechanism, evidence.front
+    if isinstance(mechanism, Discrete):
+        laws = (mechanism.channel(), mechanism.outcomes()) if evidence.noisy else (torch.eye(mechanism.codewords),) * 2
+        channel_KO, outcomes_OK = (law.to(evidence.device) for law in laws)
+
+        def unlikely(images_BCHW: Tensor, released_BK: Tensor) -> Tensor:
+            outcome_B = torch.cdist(released_BK.float(), outcomes_OK).argmin(
+                dim=1
+            )  # a codec may have moved it a little
+            shares_BK = front(prepare(images_BCHW))
+            likelihood_B = (shares_BK * channel_KO[:, outcome_B].T).sum(dim=1)
+            return -likelihood_B.clamp(min=1e-9).log()
+
+        with _soft([module for module in front.modules() if isinstance(module, Encode)]):
+            yield unlikely
+        return
+    own_NF = evidence.draw(evidence.train, generator, sample, view=0)
+    variance = max(float(own_NF.var(dim=0, correction=0).mean()), 1e-12)
+
+    def apart(images_BCHW: Tensor, released_BF: Tensor) -> Tensor:
+        gap_BF = mechanism.bound(front(prepare(images_BCHW)).float()) - released_BF
+        if isinstance(mechanism, Laplace) and evidence.noisy:
+            return gap_BF.abs().flatten(1).mean(dim=1) / math.sqrt(variance)
+        return gap_BF.square().flatten(1).mean(dim=1) / variance
+
+    yield apart
+
+
+@contextmanager
+def _soft(encoders: Sequence[Encode]) -> Iterator[None]:
+    """Codebooks give probabilities instead of one codeword; their normalisation stays as in evaluation."""
+    before = [encoder.training for encoder in encoders]
+    for encoder in encoders:
+        encoder.training = True  # of itself, not of what is inside it
+    try:
+        yield
+    finally:
+        for encoder, was in zip(encoders, before, strict=True):
+            encoder.training = was

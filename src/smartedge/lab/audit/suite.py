@@ -1,0 +1,405 @@
+"""The whole audit of a run: all attacks within one time budget, and ``audit.json`` (docs/audit-schema.md)."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smartedge.config import load_run_config
+from smartedge.data.columns import yes_no_columns
+from smartedge.errors import ConfigError
+from smartedge.lab.audit import epsilon, floors
+from smartedge.lab.audit.attackers import ATTACKS, available
+from smartedge.lab.audit.attributes import in_focus, infer, plan, summarise
+from smartedge.lab.audit.clock import Clock, OutOfTime
+from smartedge.lab.audit.evidence import Evidence, gather, gather_undefended, is_undefended, of_a_training_image
+from smartedge.lab.audit.membership import membership
+from smartedge.privacy.mechanisms import Mechanism
+from smartedge.runs.checkpoint import write_json_atomically
+from smartedge.runs.machine import versions
+from smartedge.runs.progress import Monitor
+
+__all__ = ["ATTACK_NAMES", "SCHEMA_VERSION", "AuditSettings", "audit", "verdict"]
+
+SCHEMA_VERSION = 2
+ATTACK_NAMES = (*ATTACKS, "membership", "epsilon", "reconstruction")
+
+_REFERENCE = ("linear", "mlp", "deep")  # attacks on the undefended front
+# Shares of the budget. What a stage leaves over goes to the later ones.
+_FRONT_SHARE = 0.25
+_ATTRIBUTE_SHARE = 0.6
+_EPSILON_SHARE = 0.05
+_EPSILON_SECONDS = 60.0
+_NOTHING: dict[str, Any] = {"best": None, "by_validation": None, "training_image": None, "attacks": {}}
+_CLOSE = 0.03  # of the label floor: what the verdict calls close
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What to attack, and how hard.
+
+    Attributes:
+        attributes: columns to read; None for the run's sensitive ones, ``("all",)`` for these and every yes/no column.
+        attacks: names out of :data:`ATTACK_NAMES`; None for all.
+        budget: seconds for everything; None for no limit.
+        seeds: attackers of each kind, trained from different seeds.
+        undefended: a finished unprotected run to compare with; None trains such a front, once.
+        fresh: do everything again.
+    """
+
+    attributes: tuple[str, ...] | None = None
+    attacks: tuple[str, ...] | None = None
+    budget: float | None = None
+    seeds: int = 2
+    undefended: Path | None = None
+    fresh: bool = False
+
+
+def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str, Any]:
+    """Attack a finished run and write ``RUN/audit/audit.json``; returns what it holds.
+
+    Every finished attack is kept under ``RUN/audit/`` and reused by the next call, so that an audit which was stopped,
+    or cut short by its budget, goes on. What was left out or cut short is listed under ``skipped``. Stages that are not
+    asked for (attribute inference, membership, epsilon, reconstruction) stay as an earlier call found them.
+
+    Raises:
+        ConfigError: an attribute or attack is not one, or what the attacks need is not installed.
+        RunError: the run has not finished, or one side's folder is missing.
+        DataError: the data set has changed.
+    """
+    _check(settings)
+    config = load_run_config(run_dir)
+    attributes = _attributes(run_dir, settings)
+    folder = run_dir / "audit"
+    if settings.fresh:
+        for part in ("attacks", "undefended", "reconstruction"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+        if settings.undefended is not None:
+            for file in _reference_folder(run_dir, settings).glob("undefended-*"):
+                file.unlink()
+    folder.mkdir(exist_ok=True)
+    clock = Clock(settings.budget)
+    skipped: list[dict[str, Any]] = []
+    wanted = settings.attacks or ATTACK_NAMES
+    evidence = gather(run_dir, attributes, monitor=monitor)
+    _check_classes(evidence)
+    compared = any(name in (*_REFERENCE, "reconstruction") for name in wanted)
+    undefended = _undefended(evidence, folder, settings, clock, monitor, skipped) if compared else None
+
+    # The quick ones first: they always fit.
+    found_membership = (
+        membership(evidence, seed=evidence.config.seed, monitor=monitor) if "membership" in wanted else None
+    )
+    dp = _dp(evidence, "epsilon" in wanted, clock)
+
+    images = "reconstruction" in wanted
+    inference = clock.part(clock.remaining() * (_ATTRIBUTE_SHARE if images else 1.0))
+    found = _attribute_blocks(run_dir, evidence, undefended, settings, wanted, inference, monitor, skipped)
+    reconstruction = None
+    if images:
+        from smartedge.lab.audit.reconstruction import reconstruct
+
+        reconstruction = reconstruct(
+            evidence,
+            undefended or evidence,
+            sensitive=[name for name in attributes if name not in evidence.task.columns],
+            budget=clock,
+            folder=folder / "reconstruction",
+            monitor=monitor,
+            seed=evidence.config.seed,
+        )
+        skipped += reconstruction.pop("skipped", [])
+
+    undefended_run = str(settings.undefended) if settings.undefended else None
+    effort = {"budget_seconds": settings.budget, "seeds": settings.seeds, "undefended": undefended_run}
+    result: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "smartedge_version": versions().get("smartedge"),
+        "run": _run_facts(evidence),
+        "settings": {
+            "attributes": list(attributes),
+            "attacks": list(wanted),
+            "seeds": settings.seeds,
+            "budget_seconds": settings.budget,
+            "undefended": undefended_run,
+            "stages": {stage: effort for stage in dict.fromkeys(map(_stage, wanted))},
+        },
+        "attributes": found,
+        "reconstruction": reconstruction,
+        "membership": found_membership,
+        "dp": dp,
+        "skipped": skipped,
+    }
+    if not settings.fresh:
+        _keep_earlier(result, folder / "audit.json")
+    result["verdict"] = verdict(result, config.data.sensitive)
+    write_json_atomically(folder / "audit.json", result)
+    return result
+
+
+def verdict(result: dict[str, Any], sensitive: Sequence[str]) -> str:
+    """One sentence about the sensitive attribute that fares worst (of all attributes, where none is sensitive)."""
+    found = {name: block for name, block in result["attributes"].items() if block["best"]}
+    if not found:
+        return "No attack on an attribute was made, so nothing is known of what the features give away."
+    names = [name for name in found if name in sensitive] or list(found)
+    strongest = {name: _strongest(found[name]) for name in names}
+    worst = max(names, key=lambda name: strongest[name][1] - _reference(found[name]))
+    block = found[worst]
+    (attack, best), floor = strongest[worst], _reference(block)
+    above = f"{worst}: the best attacker ({attack}) reads it at {_points(best)} balanced accuracy"
+    plain = (
+        f", {_points(block['undefended']['balanced_accuracy'])} from the undefended front"
+        if block["undefended"]
+        else ""
+    )
+    if best <= floor + _CLOSE:
+        judgement = (
+            f"no more than {100 * _CLOSE:.0f} points above what the desired label alone tells ({_points(floor)})"
+        )
+    else:
+        judgement = f"{100 * (best - floor):.1f} points above what the desired label alone tells ({_points(floor)})"
+    dp = result["dp"]
+    broken = "" if dp["holds"] in (True, None) else " The claimed epsilon is REFUTED by the mechanism's own releases."
+    short = " Some attacks were left out or cut short: see 'skipped'." if result["skipped"] else ""
+    return f"{above}{plain}: {judgement}.{broken}{short}"
+
+
+# -- stages
+
+
+def _undefended(
+    evidence: Evidence,
+    folder: Path,
+    settings: AuditSettings,
+    clock: Clock,
+    monitor: Monitor,
+    skipped: list[dict[str, Any]],
+) -> Evidence | None:
+    try:
+        return gather_undefended(
+            evidence,
+            folder / "undefended",
+            named=settings.undefended,
+            monitor=monitor,
+            clock=clock.part(clock.remaining() * _FRONT_SHARE),
+        )
+    except OutOfTime as reason:
+        skipped.append({"attack": "undefended", "reason": str(reason)})
+        return None
+
+
+def _attribute_blocks(
+    run_dir: Path,
+    evidence: Evidence,
+    undefended: Evidence | None,
+    settings: AuditSettings,
+    wanted: Sequence[str],
+    clock: Clock,
+    monitor: Monitor,
+    skipped: list[dict[str, Any]],
+) -> dict[str, Any]:
+    names = [name for name in available(evidence, run_dir) if name in wanted]
+    focus = in_focus(evidence, evidence.config.data.sensitive)
+    units = plan(evidence, names, focus=focus, seeds=1)
+    evidences = {evidence.name: evidence}
+    folders = {evidence.name: run_dir / "audit" / "attacks"}
+    every: list[str] = []
+    if stronger := of_a_training_image(evidence):
+        evidences[stronger.name], folders[stronger.name] = stronger, folders[evidence.name]
+        every = [name for name in available(stronger, run_dir) if name in wanted]
+        units += plan(stronger, every, focus=focus, seeds=1)
+    own = undefended is not None and undefended.test_features_NF is not evidence.test_features_NF
+    if own:
+        assert undefended is not None
+        evidences[undefended.name], folders[undefended.name] = undefended, _reference_folder(run_dir, settings)
+        reference = [name for name in _REFERENCE if name in wanted]
+        units += plan(undefended, reference, focus=focus, seeds=1, first_only=True)
+    again = [*plan(evidence, names, focus=focus, seeds=settings.seeds)]
+    if stronger:
+        again += plan(stronger, [name for name in every if ATTACKS[name].cheap], focus=focus, seeds=settings.seeds)
+    units += [unit for unit in again if unit.seed > 0]
+    found = infer(
+        evidences,
+        units,
+        folders=folders,
+        back_file=run_dir / "cloud" / "back.safetensors",
+        clock=clock,
+        monitor=monitor,
+        skipped=skipped,
+    )
+    blocks: dict[str, Any] = {}
+    bound = _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound)
+    for name, classes in evidence.classes.items():
+        mine = found[evidence.name].get(name, [])
+        block = summarise(mine, evidence, name) if mine else dict(_NOTHING)
+        if undefended is not None and own:
+            theirs = found[undefended.name].get(name, [])
+            plain = summarise(theirs, undefended, name)["best"] if theirs else None
+        else:
+            plain = block["best"] if undefended is not None else None
+        more = found[stronger.name].get(name, []) if stronger else []
+        blocks[name] = {
+            **block,
+            "training_image": summarise(more, stronger, name)["best"] if stronger and more else None,
+            "undefended": plain,
+            "floor": floors.label_floor(evidence, name),
+            "prediction_floor": floors.prediction_floor(evidence, name),
+            "chance": 1 / len(classes),
+            "dp_bound": bound if len(classes) == 2 else None,
+            "classes": list(classes),
+            "desired": name in evidence.task.columns,
+            "sensitive": name in evidence.config.data.sensitive,
+        }
+    return blocks
+
+
+def _reference_folder(run_dir: Path, settings: AuditSettings) -> Path:
+    """Where attacks on the undefended front are kept: with a named run, so that all audits beside it share them."""
+    return (settings.undefended or run_dir) / "audit" / "attacks"
+
+
+def _dp(evidence: Evidence, tested: bool, clock: Clock) -> dict[str, Any]:
+    mechanism, config = evidence.mechanism, evidence.config
+    protected = not math.isinf(mechanism.epsilon)
+    block: dict[str, Any] = {
+        "mechanism": config.dp.mechanism,
+        "granularity": mechanism.event.granularity,
+        "epsilon_claimed": mechanism.epsilon if protected else None,
+        "vector_epsilon": mechanism.vector_epsilon if protected else None,
+        "delta": mechanism.delta,
+        "releases_max": config.releases,
+        "label_epsilon": config.dp.label_epsilon,
+        "apply_to": config.dp.apply_to,
+        "attribute_bound": _bound(evidence, lambda mechanism: mechanism.attribute_bound),
+        "noise_bound": _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound),
+        "epsilon_lower_bound": None,
+        "confidence": None,
+        "holds": None,
+    }
+    if tested:
+        seconds = min(_EPSILON_SECONDS, clock.remaining() * _EPSILON_SHARE)
+        # Without noise a few releases show all that there is to show.
+        block |= epsilon.measure(mechanism, clock=clock.part(seconds), trials=100_000 if protected else 2_000)
+        if not protected:
+            block["holds"] = None
+    return block
+
+
+def _bound(evidence: Evidence, bound: Callable[[Mechanism], float]) -> float | None:
+    """What no attacker can exceed on the audited releases; None where nothing is claimed of them."""
+    mechanism = evidence.mechanism
+    return bound(mechanism) if evidence.noisy and not math.isinf(mechanism.epsilon) else None
+
+
+def _run_facts(evidence: Evidence) -> dict[str, Any]:
+    config = evidence.config
+    return {
+        "method": config.method,
+        "schedule": config.schedule,
+        "model": config.model.name,
+        "cut": config.model.cut,
+        "feature_shape": list(evidence.feature_shape),
+        "codec": config.codec_name,
+        "seed": config.seed,
+        "desired": list(evidence.task.columns),
+        "sensitive": list(config.data.sensitive),
+        "undefended": is_undefended(config),
+        "noise_on_audited_releases": evidence.noisy,
+        "images": {"train": len(evidence.train), "val": len(evidence.val), "test": len(evidence.test)},
+    }
+
+
+def _keep_earlier(result: dict[str, Any], file: Path) -> None:
+    """Take over what an earlier audit found in the stages that this call did not ask for or had no time for."""
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if earlier.get("schema_version") != SCHEMA_VERSION or earlier["run"] != result["run"]:
+        return
+    asked = {stage for name in result["settings"]["attacks"] if result[stage := _stage(name)]}
+    kept = {_stage(name) for name in earlier["settings"]["attacks"]} - asked
+    stages = result["settings"]["stages"]
+    for stage in kept:
+        result[stage] = earlier[stage]
+        stages[stage] = earlier["settings"]["stages"][stage]
+    if "attributes" in kept:
+        result["settings"]["attributes"] = earlier["settings"]["attributes"]
+    result["skipped"] += [entry for entry in earlier["skipped"] if _stage(entry["attack"]) in kept]
+    attacks = {*result["settings"]["attacks"], *(a for a in earlier["settings"]["attacks"] if _stage(a) in kept)}
+    result["settings"]["attacks"] = [name for name in ATTACK_NAMES if name in attacks]
+
+
+def _stage(attack: str) -> str:
+    """The key of ``audit.json`` under which an attack's result stands."""
+    names = {"membership": "membership", "epsilon": "dp", "reconstruction": "reconstruction"}
+    return names.get(attack.split(" ")[0], "attributes")
+
+
+def _strongest(block: dict[str, Any]) -> tuple[str, float]:
+    """Name and balanced accuracy of the best attacker, whatever it holds."""
+    best, more = block["best"], block["training_image"]
+    if more and more["balanced_accuracy"] > best["balanced_accuracy"]:
+        return f"{more['attack']}, with all that is sent of a training image", float(more["balanced_accuracy"])
+    return best["attack"], float(best["balanced_accuracy"])
+
+
+def _reference(block: dict[str, Any]) -> float:
+    return max(float(block["floor"]["balanced_accuracy"]), float(block["chance"]))
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+# -- checks
+
+
+def _check(settings: AuditSettings) -> None:
+    problems = []
+    if settings.seeds < 1:
+        problems.append("--seeds: at least 1 is needed")
+    if settings.budget is not None and settings.budget <= 0:
+        problems.append("--budget: must be a positive time, such as 90s, 5m or 2h")
+    if unknown := [name for name in settings.attacks or () if name not in ATTACK_NAMES]:
+        problems.append(f"--attacks: {', '.join(unknown)} is not known; choose from {', '.join(ATTACK_NAMES)}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _attributes(run_dir: Path, settings: AuditSettings) -> tuple[str, ...]:
+    data = load_run_config(run_dir).data
+    if settings.attributes == ("all",):
+        every = yes_no_columns(data.path, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir)
+        return tuple(dict.fromkeys([*data.sensitive, *every]))
+    names = settings.attributes or data.sensitive
+    if not names:
+        raise ConfigError(
+            f"{run_dir}: the run names no sensitive column (data.sensitive), so say what attackers should try to read: "
+            "--attributes NAME,NAME, or --attributes all"
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def _check_classes(evidence: Evidence) -> None:
+    for name, names in evidence.classes.items():
+        every = {"train": evidence.train.labels, "val": evidence.val.labels, "test": evidence.test_labels}
+        present = {split: set(labels[name].tolist()) - {-1} for split, labels in every.items()}
+        for split, classes in present.items():
+            if len(classes) < 2:
+                raise ConfigError(
+                    f"--attributes: all images of the split {split!r} have the same {name!r}, so there is nothing "
+                    "to read; leave it out, or use more images"
+                )
+        if unseen := sorted(present["test"] - present["train"]):
+            shown = ", ".join(names[cls] for cls in unseen[:3]) + (", …" if len(unseen) > 3 else "")
+            raise ConfigError(
+                f"--attributes: {len(unseen)} of the {len(present['test'])} classes of {name!r} in the split 'test' "
+                f"({shown}) occur on none of the attacker's own images, so none can learn to read them; leave it out"
+            )

@@ -1,0 +1,116 @@
+"""Attackers from scikit-learn: gradient-boosted trees, and logistic regression on a few columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smartedge.errors import ConfigError
+from smartedge.lab.audit.clock import Clock
+from smartedge.lab.audit.judge import selection_score
+
+__all__ = ["fit_logistic", "fit_trees"]
+
+_ROUNDS = 50  # of boosting, between looks at the clock
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Columns = NDArray[Any]  # float32 or float64 (N, D)
+
+
+def fit_trees(
+    train_ND: Columns,
+    train_labels: Ints,
+    val_ND: Columns,
+    val_labels: Ints,
+    *others_ND: Columns,
+    classes: int,
+    learning_rate: float = 0.1,
+    rounds: int = 200,
+    seed: int = 0,
+    clock: Clock | None = None,
+) -> tuple[int, tuple[Floats, ...]]:
+    """Gradient-boosted trees with balanced classes; as many rounds count as are best on the validation images.
+
+    Args:
+        train_ND: (N, D).
+        train_labels: int64 (N,), no unknown ones; so in ``val_labels``.
+        val_ND: by which the number of rounds is chosen.
+        val_labels: int64.
+        others_ND: what to read.
+        classes: K.
+        learning_rate: of boosting.
+        rounds: at most so many.
+        seed: of the subsamples from which the bins are found.
+        clock: looked at after every 50 rounds; None: there is always time.
+
+    Returns:
+        The rounds there was time for; probabilities (N, K) for ``val_ND`` and for each of ``others_ND``.
+
+    Raises:
+        ConfigError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ConfigError(_MISSING) from error
+    model = HistGradientBoostingClassifier(
+        class_weight="balanced",
+        learning_rate=learning_rate,
+        max_iter=0,
+        max_leaf_nodes=15,
+        min_samples_leaf=20,
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=seed,
+        warm_start=True,
+    )
+    with threadpool_limits(torch.get_num_threads()):
+        while model.max_iter < rounds and (clock is None or model.max_iter == 0 or clock.remaining() > 0):
+            model.set_params(max_iter=min(rounds, model.max_iter + _ROUNDS))
+            model.fit(train_ND, train_labels)
+        present = model.classes_
+        best, best_round = -1.0, 0
+        for number, scores_NP in enumerate(model.staged_predict_proba(val_ND)):
+            score = selection_score(_widened(scores_NP, present, classes), val_labels)
+            if score > best:
+                best, best_round = score, number
+        return model.max_iter, tuple(
+            _widened(_stage(model.staged_predict_proba(other_ND), best_round), present, classes)
+            for other_ND in (val_ND, *others_ND)
+        )
+
+
+def fit_logistic(train_ND: Columns, train_labels: Ints, *others_ND: Columns, classes: int) -> tuple[Floats, ...]:
+    """Logistic regression with balanced classes, for few columns; probabilities (N, K) for each of ``others_ND``.
+
+    Raises:
+        ConfigError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise ConfigError(_MISSING) from error
+    model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(train_ND, train_labels)
+    return tuple(_widened(model.predict_proba(other_ND), model.classes_, classes) for other_ND in others_ND)
+
+
+_MISSING = "the audit needs scikit-learn, which is not installed; pip install 'smartedge[audit]'"
+
+
+def _stage(stages: Any, number: int) -> Floats:
+    for place, scores_NP in enumerate(stages):
+        if place == number:
+            return np.asarray(scores_NP)
+    raise AssertionError("there are as many stages as rounds")
+
+
+def _widened(scores_NP: Columns, present: Ints, classes: int) -> Floats:
+    """Scores of the classes that occurred in training, zero for the others."""
+    scores_NK = np.zeros((len(scores_NP), classes))
+    scores_NK[:, present] = scores_NP
+    return scores_NK

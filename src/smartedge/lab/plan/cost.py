@@ -1,0 +1,507 @@
+"""What a run costs, for each method and schedule: time, bytes, the edge's memory and energy.
+
+Per frame of B images a pipeline has five stages: data (read and augmented ahead, room 3), edge (room
+``link.queue_frames`` behind it), encoding, link, and the cloud behind its log, whose room is ``link.max_lead_frames``.
+What each method is made of, with n training, v validation and t test frames and E epochs:
+
+- hierarchical, joint: one pipeline over E·(n + v) + t frames; the edge learns on training frames and only looks at the
+  others.
+- hierarchical, two-stage: the front alone, F·(n + v) + t steps; then the same pipeline with a front that only looks.
+- hierarchical, freeze-and-log: the front alone; one pass of all images over the link; then the cloud alone, E epochs.
+- cloud: the pipeline without a front, images instead of features; each epoch anew (joint) or once (freeze-and-log).
+- split: a training step is the sum of its parts, up and down the link with its latency; the cloud's answer is waited
+  for. Validation and test frames stream.
+- edge: the undivided network on the edge, nothing else.
+
+Where edge and cloud share one machine, two things are added: a step is slower while the other side computes too (by the
+profile's measured ``slowdown``, for that share of the time), and no epoch is shorter than the processor time of all
+threads of both sides ÷ cores.
+
+A run's first batch, its checkpoints and the making of the network in the cloud are in the times, since runs pay for
+them; starting Python and opening the data set are not, as in ``results.json``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil, prod
+from typing import Literal
+
+import numpy as np
+
+from smartedge.config import Config
+from smartedge.lab.plan.energy import Energy, edge_energy
+from smartedge.lab.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES, Link
+from smartedge.lab.plan.pipeline import coarsen, departures
+from smartedge.lab.plan.profile import CodecFigures, CutFigures, Profile, Timing
+from smartedge.wire.frame import JOINED_BYTES, most_joined
+
+__all__ = ["STAGES", "Choice", "Job", "Prediction", "Setting", "predict"]
+
+Method = Literal["hierarchical", "cloud", "split", "edge"]
+Schedule = Literal["joint", "two-stage", "freeze-and-log"]
+Split = Literal["train", "val", "test"]
+
+STAGES = ("edge", "encode", "link", "cloud")
+_READ_AHEAD = 3  # batches that the data thread may be ahead
+_MOST_FRAMES = 400  # of one split in one epoch; more are taken together
+_LIKE_EPOCHS = 3  # epochs that are followed frame by frame; the others take as long as the last of them
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What can be chosen."""
+
+    method: Method
+    schedule: Schedule
+    cut: str | None  # None where the network is not divided
+    codec: str | None  # None where nothing is sent
+
+
+@dataclass(frozen=True)
+class Job:
+    """How much there is to do, from settings and data."""
+
+    images: dict[Split, int]
+    batch_size: int
+    epochs: int
+    front_epochs: int  # two-stage, freeze-and-log
+    distill_epochs: int  # of an undivided network on the edge, before the front
+    queue_frames: int
+    max_lead_frames: int
+    label_bytes: float  # per image on the wire
+
+    @classmethod
+    def of(cls, config: Config, images: dict[Split, int], outputs: int) -> Job:
+        """The job that ``config`` describes, on so many images and outputs."""
+        single = isinstance(config.data.desired, str)
+        return cls(
+            images=images,
+            batch_size=config.train.batch_size,
+            epochs=config.epochs,
+            front_epochs=config.front_epochs,
+            distill_epochs=config.train.distill.epochs,
+            queue_frames=config.link.queue_frames,
+            max_lead_frames=config.link.max_lead_frames,
+            label_bytes=np.min_scalar_type(outputs - 1).itemsize if single else outputs / 8,
+        )
+
+    def frames(self, split: Split, *, learning: bool) -> list[int]:
+        """Images in each frame of one pass. A pass that learns leaves out an incomplete last batch."""
+        count, size = self.images[split], self.batch_size
+        full = [size] * (count // size)
+        if learning:
+            return full or [count]
+        return full + ([count % size] if count % size else [])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where it is done."""
+
+    edge: Profile
+    cloud: Profile
+    link: Link
+    same_machine: bool = False  # edge and cloud are processes of one machine
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one choice costs. Seconds are wall clock; an epoch is the run ÷ its epochs, as in ``results.json``."""
+
+    choice: Choice
+    seconds_per_epoch: float
+    seconds_total: float
+    stage_seconds: dict[str, float]  # busy, per epoch: edge, encode, link, cloud
+    bottleneck: str  # the stage that is busy longest
+    bytes_up_per_image: float  # training images, each time one is sent
+    bytes_up_total: float
+    bytes_down_total: float
+    edge_peak_bytes: float
+    energy: Energy  # of the whole run, at the edge; modelled
+    depth: float  # share of the network's cuts up to this one; 0: images leave the edge, 1: nothing does
+    rmse: float | None  # of the codec, in the features' own units
+    rejected: tuple[str, ...] = field(default=())  # which constraints it breaks
+
+
+def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
+    """What a run with that choice costs.
+
+    Raises:
+        KeyError: a profile does not have the cut or the codec.
+    """
+    slow = (1.0, 1.0)
+    costs = _Costs(choice, job, setting, slow)
+    if setting.same_machine and choice.method in ("hierarchical", "cloud"):
+        for _ in range(20):  # a fixed point: how long the sides overlap depends on how slow they are, and back
+            overlapping = costs.overlapping
+            renewed = _slowdowns(overlapping, setting.edge.slowdown)
+            if max(abs(renewed[0] - slow[0]), abs(renewed[1] - slow[1])) < 1e-4:
+                break
+            slow = renewed
+            costs = _Costs(choice, job, setting, slow)
+    return costs.prediction()
+
+
+def _slowdowns(shares: tuple[float, float], slowdown: float) -> tuple[float, float]:
+    """Factors on the times of edge and cloud, from the shares of the pipeline's time in which each is busy.
+
+    While both compute, each advances at 1/s of its speed. A side that meets the other one busy for a share p of its own
+    time does ``1 - p·(1 - 1/s)`` of the work that it would do alone.
+    """
+    edge, cloud = (min(1.0, share) for share in shares)
+    loss = 1 - 1 / slowdown
+    return 1 / (1 - cloud * loss), 1 / (1 - edge * loss)
+
+
+@dataclass
+class _Busy:
+    """Seconds of work, summed over the run, by stage; and of processor time of the parts beside the main steps."""
+
+    edge: float = 0.0
+    encode: float = 0.0
+    link: float = 0.0
+    cloud: float = 0.0
+    cpu: float = 0.0
+
+
+class _Costs:
+    """One choice, worked out. ``slow``: factors on the times of the edge's and the cloud's steps."""
+
+    def __init__(self, choice: Choice, job: Job, setting: Setting, slow: tuple[float, float]) -> None:
+        self.choice, self.job, self.setting = choice, job, setting
+        self.edge, self.cloud, self.link = setting.edge, setting.cloud, setting.link
+        self.slow_edge, self.slow_cloud = slow
+        self.busy = _Busy()
+        self.up = self.down = 0.0
+        self.train_up = 0.0
+        self.train_sent = 0
+        self.pipeline_s = 0.0  # wall clock of the parts in which stages overlap
+        self.pipeline_busy = (0.0, 0.0)  # of edge and cloud in them
+        self._begun: set[int] = (
+            set()
+        )  # kinds of steps (by identity of their timings) that a first batch was counted for
+        self.cut_edge = self.cut_cloud = None
+        if choice.cut is not None:
+            self.cut_edge, self.cut_cloud = _cut(self.edge, choice.cut), _cut(self.cloud, choice.cut)
+        self.total_s = self._run()
+
+    @property
+    def overlapping(self) -> tuple[float, float]:
+        """Shares of the pipeline's wall clock in which edge and cloud are busy."""
+        if self.pipeline_s <= 0:
+            return 0.0, 0.0
+        return self.pipeline_busy[0] / self.pipeline_s, self.pipeline_busy[1] / self.pipeline_s
+
+    def prediction(self) -> Prediction:
+        """The figures of the run."""
+        epochs, choice, busy = self.job.epochs, self.choice, self.busy
+        stages = {name: getattr(busy, name) / epochs for name in STAGES}
+        energy = edge_energy(
+            self.link,
+            compute_watts=self.edge.compute_watts,
+            busy_s=busy.edge + busy.encode,
+            bytes_up=self.up,
+            bytes_down=self.down,
+        )
+        return Prediction(
+            choice=choice,
+            seconds_per_epoch=self.total_s / epochs,
+            seconds_total=self.total_s,
+            stage_seconds=stages,
+            bottleneck=max(stages, key=lambda name: stages[name]),
+            bytes_up_per_image=self.train_up / self.train_sent if self.train_sent else 0.0,
+            bytes_up_total=self.up,
+            bytes_down_total=self.down,
+            edge_peak_bytes=self._edge_peak(),
+            energy=energy,
+            depth=self._depth(),
+            rmse=self._codec(self.edge).rmse if choice.codec is not None else None,
+        )
+
+    # -- the methods
+
+    def _run(self) -> float:
+        choice, job = self.choice, self.job
+        if choice.method == "edge":
+            whole = self.edge.whole
+            return self._edge_alone(whole.step, whole.forward, whole.state_bytes, job.epochs, tested=True)
+        if choice.method == "split":
+            return self._split()
+        cut = self.cut_edge
+        seconds = 0.0
+        if cut is not None and job.distill_epochs:
+            whole = self.edge.whole
+            seconds += self._edge_alone(whole.step, whole.forward, whole.state_bytes, job.distill_epochs, tested=False)
+        if cut is not None and choice.schedule != "joint":
+            step, forward = cut.front_step, cut.front_forward
+            seconds += self._edge_alone(step, forward, cut.front_state_bytes, job.front_epochs, tested=True)
+        if choice.schedule == "freeze-and-log":
+            return seconds + self._send_once() + self._cloud_alone()
+        return seconds + self._stream()
+
+    def _edge_alone(self, step: Timing, forward: Timing, state: int, epochs: int, *, tested: bool) -> float:
+        """Learning without sending."""
+        if epochs == 0:
+            return 0.0
+        job, edge = self.job, self.edge
+        learn = sum(job.frames("train", learning=True)) * step.seconds
+        looks = sum(job.frames("val", learning=False)) * forward.seconds
+        once = step.first_seconds + forward.first_seconds
+        if tested:
+            once += sum(job.frames("test", learning=False)) * forward.seconds
+        reading = sum(job.frames("train", learning=True)) * edge.data.seconds
+        busy = epochs * (learn + looks) + once
+        self.busy.edge += busy
+        saving = epochs * _checkpoint(edge, state) if state else 0.0
+        return max(busy, epochs * reading) + saving
+
+    def _stream(self) -> float:
+        """Every epoch over the link, training beside it: all stages overlap."""
+        job, follows = self.job, min(self.job.epochs, _LIKE_EPOCHS)
+        parts: list[_Frames] = []
+        ends: list[int] = []  # index of the last frame of each epoch
+        count = 0
+        for epoch in range(follows):
+            for split in ("train", "val"):
+                parts.append(self._frames(split, learning=split == "train", cloud_learns=split == "train"))
+                count += len(parts[-1].work)
+            parts[-1].save(edge_s=self._edge_checkpoint(), cloud_s=self._cloud_checkpoint())
+            ends.append(count - 1)
+            if epoch + 1 == follows:
+                parts.append(self._frames("test", learning=False, cloud_learns=False))
+        times = [1.0] * len(parts)
+        left = self._through(parts)
+        seconds = float(left[-1, -1])
+        if job.epochs > follows:
+            like = float(left[ends[-1], -1] - left[ends[-2], -1])
+            seconds += (job.epochs - follows) * like
+            times[2 * (follows - 1)] = times[2 * (follows - 1) + 1] = 1 + job.epochs - follows
+        for part, often in zip(parts, times, strict=True):
+            self._count(part, often)
+        return self._at_least_processor_time(seconds, parts, times)
+
+    def _send_once(self) -> float:
+        """A frozen front, or plain images: everything over the link, once; the cloud only logs."""
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        parts = [self._frames(split, learning=False, cloud_learns=None) for split in splits]
+        left = self._through(parts)
+        for part in parts:
+            self._count(part, 1.0)
+        return self._at_least_processor_time(float(left[-1, -1]), parts, [1.0] * len(parts))
+
+    def _cloud_alone(self) -> float:
+        """All epochs from the log."""
+        job, cloud = self.job, self.cloud
+        step, forward, state = self._cloud_steps()
+        decode = self._codec(cloud).decode.seconds
+        train = max(1, job.images["train"] // job.batch_size) * min(job.batch_size, job.images["train"])
+        epoch = train * (step.seconds + decode) + job.images["val"] * (forward.seconds + decode)
+        once = step.first_seconds + forward.first_seconds + job.images["test"] * (forward.seconds + decode)
+        busy = job.epochs * epoch + once
+        self.busy.cloud += busy
+        return busy + job.epochs * _checkpoint(cloud, state)
+
+    def _split(self) -> float:
+        """Training steps one after the other; validation and test stream."""
+        job, link, edge_cut, cloud_cut = self.job, self.link, self.cut_edge, self.cut_cloud
+        assert edge_cut is not None and cloud_cut is not None
+        here, there = self._codec(self.edge), self._codec(self.cloud)
+        gradient_codec = (edge_cut.codecs["float32"], cloud_cut.codecs["float32"])
+        size = sum(job.frames("train", learning=True)) / len(job.frames("train", learning=True))
+        steps = len(job.frames("train", learning=True))
+        up = self._frame_bytes(size, 1)
+        down = size * (4 * prod(edge_cut.shape) + job.label_bytes + 4) + MESSAGE_OVERHEAD_BYTES + ROW_OVERHEAD_BYTES
+        at_edge = size * (edge_cut.split_forward.seconds + edge_cut.split_backward.seconds)
+        coding = size * (edge_cut.release.seconds + here.encode.seconds + gradient_codec[0].decode.seconds)
+        on_link = self._transport(up) + self._transport(down) + 2 * link.latency_s
+        on_link += link.up_seconds(up) + link.down_seconds(down)
+        at_cloud = size * (
+            cloud_cut.back_step_gradient.seconds + there.decode.seconds + gradient_codec[1].encode.seconds
+        )
+        step = at_edge + coding + on_link + at_cloud
+        first = edge_cut.split_forward.first_seconds + edge_cut.split_backward.first_seconds
+        first += cloud_cut.back_step_gradient.first_seconds + cloud_cut.build_seconds
+        busy, epochs = self.busy, job.epochs
+        busy.edge += epochs * steps * at_edge
+        busy.encode += epochs * steps * coding
+        busy.link += epochs * steps * on_link
+        busy.cloud += epochs * steps * at_cloud
+        self.up += epochs * steps * up
+        self.down += epochs * steps * down
+        self.train_up, self.train_sent = epochs * steps * up, round(epochs * steps * size)
+        looks = 0.0
+        passes: tuple[tuple[Split, int], ...] = (("val", epochs), ("test", 1))
+        for split, often in passes:
+            part = self._frames(split, learning=False, cloud_learns=False, first=False)
+            # One thread reads, looks, encodes and sends: one stage. The cloud's part overlaps.
+            mine = part.work[:, 1:4].sum(axis=1, keepdims=True)
+            left = departures(np.hstack([mine, part.work[:, 4:]]), [None, None])
+            self._count(part, often)
+            looks += often * float(left[-1, -1])
+        saving = epochs * (self._edge_checkpoint() + self._cloud_checkpoint())
+        return first + epochs * steps * step + looks + saving
+
+    # -- the pieces
+
+    def _frames(self, split: Split, *, learning: bool, cloud_learns: bool | None, first: bool = True) -> _Frames:
+        """The stages' work on each frame of one pass. ``cloud_learns``: None where the cloud only logs."""
+        choice, edge, cut = self.choice, self.edge, self.cut_edge
+        sizes = self.job.frames(split, learning=learning)
+        count, stands_for = coarsen(len(sizes), _MOST_FRAMES)
+        images = sum(sizes) / count
+        last = sizes[-1] if stands_for == 1.0 else images
+        here, there = self._codec(edge), self._codec(self.cloud)
+        own, release = Timing(seconds=0.0, cpu_seconds=0.0, spread=0.0, first_seconds=0.0), edge.whole.release
+        if cut is not None:
+            release = cut.release
+            learns = learning and choice.schedule == "joint"
+            own = cut.front_step if learns else cut.front_forward
+        step, forward, _ = self._cloud_steps()
+        in_cloud = step if cloud_learns else forward
+        reading = edge.data if learning else edge.data.model_copy(update={"seconds": 0.0, "cpu_seconds": 0.0})
+        work = np.zeros((count, 5))
+        cpu = 0.0
+        sent = 0.0
+        for row in range(count):
+            size = last if row + 1 == count else (sizes[0] if stands_for == 1.0 else images)
+            bytes_ = self._frame_bytes(size / stands_for, most_joined(len(sizes), choice.schedule)) * stands_for
+            sent += bytes_
+            work[row, 0] = size * reading.seconds
+            work[row, 1] = size * own.seconds * self.slow_edge
+            work[row, 2] = size * (here.encode.seconds + release.seconds)
+            work[row, 3] = max(self.link.up_seconds(bytes_), self._transport(bytes_, stands_for))
+            cpu += size * (own.cpu_seconds + reading.cpu_seconds + here.encode.cpu_seconds + release.cpu_seconds)
+            cpu += self._transport_cpu(bytes_, stands_for)
+            if cloud_learns is not None:
+                work[row, 4] = size * (in_cloud.seconds + there.decode.seconds) * self.slow_cloud
+                cpu += size * (in_cloud.cpu_seconds + there.decode.cpu_seconds)
+        if first:
+            self._add_first(work, own, in_cloud if cloud_learns is not None else None)
+        return _Frames(split, work, cpu, sent, sum(sizes), stands_for)
+
+    def _add_first(self, work: np.ndarray, own: Timing, in_cloud: Timing | None) -> None:
+        """What the first batch of its kind takes longer; each kind once in a run."""
+        for column, timing in ((1, own), (4, in_cloud)):
+            if timing is not None and id(timing) not in self._begun:
+                self._begun.add(id(timing))
+                work[0, column] += timing.first_seconds
+
+    def _through(self, parts: list[_Frames]) -> np.ndarray:
+        """When each frame leaves each stage; the cloud begins once it has made its network."""
+        job = self.job
+        queue = round(job.queue_frames / max(part.stands_for for part in parts))
+        rooms = [None, _READ_AHEAD, queue, 0, job.max_lead_frames]
+        build = self.cut_cloud.build_seconds if self.cut_cloud else self.cloud.whole.build_seconds
+        # The link opens when the cloud has made its network; the edge computes meanwhile.
+        ready = [0.0, 0.0, 0.0, build, build]
+        left = departures(np.vstack([part.work for part in parts]), rooms, ready)
+        return left + np.array([0.0, 0.0, 0.0, 0.0, self.link.latency_s])
+
+    def _count(self, part: _Frames, often: float) -> None:
+        """Add a pass to the sums of the run."""
+        busy = self.busy
+        sums = part.work.sum(axis=0).tolist()
+        busy.edge += (sums[1] - part.saving[0]) * often
+        busy.encode += sums[2] * often
+        busy.link += sums[3] * often
+        busy.cloud += (sums[4] - part.saving[1]) * often
+        self.up += part.bytes_up * often
+        if part.split == "train":
+            self.train_up += part.bytes_up * often
+            self.train_sent += round(part.images * often)
+
+    def _at_least_processor_time(self, seconds: float, parts: list[_Frames], times: list[float]) -> float:
+        """The wall clock of a pipeline, and for one machine no less than its processors allow."""
+        work = sum(part.work.sum(axis=0) * often for part, often in zip(parts, times, strict=True))
+        if self.setting.same_machine:
+            cpu = sum(part.cpu * often for part, often in zip(parts, times, strict=True))
+            seconds = max(seconds, cpu / self.edge.cores)
+        self.pipeline_s += seconds
+        before = self.pipeline_busy
+        self.pipeline_busy = (before[0] + float(work[1]), before[1] + float(work[4]))
+        return seconds
+
+    def _cloud_steps(self) -> tuple[Timing, Timing, int]:
+        """The cloud's step, its forward pass, and the bytes of its checkpoint."""
+        cut, whole = self.cut_cloud, self.cloud.whole
+        if cut is None:
+            return whole.step, whole.forward, whole.state_bytes
+        return cut.back_step, cut.back_forward, cut.back_state_bytes
+
+    def _codec(self, profile: Profile) -> CodecFigures:
+        assert self.choice.codec is not None
+        figures = profile.whole if self.choice.cut is None else _cut(profile, self.choice.cut)
+        return figures.codecs[self.choice.codec]
+
+    def _frame_bytes(self, images: float, most: int) -> float:
+        """One frame at the socket: payload, side, four bytes of id and the label per image, its part of the framing.
+
+        ``most`` frames share a message at most.
+        """
+        row = images * (self._codec(self.edge).bytes_per_image + self.job.label_bytes + 4) + ROW_OVERHEAD_BYTES
+        joined = max(1, min(most, ceil(JOINED_BYTES / row)))
+        return row + MESSAGE_OVERHEAD_BYTES / joined
+
+    def _transport(self, bytes_: float, frames: float = 1.0) -> float:
+        """Handling at both ends: gRPC, checks, log."""
+        cost = self.edge.transport
+        return frames * cost.seconds_per_frame + bytes_ * cost.seconds_per_byte
+
+    def _transport_cpu(self, bytes_: float, frames: float) -> float:
+        cost = self.edge.transport
+        return frames * cost.cpu_seconds_per_frame + bytes_ * cost.cpu_seconds_per_byte
+
+    def _edge_checkpoint(self) -> float:
+        state = self.cut_edge.front_state_bytes if self.cut_edge else 0
+        return _checkpoint(self.edge, state)
+
+    def _cloud_checkpoint(self) -> float:
+        return _checkpoint(self.cloud, self._cloud_steps()[2])
+
+    def _edge_peak(self) -> float:
+        """Largest resident set: as measured in a process that takes the same steps, and a full queue to the link."""
+        whole, job = self.edge.whole, self.job
+        if self.choice.method == "edge":
+            return whole.peak_bytes
+        if self.cut_edge is None:
+            size = self.edge.network["image_size"]
+            return whole.baseline_bytes + (job.queue_frames + 1 + _READ_AHEAD) * job.batch_size * 3 * size * size
+        waiting = job.queue_frames if self.choice.method == "hierarchical" else 0
+        return self.cut_edge.edge_peak_bytes + waiting * job.batch_size * 4 * prod(self.cut_edge.shape)
+
+    def _depth(self) -> float:
+        if self.cut_edge is None:
+            return 1.0 if self.choice.method == "edge" else 0.0
+        return self.cut_edge.index / (len(self.edge.all_cuts) + 1)
+
+
+@dataclass
+class _Frames:
+    """One pass over a split."""
+
+    split: Split
+    work: np.ndarray  # seconds (frames, stages): data, edge, encode, link, cloud
+    cpu: float  # seconds of processor time, of all its frames, on both sides
+    bytes_up: float
+    images: int
+    stands_for: float  # real frames per row
+    saving: tuple[float, float] = (0.0, 0.0)  # seconds of the work that edge and cloud spend on a checkpoint
+
+    def save(self, *, edge_s: float, cloud_s: float) -> None:
+        """After the last frame both sides write a checkpoint."""
+        self.saving = (edge_s, cloud_s)
+        self.work[-1, 1] += edge_s
+        self.work[-1, 4] += cloud_s
+
+
+def _cut(profile: Profile, name: str) -> CutFigures:
+    for figures in profile.cuts:
+        if figures.name == name:
+            return figures
+    raise KeyError(name)
+
+
+def _checkpoint(profile: Profile, state_bytes: int) -> float:
+    cost = profile.checkpoint
+    return cost.seconds + state_bytes * cost.seconds_per_byte

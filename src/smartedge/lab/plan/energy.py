@@ -1,0 +1,64 @@
+"""What the edge's radio and processor draw, by published models. Nothing here is measured: every result says so.
+
+Radio: Huang, Qian, Gerber, Mao, Sen & Spatscheck, *A close examination of performance and power characteristics of 4G
+LTE networks*, MobiSys 2012, table 4: while data move, the power is linear in the throughput, ``P = α·t + β``. The tail
+after a transmission (seconds at up to 1 W on LTE) is left out: in training it occurs once.
+
+Processor: the board's published power under load × the seconds in which it computes. Idle power is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smartedge.lab.plan.links import Link, Radio
+
+__all__ = ["RADIOS", "Energy", "RadioPower", "edge_energy"]
+
+
+@dataclass(frozen=True)
+class RadioPower:
+    """Power of a radio in mW: ``up``·Mbit/s + ``base`` while sending, ``down``·Mbit/s + ``base`` while receiving."""
+
+    up: float  # α_u, mW per Mbit/s
+    down: float  # α_d, mW per Mbit/s
+    base: float  # β, mW
+
+
+RADIOS: dict[Radio, RadioPower] = {
+    "3g": RadioPower(868.98, 122.12, 817.88),
+    "4g": RadioPower(438.39, 51.97, 1288.04),
+    "wifi": RadioPower(283.17, 137.01, 132.86),
+}
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Joules of a whole run at the edge, as modelled; None where there is no model for it."""
+
+    compute: float | None
+    radio: float | None
+
+
+def edge_energy(
+    link: Link, *, compute_watts: float | None, busy_s: float, bytes_up: float, bytes_down: float
+) -> Energy:
+    """Energy of a run.
+
+    Args:
+        link: says which radio sends, and how fast; without one there is no model, unless nothing is sent.
+        compute_watts: power of the edge while it computes; None: not known.
+        busy_s: seconds in which the edge computes.
+        bytes_up: over the whole run.
+        bytes_down: over the whole run.
+    """
+    compute = None if compute_watts is None else compute_watts * busy_s
+    if bytes_up + bytes_down == 0:
+        return Energy(compute, 0.0)
+    if link.radio is None or link.up_mbits is None or link.down_mbits is None:
+        return Energy(compute, None)
+    power = RADIOS[link.radio]
+    sending_mw = power.up * link.up_mbits + power.base
+    receiving_mw = power.down * link.down_mbits + power.base
+    millijoules = sending_mw * link.up_seconds(bytes_up) + receiving_mw * link.down_seconds(bytes_down)
+    return Energy(compute, millijoules / 1000)

@@ -1,0 +1,249 @@
+"""Predicts every choice, keeps those that the constraints allow, ranks them, and says in words what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from smartedge.config import Config, encodes_images, load_config
+from smartedge.errors import ConfigError
+from smartedge.lab.plan.cost import Choice, Job, Prediction, Setting, predict
+
+__all__ = ["Constraints", "Plan", "choices", "describe", "explain", "make_plan", "parse_depth", "written"]
+
+METHODS = ("hierarchical", "cloud", "split", "edge")
+SCHEDULES = {
+    "hierarchical": ("joint", "two-stage", "freeze-and-log"),
+    "cloud": ("joint", "freeze-and-log"),
+    "split": ("joint",),
+    "edge": ("joint",),
+}
+_NOISY = 0.15  # interquartile range ÷ median, above which the measurements are called noisy
+_BUSY = 0.85  # share of a processor that a step must have had, or the machine is called busy
+_NEARLY = 0.05  # choices whose times differ by less are as good as each other: predictions are no better than that
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a choice must keep. None: no bound."""
+
+    max_edge_bytes: float | None = None  # peak memory of the edge's process
+    max_bytes: float | None = None  # up and down over the whole run
+    min_depth: float | None = None  # share of the network's cuts that lie on the edge, up to the one chosen
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was predicted, the fastest first; choices that break a constraint come after all others."""
+
+    ranked: tuple[Prediction, ...]
+    method: str  # of the settings
+    job: Job
+    setting: Setting
+
+    @property
+    def best(self) -> Prediction | None:
+        """The first of those allowed."""
+        return next((p for p in self.ranked if not p.rejected), None)
+
+    @property
+    def chosen(self) -> Prediction | None:
+        """The first of those allowed that keeps the settings' method: what ``--write`` writes."""
+        return self.best_of(self.method)
+
+    def best_of(self, method: str) -> Prediction | None:
+        """The first of those allowed with that method."""
+        return next((p for p in self.ranked if not p.rejected and p.choice.method == method), None)
+
+
+def choices(setting: Setting, methods: Sequence[str] = METHODS, schedules: Sequence[str] = ()) -> list[Choice]:
+    """Every choice that both profiles have figures for.
+
+    Args:
+        setting: whose profiles say which cuts and codecs there are.
+        methods: of the four.
+        schedules: default: all that a method has.
+    """
+    found: list[Choice] = []
+    in_cloud = {cut.name: cut for cut in setting.cloud.cuts}
+    for method in METHODS:
+        for schedule in SCHEDULES[method] if method in methods else ():
+            if schedules and schedule not in schedules and SCHEDULES[method] != ("joint",):
+                continue
+            if method == "edge":
+                found.append(Choice("edge", "joint", None, None))
+            elif method == "cloud":
+                codecs = [name for name in setting.edge.whole.codecs if name in setting.cloud.whole.codecs]
+                found += [Choice("cloud", schedule, None, codec) for codec in codecs]  # type: ignore[arg-type]
+            else:
+                for cut in setting.edge.cuts:
+                    both = [name for name in cut.codecs if cut.name in in_cloud and name in in_cloud[cut.name].codecs]
+                    found += [
+                        Choice(method, schedule, cut.name, codec)  # type: ignore[arg-type]
+                        for codec in both
+                        if not encodes_images(codec) and (method != "split" or "float32" in both)
+                    ]
+    return found
+
+
+def make_plan(
+    config: Config,
+    job: Job,
+    setting: Setting,
+    constraints: Constraints,
+    *,
+    methods: Sequence[str] = METHODS,
+    schedules: Sequence[str] = (),
+) -> Plan:
+    """Predict and rank all choices.
+
+    Where the settings suppress a sensitive label, hierarchical training does not stand for choice with schedule
+    ``joint`` (unless ``schedules`` names it): it would send features before the front has unlearned anything.
+
+    Raises:
+        ConfigError: there is nothing to choose from.
+    """
+    offered = choices(setting, methods, schedules)
+    if config.suppresses and not schedules:
+        offered = [choice for choice in offered if (choice.method, choice.schedule) != ("hierarchical", "joint")]
+    predictions = [predict(choice, job, setting) for choice in offered]
+    if not predictions:
+        raise ConfigError("plan: nothing to choose from; allow more with --methods, --schedules, --cuts or --codecs")
+    checked = [replace(p, rejected=_broken(p, constraints)) for p in predictions]
+    ranked = sorted(checked, key=lambda p: (bool(p.rejected), p.seconds_total, p.bytes_up_total))
+    return Plan(tuple(ranked), config.method, job, setting)
+
+
+def _broken(prediction: Prediction, limits: Constraints) -> tuple[str, ...]:
+    found = []
+    if limits.max_edge_bytes is not None and prediction.edge_peak_bytes > limits.max_edge_bytes:
+        found.append("edge memory")
+    if limits.max_bytes is not None and prediction.bytes_up_total + prediction.bytes_down_total > limits.max_bytes:
+        found.append("bytes")
+    if limits.min_depth is not None and prediction.depth < limits.min_depth:
+        found.append("depth")
+    return tuple(found)
+
+
+def parse_depth(text: str, all_cuts: Sequence[str]) -> float:
+    """A share between 0 and 1, or the name of a cut, which stands for its own depth.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text in all_cuts:
+        return (all_cuts.index(text) + 1) / (len(all_cuts) + 1)
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigError(f"--min-depth {text}: give a share from 0 to 1, or a cut: {', '.join(all_cuts)}")
+    return share
+
+
+def describe(choice: Choice) -> str:
+    """One choice in words, as short as it goes."""
+    schedule = "" if SCHEDULES[choice.method] == ("joint",) else f", {choice.schedule}"
+    where = f" at {choice.cut}" if choice.cut else ""
+    return f"{choice.method}{where}{schedule}{f', {choice.codec}' if choice.codec else ''}"
+
+
+def explain(plan: Plan) -> list[str]:
+    """The recommendation and its reasons, one sentence each."""
+    best, chosen = plan.best, plan.chosen
+    if best is None:
+        nearest = plan.ranked[0]
+        return [
+            f"Nothing keeps all constraints. The fastest choice, {describe(nearest.choice)}, breaks: "
+            f"{', '.join(nearest.rejected)}."
+        ]
+    lines: list[str] = []
+    if chosen is None:
+        lines.append(f"No choice with method {plan.method} keeps the constraints.")
+        lines.append(f"Use {describe(best.choice)}: {_seconds(best)} per epoch.")
+        lines += [_why(best, plan)]
+    elif best.seconds_total < (1 - _NEARLY) * chosen.seconds_total:
+        ratio = chosen.seconds_total / best.seconds_total
+        lines.append(
+            f"Do not use {plan.method} for its speed here: {describe(best.choice)} is {ratio:.2f} times as fast "
+            f"({_seconds(best)} against {_seconds(chosen)} per epoch for {describe(chosen.choice)})."
+        )
+        lines.append(f"{_why(best, plan)} With {plan.method}, {_why(chosen, plan).lower()}")
+        if best.choice.method == "cloud":
+            lines.append("But with method cloud raw images leave the edge.")
+    else:
+        lines.append(
+            f"Use {describe(chosen.choice)}: {_seconds(chosen)} per epoch, {chosen.seconds_total:.3g} s in all."
+        )
+        lines.append(_why(chosen, plan))
+        for method in METHODS:
+            rival = plan.best_of(method)
+            if rival is not None and method != plan.method:
+                ratio = rival.seconds_total / chosen.seconds_total
+                lines.append(f"The best of method {method} takes {ratio:.2f} times as long ({describe(rival.choice)}).")
+    lines += _cautions(plan)
+    return lines
+
+
+def _why(prediction: Prediction, plan: Plan) -> str:
+    stages, wall = prediction.stage_seconds, prediction.seconds_per_epoch
+    busy = stages[prediction.bottleneck]
+    reason = {
+        "edge": "the edge's own steps take longest: a cut nearer to the image would shorten them",
+        "encode": "releasing and encoding take longest: a cheaper codec would shorten them",
+        "link": f"the link takes longest, with {prediction.bytes_up_per_image:,.0f} bytes per image: a narrower cut, "
+        "a bottleneck or a smaller codec would shorten it",
+        "cloud": "the cloud's steps take longest: more of the network on the edge would shorten them",
+    }[prediction.bottleneck]
+    if prediction.choice.method == "edge":
+        return f"Everything is the edge's work, {busy:.3g} s of each epoch."
+    return f"Of each epoch's {wall:.3g} s, {reason} ({busy:.3g} s)."
+
+
+def _cautions(plan: Plan) -> list[str]:
+    setting = plan.setting
+    lines = []
+    profiles = {id(p): p for p in (setting.edge, setting.cloud)}.values()
+    for profile in profiles:
+        lines += [f"{note}." for note in profile.notes]
+        if profile.kind == "scaled":
+            continue
+        timings = [profile.whole.step, *(t for cut in profile.cuts for t in (cut.front_step, cut.back_step))]
+        noise = max(timing.spread for timing in timings)
+        share = min(timing.cpu_seconds / timing.seconds for timing in timings if timing.seconds > 0)
+        if profile.device == "cpu" and share < _BUSY:
+            lines.append(
+                f"{profile.name} was busy with other things while it was measured (a step had {100 * share:.0f} % of a "
+                "processor): these times are too long for an idle machine; measure again when it is idle."
+            )
+        elif noise > _NOISY:
+            lines.append(
+                f"The measurements on {profile.name} were noisy (the middle half of the repeats spread over "
+                f"{100 * noise:.0f} % of the median): measure again, with more --repeats."
+            )
+    chosen = plan.chosen or plan.best
+    if chosen is not None and chosen.choice.codec not in (None, "float32", "image"):
+        lines.append("Accuracy is not predicted: codecs that lose something, cuts and schedules change it.")
+    else:
+        lines.append("Accuracy is not predicted: cuts and schedules change it.")
+    return lines
+
+
+def _seconds(prediction: Prediction) -> str:
+    return f"{prediction.seconds_per_epoch:.3g} s"
+
+
+def written(config: Config, choice: Choice) -> Config:
+    """The settings with that choice in them.
+
+    Raises:
+        ConfigError: the choice does not go with other settings.
+    """
+    changes: dict[str, object] = {"method": choice.method, "schedule": choice.schedule}
+    if choice.cut is not None:
+        changes["model"] = {"cut": choice.cut}
+    changes["codec"] = {"name": choice.codec}
+    if choice.schedule == "joint" and config.train.front_epochs is not None:
+        changes["train"] = {"front_epochs": None}
+    return load_config(config, changes)

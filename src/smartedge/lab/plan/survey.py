@@ -1,0 +1,237 @@
+"""Measures a network on this machine, cut by cut, each in a process of its own, and puts the profile together."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from smartedge import errors
+from smartedge.codec import get_codec
+from smartedge.config import Config, load_config
+from smartedge.errors import ConfigError, RunError, SmartEdgeError
+from smartedge.lab.plan.profile import SCHEMA_VERSION, CutFigures, Profile, Timing, network_of
+from smartedge.runs.machine import describe_machine, pick_device, versions
+from smartedge.runs.progress import Monitor, Update
+
+__all__ = ["DEFAULT_CODECS", "measure_here", "thin"]
+
+# What is planned with unless asked otherwise: codecs that cost no accuracy, or hardly any.
+DEFAULT_CODECS = ("float32", "uint8", "uint4", "image", "jpeg")
+_MOST_CUTS = 8
+
+
+def measure_here(
+    config: Config,
+    *,
+    monitor: Monitor,
+    cuts: Sequence[str] = (),
+    codecs: Sequence[str] = (),
+    repeats: int = 7,
+) -> tuple[Profile, dict[str, int]]:
+    """Profile the network of ``config`` on this machine.
+
+    Args:
+        config: the run's settings; ``hardware.threads`` is the number of threads of each process.
+        monitor: takes progress updates.
+        cuts: names of cuts; ``("all",)`` for every one. Default: up to eight, see :func:`thin`.
+        codecs: names; those that do not take what crosses are noted in ``left_out``. Default: :data:`DEFAULT_CODECS`
+            and the settings' own.
+        repeats: how often each step is timed; the median counts.
+
+    Returns:
+        The profile, and the images by split of the data set (empty where it is not on this machine).
+
+    Raises:
+        ConfigError: a cut is unknown, or not one can be measured.
+        SmartEdgeError: what went wrong in measuring.
+    """
+    names = tuple(dict.fromkeys([*(codecs or DEFAULT_CODECS), config.codec_name]))
+    for name in names:
+        get_codec(name)
+    # The undivided network is what method "edge" trains, and what a profile's times of it are of.
+    undivided = _plain(config, "edge", config.model.cut)
+    whole = _ask(undivided, "whole", names, repeats)
+    listed = {name: (front, back, size) for name, front, back, size in whole["all_cuts"]}
+    chosen = _chosen(listed, cuts, config.model.cut)
+    monitor.update(Update("", "profile", 1, len(chosen) + 2, "the undivided network"))
+    left_out: dict[str, str] = dict(whole["left_out"])
+    measured: list[CutFigures] = []
+    first_error: SmartEdgeError | None = None
+    for done, name in enumerate(chosen, start=2):
+        try:
+            answer = _ask(_plain(config, "hierarchical", name), "cut", names, repeats)
+        except ConfigError as error:  # a bottleneck that does not fit there, say
+            left_out[name] = str(error)
+            first_error = first_error or error
+        else:
+            left_out |= {f"{codec} at {name}": reason for codec, reason in answer["left_out"].items()}
+            front, back, _ = listed[name]
+            place = {"name": name, "index": list(listed).index(name) + 1, "front_flops": front, "back_flops": back}
+            measured.append(CutFigures.model_validate({**place, **answer["figures"]}))
+        monitor.update(Update("", "profile", done, len(chosen) + 2, name))
+    if first_error is not None and not measured:
+        raise first_error
+    slowdown = _slowdown(undivided, repeats)
+    monitor.update(Update("", "profile", len(chosen) + 2, len(chosen) + 2, "two at once"))
+    machine = describe_machine()
+    profile = Profile.model_validate(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "measured",
+            "name": str(machine["processor"]),
+            "notes": (),
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "machine": machine,
+            "versions": versions(),
+            "device": str(pick_device(config.hardware.edge_device, "hardware.edge_device")),
+            "threads": config.threads,
+            "cores": os.cpu_count() or 1,
+            "network": network_of(config),
+            "features": whole["features"],
+            "outputs": whole["outputs"],
+            "all_cuts": tuple(listed),
+            "left_out": left_out,
+            "cuts": measured,
+            "whole": whole["whole"],
+            "data": whole["data"],
+            "transport": whole["transport"],
+            "checkpoint": whole["checkpoint"],
+            "slowdown": slowdown,
+        }
+    )
+    return profile, whole["counts"]
+
+
+def thin(cuts: dict[str, tuple[int, int, int]], most: int, keep: str) -> list[str]:
+    """Up to ``most`` names of cuts spread over the network: of each stretch of its work, the narrowest tensor.
+
+    Args:
+        cuts: name → FLOPs of front and back, bytes of the tensor that crosses; in the order of execution.
+        most: how many.
+        keep: a name that is among them, if it is a cut at all.
+    """
+    if len(cuts) <= most:
+        return list(cuts)
+    total = max(1, sum(next(iter(cuts.values()))[:2]))
+    stretches: dict[int, str] = {}
+    for name, (front, _, size) in cuts.items():
+        stretch = min(most - 1, most * front // total)
+        other = stretches.get(stretch)
+        # The later one of two equally narrow ones: more is done at the edge, and more is hidden.
+        if name == keep or other is None or (other != keep and size <= cuts[other][2]):
+            stretches[stretch] = name
+    return list(stretches.values())
+
+
+def _chosen(listed: dict[str, tuple[int, int, int]], asked: Sequence[str], own: str) -> list[str]:
+    if not listed:
+        raise ConfigError("model.name: this network can be cut nowhere, so there is nothing to plan")
+    if not asked:
+        return thin(listed, _MOST_CUTS, own)
+    if tuple(asked) == ("all",):
+        return list(listed)
+    if unknown := [name for name in asked if name not in listed]:
+        raise ConfigError(f"--cuts: {', '.join(unknown)}: no such cut; choose among {', '.join(listed)}, or all")
+    return [name for name in listed if name in asked]
+
+
+def _plain(config: Config, method: str, cut: str) -> Config:
+    """The settings with that method and cut, without what goes with other methods only."""
+    raw = config.model_dump(mode="json")
+    raw |= {"method": method, "schedule": "joint" if method == "edge" else config.schedule}
+    raw["hardware"]["threads"] = config.threads
+    raw["model"]["cut"] = cut
+    if config.method != "hierarchical":
+        raw["codec"]["name"] = None
+        raw["schedule"] = "joint"
+    if method == "edge":
+        raw["codec"]["name"], raw["train"]["front_epochs"] = None, None
+        for section in ("adversary", "dp"):
+            raw[section] = {}
+        raw["train"]["distill"] = {}
+    return load_config(raw)
+
+
+def _start() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "smartedge.lab.plan.measure"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _request(config: Config, part: str, codecs: Sequence[str], repeats: int) -> str:
+    request = {"config": config.model_dump(mode="json"), "part": part, "codecs": list(codecs), "repeats": repeats}
+    return json.dumps(request) + "\n"
+
+
+def _ask(config: Config, part: str, codecs: Sequence[str], repeats: int) -> dict[str, Any]:
+    """One part, measured by a process of its own."""
+    with _start() as child:
+        try:
+            out, _ = child.communicate(_request(config, part, codecs, repeats))
+        except BaseException:
+            child.kill()
+            raise
+    return _answer(out, part)
+
+
+def _answer(out: str, part: str) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = json.loads(out.strip().rpartition("\n")[2])
+    except ValueError:
+        raise RunError(f"measuring {part!r} failed: its process ended early; what it said is above") from None
+    if error := answer.get("error"):
+        kinds = {kind.code: kind for name in errors.__all__ if (kind := getattr(errors, name))}
+        raise kinds.get(error["code"], SmartEdgeError)(error["message"])
+    return answer
+
+
+def _slowdown(config: Config, repeats: int) -> float:
+    """Seconds of a training step while another process does the same, ÷ seconds of one alone; at least 1.
+
+    The same process is timed alone, together with the other one, and alone again, in a row: what else the machine does
+    changes little meanwhile.
+    """
+    children = [_start(), _start()]
+    try:
+        for child in children:
+            _tell(child, _request(config, "together", (), repeats))
+        for child in children:
+            _hear(child)  # it is ready
+        first, other = children
+        before = _step_seconds(first)
+        _tell(other, "go\n")
+        together = _step_seconds(first)
+        _hear(other)
+        after = _step_seconds(first)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    pipe.close()
+    return max(1.0, 2 * together / (before + after)) if before + after else 1.0
+
+
+def _step_seconds(child: subprocess.Popen[str]) -> float:
+    _tell(child, "go\n")
+    return Timing.model_validate(_hear(child)["step"]).seconds
+
+
+def _tell(child: subprocess.Popen[str], line: str) -> None:
+    assert child.stdin is not None
+    try:
+        child.stdin.write(line)
+        child.stdin.flush()
+    except BrokenPipeError:
+        pass  # it has ended; what it said last says why
+
+
+def _hear(child: subprocess.Popen[str]) -> dict[str, Any]:
+    assert child.stdout is not None
+    return _answer(child.stdout.readline(), "two at once")

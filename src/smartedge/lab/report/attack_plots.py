@@ -1,0 +1,366 @@
+"""Attack accuracy as figures: each attacker beside the references, attributes beside each other, and sweeps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import BboxBase
+
+from smartedge.lab.report.canvas import (
+    CLOUD,
+    EDGE,
+    INK,
+    LINE,
+    MUTED,
+    PAPER,
+    PERCENT,
+    WIDTH,
+    Canvas,
+    Figure,
+    drawing,
+    label_rows,
+    save_png,
+    short,
+    to_svg,
+)
+from smartedge.lab.report.leakage import Attack, Leak
+from smartedge.lab.report.text import known
+
+__all__ = ["MOST_ROWS", "Point", "attackers", "attributes", "frontier", "frontier_png", "over_setting"]
+
+# What attacks are held against: each line has a dash of its own.
+_LINES: dict[str, dict[str, Any]] = {
+    "chance": {"color": MUTED, "linestyle": (0, (1, 1.6)), "linewidth": 1.6},
+    "label floor": {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.6},
+    "prediction floor": {"color": INK, "linestyle": (0, (5, 1.5, 1, 1.5)), "linewidth": 1.3},
+    "undefended, best": {"color": EDGE, "linestyle": (0, (9, 2)), "linewidth": 1.8},
+    "DP bound": {"color": INK, "linestyle": "-", "linewidth": 2.2},
+    "noise bound": {"color": MUTED, "linestyle": "-", "linewidth": 1.6},
+}
+_ON_SENT: dict[str, Any] = {
+    "marker": "s", "markerfacecolor": CLOUD, "markeredgecolor": CLOUD, "markersize": 7, "linestyle": "none", "zorder": 4
+}  # fmt: skip
+_UNDEFENDED: dict[str, Any] = {
+    "marker": "o", "markerfacecolor": PAPER, "markeredgecolor": EDGE, "markersize": 6.5, "markeredgewidth": 1.8,
+    "linestyle": "none", "zorder": 5,
+}  # fmt: skip
+_FLOOR: dict[str, Any] = {
+    "marker": "|", "markeredgecolor": INK, "markeredgewidth": 2.2, "markersize": 11, "linestyle": "none", "zorder": 3
+}  # fmt: skip
+_BOUND: dict[str, Any] = {
+    "marker": ">", "markerfacecolor": INK, "markeredgecolor": INK, "markersize": 5, "linestyle": "none", "zorder": 3
+}  # fmt: skip
+_NOISE_BOUND: dict[str, Any] = {
+    "marker": ">", "markerfacecolor": PAPER, "markeredgecolor": INK, "markersize": 5.5, "linestyle": "none", "zorder": 3
+}  # fmt: skip
+_KEPT: dict[str, Any] = {"color": CLOUD, "linestyle": (0, (9, 2)), "linewidth": 1.3}
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+MOST_ROWS = len(_DASHES)  # lines that can be told apart
+
+
+def attackers(leak: Leak) -> Figure:
+    """Balanced accuracy of each attacker on one attribute, with the references as lines."""
+    lines = dict(leak.lines)
+    words = []
+    rows = list(leak.attacks)
+    if stronger := leak.training_image:
+        rows.append(Attack(f"training image: {stronger.name}", stronger.value, stronger.interval))
+    with drawing(WIDTH, 1.75 + 0.3 * len(rows)) as canvas:
+        axes = canvas.subplots()
+        for y, attack in enumerate(rows):
+            if attack.interval:
+                axes.plot(attack.interval, [y, y], color=CLOUD, linewidth=2.4, solid_capstyle="butt", zorder=3)
+            axes.plot(attack.value, y, **_ON_SENT)
+            words.append(f"{attack.name} {100 * attack.value:.1f} %")
+        for name, value in lines.items():
+            axes.axvline(value, **_LINES[name], zorder=2)
+        label_rows(axes, [short(attack.name, 26) for attack in rows])
+        _shares(axes, [leak.chance, *lines.values(), *_spread(leak)])
+        limits = [limit for limit in (leak.bound, leak.noise_bound) if limit is not None]
+        if limits:
+            axes.axvspan(min(limits), axes.get_xlim()[1], facecolor=LINE, alpha=0.6, zorder=0)
+        axes.set_xlabel(f"balanced accuracy on {short(leak.name, 30)}")
+        handles = [Line2D([], [], label="on what was sent", **_ON_SENT)]
+        handles += [
+            Line2D([], [], label=f"{name} {100 * value:.1f} %", **_LINES[name]) for name, value in lines.items()
+        ]
+        canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
+        alt = (
+            f"Attackers on {leak.name}, balanced accuracy on what was sent: {'; '.join(words)}. Lines: "
+            + ", ".join(f"{name} {100 * value:.1f} %" for name, value in lines.items())
+            + "."
+        )
+        return Figure(to_svg(canvas, alt), f"Who reads {leak.name}", alt)
+
+
+def attributes(leaks: Sequence[Leak]) -> Figure:
+    """The best attack on each attribute, beside the undefended front and the label floor."""
+    words = []
+    with drawing(WIDTH, 1.35 + 0.27 * len(leaks)) as canvas:
+        axes = canvas.subplots()
+        for y, leak in enumerate(leaks):
+            best = leak.worst.value
+            text = f"{leak.name}: best attack {100 * best:.1f} %"
+            if leak.undefended is not None:
+                axes.plot([best, leak.undefended], [y, y], color=LINE, linewidth=1.4, zorder=1)
+                axes.plot(leak.undefended, y, **_UNDEFENDED)
+                text += f", undefended {100 * leak.undefended:.1f} %"
+            if leak.floor is not None:
+                axes.plot(leak.floor, y, **_FLOOR)
+                text += f", label floor {100 * leak.floor:.1f} %"
+            axes.plot(best, y, **_ON_SENT)
+            words.append(text)
+        chances = {leak.chance for leak in leaks}
+        for chance in chances:
+            axes.axvline(chance, **_LINES["chance"], zorder=2)
+        label_rows(axes, [short(leak.name) for leak in leaks])
+        _shares(axes, [value for leak in leaks for value in (*_spread(leak), leak.floor, leak.undefended, leak.chance)])
+        axes.set_xlabel("balanced accuracy, best attacker (dotted: chance)")
+        handles = [
+            Line2D([], [], label="on what was sent", **_ON_SENT),
+            Line2D([], [], label="undefended front", **_UNDEFENDED),
+            Line2D([], [], label="label floor", **_FLOOR),
+        ]
+        canvas.legend(handles=handles, loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1)
+        alt = "Attributes audited. " + "; ".join(words) + "."
+        return Figure(to_svg(canvas, alt), "What is read of each attribute", alt)
+
+
+# ---- sweeps
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of a sweep, over its seeds. Accuracies are balanced, as (mean, standard deviation)."""
+
+    label: str
+    values: tuple[str, ...]  # of the axes, as text
+    desired: tuple[float, float]
+    attack: tuple[float, float] | None  # the best on the attribute shown
+    bound: float | None  # what no attacker can exceed by the features of one release, by (ε, δ)
+    noise_bound: float | None  # the same, by the law of the noise, where that is lower
+
+
+def frontier(
+    points: Sequence[Point], lines: Mapping[str, float], desired: float | None, attribute: str, task: str
+) -> Figure:
+    """Desired accuracy against the best attack.
+
+    Args:
+        points: the settings of the sweep that were audited.
+        lines: references of the attack, by the names of :attr:`Leak.lines`.
+        desired: balanced accuracy of the undefended run on the desired label.
+        attribute: the sensitive one.
+        task: the desired label's name.
+    """
+    with drawing(WIDTH, 4.2) as canvas:
+        alt = _frontier(canvas, points, lines, desired, attribute, task)
+        return Figure(to_svg(canvas, alt), f"{task} kept, {attribute} hidden: balanced accuracies", alt)
+
+
+def frontier_png(
+    points: Sequence[Point], lines: Mapping[str, float], desired: float | None, attribute: str, task: str, path: Path
+) -> Path:
+    """:func:`frontier` as a PNG on white."""
+    with drawing(6.4, 5.0) as canvas:
+        _frontier(canvas, points, lines, desired, attribute, task)
+        return save_png(canvas, path)
+
+
+def _frontier(
+    canvas: Canvas,
+    points: Sequence[Point],
+    lines: Mapping[str, float],
+    desired: float | None,
+    attribute: str,
+    task: str,
+) -> str:
+    """Draw it; returns it in words."""
+    axes = canvas.subplots()
+    audited = [(point, point.attack) for point in points if point.attack is not None]
+    words = []
+    rows: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for point, attack in audited:
+        rows.setdefault(point.values[1:], []).append((attack[0], point.desired[0]))
+    for i, row in enumerate(rows.values()):
+        axes.plot(*zip(*row, strict=True), color=MUTED, linewidth=1.1, linestyle=_DASHES[i % 4], zorder=1)
+    for point, (x, dx) in audited:
+        y, dy = point.desired
+        axes.errorbar(x, y, xerr=dx or None, yerr=dy or None, fmt="none", ecolor=CLOUD, elinewidth=1.4, zorder=3)
+        axes.plot(x, y, **_ON_SENT)
+        text = f"{point.label}: {task} {100 * y:.1f} %, best attack on {attribute} {100 * x:.1f} %"
+        if point.bound is not None:
+            axes.plot([x, point.bound], [y, y], color=LINE, linewidth=1.2, zorder=0)
+            axes.plot(point.bound, y, **_BOUND)
+            text += f", DP bound {100 * point.bound:.1f} %"
+        if point.noise_bound is not None:
+            axes.plot([x, point.noise_bound], [y, y], color=LINE, linewidth=1.2, zorder=0)
+            axes.plot(point.noise_bound, y, **_NOISE_BOUND)
+            text += f", noise bound {100 * point.noise_bound:.1f} %"
+        words.append(text)
+    for name, value in lines.items():
+        axes.axvline(value, **_LINES[name], zorder=2)
+    if desired is not None:
+        axes.axhline(desired, **_KEPT, zorder=2)
+    shown = [value for point, (x, dx) in audited for value in (x - dx, x + dx, point.bound, point.noise_bound)]
+    _shares(axes, [*shown, *lines.values()])
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.margins(y=0.16)
+    axes.set_xlabel(f"best attack on {short(attribute)} (left is better)")
+    axes.set_ylabel(f"{short(task)} (up is better)")
+    handles = [Line2D([], [], label="a setting of the sweep", **_ON_SENT)]
+    if any(point.bound is not None for point, _ in audited):
+        handles.append(Line2D([], [], label="its DP bound", **_BOUND))
+    if any(point.noise_bound is not None for point, _ in audited):
+        handles.append(Line2D([], [], label="its noise bound", **_NOISE_BOUND))
+    handles += [Line2D([], [], label=f"{name} {100 * value:.1f} %", **_LINES[name]) for name, value in lines.items()]
+    if desired is not None:
+        handles.append(Line2D([], [], label=f"undefended {short(task, 12)} {100 * desired:.1f} %", **_KEPT))
+    canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
+    _label(canvas, axes, [(point.label, x, point.desired[0]) for point, (x, _) in audited])
+    alt = f"Desired accuracy against the best attack. {'; '.join(words)}. Lines: " + ", ".join(
+        f"{name} {100 * value:.1f} %" for name, value in lines.items()
+    )
+    return alt + (f", undefended {task} {100 * desired:.1f} %." if desired is not None else ".")
+
+
+def _label(canvas: Canvas, axes: Axes, labels: Sequence[tuple[str, float, float]]) -> None:
+    """Write each label beside its point, where no other label stands yet; those of points that touch stand together."""
+    canvas.draw_without_rendering()  # only then are places on the canvas known
+    marks = [axes.transData.transform((x, y)) for _, x, y in labels]
+    near = _ON_SENT["markersize"] * canvas.dpi / 72
+    groups: list[list[int]] = []
+    for i, mark in enumerate(marks):
+        touching = [group for group in groups if any(np.abs(mark - marks[j]).max() < near for j in group)]
+        groups = [group for group in groups if group not in touching] + [sorted([*itertools.chain(*touching), i])]
+    taken: list[BboxBase] = []
+    for group in groups:
+        text = " · ".join(labels[i][0] for i in group)
+        at = max((labels[i][1:] for i in group), key=lambda place: place[0])
+        written = axes.annotate(text, at, xytext=(0, 0), textcoords="offset points", fontsize=8.5)
+        for place in itertools.product((7, -7), (5, -13)):
+            written.xyann = place
+            written.set_horizontalalignment("left" if place[0] > 0 else "right")
+            box = written.get_window_extent()
+            if not box.count_overlaps(taken) and not box.count_contains(marks):
+                break
+        taken.append(box)
+
+
+def over_setting(
+    setting: str,
+    rows: Mapping[str, Sequence[Point]],
+    axis: int,
+    lines: Mapping[str, float],
+    desired: float | None,
+    attribute: str | None,
+    task: str,
+) -> Figure:
+    """Desired accuracy and the best attack over the values of one setting.
+
+    Args:
+        setting: as shown on the axis.
+        rows: the other settings' values (as text, empty where there are none) → points in the order of the values; at
+            most :data:`MOST_ROWS`.
+        axis: which of ``Point.values`` the setting is.
+        lines: references of the attack.
+        desired: balanced accuracy of the undefended run on the desired label.
+        attribute: the sensitive one, where there was an audit.
+        task: the desired label's name.
+    """
+    ticks = list(dict.fromkeys(point.values[axis] for points in rows.values() for point in points))
+    words = []
+    handles = [Line2D([], [], color=CLOUD, **{**_ON_SENT, "linestyle": "-"}, label=short(task))]
+    with drawing(WIDTH, 3.2 + 0.11 * (len(rows) + len(lines))) as canvas:
+        axes = canvas.subplots()
+        for dash, points in zip(_DASHES, rows.values(), strict=False):
+            xs = [ticks.index(point.values[axis]) for point in points]
+            _line(axes, xs, [point.desired for point in points], CLOUD, _ON_SENT, dash)
+            audited = [(x, point.attack) for x, point in zip(xs, points, strict=True) if point.attack is not None]
+            _line(axes, [x for x, _ in audited], [attack for _, attack in audited], EDGE, _UNDEFENDED, dash)
+            for line, limits in (
+                ("DP bound", [point.bound for point in points]),
+                ("noise bound", [point.noise_bound for point in points]),
+            ):
+                drawn = [(x, limit) for x, limit in zip(xs, limits, strict=True) if limit is not None]
+                if drawn:
+                    axes.plot(
+                        *zip(*drawn, strict=True), **{**_LINES[line], "linestyle": dash}, marker=">", markersize=4
+                    )
+            for point in points:
+                text = f"{point.label}: {task} {100 * point.desired[0]:.1f} %"
+                if point.attack is not None:
+                    text += f", best attack {100 * point.attack[0]:.1f} %"
+                if point.bound is not None:
+                    text += f", DP bound {100 * point.bound:.1f} %"
+                if point.noise_bound is not None:
+                    text += f", noise bound {100 * point.noise_bound:.1f} %"
+                words.append(text)
+        every = [point for points in rows.values() for point in points]
+        if any(point.attack is not None for point in every):
+            handles.append(Line2D([], [], color=EDGE, **{**_UNDEFENDED, "linestyle": "-"}, label="best attack"))
+        if any(point.bound is not None for point in every):
+            handles.append(Line2D([], [], **_LINES["DP bound"], label="DP bound"))
+        if any(point.noise_bound is not None for point in every):
+            handles.append(Line2D([], [], **_LINES["noise bound"], label="noise bound"))
+        handles += [
+            Line2D([], [], color=MUTED, linestyle=dash, label=short(others, 26))
+            for dash, others in zip(_DASHES, rows, strict=False)
+            if others
+        ]
+        for name, value in lines.items():
+            axes.axhline(value, **_LINES[name], zorder=1)
+            handles.append(Line2D([], [], label=f"{name} {100 * value:.1f} %", **_LINES[name]))
+        if desired is not None:
+            axes.axhline(desired, **_KEPT, zorder=1)
+            handles.append(Line2D([], [], label=f"undefended {short(task, 12)} {100 * desired:.1f} %", **_KEPT))
+        axes.set_xticks(range(len(ticks)), [short(tick, 12) for tick in ticks])
+        axes.set_xlim(-0.35, len(ticks) - 0.65)
+        axes.set_xlabel(setting)
+        axes.yaxis.set_major_formatter(PERCENT)
+        axes.grid(visible=False, axis="x")
+        canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2, columnspacing=0.8)
+        title = f"{task}{f', and who reads {attribute},' if attribute else ''} over {setting}"
+        alt = f"{title}: balanced accuracy. {'; '.join(words)}. Lines: " + ", ".join(
+            f"{name} {100 * value:.1f} %" for name, value in lines.items()
+        )
+        return Figure(to_svg(canvas, alt + "."), title, alt + ".")
+
+
+def _line(
+    axes: Axes,
+    xs: Sequence[float],
+    values: Sequence[tuple[float, float]],
+    colour: str,
+    look: Mapping[str, Any],
+    dash: Any,
+) -> None:
+    """Means joined by a line, spreads as bars."""
+    means, spreads = np.array(values, dtype=float).reshape(-1, 2).T
+    if spreads.any():
+        axes.errorbar(xs, means, yerr=spreads, fmt="none", ecolor=colour, elinewidth=1.2, zorder=2)
+    axes.plot(xs, means, color=colour, linewidth=1.6, **{**look, "linestyle": dash})
+
+
+def _spread(leak: Leak) -> list[float]:
+    attacks = [*leak.attacks, leak.worst]
+    ends = [end for attack in attacks for end in (attack.interval or ())]
+    return [*ends, *(attack.value for attack in attacks)]
+
+
+def _shares(axes: Axes, values: Sequence[float | None]) -> None:
+    """A horizontal axis of balanced accuracy that shows all of these."""
+    shown = [value for value in values if known(value)]
+    low, high = min(shown, default=0.5), max(shown, default=1.0)
+    room = max(0.02, 0.06 * (high - low))
+    axes.set_xlim(max(0.0, low - room), min(1.0, high) + room)
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.xaxis.set_major_locator(MaxNLocator(6))

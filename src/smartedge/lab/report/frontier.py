@@ -1,0 +1,200 @@
+"""A sweep as one HTML file and one picture: what is kept of the desired label against what is hidden."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from smartedge.lab.report import attack_plots
+from smartedge.lab.report.attack_plots import Point
+from smartedge.lab.report.canvas import Figure
+from smartedge.lab.report.leakage import NO_BOUND
+from smartedge.lab.report.page import write_page
+from smartedge.lab.report.text import known, percent, points
+
+__all__ = ["SWEEP_SCHEMA_VERSION", "write_sweep"]
+
+SWEEP_SCHEMA_VERSION = 2
+_SYMBOLS = {"adversary.weight": "λ", "dp.epsilon": "ε", "dp.sigma": "σ", "model.codebook": "codewords"}
+_REFERENCES = {"chance": "chance", "floor": "label floor", "undefended": "undefended, best"}
+
+
+def write_sweep(folder: Path) -> list[Path]:
+    """Write ``sweep.html`` and, for each audited attribute, ``frontier.png`` (``frontier-NAME.png`` where several).
+
+    Args:
+        folder: of the sweep; holds ``sweep.json`` (``docs/sweep-schema.md``).
+
+    Returns:
+        The files written, the page first.
+
+    Raises:
+        FileNotFoundError: there is no ``sweep.json``.
+        ValueError: it is broken, or of a schema that this version does not know.
+    """
+    found = _read(folder / "sweep.json")
+    desired, task = _undefended(found), ", ".join(found["desired"])
+    rows = [row for row in found["rows"] if row["desired"]]
+    attributes = [name for name in found["sensitive"] if any(name in row["attributes"] for row in rows)]
+    pictures, figures = [], []
+    for name in attributes:
+        shown, lines = _points(found, rows, name), _lines(rows, name)
+        figures.append(attack_plots.frontier(shown, lines, desired, name, task))
+        named = "-" + re.sub(r"[^\w.-]+", "-", name) if len(attributes) > 1 else ""
+        png = folder / f"frontier{named}.png"
+        pictures.append(attack_plots.frontier_png(shown, lines, desired, name, task, png))
+        figures += _over_axes(found, shown, lines, desired, name, task)
+    if not attributes and rows:
+        figures += _over_axes(found, _points(found, rows, None), {}, desired, None, task)
+    page = {
+        "title": f"Sweep of {', '.join(_axis(axis['key']) for axis in found['axes'])}",
+        "found": found,
+        "task": task,
+        "attributes": attributes,
+        "undefended": desired,
+        "bounded": any(_limit(row["bound"]) for row in rows),
+        "headline": _headline(found, rows, attributes, desired, task),
+        "figures": figures,
+        "failed": [entry for entry in found["points"] if entry["state"] == "failed"],
+        "waiting": sum(entry["state"] == "waiting" for entry in found["points"]),
+        "axis": _axis,
+        "spread": _spread_text,
+        "mean": lambda spread: percent(spread["mean"] if spread else None),
+    }
+    return [write_page(folder / "sweep.html", "sweep.html.j2", page), *pictures]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; 'smartedge sweep' writes it") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error})") from error
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version != SWEEP_SCHEMA_VERSION:
+        raise ValueError(f"{path}: schema_version is {version!r}, but this report reads {SWEEP_SCHEMA_VERSION}")
+    return dict(found)
+
+
+def _axis(key: str) -> str:
+    """``λ (adversary.weight)``."""
+    return f"{_SYMBOLS[key]} ({key})" if key in _SYMBOLS else key
+
+
+def _label(settings: Mapping[str, str]) -> str:
+    """``λ 3, ε 4``."""
+    return ", ".join(f"{_SYMBOLS.get(key, key.split('.')[-1])} {value}" for key, value in settings.items())
+
+
+def _pair(spread: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    return (spread["mean"], spread["sd"] or 0.0) if spread else None
+
+
+def _limit(spread: Mapping[str, Any] | None) -> float | None:
+    """A limit of all attackers, where it limits anything."""
+    return spread["mean"] if spread and spread["mean"] < NO_BOUND else None
+
+
+def _points(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], attribute: str | None) -> list[Point]:
+    """The rows as points to draw, in the order of the axes' values."""
+    drawn = []
+    for row in rows:
+        figures = row["attributes"].get(attribute)
+        bound, noise_bound = (_limit(row[key]) for key in ("bound", "noise_bound"))
+        drawn.append(
+            Point(
+                label=_label(row["settings"]),
+                values=tuple(row["settings"][axis["key"]] for axis in found["axes"]),
+                desired=(row["desired"]["mean"], row["desired"]["sd"] or 0.0),
+                attack=_pair(figures["best"]) if figures else None,
+                bound=bound,
+                noise_bound=noise_bound if noise_bound is not None and noise_bound < (bound or 1) - 0.001 else None,
+            )
+        )
+    return drawn
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], attribute: str) -> dict[str, float]:
+    """References of the attack, as means over the rows: they differ by the seed alone."""
+    lines = {}
+    for key, name in _REFERENCES.items():
+        spreads = [row["attributes"][attribute][key] for row in rows if attribute in row["attributes"]]
+        values = [spread["mean"] for spread in spreads if spread]
+        if values:
+            lines[name] = sum(values) / len(values)
+    return lines
+
+
+def _over_axes(
+    found: Mapping[str, Any],
+    shown: Sequence[Point],
+    lines: Mapping[str, float],
+    desired: float | None,
+    attribute: str | None,
+    task: str,
+) -> list[Figure]:
+    """One figure per axis that has several values, with a line for each choice of the others."""
+    keys = [axis["key"] for axis in found["axes"]]
+    figures = []
+    for place, axis in enumerate(found["axes"]):
+        if len(axis["values"]) < 2:
+            continue
+        rows: dict[str, list[Point]] = {}
+        for value in axis["values"]:
+            for point in shown:
+                if point.values[place] == value:
+                    others = {key: v for i, (key, v) in enumerate(zip(keys, point.values, strict=True)) if i != place}
+                    rows.setdefault(_label(others), []).append(point)
+        if 0 < len(rows) <= attack_plots.MOST_ROWS:
+            figures.append(attack_plots.over_setting(_axis(axis["key"]), rows, place, lines, desired, attribute, task))
+    return figures
+
+
+def _undefended(found: Mapping[str, Any]) -> float | None:
+    """Mean desired balanced accuracy of the undefended runs."""
+    values = [entry["desired"] for entry in found["undefended"] if known(entry["desired"])]
+    return sum(values) / len(values) if values else None
+
+
+def _headline(
+    found: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    attributes: Sequence[str],
+    desired: float | None,
+    task: str,
+) -> str:
+    """The setting that hides most at a price of at most one point; failing that, the one that hides most."""
+    if not rows:
+        return "No point of the sweep has finished yet."
+    best = max(rows, key=lambda row: row["desired"]["mean"])
+    if not attributes:
+        return f"{_label(best['settings'])} keeps most: {percent(best['desired']['mean'])} balanced accuracy on {task}."
+    name = attributes[0]
+    audited = [row for row in rows if name in row["attributes"]]
+    least = best["desired"]["mean"] if desired is None else desired
+    cheap = [row for row in audited if row["desired"]["mean"] >= least - 0.01]
+    chosen = min(cheap or audited, key=lambda row: row["attributes"][name]["best"]["mean"])
+    lines = _lines(audited, name)
+    floor, chance = lines.get("label floor"), lines.get("chance", 0.5)
+    text = (
+        f"Of {len(audited)} settings, {_label(chosen['settings'])} hides {name} best"
+        f"{' at a price of at most one point of ' + task if cheap else ''}: the best attacker reads it with "
+        f"{percent(chosen['attributes'][name]['best']['mean'])}"
+    )
+    text += f" (label floor {percent(floor)})" if floor is not None and floor > chance else ""
+    text += f", and {task} is right with {percent(chosen['desired']['mean'])}"
+    if desired is not None:
+        text += f" ({points(chosen['desired']['mean'] - desired)} points beside the undefended run)"
+    return text + "."
+
+
+def _spread_text(spread: Mapping[str, Any] | None) -> str:
+    """``91.0 % ± 0.3``."""
+    if not spread:
+        return "–"
+    text = percent(spread["mean"])
+    return text if spread["sd"] is None else f"{text}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * spread['sd']:.1f}"

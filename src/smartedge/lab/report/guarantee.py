@@ -1,0 +1,184 @@
+"""What a release promises, in words for people who do not work on privacy, and what it does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from smartedge.lab.report.text import known, percent, short_number
+
+__all__ = ["Guarantee", "attribute_bound", "guarantee"]
+
+# (mechanism, noise is per number) → what it does to a feature map
+MECHANISMS = {
+    ("gaussian", False): "Gaussian noise on the feature map, clipped in length",
+    ("laplace", False): "Laplace noise on the feature map, clipped in its sum of sizes",
+    ("laplace", True): "Laplace noise on each number, clipped in size",
+    ("randomised-response", False): "one codeword per image, replaced by a random one now and then",
+    ("subset-selection", False): "a random set of codewords per image, which mostly holds its own",
+}
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What holds against every attacker, whatever it knows or computes."""
+
+    exists: bool
+    headline: str
+    sentences: list[str]
+    covered: list[str]
+    not_covered: list[str]
+    facts: list[tuple[str, str]]
+
+
+def attribute_bound(epsilon: float, delta: float) -> float:
+    """The highest balanced accuracy with which anyone reads a yes/no attribute from an (ε, δ) release.
+
+    A test of one image against another has true-positive rate ≤ e^ε · false-positive rate + δ, both ways round
+    (Kairouz, Oh, Viswanath 2015, §2), hence balanced accuracy ≤ (e^ε + δ) / (1 + e^ε).
+
+    Args:
+        epsilon: ≥ 0; infinity gives 1.
+        delta: of the release, 0 ≤ δ < 1.
+    """
+    small = math.exp(-epsilon)  # divided by e^ε, so that no ε overflows
+    return min(1.0, (1 + delta * small) / (1 + small))
+
+
+def guarantee(results: Mapping[str, Any]) -> Guarantee:
+    """Put the block ``privacy`` of ``results.json`` into words.
+
+    Args:
+        results: ``results.json``; without the block, as earlier versions wrote it, nothing was protected.
+    """
+    block: Mapping[str, Any] = results.get("privacy") or {}
+    if results["method"] == "edge":
+        return Guarantee(False, "Nothing was sent, so nothing had to be protected on the link.", [], [], [], [])
+    if not known(block.get("epsilon")):
+        return _none(results)
+    return _some(block, _labels(block))
+
+
+def _none(results: Mapping[str, Any]) -> Guarantee:
+    """Features, or images, that travel as they are."""
+    if results["method"] == "cloud":
+        headline = "There is no guarantee: the images themselves were uploaded."
+    else:
+        headline = "There is no guarantee: feature maps were sent without noise."
+    sentences = [
+        "Whoever reads the link or the cloud's log may train any network on what was sent. How much it gets out is a "
+        "matter of measurement, not of proof: an attacker who does better than those tried cannot be ruled out."
+    ]
+    facts = [("Noise", "none"), ("Releases", f"{results['releases_per_image']} of an image at most")]
+    return Guarantee(False, headline, sentences, [], [], facts)
+
+
+def _some(block: Mapping[str, Any], labels: str) -> Guarantee:
+    """Noise of a stated law."""
+    delta, epsilon, vector = block["delta"], block["epsilon"], block["vector_epsilon"]
+    total, delta_total, releases = block["vector_epsilon_total"], block["delta_total"], block["releases_max"]
+    element = block["granularity"] == "element"
+    training_only = block["apply_to"] == "training"
+    sentences = []
+    if element:
+        headline = f"Each number of a feature map is protected with ε = {short_number(epsilon)}; an image is not."
+        sentences.append(
+            "What is sent of an image is the whole feature map, and for that the noise gives "
+            f"{_pair(vector, delta)}: {'no protection to speak of' if vector > _WEAK else 'the figure that counts'}."
+        )
+    else:
+        whom = "Every training image" if training_only else "Every image"
+        headline = f"{whom} that was sent is protected: {_pair(vector, delta)} each time it is sent."
+    bound, tight = block["attribute_bound"], block["tight_attribute_bound"]
+    sentences.append(
+        "What that means: take any yes/no question about an image, and any attacker, with any network, computer and "
+        f"time. From the features of one release alone it answers with balanced accuracy {_at_most(bound)} (guessing "
+        "gives 50\N{NO-BREAK SPACE}%)."
+    )
+    if tight < bound - 0.005:
+        sentences.append(f"For this mechanism and its setting the limit is in fact lower: {percent(tight)}.")
+    if min(bound, tight) > _LITTLE:
+        sentences.append(
+            "A limit so high rules out little. What attackers do read is measured below; that holds for the attackers "
+            "tried, the limit for all."
+        )
+    if releases > 1:
+        sentences.append(
+            f"An image was sent up to {releases} times, and each time tells more: {_pair(total, delta_total)} in all, "
+            f"which limits who sees all of it to {percent(attribute_bound(total, delta_total))}."
+        )
+    sentences.append(
+        "Nothing that is done with it afterwards weakens this: compressing, storing, training, publishing the back."
+    )
+    if training_only:
+        sentences.append("Validation and test images, and images offloaded later, were and will be sent without noise.")
+    covered = [
+        "the feature map of every training image"
+        + ("" if training_only else ", validation and test image, and of every image offloaded later"),
+        "what is computed from it alone: the feature log, and the part of the back that comes from the features",
+    ]
+    return Guarantee(True, headline, sentences, covered, [labels, *_NOT_COVERED], _facts(block))
+
+
+def _facts(block: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The budget, what was spent of it, and the noise."""
+    element = block["granularity"] == "element"
+    budget = block["epsilon_budget"]
+    facts = [
+        ("Mechanism", MECHANISMS[block["mechanism"], element]),
+        ("One release", _pair(block["epsilon"], block["delta"]) + (", per number" if element else "")),
+    ]
+    if element:
+        facts.append(("… whole feature map", _pair(block["vector_epsilon"], block["delta"])))
+    facts.append(("Releases", f"{block['releases_max']} of an image at most"))
+    facts.append(
+        ("Spent", _pair(block["vector_epsilon_total"], block["delta_total"]) + ", by the image that spent most")
+    )
+    if known(budget):
+        each = ", per number" if element else ""
+        facts.append(("Budget of an image", _pair(budget, block["delta_budget"]) + each))
+    if known(block["label_epsilon"]) and block["label_epsilon"] > 0:
+        facts.append(("Label", f"{_pair(block['label_epsilon'], 0)}; with it {_pair(block['epsilon_with_label'], 0)}"))
+    for name, key in (("Clipped at", "clip"), ("Noise, deviation", "sigma"), ("Codewords", "codewords")):
+        if known(block[key]):
+            facts.append((name, short_number(block[key])))
+    return facts
+
+
+_LITTLE = 0.95  # a limit of balanced accuracy above this rules out little
+_WEAK = 10.0  # e^10: an attacker may be 22 000 times surer than before
+_NOT_COVERED = [
+    "the front's weights, which learned from the images without noise: not to be published where the training "
+    "images are secret; and the little that a front which learned from an image carries into releases of others",
+    "which image a frame belongs to, how many images there are, when and how often they are sent; ids are places in "
+    "the data set, so where that is sorted by a label (a folder for each class) they tell it",
+    "several images of one person: the guarantee is per image, and theirs add up",
+    "what is true of people in general: the back learns it, whether or not a given image took part",
+    "the last digits of floating-point noise, as far as docs/privacy.md says",
+]
+
+
+def _labels(block: Mapping[str, Any]) -> str:
+    """How the desired labels travelled."""
+    epsilon = block.get("label_epsilon")
+    if known(epsilon) and epsilon > 0:
+        return (
+            f"the desired label beyond randomised response with ε = {short_number(epsilon)}, "
+            "which counts on top of the feature map's"
+        )
+    return "the desired label, which travels in clear with every training image"
+
+
+def _pair(epsilon: float | None, delta: float | None) -> str:
+    if not known(epsilon):
+        return "no limit"
+    text = f"ε = {short_number(epsilon)}" + (f", δ = {short_number(delta)}" if delta else "")
+    return text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+
+
+def _at_most(bound: float) -> str:
+    return (
+        f"at most {percent(bound)}" if round(bound, 3) < 1 else "up to 100\N{NO-BREAK SPACE}%: there is no useful limit"
+    )

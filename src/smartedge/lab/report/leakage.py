@@ -1,0 +1,284 @@
+"""What attackers read out of what was sent: the figures of ``audit/audit.json``, judged and put into words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smartedge.lab.report.text import known, percent, short_number
+from smartedge.lab.report.verdict import Verdict
+
+__all__ = ["NO_BOUND", "Attack", "Leak", "epsilon_words", "judge", "membership_words", "read_leaks"]
+
+# Balanced accuracy above what cannot be hidden, within which an attribute counts as hidden: at most so much, and no
+# more than these shares of what cannot be hidden and of what there was to hide.
+_AS_GOOD, _OF_UNAVOIDABLE, _OF_HIDDEN = 0.03, 0.5, 1 / 3
+_SURE = 2.0  # times that much: where the interval goes beyond, there are too few images to say so
+_FULL_DEPTH = {"deep", "fine-tuned", "posterior"}  # attackers without which nothing counts as hidden
+_TELLS, _HARDLY_TELLS = 0.9, 0.6  # balanced accuracy of the attack on membership
+NO_BOUND = 0.9995  # a limit so high is none
+_NO_LESS = 0.02  # within it of the undefended front, nothing was hidden
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One kind of attacker, at its best over seeds and settings."""
+
+    name: str
+    value: float  # balanced accuracy on the protected images
+    interval: tuple[float, float] | None  # 95 %
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What is read of one attribute, as balanced accuracy, and what to hold it against."""
+
+    name: str
+    best: float  # of those who see the features of one release
+    interval: tuple[float, float] | None
+    auroc: float | None
+    by: str  # the attack that is best
+    attacks: list[Attack]  # best first
+    training_image: Attack | None  # the best of those who hold all that crosses the link about a training image
+    undefended: float | None
+    floor: float | None  # from the true desired label alone
+    prediction_floor: float | None  # from the exit's answer alone
+    chance: float
+    bound: float | None  # what no attacker of one release can exceed, by (ε, δ)
+    noise_bound: float | None  # the same, by the very law of the noise; None where that is no lower
+    sensitive: bool  # the run set out to hide it
+    desired: bool  # it is what the run learns, and not to be hidden
+
+    @property
+    def unavoidable(self) -> float:
+        """What who knows the desired label reads anyway."""
+        return max(self.chance, self.floor or 0.0)
+
+    @property
+    def worst(self) -> Attack:
+        """The better one of the two kinds of attacker."""
+        plain = Attack(self.by, self.best, self.interval)
+        return max(filter(None, (plain, self.training_image)), key=lambda attack: attack.value)
+
+    @property
+    def margin(self) -> float:
+        """How far above what is unavoidable the attribute still counts as hidden."""
+        margin = min(_AS_GOOD, _OF_UNAVOIDABLE * self.unavoidable)
+        to_hide = (self.undefended or 0.0) - self.unavoidable
+        return min(margin, _OF_HIDDEN * to_hide) if to_hide > 0 else margin
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the attribute does not count as hidden although the attackers tried do not read it."""
+        found = []
+        if not _FULL_DEPTH & {attack.name for attack in self.attacks}:
+            found.append("no attacker of full depth was tried")
+        interval = self.worst.interval
+        if interval and interval[1] > self.unavoidable + _SURE * self.margin:
+            found.append(f"by these few test images it may be up to {percent(interval[1])}")
+        return found
+
+    @property
+    def lines(self) -> list[tuple[str, float]]:
+        """The references that are known, as (name, balanced accuracy)."""
+        named = [
+            ("chance", self.chance),
+            ("label floor", self.floor),
+            ("prediction floor", self.prediction_floor),
+            ("undefended, best", self.undefended),
+            ("DP bound", self.bound),
+            ("noise bound", self.noise_bound),
+        ]
+        return [(name, value) for name, value in named if known(value)]
+
+
+def read_leaks(audit: Mapping[str, Any]) -> list[Leak]:
+    """The attributes of ``audit.json`` that an attacker was tried on: sensitive ones first, the worst hidden first."""
+    leaks = []
+    for name, entry in audit["attributes"].items():
+        best = entry["best"]
+        if best is None:
+            continue
+        together = entry["training_image"]
+        bound, noise_bound = _bounds(audit["dp"]["attribute_bound"], entry["dp_bound"])
+        leaks.append(
+            Leak(
+                name=name,
+                best=best["balanced_accuracy"],
+                interval=_interval(best),
+                auroc=best["auroc"],
+                by=best["attack"],
+                attacks=_attacks(list(entry["attacks"].items())),
+                training_image=_attack(together["attack"], together) if together else None,
+                undefended=_accuracy(entry["undefended"]),
+                floor=_accuracy(entry["floor"]),
+                prediction_floor=_accuracy(entry["prediction_floor"]),
+                chance=entry["chance"],
+                bound=bound,
+                noise_bound=noise_bound,
+                sensitive=entry["sensitive"],
+                desired=entry["desired"],
+            )
+        )
+    return sorted(leaks, key=lambda leak: (leak.desired, not leak.sensitive, leak.unavoidable - leak.worst.value))
+
+
+def _bounds(by_epsilon: float | None, by_noise: float | None) -> tuple[float | None, float | None]:
+    """The limits that limit anything; none for attributes of more than two classes, which have no ``dp_bound``."""
+    if not known(by_noise):
+        return None, None
+    bound = by_epsilon if known(by_epsilon) and by_epsilon < NO_BOUND else None
+    return bound, by_noise if by_noise < (bound or NO_BOUND) - 0.001 else None
+
+
+def _attacks(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Attack]:
+    return sorted((_attack(name, figures) for name, figures in entries), key=lambda attack: -attack.value)
+
+
+def _attack(name: str, figures: Mapping[str, Any]) -> Attack:
+    return Attack(name, figures["balanced_accuracy"], _interval(figures))
+
+
+def _accuracy(figures: Mapping[str, Any] | None) -> float | None:
+    return figures["balanced_accuracy"] if figures else None
+
+
+def _interval(figures: Mapping[str, Any]) -> tuple[float, float] | None:
+    interval = figures.get("ci95")
+    return (float(interval[0]), float(interval[1])) if interval else None
+
+
+def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: bool) -> Verdict:
+    """Is the sensitive content hidden? Judged by the sensitive attribute that is hidden worst.
+
+    Args:
+        leaks: as :func:`read_leaks` gives them; none where there was no audit.
+        sent: whether anything was sent.
+        protected: whether the run meant to hide anything (bottleneck, adversarial exits, codewords, noise).
+        guaranteed: whether the noise gives a guarantee.
+    """
+    if not sent:
+        return Verdict("good", "nothing sent", "Nothing left the edge.", [])
+    if not leaks:
+        return Verdict(
+            "open",
+            "not audited",
+            "No attacker of attributes has been tried on what this run sent.",
+            ["'smartedge audit RUN' trains such attackers; without that, it is not known what is hidden."],
+        )
+    judged = [leak for leak in leaks if leak.sensitive] or [leak for leak in leaks if not leak.desired] or list(leaks)
+    worst = judged[0]
+    sentences = [_beside(leak) for leak in judged[:3]]
+    if len(leaks) > min(3, len(judged)):
+        sentences.append("All attributes audited are in the table below.")
+    sentences.append(
+        "These are the best of the attackers tried; a stronger one may read more"
+        + ("; only the guarantee holds for all." if guaranteed else ", and there is no guarantee to rule it out.")
+    )
+    most = worst.worst.value
+    if all(leak.worst.value <= leak.unavoidable + leak.margin for leak in judged):
+        if doubtful := [leak for leak in judged if leak.doubts]:
+            return Verdict(
+                "open",
+                "not shown",
+                f"It is not shown that what was sent hides {_names(doubtful)}: {doubtful[0].doubts[0]}.",
+                [f"So far, {_most(doubtful[0])}.", *sentences],
+            )
+        return Verdict(
+            "good", "hidden", f"What was sent hides {_names(judged)} as far as can be: {_most(worst)}.", sentences
+        )
+    undefended = worst.undefended
+    if undefended is not None and most < undefended - _NO_LESS:
+        share = (undefended - most) / max(undefended - worst.unavoidable, 1e-9)
+        return Verdict(
+            "open",
+            "partly hidden",
+            f"What was sent hides {worst.name} in part: {_most(worst)}, {percent(share, 0)} of the way down from the "
+            f"undefended front ({percent(undefended)}).",
+            sentences,
+        )
+    word = "not hidden" if protected else "unprotected"
+    return Verdict("bad", word, f"What was sent does not hide {worst.name}: {_most(worst)}.", sentences)
+
+
+def _names(leaks: Sequence[Leak]) -> str:
+    names = [leak.name for leak in leaks]
+    if len(names) > 3:
+        return f"all {len(names)} attributes"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _most(leak: Leak) -> str:
+    above = 100 * (leak.worst.value - leak.unavoidable)
+    what = "the desired label alone gives away" if (leak.floor or 0) > leak.chance else "guessing gives"
+    how = f"{above:.1f}\N{NO-BREAK SPACE}points above what" if above > 0.05 else "no more than"
+    read = f"the best attacker reads {leak.name} with {percent(leak.worst.value)} balanced accuracy"
+    return f"{read}, {how} {what} ({percent(leak.unavoidable)})"
+
+
+def _beside(leak: Leak) -> str:
+    """One attribute in one sentence."""
+    text = f"{leak.name}: read at {percent(leak.best)}"
+    if leak.interval:
+        text += f" (95 % interval {percent(leak.interval[0])} to {percent(leak.interval[1])})"
+    text += f" by '{leak.by}', the best of {len(leak.attacks)} kinds of attacker"
+    beside = []
+    if leak.training_image is not None:
+        beside.append(f"{percent(leak.training_image.value)} by who holds all that was sent of a training image")
+    if leak.undefended is not None:
+        beside.append(f"{percent(leak.undefended)} from the undefended front")
+    if leak.prediction_floor is not None:
+        beside.append(f"{percent(leak.prediction_floor)} from the edge's answer alone")
+    if leak.floor is not None:
+        beside.append(f"{percent(leak.floor)} from the true desired label alone")
+    beside.append(f"{percent(leak.chance)} by guessing")
+    return text + "; beside it " + ", ".join(beside) + "."
+
+
+def membership_words(block: Mapping[str, Any]) -> list[str]:
+    """Can an attacker tell which image a feature map is of?"""
+    against_any = block.get("any")
+    if not against_any:
+        return []
+    share = against_any["balanced_accuracy"]
+    text = (
+        f"Shown a feature map and an image, an attacker who knows the front says with {percent(share)} balanced "
+        "accuracy whether they belong together (guessing: 50\N{NO-BREAK SPACE}%)"
+    )
+    if same_label := block.get("same_label"):
+        text += f"; with {percent(same_label['balanced_accuracy'])} where the other image has the same desired label"
+    text += "."
+    if share > _TELLS:
+        text += " So who holds an image can tell whether it was sent."
+    elif share < _HARDLY_TELLS:
+        text += " So what was sent hardly says which image it is of."
+    return [text]
+
+
+def epsilon_words(block: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The attack on the release itself: does the noise hold what it promises? Returns (tone, sentences)."""
+    claimed = block["epsilon_claimed"]
+    found = [block[key] for key in ("epsilon_lower_bound", "epsilon_lower_bound_gaussian") if known(block.get(key))]
+    if not found:
+        return "open", []
+    lower, control = max(found), block["control_without_noise"]
+    shown = (
+        "An attack on the release itself, with two feature maps as different as can be, shows "
+        f"ε ≥ {short_number(lower)} (confidence {short_number(100 * block['confidence'])}\N{NO-BREAK SPACE}%)"
+    )
+    if not known(claimed):
+        return "open", [f"{shown}. No ε is claimed, so there is nothing to compare it with."]
+    if lower > claimed:
+        return "bad", [f"The guarantee is refuted: ε = {short_number(claimed)} is claimed. {shown}."]
+    sentences = [f"{shown}, which is consistent with the ε = {short_number(claimed)} claimed."]
+    if control > claimed:
+        sentences.append(
+            f"The same attack finds ε ≥ {short_number(control)} where the noise is switched off, so it would have seen "
+            "that noise was missing. It can refute a claim and cannot prove one."
+        )
+    else:
+        sentences.append(
+            f"But even without noise it finds no more than ε ≥ {short_number(control)}: a claim so large is beyond it."
+        )
+    return "good", sentences

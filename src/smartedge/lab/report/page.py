@@ -1,0 +1,45 @@
+"""A template filled in and written: one HTML file that loads nothing, its images within it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from smartedge.lab.report.text import count, number, percent, points, ratio, seconds, short_number, size
+
+__all__ = ["data_uri", "write_page"]
+
+
+def write_page(path: Path, template: str, page: Mapping[str, Any]) -> Path:
+    """Fill in a template of this package and write it to ``path``; whatever the page's texts hold stays text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (resources.files(__package__) / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, points=points, size=size, seconds=seconds, count=count)
+    environment.filters.update(number=number, ratio=ratio, short_number=short_number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(environment.get_template(template).render(page), encoding="utf-8")
+    return path
+
+
+def data_uri(pixels_CHW: NDArray[np.uint8]) -> str:
+    """Small images without loss, larger ones shrunk to 160 pixels and as JPEG, so that the page stays small."""
+    image = Image.fromarray(np.ascontiguousarray(pixels_CHW.transpose(1, 2, 0)))
+    form = "png" if max(image.size) <= 64 else "jpeg"
+    image.thumbnail((160, 160))
+    target = io.BytesIO()
+    image.save(target, form, quality=88, optimize=True)
+    return f"data:image/{form};base64,{base64.b64encode(target.getvalue()).decode()}"

@@ -1,0 +1,110 @@
+"""Several runs as one picture (PNG): for a README, a slide, a message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from smartedge.lab.report.read import Run, read_run
+
+__all__ = ["write_picture"]
+
+INK, MUTED, EDGE, CLOUD, LINK = "#1b1f24", "#59636e", "#b45309", "#1d5fd6", "#8a94a0"
+_STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.spines.bottom": False,
+    "xtick.bottom": False,
+    "xtick.labelbottom": False,
+    "ytick.left": False,
+    "text.color": INK,
+    "ytick.labelcolor": INK,
+    "text.parse_math": False,
+}
+_SHOWN = 10
+
+
+def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
+    """Draw accuracy, bytes and time of several runs side by side, under the images they learned from.
+
+    Args:
+        run_dirs: run directories, in the order in which they are shown.
+        out: where to write the PNG.
+
+    Raises:
+        FileNotFoundError: when a directory holds no ``results.json``.
+        ValueError: when a file is broken.
+    """
+    runs = [read_run(folder) for folder in run_dirs]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(12, 0.62 * len(runs) + 3.1), dpi=120, layout="constrained", facecolor="white")
+        rows = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[1.5, 0.62 * len(runs) + 1.2])))
+        above, below = rows.tolist()
+        _images(above.subplots(1, _SHOWN), runs)
+        accuracy, sent, time = below.subplots(1, 3, sharey=True)
+        names = [_name(run) for run in runs]
+        accuracy.set_yticks(range(len(runs)), names)
+        accuracy.invert_yaxis()
+        _accuracy(accuracy, runs)
+        _bytes(sent, runs)
+        _time(time, runs)
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out
+
+
+def _name(run: Run) -> str:
+    notes = {"freeze-and-log": "\n(each image once)", "two-stage": "\n(two-stage)"}
+    return str(run.results["method"]) + notes.get(run.results["schedule"], "")
+
+
+def _images(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
+    samples = next((run.samples for run in runs if run.samples is not None), None)
+    names = runs[0].results["task"]["names"]
+    for place, axis in enumerate(axes):
+        axis.set_axis_off()
+        if samples is not None and place < len(samples["images"]):
+            axis.imshow(samples["images"][place].transpose(1, 2, 0))
+            if samples["labels"].ndim == 1:
+                axis.set_title(str(names[int(samples["labels"][place])]), loc="center", fontsize=10, color=MUTED)
+
+
+def _accuracy(axis: Axes, runs: Sequence[Run]) -> None:
+    axis.set_title("Balanced accuracy (test)")
+    for row, run in enumerate(runs):
+        test = run.results["test"]
+        value = test["back"]["balanced_accuracy"]
+        axis.barh(row, value, height=0.52, color=EDGE if run.results["method"] == "edge" else CLOUD)
+        axis.text(0.02, row, f"{100 * value:.1f} %", va="center", color="white", fontweight="bold", fontsize=10)
+        if test["exit"]:
+            text = f"exit {100 * test['exit']['balanced_accuracy']:.1f} %"
+            axis.text(value + 0.01, row, text, va="center", color=EDGE, fontsize=10)
+    axis.set_xlim(0, 1.3)
+
+
+def _bytes(axis: Axes, runs: Sequence[Run]) -> None:
+    axis.set_title("Link traffic per training image")
+    totals = [run.results["bytes_total"]["up"] + run.results["bytes_total"]["down"] for run in runs]
+    each = [total / run.results["data"]["train"] for total, run in zip(totals, runs, strict=True)]
+    for row, value in enumerate(each):
+        axis.barh(row, value, height=0.52, color=LINK)
+        axis.text(value + 0.01 * (max(each) or 1), row, f"{value / 1000:,.1f} kB", va="center", fontsize=10)
+    axis.set_xlim(0, 1.3 * (max(each) or 1))
+
+
+def _time(axis: Axes, runs: Sequence[Run]) -> None:
+    axis.set_title("Time per epoch")
+    values = [run.results["seconds_per_epoch"] for run in runs]
+    for row, value in enumerate(values):
+        axis.barh(row, value, height=0.52, color=MUTED)
+        axis.text(value + 0.01 * max(values), row, f"{value:.1f} s", va="center", fontsize=10)
+    axis.set_xlim(0, 1.3 * max(values))

@@ -1,0 +1,152 @@
+"""What the figures of a run say, in plain words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from smartedge.lab.report.read import Run
+from smartedge.lab.report.text import count, percent, points, relation, seconds, size, times
+from smartedge.metrics import OffloadingCurve, no_better_than_guessing
+
+__all__ = ["HEADS", "Verdict", "verdict"]
+
+# What answers in each method, by the name of the head in results.json.
+HEADS = {
+    "hierarchical": {"exit": "exit (edge)", "back": "back (cloud)"},
+    "cloud": {"exit": "exit (edge)", "back": "whole network (cloud)"},
+    "split": {"exit": "exit (edge)", "back": "back (cloud)"},
+    "edge": {"exit": "whole network (edge)", "back": "whole network (edge)"},
+}
+
+_ADVICE = (
+    "Train longer, or with another train.lr. Noise and adversarial exits can keep a front from starting: they rise "
+    "over a share of all steps (dp.warmup, adversary.warmup), so that more epochs give it time (train.front_epochs "
+    "where the front is trained first); else lower dp.sigma or adversary.weight, or let an undivided network teach "
+    "(train.distill.epochs)."
+)
+_LOPSIDED = 0.02  # of balanced accuracy that plain answers lose by favouring the commoner class: worth a sentence
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the figures say, in words."""
+
+    tone: str  # "good", "bad" or "open": shown as a word and a colour
+    word: str
+    headline: str
+    sentences: list[str]
+
+
+def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCurve | None) -> Verdict:
+    """Did sending pay, what did it cost, and did the stages overlap?
+
+    Args:
+        run: the run.
+        interval: 95 % interval of the cloud gain in balanced accuracy, where the answers of both heads are known.
+        curve: accuracy versus offloading, likewise.
+    """
+    results = run.results
+    tone, word, headline, sentences = _nothing_learned(run) or _did_sending_pay(run, interval)
+    last = results["test"][run.final]
+    adjusted = last.get("balanced_accuracy_adjusted", 0.0)  # not in the results of earlier versions
+    if adjusted > last["balanced_accuracy"] + _LOPSIDED:
+        sentences.append(
+            f"The plain answers of the {HEADS[results['method']][run.final]} favour the commoner class: weighed by how "
+            f"common the classes are, they reach {percent(adjusted)} balanced accuracy."
+        )
+    if curve is not None:
+        balanced = curve.balanced_accuracy
+        best = int(balanced.argmax())
+        alone = max(balanced[0], balanced[-1])
+        # the best of many thresholds is high by chance too: claim it only beyond two standard errors
+        if balanced[best] > alone + 2 * math.sqrt(alone * (1 - alone) / results["data"]["test"]):
+            sentences.append(
+                f"Exit and back together do better than either: asking the cloud only about the "
+                f"{percent(curve.offloaded_share[best], 0)} of the images of which the exit is least sure gives "
+                f"{percent(balanced[best])} (threshold chosen on the test images)."
+            )
+    sent = results["bytes_per_image"]
+    if sent["up"] > 0:
+        jpeg, raw = sent["reference"]["jpeg_q90"], sent["reference"]["raw_uint8"]
+        text = (
+            f"Sending an image once took {size(sent['up'])} up and {size(sent['down'])} back down. "
+            f"The upload is {relation(sent['up'], jpeg)} the image as JPEG (quality 90) and "
+            f"{relation(sent['up'], raw)} its raw pixels."
+        )
+        if sent["up"] > jpeg and results["method"] != "cloud":
+            text += " Uploading the JPEG itself would have been cheaper; what is gained is that no image left the edge."
+        if results["releases_per_image"] > 1:
+            text += f" Every training image was sent {results['releases_per_image']} times."
+        sentences.append(text)
+    busy, wall = run.stage_seconds, results["seconds_per_epoch"]
+    if results["method"] != "edge" and max(busy.values()) > 0 and wall > 0:
+        slowest = max(busy, key=lambda name: busy[name])
+        sentences.append(
+            f"An epoch took {seconds(wall)}, {times(wall / busy[slowest])} times its slowest stage "
+            f"({slowest}, busy {seconds(busy[slowest])}); {', '.join(busy)} in turn would have taken "
+            f"{seconds(sum(busy.values()))}."
+        )
+    return Verdict(tone, word, headline, sentences)
+
+
+def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
+    """Where no head is better than guessing: nothing else that the figures say means anything."""
+    results = run.results
+    if not no_better_than_guessing(results):
+        return None
+    best = max(figures["balanced_accuracy"] for figures in results["test"].values() if figures)
+    guessed = 1 / len(results["task"]["names"]) if run.kind == "single" else 0.5
+    return (
+        "bad",
+        "nothing learned",
+        f"Nothing was learned: {percent(best)} balanced accuracy on {count(results['data']['test'])} test images is no "
+        f"better than guessing, which gives {percent(guessed)}.",
+        [_ADVICE],
+    )
+
+
+def _did_sending_pay(run: Run, interval: tuple[float, float] | None) -> tuple[str, str, str, list[str]]:
+    results = run.results
+    reached = percent(results["test"][run.final]["balanced_accuracy"])
+    if results["method"] == "edge":
+        return "open", "baseline", f"Everything on the edge: {reached} balanced accuracy, and nothing was sent.", []
+    if run.gain is None:
+        who = HEADS[results["method"]][run.final]
+        what = "image" if results["method"] == "cloud" else "feature map"
+        return (
+            "open",
+            "baseline",
+            f"The {who} reached {reached} balanced accuracy.",
+            [
+                "The exit or the back was not measured on the test images, so there is no cloud gain."
+                if results["method"] == "hierarchical"
+                else f"This method has no answer on the edge, so there is no cloud gain: every {what} has to be sent."
+            ],
+        )
+    gain = run.gain["balanced_accuracy"]
+    amount = f"{100 * abs(gain):.1f}\N{NO-BREAK SPACE}points"
+    if interval is None:
+        evidence = "No interval can be given, because the run directory holds no answers of both heads."
+    else:
+        images = count(results["data"]["test"])
+        evidence = (
+            f"95 % interval {points(interval[0])} to {points(interval[1])} points, from a paired bootstrap over "
+            f"{images} test images. It covers the choice of test images only: repeat the run with other seeds "
+            "to cover the chance of training."
+        )
+    if round(100 * gain, 1) <= 0:
+        how = "no better than" if round(100 * gain, 1) == 0 else f"{amount} worse than"
+        headline = f"Sending features was pointless on this task: the cloud's back is {how} the edge's own exit."
+        if interval is not None and interval[1] > 0:
+            evidence += " A small gain is not ruled out."
+        return "bad", "did not pay", headline, [evidence]
+    if interval is not None and interval[0] <= 0:
+        headline = (
+            f"It is not shown that sending paid: the cloud's lead of {amount} over the edge's exit may be chance."
+        )
+        return "open", "not shown", headline, [evidence]
+    lead = f"the cloud's back answers {amount} better than the edge's own exit."
+    if interval is None:
+        return "open", "may have paid", f"Sending may have paid: {lead}", [evidence]
+    return "good", "paid", f"Sending paid: {lead}", [evidence]

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from smartedge.lab.audit.reconstruction import classifier as module
+from smartedge.lab.audit.reconstruction.classifier import (
+    Classifier,
+    Question,
+    labels_of,
+    questions_of,
+    read_labels,
+    train_classifier,
+)
+from smartedge.types import Task
+
+EXACT = torch.autocast("cpu", dtype=torch.bfloat16, enabled=False)
+
+
+def test_questions_are_the_desired_columns_and_the_sensitive_ones_that_are_not_desired(shuffled):
+    assert questions_of(shuffled, ["masculine", "smile"]) == (
+        Question("smile", True, 2),
+        Question("masculine", False, 2),
+    )
+    multi = replace(shuffled, task=Task("multi", ("smile", "hat"), ("smile", "hat")))
+    assert [(q.name, q.desired) for q in questions_of(multi, ["masculine"])] == [
+        ("smile", True),
+        ("hat", True),
+        ("masculine", False),
+    ]
+
+
+def test_labels_stand_in_the_order_of_the_questions():
+    questions = (Question("a", True, 2), Question("b", True, 2), Question("s", False, 3))
+    labels = labels_of(questions, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), {"s": torch.tensor([2, -1])})
+    assert labels.tolist() == [[1, 0, 2], [0, 1, -1]]
+
+
+def test_loss_is_class_balanced_and_leaves_unknown_labels_out():
+    questions = (Question("a", True, 2), Question("s", False, 3))
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+    classifier = Classifier(network, questions, EXACT, torch.device("cpu"))
+    images = torch.rand(4, 3, 2, 2)
+    labels = torch.tensor([[0, 2], [1, -1], [1, 0], [1, -1]])
+    weights = [torch.tensor([2.0, 0.5]), torch.tensor([1.0, 0.0, 3.0])]
+    logits = network((images - 0.5) / 0.25).detach()
+    losses = []
+    for column, (start, size) in enumerate([(0, 2), (2, 3)]):
+        total = weight = 0.0
+        for row in range(4):
+            label = int(labels[row, column])
+            if label < 0:
+                continue
+            row_logits = logits[row, start : start + size]
+            total += float(weights[column][label] * (row_logits.logsumexp(0) - row_logits[label]))
+            weight += float(weights[column][label])
+        losses.append(total / weight)
+    assert classifier.loss(images, labels, weights).item() == pytest.approx(sum(losses) / 2, abs=1e-5)
+    nothing = torch.tensor([[0, -1]] * 4)
+    assert torch.isfinite(classifier.loss(images, nothing, weights))
+
+
+def test_weights_make_classes_count_alike():
+    labels = torch.tensor([0, 0, 0, 1, -1])
+    weights = module._balance(labels, 3)
+    assert weights.tolist() == pytest.approx([4 / 9, 4 / 3, 0.0])
+
+
+class Reads(torch.nn.Module):
+    """Answers by the mean of the red channel, for both questions."""
+
+    def forward(self, x):
+        red = x[:, 0].mean(dim=(1, 2))
+        return torch.stack([-red, red, -red, red], dim=1)
+
+
+def test_read_labels_measures_each_question_and_skips_unknown_labels():
+    images = torch.zeros(6, 3, 2, 2, dtype=torch.uint8)
+    images[3:, 0] = 255
+    labels = torch.tensor([[0, 0], [0, 1], [1, -1], [1, -1], [1, 0], [1, 1]])
+    questions = (Question("a", True, 2), Question("s", False, 2))
+    read = read_labels(Classifier(Reads(), questions, EXACT, torch.device("cpu")), images, labels)
+    assert read["a"]["balanced_accuracy"] == pytest.approx((2 / 2 + 3 / 4) / 2)
+    assert read["s"]["balanced_accuracy"] == pytest.approx(0.5)
+    low, high = read["a"]["ci95"]
+    assert low <= read["a"]["balanced_accuracy"] <= high
+    unknown = labels.clone()
+    unknown[:, 1] = -1
+    assert set(read_labels(Classifier(Reads(), questions, EXACT, torch.device("cpu")), images, unknown)) == {"a"}
+
+
+def coloured(evidence):
+    """The same evidence, where red faces smile and blue ones do not, in train and val."""
+
+    def paint(auxiliary):
+        pixels = auxiliary.split._store.pixels_NCHW.clone()
+        pixels[auxiliary.desired == 1, 0] = 255
+        pixels[auxiliary.desired == 0, 2] = 255
+        store = type(auxiliary.split._store)(pixels)
+        split = type(auxiliary.split)(store, auxiliary.split.ids, auxiliary.split.labels, {})
+        return replace(auxiliary, split=split)
+
+    return replace(evidence, train=paint(evidence.train), val=paint(evidence.val), test=None)
+
+
+def test_it_learns_what_can_be_seen_and_adapts_to_what_reconstructions_show(shuffled, monkeypatch):
+    monkeypatch.setattr(module, "_EPOCHS", 12)
+    monkeypatch.setattr(module, "_LEAST_STEPS", 1)
+    monkeypatch.setattr(module, "BATCH", 8)
+    monkeypatch.setattr(module, "_LR", 5e-3)
+    monkeypatch.setattr(module, "_ADAPT_LR", 5e-3)
+    evidence = coloured(shuffled)
+    questions = questions_of(evidence, [])
+    classifier, fitted = train_classifier(evidence, questions, seconds=float("inf"), seed=0, report=lambda *_: None)
+    val = evidence.images(evidence.val.split)
+    labels = labels_of(questions, evidence.val.desired, evidence.val.labels)
+    assert read_labels(classifier, val, labels)["smile"]["balanced_accuracy"] > 0.95
+    assert fitted.score > 0.95
+    # Reconstructions with the colours exchanged: the first classifier is wrong about them, the adapted one is not.
+    exchanged = val.flip(1)
+    assert read_labels(classifier, exchanged, labels)["smile"]["balanced_accuracy"] < 0.3
+    adapted, _ = classifier.adapted(
+        lambda rows, _: evidence.images(evidence.train.split, rows).flip(1).float() / 255,
+        labels_of(questions, evidence.train.desired, evidence.train.labels),
+        exchanged,
+        labels,
+        epochs=20,
+        seconds=float("inf"),
+        seed=0,
+        report=lambda *_: None,
+    )
+    assert read_labels(adapted, exchanged, labels)["smile"]["balanced_accuracy"] > 0.95
+    assert read_labels(classifier, val, labels)["smile"]["balanced_accuracy"] > 0.95  # a copy was changed

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from smartedge.lab.audit.reconstruction.fitting import Pace, fit
+
+
+def test_pace_goes_by_steps_where_there_is_time():
+    pace = Pace(10, float("inf"), clock=lambda: 0.0)
+    assert [pace.at(0), pace.at(5), pace.at(10), pace.at(11)] == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_pace_goes_by_the_clock_where_it_runs_out_first():
+    now = 100.0
+    pace = Pace(1000, 8.0, clock=lambda: now)
+    now = 102.0
+    assert pace.at(1) == 0.25
+    now = 109.0
+    assert pace.at(2) == 1.0
+    assert Pace(10, 0.0, clock=lambda: 0.0).at(0) == 1.0
+
+
+def fitted(scores: list[float], **changes: object) -> tuple[nn.Linear, list[torch.Tensor], object]:
+    """Fit a linear layer; it scores as told, epoch by epoch."""
+    torch.manual_seed(0)
+    network = nn.Linear(2, 1)
+    seen: list[torch.Tensor] = []
+
+    def score() -> float:
+        seen.append(network.weight.detach().clone())
+        return scores[len(seen) - 1]
+
+    settings = dict(
+        rows=10, batch_size=4, step_size=4, epochs=len(scores), lr=0.1, weight_decay=0.0, seconds=float("inf")
+    )
+    result = fit(
+        network,
+        lambda rows: (torch.ones(len(rows), 2),),
+        lambda ones: (network(ones) - 3).square().mean(),
+        score,
+        generator=torch.Generator().manual_seed(0),
+        report=lambda *_: None,
+        **{**settings, **changes},
+    )
+    return network, seen, result
+
+
+def test_the_epoch_that_scored_best_is_kept():
+    network, seen, result = fitted([0.1, 0.9, 0.2])
+    assert torch.equal(network.weight, seen[1]) and not torch.equal(seen[1], seen[2])
+    assert (result.epochs, result.planned, result.score) == (3.0, 3, 0.9)
+    assert not network.training
+
+
+def test_without_time_nothing_is_learned_and_the_figures_say_so():
+    torch.manual_seed(0)
+    fresh = nn.Linear(2, 1).weight
+    network, _, result = fitted([0.5, 0.5], seconds=0.0)
+    assert torch.equal(network.weight, fresh)
+    assert result.epochs == 0
+
+
+def test_fewer_rows_than_a_batch_are_one_batch():
+    _, seen, result = fitted([0.1, 0.2], rows=3)
+    assert len(seen) == 2 and result.epochs == 2
+
+
+def test_a_batch_is_asked_for_at_once_and_learned_from_in_small_steps():
+    asked, learned = [], []
+    network = nn.Linear(2, 1)
+
+    def examples(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(rows.tolist())
+        return rows.float()[:, None].expand(-1, 2), rows
+
+    def loss(inputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        learned.append(rows.tolist())
+        return network(inputs).mean()
+
+    result = fit(
+        network,
+        examples,
+        loss,
+        lambda: 0.0,
+        rows=20,
+        batch_size=8,
+        step_size=3,
+        epochs=1,
+        lr=0.1,
+        weight_decay=0.0,
+        seconds=float("inf"),
+        generator=torch.Generator().manual_seed(0),
+        report=lambda *_: None,
+    )
+    assert [len(rows) for rows in asked] == [8, 8]
+    assert [len(rows) for rows in learned] == [3, 3, 2, 3, 3, 2]
+    assert [row for rows in learned for row in rows] == [row for rows in asked for row in rows]
+    assert result.epochs == 1

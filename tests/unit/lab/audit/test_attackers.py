@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smartedge.lab.audit.attackers import (
+    ATTACKS,
+    Diverged,
+    Pool,
+    Reading,
+    Standardise,
+    _balanced_loss,
+    _class_weights,
+    available,
+    read,
+    val_labels,
+)
+from smartedge.lab.audit.clock import Clock, OutOfTime
+from smartedge.lab.audit.evidence import Evidence, of_a_training_image
+from smartedge.lab.audit.judge import judge
+from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse, UnprotectedCodeword
+from smartedge.runs.progress import Quiet
+
+COUNTS = (300, 120, 400)
+
+
+def labels(seed: int = 0) -> list[Tensor]:
+    rng = np.random.default_rng(seed)
+    return [torch.from_numpy(rng.integers(2, size=count)) for count in COUNTS]
+
+
+def telling(parts: list[Tensor], shape: tuple[int, ...], *, strength: float, seed: int = 1) -> list[Tensor]:
+    """Noise of deviation 1; the last number of the last axis is moved by the label."""
+    generator = torch.Generator().manual_seed(seed)
+    features = []
+    for part in parts:
+        made = torch.randn(len(part), *shape, generator=generator)
+        made.flatten(1)[:, -1] += strength * (2 * part - 1)
+        features.append(made)
+    return features
+
+
+def reading_of(evidence: Evidence, name: str, *, rate: float | None = None, clock: Clock | None = None) -> Reading:
+    attack = ATTACKS[name]
+    return read(
+        evidence,
+        attack,
+        ["hidden"],
+        rate=rate or attack.rates[0],
+        seed=0,
+        back_file=Path("none"),
+        clock=clock or Clock(None),
+        monitor=Quiet(),
+    )
+
+
+def figures(evidence: Evidence, name: str, **how: Any) -> dict[str, Any]:
+    reading = reading_of(evidence, name, **how)
+    truth = val_labels(evidence, "hidden")
+    return judge(
+        reading.val_scores["hidden"], truth, reading.test_scores["hidden"], evidence.test_labels["hidden"].numpy()
+    )
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "trees"])
+@pytest.mark.parametrize("shape", [(3, 2, 2), (5, 4), (6,)])
+def test_a_feature_that_is_the_label_is_read(
+    evidence_of: Callable[..., Evidence], name: str, shape: tuple[int, ...]
+) -> None:
+    truth = labels()
+    evidence = evidence_of(telling(truth, shape, strength=6.0), truth)
+    assert figures(evidence, name)["balanced_accuracy"] > 0.98
+
+
+@pytest.mark.parametrize("name", ["linear", "linear-pooled", "mlp", "trees"])
+def test_features_that_tell_nothing_are_read_at_chance(evidence_of: Callable[..., Evidence], name: str) -> None:
+    evidence = evidence_of(telling(labels(), (3, 2, 2), strength=0.0), labels(seed=7))
+    # Test labels are independent of what the attacker learned: deviation 0.025 over 400 images; 0.125 is five of them,
+    # false alarm below 1e-6.
+    assert figures(evidence, name)["balanced_accuracy"] == pytest.approx(0.5, abs=0.125)
+
+
+def test_pooling_finds_what_is_spread_over_places(evidence_of: Callable[..., Evidence]) -> None:
+    """Each place tells little, their mean nearly all; with few images a linear attacker on all places falls behind."""
+    truth = labels()
+    generator = torch.Generator().manual_seed(0)
+    features = [
+        torch.randn(len(p), 2, 16, 16, generator=generator) + 0.25 * (2 * p - 1)[:, None, None, None] for p in truth
+    ]
+    assert figures(evidence_of(features, truth), "linear-pooled")["balanced_accuracy"] > 0.97
+
+
+def test_mlp_and_trees_read_what_no_linear_attacker_can(evidence_of: Callable[..., Evidence]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(count, 2, generator=generator) for count in COUNTS]
+    truth = [((part[:, 0] * part[:, 1]) > 0).long() for part in features]
+    evidence = evidence_of(features, truth)
+    assert figures(evidence, "linear")["balanced_accuracy"] < 0.65
+    assert figures(evidence, "trees")["balanced_accuracy"] > 0.85
+    assert figures(evidence, "mlp")["balanced_accuracy"] > 0.85
+
+
+def test_the_posterior_of_codewords_is_bayes_rule(evidence_of: Callable[..., Evidence]) -> None:
+    """Codeword 0 or 1 is the label, sent by randomised response: P(read right) = e^ε / (e^ε + 1)."""
+    rng = np.random.default_rng(0)
+    truth = [torch.from_numpy(rng.integers(2, size=count)) for count in (200, 400, 4000)]
+    mechanism = RandomisedResponse(2, 1.5)
+    evidence = evidence_of([F.one_hot(part, 2).float() for part in truth], truth, mechanism=mechanism)
+    assert "posterior" in available(evidence, Path("none"))
+    share = float(np.exp(1.5) / (np.exp(1.5) + 1))
+    # 4000 images: deviation 0.006; five of them.
+    assert figures(evidence, "posterior")["balanced_accuracy"] == pytest.approx(share, abs=0.032)
+
+
+def test_the_attacker_is_trained_on_noise_of_its_own(evidence_of: Callable[..., Evidence]) -> None:
+    """One number that is the label, under noise: the best anyone can do is Φ(1/σ)."""
+    rng = np.random.default_rng(0)
+    truth = [torch.from_numpy(rng.integers(2, size=count)) for count in (300, 300, 4000)]
+    mechanism = Gaussian((1,), clip=1.0, scale=1.0, delta_=1e-5)
+    features = [(2.0 * part - 1)[:, None] for part in truth]
+    found = figures(evidence_of(features, truth, mechanism=mechanism), "mlp")
+    # Φ(1) = 0.841; deviation over 4000 images 0.006, five of them; and a little for the threshold from few images.
+    assert 0.80 < found["balanced_accuracy"] < 0.841 + 0.03
+
+
+def test_all_releases_of_an_image_together_tell_more(evidence_of: Callable[..., Evidence]) -> None:
+    rng = np.random.default_rng(0)
+    truth = [torch.from_numpy(rng.integers(2, size=count)) for count in (300, 300, 2000)]
+    images = [(255 * part)[:, None, None, None].expand(-1, 3, 1, 1).to(torch.uint8) for part in truth]
+
+    class Front(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :1, 0, 0].sign()
+
+    evidence = evidence_of(
+        [(2.0 * part - 1)[:, None] for part in truth],
+        truth,
+        mechanism=Gaussian((1,), clip=1.0, scale=1.0, delta_=1e-5),
+        front=Front(),
+        images=images,
+        epochs=4,
+        schedule="two-stage",
+    )
+    stronger = of_a_training_image(evidence)
+    assert stronger is not None and stronger.releases == 4
+    # Four releases: Φ(2) = 0.977 instead of Φ(1) = 0.841.
+    for name in ("linear", "trees", "mlp"):
+        assert figures(stronger, name)["balanced_accuracy"] == pytest.approx(0.977, abs=0.025)
+
+
+def test_the_posterior_of_all_releases_is_bayes_rule(evidence_of: Callable[..., Evidence]) -> None:
+    """Codeword 0 or 1 is the label, sent three times by randomised response: the majority is right."""
+    rng = np.random.default_rng(0)
+    truth = [torch.from_numpy(rng.integers(2, size=count)) for count in (200, 400, 4000)]
+    features = [F.one_hot(part, 2).float() for part in truth]
+    one = evidence_of(features, truth, mechanism=RandomisedResponse(2, 1.0))
+    generator = torch.Generator().manual_seed(3)
+    three = replace(one, releases=3)
+    three = replace(three, test_features_NF=three.release(features[2], generator))
+    right = float(np.e / (np.e + 1))
+    expected = right**3 + 3 * right**2 * (1 - right)
+    # 4000 images: deviation 0.006; five of them.
+    assert figures(three, "posterior")["balanced_accuracy"] == pytest.approx(expected, abs=0.032)
+
+
+@pytest.mark.parametrize("name", ["linear", "trees", "mlp", "posterior"])
+def test_who_knows_the_desired_label_reads_what_both_tell_together(
+    evidence_of: Callable[..., Evidence], name: str
+) -> None:
+    """The label is the codeword where the desired label is yes, and the other one where it is no."""
+    rng = np.random.default_rng(0)
+    desired, codes = ([torch.from_numpy(rng.integers(2, size=count)) for count in COUNTS] for _ in range(2))
+    truth = [(code ^ want) if name != "linear" else (code | want) for code, want in zip(codes, desired, strict=True)]
+    evidence = evidence_of(
+        [F.one_hot(part, 2).float() for part in codes], truth, desired, mechanism=UnprotectedCodeword(2)
+    )
+    stronger = of_a_training_image(evidence)
+    assert stronger is not None and stronger.labelled and "deep" not in available(stronger, Path("none"))
+    assert figures(evidence, name)["balanced_accuracy"] < 0.9
+    assert figures(stronger, name)["balanced_accuracy"] == 1.0
+
+
+def test_of_a_training_image_nothing_more_is_known_where_its_label_is_noised(
+    evidence_of: Callable[..., Evidence],
+) -> None:
+    dp = {"mechanism": "gaussian", "epsilon": 4.0, "label_epsilon": 1.0}
+    evidence = evidence_of(
+        telling(labels(), (4,), strength=1.0),
+        labels(),
+        mechanism=Gaussian((4,), clip=2.0, scale=1.0, delta_=1e-5),
+        model={"bottleneck": "4x1x1"},
+        dp=dp,
+    )
+    assert of_a_training_image(evidence) is None
+
+
+def test_an_attacker_whose_answers_are_no_numbers_says_so(evidence_of: Callable[..., Evidence]) -> None:
+    evidence = evidence_of(telling(labels(), (4,), strength=1.0), labels())
+    with pytest.raises(Diverged, match="not finite"):
+        reading_of(evidence, "mlp", rate=1e38)
+
+
+def test_an_attacker_goes_on_to_the_end_of_its_epochs(evidence_of: Callable[..., Evidence]) -> None:
+    """Nothing can be learned, so the first epoch may well be the best: the learning rate still comes down."""
+    evidence = evidence_of(telling(labels(), (4,), strength=0.0), labels(seed=7))
+    reading = reading_of(evidence, "mlp")
+    assert reading.epochs == reading.planned >= ATTACKS["mlp"].epochs and not reading.shortened
+
+
+def test_trees_stop_where_the_time_ends(evidence_of: Callable[..., Evidence]) -> None:
+    evidence = evidence_of(telling(labels(), (4,), strength=6.0), labels())
+    reading = reading_of(evidence, "trees", clock=Clock(1e-9))
+    assert reading.shortened and reading.epochs == 50
+
+
+def test_unknown_labels_do_not_count(evidence_of: Callable[..., Evidence]) -> None:
+    truth = labels()
+    features = telling(truth, (4,), strength=6.0)
+    for part in truth:
+        part[: len(part) // 3] = -1
+    for name in ("linear", "trees"):
+        found = figures(evidence_of(features, truth), name)
+        assert found["balanced_accuracy"] > 0.98 and found["images"] == COUNTS[2] - COUNTS[2] // 3
+
+
+def test_balanced_loss_is_the_mean_of_class_means() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, truth = torch.randn(40, 3, generator=generator), torch.arange(40) % 7 % 3
+    slow = sum(F.cross_entropy(logits[truth == cls], truth[truth == cls]) for cls in range(3)) / 3
+    weights = _class_weights(truth, 3)
+    assert float(_balanced_loss(logits, truth[:, None], [weights])) == pytest.approx(float(slow), rel=1e-5)
+
+
+def test_a_budget_too_small_for_an_attack_is_no_attack(evidence_of: Callable[..., Evidence]) -> None:
+    class Slow(Clock):
+        def remaining(self) -> float:
+            return 1e-6
+
+    evidence = evidence_of(telling(labels(), (4,), strength=1.0), labels())
+    with pytest.raises(OutOfTime, match="share of the budget"):
+        figures(evidence, "mlp", clock=Slow(1.0))
+
+
+def test_standardise_and_pool() -> None:
+    sample = torch.randn(500, 12, generator=torch.Generator().manual_seed(0)) * 5 + 2
+    made = Standardise(sample)(sample)
+    assert made.shape == (500, 12)
+    assert float(made.mean()) == pytest.approx(0, abs=1e-4) and float(made.std()) == pytest.approx(1, abs=0.01)
+    for shape, columns, expected in (
+        ((8, 16, 16), 512, (8, 8, 8)),
+        ((16, 16, 8), 512, (8, 8, 8)),
+        ((8, 4, 4), 512, (8, 4, 4)),
+        ((64, 32), 512, (32, 16)),
+        ((700,), 512, (700,)),
+        ((8, 16, 16), 1, (8, 1, 1)),
+    ):
+        assert Pool(shape, columns)(torch.zeros(2, *shape)).shape[1:] == expected
+
+
+def test_pooling_averages_neighbours() -> None:
+    maps = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert Pool((1, 4, 4), 4)(maps).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]

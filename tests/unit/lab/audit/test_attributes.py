@@ -1,0 +1,176 @@
+"""Which attackers are sent out, that finished ones are reused, and that nothing is left out silently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import smartedge.lab.audit.attributes as attributes
+from smartedge.lab.audit.attackers import ATTACKS, Reading
+from smartedge.lab.audit.attributes import Unit, fingerprint, in_focus, infer, plan, summarise
+from smartedge.lab.audit.clock import Clock, OutOfTime
+from smartedge.lab.audit.evidence import Evidence
+from smartedge.runs.progress import Quiet
+
+UNIT = Unit("defended", "linear", ("hidden",), 1e-2, 0)
+
+
+@pytest.fixture
+def evidence(evidence_of: Callable[..., Evidence]) -> Evidence:
+    truth = [torch.arange(count) % 2 for count in (40, 20, 30)]
+    return evidence_of([part[:, None].float() for part in truth], truth)
+
+
+@pytest.fixture
+def attackers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Attackers that answer 0.5 at once; the list gets what each was asked."""
+    asked: list[dict[str, Any]] = []
+
+    def read(evidence: Evidence, attack: Any, names: Any, **how: Any) -> Reading:
+        asked.append({"attack": attack.name, "names": names, **how})
+        if how["clock"].remaining() < 1:
+            raise OutOfTime("too little")
+        val, test = (torch.full((n, 2), 0.5).double().numpy() for n in (20, 30))
+        short = how["clock"].remaining() < 10
+        return Reading({n: val for n in names}, {n: test for n in names}, 3 if short else 30, 30)
+
+    monkeypatch.setattr(attributes, "read", read)
+    return asked
+
+
+def sent_out(evidence: Evidence, folder: Path, budget: float | None, units: list[Unit]) -> tuple[Any, list[Any]]:
+    skipped: list[dict[str, Any]] = []
+    now = [0.0]
+    found = infer(
+        {"defended": evidence},
+        units,
+        folders={"defended": folder},
+        back_file=Path("none"),
+        clock=Clock(budget, lambda: now[0]),
+        monitor=Quiet(),
+        skipped=skipped,
+    )
+    return found, skipped
+
+
+def test_a_finished_attack_is_reused_unless_what_it_attacked_changed(
+    evidence: Evidence, attackers: list[Any], tmp_path: Path
+) -> None:
+    first, _ = sent_out(evidence, tmp_path, None, [UNIT])
+    second, _ = sent_out(evidence, tmp_path, None, [UNIT])
+    assert len(attackers) == 1
+    assert first["defended"]["hidden"][0].figures == second["defended"]["hidden"][0].figures
+    changed = replace(evidence, test_features_NF=evidence.test_features_NF + 1)
+    assert fingerprint(changed) != fingerprint(evidence)
+    sent_out(changed, tmp_path, None, [UNIT])
+    assert len(attackers) == 2
+
+
+def test_a_damaged_result_is_made_again(evidence: Evidence, attackers: list[Any], tmp_path: Path) -> None:
+    sent_out(evidence, tmp_path, None, [UNIT])
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(b"broken")
+    sent_out(evidence, tmp_path, None, [UNIT])
+    assert len(attackers) == 2
+
+
+def test_what_the_budget_cuts_short_is_listed_and_done_again_with_more_time(
+    evidence: Evidence, attackers: list[Any], tmp_path: Path
+) -> None:
+    _, skipped = sent_out(evidence, tmp_path, 5.0, [UNIT])
+    assert [entry["reason"] for entry in skipped] == ["cut short by the budget: 3 of 30 epochs"]
+    _, skipped = sent_out(evidence, tmp_path, 5.0, [UNIT])
+    assert len(attackers) == 1 and len(skipped) == 1, "the same budget changes nothing, and it still says so"
+    _, skipped = sent_out(evidence, tmp_path, None, [UNIT])
+    assert len(attackers) == 2 and not skipped
+
+
+def test_what_the_budget_leaves_out_is_listed(evidence: Evidence, attackers: list[Any], tmp_path: Path) -> None:
+    found, skipped = sent_out(evidence, tmp_path, 0.5, [UNIT])
+    assert found["defended"] == {}
+    assert skipped == [
+        {
+            "attack": "linear",
+            "evidence": "defended",
+            "attributes": ["hidden"],
+            "rate": 1e-2,
+            "seed": 0,
+            "reason": "too little",
+        }
+    ]
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_cheap_attackers_share_half_of_the_time_by_weight(
+    evidence: Evidence, attackers: list[Any], tmp_path: Path
+) -> None:
+    units = [Unit("defended", attack, ("hidden",), 1e-3, 0) for attack in ("linear", "deep", "mlp", "fine-tuned")]
+    sent_out(evidence, tmp_path, 1200.0, units)
+    linear, deep, mlp, tuned = (ATTACKS[unit.attack].weight for unit in units)
+    allowed = [each["clock"].remaining() for each in attackers]  # the clock of this test stands still
+    shares = [0.5 * linear / (linear + mlp), deep / (deep + mlp + tuned), 0.5, 1.0]
+    assert allowed == pytest.approx([1200 * share for share in shares])
+
+
+def test_time_that_is_left_goes_to_those_whose_share_was_too_small(
+    evidence: Evidence, attackers: list[Any], tmp_path: Path
+) -> None:
+    units = [UNIT, Unit("defended", "deep", ("hidden",), 1e-3, 0)]
+    found, _ = sent_out(evidence, tmp_path, 1.5, units)  # a share of less than a second for the linear one
+    assert [each["attack"] for each in attackers] == ["linear", "deep", "linear"]
+    assert attackers[0]["clock"].remaining() < 1 and attackers[2]["clock"].remaining() == 1.5
+    assert {finding.unit for finding in found["defended"]["hidden"]} == set(units)
+
+
+def test_plan(evidence_of: Callable[..., Evidence]) -> None:
+    truth = [torch.arange(4) % 2] * 3
+    evidence = evidence_of([torch.zeros(4, 1)] * 3, truth)
+    many = replace(evidence, classes={name: ("no", "yes") for name in "abcde"})
+    assert in_focus(evidence, ()) == ("hidden",)
+    assert in_focus(many, ("c",)) == ("c",)
+    units = plan(many, ("linear", "deep", "trees"), focus=("c",), seeds=2)
+    linear, deep, trees = ([unit for unit in units if unit.attack == name] for name in ("linear", "deep", "trees"))
+    assert [unit.attributes for unit in trees] == [(name,) for name in "abcde"], "without noise another seed is in vain"
+    assert {unit.attributes for unit in linear} == {("a", "b", "c", "d", "e")}
+    assert {(unit.rate, unit.seed) for unit in linear} == {
+        (rate, seed) for rate in ATTACKS["linear"].rates for seed in (0, 1)
+    }
+    assert [unit.attributes for unit in deep if unit.seed == 0] == [("c",), ("a", "b", "d", "e")]
+    assert {unit.rate for unit in deep} == set(ATTACKS["deep"].rates), "each seed has one of the rates"
+    assert len({unit.file_name for unit in units}) == len(units)
+    assert len(plan(many, ("linear",), focus=(), seeds=2, first_only=True)) == 1
+
+
+def test_the_best_of_all_counts_and_the_fair_choice_stands_beside_it(evidence: Evidence) -> None:
+    def finding(kind: str, seed: int, test: float, val: float) -> attributes.Finding:
+        figures = {"balanced_accuracy": test, "val_auroc": val, "auroc": test, "ci95": [0, 1]}
+        scores = [torch.full((n, 2), 0.5).double().numpy() for n in (20, 30)]
+        return attributes.Finding(Unit("defended", kind, ("hidden",), 1.0, seed), figures, *scores)
+
+    found = summarise(
+        [finding("linear", 0, 0.6, 0.9), finding("deep", 0, 0.7, 0.8), finding("deep", 1, 0.5, 0.7)], evidence, "hidden"
+    )
+    assert (found["best"]["attack"], found["best"]["balanced_accuracy"]) == ("deep", 0.7)
+    assert (found["by_validation"]["attack"], found["by_validation"]["balanced_accuracy"]) == ("linear", 0.6)
+    assert found["attacks"]["deep"]["seed"] == 0 and found["attacks"]["deep"]["tried"] == 2
+    assert set(found["attacks"]) == {"linear", "deep", "ensemble"}
+
+
+def test_an_ensemble_joins_attackers_that_err_differently(evidence: Evidence) -> None:
+    """Each is wrong about a third of the images of its own; two of three are always right."""
+    truth = evidence.test_labels["hidden"].numpy()
+    made = []
+    for part in range(3):
+        said = []
+        for labels in (evidence.val.labels["hidden"].numpy(), truth):
+            right = torch.arange(len(labels)).numpy() // 2 % 3 != part
+            yes = torch.tensor(labels == 1).numpy() == right
+            said.append(torch.stack([torch.tensor(0.7 - 0.4 * yes), torch.tensor(0.3 + 0.4 * yes)], dim=1).numpy())
+        figures = {"balanced_accuracy": 0.67, "val_auroc": 0.67}
+        made.append(attributes.Finding(Unit("defended", "mlp", ("hidden",), 1.0, part), figures, *said))
+    assert summarise(made, evidence, "hidden")["attacks"]["ensemble"]["balanced_accuracy"] == 1.0

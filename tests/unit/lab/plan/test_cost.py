@@ -1,0 +1,196 @@
+"""Each method's figures, against sums written out and against a discrete-event simulation of the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from simulation import Line
+
+from smartedge.lab.plan.cost import Choice, Job, Setting, predict
+from smartedge.lab.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES
+from smartedge.lab.plan.profile import Profile
+
+B = 64
+FRAMING = MESSAGE_OVERHEAD_BYTES + ROW_OVERHEAD_BYTES  # of a frame of 131 kB, which shares its message with no other
+HIERARCHICAL = Choice("hierarchical", "joint", "early", "uint8")
+MS = 1e-3
+WIRE = 1514 / 1448
+
+
+def simulated(epochs: int, link_s: Callable[[int], float], *, cloud_ms: float = 4.0, queue: int = 8) -> float:
+    """Seconds of a joint run at cut ``early`` with uint8, written out: 10 + 1 frames an epoch, 2 test frames."""
+    frame_bytes = B * (2048 + 1 + 4) + FRAMING
+    link = max(link_s(frame_bytes), 1e-3 + 2e-9 * frame_bytes)
+    learn = [B * 0.05 * MS, B * 3.0 * MS, B * (0.02 + 0.03) * MS, link, B * (cloud_ms + 0.01) * MS]
+    look = [0.0, B * 1.0 * MS, B * (0.02 + 0.03) * MS, link, B * (4.0 / 3 + 0.01) * MS]
+    work: list[list[float]] = []
+    for _ in range(epochs):
+        work += [list(learn) for _ in range(10)] + [list(look)]
+        work[-1][1] += 0.01 + 2e-9 * 12e6
+        work[-1][4] += 0.01 + 2e-9 * 30e6 * 4
+    work += [list(look), list(look)]
+    work[0][1] += 0.3
+    work[0][4] += 0.2
+    # The link and the cloud wait 0.5 s for the network to be made: as a frame of that length before all others.
+    work = [[0.0, 0.0, 0.0, 0.5, 0.0], *work]
+    return Line(work, [None, 3, queue, 0, None]).run()[-1][-1]
+
+
+@pytest.mark.parametrize(
+    ("link", "cloud_ms"),
+    [("local", 4.0), ("wifi,0ms", 4.0), ("3g,0ms", 4.0), ("5.85", 4.0), ("local", 0.5), ("2", 0.5), ("3", 4.0)],
+)
+@pytest.mark.parametrize("epochs", [1, 2, 6])
+def test_a_joint_run_takes_what_the_simulation_says(
+    link: str, cloud_ms: float, epochs: int, job: Job, profile: Profile, make_setting: Callable[..., Setting]
+) -> None:
+    cuts = tuple(
+        cut.model_copy(update={"back_step": cut.back_step.model_copy(update={"seconds": cloud_ms * MS})})
+        if cut.name == "early"
+        else cut
+        for cut in profile.cuts
+    )
+    setting = make_setting(link, cloud=profile.model_copy(update={"cuts": cuts}))
+    up = setting.link.up_mbits
+    reference = simulated(epochs, lambda n: n * WIRE * 8e-6 / up if up else 0.0, cloud_ms=cloud_ms)
+    found = predict(HIERARCHICAL, replace(job, epochs=epochs), setting)
+    # The simulation's extra frame in front takes a place in the queue: at most one frame's time.
+    assert found.seconds_total == pytest.approx(reference, rel=0.005)
+    assert found.seconds_per_epoch == pytest.approx(found.seconds_total / epochs, rel=1e-12)
+
+
+def test_an_epoch_approaches_its_slowest_stage(job: Job, make_setting: Callable[..., Setting]) -> None:
+    found = predict(HIERARCHICAL, replace(job, epochs=50), make_setting("3g"))
+    assert found.bottleneck == "link"
+    assert found.seconds_per_epoch == pytest.approx(found.stage_seconds["link"], rel=0.02)
+    assert found.seconds_per_epoch < sum(found.stage_seconds.values())
+
+
+def test_many_frames_are_taken_together_without_changing_the_answer(
+    job: Job, make_setting: Callable[..., Setting]
+) -> None:
+    few = predict(HIERARCHICAL, replace(job, epochs=4), make_setting("wifi"))
+    counts = {name: 100 * count for name, count in job.images.items()}
+    many = predict(HIERARCHICAL, replace(job, epochs=4, images=counts), make_setting("wifi"))
+    assert many.stage_seconds["link"] == pytest.approx(100 * few.stage_seconds["link"], rel=1e-6)
+    assert many.bytes_up_total == pytest.approx(100 * few.bytes_up_total, rel=1e-6)
+    # The fill, the first batch and the checkpoints are paid once either way.
+    assert 95 * few.seconds_total * 0.85 < many.seconds_total < 100 * few.seconds_total
+
+
+def test_edge_alone_is_the_sum_of_its_steps(job: Job, make_setting: Callable[..., Setting]) -> None:
+    found = predict(Choice("edge", "joint", None, None), job, make_setting("3g"))
+    epoch = 640 * 7 * MS + 64 * 2.3 * MS + 0.01 + 2e-9 * 130e6
+    assert found.seconds_total == pytest.approx(6 * epoch + 128 * 2.3 * MS + 0.4, rel=1e-9)
+    assert (found.bytes_up_total, found.bytes_down_total, found.depth) == (0.0, 0.0, 1.0)
+    assert found.edge_peak_bytes == 800e6
+
+
+def test_split_learning_waits_for_every_part_of_every_step(job: Job, make_setting: Callable[..., Setting]) -> None:
+    found = predict(Choice("split", "joint", "early", "float32"), job, make_setting("3g"))
+    up = B * (4 * 4096 + 1 + 4) + FRAMING
+    at_edge, coding = B * 2.5 * MS, B * (0.02 + 0.01 + 0.03) * MS
+    at_cloud = B * (4.4 + 0.01 + 0.02) * MS
+    on_link = up * WIRE * 8e-6 * (1 / 1.1 + 1 / 2.0275) + 2 * 0.05 + 2 * (1e-3 + 2e-9 * up)
+    step = at_edge + coding + on_link + at_cloud
+    assert found.bytes_down_total == 60 * up
+    assert found.seconds_total > 60 * step
+    # Beside the steps: 6 validation frames and 2 of test, each about its way up the link, and what is paid once.
+    rest = found.seconds_total - 60 * step
+    assert rest == pytest.approx(8 * up * WIRE * 8e-6 / 1.1, rel=0.15)
+
+
+def test_freeze_and_log_sends_once_and_then_needs_no_link(job: Job, make_setting: Callable[..., Setting]) -> None:
+    joint = predict(HIERARCHICAL, job, make_setting("3g"))
+    once = predict(replace(HIERARCHICAL, schedule="freeze-and-log"), job, make_setting("3g"))
+    images = 640 + 64 + 128
+    assert once.bytes_up_total == pytest.approx(images * (2048 + 1 + 4) + 13 * FRAMING, rel=1e-9)
+    assert joint.bytes_up_total == pytest.approx((6 * 704 + 128) * 2053 + 68 * FRAMING, rel=1e-9)
+    front = 6 * (640 * 3 + 64 * 1) * MS + 128 * 1 * MS + 0.3 + 6 * (0.01 + 2e-9 * 12e6)
+    link = 13 * FRAMING + images * 2053
+    cloud = 6 * (640 * 4.01 + 64 * (4 / 3 + 0.01)) * MS + 128 * (4 / 3 + 0.01) * MS + 0.2
+    cloud += 6 * (0.01 + 2e-9 * 120e6)
+    sending = link * WIRE * 8e-6 / 1.1
+    fill = 0.5 + 0.05 + B * 1.05 * MS  # the cloud makes its network; latency; the first frame's way to the link
+    assert once.seconds_total == pytest.approx(front + sending + cloud, abs=fill)
+    assert once.seconds_total > front + sending + cloud
+
+
+def test_two_stage_adds_the_front_and_then_only_looks(job: Job, make_setting: Callable[..., Setting]) -> None:
+    job = replace(job, front_epochs=3)
+    joint = predict(HIERARCHICAL, job, make_setting("3g"))
+    staged = predict(replace(HIERARCHICAL, schedule="two-stage"), job, make_setting("3g"))
+    front = 3 * (640 * 3 + 64 * 1) * MS + 128 * 1 * MS + 0.3 + 3 * (0.01 + 2e-9 * 12e6)
+    assert staged.bytes_up_total == joint.bytes_up_total
+    # Both are bound by the link, of which the front's steps are no part.
+    assert staged.seconds_total - joint.seconds_total == pytest.approx(front, abs=0.5)
+
+
+def test_distillation_comes_first(job: Job, make_setting: Callable[..., Setting]) -> None:
+    taught = predict(HIERARCHICAL, replace(job, distill_epochs=2), make_setting("wifi"))
+    plain = predict(HIERARCHICAL, job, make_setting("wifi"))
+    epoch = 640 * 7 * MS + 64 * 2.3 * MS + 0.01 + 2e-9 * 130e6
+    assert taught.seconds_total - plain.seconds_total == pytest.approx(2 * epoch + 0.4, rel=1e-9)
+
+
+def test_uploading_needs_no_front(job: Job, make_setting: Callable[..., Setting]) -> None:
+    again = predict(Choice("cloud", "joint", None, "jpeg"), job, make_setting("3g"))
+    once = predict(Choice("cloud", "freeze-and-log", None, "jpeg"), job, make_setting("3g"))
+    assert again.stage_seconds["edge"] == 0.0
+    assert again.bytes_up_per_image == pytest.approx(2500 + 5 + FRAMING / B, rel=1e-9)
+    assert once.bytes_up_total < again.bytes_up_total / 4
+    assert again.depth == 0.0
+
+
+def test_one_machine_slows_both_sides_while_they_overlap(
+    job: Job, make_profile: Callable[..., Profile], make_setting: Callable[..., Setting]
+) -> None:
+    both = make_profile(slowdown=1.5, cores=64, checkpoint={"seconds": 0.0, "seconds_per_byte": 0.0})
+    apart = predict(HIERARCHICAL, replace(job, epochs=100), make_setting("local", edge=both, cloud=both))
+    shared = predict(
+        HIERARCHICAL, replace(job, epochs=100), make_setting("local", edge=both, cloud=both, same_machine=True)
+    )
+    # The cloud is busiest (M), the edge less so (m): of the time that both compute, each advances at 1/s of its speed,
+    # so that an epoch takes M + m·(s - 1).
+    longer, shorter = apart.stage_seconds["cloud"], apart.stage_seconds["edge"]
+    grown = shared.seconds_per_epoch - apart.seconds_per_epoch
+    assert longer > shorter
+    assert grown == pytest.approx(0.5 * shorter, rel=0.05)
+    alone = Choice("edge", "joint", None, None)
+    assert predict(alone, job, make_setting("local", edge=both, same_machine=True)).seconds_total == pytest.approx(
+        predict(alone, job, make_setting("local", edge=both)).seconds_total, rel=1e-12
+    )
+
+
+def test_one_machine_cannot_do_more_than_its_cores(
+    job: Job, make_profile: Callable[..., Profile], make_setting: Callable[..., Setting]
+) -> None:
+    narrow = make_profile(cores=1, slowdown=1.0)
+    found = predict(HIERARCHICAL, job, make_setting("local", edge=narrow, cloud=narrow, same_machine=True))
+    busy = found.stage_seconds
+    assert found.seconds_per_epoch >= 0.95 * (busy["edge"] + busy["cloud"])
+
+
+def test_memory_counts_the_queue_to_the_link(job: Job, make_setting: Callable[..., Setting]) -> None:
+    found = predict(HIERARCHICAL, job, make_setting("3g"))
+    assert found.edge_peak_bytes == 560e6 + 8 * B * 4 * 4096
+    assert found.depth == pytest.approx(2 / 5, rel=1e-12)
+
+
+def test_the_energy_is_that_of_busy_time_and_bytes(job: Job, make_setting: Callable[..., Setting]) -> None:
+    found = predict(HIERARCHICAL, job, make_setting("3g"))
+    busy = 6 * (found.stage_seconds["edge"] + found.stage_seconds["encode"])
+    assert found.energy.compute == pytest.approx(5.0 * busy, rel=1e-9)
+    sending = found.bytes_up_total * WIRE * 8e-6 / 1.1
+    assert found.energy.radio == pytest.approx(sending * (868.98 * 1.1 + 817.88) / 1000, rel=1e-9)
+
+
+def test_labels_take_their_bytes(config: Any) -> None:
+    counts: Any = {"train": 640, "val": 64, "test": 128}
+    assert Job.of(config, counts, 2).label_bytes == 1
+    assert Job.of(config, counts, 257).label_bytes == 2
+    several = config.model_copy(update={"data": config.data.model_copy(update={"desired": ("a", "b")})})
+    assert Job.of(several, counts, 40).label_bytes == 5

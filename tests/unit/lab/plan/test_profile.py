@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smartedge.config import Config, load_config
+from smartedge.errors import ConfigError
+from smartedge.lab.plan.profile import Profile, load_profile, save_profile
+from smartedge.lab.plan.published import device_names, load_device, scale
+from smartedge.lab.plan.survey import thin
+
+
+def test_a_profile_survives_being_carried(profile: Profile, config: Config, tmp_path: Path) -> None:
+    file = tmp_path / "somewhere" / "edge.json"
+    save_profile(profile, file)
+    assert load_profile(file, config) == profile
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda data: data.pop("whole"), "whole"),
+        (lambda data: data.update(schema_version=2), "schema_version"),
+        (lambda data: data["cuts"][0]["front_step"].update(seconds=-1.0), "front_step"),
+        (lambda data: data.update(extra=1), "extra"),
+    ],
+)
+def test_a_damaged_profile_names_what_is_wrong(
+    spoil: Callable[[dict[str, Any]], Any], says: str, profile: Profile, config: Config, tmp_path: Path
+) -> None:
+    data = profile.model_dump(mode="json")
+    spoil(data)
+    (tmp_path / "edge.json").write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=says):
+        load_profile(tmp_path / "edge.json", config)
+
+
+def test_a_profile_that_is_not_there_says_how_to_make_one(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="smartedge profile"):
+        load_profile(tmp_path / "edge.json", config)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"name": "resnet34"}},
+        {"model": {"bottleneck": "8x4x4"}},
+        {"train": {"batch_size": 32}},
+        {"data": {"image_size": 32}},
+        {"dp": {"mechanism": "gaussian", "clip": 1.0, "sigma": 1.0}},
+    ],
+)
+def test_a_profile_of_another_network_is_refused(
+    change: dict[str, Any], profile: Profile, config: Config, tmp_path: Path
+) -> None:
+    save_profile(profile, tmp_path / "edge.json")
+    with pytest.raises(ConfigError, match="other settings"):
+        load_profile(tmp_path / "edge.json", load_config(config, change))
+
+
+def test_what_does_not_change_a_step_does_not_matter(profile: Profile, config: Config, tmp_path: Path) -> None:
+    save_profile(profile, tmp_path / "edge.json")
+    changes = {"epochs": 99, "model": {"cut": "late"}, "schedule": "freeze-and-log", "train": {"lr": 0.5}}
+    load_profile(tmp_path / "edge.json", load_config(config, changes))
+
+
+def test_thinning_keeps_the_narrowest_of_each_stretch_and_what_was_asked_for() -> None:
+    cuts = {f"c{i}": (i, 100 - i, 10 if i % 10 == 7 else 100) for i in range(100)}
+    kept = thin(cuts, 10, keep="c42")
+    assert kept == ["c7", "c17", "c27", "c37", "c42", "c57", "c67", "c77", "c87", "c97"]
+    assert thin({"a": (1, 2, 3), "b": (2, 1, 3)}, 10, keep="a") == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_machine_that_ships_loads_and_scales(name: str, profile: Profile) -> None:
+    device = load_device(name)
+    assert device.name == name and device.sources
+    scaled = scale(profile, device)
+    assert scaled.kind == "scaled" and name in scaled.notes[-1] and scaled.compute_watts == device.watts
+    # 300 MFLOP forward, three times that in a step of 7 ms.
+    factor = 3 * 3e8 / 7e-3 / (device.peak_gflops * 1e9 * device.utilisation)
+    assert scaled.cuts[1].front_step.seconds == pytest.approx(3e-3 * factor, rel=1e-9)
+    assert scaled.cuts[1].codecs["uint8"].bytes_per_image == profile.cuts[1].codecs["uint8"].bytes_per_image
+    host = factor if device.computes_on == "cpu" else 1.0
+    assert scaled.cuts[1].codecs["uint8"].encode.seconds == pytest.approx(2e-5 * host, rel=1e-9)
+
+
+def test_there_are_edges_and_clouds() -> None:
+    assert {load_device(name).role for name in device_names()} == {"edge", "cloud"}
+
+
+def test_an_unknown_machine_lists_those_that_are_known() -> None:
+    with pytest.raises(ConfigError, match="raspberry-pi-4"):
+        load_device("toaster")

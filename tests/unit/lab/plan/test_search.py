@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smartedge.config import Config, load_config
+from smartedge.errors import ConfigError
+from smartedge.lab.plan.cost import Choice, Job, Setting
+from smartedge.lab.plan.draw import draw_plan, rows_by_cut
+from smartedge.lab.plan.profile import Profile
+from smartedge.lab.plan.published import load_device, scale
+from smartedge.lab.plan.search import Constraints, choices, explain, make_plan, parse_depth, written
+
+
+def test_every_choice_is_there_once(make_setting: Callable[..., Setting]) -> None:
+    found = choices(make_setting("3g"))
+    assert len(found) == len(set(found))
+    # 3 schedules, 3 cuts, 3 codecs; 2 schedules and 2 codecs of images; split 3 by 3; one on the edge.
+    by_method = {
+        method: [c for c in found if c.method == method] for method in ("hierarchical", "cloud", "split", "edge")
+    }
+    assert {method: len(some) for method, some in by_method.items()} == {
+        "hierarchical": 27,
+        "cloud": 4,
+        "split": 9,
+        "edge": 1,
+    }
+
+
+def test_only_cuts_of_both_profiles_are_chosen(profile: Profile, make_setting: Callable[..., Setting]) -> None:
+    fewer = profile.model_copy(update={"cuts": profile.cuts[:1]})
+    found = choices(make_setting("3g", cloud=fewer), methods=("hierarchical",), schedules=("joint",))
+    assert {choice.cut for choice in found} == {"stem"}
+
+
+def test_the_fastest_comes_first(config: Config, job: Job, make_setting: Callable[..., Setting]) -> None:
+    plan = make_plan(config, job, make_setting("3g"), Constraints())
+    times = [p.seconds_total for p in plan.ranked]
+    assert times == sorted(times)
+
+
+def test_constraints_put_what_breaks_them_last(config: Config, job: Job, make_setting: Callable[..., Setting]) -> None:
+    limits = Constraints(max_edge_bytes=570e6, max_bytes=20e6, min_depth=0.3)
+    plan = make_plan(config, job, make_setting("3g"), limits)
+    allowed = [p for p in plan.ranked if not p.rejected]
+    assert allowed and plan.ranked[: len(allowed)] == tuple(allowed)
+    for p in plan.ranked:
+        broken = {
+            "edge memory": p.edge_peak_bytes > 570e6,
+            "bytes": p.bytes_up_total + p.bytes_down_total > 20e6,
+            "depth": p.depth < 0.3,
+        }
+        assert set(p.rejected) == {name for name, is_broken in broken.items() if is_broken}
+    assert {name for p in plan.ranked for name in p.rejected} == {"edge memory", "bytes", "depth"}
+    assert "cloud" not in {p.choice.method for p in allowed}  # images leave the edge: depth 0
+
+
+def test_where_nothing_keeps_the_constraints_the_words_say_so(
+    config: Config, job: Job, make_setting: Callable[..., Setting]
+) -> None:
+    plan = make_plan(config, job, make_setting("3g"), Constraints(max_edge_bytes=1.0))
+    assert plan.best is None and plan.chosen is None
+    assert explain(plan) == [explain(plan)[0]] and "edge memory" in explain(plan)[0]
+
+
+def test_a_method_that_is_faster_is_named(config: Config, job: Job, make_setting: Callable[..., Setting]) -> None:
+    # Two strong machines and a thin link: training on the edge alone needs no link at all.
+    plan = make_plan(config, job, make_setting("0.05"), Constraints(), methods=("hierarchical", "edge"))
+    assert plan.best is not None and plan.best.choice.method == "edge"
+    words = " ".join(explain(plan))
+    assert words.startswith("Do not use hierarchical for its speed here: edge is ")
+    assert "the link takes longest" in words
+    assert plan.chosen is not None and plan.chosen.choice.method == "hierarchical"
+
+
+def test_a_weak_edge_is_told_what_it_gains(
+    config: Config, job: Job, profile: Profile, make_setting: Callable[..., Setting]
+) -> None:
+    setting = make_setting("wifi", edge=scale(profile, load_device("raspberry-pi-4")))
+    plan = make_plan(config, job, setting, Constraints(min_depth=0.1))
+    words = explain(plan)
+    assert words[0].startswith("Use hierarchical at stem")
+    assert any(line.startswith("The best of method edge takes ") for line in words)
+    assert any("raspberry-pi-4 was not measured" in line for line in words)
+    assert words[-1].startswith("Accuracy is not predicted")
+
+
+def test_a_profile_taken_on_a_busy_machine_is_called_that(
+    config: Config, job: Job, profile: Profile, make_setting: Callable[..., Setting]
+) -> None:
+    def words(**changes: float) -> str:
+        step = profile.whole.step.model_copy(update=changes)
+        noisy = profile.model_copy(update={"whole": profile.whole.model_copy(update={"step": step})})
+        return " ".join(explain(make_plan(config, job, make_setting("3g", edge=noisy), Constraints())))
+
+    assert "busy with other things" in words(cpu_seconds=1e-3)
+    assert "were noisy" in words(spread=0.3)
+    quiet = words()
+    assert "busy with other things" not in quiet and "noisy" not in quiet
+
+
+def test_depth_is_a_share_or_a_cut() -> None:
+    cuts = ("a", "b", "c")
+    assert parse_depth("b", cuts) == 0.5
+    assert parse_depth("0.25", cuts) == 0.25
+    for wrong in ("d", "1.5", "-0.1"):
+        with pytest.raises(ConfigError, match="--min-depth"):
+            parse_depth(wrong, cuts)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice("hierarchical", "freeze-and-log", "late", "uint8"),
+        Choice("hierarchical", "joint", "stem", "float32"),
+        Choice("cloud", "freeze-and-log", None, "jpeg"),
+        Choice("split", "joint", "late", "float32"),
+        Choice("edge", "joint", None, None),
+    ],
+)
+def test_what_is_written_is_what_was_chosen(choice: Choice, config: Config) -> None:
+    staged = load_config(
+        config, {"schedule": "freeze-and-log", "train": {"front_epochs": 3}, "codec": {"name": "uint8"}}
+    )
+    changed = written(staged if choice.method == "hierarchical" else config, choice)
+    assert (changed.method, changed.schedule, changed.codec.name) == (choice.method, choice.schedule, choice.codec)
+    assert changed.model.cut == (choice.cut or config.model.cut)
+    assert changed.train.front_epochs == (3 if choice.schedule == "freeze-and-log" and choice.cut else None)
+
+
+def test_the_picture_has_a_bar_for_each_cut_and_method(
+    config: Config, job: Job, make_setting: Callable[..., Setting], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    plan = make_plan(config, job, make_setting("3g"), Constraints(min_depth=0.3))
+    rows = rows_by_cut(plan)
+    assert [name for name, _ in rows][:3] == ["stem", "early", "late"]
+    assert [p.choice.method for _, p in rows][3:] == ["cloud", "split", "edge"]
+    png, page = draw_plan(plan, tmp_path / "a" / "plan.png"), draw_plan(plan, tmp_path / "plan.html")
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    text = page.read_text()
+    assert "<svg" in text and text.count("<tr") == 1 + len(plan.ranked) and "http" not in text
+
+
+@pytest.mark.parametrize("name", ["plan.pdf", "plan"])
+def test_other_pictures_are_refused(
+    name: str, config: Config, job: Job, make_setting: Callable[..., Setting], tmp_path: Path
+) -> None:
+    plan = make_plan(config, job, make_setting("3g"), Constraints())
+    with pytest.raises(ConfigError, match=r"\.png or \.html"):
+        draw_plan(plan, tmp_path / name)
+
+
+def test_nothing_to_choose_from_is_an_error(config: Config, job: Job, make_setting: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="nothing to choose from"):
+        make_plan(config, job, make_setting("3g"), Constraints(), methods=())
+
+
+def test_what_suppresses_is_not_advised_to_send_before_it_has_unlearned(
+    job: Job, make_setting: Callable[..., Setting]
+) -> None:
+    config = load_config({"data": {"sensitive": "masculine"}, "adversary": {"exits": ["mlp"]}})
+    setting = make_setting("3g")
+
+    def offered(**asked: Any) -> set[tuple[str, str]]:
+        plan = make_plan(config, job, setting, Constraints(), **asked)
+        return {(prediction.choice.method, prediction.choice.schedule) for prediction in plan.ranked}
+
+    assert ("hierarchical", "joint") not in offered()
+    assert {("hierarchical", "two-stage"), ("hierarchical", "freeze-and-log"), ("cloud", "joint")} <= offered()
+    assert ("hierarchical", "joint") in offered(schedules=("joint",))

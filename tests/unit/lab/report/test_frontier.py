@@ -1,0 +1,129 @@
+"""A sweep's page and picture."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smartedge.lab.report import write_sweep
+
+LAMBDA = {"adversary.weight": ("0", "1", "3", "10")}
+GRID = {"dp.epsilon": ("1", "2", "4"), "model.codebook": ("4", "8")}
+
+
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def labels_of(page: Path) -> list[str]:
+    return [plain(label) for label in re.findall(r'<svg role="img" aria-label="([^"]*)"', page.read_text("utf-8"))]
+
+
+def test_the_frontier_shows_every_setting_and_reference(write_sweep_json):
+    page, png = write_sweep(write_sweep_json(LAMBDA))
+    frontier, over = labels_of(page)
+    assert "λ 0: smile 93.0 %, best attack on masculine 90.0 %" in frontier
+    assert "λ 10: smile 91.5 %, best attack on masculine 72.0 %" in frontier
+    assert "chance 50.0 %, label floor 64.5 %, undefended, best 92.8 %, undefended smile 93.2 %" in frontier
+    assert "λ 3: smile 92.0 %, best attack 78.0 %" in over
+    assert "DP bound" not in frontier
+    with Image.open(png) as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
+    assert png.name == "frontier.png"
+    assert (pixels == (255, 255, 255)).all(axis=1).mean() > 0.5  # on white
+    blue = np.abs(pixels - (0x1D, 0x5F, 0xD6)).max(axis=1) <= 2
+    assert blue.sum() > 4 * 100  # the four settings' squares
+
+
+def test_settings_that_touch_share_a_label(write_sweep_json):
+    def together(sweep):
+        one, three = sweep["rows"][1:3]
+        three["desired"] = one["desired"]
+        three["attributes"]["masculine"]["best"]["mean"] = one["attributes"]["masculine"]["best"]["mean"] + 0.002
+
+    page, _ = write_sweep(write_sweep_json(LAMBDA, change=together))
+    written = [plain(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", page.read_text("utf-8"))]
+    assert [text for text in written if re.match(r"λ \d", text)] == ["λ 0", "λ 1 · λ 3", "λ 10"]
+
+
+def test_the_headline_names_what_hides_most_for_a_point(write_sweep_json):
+    page, _ = write_sweep(write_sweep_json(LAMBDA))
+    # the undefended run keeps 93.2 %: λ 1 keeps 92.5 %, λ 3 only 92.0 %
+    text = plain(page.read_text("utf-8"))
+    assert "λ 1 hides masculine best at a price of at most one point of smile" in text
+    assert "reads it with 84.0 % (label floor 64.5 %), and smile is right with 92.5 % (−0.7 points" in text
+
+
+def test_where_all_cost_more_the_headline_does_not_call_it_cheap(write_sweep_json):
+    def dear(sweep):
+        sweep["undefended"][0]["desired"] = 0.99
+
+    page, _ = write_sweep(write_sweep_json(LAMBDA, change=dear))
+    text = plain(page.read_text("utf-8"))
+    assert "λ 10 hides masculine best: the best attacker" in text
+
+
+def test_a_grid_has_a_figure_per_axis_and_the_bounds(write_sweep_json):
+    page, _ = write_sweep(write_sweep_json(GRID, bounds=True))
+    frontier, over_epsilon, over_codewords = labels_of(page)
+    assert (
+        "ε 1, codewords 4: smile 93.0 %, best attack on masculine 90.0 %, DP bound 98.0 %, noise bound 95.0 %"
+        in frontier
+    )
+    assert "over ε (dp.epsilon)" in over_epsilon and "over codewords (model.codebook)" in over_codewords
+    assert over_epsilon.count("DP bound") == 6
+    text = plain(page.read_text("utf-8"))
+    assert '<th scope="col">DP bound</th>' in text and "93.0 % ± 0.4" in text
+
+
+def test_without_an_audit_there_is_accuracy_alone(write_sweep_json):
+    files = write_sweep(write_sweep_json(LAMBDA, audited=False, seeds=1))
+    (page,) = files
+    (over,) = labels_of(page)
+    assert "attack" not in over
+    text = plain(page.read_text("utf-8"))
+    assert "λ 0 keeps most: 93.0 % balanced accuracy on smile." in text
+    assert "One seed" in text and "±" not in text
+
+
+def test_failed_and_waiting_points_are_told(write_sweep_json):
+    def broken(sweep):
+        sweep["points"][0].update(state="failed", error="RunError: <b>out of paper</b>")
+        sweep["points"][1]["state"] = "waiting"
+        sweep["rows"][0].update(failed=1, desired=None, attributes={})
+
+    page, _ = write_sweep(write_sweep_json(LAMBDA, change=broken))
+    text = page.read_text("utf-8")
+    assert "RunError: &lt;b&gt;out of paper" in text and "1 not made yet" in text and "1 failed" in text
+
+
+def test_a_sweep_of_nothing_finished_has_a_page(write_sweep_json):
+    def nothing(sweep):
+        for row in sweep["rows"]:
+            row.update(desired=None, attributes={}, runs=0)
+
+    (page,) = write_sweep(write_sweep_json(LAMBDA, change=nothing))
+    assert "No point of the sweep has finished yet." in page.read_text("utf-8")
+
+
+def test_two_attributes_have_a_picture_each(write_sweep_json):
+    def two(sweep):
+        sweep["sensitive"] = ["masculine", "glasses"]
+        for row in sweep["rows"]:
+            row["attributes"]["glasses"] = row["attributes"]["masculine"]
+
+    names = {path.name for path in write_sweep(write_sweep_json(LAMBDA, change=two))}
+    assert names == {"sweep.html", "frontier-masculine.png", "frontier-glasses.png"}
+
+
+def test_what_is_not_there_or_not_known_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="'smartedge sweep' writes it"):
+        write_sweep(tmp_path)
+    (tmp_path / "sweep.json").write_text(json.dumps({"schema_version": 3}))
+    with pytest.raises(ValueError, match="schema_version is 3, but this report reads 2"):
+        write_sweep(tmp_path)

@@ -1,0 +1,421 @@
+"""What the pages say and show, and what they must not do."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from smartedge.lab.report import write_comparison, write_report
+from smartedge.metrics import evaluate
+
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class Page(HTMLParser):
+    """A page taken apart: its text, elements, and whatever could load something."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.pieces: list[str] = []
+        self.feed(self.source)
+        self.text = re.sub(r"\s+", " ", " ".join(self.pieces))
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.pieces.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def references(self) -> list[str]:
+        names = ("src", "href", "xlink:href", "srcset", "action", "data", "poster")
+        return [value or "" for _, attributes in self.elements for name, value in attributes.items() if name in names]
+
+
+def page_of(run_dir: Path) -> Page:
+    return Page(write_report(run_dir))
+
+
+def test_the_report_lies_in_the_run_directory_and_holds_every_part(write_run):
+    run = write_run()
+    assert write_report(run) == run / "report.html"
+    page = Page(run / "report.html")
+    for heading in ("Accuracy", "Bytes on the link", "Time and memory", "Confusion", "Sample images", "Set-up"):
+        assert f"{heading} </h2>" in page.source or f">{heading}</h2>" in page.source
+    labels = " ".join(svg["aria-label"] for svg in page.all("svg"))
+    for shown in (
+        "Loss per epoch",
+        "Balanced accuracy per epoch",
+        "cloud gain",
+        "offloaded",
+        "Bytes per image",
+        "wall",
+    ):
+        assert shown in labels
+    assert len(page.all("img")) == 24
+    for fact in ("smartedge train demo.yaml --method hierarchical", "8.00 GB", "2.13.0", "3 not an image", "seed 0"):
+        assert fact in page.text
+    assert (run / "report.html").stat().st_size < 1_500_000
+
+
+def test_figures_are_those_of_the_run(write_run):
+    run = write_run()
+    results = json.loads((run / "results.json").read_text())
+    page = page_of(run)
+    for head in ("exit", "back"):
+        for figure in ("accuracy", "balanced_accuracy", "auroc", "base_rate"):
+            assert f"{100 * results['test'][head][figure]:.1f}\N{NO-BREAK SPACE}%" in page.source
+    gain = results["test"]["back"]["balanced_accuracy"] - results["test"]["exit"]["balanced_accuracy"]
+    assert f"{100 * gain:+.1f}" in page.source
+    stored = load_file(run / "predictions.safetensors")
+    right = int((stored["back"].argmax(axis=1) == stored["labels"])[stored["labels"] == 1].sum())
+    assert f">{right}<" in page.source
+
+
+@pytest.mark.parametrize(
+    ("skills", "word", "headline"),
+    [
+        ((1.0, 3.0), "paid", "Sending paid: the cloud's back answers"),
+        ((2.0, 2.01), "not shown", "It is not shown that sending paid"),
+        ((2.5, 1.5), "did not pay", "Sending features was pointless on this task: the cloud's back is"),
+    ],
+)
+def test_the_verdict_follows_the_gain(skills, word, headline, write_run):
+    # seed 4 draws a small positive gain for the two networks of nearly equal skill
+    page = page_of(write_run(skills=skills, seed=4))
+    assert headline in page.text
+    assert f'<span class="word">{word}</span>' in page.source
+    assert "paired bootstrap over 2\N{NARROW NO-BREAK SPACE}000 test images" in page.source
+
+
+@pytest.mark.parametrize(("images", "skills"), [(2000, (0.0, 0.0)), (60, (0.2, 0.2))])
+def test_heads_that_guess_have_learned_nothing_whoever_is_ahead(images, skills, write_run):
+    page = page_of(write_run(skills=skills, images=images))
+    assert '<span class="word">nothing learned</span>' in page.source
+    assert "is no better than guessing, which gives 50.0" in page.text
+    assert "dp.warmup" in page.text and "Sending" not in page.text.split("Accuracy")[0].replace("Sending an image", "")
+
+
+def test_no_gain_at_all_is_called_pointless(write_run):
+    def nothing_gained(results):
+        results["test"]["back"] = results["test"]["exit"]
+        results["cloud_gain"] = 0.0
+
+    run = write_run(change=nothing_gained)
+    stored = load_file(run / "predictions.safetensors")
+    save_file({**stored, "back": stored["exit"]}, run / "predictions.safetensors")
+    page = page_of(run)
+    assert "pointless on this task: the cloud's back is no better than the edge's own exit." in page.text
+    assert "Exit and back together" not in page.text
+
+
+@pytest.mark.parametrize(("images", "claimed"), [(2000, True), (40, False)])
+def test_a_better_threshold_is_claimed_only_beyond_chance(images, claimed, write_run):
+    page = page_of(write_run(skills=(3.0, 3.0), names=CIFAR, images=images))
+    assert ("Exit and back together do better than either" in page.text) == claimed
+
+
+@pytest.mark.parametrize(("lost", "said"), [(0.15, True), (0.01, False)])
+def test_an_unsure_head_is_said_to_favour_the_commoner_class(lost, said, write_run):
+    def unsure(results):
+        back = results["test"]["back"]
+        back["balanced_accuracy_adjusted"] = back["balanced_accuracy"] + lost
+
+    text = page_of(write_run(change=unsure)).text
+    assert ("The plain answers of the back (cloud) favour the commoner class" in text) == said
+
+
+def test_a_run_that_sent_nothing_back_has_a_bar_of_zero(write_run):
+    def silent(results):
+        results["bytes_per_image"]["down"] = 0.0
+
+    runs = [write_run("a", change=silent), write_run("b", method="edge")]
+    labels = [svg["aria-label"] for svg in Page(write_comparison(runs, runs[0] / "both.html")).all("svg")]
+    assert "Bytes down per image. hierarchical 0\N{NO-BREAK SPACE}B; edge 0\N{NO-BREAK SPACE}B." in labels
+
+
+def test_without_the_answers_there_is_no_interval_and_no_curve(write_run):
+    run = write_run()
+    (run / "predictions.safetensors").unlink()
+    (run / "edge" / "samples.safetensors").unlink()
+    (run / "metrics.jsonl").unlink()
+    (run / "config.yaml").unlink()
+    page = page_of(run)
+    assert "Sending may have paid" in page.text and "No interval can be given" in page.text
+    assert "holds no predictions.safetensors" in page.text and "holds no metrics.jsonl" in page.text
+    assert "This file contains no images: raw images stay on the edge" in page.text
+    assert not page.all("img")
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("edge", "Everything on the edge:"),
+        ("cloud", "every image has to be sent"),
+        ("split", "every feature map has to be sent"),
+    ],
+)
+def test_baselines_have_a_report_too(method, says, write_run):
+    page = page_of(write_run(method=method))
+    assert says in page.text
+    assert "Cloud gain" not in page.text
+    assert ("Nothing was sent" in page.text) == (method == "edge")
+
+
+def test_bytes_beside_jpeg_are_judged(write_run):
+    def thick(results):
+        results["bytes_per_image"]["up"] = 3 * 2210.4
+
+    page = page_of(write_run("thick", change=thick))
+    assert "3.0 times larger than the image as JPEG (quality 90)" in page.text
+    assert "Uploading the JPEG itself would have been cheaper" in page.text
+    assert "12.9 times smaller than the image as JPEG" in page_of(write_run("thin")).text
+
+
+def test_many_classes_are_told_by_their_mistakes(write_run):
+    assert "Most frequent mistakes" in page_of(write_run("many", names=tuple(f"class {k}" for k in range(30)))).text
+    ten = page_of(write_run("ten", names=CIFAR))
+    assert "Most frequent mistakes" not in ten.text
+    assert sum("--shade" in (cell.get("style") or "") for cell in ten.all("td")) == 2 * 10 * 10
+
+
+def test_a_multi_label_task_is_shown_per_column(write_run):
+    names = ("smile", "beard", "glasses")
+    run = write_run(kind="multi", names=names)
+    page = page_of(run)
+    stored = load_file(run / "predictions.safetensors")
+    shown = next(svg["aria-label"] for svg in page.all("svg") if "per column" in svg["aria-label"])
+    for k, name in enumerate(names):
+        figures = evaluate(
+            stored["labels"][:, k], np.stack([1 - stored["back"][:, k], stored["back"][:, k]], 1), "single"
+        )
+        assert re.search(rf"{name}: .*back \(cloud\) {100 * figures['balanced_accuracy']:.1f} %", shown)
+    assert "of 3 right" in page.text
+
+
+def test_samples_carry_label_and_answers_in_words(write_run):
+    run = write_run(names=("cat", "dog"))
+    stored, samples = load_file(run / "predictions.safetensors"), load_file(run / "edge" / "samples.safetensors")
+    page = page_of(run)
+    alts = [image["alt"] for image in page.all("img")]
+    assert alts[0] == f"Test image {samples['ids'][0]}, true: {('cat', 'dog')[samples['labels'][0]]}"
+    wrong = sum(int((stored[head][:24].argmax(axis=1) != stored["labels"][:24]).sum()) for head in ("exit", "back"))
+    assert page.text.count("✗") == wrong + 1  # one in the explanation
+    assert page.text.count("✓") == 48 - wrong + 1
+    assert "This file contains 24 images of the test split." in page.text
+
+
+def test_large_images_are_shrunk(write_run):
+    run = write_run(image_size=512, images=200)
+    assert write_report(run).stat().st_size < 1_500_000
+
+
+def test_figures_that_do_not_exist_are_dashes(write_run):
+    def undefined(results):
+        for head in ("exit", "back"):
+            results["test"][head].update(auroc=None, loss=float("nan"))
+        results["bytes_per_image"]["reference"]["feature_float32"] = None
+        results["edge_peak_rss_bytes"] = results["cloud_peak_rss_bytes"] = None
+        results["seconds_per_epoch"] = 0.0
+        results["stage_seconds"] = {"edge": 0.0, "link": 0.0, "cloud": 0.0}
+
+    page = page_of(write_run(change=undefined))
+    assert "nan" not in page.text and "None" not in page.text
+    assert "–" in page.text
+
+
+HOSTILE = "</title><script>alert(1)</script><img src=x onerror=alert(2)>--><!--\"'&$\\frac{1$ {{ 7 * 7 }} 笑顔 http://evil.example"
+
+
+def test_names_from_outside_stay_text(write_run):
+    def hostile(results):
+        for place in (results, results["data"], results["machine"], results["versions"], results["bytes_per_image"]):
+            for key, value in place.items():
+                if isinstance(value, str) and key not in ("method", "schedule"):
+                    place[key] = HOSTILE
+        results["data"]["skipped"] = {HOSTILE: 1}
+        results["data"]["notes"] = [HOSTILE]
+        results["task"]["columns"] = [HOSTILE]
+
+    names = (HOSTILE, "$x^2$", "class_1")
+    single = write_run("single", names=names, change=hostile, images=300)
+    multi = write_run("multi", names=names, kind="multi", change=hostile, images=300)
+    (single / "config.yaml").write_text(HOSTILE)
+    pages = [page_of(single), page_of(multi), Page(write_comparison([single, multi], single / "both.html"))]
+    for page in pages:
+        assert HOSTILE in page.text
+        assert not page.all("script") and not page.all("iframe")
+        assert {image["src"][:10] for image in page.all("img")} <= {"data:image"}
+        assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+        assert all(reference.startswith(("#", "data:")) for reference in page.references())
+
+
+def test_nothing_is_loaded_from_elsewhere(write_run):
+    runs = [write_run(method, method=method) for method in ("hierarchical", "cloud", "split", "edge")]
+    for path in (*map(write_report, runs), write_comparison(runs, runs[0] / "comparison.html")):
+        page = Page(path)
+        without_images = re.sub(r"data:image/[^\"]*", "", page.source)
+        assert not re.search(r"https?:|//[a-z]|@import|@font-face", without_images)
+        assert set(re.findall(r"url\((.)", page.source)) <= {"#"}
+        assert all(reference.startswith(("#", "data:")) for reference in page.references())
+        policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv"))
+        assert policy.startswith("default-src 'none'") and "script" not in policy
+        assert not page.all("script") and not page.all("base")
+
+
+def test_drawings_follow_light_and_dark_and_are_described(write_run):
+    page = page_of(write_run())
+    for svg in page.all("svg"):
+        assert len(svg["aria-label"]) > 30 and svg["role"] == "img"
+    drawn = "".join(re.findall(r"<svg role=.*?</svg>", page.source, flags=re.DOTALL))
+    assert not re.findall(r"(?:fill|stroke): (#(?!000000)[0-9a-f]{6})", drawn)
+    assert "prefers-color-scheme: dark" in page.source
+    assert all(image.get("alt") for image in page.all("img"))
+    used = re.findall(r"(?:href=\"|url\()#([\w-]+)", drawn)
+    defined = re.findall(r' id="([\w-]+)"', page.source)
+    assert set(used) <= set(defined)
+
+
+def test_the_same_run_gives_the_same_page(write_run, tmp_path):
+    run = write_run()
+    first, second = (write_report(run, out=tmp_path / "new folder" / name) for name in ("a.html", "b.html"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_comparison_has_every_run_and_figure(write_run):
+    runs = [write_run(method, method=method) for method in ("hierarchical", "cloud", "split", "edge")]
+    out = runs[0].parent / "comparison.html"
+    assert write_comparison(runs, out) == out
+    page = Page(out)
+    for method in ("hierarchical", "cloud", "split", "edge"):
+        assert f'<th scope="col">{method}</th>' in page.source
+    assert "Beside split:" in page.text and "0.32 times its time per epoch" in page.text
+    assert "192 times fewer bytes per image" in page.text
+    assert "These runs differ" not in page.text
+    assert len(page.all("svg")) == 6
+    assert out.stat().st_size < 400_000
+
+
+def test_a_comparison_says_where_it_is_unfair(write_run):
+    runs = [write_run("a"), write_run("b", epochs=4, seed=1, method="cloud"), write_run("c")]
+    page = Page(write_comparison(runs, runs[0] / "comparison.html"))
+    assert "These runs differ in more than the method" in page.text
+    assert "epochs: 6 / 4" in page.text and "seed: 0 / 1" in page.text
+    assert '<th scope="col">hierarchical (a)</th>' in page.source
+
+
+def test_a_comparison_of_one_run_is_a_table_of_one_column(write_run):
+    page = Page(write_comparison([write_run()], write_run() / "comparison.html"))
+    assert "Hierarchical reached" in page.text and "Beside" not in page.text
+
+
+def test_of_lines_written_twice_the_later_counts(write_run):
+    run = write_run(epochs=1)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    again = [json.dumps({**json.loads(line), "balanced_accuracy": 0.123}) for line in lines]
+    (run / "metrics.jsonl").write_text("\n".join([*lines, *again]))
+    labels = [svg["aria-label"] for svg in page_of(run).all("svg")]
+    assert "exit (edge), validation: from 12.3 % to 12.3 %" in next(
+        label for label in labels if "accuracy per" in label
+    )
+
+
+def test_a_run_that_has_not_finished_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"results\.json: no such file.*--resume"):
+        write_report(tmp_path)
+
+
+def broken_json(run):
+    (run / "results.json").write_text("{")
+
+
+def another_schema(run):
+    (run / "results.json").write_text('{"schema_version": 7}')
+
+
+def no_object(run):
+    (run / "results.json").write_text("[]")
+
+
+def lost_key(run):
+    results = json.loads((run / "results.json").read_text())
+    del results["bytes_per_image"]["reference"]["jpeg_q90"], results["test"]["exit"]["auroc"]
+    (run / "results.json").write_text(json.dumps(results))
+
+
+def no_head(run):
+    results = json.loads((run / "results.json").read_text())
+    results["test"] = {"back": None, "exit": None}
+    (run / "results.json").write_text(json.dumps(results))
+
+
+def broken_metrics(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"side": "edge", "epo')
+
+
+def broken_tensors(run):
+    (run / "predictions.safetensors").write_bytes(b"not tensors")
+
+
+def lost_tensor(run):
+    save_file({"ids": np.arange(3)}, run / "predictions.safetensors")
+
+
+def wrong_shape(run):
+    stored = load_file(run / "predictions.safetensors")
+    save_file({**stored, "exit": np.zeros((5, 2), np.float32)}, run / "predictions.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (broken_json, r"results\.json: is not JSON"),
+        (another_schema, r"schema_version is 7, but this report reads 1"),
+        (no_object, r"schema_version is None"),
+        (lost_key, r"lacks bytes_per_image\.reference\.jpeg_q90, test\.exit\.auroc"),
+        (no_head, r"lacks figures in test\.back or test\.exit"),
+        (broken_metrics, r"metrics\.jsonl, line 25: is not a line of metrics"),
+        (broken_tensors, r"predictions\.safetensors: cannot be read"),
+        (lost_tensor, r"predictions\.safetensors: lacks labels"),
+        (wrong_shape, r"exit has shape \(5, 2\), but should have \(2000, 2\)"),
+    ],
+)
+def test_what_is_broken_is_named(damage, message, write_run):
+    run = write_run()
+    damage(run)
+    with pytest.raises(ValueError, match=message):
+        write_report(run)
+
+
+def test_no_runs_cannot_be_compared(tmp_path):
+    with pytest.raises(ValueError, match="no run to compare"):
+        write_comparison([], tmp_path / "comparison.html")
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
+def test_without_the_extra_the_message_names_it(missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; import smartedge.lab.report"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ImportError: the report needs matplotlib and Jinja2" in done.stderr
+    assert "pip install 'smartedge[cloud]'" in done.stderr
