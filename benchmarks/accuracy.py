@@ -6,7 +6,7 @@
 
 Each run is a process of its own on one thread (``--jobs`` at once); its figures are kept in
 ``benchmarks/results/accuracy/``, and a run that is there is not made again. A run that was stopped resumes.
-The undivided network is method ``edge``; both methods see the same images in the same order with the same seed.
+The undivided network is method ``local``; both methods see the same images in the same order with the same seed.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ COMPARISONS: dict[str, tuple[dict[str, Any], int]] = {
         1,
     ),
 }
-METHODS = {"undivided": "edge", "hierarchical": "hierarchical"}
+METHODS = {"undivided": "local", "hierarchical": "hierarchical"}
 UNDIVIDED_OF = {"lfw-resnet18-bottleneck": "lfw-resnet18"}  # its undivided runs are those of another comparison
 
 

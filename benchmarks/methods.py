@@ -23,10 +23,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "hierarchical": {},
     "hierarchical, 8x4x4 bottleneck": {"model": {"bottleneck": "8x4x4"}},
     "hierarchical, each image once": {"schedule": "freeze-and-log"},
-    "cloud (lossless images)": {"method": "cloud"},
-    "cloud (JPEG quality 90)": {"method": "cloud", "codec": {"name": "jpeg"}},
+    "upload (lossless images)": {"method": "upload"},
+    "upload (JPEG quality 90)": {"method": "upload", "codec": {"name": "jpeg"}},
     "split (float32)": {"method": "split"},
-    "edge": {"method": "edge"},
+    "local": {"method": "local"},
 }
 
 

@@ -155,7 +155,7 @@ def do(name: str, kind: str, what: str, *, work: Path) -> None:
         command = [sys.executable, __file__, "--only", name, "--front", what, "--work", str(work)]
         subprocess.run(command, check=True)
         return
-    config = TASKS[name].config(method="cloud", codec={"name": what}, run_dir=str(work / f"{name}-image-{what}"))
+    config = TASKS[name].config(method="upload", codec={"name": what}, run_dir=str(work / f"{name}-image-{what}"))
     results = train_in_own_process(config.model_dump(mode="json"))
     sent = results["bytes_per_image"]
     save(name, "image", what, results["test"]["back"], sent["up"], sent["reference"])

@@ -49,9 +49,9 @@ EDGE_CAP = 0.5
 IMAGES = {"train": 320, "val": 40, "test": 40}
 EPOCHS = 2
 PORT = 8815
-UPLOAD = Choice("cloud", "joint", None, "image")
-UPLOAD_ONCE = Choice("cloud", "freeze-and-log", None, "jpeg")
-ON_EDGE = Choice("edge", "joint", None, None)
+UPLOAD = Choice("upload", "joint", None, "image")
+UPLOAD_ONCE = Choice("upload", "freeze-and-log", None, "jpeg")
+ON_EDGE = Choice("local", "joint", None, None)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def run(lab: Lab, case: Case, choice: Choice, run_dir: Path) -> dict[str, Any]:
     quiet: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     sides = []
     edge = [*command, "edge", str(file), "--progress", "json"]
-    if choice.method != "edge":
+    if choice.method != "local":
         listen = ["--listen", f"{ADDRESS['cloud']}:{PORT}", "--progress", "json"]
         sides.append(lab.start("cloud", [*command, "cloud", str(file), *listen], **quiet))
         assert sides[0].stdout is not None

@@ -53,7 +53,7 @@ def train(choice: Choice, work: Path) -> None:
     }
     config = load_config(written(shaped_link.CASES[CASE].config, choice), changes)
     results = train_in_own_process(config.model_dump(mode="json"))
-    side = "edge" if choice.method == "edge" else "cloud"
+    side = "edge" if choice.method == "local" else "cloud"
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     curve = [row["balanced_accuracy"] for row in rows if (row["side"], row["split"]) == (side, "val")]
     assert len(curve) == EPOCHS

@@ -37,6 +37,16 @@ def _columns(value: object) -> object:
     return () if value is None else (value,) if isinstance(value, str) else value
 
 
+_RENAMED_METHODS = {"cloud": "upload", "edge": "local"}
+
+
+def _method(value: object) -> object:
+    """Refuses the names that methods had before they were told apart from the two sides."""
+    if isinstance(value, str) and value in _RENAMED_METHODS:
+        raise ValueError(f"'{value}' names a side; the method is now called '{_RENAMED_METHODS[value]}'")
+    return value
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Shape = Annotated[tuple[PositiveInt, ...], BeforeValidator(_shape), Field(min_length=2, max_length=3)]
 
@@ -183,7 +193,7 @@ class CodecConfig(Section):
     name: str | None = Field(
         None,
         description="float32, float16, uint8, uint4, uint2, uint1, topk-5%, tile-webp-80, tile-avif-50; for codewords: "
-        "code; for images: image, jpeg-90, webp-80, avif-50. Default: uint8 (codewords: code; cloud: image; split: "
+        "code; for images: image, jpeg-90, webp-80, avif-50. Default: uint8 (codewords: code; upload: image; split: "
         "float32)",
     )
 
@@ -214,10 +224,10 @@ class HardwareConfig(Section):
 class Config(Section):
     """All settings of one run."""
 
-    method: Literal["hierarchical", "cloud", "split", "edge"] = Field(
+    method: Annotated[Literal["hierarchical", "upload", "split", "local"], BeforeValidator(_method)] = Field(
         "hierarchical",
-        description="hierarchical: the edge learns from its own exit; cloud: upload images; "
-        "split: gradients come back; edge: everything on the edge",
+        description="hierarchical: the edge learns from its own exit; upload: images are uploaded; "
+        "split: gradients come back; local: everything on the edge",
     )
     schedule: Literal["joint", "two-stage", "freeze-and-log"] = Field(
         "joint",
@@ -241,9 +251,9 @@ class Config(Section):
         problems = []
         codec = self.codec.name
         takes_images = codec is not None and encodes_images(codec)
-        if self.method == "cloud" and codec is not None and not takes_images:
+        if self.method == "upload" and codec is not None and not takes_images:
             problems.append(
-                f"codec.name: method 'cloud' uploads images, which '{codec}' does not encode; use 'image' or 'jpeg'"
+                f"codec.name: method 'upload' uploads images, which '{codec}' does not encode; use 'image' or 'jpeg'"
             )
         if self.method in ("hierarchical", "split") and takes_images:
             problems.append(
@@ -251,8 +261,8 @@ class Config(Section):
             )
         if self.method == "split" and self.schedule != "joint":
             problems.append("schedule: split learning needs the edge in every step; use 'joint'")
-        if self.method == "edge" and self.schedule != "joint":
-            problems.append("schedule: method 'edge' sends nothing, so there is nothing to log; use 'joint'")
+        if self.method == "local" and self.schedule != "joint":
+            problems.append("schedule: method 'local' sends nothing, so there is nothing to log; use 'joint'")
         if self.schedule == "two-stage" and self.method != "hierarchical":
             problems.append("schedule: 'two-stage' is for method 'hierarchical'; use 'joint'")
         if self.train.front_epochs is not None and not self.front_first:
@@ -316,13 +326,13 @@ class Config(Section):
     @property
     def releases(self) -> int:
         """How often one training image is released in the whole run, at most."""
-        return 0 if self.method == "edge" else 1 if self.schedule == "freeze-and-log" else self.epochs
+        return 0 if self.method == "local" else 1 if self.schedule == "freeze-and-log" else self.epochs
 
     @property
     def codec_name(self) -> str:
         """The codec in force: ``codec.name``, or the default of the method."""
         usual = "uint8" if self.model.codebook is None else "code"
-        return self.codec.name or {"cloud": "image", "split": "float32"}.get(self.method, usual)
+        return self.codec.name or {"upload": "image", "split": "float32"}.get(self.method, usual)
 
     @property
     def front_epochs(self) -> int:
@@ -497,8 +507,9 @@ def _explain(problem: Any) -> list[str]:
     """One pydantic error as ``key: what is wrong; what to do``."""
     loc = [part for part in problem["loc"] if not (isinstance(part, str) and ("[" in part or part == "str"))]
     key = ".".join(str(part) for part in loc)
-    if problem["type"] == "value_error" and not loc:
-        return str(problem["ctx"]["error"]).split("\n")
+    if problem["type"] == "value_error":
+        told = str(problem["ctx"]["error"]).split("\n")
+        return told if not loc else [f"{key}: {line}" for line in told]
     if problem["type"] == "extra_forbidden":
         section = _section_at(loc[:-1])
         known = list(section.model_fields) if section else []

@@ -58,7 +58,7 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
     with stop_on_signals() as stop:
         try:
             location: list[str] = []
-            if config.method != "edge":
+            if config.method != "local":
                 cloud = _Side(config, "cloud", ["--listen", "127.0.0.1:0"], monitor, resume=resume)
                 sides.append(cloud)
                 while cloud.port is None and cloud.running():

@@ -100,7 +100,7 @@ def run_edge(
     torch.set_num_threads(config.threads)
     _note_facts(config)
     sender = None
-    if config.method != "edge":
+    if config.method != "local":
         assert location is not None
         sender = flight_link(config, location)
     dataset = open_data(config, monitor)
@@ -126,8 +126,8 @@ def run_cloud(
 
     from smartedge.cloud.session import CloudSession
 
-    if config.method == "edge":
-        raise errors.ConfigError("method: 'edge' sends nothing, so there is no cloud to start; use 'smartedge edge'")
+    if config.method == "local":
+        raise errors.ConfigError("method: 'local' sends nothing, so there is no cloud to start; use 'smartedge edge'")
     torch.set_num_threads(config.threads)
     _note_facts(config)
     session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
@@ -187,7 +187,7 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
         with stop_on_signals() as stop:
             dataset = open_data(config, monitor)
             _warn_of_early_releases(config, monitor)
-            if config.method != "edge":
+            if config.method != "local":
                 session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=True)
             sender = MemoryLink(session) if session else None
             runner = EdgeRunner(

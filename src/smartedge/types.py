@@ -143,7 +143,7 @@ class StreamHeader:
     protocol: int
     run: str  # identifies the run: a log belongs to one run
     agreement: str  # the settings on which both sides must agree, as JSON
-    method: Literal["hierarchical", "cloud", "split", "infer"]  # infer: no labels travel, probabilities come back
+    method: Literal["hierarchical", "upload", "split", "infer"]  # infer: no labels travel, probabilities come back
     schedule: Literal["joint", "two-stage", "freeze-and-log"]
     codec: str
     feature_shape: tuple[int, ...]  # F, without the batch dimension

@@ -94,7 +94,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_answered(run_and_i
 
 
 def test_a_run_without_an_exit_cannot_answer(tiny_config, capsys):
-    config = tiny_config("run", method="edge", epochs=1)
+    config = tiny_config("run", method="local", epochs=1)
     train(config, single_process=True, monitor=Quiet())
     assert main(["infer", str(config.run_dir), "x.png"]) == RunError.exit_code
     assert "no exit on the edge" in capsys.readouterr().err

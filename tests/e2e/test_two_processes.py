@@ -24,10 +24,10 @@ from smartedge.training import train
 METHODS = [
     ("hierarchical", "joint"),
     ("hierarchical", "freeze-and-log"),
-    ("cloud", "joint"),
-    ("cloud", "freeze-and-log"),
+    ("upload", "joint"),
+    ("upload", "freeze-and-log"),
     ("split", "joint"),
-    ("edge", "joint"),
+    ("local", "joint"),
 ]
 
 
@@ -61,15 +61,15 @@ def test_two_processes_give_the_weights_of_one(tiny_config, method, schedule):
     results = train(two, monitor=Quiet())
     assert_same_run(one.run_dir, two.run_dir)
     sent = results["bytes_per_image"]
-    if method == "edge":
+    if method == "local":
         assert (sent["up"], sent["down"]) == (0, 0)
     else:
         assert sent["source"] == ("kernel tcp_info" if sys.platform == "linux" else "payload")
     if method == "split":
         assert sent["down"] > 8 * 8 * 8 * 4  # the gradient, in float32
-    elif method != "edge":
+    elif method != "local":
         assert sent["down"] < 40  # acknowledgements of the transport, nothing of ours
-    assert results["releases_per_image"] == (0 if method == "edge" else 1 if schedule == "freeze-and-log" else 3)
+    assert results["releases_per_image"] == (0 if method == "local" else 1 if schedule == "freeze-and-log" else 3)
 
 
 def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, open_log):
@@ -105,7 +105,7 @@ def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, ope
         ("hierarchical", "freeze-and-log", "cloud"),
         ("split", "joint", "edge"),
         ("split", "joint", "cloud"),
-        ("edge", "joint", "edge"),
+        ("local", "joint", "edge"),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_result(tiny_config, method, schedule, victim):
@@ -209,7 +209,7 @@ def test_sides_with_different_settings_refuse_each_other(tiny_config, tmp_path):
 
 
 def test_a_run_is_not_overwritten(tiny_config):
-    config = tiny_config("run", method="edge", epochs=1)
+    config = tiny_config("run", method="local", epochs=1)
     train(config, single_process=True, monitor=Quiet())
     with pytest.raises(RunError, match="--resume"):
         train(config, single_process=True, monitor=Quiet())

@@ -40,10 +40,12 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
         ({"methd": "edge"}, ["methd", "unknown key", "method"]),
         ({"lr": 3}, ["lr", "train.lr"]),
         ({"model": {"exit": {"widht": 3}}}, ["model.exit.widht", "model.exit.width"]),
-        ({"method": "clod"}, ["method", "did you mean 'cloud'"]),
+        ({"method": "cloud"}, ["method: 'cloud' names a side; the method is now called 'upload'"]),
+        ({"method": "edge"}, ["method: 'edge' names a side; the method is now called 'local'"]),
+        ({"method": "uplod"}, ["method", "did you mean 'upload'"]),
         ({"epochs": "many"}, ["epochs", "integer", "'many'"]),
         ({"epochs": 0}, ["epochs", "greater than 0"]),
-        ({"method": "cloud", "codec": {"name": "uint8"}}, ["codec.name", "'image' or 'jpeg'"]),
+        ({"method": "upload", "codec": {"name": "uint8"}}, ["codec.name", "'image' or 'jpeg'"]),
         ({"codec": {"name": "jpeg"}}, ["codec.name", "use 'uint8'"]),
         ({"method": "split", "schedule": "freeze-and-log"}, ["schedule", "use 'joint'"]),
         ({"train": {"front_epochs": 3}}, ["train.front_epochs", "remove it"]),
@@ -110,9 +112,9 @@ NOISE = {"model": {"bottleneck": "4x1x1"}, "dp": {"mechanism": "gaussian", "epsi
         ({"adversary": {"exits": ["mlp"]}}, "data.sensitive"),
         ({"adversary": {"dependence": 1.0}}, "data.sensitive"),
         ({**HIDDEN, "method": "split"}, "adversary"),
-        ({"method": "edge", "train": {"distill": {"epochs": 1}}}, "train.distill"),
+        ({"method": "local", "train": {"distill": {"epochs": 1}}}, "train.distill"),
         ({**NOISE, "method": "split"}, "dp"),
-        ({"method": "cloud", "dp": {"label_epsilon": 1}}, "dp"),
+        ({"method": "upload", "dp": {"label_epsilon": 1}}, "dp"),
         ({"model": {"bottleneck": "4x1x1", "codebook": 4}}, "model.bottleneck, model.codebook"),
         ({"dp": {"epsilon": 1}}, "dp.mechanism"),
         ({**NOISE, "dp": {"mechanism": "gaussian"}}, "dp.epsilon, dp.sigma"),
@@ -122,9 +124,9 @@ NOISE = {"model": {"bottleneck": "4x1x1"}, "dp": {"mechanism": "gaussian", "epsi
         ({"model": {"codebook": 4}, "dp": {"mechanism": "laplace", "epsilon": 1}}, "dp.mechanism"),
         ({"dp": {"mechanism": "gaussian", "epsilon": 1}}, "dp.clip"),
         ({**NOISE, "dp": {**NOISE["dp"], "granularity": "element"}}, "dp.granularity"),
-        ({"method": "cloud", "schedule": "two-stage"}, "schedule"),
+        ({"method": "upload", "schedule": "two-stage"}, "schedule"),
         ({"train": {"front_epochs": 2}}, "train.front_epochs"),
-        ({"method": "cloud", "codec": {"name": "uint4"}}, "codec.name"),
+        ({"method": "upload", "codec": {"name": "uint4"}}, "codec.name"),
         ({"codec": {"name": "webp-50"}}, "codec.name"),
     ],
 )
@@ -138,9 +140,9 @@ def test_protection_that_fits_is_taken():
     config = load_config({**HIDDEN, **NOISE, "schedule": "two-stage", "epochs": 3, "train": {"front_epochs": 5}})
     assert (config.suppresses, config.front_first, config.front_epochs, config.releases) == (True, True, 5, 3)
     assert load_config({**NOISE, "schedule": "freeze-and-log"}).releases == 1
-    assert load_config({"method": "edge"}).releases == 0
+    assert load_config({"method": "local"}).releases == 0
     assert load_config({"model": {"codebook": 4}}).codec_name == "code"
-    assert load_config({"method": "cloud", "codec": {"name": "avif-40"}}).codec_name == "avif-40"
+    assert load_config({"method": "upload", "codec": {"name": "avif-40"}}).codec_name == "avif-40"
 
 
 def test_the_cloud_knows_the_noise_and_not_what_it_hides():

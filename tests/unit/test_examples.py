@@ -37,7 +37,7 @@ def test_the_examples_cover_the_methods_schedules_and_tasks() -> None:
     assert {config.dp.mechanism for config in configs} >= {"none", "gaussian", "randomised-response"}
     assert any(config.adversary.exits for config in configs)
     baselines = next(path for path in EXAMPLES if path.stem == "baselines")
-    for method in ("cloud", "split", "edge"):
+    for method in ("upload", "split", "local"):
         assert load_config(baselines, [f"method={method}"]).method == method
 
 

@@ -27,9 +27,9 @@ everything on the edge. A second call makes all runs again.
 RUNS: dict[str, dict[str, str]] = {
     "hierarchical": {"method": "hierarchical"},
     "hierarchical-once": {"method": "hierarchical", "schedule": "freeze-and-log"},
-    "cloud": {"method": "cloud"},
+    "upload": {"method": "upload"},
     "split": {"method": "split"},
-    "edge": {"method": "edge"},
+    "local": {"method": "local"},
 }
 
 

@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "edge", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_side_arguments(parser)
-    parser.add_argument("--connect", metavar="HOST:PORT", help="where the cloud listens; not for method 'edge'")
+    parser.add_argument("--connect", metavar="HOST:PORT", help="where the cloud listens; not for method 'local'")
     return parser
 
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.training import run_edge
 
     with side(args) as (config, monitor, stop):
-        if args.connect is None and config.method != "edge":
+        if args.connect is None and config.method != "local":
             raise ConfigError(f"--connect HOST:PORT is needed: method {config.method!r} sends to a cloud")
         done = run_edge(config, args.connect, monitor, resume=args.resume, stop=stop)
     return 0 if done else 130

@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         action="append",
         help="the column to learn: sets data.desired; repeat for several",
     )
-    parser.add_argument("--method", help="hierarchical, cloud, split or edge")
+    parser.add_argument("--method", help="hierarchical, upload, split or local")
     parser.add_argument("--force", action="store_true", help="overwrite a file that exists")
     return parser
 

@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "train", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument("--method", help="hierarchical, cloud, split or edge: short for --set method=...")
+    parser.add_argument("--method", help="hierarchical, upload, split or local: short for --set method=...")
     parser.add_argument("--schedule", help="joint, two-stage or freeze-and-log: short for --set schedule=...")
     parser.add_argument(
         "--single-process", action="store_true", help="the same steps in one process, for debugging; the same weights"

@@ -61,8 +61,8 @@ def make_learner(config: Config, task: Task, device: torch.device, dataset: Data
         return ExitLearner(config, task, device, dataset)
     kinds: dict[str, Callable[[Config, Task, torch.device], Learner]] = {
         "split": SplitLearner,
-        "cloud": UploadLearner,
-        "edge": UndividedLearner,
+        "upload": UploadLearner,
+        "local": UndividedLearner,
     }
     return kinds[config.method](config, task, device)
 

@@ -53,7 +53,7 @@ class EdgeRunner:
     Args:
         config: the run's settings.
         dataset: what to learn from.
-        sender: the link; None for method ``edge``.
+        sender: the link; None for method ``local``.
         folder: the edge's folder of the run.
         monitor: takes progress updates.
         resume: continue from the newest confirmed checkpoint in ``folder``.
@@ -272,7 +272,7 @@ class EdgeRunner:
             epoch=epoch,
             shuffle=True,
             # Uploaded images are augmented where they are learned from: in the cloud.
-            augment="none" if self.config.method == "cloud" else self.config.data.augment,
+            augment="none" if self.config.method == "upload" else self.config.data.augment,
             drop_last=self.images["train"] >= size,
         )
 
@@ -351,7 +351,7 @@ class EdgeRunner:
     def _open(self, split: SplitName, frames: int) -> None:
         assert self.outbox is not None
         config, task = self.config, self.dataset.task
-        assert config.method != "edge"
+        assert config.method != "local"
         self.outbox.open(
             StreamHeader(
                 protocol=PROTOCOL,
@@ -361,7 +361,7 @@ class EdgeRunner:
                 schedule=config.schedule,
                 codec=config.codec_name,
                 feature_shape=self.learner.feature_shape,
-                feature_dtype="uint8" if config.method == "cloud" else "float32",
+                feature_dtype="uint8" if config.method == "upload" else "float32",
                 task_kind=task.kind,
                 outputs=task.outputs,
                 batch_size=config.train.batch_size,

@@ -34,7 +34,7 @@ def assemble(run_dir: Path, config: Config, facts: dict[str, Any]) -> dict[str, 
         RunError: a side has not finished.
     """
     edge = _summary(run_dir / "edge")
-    cloud = _summary(run_dir / "cloud") if config.method != "edge" else None
+    cloud = _summary(run_dir / "cloud") if config.method != "local" else None
     undivided = edge["test"] if cloud is None else cloud["test"]
     at_exit = edge["test"] if config.method == "hierarchical" else None
     noisy_labels = config.dp.label_epsilon is not None and config.dp.apply_to == "always"

@@ -68,7 +68,7 @@ class _Header(BaseModel):
     protocol: int
     run: _Name
     agreement: Annotated[str, StringConstraints(max_length=32 * 1024)]
-    method: Literal["hierarchical", "cloud", "split", "infer"]
+    method: Literal["hierarchical", "upload", "split", "infer"]
     schedule: Literal["joint", "two-stage", "freeze-and-log"]
     codec: _Name
     feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=4)]

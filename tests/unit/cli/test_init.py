@@ -43,10 +43,10 @@ def test_any_settings_survive_the_way_through_the_commented_file(changes: dict, 
 
 def test_arguments_are_written_and_the_next_steps_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.yaml"
-    argv = ["init", str(path), "--data", "photos", "--desired", "smile", "--desired", "beard", "--method", "edge"]
+    argv = ["init", str(path), "--data", "photos", "--desired", "smile", "--desired", "beard", "--method", "local"]
     assert main(argv) == 0
     config = load_config(path)
-    assert (config.method, config.data.path, config.data.desired) == ("edge", "photos", ("smile", "beard"))
+    assert (config.method, config.data.path, config.data.desired) == ("local", "photos", ("smile", "beard"))
     assert f"smartedge train {path}" in capsys.readouterr().out
 
 

@@ -35,7 +35,7 @@ def test_other_mechanisms_and_methods():
     discrete = settings(model={"codebook": 8}, dp={"mechanism": "randomised-response", "epsilon": 4.0}, epochs=1)
     assert mechanism_of(discrete, (8,)).epsilon == 4.0
     assert mechanism_of(settings(model={"codebook": 8}), (8,)).channel().shape == (8, 8)
-    images = mechanism_of(settings(method="cloud"), (3, 64, 64))
+    images = mechanism_of(settings(method="upload"), (3, 64, 64))
     assert images.bound(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).dtype == torch.uint8
 
 

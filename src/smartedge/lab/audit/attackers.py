@@ -297,7 +297,7 @@ class Standardise(nn.Module):
 def _network(evidence: Evidence, name: str, outputs: int, *, inputs: _Inputs, seed: int, back_file: Path) -> nn.Module:
     config = evidence.config
     if name in ("deep", "fine-tuned"):
-        if config.method == "cloud":
+        if config.method == "upload":
             network = zoo.build(**{**config.whole(outputs), "seed": seed})
         else:
             network = divide(**{**config.division(outputs), "seed": seed}).back

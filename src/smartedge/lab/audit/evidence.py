@@ -185,8 +185,8 @@ def gather(run_dir: Path, attributes: Sequence[str], *, name: str = "defended", 
         DataError: the data set has changed or has no such column.
     """
     config = load_run_config(run_dir)
-    if config.method == "edge":
-        raise ConfigError(f"{run_dir}: method 'edge' sends nothing, so there is nothing to attack")
+    if config.method == "local":
+        raise ConfigError(f"{run_dir}: method 'local' sends nothing, so there is nothing to attack")
     dataset, labels, classes = _open(config, attributes)
     front, task_exit, feature_shape = _trained_parts(config, dataset.task, run_dir / "edge")
     test_NF = _released(run_dir, config, dataset.splits["test"].ids)
@@ -280,7 +280,7 @@ def of_a_training_image(evidence: Evidence) -> Evidence | None:
 
 def is_undefended(config: Config) -> bool:
     """Whether nothing protects what is sent: no bottleneck, no codewords, no noise, no adversary."""
-    if config.method == "cloud":  # the images themselves
+    if config.method == "upload":  # the images themselves
         return True
     model = config.model
     narrowed = model.bottleneck is not None or model.codebook is not None
@@ -316,7 +316,7 @@ def _open(
 
 def _trained_parts(config: Config, task: Task, folder: Path) -> tuple[nn.Module, nn.Module | None, tuple[int, ...]]:
     """Front, task exit (None where the method has none) and feature shape, from one side's folder."""
-    if config.method == "cloud":
+    if config.method == "upload":
         return nn.Identity(), None, (3, config.data.image_size, config.data.image_size)
     divided = divide(**config.division(task.outputs))
     front = divided.front
@@ -454,11 +454,11 @@ def _released(run_dir: Path, config: Config, ids: np.ndarray) -> Tensor:
             "let the run finish, and audit it with the data set that it was trained on"
         )
     features_NF = torch.stack([found[image] for image in ids.tolist()])
-    return to_input(features_NF, _CPU) if config.method == "cloud" else features_NF
+    return to_input(features_NF, _CPU) if config.method == "upload" else features_NF
 
 
 def _round_trip(codec: Codec, features_BF: Tensor) -> Tensor:
-    """Encode and decode one frame. Images (method ``cloud``) are coded as the bytes that they are."""
+    """Encode and decode one frame. Images (method ``upload``) are coded as the bytes that they are."""
     images = codec.dtype == torch.uint8
     coded_BF = _to_pixels(features_BF) if images else features_BF.float()
     payload, side = codec.encode(coded_BF)

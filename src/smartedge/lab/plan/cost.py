@@ -38,7 +38,7 @@ from smartedge.wire.frame import JOINED_BYTES, most_joined
 
 __all__ = ["STAGES", "Choice", "Job", "Prediction", "Setting", "predict"]
 
-Method = Literal["hierarchical", "cloud", "split", "edge"]
+Method = Literal["hierarchical", "upload", "split", "local"]
 Schedule = Literal["joint", "two-stage", "freeze-and-log"]
 Split = Literal["train", "val", "test"]
 
@@ -132,7 +132,7 @@ def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
     """
     slow = (1.0, 1.0)
     costs = _Costs(choice, job, setting, slow)
-    if setting.same_machine and choice.method in ("hierarchical", "cloud"):
+    if setting.same_machine and choice.method in ("hierarchical", "upload"):
         for _ in range(20):  # a fixed point: how long the sides overlap depends on how slow they are, and back
             overlapping = costs.overlapping
             renewed = _slowdowns(overlapping, setting.edge.slowdown)
@@ -223,7 +223,7 @@ class _Costs:
 
     def _run(self) -> float:
         choice, job = self.choice, self.job
-        if choice.method == "edge":
+        if choice.method == "local":
             whole = self.edge.whole
             return self._edge_alone(whole.step, whole.forward, whole.state_bytes, job.epochs, tested=True)
         if choice.method == "split":
@@ -462,7 +462,7 @@ class _Costs:
     def _edge_peak(self) -> float:
         """Largest resident set: as measured in a process that takes the same steps, and a full queue to the link."""
         whole, job = self.edge.whole, self.job
-        if self.choice.method == "edge":
+        if self.choice.method == "local":
             return whole.peak_bytes
         if self.cut_edge is None:
             size = self.edge.network["image_size"]
@@ -472,7 +472,7 @@ class _Costs:
 
     def _depth(self) -> float:
         if self.cut_edge is None:
-            return 1.0 if self.choice.method == "edge" else 0.0
+            return 1.0 if self.choice.method == "local" else 0.0
         return self.cut_edge.index / (len(self.edge.all_cuts) + 1)
 
 

@@ -11,12 +11,12 @@ from smartedge.lab.plan.cost import Choice, Job, Prediction, Setting, predict
 
 __all__ = ["Constraints", "Plan", "choices", "describe", "explain", "make_plan", "parse_depth", "written"]
 
-METHODS = ("hierarchical", "cloud", "split", "edge")
+METHODS = ("hierarchical", "upload", "split", "local")
 SCHEDULES = {
     "hierarchical": ("joint", "two-stage", "freeze-and-log"),
-    "cloud": ("joint", "freeze-and-log"),
+    "upload": ("joint", "freeze-and-log"),
     "split": ("joint",),
-    "edge": ("joint",),
+    "local": ("joint",),
 }
 _NOISY = 0.15  # interquartile range ÷ median, above which the measurements are called noisy
 _BUSY = 0.85  # share of a processor that a step must have had, or the machine is called busy
@@ -70,11 +70,11 @@ def choices(setting: Setting, methods: Sequence[str] = METHODS, schedules: Seque
         for schedule in SCHEDULES[method] if method in methods else ():
             if schedules and schedule not in schedules and SCHEDULES[method] != ("joint",):
                 continue
-            if method == "edge":
-                found.append(Choice("edge", "joint", None, None))
-            elif method == "cloud":
+            if method == "local":
+                found.append(Choice("local", "joint", None, None))
+            elif method == "upload":
                 codecs = [name for name in setting.edge.whole.codecs if name in setting.cloud.whole.codecs]
-                found += [Choice("cloud", schedule, None, codec) for codec in codecs]  # type: ignore[arg-type]
+                found += [Choice("upload", schedule, None, codec) for codec in codecs]  # type: ignore[arg-type]
             else:
                 for cut in setting.edge.cuts:
                     both = [name for name in cut.codecs if cut.name in in_cloud and name in in_cloud[cut.name].codecs]
@@ -170,8 +170,8 @@ def explain(plan: Plan) -> list[str]:
             f"({_seconds(best)} against {_seconds(chosen)} per epoch for {describe(chosen.choice)})."
         )
         lines.append(f"{_why(best, plan)} With {plan.method}, {_why(chosen, plan).lower()}")
-        if best.choice.method == "cloud":
-            lines.append("But with method cloud raw images leave the edge.")
+        if best.choice.method == "upload":
+            lines.append("But with method upload raw images leave the edge.")
     else:
         lines.append(
             f"Use {describe(chosen.choice)}: {_seconds(chosen)} per epoch, {chosen.seconds_total:.3g} s in all."
@@ -196,7 +196,7 @@ def _why(prediction: Prediction, plan: Plan) -> str:
         "a bottleneck or a smaller codec would shorten it",
         "cloud": "the cloud's steps take longest: more of the network on the edge would shorten them",
     }[prediction.bottleneck]
-    if prediction.choice.method == "edge":
+    if prediction.choice.method == "local":
         return f"Everything is the edge's work, {busy:.3g} s of each epoch."
     return f"Of each epoch's {wall:.3g} s, {reason} ({busy:.3g} s)."
 

@@ -53,8 +53,8 @@ def measure_here(
     names = tuple(dict.fromkeys([*(codecs or DEFAULT_CODECS), config.codec_name]))
     for name in names:
         get_codec(name)
-    # The undivided network is what method "edge" trains, and what a profile's times of it are of.
-    undivided = _plain(config, "edge", config.model.cut)
+    # The undivided network is what method "local" trains, and what a profile's times of it are of.
+    undivided = _plain(config, "local", config.model.cut)
     whole = _ask(undivided, "whole", names, repeats)
     listed = {name: (front, back, size) for name, front, back, size in whole["all_cuts"]}
     chosen = _chosen(listed, cuts, config.model.cut)
@@ -143,13 +143,13 @@ def _chosen(listed: dict[str, tuple[int, int, int]], asked: Sequence[str], own: 
 def _plain(config: Config, method: str, cut: str) -> Config:
     """The settings with that method and cut, without what goes with other methods only."""
     raw = config.model_dump(mode="json")
-    raw |= {"method": method, "schedule": "joint" if method == "edge" else config.schedule}
+    raw |= {"method": method, "schedule": "joint" if method == "local" else config.schedule}
     raw["hardware"]["threads"] = config.threads
     raw["model"]["cut"] = cut
     if config.method != "hierarchical":
         raw["codec"]["name"] = None
         raw["schedule"] = "joint"
-    if method == "edge":
+    if method == "local":
         raw["codec"]["name"], raw["train"]["front_epochs"] = None, None
         for section in ("adversary", "dp"):
             raw[section] = {}

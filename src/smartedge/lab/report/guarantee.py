@@ -54,7 +54,7 @@ def guarantee(results: Mapping[str, Any]) -> Guarantee:
         results: ``results.json``; without the block, as earlier versions wrote it, nothing was protected.
     """
     block: Mapping[str, Any] = results.get("privacy") or {}
-    if results["method"] == "edge":
+    if results["method"] == "local":
         return Guarantee(False, "Nothing was sent, so nothing had to be protected on the link.", [], [], [], [])
     if not known(block.get("epsilon")):
         return _none(results)
@@ -63,7 +63,7 @@ def guarantee(results: Mapping[str, Any]) -> Guarantee:
 
 def _none(results: Mapping[str, Any]) -> Guarantee:
     """Features, or images, that travel as they are."""
-    if results["method"] == "cloud":
+    if results["method"] == "upload":
         headline = "There is no guarantee: the images themselves were uploaded."
     else:
         headline = "There is no guarantee: feature maps were sent without noise."

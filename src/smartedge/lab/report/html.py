@@ -86,7 +86,7 @@ def _run_page(run: Run) -> dict[str, Any]:
     busy, wall = run.stage_seconds, results["seconds_per_epoch"]
     privacy = privacy_page(run)
     judged = verdict(run, intervals.get("balanced_accuracy"), curve)
-    if results["method"] != "edge":
+    if results["method"] != "local":
         judged.sentences.append(f"{privacy['guarantee'].headline} {privacy['verdict'].headline}")
     return {
         "run": run,
@@ -297,7 +297,7 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, Any]:
     first = next((i for i, run in enumerate(runs) if run.results["method"] == "hierarchical"), 0)
     lines = {}
     for name, run in zip(names, runs, strict=True):
-        side = "edge" if run.final == "exit" or run.results["method"] == "edge" else "cloud"
+        side = "edge" if run.final == "exit" or run.results["method"] == "local" else "cloud"
         points_ = [
             (entry["epoch"] + 1, entry["balanced_accuracy"])
             for entry in run.metrics
@@ -372,7 +372,7 @@ def _promise(run: Run) -> str:
     """The guarantee of all releases of an image, in a few characters."""
     privacy = run.results.get("privacy") or {}
     if not known(privacy.get("vector_epsilon_total")):
-        return "nothing sent" if run.results["method"] == "edge" else "none"
+        return "nothing sent" if run.results["method"] == "local" else "none"
     return f"ε = {short_number(privacy['vector_epsilon_total'])}"
 
 
@@ -381,7 +381,7 @@ def _answered(runs: Sequence[Run], side: str) -> list[float]:
     values = []
     for run in runs:
         test = run.results["test"]
-        everything_on_edge = run.results["method"] == "edge"
+        everything_on_edge = run.results["method"] == "local"
         head = (test["exit"] or (test["back"] if everything_on_edge else None)) if side == "edge" else test["back"]
         if head is None or (side == "cloud" and everything_on_edge):
             values.append(math.nan)

@@ -83,7 +83,7 @@ def _accuracy(axis: Axes, runs: Sequence[Run]) -> None:
     for row, run in enumerate(runs):
         test = run.results["test"]
         value = test["back"]["balanced_accuracy"]
-        axis.barh(row, value, height=0.52, color=EDGE if run.results["method"] == "edge" else CLOUD)
+        axis.barh(row, value, height=0.52, color=EDGE if run.results["method"] == "local" else CLOUD)
         axis.text(0.02, row, f"{100 * value:.1f} %", va="center", color="white", fontweight="bold", fontsize=10)
         if test["exit"]:
             text = f"exit {100 * test['exit']['balanced_accuracy']:.1f} %"

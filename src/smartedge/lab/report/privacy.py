@@ -25,7 +25,7 @@ def privacy_verdict(run: Run) -> Verdict:
     leaks = read_leaks(run.audit) if run.audit else []
     judged = judge(
         leaks,
-        sent=run.results["method"] != "edge",
+        sent=run.results["method"] != "local",
         protected=_protected(run),
         guaranteed=guarantee(run.results).exists,
     )

@@ -14,9 +14,9 @@ __all__ = ["HEADS", "Verdict", "verdict"]
 # What answers in each method, by the name of the head in results.json.
 HEADS = {
     "hierarchical": {"exit": "exit (edge)", "back": "back (cloud)"},
-    "cloud": {"exit": "exit (edge)", "back": "whole network (cloud)"},
+    "upload": {"exit": "exit (edge)", "back": "whole network (cloud)"},
     "split": {"exit": "exit (edge)", "back": "back (cloud)"},
-    "edge": {"exit": "whole network (edge)", "back": "whole network (edge)"},
+    "local": {"exit": "whole network (edge)", "back": "whole network (edge)"},
 }
 
 _ADVICE = (
@@ -74,13 +74,13 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
             f"The upload is {relation(sent['up'], jpeg)} the image as JPEG (quality 90) and "
             f"{relation(sent['up'], raw)} its raw pixels."
         )
-        if sent["up"] > jpeg and results["method"] != "cloud":
+        if sent["up"] > jpeg and results["method"] != "upload":
             text += " Uploading the JPEG itself would have been cheaper; what is gained is that no image left the edge."
         if results["releases_per_image"] > 1:
             text += f" Every training image was sent {results['releases_per_image']} times."
         sentences.append(text)
     busy, wall = run.stage_seconds, results["seconds_per_epoch"]
-    if results["method"] != "edge" and max(busy.values()) > 0 and wall > 0:
+    if results["method"] != "local" and max(busy.values()) > 0 and wall > 0:
         slowest = max(busy, key=lambda name: busy[name])
         sentences.append(
             f"An epoch took {seconds(wall)}, {times(wall / busy[slowest])} times its slowest stage "
@@ -109,11 +109,11 @@ def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
 def _did_sending_pay(run: Run, interval: tuple[float, float] | None) -> tuple[str, str, str, list[str]]:
     results = run.results
     reached = percent(results["test"][run.final]["balanced_accuracy"])
-    if results["method"] == "edge":
+    if results["method"] == "local":
         return "open", "baseline", f"Everything on the edge: {reached} balanced accuracy, and nothing was sent.", []
     if run.gain is None:
         who = HEADS[results["method"]][run.final]
-        what = "image" if results["method"] == "cloud" else "feature map"
+        what = "image" if results["method"] == "upload" else "feature map"
         return (
             "open",
             "baseline",

@@ -82,7 +82,7 @@ def test_many_frames_are_taken_together_without_changing_the_answer(
 
 
 def test_edge_alone_is_the_sum_of_its_steps(job: Job, make_setting: Callable[..., Setting]) -> None:
-    found = predict(Choice("edge", "joint", None, None), job, make_setting("3g"))
+    found = predict(Choice("local", "joint", None, None), job, make_setting("3g"))
     epoch = 640 * 7 * MS + 64 * 2.3 * MS + 0.01 + 2e-9 * 130e6
     assert found.seconds_total == pytest.approx(6 * epoch + 128 * 2.3 * MS + 0.4, rel=1e-9)
     assert (found.bytes_up_total, found.bytes_down_total, found.depth) == (0.0, 0.0, 1.0)
@@ -137,8 +137,8 @@ def test_distillation_comes_first(job: Job, make_setting: Callable[..., Setting]
 
 
 def test_uploading_needs_no_front(job: Job, make_setting: Callable[..., Setting]) -> None:
-    again = predict(Choice("cloud", "joint", None, "jpeg"), job, make_setting("3g"))
-    once = predict(Choice("cloud", "freeze-and-log", None, "jpeg"), job, make_setting("3g"))
+    again = predict(Choice("upload", "joint", None, "jpeg"), job, make_setting("3g"))
+    once = predict(Choice("upload", "freeze-and-log", None, "jpeg"), job, make_setting("3g"))
     assert again.stage_seconds["edge"] == 0.0
     assert again.bytes_up_per_image == pytest.approx(2500 + 5 + FRAMING / B, rel=1e-9)
     assert once.bytes_up_total < again.bytes_up_total / 4
@@ -159,7 +159,7 @@ def test_one_machine_slows_both_sides_while_they_overlap(
     grown = shared.seconds_per_epoch - apart.seconds_per_epoch
     assert longer > shorter
     assert grown == pytest.approx(0.5 * shorter, rel=0.05)
-    alone = Choice("edge", "joint", None, None)
+    alone = Choice("local", "joint", None, None)
     assert predict(alone, job, make_setting("local", edge=both, same_machine=True)).seconds_total == pytest.approx(
         predict(alone, job, make_setting("local", edge=both)).seconds_total, rel=1e-12
     )

@@ -20,13 +20,13 @@ def test_every_choice_is_there_once(make_setting: Callable[..., Setting]) -> Non
     assert len(found) == len(set(found))
     # 3 schedules, 3 cuts, 3 codecs; 2 schedules and 2 codecs of images; split 3 by 3; one on the edge.
     by_method = {
-        method: [c for c in found if c.method == method] for method in ("hierarchical", "cloud", "split", "edge")
+        method: [c for c in found if c.method == method] for method in ("hierarchical", "upload", "split", "local")
     }
     assert {method: len(some) for method, some in by_method.items()} == {
         "hierarchical": 27,
-        "cloud": 4,
+        "upload": 4,
         "split": 9,
-        "edge": 1,
+        "local": 1,
     }
 
 
@@ -55,7 +55,7 @@ def test_constraints_put_what_breaks_them_last(config: Config, job: Job, make_se
         }
         assert set(p.rejected) == {name for name, is_broken in broken.items() if is_broken}
     assert {name for p in plan.ranked for name in p.rejected} == {"edge memory", "bytes", "depth"}
-    assert "cloud" not in {p.choice.method for p in allowed}  # images leave the edge: depth 0
+    assert "upload" not in {p.choice.method for p in allowed}  # images leave the edge: depth 0
 
 
 def test_where_nothing_keeps_the_constraints_the_words_say_so(
@@ -68,10 +68,10 @@ def test_where_nothing_keeps_the_constraints_the_words_say_so(
 
 def test_a_method_that_is_faster_is_named(config: Config, job: Job, make_setting: Callable[..., Setting]) -> None:
     # Two strong machines and a thin link: training on the edge alone needs no link at all.
-    plan = make_plan(config, job, make_setting("0.05"), Constraints(), methods=("hierarchical", "edge"))
-    assert plan.best is not None and plan.best.choice.method == "edge"
+    plan = make_plan(config, job, make_setting("0.05"), Constraints(), methods=("hierarchical", "local"))
+    assert plan.best is not None and plan.best.choice.method == "local"
     words = " ".join(explain(plan))
-    assert words.startswith("Do not use hierarchical for its speed here: edge is ")
+    assert words.startswith("Do not use hierarchical for its speed here: local is ")
     assert "the link takes longest" in words
     assert plan.chosen is not None and plan.chosen.choice.method == "hierarchical"
 
@@ -83,7 +83,7 @@ def test_a_weak_edge_is_told_what_it_gains(
     plan = make_plan(config, job, setting, Constraints(min_depth=0.1))
     words = explain(plan)
     assert words[0].startswith("Use hierarchical at stem")
-    assert any(line.startswith("The best of method edge takes ") for line in words)
+    assert any(line.startswith("The best of method local takes ") for line in words)
     assert any("raspberry-pi-4 was not measured" in line for line in words)
     assert words[-1].startswith("Accuracy is not predicted")
 
@@ -116,9 +116,9 @@ def test_depth_is_a_share_or_a_cut() -> None:
     [
         Choice("hierarchical", "freeze-and-log", "late", "uint8"),
         Choice("hierarchical", "joint", "stem", "float32"),
-        Choice("cloud", "freeze-and-log", None, "jpeg"),
+        Choice("upload", "freeze-and-log", None, "jpeg"),
         Choice("split", "joint", "late", "float32"),
-        Choice("edge", "joint", None, None),
+        Choice("local", "joint", None, None),
     ],
 )
 def test_what_is_written_is_what_was_chosen(choice: Choice, config: Config) -> None:
@@ -138,7 +138,7 @@ def test_the_picture_has_a_bar_for_each_cut_and_method(
     plan = make_plan(config, job, make_setting("3g"), Constraints(min_depth=0.3))
     rows = rows_by_cut(plan)
     assert [name for name, _ in rows][:3] == ["stem", "early", "late"]
-    assert [p.choice.method for _, p in rows][3:] == ["cloud", "split", "edge"]
+    assert [p.choice.method for _, p in rows][3:] == ["upload", "split", "local"]
     png, page = draw_plan(plan, tmp_path / "a" / "plan.png"), draw_plan(plan, tmp_path / "plan.html")
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = page.read_text()
@@ -170,5 +170,5 @@ def test_what_suppresses_is_not_advised_to_send_before_it_has_unlearned(
         return {(prediction.choice.method, prediction.choice.schedule) for prediction in plan.ranked}
 
     assert ("hierarchical", "joint") not in offered()
-    assert {("hierarchical", "two-stage"), ("hierarchical", "freeze-and-log"), ("cloud", "joint")} <= offered()
+    assert {("hierarchical", "two-stage"), ("hierarchical", "freeze-and-log"), ("upload", "joint")} <= offered()
     assert ("hierarchical", "joint") in offered(schedules=("joint",))

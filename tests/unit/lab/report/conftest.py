@@ -17,9 +17,9 @@ from smartedge.metrics import evaluate
 REFERENCE = {"jpeg_q90": 2210.4, "raw_uint8": 12288.0, "feature_float32": 512.0}
 LINK = {  # up, down, codec, seconds, stages, peak memory
     "hierarchical": (171.3, 0.9, "uint8", 9.6, (8.9, 2.1, 7.4), 612e6),
-    "cloud": (9120.0, 0.9, "image", 17.9, (1.2, 9.0, 16.8), 431e6),
+    "upload": (9120.0, 0.9, "image", 17.9, (1.2, 9.0, 16.8), 431e6),
     "split": (16544.0, 16500.0, "float32", 30.2, (8.1, 6.4, 15.5), 640e6),
-    "edge": (0.0, 0.0, None, 24.4, (24.2, 0.0, 0.0), 1160e6),
+    "local": (0.0, 0.0, None, 24.4, (24.2, 0.0, 0.0), 1160e6),
 }
 
 
@@ -81,7 +81,7 @@ def write_run(
         "method": method,
         "schedule": "joint",
         "model": "resnet18",
-        "cut": None if method == "edge" else "layer1",
+        "cut": None if method == "local" else "layer1",
         "bottleneck": [8, 4, 4] if method == "hierarchical" else None,
         "codec": codec,
         "seed": seed,
@@ -111,8 +111,8 @@ def write_run(
         "edge_data_share": 0.034,
         "edge_peak_rss_bytes": memory,
         "edge_baseline_rss_bytes": 340e6,
-        "cloud_peak_rss_bytes": None if method == "edge" else 880e6,
-        "releases_per_image": 0 if method == "edge" else epochs,
+        "cloud_peak_rss_bytes": None if method == "local" else 880e6,
+        "releases_per_image": 0 if method == "local" else epochs,
         "machine": {"processor": "x86_64", "cores": 2, "memory_bytes": 8e9, "system": "Linux x86_64"},
         "versions": {"smartedge": "0.1.0", "python": "3.11.2", "torch": "2.13.0", "numpy": "2.4.6"},
         "started": "2025-11-24T22:45:03+00:00",
@@ -126,7 +126,7 @@ def write_run(
             if head not in test:
                 continue
             best = test[head]["balanced_accuracy"]
-            if method == "edge":
+            if method == "local":
                 side = "edge"
             for split, ahead in (("train", 0.0), ("val", -0.01)):
                 lack = (best - 0.5) * np.exp(-0.9 * (epoch + 1)) + 0.006 * rng.random()

@@ -48,7 +48,7 @@ def test_a_report_loads_in_silence(chromium, write_run, tmp_path):
 
 
 def test_a_comparison_loads_in_silence(chromium, write_run, tmp_path):
-    runs = [write_run(method, method=method) for method in ("hierarchical", "edge")]
+    runs = [write_run(method, method=method) for method in ("hierarchical", "local")]
     document, console, hosts = browse(chromium, write_comparison(runs, tmp_path / "comparison.html"), tmp_path)
     assert "Written by smartedge" in document
     assert console == []

@@ -72,8 +72,8 @@ def test_without_noise_the_privacy_block_may_be_that_of_an_unprotected_ledger(pr
 
 
 def test_uploaded_images_have_no_guarantee_either():
-    assert "the images themselves were uploaded" in guarantee(results(method="cloud")).headline
-    assert "Nothing was sent" in guarantee(results(method="edge")).headline
+    assert "the images themselves were uploaded" in guarantee(results(method="upload")).headline
+    assert "Nothing was sent" in guarantee(results(method="local")).headline
 
 
 def test_a_guarantee_is_told_with_its_limits(privacy_block):

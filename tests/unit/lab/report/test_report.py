@@ -148,7 +148,7 @@ def test_a_run_that_sent_nothing_back_has_a_bar_of_zero(write_run):
     def silent(results):
         results["bytes_per_image"]["down"] = 0.0
 
-    runs = [write_run("a", change=silent), write_run("b", method="edge")]
+    runs = [write_run("a", change=silent), write_run("b", method="local")]
     labels = [svg["aria-label"] for svg in Page(write_comparison(runs, runs[0] / "both.html")).all("svg")]
     assert "Bytes down per image. hierarchical 0\N{NO-BREAK SPACE}B; edge 0\N{NO-BREAK SPACE}B." in labels
 
@@ -169,8 +169,8 @@ def test_without_the_answers_there_is_no_interval_and_no_curve(write_run):
 @pytest.mark.parametrize(
     ("method", "says"),
     [
-        ("edge", "Everything on the edge:"),
-        ("cloud", "every image has to be sent"),
+        ("local", "Everything on the edge:"),
+        ("upload", "every image has to be sent"),
         ("split", "every feature map has to be sent"),
     ],
 )
@@ -178,7 +178,7 @@ def test_baselines_have_a_report_too(method, says, write_run):
     page = page_of(write_run(method=method))
     assert says in page.text
     assert "Cloud gain" not in page.text
-    assert ("Nothing was sent" in page.text) == (method == "edge")
+    assert ("Nothing was sent" in page.text) == (method == "local")
 
 
 def test_bytes_beside_jpeg_are_judged(write_run):
@@ -270,7 +270,7 @@ def test_names_from_outside_stay_text(write_run):
 
 
 def test_nothing_is_loaded_from_elsewhere(write_run):
-    runs = [write_run(method, method=method) for method in ("hierarchical", "cloud", "split", "edge")]
+    runs = [write_run(method, method=method) for method in ("hierarchical", "upload", "split", "local")]
     for path in (*map(write_report, runs), write_comparison(runs, runs[0] / "comparison.html")):
         page = Page(path)
         without_images = re.sub(r"data:image/[^\"]*", "", page.source)
@@ -302,11 +302,11 @@ def test_the_same_run_gives_the_same_page(write_run, tmp_path):
 
 
 def test_a_comparison_has_every_run_and_figure(write_run):
-    runs = [write_run(method, method=method) for method in ("hierarchical", "cloud", "split", "edge")]
+    runs = [write_run(method, method=method) for method in ("hierarchical", "upload", "split", "local")]
     out = runs[0].parent / "comparison.html"
     assert write_comparison(runs, out) == out
     page = Page(out)
-    for method in ("hierarchical", "cloud", "split", "edge"):
+    for method in ("hierarchical", "upload", "split", "local"):
         assert f'<th scope="col">{method}</th>' in page.source
     assert "Beside split:" in page.text and "0.32 times its time per epoch" in page.text
     assert "192 times fewer bytes per image" in page.text
@@ -316,7 +316,7 @@ def test_a_comparison_has_every_run_and_figure(write_run):
 
 
 def test_a_comparison_says_where_it_is_unfair(write_run):
-    runs = [write_run("a"), write_run("b", epochs=4, seed=1, method="cloud"), write_run("c")]
+    runs = [write_run("a"), write_run("b", epochs=4, seed=1, method="upload"), write_run("c")]
     page = Page(write_comparison(runs, runs[0] / "comparison.html"))
     assert "These runs differ in more than the method" in page.text
     assert "epochs: 6 / 4" in page.text and "seed: 0 / 1" in page.text
