@@ -150,7 +150,7 @@ def test_a_run_that_sent_nothing_back_has_a_bar_of_zero(write_run):
 
     runs = [write_run("a", change=silent), write_run("b", method="local")]
     labels = [svg["aria-label"] for svg in Page(write_comparison(runs, runs[0] / "both.html")).all("svg")]
-    assert "Bytes down per image. hierarchical 0\N{NO-BREAK SPACE}B; edge 0\N{NO-BREAK SPACE}B." in labels
+    assert "Bytes down per image. hierarchical 0\N{NO-BREAK SPACE}B; local 0\N{NO-BREAK SPACE}B." in labels
 
 
 def test_without_the_answers_there_is_no_interval_and_no_curve(write_run):
