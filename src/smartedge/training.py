@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from smartedge import errors
 from smartedge.config import Config, load_config, load_run_config
 from smartedge.errors import RunError
+from smartedge.files import write_atomically, write_json_atomically
 from smartedge.processes import run_both, stop_on_signals
-from smartedge.runs.checkpoint import write_json_atomically
 from smartedge.runs.progress import Bars, Monitor, Update
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _write_facts(config: Config) -> dict[str, Any]:
     run_dir = config.run_dir
     facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
     run_dir.mkdir(parents=True, exist_ok=True)
-    config_file.write_text(config.to_yaml(), encoding="utf-8")
+    write_atomically(config_file, config.to_yaml())
     facts = {
         "machine": describe_machine(),
         "versions": versions(),

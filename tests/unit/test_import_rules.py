@@ -47,6 +47,7 @@ def test_the_rules_hold(copy: Path) -> None:
     ("where", "statement", "broken"),
     [
         ("types.py", "import smartedge.errors", LAYERS),
+        ("files.py", "import smartedge.errors", LAYERS),
         ("models/planted.py", "import smartedge.data", LAYERS),
         ("codec/planted.py", "from smartedge.wire import frame", LAYERS),
         ("runs/planted.py", "import smartedge.codec", LAYERS),

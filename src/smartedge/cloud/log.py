@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from smartedge.errors import FrameError, LogError
-from smartedge.runs.checkpoint import sync_folder
+from smartedge.files import sync_folder
 from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import batch_to_frame, frame_schema, frame_to_batch, header_from_json, header_to_json
 

@@ -15,9 +15,10 @@ from smartedge.cloud.trainer import BackTrainer
 from smartedge.codec import unpack_frame
 from smartedge.config import Config
 from smartedge.errors import FrameError, RunError
+from smartedge.files import sync_folder, write_json_atomically
 from smartedge.models import zoo
 from smartedge.models.network import divide
-from smartedge.runs.checkpoint import save_weights, sync_folder, write_json_atomically
+from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import peak_rss_bytes, pick_device
 from smartedge.runs.progress import Monitor, Update
 from smartedge.types import Frame, SplitName, StreamHeader

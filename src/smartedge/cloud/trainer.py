@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smartedge.augment import augment
@@ -23,7 +22,7 @@ from smartedge.config import Config
 from smartedge.models.exits import probabilities, task_loss
 from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer, set_learning_rate
-from smartedge.runs.checkpoint import Checkpoints
+from smartedge.runs.checkpoint import Checkpoints, save_weights
 from smartedge.runs.meter import Meter
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.record import Recorder
@@ -219,7 +218,7 @@ class BackTrainer:
         self._busy_recorded = self.busy
         if split == "test":
             self.test = values
-            save_file(meter.predictions(), self.folder / "predictions.safetensors")
+            save_weights(self.folder / "predictions.safetensors", meter.predictions())
 
     def _end_split(self, split: str) -> None:
         self._record(split)

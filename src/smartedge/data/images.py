@@ -9,14 +9,10 @@ import json
 import mmap
 import os
 import re
-import tempfile
 import time
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -28,6 +24,7 @@ from torch import Tensor
 
 from smartedge.data.raw import Images, Item
 from smartedge.errors import DataError
+from smartedge.files import PRIVATE, replacing, write_atomically
 
 __all__ = ["ImageStore", "default_cache_dir", "open_images"]
 
@@ -125,7 +122,8 @@ def _build(images: Images, name: str, shape: tuple[int, int, int, int], pixels: 
     count, _, _, image_size = shape
     bad: list[tuple[int, str]] = []
     with (
-        _replacing(pixels) as file,
+        replacing(pixels, mode=PRIVATE) as temporary,
+        temporary.open("wb") as file,
         ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
         _Progress(name, count) as on,
     ):
@@ -142,22 +140,7 @@ def _build(images: Images, name: str, shape: tuple[int, int, int, int], pixels: 
             file.write(block.data)
             done += len(chunk)
             on.update(done)
-    with _replacing(notes) as file:
-        file.write(json.dumps({"format": FORMAT, "bad": bad}).encode())
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of ``path`` once it is complete and on the disk."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-        try:
-            yield file.file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_atomically(notes, json.dumps({"format": FORMAT, "bad": bad}), mode=PRIVATE)
 
 
 class _Progress:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from smartedge.codec import get_codec
 from smartedge.config import Config
@@ -26,9 +25,10 @@ from smartedge.edge.learners import Learner, make_learner
 from smartedge.edge.outbox import Outbox, Traffic
 from smartedge.edge.protection import mechanism_of, open_gate, privacy_summary
 from smartedge.errors import ConfigError, PrivacyError, RunError
+from smartedge.files import PRIVATE, write_json_atomically
 from smartedge.models.exits import probabilities, task_loss
 from smartedge.privacy.release import Gate
-from smartedge.runs.checkpoint import Checkpoints, load_weights, save_weights, write_json_atomically
+from smartedge.runs.checkpoint import Checkpoints, load_weights, save_weights
 from smartedge.runs.machine import peak_rss_bytes, pick_device, rss_bytes
 from smartedge.runs.meter import Meter
 from smartedge.runs.progress import Monitor, Update
@@ -343,7 +343,7 @@ class EdgeRunner:
         self.recorder.write(self.epoch, split, values)
         if split == "test":
             self.test = values
-            save_file(meter.predictions(), self.folder / "predictions.safetensors")
+            save_weights(self.folder / "predictions.safetensors", meter.predictions())
 
     def _probabilities(self, logits_BK: torch.Tensor) -> torch.Tensor:
         return probabilities(logits_BK, self.dataset.task.kind)
@@ -455,7 +455,7 @@ class EdgeRunner:
         split = self.dataset.splits["test"]
         shown = split.read(np.arange(min(_SAMPLE_IMAGES, len(split))))
         tensors = {"images": shown.images_BCHW, "ids": torch.from_numpy(shown.ids), "labels": shown.labels}
-        save_weights(self.folder / "samples.safetensors", tensors)
+        save_weights(self.folder / "samples.safetensors", tensors, mode=PRIVATE)  # images
 
     def _close(self) -> None:
         if self.finished:

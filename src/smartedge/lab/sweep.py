@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.config import Config, load_config, parse_overrides
 from smartedge.errors import ConfigError, RunError
-from smartedge.runs.checkpoint import write_json_atomically
+from smartedge.files import write_atomically, write_json_atomically
 from smartedge.runs.progress import Bars, Monitor, Update
 from smartedge.training import train
 
@@ -470,12 +471,11 @@ def _write_csv(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
             line.update({f"{name}.{key}": value for key, value in figures.items()})
         lines.append(line)
     heads = list(dict.fromkeys(key for line in lines for key in line))
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, heads)
-        writer.writeheader()
-        writer.writerows(lines)
-    temporary.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, heads)
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomically(path, text.getvalue())
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

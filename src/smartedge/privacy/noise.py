@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge.errors import PrivacyError
+from smartedge.files import sync_folder
 
 __all__ = ["Noise"]
 
@@ -95,8 +96,4 @@ def _write_exclusively(path: Path, key: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

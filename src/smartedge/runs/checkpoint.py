@@ -14,31 +14,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smartedge.errors import RunError
+from smartedge.files import replacing, sync_folder, write_json_atomically
 
-__all__ = ["Checkpoints", "load_weights", "save_weights", "sync_folder", "write_json_atomically"]
+__all__ = ["Checkpoints", "load_weights", "save_weights"]
 
 _TENSOR = "__tensor__"
 
 
-def write_json_atomically(path: Path, value: object) -> None:
-    """Readers see the old content or the new, never a part, and the new survives a power failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+def save_weights(
+    path: Path,
+    state: Mapping[str, Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    mode: int | None = None,
+) -> None:
+    """Write tensors by name as safetensors, whole or not at all; they survive a power failure.
 
-
-def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as safetensors by way of a temporary file; it survives a power failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    Args:
+        path: the file; its folder must be there.
+        state: such as the ``state_dict`` of a module; tensors of any dtype and shape.
+        metadata: texts that the file holds beside the tensors.
+        mode: permissions of the file, as in :func:`smartedge.files.write_atomically`.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    with replacing(path, mode=mode) as temporary:
+        save_file(tensors, temporary, metadata=None if metadata is None else dict(metadata))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -77,9 +77,8 @@ class Checkpoints:
         temporary.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
         tree = _take_tensors(state, "", tensors)
-        save_file(tensors, temporary / "tensors.safetensors")
+        save_weights(temporary / "tensors.safetensors", tensors)
         write_json_atomically(temporary / "state.json", tree)
-        _sync_file(temporary / "tensors.safetensors")
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
@@ -120,7 +119,7 @@ class Checkpoints:
 def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Replace tensors by references; mappings become lists of pairs so that integer keys stay integers."""
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
+        tensors[path] = value
         return {_TENSOR: path}
     if isinstance(value, Mapping):
         return {"map": [[key, _take_tensors(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
@@ -139,17 +138,3 @@ def _put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
             return {key: _put_tensors(item, tensors) for key, item in value["map"]}
         return [_put_tensors(item, tensors) for item in value["list"]]
     return value
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Return when the names of the files in a folder are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

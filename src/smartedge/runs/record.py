@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smartedge.files import write_atomically
+
 __all__ = ["Recorder", "read_metrics"]
 
 
@@ -23,7 +25,7 @@ class Recorder:
         self.side = side
         self.path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(self.path) if row["epoch"] < resume_epoch]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self.board = _open_board(folder.parent / "tensorboard" / side, resume_epoch)
 
     def write(self, epoch: int, split: str, values: Mapping[str, float | None]) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from smartedge import metrics
 from smartedge.config import Config
 from smartedge.errors import RunError
-from smartedge.runs.checkpoint import save_weights, write_json_atomically
+from smartedge.files import write_atomically, write_json_atomically
+from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.record import read_metrics
 
 __all__ = ["SCHEMA_VERSION", "assemble"]
@@ -83,7 +84,7 @@ def assemble(run_dir: Path, config: Config, facts: dict[str, Any]) -> dict[str, 
     }
     rows = read_metrics(run_dir / "edge" / "metrics.jsonl") + read_metrics(run_dir / "cloud" / "metrics.jsonl")
     rows.sort(key=lambda row: row["epoch"])
-    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_atomically(run_dir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     _join_predictions(run_dir, at_exit=at_exit is not None)
     write_json_atomically(run_dir / "results.json", results)
     return results

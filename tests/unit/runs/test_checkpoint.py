@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from smartedge.errors import RunError
-from smartedge.runs.checkpoint import Checkpoints, save_weights, write_json_atomically
+from smartedge.runs.checkpoint import Checkpoints, save_weights
 
 
 def _trained() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -78,11 +78,3 @@ def test_weights_that_share_memory_can_be_saved(tmp_path):
     shared = torch.ones(4)
     save_weights(tmp_path / "w.safetensors", {"a": shared, "b": shared})
     assert (tmp_path / "w.safetensors").exists()
-
-
-def test_json_is_replaced_whole_and_never_holds_nan(tmp_path):
-    path = tmp_path / "x.json"
-    write_json_atomically(path, {"a": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json_atomically(path, {"a": float("nan")})
-    assert path.read_text() == '{\n "a": 1\n}'

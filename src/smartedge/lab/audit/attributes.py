@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from smartedge.files import write_json_atomically
 from smartedge.lab.audit.attackers import ATTACKS, Diverged, Reading, read, val_labels
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import judge, selection_score
-from smartedge.runs.checkpoint import save_weights, write_json_atomically
+from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.progress import Monitor
 
 __all__ = ["Finding", "Findings", "Unit", "fingerprint", "infer", "plan", "summarise"]

@@ -33,12 +33,13 @@ from smartedge.edge.protection import mechanism_of
 from smartedge.edge.source import dataset_of
 from smartedge.edge.step import edge_step, exit_logits
 from smartedge.errors import ConfigError, RunError
+from smartedge.files import write_json_atomically
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer, set_learning_rate
 from smartedge.privacy.mechanisms import Discrete, Mechanism
-from smartedge.runs.checkpoint import Checkpoints, save_weights, write_json_atomically
+from smartedge.runs.checkpoint import Checkpoints, save_weights
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import RandomStream, derive_seed

@@ -13,6 +13,7 @@ from typing import Any
 from smartedge.config import load_run_config
 from smartedge.data.columns import yes_no_columns
 from smartedge.errors import ConfigError
+from smartedge.files import write_json_atomically
 from smartedge.lab.audit import epsilon, floors
 from smartedge.lab.audit.attackers import ATTACKS, available
 from smartedge.lab.audit.attributes import in_focus, infer, plan, summarise
@@ -20,7 +21,6 @@ from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, gather, gather_undefended, is_undefended, of_a_training_image
 from smartedge.lab.audit.membership import membership
 from smartedge.privacy.mechanisms import Mechanism
-from smartedge.runs.checkpoint import write_json_atomically
 from smartedge.runs.machine import versions
 from smartedge.runs.progress import Monitor
 

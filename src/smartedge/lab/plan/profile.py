@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from smartedge.config import Config
 from smartedge.errors import ConfigError
-from smartedge.runs.checkpoint import write_json_atomically
+from smartedge.files import write_json_atomically
 
 __all__ = [
     "SCHEMA_VERSION",

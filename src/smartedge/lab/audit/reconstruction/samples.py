@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
+
+from smartedge.files import PRIVATE
+from smartedge.runs.checkpoint import save_weights
 
 __all__ = ["combinations", "write_samples"]
 
@@ -32,8 +33,9 @@ def combinations(desired_N: Tensor, sensitive_N: Tensor) -> Tensor:
 
 
 def write_samples(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, object]) -> None:
-    """Write ``samples.safetensors`` (docs/audit-schema.md); ``notes`` go into its metadata, each as JSON."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write ``samples.safetensors`` (docs/audit-schema.md); ``notes`` go into its metadata, each as JSON.
+
+    Only its owner may read the file, since it holds images.
+    """
     metadata = {name: json.dumps(value) for name, value in notes.items()}
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    save_weights(path, tensors, metadata=metadata, mode=PRIVATE)

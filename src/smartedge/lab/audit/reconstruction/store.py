@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from smartedge.files import write_json_atomically
 from smartedge.lab.audit.evidence import Evidence
-from smartedge.runs.checkpoint import save_weights, write_json_atomically
+from smartedge.runs.checkpoint import save_weights
 
 __all__ = ["Store", "fingerprint", "print_of"]
 

@@ -1,0 +1,67 @@
+"""Files that are written whole or not at all, and that survive a power failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["PRIVATE", "replacing", "sync_folder", "write_atomically", "write_json_atomically"]
+
+PRIVATE = 0o600  # for what holds images or secrets: only its owner may read it
+
+
+def write_atomically(path: Path, data: bytes | str, *, mode: int | None = None) -> None:
+    """Put ``data`` in the place of a file. Readers see the old content or the new, never a part.
+
+    Args:
+        path: the file; its folder must be there.
+        data: bytes, or text that is written as UTF-8 with its line ends as they are.
+        mode: permissions of the file, such as ``PRIVATE``; None: what the process gives to new files.
+
+    Raises:
+        OSError: the disk does not take it; the old content is still there.
+    """
+    with replacing(path, mode=mode) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_json_atomically(path: Path, value: object, *, mode: int | None = None) -> None:
+    """Put ``value`` as JSON in the place of a file, as :func:`write_atomically` does.
+
+    Raises:
+        OSError: the disk does not take it; the old content is still there.
+        ValueError: a number is NaN or infinite; the old content is still there.
+    """
+    write_atomically(path, json.dumps(value, indent=1, allow_nan=False), mode=mode)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
+    """A temporary, empty file beside ``path``, to be filled. It takes the place of ``path`` when the block ends.
+
+    Where the block raises, the temporary file is removed and ``path`` stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode))
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Return when the names of the files in a folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
