@@ -13,6 +13,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Also for the processes that tests start, of which several run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The same examples in every run, and no limit on the time of one: a loaded machine is not a failure.
 hypothesis.settings.register_profile("smartedge", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("smartedge")
