@@ -19,7 +19,7 @@ from smartedge.config import Config
 from smartedge.data import open_dataset
 from smartedge.data.columns import read_columns, yes_no_columns
 from smartedge.data.drawn import ATTRIBUTES, draw
-from smartedge.lab.audit.evidence import gather
+from smartedge.lab.audit.gathering import gather
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
 
@@ -111,7 +111,7 @@ def test_what_is_attacked_is_what_crossed_the_link(tiny_config: Callable[..., Co
     assert torch.allclose(evidence.train.views_VNF[1][:4], evidence.bounded(first.flip(-1)), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["split", "cloud"])
+@pytest.mark.parametrize("method", ["split", "upload"])
 def test_other_methods_that_send_something(
     tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

@@ -294,7 +294,7 @@ class _Work:
 
     def _undefended(self, point: _Point) -> _Point:
         """The same network and data without protection."""
-        from smartedge.lab.audit.evidence import undefended_config
+        from smartedge.lab.audit.undefended import undefended_config
 
         kept = {key: value for key, value in point.settings.items() if not key.startswith(_PROTECTION)}
         folder = self.root / "undefended" / _name(kept, point.seed)

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from smartedge.files import write_json_atomically
-from smartedge.lab.audit.attackers import ATTACKS, Diverged, Reading, read, val_labels
+from smartedge.lab.audit.attackers import read
+from smartedge.lab.audit.attacks import ATTACKS, Diverged, Unit
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence
+from smartedge.lab.audit.inputs import val_labels
 from smartedge.lab.audit.judge import judge, selection_score
-from smartedge.runs.checkpoint import save_weights
+from smartedge.lab.audit.store import Store, key_of
 from smartedge.runs.progress import Monitor
 
-__all__ = ["Finding", "Findings", "Unit", "fingerprint", "infer", "plan", "summarise"]
+__all__ = ["Finding", "Findings", "in_focus", "infer", "plan", "summarise"]
 
 _ENSEMBLE = 5  # networks whose answers are averaged
 _ONE_EACH = 3  # up to so many attributes, each gets networks of its own
@@ -33,27 +31,11 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One attacker to be trained."""
-
-    evidence: str  # see Evidence.name
-    attack: str
-    attributes: tuple[str, ...]
-    rate: float
-    seed: int
-
-    @property
-    def file_name(self) -> str:
-        """Of its result, without suffix."""
-        digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:10]
-        return f"{self.evidence}-{self.attack}-{self.seed}-{digest}"
-
-
-@dataclass(frozen=True)
 class Finding:
     """What one attacker found about one attribute."""
 
     unit: Unit
+    attribute: str
     figures: dict[str, Any]  # see judge, and ``val_auroc``
     val_scores: Floats
     test_scores: Floats
@@ -105,7 +87,6 @@ def infer(
     units: Sequence[Unit],
     *,
     folders: Mapping[str, Path],
-    back_file: Path,
     clock: Clock,
     monitor: Monitor,
     skipped: list[dict[str, Any]],
@@ -117,8 +98,7 @@ def infer(
     Args:
         evidences: by name.
         units: what to train, in this order.
-        folders: of each evidence; one JSON and one safetensors file for each finished attacker on it.
-        back_file: the cloud's weights.
+        folders: of each evidence; what finished attackers found on it is kept there.
         clock: the time for all of them.
         monitor: takes progress updates.
         skipped: gets an entry for each attacker that the budget cut short or left out.
@@ -126,56 +106,19 @@ def infer(
     Returns:
         evidence → attribute → what each attacker found.
     """
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
-    weights = hashlib.sha256(back_file.read_bytes()).hexdigest()[:8] if back_file.exists() else ""
-    prints = {name: fingerprint(evidence) for name, evidence in evidences.items()}
-    found: dict[str, Findings] = {name: {} for name in evidences}
-
-    def of(unit: Unit) -> str:
-        return prints[unit.evidence] + (f" {weights}" if unit.attack == "fine-tuned" else "")
-
-    kept = {unit: _load(folders[unit.evidence], unit, of(unit)) for unit in units}
-    reasons: dict[Unit, str] = {}
-
-    def send(unit: Unit, allowed: float) -> None:
-        if _stands(kept[unit], allowed):
-            return
-        evidence, attack = evidences[unit.evidence], ATTACKS[unit.attack]
-        try:
-            if clock.remaining() == 0:
-                raise OutOfTime("no time was left")
-            reading = read(
-                evidence,
-                attack,
-                unit.attributes,
-                rate=unit.rate,
-                seed=unit.seed,
-                back_file=back_file,
-                clock=clock.part(allowed),
-                monitor=monitor,
-            )
-            kept[unit] = _save(folders[unit.evidence], unit, of(unit), evidence, reading, allowed)
-        except (OutOfTime, Diverged) as reason:
-            reasons[unit] = str(reason)
-
-    for place, unit in enumerate(units):
-        later = [each for each in units[place + 1 :] if not _stands(kept[each], math.inf)]
-        send(unit, clock.remaining() * _share(unit, later))
+    attempts = [_Attempt(unit, evidences[unit.evidence], Store(folders[unit.evidence])) for unit in units]
+    for place, attempt in enumerate(attempts):
+        later = [each.unit for each in attempts[place + 1 :] if not each.stands(math.inf)]
+        attempt.make(clock.remaining() * _share(attempt.unit, later), clock, monitor)
     # Time that was kept for attackers which it then did not suffice for: the cheap ones that had too little take it.
-    for unit in sorted((unit for unit in units if kept[unit] is None), key=lambda unit: ATTACKS[unit.attack].weight):
-        send(unit, clock.remaining())
-
-    for unit, result in kept.items():
-        if result is None:
-            skipped.append({**_described(unit), "reason": reasons[unit]})
-            continue
-        facts, findings = result
-        if facts["shortened"]:
-            text = f"cut short by the budget: {facts['epochs']} of {facts['epochs_planned']} epochs"
-            skipped.append({**_described(unit), "reason": text})
-        for name, finding in findings.items():
-            found[unit.evidence].setdefault(name, []).append(finding)
+    for attempt in sorted((each for each in attempts if each.result is None), key=lambda each: each.unit.kind.weight):
+        attempt.make(clock.remaining(), clock, monitor)
+    found: dict[str, Findings] = {name: {} for name in evidences}
+    for attempt in attempts:
+        if reason := attempt.shortcoming:
+            skipped.append({**_described(attempt.unit), "reason": reason})
+        for finding in attempt.findings():
+            found[attempt.unit.evidence].setdefault(finding.attribute, []).append(finding)
     return found
 
 
@@ -208,20 +151,6 @@ def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -
     }
 
 
-def fingerprint(evidence: Evidence) -> str:
-    """Identifies what is attacked: settings, releases, and what is read from them."""
-    seen = (evidence.noisy, evidence.releases, evidence.labelled)
-    digest = hashlib.sha256(json.dumps([evidence.config.identity(), seen]).encode())
-    tensors = [evidence.test_features_NF, evidence.test_desired]
-    for own in (evidence.train, evidence.val):
-        tensors += [*own.views_VNF[:1], own.desired]
-    every = (evidence.train.labels, evidence.val.labels, evidence.test_labels)
-    tensors += [labels[name] for labels in every for name in sorted(labels)]
-    for tensor in tensors:
-        digest.update(np.ascontiguousarray(tensor.numpy()).data)
-    return digest.hexdigest()[:16]
-
-
 def _ensemble(findings: Sequence[Finding], evidence: Evidence, attribute: str) -> Finding | None:
     """The mean log-probability of the attackers that are best on the attacker's own images."""
     if len(findings) < 2:
@@ -232,7 +161,7 @@ def _ensemble(findings: Sequence[Finding], evidence: Evidence, attribute: str) -
         for parts in ([f.val_scores for f in chosen], [f.test_scores for f in chosen])
     )
     unit = Unit(chosen[0].unit.evidence, "ensemble", (attribute,), 0.0, 0)
-    return Finding(unit, _figures(at_val, at_test, evidence, attribute), at_val, at_test)
+    return Finding(unit, attribute, _figures(at_val, at_test, evidence, attribute), at_val, at_test)
 
 
 def _normalised(logs_NK: Any) -> Floats:
@@ -252,12 +181,10 @@ def _share(unit: Unit, later: Sequence[Unit]) -> float:
     In proportion to its weight; but the cheap ones have half of the time to themselves, of which they need little where
     there is plenty, and without which the costly ones, too slow for a small budget, would leave them nothing.
     """
-    weight = ATTACKS[unit.attack].weight
-    if ATTACKS[unit.attack].cheap and not all(ATTACKS[each.attack].cheap for each in later):
-        return (
-            0.5 * weight / (weight + sum(ATTACKS[each.attack].weight for each in later if ATTACKS[each.attack].cheap))
-        )
-    return weight / (weight + sum(ATTACKS[each.attack].weight for each in later))
+    weight = unit.kind.weight
+    if unit.kind.cheap and not all(each.kind.cheap for each in later):
+        return 0.5 * weight / (weight + sum(each.kind.weight for each in later if each.kind.cheap))
+    return weight / (weight + sum(each.kind.weight for each in later))
 
 
 def _described(unit: Unit) -> dict[str, Any]:
@@ -270,53 +197,66 @@ def _described(unit: Unit) -> dict[str, Any]:
     }
 
 
-# -- finished attackers on disk
-
-_Result = tuple[dict[str, Any], dict[str, Finding]]
+# -- one attacker, made or taken from an earlier call
 
 
-def _stands(result: _Result | None, allowed: float) -> bool:
-    """Whether a result can be reused: whole, or cut short by a budget that was no smaller than what there is now."""
-    if result is None:
-        return False
-    facts = result[0]
-    return not facts["shortened"] or (facts["allowed_seconds"] or 0.0) >= allowed / 2
+class _Attempt:
+    """One attacker: what an earlier call found with it, or what it finds now."""
 
+    def __init__(self, unit: Unit, evidence: Evidence, store: Store) -> None:
+        self.unit, self.evidence, self._store = unit, evidence, store
+        back_file = evidence.back_file if unit.attack == "fine-tuned" else None
+        self._key = key_of(evidence, hashlib.sha256(back_file.read_bytes()).hexdigest() if back_file else None)
+        self.result = store.load(unit.file_name, self._key)  # facts and scores; None before there are any
+        self._reason: str | None = None  # why there are none
 
-def _save(folder: Path, unit: Unit, print_: str, evidence: Evidence, reading: Reading, allowed: float) -> _Result:
-    findings: dict[str, Finding] = {}
-    tensors: dict[str, torch.Tensor] = {}
-    for place, name in enumerate(unit.attributes):
-        at_val, at_test = reading.val_scores[name], reading.test_scores[name]
-        figures = _figures(at_val, at_test, evidence, name)
-        findings[name] = Finding(unit, figures, at_val, at_test)
-        tensors[f"val.{place}"], tensors[f"test.{place}"] = torch.from_numpy(at_val), torch.from_numpy(at_test)
-    facts = {
-        **asdict(unit),
-        "of": print_,
-        "epochs": reading.epochs,
-        "epochs_planned": reading.planned,
-        "shortened": reading.shortened,
-        "allowed_seconds": None if math.isinf(allowed) else allowed,
-        "figures": {name: finding.figures for name, finding in findings.items()},
-    }
-    save_weights(folder / f"{unit.file_name}.safetensors", tensors)
-    write_json_atomically(folder / f"{unit.file_name}.json", facts)  # last: it says that both are there
-    return facts, findings
+    def stands(self, allowed: float) -> bool:
+        """Whether the result can be reused: whole, or cut short by a budget no smaller than ``allowed`` now."""
+        if self.result is None:
+            return False
+        facts = self.result[0]
+        return not facts["shortened"] or (facts["allowed_seconds"] or 0.0) >= allowed / 2
 
-
-def _load(folder: Path, unit: Unit, print_: str) -> _Result | None:
-    try:
-        facts = json.loads((folder / f"{unit.file_name}.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / f"{unit.file_name}.safetensors")
-        if facts["of"] != print_:
-            return None  # of another run, or of other settings
-        findings = {
-            name: Finding(
-                unit, facts["figures"][name], tensors[f"val.{place}"].numpy(), tensors[f"test.{place}"].numpy()
-            )
-            for place, name in enumerate(unit.attributes)
+    def make(self, allowed: float, clock: Clock, monitor: Monitor) -> None:
+        """Train the attacker within ``allowed`` seconds, and keep what it says; nothing where its result stands."""
+        if self.stands(allowed):
+            return
+        try:
+            if clock.remaining() == 0:
+                raise OutOfTime("no time was left")
+            reading = read(self.evidence, self.unit, clock=clock.part(allowed), monitor=monitor)
+        except (OutOfTime, Diverged) as reason:
+            self._reason = str(reason)
+            return
+        facts = {
+            "epochs": reading.epochs,
+            "epochs_planned": reading.planned,
+            "shortened": reading.shortened,
+            "allowed_seconds": None if math.isinf(allowed) else allowed,
         }
-    except (OSError, ValueError, KeyError, SafetensorError):
+        tensors: dict[str, torch.Tensor] = {}
+        for place, name in enumerate(self.unit.attributes):
+            tensors[f"val.{place}"] = torch.from_numpy(reading.val_scores[name])
+            tensors[f"test.{place}"] = torch.from_numpy(reading.test_scores[name])
+        self._store.save(self.unit.file_name, self._key, facts, tensors)
+        self.result = facts, tensors
+
+    @property
+    def shortcoming(self) -> str | None:
+        """Why the attacker is weaker than it could be, or was not made at all."""
+        if self.result is None:
+            return self._reason
+        facts = self.result[0]
+        if facts["shortened"]:
+            return f"cut short by the budget: {facts['epochs']} of {facts['epochs_planned']} epochs"
         return None
-    return facts, findings
+
+    def findings(self) -> Iterator[Finding]:
+        """One for each attribute; none where there is no result."""
+        if self.result is None:
+            return
+        _, tensors = self.result
+        for place, name in enumerate(self.unit.attributes):
+            at_val, at_test = tensors[f"val.{place}"].numpy(), tensors[f"test.{place}"].numpy()
+            figures = _figures(at_val, at_test, self.evidence, name)
+            yield Finding(self.unit, name, figures, at_val, at_test)

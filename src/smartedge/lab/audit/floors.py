@@ -15,7 +15,7 @@ from torch import Tensor
 from smartedge import metrics
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import judge
-from smartedge.lab.audit.trees import fit_logistic, fit_trees
+from smartedge.lab.audit.trees import Table, fit_logistic, fit_trees
 
 __all__ = ["label_floor", "prediction_floor", "table_attack"]
 
@@ -72,11 +72,12 @@ def _floor(evidence: Evidence, attribute: str, train: Ints, val: Ints, test: Int
         options = evidence.task.outputs
         attacks = {"table": table_attack(seen, labels, val, test, options=options, classes=classes)}
     else:
-        columns = [answers.astype(np.float64) for answers in (train[train_known], val[val_known], val, test)]
-        logistic = fit_logistic(columns[0], train_N[train_known], columns[2], columns[3], classes=classes)
-        _, (_, *trees) = fit_trees(
-            columns[0], train_N[train_known], columns[1], val_N[val_known], columns[2], columns[3], classes=classes
+        at_train, at_val, *others = (
+            answers.astype(np.float64) for answers in (train[train_known], val[val_known], val, test)
         )
+        known = Table(at_train, train_N[train_known])
+        logistic = fit_logistic(known, *others, classes=classes)
+        _, (_, *trees) = fit_trees(known, Table(at_val, val_N[val_known]), *others, classes=classes)
         attacks = {"logistic": logistic, "trees": tuple(trees)}
     figures = {name: judge(at_val, val_N, at_test, test_N) for name, (at_val, at_test) in attacks.items()}
     best = max(figures, key=lambda name: figures[name]["balanced_accuracy"])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,22 @@ from smartedge.data.columns import yes_no_columns
 from smartedge.errors import ConfigError
 from smartedge.files import write_json_atomically
 from smartedge.lab.audit import epsilon, floors
-from smartedge.lab.audit.attackers import ATTACKS, available
+from smartedge.lab.audit.attacks import ATTACKS, available
 from smartedge.lab.audit.attributes import in_focus, infer, plan, summarise
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.evidence import Evidence, gather, gather_undefended, is_undefended, of_a_training_image
+from smartedge.lab.audit.evidence import Evidence, of_a_training_image
+from smartedge.lab.audit.gathering import gather
 from smartedge.lab.audit.membership import membership
+from smartedge.lab.audit.stages import ATTACK_NAMES, keep_earlier, stage_of
+from smartedge.lab.audit.undefended import gather_undefended, is_undefended
+from smartedge.lab.audit.verdict import verdict
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.machine import versions
 from smartedge.runs.progress import Monitor
 
-__all__ = ["ATTACK_NAMES", "SCHEMA_VERSION", "AuditSettings", "audit", "verdict"]
+__all__ = ["ATTACK_NAMES", "SCHEMA_VERSION", "AuditSettings", "audit"]
 
 SCHEMA_VERSION = 2
-ATTACK_NAMES = (*ATTACKS, "membership", "epsilon", "reconstruction")
 
 _REFERENCE = ("linear", "mlp", "deep")  # attacks on the undefended front
 # Shares of the budget. What a stage leaves over goes to the later ones.
@@ -36,7 +38,6 @@ _ATTRIBUTE_SHARE = 0.6
 _EPSILON_SHARE = 0.05
 _EPSILON_SECONDS = 60.0
 _NOTHING: dict[str, Any] = {"best": None, "by_validation": None, "training_image": None, "attacks": {}}
-_CLOSE = 0.03  # of the label floor: what the verdict calls close
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,28 @@ class AuditSettings:
     fresh: bool = False
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One call of :func:`audit`: what its stages share."""
+
+    run_dir: Path
+    settings: AuditSettings
+    wanted: tuple[str, ...]  # names of attacks
+    clock: Clock
+    monitor: Monitor
+    skipped: list[dict[str, Any]]  # gets an entry for everything that was left out or cut short
+
+    @property
+    def folder(self) -> Path:
+        """Where the audit and its finished attacks are kept."""
+        return self.run_dir / "audit"
+
+    @property
+    def reference_folder(self) -> Path:
+        """Where attacks on the undefended front are kept: with a named run, so that all audits beside it share them."""
+        return (self.settings.undefended or self.run_dir) / "audit" / "attacks"
+
+
 def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str, Any]:
     """Attack a finished run and write ``RUN/audit/audit.json``; returns what it holds.
 
@@ -75,21 +98,15 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
     _check(settings)
     config = load_run_config(run_dir)
     attributes = _attributes(run_dir, settings)
-    folder = run_dir / "audit"
+    call = _Call(run_dir, settings, settings.attacks or ATTACK_NAMES, Clock(settings.budget), monitor, [])
+    folder, wanted, clock, skipped = call.folder, call.wanted, call.clock, call.skipped
     if settings.fresh:
-        for part in ("attacks", "undefended", "reconstruction"):
-            shutil.rmtree(folder / part, ignore_errors=True)
-        if settings.undefended is not None:
-            for file in _reference_folder(run_dir, settings).glob("undefended-*"):
-                file.unlink()
+        _forget(call)
     folder.mkdir(exist_ok=True)
-    clock = Clock(settings.budget)
-    skipped: list[dict[str, Any]] = []
-    wanted = settings.attacks or ATTACK_NAMES
     evidence = gather(run_dir, attributes, monitor=monitor)
     _check_classes(evidence)
     compared = any(name in (*_REFERENCE, "reconstruction") for name in wanted)
-    undefended = _undefended(evidence, folder, settings, clock, monitor, skipped) if compared else None
+    undefended = _undefended(call, evidence) if compared else None
 
     # The quick ones first: they always fit.
     found_membership = (
@@ -99,7 +116,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
 
     images = "reconstruction" in wanted
     inference = clock.part(clock.remaining() * (_ATTRIBUTE_SHARE if images else 1.0))
-    found = _attribute_blocks(run_dir, evidence, undefended, settings, wanted, inference, monitor, skipped)
+    found = _attribute_blocks(call, evidence, undefended, inference)
     reconstruction = None
     if images:
         from smartedge.lab.audit.reconstruction import reconstruct
@@ -127,7 +144,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
             "seeds": settings.seeds,
             "budget_seconds": settings.budget,
             "undefended": undefended_run,
-            "stages": {stage: effort for stage in dict.fromkeys(map(_stage, wanted))},
+            "stages": {stage: effort for stage in dict.fromkeys(map(stage_of, wanted))},
         },
         "attributes": found,
         "reconstruction": reconstruction,
@@ -136,102 +153,67 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
         "skipped": skipped,
     }
     if not settings.fresh:
-        _keep_earlier(result, folder / "audit.json")
+        keep_earlier(result, folder / "audit.json")
     result["verdict"] = verdict(result, config.data.sensitive)
     write_json_atomically(folder / "audit.json", result)
     return result
 
 
-def verdict(result: dict[str, Any], sensitive: Sequence[str]) -> str:
-    """One sentence about the sensitive attribute that fares worst (of all attributes, where none is sensitive)."""
-    found = {name: block for name, block in result["attributes"].items() if block["best"]}
-    if not found:
-        return "No attack on an attribute was made, so nothing is known of what the features give away."
-    names = [name for name in found if name in sensitive] or list(found)
-    strongest = {name: _strongest(found[name]) for name in names}
-    worst = max(names, key=lambda name: strongest[name][1] - _reference(found[name]))
-    block = found[worst]
-    (attack, best), floor = strongest[worst], _reference(block)
-    above = f"{worst}: the best attacker ({attack}) reads it at {_points(best)} balanced accuracy"
-    plain = (
-        f", {_points(block['undefended']['balanced_accuracy'])} from the undefended front"
-        if block["undefended"]
-        else ""
-    )
-    if best <= floor + _CLOSE:
-        judgement = (
-            f"no more than {100 * _CLOSE:.0f} points above what the desired label alone tells ({_points(floor)})"
-        )
-    else:
-        judgement = f"{100 * (best - floor):.1f} points above what the desired label alone tells ({_points(floor)})"
-    dp = result["dp"]
-    broken = "" if dp["holds"] in (True, None) else " The claimed epsilon is REFUTED by the mechanism's own releases."
-    short = " Some attacks were left out or cut short: see 'skipped'." if result["skipped"] else ""
-    return f"{above}{plain}: {judgement}.{broken}{short}"
-
-
 # -- stages
 
 
-def _undefended(
-    evidence: Evidence,
-    folder: Path,
-    settings: AuditSettings,
-    clock: Clock,
-    monitor: Monitor,
-    skipped: list[dict[str, Any]],
-) -> Evidence | None:
+def _forget(call: _Call) -> None:
+    """Remove what earlier calls have finished."""
+    for part in ("attacks", "undefended", "reconstruction"):
+        shutil.rmtree(call.folder / part, ignore_errors=True)
+    if call.settings.undefended is not None:
+        for file in call.reference_folder.glob("undefended-*"):
+            file.unlink()
+
+
+def _undefended(call: _Call, evidence: Evidence) -> Evidence | None:
     try:
         return gather_undefended(
             evidence,
-            folder / "undefended",
-            named=settings.undefended,
-            monitor=monitor,
-            clock=clock.part(clock.remaining() * _FRONT_SHARE),
+            call.folder / "undefended",
+            named=call.settings.undefended,
+            monitor=call.monitor,
+            clock=call.clock.part(call.clock.remaining() * _FRONT_SHARE),
         )
     except OutOfTime as reason:
-        skipped.append({"attack": "undefended", "reason": str(reason)})
+        call.skipped.append({"attack": "undefended", "reason": str(reason)})
         return None
 
 
-def _attribute_blocks(
-    run_dir: Path,
-    evidence: Evidence,
-    undefended: Evidence | None,
-    settings: AuditSettings,
-    wanted: Sequence[str],
-    clock: Clock,
-    monitor: Monitor,
-    skipped: list[dict[str, Any]],
-) -> dict[str, Any]:
-    names = [name for name in available(evidence, run_dir) if name in wanted]
+def _attribute_blocks(call: _Call, evidence: Evidence, undefended: Evidence | None, clock: Clock) -> dict[str, Any]:
+    wanted, seeds = call.wanted, call.settings.seeds
+    names = [name for name in available(evidence) if name in wanted]
     focus = in_focus(evidence, evidence.config.data.sensitive)
     units = plan(evidence, names, focus=focus, seeds=1)
     evidences = {evidence.name: evidence}
-    folders = {evidence.name: run_dir / "audit" / "attacks"}
+    folders = {evidence.name: call.folder / "attacks"}
     every: list[str] = []
     if stronger := of_a_training_image(evidence):
         evidences[stronger.name], folders[stronger.name] = stronger, folders[evidence.name]
-        every = [name for name in available(stronger, run_dir) if name in wanted]
+        every = [name for name in available(stronger) if name in wanted]
         units += plan(stronger, every, focus=focus, seeds=1)
     own = undefended is not None and undefended.test_features_NF is not evidence.test_features_NF
     if own:
         assert undefended is not None
-        evidences[undefended.name], folders[undefended.name] = undefended, _reference_folder(run_dir, settings)
+        evidences[undefended.name], folders[undefended.name] = undefended, call.reference_folder
         reference = [name for name in _REFERENCE if name in wanted]
         units += plan(undefended, reference, focus=focus, seeds=1, first_only=True)
-    again = [*plan(evidence, names, focus=focus, seeds=settings.seeds)]
+    again = [*plan(evidence, names, focus=focus, seeds=seeds)]
     if stronger:
-        again += plan(stronger, [name for name in every if ATTACKS[name].cheap], focus=focus, seeds=settings.seeds)
+        again += plan(stronger, [name for name in every if ATTACKS[name].cheap], focus=focus, seeds=seeds)
     units += [unit for unit in again if unit.seed > 0]
     found = infer(
         evidences,
         units,
         folders=folders,
-        back_file=run_dir / "cloud" / "back.safetensors",
         clock=clock,
-        monitor=monitor,
-        skipped=skipped,
+        monitor=call.monitor,
+        skipped=call.skipped,
     )
     blocks: dict[str, Any] = {}
     bound = _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound)
@@ -257,11 +239,6 @@ def _attribute_blocks(
             "sensitive": name in evidence.config.data.sensitive,
         }
     return blocks
-
-
-def _reference_folder(run_dir: Path, settings: AuditSettings) -> Path:
-    """Where attacks on the undefended front are kept: with a named run, so that all audits beside it share them."""
-    return (settings.undefended or run_dir) / "audit" / "attacks"
 
 
 def _dp(evidence: Evidence, tested: bool, clock: Clock) -> dict[str, Any]:
@@ -313,49 +290,6 @@ def _run_facts(evidence: Evidence) -> dict[str, Any]:
         "noise_on_audited_releases": evidence.noisy,
         "images": {"train": len(evidence.train), "val": len(evidence.val), "test": len(evidence.test)},
     }
-
-
-def _keep_earlier(result: dict[str, Any], file: Path) -> None:
-    """Take over what an earlier audit found in the stages that this call did not ask for or had no time for."""
-    try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if earlier.get("schema_version") != SCHEMA_VERSION or earlier["run"] != result["run"]:
-        return
-    asked = {stage for name in result["settings"]["attacks"] if result[stage := _stage(name)]}
-    kept = {_stage(name) for name in earlier["settings"]["attacks"]} - asked
-    stages = result["settings"]["stages"]
-    for stage in kept:
-        result[stage] = earlier[stage]
-        stages[stage] = earlier["settings"]["stages"][stage]
-    if "attributes" in kept:
-        result["settings"]["attributes"] = earlier["settings"]["attributes"]
-    result["skipped"] += [entry for entry in earlier["skipped"] if _stage(entry["attack"]) in kept]
-    attacks = {*result["settings"]["attacks"], *(a for a in earlier["settings"]["attacks"] if _stage(a) in kept)}
-    result["settings"]["attacks"] = [name for name in ATTACK_NAMES if name in attacks]
-
-
-def _stage(attack: str) -> str:
-    """The key of ``audit.json`` under which an attack's result stands."""
-    names = {"membership": "membership", "epsilon": "dp", "reconstruction": "reconstruction"}
-    return names.get(attack.split(" ")[0], "attributes")
-
-
-def _strongest(block: dict[str, Any]) -> tuple[str, float]:
-    """Name and balanced accuracy of the best attacker, whatever it holds."""
-    best, more = block["best"], block["training_image"]
-    if more and more["balanced_accuracy"] > best["balanced_accuracy"]:
-        return f"{more['attack']}, with all that is sent of a training image", float(more["balanced_accuracy"])
-    return best["attack"], float(best["balanced_accuracy"])
-
-
-def _reference(block: dict[str, Any]) -> float:
-    return max(float(block["floor"]["balanced_accuracy"]), float(block["chance"]))
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 # -- checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,23 +10,34 @@ import torch
 from numpy.typing import NDArray
 
 from smartedge.errors import ConfigError
+from smartedge.lab.audit.attacks import Reading, Unit
 from smartedge.lab.audit.clock import Clock
+from smartedge.lab.audit.evidence import Evidence
+from smartedge.lab.audit.inputs import Inputs, val_labels, val_releases
 from smartedge.lab.audit.judge import selection_score
+from smartedge.runs.seeds import derive_seed
 
-__all__ = ["fit_logistic", "fit_trees"]
+__all__ = ["Table", "fit_logistic", "fit_trees", "read_with_trees"]
 
 _ROUNDS = 50  # of boosting, between looks at the clock
+_DRAWS = 4  # releases of each training image that trees learn from
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Columns = NDArray[Any]  # float32 or float64 (N, D)
 
 
+@dataclass(frozen=True)
+class Table:
+    """Columns and what they are to tell."""
+
+    columns_ND: Columns
+    labels_N: Ints  # no unknown ones
+
+
 def fit_trees(
-    train_ND: Columns,
-    train_labels: Ints,
-    val_ND: Columns,
-    val_labels: Ints,
+    train: Table,
+    val: Table,
     *others_ND: Columns,
     classes: int,
     learning_rate: float = 0.1,
@@ -36,10 +48,8 @@ def fit_trees(
     """Gradient-boosted trees with balanced classes; as many rounds count as are best on the validation images.
 
     Args:
-        train_ND: (N, D).
-        train_labels: int64 (N,), no unknown ones; so in ``val_labels``.
-        val_ND: by which the number of rounds is chosen.
-        val_labels: int64.
+        train: what it learns from.
+        val: by which the number of rounds is chosen.
         others_ND: what to read.
         classes: K.
         learning_rate: of boosting.
@@ -48,7 +58,7 @@ def fit_trees(
         clock: looked at after every 50 rounds; None: there is always time.
 
     Returns:
-        The rounds there was time for; probabilities (N, K) for ``val_ND`` and for each of ``others_ND``.
+        The rounds there was time for; probabilities (N, K) for the columns of ``val`` and for each of ``others_ND``.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -72,20 +82,20 @@ def fit_trees(
     with threadpool_limits(torch.get_num_threads()):
         while model.max_iter < rounds and (clock is None or model.max_iter == 0 or clock.remaining() > 0):
             model.set_params(max_iter=min(rounds, model.max_iter + _ROUNDS))
-            model.fit(train_ND, train_labels)
+            model.fit(train.columns_ND, train.labels_N)
         present = model.classes_
         best, best_round = -1.0, 0
-        for number, scores_NP in enumerate(model.staged_predict_proba(val_ND)):
-            score = selection_score(_widened(scores_NP, present, classes), val_labels)
+        for number, scores_NP in enumerate(model.staged_predict_proba(val.columns_ND)):
+            score = selection_score(_widened(scores_NP, present, classes), val.labels_N)
             if score > best:
                 best, best_round = score, number
         return model.max_iter, tuple(
             _widened(_stage(model.staged_predict_proba(other_ND), best_round), present, classes)
-            for other_ND in (val_ND, *others_ND)
+            for other_ND in (val.columns_ND, *others_ND)
         )
 
 
-def fit_logistic(train_ND: Columns, train_labels: Ints, *others_ND: Columns, classes: int) -> tuple[Floats, ...]:
+def fit_logistic(train: Table, *others_ND: Columns, classes: int) -> tuple[Floats, ...]:
     """Logistic regression with balanced classes, for few columns; probabilities (N, K) for each of ``others_ND``.
 
     Raises:
@@ -95,8 +105,37 @@ def fit_logistic(train_ND: Columns, train_labels: Ints, *others_ND: Columns, cla
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise ConfigError(_MISSING) from error
-    model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(train_ND, train_labels)
+    model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(train.columns_ND, train.labels_N)
     return tuple(_widened(model.predict_proba(other_ND), model.classes_, classes) for other_ND in others_ND)
+
+
+def read_with_trees(evidence: Evidence, unit: Unit, *, clock: Clock) -> Reading:
+    """Train boosted trees on a few releases of each image, and let them read one attribute of the protected images."""
+    (attribute,) = unit.attributes
+    inputs = Inputs(evidence, unit.attack)
+    generator = torch.Generator().manual_seed(derive_seed(unit.seed, "audit", "draws"))
+    train = evidence.train
+    draws = _DRAWS if evidence.noisy else 1
+    views = range(len(train.views_VNF))
+    parts = [evidence.draw(train, generator, view=view) for _ in range(draws) for view in views]
+    train_ND = torch.cat([inputs(part, train.desired) for part in parts]).numpy()
+    val_ND = inputs(*val_releases(evidence)).numpy()
+    test_ND = inputs(evidence.test_features_NF, evidence.test_desired).numpy()
+    labels = np.tile(train.labels[attribute].numpy(), len(parts))
+    truth = val_labels(evidence, attribute)
+    known, val_known = labels >= 0, truth >= 0
+    rounds, (_, at_val, at_test) = fit_trees(
+        Table(train_ND[known], labels[known]),
+        Table(val_ND[val_known], truth[val_known]),
+        val_ND,
+        test_ND,
+        classes=len(evidence.classes[attribute]),
+        learning_rate=unit.rate,
+        rounds=unit.kind.epochs,
+        seed=unit.seed,
+        clock=clock,
+    )
+    return Reading({attribute: at_val}, {attribute: at_test}, rounds, unit.kind.epochs)
 
 
 _MISSING = "the audit needs scikit-learn, which is not installed; pip install 'smartedge[audit]'"

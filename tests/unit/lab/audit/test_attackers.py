@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,21 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smartedge.lab.audit.attackers import (
-    ATTACKS,
-    Diverged,
-    Pool,
-    Reading,
-    Standardise,
-    _balanced_loss,
-    _class_weights,
-    available,
-    read,
-    val_labels,
-)
+from smartedge.lab.audit.attackers import read
+from smartedge.lab.audit.attacks import ATTACKS, Diverged, Reading, Unit, available
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, of_a_training_image
+from smartedge.lab.audit.inputs import Pool, val_labels
 from smartedge.lab.audit.judge import judge
+from smartedge.lab.audit.neural import Standardise, _balanced_loss, _class_weights
 from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse, UnprotectedCodeword
 from smartedge.runs.progress import Quiet
 
@@ -49,17 +40,8 @@ def telling(parts: list[Tensor], shape: tuple[int, ...], *, strength: float, see
 
 
 def reading_of(evidence: Evidence, name: str, *, rate: float | None = None, clock: Clock | None = None) -> Reading:
-    attack = ATTACKS[name]
-    return read(
-        evidence,
-        attack,
-        ["hidden"],
-        rate=rate or attack.rates[0],
-        seed=0,
-        back_file=Path("none"),
-        clock=clock or Clock(None),
-        monitor=Quiet(),
-    )
+    unit = Unit("defended", name, ("hidden",), rate or ATTACKS[name].rates[0], 0)
+    return read(evidence, unit, clock=clock or Clock(None), monitor=Quiet())
 
 
 def figures(evidence: Evidence, name: str, **how: Any) -> dict[str, Any]:
@@ -114,7 +96,7 @@ def test_the_posterior_of_codewords_is_bayes_rule(evidence_of: Callable[..., Evi
     truth = [torch.from_numpy(rng.integers(2, size=count)) for count in (200, 400, 4000)]
     mechanism = RandomisedResponse(2, 1.5)
     evidence = evidence_of([F.one_hot(part, 2).float() for part in truth], truth, mechanism=mechanism)
-    assert "posterior" in available(evidence, Path("none"))
+    assert "posterior" in available(evidence)
     share = float(np.exp(1.5) / (np.exp(1.5) + 1))
     # 4000 images: deviation 0.006; five of them.
     assert figures(evidence, "posterior")["balanced_accuracy"] == pytest.approx(share, abs=0.032)
@@ -183,7 +165,7 @@ def test_who_knows_the_desired_label_reads_what_both_tell_together(
         [F.one_hot(part, 2).float() for part in codes], truth, desired, mechanism=UnprotectedCodeword(2)
     )
     stronger = of_a_training_image(evidence)
-    assert stronger is not None and stronger.labelled and "deep" not in available(stronger, Path("none"))
+    assert stronger is not None and stronger.labelled and "deep" not in available(stronger)
     assert figures(evidence, name)["balanced_accuracy"] < 0.9
     assert figures(stronger, name)["balanced_accuracy"] == 1.0
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import smartedge.lab.audit.attributes as attributes
-from smartedge.lab.audit.attackers import ATTACKS, Reading
-from smartedge.lab.audit.attributes import Unit, fingerprint, in_focus, infer, plan, summarise
+from smartedge.lab.audit.attacks import ATTACKS, Reading, Unit
+from smartedge.lab.audit.attributes import in_focus, infer, plan, summarise
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.runs.progress import Quiet
@@ -31,8 +31,9 @@ def attackers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Attackers that answer 0.5 at once; the list gets what each was asked."""
     asked: list[dict[str, Any]] = []
 
-    def read(evidence: Evidence, attack: Any, names: Any, **how: Any) -> Reading:
-        asked.append({"attack": attack.name, "names": names, **how})
+    def read(evidence: Evidence, unit: Unit, **how: Any) -> Reading:
+        names = unit.attributes
+        asked.append({"attack": unit.attack, "names": names, **how})
         if how["clock"].remaining() < 1:
             raise OutOfTime("too little")
         val, test = (torch.full((n, 2), 0.5).double().numpy() for n in (20, 30))
@@ -50,7 +51,6 @@ def sent_out(evidence: Evidence, folder: Path, budget: float | None, units: list
         {"defended": evidence},
         units,
         folders={"defended": folder},
-        back_file=Path("none"),
         clock=Clock(budget, lambda: now[0]),
         monitor=Quiet(),
         skipped=skipped,
@@ -66,7 +66,7 @@ def test_a_finished_attack_is_reused_unless_what_it_attacked_changed(
     assert len(attackers) == 1
     assert first["defended"]["hidden"][0].figures == second["defended"]["hidden"][0].figures
     changed = replace(evidence, test_features_NF=evidence.test_features_NF + 1)
-    assert fingerprint(changed) != fingerprint(evidence)
+    assert changed.fingerprint != evidence.fingerprint
     sent_out(changed, tmp_path, None, [UNIT])
     assert len(attackers) == 2
 
@@ -150,7 +150,7 @@ def test_the_best_of_all_counts_and_the_fair_choice_stands_beside_it(evidence: E
     def finding(kind: str, seed: int, test: float, val: float) -> attributes.Finding:
         figures = {"balanced_accuracy": test, "val_auroc": val, "auroc": test, "ci95": [0, 1]}
         scores = [torch.full((n, 2), 0.5).double().numpy() for n in (20, 30)]
-        return attributes.Finding(Unit("defended", kind, ("hidden",), 1.0, seed), figures, *scores)
+        return attributes.Finding(Unit("defended", kind, ("hidden",), 1.0, seed), "hidden", figures, *scores)
 
     found = summarise(
         [finding("linear", 0, 0.6, 0.9), finding("deep", 0, 0.7, 0.8), finding("deep", 1, 0.5, 0.7)], evidence, "hidden"
@@ -172,5 +172,5 @@ def test_an_ensemble_joins_attackers_that_err_differently(evidence: Evidence) ->
             yes = torch.tensor(labels == 1).numpy() == right
             said.append(torch.stack([torch.tensor(0.7 - 0.4 * yes), torch.tensor(0.3 + 0.4 * yes)], dim=1).numpy())
         figures = {"balanced_accuracy": 0.67, "val_auroc": 0.67}
-        made.append(attributes.Finding(Unit("defended", "mlp", ("hidden",), 1.0, part), figures, *said))
+        made.append(attributes.Finding(Unit("defended", "mlp", ("hidden",), 1.0, part), "hidden", figures, *said))
     assert summarise(made, evidence, "hidden")["attacks"]["ensemble"]["balanced_accuracy"] == 1.0

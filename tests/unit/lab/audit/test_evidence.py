@@ -13,15 +13,9 @@ import torch
 from smartedge.codec import get_codec
 from smartedge.config import load_config
 from smartedge.errors import ConfigError
-from smartedge.lab.audit.evidence import (
-    Evidence,
-    _check_comparable,
-    _round_trip,
-    _scores,
-    _to_pixels,
-    is_undefended,
-    undefended_config,
-)
+from smartedge.lab.audit.evidence import Evidence, _to_pixels, round_trip
+from smartedge.lab.audit.gathering import _scores
+from smartedge.lab.audit.undefended import _check_comparable, is_undefended, undefended_config
 from smartedge.models.network import to_input
 from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse
 from smartedge.types import Task
@@ -56,7 +50,7 @@ def test_without_noise_a_draw_is_the_codecs_round_trip_in_frames_of_the_runs_siz
     features = [torch.randn(40, 3, 2, 2, generator=torch.Generator().manual_seed(s)) for s in range(3)]
     evidence = replace(evidence_of(features, truth), codec=get_codec("uint8"))
     drawn = evidence.draw(evidence.train, torch.Generator(), view=0)
-    expected = torch.cat([_round_trip(get_codec("uint8"), part) for part in features[0].split(16)])
+    expected = torch.cat([round_trip(get_codec("uint8"), part) for part in features[0].split(16)])
     assert torch.equal(drawn, expected) and not torch.equal(drawn, features[0])
 
 
@@ -65,7 +59,7 @@ def test_images_survive_the_way_through_a_codec_of_images() -> None:
     inputs = to_input(images, torch.device("cpu"))
     assert torch.equal(_to_pixels(inputs), images)
     assert torch.equal(_to_pixels(inputs.half().float()), images), "half precision holds every value of a pixel"
-    assert torch.equal(_round_trip(get_codec("image"), inputs), inputs)
+    assert torch.equal(round_trip(get_codec("image"), inputs), inputs)
 
 
 def test_the_codec_of_codewords_goes_with_the_codebook() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from smartedge.lab.audit.suite import SCHEMA_VERSION, _keep_earlier, _stage
+from smartedge.lab.audit.stages import keep_earlier, stage_of
+from smartedge.lab.audit.suite import SCHEMA_VERSION
 
 EARLIER = {
     "schema_version": SCHEMA_VERSION,
@@ -31,7 +32,7 @@ EARLIER = {
 
 def now(attacks: list[str], **found: Any) -> dict[str, Any]:
     nothing = {"attributes": {"masculine": None}, "reconstruction": None, "membership": None, "dp": {"delta": 0.0}}
-    stages = {stage: {"budget_seconds": 5} for stage in map(_stage, attacks)}
+    stages = {stage: {"budget_seconds": 5} for stage in map(stage_of, attacks)}
     settings = {"attacks": attacks, "attributes": ["masculine"], "stages": stages}
     common = {"schema_version": SCHEMA_VERSION, "run": {"seed": 0}, "settings": settings, "skipped": []}
     return {**common, **nothing, **found}
@@ -50,7 +51,7 @@ def test_stages_not_found_now_stay(
     result: dict[str, Any], attributes: str, reconstruction: dict[str, str], skipped: int, tmp_path: Path
 ) -> None:
     (tmp_path / "audit.json").write_text(json.dumps(EARLIER))
-    _keep_earlier(result, tmp_path / "audit.json")
+    keep_earlier(result, tmp_path / "audit.json")
     assert result["attributes"]["masculine"] == attributes
     assert result["reconstruction"] == reconstruction
     assert len(result["skipped"]) == skipped
@@ -64,5 +65,5 @@ def test_stages_not_found_now_stay(
 def test_another_runs_audit_is_not_taken_over(change: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "audit.json").write_text(json.dumps({**EARLIER, **change}))
     result = now(["membership"])
-    _keep_earlier(result, tmp_path / "audit.json")
+    keep_earlier(result, tmp_path / "audit.json")
     assert result["attributes"] == {"masculine": None} and result["reconstruction"] is None

@@ -9,14 +9,15 @@ no time was left is listed under ``skipped``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.reconstruction.classifier import (
@@ -29,21 +30,15 @@ from smartedge.lab.audit.reconstruction.classifier import (
     train_classifier,
 )
 from smartedge.lab.audit.reconstruction.decoder import fresh_pairs, new_decoder, reconstruct_images, train_decoder
+from smartedge.lab.audit.reconstruction.figures import Distance, accuracies, likeness
 from smartedge.lab.audit.reconstruction.fitting import Report
 from smartedge.lab.audit.reconstruction.gan import train_gan
-from smartedge.lab.audit.reconstruction.measures import (
-    FeatureDistance,
-    Lpips,
-    finite_mean,
-    perceptual_distance,
-    psnr,
-    ssim,
-)
+from smartedge.lab.audit.reconstruction.measures import finite_mean, perceptual_distance
 from smartedge.lab.audit.reconstruction.networks import Decoder
 from smartedge.lab.audit.reconstruction.pixels import to_image
 from smartedge.lab.audit.reconstruction.samples import combinations, write_samples
-from smartedge.lab.audit.reconstruction.store import Store, fingerprint, print_of
 from smartedge.lab.audit.reconstruction.white_box import choose_weights, invert
+from smartedge.lab.audit.store import Store, key_of, weights_key
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
 
@@ -55,16 +50,6 @@ _SHARES = {"classifier": 3.0, "decoder": 4.0, "gan": 3.0, "white-box": 3.0}  # o
 _ADAPT_SHARE = 0.3  # of a decoder's or GAN's time: for the classifier that adapts to its images
 _WORTH_IT = 2.0  # a piece that was cut short is done again where there is that many times as much time
 _CHOICE_SHARE = 0.3  # of the optimisation's time: for the choice of its weights
-
-
-Distance = FeatureDistance | Lpips
-
-
-class Clock(Protocol):
-    """Tells how much time is left."""
-
-    def remaining(self) -> float:
-        """Seconds; inf without a budget."""
 
 
 def reconstruct(
@@ -154,7 +139,7 @@ class _Attacks:
 
     def _classifier(self) -> Classifier:
         evidence = self.evidences[0]
-        key = fingerprint(evidence, "classifier", self.seed, self.questions)
+        key = key_of(evidence, "classifier", self.seed, self.questions)
         seconds = self._seconds("classifier")
         kept = self.store.load("classifier", key)
         if kept and _stands(kept[0], seconds):
@@ -182,8 +167,8 @@ class _Attacks:
     ) -> Decoder | None:
         """Decoder or GAN: train, paint every protected image, judge; None where there was no time."""
         piece = f"{evidence.name}-{attack}"
-        made_with = (print_of(classifier.network), print_of(plain), distance.name)
-        key = fingerprint(evidence, attack, self.seed, self.questions, made_with)
+        made_with = (weights_key(classifier.network), weights_key(plain), distance.name)
+        key = key_of(evidence, attack, self.seed, self.questions, made_with)
         seconds = self._seconds(attack)
         kept = self.store.load(piece, key)
         if kept and _stands(kept[0]["training"], seconds):
@@ -282,8 +267,8 @@ class _Attacks:
         On these the thresholds are tuned at which the classifier reads the protected ones.
         """
         piece = f"{evidence.name}-white-box"
-        made_with = (print_of(classifier.network), print_of(decoder), distance.name)
-        key = fingerprint(evidence, "white-box", self.seed, self.questions, made_with)
+        made_with = (weights_key(classifier.network), weights_key(decoder), distance.name)
+        key = key_of(evidence, "white-box", self.seed, self.questions, made_with)
         seconds = self._seconds("white-box")
         kept = self.store.load(piece, key)
         if kept and _stands(kept[0]["training"], seconds):
@@ -337,8 +322,8 @@ class _Attacks:
         read = read_labels(classifier, images_MCHW, self.labels_NQ[positions])
         return {
             "images": len(positions),
-            **_likeness(self.originals_NCHW[positions], images_MCHW, distance),
-            **_accuracies(self.questions, read),
+            **likeness(self.originals_NCHW[positions], images_MCHW, distance),
+            **accuracies(self.questions, read),
         }
 
     def _write_samples(self, distance: Distance, found: Mapping[str, Mapping[str, _Images]]) -> None:
@@ -390,8 +375,8 @@ class _Attacks:
         evidence = self.evidences[0]
         own = evidence.images(evidence.train.split, torch.arange(min(_SUBSET * 8, len(evidence.train))))
         mean_CHW = to_image(own).mean(dim=0).mul(255).round().to(torch.uint8)
-        block["originals"] = {"images": len(self.labels_NQ), **_accuracies(self.questions, read)}
-        block["mean_image"] = _likeness(self.originals_NCHW, mean_CHW.expand_as(self.originals_NCHW), distance)
+        block["originals"] = {"images": len(self.labels_NQ), **accuracies(self.questions, read)}
+        block["mean_image"] = likeness(self.originals_NCHW, mean_CHW.expand_as(self.originals_NCHW), distance)
         block["skipped"] = self.skipped
         return block
 
@@ -450,27 +435,3 @@ def _at(images: _Images, positions: Tensor) -> Tensor:
     """The images at some positions, all of which the attack was done for."""
     place = {position: row for row, position in enumerate(images.positions.tolist())}
     return images.images_MCHW[[place[position] for position in positions.tolist()]]
-
-
-def _likeness(originals: Tensor, reconstructed: Tensor, distance: Distance) -> dict[str, Any]:
-    """Mean measures over uint8 images (M, 3, S, S)."""
-    measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim, "perceptual": distance}
-    ours, theirs = to_image(originals), to_image(reconstructed)
-    values: dict[str, Any] = {name: finite_mean(measure(ours, theirs)) for name, measure in measures.items()}
-    return {**values, "perceptual": {"name": distance.name, "value": values["perceptual"]}}
-
-
-def _accuracies(questions: Sequence[Question], read: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The classifier's figures, the sensitive ones by attribute, the desired ones as the mean over the columns."""
-    hidden = [question.name for question in questions if not question.desired and question.name in read]
-    desired = [question.name for question in questions if question.desired and question.name in read]
-    mean = sum(read[name]["balanced_accuracy"] for name in desired) / len(desired) if desired else None
-    return {
-        "sensitive_balanced_accuracy": {name: read[name]["balanced_accuracy"] for name in hidden},
-        "sensitive_auroc": {name: read[name]["auroc"] for name in hidden},
-        "desired_balanced_accuracy": mean,
-        "ci95": {
-            "sensitive_balanced_accuracy": {name: read[name]["ci95"] for name in hidden},
-            "desired_balanced_accuracy": read[desired[0]]["ci95"] if len(desired) == 1 else None,
-        },
-    }

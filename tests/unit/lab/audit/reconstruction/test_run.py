@@ -12,7 +12,6 @@ from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.reconstruction import reconstruct
 from smartedge.lab.audit.reconstruction import run as module
 from smartedge.lab.audit.reconstruction.samples import combinations
-from smartedge.lab.audit.reconstruction.store import Store, fingerprint
 from smartedge.runs.progress import Quiet
 
 FIGURES = {
@@ -175,22 +174,3 @@ def test_combinations_are_in_order_and_leave_out_unknown_labels():
     desired = torch.tensor([0, 1, 0, 1, 0, 0, 1, 2, 0])
     sensitive = torch.tensor([0, 0, -1, 0, 0, 0, 1, 0, 1])
     assert combinations(desired, sensitive).tolist() == [0, 4, 8, 1, 3, 6]
-
-
-def test_store_gives_back_only_whole_pieces_of_the_same_key(tmp_path):
-    store = Store(tmp_path)
-    store.save("a", "key", {"x": 1}, {"t": torch.arange(3)})
-    value, tensors = store.load("a", "key")
-    assert value == {"x": 1} and tensors["t"].tolist() == [0, 1, 2]
-    assert store.load("a", "other") is None and store.load("b", "key") is None
-    (tmp_path / "a.safetensors").write_bytes(b"torn")
-    assert store.load("a", "key") is None
-    (tmp_path / "a.json").write_text("{")
-    assert store.load("a", "key") is None
-
-
-def test_fingerprint_tells_releases_and_fronts_apart(shuffled):
-    changed = replace(shuffled, test_features_NF=shuffled.test_features_NF.clone())
-    assert fingerprint(changed, 0) == fingerprint(shuffled, 0)
-    changed.test_features_NF[0, 0, 0, 0] += 1
-    assert len({fingerprint(changed, 0), fingerprint(shuffled, 0), fingerprint(shuffled, 1)}) == 3

@@ -1,23 +1,22 @@
-"""What the reconstruction attacks have finished, kept in a folder so that a second call goes on from there."""
+"""Finished attacks, kept in a folder so that a second call goes on from there."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smartedge.files import write_json_atomically
-from smartedge.lab.audit.evidence import Evidence
+from smartedge.lab.audit.evidence import Evidence, digest_of
 from smartedge.runs.checkpoint import save_weights
 
-__all__ = ["Store", "fingerprint", "print_of"]
+__all__ = ["Store", "key_of", "weights_key"]
 
 
 class Store:
@@ -51,20 +50,11 @@ class Store:
         )
 
 
-def fingerprint(evidence: Evidence, *others: object) -> str:
-    """Identifies what an attack works on: the releases, the front, the law of the noise, and ``others``."""
-    digest = hashlib.sha256(repr((evidence.mechanism, evidence.noisy, evidence.codec.name, others)).encode())
-    digest.update(_digest([evidence.test_features_NF, evidence.test_ids, *evidence.front.state_dict().values()]))
-    return digest.hexdigest()[:32]
+def key_of(evidence: Evidence, *others: object) -> str:
+    """Identifies a piece of work by what it was made from: the evidence, and ``others`` (by their ``repr``)."""
+    return hashlib.sha256(repr((evidence.fingerprint, others)).encode()).hexdigest()[:32]
 
 
-def print_of(network: nn.Module | None) -> str | None:
+def weights_key(network: nn.Module | None) -> str | None:
     """Identifies a network by its weights: a piece that was made or judged with another one does not count."""
-    return None if network is None else _digest(network.state_dict().values()).hex()[:32]
-
-
-def _digest(tensors: Iterable[Tensor]) -> bytes:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.digest()
+    return None if network is None else digest_of(network.state_dict().values())

@@ -1,0 +1,127 @@
+"""The kinds of attackers that read attributes from released features, and what one of them says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartedge.lab.audit.evidence import Evidence
+from smartedge.privacy.mechanisms import Discrete
+
+__all__ = ["ATTACKS", "Attack", "Diverged", "Reading", "Unit", "available"]
+
+Floats = NDArray[np.float64]
+
+
+class Diverged(Exception):
+    """An attacker whose answers are not finite numbers."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One kind of attacker."""
+
+    name: str
+    rates: tuple[float, ...]  # learning rates that are tried
+    epochs: int  # of a network, or rounds of boosting
+    weight_decay: float
+    weight: float  # its time relative to the others', for sharing out the budget
+    reads: Literal["all", "each", "focus"]  # all attributes at once, each by itself, or those in focus by themselves
+
+    @property
+    def cheap(self) -> bool:
+        """Whether a small budget suffices for it."""
+        return self.reads != "focus"
+
+    def settled(self, evidence: Evidence) -> bool:
+        """Whether another seed would find the same."""
+        return self.name == "posterior" or (self.name == "trees" and not evidence.noisy)
+
+
+ATTACKS: Mapping[str, Attack] = {
+    attack.name: attack
+    for attack in (
+        Attack("linear", (1e-2, 1e-3), 30, 1e-3, 1.0, "all"),
+        Attack("linear-pooled", (1e-2,), 30, 1e-3, 0.5, "all"),
+        Attack("posterior", (1.0,), 1, 0.0, 0.1, "all"),
+        Attack("trees", (0.1,), 200, 0.0, 0.5, "each"),
+        Attack("mlp", (1e-3, 3e-4), 30, 0.05, 2.0, "all"),
+        Attack("deep", (1e-3, 3e-4), 16, 0.05, 12.0, "focus"),
+        Attack("fine-tuned", (3e-4,), 12, 0.05, 9.0, "focus"),
+    )
+}
+"""In words:
+
+- linear: logistic regression on the flattened features; linear-pooled: on each channel's mean
+- posterior: of codewords, the exact posterior given what was released
+- trees: gradient-boosted trees on at most 512 pooled columns
+- mlp: two hidden layers
+- deep: the run's own back, untrained, so a network of full depth
+- fine-tuned: the same from the weights with which the cloud finished (the attacker is the cloud)
+
+Who sees the desired label as well has it as further columns (deep and fine-tuned have no place for it).
+"""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One attacker to be trained."""
+
+    evidence: str  # see Evidence.name
+    attack: str
+    attributes: tuple[str, ...]
+    rate: float
+    seed: int
+
+    @property
+    def kind(self) -> Attack:
+        """Which kind of attacker it is."""
+        return ATTACKS[self.attack]
+
+    @property
+    def file_name(self) -> str:
+        """Of its result, without suffix."""
+        digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:10]
+        return f"{self.evidence}-{self.attack}-{self.seed}-{digest}"
+
+    @property
+    def title(self) -> str:
+        """For people who watch the progress."""
+        alone = f" {self.attributes[0]}" if len(self.attributes) == 1 else ""
+        return f"{self.evidence} {self.attack} {self.rate:g} seed {self.seed}{alone}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one attacker says."""
+
+    val_scores: Mapping[str, Floats]  # attribute → (M, K); M validation releases
+    test_scores: Mapping[str, Floats]  # attribute → (N, K)
+    epochs: int  # trained
+    planned: int  # of so many, had there been time
+
+    @property
+    def shortened(self) -> bool:
+        """By the budget."""
+        return self.epochs < self.planned
+
+
+def available(evidence: Evidence) -> tuple[str, ...]:
+    """The attacks that make sense for such features."""
+    names = ["linear"]
+    if len(evidence.feature_shape) > 1:
+        names.append("linear-pooled")
+    if isinstance(evidence.mechanism, Discrete):
+        names.append("posterior")
+    names += ["trees", "mlp"]
+    if evidence.name != "training-image" or evidence.releases > 1:  # with one release they would see nothing new
+        names.append("deep")
+    if evidence.name == "defended" and evidence.back_file is not None:
+        names.append("fine-tuned")
+    return tuple(names)

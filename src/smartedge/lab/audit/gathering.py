@@ -1,0 +1,245 @@
+"""Collects the evidence that a finished run left: its data set, its front, and what crossed the link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from smartedge.cloud.log import FeatureLog
+from smartedge.codec import get_codec, unpack_frame
+from smartedge.config import Config, load_run_config
+from smartedge.data import DataSet, Split
+from smartedge.data.columns import read_columns
+from smartedge.edge.protection import mechanism_of
+from smartedge.edge.source import dataset_of
+from smartedge.edge.step import exit_logits
+from smartedge.errors import ConfigError, RunError
+from smartedge.lab.audit.evidence import BATCH, Auxiliary, Evidence, device_of
+from smartedge.models.exits import probabilities
+from smartedge.models.network import divide, to_input
+from smartedge.privacy.mechanisms import Mechanism
+from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.seeds import derive_seed
+from smartedge.types import SplitName, Task
+
+__all__ = ["Opened", "Parts", "assemble", "gather", "open_audited", "trained_parts"]
+
+_FULL_PRECISION_BYTES = 256 * 2**20  # views larger than this are held in half precision
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's data set, and the columns of it that are audited."""
+
+    dataset: DataSet
+    labels: Mapping[SplitName, Mapping[str, Tensor]]  # split → attribute → int64 (N,); −1 where unknown
+    classes: Mapping[str, tuple[str, ...]]  # attribute → the names of its K classes
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the edge trained, on the attacker's device and in evaluation mode."""
+
+    front: nn.Module
+    task_exit: nn.Module | None  # None where the method has none
+    feature_shape: tuple[int, ...]
+
+
+def gather(run_dir: Path, attributes: Sequence[str], *, name: str = "defended", monitor: Monitor) -> Evidence:
+    """Collect the evidence that a finished run left.
+
+    Args:
+        run_dir: holds ``edge/`` (the front's weights are published) and ``cloud/`` (the feature log).
+        attributes: the columns to be audited; desired ones may be among them.
+        name: of the evidence.
+        monitor: takes progress updates.
+
+    Raises:
+        RunError: the run has not finished, or one side's folder is missing.
+        ConfigError: the method sends nothing.
+        DataError: the data set has changed or has no such column.
+    """
+    config = load_run_config(run_dir)
+    if config.method == "local":
+        raise ConfigError(f"{run_dir}: method 'local' sends nothing, so there is nothing to attack")
+    opened = open_audited(config, attributes)
+    parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
+    back_file = run_dir / "cloud" / "back.safetensors"
+    evidence = assemble(
+        name,
+        config,
+        opened,
+        parts,
+        test_NF=_released(run_dir, config, opened.dataset.splits["test"].ids),
+        scores_file=run_dir / "edge" / "predictions.safetensors",
+        monitor=monitor,
+    )
+    return replace(evidence, back_file=back_file) if back_file.exists() else evidence
+
+
+def open_audited(config: Config, attributes: Sequence[str]) -> Opened:
+    """The data set as the run opened it, and the labels of the audited columns."""
+    data = config.data
+    dataset = dataset_of(config)
+    labels, classes = read_columns(
+        dataset, data.path, attributes, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
+    )
+    return Opened(dataset, labels, classes)
+
+
+def trained_parts(config: Config, task: Task, folder: Path) -> Parts:
+    """Front, task exit and feature shape, with the weights that one side's folder holds."""
+    if config.method == "upload":
+        return Parts(nn.Identity(), None, (3, config.data.image_size, config.data.image_size))
+    divided = divide(**config.division(task.outputs))
+    front = divided.front
+    _load(front, folder / "front.safetensors")
+    task_exit: nn.Module | None = None
+    if config.method == "hierarchical":
+        task_exit = divided.task_exit
+        _load(task_exit, folder / "exit.safetensors")
+    for module in (front, task_exit):
+        if module is not None:
+            module.to(device_of(config)).eval().requires_grad_(False)
+    return Parts(front, task_exit, divided.feature_shape)
+
+
+def assemble(
+    name: str,
+    config: Config,
+    opened: Opened,
+    parts: Parts,
+    *,
+    test_NF: Tensor | None,
+    scores_file: Path | None,
+    monitor: Monitor,
+) -> Evidence:
+    """Send all images through the front. Where no log is at hand, the test images are released here, once."""
+    mechanism = mechanism_of(config, parts.feature_shape)
+    dataset, split_of = opened.dataset, opened.dataset.splits
+    nothing = torch.empty(0)
+    evidence = Evidence(
+        name=name,
+        config=config,
+        task=dataset.task,
+        feature_shape=parts.feature_shape,
+        front=parts.front,
+        mechanism=mechanism,
+        noisy=config.dp.mechanism != "none" and config.dp.apply_to == "always",
+        codec=get_codec(config.codec_name),
+        classes=opened.classes,
+        train=Auxiliary(split_of["train"], (), opened.labels["train"], split_of["train"].labels),
+        val=Auxiliary(split_of["val"], (), opened.labels["val"], split_of["val"].labels),
+        test=split_of["test"],
+        test_ids=torch.from_numpy(split_of["test"].ids.copy()),
+        test_features_NF=nothing,
+        test_labels=opened.labels["test"],
+        test_desired=split_of["test"].labels,
+        exit_scores={},
+    )
+    clean: dict[SplitName, Tensor] = {}
+    scores: dict[SplitName, Tensor] = {}
+    for split in ("train", "val", "test"):
+        clean[split] = _views(evidence, split_of[split], split, monitor, mirrored=False)
+        if parts.task_exit is not None:
+            scores[split] = _scores(parts.task_exit, mechanism, clean[split], dataset.task.kind, evidence.device)
+    if scores_file is not None and parts.task_exit is not None:
+        scores["test"] = _stored_scores(scores_file, evidence.test_ids, scores["test"])
+    if test_NF is None:
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "audit", "release"))
+        released = [evidence.release(part.float(), generator) for part in clean["test"].split(evidence.batch_size)]
+        test_NF = torch.cat(released)
+    mirrored = _views(evidence, split_of["train"], "train", monitor, mirrored=True)
+    return replace(
+        evidence,
+        train=replace(evidence.train, views_VNF=(clean["train"], mirrored)),
+        val=replace(evidence.val, views_VNF=(clean["val"],)),
+        test_features_NF=test_NF,
+        exit_scores=scores,
+    )
+
+
+def _views(evidence: Evidence, split: Split, split_name: str, monitor: Monitor, *, mirrored: bool) -> Tensor:
+    """Bounded features of a whole split, (N, *F); in half precision where they would fill the memory."""
+    bytes_needed = 4 * len(split) * int(np.prod(evidence.feature_shape))
+    dtype = torch.float16 if bytes_needed > _FULL_PRECISION_BYTES else torch.float32
+    views_NF = torch.empty((len(split), *evidence.feature_shape), dtype=dtype)
+    phase = f"{evidence.name} features {split_name}{' mirrored' if mirrored else ''}"
+    for start in range(0, len(split), BATCH):
+        rows = torch.arange(start, min(start + BATCH, len(split)))
+        views_NF[rows] = evidence.bounded(evidence.images(split, rows), mirrored=mirrored).to(dtype)
+        monitor.update(Update("audit", phase, int(rows[-1]) + 1, len(split)))
+    return views_NF
+
+
+@torch.no_grad()
+def _scores(
+    task_exit: nn.Module, mechanism: Mechanism, bounded_NF: Tensor, task_kind: str, device: torch.device
+) -> Tensor:
+    """The edge's answers to features that it bounded itself, probabilities (N, K)."""
+    parts = [exit_logits(task_exit, mechanism, part.float().to(device), task_kind) for part in bounded_NF.split(BATCH)]
+    return torch.cat([probabilities(part, task_kind).cpu() for part in parts])
+
+
+def _stored_scores(file: Path, ids: Tensor, otherwise: Tensor) -> Tensor:
+    """The edge's answers as it wrote them, in the order of ``ids``; ``otherwise`` where it wrote none."""
+    if not file.exists():
+        return otherwise
+    stored = load_file(file)
+    place = {image: row for row, image in enumerate(stored["ids"].tolist())}
+    if set(place) != set(ids.tolist()):
+        raise RunError(f"{file}: is not about the images of the test split; has the data set changed since the run?")
+    return stored["scores"][[place[image] for image in ids.tolist()]].float()
+
+
+def _released(run_dir: Path, config: Config, ids: np.ndarray) -> Tensor:
+    """The one release of every test image, decoded from the feature log in the order of ``ids``: float32 (N, *F).
+
+    Raises:
+        RunError: the log is not there, or does not hold every test image exactly once.
+    """
+    folder = run_dir / "cloud" / "log"
+    if not (folder / "streams.jsonl").exists():
+        raise RunError(
+            f"{folder}: there is no feature log; the audit needs both sides' folders, edge/ and cloud/, in one run "
+            "directory: copy the missing one there"
+        )
+    found: dict[int, Tensor] = {}
+    with closing(FeatureLog(folder)) as log:
+        for stream in log.streams:
+            if stream.split != "test":
+                continue
+            for seq in range(stream.first_seq, min(stream.first_seq + stream.frames, log.next_seq)):
+                batch = unpack_frame(log.frame(seq), stream)
+                for image, features_F in zip(batch.ids.tolist(), batch.features_BF, strict=True):
+                    if image in found:
+                        raise RunError(
+                            f"{folder}: test image {image} was released more than once; this log is not one run"
+                        )
+                    found[image] = features_F
+    if set(found) != set(ids.tolist()):
+        raise RunError(
+            f"{folder}: holds {len(found)} test images, but the data set has {len(ids)} (or others); "
+            "let the run finish, and audit it with the data set that it was trained on"
+        )
+    features_NF = torch.stack([found[image] for image in ids.tolist()])
+    return to_input(features_NF, _CPU) if config.method == "upload" else features_NF
+
+
+def _load(module: nn.Module, path: Path) -> None:
+    try:
+        module.load_state_dict(load_file(path), strict=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise RunError(
+            f"{path}: the weights cannot be loaded ({error}); the audit needs both sides' folders, edge/ and "
+            "cloud/, of a finished run in one run directory"
+        ) from error

@@ -1,0 +1,110 @@
+"""What an attacker of a kind sees of releases: features as columns or as they are, drawn afresh for training."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from smartedge.lab.audit.evidence import Evidence
+from smartedge.models.exits import tensor_layout
+from smartedge.runs.seeds import derive_seed
+from smartedge.types import Task
+
+__all__ = ["Draws", "Inputs", "Pool", "val_labels", "val_releases"]
+
+_VAL_DRAWS = 4  # releases of each validation image where there is noise, so that selection is not by its luck
+_COLUMNS = {"linear-pooled": 1, "trees": 512, "mlp": 4096}  # at most so many, pooled; per channel at least one
+
+
+class Pool(nn.Module):
+    """Maps and tokens to at most ``columns`` numbers by averaging over neighbours: (B, *F) → (B, *f)."""
+
+    def __init__(self, feature_shape: tuple[int, ...], columns: int) -> None:
+        super().__init__()
+        self.layout = tensor_layout(feature_shape)
+        self.whole = math.prod(feature_shape) <= columns or len(feature_shape) == 1
+        if not self.whole:
+            channels = feature_shape[0] if self.layout == "chw" else feature_shape[-1]
+            places = max(1, columns // channels)
+            if self.layout == "td":
+                self.size = (min(feature_shape[0], places), 1)
+            else:
+                height, width = feature_shape[1:] if self.layout == "chw" else feature_shape[:2]
+                self.size = (min(height, math.isqrt(places)), min(width, math.isqrt(places)))
+
+    def forward(self, features_BF: Tensor) -> Tensor:
+        """Average."""
+        if self.whole:
+            return features_BF
+        if self.layout == "td":
+            return F.adaptive_avg_pool1d(features_BF.transpose(1, 2), self.size[0])
+        maps_BCHW = features_BF.permute(0, 3, 1, 2) if self.layout == "hwc" else features_BF
+        return F.adaptive_avg_pool2d(maps_BCHW, self.size)
+
+
+class Inputs:
+    """Features (N, *F) as one kind of attacker takes them: pooled columns (N, D), or for a full network as they are."""
+
+    def __init__(self, evidence: Evidence, attack: str) -> None:
+        whole = math.prod(evidence.feature_shape)
+        self.pool = (
+            None if attack in ("deep", "fine-tuned") else Pool(evidence.feature_shape, _COLUMNS.get(attack, whole))
+        )
+        self.task = evidence.task if evidence.labelled else None
+
+    def __call__(self, features_NF: Tensor, desired_N: Tensor) -> Tensor:
+        """With the desired labels (N,) or (N, K) as further columns, for who sees them."""
+        if self.pool is None:
+            return features_NF
+        columns_ND = torch.cat([self.pool(part).flatten(1) for part in features_NF.split(1024)])
+        return columns_ND if self.task is None else torch.cat([columns_ND, _told(desired_N, self.task)], dim=1)
+
+
+class Draws:
+    """Releases of the training images, batch by batch: fresh ones with noise, else one of each view, made once."""
+
+    def __init__(self, evidence: Evidence, inputs: Inputs, generator: torch.Generator) -> None:
+        self.evidence, self.inputs, self.generator = evidence, inputs, generator
+        self.views_VN: tuple[Tensor, ...] = ()
+        if not evidence.noisy:
+            train = evidence.train
+            self.views_VN = tuple(
+                inputs(evidence.draw(train, generator, view=view), train.desired).to(train.views_VNF[view].dtype)
+                for view in range(len(train.views_VNF))
+            )
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """One release of each of these images (B,), as the attacker takes it."""
+        if not self.views_VN:
+            train = self.evidence.train
+            return self.inputs(self.evidence.draw(train, self.generator, rows), train.desired[rows])
+        chosen_B = torch.randint(len(self.views_VN), (len(rows),), generator=self.generator)
+        picked_VB = torch.stack([view_N[rows] for view_N in self.views_VN])
+        return picked_VB[chosen_B, torch.arange(len(rows))].float()
+
+
+def val_releases(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """The attacker's validation images, each released ``_VAL_DRAWS`` times where there is noise: (M, *F).
+
+    With their desired labels.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(evidence.config.seed, "audit", "val"))
+    draws = _VAL_DRAWS if evidence.noisy else 1
+    released = [evidence.draw(evidence.val, generator, view=0) for _ in range(draws)]
+    return torch.cat(released), torch.cat([evidence.val.desired] * draws)
+
+
+def val_labels(evidence: Evidence, attribute: str) -> NDArray[np.int64]:
+    """The labels that belong to a reading's validation scores, int64 (M,)."""
+    draws = _VAL_DRAWS if evidence.noisy else 1
+    return np.tile(evidence.val.labels[attribute].numpy(), draws)
+
+
+def _told(desired_N: Tensor, task: Task) -> Tensor:
+    """The desired labels as float32 columns (N, K)."""
+    return F.one_hot(desired_N, task.outputs).float() if task.kind == "single" else desired_N.float()

@@ -1,0 +1,53 @@
+"""The exact posterior of an attribute given released codewords."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smartedge.lab.audit.attacks import Reading
+from smartedge.lab.audit.evidence import Evidence
+from smartedge.lab.audit.inputs import val_releases
+from smartedge.privacy.mechanisms import Discrete
+
+__all__ = ["read_by_posterior"]
+
+Floats = NDArray[np.float64]
+
+
+def read_by_posterior(evidence: Evidence, attributes: Sequence[str]) -> Reading:
+    """P(class | releases, label) ∝ Σ_k P(k | class, label) · Π_r P(release r | k): counted, and exact in the noise law.
+
+    Of an image's releases only counts, for how many of them hold codeword k (Bayes; a release has two probabilities).
+    """
+    mechanism, train = evidence.mechanism, evidence.train
+    assert isinstance(mechanism, Discrete)
+    codes_N = torch.cat([view_NF.argmax(dim=1) for view_NF in train.views_VNF]).numpy()
+    single = evidence.labelled and evidence.task.kind == "single"
+    groups = evidence.task.outputs if single else 1
+
+    def group_of(desired_N: Tensor) -> NDArray[np.int64]:
+        return desired_N.numpy() if single else np.zeros(len(desired_N), dtype=np.int64)
+
+    group_N = np.tile(group_of(train.desired), len(train.views_VNF))
+    seen = [
+        (torch.round(released_NK * evidence.releases).double().numpy() * evidence.log_odds, group_of(desired_N))
+        for released_NK, desired_N in (val_releases(evidence), (evidence.test_features_NF, evidence.test_desired))
+    ]
+    scores: tuple[dict[str, Floats], dict[str, Floats]] = ({}, {})
+    for name in attributes:
+        labels_N = np.tile(train.labels[name].numpy(), len(train.views_VNF))
+        counts_GSK = np.full((groups, len(evidence.classes[name]), mechanism.codewords), 1e-3)
+        known = labels_N >= 0
+        np.add.at(counts_GSK, (group_N[known], labels_N[known], codes_N[known]), 1.0)
+        # All classes are taken for equally frequent on the whole, not within each group.
+        share_GSK = counts_GSK / counts_GSK.sum(axis=(0, 2), keepdims=True)
+        for into, (weight_NK, of_N) in zip(scores, seen, strict=True):
+            odds_NK = np.exp(weight_NK - weight_NK.max(axis=1, keepdims=True))
+            likelihood_NS = np.einsum("nk,nsk->ns", odds_NK, share_GSK[of_N])
+            into[name] = likelihood_NS / likelihood_NS.sum(axis=1, keepdims=True)
+    return Reading(*scores, 1, 1)

@@ -1,0 +1,194 @@
+"""The same network without its protection: what the attacks on a run are compared with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from smartedge.config import Config, load_config
+from smartedge.data import DataSet, batches
+from smartedge.edge.step import edge_step
+from smartedge.errors import ConfigError
+from smartedge.files import write_json_atomically
+from smartedge.lab.audit.clock import Clock, OutOfTime
+from smartedge.lab.audit.evidence import Evidence, device_of
+from smartedge.lab.audit.gathering import assemble, gather, open_audited, trained_parts
+from smartedge.models.network import divide, to_input
+from smartedge.models.optim import make_optimizer, set_learning_rate
+from smartedge.runs.checkpoint import Checkpoints, save_weights
+from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.seeds import RandomStream, derive_seed
+
+__all__ = ["gather_undefended", "is_undefended", "undefended_config"]
+
+
+def gather_undefended(
+    defended: Evidence,
+    folder: Path,
+    *,
+    named: Path | None = None,
+    monitor: Monitor,
+    clock: Clock,
+) -> Evidence:
+    """The same network, cut and exit without bottleneck, noise and adversary: what the attacks are compared with.
+
+    Args:
+        defended: the audited run's evidence; returned under another name where it is undefended itself.
+        folder: where the front that is trained for this, once, is kept.
+        named: a finished run to take instead of training one.
+        monitor: takes progress updates.
+        clock: when it runs out the training ends, and goes on from its last whole epoch at the next call.
+
+    Raises:
+        ConfigError: ``named`` is defended itself, or learned from other images.
+        RunError: ``named`` has not finished.
+        OutOfTime: the front could not be trained to its end.
+    """
+    attributes = list(defended.classes)
+    if named is not None:
+        evidence = gather(named, attributes, name="undefended", monitor=monitor)
+        _check_comparable(defended, evidence, named)
+        return evidence
+    if is_undefended(defended.config):
+        return replace(defended, name="undefended")
+    config = undefended_config(defended.config)
+    opened = open_audited(config, attributes)
+    if _settings_of(folder) != config.identity():
+        shutil.rmtree(folder, ignore_errors=True)
+    if not (folder / "front.safetensors").exists():
+        _train_front(config, opened.dataset, folder, monitor, clock)
+    parts = trained_parts(config, opened.dataset.task, folder)
+    return assemble("undefended", config, opened, parts, test_NF=None, scores_file=None, monitor=monitor)
+
+
+def is_undefended(config: Config) -> bool:
+    """Whether nothing protects what is sent: no bottleneck, no codewords, no noise, no adversary."""
+    if config.method == "upload":  # the images themselves
+        return True
+    model = config.model
+    narrowed = model.bottleneck is not None or model.codebook is not None
+    return not narrowed and config.dp.mechanism == "none" and not config.suppresses
+
+
+def undefended_config(config: Config) -> Config:
+    """The settings of a run without what protects it."""
+    raw = config.model_dump(mode="json")
+    raw["model"] |= {"bottleneck": None, "codebook": None}
+    if raw["codec"]["name"] == "code":  # which is for codewords
+        raw["codec"]["name"] = None
+    for section in ("adversary", "dp"):
+        del raw[section]
+    del raw["train"]["distill"]
+    return load_config(raw)
+
+
+def _settings_of(folder: Path) -> object:
+    """Those of the front that is kept there, or begun; None where there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _check_comparable(defended: Evidence, undefended: Evidence, named: Path) -> None:
+    if not is_undefended(undefended.config):
+        raise ConfigError(f"--undefended {named}: that run has a bottleneck, noise or adversarial exits of its own")
+    one, other = defended.config.data, undefended.config.data
+    if (one.path, one.image_size, one.limit) != (other.path, other.image_size, other.limit):
+        raise ConfigError(f"--undefended {named}: that run learned from other images; give one with the same 'data'")
+    if not torch.equal(defended.test_ids, undefended.test_ids):
+        raise ConfigError(f"--undefended {named}: that run was tested on other images; give one with the same 'seed'")
+    for key, value in (
+        ("data.desired", lambda e: e.task.columns),
+        ("model.name", lambda e: e.config.model.name),
+        ("model.cut", lambda e: e.config.model.cut),
+    ):
+        if value(defended) != value(undefended):
+            raise ConfigError(
+                f"--undefended {named}: its {key} is {value(undefended)}, and the audited run's is {value(defended)}; "
+                "give a run that differs in its protection alone"
+            )
+
+
+def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monitor, clock: Clock) -> None:
+    """Stage 1 on the edge without protection: front and task exit, with the run's own settings; resumes by epoch."""
+    train, task = config.train, dataset.task
+    divided = divide(**config.division(task.outputs))
+    device = device_of(config)
+    modules: dict[str, nn.Module] = {"front": divided.front.to(device), "exit": divided.task_exit.to(device)}
+    optimizer = make_optimizer(
+        modules.values(),
+        name=train.optimizer,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        momentum=train.momentum,
+    )
+    random = RandomStream(derive_seed(config.seed, "edge"), device)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(folder / "config.json", config.identity())
+    checkpoints = Checkpoints(folder / "checkpoints")
+    epoch, step = 0, 0
+    if numbers := checkpoints.numbers():
+        state = checkpoints.load(numbers[-1])
+        for name, module in modules.items():
+            module.load_state_dict(state["modules"][name], strict=True)
+        optimizer.load_state_dict(state["optimizer"])
+        random.state, epoch, step = state["random"], state["epoch"], state["step"]
+    epochs = config.front_epochs if config.front_first else config.epochs
+    split = dataset.splits["train"]
+    per_epoch = max(1, len(split) // train.batch_size)
+    steps = per_epoch * epochs
+    while epoch < epochs:
+        for module in modules.values():
+            module.train()
+        with batches(
+            split,
+            train.batch_size,
+            seed=config.seed,
+            epoch=epoch,
+            shuffle=True,
+            augment=config.data.augment,
+            drop_last=len(split) >= train.batch_size,
+        ) as loader:
+            for batch in loader:
+                if clock.remaining() == 0:
+                    raise OutOfTime(
+                        f"the undefended front is at epoch {epoch + 1} of {epochs}; another call goes on there"
+                    )
+                set_learning_rate(optimizer, peak=train.lr, step=step, steps=steps)
+                with random.active():
+                    edge_step(
+                        modules["front"],
+                        modules["exit"],
+                        optimizer,
+                        to_input(batch.images_BCHW, device),
+                        batch.labels.to(device),
+                        task.kind,
+                        precision=train.precision,
+                        label_smoothing=train.label_smoothing,
+                        clip_norm=train.clip_grad_norm,
+                    )
+                step += 1
+                if step % 4 == 0 or step == steps:
+                    text = f"epoch {epoch + 1}/{epochs}"
+                    monitor.update(Update("audit", "undefended front", step, steps, text))
+        epoch += 1
+        checkpoints.save(
+            epoch,
+            {
+                "modules": {name: module.state_dict() for name, module in modules.items()},
+                "optimizer": optimizer.state_dict(),
+                "random": random.state,
+                "epoch": epoch,
+                "step": step,
+            },
+        )
+        checkpoints.forget_before(epoch)
+    save_weights(folder / "exit.safetensors", modules["exit"].state_dict())
+    save_weights(folder / "front.safetensors", modules["front"].state_dict())  # last: it says that all is there
+    checkpoints.forget_before(epochs + 1)
