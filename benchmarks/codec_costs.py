@@ -33,7 +33,7 @@ from smartedge.codec.bits import pack_bits
 from smartedge.codec.quantise import AffineCodec, quantise
 from smartedge.data.loader import batches
 from smartedge.data.sources import open_dataset
-from smartedge.edge.step import edge_forward, edge_step
+from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.models.network import divide, to_input
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.flight import FlightLink, FlightReceiver

@@ -25,7 +25,7 @@ from common import HERE, provenance, show_table
 from torch import nn
 
 from smartedge.codec import get_codec
-from smartedge.edge.step import edge_step
+from smartedge.methods.front_step import edge_step
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer
 

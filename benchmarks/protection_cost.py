@@ -46,8 +46,9 @@ def measure(settings: dict[str, Any], steps: int) -> dict[str, float]:
     from smartedge.codec import get_codec, pack
     from smartedge.config import load_config
     from smartedge.data import batches
-    from smartedge.edge.learners import make_learner
     from smartedge.edge.protection import open_gate
+    from smartedge.methods.base import get_method
+    from smartedge.methods.loop import Progress, take_step
     from smartedge.runs.machine import peak_rss_bytes
     from smartedge.runs.progress import Quiet
     from smartedge.training import open_data
@@ -62,24 +63,25 @@ def measure(settings: dict[str, Any], steps: int) -> dict[str, float]:
         }
     )
     dataset = open_data(config, Quiet())
-    learner: Any = make_learner(config, dataset.task, torch.device("cpu"), dataset)
+    learner: Any = get_method(config.method).edge(config, dataset.task, torch.device("cpu"), dataset)
+    progress = Progress(1, steps)
     codec = get_codec(config.codec_name)
     stepping: list[float] = []
     sending: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         gate = open_gate(config, Path(folder), "bench", learner.mechanism, dataset.task, existing=False)
-        done = 0
-        while done < steps:
+        while (done := progress.step) < steps:
             with batches(dataset.splits["train"], BATCH, seed=0, epoch=done, shuffle=True) as loader:
                 for batch in loader:
                     begun = time.perf_counter()
-                    result = learner.learn(batch, done, steps, None)
+                    result = take_step(learner.learn, batch, progress, rates=learner.rates).step
                     middle = time.perf_counter()
-                    released = gate.release(batch.ids, result.features_BF, batch.labels, split="train", seq=done)
+                    released = gate.release(
+                        batch.ids, result.features_BF, batch.labels, split="train", seq=progress.step
+                    )
                     pack(released, codec)
                     stepping.append(middle - begun)
                     sending.append(time.perf_counter() - middle)
-                    done += 1
     per_image = 1000 / BATCH
     peak = peak_rss_bytes()
     assert peak is not None

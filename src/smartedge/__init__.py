@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smartedge.cloud.step import cloud_forward, cloud_step
     from smartedge.config import Config, load_config
-    from smartedge.edge.step import edge_forward, edge_step
     from smartedge.errors import SmartEdgeError
     from smartedge.lab.report import write_report
+    from smartedge.methods.back_step import cloud_forward, cloud_step
+    from smartedge.methods.front_step import edge_forward, edge_step
     from smartedge.models.bottleneck import Compress, Expand
     from smartedge.models.cut import Cut, cut, list_cuts, merge_state_dicts
     from smartedge.models.exits import TaskExit
@@ -24,11 +24,11 @@ _PUBLIC = {
     "Expand": "models.bottleneck",
     "SmartEdgeError": "errors",
     "TaskExit": "models.exits",
-    "cloud_forward": "cloud.step",
-    "cloud_step": "cloud.step",
+    "cloud_forward": "methods.back_step",
+    "cloud_step": "methods.back_step",
     "cut": "models.cut",
-    "edge_forward": "edge.step",
-    "edge_step": "edge.step",
+    "edge_forward": "methods.front_step",
+    "edge_step": "methods.front_step",
     "list_cuts": "models.cut",
     "load_config": "config",
     "merge_state_dicts": "models.cut",

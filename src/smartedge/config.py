@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from smartedge.errors import ConfigError, RunError
+from smartedge.methods.base import METHODS, get_method
+from smartedge.methods.schedules import SCHEDULES, get_schedule
 
-__all__ = ["Config", "encodes_images", "load_config", "load_run_config", "parse_overrides"]
-
-
-def encodes_images(codec: str) -> bool:
-    """Whether a codec's name is one of those that encode images, not feature maps."""
-    return re.fullmatch(r"image|jpeg|(jpeg|webp|avif)-[0-9]+", codec) is not None
+__all__ = ["Config", "load_config", "load_run_config", "parse_overrides"]
 
 
 def _shape(value: object) -> object:
@@ -40,10 +38,22 @@ def _columns(value: object) -> object:
 _RENAMED_METHODS = {"cloud": "upload", "edge": "local"}
 
 
-def _method(value: object) -> object:
-    """Refuses the names that methods had before they were told apart from the two sides."""
-    if isinstance(value, str) and value in _RENAMED_METHODS:
+def _method(value: str) -> str:
+    """One of the methods; refuses the names that two of them had before they were told apart from the two sides."""
+    if value in _RENAMED_METHODS:
         raise ValueError(f"'{value}' names a side; the method is now called '{_RENAMED_METHODS[value]}'")
+    return _known(value, METHODS)
+
+
+def _schedule(value: str) -> str:
+    return _known(value, SCHEDULES)
+
+
+def _known(value: str, table: Mapping[str, object]) -> str:
+    if value not in table:
+        *names, last = (f"'{name}'" for name in table)
+        expected = f"{', '.join(names)} or {last}"
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
     return value
 
 
@@ -224,12 +234,12 @@ class HardwareConfig(Section):
 class Config(Section):
     """All settings of one run."""
 
-    method: Annotated[Literal["hierarchical", "upload", "split", "local"], BeforeValidator(_method)] = Field(
+    method: Annotated[str, AfterValidator(_method)] = Field(
         "hierarchical",
         description="hierarchical: the edge learns from its own exit; upload: images are uploaded; "
         "split: gradients come back; local: everything on the edge",
     )
-    schedule: Literal["joint", "two-stage", "freeze-and-log"] = Field(
+    schedule: Annotated[str, AfterValidator(_schedule)] = Field(
         "joint",
         description="joint: the front learns while its features are sent, every epoch; two-stage: the front first, "
         "then features every epoch; freeze-and-log: the front first, then each image once",
@@ -248,28 +258,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> Config:
-        problems = []
-        codec = self.codec.name
-        takes_images = codec is not None and encodes_images(codec)
-        if self.method == "upload" and codec is not None and not takes_images:
-            problems.append(
-                f"codec.name: method 'upload' uploads images, which '{codec}' does not encode; use 'image' or 'jpeg'"
-            )
-        if self.method in ("hierarchical", "split") and takes_images:
-            problems.append(
-                f"codec.name: '{codec}' encodes images, but method '{self.method}' sends feature maps; use 'uint8'"
-            )
-        if self.method == "split" and self.schedule != "joint":
-            problems.append("schedule: split learning needs the edge in every step; use 'joint'")
-        if self.method == "local" and self.schedule != "joint":
-            problems.append("schedule: method 'local' sends nothing, so there is nothing to log; use 'joint'")
-        if self.schedule == "two-stage" and self.method != "hierarchical":
-            problems.append("schedule: 'two-stage' is for method 'hierarchical'; use 'joint'")
-        if self.train.front_epochs is not None and not self.front_first:
-            problems.append(
-                "train.front_epochs: only for method 'hierarchical' with schedule 'two-stage' or 'freeze-and-log'; "
-                "remove it"
-            )
+        problems = get_method(self.method).problems(self) + get_schedule(self.schedule).problems(self)
         problems += self._privacy_problems()
         both = {self.data.desired} if isinstance(self.data.desired, str) else set(self.data.desired)
         if not both:
@@ -285,13 +274,6 @@ class Config(Section):
     def _privacy_problems(self) -> list[str]:
         problems = []
         dp, model = self.dp, self.model
-        if self.method != "hierarchical":
-            if self.suppresses:
-                problems.append(f"adversary: method '{self.method}' has no front of its own to protect; remove it")
-            if self.train.distill.epochs:
-                problems.append(f"train.distill: method '{self.method}' has no task exit to teach; remove it")
-            if dp.mechanism != "none" or dp.label_epsilon is not None:
-                problems.append(f"dp: only for method 'hierarchical', not '{self.method}'; remove it")
         if self.suppresses and not self.data.sensitive:
             problems.append("data.sensitive: adversarial exits need at least one column to hide; name it here")
         if model.bottleneck is not None and model.codebook is not None:
@@ -321,18 +303,17 @@ class Config(Section):
     @property
     def front_first(self) -> bool:
         """Whether the front is trained, and frozen, before anything is released."""
-        return self.method == "hierarchical" and self.schedule in ("two-stage", "freeze-and-log")
+        return get_schedule(self.schedule).trains_front_first(self)
 
     @property
     def releases(self) -> int:
         """How often one training image is released in the whole run, at most."""
-        return 0 if self.method == "local" else 1 if self.schedule == "freeze-and-log" else self.epochs
+        return get_schedule(self.schedule).releases(self)
 
     @property
     def codec_name(self) -> str:
         """The codec in force: ``codec.name``, or the default of the method."""
-        usual = "uint8" if self.model.codebook is None else "code"
-        return self.codec.name or {"upload": "image", "split": "float32"}.get(self.method, usual)
+        return self.codec.name or get_method(self.method).usual_codec(self)
 
     @property
     def front_epochs(self) -> int:

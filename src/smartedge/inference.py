@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from smartedge import metrics
 from smartedge.codec import get_codec, pack, unpack_frame
 from smartedge.config import Config, load_run_config
-from smartedge.edge.protection import mechanism_of, open_gate
-from smartedge.edge.step import edge_forward
+from smartedge.edge.protection import open_gate
 from smartedge.errors import FrameError, RunError
+from smartedge.methods.front_step import edge_forward
+from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task

@@ -143,8 +143,8 @@ class StreamHeader:
     protocol: int
     run: str  # identifies the run: a log belongs to one run
     agreement: str  # the settings on which both sides must agree, as JSON
-    method: Literal["hierarchical", "upload", "split", "infer"]  # infer: no labels travel, probabilities come back
-    schedule: Literal["joint", "two-stage", "freeze-and-log"]
+    method: str  # a method's name, or infer: no labels travel, probabilities come back
+    schedule: str
     codec: str
     feature_shape: tuple[int, ...]  # F, without the batch dimension
     feature_dtype: Literal["float32", "uint8"]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from smartedge.codec import unpack_frame
 from smartedge.data import open_dataset
-from smartedge.edge.learners import make_learner
+from smartedge.methods.base import get_method
 from smartedge.runs.progress import Quiet
 from smartedge.training import open_data, train
 
@@ -226,7 +226,7 @@ def test_two_stage_sends_what_the_frozen_front_makes_of_augmented_images(tiny_co
     config = tiny_config("run", schedule="two-stage", epochs=3, train={"front_epochs": 2}, codec={"name": "float32"})
     train(config, single_process=True, monitor=Quiet())
     dataset = open_data(config, Quiet())
-    learner = make_learner(config, dataset.task, torch.device("cpu"), dataset)
+    learner = get_method(config.method).edge(config, dataset.task, torch.device("cpu"), dataset)
     learner.modules["front"].load_state_dict(load_file(config.run_dir / "edge" / "front.safetensors"))
     log = open_log(config.run_dir / "cloud" / "log")
     streams = [(header.epoch, header.split) for header in log.streams]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from smartedge.augment import augment
 from smartedge.cloud.log import FeatureLog
-from smartedge.cloud.step import cloud_forward, cloud_step
 from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config
+from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.models.exits import probabilities, task_loss
 from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer, set_learning_rate

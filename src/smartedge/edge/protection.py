@@ -1,4 +1,4 @@
-"""From the settings of a run to what protects its releases: the mechanism, and the gate around it."""
+"""From the settings of a run to the gate around its mechanism, and what the ledger says in the end."""
 
 from __future__ import annotations
 
@@ -8,37 +8,12 @@ from typing import Any
 
 from smartedge.config import Config
 from smartedge.privacy.ledger import Budget, Ledger
-from smartedge.privacy.mechanisms import Additive, Mechanism, make_mechanism
+from smartedge.privacy.mechanisms import Additive, Mechanism
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate
 from smartedge.types import Task
 
-__all__ = ["mechanism_of", "open_gate", "privacy_summary"]
-
-
-def mechanism_of(config: Config, feature_shape: tuple[int, ...]) -> Mechanism:
-    """The mechanism that ``config.dp`` names, calibrated for the releases of the whole run.
-
-    Args:
-        config: the run's settings.
-        feature_shape: F of what is sent, as the learner states it; (K,) for a codebook.
-
-    Raises:
-        ConfigError: the settings do not make a mechanism, or what accounts for it is not installed.
-    """
-    dp, model = config.dp, config.model
-    return make_mechanism(
-        dp.mechanism,
-        feature_shape=feature_shape,
-        granularity=dp.granularity,
-        clip=dp.clip,
-        bottleneck=model.bottleneck is not None,
-        codebook=model.codebook if config.method in ("hierarchical", "split") else None,
-        epsilon=dp.epsilon,
-        delta=dp.delta,
-        sigma=dp.sigma,
-        releases=max(1, config.releases),
-    )
+__all__ = ["open_gate", "privacy_summary"]
 
 
 def open_gate(
@@ -50,7 +25,7 @@ def open_gate(
         config: the run's settings.
         folder: the edge's folder of the run.
         run: identifies the run; None: the one that the ledger is of.
-        mechanism: from :func:`mechanism_of`.
+        mechanism: from :func:`smartedge.methods.mechanism.mechanism_of`.
         task: what the labels are; None where none travel.
         existing: the run has begun before, so ledger and key must be there.
 

@@ -21,11 +21,14 @@ from smartedge.codec import get_codec
 from smartedge.config import Config
 from smartedge.data import DataSet, batches
 from smartedge.data.loader import Batches
-from smartedge.edge.learners import Learner, make_learner
 from smartedge.edge.outbox import Outbox, Traffic
-from smartedge.edge.protection import mechanism_of, open_gate, privacy_summary
+from smartedge.edge.protection import open_gate, privacy_summary
 from smartedge.errors import ConfigError, PrivacyError, RunError
 from smartedge.files import PRIVATE, write_json_atomically
+from smartedge.methods.base import get_method
+from smartedge.methods.learner import Learned, Learner
+from smartedge.methods.loop import Progress, take_step
+from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities, task_loss
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import Checkpoints, load_weights, save_weights
@@ -89,7 +92,7 @@ class EdgeRunner:
                 raise ConfigError(f"data.path: {config.data.path} has too few images in its split {name!r}")
         self.device = pick_device(config.hardware.edge_device, "hardware.edge_device")
         self._data_print = _print_of(dataset)
-        self.learner = make_learner(config, dataset.task, self.device, dataset)
+        self.learner = get_method(config.method).edge(config, dataset.task, self.device, dataset)
         self.random = RandomStream(derive_seed(config.seed, "edge"), self.device)
         self.taught = 0  # epochs completed of the undivided network from which the exit is to learn
         self.epoch = 0  # epochs completed, of those in which the front learns
@@ -101,7 +104,7 @@ class EdgeRunner:
         self.test: dict[str, Any] | None = None
         self.teacher_val: dict[str, Any] | None = None
         self.finished = False
-        self.threaded = threaded and config.method != "split"
+        self.threaded = threaded and not get_method(config.method).answered
         next_seq = 0
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.run_id = uuid.uuid4().hex
@@ -226,7 +229,18 @@ class EdgeRunner:
     ) -> dict[str, float | None] | None:
         """One epoch over the training images; its figures (none where the edge has no head), or None when stopped."""
         per_epoch = self._per_epoch
-        step, steps = epoch * per_epoch, epochs * per_epoch
+        progress = Progress(epochs, per_epoch, epoch=epoch, step=epoch * per_epoch)
+        steps = progress.steps
+
+        def learn(batch: ImageBatch, progress: Progress) -> Learned:
+            learned = learner.learn(batch, progress, sending=outbox is not None)
+            if outbox is not None and learned.sent_BF is not None:
+                if learned.finish is not None:
+                    learned.finish(outbox.exchange(batch.ids, learned.sent_BF, batch.labels))
+                else:
+                    outbox.send(batch.ids, learned.sent_BF, batch.labels)
+            return learned
+
         meter = Meter()
         sums: Counter[str] = Counter()
         learner.begin_epoch(epoch)
@@ -234,9 +248,9 @@ class EdgeRunner:
             for batch in loader:
                 if stop.is_set():
                     return None
-                with self._computing(), self.random.active():
-                    result = learner.learn(batch, step, steps, outbox)
-                step += 1
+                with self._computing():
+                    result = take_step(learn, batch, progress, rates=learner.rates, random=self.random).step
+                step = progress.step
                 text = f"epoch {epoch + 1}/{epochs}"
                 if result is not None:
                     meter.add(batch.ids, batch.labels, self._probabilities(result.logits_BK), result.loss)
@@ -272,7 +286,7 @@ class EdgeRunner:
             epoch=epoch,
             shuffle=True,
             # Uploaded images are augmented where they are learned from: in the cloud.
-            augment="none" if self.config.method == "upload" else self.config.data.augment,
+            augment="none" if get_method(self.config.method).sends == "images" else self.config.data.augment,
             drop_last=self.images["train"] >= size,
         )
 
@@ -351,7 +365,7 @@ class EdgeRunner:
     def _open(self, split: SplitName, frames: int) -> None:
         assert self.outbox is not None
         config, task = self.config, self.dataset.task
-        assert config.method != "local"
+        method = get_method(config.method)
         self.outbox.open(
             StreamHeader(
                 protocol=PROTOCOL,
@@ -361,7 +375,7 @@ class EdgeRunner:
                 schedule=config.schedule,
                 codec=config.codec_name,
                 feature_shape=self.learner.feature_shape,
-                feature_dtype="uint8" if config.method == "upload" else "float32",
+                feature_dtype=method.wire_dtype,
                 task_kind=task.kind,
                 outputs=task.outputs,
                 batch_size=config.train.batch_size,
@@ -444,11 +458,10 @@ class EdgeRunner:
         split, shape = self.dataset.splits["train"], self.learner.feature_shape
         images_BCHW = split.read(np.arange(min(_JPEG_IMAGES, len(split)))).images_BCHW
         payload, side = get_codec("jpeg").encode(images_BCHW)
-        sends_features = self.config.method in ("hierarchical", "split")
         return {
             "jpeg_q90": (len(payload) + len(side)) / len(images_BCHW),
             "raw_uint8": float(np.prod(images_BCHW.shape[1:])),
-            "feature_float32": 4.0 * float(np.prod(shape)) if sends_features else None,
+            "feature_float32": 4.0 * float(np.prod(shape)) if get_method(self.config.method).divides else None,
         }
 
     def _save_samples(self) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from smartedge import metrics
-from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.files import write_atomically, write_json_atomically
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.record import read_metrics
+
+if TYPE_CHECKING:
+    from smartedge.config import Config
 
 __all__ = ["SCHEMA_VERSION", "assemble"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from smartedge.cloud.step import cloud_step, label_channel
+from smartedge.methods.back_step import cloud_step, label_channel
 from smartedge.models.optim import make_optimizer
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import randomise_labels

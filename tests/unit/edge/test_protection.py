@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from smartedge.config import load_config
-from smartedge.edge.protection import mechanism_of, open_gate, privacy_summary
+from smartedge.edge.protection import open_gate, privacy_summary
 from smartedge.errors import PrivacyError
+from smartedge.methods.mechanism import mechanism_of
 from smartedge.privacy.accountant import composed_epsilon
 from smartedge.types import Task
 

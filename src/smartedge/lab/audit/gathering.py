@@ -18,9 +18,9 @@ from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import read_columns
-from smartedge.edge.protection import mechanism_of
+from smartedge.methods.mechanism import mechanism_of
 from smartedge.edge.source import dataset_of
-from smartedge.edge.step import exit_logits
+from smartedge.methods.front_step import exit_logits
 from smartedge.errors import ConfigError, RunError
 from smartedge.lab.audit.evidence import BATCH, Auxiliary, Evidence, device_of
 from smartedge.models.exits import probabilities

@@ -12,7 +12,7 @@ from torch import nn
 
 from smartedge.config import Config, load_config
 from smartedge.data import DataSet, batches
-from smartedge.edge.step import edge_step
+from smartedge.methods.front_step import edge_step
 from smartedge.errors import ConfigError
 from smartedge.files import write_json_atomically
 from smartedge.lab.audit.clock import Clock, OutOfTime

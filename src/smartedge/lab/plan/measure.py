@@ -4,7 +4,7 @@
 
 The request and the answer are one JSON object each, see :func:`main`. A fresh process per cut is what makes two figures
 honest: the largest resident set, and what the first batch costs. The steps that are timed are those that runs make
-(:mod:`smartedge.edge.learners`, :mod:`smartedge.edge.step`, :mod:`smartedge.cloud.step`).
+(:mod:`smartedge.methods.learner`, :mod:`smartedge.methods.front_step`, :mod:`smartedge.methods.back_step`).
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ from torch import Tensor
 
 from smartedge.augment import augment
 from smartedge.cloud.log import FeatureLog, LogOnly
-from smartedge.cloud.step import cloud_forward, cloud_step
 from smartedge.codec import Codec, get_codec, reconstruction_error
 from smartedge.config import Config, load_config
 from smartedge.data import DataSet
-from smartedge.edge.learners import Learner, make_learner
-from smartedge.edge.protection import mechanism_of, open_gate
+from smartedge.edge.protection import open_gate
 from smartedge.edge.source import dataset_of
-from smartedge.edge.step import split_finish, split_start
 from smartedge.errors import CodecError, DataError, SmartEdgeError
 from smartedge.lab.plan.profile import CheckpointCost, CodecFigures, Timing, Transport, WholeFigures
+from smartedge.methods.back_step import cloud_forward, cloud_step
+from smartedge.methods.base import get_method
+from smartedge.methods.front_step import split_finish, split_start
+from smartedge.methods.learner import Learner
+from smartedge.methods.loop import Progress, take_step
+from smartedge.methods.mechanism import mechanism_of
 from smartedge.models import zoo
 from smartedge.models.cut import list_cuts
 from smartedge.models.network import divide, to_input
@@ -139,7 +142,7 @@ def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, rep
     device = pick_device(config.hardware.edge_device, "hardware.edge_device")
     divide(**config.division(images.task.outputs))  # what is slow the first time (imports) is not building
     begun = time.perf_counter()
-    learner = make_learner(config, images.task, device, images.dataset)
+    learner = get_method(config.method).edge(config, images.task, device, images.dataset)
     build_seconds = time.perf_counter() - begun
     front_step, front_forward, features_BF = _edge_side(learner, images, repeats)
     # Released and encoded here too, so that the memory it takes is part of the peak.
@@ -173,8 +176,12 @@ def _edge_side(learner: Learner, images: Images, repeats: int) -> tuple[Timing, 
     """Time of a training step and of a forward pass, and what the front then gives (B, *F)."""
     given = images.batches
     size = len(given[0].ids)
-    steps = 10 * (repeats + 2)
-    step = timed(lambda n: learner.learn(given[n % len(given)], n, steps, None), images=size, repeats=repeats)
+    progress = Progress(1, 10 * (repeats + 2))
+
+    def learn(number: int) -> object:
+        return take_step(learner.learn, given[number % len(given)], progress, rates=learner.rates)
+
+    step = timed(learn, images=size, repeats=repeats)
 
     def forward(number: int) -> Tensor:
         features_BF, logits_BK = learner.infer(given[number % len(given)])
@@ -325,7 +332,7 @@ def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, r
     baseline = rss_bytes()
     device = pick_device(config.hardware.edge_device, "hardware.edge_device")
     begun = time.perf_counter()
-    learner = make_learner(config, task, device)
+    learner = get_method(config.method).edge(config, task, device)
     build_seconds = time.perf_counter() - begun
     step, forward, _ = _edge_side(learner, images, repeats)
     peak, state = _own_peak_bytes(), _tensor_bytes(learner.state())
@@ -359,11 +366,13 @@ def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, r
 
 def steps_on_demand(config: Config, images: Images, *, repeats: int) -> Iterator[Timing]:
     """Training steps of the undivided network, timed anew for each item that is asked for."""
-    learner = make_learner(config, images.task, pick_device(config.hardware.edge_device, "hardware.edge_device"))
+    device = pick_device(config.hardware.edge_device, "hardware.edge_device")
+    learner = get_method(config.method).edge(config, images.task, device)
+    progress = Progress(1, 10 * (repeats + 2))
     given, size = images.batches, len(images.batches[0].ids)
 
     def step(number: int) -> object:
-        return learner.learn(given[number % len(given)], number, 10 * (repeats + 2), None)
+        return take_step(learner.learn, given[number % len(given)], progress, rates=learner.rates)
 
     for number in range(2):
         step(number)

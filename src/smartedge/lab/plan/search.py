@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from smartedge.config import Config, encodes_images, load_config
+from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.cost import Choice, Job, Prediction, Setting, predict
+from smartedge.methods.base import encodes_images
 
 __all__ = ["Constraints", "Plan", "choices", "describe", "explain", "make_plan", "parse_depth", "written"]
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smartedge.cloud.step import cloud_forward, cloud_step
-from smartedge.edge.step import edge_forward, edge_step, split_finish, split_start
+from smartedge.methods.back_step import cloud_forward, cloud_step
+from smartedge.methods.front_step import edge_forward, edge_step, split_finish, split_start
 from smartedge.models.optim import make_optimizer, set_learning_rate
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smartedge.edge.step import EdgeStep
-from smartedge.edge.view import posterior, show
+from smartedge.methods.differentiable import posterior, show
+from smartedge.methods.front_step import EdgeStep
 from smartedge.models.adversary import Adversaries
 from smartedge.models.exits import distillation_losses, task_losses
 from smartedge.models.optim import apply_gradients

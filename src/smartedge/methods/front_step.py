@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from smartedge.edge.view import posterior, show
+from smartedge.methods.differentiable import posterior, show
 from smartedge.models.exits import task_loss
 from smartedge.models.optim import apply_gradients
 from smartedge.privacy.mechanisms import Discrete, Mechanism

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from smartedge.config import load_config
-from smartedge.edge.learners import ExitLearner, make_learner
-from smartedge.edge.suppression import protected_step
+from smartedge.methods.base import get_method
+from smartedge.methods.hierarchical import ExitLearner
+from smartedge.methods.learner import Learned
+from smartedge.methods.loop import Progress, take_step
+from smartedge.methods.protected_step import protected_step
 from smartedge.types import ImageBatch, Task
 
 TASK = Task("single", ("smile",), ("no", "yes"))
@@ -60,9 +63,18 @@ def learner(images: Images, **changes) -> ExitLearner:
         },
         changes,
     )
-    made = make_learner(config, TASK, torch.device("cpu"), images)
+    made = get_method(config.method).edge(config, TASK, torch.device("cpu"), images)
     assert isinstance(made, ExitLearner)
     return made
+
+
+def learn(one: ExitLearner, batch: ImageBatch, step: int, steps: int, *, sending: bool = False) -> Learned:
+    """One update, at this place of a training."""
+
+    def update(batch: ImageBatch, progress: Progress) -> Learned:
+        return one.learn(batch, progress, sending=sending)
+
+    return take_step(update, batch, Progress(1, steps, step=step), rates=one.rates)
 
 
 def moved(one: ExitLearner, epoch: int) -> set[str]:
@@ -86,13 +98,13 @@ def test_a_state_goes_on_where_it_stopped(images):
         torch.manual_seed(7)
         one.begin_epoch(2)
         for step in range(2, 4):
-            one.learn(images.batch, step, 6, None)
+            learn(one, images.batch, step, 6)
         return [*one.modules["front"].state_dict().values(), *one.adversaries.state_dict().values()]
 
     first, second = learner(images), learner(images)
     torch.manual_seed(1)
     for step in range(2):
-        first.learn(images.batch, step, 6, None)
+        learn(first, images.batch, step, 6)
     saved = copy.deepcopy(first.state())
     uninterrupted = go_on(first)
     second.load_state(saved)
@@ -101,14 +113,14 @@ def test_a_state_goes_on_where_it_stopped(images):
 
 def test_lambda_rises_and_figures_name_no_column(images):
     one = learner(images, adversary={"warmup": 0.5, "weight": 4.0, "dependence": 2.0})
-    figures = [one.learn(images.batch, step, 4, None).figures for step in range(4)]
+    figures = [learn(one, images.batch, step, 4).step.figures for step in range(4)]
     assert [part["lambda"] for part in figures] == pytest.approx([0.0, 2.0, 4.0, 4.0])
     assert set(figures[-1]) == {"adversary_loss", "confusion", "lambda", "dependence"}
 
 
 def test_dependence_alone_needs_no_exits(images):
     one = learner(images, adversary={"exits": [], "dependence": 2.0})
-    figures = one.learn(images.batch, 3, 4, None).figures
+    figures = learn(one, images.batch, 3, 4).step.figures
     assert set(figures) == {"dependence"}
     assert "adversaries" not in one.state()
 
@@ -122,7 +134,7 @@ def test_what_is_inferred_is_bounded_and_free_of_noise(images):
 
 def test_exits_need_the_labels_of_a_data_set(images):
     with pytest.raises(ValueError, match="data set"):
-        make_learner(learner(images).config, TASK, torch.device("cpu"))
+        get_method("hierarchical").edge(learner(images).config, TASK, torch.device("cpu"))
 
 
 def test_the_noise_that_the_front_learns_through_rises(images, monkeypatch):
@@ -132,18 +144,11 @@ def test_the_noise_that_the_front_learns_through_rises(images, monkeypatch):
         given.append(noise)
         return protected_step(*args, noise=noise, **settings)
 
-    monkeypatch.setattr("smartedge.edge.learners.protected_step", spy)
+    monkeypatch.setattr("smartedge.methods.hierarchical.protected_step", spy)
     one = learner(images, dp={"warmup": 0.5})
     for step in range(4):
-        one.learn(images.batch, step, 4, None)
+        learn(one, images.batch, step, 4)
     assert given == pytest.approx([0.0, 0.5, 1.0, 1.0])
-
-
-class Sent:
-    """An outbox that keeps what it is given."""
-
-    def send(self, ids, features_BF, labels):
-        self.features_BF = features_BF
 
 
 def test_a_private_release_of_an_image_does_not_depend_on_the_others_beside_it(images):
@@ -154,9 +159,8 @@ def test_a_private_release_of_an_image_does_not_depend_on_the_others_beside_it(i
         if replaced:
             pixels[0] = 255 - pixels[0]
         one = learner(images, dp={"clip": 4.0})
-        outbox = Sent()
-        one.learn(ImageBatch(images.batch.ids, pixels, images.batch.labels, images.batch.sensitive), 3, 10, outbox)
-        sent.append(outbox.features_BF)
+        batch = ImageBatch(images.batch.ids, pixels, images.batch.labels, images.batch.sensitive)
+        sent.append(learn(one, batch, 3, 10, sending=True).sent_BF)
     assert torch.equal(sent[0][1:], sent[1][1:])
     assert not torch.equal(sent[0][0], sent[1][0])
     assert one.alone and not learner(images, dp={"mechanism": "none", "sigma": None}).alone

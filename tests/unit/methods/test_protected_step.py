@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smartedge.edge.step import edge_forward, edge_step
-from smartedge.edge.suppression import Lesson, Suppression, adversary_step, protected_step
-from smartedge.edge.view import posterior, show
+from smartedge.methods.differentiable import posterior, show
+from smartedge.methods.front_step import edge_forward, edge_step
+from smartedge.methods.protected_step import Lesson, Suppression, adversary_step, protected_step
 from smartedge.models.adversary import Adversaries, weight_at
 from smartedge.models.optim import make_optimizer, set_learning_rate
 from smartedge.models.seen import Seen
@@ -124,7 +124,7 @@ def test_every_head_sees_noise_of_its_own_and_clean_bounded_features_are_handed_
         shown.append(show(mechanism, features_BF, noise=noise))
         return shown[-1]
 
-    monkeypatch.setattr("smartedge.edge.suppression.show", spy)
+    monkeypatch.setattr("smartedge.methods.protected_step.show", spy)
     exits = adversaries(labels, hidden)
     expected = mechanism.bound(parts[0](images)).detach()
     suppression = Suppression(exits, sgd(exits), hidden, steps=3, weight=1.0)

@@ -1,0 +1,179 @@
+"""Hierarchical training: the front learns from its own exit on the edge, and its features are sent. No answer comes.
+
+Sepehri et al., "Hierarchical Training of Deep Neural Networks Using Early Exiting" (arXiv 2303.02384); with protection,
+"PriPHiT" (arXiv 2408.05092).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from smartedge.methods.front_step import EdgeStep, edge_forward
+from smartedge.methods.learner import Learned, NetworkLearner
+from smartedge.methods.local import UndividedLearner
+from smartedge.methods.loop import Progress
+from smartedge.methods.mechanism import mechanism_of
+from smartedge.methods.protected_step import Lesson, Suppression, protected_step
+from smartedge.models.adversary import Adversaries, weight_at
+from smartedge.models.network import divide
+from smartedge.runs.seeds import derive_seed
+from smartedge.types import ImageBatch, Task
+
+if TYPE_CHECKING:
+    from smartedge.config import Config
+    from smartedge.data import DataSet
+
+__all__ = ["ExitLearner", "cloud", "edge"]
+
+
+def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> ExitLearner:
+    """The learner of front and task exit."""
+    return ExitLearner(config, task, device, dataset)
+
+
+def cloud(config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """The back."""
+    divided = divide(**config.division(outputs))
+    return divided.back, divided.feature_shape
+
+
+class ExitLearner(NetworkLearner):
+    """Front and task exit learn here; bounded and detached features are sent.
+
+    Where the settings ask for protection (``adversary``, ``dp``, ``model.codebook``) or distillation, the update is
+    :func:`smartedge.methods.protected_step.protected_step`; otherwise the plain one.
+
+    Raises:
+        ValueError: there are adversarial exits, but no ``dataset`` with the labels that they learn.
+    """
+
+    def __init__(self, config: Config, task: Task, device: torch.device, dataset: DataSet | None = None) -> None:
+        divided = divide(**config.division(task.outputs))
+        self.feature_shape = divided.feature_shape
+        super().__init__(config, task, device, {"front": divided.front, "exit": divided.task_exit})
+        self.mechanism = mechanism_of(config, self.feature_shape)
+        self.adversaries, self.adversary_optimizer = _adversaries(config, dataset, self.feature_shape, device)
+        if config.train.distill.epochs:
+            self.teacher = UndividedLearner(config, task, device)
+        mixing = any(isinstance(module, _BatchNorm) for module in divided.front.modules())
+        self.alone = mixing and config.dp.mechanism != "none"
+        self.plain = (
+            config.dp.mechanism == "none"
+            and config.model.codebook is None
+            and self.adversaries is None
+            and self.teacher is None
+        )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Every ``adversary.reset_every`` epochs one adversarial exit in turn starts anew."""
+        every = self.config.adversary.reset_every
+        if self.adversary_optimizer is None or every == 0 or epoch == 0 or epoch % every:
+            return
+        assert self.adversaries is not None
+        seed = derive_seed(self.config.seed, "adversary", epoch)
+        self.adversaries.restart(epoch // every - 1, seed, self.adversary_optimizer)
+
+    def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
+        """One update. The features of the same forward pass are to be sent.
+
+        Except where they are private and batch normalisation mixes the images of a batch. Then each image's features
+        are made by themselves, before the update: its noise would not cover what it leaves in the features of others.
+        """
+        alone_BF = self.infer(batch)[0] if self.alone and sending else None
+        if self.plain:
+            step = self.plain_step(self.modules["front"], self.modules["exit"], batch)
+        else:
+            step = self._protected_step(batch, progress)
+        return Learned(step, step.features_BF if alone_BF is None else alone_BF)
+
+    def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
+        """Bounded features and the exit's logits."""
+        self.eval_mode()
+        return edge_forward(
+            self.modules["front"],
+            self.modules["exit"],
+            self.inputs(batch),
+            mechanism=None if self.plain else self.mechanism,
+            task_kind=self.task.kind,
+            precision=self.config.train.precision,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Also the adversarial exits and their optimizer; λ and the resets follow from step and epoch."""
+        state = super().state()
+        if self.adversaries is not None and self.adversary_optimizer is not None:
+            state["adversaries"] = self.adversaries.state_dict()
+            state["adversary_optimizer"] = self.adversary_optimizer.state_dict()
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        super().load_state(state)
+        if self.adversaries is not None and self.adversary_optimizer is not None:
+            self.adversaries.load_state_dict(state["adversaries"], strict=True)
+            self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
+
+    def _protected_step(self, batch: ImageBatch, progress: Progress) -> EdgeStep:
+        train = self.config.train
+        self.train_mode()
+        inputs_BCHW = self.inputs(batch)
+        lesson = None
+        if self.teacher is not None:
+            lesson = Lesson(self.teacher.answer(inputs_BCHW), train.distill.weight, train.distill.temperature)
+        return protected_step(
+            self.modules["front"],
+            self.modules["exit"],
+            self.optimizer,
+            inputs_BCHW,
+            batch.labels.to(self.device),
+            self.task.kind,
+            mechanism=self.mechanism,
+            noise=weight_at(progress.step, progress.steps, weight=1.0, warmup=self.config.dp.warmup),
+            suppression=self._suppression(batch, progress),
+            lesson=lesson,
+            precision=train.precision,
+            label_smoothing=train.label_smoothing,
+            clip_norm=train.clip_grad_norm,
+        )
+
+    def _suppression(self, batch: ImageBatch, progress: Progress) -> Suppression | None:
+        if self.adversaries is None:
+            return None
+        adversary = self.config.adversary
+        rise = weight_at(progress.step, progress.steps, weight=1.0, warmup=adversary.warmup)
+        return Suppression(
+            self.adversaries.train(),
+            self.adversary_optimizer,
+            {column: batch.sensitive[column].to(self.device) for column in self.adversaries.columns},
+            steps=adversary.steps,
+            weight=rise * adversary.weight,
+            dependence=rise * adversary.dependence,
+        )
+
+
+def _adversaries(
+    config: Config, dataset: DataSet | None, feature_shape: tuple[int, ...], device: torch.device
+) -> tuple[Adversaries | None, torch.optim.Optimizer | None]:
+    adversary = config.adversary
+    if not config.suppresses:
+        return None, None
+    if dataset is None:
+        raise ValueError("adversarial exits learn the labels of a data set; give one")
+    learning = dataset.splits["train"]
+    adversaries = Adversaries(
+        adversary.exits,
+        feature_shape,
+        dataset.task,
+        {column: dataset.sensitive[column] for column in config.data.sensitive},
+        learning.labels,
+        learning.sensitive_labels,
+        confusion=adversary.confusion,
+        seed=derive_seed(config.seed, "adversary"),
+    ).to(device)
+    if not adversary.exits:
+        return adversaries, None
+    return adversaries, torch.optim.Adam(adversaries.parameters(), lr=adversary.lr)

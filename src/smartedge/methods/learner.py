@@ -1,0 +1,141 @@
+"""What the edge runs: the interface of a learner, and what learners with parameters have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from smartedge.methods.front_step import EdgeStep, edge_step
+from smartedge.methods.loop import Progress, Rates, warmup_cosine
+from smartedge.models.network import to_input
+from smartedge.models.optim import make_optimizer
+from smartedge.types import ImageBatch, Task
+
+if TYPE_CHECKING:
+    from smartedge.config import Config
+    from smartedge.methods.local import UndividedLearner
+
+__all__ = ["Learned", "Learner", "NetworkLearner"]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a learner made of one batch.
+
+    Attributes:
+        step: the update's figures; None where the edge has no head of its own.
+        sent_BF: what is to be sent, (B, *F), detached; None where nothing is.
+        finish: takes the gradient at the cut (B, *F) with which the cloud answers, and ends the update. None where the
+            update is made, and no answer is waited for.
+    """
+
+    step: EdgeStep | None = None
+    sent_BF: Tensor | None = None
+    finish: Callable[[Tensor], None] | None = None
+
+
+class Learner(Protocol):
+    """A method's part on the edge."""
+
+    feature_shape: tuple[int, ...]  # F of what is sent; () where nothing is sent
+    modules: dict[str, nn.Module]  # what it trains and the run ends with; saved under these names
+    teacher: UndividedLearner | None  # to be trained first, where the run distils
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before the first batch of every epoch in which it learns; epochs count from 0."""
+
+    def rates(self, progress: Progress) -> None:
+        """Set the learning rates of the next update."""
+
+    def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
+        """Update on one batch. What is to be sent is returned; the caller sends it, if ``sending``."""
+
+    def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
+        """What would be sent, (B, *F), and logits (B, K), where there are any. Changes nothing."""
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`learn` changes, for a checkpoint."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+
+
+class NetworkLearner:
+    """A learner with parameters: where its modules are, how they are updated, and what a checkpoint holds.
+
+    Args:
+        config: the run's settings.
+        task: what the desired labels mean.
+        device: where it computes.
+        modules: what it trains, by the names under which they are saved.
+    """
+
+    feature_shape: tuple[int, ...] = ()
+
+    def __init__(self, config: Config, task: Task, device: torch.device, modules: dict[str, nn.Module]) -> None:
+        self.config = config
+        self.task = task
+        self.device = device
+        self.modules = modules
+        self.teacher: UndividedLearner | None = None
+        train = config.train
+        for module in modules.values():
+            module.to(device)
+            if train.channels_last:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(
+            modules.values(),
+            name=train.optimizer,
+            lr=train.lr,
+            weight_decay=train.weight_decay,
+            momentum=train.momentum,
+        )
+        self.rates: Rates = warmup_cosine(self.optimizer, train.lr)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Nothing."""
+
+    def state(self) -> dict[str, Any]:
+        """Parameters, buffers, and the optimizer's state."""
+        modules = {name: module.state_dict() for name, module in self.modules.items()}
+        return {"modules": modules, "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def inputs(self, batch: ImageBatch) -> Tensor:
+        """The images as the network takes them, float32 (B, 3, H, W)."""
+        return to_input(batch.images_BCHW, self.device, channels_last=self.config.train.channels_last)
+
+    def train_mode(self) -> None:
+        """Before an update."""
+        for module in self.modules.values():
+            module.train()
+
+    def eval_mode(self) -> None:
+        """Before answers without learning."""
+        for module in self.modules.values():
+            module.eval()
+
+    def plain_step(self, front: nn.Module, head: nn.Module, batch: ImageBatch) -> EdgeStep:
+        """Update ``front`` and ``head`` on the desired label alone."""
+        train = self.config.train
+        self.train_mode()
+        return edge_step(
+            front,
+            head,
+            self.optimizer,
+            self.inputs(batch),
+            batch.labels.to(self.device),
+            self.task.kind,
+            precision=train.precision,
+            label_smoothing=train.label_smoothing,
+            clip_norm=train.clip_grad_norm,
+        )

@@ -1,0 +1,46 @@
+"""Local: the edge trains the whole network, and sends nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from smartedge.methods.front_step import edge_forward
+from smartedge.methods.learner import Learned, NetworkLearner
+from smartedge.methods.loop import Progress
+from smartedge.models import zoo
+from smartedge.types import ImageBatch, Task
+
+if TYPE_CHECKING:
+    from smartedge.config import Config
+    from smartedge.data import DataSet
+
+__all__ = ["UndividedLearner", "edge"]
+
+
+def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> UndividedLearner:
+    """The learner of the whole network."""
+    return UndividedLearner(config, task, device)
+
+
+class UndividedLearner(NetworkLearner):
+    """The whole network learns here. It is also the teacher of a front."""
+
+    def __init__(self, config: Config, task: Task, device: torch.device) -> None:
+        super().__init__(config, task, device, {"network": zoo.build(**config.whole(task.outputs))})
+
+    def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
+        """One update of the whole network."""
+        return Learned(self.plain_step(self.modules["network"], nn.Identity(), batch))
+
+    def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
+        """The network's logits."""
+        return None, self.answer(self.inputs(batch))
+
+    def answer(self, inputs_BCHW: Tensor) -> Tensor:
+        """The network's logits (B, K), float32, for float32 inputs (B, 3, H, W), in evaluation mode."""
+        self.eval_mode()
+        precision = self.config.train.precision
+        return edge_forward(self.modules["network"], nn.Identity(), inputs_BCHW, precision=precision)[1]

@@ -1,0 +1,222 @@
+"""The training loop. Every network of smartedge is trained by it: front, teacher, back, and the audit's networks.
+
+:func:`fit` goes through epochs and batches; :func:`take_step` makes one update, also for those to whom batches come one
+by one. What is peculiar to a training is its ``step``: loss, backward pass and update.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from smartedge.models.optim import set_learning_rate
+from smartedge.runs.seeds import RandomStream
+
+__all__ = [
+    "Best",
+    "Deadline",
+    "Progress",
+    "Rates",
+    "fit",
+    "load_training_state",
+    "take_step",
+    "training_state",
+    "warmup_cosine",
+]
+
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+
+_REPORT_EVERY = 4  # steps
+_TICKS = 1000  # into which a training is divided whose end the clock decides
+
+
+class Deadline:
+    """How much of an allowance of time is spent.
+
+    Args:
+        seconds: the allowance; ``math.inf`` for no limit.
+        now: tells the time in seconds; a test hands in its own.
+    """
+
+    def __init__(self, seconds: float, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._now = now
+        self._begun = now()
+
+    @property
+    def spent(self) -> float:
+        """Share of the allowance, from 0."""
+        return 1.0 if self._seconds <= 0 else (self._now() - self._begun) / self._seconds
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        epochs: epochs in all.
+        steps_per_epoch: updates in each.
+        epoch: epochs completed.
+        step: updates made.
+        deadline: ends the training before its epochs are completed. None: the epochs alone decide.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    epoch: int = 0
+    step: int = 0
+    deadline: Deadline | None = None
+
+    @property
+    def steps(self) -> int:
+        """Updates in all, where the time suffices."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1: by the updates, or by the clock where the time ends first."""
+        spent = 0.0 if self.deadline is None else self.deadline.spent
+        return min(1.0, max(self.step / self.steps, spent))
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs are completed, or the time is over."""
+        return self.epoch >= self.epochs or self.out_of_time
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time is over."""
+        return self.deadline is not None and self.deadline.spent >= 1
+
+
+Rates = Callable[[Progress], None]  # sets the learning rates of the next update
+
+
+def fit(
+    step: Callable[[Batch, Progress], Result],
+    batches: Callable[[int], Generator[Batch, None, None]],
+    progress: Progress,
+    *,
+    rates: Rates,
+    random: RandomStream | None = None,
+    report: Callable[[Progress], None] | None = None,
+    after_epoch: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> bool:
+    """Train until the epochs are completed or the time is over (True), or until ``stop`` says so (False).
+
+    Args:
+        step: one update on a batch: loss, backward pass, step of the optimizers.
+        batches: epoch, counted from 0 → its batches.
+        progress: where to begin, from a checkpoint for example; it is counted on here.
+        rates: sets the learning rates before each step.
+        random: where a step draws its random numbers from. None: torch's global generator.
+        report: called every fourth step, and after the last one.
+        after_epoch: called after each epoch: to validate, to keep the best state, to write a checkpoint.
+        stop: asked before each step.
+    """
+    while not progress.ended:
+        with closing(batches(progress.epoch)) as source:
+            for batch in source:
+                if stop is not None and stop():
+                    return False
+                if progress.out_of_time:
+                    break
+                take_step(step, batch, progress, rates=rates, random=random)
+                if report is not None and (progress.step % _REPORT_EVERY == 0 or progress.step == progress.steps):
+                    report(progress)
+        progress.epoch += 1
+        if after_epoch is not None:
+            after_epoch(progress)
+    return True
+
+
+def take_step(
+    step: Callable[[Batch, Progress], Result],
+    batch: Batch,
+    progress: Progress,
+    *,
+    rates: Rates,
+    random: RandomStream | None = None,
+) -> Result:
+    """Make one update, and return what ``step`` gives. The arguments are those of :func:`fit`."""
+    rates(progress)
+    with nullcontext() if random is None else random.active():
+        result = step(batch, progress)
+    progress.step += 1
+    return result
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, peak: float) -> Rates:
+    """Linear warm-up to ``peak`` over the first tenth of a training, then a cosine to zero.
+
+    Over the updates; over the share of the time and the updates where there is a deadline.
+    """
+
+    def set_rate(progress: Progress) -> None:
+        if progress.deadline is None:
+            set_learning_rate(optimizer, peak=peak, step=progress.step, steps=progress.steps)
+        else:
+            tick = min(_TICKS - 1, int(progress.share * _TICKS))
+            set_learning_rate(optimizer, peak=peak, step=tick, steps=_TICKS)
+
+    return set_rate
+
+
+class Best:
+    """The state of a network that scored highest so far.
+
+    Args:
+        network: whose state is kept.
+        score: of its present state.
+    """
+
+    def __init__(self, network: nn.Module, score: float = float("-inf")) -> None:
+        self.network = network
+        self.score = score
+        self._state = copy.deepcopy(network.state_dict())
+
+    def offer(self, score: float) -> None:
+        """Keep the present state if ``score`` is higher than all before."""
+        if score > self.score:
+            self.score, self._state = score, copy.deepcopy(self.network.state_dict())
+
+    def restore(self) -> None:
+        """Put the best state into the network, and the network into evaluation mode."""
+        self.network.load_state_dict(self._state)
+        self.network.eval()
+
+
+def training_state(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, random: RandomStream, progress: Progress
+) -> dict[str, Any]:
+    """All that a training changes, for :class:`smartedge.runs.checkpoint.Checkpoints`."""
+    return {
+        "modules": {name: module.state_dict() for name, module in modules.items()},
+        "optimizer": optimizer.state_dict(),
+        "random": random.state,
+        "epoch": progress.epoch,
+        "step": progress.step,
+    }
+
+
+def load_training_state(
+    state: Mapping[str, Any],
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    random: RandomStream,
+    progress: Progress,
+) -> None:
+    """Go back to what :func:`training_state` gave."""
+    for name, module in modules.items():
+        module.load_state_dict(state["modules"][name], strict=True)
+    optimizer.load_state_dict(state["optimizer"])
+    random.state, progress.epoch, progress.step = state["random"], state["epoch"], state["step"]

@@ -1,0 +1,139 @@
+"""What a schedule is, and the table of schedules.
+
+A schedule says in which epochs the front learns, in which its features are sent, and how often an image is sent. The
+edge goes through the epochs that it lists; the cloud expects the streams that follow from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from smartedge.methods.base import get_method
+
+if TYPE_CHECKING:
+    from smartedge.config import Config
+    from smartedge.types import SplitName
+
+__all__ = ["SCHEDULES", "Epoch", "Schedule", "get_schedule"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass of the edge over its images.
+
+    Attributes:
+        number: from 0, over all epochs of the edge; the streams of the epoch carry it.
+        learns: the edge's learner learns from the training images.
+        sends: what the method sends is sent, one stream for each split.
+        splits: the splits that are gone through, in order.
+        anew: the training images are shuffled and augmented, as in every epoch. Otherwise they are sent as they are.
+    """
+
+    number: int
+    learns: bool
+    sends: bool
+    splits: tuple[SplitName, ...]
+    anew: bool = True
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the front learns, and when and how often images are sent.
+
+    Attributes:
+        name: as in the setting ``schedule``.
+        front_first: the front is trained before anything is sent, and then kept as it is.
+        once: each image is sent once. The cloud then trains from its store, as many epochs as the settings say;
+            otherwise it learns from every frame once, as the frames come.
+    """
+
+    name: str
+    front_first: bool
+    once: bool
+
+    def trains_front_first(self, config: Config) -> bool:
+        """Whether there is a front to train before anything is sent."""
+        return self.front_first and get_method(config.method).has_exit
+
+    def epochs(self, config: Config) -> list[Epoch]:
+        """The epochs of the edge, in order."""
+        if not self.front_first:
+            return [
+                Epoch(
+                    number,
+                    learns=True,
+                    sends=get_method(config.method).has_cloud,
+                    splits=_splits(number, config.epochs),
+                )
+                for number in range(config.epochs)
+            ]
+        first = config.front_epochs if self.trains_front_first(config) else 0
+        learning = [Epoch(number, learns=True, sends=False, splits=_splits(number, first)) for number in range(first)]
+        if self.once:
+            return [*learning, Epoch(first, learns=False, sends=True, splits=("train", "val", "test"), anew=False)]
+        sending = [
+            Epoch(first + number, learns=False, sends=True, splits=_splits(number, config.epochs))
+            for number in range(config.epochs)
+        ]
+        return [*learning, *sending]
+
+    def streams(self, config: Config) -> Iterator[tuple[int, SplitName]]:
+        """Epoch and split of every stream of a run, in order."""
+        for epoch in self.epochs(config):
+            if epoch.sends:
+                yield from ((epoch.number, split) for split in epoch.splits)
+
+    def releases(self, config: Config) -> int:
+        """How often one training image is sent in the whole run, at most."""
+        return sum(split == "train" for _, split in self.streams(config))
+
+    def most_joined(self, frames: int) -> int:
+        """How many frames of a stream of ``frames`` may go as one message.
+
+        A cloud that trains beside the edge gets a sixteenth of the stream at once, so that it does not wait for its
+        work. A cloud that trains when all frames are there loses nothing by joining.
+        """
+        return frames if self.once else max(1, frames // 16)
+
+    def problems(self, config: Config) -> list[str]:
+        """Settings that do not go with this schedule, each as ``key: what is wrong; what to do``."""
+        method = get_method(config.method)
+        problems = []
+        if self.front_first and method.answered:
+            problems.append("schedule: split learning needs the edge in every step; use 'joint'")
+        if self.front_first and not method.has_cloud:
+            problems.append(f"schedule: method '{method.name}' sends nothing, so there is nothing to log; use 'joint'")
+        if self.front_first and not self.once and not method.has_exit:
+            problems.append(f"schedule: '{self.name}' is for method 'hierarchical'; use 'joint'")
+        if config.train.front_epochs is not None and not self.trains_front_first(config):
+            problems.append(
+                "train.front_epochs: only for method 'hierarchical' with schedule 'two-stage' or 'freeze-and-log'; "
+                "remove it"
+            )
+        return problems
+
+
+def _splits(number: int, epochs: int) -> tuple[SplitName, ...]:
+    """Test images are gone through in the last epoch alone."""
+    return ("train", "val", "test") if number + 1 == epochs else ("train", "val")
+
+
+SCHEDULES: dict[str, Schedule] = {
+    schedule.name: schedule
+    for schedule in (
+        Schedule("joint", front_first=False, once=False),
+        Schedule("two-stage", front_first=True, once=False),
+        Schedule("freeze-and-log", front_first=True, once=True),
+    )
+}
+
+
+def get_schedule(name: str) -> Schedule:
+    """The schedule of that name.
+
+    Raises:
+        KeyError: there is none. The settings check the name before.
+    """
+    return SCHEDULES[name]

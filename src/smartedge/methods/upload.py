@@ -1,0 +1,63 @@
+"""Upload: the edge sends its images as they are, and the cloud trains the whole network on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from smartedge.methods.learner import Learned
+from smartedge.methods.loop import Progress
+from smartedge.models import zoo
+from smartedge.types import ImageBatch, Task
+
+if TYPE_CHECKING:
+    from smartedge.config import Config
+    from smartedge.data import DataSet
+
+__all__ = ["UploadLearner", "cloud", "edge"]
+
+
+def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> UploadLearner:
+    """What passes the images on."""
+    return UploadLearner(_image_shape(config))
+
+
+def cloud(config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """The whole network."""
+    return zoo.build(**config.whole(outputs)), _image_shape(config)
+
+
+def _image_shape(config: Config) -> tuple[int, ...]:
+    return 3, config.data.image_size, config.data.image_size
+
+
+class UploadLearner:
+    """Images are sent as they are. The cloud augments them, since it learns from them."""
+
+    def __init__(self, feature_shape: tuple[int, ...]) -> None:
+        self.feature_shape = feature_shape
+        self.modules: dict[str, nn.Module] = {}
+        self.teacher = None
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Nothing is learned here."""
+
+    def rates(self, progress: Progress) -> None:
+        """Nothing is learned here."""
+
+    def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
+        """The images are to be sent."""
+        return Learned(None, batch.images_BCHW)
+
+    def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
+        """The images."""
+        return batch.images_BCHW, None
+
+    def state(self) -> dict[str, Any]:
+        """Nothing is learned here."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing is learned here."""
