@@ -18,11 +18,11 @@ from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import read_columns
-from smartedge.methods.mechanism import mechanism_of
 from smartedge.edge.source import dataset_of
-from smartedge.methods.front_step import exit_logits
 from smartedge.errors import ConfigError, RunError
 from smartedge.lab.audit.evidence import BATCH, Auxiliary, Evidence, device_of
+from smartedge.methods.front_step import exit_logits
+from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
 from smartedge.privacy.mechanisms import Mechanism

@@ -12,12 +12,12 @@ from torch import nn
 
 from smartedge.config import Config, load_config
 from smartedge.data import DataSet, batches
-from smartedge.methods.front_step import edge_step
 from smartedge.errors import ConfigError
 from smartedge.files import write_json_atomically
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, device_of
 from smartedge.lab.audit.gathering import assemble, gather, open_audited, trained_parts
+from smartedge.methods.front_step import edge_step
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer, set_learning_rate
 from smartedge.runs.checkpoint import Checkpoints, save_weights
