@@ -23,7 +23,7 @@ import shaped_link
 from common import HERE, keep_result, show_table, train_in_own_process
 
 from smartedge.config import load_config
-from smartedge.lab.plan.cost import Choice
+from smartedge.lab.plan.job import Choice
 from smartedge.lab.plan.search import describe, written
 
 RESULTS = HERE / "results" / "time-to-accuracy"

@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from smartedge.config import load_config
     from smartedge.errors import ConfigError
-    from smartedge.lab.plan.cost import Job, Setting
     from smartedge.lab.plan.draw import draw_plan
+    from smartedge.lab.plan.job import Job, Setting
     from smartedge.lab.plan.links import parse_link
     from smartedge.lab.plan.search import METHODS, Constraints, explain, make_plan, parse_depth, written
 

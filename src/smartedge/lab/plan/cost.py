@@ -23,105 +23,26 @@ them; starting Python and opening the data set are not, as in ``results.json``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, prod
-from typing import Literal
 
 import numpy as np
 
-from smartedge.config import Config
-from smartedge.lab.plan.energy import Energy, edge_energy
-from smartedge.lab.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES, Link
-from smartedge.lab.plan.pipeline import coarsen, departures
-from smartedge.lab.plan.profile import CodecFigures, CutFigures, Profile, Timing
+from smartedge.lab.plan.energy import edge_energy
+from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
+from smartedge.lab.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES
+from smartedge.lab.plan.pipeline import Pass, coarsen, departures
+from smartedge.lab.plan.profile import CodecFigures, Profile, Timing
+from smartedge.types import SplitName
 from smartedge.wire.frame import JOINED_BYTES, most_joined
 
-__all__ = ["STAGES", "Choice", "Job", "Prediction", "Setting", "predict"]
+__all__ = ["STAGES", "predict"]
 
-Method = Literal["hierarchical", "upload", "split", "local"]
-Schedule = Literal["joint", "two-stage", "freeze-and-log"]
-Split = Literal["train", "val", "test"]
 
 STAGES = ("edge", "encode", "link", "cloud")
 _READ_AHEAD = 3  # batches that the data thread may be ahead
 _MOST_FRAMES = 400  # of one split in one epoch; more are taken together
 _LIKE_EPOCHS = 3  # epochs that are followed frame by frame; the others take as long as the last of them
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What can be chosen."""
-
-    method: Method
-    schedule: Schedule
-    cut: str | None  # None where the network is not divided
-    codec: str | None  # None where nothing is sent
-
-
-@dataclass(frozen=True)
-class Job:
-    """How much there is to do, from settings and data."""
-
-    images: dict[Split, int]
-    batch_size: int
-    epochs: int
-    front_epochs: int  # two-stage, freeze-and-log
-    distill_epochs: int  # of an undivided network on the edge, before the front
-    queue_frames: int
-    max_lead_frames: int
-    label_bytes: float  # per image on the wire
-
-    @classmethod
-    def of(cls, config: Config, images: dict[Split, int], outputs: int) -> Job:
-        """The job that ``config`` describes, on so many images and outputs."""
-        single = isinstance(config.data.desired, str)
-        return cls(
-            images=images,
-            batch_size=config.train.batch_size,
-            epochs=config.epochs,
-            front_epochs=config.front_epochs,
-            distill_epochs=config.train.distill.epochs,
-            queue_frames=config.link.queue_frames,
-            max_lead_frames=config.link.max_lead_frames,
-            label_bytes=np.min_scalar_type(outputs - 1).itemsize if single else outputs / 8,
-        )
-
-    def frames(self, split: Split, *, learning: bool) -> list[int]:
-        """Images in each frame of one pass. A pass that learns leaves out an incomplete last batch."""
-        count, size = self.images[split], self.batch_size
-        full = [size] * (count // size)
-        if learning:
-            return full or [count]
-        return full + ([count % size] if count % size else [])
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where it is done."""
-
-    edge: Profile
-    cloud: Profile
-    link: Link
-    same_machine: bool = False  # edge and cloud are processes of one machine
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one choice costs. Seconds are wall clock; an epoch is the run ÷ its epochs, as in ``results.json``."""
-
-    choice: Choice
-    seconds_per_epoch: float
-    seconds_total: float
-    stage_seconds: dict[str, float]  # busy, per epoch: edge, encode, link, cloud
-    bottleneck: str  # the stage that is busy longest
-    bytes_up_per_image: float  # training images, each time one is sent
-    bytes_up_total: float
-    bytes_down_total: float
-    edge_peak_bytes: float
-    energy: Energy  # of the whole run, at the edge; modelled
-    depth: float  # share of the network's cuts up to this one; 0: images leave the edge, 1: nothing does
-    rmse: float | None  # of the codec, in the features' own units
-    rejected: tuple[str, ...] = field(default=())  # which constraints it breaks
 
 
 def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
@@ -183,7 +104,7 @@ class _Costs:
         )  # kinds of steps (by identity of their timings) that a first batch was counted for
         self.cut_edge = self.cut_cloud = None
         if choice.cut is not None:
-            self.cut_edge, self.cut_cloud = _cut(self.edge, choice.cut), _cut(self.cloud, choice.cut)
+            self.cut_edge, self.cut_cloud = self.edge.cut(choice.cut), self.cloud.cut(choice.cut)
         self.total_s = self._run()
 
     @property
@@ -253,13 +174,13 @@ class _Costs:
         reading = sum(job.frames("train", learning=True)) * edge.data.seconds
         busy = epochs * (learn + looks) + once
         self.busy.edge += busy
-        saving = epochs * _checkpoint(edge, state) if state else 0.0
+        saving = epochs * edge.checkpoint.of(state) if state else 0.0
         return max(busy, epochs * reading) + saving
 
     def _stream(self) -> float:
         """Every epoch over the link, training beside it: all stages overlap."""
         job, follows = self.job, min(self.job.epochs, _LIKE_EPOCHS)
-        parts: list[_Frames] = []
+        parts: list[Pass] = []
         ends: list[int] = []  # index of the last frame of each epoch
         count = 0
         for epoch in range(follows):
@@ -283,7 +204,7 @@ class _Costs:
 
     def _send_once(self) -> float:
         """A frozen front, or plain images: everything over the link, once; the cloud only logs."""
-        splits: tuple[Split, ...] = ("train", "val", "test")
+        splits: tuple[SplitName, ...] = ("train", "val", "test")
         parts = [self._frames(split, learning=False, cloud_learns=None) for split in splits]
         left = self._through(parts)
         for part in parts:
@@ -300,7 +221,7 @@ class _Costs:
         once = step.first_seconds + forward.first_seconds + job.images["test"] * (forward.seconds + decode)
         busy = job.epochs * epoch + once
         self.busy.cloud += busy
-        return busy + job.epochs * _checkpoint(cloud, state)
+        return busy + job.epochs * cloud.checkpoint.of(state)
 
     def _split(self) -> float:
         """Training steps one after the other; validation and test stream."""
@@ -331,7 +252,7 @@ class _Costs:
         self.down += epochs * steps * down
         self.train_up, self.train_sent = epochs * steps * up, round(epochs * steps * size)
         looks = 0.0
-        passes: tuple[tuple[Split, int], ...] = (("val", epochs), ("test", 1))
+        passes: tuple[tuple[SplitName, int], ...] = (("val", epochs), ("test", 1))
         for split, often in passes:
             part = self._frames(split, learning=False, cloud_learns=False, first=False)
             # One thread reads, looks, encodes and sends: one stage. The cloud's part overlaps.
@@ -344,7 +265,7 @@ class _Costs:
 
     # -- the pieces
 
-    def _frames(self, split: Split, *, learning: bool, cloud_learns: bool | None, first: bool = True) -> _Frames:
+    def _frames(self, split: SplitName, *, learning: bool, cloud_learns: bool | None, first: bool = True) -> Pass:
         """The stages' work on each frame of one pass. ``cloud_learns``: None where the cloud only logs."""
         choice, edge, cut = self.choice, self.edge, self.cut_edge
         sizes = self.job.frames(split, learning=learning)
@@ -378,7 +299,7 @@ class _Costs:
                 cpu += size * (in_cloud.cpu_seconds + there.decode.cpu_seconds)
         if first:
             self._add_first(work, own, in_cloud if cloud_learns is not None else None)
-        return _Frames(split, work, cpu, sent, sum(sizes), stands_for)
+        return Pass(split, work, cpu, sent, sum(sizes), stands_for)
 
     def _add_first(self, work: np.ndarray, own: Timing, in_cloud: Timing | None) -> None:
         """What the first batch of its kind takes longer; each kind once in a run."""
@@ -387,7 +308,7 @@ class _Costs:
                 self._begun.add(id(timing))
                 work[0, column] += timing.first_seconds
 
-    def _through(self, parts: list[_Frames]) -> np.ndarray:
+    def _through(self, parts: list[Pass]) -> np.ndarray:
         """When each frame leaves each stage; the cloud begins once it has made its network."""
         job = self.job
         queue = round(job.queue_frames / max(part.stands_for for part in parts))
@@ -398,7 +319,7 @@ class _Costs:
         left = departures(np.vstack([part.work for part in parts]), rooms, ready)
         return left + np.array([0.0, 0.0, 0.0, 0.0, self.link.latency_s])
 
-    def _count(self, part: _Frames, often: float) -> None:
+    def _count(self, part: Pass, often: float) -> None:
         """Add a pass to the sums of the run."""
         busy = self.busy
         sums = part.work.sum(axis=0).tolist()
@@ -411,7 +332,7 @@ class _Costs:
             self.train_up += part.bytes_up * often
             self.train_sent += round(part.images * often)
 
-    def _at_least_processor_time(self, seconds: float, parts: list[_Frames], times: list[float]) -> float:
+    def _at_least_processor_time(self, seconds: float, parts: list[Pass], times: list[float]) -> float:
         """The wall clock of a pipeline, and for one machine no less than its processors allow."""
         work = sum(part.work.sum(axis=0) * often for part, often in zip(parts, times, strict=True))
         if self.setting.same_machine:
@@ -431,7 +352,7 @@ class _Costs:
 
     def _codec(self, profile: Profile) -> CodecFigures:
         assert self.choice.codec is not None
-        figures = profile.whole if self.choice.cut is None else _cut(profile, self.choice.cut)
+        figures = profile.whole if self.choice.cut is None else profile.cut(self.choice.cut)
         return figures.codecs[self.choice.codec]
 
     def _frame_bytes(self, images: float, most: int) -> float:
@@ -454,10 +375,10 @@ class _Costs:
 
     def _edge_checkpoint(self) -> float:
         state = self.cut_edge.front_state_bytes if self.cut_edge else 0
-        return _checkpoint(self.edge, state)
+        return self.edge.checkpoint.of(state)
 
     def _cloud_checkpoint(self) -> float:
-        return _checkpoint(self.cloud, self._cloud_steps()[2])
+        return self.cloud.checkpoint.of(self._cloud_steps()[2])
 
     def _edge_peak(self) -> float:
         """Largest resident set: as measured in a process that takes the same steps, and a full queue to the link."""
@@ -474,34 +395,3 @@ class _Costs:
         if self.cut_edge is None:
             return 1.0 if self.choice.method == "local" else 0.0
         return self.cut_edge.index / (len(self.edge.all_cuts) + 1)
-
-
-@dataclass
-class _Frames:
-    """One pass over a split."""
-
-    split: Split
-    work: np.ndarray  # seconds (frames, stages): data, edge, encode, link, cloud
-    cpu: float  # seconds of processor time, of all its frames, on both sides
-    bytes_up: float
-    images: int
-    stands_for: float  # real frames per row
-    saving: tuple[float, float] = (0.0, 0.0)  # seconds of the work that edge and cloud spend on a checkpoint
-
-    def save(self, *, edge_s: float, cloud_s: float) -> None:
-        """After the last frame both sides write a checkpoint."""
-        self.saving = (edge_s, cloud_s)
-        self.work[-1, 1] += edge_s
-        self.work[-1, 4] += cloud_s
-
-
-def _cut(profile: Profile, name: str) -> CutFigures:
-    for figures in profile.cuts:
-        if figures.name == name:
-            return figures
-    raise KeyError(name)
-
-
-def _checkpoint(profile: Profile, state_bytes: int) -> float:
-    cost = profile.checkpoint
-    return cost.seconds + state_bytes * cost.seconds_per_byte

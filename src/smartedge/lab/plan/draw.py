@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import ConfigError
-from smartedge.lab.plan.cost import STAGES, Prediction
+from smartedge.lab.plan.cost import STAGES
+from smartedge.lab.plan.job import Prediction
 from smartedge.lab.plan.search import METHODS, Plan, describe, explain
 
 if TYPE_CHECKING:

@@ -15,24 +15,21 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from smartedge.augment import augment
-from smartedge.cloud.log import FeatureLog, LogOnly
 from smartedge.codec import Codec, get_codec, reconstruction_error
 from smartedge.config import Config, load_config
-from smartedge.data import DataSet
 from smartedge.edge.protection import open_gate
-from smartedge.edge.source import dataset_of
-from smartedge.errors import CodecError, DataError, SmartEdgeError
-from smartedge.lab.plan.profile import CheckpointCost, CodecFigures, Timing, Transport, WholeFigures
+from smartedge.errors import CodecError, SmartEdgeError
+from smartedge.lab.plan.images import Images, sample_images
+from smartedge.lab.plan.machine_costs import checkpoint_cost, transport_cost
+from smartedge.lab.plan.profile import CodecFigures, Timing, WholeFigures
+from smartedge.lab.plan.timing import timed
 from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.methods.base import get_method
 from smartedge.methods.front_step import split_finish, split_start
@@ -43,94 +40,9 @@ from smartedge.models import zoo
 from smartedge.models.cut import list_cuts
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer
-from smartedge.runs.checkpoint import Checkpoints
 from smartedge.runs.machine import peak_rss_bytes, pick_device, rss_bytes
-from smartedge.types import EncodedBatch, Frame, ImageBatch, StreamHeader, Task
-from smartedge.wire.flight import FlightLink, FlightReceiver
-from smartedge.wire.frame import PROTOCOL
 
-__all__ = ["Images", "figures_of_cut", "figures_of_whole", "main", "sample_images", "steps_on_demand"]
-
-_BATCHES = 4  # different batches of images, taken in turn
-
-
-@dataclass(frozen=True)
-class Images:
-    """What is sent through the network to time it."""
-
-    batches: tuple[ImageBatch, ...]  # full ones
-    task: Task
-    dataset: DataSet | None  # None where they are made up
-    data: Timing  # reading and augmenting
-    what: str  # for people
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Images by split; empty where they are made up."""
-        return {str(name): len(split) for name, split in self.dataset.splits.items()} if self.dataset else {}
-
-
-def sample_images(config: Config) -> Images:
-    """A few batches of the data set that the settings name; where it is not here, of random pixels.
-
-    Raises:
-        DataError: the data set is not here and the settings hide a column of it, so that labels are needed.
-    """
-    data, size = config.data, config.train.batch_size
-    try:
-        dataset = dataset_of(config)
-    except DataError:
-        if data.sensitive:
-            raise
-        return _random_images(config)
-    split = dataset.splits["train"]
-    rng = np.random.default_rng(config.seed)
-    places = rng.permutation(len(split))
-    size = min(size, len(split))
-    found: dict[int, ImageBatch] = {}
-
-    def read(number: int) -> None:
-        generator = torch.Generator().manual_seed(number)
-        batch = split.read(np.roll(places, number * size)[:size])
-        images_BCHW = augment(batch.images_BCHW, generator=generator, kind=data.augment)
-        found[number % _BATCHES] = replace(batch, images_BCHW=images_BCHW)
-
-    reading = timed(read, images=size, repeats=2 * _BATCHES)
-    return Images(tuple(found.values()), dataset.task, dataset, reading, f"images of {dataset.name}")
-
-
-def _random_images(config: Config) -> Images:
-    desired, size, side = config.data.desired, config.train.batch_size, config.data.image_size
-    generator = torch.Generator().manual_seed(0)
-    if isinstance(desired, str):
-        task = Task("single", (desired,), ("no", "yes"))
-        labels = torch.randint(0, 2, (size,), generator=generator)
-    else:
-        task = Task("multi", tuple(desired), tuple(desired))
-        labels = torch.randint(0, 2, (size, len(desired)), generator=generator).float()
-    pixels_BCHW = torch.randint(0, 256, (size, 3, side, side), generator=generator, dtype=torch.uint8)
-    batch = ImageBatch(np.arange(size), pixels_BCHW, labels)
-    nothing = Timing(seconds=0.0, cpu_seconds=0.0, spread=0.0, first_seconds=0.0)
-    return Images((batch,), task, None, nothing, f"random pixels: {config.data.path} is not on this machine")
-
-
-def timed(work: Callable[[int], object], *, images: int, repeats: int) -> Timing:
-    """Median of ``repeats`` calls after two that do not count, ``work(number)``, each over so many images."""
-    wall: list[float] = []
-    cpu: list[float] = []
-    for number in range(repeats + 2):
-        begun, begun_cpu = time.perf_counter(), time.process_time()
-        work(number)
-        wall.append(time.perf_counter() - begun)
-        cpu.append(time.process_time() - begun_cpu)
-    middle = statistics.median(wall[2:])
-    quarters = np.percentile(wall[2:], [25, 75])
-    return Timing(
-        seconds=middle / images,
-        cpu_seconds=statistics.median(cpu[2:]) / images,
-        spread=float(quarters[1] - quarters[0]) / middle if middle else 0.0,
-        first_seconds=max(0.0, wall[0] - middle),
-    )
+__all__ = ["figures_of_cut", "figures_of_whole", "main", "steps_on_demand"]
 
 
 def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, repeats: int) -> dict[str, Any]:
@@ -350,7 +262,7 @@ def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, r
         codecs=image_codecs,
     )
     with tempfile.TemporaryDirectory(dir=_existing_parent(config.run_dir)) as folder:
-        disk, transport = _checkpoint_cost(Path(folder)), _transport_cost(Path(folder), repeats)
+        disk, transport = checkpoint_cost(Path(folder)), transport_cost(Path(folder), repeats)
     return {
         "whole": whole,
         "checkpoint": disk,
@@ -378,80 +290,6 @@ def steps_on_demand(config: Config, images: Images, *, repeats: int) -> Iterator
         step(number)
     while True:
         yield timed(step, images=size, repeats=repeats)
-
-
-def _checkpoint_cost(folder: Path) -> CheckpointCost:
-    """Seconds per checkpoint and per byte, from a small one and a large one."""
-    seconds: dict[int, float] = {}
-    for numbers in (2**14, 2**23):  # 64 KiB, 32 MiB
-        store, state = Checkpoints(folder / str(numbers)), {"weights": torch.zeros(numbers)}
-        tries = []
-        for number in range(3):
-            begun = time.perf_counter()
-            store.save(number, state)
-            tries.append(time.perf_counter() - begun)
-        seconds[4 * numbers] = statistics.median(tries)
-    fixed, per_byte = _line(seconds)
-    return CheckpointCost(seconds=fixed, seconds_per_byte=per_byte)
-
-
-def _transport_cost(folder: Path, repeats: int) -> Transport:
-    """Seconds per frame and per byte over loopback, log included, from small frames and large ones."""
-    wall: dict[int, float] = {}
-    cpu: dict[int, float] = {}
-    frames, batch = min(4 * repeats, 31), 64  # so few that each is a message of its own
-    for numbers in (16, 4096):
-        shape, payload = (numbers,), np.random.default_rng(0).standard_normal((batch, numbers), np.float32).tobytes()
-        encoded = EncodedBatch(np.arange(batch), np.zeros(batch, np.int64), payload, b"")
-        header = StreamHeader(
-            protocol=PROTOCOL,
-            run="profile",
-            agreement="{}",
-            method="hierarchical",
-            schedule="joint",
-            codec="float32",
-            feature_shape=shape,
-            feature_dtype="float32",
-            task_kind="single",
-            outputs=2,
-            batch_size=batch,
-            epoch=0,
-            split="train",
-            first_seq=0,
-            frames=frames,
-            train_steps=frames,
-        )
-        log = FeatureLog(folder / f"log-{numbers}")
-        receiver = FlightReceiver(LogOnly(log), "127.0.0.1")
-        receiver.start()
-        link = FlightLink(f"127.0.0.1:{receiver.port}")
-        try:
-            link.open(header)
-            begun, begun_cpu = time.perf_counter(), time.process_time()
-            for seq in range(frames):
-                link.write(Frame(seq, 0, "train", seq + 1 == frames, encoded))
-            link.close()
-            wall[len(payload)] = (time.perf_counter() - begun) / frames
-            cpu[len(payload)] = (time.process_time() - begun_cpu) / frames
-        finally:
-            link.disconnect()
-            receiver.close()
-            log.close()
-    fixed, per_byte = _line(wall)
-    fixed_cpu, per_byte_cpu = _line(cpu)
-    return Transport(
-        seconds_per_frame=fixed,
-        seconds_per_byte=per_byte,
-        cpu_seconds_per_frame=fixed_cpu,
-        cpu_seconds_per_byte=per_byte_cpu,
-    )
-
-
-def _line(seconds: dict[int, float]) -> tuple[float, float]:
-    """Intercept and slope through two points (bytes, seconds), neither below zero."""
-    (few, short), (many, long) = sorted(seconds.items())
-    slope = max(0.0, (long - short) / (many - few))
-    return max(0.0, short - slope * few), slope
 
 
 def _own_peak_bytes() -> int:

@@ -15,13 +15,35 @@ room that is full ties the stages before it to the slowest one after it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["coarsen", "departures"]
+from smartedge.types import SplitName
+
+__all__ = ["Pass", "coarsen", "departures"]
 
 Seconds = NDArray[np.float64]
+
+
+@dataclass
+class Pass:
+    """One pass over a split."""
+
+    split: SplitName
+    work: np.ndarray  # seconds (frames, stages): data, edge, encode, link, cloud
+    cpu: float  # seconds of processor time, of all its frames, on both sides
+    bytes_up: float
+    images: int
+    stands_for: float  # real frames per row
+    saving: tuple[float, float] = (0.0, 0.0)  # seconds of the work that edge and cloud spend on a checkpoint
+
+    def save(self, *, edge_s: float, cloud_s: float) -> None:
+        """After the last frame both sides write a checkpoint."""
+        self.saving = (edge_s, cloud_s)
+        self.work[-1, 1] += edge_s
+        self.work[-1, 4] += cloud_s
 
 
 def departures(work_FS: Seconds, rooms: Sequence[int | None], ready: Sequence[float] | None = None) -> Seconds:

@@ -107,6 +107,10 @@ class CheckpointCost(_Part):
     seconds: float = Field(ge=0)
     seconds_per_byte: float = Field(ge=0)
 
+    def of(self, state_bytes: int) -> float:
+        """Seconds for a checkpoint of so many bytes."""
+        return self.seconds + state_bytes * self.seconds_per_byte
+
 
 class Profile(_Part):
     """Everything that the planner needs to know of a machine."""
@@ -133,6 +137,17 @@ class Profile(_Part):
     checkpoint: CheckpointCost
     slowdown: float = Field(ge=1)  # of a training step while another process of this machine does the same
     compute_watts: float | None = None  # of the machine while it computes; None: not known
+
+    def cut(self, name: str) -> CutFigures:
+        """The figures of a cut.
+
+        Raises:
+            KeyError: it was not measured.
+        """
+        for figures in self.cuts:
+            if figures.name == name:
+                return figures
+        raise KeyError(name)
 
 
 def network_of(config: Config) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
-from smartedge.lab.plan.cost import Choice, Job, Prediction, Setting, predict
+from smartedge.lab.plan.cost import predict
+from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
 from smartedge.methods.base import encodes_images
 
 __all__ = ["Constraints", "Plan", "choices", "describe", "explain", "make_plan", "parse_depth", "written"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from smartedge.config import Config, load_config
-from smartedge.lab.plan.cost import Job, Setting
+from smartedge.lab.plan.job import Job, Setting
 from smartedge.lab.plan.links import parse_link
 from smartedge.lab.plan.profile import Profile, network_of
 

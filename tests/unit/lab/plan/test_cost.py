@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from simulation import Line
 
-from smartedge.lab.plan.cost import Choice, Job, Setting, predict
+from smartedge.lab.plan.cost import predict
+from smartedge.lab.plan.job import Choice, Job, Setting
 from smartedge.lab.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES
 from smartedge.lab.plan.profile import Profile
 

@@ -1,0 +1,81 @@
+"""The images that a profile is measured with: of the data set that the settings name, or made up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from smartedge.augment import augment
+from smartedge.config import Config
+from smartedge.data import DataSet
+from smartedge.edge.source import dataset_of
+from smartedge.errors import DataError
+from smartedge.lab.plan.profile import Timing
+from smartedge.lab.plan.timing import timed
+from smartedge.types import ImageBatch, Task
+
+__all__ = ["Images", "sample_images"]
+
+_BATCHES = 4  # different batches of images, taken in turn
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is sent through the network to time it."""
+
+    batches: tuple[ImageBatch, ...]  # full ones
+    task: Task
+    dataset: DataSet | None  # None where they are made up
+    data: Timing  # reading and augmenting
+    what: str  # for people
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images by split; empty where they are made up."""
+        return {str(name): len(split) for name, split in self.dataset.splits.items()} if self.dataset else {}
+
+
+def sample_images(config: Config) -> Images:
+    """A few batches of the data set that the settings name; where it is not here, of random pixels.
+
+    Raises:
+        DataError: the data set is not here and the settings hide a column of it, so that labels are needed.
+    """
+    data, size = config.data, config.train.batch_size
+    try:
+        dataset = dataset_of(config)
+    except DataError:
+        if data.sensitive:
+            raise
+        return _random_images(config)
+    split = dataset.splits["train"]
+    rng = np.random.default_rng(config.seed)
+    places = rng.permutation(len(split))
+    size = min(size, len(split))
+    found: dict[int, ImageBatch] = {}
+
+    def read(number: int) -> None:
+        generator = torch.Generator().manual_seed(number)
+        batch = split.read(np.roll(places, number * size)[:size])
+        images_BCHW = augment(batch.images_BCHW, generator=generator, kind=data.augment)
+        found[number % _BATCHES] = replace(batch, images_BCHW=images_BCHW)
+
+    reading = timed(read, images=size, repeats=2 * _BATCHES)
+    return Images(tuple(found.values()), dataset.task, dataset, reading, f"images of {dataset.name}")
+
+
+def _random_images(config: Config) -> Images:
+    desired, size, side = config.data.desired, config.train.batch_size, config.data.image_size
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(desired, str):
+        task = Task("single", (desired,), ("no", "yes"))
+        labels = torch.randint(0, 2, (size,), generator=generator)
+    else:
+        task = Task("multi", tuple(desired), tuple(desired))
+        labels = torch.randint(0, 2, (size, len(desired)), generator=generator).float()
+    pixels_BCHW = torch.randint(0, 256, (size, 3, side, side), generator=generator, dtype=torch.uint8)
+    batch = ImageBatch(np.arange(size), pixels_BCHW, labels)
+    nothing = Timing(seconds=0.0, cpu_seconds=0.0, spread=0.0, first_seconds=0.0)
+    return Images((batch,), task, None, nothing, f"random pixels: {config.data.path} is not on this machine")

@@ -1,0 +1,95 @@
+"""What is to be done, how, where, and what it then costs: what the planner's parts hand to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from smartedge.config import Config
+from smartedge.lab.plan.energy import Energy
+from smartedge.lab.plan.links import Link
+from smartedge.lab.plan.profile import Profile
+from smartedge.types import SplitName
+
+__all__ = ["Choice", "Job", "Method", "Prediction", "Schedule", "Setting"]
+
+Method = Literal["hierarchical", "upload", "split", "local"]
+Schedule = Literal["joint", "two-stage", "freeze-and-log"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What can be chosen."""
+
+    method: Method
+    schedule: Schedule
+    cut: str | None  # None where the network is not divided
+    codec: str | None  # None where nothing is sent
+
+
+@dataclass(frozen=True)
+class Job:
+    """How much there is to do, from settings and data."""
+
+    images: dict[SplitName, int]
+    batch_size: int
+    epochs: int
+    front_epochs: int  # two-stage, freeze-and-log
+    distill_epochs: int  # of an undivided network on the edge, before the front
+    queue_frames: int
+    max_lead_frames: int
+    label_bytes: float  # per image on the wire
+
+    @classmethod
+    def of(cls, config: Config, images: dict[SplitName, int], outputs: int) -> Job:
+        """The job that ``config`` describes, on so many images and outputs."""
+        single = isinstance(config.data.desired, str)
+        return cls(
+            images=images,
+            batch_size=config.train.batch_size,
+            epochs=config.epochs,
+            front_epochs=config.front_epochs,
+            distill_epochs=config.train.distill.epochs,
+            queue_frames=config.link.queue_frames,
+            max_lead_frames=config.link.max_lead_frames,
+            label_bytes=np.min_scalar_type(outputs - 1).itemsize if single else outputs / 8,
+        )
+
+    def frames(self, split: SplitName, *, learning: bool) -> list[int]:
+        """Images in each frame of one pass. A pass that learns leaves out an incomplete last batch."""
+        count, size = self.images[split], self.batch_size
+        full = [size] * (count // size)
+        if learning:
+            return full or [count]
+        return full + ([count % size] if count % size else [])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where it is done."""
+
+    edge: Profile
+    cloud: Profile
+    link: Link
+    same_machine: bool = False  # edge and cloud are processes of one machine
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one choice costs. Seconds are wall clock; an epoch is the run ÷ its epochs, as in ``results.json``."""
+
+    choice: Choice
+    seconds_per_epoch: float
+    seconds_total: float
+    stage_seconds: dict[str, float]  # busy, per epoch: edge, encode, link, cloud
+    bottleneck: str  # the stage that is busy longest
+    bytes_up_per_image: float  # training images, each time one is sent
+    bytes_up_total: float
+    bytes_down_total: float
+    edge_peak_bytes: float
+    energy: Energy  # of the whole run, at the edge; modelled
+    depth: float  # share of the network's cuts up to this one; 0: images leave the edge, 1: nothing does
+    rmse: float | None  # of the codec, in the features' own units
+    rejected: tuple[str, ...] = field(default=())  # which constraints it breaks

@@ -1,0 +1,93 @@
+"""What a frame costs over loopback and a checkpoint on disk: measured apart from any network."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smartedge.cloud.log import FeatureLog, LogOnly
+from smartedge.lab.plan.profile import CheckpointCost, Transport
+from smartedge.runs.checkpoint import Checkpoints
+from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.wire.flight import FlightLink, FlightReceiver
+from smartedge.wire.frame import PROTOCOL
+
+__all__ = ["checkpoint_cost", "transport_cost"]
+
+
+def checkpoint_cost(folder: Path) -> CheckpointCost:
+    """Seconds per checkpoint and per byte, from a small one and a large one."""
+    seconds: dict[int, float] = {}
+    for numbers in (2**14, 2**23):  # 64 KiB, 32 MiB
+        store, state = Checkpoints(folder / str(numbers)), {"weights": torch.zeros(numbers)}
+        tries = []
+        for number in range(3):
+            begun = time.perf_counter()
+            store.save(number, state)
+            tries.append(time.perf_counter() - begun)
+        seconds[4 * numbers] = statistics.median(tries)
+    fixed, per_byte = _line(seconds)
+    return CheckpointCost(seconds=fixed, seconds_per_byte=per_byte)
+
+
+def transport_cost(folder: Path, repeats: int) -> Transport:
+    """Seconds per frame and per byte over loopback, log included, from small frames and large ones."""
+    wall: dict[int, float] = {}
+    cpu: dict[int, float] = {}
+    frames, batch = min(4 * repeats, 31), 64  # so few that each is a message of its own
+    for numbers in (16, 4096):
+        shape, payload = (numbers,), np.random.default_rng(0).standard_normal((batch, numbers), np.float32).tobytes()
+        encoded = EncodedBatch(np.arange(batch), np.zeros(batch, np.int64), payload, b"")
+        header = StreamHeader(
+            protocol=PROTOCOL,
+            run="profile",
+            agreement="{}",
+            method="hierarchical",
+            schedule="joint",
+            codec="float32",
+            feature_shape=shape,
+            feature_dtype="float32",
+            task_kind="single",
+            outputs=2,
+            batch_size=batch,
+            epoch=0,
+            split="train",
+            first_seq=0,
+            frames=frames,
+            train_steps=frames,
+        )
+        log = FeatureLog(folder / f"log-{numbers}")
+        receiver = FlightReceiver(LogOnly(log), "127.0.0.1")
+        receiver.start()
+        link = FlightLink(f"127.0.0.1:{receiver.port}")
+        try:
+            link.open(header)
+            begun, begun_cpu = time.perf_counter(), time.process_time()
+            for seq in range(frames):
+                link.write(Frame(seq, 0, "train", seq + 1 == frames, encoded))
+            link.close()
+            wall[len(payload)] = (time.perf_counter() - begun) / frames
+            cpu[len(payload)] = (time.process_time() - begun_cpu) / frames
+        finally:
+            link.disconnect()
+            receiver.close()
+            log.close()
+    fixed, per_byte = _line(wall)
+    fixed_cpu, per_byte_cpu = _line(cpu)
+    return Transport(
+        seconds_per_frame=fixed,
+        seconds_per_byte=per_byte,
+        cpu_seconds_per_frame=fixed_cpu,
+        cpu_seconds_per_byte=per_byte_cpu,
+    )
+
+
+def _line(seconds: dict[int, float]) -> tuple[float, float]:
+    """Intercept and slope through two points (bytes, seconds), neither below zero."""
+    (few, short), (many, long) = sorted(seconds.items())
+    slope = max(0.0, (long - short) / (many - few))
+    return max(0.0, short - slope * few), slope

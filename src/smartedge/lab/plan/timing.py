@@ -1,0 +1,32 @@
+"""Times a piece of work."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from smartedge.lab.plan.profile import Timing
+
+__all__ = ["timed"]
+
+
+def timed(work: Callable[[int], object], *, images: int, repeats: int) -> Timing:
+    """Median of ``repeats`` calls after two that do not count, ``work(number)``, each over so many images."""
+    wall: list[float] = []
+    cpu: list[float] = []
+    for number in range(repeats + 2):
+        begun, begun_cpu = time.perf_counter(), time.process_time()
+        work(number)
+        wall.append(time.perf_counter() - begun)
+        cpu.append(time.process_time() - begun_cpu)
+    middle = statistics.median(wall[2:])
+    quarters = np.percentile(wall[2:], [25, 75])
+    return Timing(
+        seconds=middle / images,
+        cpu_seconds=statistics.median(cpu[2:]) / images,
+        spread=float(quarters[1] - quarters[0]) / middle if middle else 0.0,
+        first_seconds=max(0.0, wall[0] - middle),
+    )
