@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import json
 import re
+import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from smartedge.models.cut import Cut, list_cuts
-from smartedge.models.zoo import build
+from smartedge.models.zoo import build, usual_size
 
 __all__ = ["add_parser", "run"]
 
@@ -51,8 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "--input",
         metavar="3xHxW",
         type=_image_size,
-        default="3x64x64",
-        help="shape of one image (default: %(default)s)",
+        help="shape of one image (default: that for which the network is published, else 3x64x64)",
     )
     parser.add_argument(
         "--outputs", metavar="K", type=int, default=10, help="classes or columns (default: %(default)s)"
@@ -71,9 +71,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CutError: the network is unknown, does not take such images, or cannot be recorded.
     """
-    size: int = args.input
+    size: int = args.input or usual_size(args.model) or 64
     model = build(args.model, outputs=args.outputs, image_size=size, small_input=not args.stock, seed=0)
     cuts = list_cuts(model, (3, size, size))
+    if args.input is None:
+        print(f"images of 3x{size}x{size}; --input chooses another size", file=sys.stderr)
     if args.json:
         rows = [dataclasses.asdict(cut) | {"dtype": str(cut.dtype).removeprefix("torch.")} for cut in cuts]
         print(json.dumps(rows, indent=2))

@@ -1,100 +1,38 @@
 """Divides any network at a point at which exactly one tensor crosses, and merges the two halves back.
 
-The network is recorded as a sequence of operations (:mod:`smartedge.models.trace`), once in evaluation and once in
-training mode. A point lies between two operations; it can be cut when, of everything computed before it, one tensor is
-still needed after it, when that tensor has the batch as its first dimension, and when no parameter or buffer is used
-on both sides. What follows from parameters alone (a position bias, say) and batch sizes do not count as crossing: the
-back computes them again.
+The network is recorded as a sequence of operations (:mod:`smartedge.models.trace`), once in training mode and, where
+its code looks at the mode, once in evaluation mode. :mod:`smartedge.models.crossing` says where it can be cut.
 
-Both halves are made of the original's own modules and parameters under their own names, so that they train the
-original, and their state dicts together are the original's.
+Both halves are made of the original's own modules and parameters under their own names. So they train the original,
+and their state dicts together are the original's.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
-import operator
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from math import prod
-from typing import Any, Literal
 
-import torch
-from torch import Tensor, fx, nn
+from torch import nn
 
 from smartedge.errors import CutError
-from smartedge.models.trace import BATCHES, Trace, storage_of, tensors_in, trace
+from smartedge.models.crossing import Analysis, Cut
+from smartedge.models.part import Part, furnish, merge_state_dicts
+from smartedge.models.trace import trace
 
 __all__ = ["Cut", "cut", "list_cuts", "merge_state_dicts"]
 
-Side = Literal["front", "back"]
 
-
-@dataclass(frozen=True)
-class Cut:
-    """A point at which a network can be divided, and what lies on either side of it.
-
-    Everything is for one image. FLOPs are floating-point operations as counted by
-    ``torch.utils.flop_counter``: convolutions, matrix products and attention, 2 per multiply-accumulate.
-    """
-
-    name: str  # the outermost module whose output crosses, or module.operation
-    aliases: tuple[str, ...]  # other names of the same point, such as that module's last submodule
-    shape: tuple[int, ...]  # of the tensor that crosses, without the batch
-    dtype: torch.dtype
-    front_parameters: int
-    back_parameters: int
-    front_flops: int
-    back_flops: int
-    activation_bytes: int  # of the tensor that crosses, as float32
-    front_activation_bytes: int  # outputs of all operations, each memory counted once: views and in-place cost nothing
-    back_activation_bytes: int
-
-
-class Part(nn.Module):
-    """One half of a divided network: (B, *shape) → what the operations on its side give.
-
-    Its submodules and parameters are those of the original, under the same names. Training and evaluation mode each
-    run the operations that the original runs in that mode.
-    """
-
-    def __init__(self, side: Side, graphs: Mapping[bool, fx.Graph], takes: tuple[int, ...] | None) -> None:
-        super().__init__()
-        self._side = side
-        self._graphs = graphs
-        self._takes = takes  # input shape without the batch, where sizes are fixed in the operations
-
-    def _compile(self) -> None:
-        self._run = {mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()}
-
-    def forward(self, x: Tensor) -> Any:
-        """Run this half.
-
-        Raises:
-            CutError: the input has another size than the one for which the network was divided.
-        """
-        if self._takes is not None and x.shape[1:] != self._takes:
-            raise CutError(
-                f"the {self._side} takes inputs of {_text(self._takes)}, got {_text(x.shape[1:])}: the network's code "
-                "depends on sizes; pass the shape of your images to cut(model, at, input_shape)"
-            )
-        return self._run[self.training](self, x)
-
-
-def list_cuts(model: nn.Module, input_shape: tuple[int, ...]) -> list[Cut]:
+def list_cuts(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> list[Cut]:
     """Every point at which ``model`` can be divided, in the order of execution.
 
     Args:
         model: any network that takes one tensor (B, *input_shape); it is neither run nor changed.
-        input_shape: shape of one image, such as (3, 64, 64).
+        input_shape: shape of one image, such as (3, 64, 64). By default the one that the network names, as timm's
+            ``pretrained_cfg`` does; where it names none, the first of 224, 64 and 32 pixels that it takes.
 
     Raises:
         CutError: the network cannot be recorded, or does not take such an input. The message names the place.
     """
-    modes = _both_modes(model, tuple(input_shape))
+    modes = _recorded(model, input_shape)
     return [point.describe() for point in modes[False].points if _legal(modes, point.name)]
 
 
@@ -105,13 +43,14 @@ def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -
         model: any network that takes one tensor. Its modules and parameters become the parts' own: they are shared,
             not copied.
         at: name or alias of a cut (see :func:`list_cuts`).
-        input_shape: shape of one image. Needed where sizes matter to the network's code and are not the usual ones.
+        input_shape: shape of one image; the default is that of :func:`list_cuts`. It matters where the network's code
+            looks at sizes: the parts then take images of this shape only.
 
     Raises:
         CutError: the network cannot be recorded, or cannot be divided there. The message says what crosses and
             names points nearby.
     """
-    modes = _both_modes(model, tuple(input_shape)) if input_shape is not None else _at_usual_size(model)
+    modes = _recorded(model, input_shape)
     name = modes[False].find(at).name
     chosen = {mode: analysis.find(name) for mode, analysis in modes.items()}
     if not _legal(modes, name):
@@ -125,407 +64,66 @@ def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -
     fixed = recorded.reads_sizes or modes[True].trace.reads_sizes
     front = Part("front", {m: half[0] for m, half in halves.items()}, recorded.input_shape if fixed else None)
     back = Part("back", {m: half[1] for m, half in halves.items()}, chosen[False].shape if fixed else None)
-    _furnish(model, front, back, owner)
+    furnish(model, front, back, owner)
     return front, back
 
 
-def merge_state_dicts(front: nn.Module, back: nn.Module) -> dict[str, Tensor]:
-    """The original network's state dict from those of its two halves: loads into it with ``strict=True``.
-
-    Raises:
-        CutError: both halves hold the same entry, so they are not a front and its back.
-    """
-    first, second = front.state_dict(), back.state_dict()
-    both = sorted(first.keys() & second.keys())
-    if both:
-        raise CutError(f"both hold {both[0]} and {len(both) - 1} more: they are not the front and back of one network")
-    merged = OrderedDict({**first, **second})
-    merged._metadata = {**first._metadata, **second._metadata}  # type: ignore[attr-defined]  # versions of modules
-    return merged
+def _recorded(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[bool, Analysis]:
+    return _at_usual_size(model) if input_shape is None else _both_modes(model, tuple(input_shape))
 
 
-# ---- analysis of one recorded mode
-
-
-@dataclass(frozen=True)
-class _Point:
-    analysis: _Analysis
-    node: fx.Node  # whose output crosses
-    index: int  # the last operation of the front
-
-    @property
-    def names(self) -> list[str]:
-        """Outermost first."""
-        return sorted(self.analysis.trace.names[self.node], key=lambda name: name.count("."))
-
-    @property
-    def name(self) -> str:
-        return self.names[0]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.analysis.trace.values[self.node][0].shape[1:])
-
-    def describe(self) -> Cut:
-        analysis, after = self.analysis, self.index + 1
-        bytes_ = analysis.activation_bytes
-        parameters = analysis.parameters(self)
-        return Cut(
-            name=self.name,
-            aliases=tuple(self.names[1:]),
-            shape=self.shape,
-            dtype=analysis.trace.values[self.node][0].dtype,
-            front_parameters=parameters["front"],
-            back_parameters=parameters["back"],
-            front_flops=sum(analysis.flops[:after]),
-            back_flops=sum(analysis.flops[after:]),
-            activation_bytes=4 * prod(self.shape),
-            front_activation_bytes=sum(bytes_[:after]),
-            back_activation_bytes=sum(bytes_[after:]),
-        )
-
-
-class _Analysis:
-    """What crosses at every point of a recorded network.
-
-    Nodes are of three sorts. *Free* ones depend on parameters and constants alone. *Sizes* are numbers that depend on
-    the batch size alone, and the device. Both are computed wherever they are needed. All others are *fixed*: they
-    run once, in the recorded order, in the front or in the back.
-    """
-
-    def __init__(self, recorded: Trace) -> None:
-        self.trace = recorded
-        self.nodes = recorded.nodes
-        self.position = {node: index for index, node in enumerate(self.nodes)}
-        self.position[recorded.input], self.position[recorded.output] = -1, len(self.nodes)
-        written = {storage for _, storage in recorded.writes}
-        writers = {node for node, _ in recorded.writes}
-        self.free: set[fx.Node] = set()
-        self.sizes: set[fx.Node] = set()
-        for node in self.nodes:
-            inputs = node.all_input_nodes
-            if node.op == "get_attr":
-                self.free.add(node)
-            elif node in writers or node in recorded.random or node.op == "call_module":
-                continue
-            elif self._is_size(node):
-                self.sizes.add(node)
-            elif all(i in self.free for i in inputs) and not written & {
-                storage_of(t) for i in (node, *inputs) for t in tensors_in(recorded.values[i][0])
-            }:
-                self.free.add(node)
-
-    def _is_size(self, node: fx.Node) -> bool:
-        first, second = self.trace.values[node]
-        if isinstance(first, torch.device):
-            return True
-        if not isinstance(first, (int, float)) or first == second:
-            return False
-        if all(node_ in self.sizes for node_ in node.all_input_nodes):
-            return True
-        return isinstance(first, int) and (second - first) % (BATCHES[1] - BATCHES[0]) == 0
-
-    def is_fixed(self, node: fx.Node) -> bool:
-        return node not in self.free and node not in self.sizes
-
-    def needs(self, node: fx.Node) -> Iterator[fx.Node]:
-        """The fixed and ``get_attr`` nodes whose values ``node`` uses, directly or by way of free ones."""
-        for used in node.all_input_nodes:
-            if used in self.free and used.op != "get_attr":
-                yield from self.needs(used)
-            elif used not in self.sizes:
-                yield used
-
-    @cached_property
-    def last_use(self) -> dict[fx.Node, int]:
-        """Fixed node → position of the last operation that uses it."""
-        last: dict[fx.Node, int] = {}
-        for user in [*filter(self.is_fixed, self.nodes), self.trace.output]:
-            for used in self.needs(user):
-                last[used] = self.position[user]
-        return last
-
-    @cached_property
-    def state_use(self) -> dict[int, tuple[int, int]]:
-        """Identity of a parameter, buffer or tensor attribute → positions of its first and last use."""
-        use: dict[int, tuple[int, int]] = {}
-        for user in [*filter(self.is_fixed, self.nodes), self.trace.output]:
-            tensors = [self.trace.tensor(str(n.target)) for n in self.needs(user) if n.op == "get_attr"]
-            if user.op == "call_module":
-                tensors += _state(self.trace.model.get_submodule(str(user.target)))
-            for tensor in tensors:
-                position = self.position[user]
-                use[id(tensor)] = (use.get(id(tensor), (position, position))[0], position)
-        return use
-
-    def crossing(self, index: int) -> list[fx.Node]:
-        """Values that are computed up to ``index`` and used after it."""
-        candidates = [self.trace.input, *filter(self.is_fixed, self.nodes[: index + 1])]
-        return [node for node in candidates if self.last_use.get(node, -1) > index]
-
-    def shared_state(self, index: int) -> list[str]:
-        """Names of parameters and buffers used both up to ``index`` and after it."""
-        shared = {key for key, (first, last) in self.state_use.items() if first <= index < last}
-        if not shared:
-            return []
-        return [name for name, tensor in _named_state(self.trace.model) if id(tensor) in shared]
-
-    @cached_property
-    def points(self) -> list[_Point]:
-        """Every legal point, in the order of execution."""
-        points: dict[fx.Node, _Point] = {}
-        live = {self.trace.input}
-        last_fixed = max((self.position[n] for n in self.nodes if self.is_fixed(n)), default=-1)
-        for index, node in enumerate(self.nodes[:last_fixed]):
-            if not self.is_fixed(node):
-                continue
-            live = {other for other in (*live, node) if self.last_use.get(other, -1) > index}
-            if len(live) == 1:
-                (crossing,) = live
-                if crossing not in points and self._obstacle(crossing, index) is None:
-                    points[crossing] = _Point(self, crossing, index)
-        return list(points.values())
-
-    def _obstacle(self, node: fx.Node, index: int) -> str | None:
-        """Why the single value that crosses after ``index`` may not."""
-        first, second = self.trace.values[node]
-        if first is self.trace.values[self.trace.input][0]:
-            return "this is still the input, nothing was computed before it"
-        result = self.trace.output.args[0]
-        if isinstance(result, fx.Node) and first is self.trace.values[result][0]:
-            return "this is already the output, nothing is computed after it"
-        if not isinstance(first, Tensor):
-            return f"what crosses there is not a tensor but {type(first).__name__}"
-        shapes = [first.shape[:1], second.shape[:1]]
-        if [*map(tuple, shapes)] != [(b,) for b in BATCHES] or first.shape[1:] != second.shape[1:] or first.ndim < 2:
-            return f"the tensor that crosses there, {self._text(node)}, does not have the batch as its first dimension"
-        shared = self.shared_state(index)
-        if shared:
-            more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
-            return f"{shared[0]}{more} would be used on both sides"
-        return None
-
-    @cached_property
-    def by_name(self) -> dict[str, _Point]:
-        return {name: point for point in reversed(self.points) for name in point.names}
-
-    def find(self, at: str) -> _Point:
-        """The legal point of that name or alias, else a :class:`CutError` that says why there is none."""
-        if at in self.by_name:
-            return self.by_name[at]
-        model, network = self.trace.model, type(self.trace.model).__name__
-        mode = " in training mode" if self.trace.training and self.trace.reads_mode else ""
-        node = next((node for node, names in self.trace.names.items() if at in names), None)
-        close = difflib.get_close_matches(at, self.by_name, n=3, cutoff=0.5)
-        if node is not None and node in self.position:
-            raise CutError(f"{network} cannot be cut at {at}{mode}: {self._why_not(node)}. {self._nearby(node)}")
-        kept = next((w for w in self.trace.whole if at.startswith(f"{w}.")), None)
-        if kept is not None:
-            reason = f"{kept} is kept whole ({self.trace.whole[kept]})"
-        elif at in dict(model.named_modules()):
-            reason = "it is not a step of its own: it lies within a module that is kept whole, or is not run"
-        else:
-            reason = "it has no module or operation of that name"
-        some = [point.name for point in self.points[:8]]
-        hint = f"Did you mean {' or '.join(close)}?" if close else f"Cuts: {', '.join(some)} ..."
-        raise CutError(f"{network} cannot be cut at {at}{mode}: {reason}. {hint} All: list_cuts(model, input_shape)")
-
-    def _why_not(self, node: fx.Node) -> str:
-        index = self.position[node]
-        live = self.crossing(index)
-        if node not in live:
-            return "nothing that follows uses it"
-        if len(live) > 1:
-            return f"{len(live)} tensors cross there: {', '.join(map(self._text, live))}"
-        return self._obstacle(node, index) or "a module with the same name runs several times"
-
-    def _nearby(self, node: fx.Node) -> str:
-        index = self.position[node]
-        before = [point.name for point in self.points if point.index < index][-1:]
-        after = [point.name for point in self.points if point.index > index][:1]
-        return f"Nearest cuts: {' and '.join([*before, *after])}" if before or after else "It has no cuts at all"
-
-    def _text(self, node: fx.Node) -> str:
-        names = sorted(self.trace.names[node], key=lambda name: name.count("."))
-        value = self.trace.values[node][0]
-        return f"{names[0]} ({_text(value.shape[1:])})" if isinstance(value, Tensor) else names[0]
-
-    # ---- figures
-
-    @cached_property
-    def flops(self) -> list[int]:
-        """Per node, for one image."""
-        return [_per_image(*self.trace.flops.get(node, (0, 0))) for node in self.nodes]
-
-    @cached_property
-    def activation_bytes(self) -> list[int]:
-        """Per node, for one image: memory that did not exist before."""
-        seen = {storage_of(self.trace.values[self.trace.input][0])}
-        sizes = []
-        for node in self.nodes:
-            total = 0
-            pairs = zip(*map(tensors_in, self.trace.values[node]), strict=True)
-            for first, second in pairs:
-                if storage_of(first) not in seen and self.is_fixed(node):
-                    seen.add(storage_of(first))
-                    total += _per_image(first.nbytes, second.nbytes)
-            sizes.append(total)
-        return sizes
-
-    def owners(self, point: _Point) -> dict[int, Side]:
-        """Identity of a parameter, buffer or tensor attribute → the side that uses it."""
-        return {key: "front" if first <= point.index else "back" for key, (first, _) in self.state_use.items()}
-
-    def parameters(self, point: _Point) -> dict[Side, int]:
-        """How many numbers are trained on either side; those that nothing uses go with the back."""
-        owner = self.owners(point)
-        count: dict[Side, int] = {"front": 0, "back": 0}
-        for parameter in self.trace.model.parameters():
-            count[owner.get(id(parameter), "back")] += parameter.numel()
-        return count
-
-    # ---- division
-
-    def split(self, point: _Point) -> tuple[fx.Graph, fx.Graph]:
-        """The operations of the front and of the back."""
-        front, copied = fx.Graph(), {}
-        copied[self.trace.input] = front.placeholder("images")
-        for node in filter(self.is_fixed, self.nodes[: point.index + 1]):
-            self._copy(node, front, copied)
-        front.output(copied[point.node])
-
-        back, copied = fx.Graph(), {}
-        arrived = copied[point.node] = back.placeholder("features")
-        storage = storage_of(self.trace.values[point.node][0])
-        if any(storage == s and self.position[writer] > point.index for writer, s in self.trace.writes):
-            copied[point.node] = back.call_method("clone", (arrived,))  # what comes in belongs to the caller
-        for node in filter(self.is_fixed, self.nodes[point.index + 1 :]):
-            self._copy(node, back, copied, arrived)
-        back.output(self._copy_args(self.trace.output.args[0], back, copied, arrived))
-        return front, back
-
-    def _copy(
-        self, node: fx.Node, graph: fx.Graph, copied: dict[fx.Node, fx.Node], arrived: fx.Node | None = None
-    ) -> fx.Node:
-        """``node`` in ``graph``, with whatever free values and sizes it needs. ``arrived``: the back's input."""
-        if node not in copied:
-            first, second = self.trace.values[node]
-            if arrived is not None and isinstance(first, torch.device):
-                copied[node] = graph.call_function(getattr, (arrived, "device"))
-            elif arrived is not None and node in self.sizes and not all(n in self.sizes for n in node.all_input_nodes):
-                images, scale = graph.call_method("size", (arrived, 0)), _per_image(first, second)
-                scaled = graph.call_function(operator.mul, (images, scale))
-                copied[node] = graph.call_function(operator.add, (scaled, first - scale * BATCHES[0]))
-            else:
-                args, kwargs = self._copy_args((node.args, node.kwargs), graph, copied, arrived)
-                copied[node] = graph.create_node(node.op, node.target, args, kwargs)
-        return copied[node]
-
-    def _copy_args(self, args: Any, graph: fx.Graph, copied: dict[fx.Node, fx.Node], arrived: fx.Node | None) -> Any:
-        return fx.node.map_arg(args, lambda node: self._copy(node, graph, copied, arrived))
-
-
-def _both_modes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[bool, _Analysis]:
+def _both_modes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[bool, Analysis]:
     """Training mode (True) or not → analysis; the same one where nothing but single nodes depends on the mode."""
-    training = _Analysis(trace(model, input_shape, training=True))
+    training = Analysis(trace(model, input_shape, training=True))
     if not training.trace.reads_mode:
         return {False: training, True: training}
-    return {False: _Analysis(trace(model, input_shape, training=False)), True: training}
+    return {False: Analysis(trace(model, input_shape, training=False)), True: training}
 
 
-def _at_usual_size(model: nn.Module) -> dict[bool, _Analysis]:
-    """Analyses for the image size that the network seems to be made for."""
-    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = 3 if convolution is None else convolution.in_channels
-    for size in dict.fromkeys([*_sizes_in(model), 224, 64, 32]):
+def _at_usual_size(model: nn.Module) -> dict[bool, Analysis]:
+    """Analyses for the image size that the network names, else for the first usual one that it takes."""
+    for shape in dict.fromkeys([*_shapes_in(model), *_usual_shapes(model)]):
         try:
-            return _both_modes(model, (channels, size, size))
+            return _both_modes(model, shape)
         except CutError as error:
             last = error
     raise CutError(f"pass the shape of one image to cut(model, at, input_shape): it cannot be guessed ({last})")
 
 
-def _sizes_in(model: nn.Module) -> Iterator[int]:
-    """What torchvision and timm write down about the image size of a model."""
+def _shapes_in(model: nn.Module) -> Iterator[tuple[int, ...]]:
+    """What torchvision and timm write down about the images that a model is made for: (C, H, W).
+
+    A size on the model itself is that with which it was built. It comes before timm's ``pretrained_cfg``, which has
+    the size of the published weights.
+    """
+    channels = _channels(model)
     for holder in (model, getattr(model, "patch_embed", None)):
         for attribute in ("image_size", "img_size"):
             size = getattr(holder, attribute, None)
-            if isinstance(size, (tuple, list)):
-                size = size[0]
             if isinstance(size, int):
-                yield size
+                yield channels, size, size
+            elif isinstance(size, (tuple, list)) and len(size) == 2:
+                yield channels, *size
+    for attribute in ("pretrained_cfg", "default_cfg"):
+        shape = (getattr(model, attribute, None) or {}).get("input_size")
+        if shape is not None and len(shape) == 3:
+            yield channels, *shape[1:]
 
 
-def _legal(modes: Mapping[bool, _Analysis], name: str) -> bool:
+def _usual_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    channels = _channels(model)
+    return [(channels, size, size) for size in (224, 64, 32)]
+
+
+def _channels(model: nn.Module) -> int:
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    return 3 if convolution is None else convolution.in_channels
+
+
+def _legal(modes: Mapping[bool, Analysis], name: str) -> bool:
     """Whether the point of that name is legal in both modes, with the same tensor and one owner per parameter."""
     points = [analysis.by_name.get(name) for analysis in modes.values()]
     if points[0] is None or points[1] is None or points[0].shape != points[1].shape:
         return False
     owners = [analysis.owners(point) for analysis, point in zip(modes.values(), points, strict=True) if point]
     return all(owners[1].get(key, side) == side for key, side in owners[0].items())
-
-
-def _furnish(model: nn.Module, front: Part, back: Part, owner: Mapping[int, Side]) -> None:
-    """Give both parts the modules and tensors that their operations use, under the original's names."""
-    # In the original's order, so that parameters are numbered alike in every process: optimizers go by the number.
-    order = {path: place for place, (path, _) in enumerate(model.named_modules(remove_duplicate=False))}
-    front_paths, back_paths = (
-        {str(node.target) for graph in part._graphs.values() for node in graph.nodes if node.op == "call_module"}
-        for part in (front, back)
-    )
-    for part, paths in ((front, front_paths), (back, back_paths)):
-        part.training, part._version = model.training, model._version
-        for path in sorted(paths, key=order.__getitem__):
-            module = model.get_submodule(path)
-            if part is back and path in front_paths:  # without parameters, such as a ReLU that serves several times
-                module = copy.deepcopy(module)  # so that each side has a training flag of its own
-            holder, name = _holder(part, model, path)
-            if not hasattr(holder, name):
-                holder.add_module(name, module)
-    for path, tensor in _named_state(model):
-        holder, name = _holder(front if owner.get(id(tensor)) == "front" else back, model, path)
-        if hasattr(holder, name):
-            continue
-        if isinstance(tensor, nn.Parameter):
-            holder.register_parameter(name, tensor)
-        else:
-            original = model.get_submodule(path.rpartition(".")[0])
-            persistent = name in original._buffers and name not in original._non_persistent_buffers_set
-            holder.register_buffer(name, tensor, persistent=persistent)
-    for part in (front, back):
-        part._compile()
-
-
-def _holder(part: Part, model: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The submodule of ``part`` that has or shall have the last name of ``path``; made if missing."""
-    *steps, name = path.split(".")
-    holder: nn.Module = part
-    for depth, step in enumerate(steps):
-        if step not in holder._modules:
-            original = model.get_submodule(".".join(steps[: depth + 1]))
-            made = nn.Module()
-            made.training, made._version = original.training, original._version
-            holder.add_module(step, made)
-        holder = holder.get_submodule(step)
-    return holder, name
-
-
-def _state(module: nn.Module) -> list[Tensor]:
-    return [tensor for _, tensor in _named_state(module)]
-
-
-def _named_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers and plain tensor attributes, tied ones under each of their names."""
-    for path, module in model.named_modules(remove_duplicate=False):
-        for name, value in (module._parameters | module._buffers | vars(module)).items():
-            if isinstance(value, Tensor):
-                yield f"{path}.{name}".lstrip("."), value
-
-
-def _per_image(first: int, second: int) -> int:
-    """What one more image adds, from the figures for the two batch sizes."""
-    return (second - first) // (BATCHES[1] - BATCHES[0])
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

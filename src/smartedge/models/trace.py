@@ -29,73 +29,26 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from smartedge.errors import CutError
+from smartedge.models import intercept
+from smartedge.models import varying as varying_numbers
+from smartedge.models.intercept import observe_modules, observing, refuse_nesting
+from smartedge.models.recording import BATCHES, Trace, shape_text, storage_of, tensors_in
+from smartedge.models.varying import Untraceable, same, varying
 
-__all__ = ["BATCHES", "Trace", "storage_of", "tensors_in", "trace"]
+__all__ = ["trace"]
 
-# Far enough apart that halves, quarters and remainders of the two differ, which is how they are told from constants.
-BATCHES = (3, 8)
-_HIDDEN = (str(Path(torch.__file__).parent), __file__)  # frames that say nothing to whoever wrote the network
-
-
-class _Untraceable(Exception):
-    """The code being run cannot be written down as graph nodes."""
-
-
-class Trace:
-    """One recorded forward pass, in execution order.
-
-    Attributes:
-        model: the network that was traced, untouched.
-        input_shape: shape of one image, without the batch.
-        training: the mode in which it was recorded.
-        nodes: every node between placeholder and output, in the order of execution.
-        values: node → what it gave for the two batch sizes of :data:`BATCHES` (fake tensors, integers, ...).
-        names: node → the names by which users know its result, in the order in which they were given.
-        flops: node → floating-point operations for the two batch sizes, 2 per multiply-accumulate.
-        random: nodes that draw random numbers.
-        writes: (node, storage) for every write into a tensor that existed before.
-        whole: module name → why it is kept as one node although it is made of smaller modules.
-        reads_sizes: whether sizes other than the batch's were looked at, which fixes them.
-        reads_mode: whether code outside the modules that are single nodes asked if it is training.
-    """
-
-    def __init__(
-        self, model: nn.Module, input_shape: tuple[int, ...], *, training: bool, whole: dict[str, str]
-    ) -> None:
-        self.model = model
-        self.input_shape = input_shape
-        self.training = training
-        self.graph = fx.Graph()
-        self.input: fx.Node
-        self.output: fx.Node
-        self.values: dict[fx.Node, tuple[Any, Any]] = {}
-        self.names: dict[fx.Node, list[str]] = {}
-        self.flops: dict[fx.Node, tuple[int, int]] = {}
-        self.random: set[fx.Node] = set()
-        self.writes: list[tuple[fx.Node, int]] = []
-        self.whole = whole
-        self.reads_sizes = False
-        self.reads_mode = False
-
-    @property
-    def nodes(self) -> list[fx.Node]:
-        """What runs between the input and the output."""
-        return [node for node in self.graph.nodes if node.op not in ("placeholder", "output")]
-
-    def tensor(self, name: str) -> Tensor:
-        """The original parameter, buffer or tensor attribute behind a ``get_attr`` node."""
-        path, _, attribute = name.rpartition(".")
-        tensor = getattr(self.model.get_submodule(path), attribute)
-        assert isinstance(tensor, Tensor)
-        return tensor
+# Frames that say nothing to the author of the network.
+_HIDDEN = (str(Path(torch.__file__).parent), __file__, intercept.__file__, varying_numbers.__file__)
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> Trace:
     """Record ``model`` in training or evaluation mode on images of ``input_shape``.
 
     Raises:
-        CutError: it does not take images of that shape, or its outermost ``forward`` cannot be written down.
+        CutError: it does not take images of that shape, its outermost ``forward`` cannot be written down, or this
+            thread is recording another network at the moment.
     """
+    refuse_nesting()
     whole: dict[str, str] = {}
     while True:
         recorder = _Recorder(model, input_shape, training=training, whole=whole)
@@ -109,84 +62,10 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> 
             if not where or where in whole:
                 raise CutError(
                     f"{type(model).__name__} cannot be divided: what its own forward does is not a fixed sequence of "
-                    f"operations on a {_text(input_shape)} input ({reason}). Check the input shape; if the code looks "
-                    "at values of tensors, move it into a submodule, which is then kept whole"
+                    f"operations on a {shape_text(input_shape)} input ({reason}). Check the input shape; if the code "
+                    "looks at values of tensors, move it into a submodule, which is then kept whole"
                 ) from error
             whole[where] = reason
-
-
-class _Varying:
-    """A number that depends on the batch size; ``other`` is what it is for the second of the two batch sizes."""
-
-    node: fx.Node
-    other: Any
-    recorder: _Recorder
-
-    def __fx_create_arg__(self, _: TracerBase) -> fx.Node:
-        return self.node
-
-    def __deepcopy__(self, _: dict[int, Any]) -> _Varying:
-        return self
-
-    def _refuse(self) -> Any:
-        raise _Untraceable("Python code depends on the number of images in the batch")
-
-    __int__ = __float__ = __hash__ = _refuse
-
-    def __bool__(self) -> bool:
-        return bool(_same(bool(_plain(self)), bool(self.other)))
-
-
-class _VaryingInt(_Varying, int):
-    pass
-
-
-class _VaryingFloat(_Varying, float):
-    pass
-
-
-def _plain(value: Any) -> Any:
-    """The number for the first batch size, without its history."""
-    if isinstance(value, _VaryingInt):
-        return int.__int__(value)
-    return float.__float__(value) if isinstance(value, _VaryingFloat) else value
-
-
-def _same(first: Any, second: Any) -> Any:
-    if first != second:
-        raise _Untraceable("Python code decides on the number of images in the batch")
-    return first
-
-
-def _overload(name: str, function: Callable[..., Any], *, reflected: bool = False) -> None:
-    def method(self: _Varying, *others: Any) -> Any:
-        if any(not isinstance(value, (int, float)) for value in others):
-            return NotImplemented
-        arguments = (*others, self) if reflected else (self, *others)
-        return self.recorder.record_call("call_function", function, arguments, {})
-
-    setattr(_Varying, name, method)
-
-
-for _name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow"):
-    _overload(f"__{_name}__", getattr(operator, _name))
-    _overload(f"__r{_name}__", getattr(operator, _name), reflected=True)
-for _name in ("neg", "abs"):
-    _overload(f"__{_name}__", getattr(operator, _name))
-
-
-def _compare(name: str) -> None:
-    function = getattr(operator, name)
-
-    def method(self: _Varying, other: Any) -> Any:
-        second = other.other if isinstance(other, _Varying) else other
-        return _same(function(_plain(self), _plain(other)), function(self.other, second))
-
-    setattr(_Varying, f"__{name}__", method)
-
-
-for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    _compare(_name)
 
 
 class _Watch(TorchDispatchMode):
@@ -226,6 +105,7 @@ class _Recorder(TracerBase):
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         with FakeCopyMode(self.fake):
             self.model = copy.deepcopy(model).train(training)
+        observe_modules(self.model, self)
         self.paths = {module: name for name, module in self.model.named_modules()}
         self.state = {id(tensor): name for name, tensor in _tensors(self.model)}  # where to find it
         self.made_by: dict[int, fx.Node] = {}  # id of a tensor of the first batch → its latest node
@@ -248,10 +128,9 @@ class _Recorder(TracerBase):
         trace.input = self.graph.placeholder("images")
         self.keep(trace.input, (batches[0], batches[1]), "input")
         with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(self.patched())
+            stack.enter_context(observing(self))
             self.context = _context()
             with _Mode(self):
                 result = self.model(batches[0])
@@ -270,46 +149,21 @@ class _Recorder(TracerBase):
         got = fx.node.map_arg(self.trace.output.args[0], lambda node: self.trace.values[node][1])
         shapes = [[value.shape for value in tree_leaves(v) if isinstance(value, Tensor)] for v in (expected, got)]
         if shapes[0] != shapes[1]:
-            raise _Untraceable("Python code depends on the number of images in the batch")
+            raise Untraceable("Python code depends on the number of images in the batch")
 
     # ---- hooks into running code
 
-    @contextmanager
-    def patched(self) -> Iterator[None]:
-        """Module calls and custom autograd functions report here while the network runs."""
-        call, apply = nn.Module.__call__, torch.autograd.Function.__dict__["apply"]
-        recorder = self
+    def mode_read(self) -> None:
+        self.trace.reads_mode |= not self.silent
 
-        def is_training(module: nn.Module) -> bool:
-            recorder.trace.reads_mode |= not recorder.silent
-            return bool(module.__dict__["training"])
+    def function_applied(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.silent:
+            return function(*args, **kwargs)
+        return self.record_call("call_function", function, args, kwargs)
 
-        def set_training(module: nn.Module, mode: bool) -> None:
-            module.__dict__["training"] = mode
-
-        def module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if recorder.silent or module not in recorder.paths:
-                return call(module, *args, **kwargs)
-            return recorder.call_module(module, call, args, kwargs)
-
-        def function_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-            def run(*args: Any, **kwargs: Any) -> Any:
-                return apply.__get__(None, cls)(*args, **kwargs)
-
-            run.__name__ = cls.__name__  # by which the graph and the cut know it
-            return run(*args, **kwargs) if recorder.silent else recorder.record_call("call_function", run, args, kwargs)
-
-        nn.Module.__call__ = module_call  # type: ignore[method-assign]
-        torch.autograd.Function.apply = classmethod(function_apply)  # type: ignore[assignment]
-        nn.Module.training = property(is_training, set_training)  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            del nn.Module.training
-            nn.Module.__call__ = call  # type: ignore[method-assign]
-            torch.autograd.Function.apply = apply  # type: ignore[method-assign]
-
-    def call_module(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def module_called(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.silent:
+            return call(module, *args, **kwargs)
         path = self.paths[module]
         count = self.calls[path] = self.calls.get(path, -1) + 1
         name = f"{path}_{count}" if count else path
@@ -345,7 +199,7 @@ class _Recorder(TracerBase):
 
     def _record_call(self, kind: str, target: Any, args: Any, kwargs: Any, name: str) -> Any:
         if _context() != self.context:
-            raise _Untraceable("operations run under no_grad, enable_grad or autocast")
+            raise Untraceable("operations run under no_grad, enable_grad or autocast")
         node = self.graph.create_node(kind, target, self.create_arg(tuple(args)), self.create_arg(dict(kwargs)))
         before = {id(t): (t, t._version) for n in node.all_input_nodes for t in tensors_in(self.trace.values[n][0])}
         watches = (_Watch(), _Watch())
@@ -378,13 +232,19 @@ class _Recorder(TracerBase):
         with torch._subclasses.fake_tensor.unset_fake_temporarily():
             module = copy.deepcopy(self.trace.model.get_submodule(path)).train(self.trace.training)
             real_args, real_kwargs = tree_map_only(Tensor, _real, (args, kwargs))
+            random, watch = torch.get_rng_state(), _Watch()
             try:
-                out = tree_map_only(Tensor, Tensor.detach, module(*real_args, **real_kwargs))
+                with watch:
+                    out = tree_map_only(Tensor, Tensor.detach, module(*real_args, **real_kwargs))
             except Exception as error:
+                network, shape = type(self.trace.model).__name__, shape_text(self.trace.input_shape)
                 raise CutError(
-                    f"{type(self.trace.model).__name__} does not take an input of {_text(self.trace.input_shape)}: "
-                    f"{path} ({type(module).__name__}), {_location(error)}: {_first_line(error)}"
+                    f"{network} does not take an input of {shape}: {path} ({type(module).__name__}), "
+                    f"{_location(error)}: {_first_line(error)}"
                 ) from error
+            finally:
+                if watch.random:  # otherwise other threads' numbers would be drawn twice for nothing
+                    torch.set_rng_state(random)
         return tree_map_only(Tensor, self.fake.from_tensor, out)
 
     def keep(self, node: fx.Node, values: tuple[Any, Any], name: str) -> Any:
@@ -403,18 +263,19 @@ class _Recorder(TracerBase):
                 for i, (a, b) in enumerate(zip(first, second, strict=True))
             )
         if isinstance(first, (tuple, list)):
-            _same(len(first), len(second))
+            same(len(first), len(second))
             items = [self.member(node, i) for i in range(len(first))]
             return type(first)(items) if type(first) in (tuple, list) else first
         if isinstance(first, dict):
             return {key: self.member(node, key) for key in first}
         if isinstance(first, (int, float)) and not isinstance(first, bool) and first != second:
-            number: Any = (_VaryingInt if isinstance(first, int) else _VaryingFloat)(first)
-            number.node, number.other, number.recorder = node, second, self
-            return number
+            return varying(first, second, node, self.record_operator)
         if isinstance(first, int) and not isinstance(first, bool):
             self.trace.reads_sizes = True
         return first
+
+    def record_operator(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return self.record_call("call_function", function, args, {})
 
     def member(self, node: fx.Node, key: Any) -> Any:
         return self.record_call("call_function", operator.getitem, (_Raw(node), key), {})
@@ -434,7 +295,7 @@ class _Recorder(TracerBase):
         if id(tensor) in self.made_by:
             return self.made_by[id(tensor)]
         if id(tensor) not in self.state:
-            raise _Untraceable("a tensor comes from code that torch does not report, such as NumPy or TorchScript")
+            raise Untraceable("a tensor comes from code that torch does not report, such as NumPy or TorchScript")
         name = self.state[id(tensor)]
         node = self.graph.create_node("get_attr", name)
         self.trace.values[node], self.trace.names[node] = (tensor, tensor), [name]
@@ -500,7 +361,7 @@ class _Mode(TorchFunctionMode):
         if not is_tensor_method_or_property(func):
             return self.recorder.record_call("call_function", func, args, kwargs)
         if func.__name__ == "__len__":
-            return _same(*(len(value) for value in self.recorder.trace.values[self.recorder.node_of(args[0])]))
+            return same(*(len(value) for value in self.recorder.trace.values[self.recorder.node_of(args[0])]))
         if func.__name__ == "__iter__":
             return iter(args[0].unbind(0))
         if func.__name__ == "__get__":
@@ -508,18 +369,15 @@ class _Mode(TorchFunctionMode):
         return self.recorder.record_call("call_method", func.__name__, args, kwargs)
 
 
-def storage_of(tensor: Tensor) -> int:
-    """Identifies the memory behind a tensor: equal for a tensor and its views."""
-    return int(tensor.untyped_storage()._cdata)
-
-
 def _context() -> tuple[bool, ...]:
     return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
 
 def _real(fake: Tensor) -> Tensor:
+    """A tensor of the same kind with values: normally distributed, from a generator of its own; integers are 0."""
     if fake.is_floating_point():
-        return torch.randn(fake.shape, dtype=fake.dtype, device=fake.device)
+        values = torch.randn(fake.shape, generator=torch.Generator().manual_seed(0))
+        return values.to(device=fake.device, dtype=fake.dtype)
     return torch.zeros(fake.shape, dtype=fake.dtype, device=fake.device)
 
 
@@ -531,11 +389,6 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{path}.{name}".lstrip("."), value
 
 
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors among nested tuples, lists and dicts."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
 def _location(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     frame = [frames[-1], *(f for f in frames if not f.filename.startswith(_HIDDEN))][-1]
@@ -544,7 +397,3 @@ def _location(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

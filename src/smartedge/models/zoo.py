@@ -14,6 +14,7 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from smartedge.errors import CutError
 from smartedge.models.compat import load_timm, load_torchvision
 
-__all__ = ["build"]
+__all__ = ["build", "usual_size"]
 
 # At 64 pixels the stock stem of a ResNet leaves 16x16 maps, enough for four stages; at 32 it would leave 8x8.
 _STEM_BELOW = 64
@@ -53,21 +54,48 @@ def build(name: str, *, outputs: int, image_size: int, small_input: bool = True,
     return model
 
 
-def _from_library(name: str, outputs: int, image_size: int, small_input: bool) -> nn.Module:
+def usual_size(name: str) -> int | None:
+    """The image size in pixels for which the library publishes a network of that name.
+
+    That is timm's ``pretrained_cfg``, or the transform that belongs to torchvision's weights. None for the user's own,
+    and where no size is published.
+
+    Raises:
+        CutError: nothing has that name, or what has it is not installed.
+    """
+    if ":" in name:
+        return None
+    library, short = _find(name)
+    if library is load_torchvision():
+        weights = getattr(library.models.get_model_weights(short), "DEFAULT", None)
+        return None if weights is None else int(weights.transforms().crop_size[0])
+    published = library.models.get_pretrained_cfg(short)
+    return None if published is None else int(published.input_size[-1])
+
+
+def _find(name: str) -> tuple[ModuleType, str]:
+    """The library that has a network of that name, and the name in it."""
     library, _, short = name.rpartition("/")
-    models = load_torchvision().models
-    classifiers = models.list_models(module=models)
+    torchvision = load_torchvision()
+    classifiers = torchvision.models.list_models(module=torchvision.models)
     if library in ("", "torchvision") and short in classifiers:
-        builder = models.get_model_builder(short)
+        return torchvision, short
+    timm = load_timm()
+    if library not in ("", "timm") or not timm.is_model(short):
+        _unknown(name, [*classifiers, *timm.list_models()])
+    return timm, short
+
+
+def _from_library(name: str, outputs: int, image_size: int, small_input: bool) -> nn.Module:
+    library, short = _find(name)
+    if library is load_torchvision():
+        builder = library.models.get_model_builder(short)
         make: Callable[[], nn.Module] = lambda: builder(**_torchvision_settings(builder, outputs, image_size))  # noqa: E731
     else:
-        timm = load_timm()
-        if library not in ("", "timm") or not timm.is_model(short):
-            _unknown(name, [*classifiers, *timm.list_models()])
         # Networks made for one image size (ViT, Swin) have to be told it, the others must not be.
-        cfg = timm.models.get_pretrained_cfg(short)
+        cfg = library.models.get_pretrained_cfg(short)
         size = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
-        make = lambda: timm.create_model(short, pretrained=False, num_classes=outputs, **size)  # noqa: E731
+        make = lambda: library.create_model(short, pretrained=False, num_classes=outputs, **size)  # noqa: E731
     try:
         if small_input and image_size < _HEAD_BELOW and re.match(r"vgg\d", short):
             return _vgg_with_small_head(make, outputs)

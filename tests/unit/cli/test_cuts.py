@@ -40,6 +40,14 @@ def test_stock_leaves_the_stem_as_published(capsys):
     assert shapes == [[64, 32, 32], [64, 16, 16]]
 
 
+def test_without_input_the_network_s_own_size_is_taken_and_told(capsys):
+    assert main(["cuts", "mobilevit_xxs", "--json"]) == 0
+
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)[0]["shape"] == [16, 128, 128]  # half of 256, each way
+    assert captured.err == "images of 3x256x256; --input chooses another size\n"
+
+
 def test_the_help_shows_an_example(capsys):
     with pytest.raises(SystemExit):
         main(["cuts", "--help"])

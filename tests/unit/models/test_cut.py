@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
+from smartedge.models.compat import load_timm
 from smartedge.models.cut import cut, list_cuts, merge_state_dicts
 from smartedge.models.zoo import build
 
@@ -565,3 +566,31 @@ def test_the_input_shape_may_be_left_out_where_it_does_not_matter():
     assert torch.equal(back(front(images)), vit(images))
     with pytest.raises(CutError, match="pass the shape of one image"):
         cut(nn.Sequential(nn.Flatten(), nn.Linear(75, 3), nn.ReLU()), at="1")
+
+
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050", "edgenext_xx_small"])
+def test_a_network_that_names_its_image_size_is_cut_for_that_size(name):
+    model = load_timm().create_model(name, num_classes=10)
+    at = list_cuts(model, (3, 256, 256))[0].name
+    front, back = cut(model.eval(), at)
+    images = torch.rand(1, 3, 256, 256)
+    with torch.no_grad():
+        assert torch.equal(back.eval()(front.eval()(images)), model(images))
+        with pytest.raises(CutError, match="takes inputs of 3x256x256, got 3x224x224"):
+            front(images[:, :, :224, :224])
+
+
+def test_cuts_are_listed_for_the_size_that_the_network_names():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 48 * 40, 3), nn.ReLU())
+    for attribute, named in (("pretrained_cfg", {"input_size": (3, 48, 40)}), ("image_size", (48, 40))):
+        setattr(model, attribute, named)
+        assert [c.shape for c in list_cuts(model)] == [(2, 48, 40), (3840,), (3,)]
+        delattr(model, attribute)
+    with pytest.raises(CutError, match="pass the shape of one image"):
+        list_cuts(model)
+
+
+def test_the_size_with_which_a_network_was_built_comes_before_the_published_one():
+    vit = load_timm().create_model("vit_tiny_patch16_224", num_classes=10, img_size=64)
+    assert vit.pretrained_cfg["input_size"] == (3, 224, 224)
+    assert list_cuts(vit) == list_cuts(vit, (3, 64, 64))

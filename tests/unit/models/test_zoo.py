@@ -10,7 +10,7 @@ from torch import nn
 
 from smartedge.errors import CutError
 from smartedge.models import compat
-from smartedge.models.zoo import build
+from smartedge.models.zoo import build, usual_size
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "timm/vgg11", "mobilevit_xxs"])
@@ -112,3 +112,16 @@ def test_another_failure_of_the_import_is_not_hidden(monkeypatch):
     monkeypatch.setattr(compat.importlib, "import_module", fail)
     with pytest.raises(RuntimeError, match="out of luck"):
         compat.load_torchvision()
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet18", 224), ("inception_v3", 299), ("mobilevit_xxs", 256), ("timm/resnet18", 224), ("my.code:net", None)],
+)
+def test_the_usual_size_is_the_one_that_the_library_publishes(name, size):
+    assert usual_size(name) == size
+
+
+def test_an_unknown_network_has_no_usual_size():
+    with pytest.raises(CutError, match="did you mean resnet18"):
+        usual_size("resnet19")

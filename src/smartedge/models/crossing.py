@@ -1,0 +1,337 @@
+"""What crosses at every point of a recorded network, and the operations on either side of a point.
+
+A point lies between two operations. The network can be cut there if three things hold. Of everything computed before
+the point, one tensor is still needed after it. That tensor has the batch as its first dimension. No parameter or
+buffer is used on both sides. What follows from parameters alone (a position bias, say) and batch sizes do not count as
+crossing: the back computes them again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from smartedge.errors import CutError
+from smartedge.models.part import Side, named_state, state_of
+from smartedge.models.recording import BATCHES, Trace, shape_text, storage_of, tensors_in
+
+__all__ = ["Analysis", "Cut", "Point"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A point at which a network can be divided, and what lies on either side of it.
+
+    Everything is for one image. FLOPs are floating-point operations as counted by
+    ``torch.utils.flop_counter``: convolutions, matrix products and attention, 2 per multiply-accumulate.
+    """
+
+    name: str  # the outermost module whose output crosses, or module.operation
+    aliases: tuple[str, ...]  # other names of the same point, such as that module's last submodule
+    shape: tuple[int, ...]  # of the tensor that crosses, without the batch
+    dtype: torch.dtype
+    front_parameters: int
+    back_parameters: int
+    front_flops: int
+    back_flops: int
+    activation_bytes: int  # of the tensor that crosses, as float32
+    front_activation_bytes: int  # outputs of all operations, each memory counted once: views and in-place cost nothing
+    back_activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place between two operations at which the network can be cut."""
+
+    analysis: Analysis
+    node: fx.Node  # whose output crosses
+    index: int  # the last operation of the front
+
+    @property
+    def names(self) -> list[str]:
+        """Outermost first."""
+        return sorted(self.analysis.trace.names[self.node], key=lambda name: name.count("."))
+
+    @property
+    def name(self) -> str:
+        """Of the outermost module whose output crosses, or module.operation."""
+        return self.names[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor that crosses, without the batch."""
+        return tuple(self.analysis.trace.values[self.node][0].shape[1:])
+
+    def describe(self) -> Cut:
+        """The point as users see it."""
+        analysis, after = self.analysis, self.index + 1
+        bytes_ = analysis.activation_bytes
+        parameters = analysis.parameters(self)
+        return Cut(
+            name=self.name,
+            aliases=tuple(self.names[1:]),
+            shape=self.shape,
+            dtype=analysis.trace.values[self.node][0].dtype,
+            front_parameters=parameters["front"],
+            back_parameters=parameters["back"],
+            front_flops=sum(analysis.flops[:after]),
+            back_flops=sum(analysis.flops[after:]),
+            activation_bytes=4 * prod(self.shape),
+            front_activation_bytes=sum(bytes_[:after]),
+            back_activation_bytes=sum(bytes_[after:]),
+        )
+
+
+class Analysis:
+    """What crosses at every point of a recorded network.
+
+    Nodes are of three sorts. *Free* ones depend on parameters and constants alone. *Sizes* are numbers that depend on
+    the batch size alone, and the device. Both are computed wherever they are needed. All others are *fixed*: they
+    run once, in the recorded order, in the front or in the back.
+    """
+
+    def __init__(self, recorded: Trace) -> None:
+        self.trace = recorded
+        self.nodes = recorded.nodes
+        self.position = {node: index for index, node in enumerate(self.nodes)}
+        self.position[recorded.input], self.position[recorded.output] = -1, len(self.nodes)
+        written = {storage for _, storage in recorded.writes}
+        writers = {node for node, _ in recorded.writes}
+        self.free: set[fx.Node] = set()
+        self.sizes: set[fx.Node] = set()
+        for node in self.nodes:
+            inputs = node.all_input_nodes
+            if node.op == "get_attr":
+                self.free.add(node)
+            elif node in writers or node in recorded.random or node.op == "call_module":
+                continue
+            elif self._is_size(node):
+                self.sizes.add(node)
+            elif all(i in self.free for i in inputs) and not written & {
+                storage_of(t) for i in (node, *inputs) for t in tensors_in(recorded.values[i][0])
+            }:
+                self.free.add(node)
+
+    def _is_size(self, node: fx.Node) -> bool:
+        first, second = self.trace.values[node]
+        if isinstance(first, torch.device):
+            return True
+        if not isinstance(first, (int, float)) or first == second:
+            return False
+        if all(node_ in self.sizes for node_ in node.all_input_nodes):
+            return True
+        return isinstance(first, int) and (second - first) % (BATCHES[1] - BATCHES[0]) == 0
+
+    def is_fixed(self, node: fx.Node) -> bool:
+        """Whether the node runs exactly once, in one of the two halves."""
+        return node not in self.free and node not in self.sizes
+
+    def needs(self, node: fx.Node) -> Iterator[fx.Node]:
+        """The fixed and ``get_attr`` nodes whose values ``node`` uses, directly or by way of free ones."""
+        for used in node.all_input_nodes:
+            if used in self.free and used.op != "get_attr":
+                yield from self.needs(used)
+            elif used not in self.sizes:
+                yield used
+
+    @cached_property
+    def last_use(self) -> dict[fx.Node, int]:
+        """Fixed node → position of the last operation that uses it."""
+        last: dict[fx.Node, int] = {}
+        for user in [*filter(self.is_fixed, self.nodes), self.trace.output]:
+            for used in self.needs(user):
+                last[used] = self.position[user]
+        return last
+
+    @cached_property
+    def state_use(self) -> dict[int, tuple[int, int]]:
+        """Identity of a parameter, buffer or tensor attribute → positions of its first and last use."""
+        use: dict[int, tuple[int, int]] = {}
+        for user in [*filter(self.is_fixed, self.nodes), self.trace.output]:
+            tensors = [self.trace.tensor(str(n.target)) for n in self.needs(user) if n.op == "get_attr"]
+            if user.op == "call_module":
+                tensors += state_of(self.trace.model.get_submodule(str(user.target)))
+            for tensor in tensors:
+                position = self.position[user]
+                use[id(tensor)] = (use.get(id(tensor), (position, position))[0], position)
+        return use
+
+    def crossing(self, index: int) -> list[fx.Node]:
+        """Values that are computed up to ``index`` and used after it."""
+        candidates = [self.trace.input, *filter(self.is_fixed, self.nodes[: index + 1])]
+        return [node for node in candidates if self.last_use.get(node, -1) > index]
+
+    def shared_state(self, index: int) -> list[str]:
+        """Names of parameters and buffers used both up to ``index`` and after it."""
+        shared = {key for key, (first, last) in self.state_use.items() if first <= index < last}
+        if not shared:
+            return []
+        return [name for name, tensor in named_state(self.trace.model) if id(tensor) in shared]
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """Every legal point, in the order of execution."""
+        points: dict[fx.Node, Point] = {}
+        live = {self.trace.input}
+        last_fixed = max((self.position[n] for n in self.nodes if self.is_fixed(n)), default=-1)
+        for index, node in enumerate(self.nodes[:last_fixed]):
+            if not self.is_fixed(node):
+                continue
+            live = {other for other in (*live, node) if self.last_use.get(other, -1) > index}
+            if len(live) == 1:
+                (crossing,) = live
+                if crossing not in points and self._obstacle(crossing, index) is None:
+                    points[crossing] = Point(self, crossing, index)
+        return list(points.values())
+
+    def _obstacle(self, node: fx.Node, index: int) -> str | None:
+        """Why the single value that crosses after ``index`` may not."""
+        first, second = self.trace.values[node]
+        if first is self.trace.values[self.trace.input][0]:
+            return "this is still the input, nothing was computed before it"
+        result = self.trace.output.args[0]
+        if isinstance(result, fx.Node) and first is self.trace.values[result][0]:
+            return "this is already the output, nothing is computed after it"
+        if not isinstance(first, Tensor):
+            return f"what crosses there is not a tensor but {type(first).__name__}"
+        shapes = [first.shape[:1], second.shape[:1]]
+        if [*map(tuple, shapes)] != [(b,) for b in BATCHES] or first.shape[1:] != second.shape[1:] or first.ndim < 2:
+            return f"the tensor that crosses there, {self._text(node)}, does not have the batch as its first dimension"
+        shared = self.shared_state(index)
+        if shared:
+            more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+            return f"{shared[0]}{more} would be used on both sides"
+        return None
+
+    @cached_property
+    def by_name(self) -> dict[str, Point]:
+        """Name or alias → the legal point; the first of several with the same name."""
+        return {name: point for point in reversed(self.points) for name in point.names}
+
+    def find(self, at: str) -> Point:
+        """The legal point of that name or alias, else a :class:`CutError` that says why there is none."""
+        if at in self.by_name:
+            return self.by_name[at]
+        model, network = self.trace.model, type(self.trace.model).__name__
+        mode = " in training mode" if self.trace.training and self.trace.reads_mode else ""
+        node = next((node for node, names in self.trace.names.items() if at in names), None)
+        close = difflib.get_close_matches(at, self.by_name, n=3, cutoff=0.5)
+        if node is not None and node in self.position:
+            raise CutError(f"{network} cannot be cut at {at}{mode}: {self._why_not(node)}. {self._nearby(node)}")
+        kept = next((w for w in self.trace.whole if at.startswith(f"{w}.")), None)
+        if kept is not None:
+            reason = f"{kept} is kept whole ({self.trace.whole[kept]})"
+        elif at in dict(model.named_modules()):
+            reason = "it is not a step of its own: it lies within a module that is kept whole, or is not run"
+        else:
+            reason = "it has no module or operation of that name"
+        some = [point.name for point in self.points[:8]]
+        hint = f"Did you mean {' or '.join(close)}?" if close else f"Cuts: {', '.join(some)} ..."
+        raise CutError(f"{network} cannot be cut at {at}{mode}: {reason}. {hint} All: list_cuts(model, input_shape)")
+
+    def _why_not(self, node: fx.Node) -> str:
+        index = self.position[node]
+        live = self.crossing(index)
+        if node not in live:
+            return "nothing that follows uses it"
+        if len(live) > 1:
+            return f"{len(live)} tensors cross there: {', '.join(map(self._text, live))}"
+        return self._obstacle(node, index) or "a module with the same name runs several times"
+
+    def _nearby(self, node: fx.Node) -> str:
+        index = self.position[node]
+        before = [point.name for point in self.points if point.index < index][-1:]
+        after = [point.name for point in self.points if point.index > index][:1]
+        return f"Nearest cuts: {' and '.join([*before, *after])}" if before or after else "It has no cuts at all"
+
+    def _text(self, node: fx.Node) -> str:
+        names = sorted(self.trace.names[node], key=lambda name: name.count("."))
+        value = self.trace.values[node][0]
+        return f"{names[0]} ({shape_text(value.shape[1:])})" if isinstance(value, Tensor) else names[0]
+
+    # ---- figures
+
+    @cached_property
+    def flops(self) -> list[int]:
+        """Per node, for one image."""
+        return [_per_image(*self.trace.flops.get(node, (0, 0))) for node in self.nodes]
+
+    @cached_property
+    def activation_bytes(self) -> list[int]:
+        """Per node, for one image: memory that did not exist before."""
+        seen = {storage_of(self.trace.values[self.trace.input][0])}
+        sizes = []
+        for node in self.nodes:
+            total = 0
+            pairs = zip(*map(tensors_in, self.trace.values[node]), strict=True)
+            for first, second in pairs:
+                if storage_of(first) not in seen and self.is_fixed(node):
+                    seen.add(storage_of(first))
+                    total += _per_image(first.nbytes, second.nbytes)
+            sizes.append(total)
+        return sizes
+
+    def owners(self, point: Point) -> dict[int, Side]:
+        """Identity of a parameter, buffer or tensor attribute → the side that uses it."""
+        return {key: "front" if first <= point.index else "back" for key, (first, _) in self.state_use.items()}
+
+    def parameters(self, point: Point) -> dict[Side, int]:
+        """How many numbers are trained on either side; those that nothing uses go with the back."""
+        owner = self.owners(point)
+        count: dict[Side, int] = {"front": 0, "back": 0}
+        for parameter in self.trace.model.parameters():
+            count[owner.get(id(parameter), "back")] += parameter.numel()
+        return count
+
+    # ---- division
+
+    def split(self, point: Point) -> tuple[fx.Graph, fx.Graph]:
+        """The operations of the front and of the back."""
+        front, copied = fx.Graph(), {}
+        copied[self.trace.input] = front.placeholder("images")
+        for node in filter(self.is_fixed, self.nodes[: point.index + 1]):
+            self._copy(node, front, copied)
+        front.output(copied[point.node])
+
+        back, copied = fx.Graph(), {}
+        arrived = copied[point.node] = back.placeholder("features")
+        storage = storage_of(self.trace.values[point.node][0])
+        if any(storage == s and self.position[writer] > point.index for writer, s in self.trace.writes):
+            copied[point.node] = back.call_method("clone", (arrived,))  # what comes in belongs to the caller
+        for node in filter(self.is_fixed, self.nodes[point.index + 1 :]):
+            self._copy(node, back, copied, arrived)
+        back.output(self._copy_args(self.trace.output.args[0], back, copied, arrived))
+        return front, back
+
+    def _copy(
+        self, node: fx.Node, graph: fx.Graph, copied: dict[fx.Node, fx.Node], arrived: fx.Node | None = None
+    ) -> fx.Node:
+        """``node`` in ``graph``, with whatever free values and sizes it needs. ``arrived``: the back's input."""
+        if node not in copied:
+            first, second = self.trace.values[node]
+            if arrived is not None and isinstance(first, torch.device):
+                copied[node] = graph.call_function(getattr, (arrived, "device"))
+            elif arrived is not None and node in self.sizes and not all(n in self.sizes for n in node.all_input_nodes):
+                images, scale = graph.call_method("size", (arrived, 0)), _per_image(first, second)
+                scaled = graph.call_function(operator.mul, (images, scale))
+                copied[node] = graph.call_function(operator.add, (scaled, first - scale * BATCHES[0]))
+            else:
+                args, kwargs = self._copy_args((node.args, node.kwargs), graph, copied, arrived)
+                copied[node] = graph.create_node(node.op, node.target, args, kwargs)
+        return copied[node]
+
+    def _copy_args(self, args: Any, graph: fx.Graph, copied: dict[fx.Node, fx.Node], arrived: fx.Node | None) -> Any:
+        return fx.node.map_arg(args, lambda node: self._copy(node, graph, copied, arrived))
+
+
+def _per_image(first: int, second: int) -> int:
+    """What one more image adds, from the figures for the two batch sizes."""
+    return (second - first) // (BATCHES[1] - BATCHES[0])

@@ -1,0 +1,120 @@
+"""The two halves of a divided network: modules made of the original's own modules and parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from torch import Tensor, fx, nn
+
+from smartedge.errors import CutError
+from smartedge.models.recording import shape_text
+
+__all__ = ["Part", "Side", "furnish", "merge_state_dicts", "named_state", "state_of"]
+
+Side = Literal["front", "back"]
+
+
+class Part(nn.Module):
+    """One half of a divided network: (B, *shape) → what the operations on its side give.
+
+    Its submodules and parameters are those of the original, under the same names. Training and evaluation mode each
+    run the operations that the original runs in that mode.
+    """
+
+    def __init__(self, side: Side, graphs: Mapping[bool, fx.Graph], takes: tuple[int, ...] | None) -> None:
+        super().__init__()
+        self._side = side
+        self._graphs = graphs
+        self._takes = takes  # input shape without the batch, where sizes are fixed in the operations
+
+    def _compile(self) -> None:
+        self._run = {mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()}
+
+    def forward(self, x: Tensor) -> Any:
+        """Run this half.
+
+        Raises:
+            CutError: the input has another size than the one for which the network was divided.
+        """
+        if self._takes is not None and x.shape[1:] != self._takes:
+            raise CutError(
+                f"the {self._side} takes inputs of {shape_text(self._takes)}, got {shape_text(x.shape[1:])}: "
+                "the network's code depends on sizes; pass the shape of your images to cut(model, at, input_shape)"
+            )
+        return self._run[self.training](self, x)
+
+
+def merge_state_dicts(front: nn.Module, back: nn.Module) -> dict[str, Tensor]:
+    """The original network's state dict from those of its two halves: loads into it with ``strict=True``.
+
+    Raises:
+        CutError: both halves hold the same entry, so they are not a front and its back.
+    """
+    first, second = front.state_dict(), back.state_dict()
+    both = sorted(first.keys() & second.keys())
+    if both:
+        raise CutError(f"both hold {both[0]} and {len(both) - 1} more: they are not the front and back of one network")
+    merged = OrderedDict({**first, **second})
+    merged._metadata = {**first._metadata, **second._metadata}  # type: ignore[attr-defined]  # versions of modules
+    return merged
+
+
+def furnish(model: nn.Module, front: Part, back: Part, owner: Mapping[int, Side]) -> None:
+    """Give both parts the modules and tensors that their operations use, under the original's names."""
+    # In the original's order, so that parameters are numbered alike in every process: optimizers go by the number.
+    order = {path: place for place, (path, _) in enumerate(model.named_modules(remove_duplicate=False))}
+    front_paths, back_paths = (
+        {str(node.target) for graph in part._graphs.values() for node in graph.nodes if node.op == "call_module"}
+        for part in (front, back)
+    )
+    for part, paths in ((front, front_paths), (back, back_paths)):
+        part.training, part._version = model.training, model._version
+        for path in sorted(paths, key=order.__getitem__):
+            module = model.get_submodule(path)
+            if part is back and path in front_paths:  # without parameters, such as a ReLU that serves several times
+                module = copy.deepcopy(module)  # so that each side has a training flag of its own
+            holder, name = _holder(part, model, path)
+            if not hasattr(holder, name):
+                holder.add_module(name, module)
+    for path, tensor in named_state(model):
+        holder, name = _holder(front if owner.get(id(tensor)) == "front" else back, model, path)
+        if hasattr(holder, name):
+            continue
+        if isinstance(tensor, nn.Parameter):
+            holder.register_parameter(name, tensor)
+        else:
+            original = model.get_submodule(path.rpartition(".")[0])
+            persistent = name in original._buffers and name not in original._non_persistent_buffers_set
+            holder.register_buffer(name, tensor, persistent=persistent)
+    for part in (front, back):
+        part._compile()
+
+
+def _holder(part: Part, model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The submodule of ``part`` that has or shall have the last name of ``path``; made if missing."""
+    *steps, name = path.split(".")
+    holder: nn.Module = part
+    for depth, step in enumerate(steps):
+        if step not in holder._modules:
+            original = model.get_submodule(".".join(steps[: depth + 1]))
+            made = nn.Module()
+            made.training, made._version = original.training, original._version
+            holder.add_module(step, made)
+        holder = holder.get_submodule(step)
+    return holder, name
+
+
+def state_of(module: nn.Module) -> list[Tensor]:
+    """Parameters, buffers and plain tensor attributes of a module and its submodules."""
+    return [tensor for _, tensor in named_state(module)]
+
+
+def named_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers and plain tensor attributes, tied ones under each of their names."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        for name, value in (module._parameters | module._buffers | vars(module)).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{name}".lstrip("."), value

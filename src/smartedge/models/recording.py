@@ -1,0 +1,77 @@
+"""A recorded forward pass: what :mod:`smartedge.models.trace` writes and :mod:`smartedge.models.crossing` reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["BATCHES", "Trace", "shape_text", "storage_of", "tensors_in"]
+
+# Far enough apart that halves, quarters and remainders of the two differ, which is how they are told from constants.
+BATCHES = (3, 8)
+
+
+class Trace:
+    """One recorded forward pass, in execution order.
+
+    Attributes:
+        model: the network that was traced, untouched.
+        input_shape: shape of one image, without the batch.
+        training: the mode in which it was recorded.
+        nodes: every node between placeholder and output, in the order of execution.
+        values: node → what it gave for the two batch sizes of :data:`BATCHES` (fake tensors, integers, ...).
+        names: node → the names by which users know its result, in the order in which they were given.
+        flops: node → floating-point operations for the two batch sizes, 2 per multiply-accumulate.
+        random: nodes that draw random numbers.
+        writes: (node, storage) for every write into a tensor that existed before.
+        whole: module name → why it is kept as one node although it is made of smaller modules.
+        reads_sizes: whether sizes other than the batch's were looked at, which fixes them.
+        reads_mode: whether code outside the modules that are single nodes asked if it is training.
+    """
+
+    def __init__(
+        self, model: nn.Module, input_shape: tuple[int, ...], *, training: bool, whole: dict[str, str]
+    ) -> None:
+        self.model = model
+        self.input_shape = input_shape
+        self.training = training
+        self.graph = fx.Graph()
+        self.input: fx.Node
+        self.output: fx.Node
+        self.values: dict[fx.Node, tuple[Any, Any]] = {}
+        self.names: dict[fx.Node, list[str]] = {}
+        self.flops: dict[fx.Node, tuple[int, int]] = {}
+        self.random: set[fx.Node] = set()
+        self.writes: list[tuple[fx.Node, int]] = []
+        self.whole = whole
+        self.reads_sizes = False
+        self.reads_mode = False
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """What runs between the input and the output."""
+        return [node for node in self.graph.nodes if node.op not in ("placeholder", "output")]
+
+    def tensor(self, name: str) -> Tensor:
+        """The original parameter, buffer or tensor attribute behind a ``get_attr`` node."""
+        path, _, attribute = name.rpartition(".")
+        tensor = getattr(self.model.get_submodule(path), attribute)
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Identifies the memory behind a tensor: equal for a tensor and its views."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors among nested tuples, lists and dicts."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Such as ``3x64x64``."""
+    return "x".join(map(str, shape))
