@@ -1,16 +1,14 @@
-"""Protected runs in real processes: what must not leave the edge does not, and resuming changes nothing."""
+"""Protected runs in real processes: what must not leave the edge does not."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from runs import PROTECTED, assert_same_run, share_key
 from safetensors.torch import load_file
 
 from smartedge.codec import unpack_frame
@@ -18,47 +16,6 @@ from smartedge.data import open_dataset
 from smartedge.methods.base import get_method
 from smartedge.runs.progress import Quiet
 from smartedge.training import open_data, train
-
-ADVERSARY = {"exits": ["linear", "mlp"], "steps": 2, "reset_every": 1, "dependence": 1.0}
-GAUSSIAN = {"mechanism": "gaussian", "epsilon": 8.0}
-CODEWORDS = {"mechanism": "randomised-response", "epsilon": 30.0}
-PROTECTED: dict[str, dict[str, Any]] = {
-    "gaussian": {"model": {"bottleneck": [4, 2, 2]}, "adversary": ADVERSARY, "dp": GAUSSIAN},
-    "codewords": {"model": {"codebook": 6}, "adversary": ADVERSARY, "dp": CODEWORDS},
-    "labels": {"model": {"bottleneck": [4, 2, 2]}, "dp": {**GAUSSIAN, "label_epsilon": 2.0}},
-    "taught": {"model": {"bottleneck": [4, 2, 2]}, "train": {"distill": {"epochs": 2}}},
-}
-
-
-def tensors(run_dir: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """All weights that a run ended with, by file."""
-    names = ("edge/front", "edge/exit", "edge/teacher", "cloud/back")
-    return {
-        name: load_file(run_dir / f"{name}.safetensors")
-        for name in names
-        if name != "edge/teacher" or (run_dir / "edge" / "teacher.safetensors").exists()
-    }
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    left, right = tensors(one), tensors(other)
-    assert left.keys() == right.keys()
-    for part, state in left.items():
-        for name, tensor in state.items():
-            assert torch.equal(tensor, right[part][name]), f"{part}.{name}"
-    results = [json.loads((run / "results.json").read_text()) for run in (one, other)]
-    assert results[0]["test"] == results[1]["test"]
-    assert results[0]["releases_per_image"] == results[1]["releases_per_image"]
-
-
-def share_key(*runs: Path) -> None:
-    """Give runs the same secret of the noise before they begin, so that their releases are equal."""
-    for run in runs:
-        (run / "edge").mkdir(parents=True)
-        key = run / "edge" / "noise.key"
-        key.write_bytes(bytes(range(32)))
-        key.chmod(0o600)
-
 
 SLOW = pytest.mark.slow
 
@@ -96,53 +53,6 @@ def test_two_processes_give_the_weights_of_one(tiny_config, kind, schedule):
         assert row["adversary_loss"] > 0
         assert row["lambda"] == 3.0, "the warm-up of 0.2 is over in the second of two epochs"
         assert np.isfinite([row["confusion"], row["dependence"]]).all()
-
-
-@pytest.mark.parametrize(
-    ("kind", "schedule", "victim", "phase"),
-    [
-        ("gaussian", "joint", "edge", "train"),
-        ("gaussian", "two-stage", "edge", "release train"),
-        ("taught", "two-stage", "edge", "teach"),
-        pytest.param("gaussian", "two-stage", "edge", "train", marks=SLOW),
-        pytest.param("gaussian", "two-stage", "cloud", "train", marks=SLOW),
-        pytest.param("codewords", "freeze-and-log", "edge", "train", marks=SLOW),
-        pytest.param("taught", "joint", "edge", "train", marks=SLOW),
-    ],
-)
-def test_a_killed_run_resumes_to_the_same_result(tiny_config, kind, schedule, victim, phase):
-    whole, broken = (tiny_config(name, schedule=schedule, epochs=4, **PROTECTED[kind]) for name in ("whole", "broken"))
-    share_key(whole.run_dir, broken.run_dir)
-    train(whole, single_process=True, monitor=Quiet())
-    killed = KillInSecondEpoch(victim, phase)
-    with pytest.raises(Exception, match=r"ended with code -9|went away|unavailable|link") as caught:
-        train(broken, monitor=killed)
-    assert killed.done, caught.value
-    results = train(broken, resume=True, monitor=Quiet())
-    assert_same_run(whole.run_dir, broken.run_dir)
-    assert results["releases_per_image"] == (1 if schedule == "freeze-and-log" else 4), "nothing was debited twice"
-
-
-class KillInSecondEpoch(Quiet):
-    """Kills one side with SIGKILL in its second epoch of a phase (an epoch has 6 steps)."""
-
-    def __init__(self, victim: str, phase: str) -> None:
-        self.victim = victim
-        self.phase = phase
-        self.done = False
-
-    def update(self, update):
-        if self.done or (update.side, update.phase) != (self.victim, self.phase) or update.done < 8:
-            return
-        import psutil
-
-        for child in psutil.Process().children(recursive=True):
-            try:
-                if self.victim in child.cmdline():
-                    os.kill(child.pid, signal.SIGKILL)
-                    self.done = True
-            except psutil.Error:
-                continue
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "codewords"])

@@ -1,18 +1,15 @@
-"""Two real processes over a real socket: the same weights as one process, and as an uninterrupted run."""
+"""Two real processes over a real socket: the same weights as one process."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from runs import assert_same_run
 from safetensors.torch import load_file
 
 from smartedge.codec import unpack_frame
@@ -29,28 +26,6 @@ METHODS = [
     ("split", "joint"),
     ("local", "joint"),
 ]
-
-
-def weights(run_dir: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """All parameters and buffers that a run ended with, by file."""
-    files = [
-        file
-        for side in ("edge", "cloud")
-        for file in sorted((run_dir / side).glob("*.safetensors"))
-        if file.stem in ("front", "exit", "back", "network")
-    ]
-    return {file.stem: load_file(file) for file in files}
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    left, right = weights(one), weights(other)
-    assert left.keys() == right.keys() != set()
-    for part, tensors in left.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, right[part][name]), f"{part}.{name}"
-    results = [json.loads((run / "results.json").read_text()) for run in (one, other)]
-    assert results[0]["test"] == results[1]["test"]
-    assert results[0]["releases_per_image"] == results[1]["releases_per_image"]
 
 
 @pytest.mark.parametrize(("method", "schedule"), METHODS)
@@ -95,86 +70,6 @@ def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, ope
     cloud_files = [file for file in (config.run_dir / "cloud").rglob("*") if file.is_file()]
     assert cloud_files
     assert not [file for file in cloud_files if b"masculine" in file.read_bytes()]
-
-
-@pytest.mark.parametrize(
-    ("method", "schedule", "victim"),
-    [
-        ("hierarchical", "joint", "edge"),
-        ("hierarchical", "joint", "cloud"),
-        ("hierarchical", "freeze-and-log", "cloud"),
-        ("split", "joint", "edge"),
-        ("split", "joint", "cloud"),
-        ("local", "joint", "edge"),
-    ],
-)
-def test_a_killed_run_resumes_to_the_same_result(tiny_config, method, schedule, victim):
-    whole = tiny_config("whole", method=method, schedule=schedule, epochs=5)
-    broken = tiny_config("broken", method=method, schedule=schedule, epochs=5)
-    train(whole, single_process=True, monitor=Quiet())
-    killed = KillAfterEpoch(broken.run_dir, victim)
-    with pytest.raises(Exception, match=r"ended with code -9|went away|unavailable|link") as caught:
-        train(broken, monitor=killed)
-    assert killed.done, caught.value
-    train(broken, resume=True, monitor=Quiet())
-    assert_same_run(whole.run_dir, broken.run_dir)
-    rows = [json.loads(line) for line in (broken.run_dir / "metrics.jsonl").read_text().splitlines()]
-    keys = [(row["side"], row["epoch"], row["split"]) for row in rows]
-    assert len(keys) == len(set(keys)), "an epoch was recorded twice"
-
-
-class KillAfterEpoch(Quiet):
-    """Kills one side with SIGKILL at the first update after its second epoch has begun."""
-
-    def __init__(self, run_dir: Path, victim: str) -> None:
-        self.run_dir = run_dir
-        self.victim = victim
-        self.done = False
-
-    def update(self, update):
-        if self.done or update.side != self.victim or update.done < 8:
-            return
-        for process in our_children(self.victim):
-            os.kill(process, signal.SIGKILL)
-            self.done = True
-
-
-def our_children(side: str) -> list[int]:
-    import psutil
-
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if side in child.cmdline():
-                found.append(child.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
-def test_ctrl_c_stops_both_sides_cleanly_and_resume_goes_on(tiny_config):
-    whole, broken = tiny_config("whole", epochs=40), tiny_config("broken", epochs=40)
-    broken.run_dir.parent.mkdir(parents=True, exist_ok=True)
-    file = broken.run_dir.parent / "run.yaml"
-    file.write_text(broken.to_yaml())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "smartedge", "train", str(file)], stderr=subprocess.PIPE, text=True
-    )
-    confirmed = broken.run_dir / "edge" / "confirmed.json"
-    deadline = time.monotonic() + 60
-    while not confirmed.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "--resume" in errors
-    assert "Traceback" not in errors
-    assert not (broken.run_dir / "results.json").exists()
-    train(broken, resume=True, monitor=Quiet())
-    train(whole, single_process=True, monitor=Quiet())
-    assert_same_run(whole.run_dir, broken.run_dir)
 
 
 def test_sides_with_different_settings_refuse_each_other(tiny_config, tmp_path):
@@ -223,8 +118,8 @@ def test_a_run_that_failed_at_its_settings_can_be_started_again(tiny_config):
     with pytest.raises(CutError, match="stage9"):
         train(config, {"model": {"cut": "stage9"}}, monitor=Quiet())
     with pytest.raises(DataError, match="smiel"):
-        train(config, {"data": {"desired": "smiel"}}, monitor=Quiet())
-    assert train(config, monitor=Quiet())["epochs"] == 1
+        train(config, {"data": {"desired": "smiel"}}, single_process=True, monitor=Quiet())
+    assert train(config, single_process=True, monitor=Quiet())["epochs"] == 1
 
 
 def test_multi_label_runs(tiny_config):
