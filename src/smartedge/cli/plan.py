@@ -88,13 +88,15 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.lab.plan.draw import draw_plan
     from smartedge.lab.plan.job import Job, Setting
     from smartedge.lab.plan.links import parse_link
-    from smartedge.lab.plan.search import METHODS, Constraints, explain, make_plan, parse_depth, written
+    from smartedge.lab.plan.search import Constraints, explain, make_plan, parse_depth, written
+    from smartedge.methods.base import METHODS
+    from smartedge.methods.schedules import SCHEDULES
 
     short = [f"epochs={args.epochs}"] if args.epochs is not None else []
     config = load_config(args.config, [*args.overrides, *short, *threads(args)])
     link = parse_link(args.link)
-    methods = _known("--methods", args.methods, METHODS) or METHODS
-    schedules = _known("--schedules", args.schedules, ("joint", "two-stage", "freeze-and-log"))
+    methods = _known("--methods", args.methods, tuple(METHODS)) or tuple(METHODS)
+    schedules = _known("--schedules", args.schedules, tuple(SCHEDULES))
     edge, cloud, counts = _profiles(args, config)
     if args.watts is not None:
         edge = edge.model_copy(update={"compute_watts": args.watts})
@@ -254,7 +256,8 @@ def _print_table(plan: Plan, top: int) -> None:
     from rich.table import Table
 
     from smartedge.lab.plan.cost import STAGES
-    from smartedge.lab.plan.search import METHODS, describe
+    from smartedge.lab.plan.search import describe
+    from smartedge.methods.base import METHODS
 
     table = Table(box=None, pad_edge=False)
     table.add_column("choice", no_wrap=True)

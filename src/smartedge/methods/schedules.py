@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from smartedge.methods.base import get_method
+from smartedge.methods.base import Method, get_method
 
 if TYPE_CHECKING:
     from smartedge.config import Config
@@ -97,16 +97,21 @@ class Schedule:
         """
         return frames if self.once else max(1, frames // 16)
 
+    def refuses(self, method: Method) -> str | None:
+        """Why the schedule does not go with a method. None: it does."""
+        if self.front_first and method.answered:
+            return "split learning needs the edge in every step"
+        if self.front_first and not method.has_cloud:
+            return f"method '{method.name}' sends nothing, so there is nothing to log"
+        if self.front_first and not self.once and not method.has_exit:
+            return f"'{self.name}' is for method 'hierarchical'"
+        return None
+
     def problems(self, config: Config) -> list[str]:
         """Settings that do not go with this schedule, each as ``key: what is wrong; what to do``."""
-        method = get_method(config.method)
         problems = []
-        if self.front_first and method.answered:
-            problems.append("schedule: split learning needs the edge in every step; use 'joint'")
-        if self.front_first and not method.has_cloud:
-            problems.append(f"schedule: method '{method.name}' sends nothing, so there is nothing to log; use 'joint'")
-        if self.front_first and not self.once and not method.has_exit:
-            problems.append(f"schedule: '{self.name}' is for method 'hierarchical'; use 'joint'")
+        if refusal := self.refuses(get_method(config.method)):
+            problems.append(f"schedule: {refusal}; use 'joint'")
         if config.train.front_epochs is not None and not self.trains_front_first(config):
             problems.append(
                 "train.front_epochs: only for method 'hierarchical' with schedule 'two-stage' or 'freeze-and-log'; "

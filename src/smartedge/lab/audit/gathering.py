@@ -21,6 +21,7 @@ from smartedge.data.columns import read_columns
 from smartedge.edge.source import dataset_of
 from smartedge.errors import ConfigError, RunError
 from smartedge.lab.audit.evidence import BATCH, Auxiliary, Evidence, device_of
+from smartedge.methods.base import get_method
 from smartedge.methods.front_step import exit_logits
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities
@@ -69,8 +70,8 @@ def gather(run_dir: Path, attributes: Sequence[str], *, name: str = "defended", 
         DataError: the data set has changed or has no such column.
     """
     config = load_run_config(run_dir)
-    if config.method == "local":
-        raise ConfigError(f"{run_dir}: method 'local' sends nothing, so there is nothing to attack")
+    if not get_method(config.method).has_cloud:
+        raise ConfigError(f"{run_dir}: method '{config.method}' sends nothing, so there is nothing to attack")
     opened = open_audited(config, attributes)
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
     back_file = run_dir / "cloud" / "back.safetensors"
@@ -98,13 +99,14 @@ def open_audited(config: Config, attributes: Sequence[str]) -> Opened:
 
 def trained_parts(config: Config, task: Task, folder: Path) -> Parts:
     """Front, task exit and feature shape, with the weights that one side's folder holds."""
-    if config.method == "upload":
+    method = get_method(config.method)
+    if not method.divides:
         return Parts(nn.Identity(), None, (3, config.data.image_size, config.data.image_size))
     divided = divide(**config.division(task.outputs))
     front = divided.front
     _load(front, folder / "front.safetensors")
     task_exit: nn.Module | None = None
-    if config.method == "hierarchical":
+    if method.has_exit:
         task_exit = divided.task_exit
         _load(task_exit, folder / "exit.safetensors")
     for module in (front, task_exit):
@@ -232,7 +234,7 @@ def _released(run_dir: Path, config: Config, ids: np.ndarray) -> Tensor:
             "let the run finish, and audit it with the data set that it was trained on"
         )
     features_NF = torch.stack([found[image] for image in ids.tolist()])
-    return to_input(features_NF, _CPU) if config.method == "upload" else features_NF
+    return to_input(features_NF, _CPU) if get_method(config.method).sends == "images" else features_NF
 
 
 def _load(module: nn.Module, path: Path) -> None:

@@ -18,8 +18,7 @@ from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.inputs import Draws, Inputs, val_labels, val_releases
 from smartedge.lab.audit.judge import selection_score
-from smartedge.models import zoo
-from smartedge.models.network import divide
+from smartedge.methods.base import get_method
 from smartedge.models.optim import apply_gradients, make_optimizer, set_learning_rate
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
@@ -69,10 +68,7 @@ def _network(evidence: Evidence, unit: Unit, inputs: Inputs) -> nn.Module:
     config, name, seed = evidence.config, unit.attack, unit.seed
     outputs = sum(len(evidence.classes[attribute]) for attribute in unit.attributes)
     if name in ("deep", "fine-tuned"):
-        if config.method == "upload":
-            network = zoo.build(**{**config.whole(outputs), "seed": seed})
-        else:
-            network = divide(**{**config.division(outputs), "seed": seed}).back
+        network, _ = get_method(config.method).cloud(config.model_copy(update={"seed": seed}), outputs)
         if name == "fine-tuned":
             fresh = network.state_dict()
             assert evidence.back_file is not None

@@ -17,6 +17,7 @@ from smartedge.files import write_json_atomically
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, device_of
 from smartedge.lab.audit.gathering import assemble, gather, open_audited, trained_parts
+from smartedge.methods.base import get_method
 from smartedge.methods.front_step import edge_step
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer, set_learning_rate
@@ -68,7 +69,7 @@ def gather_undefended(
 
 def is_undefended(config: Config) -> bool:
     """Whether nothing protects what is sent: no bottleneck, no codewords, no noise, no adversary."""
-    if config.method == "upload":  # the images themselves
+    if not get_method(config.method).divides:  # the images themselves
         return True
     model = config.model
     narrowed = model.bottleneck is not None or model.codebook is not None

@@ -34,7 +34,7 @@ from smartedge.lab.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES
 from smartedge.lab.plan.pipeline import Pass, coarsen, departures
 from smartedge.lab.plan.profile import CodecFigures, Profile, Timing
 from smartedge.types import SplitName
-from smartedge.wire.frame import JOINED_BYTES, most_joined
+from smartedge.wire.frame import JOINED_BYTES
 
 __all__ = ["STAGES", "predict"]
 
@@ -53,7 +53,7 @@ def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
     """
     slow = (1.0, 1.0)
     costs = _Costs(choice, job, setting, slow)
-    if setting.same_machine and choice.method in ("hierarchical", "upload"):
+    if setting.same_machine and choice.how.has_cloud and not choice.how.answered:
         for _ in range(20):  # a fixed point: how long the sides overlap depends on how slow they are, and back
             overlapping = costs.overlapping
             renewed = _slowdowns(overlapping, setting.edge.slowdown)
@@ -144,20 +144,20 @@ class _Costs:
 
     def _run(self) -> float:
         choice, job = self.choice, self.job
-        if choice.method == "local":
+        if not choice.how.has_cloud:
             whole = self.edge.whole
             return self._edge_alone(whole.step, whole.forward, whole.state_bytes, job.epochs, tested=True)
-        if choice.method == "split":
+        if choice.how.answered:
             return self._split()
         cut = self.cut_edge
         seconds = 0.0
         if cut is not None and job.distill_epochs:
             whole = self.edge.whole
             seconds += self._edge_alone(whole.step, whole.forward, whole.state_bytes, job.distill_epochs, tested=False)
-        if cut is not None and choice.schedule != "joint":
+        if cut is not None and choice.when.front_first:
             step, forward = cut.front_step, cut.front_forward
             seconds += self._edge_alone(step, forward, cut.front_state_bytes, job.front_epochs, tested=True)
-        if choice.schedule == "freeze-and-log":
+        if choice.when.once:
             return seconds + self._send_once() + self._cloud_alone()
         return seconds + self._stream()
 
@@ -276,7 +276,7 @@ class _Costs:
         own, release = Timing(seconds=0.0, cpu_seconds=0.0, spread=0.0, first_seconds=0.0), edge.whole.release
         if cut is not None:
             release = cut.release
-            learns = learning and choice.schedule == "joint"
+            learns = learning and not choice.when.front_first
             own = cut.front_step if learns else cut.front_forward
         step, forward, _ = self._cloud_steps()
         in_cloud = step if cloud_learns else forward
@@ -286,7 +286,7 @@ class _Costs:
         sent = 0.0
         for row in range(count):
             size = last if row + 1 == count else (sizes[0] if stands_for == 1.0 else images)
-            bytes_ = self._frame_bytes(size / stands_for, most_joined(len(sizes), choice.schedule)) * stands_for
+            bytes_ = self._frame_bytes(size / stands_for, choice.when.most_joined(len(sizes))) * stands_for
             sent += bytes_
             work[row, 0] = size * reading.seconds
             work[row, 1] = size * own.seconds * self.slow_edge
@@ -383,15 +383,15 @@ class _Costs:
     def _edge_peak(self) -> float:
         """Largest resident set: as measured in a process that takes the same steps, and a full queue to the link."""
         whole, job = self.edge.whole, self.job
-        if self.choice.method == "local":
+        if not self.choice.how.has_cloud:
             return whole.peak_bytes
         if self.cut_edge is None:
             size = self.edge.network["image_size"]
             return whole.baseline_bytes + (job.queue_frames + 1 + _READ_AHEAD) * job.batch_size * 3 * size * size
-        waiting = job.queue_frames if self.choice.method == "hierarchical" else 0
+        waiting = 0 if self.choice.how.answered else job.queue_frames
         return self.cut_edge.edge_peak_bytes + waiting * job.batch_size * 4 * prod(self.cut_edge.shape)
 
     def _depth(self) -> float:
         if self.cut_edge is None:
-            return 1.0 if self.choice.method == "local" else 0.0
+            return 0.0 if self.choice.how.has_cloud else 1.0
         return self.cut_edge.index / (len(self.edge.all_cuts) + 1)

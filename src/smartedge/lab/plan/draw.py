@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.cost import STAGES
 from smartedge.lab.plan.job import Prediction
-from smartedge.lab.plan.search import METHODS, Plan, describe, explain
+from smartedge.lab.plan.search import Plan, describe, explain
+from smartedge.methods.base import METHODS, get_method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,10 +52,10 @@ def draw_plan(plan: Plan, path: Path) -> Path:
 def rows_by_cut(plan: Plan) -> list[tuple[str, Prediction]]:
     """Label and prediction of each bar: the fastest choice at each cut, in the network's order, then the other methods.
 
-    Cuts are those of the settings' method, of ``hierarchical`` where that one is not divided. Where constraints allow a
-    choice, it goes before one that they do not.
+    Cuts are those of the settings' method, or of the first that divides the network where that one does not. Where
+    constraints allow a choice, it goes before one that they do not.
     """
-    method = plan.method if plan.method in ("hierarchical", "split") else "hierarchical"
+    method = plan.method if get_method(plan.method).divides else next(m.name for m in METHODS.values() if m.divides)
     by_cut: dict[str, Prediction] = {}
     for prediction in plan.ranked:
         if prediction.choice.method == method and prediction.choice.cut is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
@@ -11,22 +10,31 @@ from smartedge.config import Config
 from smartedge.lab.plan.energy import Energy
 from smartedge.lab.plan.links import Link
 from smartedge.lab.plan.profile import Profile
+from smartedge.methods.base import Method, get_method
+from smartedge.methods.schedules import Schedule, get_schedule
 from smartedge.types import SplitName
 
-__all__ = ["Choice", "Job", "Method", "Prediction", "Schedule", "Setting"]
-
-Method = Literal["hierarchical", "upload", "split", "local"]
-Schedule = Literal["joint", "two-stage", "freeze-and-log"]
+__all__ = ["Choice", "Job", "Prediction", "Setting"]
 
 
 @dataclass(frozen=True)
 class Choice:
     """What can be chosen."""
 
-    method: Method
-    schedule: Schedule
+    method: str
+    schedule: str
     cut: str | None  # None where the network is not divided
     codec: str | None  # None where nothing is sent
+
+    @property
+    def how(self) -> Method:
+        """The method's facts."""
+        return get_method(self.method)
+
+    @property
+    def when(self) -> Schedule:
+        """The schedule's facts."""
+        return get_schedule(self.schedule)
 
 
 @dataclass(frozen=True)

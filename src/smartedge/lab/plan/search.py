@@ -9,17 +9,11 @@ from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.cost import predict
 from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
-from smartedge.methods.base import encodes_images
+from smartedge.methods.base import METHODS, Method, encodes_images
+from smartedge.methods.schedules import SCHEDULES
 
 __all__ = ["Constraints", "Plan", "choices", "describe", "explain", "make_plan", "parse_depth", "written"]
 
-METHODS = ("hierarchical", "upload", "split", "local")
-SCHEDULES = {
-    "hierarchical": ("joint", "two-stage", "freeze-and-log"),
-    "upload": ("joint", "freeze-and-log"),
-    "split": ("joint",),
-    "local": ("joint",),
-}
 _NOISY = 0.15  # interquartile range ÷ median, above which the measurements are called noisy
 _BUSY = 0.85  # share of a processor that a step must have had, or the machine is called busy
 _NEARLY = 0.05  # choices whose times differ by less are as good as each other: predictions are no better than that
@@ -58,34 +52,44 @@ class Plan:
         return next((p for p in self.ranked if not p.rejected and p.choice.method == method), None)
 
 
-def choices(setting: Setting, methods: Sequence[str] = METHODS, schedules: Sequence[str] = ()) -> list[Choice]:
+def choices(setting: Setting, methods: Sequence[str] = tuple(METHODS), schedules: Sequence[str] = ()) -> list[Choice]:
     """Every choice that both profiles have figures for.
 
     Args:
         setting: whose profiles say which cuts and codecs there are.
-        methods: of the four.
-        schedules: default: all that a method has.
+        methods: names; default: all.
+        schedules: names; default: all that a method has. A method with one schedule keeps it.
     """
     found: list[Choice] = []
-    in_cloud = {cut.name: cut for cut in setting.cloud.cuts}
-    for method in METHODS:
-        for schedule in SCHEDULES[method] if method in methods else ():
-            if schedules and schedule not in schedules and SCHEDULES[method] != ("joint",):
-                continue
-            if method == "local":
-                found.append(Choice("local", "joint", None, None))
-            elif method == "upload":
-                codecs = [name for name in setting.edge.whole.codecs if name in setting.cloud.whole.codecs]
-                found += [Choice("upload", schedule, None, codec) for codec in codecs]  # type: ignore[arg-type]
-            else:
-                for cut in setting.edge.cuts:
-                    both = [name for name in cut.codecs if cut.name in in_cloud and name in in_cloud[cut.name].codecs]
-                    found += [
-                        Choice(method, schedule, cut.name, codec)  # type: ignore[arg-type]
-                        for codec in both
-                        if not encodes_images(codec) and (method != "split" or "float32" in both)
-                    ]
+    for method in METHODS.values():
+        if method.name not in methods:
+            continue
+        offered = _schedules_of(method)
+        for schedule in offered:
+            if not schedules or schedule in schedules or len(offered) == 1:
+                found += [Choice(method.name, schedule, cut, codec) for cut, codec in _ways(method, setting)]
     return found
+
+
+def _schedules_of(method: Method) -> list[str]:
+    """Names of the schedules that a method can have."""
+    return [name for name, schedule in SCHEDULES.items() if schedule.refuses(method) is None]
+
+
+def _ways(method: Method, setting: Setting) -> list[tuple[str | None, str | None]]:
+    """Cut and codec of all that a method can send, of which both profiles have figures."""
+    edge, cloud = setting.edge, setting.cloud
+    if not method.has_cloud:
+        return [(None, None)]
+    if not method.divides:
+        return [(None, name) for name in edge.whole.codecs if name in cloud.whole.codecs]
+    in_cloud = {cut.name: cut for cut in cloud.cuts}
+    ways: list[tuple[str | None, str | None]] = []
+    for cut in edge.cuts:
+        both = [name for name in cut.codecs if cut.name in in_cloud and name in in_cloud[cut.name].codecs]
+        if not method.answered or "float32" in both:  # answers are coded so
+            ways += [(cut.name, name) for name in both if not encodes_images(name)]
+    return ways
 
 
 def make_plan(
@@ -94,20 +98,21 @@ def make_plan(
     setting: Setting,
     constraints: Constraints,
     *,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = tuple(METHODS),
     schedules: Sequence[str] = (),
 ) -> Plan:
     """Predict and rank all choices.
 
-    Where the settings suppress a sensitive label, hierarchical training does not stand for choice with schedule
-    ``joint`` (unless ``schedules`` names it): it would send features before the front has unlearned anything.
+    Where the settings suppress a sensitive label, a method that protects its front is offered only with schedules that
+    train the front first (unless ``schedules`` names others): else it would send features before the front has
+    unlearned anything.
 
     Raises:
         ConfigError: there is nothing to choose from.
     """
     offered = choices(setting, methods, schedules)
     if config.suppresses and not schedules:
-        offered = [choice for choice in offered if (choice.method, choice.schedule) != ("hierarchical", "joint")]
+        offered = [choice for choice in offered if choice.when.front_first or not choice.how.has_exit]
     predictions = [predict(choice, job, setting) for choice in offered]
     if not predictions:
         raise ConfigError("plan: nothing to choose from; allow more with --methods, --schedules, --cuts or --codecs")
@@ -146,7 +151,7 @@ def parse_depth(text: str, all_cuts: Sequence[str]) -> float:
 
 def describe(choice: Choice) -> str:
     """One choice in words, as short as it goes."""
-    schedule = "" if SCHEDULES[choice.method] == ("joint",) else f", {choice.schedule}"
+    schedule = "" if len(_schedules_of(choice.how)) == 1 else f", {choice.schedule}"
     where = f" at {choice.cut}" if choice.cut else ""
     return f"{choice.method}{where}{schedule}{f', {choice.codec}' if choice.codec else ''}"
 
@@ -172,8 +177,8 @@ def explain(plan: Plan) -> list[str]:
             f"({_seconds(best)} against {_seconds(chosen)} per epoch for {describe(chosen.choice)})."
         )
         lines.append(f"{_why(best, plan)} With {plan.method}, {_why(chosen, plan).lower()}")
-        if best.choice.method == "upload":
-            lines.append("But with method upload raw images leave the edge.")
+        if best.choice.how.sends == "images":
+            lines.append(f"But with method {best.choice.method} raw images leave the edge.")
     else:
         lines.append(
             f"Use {describe(chosen.choice)}: {_seconds(chosen)} per epoch, {chosen.seconds_total:.3g} s in all."
@@ -198,7 +203,7 @@ def _why(prediction: Prediction, plan: Plan) -> str:
         "a bottleneck or a smaller codec would shorten it",
         "cloud": "the cloud's steps take longest: more of the network on the edge would shorten them",
     }[prediction.bottleneck]
-    if prediction.choice.method == "local":
+    if not prediction.choice.how.has_cloud:
         return f"Everything is the edge's work, {busy:.3g} s of each epoch."
     return f"Of each epoch's {wall:.3g} s, {reason} ({busy:.3g} s)."
 
@@ -246,6 +251,6 @@ def written(config: Config, choice: Choice) -> Config:
     if choice.cut is not None:
         changes["model"] = {"cut": choice.cut}
     changes["codec"] = {"name": choice.codec}
-    if choice.schedule == "joint" and config.train.front_epochs is not None:
+    if not choice.when.front_first and config.train.front_epochs is not None:
         changes["train"] = {"front_epochs": None}
     return load_config(config, changes)

@@ -15,6 +15,7 @@ from smartedge.codec import get_codec
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError
 from smartedge.lab.plan.profile import SCHEMA_VERSION, CutFigures, Profile, Timing, network_of
+from smartedge.methods.base import Method, get_method
 from smartedge.runs.machine import describe_machine, pick_device, versions
 from smartedge.runs.progress import Monitor, Update
 
@@ -23,6 +24,8 @@ __all__ = ["DEFAULT_CODECS", "measure_here", "thin"]
 # What is planned with unless asked otherwise: codecs that cost no accuracy, or hardly any.
 DEFAULT_CODECS = ("float32", "uint8", "uint4", "image", "jpeg")
 _MOST_CUTS = 8
+# Methods whose steps are timed: the undivided network on the edge, and a front that learns from its exit.
+_WHOLE, _DIVIDED = get_method("local"), get_method("hierarchical")
 
 
 def measure_here(
@@ -53,8 +56,7 @@ def measure_here(
     names = tuple(dict.fromkeys([*(codecs or DEFAULT_CODECS), config.codec_name]))
     for name in names:
         get_codec(name)
-    # The undivided network is what method "local" trains, and what a profile's times of it are of.
-    undivided = _plain(config, "local", config.model.cut)
+    undivided = _plain(config, _WHOLE, config.model.cut)
     whole = _ask(undivided, "whole", names, repeats)
     listed = {name: (front, back, size) for name, front, back, size in whole["all_cuts"]}
     chosen = _chosen(listed, cuts, config.model.cut)
@@ -64,7 +66,7 @@ def measure_here(
     first_error: SmartEdgeError | None = None
     for done, name in enumerate(chosen, start=2):
         try:
-            answer = _ask(_plain(config, "hierarchical", name), "cut", names, repeats)
+            answer = _ask(_plain(config, _DIVIDED, name), "cut", names, repeats)
         except ConfigError as error:  # a bottleneck that does not fit there, say
             left_out[name] = str(error)
             first_error = first_error or error
@@ -140,20 +142,16 @@ def _chosen(listed: dict[str, tuple[int, int, int]], asked: Sequence[str], own: 
     return [name for name in listed if name in asked]
 
 
-def _plain(config: Config, method: str, cut: str) -> Config:
+def _plain(config: Config, method: Method, cut: str) -> Config:
     """The settings with that method and cut, without what goes with other methods only."""
     raw = config.model_dump(mode="json")
-    raw |= {"method": method, "schedule": "joint" if method == "local" else config.schedule}
+    raw["method"], raw["model"]["cut"] = method.name, cut
     raw["hardware"]["threads"] = config.threads
-    raw["model"]["cut"] = cut
-    if config.method != "hierarchical":
-        raw["codec"]["name"] = None
-        raw["schedule"] = "joint"
-    if method == "local":
-        raw["codec"]["name"], raw["train"]["front_epochs"] = None, None
-        for section in ("adversary", "dp"):
-            raw[section] = {}
-        raw["train"]["distill"] = {}
+    if config.method != method.name:
+        raw["codec"]["name"], raw["schedule"] = None, "joint"
+    if not method.has_exit:
+        raw["train"]["front_epochs"], raw["train"]["distill"] = None, {}
+        raw["adversary"], raw["dp"] = {}, {}
     return load_config(raw)
 
 
