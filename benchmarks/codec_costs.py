@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from common import HERE, Discard, data_folder, provenance
+from common import HERE, DropHandler, data_folder, provenance
 from torch import Tensor
 
 from smartedge.codec import Codec, get_codec, reconstruction_error, saturated_share
@@ -34,10 +34,10 @@ from smartedge.codec.quantise import AffineCodec, quantise
 from smartedge.data.loader import batches
 from smartedge.data.sources import open_dataset
 from smartedge.methods.front_step import edge_forward, edge_step
+from smartedge.methods.schedules import get_schedule
 from smartedge.models.network import divide, to_input
-from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.flight import FlightLink, FlightReceiver
-from smartedge.wire.frame import PROTOCOL
 
 FEATURE_CODECS = (
     "float32",
@@ -249,30 +249,23 @@ def encoded(codec: Codec, shape: tuple[int, ...], count: int, seed: int) -> Enco
 
 def bytes_at_socket(codec: Codec, shape: tuple[int, ...], count: int, schedule: Any) -> int:
     frames = STREAM_FRAMES
-    header = StreamHeader(
-        protocol=PROTOCOL,
+    header = StreamHeader.of(
         run="benchmark",
-        agreement="{}",
-        method="hierarchical",
-        schedule=schedule,
+        agreement={},
+        task=Task("single", ("label",), ("no", "yes")),
         codec=codec.name,
         feature_shape=shape,
-        feature_dtype="float32",
-        task_kind="single",
-        outputs=2,
         batch_size=count,
-        epoch=0,
         split="train",
-        first_seq=0,
         frames=frames,
-        train_steps=frames,
+        joined_frames=get_schedule(schedule).most_joined(frames),
     )
-    receiver = FlightReceiver(Discard(), "127.0.0.1")
+    receiver = FlightReceiver(DropHandler(), "127.0.0.1")
     receiver.start()
     sender = FlightLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=10)
     sender.open(header)
     for seq in range(frames):
-        sender.write(Frame(seq, 0, "train", seq == frames - 1, encoded(codec, shape, count, seq)))
+        sender.write(Frame(seq, encoded(codec, shape, count, seq)))
     sender.close()
     up = sender.counters().up
     sender.disconnect()

@@ -93,10 +93,10 @@ def audit_in_own_process(run: Path, undefended: Path, attacks: Sequence[str], bu
     return found
 
 
-class Discard:
-    """A receiver that throws everything away."""
+class DropHandler:
+    """What a receiver hands frames to, where nobody needs them."""
 
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None: ...
+    def accept(self, header: StreamHeader) -> None: ...
 
     def ingest(self, header: StreamHeader, frame: Frame) -> None: ...
 

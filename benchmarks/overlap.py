@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import HERE, Discard, data_folder, provenance
+from common import HERE, DropHandler, data_folder, provenance
 
 from smartedge.config import Config, load_config
 from smartedge.runs.progress import Quiet
@@ -86,7 +86,7 @@ def alone(stage: str, config: Config) -> float:
         runner = EdgeRunner(
             config,
             open_data(config, Quiet()),
-            MemoryLink(Discard()),
+            MemoryLink(DropHandler()),
             config.run_dir.parent / "edge-alone",
             Quiet(),
             resume=False,
@@ -95,7 +95,7 @@ def alone(stage: str, config: Config) -> float:
         begun = time.perf_counter()
         runner.run(threading.Event())
         return (time.perf_counter() - begun) / config.epochs
-    from smartedge.cloud.log import FeatureLog
+    from smartedge.cloud.store import FeatureLog
 
     with contextlib.closing(FeatureLog(config.run_dir / "cloud" / "log")) as log:
         return (link_alone(log) if stage == "link" else cloud_alone(config, log)) / config.epochs
@@ -105,7 +105,7 @@ def link_alone(log: Any) -> float:
     from smartedge.wire.flight import FlightLink, FlightReceiver
 
     frames = list(log.frames())
-    receiver = FlightReceiver(Discard(), "127.0.0.1")
+    receiver = FlightReceiver(DropHandler(), "127.0.0.1")
     receiver.start()
     link = FlightLink(f"127.0.0.1:{receiver.port}")
     begun = time.perf_counter()

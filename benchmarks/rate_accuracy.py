@@ -165,7 +165,7 @@ def features(name: str, front: str, work: Path) -> None:
     """Train a front, send its features by each codec, and train the back on what arrived."""
     import torch
 
-    from smartedge.cloud.log import FeatureLog
+    from smartedge.cloud.store import FeatureLog
 
     torch.set_num_threads(1)
     folder = work / f"{name}-{front}"
@@ -189,7 +189,7 @@ def train_front(config: Config, folder: Path) -> dict[str, Any]:
     import shutil
     import threading
 
-    from smartedge.cloud.log import FeatureLog, LogOnly
+    from smartedge.cloud.store import FeatureLog, StoreHandler
     from smartedge.edge.runner import EdgeRunner
     from smartedge.runs.progress import Quiet
     from smartedge.training import open_data
@@ -198,7 +198,7 @@ def train_front(config: Config, folder: Path) -> dict[str, Any]:
     for part in ("edge", "log"):
         shutil.rmtree(folder / part, ignore_errors=True)
     with contextlib.closing(FeatureLog(folder / "log")) as log:
-        link, monitor = MemoryLink(LogOnly(log)), Quiet()
+        link, monitor = MemoryLink(StoreHandler(log)), Quiet()
         runner = EdgeRunner(
             config, open_data(config, monitor), link, folder / "edge", monitor, resume=False, threaded=False
         )
@@ -224,7 +224,7 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
 
     import torch
 
-    from smartedge.cloud.log import FeatureLog
+    from smartedge.cloud.store import FeatureLog
     from smartedge.cloud.trainer import BackTrainer
     from smartedge.models.network import divide
     from smartedge.runs.progress import Quiet
@@ -244,13 +244,13 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
 
 def resend(config: Config, source: Any, target: Any) -> float:
     """Every frame of a log, encoded anew, over a socket into another log; bytes per training image at the socket."""
-    from smartedge.cloud.log import LogOnly
+    from smartedge.cloud.store import StoreHandler
     from smartedge.codec import get_codec, unpack_frame
     from smartedge.types import EncodedBatch
     from smartedge.wire.flight import FlightLink, FlightReceiver
 
     codec = get_codec(config.codec_name)
-    receiver = FlightReceiver(LogOnly(target), "127.0.0.1")
+    receiver = FlightReceiver(StoreHandler(target), "127.0.0.1")
     receiver.start()
     link = FlightLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=10)
     up, images = 0, 0

@@ -30,6 +30,7 @@ __all__ = [
     "PrivacyError",
     "RunError",
     "SmartEdgeError",
+    "from_code",
 ]
 
 
@@ -101,3 +102,12 @@ class RunError(SmartEdgeError):
 
     code = "SE-RUN"
     exit_code = 10
+
+
+def from_code(code: str, message: str) -> SmartEdgeError | None:
+    """The error of that code, as another process told it; None where no class of ours has the code."""
+    kinds: list[type[SmartEdgeError]] = [SmartEdgeError, *SmartEdgeError.__subclasses__()]
+    for kind in kinds:
+        if kind.code == code:
+            return kind(message)
+    return None

@@ -24,7 +24,6 @@ from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
-from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.link import FrameSender
 
 __all__ = ["Answer", "Answerer", "EdgeModel", "TrainedRun", "answer", "ask_over", "image_names"]
@@ -162,7 +161,7 @@ def ask_over(sender: FrameSender, run: TrainedRun, edge: EdgeModel) -> Ask:
                     wire_ids=rows[part],
                 )
                 encoded = pack(released, codec)
-                reply = sender.exchange(Frame(seq, 0, "test", seq + 1 == header.frames, encoded))
+                reply = sender.exchange(Frame(seq, encoded))
                 scores_BK = get_codec("float32").decode(
                     reply.batch.payload,
                     reply.batch.side,
@@ -177,7 +176,7 @@ def ask_over(sender: FrameSender, run: TrainedRun, edge: EdgeModel) -> Ask:
     return ask
 
 
-_SAME = ("codec", "feature_shape", "feature_dtype", "task_kind", "outputs")
+_SAME = ("codec", "feature_shape", "feature_dtype", "task_kind", "outputs", "answer_shape")
 
 
 class Answerer:
@@ -189,9 +188,9 @@ class Answerer:
         self.back, self.feature_shape = divided.back.eval(), divided.feature_shape
         _load(self.back, run.folder / "cloud" / "back.safetensors")
 
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
+    def accept(self, header: StreamHeader) -> None:
         """Refuse whoever does not hold the same network."""
-        if header.method != "infer":
+        if header.labels:
             raise RunError("this is 'smartedge serve', which answers 'smartedge infer'; train with 'smartedge cloud'")
         own = _header(self.run, self.feature_shape, frames=header.frames)
         if (
@@ -214,7 +213,7 @@ class Answerer:
                 raise FrameError(f"features of shape {header.feature_shape} do not fit the back: {error}") from error
         payload, side = get_codec("float32").encode(probabilities(logits_BK, self.run.task.kind))
         encoded = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
-        return Frame(frame.seq, frame.epoch, frame.split, frame.last, encoded)
+        return Frame(frame.seq, encoded)
 
     def finish(self, header: StreamHeader) -> None:
         """Nothing is kept."""
@@ -224,23 +223,17 @@ class Answerer:
 
 
 def _header(run: TrainedRun, feature_shape: tuple[int, ...], *, frames: int) -> StreamHeader:
-    return StreamHeader(
-        protocol=PROTOCOL,
+    return StreamHeader.of(
         run=uuid.uuid4().hex,
-        agreement=json.dumps(run.config.agreement(), sort_keys=True),
-        method="infer",
-        schedule=run.config.schedule,
+        agreement=run.config.agreement(),
+        task=run.task,
         codec=run.config.codec_name,
         feature_shape=feature_shape,
-        feature_dtype="float32",
-        task_kind=run.task.kind,
-        outputs=run.task.outputs,
+        labels=False,
+        answer_shape=(run.task.outputs,),
         batch_size=_BATCH,
-        epoch=0,
         split="test",
-        first_seq=0,
         frames=frames,
-        train_steps=0,
     )
 
 

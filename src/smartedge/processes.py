@@ -11,9 +11,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from smartedge import errors
 from smartedge.config import Config
-from smartedge.errors import LinkError, RunError, SmartEdgeError
+from smartedge.errors import LinkError, RunError, SmartEdgeError, from_code
 from smartedge.runs.progress import Monitor, parse_update
 
 __all__ = ["run_both", "stop_on_signals"]
@@ -148,11 +147,8 @@ class _Side:
             reader.join(timeout=5)
         text = "".join(self.stderr).strip()
         found = re.search(r"error \[(SE[A-Z-]*)\]: (.*)", text, flags=re.DOTALL)
-        if found:
-            for name in errors.__all__:
-                kind = getattr(errors, name)
-                if kind.code == found[1]:
-                    return kind(f"{self.side}: {found[2]}")
+        if found and (error := from_code(found[1], f"{self.side}: {found[2]}")):
+            return error
         tail = "\n".join(text.splitlines()[-12:])
         return RunError(f"the {self.side} process ended with code {self.process.returncode}:\n{tail}")
 

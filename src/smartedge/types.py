@@ -11,6 +11,7 @@ This module imports nothing of ours, so every part may import it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Literal
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "PROTOCOL",
     "EncodedBatch",
     "FeatureBatch",
     "Frame",
@@ -30,6 +32,8 @@ __all__ = [
     "StreamHeader",
     "Task",
 ]
+
+PROTOCOL = 3  # of stream headers and frames: a side of another number is refused (format: smartedge.wire.frame)
 
 SplitName = Literal["train", "val", "test"]
 
@@ -127,35 +131,90 @@ class EncodedBatch:
 
 @dataclass(frozen=True)
 class Frame:
-    """One batch on the wire. ``seq`` counts every frame of a run, over all its streams, from 0."""
+    """One batch on the wire. ``seq`` counts every frame of a run, over all its streams, from 0.
+
+    Its epoch and split are those of the stream that carries it.
+    """
 
     seq: int
-    epoch: int
-    split: SplitName
-    last: bool  # the last frame of this split in this epoch
     batch: EncodedBatch
 
 
 @dataclass(frozen=True)
 class StreamHeader:
-    """Sent once when a stream is opened; every frame is checked against it."""
+    """Sent once when a stream is opened; every frame is checked against it. Made by :meth:`of`."""
 
     protocol: int
     run: str  # identifies the run: a log belongs to one run
     agreement: str  # the settings on which both sides must agree, as JSON
-    method: str  # a method's name, or infer: no labels travel, probabilities come back
-    schedule: str
     codec: str
     feature_shape: tuple[int, ...]  # F, without the batch dimension
     feature_dtype: Literal["float32", "uint8"]
     task_kind: Literal["single", "multi"]
     outputs: int  # K
+    labels: bool  # whether each image's label travels with it
+    answer_shape: tuple[int, ...] | None  # of the answer to one image, float32; None: frames are not answered
     batch_size: int  # no frame holds more images than this
     epoch: int  # the epoch whose frames this stream carries
     split: SplitName  # and the split
     first_seq: int  # sequence number of the first frame of this stream
     frames: int  # how many frames this stream will carry
+    joined_frames: int  # no more frames than this share a message
     train_steps: int  # training frames per epoch
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        run: str,
+        agreement: Mapping[str, object],
+        task: Task,
+        codec: str,
+        feature_shape: tuple[int, ...],
+        feature_dtype: Literal["float32", "uint8"] = "float32",
+        labels: bool = True,
+        answer_shape: tuple[int, ...] | None = None,
+        batch_size: int,
+        split: SplitName,
+        frames: int,
+        first_seq: int = 0,
+        joined_frames: int = 1,
+        epoch: int = 0,
+        train_steps: int = 0,
+    ) -> StreamHeader:
+        """The header of a stream of this version's protocol; the fields above say what the arguments mean.
+
+        ``agreement`` becomes JSON, ``task`` gives ``task_kind`` and ``outputs``.
+        """
+        return cls(
+            protocol=PROTOCOL,
+            run=run,
+            agreement=json.dumps(agreement, sort_keys=True),
+            codec=codec,
+            feature_shape=feature_shape,
+            feature_dtype=feature_dtype,
+            task_kind=task.kind,
+            outputs=task.outputs,
+            labels=labels,
+            answer_shape=answer_shape,
+            batch_size=batch_size,
+            epoch=epoch,
+            split=split,
+            first_seq=first_seq,
+            frames=frames,
+            joined_frames=joined_frames,
+            train_steps=train_steps,
+        )
+
+    @property
+    def answered(self) -> bool:
+        """Whether the receiver answers every frame."""
+        return self.answer_shape is not None
+
+    @property
+    def end_seq(self) -> int:
+        """The sequence number after that of the last frame."""
+        return self.first_seq + self.frames
 
 
 def feature_dtype(name: str) -> torch.dtype:

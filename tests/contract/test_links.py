@@ -11,23 +11,22 @@ import pytest
 from headers import stream_header
 
 from smartedge.errors import FrameError, LinkError, LogError, RunError
-from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.types import PROTOCOL, EncodedBatch, Frame, StreamHeader
 from smartedge.wire.flight import FlightLink, FlightReceiver
-from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.link import FrameSender
 from smartedge.wire.memory import MemoryLink
 
 HEADER = stream_header(
     codec="uint8", feature_shape=(8, 4, 4), outputs=10, epoch=2, split="val", first_seq=5, frames=3, train_steps=7
 )
-SPLIT = dataclasses.replace(HEADER, method="split", split="train")
+ANSWERED = dataclasses.replace(HEADER, answer_shape=(8, 4, 4))
 
 
 def frame(header: StreamHeader, seq: int, *, payload: bytes = b"payload") -> Frame:
     count = 1 + seq % header.batch_size
     labels = np.arange(count) if header.task_kind == "single" else np.eye(count, header.outputs, dtype=np.uint8)
     batch = EncodedBatch(np.arange(count) + 100 * seq, labels, payload, b"side")
-    return Frame(seq, header.epoch, header.split, seq == header.first_seq + header.frames - 1, batch)
+    return Frame(seq, batch)
 
 
 def frames(header: StreamHeader) -> list[Frame]:
@@ -38,7 +37,7 @@ def plain(value: Frame) -> tuple[object, ...]:
     """All of a frame, comparable."""
     batch = value.batch
     arrays = (batch.ids.tolist(), batch.ids.dtype, batch.labels.tolist(), batch.labels.dtype)
-    return (value.seq, value.epoch, value.split, value.last, *arrays, batch.payload, batch.side)
+    return (value.seq, *arrays, batch.payload, batch.side)
 
 
 class Handler:
@@ -53,7 +52,7 @@ class Handler:
         self.aborted = threading.Event()
         self.reply: Callable[[Frame], Frame | None] = lambda frame: (
             dataclasses.replace(frame, batch=dataclasses.replace(frame.batch, payload=b"gradient", side=b""))
-            if self.exchange
+            if self.headers[-1].answered
             else None
         )
 
@@ -62,8 +61,7 @@ class Handler:
         if self.fails == name:
             raise self.failure
 
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
-        self.exchange = exchange
+    def accept(self, header: StreamHeader) -> None:
         self.headers.append(header)
         self._called("accept")
 
@@ -113,7 +111,7 @@ def test_frames_arrive_as_they_were_sent(link: FrameSender, handler: Handler) ->
     send(link, HEADER)
     send(link, multi)
     assert [plain(each) for each in handler.frames] == [plain(each) for each in frames(HEADER) + frames(multi)]
-    assert handler.headers == [HEADER, multi] and not handler.exchange
+    assert handler.headers == [HEADER, multi]
     assert handler.calls == ["accept", *["ingest"] * 3, "finish", "accept", "ingest", "finish"]
 
 
@@ -123,23 +121,23 @@ def test_a_stream_may_be_empty(link: FrameSender, handler: Handler) -> None:
 
 
 def test_exchange_gives_the_reply(link: FrameSender, handler: Handler) -> None:
-    link.open(SPLIT)
-    for each in frames(SPLIT):
+    link.open(ANSWERED)
+    for each in frames(ANSWERED):
         reply = link.exchange(each)
         assert reply.batch.payload == b"gradient" and reply.seq == each.seq
     link.close()
-    assert handler.exchange and handler.calls == ["accept", *["ingest"] * 3, "finish"]
+    assert handler.calls == ["accept", *["ingest"] * 3, "finish"]
     assert link.counters().down > 0
 
 
 def test_each_kind_of_stream_has_its_call(link: FrameSender, handler: Handler) -> None:
     link.open(HEADER)
-    with pytest.raises(FrameError, match=r"one-way; send its frames by write\(\)"):
+    with pytest.raises(FrameError, match=r"not answered; send them by write\(\)"):
         link.exchange(frame(HEADER, 5))
     link.disconnect()
-    link.open(SPLIT)
-    with pytest.raises(FrameError, match=r"exchanging; send its frames by exchange\(\)"):
-        link.write(frame(SPLIT, 5))
+    link.open(ANSWERED)
+    with pytest.raises(FrameError, match=r"answered; send them by exchange\(\)"):
+        link.write(frame(ANSWERED, 5))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +145,7 @@ def test_each_kind_of_stream_has_its_call(link: FrameSender, handler: Handler) -
 )
 def test_a_refusal_is_raised_by_open(link: FrameSender, handler: Handler, error: Exception) -> None:
     handler.fails, handler.failure = "accept", error
-    for header in (HEADER, SPLIT):
+    for header in (HEADER, ANSWERED):
         with pytest.raises(type(error), match=str(error)):
             link.open(header)
     assert handler.calls == ["accept", "accept"]
@@ -166,10 +164,10 @@ def test_the_handlers_error_reaches_the_sender(link: FrameSender, handler: Handl
 
 
 def test_the_handlers_error_reaches_who_waits_for_a_reply(link: FrameSender, handler: Handler) -> None:
-    link.open(SPLIT)
+    link.open(ANSWERED)
     handler.fails, handler.failure = "ingest", LogError("disk full")
     with pytest.raises(LogError, match=r"^disk full$"):
-        link.exchange(frame(SPLIT, 5))
+        link.exchange(frame(ANSWERED, 5))
 
 
 def test_close_refuses_a_stream_that_lacks_frames(link: FrameSender, handler: Handler) -> None:
@@ -189,19 +187,28 @@ def test_frames_must_be_in_order(link: FrameSender, handler: Handler, seqs: tupl
 
 @pytest.mark.parametrize(
     "change",
-    [{"seq": 4}, {"seq": 8}, {"epoch": 0}, {"split": "train"}, {"last": True}],
+    [{"seq": 4}, {"seq": 8}, {"ids": np.array([7, 7])}, {"labels": np.array([0, 10])}, {"payload": b""}],
     ids=lambda change: next(iter(change)),
 )
 def test_a_frame_must_go_with_the_header(link: FrameSender, handler: Handler, change: dict[str, object]) -> None:
+    """The receiver checks it, so that a one-way sender may hear of it a little later: when it closes at the latest."""
+    good = frame(HEADER, 5)
+    assert len(good.batch.ids) == 2
+    seq, batch = change.get("seq", 5), {key: value for key, value in change.items() if key != "seq"}
     link.open(HEADER)
+
+    def send_wrong() -> None:
+        link.write(Frame(seq, dataclasses.replace(good.batch, **batch)))  # type: ignore[arg-type]
+        link.close()
+
     with pytest.raises(FrameError, match="frame"):
-        link.write(dataclasses.replace(frame(HEADER, 5), **change))  # type: ignore[arg-type]
+        send_wrong()
     with pytest.raises(LinkError, match="no stream is open"):
         link.write(frame(HEADER, 5))
     assert handler.aborted.wait(timeout=10) and handler.frames == []
 
 
-@pytest.mark.parametrize("change", [{"seq": 6, "last": False}, {"ids": np.array([1, 2])}, None])
+@pytest.mark.parametrize("change", [{"seq": 6}, {"ids": np.array([1, 2])}, None])
 def test_a_reply_must_be_to_the_frame(link: FrameSender, handler: Handler, change: dict[str, object] | None) -> None:
     def reply(got: Frame) -> Frame | None:
         if change is None:
@@ -211,9 +218,9 @@ def test_a_reply_must_be_to_the_frame(link: FrameSender, handler: Handler, chang
         return dataclasses.replace(got, **change)  # type: ignore[arg-type]
 
     handler.reply = reply
-    link.open(SPLIT)
+    link.open(ANSWERED)
     with pytest.raises(FrameError, match="frame 5"):
-        link.exchange(frame(SPLIT, 5))
+        link.exchange(frame(ANSWERED, 5))
     assert handler.aborted.wait(timeout=10)
 
 

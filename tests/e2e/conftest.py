@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from smartedge.cloud.log import FeatureLog
+from smartedge.cloud.store import FeatureLog
 from smartedge.config import Config, load_config
 
 HERE = Path(__file__).parent

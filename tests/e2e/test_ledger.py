@@ -87,7 +87,7 @@ def test_offloading_spends_budget_and_no_ids_but_rows_go_over_the_link(tiny_conf
     seen = []
 
     class Cloud:
-        def accept(self, header, *, exchange): ...
+        def accept(self, header): ...
 
         def ingest(self, header, frame):
             seen.append(frame.batch)
@@ -96,7 +96,7 @@ def test_offloading_spends_budget_and_no_ids_but_rows_go_over_the_link(tiny_conf
 
             payload, side = get_codec("float32").encode(torch.full((len(frame.batch.ids), 2), 0.5))
             batch = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
-            return Frame(frame.seq, frame.epoch, frame.split, frame.last, batch)
+            return Frame(frame.seq, batch)
 
         def finish(self, header): ...
 

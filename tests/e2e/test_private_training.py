@@ -88,7 +88,7 @@ def test_the_sensitive_label_stays_on_the_edge(tiny_config, kind, open_log):
     log = open_log(config.run_dir / "cloud" / "log")
     for frame in log.frames():
         batch = unpack_frame(frame, log.header_of(frame.seq))
-        assert batch.labels.tolist() == [desired[frame.split][image] for image in batch.ids.tolist()]
+        assert batch.labels.tolist() == [desired[log.header_of(frame.seq).split][image] for image in batch.ids.tolist()]
     # Any array of a file, in the order of the images or of their ids, as bytes of any usual width, inverted as well.
     for name, by_image in hidden.items():
         values = np.array([by_image[image] for image in sorted(by_image)])
@@ -145,10 +145,10 @@ def test_two_stage_sends_what_the_frozen_front_makes_of_augmented_images(tiny_co
     as_it_is, views = 0, {}
     for frame in log.frames():
         batch = unpack_frame(frame, log.header_of(frame.seq))
-        split = dataset.splits[frame.split]
+        split = dataset.splits[log.header_of(frame.seq).split]
         places = np.searchsorted(split.ids, batch.ids)
         clean, _ = learner.infer(split.read(places))
-        if frame.split == "train":
+        if log.header_of(frame.seq).split == "train":
             for image, sent, plain in zip(batch.ids.tolist(), batch.features_BF, clean, strict=True):
                 views.setdefault(image, []).append(sent)
                 as_it_is += torch.allclose(sent, plain, atol=1e-5)
@@ -192,9 +192,10 @@ def test_on_drawn_faces_a_reader_of_what_crossed_sees_less_of_the_hidden_attribu
         wearing: dict[str, list[torch.Tensor]] = {"train": [], "test": [], "val": []}
         for frame in log.frames():
             batch = unpack_frame(frame, log.header_of(frame.seq))
-            split = splits[frame.split]
-            crossed[frame.split].append(batch.features_BF.flatten(1))
-            wearing[frame.split].append(split.sensitive_labels["hat"][np.searchsorted(split.ids, batch.ids)])
+            name = log.header_of(frame.seq).split
+            crossed[name].append(batch.features_BF.flatten(1))
+            places = np.searchsorted(splits[name].ids, batch.ids)
+            wearing[name].append(splits[name].sensitive_labels["hat"][places])
         known, asked = (torch.cat(crossed[name]) for name in ("train", "test"))
         hats = {name: torch.cat(wearing[name]) for name in ("train", "test")}
         read = logistic(known, hats["train"], asked)

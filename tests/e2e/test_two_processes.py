@@ -63,8 +63,8 @@ def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, ope
         batch = unpack_frame(frame, header)
         assert torch.isfinite(batch.features_BF).all()
         for image, label in zip(batch.ids.tolist(), batch.labels.tolist(), strict=True):
-            assert image not in seen[frame.split], "released twice"
-            seen[frame.split][image] = label
+            assert image not in seen[header.split], "released twice"
+            seen[header.split][image] = label
     for name, split in dataset.splits.items():
         assert seen[name] == dict(zip(split.ids.tolist(), split.labels.tolist(), strict=True))
     cloud_files = [file for file in (config.run_dir / "cloud").rglob("*") if file.is_file()]

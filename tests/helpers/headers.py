@@ -5,26 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from smartedge.types import StreamHeader
-from smartedge.wire.frame import PROTOCOL
+from smartedge.types import StreamHeader, Task
 
 __all__ = ["stream_header"]
 
-_HEADER = StreamHeader(
-    protocol=PROTOCOL,
+_HEADER = StreamHeader.of(
     run="run",
-    agreement="{}",
-    method="hierarchical",
-    schedule="joint",
+    agreement={},
+    task=Task("single", ("label",), ("no", "yes")),
     codec="float32",
     feature_shape=(2, 2, 2),
-    feature_dtype="float32",
-    task_kind="single",
-    outputs=2,
     batch_size=4,
-    epoch=0,
     split="train",
-    first_seq=0,
     frames=1,
     train_steps=1,
 )

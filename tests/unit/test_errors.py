@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from smartedge import errors
-from smartedge.errors import SmartEdgeError
+from smartedge.errors import LinkError, SmartEdgeError, from_code
 
-CLASSES = [getattr(errors, name) for name in errors.__all__]
+CLASSES = [getattr(errors, name) for name in errors.__all__ if name != "from_code"]
 
 
 def test_the_module_exports_the_whole_tree() -> None:
@@ -30,6 +30,13 @@ def test_codes_and_exit_codes_never_change() -> None:
         "SE-RUN": 10,
     }
     assert len({cls.code for cls in CLASSES}) == len({cls.exit_code for cls in CLASSES}) == len(CLASSES)
+
+
+def test_an_error_comes_back_from_its_code() -> None:
+    for cls in CLASSES:
+        error = from_code(cls.code, "what was wrong")
+        assert type(error) is cls and str(error) == "what was wrong"
+    assert from_code("SE-NEW", "text") is None and from_code(LinkError.code.lower(), "text") is None
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:

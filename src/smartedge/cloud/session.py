@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from smartedge.cloud.log import FeatureLog
+from smartedge.cloud.store import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.codec import unpack_frame
 from smartedge.config import Config
@@ -22,6 +22,7 @@ from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import peak_rss_bytes, pick_device
 from smartedge.runs.progress import Monitor, Update
 from smartedge.types import Frame, SplitName, StreamHeader
+from smartedge.wire.frame import ReceivedFrame
 
 __all__ = ["CLOSED", "CloudSession"]
 
@@ -70,7 +71,7 @@ class CloudSession:
 
     # -- what the link calls
 
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
+    def accept(self, header: StreamHeader) -> None:
         """Refuse what does not belong to this run, before any of its frames is looked at.
 
         Raises:
@@ -78,14 +79,15 @@ class CloudSession:
             FrameError: frames are missing before this stream.
         """
         self._check_agreement(header)
-        if exchange != (self.config.method == "split" and header.split == "train"):
+        answered = self.config.method == "split" and header.split == "train"
+        if header.answered != answered or not header.labels:
             raise RunError(f"method {self.config.method!r} does not use this kind of stream")
         with self._changed:
             if self.log.streams and _constants(header) != _constants(self.log.streams[0]):
                 raise RunError(f"{self.folder}: the log belongs to another run; choose another run_dir for this one")
             self._prepare(header)
             assert self.trainer is not None
-            if exchange and header.first_seq != self.trainer.next_seq:
+            if header.answered and header.first_seq != self.trainer.next_seq:
                 if not self.trainer.rewind(header.first_seq):
                     raise RunError(
                         f"the edge wants to go on at frame {header.first_seq}, but no checkpoint of the cloud is "
@@ -98,7 +100,7 @@ class CloudSession:
             self._replies.clear()  # of frames that were sent again
             self._changed.notify_all()
 
-    def ingest(self, header: StreamHeader, frame: Frame) -> Frame | None:
+    def ingest(self, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
         """Log a frame; in split learning, wait for the gradient and give it back.
 
         Raises:
@@ -107,11 +109,11 @@ class CloudSession:
         unpack_frame(frame, header)
         with self._changed:
             self._raise_failure()
-            self.log.append(frame, header)
+            self.log.append(frame)
             if self.inline:
                 return self._catch_up(frame, header) if self._follows else None
             self._changed.notify_all()
-            if self.config.method == "split" and header.split == "train":
+            if header.answered:
                 while frame.seq not in self._replies:
                     self._raise_failure()
                     self._changed.wait(timeout=1.0)
@@ -129,7 +131,7 @@ class CloudSession:
             self.log.sync()
             if self.config.method == "split" and not self.inline:
                 assert self.trainer is not None
-                while self.trainer.next_seq < header.first_seq + header.frames:
+                while self.trainer.next_seq < header.end_seq:
                     self._raise_failure()
                     self._changed.wait(timeout=1.0)
             self._stream = None
@@ -238,7 +240,7 @@ class CloudSession:
     def _consume(self, frame: Frame, header: StreamHeader) -> Frame | None:
         assert self.trainer is not None
         batch = self.trainer.consume(frame, header)
-        return None if batch is None else Frame(frame.seq, frame.epoch, frame.split, frame.last, batch)
+        return None if batch is None else Frame(frame.seq, batch)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -268,8 +270,8 @@ class CloudSession:
         if theirs != mine:
             keys = ", ".join(_differences(mine, theirs)) or "their form"
             raise RunError(f"edge and cloud were started with different settings ({keys}); give both the same config")
-        said = (header.method, header.schedule, header.codec, header.batch_size)
-        if said != (self.config.method, self.config.schedule, self.config.codec_name, self.config.train.batch_size):
+        said = (header.codec, header.batch_size)
+        if said != (self.config.codec_name, self.config.train.batch_size):
             raise FrameError(f"the stream header says {said}, which its own settings contradict")
 
     def _check_order(self, header: StreamHeader) -> None:
@@ -282,7 +284,7 @@ class CloudSession:
         order = _order_of_streams(self.config)
         if len(known) == len(order):
             raise FrameError("the run is complete, but another stream is offered")
-        first_seq = known[-1].first_seq + known[-1].frames if known else 0
+        first_seq = known[-1].end_seq if known else 0
         mine = (*order[len(known)], first_seq)
         theirs = (header.epoch, header.split, header.first_seq)
         if theirs != mine:

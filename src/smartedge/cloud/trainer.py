@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.augment import augment
-from smartedge.cloud.log import FeatureLog
+from smartedge.cloud.store import FeatureLog
 from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config
 from smartedge.methods.back_step import cloud_forward, cloud_step
@@ -81,9 +81,9 @@ class BackTrainer:
         begun = time.perf_counter()
         reply = None
         batch = unpack_frame(frame, header)
-        if frame.split == "train":
+        if header.split == "train":
             steps = header.train_steps * self.config.epochs
-            gradient_BF = self._learn(batch, steps, want_gradient=self.config.method == "split")
+            gradient_BF = self._learn(batch, steps, want_gradient=header.answered)
             if gradient_BF is not None:
                 payload, side = get_codec("float32").encode(gradient_BF.cpu())
                 reply = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
@@ -91,8 +91,8 @@ class BackTrainer:
             self._evaluate(batch)
         self.busy += time.perf_counter() - begun
         self.next_seq = frame.seq + 1
-        if frame.last:
-            self._end_split(frame.split)
+        if frame.seq + 1 == header.end_seq:
+            self._end_split(header.split)
         return reply
 
     def rewind(self, next_seq: int) -> bool:
@@ -119,8 +119,9 @@ class BackTrainer:
         seqs: dict[str, list[int]] = {"train": [], "val": [], "test": []}
         images = 0
         for frame in log.frames():
-            seqs[frame.split].append(frame.seq)
-            images += len(frame.batch.ids) if frame.split == "train" else 0
+            split = log.header_of(frame.seq).split
+            seqs[split].append(frame.seq)
+            images += len(frame.batch.ids) if split == "train" else 0
         batch_size = self.config.train.batch_size
         per_epoch = max(1, images // batch_size)
         self.step = self.epoch * per_epoch

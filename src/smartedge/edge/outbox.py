@@ -18,7 +18,7 @@ from smartedge.codec import Codec, decoding_error, pack, unpack_frame
 from smartedge.errors import SmartEdgeError
 from smartedge.privacy.release import Gate
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import reply_header
+from smartedge.wire.frame import answer_header
 from smartedge.wire.link import FrameSender
 
 __all__ = ["Outbox", "Traffic"]
@@ -105,7 +105,7 @@ class Outbox:
         reply = self.sender.exchange(frame)
         self.traffic.link_seconds += time.perf_counter() - begun
         assert self._header is not None
-        return unpack_frame(reply, reply_header(self._header)).features_BF
+        return unpack_frame(reply, answer_header(self._header)).features_BF
 
     def close_stream(self) -> None:
         """End the stream, once the receiver has confirmed that every frame is durable."""
@@ -154,8 +154,7 @@ class Outbox:
         self.traffic.encode_seconds += time.perf_counter() - packing
         if header.split == "train" and self._seq == header.first_seq:
             self.traffic.codec_error = decoding_error(self.codec, encoded.payload, encoded.side, released.features_BF)
-        last = self._seq + 1 == header.first_seq + header.frames
-        frame = Frame(self._seq, header.epoch, header.split, last, encoded)
+        frame = Frame(self._seq, encoded)
         self._seq += 1
         self.traffic.images[header.split] = self.traffic.images.get(header.split, 0) + len(ids)
         return frame

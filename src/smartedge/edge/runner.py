@@ -29,6 +29,7 @@ from smartedge.methods.base import get_method
 from smartedge.methods.learner import Learned, Learner
 from smartedge.methods.loop import Progress, take_step
 from smartedge.methods.mechanism import mechanism_of
+from smartedge.methods.schedules import get_schedule
 from smartedge.models.exits import probabilities, task_loss
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import Checkpoints, load_weights, save_weights
@@ -38,7 +39,6 @@ from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.types import ImageBatch, SplitName, StreamHeader
-from smartedge.wire.frame import PROTOCOL
 from smartedge.wire.link import FrameSender
 
 __all__ = ["EdgeRunner"]
@@ -366,23 +366,22 @@ class EdgeRunner:
         assert self.outbox is not None
         config, task = self.config, self.dataset.task
         method = get_method(config.method)
+        answered = method.answered and split == "train"
         self.outbox.open(
-            StreamHeader(
-                protocol=PROTOCOL,
+            StreamHeader.of(
                 run=self.run_id,
-                agreement=json.dumps(config.agreement(), sort_keys=True),
-                method=config.method,
-                schedule=config.schedule,
+                agreement=config.agreement(),
+                task=task,
                 codec=config.codec_name,
                 feature_shape=self.learner.feature_shape,
                 feature_dtype=method.wire_dtype,
-                task_kind=task.kind,
-                outputs=task.outputs,
+                answer_shape=self.learner.feature_shape if answered else None,
                 batch_size=config.train.batch_size,
                 epoch=self.epoch + self.sent,
                 split=split,
                 first_seq=self.outbox.next_seq,
                 frames=frames,
+                joined_frames=get_schedule(config.schedule).most_joined(frames),
                 train_steps=self._per_epoch,
             )
         )

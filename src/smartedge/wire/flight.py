@@ -23,19 +23,11 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import flight
 
-from smartedge.errors import FrameError, LinkError, SmartEdgeError
+from smartedge.errors import FrameError, LinkError, SmartEdgeError, from_code
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import (
-    JOINED_BYTES,
-    frame_schema,
-    frame_to_batch,
-    header_from_json,
-    header_to_json,
-    join_batches,
-    most_joined,
-)
-from smartedge.wire.link import FrameHandler, StreamReceiver, check_kind, check_reply, exchanges
-from smartedge.wire.meter import ByteCount, SocketMeter, is_loopback, own_sockets, watch_peer
+from smartedge.wire.frame import JOINED_BYTES, SCHEMA, Message, header_from_json, header_to_json, serialise, to_arrow
+from smartedge.wire.link import FrameHandler, StreamReceiver, check_answer, check_kind
+from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, own_sockets, watch_peer
 
 __all__ = ["FlightLink", "FlightReceiver", "from_flight_error"]
 
@@ -66,9 +58,8 @@ def from_flight_error(error: Exception, where: str) -> SmartEdgeError:
     """Our error for one that pyarrow raised; the receiver's own error where it carries one."""
     carried = getattr(error, "extra_info", None) or b""
     code, _, message = carried.decode("utf-8", "replace").partition(" ")
-    for ours in _subclasses(SmartEdgeError):
-        if message and code == ours.code:
-            return ours(message)
+    if message and (ours := from_code(code, message)):
+        return ours
     cls, advice = next(_ERRORS[base] for base in type(error).__mro__ if base in _ERRORS)
     return cls(f"{where}: {advice} ({str(error).splitlines()[0][:300] if str(error) else type(error).__name__})")
 
@@ -82,12 +73,6 @@ def _to_flight_error(error: SmartEdgeError, cls: type[flight.FlightError] = flig
 def _busy(message: str) -> Exception:
     """Refuses a stream for now: the sender tries again."""
     return _to_flight_error(LinkError(message), flight.FlightUnavailableError)
-
-
-def _subclasses(cls: type[SmartEdgeError]) -> Iterator[type[SmartEdgeError]]:
-    yield cls
-    for sub in cls.__subclasses__():
-        yield from _subclasses(sub)
 
 
 class FlightReceiver:
@@ -166,11 +151,11 @@ class FlightReceiver:
                 connection.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
 
-    def _serve(self, context: Any, descriptor: Any, reader: Any, writer: Any, exchange: bool) -> None:
+    def _serve(self, context: Any, descriptor: Any, reader: Any, writer: Any, answered: bool) -> None:
         """One call. Errors leave here as Flight errors that carry our code."""
         try:
             header = header_from_json(descriptor.command or b"")
-            check_kind(header, exchange=exchange)
+            check_kind(header, answered=answered)
             if not self._started.is_set():
                 raise _busy("the receiver is not ready yet")
             if not self._one_stream.acquire(blocking=False):
@@ -192,19 +177,18 @@ class FlightReceiver:
         for connection in own_sockets(local_port=self.port):
             with connection:
                 watch_peer(connection)
-        schema = frame_schema(header)
-        if not reader.schema.equals(schema):
-            raise FrameError(f"stream: Arrow schema must be {schema.to_string()!r}, got {str(reader.schema)[:200]!r}")
+        if not reader.schema.equals(SCHEMA):
+            raise FrameError(f"stream: Arrow schema must be {SCHEMA.to_string()!r}, got {str(reader.schema)[:200]!r}")
         stream = StreamReceiver(self._handler, header)
         try:
-            if exchanges(header):
-                writer.begin(schema)
+            if header.answered:
+                writer.begin(SCHEMA)
             else:
                 writer.write(pa.py_buffer(b""))
             while (batch := _next_batch(reader, context)) is not None:
-                reply = stream.take(batch)
-                if reply is not None:
-                    writer.write_batch(reply)
+                answer = stream.take(batch)
+                if answer is not None:
+                    writer.write_batch(answer)
             if context.is_cancelled():
                 raise LinkError("the sender went away within the stream")
         except BaseException:
@@ -269,7 +253,8 @@ class FlightLink:
         self._disconnected = threading.Event()
         self._client: Any = None
         self._header: StreamHeader | None = None
-        self._joined: list[pa.RecordBatch] = []  # to be sent as one message
+        self._joined: list[Message] = []  # to be sent as one message
+        self._joined_bytes = 0
         self._writer: Any = None
         self._reader: Any = None
         self._counted_up = 0
@@ -301,23 +286,24 @@ class FlightLink:
     def write(self, frame: Frame) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._call():
-            header = self._stream(exchange=False)
-            self._joined.append(frame_to_batch(frame, header))
-            full = sum(batch.nbytes for batch in self._joined) >= JOINED_BYTES
-            if full or len(self._joined) == most_joined(header.frames, header.schedule):
+            header = self._stream(answered=False)
+            message = serialise(frame, header)
+            self._joined.append(message)
+            self._joined_bytes += len(message.head) + len(message.payload)
+            if self._joined_bytes >= JOINED_BYTES or len(self._joined) == header.joined_frames:
                 self._flush()
 
     def exchange(self, frame: Frame) -> Frame:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._call():
-            header = self._stream(exchange=True)
-            batch = frame_to_batch(frame, header)
+            header = self._stream(answered=True)
+            batch = to_arrow([serialise(frame, header)])
             self._writer.write_batch(batch)
             try:
                 reply = self._reader.read_chunk().data
             except StopIteration as error:
                 raise LinkError(f"{self._where}: the receiver ended the stream instead of replying") from error
-            checked = check_reply(reply, frame, header)
+            checked = check_answer(reply, frame, header)
             self._counted_up += pa.ipc.get_record_batch_size(batch)
             self._counted_down += pa.ipc.get_record_batch_size(reply)
         return checked
@@ -353,19 +339,19 @@ class FlightLink:
                 self._calling.release()
 
     def _open(self, header: StreamHeader) -> None:
-        command, schema = header_to_json(header), frame_schema(header)
+        command = header_to_json(header)
         descriptor = flight.FlightDescriptor.for_command(command)
         if self._client is None:
             with self._lock:
                 self._meter.snapshot()
             self._client = flight.FlightClient(self._uri, **self._client_arguments)
         try:  # either way of opening waits for the receiver's answer to the header
-            if exchanges(header):
+            if header.answered:
                 self._writer, self._reader = self._client.do_exchange(descriptor, self._options)
-                self._writer.begin(schema)
-                accepted = self._reader.schema.equals(schema)
+                self._writer.begin(SCHEMA)
+                accepted = self._reader.schema.equals(SCHEMA)
             else:
-                self._writer, self._reader = self._client.do_put(descriptor, schema, self._options)
+                self._writer, self._reader = self._client.do_put(descriptor, SCHEMA, self._options)
                 accepted = self._reader.read() is not None
         finally:
             with self._lock:
@@ -374,21 +360,21 @@ class FlightLink:
             self._writer.close()  # raises the receiver's reason
             raise LinkError(f"{self._where}: what answers there is not a smartedge cloud")
         self._header = header
-        self._counted_up += len(command) + schema.serialize().size
+        self._counted_up += len(command) + SCHEMA.serialize().size
 
     def _flush(self) -> None:
         if self._joined:
-            message = join_batches(self._joined)
-            self._joined = []
-            self._writer.write_batch(message)
-            self._counted_up += pa.ipc.get_record_batch_size(message)
+            batch = to_arrow(self._joined)
+            self._joined, self._joined_bytes = [], 0
+            self._writer.write_batch(batch)
+            self._counted_up += pa.ipc.get_record_batch_size(batch)
 
-    def _stream(self, *, exchange: bool | None = None) -> StreamHeader:
+    def _stream(self, *, answered: bool | None = None) -> StreamHeader:
         """Header of the open stream."""
         if self._header is None or self._writer is None:
             raise LinkError(f"{self._where}: no stream is open; call open(header) first")
-        if exchange is not None:
-            check_kind(self._header, exchange=exchange)
+        if answered is not None:
+            check_kind(self._header, answered=answered)
         return self._header
 
     @contextlib.contextmanager
@@ -410,7 +396,7 @@ class FlightLink:
         """Give up stream and connection; called by the thread that holds ``_calling``."""
         client, writer = self._client, self._writer
         self._client = self._writer = self._reader = None
-        self._joined = []
+        self._joined, self._joined_bytes = [], 0
         with self._lock:
             self._meter.shutdown()
             self._meter.release()

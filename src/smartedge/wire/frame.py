@@ -1,19 +1,20 @@
-"""Frames as Arrow record batches, and the stream header as JSON.
+"""Frames and stream headers as bytes, and the one check of what arrives.
 
-Everything that is constant over a stream is in its header, sent once. A frame is a row of two binary columns, since
-Arrow spends 56 to 72 bytes on every column:
+Everything that is constant over a stream is in its header, sent once, as JSON. A frame is two byte strings:
 
     head     uint32 sequence number, uint16 B - 1, then B ids as int32, then the labels, then the codec's side
     payload  the encoded features
 
-A record batch holds one row or, where frames are small, several (:func:`most_joined`): Arrow and gRPC spend about 260
-bytes on every message, a row 14.
+On the way they are a row of two binary columns of Arrow, since Arrow spends 56 to 72 bytes on every column. A message
+holds one row or, where frames are small, several (``StreamHeader.joined_frames``): Arrow and gRPC spend about 260 bytes
+on every message, a row 14.
 
 Labels of a single-label task are one unsigned integer each, of the smallest width that holds K - 1 (1, 2 or 4 bytes);
-those of a multi-label task are one bit each, B * K bits in row order, the highest bit first. In inference there are
-none, and zeros stand in their place. All is little-endian.
+those of a multi-label task are one bit each, B * K bits in row order, the highest bit first. Where the header says that
+no labels travel there are none, and zeros stand in their place. All is little-endian.
 
-What arrives was made by somebody else: :func:`header_from_json` and :func:`batch_to_frame` check all of it before use.
+What arrives was made by somebody else: :func:`header_from_json`, :func:`messages_of` and :func:`receive` check all of
+it, once, before use.
 """
 
 from __future__ import annotations
@@ -23,41 +24,65 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from smartedge.errors import FrameError
-from smartedge.types import EncodedBatch, Frame, SplitName, StreamHeader
+from smartedge.types import PROTOCOL, EncodedBatch, Frame, SplitName, StreamHeader
 
 __all__ = [
     "JOINED_BYTES",
     "MAX_HEADER_BYTES",
     "MAX_PAYLOAD_BYTES",
-    "PROTOCOL",
-    "batch_to_frame",
-    "frame_schema",
-    "frame_to_batch",
+    "SCHEMA",
+    "Message",
+    "ReceivedFrame",
+    "answer_header",
     "header_from_json",
     "header_to_json",
-    "join_batches",
     "max_payload_bytes",
     "max_side_bytes",
-    "most_joined",
-    "reply_header",
+    "messages_of",
+    "parse",
+    "receive",
+    "serialise",
+    "to_arrow",
 ]
 
-PROTOCOL = 2
 JOINED_BYTES = 32 * 1024  # a message that holds so much takes no further frame: 260 bytes of it are less than 1 %
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PAYLOAD_BYTES = 2**30
+SCHEMA = pa.schema([pa.field("head", pa.binary(), nullable=False), pa.field("payload", pa.binary(), nullable=False)])
 
 _HEAD = struct.Struct("<IH")
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _Count = Annotated[int, Field(ge=0, lt=2**32)]
+_Shape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=4)]
+
+
+class Message(NamedTuple):
+    """A frame as bytes."""
+
+    head: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class ReceivedFrame(Frame):
+    """A frame that came over a link and was checked. Made by :func:`receive` alone.
+
+    ``head`` and ``batch.payload`` are the bytes that came: what stores the frame need not serialise it.
+    """
+
+    head: bytes
+
+
+# -- headers
 
 
 class _Header(BaseModel):
@@ -68,18 +93,19 @@ class _Header(BaseModel):
     protocol: int
     run: _Name
     agreement: Annotated[str, StringConstraints(max_length=32 * 1024)]
-    method: Literal["hierarchical", "upload", "split", "infer"]
-    schedule: Literal["joint", "two-stage", "freeze-and-log"]
     codec: _Name
-    feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=4)]
+    feature_shape: _Shape
     feature_dtype: Literal["float32", "uint8"]
     task_kind: Literal["single", "multi"]
     outputs: Annotated[int, Field(ge=1, le=2**20)]
+    labels: bool
+    answer_shape: _Shape | None
     batch_size: Annotated[int, Field(ge=1, le=2**16)]
     epoch: _Count
     split: SplitName
     first_seq: _Count
     frames: _Count
+    joined_frames: Annotated[int, Field(ge=1, lt=2**32)]
     train_steps: _Count
 
 
@@ -99,14 +125,11 @@ def header_from_json(data: bytes) -> StreamHeader:
     try:
         fields = _Header.model_validate_json(data)
     except ValidationError as error:
+        _check_protocol(data)
         problems = error.errors(include_url=False, include_input=False, include_context=False)[:5]
         found = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'JSON'}: {p['msg']}" for p in problems)
         raise FrameError(f"stream header: {found}; both sides need the same version of smartedge") from error
-    if fields.protocol != PROTOCOL:
-        raise FrameError(
-            f"stream header: the sender speaks protocol {fields.protocol}, this side {PROTOCOL}; "
-            "install the same version of smartedge on both"
-        )
+    _check_protocol(data)
     header = StreamHeader(**{f.name: getattr(fields, f.name) for f in dataclasses.fields(StreamHeader)})
     if max_payload_bytes(header) > MAX_PAYLOAD_BYTES:
         raise FrameError(
@@ -117,13 +140,25 @@ def header_from_json(data: bytes) -> StreamHeader:
     return header
 
 
-def reply_header(header: StreamHeader) -> StreamHeader:
-    """The header that replies of an exchanging stream are checked against: float32, of the shape of what is asked for.
+def _check_protocol(data: bytes) -> None:
+    """Raise where JSON says that it is of another protocol; its other keys may then be others too."""
+    try:
+        said = json.loads(data)["protocol"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return
+    if type(said) is int and said != PROTOCOL:
+        raise FrameError(
+            f"stream header: the sender speaks protocol {said}, this side {PROTOCOL}; "
+            "install the same version of smartedge on both"
+        )
 
-    Split learning asks for the gradient at the cut, inference for the K probabilities.
-    """
-    shape = (header.outputs,) if header.method == "infer" else header.feature_shape
-    return dataclasses.replace(header, codec="float32", feature_dtype="float32", feature_shape=shape)
+
+def answer_header(header: StreamHeader) -> StreamHeader:
+    """The header that answers are checked against: float32 of the shape asked for, without labels."""
+    assert header.answer_shape is not None
+    return dataclasses.replace(
+        header, codec="float32", feature_dtype="float32", feature_shape=header.answer_shape, labels=False
+    )
 
 
 def max_payload_bytes(header: StreamHeader) -> int:
@@ -143,130 +178,100 @@ def max_side_bytes(header: StreamHeader) -> int:
     return 8 * max(header.feature_shape) + 16
 
 
-def frame_schema(header: StreamHeader) -> pa.Schema:
-    """The Arrow schema of the frames of a stream; the same for all streams of this protocol."""
-    return _SCHEMA
+# -- frames
 
 
-_SCHEMA = pa.schema([pa.field("head", pa.binary(), nullable=False), pa.field("payload", pa.binary(), nullable=False)])
+def serialise(frame: Frame, header: StreamHeader) -> Message:
+    """A frame as bytes.
 
-
-def frame_to_batch(frame: Frame, header: StreamHeader) -> pa.RecordBatch:
-    """A frame as a record batch of :func:`frame_schema`, after the checks that the receiver will make.
+    Whether it goes with the header is for the receiver to check; refused here is what bytes could not say.
 
     Raises:
-        FrameError: when the frame does not go with the header.
+        FrameError: ids do not fit int32, or the labels are not those of a batch of the header's task.
     """
-    _check(frame, header)
     batch = frame.batch
-    head = b"".join(
-        (
-            _HEAD.pack(frame.seq, len(batch.ids) - 1),
-            batch.ids.astype("<i4").tobytes(),
-            _labels_to_bytes(batch.labels, header),
-            batch.side,
-        )
-    )
-    columns = [pa.array([head], pa.binary()), pa.array([batch.payload], pa.binary())]
-    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+    count = len(batch.ids)
+    if not 1 <= count <= 2**16 or batch.ids.min() < 0 or batch.ids.max() >= 2**31:
+        raise FrameError(f"frame {frame.seq}: must hold 1 to {2**16} images with ids of 0 to {2**31 - 1}")
+    head = (_HEAD.pack(frame.seq, count - 1), batch.ids.astype("<i4").tobytes(), _labels_to_bytes(frame, header))
+    return Message(b"".join((*head, batch.side)), batch.payload)
 
 
-def join_batches(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """The rows of several batches of :func:`frame_schema` as one, which is one message on the wire."""
-    columns = [pa.concat_arrays([batch[column] for batch in batches]) for column in range(len(_SCHEMA))]
-    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+def to_arrow(messages: Sequence[Message]) -> pa.RecordBatch:
+    """One Arrow message with a row for each frame."""
+    columns = [pa.array(column, pa.binary()) for column in zip(*messages, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
-def most_joined(frames: int, schedule: str) -> int:
-    """Frames of a stream of so many that may go as one message, while it is shorter than :data:`JOINED_BYTES`.
-
-    Where the cloud trains beside the edge, a sixteenth of the stream, so that it does not wait for its work; with
-    ``freeze-and-log`` it trains when all is there, and nothing is lost by joining.
-    """
-    return frames if schedule == "freeze-and-log" else max(1, frames // 16)
-
-
-def batch_to_frame(batch: pa.RecordBatch, header: StreamHeader) -> Frame:
-    """The frame in a record batch that may come from anybody, checked against the header.
+def messages_of(batch: pa.RecordBatch) -> list[Message]:
+    """The rows of an Arrow message that may come from anybody.
 
     Raises:
-        FrameError: when anything about it is not as the header says.
+        FrameError: when it has other columns, or holds no bytes of its own where it says so.
     """
-    if not batch.schema.equals(_SCHEMA):
-        raise FrameError(f"frame: columns must be {_describe(_SCHEMA)}, got {_describe(batch.schema)}")
-    if batch.num_rows != 1:
-        raise FrameError(f"frame: a record batch must hold one row, got {batch.num_rows}")
+    if not batch.schema.equals(SCHEMA):
+        raise FrameError(f"frame: columns must be {_describe(SCHEMA)}, got {_describe(batch.schema)}")
     try:
         batch.validate(full=True)
     except pa.ArrowException as error:
         raise FrameError(f"frame: the Arrow data is corrupt ({error})") from error
-    head, payload = (column[0].as_py() for column in batch.columns)
-    if head is None or payload is None:
+    heads, payloads = batch.columns
+    if heads.null_count or payloads.null_count:
         raise FrameError("frame: a column is null")
-    if len(head) < _HEAD.size:
-        raise FrameError(f"frame: head of {len(head)} bytes is shorter than the {_HEAD.size} that are always there")
-    seq, count = _HEAD.unpack_from(head)
-    count += 1
-    _check_count(seq, count, header)
-    ids_end = _HEAD.size + 4 * count
-    labels_end = ids_end + _label_bytes(count, header)
-    if len(head) < labels_end:
-        raise FrameError(f"frame {seq}: head must hold {count} ids and labels, {labels_end} bytes, got {len(head)}")
-    ids = np.frombuffer(head[_HEAD.size : ids_end], "<i4").astype(np.int64)
-    labels = _bytes_to_labels(head[ids_end:labels_end], count, header)
-    encoded = EncodedBatch(ids=ids, labels=labels, payload=payload, side=head[labels_end:])
-    frame = Frame(seq, header.epoch, header.split, _is_last(seq, header), encoded)
-    _check(frame, header)
-    return frame
+    return list(map(Message, heads.to_pylist(), payloads.to_pylist()))
 
 
-def _check(frame: Frame, header: StreamHeader) -> None:
-    """What must hold of a frame on either side."""
-    batch = frame.batch
-    where = f"frame {frame.seq}"
-    end_seq = header.first_seq + header.frames
-    if not header.first_seq <= frame.seq < end_seq:
-        raise FrameError(f"{where}: this stream carries sequence numbers {header.first_seq} to {end_seq - 1}")
-    mine, stream = (frame.epoch, frame.split, frame.last), (header.epoch, header.split, _is_last(frame.seq, header))
-    if mine != stream:
-        raise FrameError(f"{where}: (epoch, split, last) is {mine}, which the stream's header says is {stream}")
-    _check_count(frame.seq, len(batch.ids), header)
-    if batch.ids.min() < 0 or batch.ids.max() >= 2**31:
-        raise FrameError(f"{where}: ids must be 0 to {2**31 - 1}, got {batch.ids.min()} to {batch.ids.max()}")
+def receive(message: Message, header: StreamHeader) -> ReceivedFrame:
+    """The frame in a message that may come from anybody, checked against the header: the one check of a frame.
+
+    Raises:
+        FrameError: when anything about it is not as the header says.
+    """
+    frame = parse(message, header)
+    batch, where = frame.batch, f"frame {frame.seq}"
+    if not header.first_seq <= frame.seq < header.end_seq:
+        raise FrameError(f"{where}: this stream carries sequence numbers {header.first_seq} to {header.end_seq - 1}")
+    if batch.ids.min() < 0:
+        raise FrameError(f"{where}: ids must be 0 to {2**31 - 1}, got {batch.ids.min()}")
     if len(np.unique(batch.ids)) != len(batch.ids):
         raise FrameError(f"{where}: an id occurs twice")
-    _check_labels(where, batch, header)
+    if batch.labels.max() >= _label_limit(header):
+        raise FrameError(
+            f"{where}: labels must be 0 to {_label_limit(header) - 1}, got {batch.labels.max()}; "
+            "do both sides train the same task (data.desired)?"
+        )
     if not 1 <= len(batch.payload) <= max_payload_bytes(header):
         raise FrameError(
             f"{where}: payload of {len(batch.payload)} bytes; up to {max_payload_bytes(header)} are possible here"
         )
     if len(batch.side) > max_side_bytes(header):
         raise FrameError(f"{where}: side of {len(batch.side)} bytes, at most {max_side_bytes(header)} are allowed")
+    return ReceivedFrame(frame.seq, batch, message.head)
 
 
-def _is_last(seq: int, header: StreamHeader) -> bool:
-    return seq == header.first_seq + header.frames - 1
+def parse(message: Message, header: StreamHeader) -> Frame:
+    """The fields of a frame, without a check of their values: for what :func:`receive` has checked before.
 
+    Labels are int64 (B,) for a single-label task, uint8 (B, K) for a multi-label one.
 
-def _check_count(seq: int, count: int, header: StreamHeader) -> None:
-    if not 1 <= count <= header.batch_size:
+    Raises:
+        FrameError: when the head does not hold as many ids and labels as it says, or more than the header allows.
+    """
+    head = message.head
+    if len(head) < _HEAD.size:
+        raise FrameError(f"frame: head of {len(head)} bytes is shorter than the {_HEAD.size} that are always there")
+    seq, count = _HEAD.unpack_from(head)
+    count += 1
+    if count > header.batch_size:
         raise FrameError(f"frame {seq}: holds {count} images, must be 1 to {header.batch_size}")
+    ids_end = _HEAD.size + 4 * count
+    labels, labels_end = _read_labels(head, ids_end, count, header)
+    ids = np.frombuffer(head, "<i4", count, _HEAD.size).astype(np.int64)
+    return Frame(seq, EncodedBatch(ids=ids, labels=labels, payload=message.payload, side=head[labels_end:]))
 
 
-def _check_labels(where: str, batch: EncodedBatch, header: StreamHeader) -> None:
-    single = header.task_kind == "single"
-    shape = (len(batch.ids),) if single else (len(batch.ids), header.outputs)
-    dtype = np.dtype(np.int64 if single else np.uint8)
-    if batch.labels.shape != shape or batch.labels.dtype != dtype:
-        raise FrameError(
-            f"{where}: labels must be {dtype} of shape {shape}, got {batch.labels.dtype} of shape {batch.labels.shape}"
-        )
-    limit = header.outputs if single else 2
-    if batch.labels.min() < 0 or batch.labels.max() >= limit:
-        raise FrameError(
-            f"{where}: labels must be 0 to {limit - 1}, got {batch.labels.min()} to {batch.labels.max()}; "
-            "do both sides train the same task (data.desired)?"
-        )
+def _label_limit(header: StreamHeader) -> int:
+    return header.outputs if header.task_kind == "single" else 2
 
 
 def _label_dtype(header: StreamHeader) -> np.dtype[np.unsignedinteger]:
@@ -274,30 +279,40 @@ def _label_dtype(header: StreamHeader) -> np.dtype[np.unsignedinteger]:
     return np.min_scalar_type(header.outputs - 1).newbyteorder("<")
 
 
-def _label_bytes(count: int, header: StreamHeader) -> int:
-    if header.method == "infer":
-        return 0
-    if header.task_kind == "single":
-        return count * _label_dtype(header).itemsize
-    return (count * header.outputs + 7) // 8
-
-
-def _labels_to_bytes(labels: np.ndarray, header: StreamHeader) -> bytes:
-    if header.method == "infer":
+def _labels_to_bytes(frame: Frame, header: StreamHeader) -> bytes:
+    if not header.labels:
         return b""
-    if header.task_kind == "single":
-        return labels.astype(_label_dtype(header)).tobytes()
-    return np.packbits(labels).tobytes()
+    labels, count = frame.batch.labels, len(frame.batch.ids)
+    single = header.task_kind == "single"
+    shape, dtype = ((count,), np.int64) if single else ((count, header.outputs), np.uint8)
+    limit = _label_limit(header)
+    if labels.shape != shape or labels.dtype != dtype or labels.min() < 0 or labels.max() >= limit:
+        raise FrameError(
+            f"frame {frame.seq}: labels must be {np.dtype(dtype)} of shape {shape} and 0 to {limit - 1}, "
+            f"got {labels.dtype} of shape {labels.shape}"
+        )
+    return labels.astype(_label_dtype(header)).tobytes() if single else np.packbits(labels).tobytes()
 
 
-def _bytes_to_labels(data: bytes, count: int, header: StreamHeader) -> np.ndarray:
-    if header.method == "infer":  # nobody knows them
-        single = header.task_kind == "single"
-        return np.zeros(count, np.int64) if single else np.zeros((count, header.outputs), np.uint8)
-    if header.task_kind == "single":
-        return np.frombuffer(data, _label_dtype(header)).astype(np.int64)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=count * header.outputs)
-    return bits.reshape(count, header.outputs)
+def _read_labels(head: bytes, start: int, count: int, header: StreamHeader) -> tuple[np.ndarray, int]:
+    """The labels that begin at byte ``start`` of a head, and where they end. Zeros where none travel."""
+    single = header.task_kind == "single"
+    if not header.labels:
+        size = 0
+    elif single:
+        size = count * _label_dtype(header).itemsize
+    else:
+        size = (count * header.outputs + 7) // 8
+    end = start + size
+    if len(head) < end:
+        seq = _HEAD.unpack_from(head)[0]
+        raise FrameError(f"frame {seq}: head must hold {count} ids and labels, {end} bytes, got {len(head)}")
+    if not header.labels:
+        return np.zeros(count, np.int64) if single else np.zeros((count, header.outputs), np.uint8), end
+    if single:
+        return np.frombuffer(head, _label_dtype(header), count, start).astype(np.int64), end
+    bits = np.unpackbits(np.frombuffer(head, np.uint8, size, start), count=count * header.outputs)
+    return bits.reshape(count, header.outputs), end
 
 
 def _describe(schema: pa.Schema) -> str:

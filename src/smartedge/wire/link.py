@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from smartedge.errors import FrameError
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import batch_to_frame, frame_to_batch, reply_header
-from smartedge.wire.meter import ByteCount
+from smartedge.wire.frame import ReceivedFrame, answer_header, messages_of, receive, serialise, to_arrow
+from smartedge.wire.sockets import ByteCount
 
-__all__ = ["FrameHandler", "FrameSender", "StreamReceiver", "check_kind", "check_reply", "exchanges"]
+__all__ = ["FrameHandler", "FrameSender", "StreamReceiver", "check_answer", "check_kind"]
 
 
 class FrameSender(Protocol):
@@ -29,7 +29,7 @@ class FrameSender(Protocol):
         ...
 
     def write(self, frame: Frame) -> None:
-        """Send a frame, or keep it until the next ones to send them as one message (``wire.frame.most_joined``).
+        """Send a frame, or keep it until the next ones to send them as one message (``StreamHeader.joined_frames``).
 
         Nothing comes back, so an error of the receiver may surface a few frames later. Blocks while the receiver takes
         nothing more.
@@ -37,7 +37,7 @@ class FrameSender(Protocol):
         ...
 
     def exchange(self, frame: Frame) -> Frame:
-        """Send a frame and wait for the reply to it, for split learning: the gradient at the cut, in float32."""
+        """Send a frame and wait for the answer to it (``StreamHeader.answer_shape``)."""
         ...
 
     def close(self) -> None:
@@ -59,23 +59,22 @@ class FrameHandler(Protocol):
     Methods are called from the receiver's threads, but never two at a time for one receiver.
     """
 
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
+    def accept(self, header: StreamHeader) -> None:
         """A stream begins; the header's form is checked, whether it is welcome is not.
 
         Args:
             header: what the sender says about the stream.
-            exchange: whether every frame of it is to be answered.
 
         Raises:
             FrameError, RunError: to refuse it.
         """
         ...
 
-    def ingest(self, header: StreamHeader, frame: Frame) -> Frame | None:
+    def ingest(self, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
         """Take the next frame, checked against the header and in order. May block: that is the sender's backpressure.
 
         Returns:
-            On an exchanging stream the reply, of the same ``seq`` and ids; on any other None.
+            Where the header asks for answers the answer, of the same ``seq`` and ids; else None.
         """
         ...
 
@@ -88,16 +87,11 @@ class FrameHandler(Protocol):
         ...
 
 
-def exchanges(header: StreamHeader) -> bool:
-    """Whether every frame of the stream is answered: split learning's training, and inference. Others are one-way."""
-    return header.method == "infer" or (header.method == "split" and header.split == "train")
-
-
-def check_kind(header: StreamHeader, *, exchange: bool) -> None:
+def check_kind(header: StreamHeader, *, answered: bool) -> None:
     """Raise a :class:`~smartedge.errors.FrameError` where a stream is used as the other kind."""
-    if exchange != exchanges(header):
-        kind, call = ("one-way", "write") if exchange else ("exchanging", "exchange")
-        raise FrameError(f"stream: {header.split} of method {header.method} is {kind}; send its frames by {call}()")
+    if answered != header.answered:
+        kind, call = ("answered", "exchange") if header.answered else ("not answered", "write")
+        raise FrameError(f"stream: frames of this stream are {kind}; send them by {call}()")
 
 
 class StreamReceiver:
@@ -111,27 +105,25 @@ class StreamReceiver:
         self._handler = handler
         self._header = header
         self._next_seq = header.first_seq
-        handler.accept(header, exchange=exchanges(header))
+        handler.accept(header)
 
-    def take(self, message: pa.RecordBatch) -> pa.RecordBatch | None:
-        """Check the next frames and hand them on. Returns the reply, on an exchanging stream."""
-        rows = message.num_rows
-        if rows == 0 or (rows > 1 and exchanges(self._header)):
-            raise FrameError(f"frame: a message of a {self._header.split} stream of this method has {rows} rows")
-        for row in range(rows):
-            reply = self._take(message.slice(row, 1))
-        return reply
-
-    def _take(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
-        frame = batch_to_frame(batch, self._header)
-        if frame.seq != self._next_seq:
-            raise FrameError(f"frame {frame.seq}: out of order, {self._next_seq} is next in this stream")
-        self._next_seq += 1
-        reply = self._handler.ingest(self._header, frame)
-        if (reply is not None) != exchanges(self._header):
-            must = "must be" if reply is None else "must not be"
-            raise FrameError(f"frame {frame.seq}: a {self._header.split} frame of this stream {must} replied to")
-        return None if reply is None else frame_to_batch(reply, reply_header(self._header))
+    def take(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
+        """Check the next frames and hand them on. Returns the answer, where frames are answered."""
+        header = self._header
+        most = 1 if header.answered else header.joined_frames
+        if not 1 <= batch.num_rows <= most:
+            raise FrameError(f"frame: a message has {batch.num_rows} rows; those of this stream have 1 to {most}")
+        answer = None
+        for message in messages_of(batch):
+            frame = receive(message, header)
+            if frame.seq != self._next_seq:
+                raise FrameError(f"frame {frame.seq}: out of order, {self._next_seq} is next in this stream")
+            self._next_seq += 1
+            answer = self._handler.ingest(header, frame)
+            if (answer is not None) != header.answered:
+                must = "must be" if answer is None else "must not be"
+                raise FrameError(f"frame {frame.seq}: a {header.split} frame of this stream {must} replied to")
+        return None if answer is None else to_arrow([serialise(answer, answer_header(header))])
 
     def finish(self) -> None:
         """The sender ended the stream: check that it was whole, and let the handler make it durable."""
@@ -146,13 +138,16 @@ class StreamReceiver:
         self._handler.abort(self._header)
 
 
-def check_reply(batch: pa.RecordBatch, frame: Frame, header: StreamHeader) -> Frame:
-    """The reply to ``frame`` in a record batch, checked.
+def check_answer(batch: pa.RecordBatch, frame: Frame, header: StreamHeader) -> ReceivedFrame:
+    """The answer to ``frame`` in an Arrow message, checked.
 
     Raises:
         FrameError: when it is no acceptable frame, or answers another one.
     """
-    reply = batch_to_frame(batch, reply_header(header))
-    if reply.seq != frame.seq or reply.batch.ids.tolist() != frame.batch.ids.tolist():
-        raise FrameError(f"frame {frame.seq}: the reply is to frame {reply.seq}, or of other images")
-    return reply
+    messages = messages_of(batch)
+    if len(messages) != 1:
+        raise FrameError(f"frame {frame.seq}: the answer has {len(messages)} rows, must have one")
+    answer = receive(messages[0], answer_header(header))
+    if answer.seq != frame.seq or answer.batch.ids.tolist() != frame.batch.ids.tolist():
+        raise FrameError(f"frame {frame.seq}: the reply is to frame {answer.seq}, or of other images")
+    return answer

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from smartedge.errors import LinkError
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import frame_schema, frame_to_batch, header_from_json, header_to_json
-from smartedge.wire.link import FrameHandler, StreamReceiver, check_kind, check_reply
-from smartedge.wire.meter import ByteCount
+from smartedge.wire.frame import SCHEMA, header_from_json, header_to_json, serialise, to_arrow
+from smartedge.wire.link import FrameHandler, StreamReceiver, check_answer, check_kind
+from smartedge.wire.sockets import ByteCount
 
 __all__ = ["MemoryLink"]
 
@@ -34,23 +34,23 @@ class MemoryLink:
         if self._receiver is not None:
             raise LinkError("link: a stream is open already; close it before opening another")
         data = header_to_json(header)
-        self._up += len(data) + frame_schema(header).serialize().size
+        self._up += len(data) + SCHEMA.serialize().size
         self._header = header_from_json(data)
         self._receiver = StreamReceiver(self._handler, self._header)
 
     def write(self, frame: Frame) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
-        with self._stream(exchange=False) as (header, receiver):
-            receiver.take(self._across(frame_to_batch(frame, header)))
+        with self._stream(answered=False) as (header, receiver):
+            receiver.take(self._across(frame, header))
 
     def exchange(self, frame: Frame) -> Frame:
         """See :class:`~smartedge.wire.link.FrameSender`."""
-        with self._stream(exchange=True) as (header, receiver):
-            reply = receiver.take(self._across(frame_to_batch(frame, header)))
-            assert reply is not None  # StreamReceiver.take sees to it
-            data = reply.serialize()
+        with self._stream(answered=True) as (header, receiver):
+            answer = receiver.take(self._across(frame, header))
+            assert answer is not None  # StreamReceiver.take sees to it
+            data = answer.serialize()
             self._down += data.size
-            return check_reply(pa.ipc.read_record_batch(data, reply.schema), frame, header)
+            return check_answer(pa.ipc.read_record_batch(data, SCHEMA), frame, header)
 
     def close(self) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
@@ -68,20 +68,20 @@ class MemoryLink:
             receiver, self._receiver = self._receiver, None
             receiver.abort()
 
-    def _across(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The batch as the receiver gets it: out of bytes of its own."""
-        data = batch.serialize()
+    def _across(self, frame: Frame, header: StreamHeader) -> pa.RecordBatch:
+        """The frame as the receiver gets it: out of bytes of its own."""
+        data = to_arrow([serialise(frame, header)]).serialize()
         self._up += data.size
-        return pa.ipc.read_record_batch(data, batch.schema)
+        return pa.ipc.read_record_batch(data, SCHEMA)
 
     @contextlib.contextmanager
-    def _stream(self, *, exchange: bool | None = None) -> Iterator[tuple[StreamHeader, StreamReceiver]]:
+    def _stream(self, *, answered: bool | None = None) -> Iterator[tuple[StreamHeader, StreamReceiver]]:
         """Header and receiver of the open stream. With any error inside, the stream is lost."""
         header, receiver = self._header, self._receiver
         if header is None or receiver is None:
             raise LinkError("link: no stream is open; call open(header) first")
-        if exchange is not None:
-            check_kind(header, exchange=exchange)
+        if answered is not None:
+            check_kind(header, answered=answered)
         try:
             yield header, receiver
         except BaseException:

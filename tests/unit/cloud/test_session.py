@@ -47,8 +47,7 @@ def send(session: CloudSession, header: StreamHeader) -> None:
     for seq in range(header.first_seq, header.first_seq + header.frames):
         features = torch.full((4, *header.feature_shape), float(seq))
         batch = pack(release(np.arange(4), features, torch.tensor([0, 1, 0, 1])), get_codec("uint8"))
-        last = seq + 1 == header.first_seq + header.frames
-        link.write(Frame(seq, header.epoch, header.split, last, batch))
+        link.write(Frame(seq, batch))
     link.close()
 
 
@@ -96,7 +95,7 @@ def test_streams_follow_each_other_to_the_end_of_the_run(session):
 def test_two_stage_streams_are_numbered_after_the_epochs_of_the_front(tmp_path):
     config = load_config(CONFIG, {"schedule": "two-stage", "epochs": 1, "train": {"front_epochs": 3}})
     session = CloudSession(config, tmp_path / "cloud", Quiet(), resume=False, inline=True)
-    first = dataclasses.replace(HEADER, agreement=json.dumps(config.agreement()), schedule="two-stage", epoch=3)
+    first = dataclasses.replace(HEADER, agreement=json.dumps(config.agreement()), epoch=3)
     with pytest.raises(FrameError, match=r"must be .*\(3, 'train', 0\)"):
         MemoryLink(session).open(dataclasses.replace(first, epoch=0))
     with pytest.raises(FrameError, match="1 frames, which cannot be"):
@@ -164,4 +163,4 @@ def test_a_payload_that_cannot_be_decoded_is_told_to_its_sender_and_not_logged(s
 def first_frame() -> Frame:
     features = torch.zeros(4, *HEADER.feature_shape)
     batch = pack(release(np.arange(4), features, torch.tensor([0, 1, 0, 1])), get_codec("uint8"))
-    return Frame(0, 0, "train", False, batch)
+    return Frame(0, batch)

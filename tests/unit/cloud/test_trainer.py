@@ -6,16 +6,17 @@ import contextlib
 
 import pytest
 import torch
+from headers import stream_header
 from torch import nn
 
-from smartedge.cloud.log import FeatureLog
+from smartedge.cloud.store import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.codec import get_codec, pack, unpack_frame
 from smartedge.config import load_config
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
-from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import PROTOCOL
+from smartedge.types import Frame
+from smartedge.wire.frame import receive, serialise
 
 SHAPE = (2, 3, 3)
 
@@ -32,17 +33,16 @@ def log(tmp_path):
     with contextlib.closing(FeatureLog(tmp_path / "log")) as opened:
         seq = 0
         for split, images in (("train", 22), ("val", 6), ("test", 6)):
-            header = StreamHeader(
-                PROTOCOL, "run", "{}", "hierarchical", "freeze-and-log", "float32", SHAPE, "float32", "single", 2, 4, 2,
-                split, seq, -(-images // 4), 5,
-            )  # fmt: skip
+            header = stream_header(
+                feature_shape=SHAPE, epoch=2, split=split, first_seq=seq, frames=-(-images // 4), train_steps=5
+            )
             opened.add_stream(header)
             for start in range(0, images, 4):
                 ids = torch.arange(start, min(start + 4, images))
                 labels = torch.randint(0, 2, (len(ids),), generator=generator)
                 features = torch.randn(len(ids), *SHAPE, generator=generator) + labels[:, None, None, None]
                 batch = pack(release(ids.numpy(), features, labels), get_codec("float32"))
-                opened.append(Frame(seq, 2, split, start + 4 >= images, batch), header)
+                opened.append(receive(serialise(Frame(seq, batch), header), header))
                 seq += 1
         yield opened
 
@@ -85,7 +85,7 @@ def test_stopped_and_resumed_gives_the_same_weights(log, tmp_path):
 
 def test_every_epoch_shuffles_and_takes_each_image_at_most_once(log, tmp_path):
     one = trainer(tmp_path / "run")
-    train = [seq for seq in range(log.next_seq) if log.frame(seq).split == "train"]
+    train = [seq for seq in range(log.next_seq) if log.header_of(seq).split == "train"]
     orders = []
     for one.epoch in range(3):
         batches = list(one._shuffled(log, train, steps=4))
@@ -99,14 +99,14 @@ def test_every_epoch_shuffles_and_takes_each_image_at_most_once(log, tmp_path):
 def test_a_pool_smaller_than_the_data_still_mixes_everything(log, tmp_path, monkeypatch):
     monkeypatch.setattr("smartedge.cloud.trainer._SHUFFLE_FRAMES", 2)
     one = trainer(tmp_path / "run")
-    train = [seq for seq in range(log.next_seq) if log.frame(seq).split == "train"]
+    train = [seq for seq in range(log.next_seq) if log.header_of(seq).split == "train"]
     order = [image for batch in one._shuffled(log, train, steps=4) for image in batch.ids.tolist()]
     assert len(order) == len(set(order)) == 20
 
 
 def test_labels_stay_with_their_features(log, tmp_path):
     one = trainer(tmp_path / "run")
-    train = [seq for seq in range(log.next_seq) if log.frame(seq).split == "train"]
+    train = [seq for seq in range(log.next_seq) if log.header_of(seq).split == "train"]
     known = {
         image: (label, features)
         for seq in train

@@ -42,7 +42,7 @@ class Receiver:
         self.gate = gate
         self.fail_at = fail_at
 
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None: ...
+    def accept(self, header: StreamHeader) -> None: ...
 
     def ingest(self, header: StreamHeader, frame: Frame) -> None:
         if self.gate is not None:
@@ -94,7 +94,6 @@ def test_frames_arrive_in_order_and_are_counted(threaded):
     box.close_stream()
     box.finish()
     assert [frame.seq for frame in receiver.frames] == list(range(5))
-    assert [frame.last for frame in receiver.frames] == [False, False, False, True, True]
     assert confirmed == [1], "after the first stream was confirmed, before the second one"
     assert box.next_seq == 5
     assert box.traffic.images == {"train": 12, "val": 3}

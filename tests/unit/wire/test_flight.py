@@ -23,17 +23,16 @@ from smartedge.errors import FrameError, LinkError, LogError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire import flight as ours
 from smartedge.wire.flight import FlightLink, FlightReceiver, from_flight_error
-from smartedge.wire.frame import frame_schema, frame_to_batch, header_to_json
-from smartedge.wire.meter import own_sockets
+from smartedge.wire.frame import SCHEMA, header_to_json, serialise, to_arrow
+from smartedge.wire.sockets import own_sockets
 
 HEADER = stream_header(feature_shape=(256, 32, 32), outputs=10, batch_size=64, frames=3, train_steps=3)
-SCHEMA = frame_schema(HEADER)
 LINUX = sys.platform == "linux"
 
 
 def frame(seq: int, *, size: int = 1000, header: StreamHeader = HEADER) -> Frame:
     batch = EncodedBatch(np.arange(4), np.arange(4), os.urandom(size), b"")
-    return Frame(seq, header.epoch, header.split, seq == header.first_seq + header.frames - 1, batch)
+    return Frame(seq, batch)
 
 
 class Handler:
@@ -47,7 +46,7 @@ class Handler:
         self.gate.set()
         self.failure: BaseException | None = None
 
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
+    def accept(self, header: StreamHeader) -> None:
         pass
 
     def ingest(self, header: StreamHeader, frame: Frame) -> Frame | None:
@@ -55,7 +54,7 @@ class Handler:
             raise self.failure
         self.gate.wait(timeout=60)
         self.ingested += 1
-        return frame if header.method == "split" else None
+        return frame if header.answered else None
 
     def finish(self, header: StreamHeader) -> None:
         self.finished += 1
@@ -143,7 +142,7 @@ def raw(receiver: FlightReceiver) -> Iterator[Raw]:
 
 
 def batch_of(seq: int, **options: Any) -> pa.RecordBatch:
-    return frame_to_batch(frame(seq, **options), HEADER)
+    return to_arrow([serialise(frame(seq, **options), HEADER)])
 
 
 COMMAND = header_to_json(HEADER)
@@ -167,7 +166,7 @@ HOSTILE: dict[str, tuple[Callable[[Raw], None], str]] = {
         lambda raw: raw.put(
             COMMAND, pa.RecordBatch.from_pydict({k: v * 100_000 for k, v in ROW.items()}, schema=SCHEMA)
         ),
-        "holds 30841 images",
+        "has 100000 rows",
     ),
     "no rows": (
         lambda raw: raw.put(COMMAND, pa.RecordBatch.from_pydict({"head": [], "payload": []}, schema=SCHEMA)),
@@ -235,9 +234,9 @@ def test_the_token_must_be_right(
 def test_a_message_of_another_kind_is_refused(
     receiver: FlightReceiver, handler: Handler, raw: Raw, assert_serves: Callable[[], None]
 ) -> None:
-    split = dataclasses.replace(HEADER, method="split")
-    with pytest.raises(flight.FlightServerError, match=r"\[SE-FRAME\] stream: train of method split is exchanging"):
-        raw.put(header_to_json(split))
+    answered = dataclasses.replace(HEADER, answer_shape=(256, 32, 32))
+    with pytest.raises(flight.FlightServerError, match=r"\[SE-FRAME\] stream: frames of this stream are answered"):
+        raw.put(header_to_json(answered))
     writer, _ = raw.client.do_put(flight.FlightDescriptor.for_command(COMMAND), SCHEMA, raw.options)
     writer.write_metadata(pa.py_buffer(b"nothing else"))
     with pytest.raises(flight.FlightServerError, match="without a record batch"):
@@ -252,20 +251,20 @@ def test_small_frames_share_messages_and_arrive_one_by_one(
     receiver: FlightReceiver, handler: Handler, connect: Connect
 ) -> None:
     up = {}
-    for schedule in ("joint", "freeze-and-log"):
+    for joined in (10, 160):
         link = connect(receiver)
-        link.open(dataclasses.replace(HEADER, frames=160, train_steps=160, schedule=schedule))
+        link.open(dataclasses.replace(HEADER, frames=160, train_steps=160, joined_frames=joined))
         for seq in range(160):
             batch = EncodedBatch(np.arange(64), np.zeros(64, np.int64), bytes(8), b"")
-            link.write(Frame(seq, 0, "train", seq == 159, batch))
+            link.write(Frame(seq, batch))
         link.close()
-        up[schedule] = link.counters().up
+        up[joined] = link.counters().up
         link.disconnect()
     assert handler.ingested == 320
     content = 160 * (8 + 64 * 5)
     # 10 to a message and 96 to a message; a stream's opening and gRPC's own talk take about 2 kB.
-    assert up["joint"] < content + 160 * 20 + 16 * 270 + 2500
-    assert up["freeze-and-log"] < content + 160 * 20 + 2 * 270 + 2500
+    assert up[10] < content + 160 * 20 + 16 * 270 + 2500
+    assert up[160] < content + 160 * 20 + 2 * 270 + 2500
 
 
 # -- one stream at a time, start, close
@@ -445,7 +444,7 @@ SERVER = """
 import sys
 from smartedge.wire.flight import FlightReceiver
 class Handler:
-    def accept(self, header, *, exchange): pass
+    def accept(self, header): pass
     def ingest(self, header, frame): pass
     def finish(self, header): pass
     def abort(self, header): pass
@@ -529,12 +528,12 @@ def test_bytes_are_counted_at_the_socket(receiver: FlightReceiver, connect: Conn
 def test_without_the_kernels_counts_arrows_are_given(
     receiver: FlightReceiver, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
-    monkeypatch.setattr("smartedge.wire.meter.sys.platform", "darwin")
+    monkeypatch.setattr("smartedge.wire.sockets.sys.platform", "darwin")
     link = connect(receiver)
     assert link.counters().up == 0
     send(link)
-    link.open(dataclasses.replace(HEADER, method="split", frames=1))
-    link.exchange(frame(0, header=dataclasses.replace(HEADER, method="split", frames=1)))
+    link.open(dataclasses.replace(HEADER, answer_shape=HEADER.feature_shape, frames=1))
+    link.exchange(frame(0))
     link.close()
     counts = link.counters()
     assert counts.source == "payload" and 4000 < counts.up < 8000 and 1000 < counts.down < 1500
@@ -627,7 +626,7 @@ def test_every_error_of_arrow_flight_is_mapped() -> None:
 
 
 def test_every_error_of_ours_crosses_the_link() -> None:
-    for cls in ours._subclasses(SmartEdgeError):
+    for cls in (SmartEdgeError, *SmartEdgeError.__subclasses__()):
         there = ours._to_flight_error(cls("what, where, and what to do"))
         back = from_flight_error(there, "link")
         assert type(back) is cls and str(back) == "what, where, and what to do"

@@ -232,7 +232,7 @@ class _Costs:
         size = sum(job.frames("train", learning=True)) / len(job.frames("train", learning=True))
         steps = len(job.frames("train", learning=True))
         up = self._frame_bytes(size, 1)
-        down = size * (4 * prod(edge_cut.shape) + job.label_bytes + 4) + MESSAGE_OVERHEAD_BYTES + ROW_OVERHEAD_BYTES
+        down = size * (4 * prod(edge_cut.shape) + 4) + MESSAGE_OVERHEAD_BYTES + ROW_OVERHEAD_BYTES
         at_edge = size * (edge_cut.split_forward.seconds + edge_cut.split_backward.seconds)
         coding = size * (edge_cut.release.seconds + here.encode.seconds + gradient_codec[0].decode.seconds)
         on_link = self._transport(up) + self._transport(down) + 2 * link.latency_s

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from smartedge.cloud.log import FeatureLog, LogOnly
+from smartedge.cloud.store import FeatureLog, StoreHandler
 from smartedge.lab.plan.profile import CheckpointCost, Transport
 from smartedge.runs.checkpoint import Checkpoints
-from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.flight import FlightLink, FlightReceiver
-from smartedge.wire.frame import PROTOCOL
 
 __all__ = ["checkpoint_cost", "transport_cost"]
 
@@ -42,33 +41,25 @@ def transport_cost(folder: Path, repeats: int) -> Transport:
     for numbers in (16, 4096):
         shape, payload = (numbers,), np.random.default_rng(0).standard_normal((batch, numbers), np.float32).tobytes()
         encoded = EncodedBatch(np.arange(batch), np.zeros(batch, np.int64), payload, b"")
-        header = StreamHeader(
-            protocol=PROTOCOL,
+        header = StreamHeader.of(
             run="profile",
-            agreement="{}",
-            method="hierarchical",
-            schedule="joint",
+            agreement={},
+            task=Task("single", ("label",), ("no", "yes")),
             codec="float32",
             feature_shape=shape,
-            feature_dtype="float32",
-            task_kind="single",
-            outputs=2,
             batch_size=batch,
-            epoch=0,
             split="train",
-            first_seq=0,
             frames=frames,
-            train_steps=frames,
         )
         log = FeatureLog(folder / f"log-{numbers}")
-        receiver = FlightReceiver(LogOnly(log), "127.0.0.1")
+        receiver = FlightReceiver(StoreHandler(log), "127.0.0.1")
         receiver.start()
         link = FlightLink(f"127.0.0.1:{receiver.port}")
         try:
             link.open(header)
             begun, begun_cpu = time.perf_counter(), time.process_time()
             for seq in range(frames):
-                link.write(Frame(seq, 0, "train", seq + 1 == frames, encoded))
+                link.write(Frame(seq, encoded))
             link.close()
             wall[len(payload)] = (time.perf_counter() - begun) / frames
             cpu[len(payload)] = (time.process_time() - begun_cpu) / frames

@@ -10,10 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from smartedge import errors
 from smartedge.codec import get_codec
 from smartedge.config import Config, load_config
-from smartedge.errors import ConfigError, RunError, SmartEdgeError
+from smartedge.errors import ConfigError, RunError, SmartEdgeError, from_code
 from smartedge.lab.plan.profile import SCHEMA_VERSION, CutFigures, Profile, Timing, network_of
 from smartedge.methods.base import Method, get_method
 from smartedge.runs.machine import describe_machine, pick_device, versions
@@ -183,8 +182,7 @@ def _answer(out: str, part: str) -> dict[str, Any]:
     except ValueError:
         raise RunError(f"measuring {part!r} failed: its process ended early; what it said is above") from None
     if error := answer.get("error"):
-        kinds = {kind.code: kind for name in errors.__all__ if (kind := getattr(errors, name))}
-        raise kinds.get(error["code"], SmartEdgeError)(error["message"])
+        raise from_code(error["code"], error["message"]) or SmartEdgeError(error["message"])
     return answer
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from smartedge.wire.meter import PEER_TIMEOUT_S, SocketMeter, is_loopback, own_sockets, watch_peer
+from smartedge.wire.sockets import PEER_TIMEOUT_S, SocketMeter, is_loopback, own_sockets, watch_peer
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the bytes of a socket")
 

@@ -1,8 +1,11 @@
-"""The feature log: the cloud's durable, append-only store of accepted frames.
+"""The store: the feature log, the cloud's durable, append-only store of accepted frames.
 
 A folder of segment files and ``streams.jsonl`` (one accepted stream header a line). A segment is a sequence of records:
-length and CRC-32 (both uint32, little-endian), then one Arrow record batch message. Frame number ``seq`` is record
-number ``seq`` over all segments. A record that a crash left half-written is cut off when the log is opened.
+length of the head, length of the payload and CRC-32 of both (uint32, little-endian), then head and payload as they came
+over the link (:mod:`smartedge.wire.frame`). Frame number ``seq`` is record number ``seq`` over all segments.
+
+A frame was checked when it arrived. When it is read back its CRC is the check. A record that a crash left half-written
+is cut off when the log is opened.
 """
 
 from __future__ import annotations
@@ -14,18 +17,27 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-
-import pyarrow as pa
+from typing import NamedTuple
 
 from smartedge.errors import FrameError, LogError
 from smartedge.files import sync_folder
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import batch_to_frame, frame_schema, frame_to_batch, header_from_json, header_to_json
+from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json, parse
 
-__all__ = ["FeatureLog", "LogOnly"]
+__all__ = ["FeatureLog", "StoreHandler"]
 
-_PREFIX = struct.Struct("<II")
+_PREFIX = struct.Struct("<III")
 _SEGMENT_BYTES = 64 * 2**20
+
+
+class _Record(NamedTuple):
+    """Where a frame lies."""
+
+    segment: int
+    offset: int  # of the head, in bytes
+    head: int  # bytes
+    payload: int
+    checksum: int
 
 
 class FeatureLog:
@@ -42,7 +54,7 @@ class FeatureLog:
         self.folder = folder
         self.segment_bytes = segment_bytes
         self.streams: list[StreamHeader] = []  # in the order of their frames
-        self._records: list[tuple[int, int, int]] = []  # segment, offset of the message, its length
+        self._records: list[_Record] = []
         self._file: FileIO
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -67,19 +79,19 @@ class FeatureLog:
                 raise LogError(f"{self.folder}: a stream's header cannot be written ({error})") from error
             self.streams.append(header)
 
-    def append(self, frame: Frame, header: StreamHeader) -> bool:
-        """Append ``frame``; returns False where it is a repetition of what is there already.
+    def append(self, frame: ReceivedFrame) -> bool:
+        """Append the bytes of ``frame`` as they came; returns False where it repeats what is there already.
 
         Raises:
             FrameError: frames are missing before it, or the log holds a different frame of that number.
             LogError: the disk does not take it.
         """
-        message = frame_to_batch(frame, header).serialize().to_pybytes()
-        checksum = zlib.crc32(message)
+        head, payload = frame.head, frame.batch.payload
+        checksum = zlib.crc32(payload, zlib.crc32(head))
         if frame.seq > self.next_seq:
             raise FrameError(f"frame {frame.seq} arrived, but frame {self.next_seq} is missing; resume the edge's run")
         if frame.seq < self.next_seq:
-            if zlib.crc32(self._read(frame.seq)) != checksum:
+            if (len(head), len(payload), checksum) != self._records[frame.seq][2:]:
                 raise FrameError(
                     f"frame {frame.seq} differs from the one that the log holds: the edge did not resume from the "
                     "state it had; start a new run"
@@ -93,10 +105,10 @@ class FeatureLog:
                 segment += 1
                 self._start_segment(segment)
             offset = self._file.tell() + _PREFIX.size
-            _write_whole(self._file, _PREFIX.pack(len(message), checksum) + message)
+            _write_whole(self._file, _PREFIX.pack(len(head), len(payload), checksum), head, payload)
         except (OSError, ValueError) as error:  # ValueError: closed, where even going back failed
             raise LogError(f"{self.folder}: frame {frame.seq} cannot be written ({error})") from error
-        self._records.append((segment, offset, len(message)))
+        self._records.append(_Record(segment, offset, len(head), len(payload), checksum))
         return True
 
     def sync(self) -> None:
@@ -105,22 +117,23 @@ class FeatureLog:
         sync_folder(self.folder)
 
     def frame(self, seq: int) -> Frame:
-        """Read and check one frame.
+        """Read one frame.
 
         Raises:
-            LogError: there is no such frame, or the disk does not give it back.
+            LogError: there is no such frame, or the disk does not give back what was written.
         """
         if not 0 <= seq < self.next_seq:
             raise LogError(f"{self.folder}: there is no frame {seq}; the log holds {self.next_seq}")
-        header = self.header_of(seq)
+        record, header = self._records[seq], self.header_of(seq)
         try:
-            batch = pa.ipc.read_record_batch(pa.py_buffer(self._read(seq)), frame_schema(header))
-            frame = batch_to_frame(batch, header)
-            if frame.seq != seq:
-                raise FrameError(f"it says that it is frame {frame.seq}")
-            return frame
-        except (pa.ArrowInvalid, FrameError) as error:
-            raise LogError(f"{self.folder}: frame {seq} is damaged ({error})") from error
+            with self._segments[record.segment].open("rb") as file:
+                file.seek(record.offset)
+                message = Message(file.read(record.head), file.read(record.payload))
+            if zlib.crc32(message.payload, zlib.crc32(message.head)) != record.checksum:
+                raise LogError(f"{self.folder}: frame {seq} is damaged; restore the log from a copy")
+            return parse(message, header)
+        except (OSError, FrameError) as error:
+            raise LogError(f"{self.folder}: frame {seq} cannot be read ({error})") from error
 
     def frames(self) -> Iterator[Frame]:
         """All frames, in order."""
@@ -138,7 +151,7 @@ class FeatureLog:
         """Forget frame ``next_seq`` and all later ones (split learning goes back to a checkpoint)."""
         if next_seq >= self.next_seq:
             return
-        segment, offset, _ = self._records[next_seq]
+        segment, offset = self._records[next_seq][:2]
         self._file.close()
         for later in self._segments[segment + 1 :]:
             later.unlink()
@@ -159,12 +172,6 @@ class FeatureLog:
         """Close the file that is written to."""
         self._file.close()
 
-    def _read(self, seq: int) -> bytes:
-        segment, offset, length = self._records[seq]
-        with self._segments[segment].open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
-
     def _start_segment(self, number: int) -> None:
         path = self.folder / f"{number:06d}.frames"
         self._segments.append(path)
@@ -175,13 +182,12 @@ class FeatureLog:
         if path.exists():
             good = 0
             for line in path.read_bytes().splitlines(keepends=True):
-                try:
-                    header = header_from_json(line.removesuffix(b"\n"))
-                except FrameError:
-                    break
                 if not line.endswith(b"\n"):
                     break
-                self.streams.append(header)
+                try:
+                    self.streams.append(header_from_json(line[:-1]))
+                except FrameError as error:
+                    raise LogError(f"{path}: line {len(self.streams) + 1} is no stream header ({error})") from error
                 good += len(line)
             os.truncate(path, good)  # a torn last line: the stream will be accepted again
 
@@ -207,7 +213,8 @@ class FeatureLog:
         good, size = 0, path.stat().st_size
         with path.open("rb") as file:
             while len(prefix := file.read(_PREFIX.size)) == _PREFIX.size:
-                length, checksum = _PREFIX.unpack(prefix)
+                head, payload, checksum = _PREFIX.unpack(prefix)
+                length = head + payload
                 message = file.read(min(length, size))
                 if not length or len(message) != length or zlib.crc32(message) != checksum:
                     # The last record may be torn, or may be zeros that a file system made of a size without data.
@@ -217,7 +224,7 @@ class FeatureLog:
                             f"{path}: damaged at byte {good}, and later frames exist; restore it from a copy"
                         )
                     break
-                self._records.append((segment, good + _PREFIX.size, length))
+                self._records.append(_Record(segment, good + _PREFIX.size, head, payload, checksum))
                 good += _PREFIX.size + length
         return good
 
@@ -229,13 +236,14 @@ def _append_to(path: Path) -> FileIO:
     return file
 
 
-def _write_whole(file: FileIO, data: bytes) -> None:
+def _write_whole(file: FileIO, *parts: bytes) -> None:
     """Write all of it at the end, or nothing."""
     start = file.seek(0, os.SEEK_END)
-    rest = memoryview(data)
     try:
-        while rest:
-            rest = rest[file.write(rest) :]
+        for part in parts:
+            rest = memoryview(part)
+            while rest:
+                rest = rest[file.write(rest) :]
     except OSError:
         try:
             file.truncate(start)
@@ -245,19 +253,19 @@ def _write_whole(file: FileIO, data: bytes) -> None:
         raise
 
 
-class LogOnly:
+class StoreHandler:
     """A :class:`~smartedge.wire.link.FrameHandler` that appends what comes to a log, and trains nothing."""
 
     def __init__(self, log: FeatureLog) -> None:
         self.log = log
 
-    def accept(self, header: StreamHeader, *, exchange: bool) -> None:
+    def accept(self, header: StreamHeader) -> None:
         """Note the stream."""
         self.log.add_stream(header)
 
-    def ingest(self, header: StreamHeader, frame: Frame) -> None:
+    def ingest(self, header: StreamHeader, frame: ReceivedFrame) -> None:
         """Append the frame."""
-        self.log.append(frame, header)
+        self.log.append(frame)
 
     def finish(self, header: StreamHeader) -> None:
         """Make it durable."""
