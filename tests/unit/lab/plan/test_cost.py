@@ -95,9 +95,10 @@ def test_split_learning_waits_for_every_part_of_every_step(job: Job, make_settin
     up = B * (4 * 4096 + 1 + 4) + FRAMING
     at_edge, coding = B * 2.5 * MS, B * (0.02 + 0.01 + 0.03) * MS
     at_cloud = B * (4.4 + 0.01 + 0.02) * MS
-    on_link = up * WIRE * 8e-6 * (1 / 1.1 + 1 / 2.0275) + 2 * 0.05 + 2 * (1e-3 + 2e-9 * up)
+    down = B * (4 * 4096 + 4) + FRAMING  # no labels come back
+    on_link = WIRE * 8e-6 * (up / 1.1 + down / 2.0275) + 2 * 0.05 + 2 * 1e-3 + 2e-9 * (up + down)
     step = at_edge + coding + on_link + at_cloud
-    assert found.bytes_down_total == 60 * up
+    assert found.bytes_down_total == 60 * down
     assert found.seconds_total > 60 * step
     # Beside the steps: 6 validation frames and 2 of test, each about its way up the link, and what is paid once.
     rest = found.seconds_total - 60 * step
