@@ -51,7 +51,7 @@ def main() -> None:
                 "model": {"name": args.model, "cut": args.cut},
                 "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
             }
-            results = train(base, changes, monitor=Quiet())
+            results: dict[str, Any] = train(base, changes, monitor=Quiet()).as_json()
             stages, sent = results["stage_seconds"], results["bytes_per_image"]
             row = {
                 "run": name,

@@ -239,7 +239,7 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
         trainer.train_from_log(log)
     assert trainer.test is not None
     shutil.rmtree(folder)  # large
-    return trainer.test, up
+    return trainer.test.model_dump(), up
 
 
 def resend(config: Config, source: Any, target: Any) -> float:

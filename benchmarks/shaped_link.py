@@ -174,7 +174,7 @@ def run(lab: Lab, case: Case, choice: Choice, run_dir: Path) -> dict[str, Any]:
         process.stdin.close()
         if process.wait():
             raise subprocess.CalledProcessError(process.returncode, process.args)
-    return collect(run_dir)
+    return collect(run_dir).as_json()
 
 
 def result_file(case: Case, rate: str, role: str) -> Path:

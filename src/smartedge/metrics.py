@@ -9,9 +9,7 @@ outputs, ``scores`` are probabilities of shape (N, K), and ``kind`` is that of :
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +21,6 @@ __all__ = [
     "confidence",
     "evaluate",
     "gain_interval",
-    "no_better_than_guessing",
     "offloading_curve",
 ]
 
@@ -94,22 +91,6 @@ def evaluate(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> dict[str, floa
         "auroc": float(np.mean(areas)) if areas else None,
         "base_rate": float(cells.counts.max(axis=1).sum() / right.size),
     }
-
-
-def no_better_than_guessing(results: Mapping[str, Any]) -> bool:
-    """Whether every head of a run is within three standard errors of guessing, which a guesser exceeds once in 700.
-
-    Of plain and adjusted answers whichever are better; of a multi-label task its columns count as independent.
-
-    Args:
-        results: of a run, as in ``results.json``.
-    """
-    task, images = results["task"], results["data"]["test"]
-    single = task["kind"] == "single"
-    classes, answers = (len(task["names"]), images) if single else (2, images * len(task["columns"]))
-    limit = 1 / classes + 3 * math.sqrt((classes - 1) / answers) / classes
-    keys = ("balanced_accuracy", "balanced_accuracy_adjusted")  # the second is not in results of earlier versions
-    return all((head.get(key) or 0.0) <= limit for head in results["test"].values() if head for key in keys)
 
 
 def attainable_balanced_accuracy(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> float:

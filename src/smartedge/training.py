@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
 import sys
 import threading
@@ -12,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge import errors
+from smartedge.artifacts.results import Results
+from smartedge.artifacts.run import RunFacts
+from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, load_config, load_run_config
 from smartedge.errors import RunError
-from smartedge.files import write_atomically, write_json_atomically
+from smartedge.files import write_atomically
 from smartedge.processes import run_both, stop_on_signals
 from smartedge.runs.progress import Bars, Monitor, Update
 
@@ -41,7 +43,7 @@ def train(
     resume: bool = False,
     single_process: bool = False,
     monitor: Monitor | None = None,
-) -> dict[str, Any]:
+) -> Results:
     """Run one training to its end and return its results (``results.json``, see ``docs/results-schema.md``).
 
     Edge and cloud run as two processes of this machine, joined by a socket.
@@ -65,7 +67,7 @@ def train(
         if single_process:
             finished = _train_here(settings, shown, resume=resume)
         else:
-            finished = run_both(settings, shown, resume=resume, edge_has_finished=_finished(run_dir / "edge"))
+            finished = run_both(settings, shown, resume=resume, edge_has_finished=has_finished(run_dir / "edge"))
     finally:
         shown.close()
     if not finished:
@@ -75,7 +77,7 @@ def train(
     return assemble(run_dir, settings, facts)
 
 
-def collect(run_dir: Path) -> dict[str, Any]:
+def collect(run_dir: Path) -> Results:
     """Put the results of a run together whose sides ran by themselves (``smartedge edge``, ``smartedge cloud``).
 
     Args:
@@ -86,7 +88,7 @@ def collect(run_dir: Path) -> dict[str, Any]:
     """
     from smartedge.runs.results import assemble
 
-    return assemble(run_dir, load_run_config(run_dir), _read_facts(run_dir / "run.json"))
+    return assemble(run_dir, load_run_config(run_dir), RunFacts.read(run_dir / "run.json"))
 
 
 def run_edge(
@@ -236,7 +238,7 @@ def _token(config: Config) -> str | None:
 # -- the run directory
 
 
-def _prepare_run(config: Config, *, resume: bool) -> dict[str, Any]:
+def _prepare_run(config: Config, *, resume: bool) -> RunFacts:
     """Make the run directory, or check that it holds this run; returns facts for the results."""
     run_dir = config.run_dir
     facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
@@ -249,16 +251,16 @@ def _prepare_run(config: Config, *, resume: bool) -> dict[str, Any]:
         before = load_config(config_file)
         if before.agreement() != config.agreement():
             raise RunError(f"{run_dir}: was started with other settings; resume it with {config_file}")
-        edge_done = _finished(run_dir / "edge")
+        edge_done = has_finished(run_dir / "edge")
         if not edge_done and (run_dir / "cloud" / "closed").exists():
             (run_dir / "cloud" / "closed").unlink()  # the cloud must wait for the edge again
-        return _read_facts(facts_file)
+        return RunFacts.read(facts_file)
     if resume and not facts_file.exists() and run_dir.exists():
         raise RunError(f"{run_dir}: there is no run to resume; start it without --resume")
     return _write_facts(config)
 
 
-def _write_facts(config: Config) -> dict[str, Any]:
+def _write_facts(config: Config) -> RunFacts:
     """Note the settings and the machine in the run directory."""
     from smartedge.runs.machine import describe_machine, versions
 
@@ -266,13 +268,13 @@ def _write_facts(config: Config) -> dict[str, Any]:
     facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(config_file, config.to_yaml())
-    facts = {
-        "machine": describe_machine(),
-        "versions": versions(),
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
-    write_json_atomically(facts_file, facts)
+    facts = RunFacts(
+        machine=describe_machine(),
+        versions=versions(),
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
+    facts.write(facts_file)
     return facts
 
 
@@ -284,21 +286,6 @@ def _note_facts(config: Config) -> None:
         _write_facts(config)
 
 
-def _read_facts(file: Path) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read ({error})") from error
-    return facts
-
-
 def _has_begun(run_dir: Path) -> bool:
     """Whether a side has done anything that a new start would lose: not where the first one failed at the settings."""
     return (run_dir / "edge" / "run.json").exists() or (run_dir / "cloud" / "log" / "streams.jsonl").exists()
-
-
-def _finished(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["finished"])
-    except (OSError, ValueError, KeyError):
-        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sqlite3
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from smartedge.artifacts.results import Results
 from smartedge.config import load_config
 from smartedge.errors import PrivacyError, RunError
 from smartedge.inference import EdgeModel, TrainedRun, answer, ask_over
@@ -33,21 +33,21 @@ def test_each_epoch_of_sending_is_a_release_and_freeze_and_log_one(tiny_config, 
     config = tiny_config("run", schedule=schedule, model={"bottleneck": "2x2x2"}, dp=GAUSSIAN)
     results, balance = run(config)
     releases = 1 if schedule == "freeze-and-log" else 3
-    assert config.releases == results["releases_per_image"] == releases
+    assert config.releases == results.releases_per_image == releases
     counted = {(group.split, group.releases): group.images for group in balance.groups}
     assert counted == {("train", releases): 96, ("val", releases): 20, ("test", 1): 40}
-    privacy = results["privacy"]
-    assert privacy["releases_max"] == releases
-    assert privacy["epsilon_total"] == pytest.approx(8.0, rel=1e-6), "all of the budget, and no more"
+    privacy = results.privacy
+    assert privacy.releases_max == releases
+    assert privacy.epsilon_total == pytest.approx(8.0, rel=1e-6), "all of the budget, and no more"
     assert balance.worst().epsilon <= 8.0 * (1 + 1e-9)
-    assert privacy["randomised_response_baseline"] < 1
-    assert json.loads((config.run_dir / "results.json").read_text())["privacy"] == privacy
+    assert privacy.randomised_response_baseline < 1
+    assert Results.read(config.run_dir / "results.json") == results
 
 
 def test_a_run_without_protection_is_recorded_as_such(tiny_config):
     results, balance = run(tiny_config("run", epochs=2))
-    assert results["privacy"]["mechanism"] == "none"
-    assert results["privacy"]["epsilon"] is results["privacy"]["randomised_response_baseline"] is None
+    assert results.privacy.mechanism == "none"
+    assert results.privacy.epsilon is results.privacy.randomised_response_baseline is None
     assert balance.worst("train").epsilon == math.inf
     assert balance.worst("train").releases == 2
 
@@ -57,7 +57,7 @@ def test_only_training_images_are_protected_where_the_settings_say_so(tiny_confi
     results, balance = run(config)
     assert balance.worst("train").epsilon == pytest.approx(8.0, rel=1e-6)
     assert balance.worst("test").epsilon == math.inf
-    assert results["privacy"]["epsilon_total"] == pytest.approx(8.0, rel=1e-6)
+    assert results.privacy.epsilon_total == pytest.approx(8.0, rel=1e-6)
 
 
 def test_the_cloud_is_judged_by_labels_that_it_never_saw(tiny_config):
@@ -70,12 +70,12 @@ def test_the_cloud_is_judged_by_labels_that_it_never_saw(tiny_config):
     # 200 labels, each turned with probability 1/(1 + e) = 0.27; outside 15 to 100 with probability below 1e-7.
     assert 15 < int((edge["labels"] != cloud["labels"]).sum()) < 100
     accuracy = float((cloud["scores"].argmax(dim=1) == edge["labels"]).double().mean())
-    assert results["test"]["back"]["accuracy"] == pytest.approx(accuracy)
+    assert results.test.back.accuracy == pytest.approx(accuracy)
     joined = load_file(config.run_dir / "predictions.safetensors")
     truth = dict(zip(edge["ids"].tolist(), edge["labels"].tolist(), strict=True))
     assert joined["labels"].tolist() == [truth[image] for image in joined["ids"].tolist()]
     assert balance.worst("train").label_epsilon == 1.0
-    assert results["privacy"]["epsilon_with_label"] == pytest.approx(results["privacy"]["epsilon_total"] + 1.0)
+    assert results.privacy.epsilon_with_label == pytest.approx(results.privacy.epsilon_total + 1.0)
 
 
 def test_offloading_spends_budget_and_no_ids_but_rows_go_over_the_link(tiny_config):
@@ -150,4 +150,4 @@ def test_a_run_goes_on_with_the_images_it_began_with_only(broken_off):
     with pytest.raises(RunError, match="its images or labels are not those"):
         train(fewer, resume=True, single_process=True, monitor=Quiet())
     results = train(broken_off, resume=True, single_process=True, monitor=Quiet())
-    assert results["releases_per_image"] == 3
+    assert results.releases_per_image == 3

@@ -40,8 +40,8 @@ def test_two_processes_give_the_weights_of_one(tiny_config, kind, schedule):
     train(one, single_process=True, monitor=Quiet())
     results = train(two, monitor=Quiet())
     assert_same_run(one.run_dir, two.run_dir)
-    assert results["releases_per_image"] == (1 if schedule == "freeze-and-log" else 2)
-    assert results["test"]["exit"]["accuracy"] > 0
+    assert results.releases_per_image == (1 if schedule == "freeze-and-log" else 2)
+    assert results.test.exit.accuracy > 0
     rows = [json.loads(line) for line in (two.run_dir / "metrics.jsonl").read_text().splitlines()]
     found = {(row["side"], row["epoch"], row["split"]) for row in rows}
     assert {
@@ -200,7 +200,7 @@ def test_on_drawn_faces_a_reader_of_what_crossed_sees_less_of_the_hidden_attribu
         hats = {name: torch.cat(wearing[name]) for name in ("train", "test")}
         read = logistic(known, hats["train"], asked)
         leaked[weight] = sum((read == hats["test"])[hats["test"] == one].float().mean().item() for one in (0, 1)) / 2
-        kept[weight] = results["test"]["exit"]["balanced_accuracy"]
+        kept[weight] = results.test.exit.balanced_accuracy
     assert leaked[0.0] > 0.69
     assert leaked[3.0] < leaked[0.0] - 0.06
     assert kept[3.0] > kept[0.0] - 0.04

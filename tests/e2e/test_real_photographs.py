@@ -63,7 +63,7 @@ def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
         released += batch.ids.tolist() if header.split == "train" else []
     assert sorted(released) == sorted(dataset.splits["train"].ids.tolist()), "each image once"
 
-    assert results["releases_per_image"] == 1
-    assert results["bytes_per_image"]["up"] > 2 * 64 * 16 * 16
-    assert results["test"]["exit"]["balanced_accuracy"] > 0
-    assert results["data"]["skipped"] == {}
+    assert results.releases_per_image == 1
+    assert results.bytes_per_image.up > 2 * 64 * 16 * 16
+    assert results.test.exit.balanced_accuracy > 0
+    assert results.data.skipped == {}

@@ -35,16 +35,16 @@ def test_two_processes_give_the_weights_of_one(tiny_config, method, schedule):
     train(one, single_process=True, monitor=Quiet())
     results = train(two, monitor=Quiet())
     assert_same_run(one.run_dir, two.run_dir)
-    sent = results["bytes_per_image"]
+    sent = results.bytes_per_image
     if method == "local":
-        assert (sent["up"], sent["down"]) == (0, 0)
+        assert (sent.up, sent.down) == (0, 0)
     else:
-        assert sent["source"] == ("kernel tcp_info" if sys.platform == "linux" else "payload")
+        assert sent.source == ("kernel tcp_info" if sys.platform == "linux" else "payload")
     if method == "split":
-        assert sent["down"] > 8 * 8 * 8 * 4  # the gradient, in float32
+        assert sent.down > 8 * 8 * 8 * 4  # the gradient, in float32
     elif method != "local":
-        assert sent["down"] < 40  # acknowledgements of the transport, nothing of ours
-    assert results["releases_per_image"] == (0 if method == "local" else 1 if schedule == "freeze-and-log" else 3)
+        assert sent.down < 40  # acknowledgements of the transport, nothing of ours
+    assert results.releases_per_image == (0 if method == "local" else 1 if schedule == "freeze-and-log" else 3)
 
 
 def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, open_log):
@@ -119,16 +119,16 @@ def test_a_run_that_failed_at_its_settings_can_be_started_again(tiny_config):
         train(config, {"model": {"cut": "stage9"}}, monitor=Quiet())
     with pytest.raises(DataError, match="smiel"):
         train(config, {"data": {"desired": "smiel"}}, single_process=True, monitor=Quiet())
-    assert train(config, single_process=True, monitor=Quiet())["epochs"] == 1
+    assert train(config, single_process=True, monitor=Quiet()).epochs == 1
 
 
 def test_multi_label_runs(tiny_config):
     config = tiny_config("run", data={"desired": ["smile", "beard", "makeup"], "sensitive": []}, epochs=1)
     results = train(config, single_process=True, monitor=Quiet())
-    assert results["task"]["kind"] == "multi"
+    assert results.task.kind == "multi"
     predictions = load_file(config.run_dir / "predictions.safetensors")
     assert predictions["exit"].shape == predictions["back"].shape == (40, 3)
-    assert np.isfinite(results["test"]["back"]["auroc"])
+    assert np.isfinite(results.test.back.auroc)
 
 
 def test_a_run_over_tls_with_certificates_on_both_sides_and_a_token(tiny_config, tmp_path, certificates):

@@ -17,7 +17,6 @@ from smartedge.metrics import (
     confidence,
     evaluate,
     gain_interval,
-    no_better_than_guessing,
     offloading_curve,
 )
 
@@ -216,39 +215,3 @@ def test_needs_numpy_alone():
     path = metrics.__file__
     code = f"import runpy, sys; runpy.run_path({path!r}); print({{'torch', 'scipy', 'sklearn'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
-
-
-def results_of(exit_value, back_value, *, names=("no", "yes"), kind="single", images=1000):
-    head = {"balanced_accuracy": back_value, "balanced_accuracy_adjusted": 0.0}
-    return {
-        "task": {"kind": kind, "names": list(names), "columns": ["a"] if kind == "single" else list(names)},
-        "data": {"test": images},
-        "test": {"exit": exit_value and {"balanced_accuracy": exit_value}, "back": head},
-    }
-
-
-@pytest.mark.parametrize(
-    ("results", "guessing"),
-    [
-        (results_of(0.506, 0.527), True),
-        (results_of(None, 0.527), True),
-        (results_of(0.506, 0.56), False),
-        (results_of(0.56, 0.506), False),
-        (results_of(0.5, 0.56, images=100), True),
-        (results_of(None, 0.12, names=range(10)), True),
-        (results_of(None, 0.15, names=range(10)), False),
-        (results_of(None, 0.53, names=range(40), kind="multi"), False),
-        (results_of(None, 0.505, names=range(40), kind="multi"), True),
-    ],
-)
-def test_a_run_that_guesses_is_known_by_its_standard_error(results, guessing):
-    assert no_better_than_guessing(results) is guessing
-
-
-def test_guessers_are_told_as_such():
-    rng = np.random.default_rng(0)
-    for _ in range(20):  # with a false answer of 1 in 700 each, about 3 in 100 for all; the seed is fixed
-        labels, scores = rng.choice(3, size=300), rng.dirichlet(np.ones(3), size=300)
-        results = results_of(None, 0.0, names=range(3), images=300)
-        results["test"]["back"] = evaluate(labels, scores, "single")
-        assert no_better_than_guessing(results)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import RunError
+
+if TYPE_CHECKING:
+    from smartedge.artifacts.results import Results
 
 __all__ = ["add_parser", "print_table", "run"]
 
@@ -72,27 +74,28 @@ def print_table(run_dirs: Sequence[Path]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from smartedge.artifacts.results import Results
+
     table = Table(title="test split; bytes counted at the socket, per image sent", title_justify="left")
     table.add_column("method")
     for heading in ("back", "exit", "gain", "up", "down", "sent", "s/epoch", "edge peak"):
         table.add_column(heading, justify="right", no_wrap=True)
     for folder in run_dirs:
-        table.add_row(*_row(json.loads((folder / "results.json").read_text(encoding="utf-8"))))
+        table.add_row(*_row(Results.read(folder / "results.json")))
     Console(width=110).print(table)
 
 
-def _row(results: dict[str, Any]) -> list[str]:
-    back, at_exit = results["test"]["back"], results["test"]["exit"]
-    sent = results["bytes_per_image"]
-    peak = results["edge_peak_rss_bytes"]
+def _row(results: Results) -> list[str]:
+    back, at_exit, sent = results.test.back, results.test.exit, results.bytes_per_image
+    peak = results.edge_peak_rss_bytes
     return [
-        results["method"] + (", each image once" if results["schedule"] == "freeze-and-log" else ""),
-        f"{100 * back['balanced_accuracy']:.1f} %",
-        f"{100 * at_exit['balanced_accuracy']:.1f} %" if at_exit else "",
-        f"{100 * (back['balanced_accuracy'] - at_exit['balanced_accuracy']):+.1f}" if at_exit else "",
-        f"{sent['up']:,.0f} B",
-        f"{sent['down']:,.0f} B",
-        f"{results['releases_per_image']}x",
-        f"{results['seconds_per_epoch']:.1f}",
+        results.method + (", each image once" if results.schedule == "freeze-and-log" else ""),
+        f"{100 * back.balanced_accuracy:.1f} %" if back else "",
+        f"{100 * at_exit.balanced_accuracy:.1f} %" if at_exit else "",
+        f"{100 * (back.balanced_accuracy - at_exit.balanced_accuracy):+.1f}" if back and at_exit else "",
+        f"{sent.up:,.0f} B",
+        f"{sent.down:,.0f} B",
+        f"{results.releases_per_image}x",
+        f"{results.seconds_per_epoch:.1f}",
         f"{peak / 2**20:,.0f} MiB" if peak else "",
     ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.common import add_config_arguments, write_report_where_possible
-from smartedge.metrics import no_better_than_guessing
+
+if TYPE_CHECKING:
+    from smartedge.artifacts.results import Results
 
 __all__ = ["add_parser", "run"]
 
@@ -52,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def summary_line(results: dict[str, Any]) -> str:
+def summary_line(results: Results) -> str:
     """The main figures of a run in one line."""
-    back, at_exit, sent = results["test"]["back"], results["test"]["exit"], results["bytes_per_image"]
-    parts = [f"{'back' if at_exit else 'network'} {100 * back['balanced_accuracy']:.1f} %"]
+    back, at_exit, sent = results.test.back, results.test.exit, results.bytes_per_image
+    parts = [f"{'back' if at_exit else 'network'} {100 * back.balanced_accuracy:.1f} %"] if back else []
     if at_exit:
-        parts.append(f"exit {100 * at_exit['balanced_accuracy']:.1f} %")
+        parts.append(f"exit {100 * at_exit.balanced_accuracy:.1f} %")
     accuracy = ", ".join(parts) + " balanced accuracy (test)"
-    if no_better_than_guessing(results):
+    if results.learned_nothing:
         accuracy += ", no better than guessing"
-    sizes = f"{sent['up']:.0f} bytes up, {sent['down']:.0f} down per image"
-    return f"{results['method']}: {accuracy}; {sizes}; {results['seconds_per_epoch']:.1f} s per epoch"
+    sizes = f"{sent.up:.0f} bytes up, {sent.down:.0f} down per image"
+    return f"{results.method}: {accuracy}; {sizes}; {results.seconds_per_epoch:.1f} s per epoch"

@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from smartedge.artifacts.summary import CloudSummary, Session
 from smartedge.cloud.store import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.codec import unpack_frame
 from smartedge.config import Config
 from smartedge.errors import FrameError, RunError
-from smartedge.files import sync_folder, write_json_atomically
+from smartedge.files import sync_folder
 from smartedge.models import zoo
 from smartedge.models.network import divide
 from smartedge.runs.checkpoint import save_weights
@@ -178,26 +179,25 @@ class CloudSession:
                 self._changed.notify_all()
             raise
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> CloudSummary:
         """Write weights and summary, close files; returns the summary."""
         trainer = self.trainer
-        summary: dict[str, Any] = {
-            "side": "cloud",
-            "finished": bool(trainer and trainer.finished),
-            "session": {
-                "started": self.started,
-                "ended": time.time(),
-                "epochs": trainer.epoch - self._first_epoch if trainer else 0,
-            },
-            "busy_seconds": trainer.busy if trainer else 0.0,
-            "test": trainer.test if trainer else None,
-            "frames": self.log.next_seq,
-            "peak_rss_bytes": None if self.inline else peak_rss_bytes(),
-        }
+        summary = CloudSummary(
+            finished=bool(trainer and trainer.finished),
+            session=Session(
+                started=self.started,
+                ended=time.time(),
+                epochs=trainer.epoch - self._first_epoch if trainer else 0,
+            ),
+            busy_seconds=trainer.busy if trainer else 0.0,
+            test=trainer.test if trainer else None,
+            frames=self.log.next_seq,
+            peak_rss_bytes=None if self.inline else peak_rss_bytes(),
+        )
         if trainer is not None:
             save_weights(self.folder / "back.safetensors", trainer.back.state_dict())
             trainer.recorder.close()
-        write_json_atomically(self.folder / "summary.json", summary)
+        summary.write(self.folder / "summary.json")
         self.log.close()
         return summary
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smartedge.artifacts.results import Figures
 from smartedge.augment import augment
 from smartedge.cloud.store import FeatureLog
 from smartedge.codec import get_codec, unpack_frame
@@ -23,7 +24,7 @@ from smartedge.models.exits import probabilities, task_loss
 from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer, set_learning_rate
 from smartedge.runs.checkpoint import Checkpoints, save_weights
-from smartedge.runs.meter import Meter
+from smartedge.runs.predictions import Predictions
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
@@ -66,9 +67,9 @@ class BackTrainer:
         self.next_seq = 0  # the frame to consume next
         self.finished = False
         self.busy = 0.0  # seconds of decoding and computing
-        self.test: dict[str, Any] | None = None
+        self.test: Figures | None = None
         self.checkpoints = Checkpoints(folder / "checkpoints")
-        self._meter = Meter()
+        self._predictions = Predictions()
         self._busy_recorded = 0.0
         if resume and (numbers := self.checkpoints.numbers()):
             self._load(numbers[-1])
@@ -195,7 +196,7 @@ class BackTrainer:
                 clip_norm=train.clip_grad_norm,
             )
         self.step += 1
-        self._meter.add(batch.ids, batch.labels, probabilities(result.logits_BK, _kind(labels)), result.loss)
+        self._predictions.add(batch.ids, batch.labels, probabilities(result.logits_BK, _kind(labels)), result.loss)
         done = min(self.step, steps)
         if done == steps or done % 4 == 0:
             text = f"epoch {self.epoch + 1}/{self.config.epochs} loss {result.loss:.3f}"
@@ -210,16 +211,16 @@ class BackTrainer:
             ).cpu()
         kind = _kind(batch.labels)
         loss = task_loss(logits_BK, batch.labels, kind).item()
-        self._meter.add(batch.ids, batch.labels, probabilities(logits_BK, kind), loss)
+        self._predictions.add(batch.ids, batch.labels, probabilities(logits_BK, kind), loss)
 
     def _record(self, split: str) -> None:
-        meter, self._meter = self._meter, Meter()
-        values = meter.values()
-        self.recorder.write(self.epoch, split, {**values, "seconds": self.busy - self._busy_recorded})
+        predictions, self._predictions = self._predictions, Predictions()
+        figures = predictions.figures()
+        self.recorder.write(self.epoch, split, {**figures.model_dump(), "seconds": self.busy - self._busy_recorded})
         self._busy_recorded = self.busy
         if split == "test":
-            self.test = values
-            save_weights(self.folder / "predictions.safetensors", meter.predictions())
+            self.test = figures
+            save_weights(self.folder / "predictions.safetensors", predictions.tensors())
 
     def _end_split(self, split: str) -> None:
         self._record(split)
@@ -240,7 +241,7 @@ class BackTrainer:
             "next_seq": self.next_seq,
             "busy": self.busy,
             "finished": self.finished,
-            "test": self.test,
+            "test": self.test and self.test.model_dump(),
         }
 
     def _load(self, number: int) -> None:
@@ -251,8 +252,9 @@ class BackTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.random.state = state["random"]
         self.epoch, self.step, self.next_seq = state["epoch"], state["step"], state["next_seq"]
-        self.busy, self.finished, self.test = state["busy"], state["finished"], state["test"]
-        self._meter, self._busy_recorded = Meter(), self.busy
+        self.busy, self.finished = state["busy"], state["finished"]
+        self.test = Figures.model_validate(state["test"]) if state["test"] else None
+        self._predictions, self._busy_recorded = Predictions(), self.busy
 
 
 def _kind(labels: Tensor) -> str:

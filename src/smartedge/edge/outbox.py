@@ -9,11 +9,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from torch import Tensor
 
+from smartedge.artifacts.results import Distortion
+from smartedge.artifacts.summary import TrafficTotals
 from smartedge.codec import Codec, decoding_error, pack, unpack_frame
 from smartedge.errors import SmartEdgeError
 from smartedge.privacy.release import Gate
@@ -26,7 +28,7 @@ __all__ = ["Outbox", "Traffic"]
 
 @dataclass
 class Traffic:
-    """What was sent so far, by split; JSON-able by :func:`dataclasses.asdict`."""
+    """What was sent so far, by split; counted on while a run goes on."""
 
     up: dict[str, int] = field(default_factory=dict)  # bytes, as counted at the socket
     down: dict[str, int] = field(default_factory=dict)
@@ -35,7 +37,16 @@ class Traffic:
     release_seconds: float = 0.0  # clip, ledger, noise
     encode_seconds: float = 0.0
     link_seconds: float = 0.0
-    codec_error: dict[str, float] = field(default_factory=dict)  # of the first frame of the latest training stream
+    codec_error: Distortion | None = None  # of the first frame of the latest training stream
+
+    def totals(self) -> TrafficTotals:
+        """The counts as they are now."""
+        return TrafficTotals.model_validate(asdict(self))
+
+    @classmethod
+    def of(cls, totals: TrafficTotals) -> Traffic:
+        """Counts that go on from earlier ones."""
+        return cls(**{**totals.model_dump(), "codec_error": totals.codec_error})
 
 
 class Outbox:
@@ -153,7 +164,8 @@ class Outbox:
         self.traffic.release_seconds += packing - begun
         self.traffic.encode_seconds += time.perf_counter() - packing
         if header.split == "train" and self._seq == header.first_seq:
-            self.traffic.codec_error = decoding_error(self.codec, encoded.payload, encoded.side, released.features_BF)
+            error = decoding_error(self.codec, encoded.payload, encoded.side, released.features_BF)
+            self.traffic.codec_error = Distortion.model_validate(error)
         frame = Frame(self._seq, encoded)
         self._seq += 1
         self.traffic.images[header.split] = self.traffic.images.get(header.split, 0) + len(ids)

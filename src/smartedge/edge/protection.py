@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
+from smartedge.artifacts.results import Privacy
 from smartedge.config import Config
 from smartedge.privacy.ledger import Budget, Ledger
 from smartedge.privacy.mechanisms import Additive, Mechanism
@@ -57,7 +57,7 @@ def open_gate(
     )
 
 
-def privacy_summary(gate: Gate) -> dict[str, Any]:
+def privacy_summary(gate: Gate) -> Privacy:
     """The block ``privacy`` of ``results.json`` (``docs/results-schema.md``), from what the ledger holds.
 
     None stands for ∞, and for what does not apply. The totals are those of the image that spent most, in the splits
@@ -74,30 +74,30 @@ def privacy_summary(gate: Gate) -> dict[str, Any]:
     labels = max((group.label_epsilon for group in balance.groups if group.split == "train"), default=0.0)
     additive = mechanism if isinstance(mechanism, Additive) else None
     bias = mechanism.sampling_bias
-    return {
-        "mechanism": mechanism.name,
-        "granularity": mechanism.event.granularity,
-        "epsilon": _finite(mechanism.epsilon),
-        "delta": mechanism.delta,
-        "epsilon_total": _finite(total),
-        "delta_total": 0.0 if pure else budget.delta,
-        "releases_max": worst.releases if worst else 0,
-        "epsilon_budget": _finite(budget.epsilon),
-        "delta_budget": budget.delta,
-        "vector_epsilon": _finite(mechanism.vector_epsilon),
-        "vector_epsilon_total": _finite(whole),
-        "clip": additive.clip if additive else None,
-        "sigma": additive.sigma if additive else None,
-        "codewords": mechanism.event.codewords,
-        "subset": mechanism.event.subset,
-        "labels": "clear" if gate.label_epsilon is None else "randomised",
-        "label_epsilon": _finite(labels),
-        "epsilon_with_label": _finite(whole + labels),
-        "apply_to": "training" if gate.training_only else "always",
-        "attribute_bound": mechanism.attribute_bound,
-        "tight_attribute_bound": mechanism.tight_attribute_bound,
-        "sampling_delta": _finite(bias * (1 + math.exp(min(700.0, mechanism.vector_epsilon)))) if bias else 0.0,
-    }
+    return Privacy(
+        mechanism=mechanism.name,
+        granularity=mechanism.event.granularity,
+        epsilon=_finite(mechanism.epsilon),
+        delta=mechanism.delta,
+        epsilon_total=_finite(total),
+        delta_total=0.0 if pure else budget.delta,
+        releases_max=worst.releases if worst else 0,
+        epsilon_budget=_finite(budget.epsilon),
+        delta_budget=budget.delta,
+        vector_epsilon=_finite(mechanism.vector_epsilon),
+        vector_epsilon_total=_finite(whole),
+        clip=additive.clip if additive else None,
+        sigma=additive.sigma if additive else None,
+        codewords=mechanism.event.codewords,
+        subset=mechanism.event.subset,
+        labels="clear" if gate.label_epsilon is None else "randomised",
+        label_epsilon=_finite(labels),
+        epsilon_with_label=_finite(whole + labels),
+        apply_to="training" if gate.training_only else "always",
+        attribute_bound=mechanism.attribute_bound,
+        tight_attribute_bound=mechanism.tight_attribute_bound,
+        sampling_delta=_finite(bias * (1 + math.exp(min(700.0, mechanism.vector_epsilon)))) if bias else 0.0,
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 import time
 import uuid
@@ -17,6 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from smartedge.artifacts.results import Figures, ReferenceBytes, TaskFacts
+from smartedge.artifacts.run import Confirmed, EdgeRun
+from smartedge.artifacts.summary import EdgeSummary, Session
 from smartedge.codec import get_codec
 from smartedge.config import Config
 from smartedge.data import DataSet, batches
@@ -24,7 +26,7 @@ from smartedge.data.loader import Batches
 from smartedge.edge.outbox import Outbox, Traffic
 from smartedge.edge.protection import open_gate, privacy_summary
 from smartedge.errors import ConfigError, PrivacyError, RunError
-from smartedge.files import PRIVATE, write_json_atomically
+from smartedge.files import PRIVATE
 from smartedge.methods.base import get_method
 from smartedge.methods.learner import Learned, Learner
 from smartedge.methods.loop import Progress, take_step
@@ -34,7 +36,7 @@ from smartedge.models.exits import probabilities, task_loss
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import Checkpoints, load_weights, save_weights
 from smartedge.runs.machine import peak_rss_bytes, pick_device, rss_bytes
-from smartedge.runs.meter import Meter
+from smartedge.runs.predictions import Predictions
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
@@ -101,8 +103,8 @@ class EdgeRunner:
         self.busy = 0.0  # seconds of computing
         self.data_wait = 0.0
         self.data_busy = 0.0
-        self.test: dict[str, Any] | None = None
-        self.teacher_val: dict[str, Any] | None = None
+        self.test: Figures | None = None
+        self.teacher_val: Figures | None = None
         self.finished = False
         self.threaded = threaded and not get_method(config.method).answered
         next_seq = 0
@@ -120,7 +122,7 @@ class EdgeRunner:
                     f"{folder / 'ledger.sqlite'}: frames before {next_seq} were sent, and it does not hold them all "
                     "(an old copy, or its -wal file is gone); nothing is released. Restore it, or start a new run"
                 )
-        write_json_atomically(folder / "run.json", {"run": self.run_id, "data": self._data_print})
+        EdgeRun(run=self.run_id, data=self._data_print).write(folder / "run.json")
         self._first_epoch = self._epochs_done
         self.recorder = Recorder(folder, "edge", resume_epoch=self.epoch)
         self.outbox = (
@@ -192,7 +194,7 @@ class EdgeRunner:
         epochs = self.config.train.distill.epochs
         if self._learn(teacher, "teach", self.taught, epochs, stop, outbox=None) is None:
             return False
-        self.teacher_val = self._measure(teacher, "val").values()
+        self.teacher_val = self._measure(teacher, "val").figures()
         self.taught += 1
         if self.taught == epochs:
             save_weights(self._teacher_file, teacher.modules["network"].state_dict())
@@ -241,7 +243,7 @@ class EdgeRunner:
                     outbox.send(batch.ids, learned.sent_BF, batch.labels)
             return learned
 
-        meter = Meter()
+        predictions = Predictions()
         sums: Counter[str] = Counter()
         learner.begin_epoch(epoch)
         with self._training_batches(epoch) as loader:
@@ -253,16 +255,16 @@ class EdgeRunner:
                 step = progress.step
                 text = f"epoch {epoch + 1}/{epochs}"
                 if result is not None:
-                    meter.add(batch.ids, batch.labels, self._probabilities(result.logits_BK), result.loss)
+                    predictions.add(batch.ids, batch.labels, self._probabilities(result.logits_BK), result.loss)
                     sums.update(result.figures)
                     text += f" loss {result.loss:.3f}"
                 if step % 4 == 0 or step == steps:
                     self.monitor.update(Update("edge", phase, step, steps, text))
         self.data_wait += loader.wait_seconds
         self.data_busy += loader.busy_seconds
-        if not len(meter):
+        if not len(predictions):
             return {}
-        return {**meter.values(), **{name: total / per_epoch for name, total in sums.items()}}
+        return {**predictions.figures().model_dump(), **{name: total / per_epoch for name, total in sums.items()}}
 
     def _send_epoch(self, stop: threading.Event) -> bool:
         """Stage 2 of ``two-stage``: a frozen front's features of one epoch, as its learning would have seen them."""
@@ -306,7 +308,7 @@ class EdgeRunner:
         repeats = self.config.epochs if self.config.schedule == "two-stage" and split != "test" else 1
         before = self.sent * frames if repeats > 1 else 0
         outbox = self.outbox if send else None
-        meter = Meter()
+        predictions = Predictions()
         if outbox is not None:
             self._open(split, frames)
         with source as loader:
@@ -318,29 +320,29 @@ class EdgeRunner:
                 if outbox is not None and features_BF is not None:
                     outbox.send(batch.ids, features_BF, batch.labels)
                 if measure and logits_BK is not None:
-                    self._add(meter, batch, logits_BK)
+                    self._add(predictions, batch, logits_BK)
                 if not measure:
                     self.monitor.update(Update("edge", f"release {split}", before + done, repeats * frames))
-        if len(meter):
-            self._measured(split, meter)
+        if len(predictions):
+            self._measured(split, predictions)
         if outbox is not None:
             outbox.close_stream()
         return True
 
-    def _measure(self, learner: Learner, split: SplitName) -> Meter:
+    def _measure(self, learner: Learner, split: SplitName) -> Predictions:
         """Answers of another learner than the run's own."""
-        meter = Meter()
+        predictions = Predictions()
         with self._every_image(split) as loader:
             for batch in loader:
                 with self._computing(), self.random.active():
                     _, logits_BK = learner.infer(batch)
                 assert logits_BK is not None
-                self._add(meter, batch, logits_BK)
-        return meter
+                self._add(predictions, batch, logits_BK)
+        return predictions
 
-    def _add(self, meter: Meter, batch: ImageBatch, logits_BK: torch.Tensor) -> None:
+    def _add(self, predictions: Predictions, batch: ImageBatch, logits_BK: torch.Tensor) -> None:
         loss = task_loss(logits_BK.cpu(), batch.labels, self.dataset.task.kind).item()
-        meter.add(batch.ids, batch.labels, self._probabilities(logits_BK), loss)
+        predictions.add(batch.ids, batch.labels, self._probabilities(logits_BK), loss)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -352,12 +354,12 @@ class EdgeRunner:
         if self.outbox:
             self.busy -= self.outbox.inline_seconds - inline
 
-    def _measured(self, split: str, meter: Meter) -> None:
-        values = meter.values()
-        self.recorder.write(self.epoch, split, values)
+    def _measured(self, split: str, predictions: Predictions) -> None:
+        figures = predictions.figures()
+        self.recorder.write(self.epoch, split, figures.model_dump())
         if split == "test":
-            self.test = values
-            save_weights(self.folder / "predictions.safetensors", meter.predictions())
+            self.test = figures
+            save_weights(self.folder / "predictions.safetensors", predictions.tensors())
 
     def _probabilities(self, logits_BK: torch.Tensor) -> torch.Tensor:
         return probabilities(logits_BK, self.dataset.task.kind)
@@ -393,10 +395,7 @@ class EdgeRunner:
         self.checkpoints.save(number, self._state())
 
         def confirm() -> None:
-            write_json_atomically(
-                self.folder / "confirmed.json",
-                {"checkpoint": number, "traffic": asdict(self.traffic)},
-            )
+            Confirmed(checkpoint=number, traffic=self.traffic.totals()).write(self.folder / "confirmed.json")
             self.checkpoints.forget_before(number)
 
         if self.outbox is not None:
@@ -419,26 +418,26 @@ class EdgeRunner:
             "busy": self.busy,
             "data_wait": self.data_wait,
             "data_busy": self.data_busy,
-            "test": self.test,
-            "teacher_val": self.teacher_val,
+            "test": self.test and self.test.model_dump(),
+            "teacher_val": self.teacher_val and self.teacher_val.model_dump(),
         }
 
     def _load(self) -> int:
         """Restore the newest confirmed checkpoint; returns the next sequence number."""
         run_file, confirmed_file = self.folder / "run.json", self.folder / "confirmed.json"
         if run_file.exists():
-            facts = json.loads(run_file.read_text(encoding="utf-8"))
-            self.run_id = facts["run"]
-            if facts.get("data", self._data_print) != self._data_print:
+            facts = EdgeRun.read(run_file)
+            self.run_id = facts.run
+            if facts.data != self._data_print:
                 raise RunError(
                     f"{self.config.data.path}: its images or labels are not those that {self.folder} began with, so "
                     "that what was released of whom would be wrong; restore the data set, or start a new run"
                 )
         if not confirmed_file.exists():
             return 0
-        confirmed = json.loads(confirmed_file.read_text(encoding="utf-8"))
-        state = self.checkpoints.load(confirmed["checkpoint"])
-        self.checkpoints.forget_after(confirmed["checkpoint"])
+        confirmed = Confirmed.read(confirmed_file)
+        state = self.checkpoints.load(confirmed.checkpoint)
+        self.checkpoints.forget_after(confirmed.checkpoint)
         self.learner.load_state(state["learner"])
         if (teacher := self.learner.teacher) is not None:
             if state["teacher"] is not None:
@@ -447,21 +446,24 @@ class EdgeRunner:
                 teacher.modules["network"].load_state_dict(load_weights(self._teacher_file), strict=True)
         self.random.state = state["random"]
         self.taught, self.epoch, self.sent = state["taught"], state["epoch"], state["sent"]
-        self.busy, self.test, self.teacher_val = state["busy"], state["test"], state["teacher_val"]
+        self.busy = state["busy"]
+        self.test, self.teacher_val = (
+            Figures.model_validate(state[key]) if state[key] else None for key in ("test", "teacher_val")
+        )
         self.data_wait, self.data_busy = state["data_wait"], state["data_busy"]
-        self.traffic = Traffic(**confirmed["traffic"])
+        self.traffic = Traffic.of(confirmed.traffic)
         return int(state["next_seq"])
 
-    def _reference_bytes(self) -> dict[str, float | None]:
+    def _reference_bytes(self) -> ReferenceBytes:
         """What one image would be otherwise: as JPEG, as raw pixels, as a float32 feature map."""
         split, shape = self.dataset.splits["train"], self.learner.feature_shape
         images_BCHW = split.read(np.arange(min(_JPEG_IMAGES, len(split)))).images_BCHW
         payload, side = get_codec("jpeg").encode(images_BCHW)
-        return {
-            "jpeg_q90": (len(payload) + len(side)) / len(images_BCHW),
-            "raw_uint8": float(np.prod(images_BCHW.shape[1:])),
-            "feature_float32": 4.0 * float(np.prod(shape)) if get_method(self.config.method).divides else None,
-        }
+        return ReferenceBytes(
+            jpeg_q90=(len(payload) + len(side)) / len(images_BCHW),
+            raw_uint8=float(np.prod(images_BCHW.shape[1:])),
+            feature_float32=4.0 * float(np.prod(shape)) if get_method(self.config.method).divides else None,
+        )
 
     def _save_samples(self) -> None:
         split = self.dataset.splits["test"]
@@ -475,35 +477,27 @@ class EdgeRunner:
         for name, module in self.learner.modules.items():
             save_weights(self.folder / f"{name}.safetensors", module.state_dict())
         self.recorder.close()
-        write_json_atomically(
-            self.folder / "summary.json",
-            {
-                "side": "edge",
-                "threaded": self.threaded,
-                "finished": self.finished,
-                "session": {
-                    "started": self.started,
-                    "ended": time.time(),
-                    "epochs": self._epochs_done - self._first_epoch,
-                },
-                "busy_seconds": self.busy,
-                "data_wait_seconds": self.data_wait,
-                "data_busy_seconds": self.data_busy,
-                "test": self.test,
-                "teacher_val": self.teacher_val,
-                "traffic": asdict(self.traffic),
-                "releases_per_image": self.gate.ledger.releases("train") if self.gate and self.finished else 0,
-                "privacy": privacy_summary(self.gate) if self.gate and self.finished else None,
-                "feature_shape": list(self.learner.feature_shape),
-                "reference_bytes": self._reference_bytes(),
-                "task": asdict(self.dataset.task),
-                "images": self.images,
-                "skipped": dict(self.dataset.skipped),
-                "notes": list(self.dataset.notes),
-                "peak_rss_bytes": peak_rss_bytes(),
-                "baseline_rss_bytes": self.baseline_rss,
-            },
-        )
+        EdgeSummary(
+            threaded=self.threaded,
+            finished=self.finished,
+            session=Session(started=self.started, ended=time.time(), epochs=self._epochs_done - self._first_epoch),
+            busy_seconds=self.busy,
+            data_wait_seconds=self.data_wait,
+            data_busy_seconds=self.data_busy,
+            test=self.test,
+            teacher_val=self.teacher_val,
+            traffic=self.traffic.totals(),
+            releases_per_image=self.gate.ledger.releases("train") if self.gate and self.finished else 0,
+            privacy=privacy_summary(self.gate) if self.gate and self.finished else None,
+            feature_shape=self.learner.feature_shape,
+            reference_bytes=self._reference_bytes(),
+            task=TaskFacts.model_validate(asdict(self.dataset.task)),
+            images={str(name): count for name, count in self.images.items()},
+            skipped=dict(self.dataset.skipped),
+            notes=tuple(self.dataset.notes),
+            peak_rss_bytes=peak_rss_bytes(),
+            baseline_rss_bytes=self.baseline_rss,
+        ).write(self.folder / "summary.json")
         if self.gate is not None:
             self.gate.ledger.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,10 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smartedge.artifacts.checkpoint import CheckpointState
 from smartedge.errors import RunError
-from smartedge.files import replacing, sync_folder, write_json_atomically
+from smartedge.files import replacing, sync_folder
 
-__all__ = ["Checkpoints", "load_weights", "save_weights"]
+__all__ = ["Checkpoints", "State", "load_weights", "save_weights"]
+
+State = dict[str, Any]  # nested: tensors, numbers, strings, lists and mappings
 
 _TENSOR = "__tensor__"
 
@@ -69,7 +71,7 @@ class Checkpoints:
             return []
         return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdigit())
 
-    def save(self, number: int, state: Mapping[str, Any]) -> None:
+    def save(self, number: int, state: State) -> None:
         """Write checkpoint ``number``."""
         target = self.folder / f"{number:08d}"
         temporary = self.folder / f".{number:08d}.{os.getpid()}"
@@ -78,13 +80,13 @@ class Checkpoints:
         tensors: dict[str, Tensor] = {}
         tree = _take_tensors(state, "", tensors)
         save_weights(temporary / "tensors.safetensors", tensors)
-        write_json_atomically(temporary / "state.json", tree)
+        CheckpointState(tree=tree).write(temporary / "state.json")
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
         sync_folder(self.folder)
 
-    def load(self, number: int) -> dict[str, Any]:
+    def load(self, number: int) -> State:
         """Read checkpoint ``number``, tensors on the CPU.
 
         Raises:
@@ -92,10 +94,9 @@ class Checkpoints:
         """
         folder = self.folder / f"{number:08d}"
         try:
-            tree = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "tensors.safetensors")
-            loaded = _put_tensors(tree, tensors)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            tree = CheckpointState.read(folder / "state.json").tree
+            loaded = _put_tensors(tree, load_file(folder / "tensors.safetensors"))
+        except (OSError, ValueError, KeyError, RunError, SafetensorError) as error:
             raise RunError(
                 f"{folder}: the checkpoint cannot be read ({error}); delete it to resume before it"
             ) from error

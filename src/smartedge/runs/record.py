@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smartedge.artifacts.metrics import EpochFigures
+from smartedge.errors import RunError
 from smartedge.files import write_atomically
 
 __all__ = ["Recorder", "read_metrics"]
@@ -24,15 +25,15 @@ class Recorder:
     def __init__(self, folder: Path, side: str, *, resume_epoch: int = 0) -> None:
         self.side = side
         self.path = folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(self.path) if row["epoch"] < resume_epoch]
-        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        kept = [row for row in read_metrics(self.path) if row.epoch < resume_epoch]
+        write_atomically(self.path, "".join(row.line() for row in kept))
         self.board = _open_board(folder.parent / "tensorboard" / side, resume_epoch)
 
     def write(self, epoch: int, split: str, values: Mapping[str, float | None]) -> None:
         """Record the figures of one split after one epoch (counted from 0)."""
-        row = {"side": self.side, "epoch": epoch, "split": split, **values}
+        row = EpochFigures.model_validate({"side": self.side, "epoch": epoch, "split": split, **values})
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(row.line())
         if self.board is not None:
             for name, value in values.items():
                 if value is not None:
@@ -45,16 +46,22 @@ class Recorder:
             self.board.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a torn last line is left out. Empty where there is no file."""
+def read_metrics(path: Path) -> list[EpochFigures]:
+    """The rows of a ``metrics.jsonl``; a torn last line is left out. Empty where there is no file.
+
+    Raises:
+        RunError: another line than the last is damaged.
+    """
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    rows: list[EpochFigures] = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+            rows.append(EpochFigures.model_validate_json(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise RunError(f"{path}, line {number}: is not a line of metrics ({error}); remove it") from error
     return rows
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from headers import stream_header
 
+from smartedge.artifacts.results import Distortion
 from smartedge.codec import get_codec
 from smartedge.edge.outbox import Outbox, Traffic
 from smartedge.errors import LinkError
@@ -98,7 +99,8 @@ def test_frames_arrive_in_order_and_are_counted(threaded):
     assert box.next_seq == 5
     assert box.traffic.images == {"train": 12, "val": 3}
     assert box.traffic.up["train"] > 4 * 96
-    assert box.traffic.codec_error == {"max_abs": 0.0, "rmse": 0.0, "energy_kept": 1.0}, "float32 loses nothing"
+    assert box.traffic.codec_error == Distortion(max_abs=0.0, rmse=0.0, energy_kept=1.0), "float32 loses nothing"
+    assert Traffic.of(box.traffic.totals()) == box.traffic
     recorded = box.gate.ledger.debits
     assert recorded == [("train", 0), ("train", 1), ("train", 2), ("train", 3), ("val", 4)], (
         "every frame, under its seq"

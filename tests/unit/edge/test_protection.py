@@ -81,24 +81,24 @@ def test_the_summary_states_what_was_spent(tmp_path):
     config = settings(**{**GAUSSIAN, "dp": {**GAUSSIAN["dp"], "label_epsilon": 0.5}})
     mechanism = mechanism_of(config, (2, 2, 2))
     summary = summary_after(2, config, tmp_path)
-    assert summary["releases_max"] == 2
-    assert summary["epsilon"] == mechanism.epsilon < summary["epsilon_total"] < 2.0 == summary["epsilon_budget"]
-    assert summary["epsilon_total"] == composed_epsilon({mechanism.event: 2}, 1e-5)
-    assert (summary["label_epsilon"], summary["labels"]) == (0.5, "randomised")
-    assert summary["epsilon_with_label"] == pytest.approx(summary["epsilon_total"] + 0.5)
-    assert (summary["delta"], summary["delta_total"]) == (1e-5, 1e-5)
-    assert summary["sigma"] == mechanism.sigma
-    assert summary["sampling_delta"] < 1e-12
+    assert summary.releases_max == 2
+    assert summary.epsilon == mechanism.epsilon < summary.epsilon_total < 2.0 == summary.epsilon_budget
+    assert summary.epsilon_total == composed_epsilon({mechanism.event: 2}, 1e-5)
+    assert (summary.label_epsilon, summary.labels) == (0.5, "randomised")
+    assert summary.epsilon_with_label == pytest.approx(summary.epsilon_total + 0.5)
+    assert (summary.delta, summary.delta_total) == (1e-5, 1e-5)
+    assert summary.sigma == mechanism.sigma
+    assert summary.sampling_delta < 1e-12
 
 
 def test_the_summary_of_an_element_guarantee_states_the_whole_maps(tmp_path):
     element = {"mechanism": "laplace", "granularity": "element", "epsilon": 1.5}
     config = settings(model={"bottleneck": "2x2x2"}, dp=element, schedule="freeze-and-log")
     summary = summary_after(1, config, tmp_path)
-    assert (summary["epsilon"], summary["vector_epsilon"]) == (1.5, 12.0)
-    assert (summary["epsilon_total"], summary["vector_epsilon_total"]) == (1.5, 12.0)
-    assert (summary["delta"], summary["delta_total"]) == (0.0, 0.0), "one pure release"
-    assert summary["label_epsilon"] is None, "in clear: infinite"
+    assert (summary.epsilon, summary.vector_epsilon) == (1.5, 12.0)
+    assert (summary.epsilon_total, summary.vector_epsilon_total) == (1.5, 12.0)
+    assert (summary.delta, summary.delta_total) == (0.0, 0.0), "one pure release"
+    assert summary.label_epsilon is None, "in clear: infinite"
 
 
 def test_several_releases_of_a_map_whose_elements_are_protected_add_up(tmp_path):
@@ -106,8 +106,8 @@ def test_several_releases_of_a_map_whose_elements_are_protected_add_up(tmp_path)
     config = settings(model={"bottleneck": "2x2x2"}, dp=element, epochs=2)
     mechanism = mechanism_of(config, (2, 2, 2))
     summary = summary_after(2, config, tmp_path)
-    assert (summary["epsilon_total"], summary["delta_total"]) == (pytest.approx(3.0), 1e-5)
-    assert summary["vector_epsilon_total"] == 8 * 2 * mechanism.epsilon, "pure: composed, it would be at 8 times δ"
+    assert (summary.epsilon_total, summary.delta_total) == (pytest.approx(3.0), 1e-5)
+    assert summary.vector_epsilon_total == 8 * 2 * mechanism.epsilon, "pure: composed, it would be at 8 times δ"
 
 
 def test_the_summary_of_a_run_without_protection_has_no_finite_epsilon(tmp_path):
@@ -116,7 +116,7 @@ def test_the_summary_of_a_run_without_protection_has_no_finite_epsilon(tmp_path)
     with gate.ledger:
         gate.release(np.arange(3), torch.zeros(3, 2), torch.zeros(3).long(), split="train", seq=0)
         summary = privacy_summary(gate)
-    assert summary["mechanism"] == "none"
+    assert summary.mechanism == "none"
     for key in ("epsilon", "epsilon_total", "vector_epsilon", "epsilon_with_label", "epsilon_budget", "clip", "sigma"):
-        assert summary[key] is None
-    assert (summary["attribute_bound"], summary["releases_max"]) == (1.0, 1)
+        assert getattr(summary, key) is None
+    assert (summary.attribute_bound, summary.releases_max) == (1.0, 1)

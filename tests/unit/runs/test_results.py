@@ -10,8 +10,15 @@ import torch
 from safetensors.torch import save_file
 
 from smartedge import metrics
-from smartedge.config import load_config
-from smartedge.runs.results import _against_true_labels, _privacy, _response_baseline, _times
+from smartedge.artifacts.results import Privacy, TaskFacts
+from smartedge.artifacts.summary import CloudSummary, EdgeSummary, Session, TrafficTotals
+from smartedge.runs.results import _against_true_labels, _response_baseline, _times, _with_baseline
+
+TRAFFIC = {"up": {}, "down": {}, "images": {}, "source": "", "codec_error": None}
+
+
+def task(kind, *names):
+    return TaskFacts(kind=kind, columns=names, names=names)
 
 
 def test_the_baseline_is_randomised_response_on_the_exits_answers():
@@ -27,13 +34,13 @@ def test_the_baseline_is_randomised_response_on_the_exits_answers():
         share = [np.mean(answers[truth == c] == a) for a in range(4)]
         recalls.append(sum(share[a] * (math.exp(epsilon) if a == c else 1) / total for a in range(4)))
     at_exit = metrics.evaluate(truth, scores / scores.sum(axis=1, keepdims=True), "single")["balanced_accuracy"]
-    found = _response_baseline(at_exit, epsilon, {"kind": "single", "names": list("abcd")})
+    found = _response_baseline(at_exit, epsilon, task("single", *"abcd"))
     assert found == pytest.approx(np.mean(recalls))
 
 
 def test_the_baseline_of_several_columns_shares_the_budget():
     kept = math.exp(2) / (1 + math.exp(2))
-    found = _response_baseline(0.9, 6.0, {"kind": "multi", "names": list("abc")})
+    found = _response_baseline(0.9, 6.0, task("multi", *"abc"))
     assert found == pytest.approx(0.9 * kept + 0.1 * (1 - kept))
 
 
@@ -43,12 +50,13 @@ def test_the_baseline_of_an_unsure_exit_is_taken_at_its_best_threshold(tmp_path)
     yes = torch.tensor([0.3, 0.3, 0.3, 0.4])
     (tmp_path / "edge").mkdir()
     save_file({"labels": labels, "scores": torch.stack([1 - yes, yes], 1)}, tmp_path / "edge/predictions.safetensors")
-    edge = {"privacy": {"vector_epsilon": 2.0}, "task": {"kind": "single", "names": ["no", "yes"]}}
-    found = _privacy(tmp_path, edge, with_exit=True)["randomised_response_baseline"]
+    privacy = Privacy.model_construct(vector_epsilon=2.0, randomised_response_baseline=None)
+    yes_no = task("single", "no", "yes")
+    found = _with_baseline(tmp_path, privacy, yes_no, with_exit=True).randomised_response_baseline
     assert found == pytest.approx(math.exp(2) / (1 + math.exp(2)))
-    assert _privacy(tmp_path, edge, with_exit=False)["randomised_response_baseline"] is None
-    edge["privacy"]["vector_epsilon"] = None
-    assert _privacy(tmp_path, edge, with_exit=True)["randomised_response_baseline"] is None
+    assert _with_baseline(tmp_path, privacy, yes_no, with_exit=False).randomised_response_baseline is None
+    unprotected = privacy.model_copy(update={"vector_epsilon": None})
+    assert _with_baseline(tmp_path, unprotected, yes_no, with_exit=True).randomised_response_baseline is None
 
 
 @pytest.mark.parametrize("kind", ["single", "multi"])
@@ -66,22 +74,19 @@ def test_the_backs_figures_are_taken_against_the_labels_of_the_edge(tmp_path, ki
         tensors = {"ids": order + 100, "labels": labels[order].contiguous(), "scores": scores[order].contiguous()}
         save_file(tensors, tmp_path / side / "predictions.safetensors")
     found = _against_true_labels(tmp_path, kind)
-    assert found["accuracy"] == found["balanced_accuracy"] == found["auroc"] == 1.0
-    assert found["loss"] == pytest.approx(-math.log(0.9), rel=1e-5)
+    assert found.accuracy == found.balanced_accuracy == found.auroc == 1.0
+    assert found.loss == pytest.approx(-math.log(0.9), rel=1e-5)
 
 
 def test_stages_that_follow_one_another_take_the_time_of_an_epoch_together():
-    config = load_config({"schedule": "freeze-and-log", "epochs": 4, "train": {"front_epochs": 10}})
-    traffic = {"link_seconds": 2.0, "encode_seconds": 1.0, "release_seconds": 1.0}
-    edge = {
-        "session": {"started": 0.0, "ended": 100.0, "epochs": 10},
-        "busy_seconds": 98.0,
-        "threaded": True,
-        "traffic": traffic,
-    }
-    cloud = {"session": {"started": 0.0, "ended": 160.0, "epochs": 4}, "busy_seconds": 60.0}
-    found = _times(config, edge, cloud)
-    assert found["seconds_per_epoch"] == 40.0
-    assert found["stage_seconds"]["edge"] + found["stage_seconds"]["cloud"] == pytest.approx(39.5)
-    resumed = {**cloud, "session": {"started": 0.0, "ended": 160.0, "epochs": 0}}
-    assert _times(config, edge, resumed)["seconds_per_epoch"] == 16.0
+    seconds = {"link_seconds": 2.0, "encode_seconds": 1.0, "release_seconds": 1.0}
+    traffic = TrafficTotals.model_validate({**TRAFFIC, **seconds})
+    edge = EdgeSummary.model_construct(
+        session=Session(started=0.0, ended=100.0, epochs=10), busy_seconds=98.0, threaded=True, traffic=traffic
+    )
+    cloud = CloudSummary.model_construct(session=Session(started=0.0, ended=160.0, epochs=4), busy_seconds=60.0)
+    _, per_epoch, stages = _times(4, edge, cloud)
+    assert per_epoch == 40.0
+    assert stages.edge + stages.cloud == pytest.approx(39.5)
+    resumed = CloudSummary.model_construct(session=Session(started=0.0, ended=160.0, epochs=0), busy_seconds=60.0)
+    assert _times(4, edge, resumed)[1] == 16.0

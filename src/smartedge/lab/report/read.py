@@ -12,30 +12,18 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-__all__ = ["AUDIT_SCHEMA_VERSION", "SCHEMA_VERSION", "Pictures", "Run", "read_run"]
+from smartedge.artifacts.results import Results
 
-SCHEMA_VERSION = 1
+__all__ = ["AUDIT_SCHEMA_VERSION", "Pictures", "Run", "read_run"]
+
 AUDIT_SCHEMA_VERSION = 2
 
-_REQUIRED = (
-    "method", "schedule", "model", "cut", "bottleneck", "codec", "seed", "epochs",
-    "task.kind", "task.columns", "task.names",
-    "data.path", "data.image_size", "data.train", "data.val", "data.test", "data.skipped", "data.notes",
-    "test.back", "test.exit", "cloud_gain",
-    "bytes_per_image.up", "bytes_per_image.down", "bytes_per_image.source", "bytes_per_image.reference.jpeg_q90",
-    "bytes_per_image.reference.raw_uint8", "bytes_per_image.reference.feature_float32",
-    "bytes_total.up", "bytes_total.down",
-    "seconds_per_epoch", "seconds_total", "stage_seconds.edge", "stage_seconds.link", "stage_seconds.cloud",
-    "edge_data_share", "edge_peak_rss_bytes", "edge_baseline_rss_bytes", "cloud_peak_rss_bytes",
-    "releases_per_image", "machine", "versions", "smartedge_version", "started", "command",
-)  # fmt: skip
 _AUDIT = ("run", "attributes", "reconstruction", "membership", "dp", "skipped")
 _ATTRIBUTE = (
     "best", "attacks", "training_image", "undefended", "floor", "prediction_floor", "chance", "dp_bound",
     "sensitive", "desired",
 )  # fmt: skip
 _Shape = tuple[int | None, ...]
-_HEAD_FIGURES = ("accuracy", "balanced_accuracy", "auroc", "loss", "base_rate")
 
 
 @dataclass(frozen=True)
@@ -53,6 +41,7 @@ class Run:
     """One run directory, read."""
 
     directory: Path
+    model: Results
     results: dict[str, Any]  # results.json
     metrics: list[dict[str, Any]]  # metrics.jsonl: of equal (side, split, epoch), as a resumed run writes, the last
     predictions: dict[str, NDArray[Any]] | None  # predictions.safetensors
@@ -64,8 +53,7 @@ class Run:
     @property
     def stage_seconds(self) -> dict[str, float]:
         """Busy seconds per epoch of the stages, in the order in which an image passes them."""
-        busy = self.results["stage_seconds"]
-        return {name: busy[name] for name in ("edge", "encode", "link", "cloud") if name in busy}
+        return self.model.stage_seconds.known
 
     @property
     def gain(self) -> dict[str, float] | None:
@@ -93,28 +81,14 @@ def read_run(directory: Path) -> Run:
         FileNotFoundError: when there is no ``results.json``: the run has not finished, or this is another directory.
         ValueError: when a file is broken, or of a schema that this version does not know.
     """
-    path = directory / "results.json"
-    try:
-        results = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path}: no such file; a run writes it when it ends, so finish the run first ('smartedge train --resume')"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON ({error})") from error
-    version = results.get("schema_version") if isinstance(results, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: schema_version is {version!r}, but this report reads {SCHEMA_VERSION}; "
-            "write the report with the smartedge version that made the run"
-        )
-    if missing := sorted(_missing(results)):
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; docs/results-schema.md says what belongs there")
+    model = Results.read(directory / "results.json")
+    results: dict[str, Any] = model.as_json()
     config = directory / "config.yaml"
     outputs = len(results["task"]["names"])
     labels = () if results["task"]["kind"] == "single" else (outputs,)
     return Run(
         directory=directory,
+        model=model,
         results=results,
         metrics=_read_metrics(directory / "metrics.jsonl"),
         predictions=_read_tensors(
@@ -129,22 +103,6 @@ def read_run(directory: Path) -> Run:
         audit=_read_audit(directory / "audit" / "audit.json"),
         pictures=_read_pictures(directory / "audit" / "reconstruction" / "samples.safetensors"),
     )
-
-
-def _missing(results: dict[str, Any]) -> Iterator[str]:
-    for key in _REQUIRED:
-        place: Any = results
-        for part in key.split("."):
-            if not isinstance(place, dict) or part not in place:
-                yield key
-                break
-            place = place[part]
-    test = results.get("test")
-    if isinstance(test, dict):
-        heads = [name for name in ("back", "exit") if isinstance(test.get(name), dict)]
-        yield from (f"test.{name}.{figure}" for name in heads for figure in _HEAD_FIGURES if figure not in test[name])
-        if not heads:
-            yield "figures in test.back or test.exit"
 
 
 def _read_audit(path: Path) -> dict[str, Any] | None:

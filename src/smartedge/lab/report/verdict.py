@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from smartedge.lab.report.read import Run
 from smartedge.lab.report.text import count, percent, points, relation, seconds, size, times
-from smartedge.metrics import OffloadingCurve, no_better_than_guessing
+from smartedge.metrics import OffloadingCurve
 
 __all__ = ["HEADS", "Verdict", "verdict"]
 
@@ -93,7 +93,7 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
 def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
     """Where no head is better than guessing: nothing else that the figures say means anything."""
     results = run.results
-    if not no_better_than_guessing(results):
+    if not run.model.learned_nothing:
         return None
     best = max(figures["balanced_accuracy"] for figures in results["test"].values() if figures)
     guessed = 1 / len(results["task"]["names"]) if run.kind == "single" else 0.5

@@ -1,4 +1,4 @@
-"""Collects what a network answered over one split of one epoch."""
+"""Collects what a network predicted over one split of one epoch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from smartedge import metrics
+from smartedge.artifacts.results import Figures
 from smartedge.errors import RunError
 
-__all__ = ["Meter"]
+__all__ = ["Predictions"]
 
 
-class Meter:
+class Predictions:
     """Add batches, then read the figures."""
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class Meter:
     def __len__(self) -> int:
         return sum(len(ids) for ids in self._ids)
 
-    def values(self) -> dict[str, float | None]:
+    def figures(self) -> Figures:
         """Mean loss, accuracy, balanced accuracy, AUROC and base rate over everything added.
 
         Raises:
@@ -45,9 +46,9 @@ class Meter:
             figures = metrics.evaluate(labels.numpy(), torch.cat(self._scores).numpy(), kind)
         except ValueError as error:  # scores that are not finite, which it explains
             raise RunError(str(error)) from error
-        return {"loss": self._loss / len(labels), **figures}
+        return Figures.model_validate({"loss": self._loss / len(labels), **figures})
 
-    def predictions(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """``ids``, ``labels`` and ``scores`` as tensors, in the order in which they were added."""
         return {
             "ids": torch.from_numpy(np.concatenate(self._ids)),

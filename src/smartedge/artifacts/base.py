@@ -1,0 +1,118 @@
+"""What all files of smartedge have in common: how they are written, read, checked and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from typing_extensions import Self
+
+from smartedge.errors import RunError, SmartEdgeError
+from smartedge.files import write_json_atomically
+
+__all__ = ["Artifact", "Part"]
+
+Fields = dict[str, JsonValue]
+
+
+class Part(BaseModel):
+    """A part of a file. Its fields cannot be changed, and no other fields are accepted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, ser_json_inf_nan="constants")
+
+
+class Artifact(Part):
+    """A JSON file. A subclass declares ``schema_version: Literal[N] = N``: the one version that it writes and knows.
+
+    The version grows with every change of the keys or of their meaning.
+
+    Attributes:
+        error: what :meth:`read` raises.
+        missing: what the user should do where the file is not there.
+        remedy: what the user should do where the file is damaged, or of an older version.
+        page: the page of the documentation that describes the file.
+    """
+
+    error: ClassVar[type[SmartEdgeError]] = RunError
+    missing: ClassVar[str]
+    remedy: ClassVar[str]
+    page: ClassVar[str]
+
+    schema_version: int
+
+    @classmethod
+    def known_version(cls) -> int:
+        """The version that this program writes and knows."""
+        return int(cls.model_fields["schema_version"].default)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check a file.
+
+        Raises:
+            SmartEdgeError: of the class ``error``: the file is not there, is damaged, is of another version, or lacks
+                a key. The message names the file and says what to do.
+        """
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError as error:
+            raise cls.error(f"{path}: is not there; {cls.missing}") from error
+        except OSError as error:
+            raise cls.error(f"{path}: cannot be read ({error.strerror}); {cls.missing}") from error
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise cls.error(f"{path}: is damaged: it is not JSON ({error}); {cls.remedy}") from error
+        return cls._checked(fields, path)
+
+    @classmethod
+    def read_if_there(cls, path: Path) -> Self | None:
+        """As :meth:`read`; None where the file is not there."""
+        return cls.read(path) if path.exists() else None
+
+    def write(self, path: Path, *, mode: int | None = None) -> None:
+        """Put the file in place, whole or not at all (:func:`smartedge.files.write_json_atomically`).
+
+        Raises:
+            OSError: the disk does not take it.
+            ValueError: a number is NaN or infinite.
+        """
+        write_json_atomically(path, self.as_json(), mode=mode)
+
+    def as_json(self) -> Fields:
+        """What the file holds, as values that JSON knows."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def upgraded(cls, fields: Fields) -> Fields:
+        """The fields of an older version as those of the known one. A class that can read older files overrides it."""
+        return fields
+
+    @classmethod
+    def _checked(cls, fields: object, path: Path) -> Self:
+        if not isinstance(fields, dict):
+            raise cls.error(f"{path}: is damaged: it does not hold a JSON object; {cls.remedy}")
+        fields = cls.upgraded(fields)
+        version, known = fields.get("schema_version"), cls.known_version()
+        if version != known:
+            newer = isinstance(version, int) and version > known
+            advice = "read it with the smartedge version that wrote it, or a later one" if newer else cls.remedy
+            raise cls.error(f"{path}: is of version {version}, and this program knows {known}; {advice}")
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise cls.error(f"{path}: {_in_words(error)}; {cls.page} says what belongs there; {cls.remedy}") from error
+
+
+def _in_words(error: ValidationError) -> str:
+    """The keys that are missing, all of them; else the first thing that is wrong."""
+    found = error.errors(include_url=False)
+    if missing := [_place(each["loc"]) for each in found if each["type"] == "missing"]:
+        return f"lacks {', '.join(missing)}"
+    return f"{_place(found[0]['loc']) or 'the file'}: {found[0]['msg']}"
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc))

@@ -1,0 +1,25 @@
+"""``state.json`` of a checkpoint: all of its state but the tensors, which lie beside it in ``tensors.safetensors``."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from smartedge.artifacts.base import Artifact
+
+__all__ = ["CheckpointState"]
+
+
+class CheckpointState(Artifact):
+    """``checkpoints/N/state.json``."""
+
+    missing: ClassVar[str] = "delete the checkpoint's folder to resume before it"
+    remedy: ClassVar[str] = "delete the checkpoint's folder to resume before it"
+    page: ClassVar[str] = "docs/run-files-schema.md"
+
+    schema_version: Literal[1] = 1
+    tree: JsonValue = Field(
+        description='nested: `{"map": [[key, value], …]}`, `{"list": [value, …]}`, `{"__tensor__": name}` for a tensor '
+        "in `tensors.safetensors`, or a number, string, boolean or null"
+    )

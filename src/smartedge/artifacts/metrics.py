@@ -1,0 +1,44 @@
+"""One line of ``metrics.jsonl``: the figures of one side, after one epoch, on one split."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from pydantic import Field
+
+from smartedge.artifacts.base import Part
+
+__all__ = ["EpochFigures"]
+
+
+class EpochFigures(Part):
+    """The figures of one side, after one epoch, on one split."""
+
+    schema_version: Literal[1] = 1
+    side: str = Field(
+        description="`edge` (the task exit; the whole network where `method` is `local`) or `cloud` (the back)"
+    )
+    epoch: int = Field(description="from 0")
+    split: str = Field(description="`train`, `val` or `test`")
+    loss: float = Field(description="mean cross-entropy")
+    accuracy: float = Field(description="as in `results.json`, like the next four")
+    balanced_accuracy: float
+    balanced_accuracy_adjusted: float | None = None
+    auroc: float | None
+    base_rate: float
+    seconds: float | None = Field(
+        default=None, description="time spent on that split in that epoch; absent in the edge's `val` and `test` lines"
+    )
+    adversary_loss: float | None = Field(
+        default=None, description="of a protected front's training, like the next four; absent of others"
+    )
+    confusion: float | None = None
+    dependence: float | None = None
+    distillation_loss: float | None = None
+    weight: float | None = Field(default=None, alias="lambda", description="of the confusion, at the end of the epoch")
+
+    def line(self) -> str:
+        """The line, with its end. Figures that were not given are left out."""
+        given = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        return json.dumps({"schema_version": self.schema_version, **given}) + "\n"

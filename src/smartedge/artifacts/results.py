@@ -1,0 +1,315 @@
+"""What a run leaves in its directory.
+
+`smartedge report` and `smartedge.lab.report.write_report` read these files and nothing else.
+
+| file | what | needed by the report |
+| --- | --- | --- |
+| `results.json` | the figures of the finished run | yes |
+| `metrics.jsonl` | figures per side, epoch and split | for the curves |
+| `predictions.safetensors` | answers on the test images | for confusion, offloading, the interval of the gain |
+| `edge/ledger.sqlite`, `edge/noise.key` | every release, and the secret of their noise. **On the edge only** | no |
+| `edge/teacher.safetensors` | the network of `train.distill`, trained without protection. **On the edge only** | no |
+| `edge/samples.safetensors` | up to 24 test images. **On the edge only: it holds raw images** | for the sample images |
+| `config.yaml` | the resolved settings | to show them |
+| `audit/audit.json` | what attackers found ([audit-schema.md](audit-schema.md)) | for the privacy section |
+| `audit/reconstruction/samples.safetensors` | test images, and as attackers see them. **Images** | for the pictures |
+
+A report embeds the images of both `samples.safetensors` and says so; without these files it holds no image.
+
+`schema_version` of a file grows whenever a key is added, removed, or changes its meaning. A file of an unknown version
+is refused. `results.json` of version 1 is still read: the methods `cloud` and `edge` were renamed to `upload` and
+`local`.
+
+## `results.json`
+
+Shares (accuracies, AUROC) are between 0 and 1, sizes in bytes, times in seconds. "null" marks keys that may be null.
+Other tools may rely on every key below.
+
+[table of Results]
+
+[table of Figures]
+
+## `metrics.jsonl`
+
+One JSON object per line. Where a resumed run wrote the same side, split and epoch twice, the later line counts.
+
+[table of EpochFigures]
+
+## `predictions.safetensors`
+
+For the N test images, in any order:
+
+| tensor | dtype and shape | meaning |
+| --- | --- | --- |
+| `ids` | int64 (N,) | index of the image in its split |
+| `labels` | integer (N,) for `single`; any number type (N, K) in {0, 1} for `multi` | what is true |
+| `exit`, `back` | float32 (N, K), either or both | probabilities: softmax for `single`, sigmoid for `multi` |
+
+## `edge/samples.safetensors`
+
+| tensor | dtype and shape | meaning |
+| --- | --- | --- |
+| `images` | uint8 (n, 3, H, W) | RGB; the first 24 are shown |
+| `ids`, `labels` | as above, (n, …) | |
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from smartedge.artifacts.base import Artifact, Fields, Part
+
+__all__ = [
+    "BytesPerImage",
+    "BytesTotal",
+    "DataFacts",
+    "Distortion",
+    "Figures",
+    "Heads",
+    "MachineFacts",
+    "Privacy",
+    "ReferenceBytes",
+    "Results",
+    "StageSeconds",
+    "TaskFacts",
+]
+
+MachineFacts = dict[str, str | int]
+_OLD_METHODS = {"edge": "local", "cloud": "upload"}  # of version 1
+
+
+class Figures(Part):
+    """Figures of one head on one split."""
+
+    accuracy: float = Field(description="share of right answers; `multi`: mean over the columns, as all that follow")
+    balanced_accuracy: float = Field(description="mean recall over the classes that occur")
+    balanced_accuracy_adjusted: float | None = Field(
+        default=None,
+        description="the same of answers weighed by the classes' shares, which serve this measure best: where a head "
+        "is unsure, its plain answer is the commonest class whatever it sees; null in results of early versions",
+    )
+    auroc: float | None = Field(description="two classes: of class 1; more: mean of one against the rest")
+    loss: float = Field(description="mean cross-entropy")
+    base_rate: float = Field(description="accuracy of always giving the most frequent answer")
+
+
+class TaskFacts(Part):
+    """What the run learned to answer."""
+
+    kind: Literal["single", "multi"] = Field(description="`single`: one of the names; `multi`: yes or no for each name")
+    columns: tuple[str, ...] = Field(description="columns of the data set that make up the task")
+    names: tuple[str, ...] = Field(description="the K classes, or the K columns")
+
+
+class DataFacts(Part):
+    """The images."""
+
+    path: str = Field(description="as in the settings")
+    image_size: int = Field(description="pixels; images are square")
+    train: int = Field(description="number of training images")
+    val: int = Field(description="number of validation images")
+    test: int = Field(description="number of test images")
+    skipped: dict[str, int] = Field(description="reason → number of images left out")
+    notes: tuple[str, ...] = Field(description="what a reader of the figures must know about the data")
+
+
+class Heads(Part):
+    """Figures of the heads on the test split. At least one of them is there."""
+
+    back: Figures | None = Field(
+        description="of the last head: the back, or the undivided network (`upload`, `local`); against the true "
+        "labels, also where the cloud got randomised ones"
+    )
+    exit: Figures | None = Field(description="of the task exit on the edge (`hierarchical`)")
+
+    @model_validator(mode="after")
+    def _one_is_there(self) -> Self:
+        if self.back is None and self.exit is None:
+            raise ValueError("there are figures neither of the back nor of the exit")
+        return self
+
+    @property
+    def present(self) -> dict[str, Figures]:
+        """The heads that there are, by name: ``exit`` before ``back``."""
+        return {name: figures for name, figures in (("exit", self.exit), ("back", self.back)) if figures is not None}
+
+
+class ReferenceBytes(Part):
+    """What one image would be otherwise."""
+
+    jpeg_q90: float = Field(description="the same image as JPEG, quality 90")
+    raw_uint8: float = Field(description="the same image as pixels")
+    feature_float32: float | None = Field(description="its feature map as float32; null where no features are sent")
+
+
+class BytesPerImage(Part):
+    """Bytes of the training frames ÷ images in them."""
+
+    up: float = Field(description="bytes of the training frames ÷ images in them, every release counted")
+    down: float = Field(description="the same of what came back")
+    source: str | None = Field(
+        description="where counted: `kernel tcp_info` (at the socket), `payload` (Arrow messages: no socket, or a "
+        "system that does not count); null: nothing sent"
+    )
+    reference: ReferenceBytes
+
+
+class BytesTotal(Part):
+    """Bytes of the whole run."""
+
+    up: float = Field(description="of the whole run, validation and test included")
+    down: float = Field(description="the same of what came back")
+
+
+class Distortion(Part):
+    """What decoding changes of the first training frame of the last stream."""
+
+    rmse: float = Field(description="root-mean-square error, in the features' own units")
+    max_abs: float = Field(description="largest error, in the features' own units")
+    energy_kept: float = Field(description="share of the squared sum")
+
+
+class StageSeconds(Part):
+    """Busy seconds per epoch; the stages overlap."""
+
+    edge: float = Field(description="of computing on the edge")
+    encode: float | None = Field(
+        default=None,
+        description="of releasing (clip, ledger, noise) and encoding; null in results of early versions",
+    )
+    link: float = Field(description="of sending")
+    cloud: float = Field(description="of computing in the cloud")
+
+    @property
+    def known(self) -> dict[str, float]:
+        """Stage → seconds, in the order in which an image passes them."""
+        stages = (("edge", self.edge), ("encode", self.encode), ("link", self.link), ("cloud", self.cloud))
+        return {name: seconds for name, seconds in stages if seconds is not None}
+
+
+class Privacy(Part):
+    """What the edge's ledger says of the releases. Null stands for ∞, or for what does not apply."""
+
+    mechanism: str = Field(description="`none`, `gaussian`, `laplace`, `randomised-response` or `subset-selection`")
+    granularity: str = Field(description="`vector`, or `element`: `epsilon` is that of one number of the map alone")
+    epsilon: float | None = Field(description="of one release of one image")
+    delta: float = Field(description="of one release of one image; 0: pure")
+    epsilon_total: float | None = Field(
+        description="of all releases of the image that spent most, of those in protected splits"
+    )
+    delta_total: float = Field(description="of the same releases")
+    releases_max: int = Field(description="how often that image was released")
+    epsilon_budget: float | None = Field(description="what an image may spend; null: no limit was set")
+    delta_budget: float = Field(description="what an image may spend")
+    vector_epsilon: float | None = Field(
+        description="`epsilon` for the whole feature map: differs for `element` only, where it is the plain sum over "
+        "numbers, at δ = 0"
+    )
+    vector_epsilon_total: float | None = Field(
+        description="`epsilon_total` for the whole feature map: for `element` the plain sum over numbers and releases"
+    )
+    clip: float | None = Field(description="norm to which maps are clipped")
+    sigma: float | None = Field(description="standard deviation of the noise on each number")
+    codewords: int | None = Field(description="of discrete mechanisms: K")
+    subset: int | None = Field(description="of discrete mechanisms: how many codewords one release holds")
+    labels: str = Field(description="how the desired label travels: `clear` or `randomised`")
+    label_epsilon: float | None = Field(description="of the label, once per image; null: in clear")
+    epsilon_with_label: float | None = Field(
+        description="`vector_epsilon_total` and `label_epsilon` together (their sum)"
+    )
+    apply_to: str = Field(description="`always`, or `training`: other splits went unprotected")
+    attribute_bound: float = Field(
+        description="(e^ε + δ)/(1 + e^ε) for one release of a whole map: no attacker's balanced accuracy on any yes/no "
+        "attribute is higher"
+    )
+    tight_attribute_bound: float = Field(description="the same from the mechanism itself: at most `attribute_bound`")
+    sampling_delta: float | None = Field(
+        description="what finite precision of the noise adds to delta for one release: it grows with e^ε; from about "
+        "ε = 19 on it is not small beside delta, and at 1 or more nothing is guaranteed"
+    )
+    randomised_response_baseline: float | None = Field(
+        default=None,
+        description="balanced accuracy of randomised response on the exit's answer, at its best threshold in "
+        "hindsight, at the `vector_epsilon` of one release",
+    )
+
+
+class Results(Artifact):
+    """The figures of a finished run: ``results.json``."""
+
+    missing: ClassVar[str] = "a run writes it when it ends, so finish the run first ('smartedge train --resume')"
+    remedy: ClassVar[str] = "remove it and run 'smartedge report RUN', which puts it together again"
+    page: ClassVar[str] = "docs/results-schema.md"
+
+    schema_version: Literal[2] = 2
+    smartedge_version: str | None = Field(description="of the program that made the run; null where not installed")
+    method: str = Field(description="`hierarchical`, `upload`, `split` or `local`")
+    schedule: str = Field(description="`joint`, `two-stage` or `freeze-and-log`")
+    model: str = Field(description="name of the network")
+    cut: str | None = Field(description="where it is divided; null where it is not")
+    bottleneck: tuple[int, ...] | None = Field(description="shape of the bottleneck at the cut")
+    codec: str | None = Field(description="how what was sent was encoded")
+    seed: int = Field(description="of the run")
+    epochs: int = Field(description="of the run")
+    task: TaskFacts
+    data: DataFacts
+    test: Heads
+    cloud_gain: float | None = Field(
+        description="accuracy of the back minus that of the exit, on the test split; null where either is missing"
+    )
+    bytes_per_image: BytesPerImage
+    codec_error: Distortion | None = Field(
+        default=None,
+        description="what decoding changes of the first training frame of the last stream; null: nothing sent",
+    )
+    bytes_total: BytesTotal
+    seconds_per_epoch: float = Field(
+        description="wall clock of the last session ÷ its epochs, those of the back where the front is trained first"
+    )
+    seconds_total: float = Field(description="wall clock of the last session")
+    stage_seconds: StageSeconds = Field(description="busy seconds per epoch; the stages overlap")
+    edge_data_share: float = Field(description="share of the edge's time in which it waited for images")
+    edge_peak_rss_bytes: int | None = Field(
+        description="largest resident set of the edge process; null where the system does not tell"
+    )
+    edge_baseline_rss_bytes: int = Field(description="resident set of the edge process before it trained")
+    cloud_peak_rss_bytes: int | None = Field(
+        description="largest resident set of the cloud process; null where there is no such process"
+    )
+    releases_per_image: int = Field(description="how often an image was sent at most; the unit of privacy accounting")
+    privacy: Privacy | None = Field(
+        default=None,
+        description="what the ledger says ([privacy.md](privacy.md)); null where nothing was sent. In it null stands "
+        "for ∞, or for what does not apply",
+    )
+    machine: MachineFacts = Field(description="name → value; names that end in `_bytes` are sizes")
+    versions: dict[str, str] = Field(description="package → version")
+    started: str = Field(description="ISO 8601")
+    command: str = Field(description="runs it again")
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether every head is within three standard errors of guessing, which a guesser exceeds once in 700.
+
+        Of plain and adjusted answers whichever are better; of a multi-label task its columns count as independent.
+        """
+        single = self.task.kind == "single"
+        classes = len(self.task.names) if single else 2
+        answers = self.data.test * (1 if single else len(self.task.columns))
+        limit = 1 / classes + 3 * math.sqrt((classes - 1) / answers) / classes
+        return all(
+            max(head.balanced_accuracy, head.balanced_accuracy_adjusted or 0.0) <= limit
+            for head in self.test.present.values()
+        )
+
+    @classmethod
+    def upgraded(cls, fields: Fields) -> Fields:
+        """Version 1 called the methods ``upload`` and ``local`` ``cloud`` and ``edge``."""
+        method = fields.get("method")
+        if fields.get("schema_version") == 1 and isinstance(method, str):
+            return {**fields, "schema_version": 2, "method": _OLD_METHODS.get(method, method)}
+        return fields

@@ -1,0 +1,53 @@
+"""What a run notes about itself while it goes on: ``run.json``, ``edge/run.json``, ``edge/confirmed.json``."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from smartedge.artifacts.base import Artifact
+from smartedge.artifacts.results import MachineFacts
+from smartedge.artifacts.summary import TrafficTotals
+
+__all__ = ["Confirmed", "EdgeRun", "RunFacts"]
+
+_NEW = "start a new run in another run_dir"
+
+
+class RunFacts(Artifact):
+    """``run.json``: where and how a run was started."""
+
+    missing: ClassVar[str] = "this is no run directory; start a run with 'smartedge train'"
+    remedy: ClassVar[str] = _NEW
+    page: ClassVar[str] = "docs/run-files-schema.md"
+
+    schema_version: Literal[1] = 1
+    machine: MachineFacts = Field(description="name → value; names that end in `_bytes` are sizes")
+    versions: dict[str, str] = Field(description="package → version")
+    started: str = Field(description="ISO 8601")
+    command: str = Field(description="runs it again")
+
+
+class EdgeRun(Artifact):
+    """``edge/run.json``: which run the edge's folder belongs to."""
+
+    missing: ClassVar[str] = "the edge has not begun"
+    remedy: ClassVar[str] = _NEW
+    page: ClassVar[str] = "docs/run-files-schema.md"
+
+    schema_version: Literal[1] = 1
+    run: str = Field(description="identifies the run; the ledger and the cloud's log hold the same")
+    data: str = Field(description="fingerprint of the images' ids and labels: a resumed run must have the same")
+
+
+class Confirmed(Artifact):
+    """``edge/confirmed.json``: up to where the cloud has confirmed what the edge sent."""
+
+    missing: ClassVar[str] = "no checkpoint was confirmed yet"
+    remedy: ClassVar[str] = _NEW
+    page: ClassVar[str] = "docs/run-files-schema.md"
+
+    schema_version: Literal[1] = 1
+    checkpoint: int = Field(description="the newest checkpoint before which the cloud holds every frame")
+    traffic: TrafficTotals = Field(description="what was sent up to then")

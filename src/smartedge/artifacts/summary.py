@@ -1,0 +1,92 @@
+"""What each side says of itself when it ends: ``edge/summary.json``, ``cloud/summary.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from smartedge.artifacts.base import Artifact, Part
+from smartedge.artifacts.results import Distortion, Figures, Privacy, ReferenceBytes, TaskFacts
+from smartedge.errors import RunError
+
+__all__ = ["CloudSummary", "EdgeSummary", "Session", "TrafficTotals", "has_finished"]
+
+_MISSING = (
+    "so this side of the run has not ended; where the sides ran on two machines, copy the cloud's folder cloud/ into "
+    "the edge's run directory (edge/ holds the noise's key and raw images)"
+)
+
+
+class Session(Part):
+    """One process of a run, from its start or resumption to its end."""
+
+    started: float = Field(description="seconds since 1970")
+    ended: float = Field(description="seconds since 1970")
+    epochs: int = Field(description="epochs completed in this session")
+
+
+class TrafficTotals(Part):
+    """What the edge has sent so far, by split."""
+
+    up: dict[str, int] = Field(description="split → bytes")
+    down: dict[str, int] = Field(description="split → bytes")
+    images: dict[str, int] = Field(description="split → images sent, every release counted")
+    source: str = Field(description="where bytes are counted; empty where nothing was sent")
+    release_seconds: float = Field(description="clip, ledger, noise")
+    encode_seconds: float
+    link_seconds: float
+    codec_error: Distortion | None = Field(description="of the first frame of the latest training stream")
+
+
+class _Summary(Artifact):
+    """What both sides say."""
+
+    missing: ClassVar[str] = _MISSING
+    remedy: ClassVar[str] = "end the run again with --resume, or start a new one"
+    page: ClassVar[str] = "docs/run-files-schema.md"
+
+    finished: bool = Field(description="whether the run was complete when this side ended")
+    session: Session = Field(description="the last one, where the run was resumed")
+    busy_seconds: float = Field(description="of computing, in the whole run")
+    test: Figures | None = Field(description="of this side's head on the test split; null where it has none")
+    peak_rss_bytes: int | None = Field(description="largest resident set of the process; null where not known")
+
+
+class EdgeSummary(_Summary):
+    """``edge/summary.json``."""
+
+    schema_version: Literal[1] = 1
+    side: Literal["edge"] = "edge"
+    threaded: bool = Field(description="whether frames were sent by a thread of their own")
+    data_wait_seconds: float = Field(description="in which the edge waited for images")
+    data_busy_seconds: float = Field(description="of reading and augmenting images")
+    teacher_val: Figures | None = Field(description="of the undivided network of `train.distill` on validation images")
+    traffic: TrafficTotals
+    releases_per_image: int = Field(description="of a training image, at most")
+    privacy: Privacy | None = Field(description="what the ledger says; null where nothing was sent")
+    feature_shape: tuple[int, ...] = Field(description="of what crosses the cut")
+    reference_bytes: ReferenceBytes
+    task: TaskFacts
+    images: dict[str, int] = Field(description="split → number of images")
+    skipped: dict[str, int] = Field(description="reason → number of images left out")
+    notes: tuple[str, ...] = Field(description="what a reader must know about the data")
+    baseline_rss_bytes: int = Field(description="resident set of the process before it trained")
+
+
+class CloudSummary(_Summary):
+    """``cloud/summary.json``."""
+
+    schema_version: Literal[1] = 1
+    side: Literal["cloud"] = "cloud"
+    frames: int = Field(description="in the feature log")
+
+
+def has_finished(folder: Path) -> bool:
+    """Whether the side whose folder this is has completed its run; False where that cannot be read."""
+    model = EdgeSummary if folder.name == "edge" else CloudSummary
+    try:
+        return model.read(folder / "summary.json").finished
+    except RunError:
+        return False
