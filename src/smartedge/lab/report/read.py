@@ -122,6 +122,9 @@ def _read_audit(path: Path) -> dict[str, Any] | None:
     if lacking := [name for name in _AUDIT if name not in audit] or list(_lacking_figures(audit["attributes"])):
         raise ValueError(f"{path}: lacks {', '.join(lacking)}; docs/audit-schema.md says what belongs there")
     found: dict[str, Any] = audit
+    if found["reconstruction"]:
+        found["reconstruction"] = {name: block for name, block in found["reconstruction"].items() if block is not None}
+    found["skipped"] = [{key: v for key, v in entry.items() if v is not None} for entry in found["skipped"]]
     return found
 
 
