@@ -26,7 +26,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from common import HERE, DropHandler, data_folder, provenance
-from torch import Tensor
 
 from smartedge.codec import Codec, get_codec, reconstruction_error, saturated_share
 from smartedge.codec.bits import pack_bits
@@ -36,7 +35,7 @@ from smartedge.data.sources import open_dataset
 from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.methods.schedules import get_schedule
 from smartedge.models.network import divide, to_input
-from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
+from smartedge.types import EncodedBatch, Features, Frame, StreamHeader, Task
 from smartedge.wire.flight import FlightLink, FlightReceiver
 
 FEATURE_CODECS = (
@@ -71,14 +70,14 @@ def main() -> None:
             rows += [measured(f"{data} {cut}", name, frames[0]) for name in FEATURE_CODECS]
             coders += [row for bits in (8, 4, 2, 1) for row in entropy_coders(f"{data} {cut}", frames, bits)]
             if bottleneck is not None:
-                noise = torch.randn(frames[0].shape, generator=torch.Generator().manual_seed(0)) * 0.5
+                noise = 0.5 * np.random.default_rng(0).standard_normal(frames[0].shape, np.float32)
                 names = ("uint8", "uint4", "uint2", "uint1")
                 rows += [measured(f"{data} {cut} with noise", name, frames[0] + noise) for name in names]
             print(f"{data} {cut}: edge step {edge_us[f'{data} {cut}']:.0f} us/image", flush=True)
         rows += [measured(f"{data} images", name, images) for name in IMAGE_CODECS]
     for words in (8, 64):
         places = torch.arange(BATCH) * 7 % words
-        rows.append(measured(f"codewords of {words}", "code", torch.eye(words)[places]))
+        rows.append(measured(f"codewords of {words}", "code", torch.eye(words)[places].numpy()))
     show(rows)
     show(coders)
     overhead = [
@@ -99,7 +98,7 @@ def main() -> None:
 
 def feature_maps(
     path: str, column: str, bottleneck: tuple[int, ...] | None, images: int
-) -> tuple[list[Tensor], Tensor, float]:
+) -> tuple[list[Features], Features, float]:
     """Frames of 64 test images' features, the first frame's images, and the edge step's microseconds per image."""
     data = open_dataset(path, column, image_size=64, limit={"train": images, "val": BATCH, "test": 4 * BATCH})
     parts = divide(
@@ -122,19 +121,19 @@ def feature_maps(
     parts.task_exit.eval()
     frames, first = [], None
     for batch in batches(data.splits["test"], BATCH, seed=0, epoch=0, shuffle=False):
-        first = batch.images_BCHW if first is None else first
-        frames.append(edge_forward(parts.front, parts.task_exit, to_input(batch.images_BCHW, CPU))[0])
+        first = batch.images_BCHW.numpy() if first is None else first
+        frames.append(edge_forward(parts.front, parts.task_exit, to_input(batch.images_BCHW, CPU))[0].numpy())
     assert first is not None
     return frames, first, statistics.median(seconds) / BATCH * 1e6
 
 
-def measured(what: str, name: str, features_BF: Tensor) -> dict[str, Any]:
+def measured(what: str, name: str, features_BF: Features) -> dict[str, Any]:
     codec = get_codec(name)
     stated = reconstruction_error(codec, features_BF)
     payload, side = codec.encode(features_BF)
     shape = tuple(features_BF.shape)
 
-    def decode() -> Tensor:
+    def decode() -> Features:
         return codec.decode(payload, side, batch=shape[0], feature_shape=shape[1:], dtype=features_BF.dtype)
 
     return {
@@ -142,7 +141,7 @@ def measured(what: str, name: str, features_BF: Tensor) -> dict[str, Any]:
         "codec": name,
         "B/image": round(stated["bytes_per_sample"], 2),
         "most B/image": round(codec.max_bytes(shape[0], shape[1:]) / shape[0], 2),
-        "rmse / std": round(stated["rmse"] / float(features_BF.float().std()), 4),
+        "rmse / std": round(stated["rmse"] / float(features_BF.astype(np.float32).std(ddof=1)), 4),
         "rmse": round(stated["rmse"], 4),
         "max error": round(stated["max_abs"], 4),
         "energy kept": round(stated["energy_kept"], 4),
@@ -162,7 +161,7 @@ def microseconds(work: Callable[[], Any], *, budget_s: float = 1.0) -> float:
     return round(statistics.median(seconds) / BATCH * 1e6, 2)
 
 
-def entropy_coders(what: str, frames: list[Tensor], bits: int) -> list[dict[str, Any]]:
+def entropy_coders(what: str, frames: list[Features], bits: int) -> list[dict[str, Any]]:
     """The packed levels of ``AffineCodec(bits)`` under several entropy coders; the dictionary is of other frames."""
     levels_RN, _ = quantise(frames[0], bits, "benchmark")
     packed = pack_bits(levels_RN, bits)
@@ -244,7 +243,7 @@ def encoded(codec: Codec, shape: tuple[int, ...], count: int, seed: int) -> Enco
         features_BF = torch.eye(shape[0])[torch.randint(0, shape[0], (count,), generator=generator)]
     else:
         features_BF = torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed)).tanh()
-    return EncodedBatch(np.arange(count), np.arange(count) % 2, *codec.encode(features_BF))
+    return EncodedBatch(np.arange(count), np.arange(count) % 2, *codec.encode(features_BF.numpy()))
 
 
 def bytes_at_socket(codec: Codec, shape: tuple[int, ...], count: int, schedule: Any) -> int:

@@ -77,7 +77,7 @@ def measure(settings: dict[str, Any], steps: int) -> dict[str, float]:
                     result = take_step(learner.learn, batch, progress, rates=learner.rates).step
                     middle = time.perf_counter()
                     released = gate.release(
-                        batch.ids, result.features_BF, batch.labels, split="train", seq=progress.step
+                        batch.ids, result.features_BF.numpy(), batch.labels.numpy(), split="train", seq=progress.step
                     )
                     pack(released, codec)
                     stepping.append(middle - begun)

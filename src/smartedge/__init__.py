@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from smartedge.codec import get_codec, pack, unpack
     from smartedge.config import Config, load_config
     from smartedge.errors import SmartEdgeError
     from smartedge.lab.report import write_report
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from smartedge.models.bottleneck import Compress, Expand
     from smartedge.models.cut import Cut, cut, list_cuts, merge_state_dicts
     from smartedge.models.exits import TaskExit
+    from smartedge.privacy.release import release
     from smartedge.training import train
 
 # Public name -> module. Imported at first use, so that `import smartedge` costs nothing.
@@ -29,10 +31,14 @@ _PUBLIC = {
     "cut": "models.cut",
     "edge_forward": "methods.front_step",
     "edge_step": "methods.front_step",
+    "get_codec": "codec",
     "list_cuts": "models.cut",
     "load_config": "config",
     "merge_state_dicts": "models.cut",
+    "pack": "codec",
+    "release": "privacy.release",
     "train": "training",
+    "unpack": "codec",
     "write_report": "lab.report",
 }
 
@@ -48,10 +54,14 @@ __all__ = [
     "cut",
     "edge_forward",
     "edge_step",
+    "get_codec",
     "list_cuts",
     "load_config",
     "merge_state_dicts",
+    "pack",
+    "release",
     "train",
+    "unpack",
     "write_report",
 ]
 

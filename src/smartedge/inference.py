@@ -23,7 +23,7 @@ from smartedge.methods.front_step import edge_forward
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
-from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
+from smartedge.types import EncodedBatch, Frame, Labels, StreamHeader, Task
 from smartedge.wire.link import FrameSender
 
 __all__ = ["Answer", "Answerer", "EdgeModel", "TrainedRun", "answer", "ask_over", "image_names"]
@@ -154,7 +154,7 @@ def ask_over(sender: FrameSender, run: TrainedRun, edge: EdgeModel) -> Ask:
                 part = slice(seq * _BATCH, (seq + 1) * _BATCH)
                 released = gate.release(
                     names[part],
-                    features_BF[part],
+                    features_BF[part].numpy(),
                     _no_labels(run.task, len(rows[part])),
                     split="infer",
                     seq=None,
@@ -167,9 +167,9 @@ def ask_over(sender: FrameSender, run: TrainedRun, edge: EdgeModel) -> Ask:
                     reply.batch.side,
                     batch=len(encoded.ids),
                     feature_shape=(run.task.outputs,),
-                    dtype=torch.float32,
+                    dtype=np.dtype(np.float32),
                 )
-                found.append(scores_BK)
+                found.append(torch.from_numpy(scores_BK))
             sender.close()
         return torch.cat(found)
 
@@ -208,10 +208,10 @@ class Answerer:
         batch = unpack_frame(frame, header)
         with torch.no_grad():
             try:
-                logits_BK = self.back(batch.features_BF)
+                logits_BK = self.back(torch.from_numpy(batch.features_BF))
             except RuntimeError as error:
                 raise FrameError(f"features of shape {header.feature_shape} do not fit the back: {error}") from error
-        payload, side = get_codec("float32").encode(probabilities(logits_BK, self.run.task.kind))
+        payload, side = get_codec("float32").encode(probabilities(logits_BK, self.run.task.kind).numpy())
         encoded = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
         return Frame(frame.seq, encoded)
 
@@ -237,9 +237,9 @@ def _header(run: TrainedRun, feature_shape: tuple[int, ...], *, frames: int) -> 
     )
 
 
-def _no_labels(task: Task, count: int) -> Tensor:
+def _no_labels(task: Task, count: int) -> Labels:
     """A place holder: frames of method ``infer`` carry no labels."""
-    return torch.zeros(count, dtype=torch.int64) if task.kind == "single" else torch.zeros(count, task.outputs)
+    return np.zeros(count, np.int64) if task.kind == "single" else np.zeros((count, task.outputs), np.float32)
 
 
 def _load(module: nn.Module, path: Path) -> None:

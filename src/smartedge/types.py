@@ -6,7 +6,7 @@ Shape letters used in names throughout the project:
     K  outputs (classes of a single-label task, columns of a multi-label task)
     F  any trailing feature shape, (C, H, W) or (T, D) for tokens
 
-This module imports nothing of ours, so every part may import it.
+This module imports nothing of ours, so every part may import it; and no torch, since the sending path does without it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "PROTOCOL",
     "EncodedBatch",
     "FeatureBatch",
+    "Features",
     "Frame",
     "ImageBatch",
+    "Labels",
     "ReleaseEvent",
     "ReleasedBatch",
     "SplitName",
@@ -36,6 +40,8 @@ __all__ = [
 PROTOCOL = 3  # of stream headers and frames: a side of another number is refused (format: smartedge.wire.frame)
 
 SplitName = Literal["train", "val", "test"]
+Features: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8]"  # (B, *F); uint8 where images are uploaded
+Labels: TypeAlias = "NDArray[np.int64] | NDArray[np.float32]"  # int64 (B,) or float32 (B, K): see Task
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,11 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Feature maps (or, for the upload baseline, images) with what belongs to them."""
+    """Feature maps (or, for the upload baseline, images) with what belongs to them, as decoded from a frame."""
 
-    ids: np.ndarray  # int64 (B,)
-    features_BF: Tensor  # (B, *F); float32, or uint8 where images are uploaded
-    labels: Tensor  # see Task
+    ids: NDArray[np.int64]  # (B,)
+    features_BF: Features
+    labels: Labels
 
 
 @dataclass(frozen=True)
@@ -105,9 +111,9 @@ class ReleasedBatch:
         TypeError: when anything else tries to make one.
     """
 
-    ids: np.ndarray
-    features_BF: Tensor
-    labels: Tensor
+    ids: NDArray[np.int64]  # (B,)
+    features_BF: Features
+    labels: Labels
     event: ReleaseEvent  # of each image's features
     label_event: ReleaseEvent | None = None  # of each image's label; None where none travels
     key: InitVar[object] = field(default=None, kw_only=True)
@@ -215,8 +221,3 @@ class StreamHeader:
     def end_seq(self) -> int:
         """The sequence number after that of the last frame."""
         return self.first_seq + self.frames
-
-
-def feature_dtype(name: str) -> torch.dtype:
-    """The torch dtype that a stream header names."""
-    return {"float32": torch.float32, "uint8": torch.uint8}[name]

@@ -94,7 +94,7 @@ def test_offloading_spends_budget_and_no_ids_but_rows_go_over_the_link(tiny_conf
             from smartedge.codec import get_codec
             from smartedge.types import EncodedBatch, Frame
 
-            payload, side = get_codec("float32").encode(torch.full((len(frame.batch.ids), 2), 0.5))
+            payload, side = get_codec("float32").encode(np.full((len(frame.batch.ids), 2), 0.5, np.float32))
             batch = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
             return Frame(frame.seq, batch)
 

@@ -56,6 +56,10 @@ def test_the_columns_to_learn_exist_in_the_data(path: Path, request: pytest.Fixt
 
 
 def test_a_loop_of_ones_own_runs(repo_root: Path) -> None:
+    """And what it sends goes through the gate: no codec is called past it."""
+    text = (repo_root / "examples" / "own_loop.py").read_text(encoding="utf-8")
+    assert ".encode(" not in text
+    assert "smartedge.pack(released, codec)" in text
     command = [sys.executable, str(repo_root / "examples" / "own_loop.py"), "--images", "100", "--epochs", "1"]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "epoch 1: loss at the exit" in found.stdout

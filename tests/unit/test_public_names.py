@@ -18,10 +18,14 @@ def test_public_names():
         "cut",
         "edge_forward",
         "edge_step",
+        "get_codec",
         "list_cuts",
         "load_config",
         "merge_state_dicts",
+        "pack",
+        "release",
         "train",
+        "unpack",
         "write_report",
     ]
     assert all(getattr(smartedge, name) is not None for name in smartedge.__all__)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -86,7 +87,7 @@ class BackTrainer:
             steps = header.train_steps * self.config.epochs
             gradient_BF = self._learn(batch, steps, want_gradient=header.answered)
             if gradient_BF is not None:
-                payload, side = get_codec("float32").encode(gradient_BF.cpu())
+                payload, side = get_codec("float32").encode(gradient_BF.cpu().numpy())
                 reply = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
         else:
             self._evaluate(batch)
@@ -155,7 +156,7 @@ class BackTrainer:
                 continue
             pool = _join([rest, *held] if rest is not None else held)
             held = []
-            mixed = torch.randperm(len(pool.ids), generator=generator)
+            mixed = torch.randperm(len(pool.ids), generator=generator).numpy()
             whole = max(1, len(mixed) // size) if place + 1 == len(order) else len(mixed) // size
             for part in range(whole):
                 if given < steps:
@@ -166,13 +167,14 @@ class BackTrainer:
     # -- the work itself
 
     def _inputs(self, batch: FeatureBatch, *, learning: bool) -> Tensor:
-        if batch.features_BF.dtype == torch.uint8:
-            images_BCHW = batch.features_BF
+        decoded_BF = torch.from_numpy(batch.features_BF)
+        if decoded_BF.dtype == torch.uint8:
+            images_BCHW = decoded_BF
             if learning:
                 generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "augment", self.step))
                 images_BCHW = augment(images_BCHW, generator=generator, kind=self.config.data.augment)
             return to_input(images_BCHW, self.device, channels_last=self.config.train.channels_last)
-        features_BF = batch.features_BF.to(self.device)
+        features_BF = decoded_BF.to(self.device)
         if self.config.train.channels_last and features_BF.dim() == 4:
             features_BF = features_BF.contiguous(memory_format=torch.channels_last)
         return features_BF
@@ -182,7 +184,7 @@ class BackTrainer:
         with self.random.active():
             self.back.train()
             set_learning_rate(self.optimizer, peak=train.lr, step=self.step, steps=steps)
-            labels = batch.labels.to(self.device)
+            labels = torch.from_numpy(batch.labels).to(self.device)
             result = cloud_step(
                 self.back,
                 self.optimizer,
@@ -196,7 +198,7 @@ class BackTrainer:
                 clip_norm=train.clip_grad_norm,
             )
         self.step += 1
-        self._predictions.add(batch.ids, batch.labels, probabilities(result.logits_BK, _kind(labels)), result.loss)
+        self._predictions.add(batch.ids, labels.cpu(), probabilities(result.logits_BK, _kind(labels)), result.loss)
         done = min(self.step, steps)
         if done == steps or done % 4 == 0:
             text = f"epoch {self.epoch + 1}/{self.config.epochs} loss {result.loss:.3f}"
@@ -209,9 +211,10 @@ class BackTrainer:
             logits_BK = cloud_forward(
                 self.back, self._inputs(batch, learning=False), precision=self.config.train.precision
             ).cpu()
-        kind = _kind(batch.labels)
-        loss = task_loss(logits_BK, batch.labels, kind).item()
-        self._predictions.add(batch.ids, batch.labels, probabilities(logits_BK, kind), loss)
+        labels = torch.from_numpy(batch.labels)
+        kind = _kind(labels)
+        loss = task_loss(logits_BK, labels, kind).item()
+        self._predictions.add(batch.ids, labels, probabilities(logits_BK, kind), loss)
 
     def _record(self, split: str) -> None:
         predictions, self._predictions = self._predictions, Predictions()
@@ -262,10 +265,10 @@ def _kind(labels: Tensor) -> str:
 
 
 def _join(batches: list[FeatureBatch]) -> FeatureBatch:
-    ids = torch.cat([torch.from_numpy(batch.ids) for batch in batches]).numpy()
-    features = torch.cat([batch.features_BF for batch in batches])
-    return FeatureBatch(ids, features, torch.cat([batch.labels for batch in batches]))
+    ids = np.concatenate([batch.ids for batch in batches])
+    features_BF = np.concatenate([batch.features_BF for batch in batches])
+    return FeatureBatch(ids, features_BF, np.concatenate([batch.labels for batch in batches]))
 
 
-def _take(batch: FeatureBatch, index: Tensor) -> FeatureBatch:
-    return FeatureBatch(batch.ids[index.numpy()], batch.features_BF[index], batch.labels[index])
+def _take(batch: FeatureBatch, index: np.ndarray) -> FeatureBatch:
+    return FeatureBatch(batch.ids[index], batch.features_BF[index], batch.labels[index])

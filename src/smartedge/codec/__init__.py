@@ -30,6 +30,8 @@ from __future__ import annotations
 import difflib
 import re
 
+import numpy as np
+
 from smartedge.codec.base import Codec, decoding_error, reconstruction_error
 from smartedge.codec.codewords import CodewordCodec
 from smartedge.codec.image import PictureCodec, PixelCodec
@@ -39,7 +41,7 @@ from smartedge.codec.quantise import AffineCodec, Float16Codec, Float32Codec, sa
 from smartedge.codec.sparse import TopKCodec
 from smartedge.codec.tiles import TileCodec
 from smartedge.errors import CodecError
-from smartedge.types import FeatureBatch, Frame, StreamHeader, feature_dtype
+from smartedge.types import FeatureBatch, Frame, StreamHeader
 
 __all__ = [
     "Codec",
@@ -121,7 +123,7 @@ def unpack_frame(frame: Frame, header: StreamHeader) -> FeatureBatch:
         frame.batch,
         get_codec(header.codec),
         feature_shape=header.feature_shape,
-        dtype=feature_dtype(header.feature_dtype),
+        dtype=np.dtype(header.feature_dtype),
         task_kind=header.task_kind,
         outputs=header.outputs,
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from smartedge.errors import CodecError
+from smartedge.types import Features
 
 __all__ = ["Codec", "decoding_error", "reconstruction_error"]
+
+_ALIGNMENT = 64  # bytes
 
 
 class Codec(Protocol):
@@ -31,11 +34,11 @@ class Codec(Protocol):
         ...
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> np.dtype[Any]:
         """The dtype that it encodes and gives back."""
         ...
 
-    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+    def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """Payload and side of features of shape (B, *F), B ≥ 1.
 
         Raises:
@@ -44,9 +47,9 @@ class Codec(Protocol):
         ...
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
-    ) -> Tensor:
-        """The features, of shape (batch, *feature_shape): contiguous, writable, in memory of their own.
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> Features:
+        """The features, of shape (batch, *feature_shape): contiguous, writable, aligned to 64 bytes.
 
         Nothing larger than the result is allocated before the payload's own claims are checked against it.
 
@@ -60,24 +63,30 @@ class Codec(Protocol):
         ...
 
 
-def check_features(features_BF: Tensor, dtype: torch.dtype, codec: str) -> None:
+def check_features(features_BF: Features, dtype: np.dtype[Any], codec: str) -> None:
     """Raise a :class:`CodecError` unless the features are a non-empty batch of that dtype."""
+    if not isinstance(features_BF, np.ndarray):
+        raise TypeError(f"codec {codec}: features must be a numpy array, got {type(features_BF).__name__}")
     if features_BF.dtype != dtype:
         raise CodecError(f"codec {codec}: features must be {dtype}, got {features_BF.dtype}; change codec.name")
-    if features_BF.dim() < 2 or features_BF.numel() == 0:
+    if features_BF.ndim < 2 or features_BF.size == 0:
         raise CodecError(
-            f"codec {codec}: features must have a batch dimension, one more, and no empty one, "
-            f"got {tuple(features_BF.shape)}"
+            f"codec {codec}: features must have a batch dimension, one more, and no empty one, got {features_BF.shape}"
         )
 
 
-def new_features(batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype, of: torch.dtype, codec: str) -> Tensor:
-    """Memory for decoded features, uninitialised; torch aligns it to 64 bytes. ``of`` is what the codec decodes to."""
+def new_features(
+    batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any], of: np.dtype[Any], codec: str
+) -> NDArray[Any]:
+    """Memory for decoded features, uninitialised and aligned to 64 bytes. ``of`` is what the codec decodes to."""
     if dtype != of:
         raise CodecError(f"codec {codec}: decodes to {of}, not {dtype}; both sides need the same codec.name")
     if batch < 1 or not feature_shape or min(feature_shape) < 1:
         raise CodecError(f"codec {codec}: cannot decode {batch} features of shape {feature_shape}")
-    return torch.empty((batch, *feature_shape), dtype=dtype)
+    size = batch * math.prod(feature_shape) * of.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(of).reshape(batch, *feature_shape)
 
 
 def check_length(data: bytes, length: int, what: str, codec: str) -> None:
@@ -86,7 +95,7 @@ def check_length(data: bytes, length: int, what: str, codec: str) -> None:
         raise CodecError(f"codec {codec}: {what} must be {length} bytes, got {len(data)}: it is truncated or corrupt")
 
 
-def reconstruction_error(codec: Codec, features_BF: Tensor) -> dict[str, float]:
+def reconstruction_error(codec: Codec, features_BF: Features) -> dict[str, float]:
     """What one round trip costs.
 
     Returns:
@@ -98,7 +107,7 @@ def reconstruction_error(codec: Codec, features_BF: Tensor) -> dict[str, float]:
     return {"bytes": size, "bytes_per_sample": size / len(features_BF), **error}
 
 
-def decoding_error(codec: Codec, payload: bytes, side: bytes, features_BF: Tensor) -> dict[str, float]:
+def decoding_error(codec: Codec, payload: bytes, side: bytes, features_BF: Features) -> dict[str, float]:
     """By how much what is decoded differs from the features (B, *F) that were encoded.
 
     Returns:
@@ -106,13 +115,13 @@ def decoding_error(codec: Codec, payload: bytes, side: bytes, features_BF: Tenso
         units; and ``energy_kept``, 1 - sum of squared differences / sum of squared features (1 where all features are
         zero and came back so).
     """
-    shape = tuple(features_BF.shape)
+    shape = features_BF.shape
     decoded_BF = codec.decode(payload, side, batch=shape[0], feature_shape=shape[1:], dtype=features_BF.dtype)
-    original_BF = features_BF.detach().cpu().double()
-    difference_BF = decoded_BF.double() - original_BF
-    lost, energy = difference_BF.square().sum().item(), original_BF.square().sum().item()
+    original_BF = features_BF.astype(np.float64)
+    difference_BF = decoded_BF - original_BF
+    lost, energy = float(np.square(difference_BF).sum()), float(np.square(original_BF).sum())
     return {
-        "max_abs": difference_BF.abs().max().item(),
-        "rmse": math.sqrt(lost / difference_BF.numel()),
+        "max_abs": float(np.abs(difference_BF).max()),
+        "rmse": math.sqrt(lost / difference_BF.size),
         "energy_kept": 1 - lost / energy if energy else float(lost == 0),
     }

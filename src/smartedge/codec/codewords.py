@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from smartedge.codec.base import check_features, check_length, new_features
 from smartedge.codec.bits import pack_bits, packed_size, unpack_bits
 from smartedge.errors import CodecError
+from smartedge.types import Features
 
 __all__ = ["CodewordCodec"]
 
@@ -27,13 +28,13 @@ class CodewordCodec:
 
     name = "code"
     lossless = True
-    dtype = torch.float32
+    dtype: np.dtype[Any] = np.dtype(np.float32)
 
-    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+    def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
         check_features(features_BF, self.dtype, self.name)
-        words = self._words(tuple(features_BF.shape[1:]))
-        rows_NK = features_BF.detach().cpu().reshape(-1, words).numpy()
+        words = self._words(features_BF.shape[1:])
+        rows_NK = features_BF.reshape(-1, words)
         if not np.isin(rows_NK, (0, 1)).all():
             raise CodecError(
                 f"codec {self.name}: takes codewords, numbers that are 0 or 1, but the features hold others (or NaN); "
@@ -44,12 +45,12 @@ class CodewordCodec:
         return pack_bits(rows_NK.astype(np.uint8), 1), _SUBSETS
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
-    ) -> Tensor:
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
         words = self._words(feature_shape)
-        rows_NK = features_BF.numpy().reshape(-1, words)
+        rows_NK = features_BF.reshape(-1, words)
         if side == _SUBSETS:
             check_length(payload, packed_size(rows_NK.size, 1), "payload", self.name)
             rows_NK[:] = unpack_bits(payload, 1, rows_NK.size).reshape(rows_NK.shape)

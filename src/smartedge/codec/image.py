@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from smartedge.codec.base import check_features, check_length, new_features
 from smartedge.codec.entropy import compress, decompress, max_compressed
 from smartedge.codec.pictures import PictureFormat, read_picture, write_picture
 from smartedge.errors import CodecError
+from smartedge.types import Features
 
 __all__ = ["PictureCodec", "PixelCodec"]
 
@@ -29,19 +29,19 @@ class PixelCodec:
 
     name = "image"
     lossless = True
-    dtype = torch.uint8
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
 
-    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+    def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
         check_features(features_BF, self.dtype, self.name)
-        pixels = features_BF.detach().cpu().numpy()
+        pixels = features_BF
         for axis in _neighbour_axes(pixels.ndim):
             pixels = np.diff(pixels, axis=axis, prepend=np.uint8(0))
         return compress(pixels.tobytes()), b""
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
-    ) -> Tensor:
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[np.uint8]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         check_length(side, 0, "side", self.name)
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
@@ -49,7 +49,7 @@ class PixelCodec:
         pixels = np.frombuffer(decompress(payload, size, self.name), np.uint8).reshape(features_BF.shape)
         for axis in _neighbour_axes(pixels.ndim):
             pixels = np.cumsum(pixels, axis=axis, dtype=np.uint8)
-        features_BF.numpy()[:] = pixels
+        features_BF[:] = pixels
         return features_BF
 
     def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
@@ -68,22 +68,22 @@ class PictureCodec:
     name: str
     format: PictureFormat
     lossless: ClassVar[bool] = False
-    dtype: ClassVar[torch.dtype] = torch.uint8
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
 
-    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+    def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`; the features must be images of shape (B, 3, H, W)."""
         check_features(features_BF, self.dtype, self.name)
-        _check_rgb(tuple(features_BF.shape[1:]), self.name)
+        _check_rgb(features_BF.shape[1:], self.name)
         parts = []
-        for pixels_HWC in features_BF.detach().cpu().permute(0, 2, 3, 1).contiguous().numpy():
+        for pixels_HWC in np.ascontiguousarray(features_BF.transpose(0, 2, 3, 1)):
             file = write_picture(pixels_HWC, self.format)
             data = file if len(file) < pixels_HWC.size else pixels_HWC.tobytes()
             parts += [_LENGTH.pack(len(data)), data]
         return b"".join(parts), b""
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
-    ) -> Tensor:
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[np.uint8]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         check_length(side, 0, "side", self.name)
         _check_rgb(feature_shape, self.name)
@@ -104,7 +104,7 @@ class PictureCodec:
                 pixels_HWC = np.frombuffer(data, np.uint8).reshape(height, width, channels)
             else:
                 pixels_HWC = read_picture(data, self.format, width=width, height=height, mode="RGB", what=what)
-            features_BF[index] = torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1)
+            features_BF[index] = pixels_HWC.transpose(2, 0, 1)
         check_length(payload, offset, "payload", self.name)
         return features_BF
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from smartedge.codec.base import Codec
 from smartedge.errors import CodecError
-from smartedge.types import EncodedBatch, FeatureBatch, ReleasedBatch
+from smartedge.types import EncodedBatch, FeatureBatch, Labels, ReleasedBatch
 
 __all__ = ["pack", "unpack"]
 
@@ -26,13 +27,13 @@ def pack(released: ReleasedBatch, codec: Codec) -> EncodedBatch:
     if type(released) is not ReleasedBatch:
         raise TypeError(f"pack() takes a ReleasedBatch from smartedge.privacy.release, not {type(released).__name__}")
     ids = np.ascontiguousarray(released.ids, dtype=np.int64)
-    features_BF, labels = released.features_BF, released.labels.detach().cpu()
+    features_BF, labels = released.features_BF, released.labels
     if not (ids.ndim == 1 and len(ids) == len(features_BF) == len(labels)):
         raise CodecError(
             f"pack: {len(ids)} ids, {len(features_BF)} feature maps and {len(labels)} labels must be one each per image"
         )
     payload, side = codec.encode(features_BF)
-    return EncodedBatch(ids=ids, labels=_labels_to_array(labels), payload=payload, side=side)
+    return EncodedBatch(ids=ids, labels=_compact(labels), payload=payload, side=side)
 
 
 def unpack(
@@ -40,7 +41,7 @@ def unpack(
     codec: Codec,
     *,
     feature_shape: tuple[int, ...],
-    dtype: torch.dtype,
+    dtype: np.dtype[Any],
     task_kind: str,
     outputs: int,
 ) -> FeatureBatch:
@@ -67,24 +68,24 @@ def unpack(
             f"unpack: {batch} feature maps of shape {feature_shape} are never more than {most} bytes by codec "
             f"{codec.name}, got {size}; both sides need the same codec.name"
         )
-    labels = torch.from_numpy(encoded.labels.copy())
+    labels = encoded.labels
     expected_shape = (batch,) if task_kind == "single" else (batch, outputs)
     limit = outputs if task_kind == "single" else 2
-    if tuple(labels.shape) != expected_shape or (batch and not (0 <= int(labels.min()) <= int(labels.max()) < limit)):
+    if labels.shape != expected_shape or (batch and not (0 <= int(labels.min()) <= int(labels.max()) < limit)):
         raise CodecError(
             f"unpack: labels of a {task_kind}-label task with {outputs} outputs must have shape {expected_shape} and "
-            f"values 0 to {limit - 1}, got shape {tuple(labels.shape)}"
+            f"values 0 to {limit - 1}, got shape {labels.shape}"
         )
     features_BF = codec.decode(encoded.payload, encoded.side, batch=batch, feature_shape=feature_shape, dtype=dtype)
-    return FeatureBatch(encoded.ids, features_BF, labels.long() if task_kind == "single" else labels.float())
+    typed: Labels = labels.astype(np.int64) if task_kind == "single" else labels.astype(np.float32)
+    return FeatureBatch(encoded.ids, features_BF, typed)
 
 
-def _labels_to_array(labels: Tensor) -> np.ndarray:
-    if labels.dtype == torch.int64 and labels.dim() == 1:
-        return labels.numpy()
-    if labels.dtype == torch.float32 and labels.dim() == 2 and bool(((labels == 0) | (labels == 1)).all()):
-        return labels.to(torch.uint8).numpy()
+def _compact(labels: Labels) -> NDArray[np.int64] | NDArray[np.uint8]:
+    if labels.dtype == np.int64 and labels.ndim == 1:
+        return labels.astype(np.int64, copy=False)
+    if labels.dtype == np.float32 and labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all()):
+        return labels.astype(np.uint8)
     raise CodecError(
-        "pack: labels must be int64 (B,), or float32 (B, K) holding only 0 and 1, "
-        f"got {labels.dtype} {tuple(labels.shape)}"
+        f"pack: labels must be int64 (B,), or float32 (B, K) holding only 0 and 1, got {labels.dtype} {labels.shape}"
     )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from smartedge.codec.base import check_features, check_length, new_features
 from smartedge.codec.bits import pack_bits, packed_size, unpack_bits
 from smartedge.codec.entropy import compress, decompress, max_compressed
 from smartedge.errors import CodecError
+from smartedge.types import Features
 
 __all__ = [
     "AffineCodec",
@@ -21,6 +21,7 @@ __all__ = [
     "Float32Codec",
     "fit_ranges",
     "from_levels",
+    "level_values",
     "quantise",
     "range_count",
     "ranges_from_bytes",
@@ -43,6 +44,8 @@ _MOST_SATURATED = 0.25  # of a channel's values; beyond it the channel keeps its
 _SAMPLE = 1024  # values per channel by which ranges are compared
 _LEAST_STEP = np.float32(1e-30)  # of a range, in units of the full one: its inverse is finite
 _GOLDEN = (math.sqrt(5) - 1) / 2
+_BLOCK = 2**15  # numbers converted at once: they stay in the processor's cache
+_HALF_OVERFLOW = 65520  # from here on a number is rounded to infinity in half precision
 
 
 class Float32Codec:
@@ -50,16 +53,16 @@ class Float32Codec:
 
     name = "float32"
     lossless = True
-    dtype = torch.float32
+    dtype: np.dtype[Any] = np.dtype(np.float32)
 
-    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+    def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
-        features_BF = _finite(features_BF, self.name)
-        return features_BF.numpy().astype("<f4", copy=False).tobytes(), b""
+        _check_finite(features_BF, self.name)
+        return features_BF.astype("<f4", copy=False).tobytes(), b""
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
-    ) -> Tensor:
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         return _decode_plain(payload, side, batch, feature_shape, dtype, np.dtype("<f4"), self.name)
 
@@ -76,21 +79,21 @@ class Float16Codec:
 
     name = "float16"
     lossless = False
-    dtype = torch.float32
+    dtype: np.dtype[Any] = np.dtype(np.float32)
 
-    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+    def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
-        half_BF = _finite(features_BF, self.name).half()
-        if not torch.isfinite(half_BF).all():
+        largest = _check_finite(features_BF, self.name)
+        if largest >= _HALF_OVERFLOW:
             raise CodecError(
-                f"codec {self.name}: a feature has magnitude {features_BF.abs().max().item():g}, but half precision "
+                f"codec {self.name}: a feature has magnitude {largest:g}, but half precision "
                 "ends at 65504; choose codec.name uint8 or float32, or a bounded cut (model.bottleneck)"
             )
-        return half_BF.numpy().astype("<f2", copy=False).tobytes(), b""
+        return _to_half(features_BF).astype("<f2", copy=False).tobytes(), b""
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
-    ) -> Tensor:
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         return _decode_plain(payload, side, batch, feature_shape, dtype, np.dtype("<f2"), self.name)
 
@@ -124,26 +127,26 @@ class AffineCodec:
 
     bits: int  # 8, 4, 2 or 1
     lossless: ClassVar[bool] = False
-    dtype: ClassVar[torch.dtype] = torch.float32
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
     @property
     def name(self) -> str:
         """``uint8``, ``uint4``, ``uint2`` or ``uint1``."""
         return f"uint{self.bits}"
 
-    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+    def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
         check_features(features_BF, self.dtype, self.name)
         levels_RN, ranges_2R = quantise(features_BF, self.bits, self.name)
         return compress(pack_bits(levels_RN, self.bits)), ranges_to_bytes(ranges_2R)
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
-    ) -> Tensor:
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
         ranges_2R = ranges_from_bytes(side, range_count(batch, feature_shape, self.bits), self.name)
-        count = features_BF.numel()
+        count = features_BF.size
         levels = unpack_bits(decompress(payload, packed_size(count, self.bits), self.name), self.bits, count)
         from_levels(levels, ranges_2R, self.bits, out_BF=features_BF)
         return features_BF
@@ -161,7 +164,7 @@ def range_count(batch: int, feature_shape: tuple[int, ...], bits: int) -> int:
     return channels if bits_of_levels >= 16 * 8 * RANGE_BYTES else 1
 
 
-def quantise(features_BF: Tensor, bits: int, codec: str) -> tuple[np.ndarray, Tensor]:
+def quantise(features_BF: Features, bits: int, codec: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Features (B, *F) as levels, uint8 (R, N), channel by channel, and their ranges, float32 (2, R).
 
     Raises:
@@ -172,38 +175,42 @@ def quantise(features_BF: Tensor, bits: int, codec: str) -> tuple[np.ndarray, Te
     return to_levels(values_RN, ranges_2R, bits), ranges_2R
 
 
-def _by_range(features_BF: Tensor, bits: int) -> Tensor:
-    """The features as (R, N), channel by channel, on the CPU, in memory of their own."""
-    ranges = range_count(len(features_BF), tuple(features_BF.shape[1:]), bits)
-    channels_CBF = features_BF.detach().cpu().movedim(_channel_axis(features_BF.dim() - 1), 0)
-    return channels_CBF.clone(memory_format=torch.contiguous_format).view(ranges, -1)
+def _by_range(features_BF: Features, bits: int) -> NDArray[np.float32]:
+    """The features as (R, N), channel by channel, in memory of their own."""
+    ranges = range_count(len(features_BF), features_BF.shape[1:], bits)
+    channels_CBF = np.moveaxis(features_BF, _channel_axis(features_BF.ndim - 1), 0)
+    values_CBF = np.empty(channels_CBF.shape, np.float32)
+    _copy(channels_CBF, values_CBF)
+    return values_CBF.reshape(ranges, -1)
 
 
-def fit_ranges(values_RN: Tensor, bits: int, codec: str) -> Tensor:
+def fit_ranges(values_RN: NDArray[np.float32], bits: int, codec: str) -> NDArray[np.float32]:
     """Lowest and highest level of each row, float32 (2, R), see :class:`AffineCodec`.
 
     Raises:
         CodecError: for NaN, infinities, and ranges beyond float32's.
     """
-    full_2R = torch.stack([values_RN.amin(1), values_RN.amax(1)])  # several times as fast as aminmax
-    if not torch.isfinite(full_2R[1] - full_2R[0]).all():
+    full_2R = np.stack([values_RN.min(axis=1), values_RN.max(axis=1)])  # both pass NaN on
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(full_2R[1] - full_2R[0]).all()
+    if not finite:
         raise CodecError(
             f"codec {codec}: features hold NaN, infinities, or a range beyond float32's; training has diverged"
         )
     if not _TAILS[bits]:
         return full_2R
-    values = values_RN.numpy()
+    values = values_RN
     if values.shape[1] > _SAMPLE:  # evenly spread places, in no step with rows and columns
         values = values[:, (np.arange(_SAMPLE) * _GOLDEN % 1 * values.shape[1]).astype(np.int64)]
     ordered = np.sort(values, axis=1)
     last = ordered.shape[1] - 1
     tails = [int(tail * last) for tail in _TAILS[bits]]
-    candidates = [full_2R.numpy(), *(np.stack([ordered[:, tail], ordered[:, last - tail]]) for tail in tails)]
+    candidates = [full_2R, *(np.stack([ordered[:, tail], ordered[:, last - tail]]) for tail in tails)]
     errors = _squared_errors(ordered, candidates, bits)
     best_R = errors.argmin(0)
-    chosen_2R = torch.from_numpy(np.stack(candidates)[best_R, :, np.arange(len(best_R))].T.copy())
-    too_many_R = torch.from_numpy(_saturated(values_RN, chosen_2R, bits) > _MOST_SATURATED * values_RN.shape[1])
-    return torch.where(too_many_R, full_2R, chosen_2R)
+    chosen_2R = np.ascontiguousarray(np.stack(candidates)[best_R, :, np.arange(len(best_R))].T)
+    too_many_R = _saturated(values_RN, chosen_2R, bits) > _MOST_SATURATED * values_RN.shape[1]
+    return np.where(too_many_R, full_2R, chosen_2R)
 
 
 def _squared_errors(values_RN: np.ndarray, candidates: list[np.ndarray], bits: int) -> np.ndarray:
@@ -228,55 +235,91 @@ def _squared_errors(values_RN: np.ndarray, candidates: list[np.ndarray], bits: i
     return np.stack(errors)
 
 
-def _saturated(values_RN: Tensor, ranges_2R: Tensor, bits: int) -> np.ndarray:
+def _saturated(values_RN: NDArray[np.float32], ranges_2R: NDArray[np.float32], bits: int) -> NDArray[np.intp]:
     """How many values of each row lie more than half a step beyond its levels, int64 (R,)."""
-    low_R1, high_R1 = ranges_2R.numpy()[:, :, None]
+    low_R1, high_R1 = ranges_2R[:, :, None]
     half_R1 = (high_R1 - low_R1) / np.float32(2 * (2**bits - 1))
     with np.errstate(over="ignore"):  # no value is beyond an infinite end
         lowest_R1, highest_R1 = low_R1 - half_R1, high_R1 + half_R1
-    values = values_RN.numpy()  # ten times as fast as torch in counting
-    count_R = np.count_nonzero(values > highest_R1, axis=1)
-    if (values_RN.amin(1).numpy() < lowest_R1[:, 0]).any():  # after a ReLU none is: a look costs less than counting
-        count_R += np.count_nonzero(values < lowest_R1, axis=1)
+    count_R = np.count_nonzero(values_RN > highest_R1, axis=1)
+    if (values_RN.min(axis=1) < lowest_R1[:, 0]).any():  # after a ReLU none is: a look costs less than counting
+        count_R += np.count_nonzero(values_RN < lowest_R1, axis=1)
     return count_R
 
 
-def saturated_share(codec: AffineCodec, features_BF: Tensor) -> float:
+def saturated_share(codec: AffineCodec, features_BF: Features) -> float:
     """The share of all values that saturate when ``codec`` encodes these features."""
     check_features(features_BF, codec.dtype, codec.name)
     values_RN = _by_range(features_BF, codec.bits)
     saturated_R = _saturated(values_RN, fit_ranges(values_RN, codec.bits, codec.name), codec.bits)
-    return float(saturated_R.sum() / values_RN.numel())
+    return float(saturated_R.sum() / values_RN.size)
 
 
-def to_levels(values_RN: Tensor, ranges_2R: Tensor, bits: int) -> np.ndarray:
+def to_levels(values_RN: NDArray[np.float32], ranges_2R: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
     """The nearest levels, uint8 (R, N), computed in place: ``values_RN`` is spent."""
     low_R1, high_R1 = ranges_2R[:, :, None]
     range_R1 = high_R1 - low_R1
     # A constant row has range 0 and becomes level 0, which decodes to that constant.
-    values_RN.sub_(low_R1).div_(range_R1.masked_fill(range_R1 == 0, 1)).mul_(2**bits - 1).round_()
-    return values_RN.clamp_(0, 2**bits - 1).numpy().astype(np.uint8)
+    values_RN -= low_R1
+    values_RN /= np.where(range_R1 == 0, np.float32(1), range_R1)
+    values_RN *= np.float32(2**bits - 1)
+    np.rint(values_RN, out=values_RN)
+    if _TAILS[bits]:  # otherwise the range is the full one, and no value is beyond it
+        np.clip(values_RN, 0, 2**bits - 1, out=values_RN)
+    return values_RN.astype(np.uint8)
 
 
-def from_levels(levels: np.ndarray, ranges_2R: Tensor, bits: int, *, out_BF: Tensor) -> None:
+def level_values(ranges_2R: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """The number that each level of each row stands for, float32 (R, 2**bits).
+
+    The lowest and the highest level are the ends of the range exactly. In between, the sum is rounded once.
+    """
+    low_R1, high_R1 = ranges_2R[:, :, None]
+    weight_L = np.arange(2**bits, dtype=np.float32) / np.float32(2**bits - 1)
+    # From the nearer end; float64 holds the product of two float32 exactly.
+    near_RL = np.where(weight_L < 0.5, low_R1, high_R1)
+    weight_L = np.where(weight_L < 0.5, weight_L, weight_L - np.float32(1))
+    return (weight_L * (high_R1 - low_R1).astype(np.float64) + near_RL).astype(np.float32)
+
+
+def from_levels(
+    levels: NDArray[np.uint8], ranges_2R: NDArray[np.float32], bits: int, *, out_BF: NDArray[np.float32]
+) -> None:
     """Write what uint8 levels, channel by channel, stand for into features (B, *F)."""
-    by_channel_CBF = out_BF.movedim(_channel_axis(out_BF.dim() - 1), 0)
-    weight_CBF = torch.from_numpy(levels.astype(np.float32)).div_(2**bits - 1).view(by_channel_CBF.shape)
-    low_R, high_R = ranges_2R.view(2, -1, *(1,) * (out_BF.dim() - 1))
-    torch.lerp(low_R, high_R, weight_CBF, out=by_channel_CBF)
+    values_RL = level_values(ranges_2R, bits)
+    by_channel_CBF = np.moveaxis(out_BF, _channel_axis(out_BF.ndim - 1), 0)
+    levels_CBF = levels.reshape(by_channel_CBF.shape)
+    if len(values_RL) == 1:
+        by_channel_CBF[...] = values_RL[0][levels_CBF]
+        return
+    contiguous_CBF = np.empty(by_channel_CBF.shape, np.float32)  # a look-up into strided memory takes twice as long
+    for values_L, levels_BF, channel_BF in zip(values_RL, levels_CBF, contiguous_CBF, strict=True):
+        np.take(values_L, levels_BF, out=channel_BF, mode="clip")  # without `mode`, numpy copies `out`
+    _copy(contiguous_CBF, by_channel_CBF)
 
 
-def ranges_to_bytes(ranges_2R: Tensor) -> bytes:
+def _copy(source_CBF: Features, target_CBF: NDArray[np.float32]) -> None:
+    """Copy numbers between two orders in memory, both seen channel by channel."""
+    if source_CBF.ndim != 3:
+        target_CBF[...] = source_CBF
+        return
+    for image in range(source_CBF.shape[1]):  # tokens are transposed: in the cache, one by one
+        target_CBF[:, image] = source_CBF[:, image]
+
+
+def ranges_to_bytes(ranges_2R: NDArray[np.float32]) -> bytes:
     """R lowest levels, then R highest ones, as float32."""
-    return ranges_2R.numpy().astype("<f4", copy=False).tobytes()
+    return ranges_2R.astype("<f4", copy=False).tobytes()
 
 
-def ranges_from_bytes(data: bytes, ranges: int, codec: str) -> Tensor:
+def ranges_from_bytes(data: bytes, ranges: int, codec: str) -> NDArray[np.float32]:
     """What :func:`ranges_to_bytes` was given, float32 (2, R), checked."""
     check_length(data, RANGE_BYTES * ranges, "side", codec)
-    ranges_2R = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32)).view(2, ranges)
+    ranges_2R = np.frombuffer(data, "<f4").astype(np.float32).reshape(2, ranges)
     low_R, high_R = ranges_2R
-    if not (torch.isfinite(high_R - low_R).all() and (low_R <= high_R).all()):
+    with np.errstate(over="ignore", invalid="ignore"):
+        valid = np.isfinite(high_R - low_R).all() and (low_R <= high_R).all()
+    if not valid:
         raise CodecError(f"codec {codec}: side holds no valid ranges: it is corrupt")
     return ranges_2R
 
@@ -286,13 +329,36 @@ def _channel_axis(feature_dims: int) -> int:
     return 2 if feature_dims == 2 else 1
 
 
-def _finite(features_BF: Tensor, codec: str) -> Tensor:
-    """The features, checked, as a contiguous tensor on the CPU."""
-    check_features(features_BF, torch.float32, codec)
-    features_BF = features_BF.detach().cpu().contiguous()
-    if not torch.isfinite(torch.stack([features_BF.amin(), features_BF.amax()])).all():  # both pass NaN on
+def _check_finite(features_BF: Features, codec: str) -> float:
+    """The largest magnitude of the features; raises a :class:`CodecError` for NaN and infinities."""
+    check_features(features_BF, np.dtype(np.float32), codec)
+    lowest, highest = float(features_BF.min()), float(features_BF.max())  # both pass NaN on
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise CodecError(f"codec {codec}: features hold NaN or infinities; training has diverged")
-    return features_BF
+    return max(-lowest, highest)
+
+
+def _to_half(features_BF: Features) -> NDArray[np.float16]:
+    """The nearest half-precision number of each, ties to even; magnitudes must be below 65520.
+
+    Gives the bits that ``astype(np.float16)`` gives, but without its branches: on feature maps after a ReLU, where half
+    the numbers are 0, it takes a fifth of the time.
+
+    Adding 2¹³ times a number's own power of two makes float32 round to exactly the digits that half precision has.
+    What the sum's bits then lie above those of the addend is a count of half-precision steps.
+    """
+    values = np.ascontiguousarray(features_BF).reshape(-1)
+    halves = np.empty(values.shape, np.uint16)
+    for start in range(0, len(values), _BLOCK):
+        part = values[start : start + _BLOCK]
+        bits = part.view(np.uint32)
+        exponent = bits & np.uint32(0xFF << 23)
+        np.maximum(exponent, np.uint32(113 << 23), out=exponent)  # 2⁻¹⁴: below it steps stay as they are there
+        addend = exponent + np.uint32(13 << 23)
+        steps = (np.abs(part) + addend.view(np.float32)).view(np.uint32) - addend
+        steps += (exponent - np.uint32(113 << 23)) >> np.uint32(13)  # 1024 steps for each power of two above 2⁻¹⁴
+        halves[start : start + _BLOCK] = steps | ((bits >> np.uint32(16)) & np.uint32(0x8000))
+    return halves.view(np.float16).reshape(features_BF.shape)
 
 
 def _decode_plain(
@@ -300,15 +366,15 @@ def _decode_plain(
     side: bytes,
     batch: int,
     feature_shape: tuple[int, ...],
-    dtype: torch.dtype,
+    dtype: np.dtype[Any],
     stored: np.dtype[np.floating],
     codec: str,
-) -> Tensor:
+) -> NDArray[np.float32]:
     """Numbers stored one after the other, as float32."""
     check_length(side, 0, "side", codec)
     check_length(payload, batch * math.prod(feature_shape) * stored.itemsize, "payload", codec)
-    features_BF = new_features(batch, feature_shape, dtype, torch.float32, codec)
-    features_BF.numpy().reshape(-1)[:] = np.frombuffer(payload, stored)
-    if not torch.isfinite(torch.stack([features_BF.amin(), features_BF.amax()])).all():
+    features_BF = new_features(batch, feature_shape, dtype, np.dtype(np.float32), codec)
+    features_BF.reshape(-1)[:] = np.frombuffer(payload, stored)
+    if not (math.isfinite(features_BF.min()) and math.isfinite(features_BF.max())):
         raise CodecError(f"codec {codec}: the payload holds NaN or infinities: it is corrupt")
     return features_BF

@@ -5,17 +5,24 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from smartedge.codec.base import check_features, check_length, new_features
 from smartedge.codec.bits import pack_bits, packed_size, unpack_bits
 from smartedge.codec.entropy import compress, decompress, max_compressed
-from smartedge.codec.quantise import RANGE_BYTES, fit_ranges, ranges_from_bytes, ranges_to_bytes, to_levels
+from smartedge.codec.quantise import (
+    RANGE_BYTES,
+    fit_ranges,
+    level_values,
+    ranges_from_bytes,
+    ranges_to_bytes,
+    to_levels,
+)
 from smartedge.errors import CodecError
+from smartedge.types import Features
 
 __all__ = ["TopKCodec"]
 
@@ -41,22 +48,22 @@ class TopKCodec:
     percent: float  # 0 < percent ≤ 50
     name: str
     lossless: ClassVar[bool] = False
-    dtype: ClassVar[torch.dtype] = torch.float32
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
     def kept(self, feature_shape: tuple[int, ...]) -> int:
         """How many numbers of each image are sent, for features of that shape."""
         return max(1, round(self.percent / 100 * math.prod(feature_shape)))
 
-    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+    def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
         check_features(features_BF, self.dtype, self.name)
-        values_BN = features_BF.detach().cpu().flatten(1).numpy()
+        values_BN = features_BF.reshape(len(features_BF), -1).astype(np.float32, copy=False)
         batch, size = values_BN.shape
-        kept = self.kept(tuple(features_BF.shape[1:]))
+        kept = self.kept(features_BF.shape[1:])
         order_BN = np.argpartition(np.abs(values_BN), size - kept, axis=1)
         within_BK = np.sort(order_BN[:, size - kept :], axis=1)
         places = (within_BK + np.arange(batch)[:, None] * size).reshape(-1)
-        values_1N = torch.from_numpy(np.take_along_axis(values_BN, within_BK, axis=1).reshape(1, -1))
+        values_1N = np.take_along_axis(values_BN, within_BK, axis=1).reshape(1, -1)
         # NaN and infinities have the largest magnitudes of all, so they are among what is checked here.
         ranges_21 = fit_ranges(values_1N, _BITS, self.name)
         levels = compress(pack_bits(to_levels(values_1N, ranges_21, _BITS), _BITS))
@@ -66,8 +73,8 @@ class TopKCodec:
         return packed_gaps + levels, side
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
-    ) -> Tensor:
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
         check_length(side, _LENGTHS.size + RANGE_BYTES, "side", self.name)
@@ -87,9 +94,8 @@ class TopKCodec:
                 f"codec {self.name}: the payload does not give {count // batch} places in each of {batch} images"
             )
         levels = unpack_bits(decompress(payload[gap_bytes:], packed_size(count, _BITS), self.name), _BITS, count)
-        low, high = ranges_21[:, 0]
-        numbers = torch.lerp(low, high, torch.from_numpy(levels.astype(np.float32)).div_(2**_BITS - 1))
-        features_BF.zero_().view(-1)[torch.from_numpy(places)] = numbers
+        features_BF.fill(0)
+        features_BF.reshape(-1)[places] = level_values(ranges_21, _BITS)[0, levels]
         return features_BF
 
     def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:

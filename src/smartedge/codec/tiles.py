@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from smartedge.codec.base import check_features, check_length, new_features
 from smartedge.codec.pictures import PictureFormat, read_picture, write_picture
@@ -21,6 +20,7 @@ from smartedge.codec.quantise import (
     ranges_to_bytes,
 )
 from smartedge.errors import CodecError
+from smartedge.types import Features
 
 __all__ = ["TileCodec"]
 
@@ -41,12 +41,12 @@ class TileCodec:
     name: str
     format: PictureFormat
     lossless: ClassVar[bool] = False
-    dtype: ClassVar[torch.dtype] = torch.float32
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
-    def encode(self, features_BF: Tensor) -> tuple[bytes, bytes]:
+    def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`; the features must be maps of shape (B, C, H, W)."""
         check_features(features_BF, self.dtype, self.name)
-        batch, shape = len(features_BF), tuple(features_BF.shape[1:])
+        batch, shape = len(features_BF), features_BF.shape[1:]
         rows, columns = self._grid(batch, shape)
         channels, height, width = shape
         levels_RN, ranges_2R = quantise(features_BF, 8, self.name)
@@ -58,14 +58,14 @@ class TileCodec:
         return file if len(file) < levels.size else levels.tobytes(), ranges_to_bytes(ranges_2R)
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: torch.dtype
-    ) -> Tensor:
+        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         rows, columns = self._grid(batch, feature_shape)
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
         channels, height, width = feature_shape
         ranges_2R = ranges_from_bytes(side, range_count(batch, feature_shape, 8), self.name)
-        size = features_BF.numel()
+        size = features_BF.size
         if len(payload) < size:
             picture = read_picture(
                 payload,

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from smartedge.artifacts.results import Distortion
 from smartedge.artifacts.summary import TrafficTotals
 from smartedge.codec import Codec, decoding_error, pack, unpack_frame
 from smartedge.errors import SmartEdgeError
 from smartedge.privacy.release import Gate
-from smartedge.types import Frame, StreamHeader
+from smartedge.types import Features, Frame, Labels, StreamHeader
 from smartedge.wire.frame import answer_header
 from smartedge.wire.link import FrameSender
 
@@ -98,25 +98,26 @@ class Outbox:
         """Begin a stream; ``header.first_seq`` must be :attr:`next_seq`."""
         self._do(lambda: self._open(header))
 
-    def send(self, ids: np.ndarray, features_BF: Tensor, labels: Tensor) -> None:
+    def send(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> None:
         """Release a batch and send it as the next frame. Waits where the queue is full.
 
         Raises:
             SmartEdgeError: what went wrong on the sending thread, at the next call after it did.
         """
         self.next_seq += 1
-        features_BF = features_BF.cpu()
         self._do(lambda: self._send(ids, features_BF, labels))
 
-    def exchange(self, ids: np.ndarray, features_BF: Tensor, labels: Tensor) -> Tensor:
+    def exchange(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> NDArray[np.float32]:
         """Send a batch and wait for the gradient (B, *F) that answers it (split learning)."""
         self.next_seq += 1
-        frame = self._frame(ids, features_BF.cpu(), labels)
+        frame = self._frame(ids, features_BF, labels)
         begun = time.perf_counter()
         reply = self.sender.exchange(frame)
         self.traffic.link_seconds += time.perf_counter() - begun
         assert self._header is not None
-        return unpack_frame(reply, answer_header(self._header)).features_BF
+        gradient_BF = unpack_frame(reply, answer_header(self._header)).features_BF
+        assert gradient_BF.dtype == np.float32
+        return gradient_BF.astype(np.float32, copy=False)
 
     def close_stream(self) -> None:
         """End the stream, once the receiver has confirmed that every frame is durable."""
@@ -154,7 +155,7 @@ class Outbox:
         self._header = header
         self.sender.open(header)
 
-    def _frame(self, ids: np.ndarray, features_BF: Tensor, labels: Tensor) -> Frame:
+    def _frame(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> Frame:
         header = self._header
         assert header is not None
         begun = time.perf_counter()
@@ -171,7 +172,7 @@ class Outbox:
         self.traffic.images[header.split] = self.traffic.images.get(header.split, 0) + len(ids)
         return frame
 
-    def _send(self, ids: np.ndarray, features_BF: Tensor, labels: Tensor) -> None:
+    def _send(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> None:
         frame = self._frame(ids, features_BF, labels)
         begun = time.perf_counter()
         self.sender.write(frame)

@@ -238,9 +238,10 @@ class EdgeRunner:
             learned = learner.learn(batch, progress, sending=outbox is not None)
             if outbox is not None and learned.sent_BF is not None:
                 if learned.finish is not None:
-                    learned.finish(outbox.exchange(batch.ids, learned.sent_BF, batch.labels))
+                    gradient_BF = outbox.exchange(batch.ids, learned.sent_BF.cpu().numpy(), batch.labels.numpy())
+                    learned.finish(torch.from_numpy(gradient_BF))
                 else:
-                    outbox.send(batch.ids, learned.sent_BF, batch.labels)
+                    outbox.send(batch.ids, learned.sent_BF.cpu().numpy(), batch.labels.numpy())
             return learned
 
         predictions = Predictions()
@@ -318,7 +319,7 @@ class EdgeRunner:
                 with self._computing(), self.random.active():
                     features_BF, logits_BK = self.learner.infer(batch)
                 if outbox is not None and features_BF is not None:
-                    outbox.send(batch.ids, features_BF, batch.labels)
+                    outbox.send(batch.ids, features_BF.cpu().numpy(), batch.labels.numpy())
                 if measure and logits_BK is not None:
                     self._add(predictions, batch, logits_BK)
                 if not measure:
@@ -458,7 +459,7 @@ class EdgeRunner:
         """What one image would be otherwise: as JPEG, as raw pixels, as a float32 feature map."""
         split, shape = self.dataset.splits["train"], self.learner.feature_shape
         images_BCHW = split.read(np.arange(min(_JPEG_IMAGES, len(split)))).images_BCHW
-        payload, side = get_codec("jpeg").encode(images_BCHW)
+        payload, side = get_codec("jpeg").encode(images_BCHW.numpy())
         return ReferenceBytes(
             jpeg_q90=(len(payload) + len(side)) / len(images_BCHW),
             raw_uint8=float(np.prod(images_BCHW.shape[1:])),

@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from smartedge.errors import PrivacyError
 from smartedge.files import sync_folder
@@ -72,16 +72,18 @@ class Noise:
         stream = hashlib.shake_256(self._key + b"words" + nonce).digest(8 * count)
         return np.frombuffer(stream, dtype="<u8").astype(np.uint64, copy=False)
 
-    def nonce(self, *purpose: str | int, ids: NDArray[np.int64] | None = None, content: Tensor | None = None) -> bytes:
+    def nonce(
+        self, *purpose: str | int, ids: NDArray[np.int64] | None = None, content: NDArray[Any] | None = None
+    ) -> bytes:
         """16 bytes that stand for a purpose and what it is applied to, and tell nobody without the key what that is.
 
         Args:
             purpose: what tells this use from others.
             ids: int64, any shape.
-            content: any tensor: two different ones have different nonces.
+            content: any array: two different ones have different nonces.
         """
         digest = hashlib.blake2b(repr(purpose).encode(), digest_size=16, key=self._key, person=b"nonce")
-        for array in (ids, None if content is None else content.detach().cpu().contiguous().numpy()):
+        for array in (ids, content):
             if array is not None:
                 digest.update(repr((array.shape, array.dtype.str)).encode())
                 digest.update(np.ascontiguousarray(array).tobytes())

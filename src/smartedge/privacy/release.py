@@ -11,28 +11,27 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from smartedge.errors import PrivacyError
 from smartedge.privacy.ledger import Ledger
 from smartedge.privacy.mechanisms import Mechanism, response_weights
 from smartedge.privacy.noise import Noise
-from smartedge.types import _RELEASE_KEY, ReleasedBatch, ReleaseEvent, Task
+from smartedge.types import _RELEASE_KEY, Features, Labels, ReleasedBatch, ReleaseEvent, Task
 
 __all__ = ["Gate", "label_event_of", "randomise_labels", "release"]
 
 UNPROTECTED = ReleaseEvent("none", math.inf)
 
 
-def release(ids: NDArray[np.int64], features_BF: Tensor, labels: Tensor) -> ReleasedBatch:
+def release(ids: NDArray[np.int64], features_BF: Features, labels: Labels) -> ReleasedBatch:
     """Release a batch as it is, for a loop of one's own: no clipping, no noise, no ledger, labels in clear; ε = ∞.
 
     Args:
         ids: int64 (B,), the images' indices in their split.
-        features_BF: (B, *F), float32 feature maps or uint8 images. Detached from the graph here.
+        features_BF: (B, *F), float32 feature maps or uint8 images.
         labels: int64 (B,) or float32 (B, K).
     """
-    return ReleasedBatch(ids, features_BF.detach(), labels, UNPROTECTED, UNPROTECTED, key=_RELEASE_KEY)
+    return ReleasedBatch(ids, features_BF, labels, UNPROTECTED, UNPROTECTED, key=_RELEASE_KEY)
 
 
 class Gate:
@@ -67,8 +66,8 @@ class Gate:
     def release(
         self,
         ids: NDArray[np.int64],
-        features_BF: Tensor,
-        labels: Tensor,
+        features_BF: Features,
+        labels: Labels,
         *,
         split: str,
         seq: int | None,
@@ -88,14 +87,13 @@ class Gate:
             PrivacyError: a feature is not finite, the budget does not allow it, or the ledger cannot be written.
         """
         ids = np.ascontiguousarray(ids, dtype=np.int64)
-        features_BF = features_BF.detach().cpu()
-        if features_BF.is_floating_point() and not bool(torch.isfinite(features_BF).all()):
+        if features_BF.dtype != np.uint8 and not bool(np.isfinite(features_BF).all()):
             raise PrivacyError(
                 f"features of split '{split}' are not finite, so no noise covers them: nothing of this batch was sent. "
                 "The front has diverged; lower train.lr"
             )
         protected = split == "train" or not self.training_only
-        bounded_BF = self.mechanism.bound(features_BF)
+        bounded_BF = self.mechanism.bound(torch.from_numpy(features_BF)).numpy()
         nonce = self.noise.nonce("features", split, -1 if seq is None else seq, ids=ids, content=bounded_BF)
         event = self.mechanism.event if protected else UNPROTECTED
         label_epsilon = self.label_epsilon if protected else None
@@ -111,7 +109,7 @@ class Gate:
         )
         if protected:
             words = self.noise.words(nonce, len(ids) * self.mechanism.words_per_image)
-            bounded_BF = self.mechanism.randomise(bounded_BF, words)
+            bounded_BF = self.mechanism.randomise(torch.from_numpy(bounded_BF), words).numpy()
         if self.task is not None and label_epsilon is not None:
             # Permanent: an image's label is randomised once, however often it is sent.
             per_image = self.task.outputs if self.task.kind == "multi" else 1
@@ -131,7 +129,7 @@ def label_event_of(task: Task, epsilon: float | None) -> ReleaseEvent:
     return ReleaseEvent("randomised-response", epsilon, codewords=task.outputs if task.kind == "single" else 2)
 
 
-def randomise_labels(labels: Tensor, task: Task, epsilon: float, words: NDArray[np.uint64]) -> Tensor:
+def randomise_labels(labels: Labels, task: Task, epsilon: float, words: NDArray[np.uint64]) -> Labels:
     """Randomised response on labels: the true one weighs e^ε, every other 1 (columns of a multi-label task: e^(ε/K)).
 
     Args:
@@ -145,10 +143,11 @@ def randomise_labels(labels: Tensor, task: Task, epsilon: float, words: NDArray[
     """
     classes, each = (task.outputs, epsilon) if task.kind == "single" else (2, epsilon / task.outputs)
     often, rare, _ = response_weights(each, likely=1, unlikely=classes - 1)
-    truth_BX = labels.long().numpy().reshape(words.shape)
+    truth_BX = labels.astype(np.int64).reshape(words.shape)
     ends = np.array([often, *(often + rare * (i + 1) for i in range(classes - 1))], dtype=object) - 1
     # Words beyond the last end go to class 0, whatever the truth.
     place_BX = np.searchsorted(ends.astype(np.uint64), words, side="left")  # 0: the truth; i: the i-th other class
     other_BX = place_BX - 1 + (place_BX - 1 >= truth_BX)
     answer_BX = np.where(place_BX == 0, truth_BX, np.where(place_BX > classes - 1, 0, other_BX))
-    return torch.from_numpy(answer_BX.reshape(labels.shape).astype(np.int64)).to(labels.dtype)
+    answers = answer_BX.reshape(labels.shape)
+    return answers.astype(np.int64) if labels.dtype == np.int64 else answers.astype(np.float32)

@@ -23,14 +23,14 @@ def test_the_channel_is_what_the_edge_does(epsilon):
     noise = Noise(bytes(32))
     for truth in range(4):
         words = noise.words(b"s%d" % truth, 20000).reshape(-1, 1)
-        found = randomise_labels(torch.full((20000,), truth), SINGLE, epsilon, words)
+        found = torch.from_numpy(randomise_labels(np.full(20000, truth), SINGLE, epsilon, words))
         shares = torch.bincount(found, minlength=4) / 20000
         torch.testing.assert_close(shares, label_channel(epsilon, 4, "single")[truth], atol=0.02, rtol=0)
     for truth in range(2):
         words = noise.words(b"m%d" % truth, 40000).reshape(-1, 2)
-        found = randomise_labels(torch.full((20000, 2), float(truth)), MULTI, epsilon, words)
+        found = randomise_labels(np.full((20000, 2), truth, np.float32), MULTI, epsilon, words)
         yes = label_channel(epsilon, 2, "multi")[truth, 1].item()
-        assert found.mean(dim=0).tolist() == pytest.approx([yes, yes], abs=0.02)
+        assert found.mean(axis=0).tolist() == pytest.approx([yes, yes], abs=0.02)
 
 
 def test_a_back_learns_the_true_labels_shares_from_randomised_ones():
@@ -40,7 +40,8 @@ def test_a_back_learns_the_true_labels_shares_from_randomised_ones():
     """
     truth = (torch.arange(8000) % 5 == 0).long()
     words = Noise(bytes(32)).words(b"labels", 8000).reshape(-1, 1)
-    arrived = randomise_labels(truth, Task("single", ("x",), ("no", "yes")), 1.0, words)
+    task = Task("single", ("x",), ("no", "yes"))
+    arrived = torch.from_numpy(randomise_labels(truth.numpy(), task, 1.0, words))
     features = torch.ones(8000, 1)
     answers = {}
     for epsilon in (None, 1.0):

@@ -45,8 +45,8 @@ def send(session: CloudSession, header: StreamHeader) -> None:
     link = MemoryLink(session)
     link.open(header)
     for seq in range(header.first_seq, header.first_seq + header.frames):
-        features = torch.full((4, *header.feature_shape), float(seq))
-        batch = pack(release(np.arange(4), features, torch.tensor([0, 1, 0, 1])), get_codec("uint8"))
+        features = np.full((4, *header.feature_shape), seq, np.float32)
+        batch = pack(release(np.arange(4), features, np.array([0, 1, 0, 1])), get_codec("uint8"))
         link.write(Frame(seq, batch))
     link.close()
 
@@ -161,6 +161,6 @@ def test_a_payload_that_cannot_be_decoded_is_told_to_its_sender_and_not_logged(s
 
 
 def first_frame() -> Frame:
-    features = torch.zeros(4, *HEADER.feature_shape)
-    batch = pack(release(np.arange(4), features, torch.tensor([0, 1, 0, 1])), get_codec("uint8"))
+    features = np.zeros((4, *HEADER.feature_shape), np.float32)
+    batch = pack(release(np.arange(4), features, np.array([0, 1, 0, 1])), get_codec("uint8"))
     return Frame(0, batch)

@@ -7,7 +7,6 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 from headers import stream_header
 
 from smartedge.artifacts.results import Distortion
@@ -72,7 +71,7 @@ def outbox(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) 
 
 
 def send(box: Outbox, seq: int) -> None:
-    box.send(np.arange(3), torch.full((3, 2, 2, 2), float(seq)), torch.tensor([0, 1, 0]))
+    box.send(np.arange(3), np.full((3, 2, 2, 2), seq, np.float32), np.array([0, 1, 0]))
 
 
 def send_many(box: Outbox, count: int) -> None:

@@ -184,11 +184,13 @@ def of_a_training_image(evidence: Evidence) -> Evidence | None:
 
 def round_trip(codec: Codec, features_BF: Tensor) -> Tensor:
     """Encode and decode one frame. Images (method ``upload``) are coded as the bytes that they are."""
-    images = codec.dtype == torch.uint8
+    images = codec.dtype == np.uint8
     coded_BF = _to_pixels(features_BF) if images else features_BF.float()
-    payload, side = codec.encode(coded_BF)
+    payload, side = codec.encode(coded_BF.numpy())
     shape = tuple(coded_BF.shape)
-    decoded_BF = codec.decode(payload, side, batch=shape[0], feature_shape=shape[1:], dtype=coded_BF.dtype)
+    decoded_BF = torch.from_numpy(
+        codec.decode(payload, side, batch=shape[0], feature_shape=shape[1:], dtype=codec.dtype)
+    )
     return to_input(decoded_BF, _CPU) if images else decoded_BF
 
 

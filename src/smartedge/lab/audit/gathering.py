@@ -222,7 +222,7 @@ def _released(run_dir: Path, config: Config, ids: np.ndarray) -> Tensor:
                 continue
             for seq in range(stream.first_seq, min(stream.first_seq + stream.frames, log.next_seq)):
                 batch = unpack_frame(log.frame(seq), stream)
-                for image, features_F in zip(batch.ids.tolist(), batch.features_BF, strict=True):
+                for image, features_F in zip(batch.ids.tolist(), torch.from_numpy(batch.features_BF), strict=True):
                     if image in found:
                         raise RunError(
                             f"{folder}: test image {image} was released more than once; this log is not one run"

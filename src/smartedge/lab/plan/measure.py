@@ -41,6 +41,7 @@ from smartedge.models.cut import list_cuts
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer
 from smartedge.runs.machine import peak_rss_bytes, pick_device, rss_bytes
+from smartedge.types import Features
 
 __all__ = ["figures_of_cut", "figures_of_whole", "main", "steps_on_demand"]
 
@@ -59,7 +60,7 @@ def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, rep
     front_step, front_forward, features_BF = _edge_side(learner, images, repeats)
     # Released and encoded here too, so that the memory it takes is part of the peak.
     release, released_BF = _released(config, images, features_BF, repeats)
-    get_codec(config.codec_name).encode(released_BF)
+    get_codec(config.codec_name).encode(released_BF.numpy())
     edge_peak = _own_peak_bytes()
     front_state = _tensor_bytes(learner.state())
     figures_of_codecs, left_out = _codec_figures(codecs, released_BF, repeats)
@@ -113,7 +114,8 @@ def _released(config: Config, images: Images, sent_BF: Tensor, repeats: int) -> 
 
         def release(number: int) -> Tensor:
             # Other ids each time: no image exceeds its budget.
-            return gate.release(ids + 10**6 * number, sent_BF, labels, split="train", seq=number).features_BF
+            released = gate.release(ids + 10**6 * number, sent_BF.numpy(), labels.numpy(), split="train", seq=number)
+            return torch.from_numpy(released.features_BF)
 
         try:
             return timed(release, images=size, repeats=repeats), release(repeats + 2)
@@ -205,20 +207,20 @@ def _codec_figures(
     left_out: dict[str, str] = {}
     for name in names:
         codec = get_codec(name)
-        if codec.dtype != features_BF.dtype:
+        if codec.dtype != features_BF.numpy().dtype:
             continue
         try:
-            found[name] = _codec_on(codec, features_BF, repeats)
+            found[name] = _codec_on(codec, features_BF.numpy(), repeats)
         except CodecError as error:
             left_out[name] = str(error)
     return found, left_out
 
 
-def _codec_on(codec: Codec, features_BF: Tensor, repeats: int) -> CodecFigures:
-    size, shape = len(features_BF), tuple(features_BF.shape[1:])
+def _codec_on(codec: Codec, features_BF: Features, repeats: int) -> CodecFigures:
+    size, shape = len(features_BF), features_BF.shape[1:]
     payload, side = codec.encode(features_BF)
 
-    def decode(number: int) -> Tensor:
+    def decode(number: int) -> Features:
         return codec.decode(payload, side, batch=size, feature_shape=shape, dtype=features_BF.dtype)
 
     return CodecFigures(
