@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from smartedge.config import Config
 from smartedge.errors import LinkError, RunError, SmartEdgeError, from_code
+from smartedge.methods.base import get_method
 from smartedge.runs.progress import Monitor, parse_update
 
 __all__ = ["run_both", "stop_on_signals"]
@@ -57,7 +58,7 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
     with stop_on_signals() as stop:
         try:
             location: list[str] = []
-            if config.method != "local":
+            if get_method(config.method).has_cloud:
                 cloud = _Side(config, "cloud", ["--listen", "127.0.0.1:0"], monitor, resume=resume)
                 sides.append(cloud)
                 while cloud.port is None and cloud.running():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import shlex
 import sys
 import threading
@@ -14,9 +15,10 @@ from smartedge import errors
 from smartedge.artifacts.results import Results
 from smartedge.artifacts.run import RunFacts
 from smartedge.artifacts.summary import has_finished
-from smartedge.config import Config, load_config, load_run_config
+from smartedge.config import Config, differences, load_config, load_run_config
 from smartedge.errors import RunError
 from smartedge.files import write_atomically
+from smartedge.methods.base import get_method
 from smartedge.processes import run_both, stop_on_signals
 from smartedge.runs.progress import Bars, Monitor, Update
 
@@ -100,9 +102,9 @@ def run_edge(
     from smartedge.edge.runner import EdgeRunner
 
     torch.set_num_threads(config.threads)
-    _note_facts(config)
+    _note_facts(config, edge=True)
     sender = None
-    if config.method != "local":
+    if get_method(config.method).has_cloud:
         assert location is not None
         sender = flight_link(config, location)
     dataset = open_data(config, monitor)
@@ -128,10 +130,12 @@ def run_cloud(
 
     from smartedge.cloud.session import CloudSession
 
-    if config.method == "local":
-        raise errors.ConfigError("method: 'local' sends nothing, so there is no cloud to start; use 'smartedge edge'")
+    if not get_method(config.method).has_cloud:
+        raise errors.ConfigError(
+            f"method: '{config.method}' sends nothing, so there is no cloud to start; use 'smartedge edge'"
+        )
     torch.set_num_threads(config.threads)
-    _note_facts(config)
+    _note_facts(config, edge=False)
     session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
     receiver = flight_receiver(config, session, host, port)
     receiver.start()
@@ -189,7 +193,7 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
         with stop_on_signals() as stop:
             dataset = open_data(config, monitor)
             _warn_of_early_releases(config, monitor)
-            if config.method != "local":
+            if get_method(config.method).has_cloud:
                 session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=True)
             sender = MemoryLink(session) if session else None
             runner = EdgeRunner(
@@ -214,10 +218,10 @@ def open_data(config: Config, monitor: Monitor) -> DataSet:
 
 
 def _warn_of_early_releases(config: Config, monitor: Monitor) -> None:
-    if config.suppresses and config.schedule == "joint":
+    if config.suppresses and not config.front_first:
         text = (
-            "with schedule 'joint' the features of the first epochs are sent before the front has unlearned "
-            f"{', '.join(config.data.sensitive)}; 'two-stage' and 'freeze-and-log' unlearn first"
+            f"with schedule '{config.schedule}' the features of the first epochs are sent before the front has "
+            f"unlearned {', '.join(config.data.sensitive)}; 'two-stage' and 'freeze-and-log' unlearn first"
         )
         monitor.update(Update("edge", "privacy", text=text))
 
@@ -241,16 +245,14 @@ def _token(config: Config) -> str | None:
 def _prepare_run(config: Config, *, resume: bool) -> RunFacts:
     """Make the run directory, or check that it holds this run; returns facts for the results."""
     run_dir = config.run_dir
-    facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
+    facts_file = run_dir / "run.json"
     if facts_file.exists() and _has_begun(run_dir):
         if not resume:
             raise RunError(
                 f"{run_dir}: holds a run already; continue it with --resume, or choose another run_dir "
                 "(--set run_dir=...)"
             )
-        before = load_config(config_file)
-        if before.agreement() != config.agreement():
-            raise RunError(f"{run_dir}: was started with other settings; resume it with {config_file}")
+        _refuse_other_settings(config)
         edge_done = has_finished(run_dir / "edge")
         if not edge_done and (run_dir / "cloud" / "closed").exists():
             (run_dir / "cloud" / "closed").unlink()  # the cloud must wait for the edge again
@@ -278,12 +280,37 @@ def _write_facts(config: Config) -> RunFacts:
     return facts
 
 
-def _note_facts(config: Config) -> None:
-    """For a side that runs by itself: note settings and machine, unless :func:`train` or the other side has."""
+def _note_facts(config: Config, *, edge: bool) -> None:
+    """For a side that runs by itself: note settings and machine, or check that they are those that are noted.
+
+    The cloud need not know what is hidden, or where data lie, so only what its results depend on is compared.
+    """
+    if _has_begun(config.run_dir):
+        _refuse_other_settings(config, edge=edge)
+        return
     file = config.run_dir / "config.yaml"
     kept = file.read_text(encoding="utf-8") if (config.run_dir / "run.json").exists() and file.exists() else None
-    if kept is None or (kept != config.to_yaml() and not _has_begun(config.run_dir)):  # else a first start that failed
+    if kept != config.to_yaml():  # there is none, or that of a first start that failed
         _write_facts(config)
+
+
+def _refuse_other_settings(config: Config, *, edge: bool = True) -> None:
+    """A run that has begun goes on only with the settings that its results depend on."""
+    file = config.run_dir / "config.yaml"
+    if not file.exists():
+        raise RunError(f"{config.run_dir}: a run has begun there, but its settings are gone; restore {file}")
+    before = load_config(file)
+    changed = (
+        differences(before.identity(), config.identity())
+        if edge
+        else differences(before.agreement(), config.agreement())
+    )
+    if changed:
+        told = "; ".join(f"{key} was {json.dumps(old)}, now {json.dumps(new)}" for key, (old, new) in changed.items())
+        raise RunError(
+            f"{config.run_dir}: the run began with other settings ({told}); resume it with {file}, or start a new run "
+            "in another run_dir"
+        )
 
 
 def _has_begun(run_dir: Path) -> bool:

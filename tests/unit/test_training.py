@@ -1,12 +1,15 @@
-"""What a run tells its user before it begins."""
+"""What a run tells its user before it begins, and with which settings it may go on."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from smartedge.config import load_config
-from smartedge.runs.progress import Update
-from smartedge.training import _warn_of_early_releases
+from smartedge.config import Config, Section, differences, load_config
+from smartedge.errors import RunError
+from smartedge.runs.progress import Quiet, Update
+from smartedge.training import _note_facts, _prepare_run, _warn_of_early_releases, run_cloud, run_edge, train
 
 SUPPRESSED = {"data": {"sensitive": "masculine"}, "adversary": {"exits": ["mlp"]}}
 
@@ -36,3 +39,126 @@ def test_who_sends_before_the_front_has_unlearned_is_told(settings: dict[str, ob
     assert bool(told.texts) is warned
     if warned:
         assert "before the front has unlearned masculine" in told.texts[0]
+
+
+# -- a run that has begun goes on only as the run that it is
+
+BEGUN = {
+    "schedule": "freeze-and-log",
+    "data": {"sensitive": "masculine"},
+    "adversary": {"exits": ["mlp"]},
+    "model": {"bottleneck": "4x4x4"},
+    "dp": {"mechanism": "gaussian", "sigma": 0.4},
+}
+FREE = ("run_dir", "hardware", "link", "data.cache_dir")  # no result depends on these
+
+
+def begun(folder: Path, settings: dict[str, object] = BEGUN) -> Config:
+    """The settings of a run in this folder that was interrupted."""
+    config = load_config(settings, {"run_dir": str(folder)})
+    _prepare_run(config, resume=False)
+    (folder / "edge").mkdir()
+    (folder / "edge" / "run.json").write_text("{}")
+    return config
+
+
+def leaves(section: Section, prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
+    return found
+
+
+OTHER = {
+    "method": "local",
+    "schedule": "joint",
+    "data.path": "elsewhere",
+    "data.desired": "smile2",
+    "data.sensitive": ("glasses",),
+    "data.limit": {"train": 7},
+    "data.augment": "none",
+    "model.bottleneck": (2, 2, 2),
+    "model.codebook": 4,
+    "train.optimizer": "sgd",
+    "train.precision": "bfloat16",
+    "adversary.exits": (),
+    "adversary.confusion": "prior",
+    "dp.mechanism": "laplace",
+    "dp.granularity": "element",
+    "dp.apply_to": "training",
+    "codec.name": "uint4",
+}
+
+
+def put(section: Section, path: list[str], value: object) -> Section:
+    """With one value replaced; without the check of combinations, which forbids some of the values alone."""
+    name, *rest = path
+    return section.model_copy(update={name: put(getattr(section, name), rest, value) if rest else value})
+
+
+def changed(key: str, value: object) -> object:
+    """Another value of the same type, that the setting may have."""
+    if key in OTHER:
+        return OTHER[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, float):
+        return value * 0.5 + 0.01
+    return 1 if value is None else value + 1 if isinstance(value, int) else f"{value}2"
+
+
+ALL = leaves(load_config(BEGUN))
+
+
+@pytest.mark.parametrize("key", [key for key in ALL if not key.startswith(FREE)])
+def test_every_setting_that_a_result_depends_on_makes_another_run(key: str) -> None:
+    config = load_config(BEGUN)
+    other = put(config, key.split("."), changed(key, ALL[key]))
+    assert isinstance(other, Config)
+    assert any(different.startswith(key) for different in differences(config.identity(), other.identity()))
+
+
+@pytest.mark.parametrize(
+    "free",
+    [{"run_dir": "b"}, {"hardware": {"threads": 1}}, {"link": {"queue_frames": 2}}, {"data": {"cache_dir": "c"}}],
+)
+def test_where_and_on_what_a_run_is_computed_does_not_make_another(free: dict[str, object]) -> None:
+    assert load_config(BEGUN, free).identity() == load_config(BEGUN).identity()
+    assert load_config({"codec": {"name": "uint8"}}).identity() == load_config({}).identity()
+
+
+UNPROTECTED = {"adversary": {"exits": []}, "data": {"sensitive": []}}
+KEYS = r'adversary\.exits was \["mlp"\], now \[\]; data\.sensitive was \["masculine"\], now \[\]'
+
+
+def test_resumed_without_protection_is_refused_key_by_key(tmp_path: Path) -> None:
+    config = begun(tmp_path / "run")
+    with pytest.raises(RunError, match=KEYS):
+        train(config, UNPROTECTED, resume=True, single_process=True, monitor=Quiet())
+    with pytest.raises(RunError, match=KEYS):
+        run_edge(load_config(config, UNPROTECTED), "127.0.0.1:1", Quiet(), resume=True)
+    assert load_config(config.run_dir / "config.yaml") == config
+
+
+def test_a_cloud_alone_need_not_know_what_is_hidden(tmp_path: Path) -> None:
+    config = begun(tmp_path / "run")
+    _note_facts(load_config(config, UNPROTECTED), edge=False)
+    with pytest.raises(RunError, match=r"dp\.sigma was 0\.4, now 0\.3; train\.lr was 0\.001, now 0\.1"):
+        run_cloud(load_config(config, ["train.lr=0.1", "dp.sigma=0.3"]), "127.0.0.1", 0, Quiet(), resume=True)
+    assert load_config(config.run_dir / "config.yaml") == config
+
+
+def test_a_run_whose_settings_are_gone_is_not_resumed(tmp_path: Path) -> None:
+    config = begun(tmp_path / "run")
+    (config.run_dir / "config.yaml").unlink()
+    with pytest.raises(RunError, match="its settings are gone"):
+        run_edge(config, "127.0.0.1:1", Quiet(), resume=True)
+
+
+def test_a_first_start_that_failed_leaves_nothing_to_agree_with(tmp_path: Path) -> None:
+    first = load_config({"run_dir": str(tmp_path / "run")})
+    _note_facts(first, edge=True)
+    second = load_config(first, {"seed": 5})
+    _note_facts(second, edge=True)
+    assert load_config(second.run_dir / "config.yaml") == second

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from smartedge.artifacts.audit import Audit, NamedFigures
 
 __all__ = ["add_parser", "run"]
 
@@ -123,12 +126,12 @@ def _names(text: str | None, option: str) -> tuple[str, ...] | None:
     return names
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: Audit) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    images = result["run"]["images"]["test"]
+    images = result.run.images["test"]
     table = Table(
         title=f"what an attacker reads from {images} protected images (balanced accuracy, %)", title_justify="left"
     )
@@ -136,50 +139,42 @@ def _print(result: dict[str, Any]) -> None:
     table.add_column("best attack")
     for heading in ("training image", "undefended", "floor", "prediction floor", "chance", "DP bound"):
         table.add_column(heading, justify="right")
-    for name, block in result["attributes"].items():
+    for name, block in result.attributes.items():
         table.add_row(
-            escape(name) + (" (desired)" if block["desired"] else ""),
-            _best(block["best"]),
-            _figure(block["training_image"]),
-            _figure(block["undefended"]),
-            _figure(block["floor"]),
-            _figure(block["prediction_floor"]),
-            f"{100 * block['chance']:.1f}",
-            f"{100 * block['dp_bound']:.1f}" if block["dp_bound"] is not None else "none",
+            escape(name) + (" (desired)" if block.desired else ""),
+            _best(block.best),
+            _figure(block.training_image),
+            _figure(block.undefended),
+            _figure(block.floor),
+            _figure(block.prediction_floor),
+            f"{100 * block.chance:.1f}",
+            f"{100 * block.dp_bound:.1f}" if block.dp_bound is not None else "none",
         )
     console = Console(width=120, highlight=False)
     console.print(table)
-    if result["membership"]:
-        console.print(f"membership of a release: AUROC {result['membership']['any']['auroc']:.2f}")
-    dp = result["dp"]
-    if dp["epsilon_lower_bound"] is not None:
-        claim = f"claimed {dp['epsilon_claimed']:.2f}" if dp["epsilon_claimed"] is not None else "nothing claimed"
-        at_least = max(dp["epsilon_lower_bound"], dp["epsilon_lower_bound_gaussian"] or 0.0)
-        sure = f"(confidence {100 * dp['confidence']:.1f} %)"
+    if result.membership:
+        console.print(f"membership of a release: AUROC {result.membership.any.auroc:.2f}")
+    dp = result.dp
+    if dp.epsilon_lower_bound is not None and dp.confidence is not None:
+        claim = f"claimed {dp.epsilon_claimed:.2f}" if dp.epsilon_claimed is not None else "nothing claimed"
+        at_least = max(dp.epsilon_lower_bound, dp.epsilon_lower_bound_gaussian or 0.0)
+        sure = f"(confidence {100 * dp.confidence:.1f} %)"
         console.print(f"epsilon of one release: {claim}, at least {at_least:.2f} {sure}")
-    for name, figures in _reconstructions(result).items():
-        console.print(f"reconstruction by {name}: PSNR {figures['psnr']:.1f} dB, SSIM {figures['ssim']:.2f}")
-    for entry in result["skipped"]:
-        where = f" on {entry['evidence']} {', '.join(entry['attributes'])}" if "attributes" in entry else ""
-        console.print(f"not in full: {entry['attack']}{where}: {entry['reason']}", markup=False)
-    console.print(result["verdict"], markup=False)
+    for name, figures in (result.reconstruction.attacks if result.reconstruction else {}).items():
+        if figures.psnr is not None and figures.ssim is not None:
+            console.print(f"reconstruction by {name}: PSNR {figures.psnr:.1f} dB, SSIM {figures.ssim:.2f}")
+    for entry in result.skipped:
+        where = f" on {entry.evidence} {', '.join(entry.attributes)}" if entry.attributes is not None else ""
+        console.print(f"not in full: {entry.attack}{where}: {entry.reason}", markup=False)
+    console.print(result.verdict, markup=False)
 
 
-def _reconstructions(result: dict[str, Any]) -> dict[str, Any]:
-    blocks = result["reconstruction"] or {}
-    return {
-        name: block
-        for name, block in blocks.items()
-        if isinstance(block, dict) and isinstance(block.get("psnr"), float) and isinstance(block.get("ssim"), float)
-    }
-
-
-def _best(figures: dict[str, Any] | None) -> str:
+def _best(figures: NamedFigures | None) -> str:
     if figures is None:
         return "none made"
-    low, high = figures["ci95"]
-    return f"{100 * figures['balanced_accuracy']:.1f} ± {50 * (high - low):.1f}  {figures['attack']}"
+    low, high = figures.ci95
+    return f"{100 * figures.balanced_accuracy:.1f} ± {50 * (high - low):.1f}  {figures.attack}"
 
 
-def _figure(figures: dict[str, Any] | None) -> str:
-    return f"{100 * figures['balanced_accuracy']:.1f}" if figures else "none"
+def _figure(figures: NamedFigures | None) -> str:
+    return f"{100 * figures.balanced_accuracy:.1f}" if figures else "none"

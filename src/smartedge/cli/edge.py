@@ -7,6 +7,7 @@ from typing import Any
 
 from smartedge.cli.common import add_side_arguments, side
 from smartedge.errors import ConfigError
+from smartedge.methods.base import get_method
 
 __all__ = ["add_parser", "run"]
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.training import run_edge
 
     with side(args) as (config, monitor, stop):
-        if args.connect is None and config.method != "local":
+        if args.connect is None and get_method(config.method).has_cloud:
             raise ConfigError(f"--connect HOST:PORT is needed: method {config.method!r} sends to a cloud")
         done = run_edge(config, args.connect, monitor, resume=args.resume, stop=stop)
     return 0 if done else 130

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+from smartedge.artifacts.audit import Audit
+from smartedge.errors import RunError
 from smartedge.lab.audit.attacks import ATTACKS
 
-__all__ = ["ATTACK_NAMES", "keep_earlier", "stage_of"]
+__all__ = ["ATTACK_NAMES", "stage_of", "with_earlier"]
 
 ATTACK_NAMES = (*ATTACKS, "membership", "epsilon", "reconstruction")
 
 
-def keep_earlier(result: dict[str, Any], file: Path) -> None:
-    """Take over what an earlier audit found in the stages that this call did not ask for or had no time for."""
+def with_earlier(result: Audit, file: Path) -> Audit:
+    """``result``, and what an earlier audit found in the stages that this call did not ask for or had no time for.
+
+    Args:
+        result: of this call.
+        file: ``audit.json`` of the earlier one. Where it is of another run or version, damaged, or not there, nothing
+            is taken over.
+    """
     try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if earlier.get("schema_version") != result["schema_version"] or earlier["run"] != result["run"]:
-        return
-    asked = {stage_of(name) for name in result["settings"]["attacks"] if result[stage_of(name)]}
-    kept = {stage_of(name) for name in earlier["settings"]["attacks"]} - asked
-    stages = result["settings"]["stages"]
-    for stage in kept:
-        result[stage] = earlier[stage]
-        stages[stage] = earlier["settings"]["stages"][stage]
+        earlier = Audit.read(file)
+    except RunError:
+        return result
+    if earlier.run != result.run:
+        return result
+    asked = {stage_of(name) for name in result.settings.attacks if getattr(result, stage_of(name))}
+    kept = {stage_of(name) for name in earlier.settings.attacks} - asked
+    attacks = {*result.settings.attacks, *(name for name in earlier.settings.attacks if stage_of(name) in kept)}
+    settings: dict[str, object] = {
+        "attacks": tuple(name for name in ATTACK_NAMES if name in attacks),
+        "stages": {**result.settings.stages, **{stage: earlier.settings.stages[stage] for stage in kept}},
+    }
     if "attributes" in kept:
-        result["settings"]["attributes"] = earlier["settings"]["attributes"]
-    result["skipped"] += [entry for entry in earlier["skipped"] if stage_of(entry["attack"]) in kept]
-    attacks = {*result["settings"]["attacks"], *(a for a in earlier["settings"]["attacks"] if stage_of(a) in kept)}
-    result["settings"]["attacks"] = [name for name in ATTACK_NAMES if name in attacks]
+        settings["attributes"] = earlier.settings.attributes
+    skipped = [entry for entry in earlier.skipped if stage_of(entry.attack) in kept]
+    return result.model_copy(
+        update={
+            **{stage: getattr(earlier, stage) for stage in kept},
+            "settings": result.settings.model_copy(update=settings),
+            "skipped": (*result.skipped, *skipped),
+        }
+    )
 
 
 def stage_of(attack: str) -> str:

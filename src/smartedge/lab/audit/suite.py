@@ -9,10 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smartedge.artifacts.audit import (
+    AttributeBlock,
+    Audit,
+    AuditedRun,
+    AuditSettingsUsed,
+    Effort,
+    Membership,
+    NoiseTest,
+    Reconstruction,
+    Skipped,
+)
 from smartedge.config import load_run_config
 from smartedge.data.columns import yes_no_columns
 from smartedge.errors import ConfigError
-from smartedge.files import write_json_atomically
 from smartedge.lab.audit import epsilon, floors
 from smartedge.lab.audit.attacks import ATTACKS, available
 from smartedge.lab.audit.attributes import in_focus, infer, plan, summarise
@@ -20,16 +30,14 @@ from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, of_a_training_image
 from smartedge.lab.audit.gathering import gather
 from smartedge.lab.audit.membership import membership
-from smartedge.lab.audit.stages import ATTACK_NAMES, keep_earlier, stage_of
+from smartedge.lab.audit.stages import ATTACK_NAMES, stage_of, with_earlier
 from smartedge.lab.audit.undefended import gather_undefended, is_undefended
 from smartedge.lab.audit.verdict import verdict
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.machine import versions
 from smartedge.runs.progress import Monitor
 
-__all__ = ["ATTACK_NAMES", "SCHEMA_VERSION", "AuditSettings", "audit"]
-
-SCHEMA_VERSION = 2
+__all__ = ["ATTACK_NAMES", "AuditSettings", "audit"]
 
 _REFERENCE = ("linear", "mlp", "deep")  # attacks on the undefended front
 # Shares of the budget. What a stage leaves over goes to the later ones.
@@ -83,7 +91,7 @@ class _Call:
         return (self.settings.undefended or self.run_dir) / "audit" / "attacks"
 
 
-def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str, Any]:
+def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
     """Attack a finished run and write ``RUN/audit/audit.json``; returns what it holds.
 
     Every finished attack is kept under ``RUN/audit/`` and reused by the next call, so that an audit which was stopped,
@@ -133,29 +141,27 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> dict[str,
         skipped += reconstruction.pop("skipped", [])
 
     undefended_run = str(settings.undefended) if settings.undefended else None
-    effort = {"budget_seconds": settings.budget, "seeds": settings.seeds, "undefended": undefended_run}
-    result: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "smartedge_version": versions().get("smartedge"),
-        "run": _run_facts(evidence),
-        "settings": {
-            "attributes": list(attributes),
-            "attacks": list(wanted),
-            "seeds": settings.seeds,
-            "budget_seconds": settings.budget,
-            "undefended": undefended_run,
-            "stages": {stage: effort for stage in dict.fromkeys(map(stage_of, wanted))},
-        },
-        "attributes": found,
-        "reconstruction": reconstruction,
-        "membership": found_membership,
-        "dp": dp,
-        "skipped": skipped,
-    }
+    effort = Effort(budget_seconds=settings.budget, seeds=settings.seeds, undefended=undefended_run)
+    result = Audit(
+        smartedge_version=versions().get("smartedge"),
+        run=_run_facts(evidence),
+        settings=AuditSettingsUsed(
+            **effort.model_dump(),
+            attributes=attributes,
+            attacks=wanted,
+            stages={stage: effort for stage in dict.fromkeys(map(stage_of, wanted))},
+        ),
+        attributes={name: AttributeBlock.model_validate(block) for name, block in found.items()},
+        reconstruction=Reconstruction.model_validate(reconstruction) if reconstruction else None,
+        membership=Membership.model_validate(found_membership) if found_membership else None,
+        dp=dp,
+        skipped=tuple(Skipped.model_validate(entry) for entry in skipped),
+        verdict="",
+    )
     if not settings.fresh:
-        keep_earlier(result, folder / "audit.json")
-    result["verdict"] = verdict(result, config.data.sensitive)
-    write_json_atomically(folder / "audit.json", result)
+        result = with_earlier(result, folder / "audit.json")
+    result = result.model_copy(update={"verdict": verdict(result, config.data.sensitive)})
+    result.write(folder / "audit.json")
     return result
 
 
@@ -241,7 +247,7 @@ def _attribute_blocks(call: _Call, evidence: Evidence, undefended: Evidence | No
     return blocks
 
 
-def _dp(evidence: Evidence, tested: bool, clock: Clock) -> dict[str, Any]:
+def _dp(evidence: Evidence, tested: bool, clock: Clock) -> NoiseTest:
     mechanism, config = evidence.mechanism, evidence.config
     protected = not math.isinf(mechanism.epsilon)
     block: dict[str, Any] = {
@@ -255,9 +261,6 @@ def _dp(evidence: Evidence, tested: bool, clock: Clock) -> dict[str, Any]:
         "apply_to": config.dp.apply_to,
         "attribute_bound": _bound(evidence, lambda mechanism: mechanism.attribute_bound),
         "noise_bound": _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound),
-        "epsilon_lower_bound": None,
-        "confidence": None,
-        "holds": None,
     }
     if tested:
         seconds = min(_EPSILON_SECONDS, clock.remaining() * _EPSILON_SHARE)
@@ -265,7 +268,7 @@ def _dp(evidence: Evidence, tested: bool, clock: Clock) -> dict[str, Any]:
         block |= epsilon.measure(mechanism, clock=clock.part(seconds), trials=100_000 if protected else 2_000)
         if not protected:
             block["holds"] = None
-    return block
+    return NoiseTest.model_validate(block)
 
 
 def _bound(evidence: Evidence, bound: Callable[[Mechanism], float]) -> float | None:
@@ -274,22 +277,22 @@ def _bound(evidence: Evidence, bound: Callable[[Mechanism], float]) -> float | N
     return bound(mechanism) if evidence.noisy and not math.isinf(mechanism.epsilon) else None
 
 
-def _run_facts(evidence: Evidence) -> dict[str, Any]:
+def _run_facts(evidence: Evidence) -> AuditedRun:
     config = evidence.config
-    return {
-        "method": config.method,
-        "schedule": config.schedule,
-        "model": config.model.name,
-        "cut": config.model.cut,
-        "feature_shape": list(evidence.feature_shape),
-        "codec": config.codec_name,
-        "seed": config.seed,
-        "desired": list(evidence.task.columns),
-        "sensitive": list(config.data.sensitive),
-        "undefended": is_undefended(config),
-        "noise_on_audited_releases": evidence.noisy,
-        "images": {"train": len(evidence.train), "val": len(evidence.val), "test": len(evidence.test)},
-    }
+    return AuditedRun(
+        method=config.method,
+        schedule=config.schedule,
+        model=config.model.name,
+        cut=config.model.cut,
+        feature_shape=tuple(evidence.feature_shape),
+        codec=config.codec_name,
+        seed=config.seed,
+        desired=tuple(evidence.task.columns),
+        sensitive=tuple(config.data.sensitive),
+        undefended=is_undefended(config),
+        noise_on_audited_releases=evidence.noisy,
+        images={"train": len(evidence.train), "val": len(evidence.val), "test": len(evidence.test)},
+    )
 
 
 # -- checks

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from smartedge.artifacts.audit import AttributeBlock, Audit
 
 __all__ = ["verdict"]
 
 _CLOSE = 0.03  # of the label floor: what the verdict calls close
 
 
-def verdict(result: dict[str, Any], sensitive: Sequence[str]) -> str:
+def verdict(result: Audit, sensitive: Sequence[str]) -> str:
     """One sentence about the sensitive attribute that fares worst (of all attributes, where none is sensitive)."""
-    found = {name: block for name, block in result["attributes"].items() if block["best"]}
+    found = {name: block for name, block in result.attributes.items() if block.best}
     if not found:
         return "No attack on an attribute was made, so nothing is known of what the features give away."
     names = [name for name in found if name in sensitive] or list(found)
@@ -21,33 +22,31 @@ def verdict(result: dict[str, Any], sensitive: Sequence[str]) -> str:
     block = found[worst]
     (attack, best), floor = strongest[worst], _reference(block)
     above = f"{worst}: the best attacker ({attack}) reads it at {_points(best)} balanced accuracy"
-    plain = (
-        f", {_points(block['undefended']['balanced_accuracy'])} from the undefended front"
-        if block["undefended"]
-        else ""
-    )
+    plain = f", {_points(block.undefended.balanced_accuracy)} from the undefended front" if block.undefended else ""
     if best <= floor + _CLOSE:
         judgement = (
             f"no more than {100 * _CLOSE:.0f} points above what the desired label alone tells ({_points(floor)})"
         )
     else:
         judgement = f"{100 * (best - floor):.1f} points above what the desired label alone tells ({_points(floor)})"
-    dp = result["dp"]
-    broken = "" if dp["holds"] in (True, None) else " The claimed epsilon is REFUTED by the mechanism's own releases."
-    short = " Some attacks were left out or cut short: see 'skipped'." if result["skipped"] else ""
+    broken = (
+        "" if result.dp.holds in (True, None) else " The claimed epsilon is REFUTED by the mechanism's own releases."
+    )
+    short = " Some attacks were left out or cut short: see 'skipped'." if result.skipped else ""
     return f"{above}{plain}: {judgement}.{broken}{short}"
 
 
-def _strongest(block: dict[str, Any]) -> tuple[str, float]:
+def _strongest(block: AttributeBlock) -> tuple[str, float]:
     """Name and balanced accuracy of the best attacker, whatever it holds."""
-    best, more = block["best"], block["training_image"]
-    if more and more["balanced_accuracy"] > best["balanced_accuracy"]:
-        return f"{more['attack']}, with all that is sent of a training image", float(more["balanced_accuracy"])
-    return best["attack"], float(best["balanced_accuracy"])
+    best, more = block.best, block.training_image
+    assert best is not None
+    if more and more.balanced_accuracy > best.balanced_accuracy:
+        return f"{more.attack}, with all that is sent of a training image", more.balanced_accuracy
+    return best.attack, best.balanced_accuracy
 
 
-def _reference(block: dict[str, Any]) -> float:
-    return max(float(block["floor"]["balanced_accuracy"]), float(block["chance"]))
+def _reference(block: AttributeBlock) -> float:
+    return max(block.floor.balanced_accuracy, block.chance)
 
 
 def _points(share: float) -> str:

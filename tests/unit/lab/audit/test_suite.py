@@ -1,69 +1,99 @@
-"""What an audit takes over from an earlier one."""
+"""What an audit takes over from an earlier one, and what it says in one sentence."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from audit_example import RUN, attribute_block, example_audit, figures, membership, noise_test, reconstruction
 
-from smartedge.lab.audit.stages import keep_earlier, stage_of
-from smartedge.lab.audit.suite import SCHEMA_VERSION
+from smartedge.artifacts.audit import Audit, AuditSettingsUsed, Effort, Skipped
+from smartedge.lab.audit.stages import stage_of, with_earlier
+from smartedge.lab.audit.verdict import verdict
 
-EARLIER = {
-    "schema_version": SCHEMA_VERSION,
-    "run": {"seed": 0},
-    "settings": {
-        "attacks": ["linear", "mlp", "reconstruction"],
-        "attributes": ["masculine"],
-        "stages": {"attributes": {"budget_seconds": 60}, "reconstruction": {"budget_seconds": 600}},
-    },
-    "attributes": {"masculine": "read"},
-    "reconstruction": {"decoder": "painted"},
-    "membership": None,
-    "dp": {"delta": 0.0},
-    "skipped": [
-        {"attack": "mlp", "reason": "cut short"},
-        {"attack": "reconstruction defended-gan", "reason": "no time was left"},
-    ],
-}
+EARLIER = example_audit(
+    skipped=(
+        Skipped(attack="mlp", reason="cut short"),
+        Skipped(attack="reconstruction defended-gan", reason="no time was left"),
+    )
+)
+AGAIN, PAINTED_ANEW = attribute_block(0.7), reconstruction(25.0)
 
 
-def now(attacks: list[str], **found: Any) -> dict[str, Any]:
-    nothing = {"attributes": {"masculine": None}, "reconstruction": None, "membership": None, "dp": {"delta": 0.0}}
-    stages = {stage: {"budget_seconds": 5} for stage in map(stage_of, attacks)}
-    settings = {"attacks": attacks, "attributes": ["masculine"], "stages": stages}
-    common = {"schema_version": SCHEMA_VERSION, "run": {"seed": 0}, "settings": settings, "skipped": []}
-    return {**common, **nothing, **found}
+def now(attacks: tuple[str, ...], **found: object) -> Audit:
+    """An audit for which only some attacks were asked for."""
+    effort = Effort(budget_seconds=5, seeds=1, undefended=None)
+    settings = AuditSettingsUsed(
+        **effort.model_dump(),
+        attacks=attacks,
+        attributes=("masculine",),
+        stages=dict.fromkeys(map(stage_of, attacks), effort),
+    )
+    nothing: dict[str, object] = {"attributes": {"masculine": attribute_block(None)}, "reconstruction": None}
+    return example_audit(**{**nothing, "settings": settings, **found})
 
 
 @pytest.mark.parametrize(
-    ("result", "attributes", "reconstruction", "skipped"),
+    ("result", "attribute", "painted", "skipped"),
     [
-        (now(["membership"], membership={"any": 1}), "read", {"decoder": "painted"}, 2),
-        (now(["linear"], attributes={"masculine": "again"}), "again", {"decoder": "painted"}, 1),
-        (now(["reconstruction"], reconstruction={"decoder": "new"}), "read", {"decoder": "new"}, 1),
-        (now(["reconstruction"], reconstruction={}), "read", {"decoder": "painted"}, 2),  # no time for it
+        (now(("membership",), membership=membership()), EARLIER.attributes["masculine"], EARLIER.reconstruction, 2),
+        (now(("linear",), attributes={"masculine": AGAIN}), AGAIN, EARLIER.reconstruction, 1),
+        (now(("reconstruction",), reconstruction=PAINTED_ANEW), EARLIER.attributes["masculine"], PAINTED_ANEW, 1),
+        (now(("reconstruction",)), EARLIER.attributes["masculine"], EARLIER.reconstruction, 2),  # no time for it
     ],
 )
 def test_stages_not_found_now_stay(
-    result: dict[str, Any], attributes: str, reconstruction: dict[str, str], skipped: int, tmp_path: Path
+    result: Audit, attribute: object, painted: object, skipped: int, tmp_path: Path
 ) -> None:
-    (tmp_path / "audit.json").write_text(json.dumps(EARLIER))
-    keep_earlier(result, tmp_path / "audit.json")
-    assert result["attributes"]["masculine"] == attributes
-    assert result["reconstruction"] == reconstruction
-    assert len(result["skipped"]) == skipped
-    assert {"linear", "reconstruction"} <= set(result["settings"]["attacks"])
-    had = {stage: effort["budget_seconds"] for stage, effort in result["settings"]["stages"].items()}
-    assert had["attributes"] == (5 if attributes == "again" else 60), "every stage says what effort it was made with"
-    assert had["reconstruction"] == (5 if reconstruction == {"decoder": "new"} else 600)
+    EARLIER.write(tmp_path / "audit.json")
+    found = with_earlier(result, tmp_path / "audit.json")
+    assert found.attributes["masculine"] == attribute
+    assert found.reconstruction == painted
+    assert found.membership == result.membership
+    assert len(found.skipped) == skipped
+    assert {"linear", "reconstruction"} <= set(found.settings.attacks)
+    had = {stage: effort.budget_seconds for stage, effort in found.settings.stages.items()}
+    assert had["attributes"] == (5 if attribute == AGAIN else 60), "every stage says what effort it was made with"
+    assert had["reconstruction"] == (5 if painted == PAINTED_ANEW else 600)
 
 
-@pytest.mark.parametrize("change", [{"run": {"seed": 1}}, {"schema_version": 0}])
-def test_another_runs_audit_is_not_taken_over(change: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "audit.json").write_text(json.dumps({**EARLIER, **change}))
-    result = now(["membership"])
-    keep_earlier(result, tmp_path / "audit.json")
-    assert result["attributes"] == {"masculine": None} and result["reconstruction"] is None
+def another_run(path: Path) -> None:
+    EARLIER.model_copy(update={"run": RUN.model_copy(update={"seed": 1})}).write(path)
+
+
+def another_version(path: Path) -> None:
+    path.write_text(json.dumps({**EARLIER.as_json(), "schema_version": 1}))
+
+
+def damaged(path: Path) -> None:
+    path.write_text("{")
+
+
+@pytest.mark.parametrize("write", [another_run, another_version, damaged])
+def test_another_runs_audit_is_not_taken_over(write, tmp_path: Path) -> None:
+    write(tmp_path / "audit.json")
+    result = now(("membership",))
+    assert with_earlier(result, tmp_path / "audit.json") == result
+
+
+def test_the_verdict_is_about_the_sensitive_attribute_that_fares_worst():
+    blocks = {
+        "masculine": attribute_block(0.66),
+        "young": attribute_block(0.8).model_copy(update={"training_image": figures(0.85, "mlp")}),
+        "beard": attribute_block(0.9, sensitive=False),
+    }
+    said = verdict(example_audit(attributes=blocks), ("masculine", "young"))
+    assert said.startswith(
+        "young: the best attacker (mlp, with all that is sent of a training image) reads it at 85.0 %"
+    )
+    assert "93.0 % from the undefended front: 20.5 points above what the desired label alone tells (64.5 %)." in said
+    close = verdict(
+        example_audit(dp=noise_test(holds=False), skipped=(Skipped(attack="mlp", reason=""),)), ("masculine",)
+    )
+    assert (
+        "no more than 3 points above what the desired label alone tells (64.5 %). The claimed epsilon is REFUTED"
+        in close
+    )
+    assert close.endswith("see 'skipped'.")
+    assert verdict(now(()), ("masculine",)).startswith("No attack on an attribute was made")

@@ -1,0 +1,7 @@
+"""The settings of a run: read from YAML, checked as a whole, every problem reported at once."""
+
+from smartedge.config.reading import load_config, load_run_config, parse_overrides
+from smartedge.config.sections import Section
+from smartedge.config.settings import Config, differences
+
+__all__ = ["Config", "Section", "differences", "load_config", "load_run_config", "parse_overrides"]

@@ -1,0 +1,212 @@
+"""The sections of a settings file: their keys, defaults and meanings. ``smartedge init`` writes them, commented."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = [
+    "ADDITIVE",
+    "DISCRETE",
+    "AdversaryConfig",
+    "CodecConfig",
+    "DataConfig",
+    "DistillConfig",
+    "DpConfig",
+    "ExitConfig",
+    "HardwareConfig",
+    "LinkConfig",
+    "ModelConfig",
+    "PositiveInt",
+    "Section",
+    "TrainConfig",
+]
+
+
+def _shape(value: object) -> object:
+    """``"8x4x4"`` → ``(8, 4, 4)``; anything else is left to the type check."""
+    if isinstance(value, str) and re.fullmatch(r"\d+(x\d+)+", value):
+        return tuple(int(part) for part in value.split("x"))
+    return value
+
+
+def _columns(value: object) -> object:
+    """A single name is a list of one, and no value a list of none."""
+    return () if value is None else (value,) if isinstance(value, str) else value
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Shape = Annotated[tuple[PositiveInt, ...], BeforeValidator(_shape), Field(min_length=2, max_length=3)]
+
+
+class Section(BaseModel):
+    """One mapping of the file: unknown keys are errors, and what was read cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class DataConfig(Section):
+    """What to learn from. Read by the edge only."""
+
+    path: str = Field("drawn", description="'drawn' (embedded faces), a folder, a file, 'cifar10', or 'hf:user/name'")
+    desired: str | tuple[str, ...] = Field("smile", description="the column to learn; a list makes a multi-label task")
+    sensitive: Annotated[tuple[str, ...], BeforeValidator(_columns)] = Field(
+        (), description="columns to hide; they never leave the edge"
+    )
+    image_size: int = Field(64, ge=8, le=1024, description="images are cropped square and resized to this many pixels")
+    limit: dict[Literal["train", "val", "test"], PositiveInt] = Field(
+        default_factory=dict, description="use a fixed, class-balanced subset of this many images per split"
+    )
+    augment: Literal["none", "flip", "flip-crop"] = Field("flip", description="random changes of the training images")
+    cache_dir: Path | None = Field(None, description="where decoded images are kept; default: the user's cache folder")
+
+
+class ExitConfig(Section):
+    """The task exit: a small head on the front's output."""
+
+    width: int = Field(128, ge=1, le=4096, description="channels of its hidden layers")
+    depth: int = Field(2, ge=0, le=8, description="hidden layers; 0 is pooling and one linear layer")
+
+
+class ModelConfig(Section):
+    """Which network, and where it is divided."""
+
+    name: str = Field("resnet18", description="a torchvision or timm name, or 'package.module:factory'")
+    cut: str = Field("layer1", description="where to divide it; 'smartedge cuts NAME' lists the places")
+    bottleneck: Shape | None = Field(None, description="a narrow, bounded tensor at the cut, e.g. 8x4x4")
+    codebook: int | None = Field(
+        None, ge=2, le=256, description="instead of a tensor, one of this many codewords crosses the cut"
+    )
+    small_input: bool = Field(True, description="CIFAR stem for ResNets, pooled head for VGGs, where images are small")
+    exit: ExitConfig = Field(default_factory=lambda: ExitConfig())
+
+
+class DistillConfig(Section):
+    """The front learns from an undivided network too, trained on the edge first; it never leaves it."""
+
+    epochs: int = Field(0, ge=0, description="epochs of the undivided network; 0: no distillation")
+    weight: float = Field(0.5, ge=0, le=1, description="share of its answers in the task exit's loss")
+    temperature: float = Field(2.0, gt=0, description="by which both sides' logits are divided")
+
+
+class TrainConfig(Section):
+    """How each side's parameters are updated."""
+
+    batch_size: int = Field(64, ge=2, le=4096, description="images per step and per frame")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="of both sides")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate; warm-up of one tenth, then a cosine to zero")
+    weight_decay: float = Field(0.05, ge=0, description="of matrices and kernels; 0.0005 is usual for sgd")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the classes")
+    clip_grad_norm: float = Field(5.0, gt=0, description="gradients are scaled down to this norm")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast; faster on recent processors and GPUs"
+    )
+    channels_last: bool = Field(
+        False, description="memory format of images and convolutions; faster for most networks, most with bfloat16"
+    )
+    front_epochs: PositiveInt | None = Field(
+        None, description="two-stage, freeze-and-log: epochs of the front before it is frozen; default: epochs"
+    )
+    distill: DistillConfig = Field(default_factory=lambda: DistillConfig())
+
+
+class AdversaryConfig(Section):
+    """Exits that learn the columns of ``data.sensitive`` on the edge, so that the front can unlearn them."""
+
+    exits: Annotated[tuple[Literal["linear", "mlp", "conv", "deep"], ...], BeforeValidator(_columns)] = Field(
+        (),
+        description="their shapes, one exit each and per sensitive column; mlp suits a bottleneck of a few numbers, "
+        "conv and deep suit maps; none: no suppression",
+    )
+    weight: float = Field(3.0, ge=0, description="lambda: of the confusion term in the front's loss")
+    warmup: float = Field(0.2, ge=0, le=1, description="share of the front's steps over which lambda rises from 0")
+    confusion: Literal["conditional", "prior", "uniform", "minimax"] = Field(
+        "conditional",
+        description="what the exits' answers are driven to: the sensitive label's shares given the desired label, "
+        "its shares, equal shares, or merely wrong",
+    )
+    dependence: float = Field(
+        0.0, ge=0, description="of a kernel-dependence penalty (HSIC) between features and sensitive label"
+    )
+    steps: PositiveInt = Field(3, description="steps of the adversarial exits per step of the front")
+    lr: float = Field(1e-3, gt=0, description="learning rate of the adversarial exits (constant)")
+    reset_every: int = Field(2, ge=0, description="epochs after which one exit in turn starts anew; 0: never")
+
+
+class DpConfig(Section):
+    """Differential privacy of what is released: local, per image, replace-one (docs/privacy.md)."""
+
+    mechanism: Literal["none", "gaussian", "laplace", "randomised-response", "subset-selection"] = Field(
+        "none", description="noise on the feature map; the last two release one of model.codebook codewords"
+    )
+    granularity: Literal["vector", "element"] = Field(
+        "vector", description="what epsilon protects: the whole feature map, or (laplace) each of its numbers alone"
+    )
+    clip: float | None = Field(
+        None,
+        gt=0,
+        description="bound of an image's L2 norm (gaussian) or L1 norm (laplace), or of each number (element); "
+        "default: what the bottleneck's range allows",
+    )
+    epsilon: float | None = Field(
+        None, gt=0, description="budget of one image over all its releases; the noise is calibrated to it"
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="of the budget")
+    sigma: float | None = Field(
+        None, gt=0, description="instead of epsilon: the noise's standard deviation; epsilon is then reported"
+    )
+    warmup: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="share of the front's steps over which the noise that it learns through rises from 0; what is "
+        "released always has all of it",
+    )
+    label_epsilon: float | None = Field(
+        None, gt=0, description="randomised response on the desired labels that travel; default: they travel in clear"
+    )
+    apply_to: Literal["training", "always"] = Field(
+        "always", description="training: validation, test and inference images are released without noise"
+    )
+
+
+ADDITIVE = ("gaussian", "laplace")
+DISCRETE = ("randomised-response", "subset-selection")
+
+
+class CodecConfig(Section):
+    """How what is sent becomes bytes."""
+
+    name: str | None = Field(
+        None,
+        description="float32, float16, uint8, uint4, uint2, uint1, topk-5%, tile-webp-80, tile-avif-50; for codewords: "
+        "code; for images: image, jpeg-90, webp-80, avif-50. Default: uint8 (codewords: code; upload: image; split: "
+        "float32)",
+    )
+
+
+class LinkConfig(Section):
+    """The connection between the two processes."""
+
+    queue_frames: int = Field(8, ge=1, le=1024, description="frames that may wait for the link before the edge waits")
+    max_lead_frames: int = Field(4096, ge=1, description="frames the log may be ahead of the cloud's training")
+    connect_timeout: float = Field(30.0, gt=0, description="seconds to wait for the cloud")
+    token_file: Path | None = Field(None, description="a file whose first line both sides must share")
+    tls_cert: Path | None = Field(None, description="this side's certificate (PEM)")
+    tls_key: Path | None = Field(None, description="its private key (PEM)")
+    tls_ca: Path | None = Field(None, description="certificates by which the other side is trusted (PEM)")
+    insecure: bool = Field(False, description="allow listening beyond this machine without TLS and token")
+
+
+class HardwareConfig(Section):
+    """Where each side computes."""
+
+    edge_device: str = Field("auto", description="cpu, cuda, mps or auto")
+    cloud_device: str = Field("auto", description="cpu, cuda, mps or auto")
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads of each process; default: half of this machine's cores"
+    )

@@ -1,0 +1,243 @@
+"""All settings of a run, checked as a whole; what follows from them; and what makes two runs the same run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, TypedDict
+
+import yaml
+from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
+
+from smartedge.config.sections import (
+    ADDITIVE,
+    DISCRETE,
+    AdversaryConfig,
+    CodecConfig,
+    DataConfig,
+    DpConfig,
+    HardwareConfig,
+    LinkConfig,
+    ModelConfig,
+    PositiveInt,
+    Section,
+    TrainConfig,
+)
+from smartedge.methods.base import METHODS, get_method
+from smartedge.methods.schedules import SCHEDULES, get_schedule
+
+__all__ = ["Config", "DivisionArguments", "NetworkArguments", "differences"]
+
+
+class NetworkArguments(TypedDict):
+    """Arguments for :func:`smartedge.models.zoo.build`."""
+
+    name: str
+    outputs: int
+    image_size: int
+    small_input: bool
+    seed: int
+
+
+class DivisionArguments(NetworkArguments):
+    """Arguments for :func:`smartedge.models.network.divide`."""
+
+    at: str
+    bottleneck: tuple[int, ...] | None
+    codebook: int | None
+    exit_width: int
+    exit_depth: int
+
+
+_RENAMED_METHODS = {"cloud": "upload", "edge": "local"}
+
+
+def _method(value: str) -> str:
+    """One of the methods; refuses the names that two of them had before they were told apart from the two sides."""
+    if value in _RENAMED_METHODS:
+        raise ValueError(f"'{value}' names a side; the method is now called '{_RENAMED_METHODS[value]}'")
+    return _known(value, METHODS)
+
+
+def _schedule(value: str) -> str:
+    return _known(value, SCHEDULES)
+
+
+def _known(value: str, table: Mapping[str, object]) -> str:
+    if value not in table:
+        *names, last = (f"'{name}'" for name in table)
+        expected = f"{', '.join(names)} or {last}"
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+    return value
+
+
+class Config(Section):
+    """All settings of one run."""
+
+    method: Annotated[str, AfterValidator(_method)] = Field(
+        "hierarchical",
+        description="hierarchical: the edge learns from its own exit; upload: images are uploaded; "
+        "split: gradients come back; local: everything on the edge",
+    )
+    schedule: Annotated[str, AfterValidator(_schedule)] = Field(
+        "joint",
+        description="joint: the front learns while its features are sent, every epoch; two-stage: the front first, "
+        "then features every epoch; freeze-and-log: the front first, then each image once",
+    )
+    epochs: PositiveInt = Field(6, description="passes over the training images")
+    seed: int = Field(0, ge=0, lt=2**31, description="of initial parameters, order, augmentation and dropout")
+    run_dir: Path = Field(Path("runs/default"), description="everything the run writes goes here")
+    data: DataConfig = Field(default_factory=lambda: DataConfig())
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    train: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    adversary: AdversaryConfig = Field(default_factory=lambda: AdversaryConfig())
+    dp: DpConfig = Field(default_factory=lambda: DpConfig())
+    codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
+    link: LinkConfig = Field(default_factory=lambda: LinkConfig())
+    hardware: HardwareConfig = Field(default_factory=lambda: HardwareConfig())
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Config:
+        problems = get_method(self.method).problems(self) + get_schedule(self.schedule).problems(self)
+        problems += self._privacy_problems()
+        both = {self.data.desired} if isinstance(self.data.desired, str) else set(self.data.desired)
+        if not both:
+            problems.append("data.desired: the list is empty; name at least one column")
+        if shared := both & set(self.data.sensitive):
+            problems.append(f"data.sensitive: {', '.join(sorted(shared))} cannot be desired and sensitive at once")
+        if (self.link.tls_cert is None) != (self.link.tls_key is None):
+            problems.append("link.tls_cert, link.tls_key: give both or neither")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _privacy_problems(self) -> list[str]:
+        dp, model = self.dp, self.model
+        additive, discrete = dp.mechanism in ADDITIVE, dp.mechanism in DISCRETE
+        without = dp.mechanism == "none"
+        rules = (
+            (
+                self.suppresses and not self.data.sensitive,
+                "data.sensitive: adversarial exits need at least one column to hide; name it here",
+            ),
+            (
+                model.bottleneck is not None and model.codebook is not None,
+                "model.bottleneck, model.codebook: give one of them",
+            ),
+            (
+                without and (dp.epsilon is not None or dp.sigma is not None),
+                "dp.mechanism: 'none' has neither epsilon nor sigma; choose a mechanism",
+            ),
+            (
+                additive and (dp.epsilon is None) == (dp.sigma is None),
+                f"dp.epsilon, dp.sigma: mechanism '{dp.mechanism}' needs exactly one of them",
+            ),
+            (
+                discrete and (dp.epsilon is None or dp.sigma is not None),
+                f"dp.epsilon: mechanism '{dp.mechanism}' needs it (and no sigma)",
+            ),
+            (
+                discrete and model.codebook is None,
+                f"model.codebook: mechanism '{dp.mechanism}' releases codewords; say how many, such as 8",
+            ),
+            (
+                additive and model.codebook is not None,
+                "dp.mechanism: codewords are released by 'randomised-response' or 'subset-selection'",
+            ),
+            (
+                additive and model.bottleneck is None and dp.clip is None,
+                "dp.clip: without model.bottleneck the features have no bound; give one",
+            ),
+            (
+                dp.granularity == "element" and dp.mechanism != "laplace",
+                "dp.granularity: 'element' is for mechanism 'laplace'; use 'vector'",
+            ),
+        )
+        return [problem for wrong, problem in rules if wrong]
+
+    @property
+    def suppresses(self) -> bool:
+        """Whether the front is trained to hide the sensitive columns."""
+        return bool(self.adversary.exits) or self.adversary.dependence > 0
+
+    @property
+    def front_first(self) -> bool:
+        """Whether the front is trained, and frozen, before anything is released."""
+        return get_schedule(self.schedule).trains_front_first(self)
+
+    @property
+    def releases(self) -> int:
+        """How often one training image is released in the whole run, at most."""
+        return get_schedule(self.schedule).releases(self)
+
+    @property
+    def codec_name(self) -> str:
+        """The codec in force: ``codec.name``, or the default of the method."""
+        return self.codec.name or get_method(self.method).usual_codec(self)
+
+    @property
+    def front_epochs(self) -> int:
+        """Epochs in which the front learns."""
+        return self.train.front_epochs or self.epochs
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each process."""
+        return self.hardware.threads or max(1, (os.cpu_count() or 2) // 2)
+
+    def whole(self, outputs: int, *, seed: int | None = None) -> NetworkArguments:
+        """Arguments for :func:`smartedge.models.zoo.build`; ``seed`` in place of the run's."""
+        return {
+            "name": self.model.name,
+            "outputs": outputs,
+            "image_size": self.data.image_size,
+            "small_input": self.model.small_input,
+            "seed": self.seed if seed is None else seed,
+        }
+
+    def division(self, outputs: int, *, seed: int | None = None) -> DivisionArguments:
+        """Arguments for :func:`smartedge.models.network.divide`; ``seed`` in place of the run's."""
+        model = self.model
+        return {
+            **self.whole(outputs, seed=seed),
+            "at": model.cut,
+            "bottleneck": model.bottleneck,
+            "codebook": model.codebook,
+            "exit_width": model.exit.width,
+            "exit_depth": model.exit.depth,
+        }
+
+    def agreement(self) -> dict[str, JsonValue]:
+        """The settings on which edge and cloud must agree: all that the cloud's results depend on.
+
+        What to hide, and where data lie, is the edge's alone.
+        """
+        whole = self.model_dump(mode="json", include={"method", "schedule", "epochs", "seed", "model", "train", "dp"})
+        data = self.data.model_dump(mode="json", include={"desired", "image_size", "augment"})
+        return {**whole, "data": data, "codec": {"name": self.codec_name}}
+
+    def identity(self) -> dict[str, JsonValue]:
+        """All settings that a run's results depend on. With one of them changed it is another run.
+
+        Not among them: where the run lies, on what it is computed, and how its sides are connected.
+        """
+        whole = self.model_dump(
+            mode="json", exclude={"run_dir": True, "hardware": True, "link": True, "data": {"cache_dir"}}
+        )
+        return {**whole, "codec": {"name": self.codec_name}}
+
+    def to_yaml(self) -> str:
+        """The resolved settings as YAML; :func:`smartedge.config.load_config` reads them back to an equal object."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(one: JsonValue, other: JsonValue, key: str = "") -> dict[str, tuple[JsonValue, JsonValue]]:
+    """The keys, such as ``train.lr``, in which two nested settings differ, with both values. None: has no such key."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return {} if one == other else {key: (one, other)}
+    found: dict[str, tuple[JsonValue, JsonValue]] = {}
+    for name in sorted(one.keys() | other.keys()):
+        found |= differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+    return found

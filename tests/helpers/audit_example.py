@@ -1,0 +1,127 @@
+"""An ``audit.json`` in which every stage was asked for and found something."""
+
+from __future__ import annotations
+
+from smartedge.artifacts.audit import (
+    AttributeBlock,
+    Audit,
+    AuditedRun,
+    AuditSettingsUsed,
+    Effort,
+    FromOriginals,
+    ImageIntervals,
+    KindFigures,
+    Likeness,
+    Membership,
+    MembershipFigures,
+    NamedFigures,
+    NoiseTest,
+    Perceptual,
+    Reconstruction,
+    ReconstructionAttack,
+    ReconstructionTraining,
+)
+
+JUDGED = {
+    "auroc": 0.7,
+    "ci95": (0.6, 0.7),
+    "val_balanced_accuracy": 0.66,
+    "val_auroc": 0.7,
+    "base_rate": 0.6,
+    "images": 2000,
+}
+RUN = AuditedRun(
+    method="hierarchical",
+    schedule="joint",
+    model="resnet18",
+    cut="layer1",
+    feature_shape=(8, 4, 4),
+    codec="uint8",
+    seed=0,
+    desired=("smile",),
+    sensitive=("masculine",),
+    undefended=False,
+    noise_on_audited_releases=True,
+    images={"train": 8000, "val": 1000, "test": 2000},
+)
+
+
+def figures(value: float, attack: str = "deep") -> NamedFigures:
+    return NamedFigures(balanced_accuracy=value, attack=attack, **JUDGED)
+
+
+def attribute_block(best: float | None, *, sensitive: bool = True) -> AttributeBlock:
+    found = None if best is None else figures(best)
+    return AttributeBlock(
+        best=found,
+        by_validation=found,
+        training_image=None,
+        undefended=figures(0.93),
+        floor=figures(0.645, "table"),
+        prediction_floor=None,
+        chance=0.5,
+        dp_bound=None,
+        attacks={}
+        if best is None
+        else {"deep": KindFigures(balanced_accuracy=best, rate=0.1, seed=0, tried=1, **JUDGED)},
+        classes=("no", "yes"),
+        desired=False,
+        sensitive=sensitive,
+    )
+
+
+def membership(auroc: float = 0.8) -> Membership:
+    found = MembershipFigures(auroc=auroc, balanced_accuracy=0.7, ci95=(0.6, 0.8), statistic="likelihood", pairs=4000)
+    return Membership(any=found, same_label=None)
+
+
+def noise_test(**changes: object) -> NoiseTest:
+    nothing = {"mechanism": "none", "granularity": "vector", "delta": 0.0, "releases_max": 1, "apply_to": "always"}
+    names = ("epsilon_claimed", "vector_epsilon", "label_epsilon", "attribute_bound", "noise_bound")
+    return NoiseTest.model_validate({**nothing, **dict.fromkeys(names), **changes})
+
+
+def reconstruction(psnr: float = 19.2) -> Reconstruction:
+    read = {
+        "images": 2000,
+        "sensitive_balanced_accuracy": {"masculine": 0.6},
+        "sensitive_auroc": {"masculine": 0.7},
+        "desired_balanced_accuracy": 0.8,
+        "ci95": ImageIntervals(sensitive_balanced_accuracy={"masculine": (0.5, 0.7)}, desired_balanced_accuracy=None),
+    }
+    alike = {"psnr": psnr, "ssim": 0.4, "perceptual": Perceptual(name="LPIPS", value=0.3)}
+    decoder = ReconstructionAttack(
+        **read,
+        **alike,
+        sensitive_balanced_accuracy_adapted={"masculine": 0.61},
+        training=ReconstructionTraining(share=1.0, seconds=None),
+        undefended=None,
+    )
+    return Reconstruction(decoder=decoder, originals=FromOriginals(**read), mean_image=Likeness(**alike))
+
+
+def example_audit(**changes: object) -> Audit:
+    """An audit of ``RUN`` in which attribute inference and reconstruction were asked for; ``changes`` are fields."""
+    effort = {"seeds": 2, "undefended": None}
+    stages = {
+        "attributes": Effort(budget_seconds=60, **effort),
+        "reconstruction": Effort(budget_seconds=600, **effort),
+    }
+    settings = AuditSettingsUsed(
+        budget_seconds=600,
+        attributes=("masculine",),
+        attacks=("linear", "mlp", "reconstruction"),
+        stages=stages,
+        **effort,
+    )
+    fields: dict[str, object] = {
+        "run": RUN,
+        "settings": settings,
+        "attributes": {"masculine": attribute_block(0.66)},
+        "reconstruction": reconstruction(),
+        "membership": None,
+        "dp": noise_test(),
+        "skipped": (),
+        "verdict": "",
+    }
+    return Audit.model_validate({**fields, **changes})
