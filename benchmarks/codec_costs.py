@@ -34,6 +34,7 @@ from smartedge.data.loader import batches
 from smartedge.data.sources import open_dataset
 from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.methods.schedules import get_schedule
+from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input
 from smartedge.types import EncodedBatch, Features, Frame, StreamHeader, Task
 from smartedge.wire.flight import FlightLink, FlightReceiver
@@ -101,14 +102,17 @@ def feature_maps(
 ) -> tuple[list[Features], Features, float]:
     """Frames of 64 test images' features, the first frame's images, and the edge step's microseconds per image."""
     data = open_dataset(path, column, image_size=64, limit={"train": images, "val": BATCH, "test": 4 * BATCH})
+    outputs = data.task.outputs
     parts = divide(
-        "resnet18",
-        at="layer1",
-        outputs=data.task.outputs,
-        image_size=64,
-        bottleneck=bottleneck,
-        small_input=False,
-        seed=0,
+        Blueprint(
+            "resnet18",
+            at="layer1",
+            outputs=outputs,
+            image_size=64,
+            seed=0,
+            bottleneck=bottleneck,
+            small_input=False,
+        )
     )
     optimizer = torch.optim.AdamW([*parts.front.parameters(), *parts.task_exit.parameters()], lr=1e-3)
     seconds = []

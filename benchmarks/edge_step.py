@@ -26,6 +26,7 @@ from torch import nn
 
 from smartedge.codec import get_codec
 from smartedge.methods.front_step import edge_step
+from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer
 
@@ -45,9 +46,7 @@ def make_step(
     precision: str, channels_last: bool, compiled: bool, bottleneck: tuple[int, ...] | None
 ) -> Callable[[], Any]:
     """One step on a fixed batch."""
-    parts = divide(
-        name="resnet18", outputs=2, image_size=SIDE, small_input=True, seed=0, at="layer1", bottleneck=bottleneck
-    )
+    parts = divide(Blueprint("resnet18", at="layer1", outputs=2, image_size=SIDE, seed=0, bottleneck=bottleneck))
     front, task_exit = parts.front.train(), parts.task_exit.train()
     if channels_last:
         front.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -129,7 +129,7 @@ def cloud_alone(config: Config, log: Any) -> float:
     folder = config.run_dir.parent / "cloud-alone"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    back = divide(**config.division(2)).back
+    back = divide(config.division(2)).back
     trainer = BackTrainer(config, back, device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False)
     begun = time.perf_counter()
     for seq in range(log.next_seq):

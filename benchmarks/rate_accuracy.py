@@ -234,7 +234,7 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
     with contextlib.closing(FeatureLog(folder / "log")) as log:
         up = resend(config, features_log, log)
         outputs = log.streams[0].outputs
-        back = divide(**config.division(outputs)).back
+        back = divide(config.division(outputs)).back
         trainer = BackTrainer(config, back, device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False)
         trainer.train_from_log(log)
     assert trainer.test is not None

@@ -73,7 +73,7 @@ class EdgeModel:
     """Front and task exit of a run, with the weights it ended with."""
 
     def __init__(self, run: TrainedRun) -> None:
-        divided = divide(**run.config.division(run.task.outputs))
+        divided = divide(run.config.division(run.task.outputs))
         self.front, self.task_exit = divided.front.eval(), divided.task_exit.eval()
         _load(self.front, run.folder / "edge" / "front.safetensors")
         _load(self.task_exit, run.folder / "edge" / "exit.safetensors")
@@ -184,7 +184,7 @@ class Answerer:
 
     def __init__(self, run: TrainedRun) -> None:
         self.run = run
-        divided = divide(**run.config.division(run.task.outputs))
+        divided = divide(run.config.division(run.task.outputs))
         self.back, self.feature_shape = divided.back.eval(), divided.feature_shape
         _load(self.back, run.folder / "cloud" / "back.safetensors")
 

@@ -35,7 +35,7 @@ def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
     )
     results = train(config, monitor=Quiet())
 
-    divided = divide(**config.division(2))
+    divided = divide(config.division(2))
     front, back = divided.front, divided.back
     trained = load_file(config.run_dir / "edge" / "front.safetensors")
     moved = [name for name, tensor in front.state_dict().items() if not torch.equal(tensor, trained[name])]

@@ -298,7 +298,7 @@ def _back(config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
     """The cloud's part of the network and the shape that it takes."""
     if config.method == "upload":
         return zoo.build(**config.whole(outputs)), (3, config.data.image_size, config.data.image_size)
-    divided = divide(**config.division(outputs))
+    divided = divide(config.division(outputs))
     return divided.back, divided.feature_shape
 
 

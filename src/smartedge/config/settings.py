@@ -27,8 +27,9 @@ from smartedge.config.sections import (
 )
 from smartedge.methods.base import METHODS, get_method
 from smartedge.methods.schedules import SCHEDULES, get_schedule
+from smartedge.models.blueprint import Blueprint
 
-__all__ = ["Config", "DivisionArguments", "NetworkArguments", "differences"]
+__all__ = ["Config", "NetworkArguments", "differences"]
 
 
 class NetworkArguments(TypedDict):
@@ -39,16 +40,6 @@ class NetworkArguments(TypedDict):
     image_size: int
     small_input: bool
     seed: int
-
-
-class DivisionArguments(NetworkArguments):
-    """Arguments for :func:`smartedge.models.network.divide`."""
-
-    at: str
-    bottleneck: tuple[int, ...] | None
-    codebook: int | None
-    exit_width: int
-    exit_depth: int
 
 
 _RENAMED_METHODS = {"cloud": "upload", "edge": "local"}
@@ -197,17 +188,17 @@ class Config(Section):
             "seed": self.seed if seed is None else seed,
         }
 
-    def division(self, outputs: int, *, seed: int | None = None) -> DivisionArguments:
-        """Arguments for :func:`smartedge.models.network.divide`; ``seed`` in place of the run's."""
+    def division(self, outputs: int, *, seed: int | None = None) -> Blueprint:
+        """What :func:`smartedge.models.network.divide` builds; ``seed`` in place of the run's."""
         model = self.model
-        return {
+        return Blueprint(
             **self.whole(outputs, seed=seed),
-            "at": model.cut,
-            "bottleneck": model.bottleneck,
-            "codebook": model.codebook,
-            "exit_width": model.exit.width,
-            "exit_depth": model.exit.depth,
-        }
+            at=model.cut,
+            bottleneck=model.bottleneck,
+            codebook=model.codebook,
+            exit_width=model.exit.width,
+            exit_depth=model.exit.depth,
+        )
 
     def agreement(self) -> dict[str, JsonValue]:
         """The settings on which edge and cloud must agree: all that the cloud's results depend on.

@@ -18,8 +18,9 @@ from smartedge.methods.local import UndividedLearner
 from smartedge.methods.loop import Progress
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.protected_step import Lesson, Suppression, protected_step
-from smartedge.models.adversary import Adversaries, weight_at
-from smartedge.models.network import divide
+from smartedge.models.adversary import Adversaries, TrainingLabels
+from smartedge.models.confusion import weight_at
+from smartedge.models.network import Divided, divide
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import ImageBatch, Task
 
@@ -37,7 +38,7 @@ def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | No
 
 def cloud(config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
     """The back."""
-    divided = divide(**config.division(outputs))
+    divided = divide(config.division(outputs))
     return divided.back, divided.feature_shape
 
 
@@ -52,11 +53,11 @@ class ExitLearner(NetworkLearner):
     """
 
     def __init__(self, config: Config, task: Task, device: torch.device, dataset: DataSet | None = None) -> None:
-        divided = divide(**config.division(task.outputs))
+        divided = divide(config.division(task.outputs))
         self.feature_shape = divided.feature_shape
         super().__init__(config, task, device, {"front": divided.front, "exit": divided.task_exit})
         self.mechanism = mechanism_of(config, self.feature_shape)
-        self.adversaries, self.adversary_optimizer = _adversaries(config, dataset, self.feature_shape, device)
+        self.adversaries, self.adversary_optimizer = _adversaries(config, dataset, divided, device)
         if config.train.distill.epochs:
             self.teacher = UndividedLearner(config, task, device)
         mixing = any(isinstance(module, _BatchNorm) for module in divided.front.modules())
@@ -156,7 +157,7 @@ class ExitLearner(NetworkLearner):
 
 
 def _adversaries(
-    config: Config, dataset: DataSet | None, feature_shape: tuple[int, ...], device: torch.device
+    config: Config, dataset: DataSet | None, divided: Divided, device: torch.device
 ) -> tuple[Adversaries | None, torch.optim.Optimizer | None]:
     adversary = config.adversary
     if not config.suppresses:
@@ -166,13 +167,16 @@ def _adversaries(
     learning = dataset.splits["train"]
     adversaries = Adversaries(
         adversary.exits,
-        feature_shape,
-        dataset.task,
-        {column: dataset.sensitive[column] for column in config.data.sensitive},
-        learning.labels,
-        learning.sensitive_labels,
+        divided.feature_shape,
+        TrainingLabels(
+            dataset.task,
+            learning.labels,
+            {column: dataset.sensitive[column] for column in config.data.sensitive},
+            learning.sensitive_labels,
+        ),
         confusion=adversary.confusion,
         seed=derive_seed(config.seed, "adversary"),
+        layout=divided.layout,
     ).to(device)
     if not adversary.exits:
         return adversaries, None

@@ -28,7 +28,7 @@ def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | No
 
 def cloud(config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
     """The back."""
-    divided = divide(**config.division(outputs))
+    divided = divide(config.division(outputs))
     return divided.back, divided.feature_shape
 
 
@@ -36,7 +36,7 @@ class SplitLearner(NetworkLearner):
     """The front learns here, from the cloud's gradient."""
 
     def __init__(self, config: Config, task: Task, device: torch.device) -> None:
-        divided = divide(**config.division(task.outputs))
+        divided = divide(config.division(task.outputs))
         self.feature_shape = divided.feature_shape
         super().__init__(config, task, device, {"front": divided.front})
 

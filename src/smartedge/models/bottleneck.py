@@ -10,25 +10,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartedge.errors import ConfigError
-from smartedge.models.exits import tensor_layout
+from smartedge.models.layout import Layout, as_channels_first, is_map, known_layout, map_size
+from smartedge.models.recording import shape_text
 
 __all__ = ["Compress", "Expand", "check_bottleneck"]
 
 
-def check_bottleneck(feature_shape: tuple[int, ...], bottleneck: tuple[int, ...]) -> None:
+def check_bottleneck(feature_shape: tuple[int, ...], bottleneck: tuple[int, ...], layout: Layout) -> None:
     """Raise :class:`ConfigError` where ``bottleneck`` does not fit the tensor at the cut."""
-    layout = tensor_layout(feature_shape)
-    expected = "TxD (tokens x width)" if layout == "td" else "CxHxW"
-    if len(bottleneck) != (2 if layout == "td" else 3) or len(feature_shape) == 1:
+    expected = "CxHxW" if is_map(layout) else "TxD (tokens x width)"
+    if layout == "vector" or len(bottleneck) != (3 if is_map(layout) else 2):
         raise ConfigError(
-            f"model.bottleneck: {_text(bottleneck)} does not fit the tensor {_text(feature_shape)} at the cut; "
-            f"give it as {expected}, for example {'16x32' if layout == 'td' else '8x4x4'}"
+            f"model.bottleneck: {shape_text(bottleneck)} does not fit the tensor {shape_text(feature_shape)} "
+            f"at the cut; give it as {expected}, for example {'8x4x4' if is_map(layout) else '16x32'}"
         )
-    if layout != "td":
-        height, width = feature_shape[:2] if layout == "hwc" else feature_shape[1:]
+    if is_map(layout):
+        _, height, width = map_size(feature_shape, layout)
         if bottleneck[1] > height or bottleneck[2] > width:
             raise ConfigError(
-                f"model.bottleneck: {_text(bottleneck)} is larger than the {height}x{width} map at the cut; "
+                f"model.bottleneck: {shape_text(bottleneck)} is larger than the {height}x{width} map at the cut; "
                 "choose a height and width no larger than the map's"
             )
 
@@ -41,15 +41,17 @@ class Compress(nn.Module):
     Tokens: one linear layer over the width, one over the tokens.
     """
 
-    def __init__(self, feature_shape: tuple[int, ...], bottleneck: tuple[int, ...]) -> None:
+    def __init__(
+        self, feature_shape: tuple[int, ...], bottleneck: tuple[int, ...], layout: Layout | None = None
+    ) -> None:
         super().__init__()
-        check_bottleneck(feature_shape, bottleneck)
-        self.layout = tensor_layout(feature_shape)
-        if self.layout == "td":
+        self.layout = known_layout(feature_shape, layout)
+        check_bottleneck(feature_shape, bottleneck, self.layout)
+        if not is_map(self.layout):
             self.width = nn.Linear(feature_shape[1], bottleneck[1])
             self.tokens = nn.Linear(feature_shape[0], bottleneck[0])
             return
-        channels, side, _ = _channels_first(feature_shape)
+        channels, side, _ = map_size(feature_shape, self.layout)
         blocks: list[nn.Module] = []
         for _ in range(_halvings(side, bottleneck[1])):
             blocks += [
@@ -62,11 +64,12 @@ class Compress(nn.Module):
 
     def forward(self, features_BF: Tensor) -> Tensor:
         """(B, *F) → (B, *bottleneck) in (−1, 1)."""
-        if self.layout == "td":
-            narrow_BTd = self.width(features_BF)
-            return self.tokens(narrow_BTd.transpose(1, 2)).transpose(1, 2).tanh()
-        maps_BCHW = features_BF.permute(0, 3, 1, 2) if self.layout == "hwc" else features_BF
-        return self.narrow(self.reduce(maps_BCHW)).tanh()
+        narrow_BF: Tensor
+        if is_map(self.layout):
+            narrow_BF = self.narrow(self.reduce(as_channels_first(features_BF, self.layout)))
+        else:
+            narrow_BF = self.tokens(self.width(features_BF).transpose(1, 2)).transpose(1, 2)
+        return narrow_BF.tanh()
 
 
 class Expand(nn.Module):
@@ -77,15 +80,17 @@ class Expand(nn.Module):
     :class:`Compress`, two linear layers.
     """
 
-    def __init__(self, bottleneck: tuple[int, ...], feature_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, bottleneck: tuple[int, ...], feature_shape: tuple[int, ...], layout: Layout | None = None
+    ) -> None:
         super().__init__()
-        check_bottleneck(feature_shape, bottleneck)
-        self.layout = tensor_layout(feature_shape)
-        if self.layout == "td":
+        self.layout = known_layout(feature_shape, layout)
+        check_bottleneck(feature_shape, bottleneck, self.layout)
+        if not is_map(self.layout):
             self.tokens = nn.Linear(bottleneck[0], feature_shape[0])
             self.width = nn.Linear(bottleneck[1], feature_shape[1])
             return
-        channels, height, width = _channels_first(feature_shape)
+        channels, height, width = map_size(feature_shape, self.layout)
         self.size = (height, width)
         steps = max(1, _halvings(height, bottleneck[1]))
         self.widen = _block(bottleneck[0], channels, kernel=1)
@@ -93,14 +98,14 @@ class Expand(nn.Module):
 
     def forward(self, narrow_BF: Tensor) -> Tensor:
         """(B, *bottleneck) → (B, *F)."""
-        if self.layout == "td":
-            narrow_BTd = self.tokens(narrow_BF.transpose(1, 2)).transpose(1, 2)
-            return self.width(narrow_BTd)
-        maps_BCHW = self.widen(narrow_BF)
+        if not is_map(self.layout):
+            tokens_BTD: Tensor = self.width(self.tokens(narrow_BF.transpose(1, 2)).transpose(1, 2))
+            return tokens_BTD
+        maps_BCHW: Tensor = self.widen(narrow_BF)
         for left, block in zip(range(len(self.refine) - 1, -1, -1), self.refine, strict=True):
             size = tuple(max(1, -(-side // 2**left)) for side in self.size)
             maps_BCHW = block(F.interpolate(maps_BCHW, size=size, mode="nearest"))
-        return maps_BCHW.permute(0, 2, 3, 1) if self.layout == "hwc" else maps_BCHW
+        return maps_BCHW.permute(0, 2, 3, 1) if self.layout == "channels-last" else maps_BCHW
 
 
 def _block(channels_in: int, channels_out: int, *, kernel: int) -> nn.Sequential:
@@ -111,18 +116,9 @@ def _block(channels_in: int, channels_out: int, *, kernel: int) -> nn.Sequential
     )
 
 
-def _channels_first(feature_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    first, second, third = feature_shape
-    return (third, first, second) if tensor_layout(feature_shape) == "hwc" else (first, second, third)
-
-
 def _halvings(side: int, target: int) -> int:
     """How often ``side`` can be halved (rounding up) and stay at least ``target``."""
     count = 0
     while side >= 2 * target:
         side, count = -(-side // 2), count + 1
     return count
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

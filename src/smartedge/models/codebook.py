@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartedge.models.bottleneck import Expand
-from smartedge.models.exits import TaskExit, tensor_layout
+from smartedge.models.exits import TaskExit
+from smartedge.models.layout import Layout, is_map, known_layout, map_size
 
 __all__ = ["CodewordExit", "Decode", "Encode", "hard"]
 
@@ -29,9 +30,9 @@ class Encode(nn.Module):
     A head of the task exit's form (convolutions or token-wise layers, mean pooling, one linear layer) gives K logits.
     """
 
-    def __init__(self, feature_shape: tuple[int, ...], codewords: int) -> None:
+    def __init__(self, feature_shape: tuple[int, ...], codewords: int, layout: Layout | None = None) -> None:
         super().__init__()
-        self.choose = TaskExit(feature_shape, codewords, width=_WIDTH, depth=2)
+        self.choose = TaskExit(feature_shape, codewords, width=_WIDTH, depth=2, layout=layout)
 
     def forward(self, features_BF: Tensor) -> Tensor:
         """(B, *F) → float32 (B, K), rows sum to 1."""
@@ -46,17 +47,19 @@ class Decode(nn.Module):
     small map or a few tokens, which :class:`~smartedge.models.bottleneck.Expand` brings to the cut's shape.
     """
 
-    def __init__(self, codewords: int, feature_shape: tuple[int, ...]) -> None:
+    def __init__(self, codewords: int, feature_shape: tuple[int, ...], layout: Layout | None = None) -> None:
         super().__init__()
-        self.small = _small(feature_shape)
+        layout = known_layout(feature_shape, layout)
+        self.small = _small(feature_shape, layout)
         self.embed = nn.Linear(codewords, torch.Size(self.small).numel())
         # As nn.Embedding: the default divides by sqrt(K), although a one-hot input adds up nothing.
         nn.init.normal_(self.embed.weight)
-        self.expand: nn.Module = Expand(self.small, feature_shape) if len(feature_shape) > 1 else nn.Identity()
+        self.expand = nn.Identity() if layout == "vector" else Expand(self.small, feature_shape, layout)
 
     def forward(self, codes_BK: Tensor) -> Tensor:
         """One-hot vectors or indicators of sets, float32 (B, K) → (B, *F)."""
-        return self.expand(self.embed(codes_BK).reshape(-1, *self.small))
+        features_BF: Tensor = self.expand(self.embed(codes_BK).reshape(-1, *self.small))
+        return features_BF
 
 
 class CodewordExit(nn.Module):
@@ -87,11 +90,11 @@ def hard(shares_BK: Tensor) -> Tensor:
     return F.one_hot(shares_BK.argmax(dim=1), shares_BK.shape[1]).float()
 
 
-def _small(feature_shape: tuple[int, ...]) -> tuple[int, ...]:
+def _small(feature_shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
     """What a codeword is turned into, of the same kind as the tensor at the cut but smaller."""
-    if len(feature_shape) == 1:
+    if layout == "vector":
         return feature_shape
-    if len(feature_shape) == 2:
+    if not is_map(layout):
         return min(_MAP, feature_shape[0]), min(_NARROW, feature_shape[1])
-    height, width = feature_shape[:2] if tensor_layout(feature_shape) == "hwc" else feature_shape[1:]
+    _, height, width = map_size(feature_shape, layout)
     return _NARROW, min(_MAP, height), min(_MAP, width)

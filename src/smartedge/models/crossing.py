@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from smartedge.errors import CutError
+from smartedge.models.layout import Layout, layout_of_shape
 from smartedge.models.part import Side, named_state, state_of
 from smartedge.models.recording import BATCHES, Trace, shape_text, storage_of, tensors_in
 
@@ -37,6 +38,7 @@ class Cut:
     name: str  # the outermost module whose output crosses, or module.operation
     aliases: tuple[str, ...]  # other names of the same point, such as that module's last submodule
     shape: tuple[int, ...]  # of the tensor that crosses, without the batch
+    layout: Layout  # what its axes mean
     dtype: torch.dtype
     front_parameters: int
     back_parameters: int
@@ -70,6 +72,13 @@ class Point:
         """Of the tensor that crosses, without the batch."""
         return tuple(self.analysis.trace.values[self.node][0].shape[1:])
 
+    @property
+    def layout(self) -> Layout:
+        """What the axes of the tensor that crosses mean: by the operations that made it, else by its shape."""
+        if len(self.shape) == 3:
+            return _layout_by_origin(self.analysis.trace, self.node) or layout_of_shape(self.shape)
+        return layout_of_shape(self.shape)
+
     def describe(self) -> Cut:
         """The point as users see it."""
         analysis, after = self.analysis, self.index + 1
@@ -79,6 +88,7 @@ class Point:
             name=self.name,
             aliases=tuple(self.names[1:]),
             shape=self.shape,
+            layout=self.layout,
             dtype=analysis.trace.values[self.node][0].dtype,
             front_parameters=parameters["front"],
             back_parameters=parameters["back"],
@@ -330,6 +340,50 @@ class Analysis:
 
     def _copy_args(self, args: Any, graph: fx.Graph, copied: dict[fx.Node, fx.Node], arrived: fx.Node | None) -> Any:
         return fx.node.map_arg(args, lambda node: self._copy(node, graph, copied, arrived))
+
+
+_MOVED: dict[tuple[Any, ...], Layout] = {(0, 2, 3, 1): "channels-last", (0, 3, 1, 2): "channels-first"}
+_RESHAPING = ("view", "reshape", "flatten", "unflatten", "transpose", "roll", "permute")
+
+
+def _layout_by_origin(trace: Trace, node: fx.Node) -> Layout | None:
+    """Walks back from a tensor (B, *, *, *) to the operation that tells where its channels are; None: none does.
+
+    Operations that say nothing themselves, such as activations and sums, leave the axes as they are.
+    """
+    waiting, seen = [node], {node}
+    while waiting:
+        node = waiting.pop(0)
+        value = trace.values[node][0]
+        if not isinstance(value, Tensor) or value.dim() != 4 or node.op in ("placeholder", "get_attr"):
+            continue
+        names = _names_of_operation(trace, node)
+        if layout := _layout_after(node, names):
+            return layout
+        if not names & {*_RESHAPING}:
+            new = [origin for origin in node.all_input_nodes if origin not in seen]
+            seen.update(new)
+            waiting += new
+    return None
+
+
+def _names_of_operation(trace: Trace, node: fx.Node) -> set[str]:
+    """The function's or method's name, or the names of the module's class and its bases."""
+    if node.op == "call_module":
+        return {kind.__name__ for kind in type(trace.model.get_submodule(str(node.target))).__mro__}
+    return {node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")}
+
+
+def _layout_after(node: fx.Node, names: set[str]) -> Layout | None:
+    """Two-dimensional layers have channels first, linear layers and layer normalisation last; permute moves them."""
+    if any(name.lower().endswith("2d") or name == "batch_norm" for name in names):
+        return "channels-first"
+    if names & {"Linear", "LayerNorm", "linear", "layer_norm"}:
+        return "channels-last"
+    if "permute" in names:
+        order = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
+        return _MOVED.get(tuple(order))
+    return None
 
 
 def _per_image(first: int, second: int) -> int:

@@ -36,8 +36,10 @@ def list_cuts(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> l
     return [point.describe() for point in modes[False].points if _legal(modes, point.name)]
 
 
-def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -> tuple[nn.Module, nn.Module]:
+def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -> tuple[Part, Part]:
     """Divide ``model`` into (front, back) with ``back(front(x))`` equal to ``model(x)``, in either mode.
+
+    Both parts state the shape and the layout of the tensor that crosses (``feature_shape``, ``layout``).
 
     Args:
         model: any network that takes one tensor. Its modules and parameters become the parts' own: they are shared,
@@ -62,8 +64,9 @@ def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -
     owner = modes[False].owners(chosen[False]) | modes[True].owners(chosen[True])
     recorded = modes[False].trace
     fixed = recorded.reads_sizes or modes[True].trace.reads_sizes
-    front = Part("front", {m: half[0] for m, half in halves.items()}, recorded.input_shape if fixed else None)
-    back = Part("back", {m: half[1] for m, half in halves.items()}, chosen[False].shape if fixed else None)
+    point = chosen[False]
+    front = Part("front", {m: half[0] for m, half in halves.items()}, point, recorded.input_shape if fixed else None)
+    back = Part("back", {m: half[1] for m, half in halves.items()}, point, point.shape if fixed else None)
     furnish(model, front, back, owner)
     return front, back
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smartedge.errors import CutError
+from smartedge.models.layout import Layout, as_channels_first, as_tokens, is_map, known_layout, map_size
 
 __all__ = [
     "TaskExit",
@@ -17,30 +15,7 @@ __all__ = [
     "probabilities",
     "task_loss",
     "task_losses",
-    "tensor_layout",
 ]
-
-Layout = Literal["chw", "hwc", "td"]
-
-
-def tensor_layout(feature_shape: tuple[int, ...]) -> Layout:
-    """How the axes of a tensor at a cut are meant, judged by its shape (without the batch).
-
-    ``td``: two axes, tokens × width (ViT). ``hwc``: three axes of which the first two are equal and the last
-    is not (Swin). ``chw``: three axes otherwise. One axis (D,) counts as one token.
-
-    Raises:
-        CutError: for more than three axes.
-    """
-    if len(feature_shape) <= 2:
-        return "td"
-    if len(feature_shape) == 3:
-        first, second, third = feature_shape
-        return "hwc" if first == second != third else "chw"
-    raise CutError(
-        f"the tensor at the cut has shape {feature_shape}; exits and bottlenecks take at most three axes: "
-        "choose another cut ('smartedge cuts MODEL' shows the shapes)"
-    )
 
 
 class TaskExit(nn.Module):
@@ -57,23 +32,34 @@ class TaskExit(nn.Module):
         outputs: width K of the logits.
         width: channels of the hidden layers.
         depth: number of hidden layers; 0 is pooling and one linear layer.
+        layout: of the tensor, as the cut states it; None: as its shape suggests.
+
+    Raises:
+        CutError: the tensor has more than three axes.
     """
 
-    def __init__(self, feature_shape: tuple[int, ...], outputs: int, *, width: int = 128, depth: int = 2) -> None:
+    def __init__(
+        self,
+        feature_shape: tuple[int, ...],
+        outputs: int,
+        *,
+        width: int = 128,
+        depth: int = 2,
+        layout: Layout | None = None,
+    ) -> None:
         super().__init__()
-        self.layout = tensor_layout(feature_shape)
+        self.layout = known_layout(feature_shape, layout)
         blocks: list[nn.Module] = []
-        if self.layout == "td":
+        if not is_map(self.layout):
             features = feature_shape[-1]
             for _ in range(depth):
                 blocks += [nn.LayerNorm(features), nn.Linear(features, width), nn.GELU()]
                 features = width
         else:
-            features = feature_shape[-1] if self.layout == "hwc" else feature_shape[0]
-            side = feature_shape[1]
+            features, side, _ = map_size(feature_shape, self.layout)
+            kernel = 1 if side == 1 else 3  # a single point has no surroundings
             for _ in range(depth):
                 stride = 2 if side > 4 else 1
-                kernel = 1 if feature_shape[1] == 1 and self.layout == "chw" else 3
                 blocks += [
                     nn.Conv2d(features, width, kernel, stride=stride, padding=kernel // 2, bias=False),
                     nn.BatchNorm2d(width),
@@ -85,11 +71,12 @@ class TaskExit(nn.Module):
 
     def forward(self, features_BF: Tensor) -> Tensor:
         """(B, *F) → logits (B, K)."""
-        if self.layout == "td":
-            tokens_BTD = features_BF if features_BF.dim() == 3 else features_BF.unsqueeze(1)
-            return self.classify(self.hidden(tokens_BTD).mean(dim=1))
-        maps_BCHW = features_BF.permute(0, 3, 1, 2) if self.layout == "hwc" else features_BF
-        return self.classify(self.hidden(maps_BCHW).mean(dim=(2, 3)))
+        if is_map(self.layout):
+            pooled_BD = self.hidden(as_channels_first(features_BF, self.layout)).mean(dim=(2, 3))
+        else:
+            pooled_BD = self.hidden(as_tokens(features_BF, self.layout)).mean(dim=1)
+        logits_BK: Tensor = self.classify(pooled_BD)
+        return logits_BK
 
 
 def task_loss(logits_BK: Tensor, labels: Tensor, task_kind: str, *, label_smoothing: float = 0.0) -> Tensor:

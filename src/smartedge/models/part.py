@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, fx, nn
 
 from smartedge.errors import CutError
+from smartedge.models.layout import Layout
 from smartedge.models.recording import shape_text
 
 __all__ = ["Part", "Side", "furnish", "merge_state_dicts", "named_state", "state_of"]
@@ -17,15 +18,34 @@ __all__ = ["Part", "Side", "furnish", "merge_state_dicts", "named_state", "state
 Side = Literal["front", "back"]
 
 
+class Crossing(Protocol):
+    """The tensor that crosses a cut."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Without the batch."""
+
+    @property
+    def layout(self) -> Layout:
+        """What the axes mean."""
+
+
 class Part(nn.Module):
     """One half of a divided network: (B, *shape) → what the operations on its side give.
 
     Its submodules and parameters are those of the original, under the same names. Training and evaluation mode each
     run the operations that the original runs in that mode.
+
+    Attributes:
+        feature_shape: shape of the tensor that crosses the cut, without the batch.
+        layout: what its axes mean.
     """
 
-    def __init__(self, side: Side, graphs: Mapping[bool, fx.Graph], takes: tuple[int, ...] | None) -> None:
+    def __init__(
+        self, side: Side, graphs: Mapping[bool, fx.Graph], at: Crossing, takes: tuple[int, ...] | None
+    ) -> None:
         super().__init__()
+        self.feature_shape, self.layout = at.shape, at.layout
         self._side = side
         self._graphs = graphs
         self._takes = takes  # input shape without the batch, where sizes are fixed in the operations

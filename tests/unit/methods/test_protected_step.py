@@ -13,7 +13,8 @@ from torch import nn
 from smartedge.methods.differentiable import posterior, show
 from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.methods.protected_step import Lesson, Suppression, adversary_step, protected_step
-from smartedge.models.adversary import Adversaries, weight_at
+from smartedge.models.adversary import Adversaries, TrainingLabels
+from smartedge.models.confusion import weight_at
 from smartedge.models.optim import make_optimizer, set_learning_rate
 from smartedge.models.seen import Seen
 from smartedge.privacy.mechanisms import make_mechanism
@@ -40,7 +41,9 @@ def batch():
 
 
 def adversaries(desired, hidden, *, confusion="uniform", shapes=("linear",), feature_shape=SHAPE) -> Adversaries:
-    return Adversaries(shapes, feature_shape, TASK, COLUMNS, desired, hidden, confusion=confusion, seed=3)
+    return Adversaries(
+        shapes, feature_shape, TrainingLabels(TASK, desired, COLUMNS, hidden), confusion=confusion, seed=3
+    )
 
 
 def sgd(*modules: nn.Module) -> torch.optim.Optimizer:

@@ -8,15 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from smartedge.models.adversary import (
-    AdversarialExit,
-    Adversaries,
-    adversary_losses,
-    balance,
-    confusion_losses,
-    hsic,
-    weight_at,
-)
+from smartedge.models.adversary import AdversarialExit, Adversaries, TrainingLabels
+from smartedge.models.confusion import adversary_losses, balance, confusion_losses, hsic, weight_at
 from smartedge.models.seen import Seen
 from smartedge.types import Task
 
@@ -37,7 +30,8 @@ def adversaries(
     shapes=("linear", "mlp"), *, task: Task = TASK, confusion: str = "conditional", feature_shape=(2, 3, 3)
 ) -> Adversaries:
     desired, hidden = labels(60, task)
-    return Adversaries(shapes, feature_shape, task, COLUMNS, desired, hidden, confusion=confusion, seed=1)
+    known = TrainingLabels(task, desired, COLUMNS, hidden)
+    return Adversaries(shapes, feature_shape, known, confusion=confusion, seed=1)
 
 
 # -- shapes
@@ -197,7 +191,9 @@ def test_conditional_on_a_multi_label_task_aims_at_what_the_labels_alone_tell():
         "group": torch.zeros(400, dtype=torch.int64),
         "club": (torch.rand(400, generator=torch.Generator().manual_seed(1)) < likely).long(),
     }
-    one = Adversaries(("linear",), (4,), MULTI, COLUMNS, desired, hidden, confusion="conditional", seed=0)
+    one = Adversaries(
+        ("linear",), (4,), TrainingLabels(MULTI, desired, COLUMNS, hidden), confusion="conditional", seed=0
+    )
     features = torch.zeros(400, 4)
     optimizer = torch.optim.Adam(one.parameters(), lr=0.01)
     for _ in range(150):

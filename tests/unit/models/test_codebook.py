@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from smartedge.models.blueprint import Blueprint
 from smartedge.models.codebook import CodewordExit, Decode, Encode, hard
 from smartedge.models.exits import task_losses
 from smartedge.models.network import divide
 from smartedge.models.seen import Seen
+
+BLUEPRINT = Blueprint("resnet18", at="layer1", outputs=3, image_size=32, codebook=8, seed=0)
 
 
 @pytest.mark.parametrize("shape", [(64, 16, 16), (24, 3, 3), (24, 24, 40), (65, 192), (32,)])
@@ -35,7 +38,7 @@ def test_a_set_of_codewords_is_the_sum_of_its_members():
 
 
 def test_a_divided_network_with_a_codebook():
-    parts = divide("resnet18", at="layer1", outputs=3, image_size=32, codebook=8, seed=0)
+    parts = divide(BLUEPRINT)
     assert parts.feature_shape == (8,)
     images = torch.randn(4, 3, 32, 32)
     soft = parts.front.train()(images)
@@ -43,7 +46,7 @@ def test_a_divided_network_with_a_codebook():
     codes = parts.front.eval()(images)
     assert torch.equal(codes, hard(codes))
     assert parts.back(codes).shape == (4, 3)
-    again = divide("resnet18", at="layer1", outputs=3, image_size=32, codebook=8, seed=0)
+    again = divide(BLUEPRINT)
     for name, tensor in parts.back.state_dict().items():
         if "num_batches" not in name and "running" not in name:
             assert torch.equal(tensor, again.back.state_dict()[name]), "both sides build the same"

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smartedge.errors import ConfigError, CutError
+from smartedge.errors import ConfigError
 from smartedge.models.bottleneck import Compress, Expand
 from smartedge.models.exits import (
     TaskExit,
@@ -15,7 +15,6 @@ from smartedge.models.exits import (
     probabilities,
     task_loss,
     task_losses,
-    tensor_layout,
 )
 
 SHAPES = [(64, 16, 16), (8, 4, 4), (3, 5, 7), (56, 56, 96), (65, 192), (512,)]
@@ -35,12 +34,6 @@ def test_the_default_exit_is_as_large_as_documented():
     head = TaskExit((64, 16, 16), 2)
     size = sum(parameter.numel() for parameter in head.parameters())
     assert f"{size:,}".replace(",", " ") in (TaskExit.__doc__ or "")
-
-
-def test_layouts():
-    assert [tensor_layout(shape) for shape in SHAPES] == ["chw", "chw", "chw", "hwc", "td", "td"]
-    with pytest.raises(CutError, match="three axes"):
-        tensor_layout((1, 2, 3, 4))
 
 
 def test_losses_equal_the_plain_ones():

@@ -115,7 +115,7 @@ class Reading:
 def available(evidence: Evidence) -> tuple[str, ...]:
     """The attacks that make sense for such features."""
     names = ["linear"]
-    if len(evidence.feature_shape) > 1:
+    if evidence.layout not in ("vector", "codeword"):
         names.append("linear-pooled")
     if isinstance(evidence.mechanism, Discrete):
         names.append("posterior")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from smartedge.codec import Codec
 from smartedge.config import Config
 from smartedge.data import Split
+from smartedge.models.layout import Layout
 from smartedge.models.network import to_input
 from smartedge.privacy.mechanisms import Discrete, Mechanism
 from smartedge.runs.machine import pick_device
@@ -59,6 +60,7 @@ class Evidence:
     config: Config  # of the run, or of what it would be undefended
     task: Task  # the desired label's
     feature_shape: tuple[int, ...]
+    layout: Layout  # what its axes mean
     front: nn.Module  # to_input(images) → features; on ``device``, in evaluation mode, without gradients of its own
     mechanism: Mechanism
     noisy: bool  # whether the audited releases carry the mechanism's noise

@@ -25,6 +25,7 @@ from smartedge.methods.base import get_method
 from smartedge.methods.front_step import exit_logits
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities
+from smartedge.models.layout import Layout
 from smartedge.models.network import divide, to_input
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.progress import Monitor, Update
@@ -53,6 +54,7 @@ class Parts:
     front: nn.Module
     task_exit: nn.Module | None  # None where the method has none
     feature_shape: tuple[int, ...]
+    layout: Layout  # what its axes mean
 
 
 def gather(run_dir: Path, attributes: Sequence[str], *, name: str = "defended", monitor: Monitor) -> Evidence:
@@ -101,8 +103,8 @@ def trained_parts(config: Config, task: Task, folder: Path) -> Parts:
     """Front, task exit and feature shape, with the weights that one side's folder holds."""
     method = get_method(config.method)
     if not method.divides:
-        return Parts(nn.Identity(), None, (3, config.data.image_size, config.data.image_size))
-    divided = divide(**config.division(task.outputs))
+        return Parts(nn.Identity(), None, (3, config.data.image_size, config.data.image_size), "channels-first")
+    divided = divide(config.division(task.outputs))
     front = divided.front
     _load(front, folder / "front.safetensors")
     task_exit: nn.Module | None = None
@@ -112,7 +114,7 @@ def trained_parts(config: Config, task: Task, folder: Path) -> Parts:
     for module in (front, task_exit):
         if module is not None:
             module.to(device_of(config)).eval().requires_grad_(False)
-    return Parts(front, task_exit, divided.feature_shape)
+    return Parts(front, task_exit, divided.feature_shape, divided.layout)
 
 
 def assemble(
@@ -134,6 +136,7 @@ def assemble(
         config=config,
         task=dataset.task,
         feature_shape=parts.feature_shape,
+        layout=parts.layout,
         front=parts.front,
         mechanism=mechanism,
         noisy=config.dp.mechanism != "none" and config.dp.apply_to == "always",

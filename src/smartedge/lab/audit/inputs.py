@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smartedge.lab.audit.evidence import Evidence
-from smartedge.models.exits import tensor_layout
+from smartedge.models.layout import Layout, as_channels_first, is_map, known_layout, map_size
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import Task
 
@@ -24,27 +24,27 @@ _COLUMNS = {"linear-pooled": 1, "trees": 512, "mlp": 4096}  # at most so many, p
 class Pool(nn.Module):
     """Maps and tokens to at most ``columns`` numbers by averaging over neighbours: (B, *F) → (B, *f)."""
 
-    def __init__(self, feature_shape: tuple[int, ...], columns: int) -> None:
+    def __init__(self, feature_shape: tuple[int, ...], columns: int, layout: Layout | None = None) -> None:
         super().__init__()
-        self.layout = tensor_layout(feature_shape)
-        self.whole = math.prod(feature_shape) <= columns or len(feature_shape) == 1
-        if not self.whole:
-            channels = feature_shape[0] if self.layout == "chw" else feature_shape[-1]
-            places = max(1, columns // channels)
-            if self.layout == "td":
-                self.size = (min(feature_shape[0], places), 1)
-            else:
-                height, width = feature_shape[1:] if self.layout == "chw" else feature_shape[:2]
-                self.size = (min(height, math.isqrt(places)), min(width, math.isqrt(places)))
+        self.layout = known_layout(feature_shape, layout)
+        self.whole = math.prod(feature_shape) <= columns or self.layout in ("vector", "codeword")
+        if self.whole:
+            return
+        if is_map(self.layout):
+            channels, height, width = map_size(feature_shape, self.layout)
+            side = math.isqrt(max(1, columns // channels))
+            self.size = (min(height, side), min(width, side))
+        else:
+            tokens, width = feature_shape
+            self.size = (min(tokens, max(1, columns // width)), 1)
 
     def forward(self, features_BF: Tensor) -> Tensor:
         """Average."""
         if self.whole:
             return features_BF
-        if self.layout == "td":
-            return F.adaptive_avg_pool1d(features_BF.transpose(1, 2), self.size[0])
-        maps_BCHW = features_BF.permute(0, 3, 1, 2) if self.layout == "hwc" else features_BF
-        return F.adaptive_avg_pool2d(maps_BCHW, self.size)
+        if is_map(self.layout):
+            return F.adaptive_avg_pool2d(as_channels_first(features_BF, self.layout), self.size)
+        return F.adaptive_avg_pool1d(features_BF.transpose(1, 2), self.size[0])
 
 
 class Inputs:
@@ -53,7 +53,9 @@ class Inputs:
     def __init__(self, evidence: Evidence, attack: str) -> None:
         whole = math.prod(evidence.feature_shape)
         self.pool = (
-            None if attack in ("deep", "fine-tuned") else Pool(evidence.feature_shape, _COLUMNS.get(attack, whole))
+            None
+            if attack in ("deep", "fine-tuned")
+            else Pool(evidence.feature_shape, _COLUMNS.get(attack, whole), evidence.layout)
         )
         self.task = evidence.task if evidence.labelled else None
 

@@ -119,7 +119,7 @@ def _check_comparable(defended: Evidence, undefended: Evidence, named: Path) -> 
 def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monitor, clock: Clock) -> None:
     """Stage 1 on the edge without protection: front and task exit, with the run's own settings; resumes by epoch."""
     train, task = config.train, dataset.task
-    divided = divide(**config.division(task.outputs))
+    divided = divide(config.division(task.outputs))
     device = device_of(config)
     modules: dict[str, nn.Module] = {"front": divided.front.to(device), "exit": divided.task_exit.to(device)}
     optimizer = make_optimizer(

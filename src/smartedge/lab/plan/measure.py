@@ -53,7 +53,7 @@ def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, rep
         ``figures`` as a mapping, and ``left_out``: codec → why it does not encode these features.
     """
     device = pick_device(config.hardware.edge_device, "hardware.edge_device")
-    divide(**config.division(images.task.outputs))  # what is slow the first time (imports) is not building
+    divide(config.division(images.task.outputs))  # what is slow the first time (imports) is not building
     begun = time.perf_counter()
     learner = get_method(config.method).edge(config, images.task, device, images.dataset)
     build_seconds = time.perf_counter() - begun
@@ -161,7 +161,7 @@ def _split_side(config: Config, learner: Learner, images: Images, repeats: int) 
 def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: int) -> dict[str, Any]:
     train, size = config.train, len(features_BF)
     device = pick_device(config.hardware.cloud_device, "hardware.cloud_device")
-    back = divide(**config.division(images.task.outputs)).back.to(device)
+    back = divide(config.division(images.task.outputs)).back.to(device)
     if train.channels_last:
         back.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from smartedge.codec import get_codec
 from smartedge.config import load_config
 from smartedge.lab.audit.evidence import Auxiliary, Evidence
+from smartedge.models.layout import layout_of_shape
 from smartedge.privacy.mechanisms import Mechanism, Unprotected
 from smartedge.types import ImageBatch, Task
 
@@ -61,6 +62,7 @@ def evidence_of() -> Callable[..., Evidence]:
             config=load_config({"schedule": "freeze-and-log", "train": {"batch_size": 16}, **changes}),
             task=task or Task("single", ("smile",), ("no", "yes")),
             feature_shape=shape,
+            layout=layout_of_shape(shape),
             front=front or nn.Identity(),
             mechanism=mechanism,
             noisy=noisy,

@@ -31,7 +31,7 @@ def new_decoder(evidence: Evidence, *, seed: int) -> Decoder:
     """Untrained, for the shape of this evidence, on its device. The global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        decoder = Decoder(evidence.feature_shape, evidence.config.data.image_size)
+        decoder = Decoder(evidence.feature_shape, evidence.config.data.image_size, evidence.layout)
     decoder.to(device=evidence.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return decoder
 

@@ -19,7 +19,7 @@ from smartedge.data.images import default_cache_dir
 from smartedge.errors import ConfigError
 from smartedge.lab.audit.reconstruction.pixels import prepare
 from smartedge.models.compat import load_torchvision
-from smartedge.models.exits import tensor_layout
+from smartedge.models.layout import layout_of_shape
 
 __all__ = ["LPIPS_FILE", "FeatureDistance", "Lpips", "finite_mean", "perceptual_distance", "psnr", "ssim"]
 
@@ -170,7 +170,7 @@ def _taps(network: nn.Module, blank: Tensor) -> list[nn.Module]:
             return
         if output.shape[2:].numel() > 1:
             shape = tuple(output.shape[1:])
-            spatial = shape[1:] if tensor_layout(shape) == "chw" else shape[:-1]
+            spatial = shape[1:] if layout_of_shape(shape) == "channels-first" else shape[:-1]
             last.pop(spatial, None)
             last[spatial] = module
 
@@ -191,7 +191,7 @@ def _taps(network: nn.Module, blank: Tensor) -> list[nn.Module]:
 
 def _unit_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """(B,): squared distance along the channels of unit vectors, averaged over positions."""
-    axis = 1 if ours.dim() == 4 and tensor_layout(tuple(ours.shape[1:])) == "chw" else -1
+    axis = 1 if ours.dim() == 4 and layout_of_shape(tuple(ours.shape[1:])) == "channels-first" else -1
     gap = nn.functional.normalize(ours, dim=axis) - nn.functional.normalize(theirs, dim=axis)
     return gap.square().sum(dim=axis).flatten(1).mean(dim=1)
 

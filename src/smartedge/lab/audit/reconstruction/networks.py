@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smartedge.models.exits import tensor_layout
+from smartedge.models.layout import Layout, as_channels_first, is_map, known_layout, map_size
 
 __all__ = ["Decoder", "PatchCritic"]
 
@@ -29,10 +29,10 @@ class Decoder(nn.Module):
     At S = 64: about 60 million multiplications per image.
     """
 
-    def __init__(self, feature_shape: tuple[int, ...], image_size: int) -> None:
+    def __init__(self, feature_shape: tuple[int, ...], image_size: int, layout: Layout | None = None) -> None:
         super().__init__()
         self.image_size = image_size
-        self.layout = tensor_layout(feature_shape)
+        self.layout = known_layout(feature_shape, layout)
         self.register_buffer("centre", torch.zeros(feature_shape))
         self.register_buffer("scale", torch.ones(feature_shape))
         half = -(-image_size // 2)
@@ -129,14 +129,12 @@ class _Residual(nn.Module):
         return x_BCHW + self.layers(x_BCHW)
 
 
-def _map_of(feature_shape: tuple[int, ...], layout: str) -> tuple[int, int]:
+def _map_of(feature_shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:
     """Channels and side of the square map that a feature is, side 0 where it is none."""
-    if layout == "chw":
-        channels, height, width = feature_shape
+    if is_map(layout):
+        channels, height, width = map_size(feature_shape, layout)
         return channels, max(height, width)
-    if layout == "hwc":
-        return feature_shape[2], feature_shape[0]
-    if len(feature_shape) == 2:
+    if layout == "tokens":
         tokens, width = feature_shape
         side = math.isqrt(tokens)
         if side > 1 and side * side == tokens:
@@ -146,12 +144,10 @@ def _map_of(feature_shape: tuple[int, ...], layout: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _to_map(features_BF: Tensor, layout: str) -> Tensor:
+def _to_map(features_BF: Tensor, layout: Layout) -> Tensor:
     """(B, *F) → (B, C, H, W) for the features that :func:`_map_of` gives a side."""
-    if layout == "chw":
-        return features_BF
-    if layout == "hwc":
-        return features_BF.permute(0, 3, 1, 2)
+    if is_map(layout):
+        return as_channels_first(features_BF, layout)
     tokens = features_BF.shape[1]
     side = math.isqrt(tokens)
     if side * side == tokens:

@@ -16,6 +16,7 @@ from smartedge.config import load_config
 from smartedge.data.dataset import Split
 from smartedge.data.drawn import ATTRIBUTES, draw
 from smartedge.lab.audit.evidence import Auxiliary, Evidence
+from smartedge.models.layout import layout_of_shape
 from smartedge.models.network import to_input
 from smartedge.privacy.mechanisms import Mechanism, Unprotected
 from smartedge.types import Task
@@ -94,6 +95,7 @@ def evidence_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Evidence]:
             config=config,
             task=Task("single", ("smile",), ("no", "yes")),
             feature_shape=shape,
+            layout=layout_of_shape(shape),
             front=front,
             mechanism=used,
             noisy=mechanism is not None,

@@ -1,0 +1,63 @@
+"""How the axes of the tensor at a cut are meant. The cut knows it; exits, bottlenecks and attackers are told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from smartedge.errors import CutError
+
+__all__ = ["Layout", "as_channels_first", "as_tokens", "is_map", "known_layout", "layout_of_shape", "map_size"]
+
+Layout = Literal["channels-first", "channels-last", "tokens", "vector", "codeword", "other"]
+"""Without the batch: (C, H, W); (H, W, C); tokens × width (T, D); (D,); probabilities of codewords (K,); more axes."""
+
+
+def layout_of_shape(feature_shape: tuple[int, ...]) -> Layout:
+    """What the shape alone suggests, for a tensor of which nothing else is known.
+
+    Three axes are channels-last where the first two are equal and the last is not (Swin), else channels-first.
+    """
+    if len(feature_shape) == 3:
+        first, second, third = feature_shape
+        return "channels-last" if first == second != third else "channels-first"
+    if len(feature_shape) > 3:
+        return "other"
+    return "tokens" if len(feature_shape) == 2 else "vector"
+
+
+def known_layout(feature_shape: tuple[int, ...], layout: Layout | None) -> Layout:
+    """``layout``, or what the shape suggests where it is None; only layouts that exits and bottlenecks take.
+
+    Raises:
+        CutError: the tensor has more than three axes.
+    """
+    layout = layout or layout_of_shape(feature_shape)
+    if layout == "other":
+        raise CutError(
+            f"the tensor at the cut has shape {feature_shape}; exits and bottlenecks take at most three axes: "
+            "choose another cut ('smartedge cuts MODEL' shows the shapes)"
+        )
+    return layout
+
+
+def is_map(layout: Layout) -> bool:
+    """Whether places in the tensor are places in the image."""
+    return layout in ("channels-first", "channels-last")
+
+
+def map_size(feature_shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]:
+    """Channels, height and width of a map."""
+    first, second, third = feature_shape
+    return (third, first, second) if layout == "channels-last" else (first, second, third)
+
+
+def as_channels_first(maps_BF: Tensor, layout: Layout) -> Tensor:
+    """A batch of maps as (B, C, H, W)."""
+    return maps_BF.permute(0, 3, 1, 2) if layout == "channels-last" else maps_BF
+
+
+def as_tokens(features_BF: Tensor, layout: Layout) -> Tensor:
+    """A batch of tokens, vectors or codewords as (B, T, D); a vector is one token."""
+    return features_BF if layout == "tokens" else features_BF.unsqueeze(1)
