@@ -1,0 +1,169 @@
+"""The best attacker on the held-out images themselves: the accuracy of the exact posterior under their mixtures.
+
+Each class is the mean of the release laws of its images: a mixture that is known exactly. The best balanced accuracy of
+an attacker on such mixtures is ∫ maxₖ pₖ(z) dz / K. It is summed exactly where releases have few outcomes, otherwise
+estimated from draws.
+
+Letters: N images, D numbers that the law depends on, K classes, M draws, O outcomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartedge.lab.audit.certificate.bounds import empirical_bernstein
+from smartedge.privacy.laws import ReleaseLaw
+
+__all__ = ["PlugIn", "Sample", "class_densities", "label_floor", "plug_in", "sample_of"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Progress = Callable[[int, int], None]
+
+_PAIRS = 4_000_000  # of draws and images whose densities are held at a time
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Held-out images, one person's images counted together as one unit."""
+
+    inputs_ND: Floats  # as ReleaseLaw.inputs gave them
+    classes_N: Ints  # 0..K-1
+    weights_N: Floats  # 1/(persons of the class)/(images of the person); they sum to 1 in each class
+    groups_N: Ints  # what else the attacker is told of an image, such as its desired label; else all 0
+    units: tuple[int, ...]  # persons of each class
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """Accuracy of the best attacker on a sample."""
+
+    value: float  # as estimated
+    error: float  # by how much the exact value can be larger, at the miss given; 0 where it is exact
+    draws: int  # 0 where it is exact
+
+
+def sample_of(
+    law: ReleaseLaw,
+    bounded_NF: NDArray[np.floating],
+    classes_N: Ints,
+    *,
+    persons_N: Ints | None = None,
+    groups_N: Ints | None = None,
+    rng: np.random.Generator,
+) -> Sample:
+    """The sample that images make.
+
+    Args:
+        law: of their releases.
+        bounded_NF: clean features (N, *F) after the mechanism's bound.
+        classes_N: int64 (N,) in 0..K-1; images with −1 are left out.
+        persons_N: int64 (N,), whose image each is; None: every image is a person of its own. A person with images in
+            several classes is drawn into one of them, so that classes share nobody.
+        groups_N: int64 (N,), what the attacker is told beside the release.
+        rng: for the draw of such persons.
+    """
+    known = np.flatnonzero(classes_N >= 0)
+    classes = classes_N[known]
+    persons = np.arange(len(known)) if persons_N is None else np.unique(persons_N[known], return_inverse=True)[1]
+    count = int(classes.max()) + 1 if len(classes) else 0
+    images_PK = np.zeros((int(persons.max()) + 1 if len(persons) else 0, count))
+    np.add.at(images_PK, (persons, classes), 1)
+    luck_PK = rng.random(images_PK.shape) * (images_PK > 0)
+    chosen_P = luck_PK.argmax(axis=1)
+    kept = chosen_P[persons] == classes
+    units_K = np.bincount(chosen_P, minlength=count)
+    weights = 1 / (units_K[classes] * images_PK[persons, classes])
+    rows = known[kept]
+    groups = np.zeros(len(classes_N), dtype=np.int64) if groups_N is None else groups_N
+    return Sample(
+        law.inputs(np.asarray(bounded_NF)[rows]),
+        classes[kept],
+        np.asarray(weights[kept]),
+        groups[rows],
+        tuple(int(n) for n in units_K),
+    )
+
+
+def plug_in(
+    law: ReleaseLaw,
+    sample: Sample,
+    *,
+    draws: int,
+    miss: float,
+    rng: np.random.Generator,
+    progress: Progress | None = None,
+) -> PlugIn:
+    """The balanced accuracy of the best attacker on the sample's own mixtures.
+
+    Args:
+        law: of the releases.
+        sample: from :func:`sample_of`; every class has a unit.
+        draws: M, where it cannot be summed exactly.
+        miss: probability with which ``error`` may be too small.
+        rng: of the draws.
+        progress: is told how many draws are done, of how many.
+    """
+    classes = len(sample.units)
+    tables = [_table(law, part, classes) for part in _groups(sample)]
+    if all(table is not None for table in tables):
+        return PlugIn(sum(float(table_KO.max(axis=0).sum()) for table_KO in tables if table_KO is not None) / classes, 0.0, 0)
+    # A class at random, then an image of it by its weight: draws of one law, the even mixture of the classes.
+    row_M = rng.choice(len(sample.classes_N), size=draws, p=sample.weights_N / sample.weights_N.sum())
+    values, done = [], 0
+    for part, group in ((part, part.groups_N[0]) for part in _groups(sample)):
+        inputs_MD = sample.inputs_ND[row_M[sample.groups_N[row_M] == group]]
+        for chunk_MD in _chunks(inputs_MD, len(part.classes_N)):
+            density_MK = class_densities(law, part, law.sample(chunk_MD, rng), classes)
+            values.append(density_MK.max(axis=1) / density_MK.sum(axis=1))
+            done += len(chunk_MD)
+            if progress:
+                progress(done, draws)
+    values_M = np.concatenate(values)
+    error = empirical_bernstein(values_M, low=1 / classes, high=1.0, miss=miss)
+    return PlugIn(float(values_M.mean()), error, draws)
+
+
+def label_floor(sample: Sample) -> float:
+    """Balanced accuracy of the best attacker that is told the groups alone, on the sample."""
+    share_GK = np.zeros((int(sample.groups_N.max()) + 1, len(sample.units)))
+    np.add.at(share_GK, (sample.groups_N, sample.classes_N), sample.weights_N)
+    return float(share_GK.max(axis=1).sum()) / len(sample.units)
+
+
+def class_densities(law: ReleaseLaw, sample: Sample, seen_ME: Floats, classes: int) -> Floats:
+    """Σ weight · density over the images of each class, float64 (M, K); each row up to a factor of its own."""
+    log_MN = law.log_density(seen_ME, sample.inputs_ND)
+    log_MN -= log_MN.max(axis=1, keepdims=True)
+    weights_NK = np.zeros((len(sample.classes_N), classes))
+    weights_NK[np.arange(len(sample.classes_N)), sample.classes_N] = sample.weights_N
+    return np.asarray(np.exp(log_MN, out=log_MN) @ weights_NK)
+
+
+def _table(law: ReleaseLaw, sample: Sample, classes: int) -> Floats | None:
+    """Probability of class and outcome, float64 (K, O): exact, or None."""
+    inputs_UD, place_N = np.unique(sample.inputs_ND, axis=0, return_inverse=True)
+    table_UO = law.table(inputs_UD)
+    if table_UO is None:
+        return None
+    weights_KU = np.zeros((classes, len(inputs_UD)))
+    np.add.at(weights_KU, (sample.classes_N, place_N.reshape(-1)), sample.weights_N)
+    return np.asarray(weights_KU @ table_UO)
+
+
+def _groups(sample: Sample) -> Iterator[Sample]:
+    for group in np.unique(sample.groups_N):
+        rows = np.flatnonzero(sample.groups_N == group)
+        yield Sample(
+            sample.inputs_ND[rows], sample.classes_N[rows], sample.weights_N[rows], sample.groups_N[rows], sample.units
+        )
+
+
+def _chunks(inputs_MD: Floats, images: int) -> Iterator[Floats]:
+    rows = max(1, _PAIRS // max(1, images))
+    for start in range(0, len(inputs_MD), rows):
+        yield inputs_MD[start : start + rows]

@@ -1,0 +1,254 @@
+"""The law of what is released of an image, for whole samples at once: draws, densities, and tables where they are exact.
+
+A mechanism randomises the features of one image. A :class:`ReleaseLaw` answers what an attacker who knows the mechanism
+asks: how likely is this release, had it come from each of these images? With ``releases`` it is the law of all releases
+of one image together, whose noise is independent.
+
+Noise of one law on each number is treated as if it were continuous. What is really released lies on a grid: it is that
+continuous release, rounded, so no attacker reads more from it.
+
+Letters: N inputs, M releases, F the feature shape, D numbers of a map, K codewords, O outcomes, R releases of one image.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartedge.errors import PrivacyError
+from smartedge.privacy.mechanisms import Additive, Discrete, Gaussian, Laplace, Mechanism
+
+__all__ = ["CodewordLaw", "GaussianLaw", "GridLaw", "LaplaceLaw", "ReleaseLaw", "release_law"]
+
+Floats = NDArray[np.float64]
+Words = NDArray[np.uint64]
+
+_MOST_OUTCOMES = 20_000  # of a table
+_WORDS = 2.0**64
+
+
+class ReleaseLaw(ABC):
+    """The law of all releases of one image, given its bounded features."""
+
+    distance: float  # total variation between the two inputs that differ most: at most 1
+    sampling_bias: float  # total variation between this law and that of the sampler: what integers and tails add
+
+    @abstractmethod
+    def inputs(self, bounded_NF: NDArray[np.floating]) -> Floats:
+        """What the law depends on: bounded features (N, *F) as float64 (N, D) that the other methods take."""
+
+    @abstractmethod
+    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+        """What an attacker needs of R releases of each of N images, (R, N, *F), as float64 (N, E)."""
+
+    @abstractmethod
+    def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
+        """What is seen of the releases of M images, one draw each: float64 (M, E)."""
+
+    @abstractmethod
+    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+        """The logarithm of the density at each release for each input, float64 (M, N).
+
+        Up to a number that depends on the release alone, so that only differences within a row mean something.
+        """
+
+    def table(self, inputs_ND: Floats) -> Floats | None:
+        """Probability of every outcome for each input, float64 (N, O); None where there are too many outcomes."""
+        return None
+
+
+@dataclass(frozen=True)
+class GaussianLaw(ReleaseLaw):
+    """Independent Gaussian noise on each number. The mean of R releases tells all that they tell: noise σ/√R."""
+
+    sigma: float  # of the mean of all releases
+    step: float  # inputs are rounded to multiples of it, towards zero, before noise is added
+    distance: float
+    sampling_bias: float
+
+    def inputs(self, bounded_NF: NDArray[np.floating]) -> Floats:
+        """The numbers of each map, on the grid."""
+        return _on_grid(bounded_NF, self.step)
+
+    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+        """The mean of an image's releases."""
+        return _flat(np.asarray(released_RNF, dtype=np.float64).mean(axis=0))
+
+    def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
+        """Inputs plus noise."""
+        return inputs_MD + self.sigma * rng.standard_normal(inputs_MD.shape)
+
+    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+        """−‖z − x‖²/2σ², without the term in z alone."""
+        scores_MN = seen_ME @ inputs_ND.T
+        scores_MN -= (inputs_ND**2).sum(axis=1) / 2
+        scores_MN /= self.sigma**2
+        return scores_MN
+
+
+@dataclass(frozen=True)
+class LaplaceLaw(ReleaseLaw):
+    """Independent Laplace noise on each number. R releases are one release of the map written R times."""
+
+    scale: float
+    step: float
+    releases: int  # R
+    distance: float
+    sampling_bias: float
+
+    def inputs(self, bounded_NF: NDArray[np.floating]) -> Floats:
+        """The numbers of each map, on the grid, once for each release."""
+        return np.tile(_on_grid(bounded_NF, self.step), (1, self.releases))
+
+    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+        """The releases of an image, one after the other."""
+        return np.concatenate([_flat(part_NF) for part_NF in released_RNF], axis=1)
+
+    def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
+        """Inputs plus noise."""
+        return inputs_MD + rng.laplace(scale=self.scale, size=inputs_MD.shape)
+
+    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+        """−‖z − x‖₁/b."""
+        total_MN = np.zeros((len(seen_ME), len(inputs_ND)))
+        for seen_M, inputs_N in zip(seen_ME.T, inputs_ND.T, strict=True):
+            total_MN -= np.abs(seen_M[:, None] - inputs_N)
+        total_MN /= self.scale
+        return total_MN
+
+
+@dataclass(frozen=True)
+class GridLaw(ReleaseLaw):
+    """One release of one number: the sampler's own table of whole grid steps, exactly."""
+
+    law: ReleaseLaw  # the same with continuous noise, for draws and densities
+    step: float
+    thresholds: Words  # of the sampler: see smartedge.privacy.mechanisms.Grid
+    distance: float
+    sampling_bias: float = 0.0
+
+    def inputs(self, bounded_NF: NDArray[np.floating]) -> Floats:
+        """The number, on the grid."""
+        return self.law.inputs(bounded_NF)
+
+    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+        """The number that was released."""
+        return self.law.seen(released_RNF)
+
+    def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
+        """Inputs plus continuous noise."""
+        return self.law.sample(inputs_MD, rng)
+
+    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+        """Of the continuous noise."""
+        return self.law.log_density(seen_ME, inputs_ND)
+
+    def table(self, inputs_ND: Floats) -> Floats | None:
+        """P(grid step released) for each input."""
+        edges = np.concatenate([[0.0], self.thresholds.astype(np.float64) / _WORDS, [1.0]])
+        noise = np.diff(edges)
+        steps_N = np.rint(inputs_ND[:, 0] / self.step).astype(np.int64)
+        steps_N -= steps_N.min()
+        if (outcomes := len(noise) + int(steps_N.max())) > _MOST_OUTCOMES:
+            return None
+        table_NO = np.zeros((len(steps_N), outcomes))
+        np.put_along_axis(table_NO, steps_N[:, None] + np.arange(len(noise)), noise, axis=1)
+        return table_NO
+
+
+@dataclass(frozen=True)
+class CodewordLaw(ReleaseLaw):
+    """One of K codewords through a channel, R times. An attacker needs how many releases hold each codeword."""
+
+    channel_KO: Floats = field(repr=False)
+    outcomes_OK: Floats = field(repr=False)
+    log_odds: float  # of an outcome, for a codeword that it holds against one that it does not
+    releases: int
+    distance: float
+    sampling_bias: float
+
+    def inputs(self, bounded_NF: NDArray[np.floating]) -> Floats:
+        """The number of the codeword, (N, 1)."""
+        return np.asarray(bounded_NF).argmax(axis=1)[:, None].astype(np.float64)
+
+    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+        """How many of an image's releases hold each codeword, (N, K)."""
+        return np.rint(np.asarray(released_RNF, dtype=np.float64)).sum(axis=0)
+
+    def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
+        """Counts (M, K)."""
+        ends_MO = np.cumsum(self.channel_KO, axis=1)[inputs_MD[:, 0].astype(np.int64)]
+        counts_MK = np.zeros((len(inputs_MD), self.outcomes_OK.shape[1]))
+        for _ in range(self.releases):
+            drawn_M = (ends_MO[:, :-1] <= rng.random(len(inputs_MD))[:, None]).sum(axis=1)
+            counts_MK += self.outcomes_OK[drawn_M]
+        return counts_MK
+
+    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+        """Log-odds times the count of the input's codeword: a release has one of two probabilities."""
+        return np.asarray(self.log_odds * seen_ME[:, inputs_ND[:, 0].astype(np.int64)])
+
+    def table(self, inputs_ND: Floats) -> Floats | None:
+        """P(multiset of outcomes) for each input."""
+        outcomes = self.channel_KO.shape[1]
+        if math.comb(outcomes + self.releases - 1, self.releases) > _MOST_OUTCOMES:
+            return None
+        sets_SR = np.array(list(itertools.combinations_with_replacement(range(outcomes), self.releases)))
+        orders_S = np.array([_orders(chosen_R) for chosen_R in sets_SR])
+        table_KS = self.channel_KO[:, sets_SR].prod(axis=2) * orders_S
+        return np.asarray(table_KS[inputs_ND[:, 0].astype(np.int64)])
+
+
+def release_law(mechanism: Mechanism, releases: int = 1) -> ReleaseLaw:
+    """The law of all ``releases`` of one image.
+
+    Raises:
+        PrivacyError: the mechanism adds no noise, so a release has no law.
+        ValueError: ``releases`` is below 1.
+    """
+    if releases < 1:
+        raise ValueError(f"releases: at least 1 is needed, not {releases}")
+    if math.isinf(mechanism.epsilon):
+        raise PrivacyError("without noise a release is the features themselves: there is no law to compute with")
+    apart = -math.expm1(releases * math.log1p(-min(mechanism.distance, 1 - 1e-16)))  # 1 − (1 − distance)^R
+    bias = releases * mechanism.sampling_bias
+    if isinstance(mechanism, Discrete):
+        return CodewordLaw(
+            np.asarray(mechanism.channel(), dtype=np.float64),
+            np.asarray(mechanism.outcomes(), dtype=np.float64),
+            mechanism.log_odds,
+            releases,
+            apart,
+            bias,
+        )
+    assert isinstance(mechanism, Additive)
+    law: ReleaseLaw
+    if isinstance(mechanism, Gaussian):
+        apart = math.erf(math.sqrt(releases) * mechanism.clip / mechanism.scale / math.sqrt(2))
+        law = GaussianLaw(mechanism.scale / math.sqrt(releases), mechanism.grid.step, apart, bias)
+    else:
+        assert isinstance(mechanism, Laplace)
+        law = LaplaceLaw(mechanism.scale, mechanism.grid.step, releases, apart, bias)
+    if math.prod(mechanism.feature_shape) == 1 and releases == 1:
+        return GridLaw(law, mechanism.grid.step, mechanism.grid.thresholds, law.distance)
+    return law
+
+
+def _flat(array_NF: NDArray[np.floating]) -> Floats:
+    return np.asarray(array_NF, dtype=np.float64).reshape(len(array_NF), -1)
+
+
+def _on_grid(bounded_NF: NDArray[np.floating], step: float) -> Floats:
+    """As the sampler puts a map on the grid: towards zero."""
+    return np.asarray(np.trunc(_flat(bounded_NF) / step) * step)
+
+
+def _orders(chosen_R: NDArray[np.int64]) -> float:
+    """In how many orders these outcomes can come."""
+    repeats = np.unique(chosen_R, return_counts=True)[1]
+    return math.factorial(len(chosen_R)) / math.prod(math.factorial(int(count)) for count in repeats)
