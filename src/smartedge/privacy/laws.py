@@ -1,13 +1,13 @@
-"""The law of what is released of an image, for whole samples at once: draws, densities, and tables where they are exact.
+"""The law of what is released of an image, for whole samples at once: draws, densities, exact tables.
 
-A mechanism randomises the features of one image. A :class:`ReleaseLaw` answers what an attacker who knows the mechanism
-asks: how likely is this release, had it come from each of these images? With ``releases`` it is the law of all releases
-of one image together, whose noise is independent.
+A mechanism randomises the features of one image. A :class:`ReleaseLaw` answers what an attacker who knows the
+mechanism asks: how likely is this release, had it come from each of these images? With ``releases`` it is the law of
+all releases of one image together, whose noise is independent.
 
 Noise of one law on each number is treated as if it were continuous. What is really released lies on a grid: it is that
 continuous release, rounded, so no attacker reads more from it.
 
-Letters: N inputs, M releases, F the feature shape, D numbers of a map, K codewords, O outcomes, R releases of one image.
+Letters: N inputs, M draws, F the feature shape, D numbers of a map, K codewords, O outcomes, R releases of an image.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ The mean is the balanced accuracy of one fixed test: the share of images that it
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -53,8 +54,8 @@ def binomial_bound(seen: float, units: tuple[int, int], miss: float) -> float:
     the convex order is certainty: 0 or 1. A pair of true rates (p₀, p₁) is therefore refuted where ``seen`` does not
     exceed :func:`lower_tail` of binomial counts. The bound is the highest mean of a pair that is not refuted.
 
-    The tail grows with each rate, so a cell of pairs is refuted together with its lowest corner. The search halves cells
-    of p₀ and rounds upwards: the result is not below the exact value.
+    The tail grows with each rate, so a cell of pairs is refuted together with its lowest corner. The search halves
+    cells of p₀ and rounds upwards: the result is not below the exact value.
 
     Args:
         seen: balanced accuracy of the test on the sample, in [0, 1].
@@ -79,8 +80,8 @@ def binomial_bound(seen: float, units: tuple[int, int], miss: float) -> float:
                 kept = middle
         return (high + refuted) / 2
 
-    edges = np.linspace(0, 1, _CELLS + 1)
-    cells = [(-highest(low, high), low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    edges = [index / _CELLS for index in range(_CELLS + 1)]
+    cells = [(-highest(low, high), low, high) for low, high in itertools.pairwise(edges)]
     heapq.heapify(cells)
     while cells[0][2] - cells[0][1] > tolerance:
         _, low, high = heapq.heappop(cells)

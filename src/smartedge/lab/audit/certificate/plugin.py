@@ -111,7 +111,9 @@ def plug_in(
     classes = len(sample.units)
     tables = [_table(law, part, classes) for part in _groups(sample)]
     if all(table is not None for table in tables):
-        return PlugIn(sum(float(table_KO.max(axis=0).sum()) for table_KO in tables if table_KO is not None) / classes, 0.0, 0)
+        return PlugIn(
+            sum(float(table_KO.max(axis=0).sum()) for table_KO in tables if table_KO is not None) / classes, 0.0, 0
+        )
     # A class at random, then an image of it by its weight: draws of one law, the even mixture of the classes.
     row_M = rng.choice(len(sample.classes_N), size=draws, p=sample.weights_N / sample.weights_N.sum())
     values, done = [], 0

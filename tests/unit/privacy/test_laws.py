@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from smartedge.errors import PrivacyError
+from smartedge.privacy import laws
+from smartedge.privacy.laws import GridLaw, release_law
+from smartedge.privacy.mechanisms import Mechanism, make_mechanism
+
+RNG_SEED = 7
+
+
+def _gaussian(numbers: int = 3) -> Mechanism:
+    return make_mechanism("gaussian", feature_shape=(numbers,), sigma=0.5, bottleneck=True)
+
+
+def _laplace(numbers: int = 3, granularity: str = "vector") -> Mechanism:
+    return make_mechanism(
+        "laplace",
+        feature_shape=(numbers,),
+        sigma=0.5,
+        bottleneck=True,
+        granularity=granularity,  # type: ignore[arg-type]
+    )
+
+
+def _codewords(name: str, releases_epsilon: float = 1.5) -> Mechanism:
+    return make_mechanism(name, feature_shape=(5,), codebook=5, epsilon=releases_epsilon)
+
+
+def _released(mechanism: Mechanism, bounded_NF: np.ndarray, seed: int) -> np.ndarray:
+    words = np.random.default_rng(seed).integers(0, 2**64, len(bounded_NF) * mechanism.words_per_image, np.uint64)
+    return np.asarray(mechanism.randomise(torch.from_numpy(bounded_NF.astype(np.float32)), words))
+
+
+@pytest.mark.parametrize(("make", "density"), [(_gaussian, lambda z, s: -((z / s) ** 2) / 2), (_laplace, None)])
+def test_densities_differ_as_the_noise_law_says(make, density) -> None:  # type: ignore[no-untyped-def]
+    mechanism = make()
+    law = release_law(mechanism)
+    rng = np.random.default_rng(RNG_SEED)
+    bounded, seen = rng.uniform(-0.5, 0.5, (4, 3)), rng.normal(size=(6, 3))
+    inputs = law.inputs(bounded)
+    assert np.abs(inputs - bounded).max() <= mechanism.grid.step and np.all(np.abs(inputs) <= np.abs(bounded))
+    plain = density or (lambda z, s: -np.abs(z) * math.sqrt(2) / s)
+    expected = plain(seen[:, None] - inputs[None], 0.5).sum(axis=2)
+    found = law.log_density(seen, inputs)
+    assert np.diff(found, axis=1) == pytest.approx(np.diff(expected, axis=1), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["randomised-response", "subset-selection"])
+@pytest.mark.parametrize("releases", [1, 2])
+def test_a_table_of_codewords_is_the_law_of_what_is_sampled(name: str, releases: int) -> None:
+    law = release_law(_codewords(name), releases)
+    inputs = law.inputs(np.eye(5))
+    table = law.table(inputs)
+    assert table is not None and table.sum(axis=1) == pytest.approx(1, abs=1e-6)
+    # Draws of codeword 2: which codeword the density prefers must be what the table's rows prefer.
+    seen = law.sample(np.repeat(inputs[2:3], 40_000, axis=0), np.random.default_rng(RNG_SEED))
+    log = law.log_density(seen, inputs)
+    posterior = np.exp(log - log.max(axis=1, keepdims=True))
+    posterior /= posterior.sum(axis=1, keepdims=True)
+    expected = table[2] @ (table / table.sum(axis=0)).T
+    assert posterior.mean(axis=0) == pytest.approx(expected, abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_the_table_of_one_number_is_what_the_sampler_does(name: str) -> None:
+    mechanism = _gaussian(1) if name == "gaussian" else _laplace(1)
+    law = release_law(mechanism)
+    assert isinstance(law, GridLaw)
+    inputs = law.inputs(np.array([[-0.3], [0.71]]))
+    table = law.table(inputs)
+    assert table is not None and table.sum(axis=1) == pytest.approx(1, abs=1e-12)
+    released = _released(mechanism, np.full((200_000, 1), 0.71), 3)
+    lowest = round(inputs.min() / law.step) - len(law.thresholds) // 2
+    counts = np.bincount(np.rint(released[:, 0] / law.step).astype(int) - lowest, minlength=table.shape[1])
+    cumulated = np.cumsum(counts) / counts.sum()
+    assert np.abs(cumulated - np.cumsum(table[1])).max() < 0.006  # Kolmogorov: 0.0055 at a miss of 1e-5
+
+
+def test_releases_of_one_image_add_up() -> None:
+    for make in (_gaussian, _laplace, lambda: _codewords("randomised-response")):
+        one, four = release_law(make()), release_law(make(), 4)
+        assert one.distance < four.distance <= 1 or one.distance == four.distance == 1
+        assert four.sampling_bias == 4 * one.sampling_bias
+    bounded = np.random.default_rng(1).uniform(-0.5, 0.5, (3, 3))
+    gaussian, laplace = release_law(_gaussian(), 4), release_law(_laplace(), 4)
+    draws = gaussian.sample(np.repeat(gaussian.inputs(bounded)[:1], 20_000, axis=0), np.random.default_rng(2))
+    assert draws.std(axis=0) == pytest.approx(0.25, abs=0.005)
+    assert laplace.inputs(bounded).shape == (3, 12)
+    released = np.stack([_released(_laplace(), bounded, seed) for seed in range(4)])
+    assert laplace.seen(released).shape == (3, 12)
+    assert gaussian.seen(released) == pytest.approx(released.mean(axis=0))
+
+
+def test_a_table_that_would_be_too_large_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    law = release_law(_codewords("randomised-response"), 2)
+    monkeypatch.setattr(laws, "_MOST_OUTCOMES", 14)
+    assert law.table(law.inputs(np.eye(5))) is None
+    monkeypatch.setattr(laws, "_MOST_OUTCOMES", 15)
+    assert law.table(law.inputs(np.eye(5))) is not None
+
+
+def test_no_noise_is_no_law() -> None:
+    with pytest.raises(PrivacyError, match="without noise"):
+        release_law(make_mechanism("none", feature_shape=(3,)))
+    with pytest.raises(ValueError, match="at least 1"):
+        release_law(_gaussian(), 0)
