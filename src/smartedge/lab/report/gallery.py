@@ -62,8 +62,8 @@ def write_figure(run_dirs: Sequence[Path], out: Path) -> Path:
         out: where to write.
 
     Raises:
-        FileNotFoundError: when a directory holds no ``results.json``.
-        ValueError: when no run was audited with reconstruction, or a file is broken.
+        RunError: a directory holds no ``results.json``, or a file is damaged.
+        ValueError: no run was audited with reconstruction.
     """
     runs = [read_run(folder) for folder in run_dirs]
     shown = gallery(runs)
@@ -106,7 +106,7 @@ def gallery(runs: Sequence[Run]) -> Gallery | None:
 
 def network_name(run: Run) -> str:
     """As people write it."""
-    model = str(run.results["model"])
+    model = str(run.results.model)
     return _NAMES.get(model, model)
 
 
@@ -143,7 +143,7 @@ def _label(pictures: Pictures, row: int) -> str:
     parts = []
     for note, name in ((pictures.desired, "desired"), (pictures.sensitive, "sensitive")):
         if note is not None:
-            parts.append(f"{note['column']}: {note['names'][int(pictures.tensors[name][row])]}")
+            parts.append(f"{note.column}: {note.names[int(pictures.tensors[name][row])]}")
     return ", ".join(parts)
 
 

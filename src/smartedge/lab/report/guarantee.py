@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from smartedge.artifacts.results import Privacy, Results
 from smartedge.lab.report.text import known, percent, short_number
 
 __all__ = ["Guarantee", "attribute_bound", "guarantee"]
@@ -47,23 +46,23 @@ def attribute_bound(epsilon: float, delta: float) -> float:
     return min(1.0, (1 + delta * small) / (1 + small))
 
 
-def guarantee(results: Mapping[str, Any]) -> Guarantee:
+def guarantee(results: Results) -> Guarantee:
     """Put the block ``privacy`` of ``results.json`` into words.
 
     Args:
-        results: ``results.json``; without the block, as earlier versions wrote it, nothing was protected.
+        results: of the run; without the block, as early versions wrote them, nothing was protected.
     """
-    block: Mapping[str, Any] = results.get("privacy") or {}
-    if results["method"] == "local":
+    block = results.privacy
+    if results.method == "local":
         return Guarantee(False, "Nothing was sent, so nothing had to be protected on the link.", [], [], [], [])
-    if not known(block.get("epsilon")):
+    if block is None or not known(block.epsilon):
         return _none(results)
     return _some(block, _labels(block))
 
 
-def _none(results: Mapping[str, Any]) -> Guarantee:
+def _none(results: Results) -> Guarantee:
     """Features, or images, that travel as they are."""
-    if results["method"] == "upload":
+    if results.method == "upload":
         headline = "There is no guarantee: the images themselves were uploaded."
     else:
         headline = "There is no guarantee: feature maps were sent without noise."
@@ -71,27 +70,28 @@ def _none(results: Mapping[str, Any]) -> Guarantee:
         "Whoever reads the link or the cloud's log may train any network on what was sent. How much it gets out is a "
         "matter of measurement, not of proof: an attacker who does better than those tried cannot be ruled out."
     ]
-    facts = [("Noise", "none"), ("Releases", f"{results['releases_per_image']} of an image at most")]
+    facts = [("Noise", "none"), ("Releases", f"{results.releases_per_image} of an image at most")]
     return Guarantee(False, headline, sentences, [], [], facts)
 
 
-def _some(block: Mapping[str, Any], labels: str) -> Guarantee:
+def _some(block: Privacy, labels: str) -> Guarantee:
     """Noise of a stated law."""
-    delta, epsilon, vector = block["delta"], block["epsilon"], block["vector_epsilon"]
-    total, delta_total, releases = block["vector_epsilon_total"], block["delta_total"], block["releases_max"]
-    element = block["granularity"] == "element"
-    training_only = block["apply_to"] == "training"
+    delta, epsilon, vector = block.delta, block.epsilon, block.vector_epsilon
+    weak = vector is None or vector > _WEAK
+    total, delta_total, releases = block.vector_epsilon_total, block.delta_total, block.releases_max
+    element = block.granularity == "element"
+    training_only = block.apply_to == "training"
     sentences = []
     if element:
         headline = f"Each number of a feature map is protected with ε = {short_number(epsilon)}; an image is not."
         sentences.append(
             "What is sent of an image is the whole feature map, and for that the noise gives "
-            f"{_pair(vector, delta)}: {'no protection to speak of' if vector > _WEAK else 'the figure that counts'}."
+            f"{_pair(vector, delta)}: {'no protection to speak of' if weak else 'the figure that counts'}."
         )
     else:
         whom = "Every training image" if training_only else "Every image"
         headline = f"{whom} that was sent is protected: {_pair(vector, delta)} each time it is sent."
-    bound, tight = block["attribute_bound"], block["tight_attribute_bound"]
+    bound, tight = block.attribute_bound, block.tight_attribute_bound
     sentences.append(
         "What that means: take any yes/no question about an image, and any attacker, with any network, computer and "
         f"time. From the features of one release alone it answers with balanced accuracy {_at_most(bound)} (guessing "
@@ -105,9 +105,10 @@ def _some(block: Mapping[str, Any], labels: str) -> Guarantee:
             "tried, the limit for all."
         )
     if releases > 1:
+        limit = attribute_bound(math.inf if total is None else total, delta_total)
         sentences.append(
             f"An image was sent up to {releases} times, and each time tells more: {_pair(total, delta_total)} in all, "
-            f"which limits who sees all of it to {percent(attribute_bound(total, delta_total))}."
+            f"which limits who sees all of it to {percent(limit)}."
         )
     sentences.append(
         "Nothing that is done with it afterwards weakens this: compressing, storing, training, publishing the back."
@@ -122,28 +123,26 @@ def _some(block: Mapping[str, Any], labels: str) -> Guarantee:
     return Guarantee(True, headline, sentences, covered, [labels, *_NOT_COVERED], _facts(block))
 
 
-def _facts(block: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(block: Privacy) -> list[tuple[str, str]]:
     """The budget, what was spent of it, and the noise."""
-    element = block["granularity"] == "element"
-    budget = block["epsilon_budget"]
+    element = block.granularity == "element"
+    budget = block.epsilon_budget
     facts = [
-        ("Mechanism", MECHANISMS[block["mechanism"], element]),
-        ("One release", _pair(block["epsilon"], block["delta"]) + (", per number" if element else "")),
+        ("Mechanism", MECHANISMS[block.mechanism, element]),
+        ("One release", _pair(block.epsilon, block.delta) + (", per number" if element else "")),
     ]
     if element:
-        facts.append(("… whole feature map", _pair(block["vector_epsilon"], block["delta"])))
-    facts.append(("Releases", f"{block['releases_max']} of an image at most"))
-    facts.append(
-        ("Spent", _pair(block["vector_epsilon_total"], block["delta_total"]) + ", by the image that spent most")
-    )
+        facts.append(("… whole feature map", _pair(block.vector_epsilon, block.delta)))
+    facts.append(("Releases", f"{block.releases_max} of an image at most"))
+    facts.append(("Spent", _pair(block.vector_epsilon_total, block.delta_total) + ", by the image that spent most"))
     if known(budget):
         each = ", per number" if element else ""
-        facts.append(("Budget of an image", _pair(budget, block["delta_budget"]) + each))
-    if known(block["label_epsilon"]) and block["label_epsilon"] > 0:
-        facts.append(("Label", f"{_pair(block['label_epsilon'], 0)}; with it {_pair(block['epsilon_with_label'], 0)}"))
-    for name, key in (("Clipped at", "clip"), ("Noise, deviation", "sigma"), ("Codewords", "codewords")):
-        if known(block[key]):
-            facts.append((name, short_number(block[key])))
+        facts.append(("Budget of an image", _pair(budget, block.delta_budget) + each))
+    if known(block.label_epsilon) and block.label_epsilon > 0:
+        facts.append(("Label", f"{_pair(block.label_epsilon, 0)}; with it {_pair(block.epsilon_with_label, 0)}"))
+    for name, value in (("Clipped at", block.clip), ("Noise, deviation", block.sigma), ("Codewords", block.codewords)):
+        if known(value):
+            facts.append((name, short_number(value)))
     return facts
 
 
@@ -160,9 +159,9 @@ _NOT_COVERED = [
 ]
 
 
-def _labels(block: Mapping[str, Any]) -> str:
+def _labels(block: Privacy) -> str:
     """How the desired labels travelled."""
-    epsilon = block.get("label_epsilon")
+    epsilon = block.label_epsilon
     if known(epsilon) and epsilon > 0:
         return (
             f"the desired label beyond randomised response with ε = {short_number(epsilon)}, "

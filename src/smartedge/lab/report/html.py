@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smartedge.artifacts.results import Figures, MachineFacts, Results
 from smartedge.lab.report import plots
 from smartedge.lab.report.gallery import gallery, network_name
+from smartedge.lab.report.guarantee import guarantee
 from smartedge.lab.report.leakage import read_leaks
 from smartedge.lab.report.page import data_uri, write_page
-from smartedge.lab.report.privacy import privacy_page
+from smartedge.lab.report.privacy import privacy_page, privacy_verdict
 from smartedge.lab.report.read import Run, read_run
 from smartedge.lab.report.text import known, percent, points, seconds, short_number, size, times
 from smartedge.lab.report.verdict import HEADS, verdict
@@ -39,8 +41,7 @@ def write_report(run_dir: Path, *, out: Path | None = None) -> Path:
         The path of the file written.
 
     Raises:
-        FileNotFoundError: when there is no ``results.json``.
-        ValueError: when a file is broken, or of a schema that this version does not know.
+        RunError: there is no ``results.json``, or a file is damaged or of a version that this program does not know.
     """
     run = read_run(run_dir)
     path = run_dir / "report.html" if out is None else out
@@ -58,8 +59,9 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
         ``out``.
 
     Raises:
-        FileNotFoundError: when a directory holds no ``results.json``.
-        ValueError: when there is no run, or a file is broken or of a schema that this version does not know.
+        RunError: a directory holds no ``results.json``, or a file is damaged or of a version that this program does not
+            know.
+        ValueError: there is no run.
     """
     if not run_dirs:
         raise ValueError("there is no run to compare; name at least one run directory")
@@ -69,10 +71,10 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
 # ---- the page of one run
 
 
-def _run_page(run: Run) -> dict[str, Any]:
+def _run_page(run: Run) -> dict[str, object]:
     results = run.results
-    names = HEADS[results["method"]]
-    test = {head: figures for head, figures in results["test"].items() if figures}
+    names = HEADS[results.method]
+    test = results.test.present
     both = _both_answers(run)
     intervals = gain_interval(*both, run.kind) if both else {}
     curve = offloading_curve(*both) if both else None
@@ -83,22 +85,22 @@ def _run_page(run: Run) -> dict[str, Any]:
         if head in test
     ]
     gain = run.gain
-    busy, wall = run.stage_seconds, results["seconds_per_epoch"]
+    busy, wall = run.stage_seconds, results.seconds_per_epoch
     privacy = privacy_page(run)
     judged = verdict(run, intervals.get("balanced_accuracy"), curve)
-    if results["method"] != "local":
-        judged.sentences.append(f"{privacy['guarantee'].headline} {privacy['verdict'].headline}")
+    if results.method != "local":
+        judged.sentences.append(f"{guarantee(results).headline} {privacy_verdict(run).headline}")
     return {
         "run": run,
         "results": results,
         "title": _title(results),
         "verdict": judged,
         "privacy": privacy,
-        "heads": [(names[head], test[head]) for head in ("exit", "back") if head in test],
+        "heads": [(names[head], figures) for head, figures in test.items()],
         "final": test[run.final],
         "final_name": names[run.final],
         "intervals": intervals,
-        "chance": 1 / len(results["task"]["names"]) if run.kind == "single" else 0.5,
+        "chance": 1 / len(results.task.names) if run.kind == "single" else 0.5,
         "curve_figures": [
             figure
             for figure in (
@@ -109,7 +111,7 @@ def _run_page(run: Run) -> dict[str, Any]:
         ],
         "heads_figure": plots.heads(drawn_heads, gain, intervals) if gain and len(drawn_heads) == 2 else None,
         "offloading_figure": plots.offloading(curve) if curve else None,
-        "offloading_rows": _offloading_rows(curve, results["bytes_per_image"]["up"]) if curve else [],
+        "offloading_rows": _offloading_rows(curve, results.bytes_per_image.up) if curve else [],
         "bytes_figure": _bytes_figure(results),
         "stage_seconds": busy,
         "stages_figure": plots.stages(busy, wall),
@@ -118,25 +120,25 @@ def _run_page(run: Run) -> dict[str, Any]:
         "columns_figure": _columns_figure(run, names) if run.kind == "multi" else None,
         "confusions": _confusions(run, names) if run.kind == "single" else [],
         "samples": _samples(run, names),
-        "machine": _facts(results["machine"]),
-        "versions": {name: version for name, version in results["versions"].items() if name != "smartedge"},
+        "machine": _facts(results.machine),
+        "versions": {name: version for name, version in results.versions.items() if name != "smartedge"},
     }
 
 
-def _facts(machine: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(machine: MachineFacts) -> MachineFacts:
     """``memory_bytes: 8e9`` is shown as ``memory: 8.00 GB``."""
     return {
-        name.removesuffix("_bytes"): size(value) if name.endswith("_bytes") else value
+        name.removesuffix("_bytes"): size(float(value)) if name.endswith("_bytes") else value
         for name, value in machine.items()
     }
 
 
-def _title(results: Mapping[str, Any]) -> str:
-    title = str(results["model"])
-    if results["cut"]:
-        title += f" cut at {results['cut']}"
-    if results["bottleneck"]:
-        title += f", bottleneck {'×'.join(str(length) for length in results['bottleneck'])}"
+def _title(results: Results) -> str:
+    title = results.model
+    if results.cut:
+        title += f" cut at {results.cut}"
+    if results.bottleneck:
+        title += f", bottleneck {'×'.join(str(length) for length in results.bottleneck)}"
     return title
 
 
@@ -148,7 +150,7 @@ def _both_answers(run: Run) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] |
     return stored["labels"], stored["exit"], stored["back"]
 
 
-def _offloading_rows(curve: OffloadingCurve, bytes_up: float) -> list[dict[str, Any]]:
+def _offloading_rows(curve: OffloadingCurve, bytes_up: float) -> list[dict[str, float | bool]]:
     """The curve at round shares and at its best, as a table."""
     shares = curve.offloaded_share
     best = int(curve.balanced_accuracy.argmax())
@@ -166,16 +168,16 @@ def _offloading_rows(curve: OffloadingCurve, bytes_up: float) -> list[dict[str, 
     ]
 
 
-def _bytes_figure(results: Mapping[str, Any]) -> plots.Figure:
-    sent = results["bytes_per_image"]
+def _bytes_figure(results: Results) -> plots.Figure:
+    sent = results.bytes_per_image
     rows = [
-        ("Up, as sent", sent["up"], "edge"),
-        ("Down, as sent", sent["down"], "cloud"),
-        ("JPEG, quality 90", sent["reference"]["jpeg_q90"], "other"),
-        ("Raw pixels, uint8", sent["reference"]["raw_uint8"], "other"),
+        ("Up, as sent", sent.up, "edge"),
+        ("Down, as sent", sent.down, "cloud"),
+        ("JPEG, quality 90", sent.reference.jpeg_q90, "other"),
+        ("Raw pixels, uint8", sent.reference.raw_uint8, "other"),
     ]
-    if sent["reference"]["feature_float32"] is not None:
-        rows.append(("Feature map, float32", sent["reference"]["feature_float32"], "other"))
+    if sent.reference.feature_float32 is not None:
+        rows.append(("Feature map, float32", sent.reference.feature_float32, "other"))
     return plots.bars(rows, "Bytes per image", "bytes, logarithmic", [size(value) for _, value, _ in rows], log=True)
 
 
@@ -191,7 +193,7 @@ def _columns_figure(run: Run, names: Mapping[str, str]) -> plots.Figure | None:
     if not sides:
         return None
     order = np.argsort(-np.min([values for _, values in sides.values()], axis=0), kind="stable")
-    rows = [run.results["task"]["names"][k] for k in order]
+    rows = [run.results.task.names[k] for k in order]
     ordered = {side: (name, values[order].tolist()) for side, (name, values) in sides.items()}
     return plots.dots(rows, ordered, "Balanced accuracy per column", chance=0.5)
 
@@ -211,7 +213,7 @@ class Confusion:
 
 def _confusions(run: Run, names: Mapping[str, str]) -> list[Confusion]:
     stored = run.predictions or {}
-    classes = run.results["task"]["names"]
+    classes = run.results.task.names
     found = []
     for head in ("exit", "back"):
         if head not in stored:
@@ -225,7 +227,7 @@ def _confusions(run: Run, names: Mapping[str, str]) -> list[Confusion]:
         found.append(
             Confusion(
                 head=names[head],
-                names=classes,
+                names=list(classes),
                 counts=counts.tolist(),
                 shares=shares.tolist(),
                 shades=np.sqrt(shares).tolist(),
@@ -259,7 +261,7 @@ class Sample:
 def _samples(run: Run, names: Mapping[str, str]) -> list[Sample]:
     if run.samples is None:
         return []
-    classes, kind = run.results["task"]["names"], run.kind
+    classes, kind = run.results.task.names, run.kind
     stored = run.predictions or {"ids": np.zeros(0, dtype=np.int64)}
     place = {int(id_): row for row, id_ in enumerate(stored["ids"])}
     shown = []
@@ -291,17 +293,17 @@ def _samples(run: Run, names: Mapping[str, str]) -> list[Sample]:
 # ---- the page of several runs
 
 
-def _comparison_page(runs: Sequence[Run]) -> dict[str, Any]:
+def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
     names = _run_names(runs)
-    finals = [run.results["test"][run.final] for run in runs]
-    first = next((i for i, run in enumerate(runs) if run.results["method"] == "hierarchical"), 0)
+    finals = [run.results.test.present[run.final] for run in runs]
+    first = next((i for i, run in enumerate(runs) if run.results.method == "hierarchical"), 0)
     lines = {}
     for name, run in zip(names, runs, strict=True):
-        side = "edge" if run.final == "exit" or run.results["method"] == "local" else "cloud"
+        side = "edge" if run.final == "exit" or run.results.method == "local" else "cloud"
         points_ = [
-            (entry["epoch"] + 1, entry["balanced_accuracy"])
+            (entry.epoch + 1, entry.balanced_accuracy)
             for entry in run.metrics
-            if (entry["side"], entry["split"]) == (side, "val") and known(entry["balanced_accuracy"])
+            if (entry.side, entry.split) == (side, "val") and known(entry.balanced_accuracy)
         ]
         if points_:
             lines[name] = points_
@@ -317,12 +319,10 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, Any]:
     }
     figures = [
         plots.dots(names, answered, "Balanced accuracy on the test images"),
-        drawn([run.results["seconds_per_epoch"] for run in runs], "Time of an epoch", "seconds", seconds),
+        drawn([run.results.seconds_per_epoch for run in runs], "Time of an epoch", "seconds", seconds),
+        drawn([run.results.bytes_per_image.up for run in runs], "Bytes up per image", "logarithmic", size, log=True),
         drawn(
-            [run.results["bytes_per_image"]["up"] for run in runs], "Bytes up per image", "logarithmic", size, log=True
-        ),
-        drawn(
-            [run.results["bytes_per_image"]["down"] for run in runs],
+            [run.results.bytes_per_image.down for run in runs],
             "Bytes down per image",
             "logarithmic",
             size,
@@ -331,8 +331,8 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, Any]:
     ]
     if lines:
         figures.insert(1, plots.series(lines, "Balanced accuracy on the validation images"))
-    peaks = [run.results["edge_peak_rss_bytes"] for run in runs]
-    if all(known(peak) for peak in peaks):
+    peaks = [peak for run in runs if known(peak := run.results.edge_peak_rss_bytes)]
+    if len(peaks) == len(runs):
         megabytes = [peak / 1e6 for peak in peaks]
         figures.append(drawn(megabytes, "Peak memory of the edge", "MB", lambda value: size(1e6 * value)))
     return {
@@ -343,7 +343,7 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, Any]:
                 "run": run,
                 "results": run.results,
                 "final": final,
-                "head": HEADS[run.results["method"]],
+                "head": HEADS[run.results.method],
                 "promise": _promise(run),
                 "leaks": {leak.name: leak for leak in read_leaks(run.audit)} if run.audit else {},
             }
@@ -370,29 +370,29 @@ def _attributes(runs: Sequence[Run]) -> list[str]:
 
 def _promise(run: Run) -> str:
     """The guarantee of all releases of an image, in a few characters."""
-    privacy = run.results.get("privacy") or {}
-    if not known(privacy.get("vector_epsilon_total")):
-        return "nothing sent" if run.results["method"] == "local" else "none"
-    return f"ε = {short_number(privacy['vector_epsilon_total'])}"
+    privacy = run.results.privacy
+    if privacy is None or not known(privacy.vector_epsilon_total):
+        return "nothing sent" if run.results.method == "local" else "none"
+    return f"ε = {short_number(privacy.vector_epsilon_total)}"
 
 
 def _answered(runs: Sequence[Run], side: str) -> list[float]:
     """Balanced accuracy of what each run answers on that side, nan where it answers nothing there."""
     values = []
     for run in runs:
-        test = run.results["test"]
-        everything_on_edge = run.results["method"] == "local"
-        head = (test["exit"] or (test["back"] if everything_on_edge else None)) if side == "edge" else test["back"]
+        test = run.results.test
+        everything_on_edge = run.results.method == "local"
+        head = (test.exit or (test.back if everything_on_edge else None)) if side == "edge" else test.back
         if head is None or (side == "cloud" and everything_on_edge):
             values.append(math.nan)
         else:
-            values.append(head["balanced_accuracy"])
+            values.append(head.balanced_accuracy)
     return values
 
 
 def _run_names(runs: Sequence[Run]) -> list[str]:
     """The method, and as much more as tells the runs apart."""
-    facts = [(run.results["method"], run.results["schedule"], network_name(run)) for run in runs]
+    facts = [(run.results.method, run.results.schedule, network_name(run)) for run in runs]
     differ = [len(set(column)) > 1 for column in zip(*facts, strict=True)]
     names = []
     for method, schedule, model in facts:
@@ -410,36 +410,34 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _comparison_headline(names: Sequence[str], finals: Sequence[Mapping[str, Any]], first: int) -> str:
-    text = f"{_capital(names[first])} reached {percent(finals[first]['balanced_accuracy'])} balanced accuracy"
+def _comparison_headline(names: Sequence[str], finals: Sequence[Figures], first: int) -> str:
+    text = f"{_capital(names[first])} reached {percent(finals[first].balanced_accuracy)} balanced accuracy"
     others = [i for i in range(len(names)) if i != first]
     if not others:
         return text + "."
-    best = max(others, key=lambda i: finals[i]["balanced_accuracy"])
-    difference = finals[first]["balanced_accuracy"] - finals[best]["balanced_accuracy"]
+    best = max(others, key=lambda i: finals[i].balanced_accuracy)
+    difference = finals[first].balanced_accuracy - finals[best].balanced_accuracy
     how = f"{100 * abs(difference):.1f}\N{NO-BREAK SPACE}points {'more' if difference > 0 else 'less'} than"
     if round(100 * difference, 1) == 0:
         how = "as much as"
-    return f"{text}, {how} the best of the others ({names[best]}, {percent(finals[best]['balanced_accuracy'])})."
+    return f"{text}, {how} the best of the others ({names[best]}, {percent(finals[best].balanced_accuracy)})."
 
 
-def _beside(
-    names: Sequence[str], runs: Sequence[Run], finals: Sequence[Mapping[str, Any]], first: int, other: int
-) -> str:
+def _beside(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures], first: int, other: int) -> str:
     """The first run beside another: accuracy, bytes and time, as differences and ratios."""
     mine, theirs = runs[first].results, runs[other].results
-    difference = finals[first]["balanced_accuracy"] - finals[other]["balanced_accuracy"]
+    difference = finals[first].balanced_accuracy - finals[other].balanced_accuracy
     text = f"Beside {names[other]}: {points(difference)} points of balanced accuracy"
-    my_bytes, their_bytes = (r["bytes_per_image"]["up"] + r["bytes_per_image"]["down"] for r in (mine, theirs))
+    my_bytes, their_bytes = (r.bytes_per_image.up + r.bytes_per_image.down for r in (mine, theirs))
     if min(my_bytes, their_bytes) > 0:
         factor = my_bytes / their_bytes
         how = f"{times(factor)} times more" if factor > 1 else f"{times(1 / factor)} times fewer"
         text += f"; {'as many' if 0.995 < factor < 1.005 else how} bytes per image, both ways together"
     else:
         text += f"; {size(my_bytes)} per image instead of {size(their_bytes)}"
-    if theirs["seconds_per_epoch"] > 0:
-        text += f"; {times(mine['seconds_per_epoch'] / theirs['seconds_per_epoch'])} times its time per epoch"
-    my_peak, their_peak = mine["edge_peak_rss_bytes"], theirs["edge_peak_rss_bytes"]
+    if theirs.seconds_per_epoch > 0:
+        text += f"; {times(mine.seconds_per_epoch / theirs.seconds_per_epoch)} times its time per epoch"
+    my_peak, their_peak = mine.edge_peak_rss_bytes, theirs.edge_peak_rss_bytes
     if known(my_peak) and known(their_peak):
         text += f"; {times(my_peak / their_peak)} times its peak memory on the edge"
     return text + "."
@@ -447,16 +445,16 @@ def _beside(
 
 def _differences(runs: Sequence[Run]) -> list[str]:
     """Settings that must agree for a fair comparison, and do not."""
-    wanted: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "data": lambda r: r["data"]["path"],
-        "task": lambda r: ", ".join(r["task"]["columns"]),
-        "image size": lambda r: r["data"]["image_size"],
-        "training images": lambda r: r["data"]["train"],
-        "test images": lambda r: r["data"]["test"],
-        "model": lambda r: r["model"],
-        "epochs": lambda r: r["epochs"],
-        "seed": lambda r: r["seed"],
-        "machine": lambda r: r["machine"],
+    wanted: dict[str, Callable[[Results], object]] = {
+        "data": lambda r: r.data.path,
+        "task": lambda r: ", ".join(r.task.columns),
+        "image size": lambda r: r.data.image_size,
+        "training images": lambda r: r.data.train,
+        "test images": lambda r: r.data.test,
+        "model": lambda r: r.model,
+        "epochs": lambda r: r.epochs,
+        "seed": lambda r: r.seed,
+        "machine": lambda r: r.machine,
     }
     found = []
     for name, get in wanted.items():

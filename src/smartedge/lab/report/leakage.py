@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from smartedge.artifacts.audit import AttackFigures, Audit, Membership, NoiseTest
 from smartedge.lab.report.text import known, percent, short_number
 from smartedge.lab.report.verdict import Verdict
 
@@ -52,7 +52,7 @@ class Leak:
 
     @property
     def unavoidable(self) -> float:
-        """What who knows the desired label reads anyway."""
+        """Balanced accuracy of an attacker that knows only the desired label."""
         return max(self.chance, self.floor or 0.0)
 
     @property
@@ -63,7 +63,7 @@ class Leak:
 
     @property
     def margin(self) -> float:
-        """How far above what is unavoidable the attribute still counts as hidden."""
+        """How far above ``unavoidable`` the attribute still counts as hidden."""
         margin = min(_AS_GOOD, _OF_UNAVOIDABLE * self.unavoidable)
         to_hide = (self.undefended or 0.0) - self.unavoidable
         return min(margin, _OF_HIDDEN * to_hide) if to_hide > 0 else margin
@@ -93,32 +93,35 @@ class Leak:
         return [(name, value) for name, value in named if known(value)]
 
 
-def read_leaks(audit: Mapping[str, Any]) -> list[Leak]:
+def read_leaks(audit: Audit) -> list[Leak]:
     """The attributes of ``audit.json`` that an attacker was tried on: sensitive ones first, the worst hidden first."""
     leaks = []
-    for name, entry in audit["attributes"].items():
-        best = entry["best"]
+    for name, entry in audit.attributes.items():
+        best = entry.best
         if best is None:
             continue
-        together = entry["training_image"]
-        bound, noise_bound = _bounds(audit["dp"]["attribute_bound"], entry["dp_bound"])
+        together = entry.training_image
+        bound, noise_bound = _bounds(audit.dp.attribute_bound, entry.dp_bound)
         leaks.append(
             Leak(
                 name=name,
-                best=best["balanced_accuracy"],
-                interval=_interval(best),
-                auroc=best["auroc"],
-                by=best["attack"],
-                attacks=_attacks(list(entry["attacks"].items())),
-                training_image=_attack(together["attack"], together) if together else None,
-                undefended=_accuracy(entry["undefended"]),
-                floor=_accuracy(entry["floor"]),
-                prediction_floor=_accuracy(entry["prediction_floor"]),
-                chance=entry["chance"],
+                best=best.balanced_accuracy,
+                interval=best.ci95,
+                auroc=best.auroc,
+                by=best.attack,
+                attacks=sorted(
+                    (_attack(kind, figures) for kind, figures in entry.attacks.items()),
+                    key=lambda attack: -attack.value,
+                ),
+                training_image=_attack(together.attack, together) if together else None,
+                undefended=_accuracy(entry.undefended),
+                floor=_accuracy(entry.floor),
+                prediction_floor=_accuracy(entry.prediction_floor),
+                chance=entry.chance,
                 bound=bound,
                 noise_bound=noise_bound,
-                sensitive=entry["sensitive"],
-                desired=entry["desired"],
+                sensitive=entry.sensitive,
+                desired=entry.desired,
             )
         )
     return sorted(leaks, key=lambda leak: (leak.desired, not leak.sensitive, leak.unavoidable - leak.worst.value))
@@ -132,21 +135,12 @@ def _bounds(by_epsilon: float | None, by_noise: float | None) -> tuple[float | N
     return bound, by_noise if by_noise < (bound or NO_BOUND) - 0.001 else None
 
 
-def _attacks(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Attack]:
-    return sorted((_attack(name, figures) for name, figures in entries), key=lambda attack: -attack.value)
+def _attack(name: str, figures: AttackFigures) -> Attack:
+    return Attack(name, figures.balanced_accuracy, figures.ci95)
 
 
-def _attack(name: str, figures: Mapping[str, Any]) -> Attack:
-    return Attack(name, figures["balanced_accuracy"], _interval(figures))
-
-
-def _accuracy(figures: Mapping[str, Any] | None) -> float | None:
-    return figures["balanced_accuracy"] if figures else None
-
-
-def _interval(figures: Mapping[str, Any]) -> tuple[float, float] | None:
-    interval = figures.get("ci95")
-    return (float(interval[0]), float(interval[1])) if interval else None
+def _accuracy(figures: AttackFigures | None) -> float | None:
+    return figures.balanced_accuracy if figures else None
 
 
 def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: bool) -> Verdict:
@@ -236,18 +230,15 @@ def _beside(leak: Leak) -> str:
     return text + "; beside it " + ", ".join(beside) + "."
 
 
-def membership_words(block: Mapping[str, Any]) -> list[str]:
+def membership_words(found: Membership) -> list[str]:
     """Can an attacker tell which image a feature map is of?"""
-    against_any = block.get("any")
-    if not against_any:
-        return []
-    share = against_any["balanced_accuracy"]
+    share = found.any.balanced_accuracy
     text = (
         f"Shown a feature map and an image, an attacker who knows the front says with {percent(share)} balanced "
         "accuracy whether they belong together (guessing: 50\N{NO-BREAK SPACE}%)"
     )
-    if same_label := block.get("same_label"):
-        text += f"; with {percent(same_label['balanced_accuracy'])} where the other image has the same desired label"
+    if found.same_label:
+        text += f"; with {percent(found.same_label.balanced_accuracy)} where the other image has the same desired label"
     text += "."
     if share > _TELLS:
         text += " So who holds an image can tell whether it was sent."
@@ -256,16 +247,16 @@ def membership_words(block: Mapping[str, Any]) -> list[str]:
     return [text]
 
 
-def epsilon_words(block: Mapping[str, Any]) -> tuple[str, list[str]]:
+def epsilon_words(test: NoiseTest) -> tuple[str, list[str]]:
     """The attack on the release itself: does the noise hold what it promises? Returns (tone, sentences)."""
-    claimed = block["epsilon_claimed"]
-    found = [block[key] for key in ("epsilon_lower_bound", "epsilon_lower_bound_gaussian") if known(block.get(key))]
-    if not found:
+    claimed, control = test.epsilon_claimed, test.control_without_noise
+    found = [bound for bound in (test.epsilon_lower_bound, test.epsilon_lower_bound_gaussian) if known(bound)]
+    if not found or control is None or test.confidence is None:
         return "open", []
-    lower, control = max(found), block["control_without_noise"]
+    lower = max(found)
     shown = (
         "An attack on the release itself, with two feature maps as different as can be, shows "
-        f"ε ≥ {short_number(lower)} (confidence {short_number(100 * block['confidence'])}\N{NO-BREAK SPACE}%)"
+        f"ε ≥ {short_number(lower)} (confidence {short_number(100 * test.confidence)}\N{NO-BREAK SPACE}%)"
     )
     if not known(claimed):
         return "open", [f"{shown}. No ε is claimed, so there is nothing to compare it with."]

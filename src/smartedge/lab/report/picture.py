@@ -42,8 +42,7 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
         out: where to write the PNG.
 
     Raises:
-        FileNotFoundError: when a directory holds no ``results.json``.
-        ValueError: when a file is broken.
+        RunError: a directory holds no ``results.json``, or a file is damaged.
     """
     runs = [read_run(folder) for folder in run_dirs]
     with matplotlib.rc_context(_STYLE):
@@ -64,12 +63,12 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
 
 def _name(run: Run) -> str:
     notes = {"freeze-and-log": "\n(each image once)", "two-stage": "\n(two-stage)"}
-    return str(run.results["method"]) + notes.get(run.results["schedule"], "")
+    return str(run.results.method) + notes.get(run.results.schedule, "")
 
 
 def _images(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
     samples = next((run.samples for run in runs if run.samples is not None), None)
-    names = runs[0].results["task"]["names"]
+    names = runs[0].results.task.names
     for place, axis in enumerate(axes):
         axis.set_axis_off()
         if samples is not None and place < len(samples["images"]):
@@ -81,20 +80,20 @@ def _images(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
 def _accuracy(axis: Axes, runs: Sequence[Run]) -> None:
     axis.set_title("Balanced accuracy (test)")
     for row, run in enumerate(runs):
-        test = run.results["test"]
-        value = test["back"]["balanced_accuracy"]
-        axis.barh(row, value, height=0.52, color=EDGE if run.results["method"] == "local" else CLOUD)
+        test = run.results.test
+        value = test.present[run.final].balanced_accuracy
+        axis.barh(row, value, height=0.52, color=EDGE if run.results.method == "local" else CLOUD)
         axis.text(0.02, row, f"{100 * value:.1f} %", va="center", color="white", fontweight="bold", fontsize=10)
-        if test["exit"]:
-            text = f"exit {100 * test['exit']['balanced_accuracy']:.1f} %"
+        if test.exit:
+            text = f"exit {100 * test.exit.balanced_accuracy:.1f} %"
             axis.text(value + 0.01, row, text, va="center", color=EDGE, fontsize=10)
     axis.set_xlim(0, 1.3)
 
 
 def _bytes(axis: Axes, runs: Sequence[Run]) -> None:
     axis.set_title("Link traffic per training image")
-    totals = [run.results["bytes_total"]["up"] + run.results["bytes_total"]["down"] for run in runs]
-    each = [total / run.results["data"]["train"] for total, run in zip(totals, runs, strict=True)]
+    totals = [run.results.bytes_total.up + run.results.bytes_total.down for run in runs]
+    each = [total / run.results.data.train for total, run in zip(totals, runs, strict=True)]
     for row, value in enumerate(each):
         axis.barh(row, value, height=0.52, color=LINK)
         axis.text(value + 0.01 * (max(each) or 1), row, f"{value / 1000:,.1f} kB", va="center", fontsize=10)
@@ -103,7 +102,7 @@ def _bytes(axis: Axes, runs: Sequence[Run]) -> None:
 
 def _time(axis: Axes, runs: Sequence[Run]) -> None:
     axis.set_title("Time per epoch")
-    values = [run.results["seconds_per_epoch"] for run in runs]
+    values = [run.results.seconds_per_epoch for run in runs]
     for row, value in enumerate(values):
         axis.barh(row, value, height=0.52, color=MUTED)
         axis.text(value + 0.01 * max(values), row, f"{value:.1f} s", va="center", fontsize=10)

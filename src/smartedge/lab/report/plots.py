@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from smartedge.artifacts.metrics import EpochFigures
+from smartedge.artifacts.results import Figures
 from smartedge.lab.report.canvas import (
     CLOUD,
     EDGE,
@@ -38,10 +39,10 @@ class Head:
 
     name: str
     side: str  # "edge" or "cloud"
-    figures: Mapping[str, Any]
+    figures: Figures
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], figure: str, title: str) -> Figure | None:
+def curves(metrics: Sequence[EpochFigures], names: Mapping[str, str], figure: str, title: str) -> Figure | None:
     """Loss or balanced accuracy of both sides per epoch, on the training and validation images."""
     percent = figure != "loss"
     words = []
@@ -50,9 +51,9 @@ def curves(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], figur
         for side, colour, marker in (("edge", EDGE, "o"), ("cloud", CLOUD, "s")):
             for split, dash, label in (("train", (0, (4, 2)), "training"), ("val", "-", "validation")):
                 points = [
-                    (entry["epoch"] + 1, entry[figure])
+                    (entry.epoch + 1, getattr(entry, figure))
                     for entry in metrics
-                    if entry["side"] == side and entry["split"] == split and known(entry.get(figure))
+                    if entry.side == side and entry.split == split and known(getattr(entry, figure))
                 ]
                 if not points:
                     continue
@@ -85,13 +86,13 @@ def curves(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], figur
 def heads(both: Sequence[Head], gain: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> Figure:
     """The exit's and the back's test figures, and their difference with its interval."""
     rows = [("accuracy", "Accuracy"), ("balanced_accuracy", "Balanced accuracy"), ("auroc", "AUROC")]
-    rows = [(key, label) for key, label in rows if all(known(head.figures[key]) for head in both)]
+    rows = [(key, label) for key, label in rows if all(known(getattr(head.figures, key)) for head in both)]
     gains = [(key, label) for key, label in rows if key in gain]
     words = []
     with drawing(WIDTH, 3.3) as canvas:
         upper, lower = canvas.subplots(2, height_ratios=[len(rows) + 0.6, len(gains) + 0.4])
         for y, (key, label) in enumerate(rows):
-            values = [head.figures[key] for head in both]
+            values = [getattr(head.figures, key) for head in both]
             upper.plot(values, [y] * len(values), color=MUTED, linewidth=1.2, zorder=1)
             for head, value in zip(both, values, strict=True):
                 upper.plot(value, y, **mark(head.side))

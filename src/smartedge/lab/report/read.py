@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
+from pydantic import BaseModel, Json, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
+from smartedge.artifacts.audit import Audit
+from smartedge.artifacts.metrics import EpochFigures
 from smartedge.artifacts.results import Results
+from smartedge.errors import RunError
 
-__all__ = ["AUDIT_SCHEMA_VERSION", "Pictures", "Run", "read_run"]
+__all__ = ["PictureColumn", "Pictures", "Run", "read_run"]
 
-AUDIT_SCHEMA_VERSION = 2
-
-_AUDIT = ("run", "attributes", "reconstruction", "membership", "dp", "skipped")
-_ATTRIBUTE = (
-    "best", "attacks", "training_image", "undefended", "floor", "prediction_floor", "chance", "dp_bound",
-    "sensitive", "desired",
-)  # fmt: skip
 _Shape = tuple[int | None, ...]
+
+
+class PictureColumn(BaseModel):
+    """A column of the data set whose labels order the pictures."""
+
+    column: str
+    names: tuple[str, ...]
+
+
+class _PictureNotes(BaseModel):
+    """The metadata of ``samples.safetensors``."""
+
+    desired: Json[PictureColumn]
+    sensitive: Json[PictureColumn | None]
+    attacks: Json[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,8 @@ class Pictures:
     """Test images and what the best attack made of them (``docs/audit-schema.md``)."""
 
     tensors: dict[str, NDArray[Any]]  # ids, desired, sensitive (n,); originals and what was made, uint8 (n, 3, H, W)
-    desired: dict[str, Any]  # column, names
-    sensitive: dict[str, Any] | None
+    desired: PictureColumn
+    sensitive: PictureColumn | None
     attacks: dict[str, str]  # "defended", "undefended" → which attack made it
 
 
@@ -41,54 +51,54 @@ class Run:
     """One run directory, read."""
 
     directory: Path
-    model: Results
-    results: dict[str, Any]  # results.json
-    metrics: list[dict[str, Any]]  # metrics.jsonl: of equal (side, split, epoch), as a resumed run writes, the last
+    results: Results
+    metrics: list[EpochFigures]  # of equal (side, split, epoch), as a resumed run writes, the last
     predictions: dict[str, NDArray[Any]] | None  # predictions.safetensors
     samples: dict[str, NDArray[Any]] | None  # edge/samples.safetensors: on the edge alone, since it holds images
     config: str | None  # config.yaml, as text
-    audit: dict[str, Any] | None = None  # audit/audit.json
+    audit: Audit | None = None  # audit/audit.json
     pictures: Pictures | None = None  # audit/reconstruction/samples.safetensors
 
     @property
     def stage_seconds(self) -> dict[str, float]:
         """Busy seconds per epoch of the stages, in the order in which an image passes them."""
-        return self.model.stage_seconds.known
+        return self.results.stage_seconds.known
 
     @property
     def gain(self) -> dict[str, float] | None:
         """Back minus exit, in accuracy and in balanced accuracy; None where there are not both."""
-        back, at_exit = self.results["test"]["back"], self.results["test"]["exit"]
+        back, at_exit = self.results.test.back, self.results.test.exit
         if not (back and at_exit):
             return None
-        return {key: back[key] - at_exit[key] for key in ("accuracy", "balanced_accuracy")}
+        return {
+            "accuracy": back.accuracy - at_exit.accuracy,
+            "balanced_accuracy": back.balanced_accuracy - at_exit.balanced_accuracy,
+        }
 
     @property
-    def kind(self) -> Any:
-        """``"single"`` or ``"multi"``."""
-        return self.results["task"]["kind"]
+    def kind(self) -> Literal["single", "multi"]:
+        """Whether one of the names is right, or each is right or wrong."""
+        return self.results.task.kind
 
     @property
     def final(self) -> str:
         """Whose answer counts in the end: ``"back"``, or ``"exit"`` where there is no back."""
-        return "back" if self.results["test"]["back"] else "exit"
+        return "back" if self.results.test.back else "exit"
 
 
 def read_run(directory: Path) -> Run:
     """Read a run directory. Only ``results.json`` must be there.
 
     Raises:
-        FileNotFoundError: when there is no ``results.json``: the run has not finished, or this is another directory.
-        ValueError: when a file is broken, or of a schema that this version does not know.
+        RunError: there is no ``results.json`` (the run has not finished, or this is another directory), or a file is
+            damaged or of a version that this program does not know.
     """
-    model = Results.read(directory / "results.json")
-    results: dict[str, Any] = model.as_json()
+    results = Results.read(directory / "results.json")
     config = directory / "config.yaml"
-    outputs = len(results["task"]["names"])
-    labels = () if results["task"]["kind"] == "single" else (outputs,)
+    outputs = len(results.task.names)
+    labels = () if results.task.kind == "single" else (outputs,)
     return Run(
         directory=directory,
-        model=model,
         results=results,
         metrics=_read_metrics(directory / "metrics.jsonl"),
         predictions=_read_tensors(
@@ -100,37 +110,9 @@ def read_run(directory: Path) -> Run:
             directory / "edge" / "samples.safetensors", needed={"images": (3, None, None), "ids": (), "labels": labels}
         ),
         config=config.read_text(encoding="utf-8") if config.exists() else None,
-        audit=_read_audit(directory / "audit" / "audit.json"),
+        audit=Audit.read_if_there(directory / "audit" / "audit.json"),
         pictures=_read_pictures(directory / "audit" / "reconstruction" / "samples.safetensors"),
     )
-
-
-def _read_audit(path: Path) -> dict[str, Any] | None:
-    """What the attackers found, or None where there was no audit."""
-    if not path.exists():
-        return None
-    try:
-        audit = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON ({error}); run 'smartedge audit' again") from error
-    version = audit.get("schema_version") if isinstance(audit, dict) else None
-    if version != AUDIT_SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: schema_version is {version!r}, but this report reads {AUDIT_SCHEMA_VERSION}; "
-            "run 'smartedge audit' again"
-        )
-    if lacking := [name for name in _AUDIT if name not in audit] or list(_lacking_figures(audit["attributes"])):
-        raise ValueError(f"{path}: lacks {', '.join(lacking)}; docs/audit-schema.md says what belongs there")
-    found: dict[str, Any] = audit
-    if found["reconstruction"]:
-        found["reconstruction"] = {name: block for name, block in found["reconstruction"].items() if block is not None}
-    found["skipped"] = [{key: v for key, v in entry.items() if v is not None} for entry in found["skipped"]]
-    return found
-
-
-def _lacking_figures(attributes: dict[str, Any]) -> Iterator[str]:
-    for name, entry in attributes.items():
-        yield from (f"attributes.{name}.{key}" for key in _ATTRIBUTE if key not in entry)
 
 
 def _read_pictures(path: Path) -> Pictures | None:
@@ -146,23 +128,23 @@ def _read_pictures(path: Path) -> Pictures | None:
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
     try:
-        notes = {key: json.loads(metadata[key]) for key in ("desired", "sensitive", "attacks")}
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path}: says not what it shows ({error!r}); run 'smartedge audit' again") from error
-    return Pictures(tensors, **notes)
+        notes = _PictureNotes.model_validate(metadata)
+    except ValidationError as error:
+        raise RunError(f"{path}: says not what it shows ({error}); run 'smartedge audit' again") from error
+    return Pictures(tensors, notes.desired, notes.sensitive, notes.attacks)
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
+def _read_metrics(path: Path) -> list[EpochFigures]:
     if not path.exists():
         return []
-    last: dict[tuple[str, str, int], dict[str, Any]] = {}
+    last: dict[tuple[str, str, int], EpochFigures] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            entry = json.loads(line)
-            last[entry["side"], entry["split"], entry["epoch"]] = entry
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: is not a line of metrics ({error!r}); remove it") from error
-    return sorted(last.values(), key=lambda entry: entry["epoch"])
+            entry = EpochFigures.model_validate_json(line)
+        except ValidationError as error:
+            raise RunError(f"{path}, line {number}: is not a line of metrics ({error}); remove it") from error
+        last[entry.side, entry.split, entry.epoch] = entry
+    return sorted(last.values(), key=lambda entry: entry.epoch)
 
 
 def _read_tensors(
@@ -178,15 +160,13 @@ def _read_tensors(
     try:
         tensors: dict[str, NDArray[Any]] = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: cannot be read ({error}); remove it to write the report without it") from error
+        raise RunError(f"{path}: cannot be read ({error}); remove it to write the report without it") from error
     if lacking := [name for name in needed if name not in tensors]:
-        raise ValueError(f"{path}: lacks {', '.join(lacking)}; {schema} says what belongs there")
+        raise RunError(f"{path}: lacks {', '.join(lacking)}; {schema} says what belongs there")
     images = tensors["ids"].shape[:1]
     for name, one in {**needed, **(optional or {})}.items():
         if name in tensors:
             got, wanted = tensors[name].shape, (*images, *one)
             if len(got) != len(wanted) or any(w not in (None, g) for g, w in zip(got, wanted, strict=True)):
-                raise ValueError(
-                    f"{path}: {name} has shape {got}, but should have {wanted} to fit ids and results.json"
-                )
+                raise RunError(f"{path}: {name} has shape {got}, but should have {wanted} to fit ids and results.json")
     return tensors

@@ -48,11 +48,11 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
     """
     results = run.results
     tone, word, headline, sentences = _nothing_learned(run) or _did_sending_pay(run, interval)
-    last = results["test"][run.final]
-    adjusted = last.get("balanced_accuracy_adjusted", 0.0)  # not in the results of earlier versions
-    if adjusted > last["balanced_accuracy"] + _LOPSIDED:
+    last = results.test.present[run.final]
+    adjusted = last.balanced_accuracy_adjusted or 0.0  # not in the results of early versions
+    if adjusted > last.balanced_accuracy + _LOPSIDED:
         sentences.append(
-            f"The plain answers of the {HEADS[results['method']][run.final]} favour the commoner class: weighed by how "
+            f"The plain answers of the {HEADS[results.method][run.final]} favour the commoner class: weighed by how "
             f"common the classes are, they reach {percent(adjusted)} balanced accuracy."
         )
     if curve is not None:
@@ -60,27 +60,27 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
         best = int(balanced.argmax())
         alone = max(balanced[0], balanced[-1])
         # the best of many thresholds is high by chance too: claim it only beyond two standard errors
-        if balanced[best] > alone + 2 * math.sqrt(alone * (1 - alone) / results["data"]["test"]):
+        if balanced[best] > alone + 2 * math.sqrt(alone * (1 - alone) / results.data.test):
             sentences.append(
                 f"Exit and back together do better than either: asking the cloud only about the "
                 f"{percent(curve.offloaded_share[best], 0)} of the images of which the exit is least sure gives "
                 f"{percent(balanced[best])} (threshold chosen on the test images)."
             )
-    sent = results["bytes_per_image"]
-    if sent["up"] > 0:
-        jpeg, raw = sent["reference"]["jpeg_q90"], sent["reference"]["raw_uint8"]
+    sent = results.bytes_per_image
+    if sent.up > 0:
+        jpeg, raw = sent.reference.jpeg_q90, sent.reference.raw_uint8
         text = (
-            f"Sending an image once took {size(sent['up'])} up and {size(sent['down'])} back down. "
-            f"The upload is {relation(sent['up'], jpeg)} the image as JPEG (quality 90) and "
-            f"{relation(sent['up'], raw)} its raw pixels."
+            f"Sending an image once took {size(sent.up)} up and {size(sent.down)} back down. "
+            f"The upload is {relation(sent.up, jpeg)} the image as JPEG (quality 90) and "
+            f"{relation(sent.up, raw)} its raw pixels."
         )
-        if sent["up"] > jpeg and results["method"] != "upload":
+        if sent.up > jpeg and results.method != "upload":
             text += " Uploading the JPEG itself would have been cheaper; what is gained is that no image left the edge."
-        if results["releases_per_image"] > 1:
-            text += f" Every training image was sent {results['releases_per_image']} times."
+        if results.releases_per_image > 1:
+            text += f" Every training image was sent {results.releases_per_image} times."
         sentences.append(text)
-    busy, wall = run.stage_seconds, results["seconds_per_epoch"]
-    if results["method"] != "local" and max(busy.values()) > 0 and wall > 0:
+    busy, wall = run.stage_seconds, results.seconds_per_epoch
+    if results.method != "local" and max(busy.values()) > 0 and wall > 0:
         slowest = max(busy, key=lambda name: busy[name])
         sentences.append(
             f"An epoch took {seconds(wall)}, {times(wall / busy[slowest])} times its slowest stage "
@@ -93,14 +93,14 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
 def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
     """Where no head is better than guessing: nothing else that the figures say means anything."""
     results = run.results
-    if not run.model.learned_nothing:
+    if not results.learned_nothing:
         return None
-    best = max(figures["balanced_accuracy"] for figures in results["test"].values() if figures)
-    guessed = 1 / len(results["task"]["names"]) if run.kind == "single" else 0.5
+    best = max(figures.balanced_accuracy for figures in results.test.present.values())
+    guessed = 1 / len(results.task.names) if run.kind == "single" else 0.5
     return (
         "bad",
         "nothing learned",
-        f"Nothing was learned: {percent(best)} balanced accuracy on {count(results['data']['test'])} test images is no "
+        f"Nothing was learned: {percent(best)} balanced accuracy on {count(results.data.test)} test images is no "
         f"better than guessing, which gives {percent(guessed)}.",
         [_ADVICE],
     )
@@ -108,19 +108,19 @@ def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
 
 def _did_sending_pay(run: Run, interval: tuple[float, float] | None) -> tuple[str, str, str, list[str]]:
     results = run.results
-    reached = percent(results["test"][run.final]["balanced_accuracy"])
-    if results["method"] == "local":
+    reached = percent(results.test.present[run.final].balanced_accuracy)
+    if results.method == "local":
         return "open", "baseline", f"Everything on the edge: {reached} balanced accuracy, and nothing was sent.", []
     if run.gain is None:
-        who = HEADS[results["method"]][run.final]
-        what = "image" if results["method"] == "upload" else "feature map"
+        who = HEADS[results.method][run.final]
+        what = "image" if results.method == "upload" else "feature map"
         return (
             "open",
             "baseline",
             f"The {who} reached {reached} balanced accuracy.",
             [
                 "The exit or the back was not measured on the test images, so there is no cloud gain."
-                if results["method"] == "hierarchical"
+                if results.method == "hierarchical"
                 else f"This method has no answer on the edge, so there is no cloud gain: every {what} has to be sent."
             ],
         )
@@ -129,7 +129,7 @@ def _did_sending_pay(run: Run, interval: tuple[float, float] | None) -> tuple[st
     if interval is None:
         evidence = "No interval can be given, because the run directory holds no answers of both heads."
     else:
-        images = count(results["data"]["test"])
+        images = count(results.data.test)
         evidence = (
             f"95 % interval {points(interval[0])} to {points(interval[1])} points, from a paired bootstrap over "
             f"{images} test images. It covers the choice of test images only: repeat the run with other seeds "

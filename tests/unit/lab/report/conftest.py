@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from audit_example import RUN, noise_test
 from safetensors.numpy import save_file
 
 from smartedge.metrics import evaluate
@@ -76,7 +77,7 @@ def write_run(
         gain = test["back"]["accuracy"] - test["exit"]["accuracy"]
     up, down, codec, wall, busy, memory = LINK[method]
     results: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": 2,
         "smartedge_version": "0.1.0",
         "method": method,
         "schedule": "joint",
@@ -131,8 +132,9 @@ def write_run(
             for split, ahead in (("train", 0.0), ("val", -0.01)):
                 lack = (best - 0.5) * np.exp(-0.9 * (epoch + 1)) + 0.006 * rng.random()
                 balanced = float(best - lack + ahead)
+                shares = dict.fromkeys(("accuracy", "balanced_accuracy", "balanced_accuracy_adjusted"), balanced)
                 line = {"side": side, "epoch": epoch, "split": split, "loss": 1.6 * (1 - balanced) + 0.1}
-                lines.append({**line, "accuracy": balanced, "balanced_accuracy": balanced, "auroc": None, "seconds": 8})
+                lines.append({**line, **shares, "auroc": None, "base_rate": 0.5, "seconds": 8})
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     ids = rng.permutation(images).astype(np.int64)
     save_file({"ids": ids, "labels": labels, **answered}, directory / "predictions.safetensors")
@@ -186,17 +188,19 @@ def attribute(best: float, *, floor: float = 0.645, undefended: float | None = 0
     def figures(value: float, attack: str | None = None) -> dict[str, Any]:
         low, high = value - 0.021, value + 0.021
         found = {"balanced_accuracy": value, "auroc": min(1.0, value + 0.04), "ci95": [low, high], "images": 2000}
+        found |= {"val_balanced_accuracy": value, "base_rate": 0.6}
         return {**found, "attack": attack} if attack else found
 
     others = {"linear": best - 0.061, "trees": best - 0.037, "mlp": best - 0.02, "deep": best}
+    kind = {"rate": 1e-3, "seed": 0, "tried": 2}
     block = {
         "best": figures(best, "deep"),
         "by_validation": figures(best - 0.004, "mlp"),
         "training_image": None,
-        "attacks": {name: figures(value) for name, value in others.items()},
+        "attacks": {name: {**figures(value), **kind} for name, value in others.items()},
         "undefended": figures(undefended, "deep") if undefended else None,
-        "floor": figures(floor),
-        "prediction_floor": figures(floor - 0.006),
+        "floor": figures(floor, "table"),
+        "prediction_floor": figures(floor - 0.006, "table"),
         "chance": 0.5,
         "dp_bound": None,
         "classes": ["no", "yes"],
@@ -217,6 +221,7 @@ def reconstructed(psnr: float, sensitive: float) -> dict[str, Any]:
         "sensitive_balanced_accuracy_adapted": {"masculine": sensitive + 0.01},
         "sensitive_auroc": {"masculine": sensitive + 0.02},
         "desired_balanced_accuracy": 0.871,
+        "ci95": {"sensitive_balanced_accuracy": {"masculine": [0.6, 0.7]}, "desired_balanced_accuracy": [0.86, 0.88]},
         "training": {"share": 1.0, "seconds": None},
     }
 
@@ -234,10 +239,13 @@ def write_audit(
     """Write what ``smartedge audit`` leaves in a run directory (docs/audit-schema.md)."""
     folder = directory / "audit"
     (folder / "reconstruction").mkdir(parents=True, exist_ok=True)
+    effort = {"budget_seconds": None, "seeds": 2, "undefended": None}
+    statistic = {"statistic": "likelihood", "pairs": 4000}
     audit: dict[str, Any] = {
         "schema_version": 2,
-        "run": {"undefended": not protected, "sensitive": ["masculine"], "noise_on_audited_releases": protected},
-        "settings": {},
+        "smartedge_version": "0.1.0",
+        "run": {**RUN.model_dump(), "undefended": not protected, "noise_on_audited_releases": protected},
+        "settings": {**effort, "attributes": ["masculine"], "attacks": ["deep"], "stages": {"attributes": effort}},
         "attributes": {"masculine": attribute(0.661)} if attributes is None else dict(attributes),
         "reconstruction": {
             "decoder": {**reconstructed(19.2, 0.655), "undefended": reconstructed(24.8, 0.902)},
@@ -247,22 +255,17 @@ def write_audit(
                 "sensitive_balanced_accuracy": {"masculine": 0.941},
                 "sensitive_auroc": {"masculine": 0.985},
                 "desired_balanced_accuracy": 0.938,
+                "ci95": {"sensitive_balanced_accuracy": {}, "desired_balanced_accuracy": None},
             },
             "mean_image": {"psnr": 12.4, "ssim": 0.31, "perceptual": {"name": "as above", "value": 0.7}},
         },
         "membership": {
-            "any": {"auroc": 0.812, "balanced_accuracy": 0.734, "ci95": [0.71, 0.75]},
-            "same_label": {"auroc": 0.79, "balanced_accuracy": 0.713, "ci95": [0.69, 0.73]},
+            "any": {"auroc": 0.812, "balanced_accuracy": 0.734, "ci95": [0.71, 0.75], **statistic},
+            "same_label": {"auroc": 0.79, "balanced_accuracy": 0.713, "ci95": [0.69, 0.73], **statistic},
         },
-        "dp": {
-            "attribute_bound": None,
-            "epsilon_claimed": None,
-            "delta": 0.0,
-            "epsilon_lower_bound": None,
-            "confidence": None,
-            "holds": None,
-        },
+        "dp": noise_test().model_dump(),
         "skipped": [{"attack": "fine-tuned", "evidence": "defended", "reason": "no time was left"}],
+        "verdict": "masculine: see the page",
     }
     change(audit)
     (folder / "audit.json").write_text(json.dumps(audit))

@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from audit_example import example_audit, membership, noise_test
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from smartedge.artifacts.audit import AttributeBlock, Membership
+from smartedge.artifacts.results import Privacy, Results
 from smartedge.cli import report as verb
 from smartedge.errors import RunError
 from smartedge.lab.report import write_comparison, write_figure, write_report
 from smartedge.lab.report.gallery import gallery
 from smartedge.lab.report.guarantee import attribute_bound, guarantee
-from smartedge.lab.report.leakage import epsilon_words, judge, membership_words, read_leaks
+from smartedge.lab.report.leakage import Leak, epsilon_words, judge, membership_words, read_leaks
 from smartedge.lab.report.read import read_run
 
 
@@ -54,13 +57,13 @@ def test_the_bound_of_no_guarantee_is_certainty():
     assert attribute_bound(5000.0, 1e-5) == 1.0
 
 
-def results(**changes: Any) -> dict[str, Any]:
-    return {"method": "hierarchical", "releases_per_image": 6, "privacy": None, **changes}
+def results(privacy: dict[str, Any] | None = None, method: str = "hierarchical") -> Results:
+    block = None if privacy is None else Privacy.model_validate(privacy)
+    return Results.model_construct(method=method, releases_per_image=6, privacy=block)
 
 
-@pytest.mark.parametrize("block", [None, {"mechanism": "none", "epsilon": None}])
-def test_without_noise_it_says_plainly_that_there_is_no_guarantee(block):
-    said = guarantee(results(privacy=block))
+def test_without_noise_it_says_plainly_that_there_is_no_guarantee():
+    said = guarantee(results())
     assert not said.exists
     assert said.headline == "There is no guarantee: feature maps were sent without noise."
     assert ("Releases", "6 of an image at most") in said.facts
@@ -123,7 +126,12 @@ def test_noise_on_training_images_alone_and_randomised_labels(privacy_block):
 @pytest.fixture
 def leaks_of(attribute: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
     """``leaks_of(masculine=attribute(0.66))`` → what is read of these attributes."""
-    return lambda bound=None, **attributes: read_leaks({"attributes": attributes, "dp": {"attribute_bound": bound}})
+
+    def read(bound: float | None = None, **attributes: Any) -> list[Leak]:
+        blocks = {name: AttributeBlock.model_validate(block) for name, block in attributes.items()}
+        return read_leaks(example_audit(attributes=blocks, dp=noise_test(attribute_bound=bound)))
+
+    return read
 
 
 HOW = {"sent": True, "protected": True, "guaranteed": False}
@@ -182,7 +190,7 @@ def test_limits_of_all_attackers_are_lines_only_where_they_limit(leaks_of, attri
 
 
 def test_who_holds_all_of_a_training_image_counts_where_that_reads_more(leaks_of, attribute):
-    together = {"attack": "mlp", "balanced_accuracy": 0.81, "auroc": 0.9, "ci95": [0.79, 0.83]}
+    together = {**attribute(0.81)["best"], "attack": "mlp", "ci95": [0.79, 0.83]}
     leaks = leaks_of(a=attribute(0.66, training_image=together))
     assert (leaks[0].best, leaks[0].by) == (0.66, "deep"), "which the bounds limit"
     assert (leaks[0].worst.value, leaks[0].worst.name, leaks[0].worst.interval) == (0.81, "mlp", (0.79, 0.83))
@@ -230,26 +238,29 @@ def test_the_margin_is_a_share_of_what_there_is_to_hide(best, floor, undefended,
 )
 @pytest.mark.parametrize("control", [8.2, 3.9])
 def test_the_attack_on_epsilon_is_held_against_the_claim(lower, sharper, claimed, tone, says, control):
-    block = {
-        "epsilon_lower_bound": lower, "epsilon_lower_bound_gaussian": sharper, "epsilon_claimed": claimed,
-        "confidence": 0.999, "control_without_noise": control,
-    }  # fmt: skip
+    block = noise_test(
+        epsilon_lower_bound=lower, epsilon_lower_bound_gaussian=sharper, epsilon_claimed=claimed,
+        confidence=0.999, control_without_noise=control,
+    )  # fmt: skip
     found, sentences = epsilon_words(block)
     said = plain(" ".join(sentences))
     assert found == tone and says in said
     if tone == "good":
         assert ("would have seen that noise was missing" in said) == (control > 4)
         assert ("a claim so large is beyond it" in said) == (control < 4)
-    block.update(epsilon_lower_bound=None, epsilon_lower_bound_gaussian=None)
-    assert epsilon_words(block) == ("open", [])
+    assert epsilon_words(noise_test(epsilon_claimed=claimed)) == ("open", [])
 
 
 def test_membership_is_told_in_words():
-    (sure,) = membership_words({"any": {"balanced_accuracy": 0.98}, "same_label": None})
+    def told(**shares: float) -> list[str]:
+        one = membership().any
+        found = {name: one.model_copy(update={"balanced_accuracy": share}) for name, share in shares.items()}
+        return membership_words(Membership(**{"same_label": None, **found}))
+
+    (sure,) = told(any=0.98)
     assert "98.0 %" in plain(sure) and "can tell whether it was sent" in sure
-    (unsure,) = membership_words({"any": {"balanced_accuracy": 0.52}, "same_label": {"balanced_accuracy": 0.51}})
+    (unsure,) = told(any=0.52, same_label=0.51)
     assert "hardly says which image" in unsure and "51.0 %" in plain(unsure)
-    assert membership_words({}) == []
 
 
 # -- the pages
@@ -413,7 +424,8 @@ def test_names_from_an_audit_stay_text(write_run, write_audit, attribute):
     def hostile(audit):
         audit["attributes"][HOSTILE]["best"]["attack"] = HOSTILE
         audit["skipped"] = [{"attack": HOSTILE, "reason": HOSTILE}]
-        audit["reconstruction"] = {HOSTILE: audit["reconstruction"]["decoder"]}
+        audit["reconstruction"]["decoder"]["perceptual"]["name"] = HOSTILE
+        audit["reconstruction"]["decoder"]["sensitive_balanced_accuracy"][HOSTILE] = 0.5
 
     run = write_audit(write_run(), {HOSTILE: attribute(0.7)}, change=hostile)
     page = write_report(run).read_text("utf-8")
@@ -423,13 +435,16 @@ def test_names_from_an_audit_stay_text(write_run, write_audit, attribute):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda audit: audit.update(schema_version=9), r"audit\.json: schema_version is 9, but this report reads 2"),
+        (
+            lambda audit: audit.update(schema_version=9),
+            r"audit\.json: is of version 9, and this program knows 2",
+        ),
         (lambda audit: audit.pop("dp"), r"audit\.json: lacks dp; docs/audit-schema\.md"),
         (lambda audit: audit["attributes"]["masculine"].pop("floor"), r"lacks attributes\.masculine\.floor"),
     ],
 )
 def test_a_broken_audit_is_named(damage, message, write_run, write_audit):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RunError, match=message):
         write_report(write_audit(write_run(), change=damage))
 
 
@@ -437,7 +452,7 @@ def test_pictures_that_do_not_say_what_they_are_are_named(write_run, write_audit
     run = write_audit(write_run())
     path = run / "audit" / "reconstruction" / "samples.safetensors"
     save_file(load_file(path), path)
-    with pytest.raises(ValueError, match=r"samples\.safetensors: says not what it shows"):
+    with pytest.raises(RunError, match=r"samples\.safetensors: says not what it shows"):
         write_report(run)
 
 
