@@ -20,3 +20,11 @@ class Tiny(nn.Module):
 
 def build(num_classes: int) -> nn.Module:
     return Tiny(num_classes)
+
+
+def build_wide(num_classes: int) -> nn.Module:
+    """With more channels at the usual cut."""
+    network = Tiny(num_classes)
+    network.stage1[0], network.stage1[1] = nn.Conv2d(3, 12, 3, 2, 1), nn.BatchNorm2d(12)
+    network.stage2[0] = nn.Conv2d(12, 16, 3, 2, 1)
+    return network

@@ -1,0 +1,399 @@
+"""Every setting does something: a value that is not the default changes what the setting is there to change.
+
+``ROWS`` has a row for each setting; a new setting without one fails. A row is checked wherever a run uses the setting:
+train.precision, say, in the plain and the protected step, in the teacher's, in split learning, and in the cloud. The
+first update of each part is looked at, since later ones follow from what the other side did.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import share_key
+from watching import Watch, facts_of
+
+from smartedge.cloud.session import CloudSession
+from smartedge.config import Config, Section, load_config
+from smartedge.errors import ConfigError
+from smartedge.runs.progress import Quiet, Update
+from smartedge.training import flight_link, flight_receiver, run_cloud, run_edge, train
+from smartedge.wire.memory import MemoryLink
+
+BOTTLENECK = {"bottleneck": [4, 2, 2]}
+GAUSSIAN = {"mechanism": "gaussian", "epsilon": 8.0}
+# Runs of two steps, each of which uses other parts of the package.
+RUNS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "protected": {
+        "model": BOTTLENECK,
+        "adversary": {"exits": ["linear"], "warmup": 0.0, "steps": 1},
+        "dp": {**GAUSSIAN, "warmup": 0.0},
+    },
+    "taught": {"train": {"distill": {"epochs": 1}}},
+    "labels": {"model": BOTTLENECK, "dp": {**GAUSSIAN, "label_epsilon": 1.0}},
+    "codewords": {"model": {"codebook": 6}, "dp": {"mechanism": "randomised-response", "epsilon": 3.0}},
+    "two-stage": {"schedule": "two-stage"},
+    "freeze-and-log": {"schedule": "freeze-and-log"},
+    "local": {"method": "local"},
+    "upload": {"method": "upload"},
+    "upload once": {"method": "upload", "schedule": "freeze-and-log"},
+    "split": {"method": "split"},
+}
+# Where parameters are updated: the run, and whose update it is. The cloud's first features do not depend on the edge's
+# updates in these.
+UPDATES = {
+    "plain": ("front", "back"),
+    "protected": ("front",),
+    "taught": ("whole", "front"),
+    "labels": ("front", "back"),
+    "two-stage": ("front",),
+    "local": ("whole",),
+    "upload": ("whole",),
+    "upload once": ("whole",),
+    "split": ("front", "back"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A value, and what changes with it."""
+
+    value: Any
+    changes: Mapping[str, tuple[str, ...]]  # run -> names of facts, see watching.facts_of
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # other settings, of both runs
+
+
+def every(what: str, *, besides: Mapping[str, tuple[str, ...]] | None = None) -> dict[str, tuple[str, ...]]:
+    """A fact of every update of every run."""
+    return {run: tuple(f"{part} {what}" for part in parts) for run, parts in UPDATES.items()} | dict(besides or {})
+
+
+# What a convolution gets, while learning and while answering. Where a network is undivided both halves are in it.
+FORMATS = {
+    run: tuple(f"{part} format{when}" for part in ("front", "back") for when in ("", " in evaluation"))
+    for run in RUNS
+    if run not in ("two-stage", "freeze-and-log")
+}
+
+ROWS: dict[str, Row] = {
+    "method": Row("split", {"plain": ("header", "front update")}),
+    "schedule": Row("freeze-and-log", {"plain": ("header", "train frames")}),
+    "epochs": Row(2, {"plain": ("front steps", "back steps"), "local": ("whole steps",), "two-stage": ("back steps",)}),
+    "seed": Row(1, every("update")),
+    "data.desired": Row("beard", every("update")),
+    "data.sensitive": Row(["beard"], {"protected": ("adversary update", "front update")}),
+    "data.image_size": Row(24, {"plain": ("header",), "upload": ("header",), "local": ("whole update",)}),
+    "data.limit": Row(
+        {"train": 64, "val": 4, "test": 4}, {"plain": ("front steps", "back steps"), "upload": ("whole steps",)}
+    ),
+    "data.augment": Row(
+        "none",
+        {
+            "plain": ("front input",),
+            "protected": ("front input",),
+            "taught": ("front input",),
+            "two-stage": ("front input",),
+            "local": ("front input",),
+            "split": ("front input",),
+            "upload": ("front input",),
+            "upload once": ("front input",),
+        },
+    ),
+    "model.name": Row("tiny:build_wide", {"plain": ("header",), "upload": ("whole update",)}),
+    "model.cut": Row("stage2", {"plain": ("header",)}),
+    "model.bottleneck": Row([4, 2, 2], {"plain": ("header", "front update", "back update")}),
+    "model.codebook": Row(5, {"codewords": ("header", "front update", "back update")}),
+    "model.small_input": Row(
+        False,
+        {"plain": ("header",)},
+        given={"model": {"name": "resnet18", "cut": "layer1"}, "data": {"image_size": 32}},
+    ),
+    "model.exit.width": Row(12, {"plain": ("front update",), "protected": ("front update",)}),
+    "model.exit.depth": Row(2, {"plain": ("front update",), "protected": ("front update",)}),
+    "train.batch_size": Row(8, every("steps", besides={"freeze-and-log": ("header", "back steps")})),
+    "train.optimizer": Row("sgd", every("update")),
+    "train.lr": Row(0.01, every("update")),
+    "train.weight_decay": Row(0.3, every("update")),
+    "train.momentum": Row(0.5, every("update"), given={"train": {"optimizer": "sgd"}}),
+    "train.label_smoothing": Row(0.3, every("update")),
+    "train.clip_grad_norm": Row(0.01, every("update")),
+    "train.precision": Row("bfloat16", FORMATS),
+    "train.channels_last": Row(True, FORMATS),
+    "train.front_epochs": Row(2, {"two-stage": ("front steps",), "freeze-and-log": ("front steps",)}),
+    "train.distill.epochs": Row(2, {"taught": ("whole steps",)}),
+    "train.distill.weight": Row(0.9, {"taught": ("front update",)}),
+    "train.distill.temperature": Row(5.0, {"taught": ("front update",)}),
+    "adversary.exits": Row(["mlp"], {"protected": ("adversary update", "front update")}),
+    "adversary.weight": Row(9.0, {"protected": ("front update",)}),
+    "adversary.warmup": Row(1.0, {"protected": ("front update",)}),
+    "adversary.confusion": Row("minimax", {"protected": ("front update",)}),
+    "adversary.dependence": Row(1.0, {"protected": ("front update",)}),
+    "adversary.steps": Row(2, {"protected": ("adversary steps",)}),
+    "adversary.lr": Row(0.01, {"protected": ("adversary update",)}),
+    "adversary.reset_every": Row(1, {"protected": ("adversary updates",)}, given={"epochs": 2}),
+    "dp.mechanism": Row("laplace", {"protected": ("front update", "train frames", "ledger", "privacy")}),
+    "dp.granularity": Row(
+        "element",
+        {"protected": ("front update", "train frames", "ledger", "privacy")},
+        given={"dp": {"mechanism": "laplace"}},
+    ),
+    "dp.clip": Row(0.5, {"protected": ("front update", "train frames", "ledger", "privacy")}),
+    "dp.epsilon": Row(1.0, {"protected": ("front update", "train frames", "ledger", "privacy")}),
+    "dp.delta": Row(1e-3, {"protected": ("front update", "train frames", "ledger", "privacy")}),
+    "dp.sigma": Row(
+        9.0,
+        {"protected": ("front update", "train frames", "ledger", "privacy")},
+        given={"dp": {"epsilon": None, "sigma": 1.0}},
+    ),
+    "dp.warmup": Row(1.0, {"protected": ("front update",)}),
+    "dp.label_epsilon": Row(0.5, {"labels": ("train labels", "back update", "ledger", "privacy")}),
+    "dp.apply_to": Row("training", {"protected": ("val frames", "ledger", "privacy")}),
+    "codec.name": Row("uint4", {"plain": ("header", "train frames", "back update")}),
+}
+# Settings that decide with whom, where and on what a run works are looked at one by one, below.
+ELSEWHERE = {
+    "run_dir": "test_run_dir",
+    "data.path": "test_data_path",
+    "data.cache_dir": "test_cache_dir",
+    "link.queue_frames": "test_queue_frames",
+    "link.max_lead_frames": "test_max_lead_frames",
+    "link.connect_timeout": "test_the_link_gets_its_settings",
+    "link.token_file": "test_the_link_gets_its_settings",
+    "link.tls_cert": "test_the_link_gets_its_settings",
+    "link.tls_key": "test_the_link_gets_its_settings",
+    "link.tls_ca": "test_the_link_gets_its_settings",
+    "link.insecure": "test_the_link_gets_its_settings",
+    "hardware.edge_device": "test_devices",
+    "hardware.cloud_device": "test_devices",
+    "hardware.threads": "test_threads",
+}
+CASES = [(key, run) for key, row in ROWS.items() for run in row.changes]
+
+
+def leaf_keys(section: type[Section] = Config, prefix: str = "") -> set[str]:
+    keys = set()
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            keys |= leaf_keys(inner, f"{prefix}{name}.")
+        else:
+            keys.add(prefix + name)
+    return keys
+
+
+def test_every_setting_has_a_row() -> None:
+    assert ROWS.keys() | ELSEWHERE.keys() == leaf_keys()
+    assert not ROWS.keys() & ELSEWHERE.keys()
+    assert set(ELSEWHERE.values()) <= globals().keys()
+
+
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            old = found.get(key)
+            found[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+SMALL = {
+    "epochs": 1,
+    "data": {"limit": {"train": 32, "val": 8, "test": 8}},
+    "hardware": {"threads": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def facts_by_settings() -> dict[str, dict[str, Any]]:
+    """What was seen of runs that several rows begin from."""
+    return {}
+
+
+@pytest.fixture
+def facts(tiny_config, facts_by_settings) -> Callable[[str, Mapping[str, Any]], dict[str, Any]]:
+    """``facts(run, changes)``: see watching.facts_of."""
+
+    def make(run: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        settings = merged(SMALL, RUNS[run], changes)
+        if repr(settings) not in facts_by_settings:
+            config = tiny_config(f"run{len(facts_by_settings)}", **settings)
+            share_key(config.run_dir)
+            facts_by_settings[repr(settings)] = facts_of(config)
+        return facts_by_settings[repr(settings)]
+
+    return make
+
+
+@pytest.mark.parametrize(("key", "run"), CASES)
+def test_a_setting_changes_what_it_is_there_to_change(facts, key, run):
+    row = ROWS[key]
+    usual, changed = facts(run, row.given), facts(run, merged(row.given, nested(key, row.value)))
+    ignored = [name for name in row.changes[run] if usual[name] == changed.get(name)]
+    assert not ignored, f"{key} = {row.value}: {', '.join(ignored)} stayed the same"
+
+
+def test_watching_alone_changes_nothing(facts, tiny_config):
+    """Two runs with equal settings give equal facts, or the test above would prove nothing."""
+    config = tiny_config("again", **merged(SMALL, RUNS["protected"]))
+    share_key(config.run_dir)
+    assert facts_of(config) == facts("protected", {})
+
+
+# -- with whom, where, on what
+
+
+def test_run_dir(tiny_config, tmp_path):
+    config = tiny_config("somewhere", **SMALL, method="local")
+    train(config, single_process=True, monitor=Quiet())
+    assert {entry.name for entry in tmp_path.iterdir()} == {"somewhere"}
+    assert (tmp_path / "somewhere" / "results.json").exists()
+
+
+def test_data_path(tiny_config, tmp_path):
+    draw = np.random.default_rng(0)
+    arrays = {f"{split}_images": draw.integers(0, 256, (20, 16, 16, 3), np.uint8) for split in ("train", "val", "test")}
+    arrays |= {f"{split}_labels": np.arange(20).reshape(20, 1) % 3 for split in ("train", "val", "test")}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    data = {"path": str(tmp_path / "mine.npz"), "desired": "label", "sensitive": [], "limit": {}}
+    config = tiny_config("run", data=data, epochs=1, method="local")
+    train(config, single_process=True, monitor=Quiet())
+    results = json.loads((config.run_dir / "results.json").read_text())
+    assert results["data"]["train"] == 20 and results["task"]["names"] == ["0", "1", "2"]
+
+
+def test_cache_dir(tiny_config, tmp_path):
+    config = tiny_config("run", **merged(SMALL, {"method": "local", "data": {"cache_dir": str(tmp_path / "kept")}}))
+    train(config, single_process=True, monitor=Quiet())
+    assert [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
+
+
+def test_threads(facts):
+    assert facts("plain", {})["threads"] == {1}
+    assert facts("plain", {"hardware": {"threads": 2}})["threads"] == {2}
+    assert facts("upload", {"hardware": {"threads": 2}})["threads"] == {2}
+
+
+@pytest.mark.parametrize("side", ["edge_device", "cloud_device"])
+def test_devices(tiny_config, side):
+    config = tiny_config("run", **merged(SMALL, {"hardware": {side: "cuda:99"}}))
+    with pytest.raises(ConfigError, match=f"hardware.{side}: 'cuda:99'"):
+        train(config, single_process=True, monitor=Quiet())
+
+
+class Listening(Quiet):
+    """Knows the cloud's port."""
+
+    def __init__(self) -> None:
+        self.known = threading.Event()
+        self.port = 0
+
+    def update(self, update: Update) -> None:
+        if update.port:
+            self.port = update.port
+            self.known.set()
+
+
+def test_queue_frames(tiny_config, monkeypatch):
+    """A queue of that size lies between the edge's training and the link."""
+    sizes = []
+    make_as_usual = queue.Queue.__init__
+
+    def make(self, maxsize=0):
+        sizes.append(maxsize)
+        make_as_usual(self, maxsize)
+
+    monkeypatch.setattr(queue.Queue, "__init__", make)
+    config = tiny_config("run", **SMALL, link={"queue_frames": 73})
+    listening = Listening()
+    cloud = threading.Thread(target=run_cloud, args=(config, "127.0.0.1", 0, listening))
+    cloud.start()
+    assert listening.known.wait(timeout=60)
+    assert run_edge(config, f"127.0.0.1:{listening.port}", Quiet())
+    cloud.join(timeout=60)
+    assert not cloud.is_alive()
+    assert 73 in sizes
+
+
+def test_max_lead_frames(tiny_config, tmp_path):
+    """The cloud takes so many frames before it has learned from any, and the next one waits until it has."""
+    usual = tiny_config("usual", epochs=1)
+    with Watch().watching() as watch:
+        train(usual, single_process=True, monitor=Quiet())
+    session = CloudSession(
+        load_config(usual, {"link": {"max_lead_frames": 2}}), tmp_path / "cloud", Quiet(), resume=False, inline=False
+    )
+    link = MemoryLink(session)
+    taken: queue.Queue[int] = queue.Queue()
+
+    def send() -> None:
+        link.open(watch.streams[0])
+        for frame in watch.frames["train"][:3]:
+            link.write(frame)
+            taken.put(frame.seq)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    assert [taken.get(timeout=60) for _ in range(2)] == [0, 1]
+    with pytest.raises(queue.Empty):
+        taken.get(timeout=0.5)
+    stop = threading.Event()
+    learning = threading.Thread(target=session.run, args=(stop,))
+    learning.start()
+    assert taken.get(timeout=60) == 2
+    stop.set()
+    for thread in (sending, learning):
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    session.close()
+
+
+@pytest.fixture
+def at_the_link(monkeypatch) -> dict[str, Any]:
+    """What the two ends of the link are made with."""
+    import smartedge.wire.flight
+
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(smartedge.wire.flight, "FlightLink", lambda *_, **given: made.update(edge=given))
+    monkeypatch.setattr(smartedge.wire.flight, "FlightReceiver", lambda *_, **given: made.update(cloud=given))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("link", "edge", "cloud"),
+    [
+        ({"connect_timeout": 7.5}, {"connect_timeout_s": 7.5}, {}),
+        ({"token_file": "token"}, {"token": "a secret"}, {"token": "a secret"}),
+        (
+            {"tls_cert": "cert.pem", "tls_key": "key.pem"},
+            {"tls_cert": Path("cert.pem"), "tls_key": Path("key.pem")},
+            {"tls_cert": Path("cert.pem"), "tls_key": Path("key.pem")},
+        ),
+        ({"tls_ca": "ca.pem"}, {"tls_ca": Path("ca.pem")}, {"tls_ca": Path("ca.pem")}),
+        ({"insecure": True}, {}, {"insecure": True}),
+    ],
+)
+def test_the_link_gets_its_settings(at_the_link, tmp_path, monkeypatch, link, edge, cloud):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("a secret\n")
+    made = []
+    for config in (load_config({}), load_config({"link": link})):
+        flight_link(config, "127.0.0.1:1")
+        flight_receiver(config, None, "127.0.0.1", 0)
+        made.append({side: dict(given) for side, given in at_the_link.items()})
+    for side, expected in (("edge", edge), ("cloud", cloud)):
+        changed = {name: value for name, value in made[1][side].items() if value != made[0][side][name]}
+        assert changed == expected, side
