@@ -15,11 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from smartedge.cli import app
-from smartedge.config import Config
+from smartedge.config import Config, load_run_config
 from smartedge.data import open_dataset
 from smartedge.data.columns import read_columns, yes_no_columns
 from smartedge.data.drawn import ATTRIBUTES, draw
+from smartedge.edge.source import dataset_of
+from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.gathering import gather
+from smartedge.lab.audit.undefended import _train_front
+from smartedge.methods.front_step import edge_step
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
 
@@ -109,6 +113,31 @@ def test_what_is_attacked_is_what_crossed_the_link(tiny_config: Callable[..., Co
     # A mirrored view is the front's answer to the mirrored image.
     first = evidence.images(evidence.train.split, torch.arange(4))
     assert torch.allclose(evidence.train.views_VNF[1][:4], evidence.bounded(first.flip(-1)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_undefended_front_is_trained_with_the_runs_own_settings(
+    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels_last: bool
+) -> None:
+    """Where the run has no protection, the audit's front is the run's own: every weight, and every image's layout."""
+    layouts = []
+
+    def step(front: Any, head: Any, optimizer: Any, inputs_BCHW: torch.Tensor, *rest: Any, **how: Any) -> Any:
+        layouts.append(inputs_BCHW.is_contiguous(memory_format=torch.channels_last))
+        return edge_step(front, head, optimizer, inputs_BCHW, *rest, **how)
+
+    own = {"channels_last": channels_last, "clip_grad_norm": 0.1, "label_smoothing": 0.1, "optimizer": "sgd"}
+    run_dir = trained(tiny_config, "plain", epochs=2, train={"batch_size": 16, **own})
+    monkeypatch.setattr("smartedge.methods.learner.edge_step", step)
+    config = load_run_config(run_dir)
+    folder = tmp_path / "again"
+    with pytest.raises(OutOfTime):  # and it goes on where it was stopped
+        _train_front(config, dataset_of(config), folder, Quiet(), Clock(10.0, iter([0.0] * 9 + [11.0] * 9).__next__))
+    _train_front(config, dataset_of(config), folder, Quiet(), Clock(None))
+    assert set(layouts) == {channels_last}
+    for name in ("front", "exit"):
+        theirs, ours = (load_file(where / f"{name}.safetensors") for where in (run_dir / "edge", folder))
+        assert all(torch.equal(tensor, ours[key]) for key, tensor in theirs.items()), name
 
 
 @pytest.mark.parametrize("method", ["split", "upload"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import torch
@@ -19,13 +19,15 @@ from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.inputs import Draws, Inputs, val_labels, val_releases
 from smartedge.lab.audit.judge import selection_score
 from smartedge.methods.base import get_method
-from smartedge.models.optim import apply_gradients, make_optimizer, set_learning_rate
+from smartedge.methods.loop import Progress, fit, warmup_cosine
+from smartedge.models.optim import apply_gradients, make_optimizer
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
 
 __all__ = ["Standardise", "read_with_network"]
 
 _BATCH = 128
+_CLIP_NORM = 5.0
 _FEWEST_STEPS = 200  # of a network: few images make short epochs
 _FEWEST_EPOCHS = 3  # fewer than these are no attack
 _TIMED_STEPS = 6
@@ -61,7 +63,8 @@ def read_with_network(evidence: Evidence, unit: Unit, *, clock: Clock, monitor: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(unit.seed, "audit", unit.attack))
         network = _network(evidence, unit, inputs)
-        return _train(evidence, unit, network, inputs, clock=clock, monitor=monitor)
+        attacker = _Attacker(evidence, unit, network, inputs, clock)
+        return attacker.train(monitor)
 
 
 def _network(evidence: Evidence, unit: Unit, inputs: Inputs) -> nn.Module:
@@ -98,63 +101,85 @@ def _network(evidence: Evidence, unit: Unit, inputs: Inputs) -> nn.Module:
     )
 
 
-def _train(
-    evidence: Evidence, unit: Unit, network: nn.Module, inputs: Inputs, *, clock: Clock, monitor: Monitor
-) -> Reading:
-    attributes, rate, epochs = unit.attributes, unit.rate, unit.kind.epochs
-    outputs = [len(evidence.classes[name]) for name in attributes]
-    device = evidence.device
-    network = network.to(device)
-    if evidence.config.train.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    generator = torch.Generator().manual_seed(derive_seed(unit.seed, "audit", "draws"))
-    draws = Draws(evidence, inputs, generator)
-    val_N, test_N = inputs(*val_releases(evidence)), inputs(evidence.test_features_NF, evidence.test_desired)
-    val_truth = {name: val_labels(evidence, name) for name in attributes}
-    labels_NA = torch.stack([evidence.train.labels[name] for name in attributes], dim=1)
-    weights = [_class_weights(labels_NA[:, a], classes).to(device) for a, classes in enumerate(outputs)]
-    optimizer = make_optimizer([network], name="adamw", lr=rate, weight_decay=unit.kind.weight_decay, momentum=0.0)
-    images = len(evidence.train)
-    size = min(_BATCH, images)
-    per_epoch = max(1, images // size)  # an incomplete batch is left out: batch normalisation cannot take one image
-    epochs = max(epochs, -(-_FEWEST_STEPS // per_epoch))
-    planned, step = epochs, 0
-    best = dict.fromkeys(attributes, -1.0)
-    at_val: dict[str, Floats] = {}
-    at_test: dict[str, Floats] = {}
-    begun = time.perf_counter()
-    for epoch in range(epochs):
-        network.train()
-        order = torch.randperm(images, generator=generator)
-        for part in order.split(size)[:per_epoch]:
-            set_learning_rate(optimizer, peak=rate, step=step, steps=planned * per_epoch)
-            features_B = _placed(draws(part), evidence)
-            with evidence.autocast():
-                logits_BO = network(features_B)
-            loss = _balanced_loss(logits_BO, labels_NA[part].to(device), weights)
-            loss.backward()
-            apply_gradients(optimizer, clip_norm=5.0)
-            step += 1
-            if step == min(_TIMED_STEPS, per_epoch) and not math.isinf(clock.remaining()):
-                steps = per_epoch + _READING * (len(val_N) + len(test_N)) / size
-                planned = _affordable(clock, epochs, (time.perf_counter() - begun) / step * steps)
-            if step % 8 == 0:
-                monitor.update(Update("audit", unit.title, min(step, planned * per_epoch), planned * per_epoch))
-        said = (_scores(network, each_N, outputs, evidence) for each_N in (val_N, test_N))
-        for name, val_NK, test_NK in zip(attributes, *said, strict=True):
+class _Attacker:
+    """One network in training, and the best of what it said of each attribute."""
+
+    def __init__(self, evidence: Evidence, unit: Unit, network: nn.Module, inputs: Inputs, clock: Clock) -> None:
+        self.evidence, self.unit, self.clock = evidence, unit, clock
+        self.network = network.to(evidence.device)
+        if evidence.config.train.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.generator = torch.Generator().manual_seed(derive_seed(unit.seed, "audit", "draws"))
+        self.draws = Draws(evidence, inputs, self.generator)
+        self.val_N = inputs(*val_releases(evidence))
+        self.test_N = inputs(evidence.test_features_NF, evidence.test_desired)
+        self.val_truth = {name: val_labels(evidence, name) for name in unit.attributes}
+        self.labels_NA = torch.stack([evidence.train.labels[name] for name in unit.attributes], dim=1)
+        self.outputs = [len(evidence.classes[name]) for name in unit.attributes]
+        self.weights = [
+            _class_weights(self.labels_NA[:, a], classes).to(evidence.device) for a, classes in enumerate(self.outputs)
+        ]
+        self.optimizer = make_optimizer(
+            [self.network], name="adamw", lr=unit.rate, weight_decay=unit.kind.weight_decay, momentum=0.0
+        )
+        images = len(evidence.train)
+        self.size = min(_BATCH, images)
+        per_epoch = max(1, images // self.size)  # an incomplete batch is left out: batch normalisation needs two images
+        self.wanted = max(unit.kind.epochs, -(-_FEWEST_STEPS // per_epoch))
+        self.progress = Progress(self.wanted, per_epoch)
+        self.best = dict.fromkeys(unit.attributes, -1.0)
+        self.at_val: dict[str, Floats] = {}
+        self.at_test: dict[str, Floats] = {}
+        self.begun = time.perf_counter()
+
+    def train(self, monitor: Monitor) -> Reading:
+        """All epochs, or as many as the clock allows."""
+
+        def report(progress: Progress) -> None:
+            monitor.update(Update("audit", self.unit.title, min(progress.step, progress.steps), progress.steps))
+
+        self.network.train()
+        rates = warmup_cosine(self.optimizer, self.unit.rate)
+        fit(self.step, self.batches, self.progress, rates=rates, report=report, after_epoch=self.read)
+        if missing := [name for name in self.unit.attributes if name not in self.at_val]:
+            raise Diverged(f"its answers on {', '.join(missing)} were not finite numbers in any epoch")
+        return Reading(self.at_val, self.at_test, self.progress.epoch, self.wanted)
+
+    def batches(self, epoch: int) -> Generator[Tensor, None, None]:
+        """Positions of the attacker's images, in a new order."""
+        order = torch.randperm(len(self.evidence.train), generator=self.generator)
+        yield from order.split(self.size)[: self.progress.steps_per_epoch]
+
+    def step(self, rows: Tensor, progress: Progress) -> None:
+        """One update on a fresh release of these images."""
+        features_B = _placed(self.draws(rows), self.evidence)
+        with self.evidence.autocast():
+            logits_BO = self.network(features_B)
+        loss = _balanced_loss(logits_BO, self.labels_NA[rows].to(self.evidence.device), self.weights)
+        loss.backward()
+        apply_gradients(self.optimizer, clip_norm=_CLIP_NORM)
+        made, per_epoch = progress.step + 1, progress.steps_per_epoch
+        if made == min(_TIMED_STEPS, per_epoch) and not math.isinf(self.clock.remaining()):
+            steps = per_epoch + _READING * (len(self.val_N) + len(self.test_N)) / self.size
+            seconds = (time.perf_counter() - self.begun) / made * steps
+            progress.epochs = _affordable(self.clock, progress.epochs, seconds)
+
+    def read(self, progress: Progress) -> None:
+        """Let the network read all images, and keep what it says where it is the best so far."""
+        said = (_scores(self.network, each_N, self.outputs, self.evidence) for each_N in (self.val_N, self.test_N))
+        for name, val_NK, test_NK in zip(self.unit.attributes, *said, strict=True):
             if not (np.isfinite(val_NK).all() and np.isfinite(test_NK).all()):
                 continue
             # Of equally good epochs the later one: where AUROC is 1 already, the margin still grows.
-            if (score := selection_score(val_NK, val_truth[name])) >= best[name]:
-                best[name], at_val[name], at_test[name] = score, val_NK, test_NK
-        if epoch == 0 and not math.isinf(clock.remaining()):  # now it is known what an epoch takes
-            planned = min(planned, max(_FEWEST_EPOCHS, 1 + int(clock.remaining() / (time.perf_counter() - begun))))
-        if epoch + 1 >= planned or clock.remaining() == 0:
-            break
-    if missing := [name for name in attributes if name not in at_val]:
-        raise Diverged(f"its answers on {', '.join(missing)} were not finite numbers in any epoch")
-    monitor.update(Update("audit", unit.title, planned * per_epoch, planned * per_epoch))
-    return Reading(at_val, at_test, epoch + 1, epochs)
+            if (score := selection_score(val_NK, self.val_truth[name])) >= self.best[name]:
+                self.best[name], self.at_val[name], self.at_test[name] = score, val_NK, test_NK
+        self.network.train()
+        left = self.clock.remaining()
+        if progress.epoch == 1 and not math.isinf(left):  # now it is known what an epoch takes
+            affordable = 1 + int(left / (time.perf_counter() - self.begun))
+            progress.epochs = min(progress.epochs, max(_FEWEST_EPOCHS, affordable))
+        if left == 0:
+            progress.epochs = progress.epoch
 
 
 def _affordable(clock: Clock, epochs: int, seconds_per_epoch: float) -> int:

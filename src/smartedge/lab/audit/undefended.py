@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from smartedge.config import Config, load_config
 from smartedge.data import DataSet, batches
@@ -18,12 +18,12 @@ from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, device_of
 from smartedge.lab.audit.gathering import assemble, gather, open_audited, trained_parts
 from smartedge.methods.base import get_method
-from smartedge.methods.front_step import edge_step
-from smartedge.models.network import divide, to_input
-from smartedge.models.optim import make_optimizer, set_learning_rate
+from smartedge.methods.hierarchical import ExitLearner
+from smartedge.methods.loop import Progress, fit, load_training_state, training_state
 from smartedge.runs.checkpoint import Checkpoints, save_weights
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import RandomStream, derive_seed
+from smartedge.types import ImageBatch
 
 __all__ = ["gather_undefended", "is_undefended", "undefended_config"]
 
@@ -117,36 +117,20 @@ def _check_comparable(defended: Evidence, undefended: Evidence, named: Path) -> 
 
 
 def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monitor, clock: Clock) -> None:
-    """Stage 1 on the edge without protection: front and task exit, with the run's own settings; resumes by epoch."""
-    train, task = config.train, dataset.task
-    divided = divide(config.division(task.outputs))
+    """Train front and task exit without protection, as the edge does with these settings; resumes by epoch."""
+    train, split = config.train, dataset.splits["train"]
     device = device_of(config)
-    modules: dict[str, nn.Module] = {"front": divided.front.to(device), "exit": divided.task_exit.to(device)}
-    optimizer = make_optimizer(
-        modules.values(),
-        name=train.optimizer,
-        lr=train.lr,
-        weight_decay=train.weight_decay,
-        momentum=train.momentum,
-    )
+    learner = ExitLearner(config, dataset.task, device)
     random = RandomStream(derive_seed(config.seed, "edge"), device)
+    epochs = config.front_epochs if config.front_first else config.epochs
+    progress = Progress(epochs, max(1, len(split) // train.batch_size))
     folder.mkdir(parents=True, exist_ok=True)
     write_json_atomically(folder / "config.json", config.identity())
     checkpoints = Checkpoints(folder / "checkpoints")
-    epoch, step = 0, 0
     if numbers := checkpoints.numbers():
-        state = checkpoints.load(numbers[-1])
-        for name, module in modules.items():
-            module.load_state_dict(state["modules"][name], strict=True)
-        optimizer.load_state_dict(state["optimizer"])
-        random.state, epoch, step = state["random"], state["epoch"], state["step"]
-    epochs = config.front_epochs if config.front_first else config.epochs
-    split = dataset.splits["train"]
-    per_epoch = max(1, len(split) // train.batch_size)
-    steps = per_epoch * epochs
-    while epoch < epochs:
-        for module in modules.values():
-            module.train()
+        load_training_state(checkpoints.load(numbers[-1]), learner.modules, learner.optimizer, random, progress)
+
+    def shuffled(epoch: int) -> Generator[ImageBatch, None, None]:
         with batches(
             split,
             train.batch_size,
@@ -156,40 +140,29 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
             augment=config.data.augment,
             drop_last=len(split) >= train.batch_size,
         ) as loader:
-            for batch in loader:
-                if clock.remaining() == 0:
-                    raise OutOfTime(
-                        f"the undefended front is at epoch {epoch + 1} of {epochs}; another call goes on there"
-                    )
-                set_learning_rate(optimizer, peak=train.lr, step=step, steps=steps)
-                with random.active():
-                    edge_step(
-                        modules["front"],
-                        modules["exit"],
-                        optimizer,
-                        to_input(batch.images_BCHW, device),
-                        batch.labels.to(device),
-                        task.kind,
-                        precision=train.precision,
-                        label_smoothing=train.label_smoothing,
-                        clip_norm=train.clip_grad_norm,
-                    )
-                step += 1
-                if step % 4 == 0 or step == steps:
-                    text = f"epoch {epoch + 1}/{epochs}"
-                    monitor.update(Update("audit", "undefended front", step, steps, text))
-        epoch += 1
-        checkpoints.save(
-            epoch,
-            {
-                "modules": {name: module.state_dict() for name, module in modules.items()},
-                "optimizer": optimizer.state_dict(),
-                "random": random.state,
-                "epoch": epoch,
-                "step": step,
-            },
+            yield from loader
+
+    def report(progress: Progress) -> None:
+        text = f"epoch {progress.epoch + 1}/{epochs}"
+        monitor.update(Update("audit", "undefended front", progress.step, progress.steps, text))
+
+    def save(progress: Progress) -> None:
+        checkpoints.save(progress.epoch, training_state(learner.modules, learner.optimizer, random, progress))
+        checkpoints.forget_before(progress.epoch)
+
+    if not fit(
+        learner.learn,
+        shuffled,
+        progress,
+        rates=learner.rates,
+        random=random,
+        report=report,
+        after_epoch=save,
+        stop=lambda: clock.remaining() == 0,
+    ):
+        raise OutOfTime(
+            f"the undefended front is at epoch {progress.epoch + 1} of {epochs}; another call goes on there"
         )
-        checkpoints.forget_before(epoch)
-    save_weights(folder / "exit.safetensors", modules["exit"].state_dict())
-    save_weights(folder / "front.safetensors", modules["front"].state_dict())  # last: it says that all is there
+    save_weights(folder / "exit.safetensors", learner.modules["exit"].state_dict())
+    save_weights(folder / "front.safetensors", learner.modules["front"].state_dict())  # last: it says that all is there
     checkpoints.forget_before(epochs + 1)

@@ -21,17 +21,28 @@ from smartedge import metrics
 from smartedge.augment import augment
 from smartedge.lab.audit.evidence import Auxiliary, Evidence
 from smartedge.lab.audit.judge import balanced_accuracy_interval
-from smartedge.lab.audit.reconstruction.fitting import Fit, Report, fit
 from smartedge.lab.audit.reconstruction.pixels import prepare, to_image
+from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report, fit_best
 from smartedge.models import zoo
 
-__all__ = ["BATCH", "Classifier", "Question", "labels_of", "questions_of", "read_labels", "train_classifier"]
+__all__ = [
+    "ADAPT_LR",
+    "BATCH",
+    "Classifier",
+    "Lesson",
+    "Question",
+    "labels_of",
+    "questions_of",
+    "read_labels",
+    "recipe_of",
+    "train_classifier",
+]
 
 _EPOCHS = 8
 _LEAST_STEPS = 1500  # a small set is gone through more often
 BATCH = 32  # images in a step
 _CHUNK = 256
-_LR, _ADAPT_LR = 1e-3, 3e-4
+_LR, ADAPT_LR = 1e-3, 3e-4
 _WEIGHT_DECAY = 0.05
 
 Images = Callable[[Tensor, torch.Generator], Tensor]  # positions (B,) → images in [0, 1] of them
@@ -111,35 +122,25 @@ class Classifier:
             for question, group in zip(self.questions, groups, strict=True)
         }
 
-    def adapted(
-        self,
-        reconstructed: Images,
-        labels_NQ: Tensor,
-        val_images: Tensor,
-        val_labels_NQ: Tensor,
-        *,
-        epochs: int,
-        seconds: float,
-        seed: int,
-        report: Report,
-    ) -> tuple[Classifier, Fit]:
-        """A copy that went on with reconstructions.
-
-        Args:
-            reconstructed: a fresh reconstruction of some of the attacker's train images.
-            labels_NQ: of the train images.
-            val_images: reconstructions of the attacker's val images, uint8.
-            val_labels_NQ: their labels.
-            epochs: at most.
-            seconds: at most.
-            seed: of order and noise.
-            report: takes progress.
-        """
+    def adapted(self, lesson: Lesson, recipe: Recipe, *, seed: int, report: Report) -> tuple[Classifier, Fit]:
+        """A copy that went on with what ``lesson`` gives, such as reconstructions."""
         copied = Classifier(copy.deepcopy(self.network), self.questions, self.autocast, self.device)
-        result = _train(
-            copied, reconstructed, labels_NQ, val_images, val_labels_NQ, _ADAPT_LR, epochs, seconds, seed, report
-        )
-        return copied, result
+        return copied, _train(copied, lesson, recipe, seed=seed, report=report)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a classifier learns from, and what chooses between its epochs."""
+
+    images: Images  # of the attacker's train images
+    labels_NQ: Tensor  # their labels
+    val_images: Tensor  # uint8 (M, 3, S, S), of its val images
+    val_labels_MQ: Tensor
+
+
+def recipe_of(rows: int, *, epochs: int, seconds: float, lr: float) -> Recipe:
+    """How a classifier learns from so many images."""
+    return Recipe(rows, BATCH, BATCH, epochs, seconds, lr, _WEIGHT_DECAY)
 
 
 def train_classifier(
@@ -152,19 +153,10 @@ def train_classifier(
         return to_image(augment(evidence.images(train.split, rows), generator=generator, kind="flip"))
 
     classifier = Classifier.of(evidence, questions)
-    result = _train(
-        classifier,
-        originals,
-        _labels(questions, train),
-        evidence.images(val.split),
-        _labels(questions, val),
-        _LR,
-        max(_EPOCHS, -(-_LEAST_STEPS * BATCH // len(train))),
-        seconds,
-        seed,
-        report,
-    )
-    return classifier, result
+    lesson = Lesson(originals, _labels(questions, train), evidence.images(val.split), _labels(questions, val))
+    epochs = max(_EPOCHS, -(-_LEAST_STEPS * BATCH // len(train)))
+    recipe = recipe_of(len(train), epochs=epochs, seconds=seconds, lr=_LR)
+    return classifier, _train(classifier, lesson, recipe, seed=seed, report=report)
 
 
 def read_labels(
@@ -195,48 +187,25 @@ def _labels(questions: Sequence[Question], auxiliary: Auxiliary) -> Tensor:
     return labels_of(questions, auxiliary.desired, auxiliary.labels)
 
 
-def _train(
-    classifier: Classifier,
-    images: Images,
-    labels_NQ: Tensor,
-    val_images: Tensor,
-    val_labels_NQ: Tensor,
-    lr: float,
-    epochs: int,
-    seconds: float,
-    seed: int,
-    report: Report,
-) -> Fit:
+def _train(classifier: Classifier, lesson: Lesson, recipe: Recipe, *, seed: int, report: Report) -> Fit:
     weights = [
         _balance(labels_N, size).to(classifier.device)
-        for labels_N, size in zip(labels_NQ.unbind(1), classifier.sizes, strict=True)
+        for labels_N, size in zip(lesson.labels_NQ.unbind(1), classifier.sizes, strict=True)
     ]
     generator = torch.Generator().manual_seed(seed)
 
-    def examples(rows: Tensor) -> tuple[Tensor, Tensor]:
-        return images(rows, generator), labels_NQ[rows]
-
-    def loss(images_BCHW: Tensor, labels_BQ: Tensor) -> Tensor:
-        return classifier.loss(images_BCHW, labels_BQ, weights)
-
     def score() -> float:
-        read = read_labels(classifier, val_images, val_labels_NQ)
+        read = read_labels(classifier, lesson.val_images, lesson.val_labels_MQ)
         return float(np.mean([figures["balanced_accuracy"] for figures in read.values()])) if read else 0.0
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout
-        return fit(
+        return fit_best(
             classifier.network,
-            examples,
-            loss,
-            score,
-            rows=len(labels_NQ),
-            batch_size=BATCH,
-            step_size=BATCH,
-            epochs=epochs,
-            lr=lr,
-            weight_decay=_WEIGHT_DECAY,
-            seconds=seconds,
+            recipe,
+            examples=lambda rows: (lesson.images(rows, generator), lesson.labels_NQ[rows]),
+            loss=lambda images_BCHW, labels_BQ: classifier.loss(images_BCHW, labels_BQ, weights),
+            score=score,
             generator=generator,
             report=report,
         )

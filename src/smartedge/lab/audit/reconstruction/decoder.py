@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from smartedge.lab.audit.evidence import Auxiliary, Evidence
-from smartedge.lab.audit.reconstruction.fitting import Fit, Report, fit
 from smartedge.lab.audit.reconstruction.measures import psnr
 from smartedge.lab.audit.reconstruction.networks import Decoder
 from smartedge.lab.audit.reconstruction.pixels import to_bytes, to_image
+from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report, fit_best
 
 __all__ = ["fresh_pairs", "new_decoder", "reconstruct_images", "train_decoder"]
 
@@ -62,18 +62,21 @@ def train_decoder(evidence: Evidence, *, seconds: float, seed: int, report: Repo
     def score() -> float:
         return float(psnr(originals_NCHW, to_image(reconstruct_images(decoder, released_NF))).mean())
 
-    fitted = fit(
-        decoder,
-        lambda rows: fresh_pairs(evidence, train, rows, generator),
-        loss,
-        score,
+    recipe = Recipe(
         rows=len(train),
         batch_size=evidence.batch_size,
         step_size=_STEP,
         epochs=max(_EPOCHS, -(-_LEAST_STEPS * _STEP // len(train))),
+        seconds=seconds,
         lr=_LR,
         weight_decay=_WEIGHT_DECAY,
-        seconds=seconds,
+    )
+    fitted = fit_best(
+        decoder,
+        recipe,
+        examples=lambda rows: fresh_pairs(evidence, train, rows, generator),
+        loss=loss,
+        score=score,
         generator=generator,
         report=report,
     )

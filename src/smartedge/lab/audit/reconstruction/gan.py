@@ -18,9 +18,10 @@ from torch import Tensor
 
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.reconstruction.decoder import fresh_pairs, reconstruct_images
-from smartedge.lab.audit.reconstruction.fitting import Fit, Pace, Report
 from smartedge.lab.audit.reconstruction.networks import Decoder, PatchCritic
 from smartedge.lab.audit.reconstruction.pixels import to_image
+from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report
+from smartedge.methods.loop import Best, Progress, fit
 
 __all__ = ["train_gan"]
 
@@ -61,49 +62,55 @@ def train_gan(
     critic.to(evidence.device)
     paint = torch.optim.Adam(painter.parameters(), lr=_LR, betas=_BETAS)
     judge = torch.optim.Adam(critic.parameters(), lr=2 * _LR, betas=_BETAS)
-    train = evidence.train
-    batches = max(1, len(train) // evidence.batch_size)
-    per_epoch = batches * -(-min(len(train), evidence.batch_size) // _STEP)
-    epochs = max(_EPOCHS, -(-_LEAST_STEPS // per_epoch))
-    pace = Pace(per_epoch * epochs, seconds)
-    val = evidence.val
+    train, val = evidence.train, evidence.val
+    steps = max(1, len(train) // evidence.batch_size) * -(-min(len(train), evidence.batch_size) // _STEP)
+    epochs = max(_EPOCHS, -(-_LEAST_STEPS // steps))
+    recipe = Recipe(len(train), evidence.batch_size, _STEP, epochs, seconds, _LR)
+    progress = recipe.progress()
     released_NF, originals_NCHW = fresh_pairs(evidence, val, torch.arange(min(_JUDGED, len(val))), generator)
 
-    def apart(generator_network: Decoder) -> float:
-        return float(distance(originals_NCHW, to_image(reconstruct_images(generator_network, released_NF))).mean())
+    def gain() -> float:
+        found_NCHW = to_image(reconstruct_images(painter, released_NF))
+        return start - float(distance(originals_NCHW, found_NCHW).mean())
 
-    start = nearest = apart(plain)
-    best = copy.deepcopy(plain.state_dict())
-    step = 0
-    while pace.at(step) < 1:
+    def rates(progress: Progress) -> None:
+        for optimizer, rate in ((paint, _LR), (judge, 2 * _LR)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, 2 - 2 * progress.share)  # constant, then down to zero
+
+    def step(part: tuple[Tensor, ...], progress: Progress) -> None:
+        features_BF, images_BCHW = part
+        with evidence.autocast():
+            with torch.no_grad():
+                plain_BCHW = plain(features_BF)
+            painted_BCHW = painter(features_BF)
+            real, fake = critic(images_BCHW, plain_BCHW), critic(painted_BCHW.detach(), plain_BCHW)
+            told_apart = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        judge.zero_grad(set_to_none=True)
+        told_apart.backward()
+        judge.step()
+        with evidence.autocast():
+            fidelity = (painted_BCHW - images_BCHW).abs().mean()
+            blamed = _FIDELITY * fidelity - critic(painted_BCHW, plain_BCHW).mean()
+        paint.zero_grad(set_to_none=True)
+        blamed.backward()
+        paint.step()
+
+    def after_epoch(progress: Progress) -> None:
+        best.offer(gain())
         painter.train()
-        for rows in torch.randperm(len(train), generator=generator).split(evidence.batch_size)[:batches]:
-            if pace.at(step) >= 1:
-                break
-            frame = [tensor.to(evidence.device) for tensor in fresh_pairs(evidence, train, rows, generator)]
-            for features_BF, images_BCHW in zip(*(tensor.split(_STEP) for tensor in frame), strict=True):
-                for optimizer, rate in ((paint, _LR), (judge, 2 * _LR)):
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate * min(1.0, 2 - 2 * pace.at(step))  # constant, then down to zero
-                with evidence.autocast():
-                    with torch.no_grad():
-                        plain_BCHW = plain(features_BF)
-                    painted_BCHW = painter(features_BF)
-                    real, fake = critic(images_BCHW, plain_BCHW), critic(painted_BCHW.detach(), plain_BCHW)
-                    told_apart = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-                judge.zero_grad(set_to_none=True)
-                told_apart.backward()
-                judge.step()
-                with evidence.autocast():
-                    fidelity = (painted_BCHW - images_BCHW).abs().mean()
-                    blamed = _FIDELITY * fidelity - critic(painted_BCHW, plain_BCHW).mean()
-                paint.zero_grad(set_to_none=True)
-                blamed.backward()
-                paint.step()
-                step += 1
-            report(step, pace.steps, "")
-        if (reached := apart(painter)) < nearest:
-            nearest, best = reached, copy.deepcopy(painter.state_dict())
-    report(pace.steps, pace.steps, f"{step / per_epoch:.1f} epochs")
-    painter.load_state_dict(best)
-    return painter.eval(), Fit(step / per_epoch, epochs, start - nearest)
+
+    start = float(distance(originals_NCHW, to_image(reconstruct_images(plain, released_NF))).mean())
+    best = Best(painter, 0.0)  # the decoder itself gains nothing
+    fit(
+        step,
+        recipe.parts(lambda rows: fresh_pairs(evidence, train, rows, generator), generator, evidence.device),
+        progress,
+        rates=rates,
+        report=lambda progress: report(progress.step, progress.steps, ""),
+        after_epoch=after_epoch,
+    )
+    best.restore()
+    fitted = Fit.of(progress, best.score)
+    report(progress.steps, progress.steps, f"{fitted.epochs:.1f} epochs")
+    return painter, fitted

@@ -21,23 +21,26 @@ from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.reconstruction.classifier import (
+    ADAPT_LR,
     BATCH,
     Classifier,
+    Lesson,
     Question,
     labels_of,
     questions_of,
     read_labels,
+    recipe_of,
     train_classifier,
 )
 from smartedge.lab.audit.reconstruction.decoder import fresh_pairs, new_decoder, reconstruct_images, train_decoder
 from smartedge.lab.audit.reconstruction.figures import Distance, accuracies, likeness
-from smartedge.lab.audit.reconstruction.fitting import Report
 from smartedge.lab.audit.reconstruction.gan import train_gan
 from smartedge.lab.audit.reconstruction.measures import finite_mean, perceptual_distance
 from smartedge.lab.audit.reconstruction.networks import Decoder
 from smartedge.lab.audit.reconstruction.pixels import to_image
+from smartedge.lab.audit.reconstruction.recipe import Report
 from smartedge.lab.audit.reconstruction.samples import combinations, write_samples
-from smartedge.lab.audit.reconstruction.white_box import choose_weights, invert
+from smartedge.lab.audit.reconstruction.white_box import STEPS, Effort, choose_weights, invert
 from smartedge.lab.audit.store import Store, key_of, weights_key
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
@@ -225,13 +228,10 @@ class _Attacks:
             return to_image(reconstruct_images(decoder, fresh_pairs(evidence, train, rows, generator)[0]))
 
         val_labels_NQ = labels_of(self.questions, val.desired, val.labels)
+        epochs = max(_ADAPT_EPOCHS, -(-_LEAST_ADAPT_STEPS * BATCH // len(train)))
         adapted, fitted = classifier.adapted(
-            reconstructed,
-            labels_of(self.questions, train.desired, train.labels),
-            val_images,
-            val_labels_NQ,
-            epochs=max(_ADAPT_EPOCHS, -(-_LEAST_ADAPT_STEPS * BATCH // len(train))),
-            seconds=seconds,
+            Lesson(reconstructed, labels_of(self.questions, train.desired, train.labels), val_images, val_labels_NQ),
+            recipe_of(len(train), epochs=epochs, seconds=seconds, lr=ADAPT_LR),
             seed=self._derived(piece, "adapted"),
             report=self._reporter(f"{piece.replace('-', ' ')}: classifier adapts"),
         )
@@ -293,7 +293,7 @@ class _Attacks:
                 torch.cat([evidence.test_features_NF[self.subset], released_NF]),
                 decoder,
                 weights,
-                seconds=seconds * (1 - _CHOICE_SHARE),
+                Effort(seconds * (1 - _CHOICE_SHARE), STEPS),
                 seed=derived,
                 report=self._reporter(f"{evidence.name} white-box"),
             )

@@ -15,7 +15,7 @@ how well it did. Several starts for each image; the one with the lowest objectiv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,16 +24,17 @@ from torch import Tensor
 
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.reconstruction.decoder import reconstruct_images
-from smartedge.lab.audit.reconstruction.fitting import Pace, Report
 from smartedge.lab.audit.reconstruction.measures import psnr
 from smartedge.lab.audit.reconstruction.networks import Decoder
 from smartedge.lab.audit.reconstruction.pixels import prepare, to_bytes, to_image
+from smartedge.lab.audit.reconstruction.recipe import Report
+from smartedge.methods.loop import Deadline, Progress, fit
 from smartedge.models.codebook import Encode
 from smartedge.privacy.mechanisms import Discrete, Laplace
 
-__all__ = ["Weights", "choose_weights", "invert", "total_variation"]
+__all__ = ["STEPS", "Effort", "Weights", "choose_weights", "invert", "total_variation"]
 
-_STEPS = 300
+STEPS = 300
 _TUNING_STEPS = 120
 _LR = 0.1  # of Adam on the logits of the pixels
 _TUNED_ON = 16  # val images
@@ -50,6 +51,22 @@ class Weights:
 
     tv: float
     prior: float  # 0: the decoder is used neither as a start nor in the objective
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long an optimisation may take.
+
+    Attributes:
+        seconds: at most.
+        steps: of Adam for each start, at most.
+        starts: 1 to 3: the decoder's image where there is a prior (else the attacker's mean image), the mean image plus
+            noise, other noise.
+    """
+
+    seconds: float
+    steps: int
+    starts: int = 2
 
 
 _CHOICES = (
@@ -86,9 +103,7 @@ def choose_weights(
             released_BF,
             decoder,
             weights,
-            starts=1,
-            steps=_TUNING_STEPS,
-            seconds=seconds / len(choices),
+            Effort(seconds / len(choices), _TUNING_STEPS, starts=1),
             seed=seed,
             report=lambda *_: None,
         )
@@ -102,10 +117,8 @@ def invert(
     released_NF: Tensor,
     decoder: Decoder | None,
     weights: Weights,
+    effort: Effort,
     *,
-    starts: int = 2,
-    steps: int = _STEPS,
-    seconds: float,
     seed: int,
     report: Report,
 ) -> tuple[Tensor, float]:
@@ -116,16 +129,14 @@ def invert(
         released_NF: float32 (N, *F).
         decoder: the learned prior; needed where ``weights.prior`` is not 0.
         weights: of the objective.
-        starts: 1 to 3: the decoder's image where there is a prior (else the attacker's mean image), the mean image
-            plus noise, other noise.
-        steps: of Adam, at most.
-        seconds: at most.
+        effort: how long it may take.
         seed: of the random starts.
         report: takes progress.
 
     Returns:
-        uint8 (N, 3, S, S), and the steps done as a share of ``steps``.
+        uint8 (N, 3, S, S), and the steps done as a share of those planned.
     """
+    starts, steps, seconds = effort.starts, effort.steps, effort.seconds
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randperm(len(evidence.train), generator=generator)[:_SAMPLE]
     mean_CHW = to_image(evidence.images(evidence.train.split, sample)).mean(dim=0)
@@ -151,9 +162,13 @@ def invert(
             return value_N
 
         for number, start_NCHW in enumerate(logits):
-            pace = Pace(steps, seconds / starts)
-            final_NCHW, taken = _descend(objective, start_NCHW, pace, report, number, starts)
-            done += taken / steps / starts
+            progress = Progress(1, steps, deadline=Deadline(seconds / starts))
+
+            def watch(progress: Progress, before: int = number * steps) -> None:
+                report(before + progress.step, starts * steps, "")
+
+            final_NCHW = _descend(objective, start_NCHW, progress, watch)
+            done += progress.step / steps / starts
             with torch.no_grad():
                 value_N = objective(final_NCHW)
             better_N = value_N < best_N
@@ -163,21 +178,25 @@ def invert(
 
 
 def _descend(
-    objective: Callable[[Tensor], Tensor], start_NCHW: Tensor, pace: Pace, report: Report, number: int, starts: int
-) -> tuple[Tensor, int]:
-    """Adam on the pixels' logits, the rate falling to zero as a cosine: images, and steps taken."""
+    objective: Callable[[Tensor], Tensor], start_NCHW: Tensor, progress: Progress, report: Callable[[Progress], None]
+) -> Tensor:
+    """Adam on the pixels' logits, the rate falling to zero as a cosine: images."""
     logits_NCHW = start_NCHW.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([logits_NCHW], lr=_LR)
-    step = 0
-    while (progress := pace.at(step)) < 1:
-        optimizer.param_groups[0]["lr"] = _LR * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def turns(epoch: int) -> Generator[int, None, None]:
+        yield from range(progress.steps)
+
+    def rates(progress: Progress) -> None:
+        optimizer.param_groups[0]["lr"] = _LR * 0.5 * (1 + math.cos(math.pi * progress.share))
+
+    def step(turn: int, progress: Progress) -> None:
         optimizer.zero_grad(set_to_none=True)
         objective(logits_NCHW.sigmoid()).sum().backward()
         optimizer.step()
-        step += 1
-        if step % 8 == 0:
-            report(number * pace.steps + step, starts * pace.steps, "")
-    return logits_NCHW.detach().sigmoid(), step
+
+    fit(step, turns, progress, rates=rates, report=report)
+    return logits_NCHW.detach().sigmoid()
 
 
 @contextmanager

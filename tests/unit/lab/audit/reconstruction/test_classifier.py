@@ -8,10 +8,12 @@ import torch
 from smartedge.lab.audit.reconstruction import classifier as module
 from smartedge.lab.audit.reconstruction.classifier import (
     Classifier,
+    Lesson,
     Question,
     labels_of,
     questions_of,
     read_labels,
+    recipe_of,
     train_classifier,
 )
 from smartedge.types import Task
@@ -111,7 +113,6 @@ def test_it_learns_what_can_be_seen_and_adapts_to_what_reconstructions_show(shuf
     monkeypatch.setattr(module, "_LEAST_STEPS", 1)
     monkeypatch.setattr(module, "BATCH", 8)
     monkeypatch.setattr(module, "_LR", 5e-3)
-    monkeypatch.setattr(module, "_ADAPT_LR", 5e-3)
     evidence = coloured(shuffled)
     questions = questions_of(evidence, [])
     classifier, fitted = train_classifier(evidence, questions, seconds=float("inf"), seed=0, report=lambda *_: None)
@@ -123,12 +124,13 @@ def test_it_learns_what_can_be_seen_and_adapts_to_what_reconstructions_show(shuf
     exchanged = val.flip(1)
     assert read_labels(classifier, exchanged, labels)["smile"]["balanced_accuracy"] < 0.3
     adapted, _ = classifier.adapted(
-        lambda rows, _: evidence.images(evidence.train.split, rows).flip(1).float() / 255,
-        labels_of(questions, evidence.train.desired, evidence.train.labels),
-        exchanged,
-        labels,
-        epochs=20,
-        seconds=float("inf"),
+        Lesson(
+            lambda rows, _: evidence.images(evidence.train.split, rows).flip(1).float() / 255,
+            labels_of(questions, evidence.train.desired, evidence.train.labels),
+            exchanged,
+            labels,
+        ),
+        recipe_of(len(evidence.train), epochs=20, seconds=float("inf"), lr=5e-3),
         seed=0,
         report=lambda *_: None,
     )

@@ -37,7 +37,7 @@ def quick(monkeypatch):
         monkeypatch.setattr(part + name, 6)
     for name in ("decoder._EPOCHS", "gan._EPOCHS", "classifier._EPOCHS", "run._ADAPT_EPOCHS"):
         monkeypatch.setattr(part + name, 1)
-    for name in ("white_box._STEPS", "white_box._TUNING_STEPS"):
+    for name in ("run.STEPS", "white_box._TUNING_STEPS"):
         monkeypatch.setattr(part + name, 2)
     monkeypatch.setattr(part + "white_box._TUNED_ON", 2)
     monkeypatch.setattr(part + "run._LEAST_ADAPT_STEPS", 1)

@@ -3,22 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from smartedge.lab.audit.reconstruction.fitting import Pace, fit
-
-
-def test_pace_goes_by_steps_where_there_is_time():
-    pace = Pace(10, float("inf"), clock=lambda: 0.0)
-    assert [pace.at(0), pace.at(5), pace.at(10), pace.at(11)] == [0.0, 0.5, 1.0, 1.0]
-
-
-def test_pace_goes_by_the_clock_where_it_runs_out_first():
-    now = 100.0
-    pace = Pace(1000, 8.0, clock=lambda: now)
-    now = 102.0
-    assert pace.at(1) == 0.25
-    now = 109.0
-    assert pace.at(2) == 1.0
-    assert Pace(10, 0.0, clock=lambda: 0.0).at(0) == 1.0
+from smartedge.lab.audit.reconstruction.recipe import Recipe, fit_best
 
 
 def fitted(scores: list[float], **changes: object) -> tuple[nn.Linear, list[torch.Tensor], object]:
@@ -34,14 +19,14 @@ def fitted(scores: list[float], **changes: object) -> tuple[nn.Linear, list[torc
     settings = dict(
         rows=10, batch_size=4, step_size=4, epochs=len(scores), lr=0.1, weight_decay=0.0, seconds=float("inf")
     )
-    result = fit(
+    result = fit_best(
         network,
-        lambda rows: (torch.ones(len(rows), 2),),
-        lambda ones: (network(ones) - 3).square().mean(),
-        score,
+        Recipe(**{**settings, **changes}),
+        examples=lambda rows: (torch.ones(len(rows), 2),),
+        loss=lambda ones: (network(ones) - 3).square().mean(),
+        score=score,
         generator=torch.Generator().manual_seed(0),
         report=lambda *_: None,
-        **{**settings, **changes},
     )
     return network, seen, result
 
@@ -78,18 +63,12 @@ def test_a_batch_is_asked_for_at_once_and_learned_from_in_small_steps():
         learned.append(rows.tolist())
         return network(inputs).mean()
 
-    result = fit(
+    result = fit_best(
         network,
-        examples,
-        loss,
-        lambda: 0.0,
-        rows=20,
-        batch_size=8,
-        step_size=3,
-        epochs=1,
-        lr=0.1,
-        weight_decay=0.0,
-        seconds=float("inf"),
+        Recipe(rows=20, batch_size=8, step_size=3, epochs=1, lr=0.1, seconds=float("inf")),
+        examples=examples,
+        loss=loss,
+        score=lambda: 0.0,
         generator=torch.Generator().manual_seed(0),
         report=lambda *_: None,
     )
