@@ -67,7 +67,7 @@ def train(
     shown = monitor or Bars()
     try:
         if single_process:
-            finished = _train_here(settings, shown, resume=resume)
+            finished = _is_complete(settings) or _train_here(settings, shown, resume=resume)
         else:
             finished = run_both(settings, shown, resume=resume, edge_has_finished=has_finished(run_dir / "edge"))
     finally:
@@ -177,6 +177,11 @@ def flight_receiver(config: Config, handler: FrameHandler, host: str, port: int)
         tls_ca=link.tls_ca,
         insecure=link.insecure,
     )
+
+
+def _is_complete(config: Config) -> bool:
+    sides = ("edge", "cloud") if get_method(config.method).has_cloud else ("edge",)
+    return all(has_finished(config.run_dir / side) for side in sides)
 
 
 def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:

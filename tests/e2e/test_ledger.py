@@ -147,7 +147,9 @@ def test_a_run_goes_on_with_its_whole_ledger_only(broken_off):
 
 def test_a_run_goes_on_with_the_images_it_began_with_only(broken_off):
     fewer = load_config(broken_off, {"data": {"limit": {"train": 80}}})
+    (broken_off.run_dir / "config.yaml").write_text(fewer.to_yaml())  # as if the settings were the same
     with pytest.raises(RunError, match="its images or labels are not those"):
         train(fewer, resume=True, single_process=True, monitor=Quiet())
+    (broken_off.run_dir / "config.yaml").write_text(broken_off.to_yaml())
     results = train(broken_off, resume=True, single_process=True, monitor=Quiet())
     assert results.releases_per_image == 3

@@ -1,0 +1,155 @@
+"""What the edge must not forget: how far it is, and the checkpoint from which an interrupted run goes on.
+
+A checkpoint is written at the end of every epoch. It counts once the cloud has confirmed that it holds every frame sent
+before (``confirmed.json``), so that a resumed run repeats only what the cloud may not have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from smartedge.artifacts.results import Figures
+from smartedge.artifacts.run import Confirmed, EdgeRun
+from smartedge.data import DataSet
+from smartedge.edge.outbox import Traffic
+from smartedge.errors import RunError
+from smartedge.methods.learner import Learner
+from smartedge.runs.checkpoint import Checkpoints, State, load_weights, save_weights
+from smartedge.runs.seeds import RandomStream
+
+__all__ = ["Counts", "EdgeState"]
+
+
+@dataclass
+class Counts:
+    """How far the edge is, and what it has counted so far."""
+
+    taught: int = 0  # epochs completed of the undivided network that teaches the exit
+    done: int = 0  # epochs of the schedule completed
+    busy: float = 0.0  # seconds of computing
+    data_wait: float = 0.0  # seconds of waiting for images
+    data_busy: float = 0.0  # seconds of reading and augmenting them
+    test: Figures | None = None  # of the edge's own head on the test split
+    teacher_val: Figures | None = None  # of the undivided network on the validation split
+    traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs completed, of all kinds."""
+        return self.taught + self.done
+
+
+_FIGURES = ("test", "teacher_val")
+_PLAIN = [each.name for each in fields(Counts) if each.name not in (*_FIGURES, "traffic")]
+
+
+class EdgeState:
+    """The identity of the run, the counts, and the checkpoints in the edge's folder.
+
+    Args:
+        folder: the edge's folder of the run.
+        learner: whose state is kept; its teacher's too, until that is trained.
+        random: the edge's random numbers.
+        dataset: what the run learns from; a resumed run must learn from the same.
+    """
+
+    def __init__(self, folder: Path, learner: Learner, random: RandomStream, dataset: DataSet) -> None:
+        self.folder = folder
+        self.learner = learner
+        self.random = random
+        self.counts = Counts()
+        self.next_seq = 0  # sequence number of the next frame, when the state was restored
+        self.run = uuid.uuid4().hex
+        self._data = _fingerprint(dataset)
+        self._run_file, self._confirmed_file = folder / "run.json", folder / "confirmed.json"
+        self._teacher_file = folder / "teacher.safetensors"
+        self._checkpoints = Checkpoints(folder / "checkpoints")
+        self._teacher_trained = False
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run has begun in the folder."""
+        return self._run_file.exists()
+
+    def begin(self) -> None:
+        """Note which run the folder belongs to."""
+        EdgeRun(run=self.run, data=self._data).write(self._run_file)
+
+    def restore(self) -> None:
+        """Go back to the newest confirmed checkpoint, where there is one.
+
+        Raises:
+            RunError: the data set is not the one that the run began with, or a file is missing or damaged.
+        """
+        if self.exists:
+            facts = EdgeRun.read(self._run_file)
+            self.run = facts.run
+            if facts.data != self._data:
+                raise RunError(
+                    f"data.path: its images or labels are not those that {self.folder} began with, so that what was "
+                    "released of whom would be wrong; restore the data set, or start a new run"
+                )
+        if not self._confirmed_file.exists():
+            return
+        confirmed = Confirmed.read(self._confirmed_file)
+        state = self._checkpoints.load(confirmed.checkpoint)
+        self._checkpoints.forget_after(confirmed.checkpoint)
+        self.learner.load_state(state["learner"])
+        if (teacher := self.learner.teacher) is not None:
+            if state["teacher"] is not None:
+                teacher.load_state(state["teacher"])
+            else:
+                teacher.modules["network"].load_state_dict(load_weights(self._teacher_file), strict=True)
+                self._teacher_trained = True
+        self.random.state = state["random"]
+        test, teacher_val = (None if state[name] is None else Figures.model_validate(state[name]) for name in _FIGURES)
+        plain = {name: state[name] for name in _PLAIN}
+        self.counts = Counts(**plain, test=test, teacher_val=teacher_val, traffic=Traffic.of(confirmed.traffic))
+        self.next_seq = int(state["next_seq"])
+
+    def keep_teacher(self) -> None:
+        """Write the weights of the undivided network, now that it is trained; checkpoints no longer hold it."""
+        assert self.learner.teacher is not None
+        save_weights(self._teacher_file, self.learner.teacher.modules["network"].state_dict())
+        self._teacher_trained = True
+
+    def checkpoint(self, next_seq: int, when_sent: Callable[[Callable[[], None]], None]) -> None:
+        """Write a checkpoint.
+
+        Args:
+            next_seq: sequence number of the next frame.
+            when_sent: calls what it is given once all frames before are sent and confirmed.
+        """
+        counts, number = self.counts, self.counts.epochs
+        teacher = None if self._teacher_trained else self.learner.teacher
+        state: State = {
+            "learner": self.learner.state(),
+            "teacher": None if teacher is None else teacher.state(),
+            "random": self.random.state,
+            "next_seq": next_seq,
+            **{name: getattr(counts, name) for name in _PLAIN},
+            **{name: None if (known := getattr(counts, name)) is None else known.model_dump() for name in _FIGURES},
+        }
+        self._checkpoints.save(number, state)
+
+        def confirm() -> None:
+            Confirmed(checkpoint=number, traffic=counts.traffic.totals()).write(self._confirmed_file)
+            self._checkpoints.forget_before(number)
+
+        when_sent(confirm)
+
+
+def _fingerprint(dataset: DataSet) -> str:
+    """Tells which images a data set holds under which ids, and how they are labelled."""
+    digest = hashlib.sha256(repr(dataset.task).encode())
+    for name, split in sorted(dataset.splits.items()):
+        digest.update(f"{name} {len(split)}".encode())
+        digest.update(np.ascontiguousarray(split.ids).tobytes())
+        digest.update(split.labels.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]

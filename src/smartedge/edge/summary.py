@@ -1,0 +1,101 @@
+"""What the edge writes when it ends: weights, some test images for the report, and ``summary.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smartedge.artifacts.results import ReferenceBytes, TaskFacts
+from smartedge.artifacts.summary import EdgeSummary, Session
+from smartedge.codec import get_codec
+from smartedge.data import DataSet
+from smartedge.edge.protection import privacy_summary
+from smartedge.edge.state import Counts
+from smartedge.files import PRIVATE
+from smartedge.methods.base import Method
+from smartedge.methods.learner import Learner
+from smartedge.privacy.release import Gate
+from smartedge.runs.checkpoint import save_weights
+from smartedge.runs.machine import peak_rss_bytes
+
+__all__ = ["save_samples", "save_trained", "summarise"]
+
+_JPEG_IMAGES = 256  # images encoded for the comparison with JPEG
+_SAMPLE_IMAGES = 24  # test images kept for the report, on the edge
+
+
+def save_trained(folder: Path, learner: Learner) -> None:
+    """Write the weights of each module, such as ``front.safetensors``."""
+    for name, module in learner.modules.items():
+        save_weights(folder / f"{name}.safetensors", module.state_dict())
+
+
+def save_samples(folder: Path, dataset: DataSet) -> None:
+    """Write the first test images, readable by their owner alone."""
+    split = dataset.splits["test"]
+    shown = split.read(np.arange(min(_SAMPLE_IMAGES, len(split))))
+    tensors = {"images": shown.images_BCHW, "ids": torch.from_numpy(shown.ids), "labels": shown.labels}
+    save_weights(folder / "samples.safetensors", tensors, mode=PRIVATE)
+
+
+def summarise(
+    counts: Counts,
+    method: Method,
+    dataset: DataSet,
+    gate: Gate | None,
+    feature_shape: tuple[int, ...],
+    *,
+    session: Session,
+    threaded: bool,
+    finished: bool,
+    baseline_rss_bytes: int,
+) -> EdgeSummary:
+    """What ``summary.json`` says.
+
+    Args:
+        counts: what the edge has counted.
+        method: of the run.
+        dataset: what it learned from.
+        gate: through which it released; None where nothing was.
+        feature_shape: F of what was sent.
+        session: start, end and epochs of this process.
+        threaded: whether frames were sent by a thread of their own.
+        finished: whether the run is complete.
+        baseline_rss_bytes: resident set before the training.
+    """
+    return EdgeSummary(
+        threaded=threaded,
+        finished=finished,
+        session=session,
+        busy_seconds=counts.busy,
+        data_wait_seconds=counts.data_wait,
+        data_busy_seconds=counts.data_busy,
+        test=counts.test,
+        teacher_val=counts.teacher_val,
+        traffic=counts.traffic.totals(),
+        releases_per_image=gate.ledger.releases("train") if gate and finished else 0,
+        privacy=privacy_summary(gate) if gate and finished else None,
+        feature_shape=feature_shape,
+        reference_bytes=_reference_bytes(dataset, feature_shape if method.divides else None),
+        task=TaskFacts.model_validate(asdict(dataset.task)),
+        images={str(name): len(split) for name, split in dataset.splits.items()},
+        skipped=dict(dataset.skipped),
+        notes=tuple(dataset.notes),
+        peak_rss_bytes=peak_rss_bytes(),
+        baseline_rss_bytes=baseline_rss_bytes,
+    )
+
+
+def _reference_bytes(dataset: DataSet, feature_shape: tuple[int, ...] | None) -> ReferenceBytes:
+    """What one image would be otherwise: as JPEG, as raw pixels, as a float32 feature map."""
+    split = dataset.splits["train"]
+    images_BCHW = split.read(np.arange(min(_JPEG_IMAGES, len(split)))).images_BCHW
+    payload, side = get_codec("jpeg").encode(images_BCHW.numpy())
+    return ReferenceBytes(
+        jpeg_q90=(len(payload) + len(side)) / len(images_BCHW),
+        raw_uint8=float(np.prod(images_BCHW.shape[1:])),
+        feature_float32=None if feature_shape is None else 4.0 * float(np.prod(feature_shape)),
+    )
