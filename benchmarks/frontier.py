@@ -52,10 +52,10 @@ def run(name: str, folder: Path, budget: float) -> None:
     if not name.startswith("drawn"):
         settings = (*settings, f"data.path={data_folder('lfw-attributes')}")
     found = sweep(EXAMPLES / example, axes, settings, folder=folder, audit=True, budget=budget, single_process=True)
-    failed = [point["error"] for point in found["points"] if point["state"] != "done"]
+    failed = [point.error for point in found.points if point.state != "done"]
     if failed:
         raise SystemExit(f"{name}: {failed[0]}; call it again to try again")
-    kept = {key: found[key] for key in ("schema_version", "axes", "rows", "undefended")}
+    kept = found.model_dump(mode="json", include={"schema_version", "axes", "rows", "undefended"})
     keep_result(RESULTS / f"{name}.json", kept, f"--only {name} --budget {budget:g}")
     write_sweep(folder)
     shutil.copy(folder / "frontier.png", RESULTS / f"{name}.png")

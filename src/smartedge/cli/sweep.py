@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.common import add_override_argument
 from smartedge.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from smartedge.artifacts.sweep import Spread, Sweep
 
 __all__ = ["add_parser", "print_table", "run"]
 
@@ -79,44 +82,46 @@ def run(args: argparse.Namespace) -> int:
     print_table(found)
     for path in _page(folder):
         print(path)
-    failed = [point for point in found["points"] if point["state"] == "failed"]
+    failed = [point for point in found.points if point.state == "failed"]
     for point in failed:
-        print(f"failed: {point['run']}: {point['error']}")
+        print(f"failed: {point.run}: {point.error}")
     return RunError.exit_code if failed else 0
 
 
-def print_table(found: dict[str, Any]) -> None:
+def print_table(found: Sweep) -> None:
     """Print one row per setting: means over the seeds, and their spread."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="balanced accuracy on the test images, mean ± standard deviation", title_justify="left")
-    for axis in found["axes"]:
-        table.add_column(axis["key"], justify="right", no_wrap=True)
-    table.add_column(", ".join(found["desired"]), justify="right")
-    attributes = found["sensitive"] if found["audited"] else []
-    for name in attributes:
+    for axis in found.axes:
+        table.add_column(axis.key, justify="right", no_wrap=True)
+    table.add_column(", ".join(found.desired), justify="right")
+    names = found.sensitive if found.audited else ()
+    for name in names:
         for heading in (f"{name}, best attack", "training image", "undefended", "label floor"):
             table.add_column(heading, justify="right")
-    bounded = any(row["bound"] for row in found["rows"])
+    bounded = any(row.bound for row in found.rows)
     for heading in (["DP bound (ε, δ)"] if bounded else []) + ["runs"]:
         table.add_column(heading, justify="right")
-    for row in found["rows"]:
-        figures = [row["attributes"].get(name, {}) for name in attributes]
-        cells = [*map(escape, row["settings"].values()), _spread(row["desired"])]
-        cells += [
-            _spread(each.get(key)) for each in figures for key in ("best", "training_image", "undefended", "floor")
-        ]
-        cells += [_spread(row["bound"])] if bounded else []
-        table.add_row(*cells, f"{row['runs']}" + (f", {row['failed']} failed" if row["failed"] else ""))
+    for row in found.rows:
+        cells = [*map(escape, row.settings.values()), _spread(row.desired)]
+        for name in names:
+            figures = row.attributes.get(name)
+            shown = (
+                (figures.best, figures.training_image, figures.undefended, figures.floor) if figures else (None,) * 4
+            )
+            cells += map(_spread, shown)
+        cells += [_spread(row.bound)] if bounded else []
+        table.add_row(*cells, f"{row.runs}" + (f", {row.failed} failed" if row.failed else ""))
     Console(width=120, highlight=False).print(table)
 
 
-def _spread(spread: dict[str, Any] | None) -> str:
+def _spread(spread: Spread | None) -> str:
     if not spread:
         return "–"
-    return f"{100 * spread['mean']:.1f} %" + (f" ± {100 * spread['sd']:.1f}" if spread["sd"] is not None else "")
+    return f"{100 * spread.mean:.1f} %" + (f" ± {100 * spread.sd:.1f}" if spread.sd is not None else "")
 
 
 def _page(folder: Path) -> list[Path]:

@@ -18,24 +18,33 @@ import itertools
 import json
 import math
 import re
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.artifacts.audit import AttributeBlock, Audit
+from smartedge.artifacts.results import Results
+from smartedge.artifacts.sweep import (
+    PointAttribute,
+    RowAttribute,
+    Spread,
+    Sweep,
+    SweepAxis,
+    SweepPoint,
+    SweepRow,
+    UndefendedPoint,
+)
 from smartedge.config import Config, load_config, parse_overrides
 from smartedge.errors import ConfigError, RunError
-from smartedge.files import write_atomically, write_json_atomically
+from smartedge.files import write_atomically
 from smartedge.runs.progress import Bars, Monitor, Update
 from smartedge.training import train
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["SCHEMA_VERSION", "folder_of", "parse_axes", "sweep"]
-
-SCHEMA_VERSION = 2
+__all__ = ["folder_of", "parse_axes", "sweep"]
 
 # Settings without a meaning for a front that is not protected: points that differ in them share their undefended run.
 _PROTECTION = ("adversary.", "dp.", "model.bottleneck", "model.codebook", "train.distill.")
@@ -56,6 +65,17 @@ class _Point:
     @property
     def name(self) -> str:
         return _name(self.settings, self.seed)
+
+    def results(self) -> Results | None:
+        """None where the run has not finished."""
+        return Results.read_if_there(self.folder / "results.json")
+
+    def audit(self) -> Audit | None:
+        """None where there is no audit, or none that this program can read: it is made again then."""
+        try:
+            return Audit.read_if_there(self.folder / "audit" / "audit.json")
+        except RunError:
+            return None
 
 
 def parse_axes(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -99,7 +119,7 @@ def sweep(
     budget: float | None = None,
     single_process: bool = False,
     monitor: Callable[[], Monitor] = Bars,
-) -> dict[str, Any]:
+) -> Sweep:
     """Make every run of a grid, audit it, and put the figures together.
 
     A point that fails is recorded with its error and the rest goes on; the next call tries it again.
@@ -196,24 +216,23 @@ class _Work:
             study.optimize(objective, n_trials=1, catch=(Exception,))
             self.write()
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> Sweep:
         """Put the figures of all points together, done or not: ``sweep.json``, ``sweep.csv``."""
         entries = [self._entry(point) for point in self.points.values()]
         undefended = [self._undefended_entry(point) for point in self._undefended_points()] if self.audit else []
-        found = {
-            "schema_version": SCHEMA_VERSION,
-            "config": self.base.to_yaml(),
-            "axes": [{"key": key, "values": values} for key, values in self.labels.items()],
-            "seeds": sorted({point.seed for point in self.points.values()}),
-            "audited": self.audit,
-            "budget_seconds": self.budget,
-            "desired": _columns(self.base),
-            "sensitive": list(self.base.data.sensitive),
-            "points": entries,
-            "undefended": undefended,
-            "rows": _rows(entries),
-        }
-        write_json_atomically(self.root / "sweep.json", found)
+        found = Sweep(
+            config=self.base.to_yaml(),
+            axes=tuple(SweepAxis(key=key, values=tuple(values)) for key, values in self.labels.items()),
+            seeds=tuple(sorted({point.seed for point in self.points.values()})),
+            audited=self.audit,
+            budget_seconds=self.budget,
+            desired=_columns(self.base),
+            sensitive=self.base.data.sensitive,
+            points=tuple(entries),
+            undefended=tuple(undefended),
+            rows=tuple(_rows(entries)),
+        )
+        found.write(self.root / "sweep.json")
         _write_csv(self.root / "sweep.csv", entries)
         return found
 
@@ -230,9 +249,10 @@ class _Work:
             self.errors[point.folder] = f"{type(error).__name__}: {error}"
             raise
         entry = self._entry(point)
+        assert entry.desired is not None
         if not self.audit:
-            return (entry["desired"],)
-        return entry["desired"], max(attribute["best"] for attribute in entry["attributes"].values())
+            return (entry.desired,)
+        return entry.desired, max(attribute.best for attribute in entry.attributes.values())
 
     def _train(self, point: _Point) -> None:
         _check_folder(point)
@@ -305,40 +325,43 @@ class _Work:
         found = {reference.folder: reference for reference in map(self._undefended, self.points.values())}
         return iter(found.values())
 
-    def _undefended_entry(self, point: _Point) -> dict[str, Any]:
-        results = _read_json(point.folder / "results.json")
-        desired = _final(results)["balanced_accuracy"] if results else None
-        run = str(point.folder.relative_to(self.root))
-        return {"settings": dict(point.settings), "seed": point.seed, "run": run, "desired": desired}
+    def _undefended_entry(self, point: _Point) -> UndefendedPoint:
+        return UndefendedPoint(
+            settings=dict(point.settings),
+            seed=point.seed,
+            run=str(point.folder.relative_to(self.root)),
+            desired=_desired(point.results()),
+        )
 
-    def _entry(self, point: _Point) -> dict[str, Any]:
+    def _entry(self, point: _Point) -> SweepPoint:
         """One point of ``sweep.json``."""
-        results = _read_json(point.folder / "results.json")
+        results = point.results()
         error = self.errors.get(point.folder)
         done = self._done(point)
-        audited = _read_json(point.folder / "audit" / "audit.json") if self.audit and done else None
-        privacy = (results or {}).get("privacy") or {}
-        exit_figures = results["test"]["exit"] if results else None
-        return {
-            "settings": dict(point.settings),
-            "seed": point.seed,
-            "run": str(point.folder.relative_to(self.root)),
-            "state": "failed" if error else "done" if done else "waiting",
-            "error": error,
-            "desired": _final(results)["balanced_accuracy"] if results else None,
-            "exit": exit_figures["balanced_accuracy"] if exit_figures else None,
-            "bytes_up": results["bytes_per_image"]["up"] if results else None,
-            "seconds_per_epoch": results["seconds_per_epoch"] if results else None,
-            "epsilon": privacy.get("epsilon"),
-            "delta": privacy.get("delta"),
-            "bound": privacy.get("attribute_bound"),
-            "noise_bound": privacy.get("tight_attribute_bound"),
-            "attributes": {
-                name: _attribute(audited["attributes"][name])
+        audited = point.audit() if self.audit and done else None
+        blocks = audited.attributes if audited else {}
+        privacy = results.privacy if results else None
+        at_exit = results.test.exit if results else None
+        return SweepPoint(
+            settings=dict(point.settings),
+            seed=point.seed,
+            run=str(point.folder.relative_to(self.root)),
+            state="failed" if error else "done" if done else "waiting",
+            error=error,
+            desired=_desired(results),
+            exit=at_exit.balanced_accuracy if at_exit else None,
+            bytes_up=results.bytes_per_image.up if results else None,
+            seconds_per_epoch=results.seconds_per_epoch if results else None,
+            epsilon=privacy.epsilon if privacy else None,
+            delta=privacy.delta if privacy else None,
+            bound=privacy.attribute_bound if privacy else None,
+            noise_bound=privacy.tight_attribute_bound if privacy else None,
+            attributes={
+                name: found
                 for name in self.base.data.sensitive
-                if audited and audited["attributes"].get(name, {}).get("best")
+                if name in blocks and (found := _attribute(blocks[name])) is not None
             },
-        }
+        )
 
 
 def _points(base: Config, axes: Mapping[str, Sequence[Any]], seeds: Sequence[int], root: Path) -> list[_Point]:
@@ -392,83 +415,82 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _columns(config: Config) -> list[str]:
+def _columns(config: Config) -> tuple[str, ...]:
     desired = config.data.desired
-    return [desired] if isinstance(desired, str) else list(desired)
+    return (desired,) if isinstance(desired, str) else tuple(desired)
 
 
 def _audited(point: _Point, budget: float | None) -> bool:
-    """Whether the attackers were let loose on all the columns to hide, with at least such a budget.
-
-    An audit of an older schema does not say with which.
-    """
-    audited = _read_json(point.folder / "audit" / "audit.json")
-    found = audited["attributes"] if audited else {}
-    had = audited["settings"].get("stages", {}).get("attributes", {}).get("budget_seconds", 0.0) if audited else 0.0
-    if (math.inf if had is None else had) < (math.inf if budget is None else budget):
+    """Whether the attackers were let loose on all the columns to hide, with at least such a budget."""
+    audit = point.audit()
+    effort = audit.settings.stages.get("attributes") if audit else None
+    if audit is None or effort is None:
         return False
-    return all(found.get(name, {}).get("best") for name in point.config.data.sensitive)
+    had, wanted = (math.inf if seconds is None else seconds for seconds in (effort.budget_seconds, budget))
+    blocks = (audit.attributes.get(name) for name in point.config.data.sensitive)
+    return had >= wanted and all(block is not None and block.best is not None for block in blocks)
 
 
-def _final(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The figures of whose answer counts in the end."""
-    figures: Mapping[str, Any] = results["test"]["back"] or results["test"]["exit"]
-    return figures
+def _desired(results: Results | None) -> float | None:
+    """Balanced accuracy of the answer that counts in the end."""
+    figures = results and (results.test.back or results.test.exit)
+    return figures.balanced_accuracy if figures else None
 
 
-def _attribute(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of one audited attribute that a sweep compares, as balanced accuracies."""
-    others = ("training_image", "undefended", "floor", "prediction_floor")
-    found = {name: entry[name]["balanced_accuracy"] if entry[name] else None for name in others}
-    best = entry["best"]
-    return {"best": best["balanced_accuracy"], **found, "chance": entry["chance"], "attack": best["attack"]}
+def _attribute(block: AttributeBlock) -> PointAttribute | None:
+    """The figures of one audited attribute that a sweep compares, as balanced accuracies; None where none was made."""
+    if block.best is None:
+        return None
+    others = {name: getattr(block, name) for name in ("training_image", "undefended", "prediction_floor")}
+    return PointAttribute(
+        best=block.best.balanced_accuracy,
+        floor=block.floor.balanced_accuracy,
+        chance=block.chance,
+        attack=block.best.attack,
+        **{name: figures.balanced_accuracy if figures else None for name, figures in others.items()},
+    )
 
 
-def _rows(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _rows(entries: Sequence[SweepPoint]) -> list[SweepRow]:
     """One row per setting: mean and standard deviation over the seeds that are done."""
-    grouped: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    grouped: dict[tuple[str, ...], list[SweepPoint]] = {}
     for entry in entries:
-        grouped.setdefault(tuple(entry["settings"].values()), []).append(entry)
+        grouped.setdefault(tuple(entry.settings.values()), []).append(entry)
     rows = []
     for same in grouped.values():
-        done = [entry for entry in same if entry["state"] == "done"]
-        names = list(done[0]["attributes"]) if done else []
+        done = [entry for entry in same if entry.state == "done"]
         rows.append(
-            {
-                "settings": same[0]["settings"],
-                "runs": len(done),
-                "failed": sum(entry["state"] == "failed" for entry in same),
-                **{
-                    key: _spread([entry[key] for entry in done])
-                    for key in ("desired", "exit", "epsilon", "bound", "noise_bound")
+            SweepRow(
+                settings=same[0].settings,
+                runs=len(done),
+                failed=sum(entry.state == "failed" for entry in same),
+                desired=Spread.of([entry.desired for entry in done]),
+                exit=Spread.of([entry.exit for entry in done]),
+                epsilon=Spread.of([entry.epsilon for entry in done]),
+                bound=Spread.of([entry.bound for entry in done]),
+                noise_bound=Spread.of([entry.noise_bound for entry in done]),
+                attributes={
+                    name: _row_attribute([entry.attributes[name] for entry in done])
+                    for name in (done[0].attributes if done else {})
                 },
-                "attributes": {
-                    name: {
-                        key: _spread([entry["attributes"][name][key] for entry in done])
-                        for key in ("best", "training_image", "undefended", "floor", "prediction_floor", "chance")
-                    }
-                    for name in names
-                },
-            }
+            )
         )
     return rows
 
 
-def _spread(values: Sequence[float | None]) -> dict[str, float | None] | None:
-    """Mean and sample standard deviation (None of one value); None where a value is missing."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return None
-    return {"mean": statistics.fmean(known), "sd": statistics.stdev(known) if len(known) > 1 else None}
+def _row_attribute(found: Sequence[PointAttribute]) -> RowAttribute:
+    return RowAttribute(
+        **{name: Spread.of([getattr(point, name) for point in found]) for name in RowAttribute.model_fields}
+    )
 
 
-def _write_csv(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+def _write_csv(path: Path, entries: Sequence[SweepPoint]) -> None:
     """One line per run; figures of the attributes as ``NAME.best`` and so on."""
-    lines = []
+    lines: list[dict[str, object]] = []
     for entry in entries:
-        line = {**entry["settings"], **{k: v for k, v in entry.items() if k not in ("settings", "attributes")}}
-        for name, figures in entry["attributes"].items():
-            line.update({f"{name}.{key}": value for key, value in figures.items()})
+        line = {**entry.settings, **entry.model_dump(exclude={"settings", "attributes"})}
+        for name, figures in entry.attributes.items():
+            line.update({f"{name}.{key}": value for key, value in figures.model_dump().items()})
         lines.append(line)
     heads = list(dict.fromkeys(key for line in lines for key in line))
     text = io.StringIO(newline="")
@@ -476,16 +498,6 @@ def _write_csv(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(lines)
     write_atomically(path, text.getvalue())
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RunError(f"{path}: is damaged ({error}); remove the run's folder to make it again") from error
-    return found
 
 
 def _check_optuna() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import shutil
 import statistics
@@ -15,8 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from audit_example import attribute_block, example_audit, figures
+from results_example import example_privacy, example_results
 
 import smartedge.lab.sweep
+from smartedge.artifacts.audit import AttributeBlock, Effort
+from smartedge.artifacts.results import Heads, Results
+from smartedge.artifacts.sweep import Sweep
 from smartedge.cli import sweep as verb
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError
@@ -25,7 +29,13 @@ from smartedge.lab.sweep import folder_of, parse_axes, sweep
 from smartedge.runs.progress import Quiet
 
 BASE = {"data": {"sensitive": "masculine"}, "model": {"bottleneck": "8x4x4"}, "adversary": {"exits": ["conv"]}}
-REFERENCE = {"balanced_accuracy": 0.928}
+
+
+def write_audit(run_dir: Path, attributes: dict[str, AttributeBlock], budget: float | None) -> None:
+    effort = Effort(budget_seconds=budget, seeds=1, undefended=None)
+    settings = example_audit().settings.model_copy(update={"stages": {"attributes": effort}})
+    (run_dir / "audit").mkdir(exist_ok=True)
+    example_audit(attributes=attributes, settings=settings).write(run_dir / "audit" / "audit.json")
 
 
 class Made:
@@ -50,25 +60,26 @@ class Made:
         self.trained.append(folder.name)
         self.resumed += [folder.name] if resume else []
         weight = config.adversary.weight if config.adversary.exits else -1.0
-        figures = {"balanced_accuracy": 0.95 - 0.01 * weight + 0.002 * config.seed}
-        results = {
-            "test": {"back": figures, "exit": {"balanced_accuracy": 0.9}},
-            "bytes_per_image": {"up": 171.0},
+        results = Results.model_validate(example_results())
+        back, at_exit = (
+            results.test.back.model_copy(update={"balanced_accuracy": value})
+            for value in (0.95 - 0.01 * weight + 0.002 * config.seed, 0.9)
+        )
+        changes = {
+            "test": Heads(back=back, exit=at_exit),
+            "bytes_per_image": results.bytes_per_image.model_copy(update={"up": 171.0}),
             "seconds_per_epoch": 1.5,
-            "privacy": {"epsilon": 4.0, "delta": 1e-5, "attribute_bound": 0.982, "tight_attribute_bound": 0.7},
+            "privacy": example_privacy(attribute_bound=0.982, tight_attribute_bound=0.7),
         }
-        (folder / "results.json").write_text(json.dumps(results))
+        results.model_copy(update=changes).write(folder / "results.json")
 
     def audit(self, run_dir: Path, settings: suite.AuditSettings, monitor: Any) -> None:
         self.audited.append((run_dir.name, settings))
         weight = load_config(run_dir / "config.yaml").adversary.weight
-        best = {"balanced_accuracy": 0.9 - 0.05 * weight, "attack": "deep"}
-        block = {"best": best, "undefended": REFERENCE, "floor": {"balanced_accuracy": 0.645}, "prediction_floor": None}
-        block["training_image"] = {**best, "balanced_accuracy": 0.3, "attack": "mlp"}
-        attributes = {name: {**block, "chance": 0.5, "dp_bound": 0.982} for name in settings.attributes or ()}
-        (run_dir / "audit").mkdir(exist_ok=True)
-        effort = {"stages": {"attributes": {"budget_seconds": settings.budget}}}
-        (run_dir / "audit" / "audit.json").write_text(json.dumps({"attributes": attributes, "settings": effort}))
+        block = attribute_block(0.9 - 0.05 * weight).model_copy(
+            update={"training_image": figures(0.3, "mlp"), "undefended": figures(0.928)}
+        )
+        write_audit(run_dir, dict.fromkeys(settings.attributes or (), block), settings.budget)
 
 
 @pytest.fixture
@@ -79,7 +90,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     return stand_in
 
 
-def go(folder: Path, *axes: str, **changes: Any) -> dict[str, Any]:
+def go(folder: Path, *axes: str, **changes: Any) -> Sweep:
     base = changes.pop("base", BASE)
     return sweep(base, parse_axes(axes), folder=folder, monitor=Quiet, **changes)
 
@@ -120,13 +131,13 @@ def test_axes_that_are_none_are_named(texts, message):
 def test_every_point_of_the_grid_is_an_ordinary_run_with_its_settings(made, tmp_path):
     found = go(tmp_path, "adversary.weight=0,3", "train.lr=0.1,0.2", seeds=2)
     assert len(made.trained) == len(set(made.trained)) == 8
-    assert {point["state"] for point in found["points"]} == {"done"}
-    for point in found["points"]:
-        config = load_config(tmp_path / point["run"] / "config.yaml")
-        assert config.adversary.weight == float(point["settings"]["adversary.weight"])
-        assert config.train.lr == float(point["settings"]["train.lr"])
-        assert config.seed == point["seed"] and config.model.bottleneck == (8, 4, 4)
-    assert "runs/adversary.weight=3,train.lr=0.2,seed=1" in {point["run"] for point in found["points"]}
+    assert {point.state for point in found.points} == {"done"}
+    for point in found.points:
+        config = load_config(tmp_path / point.run / "config.yaml")
+        assert config.adversary.weight == float(point.settings["adversary.weight"])
+        assert config.train.lr == float(point.settings["train.lr"])
+        assert config.seed == point.seed and config.model.bottleneck == (8, 4, 4)
+    assert "runs/adversary.weight=3,train.lr=0.2,seed=1" in {point.run for point in found.points}
     # one seed of all settings comes before the next
     assert [name[-1] for name in made.trained] == ["0"] * 4 + ["1"] * 4
 
@@ -135,23 +146,23 @@ def test_finished_points_are_reused_by_the_same_and_by_a_larger_sweep(made, tmp_
     go(tmp_path, "adversary.weight=0,3")
     made.trained.clear()
     again = go(tmp_path, "adversary.weight=0,3")
-    assert made.trained == [] and len(again["points"]) == 2
+    assert made.trained == [] and len(again.points) == 2
     larger = go(tmp_path, "adversary.weight=0,1,3", seeds=2)
     assert len(made.trained) == 4 and "adversary.weight=0,seed=0" not in made.trained
-    assert [row["runs"] for row in larger["rows"]] == [2, 2, 2]
+    assert [row.runs for row in larger.rows] == [2, 2, 2]
 
 
 def test_a_failed_point_is_recorded_the_rest_goes_on_and_it_is_tried_again(made, tmp_path):
     made.fails = lambda config: config.adversary.weight == 1
     found = go(tmp_path, "adversary.weight=0,1,3")
-    failed = [point for point in found["points"] if point["state"] == "failed"]
-    assert [point["error"] for point in failed] == ["RunError: the cable is out"]
+    failed = [point for point in found.points if point.state == "failed"]
+    assert [point.error for point in failed] == ["RunError: the cable is out"]
     assert sorted(made.trained) == ["adversary.weight=0,seed=0", "adversary.weight=3,seed=0"]
-    assert [(row["runs"], row["failed"]) for row in found["rows"]] == [(1, 0), (0, 1), (1, 0)]
-    assert json.loads((tmp_path / "sweep.json").read_text()) == found
+    assert [(row.runs, row.failed) for row in found.rows] == [(1, 0), (0, 1), (1, 0)]
+    assert Sweep.read(tmp_path / "sweep.json") == found
 
     made.fails = lambda config: False
-    assert {point["state"] for point in go(tmp_path, "adversary.weight=0,1,3")["points"]} == {"done"}
+    assert {point.state for point in go(tmp_path, "adversary.weight=0,1,3").points} == {"done"}
     assert made.trained[2:] == ["adversary.weight=1,seed=0"]
     assert made.resumed == ["adversary.weight=1,seed=0"]  # the run directory it had begun
 
@@ -160,11 +171,11 @@ def test_a_sweep_that_was_stopped_goes_on(made, tmp_path):
     made.stops = lambda config: len(made.trained) == 2
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, "adversary.weight=0,1,2,3")
-    states = [point["state"] for point in json.loads((tmp_path / "sweep.json").read_text())["points"]]
+    states = [point.state for point in Sweep.read(tmp_path / "sweep.json").points]
     assert sorted(states) == ["done", "done", "waiting", "waiting"]
     made.stops = lambda config: False
     found = go(tmp_path, "adversary.weight=0,1,2,3")
-    assert {point["state"] for point in found["points"]} == {"done"}
+    assert {point.state for point in found.points} == {"done"}
     assert len(made.trained) == len(set(made.trained)) == 4 and len(made.resumed) == 1
 
 
@@ -211,7 +222,7 @@ def test_every_point_is_attacked_and_held_against_one_undefended_run_per_seed(ma
         assert "reconstruction" not in settings.attacks and "deep" in settings.attacks
     bare = load_config(tmp_path / "undefended" / "seed=1" / "config.yaml")
     assert not bare.adversary.exits and bare.model.bottleneck is None and bare.seed == 1
-    assert [entry["desired"] for entry in found["undefended"]] == [pytest.approx(0.96), pytest.approx(0.962)]
+    assert [entry.desired for entry in found.undefended] == [pytest.approx(0.96), pytest.approx(0.962)]
     go(tmp_path, "adversary.weight=0,3", "dp.clip=1,2", seeds=2, audit=True, budget=60.0)
     assert len(made.audited) == 8
 
@@ -223,37 +234,34 @@ def test_points_of_other_networks_have_undefended_runs_of_their_own(made, tmp_pa
 
 
 def test_an_audit_comes_to_runs_that_were_made_without(made, tmp_path):
-    assert go(tmp_path, "adversary.weight=0,3")["rows"][0]["attributes"] == {}
+    assert go(tmp_path, "adversary.weight=0,3").rows[0].attributes == {}
     found = go(tmp_path, "adversary.weight=0,3", audit=True)
     assert sorted(made.trained) == ["adversary.weight=0,seed=0", "adversary.weight=3,seed=0", "seed=0"]
-    assert found["rows"][1]["attributes"]["masculine"]["best"] == {"mean": pytest.approx(0.75), "sd": None}
+    assert found.rows[1].attributes["masculine"].best.model_dump() == {"mean": pytest.approx(0.75), "sd": None}
 
 
 def test_an_audit_with_less_time_is_done_again_and_one_with_more_is_not(made, tmp_path):
     for budget, audits in ((60.0, 1), (30.0, 1), (None, 2), (600.0, 2)):
         found = go(tmp_path, "adversary.weight=3", audit=True, budget=budget)
-        assert len(made.audited) == audits and found["points"][0]["state"] == "done"
+        assert len(made.audited) == audits and found.points[0].state == "done"
 
 
 def test_an_audit_that_attacked_nothing_is_no_audit(made, tmp_path, monkeypatch):
     def nothing(run_dir: Path, settings: suite.AuditSettings, monitor: Any) -> None:
-        (run_dir / "audit").mkdir(exist_ok=True)
-        (run_dir / "audit" / "audit.json").write_text(
-            json.dumps({"attributes": {"masculine": {"best": None}}, "settings": {"stages": {}}})
-        )
+        write_audit(run_dir, {"masculine": attribute_block(None)}, settings.budget)
 
     monkeypatch.setattr(suite, "audit", nothing)
     found = go(tmp_path, "adversary.weight=0,3", audit=True)
-    assert {point["state"] for point in found["points"]} == {"failed"}
-    assert "no time to attack every sensitive column" in found["points"][0]["error"]
+    assert {point.state for point in found.points} == {"failed"}
+    assert "no time to attack every sensitive column" in found.points[0].error
 
 
 def test_who_holds_all_of_a_training_image_stands_beside_who_sees_one_release(made, tmp_path):
     found = go(tmp_path, "adversary.weight=0,3", audit=True)
-    (one, other) = (row["attributes"]["masculine"] for row in found["rows"])
-    assert (one["best"]["mean"], one["training_image"]["mean"]) == pytest.approx((0.9, 0.3))
-    assert other["best"]["mean"] == pytest.approx(0.75)
-    assert {point["attributes"]["masculine"]["attack"] for point in found["points"]} == {"deep"}
+    (one, other) = (row.attributes["masculine"] for row in found.rows)
+    assert (one.best.mean, one.training_image.mean) == pytest.approx((0.9, 0.3))
+    assert other.best.mean == pytest.approx(0.75)
+    assert {point.attributes["masculine"].attack for point in found.points} == {"deep"}
 
 
 # -- the files
@@ -261,16 +269,16 @@ def test_who_holds_all_of_a_training_image_stands_beside_who_sees_one_release(ma
 
 def test_rows_are_means_and_sample_deviations_over_the_seeds(made, tmp_path):
     found = go(tmp_path, "adversary.weight=0,3", seeds=3, audit=True)
-    desired = [point["desired"] for point in found["points"] if point["settings"] == {"adversary.weight": "3"}]
+    desired = [point.desired for point in found.points if point.settings == {"adversary.weight": "3"}]
     assert desired == pytest.approx([0.92, 0.922, 0.924])
-    row = found["rows"][1]
-    assert row["runs"] == 3
-    assert row["desired"]["mean"] == pytest.approx(statistics.fmean(desired))
-    assert row["desired"]["sd"] == pytest.approx(statistics.stdev(desired))
-    leaks = row["attributes"]["masculine"]
-    assert leaks["best"]["mean"] == pytest.approx(0.75) and leaks["floor"]["mean"] == pytest.approx(0.645)
-    assert leaks["prediction_floor"] is None
-    assert math.isclose(row["bound"]["mean"], 0.982)
+    row = found.rows[1]
+    assert row.runs == 3
+    assert row.desired.mean == pytest.approx(statistics.fmean(desired))
+    assert row.desired.sd == pytest.approx(statistics.stdev(desired))
+    leaks = row.attributes["masculine"]
+    assert leaks.best.mean == pytest.approx(0.75) and leaks.floor.mean == pytest.approx(0.645)
+    assert leaks.prediction_floor is None
+    assert math.isclose(row.bound.mean, 0.982)
 
 
 def test_the_csv_has_a_line_per_run(made, tmp_path):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from smartedge.artifacts.sweep import Spread, Sweep, SweepRow
 from smartedge.lab.report import attack_plots
 from smartedge.lab.report.attack_plots import Point
 from smartedge.lab.report.canvas import Figure
@@ -15,9 +14,8 @@ from smartedge.lab.report.leakage import NO_BOUND
 from smartedge.lab.report.page import write_page
 from smartedge.lab.report.text import known, percent, points
 
-__all__ = ["SWEEP_SCHEMA_VERSION", "write_sweep"]
+__all__ = ["write_sweep"]
 
-SWEEP_SCHEMA_VERSION = 2
 _SYMBOLS = {"adversary.weight": "λ", "dp.epsilon": "ε", "dp.sigma": "σ", "model.codebook": "codewords"}
 _REFERENCES = {"chance": "chance", "floor": "label floor", "undefended": "undefended, best"}
 
@@ -32,13 +30,12 @@ def write_sweep(folder: Path) -> list[Path]:
         The files written, the page first.
 
     Raises:
-        FileNotFoundError: there is no ``sweep.json``.
-        ValueError: it is broken, or of a schema that this version does not know.
+        RunError: there is no ``sweep.json``, or it is damaged or of a version that this program does not know.
     """
-    found = _read(folder / "sweep.json")
-    desired, task = _undefended(found), ", ".join(found["desired"])
-    rows = [row for row in found["rows"] if row["desired"]]
-    attributes = [name for name in found["sensitive"] if any(name in row["attributes"] for row in rows)]
+    found = Sweep.read(folder / "sweep.json")
+    desired, task = _undefended(found), ", ".join(found.desired)
+    rows = [row for row in found.rows if row.desired]
+    attributes = [name for name in found.sensitive if any(name in row.attributes for row in rows)]
     pictures, figures = [], []
     for name in attributes:
         shown, lines = _points(found, rows, name), _lines(rows, name)
@@ -50,34 +47,21 @@ def write_sweep(folder: Path) -> list[Path]:
     if not attributes and rows:
         figures += _over_axes(found, _points(found, rows, None), {}, desired, None, task)
     page = {
-        "title": f"Sweep of {', '.join(_axis(axis['key']) for axis in found['axes'])}",
+        "title": f"Sweep of {', '.join(_axis(axis.key) for axis in found.axes)}",
         "found": found,
         "task": task,
         "attributes": attributes,
         "undefended": desired,
-        "bounded": any(_limit(row["bound"]) for row in rows),
+        "bounded": any(_limit(row.bound) for row in rows),
         "headline": _headline(found, rows, attributes, desired, task),
         "figures": figures,
-        "failed": [entry for entry in found["points"] if entry["state"] == "failed"],
-        "waiting": sum(entry["state"] == "waiting" for entry in found["points"]),
+        "failed": [entry for entry in found.points if entry.state == "failed"],
+        "waiting": sum(entry.state == "waiting" for entry in found.points),
         "axis": _axis,
         "spread": _spread_text,
-        "mean": lambda spread: percent(spread["mean"] if spread else None),
+        "mean": lambda spread: percent(spread.mean if spread else None),
     }
     return [write_page(folder / "sweep.html", "sweep.html.j2", page), *pictures]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; 'smartedge sweep' writes it") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON ({error})") from error
-    version = found.get("schema_version") if isinstance(found, dict) else None
-    if version != SWEEP_SCHEMA_VERSION:
-        raise ValueError(f"{path}: schema_version is {version!r}, but this report reads {SWEEP_SCHEMA_VERSION}")
-    return dict(found)
 
 
 def _axis(key: str) -> str:
@@ -90,27 +74,29 @@ def _label(settings: Mapping[str, str]) -> str:
     return ", ".join(f"{_SYMBOLS.get(key, key.split('.')[-1])} {value}" for key, value in settings.items())
 
 
-def _pair(spread: Mapping[str, Any] | None) -> tuple[float, float] | None:
-    return (spread["mean"], spread["sd"] or 0.0) if spread else None
+def _pair(spread: Spread | None) -> tuple[float, float] | None:
+    return (spread.mean, spread.sd or 0.0) if spread else None
 
 
-def _limit(spread: Mapping[str, Any] | None) -> float | None:
+def _limit(spread: Spread | None) -> float | None:
     """A limit of all attackers, where it limits anything."""
-    return spread["mean"] if spread and spread["mean"] < NO_BOUND else None
+    return spread.mean if spread and spread.mean < NO_BOUND else None
 
 
-def _points(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], attribute: str | None) -> list[Point]:
+def _points(found: Sweep, rows: Sequence[SweepRow], attribute: str | None) -> list[Point]:
     """The rows as points to draw, in the order of the axes' values."""
     drawn = []
     for row in rows:
-        figures = row["attributes"].get(attribute)
-        bound, noise_bound = (_limit(row[key]) for key in ("bound", "noise_bound"))
+        figures = row.attributes.get(attribute) if attribute is not None else None
+        desired = _pair(row.desired)
+        assert desired is not None  # rows without are not drawn
+        bound, noise_bound = _limit(row.bound), _limit(row.noise_bound)
         drawn.append(
             Point(
-                label=_label(row["settings"]),
-                values=tuple(row["settings"][axis["key"]] for axis in found["axes"]),
-                desired=(row["desired"]["mean"], row["desired"]["sd"] or 0.0),
-                attack=_pair(figures["best"]) if figures else None,
+                label=_label(row.settings),
+                values=tuple(row.settings[axis.key] for axis in found.axes),
+                desired=desired,
+                attack=_pair(figures.best) if figures else None,
                 bound=bound,
                 noise_bound=noise_bound if noise_bound is not None and noise_bound < (bound or 1) - 0.001 else None,
             )
@@ -118,19 +104,19 @@ def _points(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], attribu
     return drawn
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], attribute: str) -> dict[str, float]:
+def _lines(rows: Sequence[SweepRow], attribute: str) -> dict[str, float]:
     """References of the attack, as means over the rows: they differ by the seed alone."""
     lines = {}
     for key, name in _REFERENCES.items():
-        spreads = [row["attributes"][attribute][key] for row in rows if attribute in row["attributes"]]
-        values = [spread["mean"] for spread in spreads if spread]
+        spreads = [getattr(row.attributes[attribute], key) for row in rows if attribute in row.attributes]
+        values = [spread.mean for spread in spreads if spread]
         if values:
             lines[name] = sum(values) / len(values)
     return lines
 
 
 def _over_axes(
-    found: Mapping[str, Any],
+    found: Sweep,
     shown: Sequence[Point],
     lines: Mapping[str, float],
     desired: float | None,
@@ -138,31 +124,31 @@ def _over_axes(
     task: str,
 ) -> list[Figure]:
     """One figure per axis that has several values, with a line for each choice of the others."""
-    keys = [axis["key"] for axis in found["axes"]]
+    keys = [axis.key for axis in found.axes]
     figures = []
-    for place, axis in enumerate(found["axes"]):
-        if len(axis["values"]) < 2:
+    for place, axis in enumerate(found.axes):
+        if len(axis.values) < 2:
             continue
         rows: dict[str, list[Point]] = {}
-        for value in axis["values"]:
+        for value in axis.values:
             for point in shown:
                 if point.values[place] == value:
                     others = {key: v for i, (key, v) in enumerate(zip(keys, point.values, strict=True)) if i != place}
                     rows.setdefault(_label(others), []).append(point)
         if 0 < len(rows) <= attack_plots.MOST_ROWS:
-            figures.append(attack_plots.over_setting(_axis(axis["key"]), rows, place, lines, desired, attribute, task))
+            figures.append(attack_plots.over_setting(_axis(axis.key), rows, place, lines, desired, attribute, task))
     return figures
 
 
-def _undefended(found: Mapping[str, Any]) -> float | None:
+def _undefended(found: Sweep) -> float | None:
     """Mean desired balanced accuracy of the undefended runs."""
-    values = [entry["desired"] for entry in found["undefended"] if known(entry["desired"])]
+    values = [entry.desired for entry in found.undefended if known(entry.desired)]
     return sum(values) / len(values) if values else None
 
 
 def _headline(
-    found: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
+    found: Sweep,
+    rows: Sequence[SweepRow],
     attributes: Sequence[str],
     desired: float | None,
     task: str,
@@ -170,31 +156,42 @@ def _headline(
     """The setting that hides most at a price of at most one point; failing that, the one that hides most."""
     if not rows:
         return "No point of the sweep has finished yet."
-    best = max(rows, key=lambda row: row["desired"]["mean"])
+    best = max(rows, key=_kept)
     if not attributes:
-        return f"{_label(best['settings'])} keeps most: {percent(best['desired']['mean'])} balanced accuracy on {task}."
+        return f"{_label(best.settings)} keeps most: {percent(_kept(best))} balanced accuracy on {task}."
     name = attributes[0]
-    audited = [row for row in rows if name in row["attributes"]]
-    least = best["desired"]["mean"] if desired is None else desired
-    cheap = [row for row in audited if row["desired"]["mean"] >= least - 0.01]
-    chosen = min(cheap or audited, key=lambda row: row["attributes"][name]["best"]["mean"])
+    audited = [row for row in rows if name in row.attributes]
+    least = _kept(best) if desired is None else desired
+    cheap = [row for row in audited if _kept(row) >= least - 0.01]
+    chosen = min(cheap or audited, key=lambda row: _read_by_best(row, name))
     lines = _lines(audited, name)
     floor, chance = lines.get("label floor"), lines.get("chance", 0.5)
     text = (
-        f"Of {len(audited)} settings, {_label(chosen['settings'])} hides {name} best"
+        f"Of {len(audited)} settings, {_label(chosen.settings)} hides {name} best"
         f"{' at a price of at most one point of ' + task if cheap else ''}: the best attacker reads it with "
-        f"{percent(chosen['attributes'][name]['best']['mean'])}"
+        f"{percent(_read_by_best(chosen, name))}"
     )
     text += f" (label floor {percent(floor)})" if floor is not None and floor > chance else ""
-    text += f", and {task} is right with {percent(chosen['desired']['mean'])}"
+    text += f", and {task} is right with {percent(_kept(chosen))}"
     if desired is not None:
-        text += f" ({points(chosen['desired']['mean'] - desired)} points beside the undefended run)"
+        text += f" ({points(_kept(chosen) - desired)} points beside the undefended run)"
     return text + "."
 
 
-def _spread_text(spread: Mapping[str, Any] | None) -> str:
+def _kept(row: SweepRow) -> float:
+    """Mean balanced accuracy on the desired label."""
+    return row.desired.mean if row.desired else 0.0
+
+
+def _read_by_best(row: SweepRow, attribute: str) -> float:
+    """Mean balanced accuracy of the best attacker on an attribute."""
+    best = row.attributes[attribute].best
+    return best.mean if best else 1.0
+
+
+def _spread_text(spread: Spread | None) -> str:
     """``91.0 % ± 0.3``."""
     if not spread:
         return "–"
-    text = percent(spread["mean"])
-    return text if spread["sd"] is None else f"{text}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * spread['sd']:.1f}"
+    text = percent(spread.mean)
+    return text if spread.sd is None else f"{text}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * spread.sd:.1f}"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from smartedge.errors import RunError
 from smartedge.lab.report import write_sweep
 
 LAMBDA = {"adversary.weight": ("0", "1", "3", "10")}
@@ -122,8 +123,8 @@ def test_two_attributes_have_a_picture_each(write_sweep_json):
 
 
 def test_what_is_not_there_or_not_known_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'smartedge sweep' writes it"):
+    with pytest.raises(RunError, match="'smartedge sweep' writes it"):
         write_sweep(tmp_path)
     (tmp_path / "sweep.json").write_text(json.dumps({"schema_version": 3}))
-    with pytest.raises(ValueError, match="schema_version is 3, but this report reads 2"):
+    with pytest.raises(RunError, match="is of version 3, and this program knows 2"):
         write_sweep(tmp_path)
