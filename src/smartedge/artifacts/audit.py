@@ -196,7 +196,7 @@ class AttackFigures(Part):
 class NamedFigures(AttackFigures):
     """Figures, and whose they are."""
 
-    attack: str = Field(description="one of the attacks above; of floors `table`, `logistic` or `trees`")
+    attack: str = Field(description="one of the attacks above; of floors `table`, `logistic`, `trees` or `chance`")
 
 
 class KindFigures(AttackFigures):
@@ -217,7 +217,9 @@ class AttributeBlock(Part):
         "where that is no more than one release, or none was made"
     )
     undefended: NamedFigures | None = Field(description="the best attacker on the front without protection")
-    floor: NamedFigures = Field(description="label floor: the best attack that sees only the true desired label")
+    floor: NamedFigures = Field(
+        description="label floor: the best attack that sees only the true desired label, and never less than a guess"
+    )
     prediction_floor: NamedFigures | None = Field(
         description="the best attack that sees only the task exit's answer; null where there is no exit"
     )

@@ -18,9 +18,9 @@ def verdict(result: Audit, sensitive: Sequence[str]) -> str:
         return "No attack on an attribute was made, so nothing is known of what the features give away."
     names = [name for name in found if name in sensitive] or list(found)
     strongest = {name: _strongest(found[name]) for name in names}
-    worst = max(names, key=lambda name: strongest[name][1] - _reference(found[name]))
+    worst = max(names, key=lambda name: strongest[name][1] - found[name].floor.balanced_accuracy)
     block = found[worst]
-    (attack, best), floor = strongest[worst], _reference(block)
+    (attack, best), floor = strongest[worst], block.floor.balanced_accuracy
     above = f"{worst}: the best attacker ({attack}) reads it at {_points(best)} balanced accuracy"
     plain = f", {_points(block.undefended.balanced_accuracy)} from the undefended front" if block.undefended else ""
     if best <= floor + _CLOSE:
@@ -43,10 +43,6 @@ def _strongest(block: AttributeBlock) -> tuple[str, float]:
     if more and more.balanced_accuracy > best.balanced_accuracy:
         return f"{more.attack}, with all that is sent of a training image", more.balanced_accuracy
     return best.attack, best.balanced_accuracy
-
-
-def _reference(block: AttributeBlock) -> float:
-    return max(block.floor.balanced_accuracy, block.chance)
 
 
 def _points(share: float) -> str:

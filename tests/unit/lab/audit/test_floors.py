@@ -47,6 +47,17 @@ def test_where_the_labels_are_independent_the_floor_is_chance(evidence_of: Calla
     assert floor["balanced_accuracy"] == pytest.approx(0.5, abs=0.04)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_no_floor_is_below_a_guess(evidence_of: Callable[..., Evidence], classes: int) -> None:
+    """In train and val the label tells the attribute, in test it says the contrary: who trusts it is always wrong."""
+    desired = [torch.arange(60) % classes] * 3
+    hidden = [*desired[:2], (desired[2] + 1) % classes]
+    task = Task("single", ("x",), tuple(map(str, range(classes))))
+    evidence = evidence_of([torch.zeros(60, 1)] * 3, hidden, desired, task=task, classes=classes)
+    floor = label_floor(evidence, "hidden")
+    assert floor["balanced_accuracy"] == pytest.approx(1 / classes) and floor["attack"] == "chance"
+
+
 def test_of_several_desired_labels_a_classifier_reads_what_they_tell_together(
     evidence_of: Callable[..., Evidence],
 ) -> None:
