@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +22,11 @@ from smartedge.methods.front_step import edge_forward
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
-from smartedge.types import EncodedBatch, Frame, Labels, StreamHeader, Task
+from smartedge.privacy.release import select
+from smartedge.types import EncodedBatch, Frame, Labels, ReleasedBatch, StreamHeader, Task
 from smartedge.wire.link import FrameSender
 
-__all__ = ["Answer", "Answerer", "EdgeModel", "TrainedRun", "answer", "ask_over", "image_names"]
+__all__ = ["Answer", "BackServer", "EdgeModel", "TrainedRun", "answer", "image_names"]
 
 _BATCH = 64
 
@@ -83,20 +83,30 @@ class EdgeModel:
         self.precision = run.config.train.precision
 
     def __call__(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, 3, H, W) → bounded features (B, *F) and logits (B, K), float32."""
-        inputs = to_input(images_BCHW, torch.device("cpu"))
+        """uint8 (B, 3, H, W) → bounded features (B, *F) and the exit's probabilities (B, K), float32.
+
+        Where releases are random, each image goes through the front alone: the last bits of its features would
+        otherwise depend on its batch, and an image that is asked again would be a new release.
+        """
+        size = _BATCH if self.mechanism.words_per_image == 0 else 1
+        parts = [self._answer(part) for part in images_BCHW.split(size)]
+        features_BF, logits_BK = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return features_BF, probabilities(logits_BK, self.task_kind)
+
+    def answer_to_release(self, released_BF: Tensor) -> Tensor:
+        """The exit's probabilities (B, K), float32, for features as they were released, (B, *F)."""
+        with torch.no_grad():
+            return probabilities(self.task_exit(released_BF).float(), self.task_kind)
+
+    def _answer(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         return edge_forward(
             self.front,
             self.task_exit,
-            inputs,
+            to_input(images_BCHW, torch.device("cpu")),
             mechanism=self.mechanism,
             task_kind=self.task_kind,
             precision=self.precision,
         )
-
-
-# rows (B,), the images' names in the ledger (B,), features (B, *F) → probabilities (B, K)
-Ask = Callable[[np.ndarray, np.ndarray, Tensor], Tensor]
 
 
 def image_names(images_BCHW: Tensor) -> np.ndarray:
@@ -105,88 +115,105 @@ def image_names(images_BCHW: Tensor) -> np.ndarray:
     return np.array([int.from_bytes(digest[:8], "big") >> 1 for digest in digests], dtype=np.int64)
 
 
-def answer(run: TrainedRun, edge: EdgeModel, images_BCHW: Tensor, *, threshold: float, ask: Ask) -> list[Answer]:
-    """Answer each image at the exit where its confidence is at least ``threshold``, else by ``ask``.
+def answer(
+    run: TrainedRun, images_BCHW: Tensor, *, threshold: float, server: FrameSender | None = None
+) -> list[Answer]:
+    """Answer each image at the exit where its confidence is at least ``threshold``, else by the back.
+
+    Without a server the back answers in this process: nothing leaves the machine, and nothing is released. With one,
+    every image is released first, as in training: the ledger is debited and noise is added. Exit and threshold then see
+    that release alone, so that which images are sent tells nothing that the release does not.
 
     Args:
-        run: what the exit and the back were trained as.
-        edge: its front and exit.
+        run: what answers.
         images_BCHW: uint8 (B, 3, H, W), cropped and resized as in training.
-        threshold: 0 answers everything on the edge, anything above 1 nothing.
-        ask: gets only the images that the exit is not sure of.
-    """
-    answers: dict[int, Answer] = {}
-    unsure: list[int] = []
-    features: list[Tensor] = []
-    for start in range(0, len(images_BCHW), _BATCH):
-        features_BF, logits_BK = edge(images_BCHW[start : start + _BATCH])
-        scores_BK = probabilities(logits_BK, run.task.kind).numpy()
-        sure = metrics.confidence(scores_BK, run.task.kind)
-        for row in range(len(scores_BK)):
-            answers[start + row] = Answer(scores_BK[row], float(sure[row]), "exit")
-            if sure[row] < threshold:
-                unsure.append(start + row)
-                features.append(features_BF[row])
-    if unsure:
-        scores_BK = ask(np.array(unsure), image_names(images_BCHW[unsure]), torch.stack(features)).numpy()
-        for row, image in enumerate(unsure):
-            answers[image] = Answer(scores_BK[row], answers[image].confidence, "back")
-    return [answers[image] for image in range(len(images_BCHW))]
-
-
-def ask_over(sender: FrameSender, run: TrainedRun, edge: EdgeModel) -> Ask:
-    """Ask the cloud at the other end of a link (``smartedge serve``), through the run's gate and codec, without labels.
-
-    Images sent are recorded in the run's ledger, split ``infer``. Asking again for the same batch is no new release.
+        threshold: 0 answers everything on the edge, and releases nothing; anything above 1 nothing.
+        server: a link to ``smartedge serve``.
 
     Raises:
-        PrivacyError: when asked, where an image's budget is spent, or the ledger is missing.
+        PrivacyError: an image's budget is spent, or the ledger is missing; nothing is sent then.
+        RunError: weights are missing.
     """
-    codec = get_codec(run.config.codec_name)
+    edge = EdgeModel(run)
+    features_BF, scores_BK = edge(images_BCHW)
+    released = None
+    if server is not None and threshold > 0:
+        released = _release(run, edge, images_BCHW, features_BF)
+        scores_BK = edge.answer_to_release(torch.from_numpy(released.features_BF))
+    sure_B = metrics.confidence(scores_BK.numpy(), run.task.kind)
+    answers = [Answer(scores_K, float(sure), "exit") for scores_K, sure in zip(scores_BK.numpy(), sure_B, strict=True)]
+    unsure = np.flatnonzero(sure_B < threshold)
+    if len(unsure):
+        if server is None or released is None:
+            by_back_BK = _answer_by_back(_load_back(run)[0], features_BF[torch.from_numpy(unsure)], run.task)
+        else:
+            by_back_BK = _ask(server, run, edge, select(released, unsure, np.arange(len(unsure))))
+        for row, scores_K in zip(unsure.tolist(), by_back_BK.numpy(), strict=True):
+            answers[row] = Answer(scores_K, answers[row].confidence, "back")
+    return answers
 
-    def ask(rows: np.ndarray, names: np.ndarray, features_BF: Tensor) -> Tensor:
-        header = _header(run, edge.feature_shape, frames=-(-len(rows) // _BATCH))
-        gate = open_gate(run.config, run.folder / "edge", None, edge.mechanism, None, existing=True)
-        found = []
-        with gate.ledger:
-            sender.open(header)
-            for seq in range(header.frames):
-                part = slice(seq * _BATCH, (seq + 1) * _BATCH)
-                released = gate.release(
-                    names[part],
-                    features_BF[part].numpy(),
-                    _no_labels(run.task, len(rows[part])),
-                    split="infer",
-                    seq=None,
-                    wire_ids=rows[part],
-                )
-                encoded = pack(released, codec)
-                reply = sender.exchange(Frame(seq, encoded))
-                scores_BK = get_codec("float32").decode(
-                    reply.batch.payload,
-                    reply.batch.side,
-                    batch=len(encoded.ids),
-                    feature_shape=(run.task.outputs,),
-                    dtype=np.dtype(np.float32),
-                )
-                found.append(torch.from_numpy(scores_BK))
-            sender.close()
-        return torch.cat(found)
 
-    return ask
+def _release(run: TrainedRun, edge: EdgeModel, images_BCHW: Tensor, features_BF: Tensor) -> ReleasedBatch:
+    """Through the run's gate, recorded in its ledger as split ``infer``. The same image again is no new release."""
+    gate = open_gate(run.config, run.folder / "edge", None, edge.mechanism, None, existing=True)
+    with gate.ledger:
+        return gate.release(
+            image_names(images_BCHW),
+            features_BF.numpy(),
+            _no_labels(run.task, len(images_BCHW)),
+            split="infer",
+            seq=None,
+        )
+
+
+def _ask(server: FrameSender, run: TrainedRun, edge: EdgeModel, released: ReleasedBatch) -> Tensor:
+    """The back's probabilities (B, K) for a release, from the other end of a link."""
+    codec, reply_codec = get_codec(run.config.codec_name), get_codec("float32")
+    frames = -(-len(released.ids) // _BATCH)
+    found = []
+    server.open(_header(run, edge.feature_shape, frames=frames))
+    for seq in range(frames):
+        rows = np.arange(seq * _BATCH, min((seq + 1) * _BATCH, len(released.ids)))
+        encoded = pack(select(released, rows, released.ids[rows]), codec)
+        reply = server.exchange(Frame(seq, encoded))
+        scores_BK = reply_codec.decode(
+            reply.batch.payload,
+            reply.batch.side,
+            batch=len(encoded.ids),
+            feature_shape=(run.task.outputs,),
+            dtype=np.dtype(np.float32),
+        )
+        found.append(torch.from_numpy(scores_BK))
+    server.close()
+    return torch.cat(found)
+
+
+def _load_back(run: TrainedRun) -> tuple[nn.Module, tuple[int, ...]]:
+    """The run's back in evaluation mode, and the shape F of the features that it takes."""
+    divided = divide(run.config.division(run.task.outputs))
+    back = divided.back.eval()
+    _load(back, run.folder / "cloud" / "back.safetensors")
+    return back, divided.feature_shape
+
+
+def _answer_by_back(back: nn.Module, features_BF: Tensor, task: Task) -> Tensor:
+    """Probabilities (B, K), float32."""
+    with torch.no_grad():
+        return probabilities(back(features_BF).float(), task.kind)
 
 
 _SAME = ("codec", "feature_shape", "feature_dtype", "task_kind", "outputs", "answer_shape")
 
 
-class Answerer:
-    """Answers frames with the back's probabilities: the cloud's end (a :class:`smartedge.wire.link.FrameHandler`)."""
+class BackServer:
+    """Answers frames with the probabilities of the back: what ``smartedge serve`` runs.
+
+    It is a :class:`smartedge.wire.link.FrameHandler`.
+    """
 
     def __init__(self, run: TrainedRun) -> None:
         self.run = run
-        divided = divide(run.config.division(run.task.outputs))
-        self.back, self.feature_shape = divided.back.eval(), divided.feature_shape
-        _load(self.back, run.folder / "cloud" / "back.safetensors")
+        self.back, self.feature_shape = _load_back(run)
 
     def accept(self, header: StreamHeader) -> None:
         """Refuse whoever does not hold the same network."""
@@ -206,12 +233,11 @@ class Answerer:
     def ingest(self, header: StreamHeader, frame: Frame) -> Frame:
         """Probabilities (B, K) in float32."""
         batch = unpack_frame(frame, header)
-        with torch.no_grad():
-            try:
-                logits_BK = self.back(torch.from_numpy(batch.features_BF))
-            except RuntimeError as error:
-                raise FrameError(f"features of shape {header.feature_shape} do not fit the back: {error}") from error
-        payload, side = get_codec("float32").encode(probabilities(logits_BK, self.run.task.kind).numpy())
+        try:
+            scores_BK = _answer_by_back(self.back, torch.from_numpy(batch.features_BF), self.run.task)
+        except RuntimeError as error:
+            raise FrameError(f"features of shape {header.feature_shape} do not fit the back: {error}") from error
+        payload, side = get_codec("float32").encode(scores_BK.numpy())
         encoded = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
         return Frame(frame.seq, encoded)
 

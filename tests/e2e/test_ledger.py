@@ -12,12 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from smartedge.artifacts.results import Results
+from smartedge.codec import get_codec
 from smartedge.config import load_config
 from smartedge.errors import PrivacyError, RunError
-from smartedge.inference import EdgeModel, TrainedRun, answer, ask_over
+from smartedge.inference import EdgeModel, TrainedRun, answer
 from smartedge.privacy.ledger import read_balance
+from smartedge.privacy.mechanisms import Gaussian
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
+from smartedge.types import EncodedBatch, Frame
 from smartedge.wire.memory import MemoryLink
 
 GAUSSIAN = {"mechanism": "gaussian", "epsilon": 8.0}
@@ -35,7 +38,8 @@ def test_each_epoch_of_sending_is_a_release_and_freeze_and_log_one(tiny_config, 
     releases = 1 if schedule == "freeze-and-log" else 3
     assert config.releases == results.releases_per_image == releases
     counted = {(group.split, group.releases): group.images for group in balance.groups}
-    assert counted == {("train", releases): 96, ("val", releases): 20, ("test", 1): 40}
+    evaluated = releases if schedule == "joint" else 1  # a frozen front makes the same features of a val image again
+    assert counted == {("train", releases): 96, ("val", evaluated): 20, ("test", 1): 40}
     privacy = results.privacy
     assert privacy.releases_max == releases
     assert privacy.epsilon_total == pytest.approx(8.0, rel=1e-6), "all of the budget, and no more"
@@ -78,46 +82,84 @@ def test_the_cloud_is_judged_by_labels_that_it_never_saw(tiny_config):
     assert results.privacy.epsilon_with_label == pytest.approx(results.privacy.epsilon_total + 1.0)
 
 
-def test_offloading_spends_budget_and_no_ids_but_rows_go_over_the_link(tiny_config):
+class Cloud:
+    """A server that answers one half for everything, and keeps what came."""
+
+    def __init__(self):
+        self.frames = []
+
+    def accept(self, header): ...
+
+    def ingest(self, header, frame):
+        self.frames.append(frame.batch)
+        payload, side = get_codec("float32").encode(np.full((len(frame.batch.ids), 2), 0.5, np.float32))
+        return Frame(frame.seq, EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side))
+
+    def finish(self, header): ...
+
+    def abort(self, header): ...
+
+
+@pytest.fixture
+def private_run(tiny_config):
+    """A finished run in which an image has a budget of one release."""
     config = tiny_config("run", schedule="freeze-and-log", model={"bottleneck": "2x2x2"}, dp=GAUSSIAN)
     run(config)
-    trained = TrainedRun.open(config.run_dir)
-    edge = EdgeModel(trained)
-    images_BCHW = torch.randint(256, (5, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    seen = []
+    return TrainedRun.open(config.run_dir)
 
-    class Cloud:
-        def accept(self, header): ...
 
-        def ingest(self, header, frame):
-            seen.append(frame.batch)
-            from smartedge.codec import get_codec
-            from smartedge.types import EncodedBatch, Frame
+def some_images(seed, count=5):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
 
-            payload, side = get_codec("float32").encode(np.full((len(frame.batch.ids), 2), 0.5, np.float32))
-            batch = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
-            return Frame(frame.seq, batch)
 
-        def finish(self, header): ...
+def test_the_same_image_asked_ten_times_is_one_release(private_run):
+    cloud, images = Cloud(), some_images(0)
+    ledger = private_run.folder / "edge" / "ledger.sqlite"
 
-        def abort(self, header): ...
+    def ask(asked):
+        return answer(private_run, asked, threshold=1.01, server=MemoryLink(cloud))
 
-    def ask(images):
-        return answer(trained, edge, images, threshold=1.01, ask=ask_over(MemoryLink(Cloud()), trained, edge))
-
-    assert {given.by for given in ask(images_BCHW)} == {"back"}
-    np.testing.assert_array_equal(seen[0].ids, np.arange(5))
-    ledger = config.run_dir / "edge" / "ledger.sqlite"
+    assert {given.by for given in ask(images)} == {"back"}
+    np.testing.assert_array_equal(cloud.frames[0].ids, np.arange(5))
     assert read_balance(ledger).worst("infer").releases == 1
-    ask(images_BCHW)
-    assert seen[1].payload == seen[0].payload, "the same question is the same release"
+    for batch in (images, images[1:3], images[[4, 0]], images[2:3], images.flip(0), *[images[3:4]] * 5):
+        ask(batch)
     assert read_balance(ledger).worst("infer").releases == 1
-    with pytest.raises(PrivacyError, match="split 'infer'"):
-        ask(images_BCHW[1:3])  # another batch: fresh noise, for which these images have no budget left
-    assert len(seen) == 2
+    assert sum(group.images for group in read_balance(ledger).groups if group.split == "infer") == 5
+    assert cloud.frames[1].payload == cloud.frames[0].payload
     ledger.unlink()
     with pytest.raises(PrivacyError, match="is gone"):
-        ask(images_BCHW)
+        ask(images)
+
+
+def test_an_answer_without_a_server_releases_nothing(private_run):
+    given = answer(private_run, some_images(0), threshold=1.01)
+    assert {one.by for one in given} == {"back"}
+    assert answer(private_run, some_images(0), threshold=0, server=MemoryLink(Cloud()))[0].by == "exit"
+    assert read_balance(private_run.folder / "edge" / "ledger.sqlite").worst("infer") is None
+
+
+def test_nothing_but_the_release_decides_what_crosses(private_run, monkeypatch):
+    """Where all images are released alike, all that crosses is alike too: which are sent, how many, ids, bytes."""
+    heard = []
+    released = np.linspace(-1, 1, 5 * 8, dtype=np.float32).reshape(5, 2, 2, 2)[[3, 0, 4, 1, 2]]
+    monkeypatch.setattr(Gaussian, "randomise", lambda self, bounded_BF, words: as_given(bounded_BF, released))
+    edge = EdgeModel(private_run)
+    sure = edge.answer_to_release(torch.from_numpy(released)).max(dim=1).values.sort().values
+    threshold = float(sure[2:4].mean())  # some are sent and some are not
+    for seed in range(6):
+        cloud = Cloud()
+        given = answer(private_run, some_images(seed), threshold=threshold, server=MemoryLink(cloud))
+        heard.append(([one.by for one in given], [(f.ids.tolist(), f.payload, f.side) for f in cloud.frames]))
+    assert all(one == heard[0] for one in heard[1:])
+    assert {*heard[0][0]} == {"exit", "back"}
+    assert heard[0][1][0][0] == list(range(heard[0][0].count("back"))), "numbered without gaps"
+
+
+def as_given(like, released):
+    """Of the type that the mechanism works on."""
+    return torch.from_numpy(released) if isinstance(like, torch.Tensor) else released
 
 
 class Breaks(Quiet):

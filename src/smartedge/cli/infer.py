@@ -19,7 +19,9 @@ Classify images with a trained run: the task exit answers where it is confident,
   photos/b.jpg   no    71.4 %   back   (exit was 62.0 % sure)
   1 of 2 images went to the back
 
-The back answers in this process, or at the server that runs 'smartedge serve' with --connect HOST:PORT.
+The back answers in this process, and nothing leaves the machine. With --connect HOST:PORT it answers at the server that
+runs 'smartedge serve'. Then every image is released first, with the run's noise, and costs its budget one release;
+whether it is sent is decided by that release alone. The same image again is no new release.
 The accuracy that each threshold costs or gains is drawn in the run's report.html.
 """
 
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from smartedge import inference, metrics
+    from smartedge.training import flight_link
 
     if args.threshold < 0:
         raise ConfigError("--threshold must be at least 0; 0 answers everything on the edge, 1.01 nothing")
@@ -53,18 +56,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"{path}: {problem}; left out", file=sys.stderr)
     if not readable:
         raise DataError("none of the images can be read")
-    edge = inference.EdgeModel(trained)
-    sender = _sender(trained, args.connect)
+    server = None if args.connect is None else flight_link(trained.config, args.connect)
     try:
-        answers = inference.answer(
-            trained,
-            edge,
-            images_BCHW,
-            threshold=args.threshold,
-            ask=inference.ask_over(sender, trained, edge),
-        )
+        answers = inference.answer(trained, images_BCHW, threshold=args.threshold, server=server)
     finally:
-        sender.disconnect()
+        if server is not None:
+            server.disconnect()
     width = max(len(str(path)) for path in readable)
     for path, given in zip(readable, answers, strict=True):
         chosen = metrics.answers(given.scores_K[None], trained.task.kind)[0]
@@ -102,15 +99,3 @@ def _read(paths: list[Path], image_size: int) -> tuple[list[Path], Any, dict[Pat
             good[path] = found
     images_BCHW = torch.from_numpy(np.stack(list(good.values())).transpose(0, 3, 1, 2).copy()) if good else None
     return list(good), images_BCHW, problems
-
-
-def _sender(trained: Any, location: str | None) -> Any:
-    from smartedge.inference import Answerer
-
-    if location is None:
-        from smartedge.wire.memory import MemoryLink
-
-        return MemoryLink(Answerer(trained))
-    from smartedge.training import flight_link
-
-    return flight_link(trained.config, location)

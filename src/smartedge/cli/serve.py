@@ -33,13 +33,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     from smartedge.cli.cloud import parse_address
-    from smartedge.inference import Answerer, TrainedRun
+    from smartedge.inference import BackServer, TrainedRun
     from smartedge.processes import stop_on_signals
     from smartedge.training import flight_receiver
 
     host, port = parse_address(args.listen, "--listen")
     trained = TrainedRun.open(args.run_dir)
-    receiver = flight_receiver(trained.config, Answerer(trained), host, port)
+    receiver = flight_receiver(trained.config, BackServer(trained), host, port)
     with stop_on_signals() as stop:
         receiver.start()
         print(f"listening on {host}:{receiver.port}; Ctrl-C stops", flush=True)

@@ -13,7 +13,7 @@ import math
 import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from smartedge.types import ReleaseEvent
 
 __all__ = ["Balance", "Budget", "Group", "Ledger", "read_balance"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (event INTEGER PRIMARY KEY, description TEXT NOT NULL UNIQUE);
@@ -45,6 +45,7 @@ CREATE TABLE labels (
     PRIMARY KEY (split, image, event)
 ) WITHOUT ROWID;
 """
+_REPEATABLE = "CREATE TABLE IF NOT EXISTS repeatable (nonce BLOB PRIMARY KEY) WITHOUT ROWID"  # new in schema 2
 _ROUNDING = 1e-9  # relative; of sums of the budget's parts
 _TOGETHER = 500  # images asked for in one query
 History = tuple[tuple[ReleaseEvent, int], ...]
@@ -143,6 +144,8 @@ class Ledger:
                     for statement in _TABLES.split(";"):
                         self._db.execute(statement)
                     self._write_facts(run or "", policy)
+                self._db.execute(_REPEATABLE)
+                self._db.execute("UPDATE facts SET value = ? WHERE name = 'schema' AND value = '1'", (str(_SCHEMA),))
                 self._db.execute("COMMIT")
             self._check(run, policy)
         except BaseException:
@@ -158,6 +161,7 @@ class Ledger:
         *,
         seq: int,
         nonce: bytes,
+        image_nonces: Sequence[bytes] | None = None,
         label_event: ReleaseEvent | None = None,
         exempt: bool = False,
     ) -> bool:
@@ -170,6 +174,8 @@ class Ledger:
             seq: the frame's number in the run.
             nonce: stands for ``split``, ``seq`` and the batch's content: the same again is the same release, and is
                 not recorded twice.
+            image_nonces: one for each image, which stands for the image and what is released of it: the same again,
+                in whatever batch, is the same release, and costs nothing. None: every frame is a new release.
             label_event: what the release of an image's label costs, at its first one; later ones are repeats of it.
             exempt: the budget does not apply: the settings say that this split goes unprotected.
 
@@ -187,8 +193,9 @@ class Ledger:
             ).fetchone()
             if known:
                 return False
+            new = self._not_yet_released(image_nonces, len(ids))
             if not exempt and self.budget.epsilon < math.inf:
-                self._check_budget(split, ids, event)
+                self._check_budget(split, ids[new], event)
             now, number = time.time(), self._number(event)
             frame = self._db.execute(
                 "INSERT INTO frames (split, seq, nonce, event, at) VALUES (?, ?, ?, ?, ?)",
@@ -196,8 +203,10 @@ class Ledger:
             ).lastrowid
             self._db.executemany(
                 "INSERT INTO releases VALUES (?, ?, ?, ?, ?)",
-                [(split, image, frame, place, number) for place, image in enumerate(ids.tolist())],
+                [(split, int(ids[place]), frame, place, number) for place in new],
             )
+            if image_nonces is not None:
+                self._db.executemany("INSERT INTO repeatable VALUES (?)", [(image_nonces[place],) for place in new])
             if label_event is not None:
                 number = self._number(label_event)
                 self._db.executemany(
@@ -282,6 +291,14 @@ class Ledger:
                 "config.yaml, or start a new run"
             )
 
+    def _not_yet_released(self, image_nonces: Sequence[bytes] | None, images: int) -> list[int]:
+        """Places in the batch of the images whose release is a new one."""
+        if image_nonces is None:
+            return list(range(images))
+        first = {nonce: place for place, nonce in reversed(list(enumerate(image_nonces)))}
+        known = "SELECT 1 FROM repeatable WHERE nonce = ?"
+        return sorted(place for nonce, place in first.items() if not self._db.execute(known, (nonce,)).fetchone())
+
     def _check_budget(self, split: str, ids: NDArray[np.int64], event: ReleaseEvent) -> None:
         asked = Counter(ids.tolist())
         spent: dict[int, Counter[ReleaseEvent]] = {image: Counter() for image in asked}
@@ -348,7 +365,7 @@ def _refusing(path: Path) -> Iterator[None]:
 
 def _facts(db: sqlite3.Connection) -> dict[str, object]:
     facts: dict[str, object] = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
-    if facts.get("schema") != _SCHEMA:
+    if facts.get("schema") not in (1, _SCHEMA):  # 1 lacks a table that only a new release needs
         raise sqlite3.DatabaseError(f"it is of version {facts.get('schema')}, and this program knows {_SCHEMA}")
     return facts
 

@@ -18,7 +18,7 @@ from smartedge.privacy.mechanisms import Mechanism, response_weights
 from smartedge.privacy.noise import Noise
 from smartedge.types import _RELEASE_KEY, Features, Labels, ReleasedBatch, ReleaseEvent, Task
 
-__all__ = ["Gate", "label_event_of", "randomise_labels", "release"]
+__all__ = ["Gate", "label_event_of", "randomise_labels", "release", "select"]
 
 UNPROTECTED = ReleaseEvent("none", math.inf)
 
@@ -32,6 +32,24 @@ def release(ids: NDArray[np.int64], features_BF: Features, labels: Labels) -> Re
         labels: int64 (B,) or float32 (B, K).
     """
     return ReleasedBatch(ids, features_BF, labels, UNPROTECTED, UNPROTECTED, key=_RELEASE_KEY)
+
+
+def select(released: ReleasedBatch, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> ReleasedBatch:
+    """Some images of a release, under other ids. Choose them by what was released alone, so that ε covers the choice.
+
+    Args:
+        released: of B images.
+        rows: int64 (N,), places in it.
+        ids: int64 (N,), what the other side is to know the images by: numbers that do not tell which were left out.
+    """
+    return ReleasedBatch(
+        ids,
+        released.features_BF[rows],
+        released.labels[rows],
+        released.event,
+        released.label_event,
+        key=_RELEASE_KEY,
+    )
 
 
 class Gate:
@@ -71,17 +89,18 @@ class Gate:
         *,
         split: str,
         seq: int | None,
-        wire_ids: NDArray[np.int64] | None = None,
     ) -> ReleasedBatch:
         """Release a batch. The same batch under the same ``seq`` is the same release: same bytes, no second debit.
+
+        Training images get new noise in every frame: the back learns through it. Any other image gets the same noise
+        as long as the same features are released of it, in whatever batch, so that a repetition costs nothing.
 
         Args:
             ids: int64 (B,), what the ledger knows the images by.
             features_BF: (B, *F), as the front made them or as :meth:`Mechanism.bound` left them.
             labels: int64 (B,) or float32 (B, K); what is given where no labels travel, such as zeros.
             split: of the images.
-            seq: the frame's number in the run; None: the batch's content stands for it.
-            wire_ids: int64 (B,), what the other side is to know the images by; default: ``ids``.
+            seq: the frame's number in the run; None: it is no frame of a run.
 
         Raises:
             PrivacyError: a feature is not finite, the budget does not allow it, or the ledger cannot be written.
@@ -95,6 +114,12 @@ class Gate:
         protected = split == "train" or not self.training_only
         bounded_BF = self.mechanism.bound(torch.from_numpy(features_BF)).numpy()
         nonce = self.noise.nonce("features", split, -1 if seq is None else seq, ids=ids, content=bounded_BF)
+        image_nonces = None
+        if split != "train":
+            image_nonces = [
+                self.noise.nonce("image", split, image, content=one_F)
+                for image, one_F in zip(ids.tolist(), bounded_BF, strict=True)
+            ]
         event = self.mechanism.event if protected else UNPROTECTED
         label_epsilon = self.label_epsilon if protected else None
         label_event = None if self.task is None else label_event_of(self.task, label_epsilon)
@@ -102,21 +127,26 @@ class Gate:
             split,
             ids,
             event,
-            seq=int.from_bytes(nonce[:7], "big") if seq is None else seq,
+            seq=-1 - int.from_bytes(nonce[:7], "big") if seq is None else seq,
             nonce=nonce,
+            image_nonces=image_nonces,
             label_event=label_event,
             exempt=not protected,
         )
         if protected:
-            words = self.noise.words(nonce, len(ids) * self.mechanism.words_per_image)
+            each = self.mechanism.words_per_image
+            words = (
+                self.noise.words(nonce, len(ids) * each)
+                if image_nonces is None
+                else np.concatenate([self.noise.words(image_nonce, each) for image_nonce in image_nonces])
+            )
             bounded_BF = self.mechanism.randomise(torch.from_numpy(bounded_BF), words).numpy()
         if self.task is not None and label_epsilon is not None:
             # Permanent: an image's label is randomised once, however often it is sent.
             per_image = self.task.outputs if self.task.kind == "multi" else 1
             drawn = [self.noise.words(self.noise.nonce("label", split, image), per_image) for image in ids.tolist()]
             labels = randomise_labels(labels, self.task, label_epsilon, np.stack(drawn))
-        sent_ids = ids if wire_ids is None else wire_ids
-        return ReleasedBatch(sent_ids, bounded_BF, labels, event, label_event, key=_RELEASE_KEY)
+        return ReleasedBatch(ids, bounded_BF, labels, event, label_event, key=_RELEASE_KEY)
 
 
 def label_event_of(task: Task, epsilon: float | None) -> ReleaseEvent:

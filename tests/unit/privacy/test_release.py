@@ -15,7 +15,7 @@ from smartedge.errors import PrivacyError
 from smartedge.privacy.ledger import Budget, Ledger
 from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse, Unprotected, make_mechanism
 from smartedge.privacy.noise import Noise
-from smartedge.privacy.release import Gate, label_event_of, randomise_labels, release
+from smartedge.privacy.release import Gate, label_event_of, randomise_labels, release, select
 from smartedge.types import FeatureBatch, ReleasedBatch, ReleaseEvent, Task
 
 IDS, LABELS = np.arange(2), np.array([0, 1])
@@ -165,15 +165,40 @@ def test_images_go_through_unchanged_where_nothing_protects_them(make_gate):
     assert gate.ledger.releases("train") == 1
 
 
-def test_the_other_side_may_know_images_by_other_names(make_gate):
-    gate = make_gate(task=None)
-    released = gate.release(np.array([2**62, 7]), FEATURES, LABELS, split="infer", seq=None, wire_ids=np.array([0, 1]))
-    assert released.ids.tolist() == [0, 1]
-    assert released.label_event is None
-    gate.release(np.array([2**62, 7]), FEATURES, LABELS, split="infer", seq=None, wire_ids=np.array([0, 1]))
-    assert gate.ledger.releases("infer") == 1, "the same question again"
-    gate.release(np.array([2**62, 7]), FEATURES + 1, LABELS, split="infer", seq=None)
-    assert gate.ledger.releases("infer") == 2
+def test_an_image_that_is_asked_again_in_any_batch_is_no_new_release(make_gate):
+    gate = make_gate(epsilon=1000.0, task=None)
+    ids = np.array([2**62, 7])
+    first = gate.release(ids, FEATURES, LABELS, split="infer", seq=None)
+    assert first.label_event is None
+    again = gate.release(ids[::-1], FEATURES[::-1].copy(), LABELS, split="infer", seq=None)
+    assert np.array_equal(again.features_BF[::-1], first.features_BF)
+    twice = gate.release(ids[[1, 1]], FEATURES[[1, 1]], LABELS, split="infer", seq=None)
+    assert np.array_equal(twice.features_BF, first.features_BF[[1, 1]])
+    assert gate.ledger.releases("infer") == 1
+    assert gate.ledger.balance().worst("infer").images == 2
+    other = gate.release(ids[:1], FEATURES[:1] / 2, LABELS[:1], split="infer", seq=None)
+    assert not np.array_equal(other.features_BF, first.features_BF[:1])
+    assert gate.ledger.releases("infer") == 2, "other features of the same image are a new release"
+
+
+def test_training_images_get_new_noise_in_every_frame_and_others_do_not(make_gate):
+    gate = make_gate(epsilon=1000.0)
+    for split, releases in (("train", 2), ("val", 1)):
+        one, two = (gate.release(IDS, FEATURES, LABELS, split=split, seq=seq) for seq in (0, 1))
+        assert np.array_equal(one.features_BF, two.features_BF) == (split == "val")
+        assert gate.ledger.releases(split) == releases
+    assert gate.ledger.holds(2), "a repeated frame is recorded too"
+    assert not gate.ledger.holds(3)
+
+
+def test_a_part_of_a_release_is_a_release_under_the_ids_that_it_is_given(make_gate):
+    released = make_gate().release(IDS, FEATURES, LABELS, split="train", seq=0)
+    part = select(released, np.array([1]), np.array([0]))
+    assert part.ids.tolist() == [0]
+    assert np.array_equal(part.features_BF, released.features_BF[1:])
+    assert part.labels.tolist() == [1]
+    assert part.event == released.event
+    assert len(pack(part, get_codec("float32")).ids) == 1
 
 
 # -- labels
