@@ -211,7 +211,7 @@ def ans(levels_RN: np.ndarray, bits: int) -> int:
         shares = np.bincount(levels, minlength=2**bits).astype(np.float32) + 1e-3
         model = constriction.stream.model.Categorical(shares / shares.sum(), perfect=False)
         coder.encode_reverse(levels.astype(np.int32), model)
-    return coder.get_compressed().nbytes + levels_RN.shape[0] * 2**bits
+    return int(coder.get_compressed().nbytes) + len(levels_RN) * (1 << bits)
 
 
 OVERHEADS = (("uint8", (8, 4, 4)), ("uint4", (8, 4, 4)), ("uint2", (8, 4, 4)), ("code", (8,)))

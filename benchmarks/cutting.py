@@ -60,7 +60,7 @@ class Reversal(nn.Module):
     """A layer with a gradient of its own, as adversarial training uses it."""
 
     def forward(self, x: Tensor) -> Any:
-        return _Reverse.apply(x)
+        return _Reverse.apply(x)  # type: ignore[no-untyped-call]
 
 
 class Values(nn.Module):

@@ -70,7 +70,8 @@ def together(config: Config) -> float:
         process.stdout.read()  # to its end; its input stays open meanwhile, else it would stop
         assert process.wait() == 0, process.args
     sides = {side: json.loads((config.run_dir / side / "summary.json").read_text())["session"] for side in CORES}
-    return (sides["cloud"]["ended"] - sides["edge"]["started"]) / config.epochs
+    seconds: float = sides["cloud"]["ended"] - sides["edge"]["started"]
+    return seconds / config.epochs
 
 
 def alone(stage: str, config: Config) -> float:

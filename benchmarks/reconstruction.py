@@ -121,7 +121,7 @@ def row(network: str, name: str, found: dict[str, Any], floor: float) -> dict[st
 
 def share(training: dict[str, Any]) -> float:
     """Of the attack's training, or of the classifier's that adapts to it: whichever had less."""
-    return min(training["share"], training.get("adapted_share", 1.0))
+    return min(float(training["share"]), float(training.get("adapted_share", 1.0)))
 
 
 def reference(network: str, block: dict[str, Any]) -> dict[str, Any]:

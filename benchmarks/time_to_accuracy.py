@@ -67,9 +67,9 @@ def seconds_until(each: dict[str, Any], epochs: int) -> float:
     choice, found = Choice(**each["choice"]), each["measured"]
     scale = IMAGES / shaped_link.IMAGES["train"]
     if choice.schedule == "joint":
-        return scale * epochs * found["seconds_per_epoch"]
-    cloud = found["stage_seconds"]["cloud"]
-    before = shaped_link.EPOCHS * (found["seconds_per_epoch"] - cloud)
+        return scale * epochs * float(found["seconds_per_epoch"])
+    cloud: float = found["stage_seconds"]["cloud"]
+    before: float = shaped_link.EPOCHS * (found["seconds_per_epoch"] - cloud)
     return scale * (before + epochs * cloud)
 
 

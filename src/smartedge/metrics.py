@@ -207,7 +207,8 @@ class _Cells:
         """Scores (N, K) as they would be if all classes that occur were equally common."""
         if self.kind == "single":
             shares_K = self.counts[0] / len(scores_NK)
-            return np.divide(scores_NK, shares_K, out=np.zeros_like(scores_NK), where=shares_K > 0)
+            adjusted_NK: FloatArray = np.divide(scores_NK, shares_K, out=np.zeros_like(scores_NK), where=shares_K > 0)
+            return adjusted_NK
         yes_K = self.counts[:, 1] / len(scores_NK)
         yes_NK, no_NK = scores_NK * (1 - yes_K), (1 - scores_NK) * yes_K
         both = (yes_K > 0) & (yes_K < 1)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "collect",
+    "dataset_of",
     "flight_link",
     "flight_receiver",
     "open_data",
@@ -211,10 +212,27 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
         torch.set_num_threads(threads)
 
 
+def dataset_of(config: Config) -> DataSet:
+    """The data set that the settings name. Subsets and splits stay the same whatever ``config.seed`` is.
+
+    Raises:
+        DataError: as :func:`smartedge.data.open_dataset`.
+    """
+    from smartedge.data import open_dataset
+
+    data = config.data
+    return open_dataset(
+        data.path,
+        data.desired,
+        sensitive=data.sensitive,
+        image_size=data.image_size,
+        limit=data.limit,
+        cache_dir=data.cache_dir,
+    )
+
+
 def open_data(config: Config, monitor: Monitor) -> DataSet:
     """The data set that the settings name; what was left out of it, or made of it, is told to ``monitor``."""
-    from smartedge.edge.source import dataset_of
-
     dataset = dataset_of(config)
     told = [*dataset.notes, *(f"left out {count} images: {reason}" for reason, count in dataset.skipped.items())]
     for text in told:

@@ -18,14 +18,14 @@ from smartedge.cli import app
 from smartedge.config import Config, load_run_config
 from smartedge.data import open_dataset
 from smartedge.data.columns import read_columns, yes_no_columns
-from smartedge.data.drawn import ATTRIBUTES, draw
-from smartedge.edge.source import dataset_of
+from smartedge.data.drawn import draw
+from smartedge.data.face import ATTRIBUTES
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.gathering import gather
 from smartedge.lab.audit.undefended import _train_front
 from smartedge.methods.front_step import edge_step
 from smartedge.runs.progress import Quiet
-from smartedge.training import train
+from smartedge.training import dataset_of, train
 
 QUICK = "linear,trees,membership,epsilon"
 PROTECTED: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from smartedge.config import Config, load_config
-from smartedge.data.drawn import ATTRIBUTES
+from smartedge.data.face import ATTRIBUTES
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
 

@@ -39,11 +39,13 @@ def unpack_bits(data: bytes | memoryview, width: int, count: int) -> np.ndarray:
         return packed
     if 8 % width:
         bits = np.unpackbits(packed, count=count * width, bitorder="little").reshape(count, width)
-        return np.packbits(bits, axis=1, bitorder="little")[:, 0]
+        codes: np.ndarray = np.packbits(bits, axis=1, bitorder="little")[:, 0]
+        return codes
     together = 8 // width
     wide = packed.astype(f"<u{together}")
     mask = wide.dtype.type(2**width - 1)
     values = wide & mask
     for place in range(1, together):
         values |= (wide >> (width * place) & mask) << (8 * place)
-    return values.view(np.uint8)[:count]
+    unpacked: np.ndarray = values.view(np.uint8)[:count]
+    return unpacked

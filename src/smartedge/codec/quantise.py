@@ -241,7 +241,7 @@ def _saturated(values_RN: NDArray[np.float32], ranges_2R: NDArray[np.float32], b
     half_R1 = (high_R1 - low_R1) / np.float32(2 * (2**bits - 1))
     with np.errstate(over="ignore"):  # no value is beyond an infinite end
         lowest_R1, highest_R1 = low_R1 - half_R1, high_R1 + half_R1
-    count_R = np.count_nonzero(values_RN > highest_R1, axis=1)
+    count_R: NDArray[np.intp] = np.count_nonzero(values_RN > highest_R1, axis=1)
     if (values_RN.min(axis=1) < lowest_R1[:, 0]).any():  # after a ReLU none is: a look costs less than counting
         count_R += np.count_nonzero(values_RN < lowest_R1, axis=1)
     return count_R
@@ -279,7 +279,8 @@ def level_values(ranges_2R: NDArray[np.float32], bits: int) -> NDArray[np.float3
     # From the nearer end; float64 holds the product of two float32 exactly.
     near_RL = np.where(weight_L < 0.5, low_R1, high_R1)
     weight_L = np.where(weight_L < 0.5, weight_L, weight_L - np.float32(1))
-    return (weight_L * (high_R1 - low_R1).astype(np.float64) + near_RL).astype(np.float32)
+    levels_RL: NDArray[np.float32] = (weight_L * (high_R1 - low_R1).astype(np.float64) + near_RL).astype(np.float32)
+    return levels_RL
 
 
 def from_levels(

@@ -93,14 +93,14 @@ def _image_column(schema: pa.Schema, path: Path) -> str:
     def holds_images(column: str) -> bool:
         kind = schema.field(column).type
         if pa.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+            return bool(kind.get_field_index("bytes") >= 0)
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
     marked = [column for column, feature in _features(schema).items() if feature.get("_type") == "Image"]
     for column in (*marked, "image", "img"):
         if column in schema.names and holds_images(column):
             return column
-    candidates = [column for column in schema.names if holds_images(column)]
+    candidates: list[str] = [column for column in schema.names if holds_images(column)]
     if len(candidates) == 1:
         return candidates[0]
     raise DataError(
@@ -130,7 +130,6 @@ def _items(paths: Sequence[Path], image: str) -> Iterator[Item]:
 
 def _item(value: dict[str, Any] | bytes | None, folder: Path) -> Item:
     if isinstance(value, dict):
-        if value["bytes"] is None and value.get("path"):
-            return folder / value["path"]
-        return value["bytes"]
+        encoded: bytes | None = value["bytes"]
+        return folder / value["path"] if encoded is None and value.get("path") else encoded
     return value

@@ -68,7 +68,8 @@ def cloud_step(
 def cloud_forward(back: nn.Module, features_BF: Tensor, *, precision: str = "float32") -> Tensor:
     """Logits (B, K), float32, without learning."""
     with torch.autocast(features_BF.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-        return back(features_BF).float()
+        logits_BK: Tensor = back(features_BF)
+    return logits_BK.float()
 
 
 def label_channel(epsilon: float, outputs: int, task_kind: str) -> Tensor:

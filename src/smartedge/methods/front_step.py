@@ -102,7 +102,7 @@ def exit_logits(task_exit: nn.Module, mechanism: Mechanism | None, bounded_BF: T
 def split_start(front: nn.Module, inputs_BCHW: Tensor, *, precision: str = "float32") -> Tensor:
     """Split learning, first half: features (B, *F), float32 and still attached to the graph."""
     with torch.autocast(inputs_BCHW.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-        features_BF = front(inputs_BCHW)
+        features_BF: Tensor = front(inputs_BCHW)
     return features_BF.float()
 
 

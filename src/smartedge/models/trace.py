@@ -72,7 +72,7 @@ class _Watch(TorchDispatchMode):
     """Counts floating-point operations and notices random numbers, operator by operator."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
         self.random = False
 

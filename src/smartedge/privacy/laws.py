@@ -174,11 +174,13 @@ class CodewordLaw(ReleaseLaw):
 
     def inputs(self, bounded_NF: NDArray[np.floating]) -> Floats:
         """The number of the codeword, (N, 1)."""
-        return np.asarray(bounded_NF).argmax(axis=1)[:, None].astype(np.float64)
+        codeword_N1: Floats = np.asarray(bounded_NF).argmax(axis=1)[:, None].astype(np.float64)
+        return codeword_N1
 
     def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
         """How many of an image's releases hold each codeword, (N, K)."""
-        return np.rint(np.asarray(released_RNF, dtype=np.float64)).sum(axis=0)
+        counts_NK: Floats = np.rint(np.asarray(released_RNF, dtype=np.float64)).sum(axis=0)
+        return counts_NK
 
     def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
         """Counts (M, K)."""

@@ -320,7 +320,8 @@ class Gaussian(Additive):
         return math.erf(self.clip / self.scale / math.sqrt(2))
 
     def _norms(self, flat_BD: Tensor) -> Tensor:
-        return flat_BD.norm(dim=1, keepdim=True)
+        norms_B1: Tensor = flat_BD.norm(dim=1, keepdim=True)
+        return norms_B1
 
     def simulate(self, bounded_BF: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Plus σ times a standard normal draw; the gradient passes through."""
@@ -470,7 +471,8 @@ class _Table(Discrete):
     @cached_property
     def _ends_KO(self) -> NDArray[np.uint64]:
         """The last word of each outcome given the codeword."""
-        return (np.cumsum(self._weights_KO, axis=1) - 1).astype(np.uint64)
+        ends_KO: NDArray[np.uint64] = (np.cumsum(self._weights_KO, axis=1) - 1).astype(np.uint64)
+        return ends_KO
 
     @property
     def distance(self) -> float:

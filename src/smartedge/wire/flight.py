@@ -67,7 +67,8 @@ def from_flight_error(error: Exception, where: str) -> SmartEdgeError:
 def _to_flight_error(error: SmartEdgeError, cls: type[flight.FlightError] = flight.FlightServerError) -> Exception:
     """An error that :func:`from_flight_error` turns back into ``error`` at the other end."""
     message = str(error)[:_MAX_MESSAGE_CHARS]
-    return cls(f"[{error.code}] {message}", extra_info=f"{error.code} {message}".encode())
+    made: Exception = cls(f"[{error.code}] {message}", extra_info=f"{error.code} {message}".encode())
+    return made
 
 
 def _busy(message: str) -> Exception:
@@ -406,7 +407,7 @@ class FlightLink:
                     thing.close()
 
 
-class _Server(flight.FlightServerBase):
+class _Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
     """Flight's server, which passes both kinds of stream to one function."""
 
     def __init__(self, serve: Callable[[Any, Any, Any, Any, bool], None], location: str, **arguments: Any) -> None:
@@ -420,7 +421,7 @@ class _Server(flight.FlightServerBase):
         self._serve_stream(context, descriptor, reader, writer, True)
 
 
-class _TokenCheck(flight.ServerMiddlewareFactory):
+class _TokenCheck(flight.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow has no types
     """Refuses calls without the token, before anything of them is read."""
 
     def __init__(self, token: str) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from smartedge.augment import augment
-from smartedge.data.drawn import ATTRIBUTES, DEFAULT_COUNTS, _Face, _uniforms, draw, open_drawn
+from smartedge.data.drawn import DEFAULT_COUNTS, _attributes, _uniforms, draw, open_drawn
+from smartedge.data.face import ATTRIBUTES, Face
 
 
 def test_an_image_does_not_depend_on_its_company() -> None:
@@ -80,7 +81,7 @@ def test_each_attribute_shows_and_changes_nothing_else(attribute: int) -> None:
     turned = uniforms.copy()
     turned[:, attribute] = 1 - turned[:, attribute]
     grain = [bytes([127]) * 64 * 64] * 32
-    a, b = (_Face(u, grain, 64).paint().astype(int) for u in (uniforms, turned))
+    a, b = (Face(u, _attributes(u), grain, 64).paint().astype(int) for u in (uniforms, turned))
     changed = (np.abs(a - b).max(axis=-1) > 8).mean(axis=(1, 2))
     assert np.quantile(changed, 0.1) > 0.002  # a beard hides under hair, a lip in the dark; hardly ever
     assert changed.max() < 0.6

@@ -18,7 +18,6 @@ from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import read_columns
-from smartedge.edge.source import dataset_of
 from smartedge.errors import ConfigError, RunError
 from smartedge.lab.audit.evidence import BATCH, Auxiliary, Evidence, device_of
 from smartedge.methods.base import get_method
@@ -30,6 +29,7 @@ from smartedge.models.network import divide, to_input
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
+from smartedge.training import dataset_of
 from smartedge.types import SplitName, Task
 
 __all__ = ["Opened", "Parts", "assemble", "gather", "open_audited", "trained_parts"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,11 +104,12 @@ def _check_comparable(defended: Evidence, undefended: Evidence, named: Path) -> 
         raise ConfigError(f"--undefended {named}: that run learned from other images; give one with the same 'data'")
     if not torch.equal(defended.test_ids, undefended.test_ids):
         raise ConfigError(f"--undefended {named}: that run was tested on other images; give one with the same 'seed'")
-    for key, value in (
+    facts: tuple[tuple[str, Callable[[Evidence], object]], ...] = (
         ("data.desired", lambda e: e.task.columns),
         ("model.name", lambda e: e.config.model.name),
         ("model.cut", lambda e: e.config.model.cut),
-    ):
+    )
+    for key, value in facts:
         if value(defended) != value(undefended):
             raise ConfigError(
                 f"--undefended {named}: its {key} is {value(undefended)}, and the audited run's is {value(defended)}; "

@@ -317,7 +317,8 @@ class _Costs:
         # The link opens when the cloud has made its network; the edge computes meanwhile.
         ready = [0.0, 0.0, 0.0, build, build]
         left = departures(np.vstack([part.work for part in parts]), rooms, ready)
-        return left + np.array([0.0, 0.0, 0.0, 0.0, self.link.latency_s])
+        arrived: np.ndarray = left + np.array([0.0, 0.0, 0.0, 0.0, self.link.latency_s])
+        return arrived
 
     def _count(self, part: Pass, often: float) -> None:
         """Add a pass to the sums of the run."""
@@ -386,7 +387,7 @@ class _Costs:
         if not self.choice.how.has_cloud:
             return whole.peak_bytes
         if self.cut_edge is None:
-            size = self.edge.network["image_size"]
+            size = int(self.edge.network["image_size"])
             return whole.baseline_bytes + (job.queue_frames + 1 + _READ_AHEAD) * job.batch_size * 3 * size * size
         waiting = 0 if self.choice.how.answered else job.queue_frames
         return self.cut_edge.edge_peak_bytes + waiting * job.batch_size * 4 * prod(self.cut_edge.shape)

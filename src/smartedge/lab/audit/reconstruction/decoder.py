@@ -57,7 +57,8 @@ def train_decoder(evidence: Evidence, *, seconds: float, seed: int, report: Repo
 
     def loss(features_BF: Tensor, images_BCHW: Tensor) -> Tensor:
         with evidence.autocast():
-            return (decoder(features_BF) - images_BCHW).abs().mean()
+            made_BCHW: Tensor = decoder(features_BF)
+            return (made_BCHW - images_BCHW).abs().mean()
 
     def score() -> float:
         return float(psnr(originals_NCHW, to_image(reconstruct_images(decoder, released_NF))).mean())

@@ -104,7 +104,8 @@ class PatchCritic(nn.Module):
 
     def forward(self, images_BCHW: Tensor, plain_BCHW: Tensor) -> Tensor:
         """Scores of the patches of ``images_BCHW``."""
-        return self.layers(torch.cat([images_BCHW, plain_BCHW], dim=1) * 2 - 1)
+        scores_B1HW: Tensor = self.layers(torch.cat([images_BCHW, plain_BCHW], dim=1) * 2 - 1)
+        return scores_B1HW
 
 
 class _Residual(nn.Module):
@@ -126,7 +127,8 @@ class _Residual(nn.Module):
         nn.init.zeros_(last.weight)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return x_BCHW + self.layers(x_BCHW)
+        change_BCHW: Tensor = self.layers(x_BCHW)
+        return x_BCHW + change_BCHW
 
 
 def _map_of(feature_shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:
@@ -151,7 +153,8 @@ def _to_map(features_BF: Tensor, layout: Layout) -> Tensor:
     tokens = features_BF.shape[1]
     side = math.isqrt(tokens)
     if side * side == tokens:
-        return features_BF.transpose(1, 2).unflatten(2, (side, side))
+        maps_BDHW: Tensor = features_BF.transpose(1, 2).unflatten(2, (side, side))
+        return maps_BDHW
     first_BD, rest_BTD = features_BF[:, 0], features_BF[:, 1:]
     grid_BDHW = rest_BTD.transpose(1, 2).unflatten(2, (side, side))
     return torch.cat([grid_BDHW, first_BD[:, :, None, None].expand_as(grid_BDHW)], dim=1)

@@ -211,7 +211,7 @@ def _mismatch_of(evidence: Evidence, sample: Tensor, generator: torch.Generator)
             outcome_B = torch.cdist(released_BK.float(), outcomes_OK).argmin(
                 dim=1
             )  # a codec may have moved it a little
-            shares_BK = front(prepare(images_BCHW))
+            shares_BK: Tensor = front(prepare(images_BCHW))
             likelihood_B = (shares_BK * channel_KO[:, outcome_B].T).sum(dim=1)
             return -likelihood_B.clamp(min=1e-9).log()
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from smartedge.codec import get_codec
 from smartedge.config import load_config
 from smartedge.data.dataset import Split
-from smartedge.data.drawn import ATTRIBUTES, draw
+from smartedge.data.drawn import draw
+from smartedge.data.face import ATTRIBUTES
 from smartedge.lab.audit.evidence import Auxiliary, Evidence
 from smartedge.models.layout import layout_of_shape
 from smartedge.models.network import to_input
