@@ -125,6 +125,7 @@ def cloud_alone(config: Config, log: Any) -> float:
     import torch
 
     from smartedge.cloud.trainer import BackTrainer
+    from smartedge.codec import unpack_frame
     from smartedge.models.network import divide
 
     folder = config.run_dir.parent / "cloud-alone"
@@ -134,7 +135,8 @@ def cloud_alone(config: Config, log: Any) -> float:
     trainer = BackTrainer(config, back, device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False)
     begun = time.perf_counter()
     for seq in range(log.next_seq):
-        trainer.consume(log.frame(seq), log.header_of(seq))
+        header = log.header_of(seq)
+        trainer.consume(header, seq, unpack_frame(log.frame(seq), header))
     return time.perf_counter() - begun
 
 

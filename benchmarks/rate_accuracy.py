@@ -224,8 +224,10 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
 
     import torch
 
+    from smartedge.cloud.order import Shuffled
     from smartedge.cloud.store import FeatureLog
     from smartedge.cloud.trainer import BackTrainer
+    from smartedge.codec import unpack_frame
     from smartedge.models.network import divide
     from smartedge.runs.progress import Quiet
 
@@ -236,7 +238,14 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
         outputs = log.streams[0].outputs
         back = divide(config.division(outputs)).back
         trainer = BackTrainer(config, back, device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False)
-        trainer.train_from_log(log)
+        trainer.train_from(
+            Shuffled(
+                log,
+                lambda seq: unpack_frame(log.frame(seq), log.header_of(seq)),
+                batch_size=config.train.batch_size,
+                seed=config.seed,
+            )
+        )
     assert trainer.test is not None
     shutil.rmtree(folder)  # large
     return trainer.test.model_dump(), up

@@ -129,7 +129,7 @@ def run_cloud(
     """
     import torch
 
-    from smartedge.cloud.session import CloudSession
+    from smartedge.cloud.runner import CloudRunner
 
     if not get_method(config.method).has_cloud:
         raise errors.ConfigError(
@@ -137,15 +137,15 @@ def run_cloud(
         )
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=False)
-    session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
-    receiver = flight_receiver(config, session, host, port)
+    runner = CloudRunner(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
+    receiver = flight_receiver(config, runner.ingest, host, port)
     receiver.start()
     monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))
     try:
-        return session.run(stop or threading.Event())
+        return runner.run(stop or threading.Event())
     finally:
         receiver.close()
-        session.close()
+        runner.close()
 
 
 def flight_link(config: Config, location: str) -> FlightLink:
@@ -188,27 +188,27 @@ def _is_complete(config: Config) -> bool:
 def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
     import torch
 
-    from smartedge.cloud.session import CloudSession
+    from smartedge.cloud.runner import CloudRunner
     from smartedge.edge.runner import EdgeRunner
     from smartedge.wire.memory import MemoryLink
 
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
-    session = None
+    cloud = None
     try:
         with stop_on_signals() as stop:
             dataset = open_data(config, monitor)
             _warn_of_early_releases(config, monitor)
             if get_method(config.method).has_cloud:
-                session = CloudSession(config, config.run_dir / "cloud", monitor, resume=resume, inline=True)
-            sender = MemoryLink(session) if session else None
+                cloud = CloudRunner(config, config.run_dir / "cloud", monitor, resume=resume, inline=True)
+            sender = MemoryLink(cloud.ingest) if cloud else None
             runner = EdgeRunner(
                 config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=False
             )
             return runner.run(stop)
     finally:
-        if session is not None:
-            session.close()
+        if cloud is not None:
+            cloud.close()
         torch.set_num_threads(threads)
 
 

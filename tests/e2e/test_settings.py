@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 from runs import share_key
+from smartedge.cloud.session import CloudSession
 from watching import Watch, facts_of
 
-from smartedge.cloud.session import CloudSession
 from smartedge.config import Config, Section, load_config
 from smartedge.errors import ConfigError
 from smartedge.runs.progress import Quiet, Update

@@ -64,7 +64,7 @@ def test_the_rules_hold(copy: Path) -> None:
         ("cloud/planted.py", "import smartedge.privacy.release", CLOUD),
         ("models/planted.py", "from smartedge.config import Config", SETTINGS),
         ("lab/report/planted.py", "from smartedge.types import Task", REPORT),
-        ("lab/audit/planted.py", "import smartedge.cloud.session", RUNNERS),
+        ("lab/audit/planted.py", "import smartedge.cloud.runner", RUNNERS),
         ("lab/plan/planted.py", "from smartedge.edge.runner import EdgeRunner", RUNNERS),
     ],
 )

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from smartedge.errors import FrameError, LogError
 from smartedge.files import sync_folder
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json, parse
+from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json, image_count, parse
 
 __all__ = ["FeatureLog", "StoreHandler"]
 
@@ -134,6 +134,13 @@ class FeatureLog:
             return parse(message, header)
         except (OSError, FrameError) as error:
             raise LogError(f"{self.folder}: frame {seq} cannot be read ({error})") from error
+
+    def images(self, seq: int) -> int:
+        """How many images frame ``seq`` holds; reads its head alone."""
+        record = self._records[seq]
+        with self._segments[record.segment].open("rb") as file:
+            file.seek(record.offset)
+            return image_count(file.read(record.head))
 
     def frames(self) -> Iterator[Frame]:
         """All frames, in order."""

@@ -44,6 +44,7 @@ __all__ = [
     "answer_header",
     "header_from_json",
     "header_to_json",
+    "image_count",
     "max_payload_bytes",
     "max_side_bytes",
     "messages_of",
@@ -268,6 +269,12 @@ def parse(message: Message, header: StreamHeader) -> Frame:
     labels, labels_end = _read_labels(head, ids_end, count, header)
     ids = np.frombuffer(head, "<i4", count, _HEAD.size).astype(np.int64)
     return Frame(seq, EncodedBatch(ids=ids, labels=labels, payload=message.payload, side=head[labels_end:]))
+
+
+def image_count(head: bytes) -> int:
+    """How many images a frame holds that was checked before."""
+    count: int = _HEAD.unpack_from(head)[1]
+    return count + 1
 
 
 def _label_limit(header: StreamHeader) -> int:

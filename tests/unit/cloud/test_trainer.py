@@ -1,25 +1,25 @@
-"""Training from frames: a function of settings and frames, resumable, and with every image once per epoch."""
+"""Training from frames: a function of settings and frames, resumable."""
 
 from __future__ import annotations
 
-import contextlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from headers import stream_header
 from torch import nn
+from torch.nn import functional
 
+from smartedge.cloud.order import Shuffled
 from smartedge.cloud.store import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
-from smartedge.codec import get_codec, pack, unpack_frame
+from smartedge.codec import unpack_frame
 from smartedge.config import load_config
-from smartedge.privacy.release import release
+from smartedge.models.network import to_input
 from smartedge.runs.progress import Quiet
-from smartedge.types import Frame
-from smartedge.wire.frame import receive, serialise
-
-SHAPE = (2, 3, 3)
+from smartedge.types import FeatureBatch
 
 
 def back() -> nn.Module:
@@ -27,25 +27,8 @@ def back() -> nn.Module:
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Dropout(0.2), nn.Linear(4, 2))
 
 
-@pytest.fixture
-def log(tmp_path):
-    """Frames of 22 training, 6 validation and 6 test images, each once, as ``freeze-and-log`` sends them."""
-    generator = torch.Generator().manual_seed(3)
-    with contextlib.closing(FeatureLog(tmp_path / "log")) as opened:
-        seq = 0
-        for split, images in (("train", 22), ("val", 6), ("test", 6)):
-            header = stream_header(
-                feature_shape=SHAPE, epoch=2, split=split, first_seq=seq, frames=-(-images // 4), train_steps=5
-            )
-            opened.add_stream(header)
-            for start in range(0, images, 4):
-                ids = torch.arange(start, min(start + 4, images))
-                labels = torch.randint(0, 2, (len(ids),), generator=generator)
-                features = torch.randn(len(ids), *SHAPE, generator=generator) + labels[:, None, None, None]
-                batch = pack(release(ids.numpy(), features.numpy(), labels.numpy()), get_codec("float32"))
-                opened.append(receive(serialise(Frame(seq, batch), header), header))
-                seq += 1
-        yield opened
+def frames_of(log: FeatureLog) -> Shuffled:
+    return Shuffled(log, lambda seq: unpack_frame(log.frame(seq), log.header_of(seq)), batch_size=5, seed=0)
 
 
 def trainer(folder, *, resume: bool = False, **changes) -> BackTrainer:
@@ -59,7 +42,7 @@ def test_the_same_log_gives_the_same_weights(log, tmp_path):
     for seed, name in enumerate(("a", "b")):
         torch.manual_seed(seed)  # what others drew does not matter
         one = trainer(tmp_path / name)
-        one.train_from_log(log)
+        one.train_from(frames_of(log))
         trained.append(one.back.state_dict())
         assert one.finished
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
@@ -67,54 +50,68 @@ def test_the_same_log_gives_the_same_weights(log, tmp_path):
 
 def test_stopped_and_resumed_gives_the_same_weights(log, tmp_path):
     whole = trainer(tmp_path / "whole")
-    whole.train_from_log(log)
+    whole.train_from(frames_of(log))
     broken = trainer(tmp_path / "broken")
 
     class StopInThirdEpoch:
         def is_set(self) -> bool:
-            return broken.step >= 10
+            return broken.progress.step >= 10
 
-    broken.train_from_log(log, stop=StopInThirdEpoch())
+    broken.train_from(frames_of(log), stop=StopInThirdEpoch())
     assert not broken.finished
     resumed = trainer(tmp_path / "broken", resume=True)
-    assert 0 < resumed.epoch < 4
-    resumed.train_from_log(log)
+    assert 0 < resumed.progress.epoch < 4
+    resumed.train_from(frames_of(log))
     assert resumed.test == whole.test
     for name, tensor in whole.back.state_dict().items():
         assert torch.equal(tensor, resumed.back.state_dict()[name])
 
 
-def test_every_epoch_shuffles_and_takes_each_image_at_most_once(log, tmp_path):
-    one = trainer(tmp_path / "run")
-    train = [seq for seq in range(log.next_seq) if log.header_of(seq).split == "train"]
-    orders = []
-    for one.epoch in range(3):
-        batches = list(one._shuffled(log, train, steps=4))
-        assert [len(batch.ids) for batch in batches] == [5, 5, 5, 5]
-        order = [image for batch in batches for image in batch.ids.tolist()]
-        assert len(set(order)) == 20
-        orders.append(order)
-    assert orders[0] != orders[1] != orders[2]
+class Watched(nn.Module):
+    """Keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3 * 8 * 8, 2)
+        self.given: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.given.append(x.detach().clone())
+        logits: torch.Tensor = self.head(x.flatten(1))
+        return logits
 
 
-def test_a_pool_smaller_than_the_data_still_mixes_everything(log, tmp_path, monkeypatch):
-    monkeypatch.setattr("smartedge.cloud.trainer._SHUFFLE_FRAMES", 2)
-    one = trainer(tmp_path / "run")
-    train = [seq for seq in range(log.next_seq) if log.header_of(seq).split == "train"]
-    order = [image for batch in one._shuffled(log, train, steps=4) for image in batch.ids.tolist()]
-    assert len(order) == len(set(order)) == 20
+def one_batch(folder: Path, batch: FeatureBatch, split: str, network: nn.Module, **settings) -> BackTrainer:
+    folder.mkdir()
+    config = load_config(settings)
+    trainer = BackTrainer(config, network, device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False)
+    trainer.consume(stream_header(split=split, frames=1), 0, batch)
+    return trainer
 
 
-def test_labels_stay_with_their_features(log, tmp_path):
-    one = trainer(tmp_path / "run")
-    train = [seq for seq in range(log.next_seq) if log.header_of(seq).split == "train"]
-    known = {
-        image: (label, features)
-        for seq in train
-        for batch in [unpack_frame(log.frame(seq), log.header_of(seq))]
-        for image, label, features in zip(batch.ids.tolist(), batch.labels.tolist(), batch.features_BF, strict=True)
-    }
-    for batch in one._shuffled(log, train, steps=4):
-        for image, label, features in zip(batch.ids.tolist(), batch.labels.tolist(), batch.features_BF, strict=True):
-            assert label == known[image][0]
-            assert np.array_equal(features, known[image][1])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_uploaded_images_are_augmented_where_they_are_learned_from_and_nowhere_else(tmp_path, split):
+    images_BCHW = torch.randint(256, (16, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = FeatureBatch(np.arange(16), images_BCHW.numpy(), np.arange(16) % 2)
+    network = Watched()
+    settings = {"method": "upload", "data": {"augment": "flip-crop"}}
+    one_batch(tmp_path / "run", batch, split, network, **settings)
+    (given,) = network.given
+    as_they_are = torch.equal(given, to_input(images_BCHW, torch.device("cpu")))
+    assert as_they_are == (split != "train")
+
+
+@pytest.mark.parametrize(("smoothing", "split"), [(0.0, "train"), (0.3, "train"), (0.3, "val")])
+def test_labels_are_smoothed_as_the_settings_say_where_the_back_learns(tmp_path, smoothing, split):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
+    features, labels = torch.randn(4, 2, 2, 2), torch.tensor([0, 1, 1, 0])
+    batch = FeatureBatch(np.arange(4), features.numpy(), labels.numpy())
+    with torch.no_grad():
+        logits_BK = network(features)
+    expected = functional.cross_entropy(
+        logits_BK, labels, label_smoothing=smoothing if split == "train" else 0.0
+    ).item()
+    one_batch(tmp_path / "run", batch, split, network, train={"label_smoothing": smoothing})
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert row["split"] == split and row["loss"] == pytest.approx(expected, rel=1e-6)

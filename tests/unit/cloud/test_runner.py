@@ -10,7 +10,7 @@ import pytest
 import torch
 from headers import stream_header
 
-from smartedge.cloud.session import CloudSession
+from smartedge.cloud.runner import CloudRunner
 from smartedge.codec import get_codec, pack
 from smartedge.config import load_config
 from smartedge.errors import ConfigError, CutError, FrameError, RunError, SmartEdgeError
@@ -35,14 +35,14 @@ VAL = dataclasses.replace(HEADER, split="val", first_seq=2, frames=1)
 
 
 @pytest.fixture
-def session(tmp_path):
-    opened = CloudSession(CONFIG, tmp_path / "cloud", Quiet(), resume=False, inline=True)
+def runner(tmp_path):
+    opened = CloudRunner(CONFIG, tmp_path / "cloud", Quiet(), resume=False, inline=True)
     yield opened
     opened.close()
 
 
-def send(session: CloudSession, header: StreamHeader) -> None:
-    link = MemoryLink(session)
+def send(runner: CloudRunner, header: StreamHeader) -> None:
+    link = MemoryLink(runner.ingest)
     link.open(header)
     for seq in range(header.first_seq, header.first_seq + header.frames):
         features = np.full((4, *header.feature_shape), seq, np.float32)
@@ -65,68 +65,68 @@ def send(session: CloudSession, header: StreamHeader) -> None:
         ({"frames": 1}, FrameError, "1 frames, which cannot be"),
     ],
 )
-def test_what_does_not_belong_is_refused_and_the_right_one_taken_afterwards(session, changes, error, problem):
+def test_what_does_not_belong_is_refused_and_the_right_one_taken_afterwards(runner, changes, error, problem):
     with pytest.raises(error, match=problem):
-        MemoryLink(session).open(dataclasses.replace(HEADER, **changes))
-    assert session.log.next_seq == 0
-    send(session, HEADER)
-    assert session.log.next_seq == 2
+        MemoryLink(runner.ingest).open(dataclasses.replace(HEADER, **changes))
+    assert runner.log.next_seq == 0
+    send(runner, HEADER)
+    assert runner.log.next_seq == 2
 
 
-def test_streams_follow_each_other_to_the_end_of_the_run(session):
-    send(session, HEADER)
+def test_streams_follow_each_other_to_the_end_of_the_run(runner):
+    send(runner, HEADER)
     for wrong in (
         dataclasses.replace(VAL, split="test"),
         dataclasses.replace(VAL, run="another"),
         dataclasses.replace(VAL, outputs=3),
     ):
         with pytest.raises((FrameError, RunError)):
-            MemoryLink(session).open(wrong)
-    send(session, VAL)
-    send(session, dataclasses.replace(HEADER, epoch=1, first_seq=3))
-    send(session, dataclasses.replace(VAL, epoch=1, first_seq=5))
-    assert not session.trainer.finished
-    send(session, dataclasses.replace(VAL, epoch=1, split="test", first_seq=6))
-    assert session.trainer.finished
+            MemoryLink(runner.ingest).open(wrong)
+    send(runner, VAL)
+    send(runner, dataclasses.replace(HEADER, epoch=1, first_seq=3))
+    send(runner, dataclasses.replace(VAL, epoch=1, first_seq=5))
+    assert not runner.trainer.finished
+    send(runner, dataclasses.replace(VAL, epoch=1, split="test", first_seq=6))
+    assert runner.trainer.finished
     with pytest.raises(FrameError, match="the run is complete"):
-        send(session, dataclasses.replace(HEADER, epoch=2, first_seq=7))
+        send(runner, dataclasses.replace(HEADER, epoch=2, first_seq=7))
 
 
 def test_two_stage_streams_are_numbered_after_the_epochs_of_the_front(tmp_path):
     config = load_config(CONFIG, {"schedule": "two-stage", "epochs": 1, "train": {"front_epochs": 3}})
-    session = CloudSession(config, tmp_path / "cloud", Quiet(), resume=False, inline=True)
+    runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=True)
     first = dataclasses.replace(HEADER, agreement=json.dumps(config.agreement()), epoch=3)
     with pytest.raises(FrameError, match=r"must be .*\(3, 'train', 0\)"):
-        MemoryLink(session).open(dataclasses.replace(first, epoch=0))
+        MemoryLink(runner.ingest).open(dataclasses.replace(first, epoch=0))
     with pytest.raises(FrameError, match="1 frames, which cannot be"):
-        MemoryLink(session).open(dataclasses.replace(first, frames=1))
-    send(session, first)
-    assert session.trainer.step == 2, "frames are learned from as they come"
-    send(session, dataclasses.replace(first, split="val", first_seq=2, frames=1))
-    send(session, dataclasses.replace(first, split="test", first_seq=3, frames=1))
-    assert session.trainer.finished
-    session.close()
+        MemoryLink(runner.ingest).open(dataclasses.replace(first, frames=1))
+    send(runner, first)
+    assert runner.trainer.progress.step == 2, "frames are learned from as they come"
+    send(runner, dataclasses.replace(first, split="val", first_seq=2, frames=1))
+    send(runner, dataclasses.replace(first, split="test", first_seq=3, frames=1))
+    assert runner.trainer.finished
+    runner.close()
 
 
-def test_a_stream_that_is_here_already_changes_nothing(session):
-    send(session, HEADER)
-    before = {name: tensor.clone() for name, tensor in session.trainer.back.state_dict().items()}
-    send(session, HEADER)
-    assert session.log.next_seq == 2
-    assert all(torch.equal(tensor, before[name]) for name, tensor in session.trainer.back.state_dict().items())
+def test_a_stream_that_is_here_already_changes_nothing(runner):
+    send(runner, HEADER)
+    before = {name: tensor.clone() for name, tensor in runner.trainer.back.state_dict().items()}
+    send(runner, HEADER)
+    assert runner.log.next_seq == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in runner.trainer.back.state_dict().items())
 
 
 def test_a_network_that_cannot_be_had_is_an_error_at_the_start(tmp_path):
     for changes, error in (({"cut": "layer9"}, CutError), ({"bottleneck": [4, 9, 9]}, ConfigError)):
         config = load_config(CONFIG, {"model": changes})
         with pytest.raises(error):
-            CloudSession(config, tmp_path / str(changes), Quiet(), resume=False, inline=True)
+            CloudRunner(config, tmp_path / str(changes), Quiet(), resume=False, inline=True)
 
 
-def test_a_folder_with_a_run_is_not_overwritten(session, tmp_path):
-    send(session, HEADER)
+def test_a_folder_with_a_run_is_not_overwritten(runner, tmp_path):
+    send(runner, HEADER)
     with pytest.raises(RunError, match="--resume"):
-        CloudSession(CONFIG, tmp_path / "cloud", Quiet(), resume=False, inline=True)
+        CloudRunner(CONFIG, tmp_path / "cloud", Quiet(), resume=False, inline=True)
 
 
 def test_what_the_log_holds_and_the_trainer_did_not_learn_is_learned_after_a_stop(tmp_path):
@@ -134,30 +134,30 @@ def test_what_the_log_holds_and_the_trainer_did_not_learn_is_learned_after_a_sto
     ends = []
     for stopped in (False, True):
         folder = tmp_path / f"cloud{stopped}"
-        session = CloudSession(CONFIG, folder, Quiet(), resume=False, inline=True)
+        runner = CloudRunner(CONFIG, folder, Quiet(), resume=False, inline=True)
         if stopped:
-            link = MemoryLink(session)
+            link = MemoryLink(runner.ingest)
             link.open(HEADER)
             link.write(first_frame())
-            session.log.close()  # killed: nothing else is written
-            session = CloudSession(CONFIG, folder, Quiet(), resume=True, inline=True)
-        send(session, HEADER)
-        assert session.trainer.next_seq == 2
-        ends.append(session.trainer.back.state_dict())
-        session.close()
+            runner.log.close()  # killed: nothing else is written
+            runner = CloudRunner(CONFIG, folder, Quiet(), resume=True, inline=True)
+        send(runner, HEADER)
+        assert runner.trainer.next_seq == 2
+        ends.append(runner.trainer.back.state_dict())
+        runner.close()
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
 
 
-def test_a_payload_that_cannot_be_decoded_is_told_to_its_sender_and_not_logged(session):
+def test_a_payload_that_cannot_be_decoded_is_told_to_its_sender_and_not_logged(runner):
     good = first_frame()
     bad = dataclasses.replace(good, batch=dataclasses.replace(good.batch, payload=good.batch.payload[:-1]))
-    link = MemoryLink(session)
+    link = MemoryLink(runner.ingest)
     link.open(HEADER)
     with pytest.raises(SmartEdgeError):
         link.write(bad)
-    assert session.log.next_seq == 0
-    send(session, HEADER)
-    assert session.log.next_seq == 2
+    assert runner.log.next_seq == 0
+    send(runner, HEADER)
+    assert runner.log.next_seq == 2
 
 
 def first_frame() -> Frame:
