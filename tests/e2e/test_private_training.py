@@ -127,7 +127,7 @@ def test_codewords_cross_as_codewords(tiny_config, open_log):
     log = open_log(config.run_dir / "cloud" / "log")
     for frame in log.frames():
         header = log.header_of(frame.seq)
-        features = unpack_frame(frame, header).features_BF
+        features = torch.from_numpy(unpack_frame(frame, header).features_BF)
         assert header.feature_shape == (6,)
         assert torch.equal(features.sort(dim=1).values, torch.eye(6)[-1:].expand(len(features), 6)), "one-hot"
 
@@ -148,12 +148,13 @@ def test_two_stage_sends_what_the_frozen_front_makes_of_augmented_images(tiny_co
         split = dataset.splits[log.header_of(frame.seq).split]
         places = np.searchsorted(split.ids, batch.ids)
         clean, _ = learner.infer(split.read(places))
+        sent_BF = torch.from_numpy(batch.features_BF)
         if log.header_of(frame.seq).split == "train":
-            for image, sent, plain in zip(batch.ids.tolist(), batch.features_BF, clean, strict=True):
+            for image, sent, plain in zip(batch.ids.tolist(), sent_BF, clean, strict=True):
                 views.setdefault(image, []).append(sent)
                 as_it_is += torch.allclose(sent, plain, atol=1e-5)
         else:
-            torch.testing.assert_close(batch.features_BF, clean, rtol=0, atol=1e-5)
+            torch.testing.assert_close(sent_BF, clean, rtol=0, atol=1e-5)
     total = sum(map(len, views.values()))
     assert total == 3 * 96
     # Mirrored with probability 1/2: 288 fair coins are within 0.5 ± 0.18 but for 1e-9.
@@ -193,7 +194,7 @@ def test_on_drawn_faces_a_reader_of_what_crossed_sees_less_of_the_hidden_attribu
         for frame in log.frames():
             batch = unpack_frame(frame, log.header_of(frame.seq))
             name = log.header_of(frame.seq).split
-            crossed[name].append(batch.features_BF.flatten(1))
+            crossed[name].append(torch.from_numpy(batch.features_BF).flatten(1))
             places = np.searchsorted(splits[name].ids, batch.ids)
             wearing[name].append(splits[name].sensitive_labels["hat"][places])
         known, asked = (torch.cat(crossed[name]) for name in ("train", "test"))

@@ -56,10 +56,10 @@ def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
         split = dataset.splits[header.split]
         position = {image: place for place, image in enumerate(split.ids.tolist())}
         images = split.read(torch.tensor([position[image] for image in batch.ids.tolist()]).numpy())
-        assert torch.equal(images.labels, batch.labels)
+        assert torch.equal(images.labels, torch.from_numpy(batch.labels))
         with torch.no_grad():
             features_BF = front(to_input(images.images_BCHW, torch.device("cpu")))
-        torch.testing.assert_close(batch.features_BF, features_BF, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(torch.from_numpy(batch.features_BF), features_BF, rtol=1e-2, atol=1e-2)
         released += batch.ids.tolist() if header.split == "train" else []
     assert sorted(released) == sorted(dataset.splits["train"].ids.tolist()), "each image once"
 
