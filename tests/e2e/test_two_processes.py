@@ -34,6 +34,13 @@ def test_two_processes_give_the_weights_of_one(tiny_config, method, schedule):
     train(one, single_process=True, monitor=Quiet())
     results = train(two, monitor=Quiet())
     assert_same_run(one.run_dir, two.run_dir)
+    if method != "local":
+        counted, known = (
+            json.loads((run / "edge" / "summary.json").read_text())["traffic"]["up"]
+            for run in (two.run_dir, one.run_dir)
+        )
+        for split in ("train", "val", "test"):  # the socket's bytes are the messages', and little besides
+            assert 0.9 * known[split] < counted[split] < 1.1 * known[split] + 8000
     sent = results.bytes_per_image
     if method == "local":
         assert (sent.up, sent.down) == (0, 0)

@@ -156,6 +156,19 @@ def test_where_training_alone_is_protected_the_rest_goes_as_it_is_and_the_ledger
     assert gate.ledger.balance().worst("val").epsilon == math.inf
 
 
+def test_where_training_alone_is_protected_its_budget_holds_and_the_rest_has_none(make_gate):
+    mechanism = make_mechanism("gaussian", feature_shape=SHAPE, clip=5.0, epsilon=1.0)
+    gate = make_gate(mechanism, epsilon=1.0, training_only=True)
+    gate.release(IDS, FEATURES, LABELS, split="train", seq=0)
+    drawn = gate.noise.drawn
+    with pytest.raises(PrivacyError, match="budget is 1"):
+        gate.release(IDS, FEATURES, LABELS, split="train", seq=1)
+    assert gate.noise.drawn == drawn
+    for seq, split in enumerate(("val", "val", "test"), start=2):
+        gate.release(IDS, FEATURES, LABELS, split=split, seq=seq)
+    assert gate.ledger.balance().worst("train").epsilon <= 1.0
+
+
 def test_images_go_through_unchanged_where_nothing_protects_them(make_gate):
     gate = make_gate(Unprotected((3, 2, 2)))
     images = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2)
