@@ -18,6 +18,7 @@ from smartedge.codec import get_codec, pack, unpack_frame
 from smartedge.config import Config, load_run_config
 from smartedge.edge.protection import open_gate
 from smartedge.errors import FrameError, RunError
+from smartedge.methods.base import get_method
 from smartedge.methods.front_step import edge_forward
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities
@@ -51,7 +52,7 @@ class TrainedRun:
             results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{folder}: holds no finished run ({error}); train one with 'smartedge train'") from error
-        if config.method != "hierarchical":
+        if not get_method(config.method).has_exit:
             raise RunError(
                 f"{folder}: was trained with method {config.method!r}, which has no exit on the edge; "
                 "infer needs a run of method 'hierarchical'"

@@ -77,7 +77,7 @@ def train(
         raise KeyboardInterrupt(f"stopped; continue with: smartedge train {run_dir / 'config.yaml'} --resume")
     from smartedge.runs.results import assemble
 
-    return assemble(run_dir, settings, facts)
+    return assemble(run_dir, settings, get_method(settings.method), facts)
 
 
 def collect(run_dir: Path) -> Results:
@@ -91,7 +91,8 @@ def collect(run_dir: Path) -> Results:
     """
     from smartedge.runs.results import assemble
 
-    return assemble(run_dir, load_run_config(run_dir), RunFacts.read(run_dir / "run.json"))
+    config = load_run_config(run_dir)
+    return assemble(run_dir, config, get_method(config.method), RunFacts.read(run_dir / "run.json"))
 
 
 def run_edge(

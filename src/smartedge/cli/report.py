@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import RunError
+from smartedge.methods.schedules import get_schedule
 
 if TYPE_CHECKING:
     from smartedge.artifacts.results import Results
@@ -89,7 +90,7 @@ def _row(results: Results) -> list[str]:
     back, at_exit, sent = results.test.back, results.test.exit, results.bytes_per_image
     peak = results.edge_peak_rss_bytes
     return [
-        results.method + (", each image once" if results.schedule == "freeze-and-log" else ""),
+        results.method + (", each image once" if get_schedule(results.schedule).once else ""),
         f"{100 * back.balanced_accuracy:.1f} %" if back else "",
         f"{100 * at_exit.balanced_accuracy:.1f} %" if at_exit else "",
         f"{100 * (back.balanced_accuracy - at_exit.balanced_accuracy):+.1f}" if back and at_exit else "",

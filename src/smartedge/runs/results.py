@@ -31,32 +31,33 @@ from smartedge.runs.record import read_metrics
 
 if TYPE_CHECKING:
     from smartedge.config import Config
+    from smartedge.methods.base import Method
 
 __all__ = ["assemble"]
 
 
-def assemble(run_dir: Path, config: Config, facts: RunFacts) -> Results:
+def assemble(run_dir: Path, config: Config, method: Method, facts: RunFacts) -> Results:
     """Write ``results.json``, ``metrics.jsonl`` and ``predictions.safetensors`` of a run; returns the results.
 
     Args:
-        run_dir: holds ``edge/`` and, unless the method is ``local``, ``cloud/``.
+        run_dir: holds ``edge/`` and, where the method has a cloud, ``cloud/``.
         config: the run's settings.
+        method: the one that ``config.method`` names.
         facts: where and how the run was started.
 
     Raises:
         RunError: a side has not finished.
     """
     edge = EdgeSummary.read(run_dir / "edge" / "summary.json")
-    cloud = CloudSummary.read(run_dir / "cloud" / "summary.json") if config.method != "local" else None
+    cloud = CloudSummary.read(run_dir / "cloud" / "summary.json") if method.has_cloud else None
     for side in (edge, cloud):
         if side is not None and not side.finished:
             raise RunError(f"{run_dir / side.side}: the run was stopped before its end; continue it with --resume")
     undivided = edge.test if cloud is None else cloud.test
-    at_exit = edge.test if config.method == "hierarchical" else None
+    at_exit = edge.test if method.has_exit else None
     noisy_labels = config.dp.label_epsilon is not None and config.dp.apply_to == "always"
     if noisy_labels and cloud is not None:  # the cloud measured itself against labels that are partly wrong
         undivided = _against_true_labels(run_dir, edge.task.kind)
-    divided = config.method in ("hierarchical", "split")
     traffic = edge.traffic
     sent = traffic.images.get("train", 0)
     wall, per_epoch, stages = _times(config.epochs, edge, cloud)
@@ -65,8 +66,8 @@ def assemble(run_dir: Path, config: Config, facts: RunFacts) -> Results:
         method=config.method,
         schedule=config.schedule,
         model=config.model.name,
-        cut=config.model.cut if divided else None,
-        bottleneck=tuple(config.model.bottleneck) if divided and config.model.bottleneck else None,
+        cut=config.model.cut if method.divides else None,
+        bottleneck=tuple(config.model.bottleneck) if method.divides and config.model.bottleneck else None,
         codec=config.codec_name if cloud else None,
         seed=config.seed,
         epochs=config.epochs,

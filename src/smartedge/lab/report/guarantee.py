@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from smartedge.artifacts.results import Privacy, Results
 from smartedge.lab.report.text import known, percent, short_number
+from smartedge.methods.base import get_method
 
 __all__ = ["Guarantee", "attribute_bound", "guarantee"]
 
@@ -53,7 +54,7 @@ def guarantee(results: Results) -> Guarantee:
         results: of the run; without the block, as early versions wrote them, nothing was protected.
     """
     block = results.privacy
-    if results.method == "local":
+    if not get_method(results.method).has_cloud:
         return Guarantee(False, "Nothing was sent, so nothing had to be protected on the link.", [], [], [], [])
     if block is None or not known(block.epsilon):
         return _none(results)
@@ -62,7 +63,7 @@ def guarantee(results: Results) -> Guarantee:
 
 def _none(results: Results) -> Guarantee:
     """Features, or images, that travel as they are."""
-    if results.method == "upload":
+    if get_method(results.method).sends == "images":
         headline = "There is no guarantee: the images themselves were uploaded."
     else:
         headline = "There is no guarantee: feature maps were sent without noise."

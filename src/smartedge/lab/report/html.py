@@ -20,7 +20,8 @@ from smartedge.lab.report.page import data_uri, write_page
 from smartedge.lab.report.privacy import privacy_page, privacy_verdict
 from smartedge.lab.report.read import Run, read_run
 from smartedge.lab.report.text import known, percent, points, seconds, short_number, size, times
-from smartedge.lab.report.verdict import HEADS, verdict
+from smartedge.lab.report.verdict import heads, verdict
+from smartedge.methods.schedules import get_schedule
 from smartedge.metrics import OffloadingCurve, answers, confidence, evaluate, gain_interval, offloading_curve
 
 __all__ = ["write_comparison", "write_report"]
@@ -73,7 +74,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
 
 def _run_page(run: Run) -> dict[str, object]:
     results = run.results
-    names = HEADS[results.method]
+    names = heads(results.method)
     test = results.test.present
     both = _both_answers(run)
     intervals = gain_interval(*both, run.kind) if both else {}
@@ -88,7 +89,7 @@ def _run_page(run: Run) -> dict[str, object]:
     busy, wall = run.stage_seconds, results.seconds_per_epoch
     privacy = privacy_page(run)
     judged = verdict(run, intervals.get("balanced_accuracy"), curve)
-    if results.method != "local":
+    if run.method.has_cloud:
         judged.sentences.append(f"{guarantee(results).headline} {privacy_verdict(run).headline}")
     return {
         "run": run,
@@ -296,10 +297,10 @@ def _samples(run: Run, names: Mapping[str, str]) -> list[Sample]:
 def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
     names = _run_names(runs)
     finals = [run.results.test.present[run.final] for run in runs]
-    first = next((i for i, run in enumerate(runs) if run.results.method == "hierarchical"), 0)
+    first = next((i for i, run in enumerate(runs) if run.method.has_exit), 0)
     lines = {}
     for name, run in zip(names, runs, strict=True):
-        side = "edge" if run.final == "exit" or run.results.method == "local" else "cloud"
+        side = "edge" if run.final == "exit" or not run.method.has_cloud else "cloud"
         points_ = [
             (entry.epoch + 1, entry.balanced_accuracy)
             for entry in run.metrics
@@ -343,7 +344,7 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
                 "run": run,
                 "results": run.results,
                 "final": final,
-                "head": HEADS[run.results.method],
+                "head": heads(run.results.method),
                 "promise": _promise(run),
                 "leaks": {leak.name: leak for leak in read_leaks(run.audit)} if run.audit else {},
             }
@@ -372,7 +373,7 @@ def _promise(run: Run) -> str:
     """The guarantee of all releases of an image, in a few characters."""
     privacy = run.results.privacy
     if privacy is None or not known(privacy.vector_epsilon_total):
-        return "nothing sent" if run.results.method == "local" else "none"
+        return "none" if run.method.has_cloud else "nothing sent"
     return f"ε = {short_number(privacy.vector_epsilon_total)}"
 
 
@@ -381,7 +382,7 @@ def _answered(runs: Sequence[Run], side: str) -> list[float]:
     values = []
     for run in runs:
         test = run.results.test
-        everything_on_edge = run.results.method == "local"
+        everything_on_edge = not run.method.has_cloud
         head = (test.exit or (test.back if everything_on_edge else None)) if side == "edge" else test.back
         if head is None or (side == "cloud" and everything_on_edge):
             values.append(math.nan)
@@ -397,7 +398,7 @@ def _run_names(runs: Sequence[Run]) -> list[str]:
     names = []
     for method, schedule, model in facts:
         parts = [method] if differ[0] or not any(differ) else []
-        parts += [schedule] if schedule != "joint" and (differ[1] or not any(differ)) else []
+        parts += [schedule] if get_schedule(schedule).front_first and (differ[1] or not any(differ)) else []
         parts += [model] if differ[2] else []
         names.append(", ".join(parts) or method)
     return [

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smartedge.lab.report.read import Run, read_run
+from smartedge.methods.schedules import get_schedule
 
 __all__ = ["write_picture"]
 
@@ -62,8 +63,9 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
 
 
 def _name(run: Run) -> str:
-    notes = {"freeze-and-log": "\n(each image once)", "two-stage": "\n(two-stage)"}
-    return str(run.results.method) + notes.get(run.results.schedule, "")
+    schedule = get_schedule(run.results.schedule)
+    note = "each image once" if schedule.once else schedule.name
+    return run.method.name + (f"\n({note})" if schedule.front_first else "")
 
 
 def _images(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
@@ -82,7 +84,7 @@ def _accuracy(axis: Axes, runs: Sequence[Run]) -> None:
     for row, run in enumerate(runs):
         test = run.results.test
         value = test.present[run.final].balanced_accuracy
-        axis.barh(row, value, height=0.52, color=EDGE if run.results.method == "local" else CLOUD)
+        axis.barh(row, value, height=0.52, color=CLOUD if run.method.has_cloud else EDGE)
         axis.text(0.02, row, f"{100 * value:.1f} %", va="center", color="white", fontweight="bold", fontsize=10)
         if test.exit:
             text = f"exit {100 * test.exit.balanced_accuracy:.1f} %"

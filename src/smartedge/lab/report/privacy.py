@@ -24,7 +24,7 @@ def privacy_verdict(run: Run) -> Verdict:
     leaks = read_leaks(run.audit) if run.audit else []
     judged = judge(
         leaks,
-        sent=run.results.method != "local",
+        sent=run.method.has_cloud,
         protected=_protected(run),
         guaranteed=guarantee(run.results).exists,
     )

@@ -15,6 +15,7 @@ from smartedge.artifacts.audit import Audit
 from smartedge.artifacts.metrics import EpochFigures
 from smartedge.artifacts.results import Results
 from smartedge.errors import RunError
+from smartedge.methods.base import Method, get_method
 
 __all__ = ["PictureColumn", "Pictures", "Run", "read_run"]
 
@@ -58,6 +59,11 @@ class Run:
     config: str | None  # config.yaml, as text
     audit: Audit | None = None  # audit/audit.json
     pictures: Pictures | None = None  # audit/reconstruction/samples.safetensors
+
+    @property
+    def method(self) -> Method:
+        """How it was trained."""
+        return get_method(self.results.method)
 
     @property
     def stage_seconds(self) -> dict[str, float]:

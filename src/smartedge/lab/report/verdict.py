@@ -7,18 +7,12 @@ from dataclasses import dataclass
 
 from smartedge.lab.report.read import Run
 from smartedge.lab.report.text import count, percent, points, relation, seconds, size, times
+from smartedge.methods.base import get_method
 from smartedge.metrics import OffloadingCurve
 
-__all__ = ["HEADS", "Verdict", "verdict"]
+__all__ = ["Verdict", "heads", "verdict"]
 
 # What answers in each method, by the name of the head in results.json.
-HEADS = {
-    "hierarchical": {"exit": "exit (edge)", "back": "back (cloud)"},
-    "upload": {"exit": "exit (edge)", "back": "whole network (cloud)"},
-    "split": {"exit": "exit (edge)", "back": "back (cloud)"},
-    "local": {"exit": "whole network (edge)", "back": "whole network (edge)"},
-}
-
 _ADVICE = (
     "Train longer, or with another train.lr. Noise and adversarial exits can keep a front from starting: they rise "
     "over a share of all steps (dp.warmup, adversary.warmup), so that more epochs give it time (train.front_epochs "
@@ -52,7 +46,7 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
     adjusted = last.balanced_accuracy_adjusted or 0.0  # not in the results of early versions
     if adjusted > last.balanced_accuracy + _LOPSIDED:
         sentences.append(
-            f"The plain answers of the {HEADS[results.method][run.final]} favour the commoner class: weighed by how "
+            f"The plain answers of the {heads(results.method)[run.final]} favour the commoner class: weighed by how "
             f"common the classes are, they reach {percent(adjusted)} balanced accuracy."
         )
     if curve is not None:
@@ -74,13 +68,13 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
             f"The upload is {relation(sent.up, jpeg)} the image as JPEG (quality 90) and "
             f"{relation(sent.up, raw)} its raw pixels."
         )
-        if sent.up > jpeg and results.method != "upload":
+        if sent.up > jpeg and run.method.sends != "images":
             text += " Uploading the JPEG itself would have been cheaper; what is gained is that no image left the edge."
         if results.releases_per_image > 1:
             text += f" Every training image was sent {results.releases_per_image} times."
         sentences.append(text)
     busy, wall = run.stage_seconds, results.seconds_per_epoch
-    if results.method != "local" and max(busy.values()) > 0 and wall > 0:
+    if run.method.has_cloud and max(busy.values()) > 0 and wall > 0:
         slowest = max(busy, key=lambda name: busy[name])
         sentences.append(
             f"An epoch took {seconds(wall)}, {times(wall / busy[slowest])} times its slowest stage "
@@ -88,6 +82,14 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
             f"{seconds(sum(busy.values()))}."
         )
     return Verdict(tone, word, headline, sentences)
+
+
+def heads(method: str) -> dict[str, str]:
+    """What gives the answers ``exit`` and ``back`` of a run of that method."""
+    facts = get_method(method)
+    if not facts.has_cloud:
+        return dict.fromkeys(("exit", "back"), "whole network (edge)")
+    return {"exit": "exit (edge)", "back": "back (cloud)" if facts.divides else "whole network (cloud)"}
 
 
 def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
@@ -109,18 +111,18 @@ def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
 def _did_sending_pay(run: Run, interval: tuple[float, float] | None) -> tuple[str, str, str, list[str]]:
     results = run.results
     reached = percent(results.test.present[run.final].balanced_accuracy)
-    if results.method == "local":
+    if not run.method.has_cloud:
         return "open", "baseline", f"Everything on the edge: {reached} balanced accuracy, and nothing was sent.", []
     if run.gain is None:
-        who = HEADS[results.method][run.final]
-        what = "image" if results.method == "upload" else "feature map"
+        who = heads(results.method)[run.final]
+        what = "image" if run.method.sends == "images" else "feature map"
         return (
             "open",
             "baseline",
             f"The {who} reached {reached} balanced accuracy.",
             [
                 "The exit or the back was not measured on the test images, so there is no cloud gain."
-                if results.method == "hierarchical"
+                if run.method.has_exit
                 else f"This method has no answer on the edge, so there is no cloud gain: every {what} has to be sent."
             ],
         )
