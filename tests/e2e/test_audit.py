@@ -20,8 +20,11 @@ from smartedge.data import open_dataset
 from smartedge.data.columns import read_columns, yes_no_columns
 from smartedge.data.drawn import draw
 from smartedge.data.face import ATTRIBUTES
+from smartedge.lab.audit import suite
 from smartedge.lab.audit.clock import Clock, OutOfTime
+from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.gathering import gather
+from smartedge.lab.audit.suite import AuditSettings
 from smartedge.lab.audit.undefended import _train_front
 from smartedge.methods.front_step import edge_step
 from smartedge.runs.progress import Quiet
@@ -88,18 +91,22 @@ def test_a_protected_run_from_the_command_line(
     assert set(later["attributes"]["masculine"]["attacks"]) == {"linear", "ensemble"}
     assert later["membership"] is not None
 
-    # No budget for anything: all is listed, and nothing is made up.
-    assert audit(monkeypatch, run_dir, "--attacks", "linear", "--budget", "0.001s", "--fresh") == 0
+    # No budget for anything: one cheap attacker is made all the same, the others are listed, and nothing is made up.
+    attacks = "linear,trees,deep,membership,epsilon"
+    assert audit(monkeypatch, run_dir, "--attacks", attacks, "--budget", "0.001s", "--fresh") == 0
     found = result_of(run_dir)
-    assert found["attributes"]["masculine"]["best"] is None and found["attributes"]["masculine"]["undefended"] is None
-    assert {entry["attack"] for entry in found["skipped"]} == {"undefended", "linear"}
+    block = found["attributes"]["masculine"]
+    assert set(block["attacks"]) == {"linear"} and block["attacks"]["linear"]["tried"] == 1
+    assert block["undefended"] is None and found["membership"] is None and found["dp"]["holds"] is None
+    left_out = {"features", "undefended", "linear", "trees", "deep", "membership", "epsilon"}
+    assert {entry["attack"] for entry in found["skipped"]} == left_out
     assert "not in full: linear" in capsys.readouterr().out
 
 
 def test_what_is_attacked_is_what_crossed_the_link(tiny_config: Callable[..., Config]) -> None:
     """The test features are the log's; without noise they are the front's, but for the codec's rounding."""
     run_dir = trained(tiny_config, "plain")
-    evidence = gather(run_dir, ["masculine", "smile", "glasses"], monitor=Quiet())
+    evidence = gather(run_dir, ["masculine", "smile", "glasses"], clock=Clock(None), monitor=Quiet())
     assert len(evidence.test) == 40 and evidence.test_features_NF.shape == (40, 8, 8, 8)
     exact = evidence.bounded(evidence.images(evidence.test))
     span = float(exact.max() - exact.min())
@@ -113,6 +120,28 @@ def test_what_is_attacked_is_what_crossed_the_link(tiny_config: Callable[..., Co
     # A mirrored view is the front's answer to the mirrored image.
     first = evidence.images(evidence.train.split, torch.arange(4))
     assert torch.allclose(evidence.train.views_VNF[1][:4], evidence.bounded(first.flip(-1)), rtol=0, atol=1e-5)
+
+
+def test_a_budget_covers_images_and_references_and_the_cheap_attack_is_made(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image through the front takes a twentieth of a second here, and nothing else takes any time."""
+    run_dir = trained(tiny_config, "slow", epochs=1, model={"bottleneck": "2x2x2"}, schedule="freeze-and-log")
+    now = [0.0]
+    bounded = Evidence.bounded
+
+    def slowly(self: Evidence, images_BCHW: torch.Tensor, **how: Any) -> torch.Tensor:
+        now[0] += 0.05 * len(images_BCHW)
+        return bounded(self, images_BCHW, **how)
+
+    monkeypatch.setattr(Evidence, "bounded", slowly)
+    monkeypatch.setattr(suite, "Clock", lambda budget: Clock(budget, lambda: now[0]))
+    full = 20 + 96 + 96  # images of val and train, the latter mirrored as well
+    asked = AuditSettings(attacks=("linear", "membership"), seeds=1, budget=20.0)
+    found = suite.audit(run_dir, asked, Quiet())
+    assert now[0] < 20 < 0.05 * 2 * full, "with all images of run and reference it would have taken longer"
+    assert found.attributes["masculine"].best is not None and found.membership is not None
+    assert [entry.attack for entry in found.skipped] == ["features"]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -45,6 +45,11 @@ class Split:
         sensitive = {column: values[indices] for column, values in self.sensitive_labels.items()}
         return ImageBatch(ids, self._store.read(ids), self.labels[indices], sensitive)
 
+    def subset(self, indices: NDArray[np.int64]) -> Split:
+        """A split of the images at some positions, which must ascend."""
+        sensitive = {column: values[indices] for column, values in self.sensitive_labels.items()}
+        return Split(self._store, self.ids[indices], self.labels[indices], sensitive)
+
 
 @dataclass(frozen=True)
 class DataSet:

@@ -85,6 +85,12 @@ class Unit:
         return ATTACKS[self.attack]
 
     @property
+    def indispensable(self) -> bool:
+        """Whether it is made however short the time is: one attacker of the cheapest kinds, on the audited releases."""
+        first = self.seed == 0 and self.rate == self.kind.rates[0]
+        return self.evidence == "defended" and self.attack in ("linear", "posterior") and first
+
+    @property
     def file_name(self) -> str:
         """Of its result, without suffix."""
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:10]

@@ -25,6 +25,7 @@ from smartedge.runs.progress import Monitor
 __all__ = ["Finding", "Findings", "in_focus", "infer", "plan", "summarise"]
 
 _ENSEMBLE = 5  # networks whose answers are averaged
+_LEAST_SECONDS = 5.0  # for an attacker that is made in any case
 _ONE_EACH = 3  # up to so many attributes, each gets networks of its own
 
 Floats = NDArray[np.float64]
@@ -221,10 +222,13 @@ class _Attempt:
         """Train the attacker within ``allowed`` seconds, and keep what it says; nothing where its result stands."""
         if self.stands(allowed):
             return
+        part = clock.part(allowed)
+        if self.unit.indispensable and allowed < _LEAST_SECONDS:
+            allowed, part = _LEAST_SECONDS, clock.extended(_LEAST_SECONDS)
         try:
-            if clock.remaining() == 0:
+            if part.remaining() == 0:
                 raise OutOfTime("no time was left")
-            reading = read(self.evidence, self.unit, clock=clock.part(allowed), monitor=monitor)
+            reading = read(self.evidence, self.unit, clock=part, monitor=monitor)
         except (OutOfTime, Diverged) as reason:
             self._reason = str(reason)
             return

@@ -47,9 +47,17 @@ class Auxiliary:
     views_VNF: tuple[Tensor, ...]  # bounded, noiseless features (N, *F): original, and mirrored (train only)
     labels: Mapping[str, Tensor]  # attribute → int64 (N,); −1 where unknown
     desired: Tensor  # int64 (N,) or float32 (N, K), the true desired labels
+    left_out: int = 0  # images of the split that there was no time for
 
     def __len__(self) -> int:
         return len(self.desired)
+
+    def subset(self, rows: Tensor) -> Auxiliary:
+        """The images at some positions, int64 (N,), which must ascend."""
+        labels = {name: column[rows] for name, column in self.labels.items()}
+        views_VNF = tuple(view_NF[rows] for view_NF in self.views_VNF)
+        left_out = self.left_out + len(self) - len(rows)
+        return Auxiliary(self.split.subset(rows.numpy()), views_VNF, labels, self.desired[rows], left_out)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import read_columns
 from smartedge.errors import ConfigError, RunError
+from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import BATCH, Auxiliary, Evidence, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.front_step import exit_logits
@@ -26,14 +27,14 @@ from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities
 from smartedge.models.layout import Layout
 from smartedge.models.network import divide, to_input
-from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
 from smartedge.training import dataset_of
 from smartedge.types import SplitName, Task
 
-__all__ = ["Opened", "Parts", "assemble", "gather", "open_audited", "trained_parts"]
+__all__ = ["Crossed", "Opened", "Parts", "affordable", "assemble", "gather", "open_audited", "trained_parts"]
 
+_FEWEST_IMAGES = 512  # of its own that an attacker learns from, if there are so many
 _FULL_PRECISION_BYTES = 256 * 2**20  # views larger than this are held in half precision
 _CPU = torch.device("cpu")
 
@@ -57,13 +58,24 @@ class Parts:
     layout: Layout  # what its axes mean
 
 
-def gather(run_dir: Path, attributes: Sequence[str], *, name: str = "defended", monitor: Monitor) -> Evidence:
+@dataclass(frozen=True)
+class Crossed:
+    """What a finished run sent of the test images, and what its edge answered to them."""
+
+    test_NF: Tensor  # as decoded from the log, float32 (N, *F)
+    scores_NK: Tensor | None  # probabilities; None where the edge wrote none
+
+
+def gather(
+    run_dir: Path, attributes: Sequence[str], *, name: str = "defended", clock: Clock, monitor: Monitor
+) -> Evidence:
     """Collect the evidence that a finished run left.
 
     Args:
         run_dir: holds ``edge/`` (the front's weights are published) and ``cloud/`` (the feature log).
         attributes: the columns to be audited; desired ones may be among them.
         name: of the evidence.
+        clock: the time for it; where it is short, the attacker makes do with fewer images of its own.
         monitor: takes progress updates.
 
     Raises:
@@ -76,16 +88,11 @@ def gather(run_dir: Path, attributes: Sequence[str], *, name: str = "defended", 
         raise ConfigError(f"{run_dir}: method '{config.method}' sends nothing, so there is nothing to attack")
     opened = open_audited(config, attributes)
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
+    ids = opened.dataset.splits["test"].ids
+    stored = _stored_scores(run_dir / "edge" / "predictions.safetensors", ids) if parts.task_exit is not None else None
+    crossed = Crossed(_released(run_dir, config, ids), stored)
+    evidence = assemble(name, config, opened, parts, crossed, clock=clock, monitor=monitor)
     back_file = run_dir / "cloud" / "back.safetensors"
-    evidence = assemble(
-        name,
-        config,
-        opened,
-        parts,
-        test_NF=_released(run_dir, config, opened.dataset.splits["test"].ids),
-        scores_file=run_dir / "edge" / "predictions.safetensors",
-        monitor=monitor,
-    )
     return replace(evidence, back_file=back_file) if back_file.exists() else evidence
 
 
@@ -122,15 +129,17 @@ def assemble(
     config: Config,
     opened: Opened,
     parts: Parts,
+    crossed: Crossed | None,
     *,
-    test_NF: Tensor | None,
-    scores_file: Path | None,
+    clock: Clock,
     monitor: Monitor,
 ) -> Evidence:
-    """Send all images through the front. Where no log is at hand, the test images are released here, once."""
-    mechanism = mechanism_of(config, parts.feature_shape)
+    """Send the attacker's images through the front. Without ``crossed`` the test images are released here, once.
+
+    Raises:
+        OutOfTime: without ``crossed``, where there is no time for the fewest images.
+    """
     dataset, split_of = opened.dataset, opened.dataset.splits
-    nothing = torch.empty(0)
     evidence = Evidence(
         name=name,
         config=config,
@@ -138,7 +147,7 @@ def assemble(
         feature_shape=parts.feature_shape,
         layout=parts.layout,
         front=parts.front,
-        mechanism=mechanism,
+        mechanism=mechanism_of(config, parts.feature_shape),
         noisy=config.dp.mechanism != "none" and config.dp.apply_to == "always",
         codec=get_codec(config.codec_name),
         classes=opened.classes,
@@ -146,31 +155,59 @@ def assemble(
         val=Auxiliary(split_of["val"], (), opened.labels["val"], split_of["val"].labels),
         test=split_of["test"],
         test_ids=torch.from_numpy(split_of["test"].ids.copy()),
-        test_features_NF=nothing,
+        test_features_NF=torch.empty(0) if crossed is None else crossed.test_NF,
         test_labels=opened.labels["test"],
         test_desired=split_of["test"].labels,
         exit_scores={},
     )
-    clean: dict[SplitName, Tensor] = {}
     scores: dict[SplitName, Tensor] = {}
-    for split in ("train", "val", "test"):
-        clean[split] = _views(evidence, split_of[split], split, monitor, mirrored=False)
+
+    def seen(split: Split, split_name: SplitName) -> Tensor:
+        clean_NF = _views(evidence, split, split_name, monitor, mirrored=False)
         if parts.task_exit is not None:
-            scores[split] = _scores(parts.task_exit, mechanism, clean[split], dataset.task.kind, evidence.device)
-    if scores_file is not None and parts.task_exit is not None:
-        scores["test"] = _stored_scores(scores_file, evidence.test_ids, scores["test"])
-    if test_NF is None:
+            scores[split_name] = _scores(parts.task_exit, evidence, clean_NF)
+        return clean_NF
+
+    begun = clock.elapsed()
+    val_NF = seen(evidence.val.split, "val")
+    seconds = (clock.elapsed() - begun) / len(evidence.val)
+    if crossed is None or (parts.task_exit is not None and crossed.scores_NK is None):
+        clean_NF = seen(evidence.test, "test")
+    if crossed is None:
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "audit", "release"))
-        released = [evidence.release(part.float(), generator) for part in clean["test"].split(evidence.batch_size)]
-        test_NF = torch.cat(released)
-    mirrored = _views(evidence, split_of["train"], "train", monitor, mirrored=True)
+        released = [evidence.release(part.float(), generator) for part in clean_NF.split(evidence.batch_size)]
+        evidence = replace(evidence, test_features_NF=torch.cat(released))
+    elif crossed.scores_NK is not None:
+        scores["test"] = crossed.scores_NK
+    images, mirrored = affordable(len(evidence.train), seconds, clock.remaining())
+    if images < len(evidence.train):
+        if crossed is None and images * seconds > clock.remaining():
+            raise OutOfTime(f"{images} images of the attacker's own would take {images * seconds:.0f} s")
+        order = torch.randperm(len(evidence.train), generator=torch.Generator().manual_seed(config.seed))
+        evidence = replace(evidence, train=evidence.train.subset(order[:images].sort().values))
+    views_VNF = [seen(evidence.train.split, "train")]
+    if mirrored:
+        views_VNF.append(_views(evidence, evidence.train.split, "train", monitor, mirrored=True))
     return replace(
         evidence,
-        train=replace(evidence.train, views_VNF=(clean["train"], mirrored)),
-        val=replace(evidence.val, views_VNF=(clean["val"],)),
-        test_features_NF=test_NF,
+        train=replace(evidence.train, views_VNF=tuple(views_VNF)),
+        val=replace(evidence.val, views_VNF=(val_NF,)),
         exit_scores=scores,
     )
+
+
+def affordable(images: int, seconds_each: float, seconds: float) -> tuple[int, bool]:
+    """How many images the attacker learns from in the time, and whether from their mirrored view as well.
+
+    Fewer than all are a power of two, so that calls with the same budget find the same number, and what one of them
+    finished serves the next.
+    """
+    if seconds_each <= 0 or 2 * images * seconds_each <= seconds:
+        return images, True
+    fit = int(seconds / seconds_each)
+    if fit >= images:
+        return images, False
+    return min(images, max(_FEWEST_IMAGES, 2 ** max(0, fit.bit_length() - 1))), False
 
 
 def _views(evidence: Evidence, split: Split, split_name: str, monitor: Monitor, *, mirrored: bool) -> Tensor:
@@ -187,18 +224,20 @@ def _views(evidence: Evidence, split: Split, split_name: str, monitor: Monitor, 
 
 
 @torch.no_grad()
-def _scores(
-    task_exit: nn.Module, mechanism: Mechanism, bounded_NF: Tensor, task_kind: str, device: torch.device
-) -> Tensor:
+def _scores(task_exit: nn.Module, evidence: Evidence, bounded_NF: Tensor) -> Tensor:
     """The edge's answers to features that it bounded itself, probabilities (N, K)."""
-    parts = [exit_logits(task_exit, mechanism, part.float().to(device), task_kind) for part in bounded_NF.split(BATCH)]
-    return torch.cat([probabilities(part, task_kind).cpu() for part in parts])
+    kind = evidence.task.kind
+    parts = [
+        exit_logits(task_exit, evidence.mechanism, part.float().to(evidence.device), kind)
+        for part in bounded_NF.split(BATCH)
+    ]
+    return torch.cat([probabilities(part, kind).cpu() for part in parts])
 
 
-def _stored_scores(file: Path, ids: Tensor, otherwise: Tensor) -> Tensor:
-    """The edge's answers as it wrote them, in the order of ``ids``; ``otherwise`` where it wrote none."""
+def _stored_scores(file: Path, ids: np.ndarray) -> Tensor | None:
+    """The edge's answers as it wrote them, in the order of ``ids``; None where it wrote none."""
     if not file.exists():
-        return otherwise
+        return None
     stored = load_file(file)
     place = {image: row for row, image in enumerate(stored["ids"].tolist())}
     if set(place) != set(ids.tolist()):

@@ -41,6 +41,8 @@ __all__ = ["ATTACK_NAMES", "AuditSettings", "audit"]
 
 _REFERENCE = ("linear", "mlp", "deep")  # attacks on the undefended front
 # Shares of the budget. What a stage leaves over goes to the later ones.
+_OPENING_SHARE = 0.3  # of images through the front
+_CHEAP_SHARE = 0.5
 _FRONT_SHARE = 0.25
 _ATTRIBUTE_SHARE = 0.6
 _EPSILON_SHARE = 0.05
@@ -103,24 +105,24 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
         RunError: the run has not finished, or one side's folder is missing.
         DataError: the data set has changed.
     """
+    clock = Clock(settings.budget)
     _check(settings)
     config = load_run_config(run_dir)
     attributes = _attributes(run_dir, settings)
-    call = _Call(run_dir, settings, settings.attacks or ATTACK_NAMES, Clock(settings.budget), monitor, [])
-    folder, wanted, clock, skipped = call.folder, call.wanted, call.clock, call.skipped
+    call = _Call(run_dir, settings, settings.attacks or ATTACK_NAMES, clock, monitor, [])
+    folder, wanted, skipped = call.folder, call.wanted, call.skipped
     if settings.fresh:
         _forget(call)
     folder.mkdir(exist_ok=True)
-    evidence = gather(run_dir, attributes, monitor=monitor)
+    evidence = gather(run_dir, attributes, clock=clock.part(clock.remaining() * _OPENING_SHARE), monitor=monitor)
     _check_classes(evidence)
+    _note_fewer_images(call, evidence)
+    # The cheap attacks come first, so that a small budget suffices for them; references and costly ones follow.
+    _cheap_attacks(call, evidence)
+    found_membership = _membership(call, evidence)
+    dp = _dp(call, evidence)
     compared = any(name in (*_REFERENCE, "reconstruction") for name in wanted)
     undefended = _undefended(call, evidence) if compared else None
-
-    # The quick ones first: they always fit.
-    found_membership = (
-        membership(evidence, seed=evidence.config.seed, monitor=monitor) if "membership" in wanted else None
-    )
-    dp = _dp(evidence, "epsilon" in wanted, clock)
 
     images = "reconstruction" in wanted
     inference = clock.part(clock.remaining() * (_ATTRIBUTE_SHARE if images else 1.0))
@@ -191,6 +193,38 @@ def _undefended(call: _Call, evidence: Evidence) -> Evidence | None:
         return None
 
 
+def _note_fewer_images(call: _Call, evidence: Evidence) -> None:
+    """Whoever reads the audit must know that attackers learned from fewer images than there are."""
+    own = evidence.train
+    if own.left_out or len(own.views_VNF) == 1:
+        text = f"the budget sufficed for {len(own)} of the attacker's {len(own) + own.left_out} images"
+        call.skipped.append({"attack": "features", "reason": f"{text}, without their mirrored view"})
+
+
+def _cheap_attacks(call: _Call, evidence: Evidence) -> None:
+    """The cheap attackers on the audited releases, one of each kind and rate; kept for :func:`_attribute_blocks`."""
+    if math.isinf(call.clock.remaining()):
+        return  # there is time for all, in any order
+    names = [name for name in available(evidence) if name in call.wanted and ATTACKS[name].cheap]
+    infer(
+        {evidence.name: evidence},
+        plan(evidence, names, focus=(), seeds=1),
+        folders={evidence.name: call.folder / "attacks"},
+        clock=call.clock.part(call.clock.remaining() * _CHEAP_SHARE),
+        monitor=call.monitor,
+        skipped=[],
+    )
+
+
+def _membership(call: _Call, evidence: Evidence) -> dict[str, Any] | None:
+    if "membership" not in call.wanted:
+        return None
+    if call.clock.remaining() == 0:
+        call.skipped.append({"attack": "membership", "reason": "no time was left"})
+        return None
+    return membership(evidence, seed=evidence.config.seed, monitor=call.monitor)
+
+
 def _attribute_blocks(call: _Call, evidence: Evidence, undefended: Evidence | None, clock: Clock) -> dict[str, Any]:
     wanted, seeds = call.wanted, call.settings.seeds
     names = [name for name in available(evidence) if name in wanted]
@@ -199,7 +233,8 @@ def _attribute_blocks(call: _Call, evidence: Evidence, undefended: Evidence | No
     evidences = {evidence.name: evidence}
     folders = {evidence.name: call.folder / "attacks"}
     every: list[str] = []
-    if stronger := of_a_training_image(evidence):
+    stronger = of_a_training_image(evidence) if clock.remaining() > 0 else None
+    if stronger:
         evidences[stronger.name], folders[stronger.name] = stronger, folders[evidence.name]
         every = [name for name in available(stronger) if name in wanted]
         units += plan(stronger, every, focus=focus, seeds=1)
@@ -247,7 +282,7 @@ def _attribute_blocks(call: _Call, evidence: Evidence, undefended: Evidence | No
     return blocks
 
 
-def _dp(evidence: Evidence, tested: bool, clock: Clock) -> NoiseTest:
+def _dp(call: _Call, evidence: Evidence) -> NoiseTest:
     mechanism, config = evidence.mechanism, evidence.config
     protected = not math.isinf(mechanism.epsilon)
     block: dict[str, Any] = {
@@ -262,10 +297,12 @@ def _dp(evidence: Evidence, tested: bool, clock: Clock) -> NoiseTest:
         "attribute_bound": _bound(evidence, lambda mechanism: mechanism.attribute_bound),
         "noise_bound": _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound),
     }
-    if tested:
-        seconds = min(_EPSILON_SECONDS, clock.remaining() * _EPSILON_SHARE)
+    if "epsilon" in call.wanted and call.clock.remaining() == 0:
+        call.skipped.append({"attack": "epsilon", "reason": "no time was left"})
+    elif "epsilon" in call.wanted:
+        seconds = min(_EPSILON_SECONDS, call.clock.remaining() * _EPSILON_SHARE)
         # Without noise a few releases show all that there is to show.
-        block |= epsilon.measure(mechanism, clock=clock.part(seconds), trials=100_000 if protected else 2_000)
+        block |= epsilon.measure(mechanism, clock=call.clock.part(seconds), trials=100_000 if protected else 2_000)
         if not protected:
             block["holds"] = None
     return NoiseTest.model_validate(block)

@@ -48,11 +48,11 @@ def gather_undefended(
     Raises:
         ConfigError: ``named`` is defended itself, or learned from other images.
         RunError: ``named`` has not finished.
-        OutOfTime: the front could not be trained to its end.
+        OutOfTime: the front could not be trained to its end, or its features not be computed.
     """
     attributes = list(defended.classes)
     if named is not None:
-        evidence = gather(named, attributes, name="undefended", monitor=monitor)
+        evidence = gather(named, attributes, name="undefended", clock=clock, monitor=monitor)
         _check_comparable(defended, evidence, named)
         return evidence
     if is_undefended(defended.config):
@@ -64,7 +64,7 @@ def gather_undefended(
     if not (folder / "front.safetensors").exists():
         _train_front(config, opened.dataset, folder, monitor, clock)
     parts = trained_parts(config, opened.dataset.task, folder)
-    return assemble("undefended", config, opened, parts, test_NF=None, scores_file=None, monitor=monitor)
+    return assemble("undefended", config, opened, parts, None, clock=clock, monitor=monitor)
 
 
 def is_undefended(config: Config) -> bool:

@@ -91,19 +91,33 @@ def test_what_the_budget_cuts_short_is_listed_and_done_again_with_more_time(
 
 
 def test_what_the_budget_leaves_out_is_listed(evidence: Evidence, attackers: list[Any], tmp_path: Path) -> None:
-    found, skipped = sent_out(evidence, tmp_path, 0.5, [UNIT])
+    found, skipped = sent_out(evidence, tmp_path, 0.5, [replace(UNIT, rate=1e-3)])
     assert found["defended"] == {}
     assert skipped == [
         {
             "attack": "linear",
             "evidence": "defended",
             "attributes": ["hidden"],
-            "rate": 1e-2,
+            "rate": 1e-3,
             "seed": 0,
             "reason": "too little",
         }
     ]
     assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.5])
+def test_one_cheap_attacker_is_made_however_short_the_time_is(
+    evidence: Evidence, attackers: list[Any], tmp_path: Path, budget: float
+) -> None:
+    others = [
+        replace(UNIT, rate=1e-3),
+        replace(UNIT, seed=1),
+        replace(UNIT, attack="mlp", rate=ATTACKS["mlp"].rates[0]),
+    ]
+    found, skipped = sent_out(evidence, tmp_path, budget, [*others, UNIT])
+    assert [finding.unit for finding in found["defended"]["hidden"]] == [UNIT]
+    assert len(skipped) == 4, "the three others, and that this one was cut short"
 
 
 def test_cheap_attackers_share_half_of_the_time_by_weight(
@@ -120,7 +134,7 @@ def test_cheap_attackers_share_half_of_the_time_by_weight(
 def test_time_that_is_left_goes_to_those_whose_share_was_too_small(
     evidence: Evidence, attackers: list[Any], tmp_path: Path
 ) -> None:
-    units = [UNIT, Unit("defended", "deep", ("hidden",), 1e-3, 0)]
+    units = [replace(UNIT, rate=1e-3), Unit("defended", "deep", ("hidden",), 1e-3, 0)]
     found, _ = sent_out(evidence, tmp_path, 1.5, units)  # a share of less than a second for the linear one
     assert [each["attack"] for each in attackers] == ["linear", "deep", "linear"]
     assert attackers[0]["clock"].remaining() < 1 and attackers[2]["clock"].remaining() == 1.5

@@ -14,7 +14,7 @@ from smartedge.codec import get_codec
 from smartedge.config import load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.audit.evidence import Evidence, _to_pixels, round_trip
-from smartedge.lab.audit.gathering import _scores
+from smartedge.lab.audit.gathering import _scores, affordable
 from smartedge.lab.audit.undefended import _check_comparable, is_undefended, undefended_config
 from smartedge.models.network import to_input
 from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse
@@ -93,8 +93,10 @@ def test_the_exit_answers_to_a_codeword_by_its_outcomes(evidence_of: Callable[..
     mechanism = RandomisedResponse(3, 1.0)
     head = torch.nn.Linear(3, 2)
     codes = torch.eye(3)
+    evidence = evidence_of([codes] * 3, [torch.arange(3) % 2] * 3, mechanism=mechanism)
+    evidence = replace(evidence, config=load_config({"hardware": {"cloud_device": "cpu"}}))
     by_hand = mechanism.channel() @ torch.softmax(head(torch.eye(3)), dim=1)
-    assert torch.allclose(_scores(head, mechanism, codes, "single", torch.device("cpu")), by_hand, atol=1e-6)
+    assert torch.allclose(_scores(head, evidence, codes), by_hand, atol=1e-6)
 
 
 def test_undefended_settings_have_nothing_that_protects() -> None:
@@ -109,3 +111,22 @@ def test_undefended_settings_have_nothing_that_protects() -> None:
         if key == "dp":
             only["dp"]["clip"] = 1.0
         assert not is_undefended(load_config(only)), key
+
+
+@pytest.mark.parametrize(
+    ("images", "seconds_each", "seconds", "expected"),
+    [
+        (9000, 0.0, 0.0, (9000, True)),  # not timed
+        (9000, 0.01, float("inf"), (9000, True)),
+        (9000, 0.01, 180.0, (9000, True)),
+        (9000, 0.01, 179.0, (9000, False)),
+        (9000, 0.01, 89.0, (8192, False)),
+        (9000, 0.01, 81.0, (4096, False)),
+        (9000, 0.01, 0.0, (512, False)),
+        (96, 0.01, 0.0, (96, False)),
+    ],
+)
+def test_a_short_budget_makes_do_with_fewer_images(
+    images: int, seconds_each: float, seconds: float, expected: tuple[int, bool]
+) -> None:
+    assert affordable(images, seconds_each, seconds) == expected
