@@ -1,7 +1,7 @@
 """CIFAR-10 as its author distributes it: the binary version, or the one that torchvision keeps on disk.
 
-The latter consists of pickles. They are never unpickled: the two things in them that matter, a block of pixels and a
-list of small numbers, are picked out of the stream of pickle instructions without carrying any of them out.
+torchvision's version consists of pickles. They are never unpickled. The block of pixels and the list of labels are
+read from the stream of pickle instructions, and no instruction is carried out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Label columns of an open data set that it was not opened with: what an audit tries to read from features."""
+"""Further label columns of an open data set, which an audit tries to read from features."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def read_columns(
     limit: Mapping[SplitName, int] | None = None,
     cache_dir: Path | None = None,
 ) -> tuple[dict[SplitName, dict[str, Tensor]], dict[str, tuple[str, ...]]]:
-    """Labels of any columns for the images of an open data set; which images it has does not change.
+    """Labels of any columns for the images of an open data set.
 
     Args:
         dataset: as :func:`~smartedge.data.open_dataset` gave it.
-        path: and the settings that it was opened with.
+        path: as in ``open_dataset``.
         names: the columns, desired and sensitive ones among them.
         image_size: as in ``open_dataset``.
         limit: as in ``open_dataset``.

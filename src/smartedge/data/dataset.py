@@ -16,10 +16,10 @@ __all__ = ["DataSet", "Split"]
 
 
 class Split:
-    """Part of a data set. Position ``i`` runs from 0 to ``len(split) - 1``; ``ids[i]`` names the image for good.
+    """Part of a data set. Positions run from 0 to ``len(split) - 1``; ``ids[i]`` names the image at ``i``.
 
     Attributes:
-        ids: int64 (N,), ascending: the image's index in the file or folder it came from, whatever was left out.
+        ids: int64 (N,), ascending: each image's index in its file or folder. Images that were left out keep theirs.
         labels: the desired labels, see :class:`~smartedge.types.Task`.
         sensitive_labels: column → int64 (N,). They stay on the edge.
     """
@@ -61,7 +61,7 @@ class DataSet:
         splits: train, val and test.
         sensitive: what the sensitive labels mean, by column.
         skipped: reason → how many images were left out for it; empty where all could be used.
-        notes: what else the user should know, such as a validation split that was carved out.
+        notes: what else the user should know, such as a validation split that was set apart.
     """
 
     name: str

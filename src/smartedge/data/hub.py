@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, by way of their `datasets` library, kept as parquet files."""
+"""Data sets of the Hugging Face hub, fetched by the library `datasets` and kept as parquet files."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class ImageStore:
         self.bad = bad
 
     def read(self, indices: NDArray[np.int64]) -> Tensor:
-        """uint8 (B, 3, S, S). The file is mapped for the time of the call: pages read do not stay with the process."""
+        """uint8 (B, 3, S, S). The file is mapped during the call only: what was read does not stay in the process."""
         mapped = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
         pixels = np.frombuffer(mapped, np.uint8, offset=self._offset).reshape(self._shape)
         return torch.from_numpy(pixels[indices])
@@ -102,7 +102,7 @@ def _digest(images: Images, image_size: int) -> str:
 
 
 def _open(pixels: Path, notes: Path, shape: tuple[int, int, int, int]) -> ImageStore | None:
-    """The store in these two files, or None where they are not there, or not whole."""
+    """The store in these two files, or None if one of them is missing or incomplete."""
     try:
         bad = {int(index): str(reason) for index, reason in json.loads(notes.read_text(encoding="utf-8"))["bad"]}
         with pixels.open("rb") as file:

@@ -37,7 +37,7 @@ class Column:
 
 
 def read_task(data: RawData, desired: str | Sequence[str]) -> tuple[Task, list[Column]]:
-    """The task that a column (single label), a list of columns, or a group of columns (multi-label) makes.
+    """The task of a column (single label), or of a list or group of columns (multi-label).
 
     Raises:
         DataError: a column is unknown or named twice, cannot be a label, or is not yes/no in a multi-label task.

@@ -31,8 +31,8 @@ class Batches:
     Iterating starts the thread; leaving the loop in any way, or the ``with`` block, ends it.
 
     Attributes:
-        busy_seconds: what the thread spent reading and augmenting.
-        wait_seconds: what the consumer spent waiting for the thread. Near zero: data is not the slowest stage.
+        busy_seconds: time that the thread spent reading and augmenting.
+        wait_seconds: time that the consumer waited for the thread. If it is near zero, data is not the slowest stage.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Batches:
     def __iter__(self) -> Generator[ImageBatch, None, None]:
         self.close()
         iterator = self._batches()
-        self._running = weakref.ref(iterator)  # a loop that is left early must be its only owner
+        self._running = weakref.ref(iterator)  # weak: leaving the loop early must end the iterator
         return iterator
 
     def __enter__(self) -> Batches:
@@ -144,12 +144,12 @@ def batches(
         batch_size: images in a batch; the last one may be smaller.
         seed: of the run; not negative.
         epoch: counted from 0.
-        shuffle: whether to change the order, or keep the split's own.
+        shuffle: whether to change the order; otherwise it is the split's.
         augment: see :func:`smartedge.augment.augment`; done in the thread that reads ahead.
         drop_last: leave out a last batch that is smaller.
 
     Raises:
-        DataError: ``batch_size`` is not positive, or not one batch would come of it.
+        DataError: ``batch_size`` is not positive, or there are too few images for one batch.
     """
     if batch_size < 1:
         raise DataError(f"batch_size is {batch_size}; it must be at least 1")

@@ -88,7 +88,7 @@ def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
 
 
 def _image_column(schema: pa.Schema, path: Path) -> str:
-    """The column that the metadata call an image; else the one called so; else the only struct with ``bytes``."""
+    """The column that the metadata call an image, else the one of that name, else the only one that can hold images."""
 
     def holds_images(column: str) -> bool:
         kind = schema.field(column).type

@@ -1,4 +1,4 @@
-"""What every kind of data set is opened into, before a label is read or an image decoded."""
+"""A data set before any label is read or image decoded. Every kind of data set is opened into this."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smartedge.types import SplitName
 __all__ = ["SPLIT_NAMES", "Images", "Item", "RawData", "RawSplit", "split_of"]
 
 Item = bytes | Path | NDArray[np.uint8] | None
-"""One image before decoding: an encoded file, where one lies, its pixels (H, W) or (H, W, 3), or nothing at all."""
+"""One image before decoding: a file's bytes, a file's path, pixels (H, W) or (H, W, 3), or None if there is none."""
 
 SPLIT_NAMES: Mapping[str, SplitName] = {
     "train": "train",
@@ -39,7 +39,7 @@ class Images:
     """The images of one split, in order."""
 
     count: int
-    key: str  # what identifies the images beside the files
+    key: str  # identifies the images, together with the files
     items: Callable[[], Iterator[Item]]  # yields ``count`` items
     files: Sequence[Path] = ()  # where the images come from: their path, size and time of change identify them
 

@@ -26,8 +26,8 @@ from smartedge.types import SplitName, Task
 
 __all__ = ["open_dataset", "open_raw"]
 
-MOST_SKIPPED = 0.05  # of a split's images; more is a mistake in the data set, not a few bad images
-CARVED = 0.1  # of the training images, for a split that the data set lacks
+MOST_SKIPPED = 0.05  # share of a split's images that may be left out; more means a mistake in the data set
+CARVED = 0.1  # share of the training images that is set apart for a split that the data set lacks
 
 Indices = NDArray[np.int64]
 
@@ -44,8 +44,8 @@ def open_dataset(
 ) -> DataSet:
     """Open a data set.
 
-    A validation or test split that the data set lacks is carved out of the training images (a tenth, stratified by
-    class); ``notes`` say so.
+    Where the data set lacks a validation or test split, a tenth of the training images is set apart for it, stratified
+    by class; ``notes`` say so.
 
     Args:
         path: ``"drawn"`` (the embedded faces), ``"cifar10"`` (from the cache folder, or fetched), ``"hf:user/name"``,
@@ -54,9 +54,10 @@ def open_dataset(
         desired: the column to learn; a list of yes/no columns makes a multi-label task.
         sensitive: columns to hide.
         image_size: images are cropped square about the middle and resized to this many pixels.
-        limit: split → how many images to use: a fixed subset, with as many of every class as there are (of a
-            multi-label task: any). Of drawn faces there can be more than the default.
-        seed: decides the subset of ``limit`` and what is carved out. Drawn faces do not depend on it.
+        limit: split → the number of images to use. They are a fixed subset with equally many images of every class,
+            as far as there are enough; of a multi-label task, any images. More drawn faces than the default can be
+            asked for.
+        seed: decides the subset of ``limit`` and which images are set apart. Drawn faces do not depend on it.
         cache_dir: where decoded images are kept; default ``$XDG_CACHE_HOME/smartedge`` or ``~/.cache/smartedge``.
 
     Raises:
@@ -123,7 +124,7 @@ def open_dataset(
 
 
 def open_raw(path: str, image_size: int, limit: Mapping[SplitName, int], cache_dir: Path) -> RawData:
-    """Find the layout of a data set; images are not decoded, and columns not chosen yet. As :func:`open_dataset`."""
+    """Find the layout of a data set, without decoding images or choosing columns. Arguments as :func:`open_dataset`."""
     if path == "drawn":
         return open_drawn(image_size, {s: max(count, limit.get(s, 0)) for s, count in DEFAULT_COUNTS.items()})
     if path == "cifar10":
@@ -160,7 +161,7 @@ def _absent(place: Path) -> str:
 def _usable(
     name: str, split: SplitName, count: int, store: ImageStore, columns: Sequence[Column], skipped: Counter[str]
 ) -> Indices:
-    """The rows of a split that have an image and all labels; the others are counted.
+    """The rows of a split that have an image and all labels. The others are counted in ``skipped``.
 
     Raises:
         DataError: too many cannot be used.
@@ -182,7 +183,7 @@ def _usable(
 
 
 def _balanced(classes: Indices, size: int, rng: np.random.Generator) -> Indices:
-    """``size`` positions, ascending: equally many of every class, or all of a scarce class and more of the others."""
+    """``size`` positions, ascending, with equally many of every class. A class with too few gives all that it has."""
     order = rng.permutation(len(classes))
     return np.sort(order[np.argsort(_place_in_class(classes[order]), kind="stable")[:size]])
 

@@ -1,7 +1,7 @@
 """Adversarial exits: heads that learn a sensitive label from what would be released, so that the front can unlearn it.
 
-What they learn, and what the front minimises, is derived in :mod:`smartedge.models.confusion`; their bodies are in
-:mod:`smartedge.models.trunk`. Letters as there; ``N`` see :mod:`smartedge.models.seen`.
+:mod:`smartedge.models.confusion` derives what they learn and what the front minimises, and explains the letters.
+:mod:`smartedge.models.trunk` has their bodies. ``N`` is explained in :mod:`smartedge.models.seen`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ class AdversarialExit(nn.Module):
     """A head (B, *F) → logits of a sensitive column.
 
     Args:
-        shape: ``linear``: one layer on the flattened features. ``mlp``: two hidden layers on them, pooled first where
-            they are more than 4096 numbers. ``conv``: the task exit's form. ``deep``: three residual blocks of two
-            convolutions (tokens: of mixing over tokens, and a token-wise layer), so that it can find what the others
-            cannot. A vector (D,), such as a codeword, is one token.
+        shape: ``linear``: one layer on the flattened features. ``mlp``: two hidden layers on the flattened features;
+            more than 4096 numbers are pooled first. ``conv``: the form of the task exit. ``deep``: three residual
+            blocks, each of two convolutions (of tokens: one layer over the tokens and one within each). A vector
+            (D,), such as a codeword, is one token.
         feature_shape: F at the cut.
-        classes: S.
-        desired: classes Y of the desired label that it is shown, with a classifier for each; 0: it is not shown.
-        label_columns: of a multi-label task that it is shown, as inputs of the last layer.
+        classes: number S of sensitive classes.
+        desired: number Y of desired classes, if the exit is shown the desired label; it then has one classifier for
+            each. 0: it is not shown.
+        label_columns: number of label columns of a multi-label task, if the exit is shown them; they are inputs of
+            the last layer.
         layout: of the tensor, as the cut states it; None: as its shape suggests.
     """
 
@@ -56,7 +58,7 @@ class AdversarialExit(nn.Module):
         self.shown = nn.Linear(label_columns, classes, bias=False) if label_columns else None
 
     def forward(self, seen: Seen, desired: Tensor | None = None) -> Tensor:
-        """Logits (B, O, S) for released features; ``desired``: int64 (B,) or float32 (B, K), where it is shown."""
+        """Logits (B, O, S) for released features. ``desired``: int64 (B,) or float32 (B, K), if it is shown."""
         answers_NX = self.classify(self.hidden(seen.features_NF))
         if self.desired:
             assert desired is not None
@@ -81,7 +83,7 @@ class TrainingLabels:
 
 
 class Adversaries(nn.Module):
-    """One exit per shape and sensitive column, and what they are trained with.
+    """One adversarial exit for each shape and sensitive column, and their losses.
 
     Args:
         shapes: of the exits.
@@ -164,7 +166,10 @@ class Adversaries(nn.Module):
         return torch.stack(terms).sum()
 
     def restart(self, turn: int, seed: int, optimizer: torch.optim.Optimizer) -> None:
-        """Shape number ``turn`` (modulo their number) starts anew, for all columns; so does its optimizer state."""
+        """Give the exits of one shape, number ``turn`` modulo the number of shapes, new parameters for all columns.
+
+        The new parameters follow from ``seed``. The optimizer forgets the old ones.
+        """
         if not self.shapes:
             return
         place = turn % len(self.shapes)
@@ -182,7 +187,7 @@ class Adversaries(nn.Module):
         return AdversarialExit(shape, self.feature_shape, classes, layout=self.layout, **given)
 
     def _answers(self, seen: Seen, desired: Tensor) -> list[tuple[str, Tensor, Tensor, Tensor]]:
-        """Of every exit: its column, logits (B, O, S), weights and targets (B, S) or (1, S)."""
+        """For every exit: its column, its logits (B, O, S), the weights and the targets, (B, S) or (1, S)."""
         found = []
         for exits in self.exits:
             assert isinstance(exits, nn.ModuleList)

@@ -1,7 +1,7 @@
 """The bottleneck: a narrow, bounded tensor at the cut.
 
-The front ends with :class:`Compress`, the back begins with :class:`Expand`. A narrow tensor shrinks the payload, the
-dimension in which privacy noise lives, and what an attacker has to work with.
+The front ends with :class:`Compress`, the back begins with :class:`Expand`. A narrow tensor makes fewer bytes, needs
+less privacy noise (which grows with the number of dimensions), and gives an attacker less to work with.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A codebook at the cut: instead of a tensor, one of K codewords crosses.
 
-The front ends with :class:`Encode`, the back begins with :class:`Decode`. What crosses is a vector of K numbers: in
-training on the edge the probabilities of the codewords, which heads are trained through exactly (see
-:class:`smartedge.models.seen.Seen`); released is the most probable one, as a one-hot vector, or what a discrete
-mechanism makes of it: another codeword, or the indicator of a set of them.
+The front ends with :class:`Encode`, the back begins with :class:`Decode`. A vector of K numbers crosses. While the edge
+trains, these are the probabilities of the codewords, and heads learn from the exact expectation over them (see
+:class:`smartedge.models.seen.Seen`). What is released is the most probable codeword, as a one-hot vector. A discrete
+mechanism replaces it by another codeword, or by the indicator of a set of codewords.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from smartedge.models.layout import Layout, is_map, known_layout, map_size
 __all__ = ["CodewordExit", "Decode", "Encode", "hard"]
 
 _WIDTH = 128
-_MAP = 4  # side of the map, or number of the tokens, that a codeword is first turned into
-_NARROW = 16  # its channels
-_SURE = 1.0  # logits of an exit that has not learned yet
+_MAP = 4  # a codeword is first turned into a map of this side, or into so many tokens
+_NARROW = 16  # channels of that map, width of those tokens
+_SURE = 1.0  # size of the logits with which an exit begins
 
 
 class Encode(nn.Module):
@@ -43,8 +43,8 @@ class Encode(nn.Module):
 class Decode(nn.Module):
     """Begin of the back: (B, K) → (B, *F).
 
-    A linear layer (an embedding of the codewords; of a set of codewords, the sum of its members' embeddings) to a
-    small map or a few tokens, which :class:`~smartedge.models.bottleneck.Expand` brings to the cut's shape.
+    A linear layer turns a codeword into a small map or a few tokens: it is an embedding, and a set of codewords gives
+    the sum of its members' embeddings. :class:`~smartedge.models.bottleneck.Expand` brings that to the cut's shape.
     """
 
     def __init__(self, codewords: int, feature_shape: tuple[int, ...], layout: Layout | None = None) -> None:
@@ -52,7 +52,7 @@ class Decode(nn.Module):
         layout = known_layout(feature_shape, layout)
         self.small = _small(feature_shape, layout)
         self.embed = nn.Linear(codewords, torch.Size(self.small).numel())
-        # As nn.Embedding: the default divides by sqrt(K), although a one-hot input adds up nothing.
+        # As nn.Embedding does. nn.Linear would divide by sqrt(K), which suits a sum of K inputs; here one is 1.
         nn.init.normal_(self.embed.weight)
         self.expand = nn.Identity() if layout == "vector" else Expand(self.small, feature_shape, layout)
 
@@ -65,10 +65,10 @@ class Decode(nn.Module):
 class CodewordExit(nn.Module):
     """The task exit on codewords: a table of logits, (B, K codewords) → (B, outputs).
 
-    A table can say all that there is to say about one of K codewords (of a set, it adds up). It starts with a meaning
-    for every codeword, output ``k mod outputs``, so that from the first step the loss tells the front which codeword to
-    choose. A table of small random numbers has nearly the same loss everywhere, and the front then learns nothing for
-    epochs.
+    No head on one of K codewords can be more general than a table. For a set of codewords the logits are added. At the
+    beginning codeword ``k`` means output ``k mod outputs``, so the loss tells the front from the first step which
+    codeword to choose. A table of small random numbers has nearly the same loss everywhere, and the front would learn
+    nothing for several epochs.
     """
 
     def __init__(self, codewords: int, outputs: int) -> None:
@@ -91,7 +91,7 @@ def hard(shares_BK: Tensor) -> Tensor:
 
 
 def _small(feature_shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
-    """What a codeword is turned into, of the same kind as the tensor at the cut but smaller."""
+    """Shape of what a codeword is turned into first: of the same layout as the tensor at the cut, but smaller."""
     if layout == "vector":
         return feature_shape
     if not is_map(layout):

@@ -1,13 +1,13 @@
 """What adversarial exits learn, and what the front minimises so that they cannot: losses, weights and targets.
 
-**Letters.** ``z`` what is released of an image, ``s`` its sensitive label (one of S classes), ``y`` its desired label,
-``D(s | z)`` an exit's answer. ``p`` are shares in the training images. Further shape letters: ``O`` see
-:mod:`smartedge.models.seen`; ``Y`` desired classes (1 where the exit is not shown the desired label).
+**Letters.** ``z`` is what is released of an image, ``s`` its sensitive label (one of S classes), ``y`` its desired
+label, ``D(s | z)`` an exit's answer. ``p`` are shares in the training images. Further shape letters: ``O`` as in
+:mod:`smartedge.models.seen`; ``Y`` is the number of desired classes (1 if the exit is not shown the desired label).
 
-**What an exit learns.** Weighted cross-entropy ``E[w(s, y) · −log D(s | z, y)]``. Its minimum is
-``D ∝ p(s | z, y) · w(s, y)``, so an exit that finds nothing in z answers ``t(s | y) ∝ p(s | y) · w(s, y)``. Whatever
-the weights, that answer is the target to which the front must drive the exit: a term that pulls elsewhere than t would
-ask the front to *write* something about s into z.
+**What an exit learns.** It minimises a weighted cross-entropy, ``E[w(s, y) · −log D(s | z, y)]``. The minimum is at
+``D ∝ p(s | z, y) · w(s, y)``. So an exit that finds nothing in z answers ``t(s | y) ∝ p(s | y) · w(s, y)``. The front
+must drive the exit to this answer t, whatever the weights are. A term with another target would reward a front that
+*writes* something about s into z.
 
 **The confusion terms.**
 
@@ -22,15 +22,17 @@ ask the front to *write* something about s into z.
 ===============  =====================================  ==================  =======================================
 
 The first three want z independent of s. Where s and y correlate, that contradicts the task: z must tell y, and y tells
-something about s. ``conditional`` wants z independent of s *given* y: at its optimum an attacker learns nothing about s
-beyond what the desired label itself tells (the label floor), and the desired label is not fought. With weights that
-balance the sensitive classes within every desired class, that is "equal shares", and rare combinations count as much
-as common ones. A combination that does not occur in training has weight and target 0. KL has the target first: its
-gradient by the exit's logits is ``D − t``, which does not vanish where the exit is sure of itself.
+something about s. ``conditional`` wants z independent of s *given* y. At its optimum an attacker learns nothing about s
+beyond what the desired label itself tells (the label floor), and the term does not work against the desired label.
+Its weights balance the sensitive classes within every desired class. The target is then "equal shares", and rare
+combinations count as much as common ones. A combination that does not occur in training has weight and target 0.
 
-**Multi-label tasks** have too many combinations of y to count. There ``conditional`` learns without weights, the exit's
-logits are those of a small head on the labels alone plus what the exit finds, and the label head's answer ``q(s | y)``,
-which is trained along, is the target t.
+The target stands first in the KL divergence. The gradient by the exit's logits is then ``D − t``, which does not vanish
+where the exit is sure of its answer.
+
+**Multi-label tasks** have too many combinations of y to count. There ``conditional`` learns without weights. A small
+head is trained on the labels alone; its answer ``q(s | y)`` is the target t. An exit's logits are this head's logits
+plus what the exit finds in z.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ _HEAVIEST = 20.0  # weight of a rare combination at most; the target follows, se
 
 @dataclass(frozen=True)
 class Balance:
-    """Weights of an exit's loss and the answer of an exit that finds nothing, float32 (Y, S) each."""
+    """The weights of an exit's loss, and the answer of an exit that finds nothing in z. Both float32 (Y, S)."""
 
     weights_YS: Tensor
     targets_YS: Tensor

@@ -45,7 +45,7 @@ class Cut:
     front_flops: int
     back_flops: int
     activation_bytes: int  # of the tensor that crosses, as float32
-    front_activation_bytes: int  # outputs of all operations, each memory counted once: views and in-place cost nothing
+    front_activation_bytes: int  # outputs of all operations; views and in-place results count nothing
     back_activation_bytes: int
 
 
@@ -145,7 +145,7 @@ class Analysis:
         return node not in self.free and node not in self.sizes
 
     def needs(self, node: fx.Node) -> Iterator[fx.Node]:
-        """The fixed and ``get_attr`` nodes whose values ``node`` uses, directly or by way of free ones."""
+        """The fixed and ``get_attr`` nodes whose values ``node`` uses, directly or through free nodes."""
         for used in node.all_input_nodes:
             if used in self.free and used.op != "get_attr":
                 yield from self.needs(used)
@@ -203,7 +203,7 @@ class Analysis:
         return list(points.values())
 
     def _obstacle(self, node: fx.Node, index: int) -> str | None:
-        """Why the single value that crosses after ``index`` may not."""
+        """Why the network cannot be cut after ``index``, where a single value crosses; None: it can."""
         first, second = self.trace.values[node]
         if first is self.trace.values[self.trace.input][0]:
             return "this is still the input, nothing was computed before it"
@@ -227,7 +227,11 @@ class Analysis:
         return {name: point for point in reversed(self.points) for name in point.names}
 
     def find(self, at: str) -> Point:
-        """The legal point of that name or alias, else a :class:`CutError` that says why there is none."""
+        """The legal point of that name or alias.
+
+        Raises:
+            CutError: there is none; the message says why.
+        """
         if at in self.by_name:
             return self.by_name[at]
         model, network = self.trace.model, type(self.trace.model).__name__
@@ -276,7 +280,7 @@ class Analysis:
 
     @cached_property
     def activation_bytes(self) -> list[int]:
-        """Per node, for one image: memory that did not exist before."""
+        """Per node, for one image: bytes of new memory, without views and in-place results."""
         seen = {storage_of(self.trace.values[self.trace.input][0])}
         sizes = []
         for node in self.nodes:
@@ -294,7 +298,7 @@ class Analysis:
         return {key: "front" if first <= point.index else "back" for key, (first, _) in self.state_use.items()}
 
     def parameters(self, point: Point) -> dict[Side, int]:
-        """How many numbers are trained on either side; those that nothing uses go with the back."""
+        """The number of parameters on either side. A parameter that nothing uses belongs to the back."""
         owner = self.owners(point)
         count: dict[Side, int] = {"front": 0, "back": 0}
         for parameter in self.trace.model.parameters():
@@ -315,7 +319,7 @@ class Analysis:
         arrived = copied[point.node] = back.placeholder("features")
         storage = storage_of(self.trace.values[point.node][0])
         if any(storage == s and self.position[writer] > point.index for writer, s in self.trace.writes):
-            copied[point.node] = back.call_method("clone", (arrived,))  # what comes in belongs to the caller
+            copied[point.node] = back.call_method("clone", (arrived,))  # the caller's tensor is not written into
         for node in filter(self.is_fixed, self.nodes[point.index + 1 :]):
             self._copy(node, back, copied, arrived)
         back.output(self._copy_args(self.trace.output.args[0], back, copied, arrived))
@@ -324,7 +328,7 @@ class Analysis:
     def _copy(
         self, node: fx.Node, graph: fx.Graph, copied: dict[fx.Node, fx.Node], arrived: fx.Node | None = None
     ) -> fx.Node:
-        """``node`` in ``graph``, with whatever free values and sizes it needs. ``arrived``: the back's input."""
+        """Copy ``node`` into ``graph``, with the free values and sizes that it needs. ``arrived``: the back's input."""
         if node not in copied:
             first, second = self.trace.values[node]
             if arrived is not None and isinstance(first, torch.device):

@@ -16,7 +16,7 @@ _WARMUP_SHARE = 0.1
 def make_optimizer(
     modules: Iterable[nn.Module], *, name: str, lr: float, weight_decay: float, momentum: float
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD over all parameters; weight decay on matrices and kernels only (not on biases and norms)."""
+    """AdamW or SGD over all parameters. Only matrices and kernels decay, not biases and the scales of norms."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},

@@ -31,7 +31,7 @@ class Crossing(Protocol):
 
 
 class Part(nn.Module):
-    """One half of a divided network: (B, *shape) → what the operations on its side give.
+    """One half of a divided network: a batch (B, *shape) → the result of the operations on its side.
 
     Its submodules and parameters are those of the original, under the same names. Training and evaluation mode each
     run the operations that the original runs in that mode.
@@ -68,7 +68,7 @@ class Part(nn.Module):
 
 
 def merge_state_dicts(front: nn.Module, back: nn.Module) -> dict[str, Tensor]:
-    """The original network's state dict from those of its two halves: loads into it with ``strict=True``.
+    """The state dict of the original network, from those of its two halves. It loads with ``strict=True``.
 
     Raises:
         CutError: both halves hold the same entry, so they are not a front and its back.
@@ -84,7 +84,7 @@ def merge_state_dicts(front: nn.Module, back: nn.Module) -> dict[str, Tensor]:
 
 def furnish(model: nn.Module, front: Part, back: Part, owner: Mapping[int, Side]) -> None:
     """Give both parts the modules and tensors that their operations use, under the original's names."""
-    # In the original's order, so that parameters are numbered alike in every process: optimizers go by the number.
+    # In the original's order: an optimizer knows parameters by number, and every process must count alike.
     order = {path: place for place, (path, _) in enumerate(model.named_modules(remove_duplicate=False))}
     front_paths, back_paths = (
         {str(node.target) for graph in part._graphs.values() for node in graph.nodes if node.op == "call_module"}
@@ -114,7 +114,7 @@ def furnish(model: nn.Module, front: Part, back: Part, owner: Mapping[int, Side]
 
 
 def _holder(part: Part, model: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The submodule of ``part`` that has or shall have the last name of ``path``; made if missing."""
+    """The submodule of ``part`` in which the last name of ``path`` belongs, and that name. It is made if missing."""
     *steps, name = path.split(".")
     holder: nn.Module = part
     for depth, step in enumerate(steps):
@@ -133,7 +133,7 @@ def state_of(module: nn.Module) -> list[Tensor]:
 
 
 def named_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers and plain tensor attributes, tied ones under each of their names."""
+    """Names and tensors of parameters, buffers and plain attributes. A tied tensor comes under each of its names."""
     for path, module in model.named_modules(remove_duplicate=False):
         for name, value in (module._parameters | module._buffers | vars(module)).items():
             if isinstance(value, Tensor):

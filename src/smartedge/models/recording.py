@@ -68,10 +68,10 @@ def storage_of(tensor: Tensor) -> int:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors among nested tuples, lists and dicts."""
+    """All tensors in nested tuples, lists and dicts."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """Such as ``3x64x64``."""
+    """A shape as text, such as ``3x64x64``."""
     return "x".join(map(str, shape))

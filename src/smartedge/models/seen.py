@@ -53,7 +53,7 @@ class Seen:
         return (shares * values_BO).sum(dim=1)
 
     def similarities(self) -> Tensor:
-        """How alike the releases of two images are, (B, B) in [0, 1], for :func:`smartedge.models.adversary.hsic`.
+        """How alike the releases of two images are, (B, B) in [0, 1], for :func:`smartedge.models.confusion.hsic`.
 
         Drawn noise: a Gaussian kernel ``exp(−d²/2σ²)`` on the flattened features, σ² the median of the squared
         distances d² (not differentiated). Outcomes: the probability that both images show the same one, which is the

@@ -1,12 +1,14 @@
 """Writes down, as one ``torch.fx`` graph, what a network does with a batch of images.
 
-The network is copied onto fake tensors (shapes without memory or arithmetic) and run; every torch function that it
-calls becomes a node of the graph, with the qualified module names of the original. Two batch sizes are followed at
-once, so that whatever depends on the batch size shows: such integers stay expressions in the graph, all other sizes
-become constants. Python control flow over sizes therefore simply runs. Where it depends on the *values* of a tensor,
-the innermost module in which that happens is kept whole, as one node.
+The network is copied onto fake tensors, which have shapes but no memory and no arithmetic. The copy is run. Every torch
+function that it calls becomes a node of the graph, with the qualified module names of the original.
 
-The original is neither changed nor run, unless a part of it looks at values: that part is run on a copy.
+Two batch sizes are followed at once. An integer that differs between the two depends on the batch size, and stays an
+expression in the graph. All other sizes become constants, so Python control flow over sizes simply runs. Where control
+flow depends on the *values* of a tensor, the innermost module in which that happens is kept whole, as one node.
+
+The original is not changed. It is not run either, with one exception: a module that looks at values is copied, and the
+copy is run on random numbers to learn the shapes of its results.
 """
 
 from __future__ import annotations
@@ -137,13 +139,13 @@ class _Recorder(TracerBase):
             trace.output = self.graph.output(self.create_arg(result))
             if not self.looked_at_values:
                 self.check_second_batch(batches[1])
-        for node in reversed(trace.nodes):  # sizes that only Python looked at, members of a result that nobody took
+        for node in reversed(trace.nodes):  # sizes that only Python used, members of a result that nothing used
             if not node.users and (node.target is operator.getitem or not tensors_in(trace.values[node])):
                 self.forget(node)
         return trace
 
     def check_second_batch(self, images: Tensor) -> None:
-        """Catches Python code that took the batch size for a constant, unnoticed by :class:`_Varying`."""
+        """Find Python code that used the batch size as a constant, which :class:`.Varying` does not notice."""
         with self.evaluating():
             expected = self.model(images)
         got = fx.node.map_arg(self.trace.output.args[0], lambda node: self.trace.values[node][1])
@@ -183,7 +185,10 @@ class _Recorder(TracerBase):
         return out
 
     def is_whole(self, module: nn.Module, path: str) -> bool:
-        """A module that torch.nn defines, a refinement of one, one without submodules, or one found untraceable."""
+        """Whether the module becomes one node.
+
+        It does if torch.nn defines its class or a base of it, if it has no submodules, or if it could not be recorded.
+        """
         from_torch = any(
             base.__module__.startswith(("torch.nn.", "torch.ao.")) and base not in (nn.Module, nn.Sequential)
             for base in type(module).__mro__
@@ -243,7 +248,9 @@ class _Recorder(TracerBase):
                     f"{_location(error)}: {_first_line(error)}"
                 ) from error
             finally:
-                if watch.random:  # otherwise other threads' numbers would be drawn twice for nothing
+                if (
+                    watch.random
+                ):  # where nothing was drawn, this would only make other threads draw the same numbers again
                     torch.set_rng_state(random)
         return tree_map_only(Tensor, self.fake.from_tensor, out)
 

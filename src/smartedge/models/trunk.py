@@ -38,7 +38,7 @@ def trunk(shape: str, feature_shape: tuple[int, ...], layout: Layout) -> tuple[n
 
 
 def _pooled(feature_shape: tuple[int, ...], layout: Layout) -> tuple[nn.Module, int]:
-    """Features flattened, by way of mean pooling where they are many; and how many numbers are left."""
+    """A module that flattens features, after mean pooling where they are many; and how many numbers it gives."""
     if prod(feature_shape) <= _MLP_INPUTS or layout in ("vector", "codeword"):
         return nn.Flatten(), prod(feature_shape)
     if layout == "tokens":  # neighbours are averaged
@@ -61,7 +61,7 @@ class _ChannelsFirst(nn.Module):
 
 
 class _DeepMaps(nn.Module):
-    """A convolution, residual blocks of two (stride 2 while the map is larger than 4×4), mean pooling."""
+    """A convolution, then residual blocks (stride 2 while the map is larger than 4×4), then mean pooling."""
 
     def __init__(self, feature_shape: tuple[int, ...], layout: Layout) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class _MapBlock(nn.Module):
 
 
 class _DeepTokens(nn.Module):
-    """A linear layer, residual blocks that mix over tokens and then within each, mean over tokens."""
+    """A linear layer, then residual blocks, then the mean over tokens. A block mixes over tokens, then within each."""
 
     def __init__(self, feature_shape: tuple[int, ...], layout: Layout) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ def build(name: str, *, outputs: int, image_size: int, small_input: bool = True,
         seed: determines every parameter. The global random state is left as it was.
 
     Raises:
-        CutError: nothing has that name, what has it is not installed, or it does not take such images.
+        CutError: no network has that name, its library is not installed, or it does not take such images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -57,11 +57,11 @@ def build(name: str, *, outputs: int, image_size: int, small_input: bool = True,
 def usual_size(name: str) -> int | None:
     """The image size in pixels for which the library publishes a network of that name.
 
-    That is timm's ``pretrained_cfg``, or the transform that belongs to torchvision's weights. None for the user's own,
-    and where no size is published.
+    timm states it in ``pretrained_cfg``, torchvision in the transform of its weights. None for the user's own network,
+    and where the library states no size.
 
     Raises:
-        CutError: nothing has that name, or what has it is not installed.
+        CutError: no network has that name, or its library is not installed.
     """
     if ":" in name:
         return None
