@@ -33,11 +33,12 @@ from typing import Any
 from common import HERE, data_folder, keep_result, show_table
 from shaping import ADDRESS, Lab, why_not
 
+from smartedge.artifacts.profile import Profile
 from smartedge.config import Config, load_config
 from smartedge.lab.plan.cost import predict
 from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
 from smartedge.lab.plan.links import parse_link
-from smartedge.lab.plan.profile import Profile, load_profile
+from smartedge.lab.plan.profile import load_profile
 from smartedge.lab.plan.published import load_device, scale
 from smartedge.lab.plan.search import Constraints, describe, make_plan, written
 from smartedge.training import collect

@@ -13,8 +13,9 @@ from smartedge.cli.common import add_override_argument
 from smartedge.cli.profile import add_measuring_arguments, comma_separated, positive_repeats, threads
 
 if TYPE_CHECKING:
+    from smartedge.artifacts.plan import PlanFile
+    from smartedge.artifacts.profile import Profile
     from smartedge.config import Config
-    from smartedge.lab.plan.profile import Profile
     from smartedge.lab.plan.search import Plan
 
 __all__ = ["add_parser", "run"]
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     setting = Setting(edge, cloud, link, same_machine=args.same_machine)
     plan = make_plan(config, job, setting, constraints, methods=methods, schedules=schedules)
     if args.json:
-        print(json.dumps(_as_json(plan, explain(plan)), indent=1, allow_nan=False))
+        print(json.dumps(_as_file(plan, explain(plan)).as_json(), indent=1, allow_nan=False))
     else:
         _print_table(plan, args.top)
         print()
@@ -291,19 +292,23 @@ def _first(plan: Plan, method: str) -> Any:
     return next((p for p in plan.ranked if p.choice.method == method), None)
 
 
-def _as_json(plan: Plan, reasons: list[str]) -> dict[str, Any]:
+def _as_file(plan: Plan, reasons: list[str]) -> PlanFile:
+    from smartedge.artifacts.plan import PlanFile
+
     setting = plan.setting
-    return {
-        "schema_version": 1,
-        "predicted": True,
-        "energy": "modelled, see docs/decisions/0010-planner.md",
-        "link": dataclasses.asdict(setting.link),
-        "same_machine": setting.same_machine,
-        "edge": {"name": setting.edge.name, "kind": setting.edge.kind, "date": setting.edge.date},
-        "cloud": {"name": setting.cloud.name, "kind": setting.cloud.kind, "date": setting.cloud.date},
-        "job": dataclasses.asdict(plan.job),
-        "recommended": None if plan.best is None else dataclasses.asdict(plan.best.choice),
-        "chosen": None if plan.chosen is None else dataclasses.asdict(plan.chosen.choice),
-        "reasons": reasons,
-        "ranked": [dataclasses.asdict(p) for p in plan.ranked],
-    }
+    return PlanFile.model_validate(
+        {
+            "energy": "modelled, see docs/decisions/0010-planner.md",
+            "link": dataclasses.asdict(setting.link),
+            "same_machine": setting.same_machine,
+            **{
+                side: {"name": profile.name, "kind": profile.kind, "date": profile.date}
+                for side, profile in (("edge", setting.edge), ("cloud", setting.cloud))
+            },
+            "job": dataclasses.asdict(plan.job),
+            "recommended": None if plan.best is None else dataclasses.asdict(plan.best.choice),
+            "chosen": None if plan.chosen is None else dataclasses.asdict(plan.chosen.choice),
+            "reasons": reasons,
+            "ranked": [dataclasses.asdict(p) for p in plan.ranked],
+        }
+    )

@@ -28,11 +28,11 @@ from math import ceil, prod
 
 import numpy as np
 
+from smartedge.artifacts.profile import CodecFigures, Profile, Timing
 from smartedge.lab.plan.energy import edge_energy
 from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
 from smartedge.lab.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES
 from smartedge.lab.plan.pipeline import Pass, coarsen, departures
-from smartedge.lab.plan.profile import CodecFigures, Profile, Timing
 from smartedge.types import SplitName
 from smartedge.wire.frame import JOINED_BYTES
 
@@ -387,7 +387,7 @@ class _Costs:
         if not self.choice.how.has_cloud:
             return whole.peak_bytes
         if self.cut_edge is None:
-            size = int(self.edge.network["image_size"])
+            size = self.edge.network.image_size
             return whole.baseline_bytes + (job.queue_frames + 1 + _READ_AHEAD) * job.batch_size * 3 * size * size
         waiting = 0 if self.choice.how.answered else job.queue_frames
         return self.cut_edge.edge_peak_bytes + waiting * job.batch_size * 4 * prod(self.cut_edge.shape)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from smartedge.artifacts.profile import Timing
 from smartedge.augment import augment
 from smartedge.config import Config
 from smartedge.data import DataSet
 from smartedge.errors import DataError
-from smartedge.lab.plan.profile import Timing
 from smartedge.lab.plan.timing import timed
 from smartedge.training import dataset_of
 from smartedge.types import ImageBatch, Task

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from smartedge.artifacts.profile import Profile
 from smartedge.config import Config
 from smartedge.lab.plan.energy import Energy
 from smartedge.lab.plan.links import Link
-from smartedge.lab.plan.profile import Profile
 from smartedge.methods.base import Method, get_method
 from smartedge.methods.schedules import Schedule, get_schedule
 from smartedge.types import SplitName

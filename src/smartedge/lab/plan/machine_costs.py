@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from smartedge.artifacts.profile import CheckpointCost, Transport
 from smartedge.cloud.store import FeatureLog, StoreHandler
-from smartedge.lab.plan.profile import CheckpointCost, Transport
 from smartedge.runs.checkpoint import Checkpoints
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.flight import FlightLink, FlightReceiver

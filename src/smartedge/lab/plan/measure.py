@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smartedge.artifacts.profile import CodecFigures, Timing, WholeFigures
 from smartedge.codec import Codec, get_codec, reconstruction_error
 from smartedge.config import Config, load_config
 from smartedge.edge.protection import open_gate
 from smartedge.errors import CodecError, SmartEdgeError
 from smartedge.lab.plan.images import Images, sample_images
 from smartedge.lab.plan.machine_costs import checkpoint_cost, transport_cost
-from smartedge.lab.plan.profile import CodecFigures, Timing, WholeFigures
 from smartedge.lab.plan.timing import timed
 from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.methods.base import get_method

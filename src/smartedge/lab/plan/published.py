@@ -13,8 +13,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from smartedge.artifacts.profile import CodecFigures, CutFigures, Profile, Timing, WholeFigures
 from smartedge.errors import ConfigError
-from smartedge.lab.plan.profile import CodecFigures, CutFigures, Profile, Timing, WholeFigures
 
 __all__ = ["PublishedDevice", "device_names", "load_device", "scale"]
 

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from smartedge.artifacts.profile import CutFigures, Profile, Timing
 from smartedge.codec import get_codec
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError, from_code
-from smartedge.lab.plan.profile import SCHEMA_VERSION, CutFigures, Profile, Timing, network_of
+from smartedge.lab.plan.profile import network_of
 from smartedge.methods.base import Method, get_method
 from smartedge.runs.machine import describe_machine, pick_device, versions
 from smartedge.runs.progress import Monitor, Update
@@ -82,7 +83,6 @@ def measure_here(
     machine = describe_machine()
     profile = Profile.model_validate(
         {
-            "schema_version": SCHEMA_VERSION,
             "kind": "measured",
             "name": str(machine["processor"]),
             "notes": (),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from smartedge.lab.plan.profile import Timing
+from smartedge.artifacts.profile import Timing
 
 __all__ = ["timed"]
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from smartedge.artifacts.profile import Profile
 from smartedge.config import Config, load_config
 from smartedge.lab.plan.job import Job, Setting
 from smartedge.lab.plan.links import parse_link
-from smartedge.lab.plan.profile import Profile, network_of
+from smartedge.lab.plan.profile import network_of
 
 
 def timing(milliseconds: float, *, first: float = 0.0) -> dict[str, float]:
@@ -69,7 +70,7 @@ def profile_of(config: Config, **changes: Any) -> Profile:
         "device": "cpu",
         "threads": 1,
         "cores": 2,
-        "network": network_of(config),
+        "network": network_of(config).model_dump(),
         "features": "images of nothing",
         "outputs": 2,
         "all_cuts": ("stem", "early", "late", "pool"),

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from smartedge.artifacts.profile import Profile
 from smartedge.cli import app
 from smartedge.config import Config, load_config
-from smartedge.lab.plan.profile import Profile, load_profile, save_profile
+from smartedge.lab.plan.profile import load_profile, save_profile
 
 Call = Callable[..., int]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from simulation import Line
 
+from smartedge.artifacts.profile import Profile
 from smartedge.lab.plan.cost import predict
 from smartedge.lab.plan.job import Choice, Job, Setting
 from smartedge.lab.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES
-from smartedge.lab.plan.profile import Profile
 
 B = 64
 FRAMING = MESSAGE_OVERHEAD_BYTES + ROW_OVERHEAD_BYTES  # of a frame of 131 kB, which shares its message with no other

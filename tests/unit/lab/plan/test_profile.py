@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from smartedge.artifacts.profile import Profile
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
-from smartedge.lab.plan.profile import Profile, load_profile, save_profile
+from smartedge.lab.plan.profile import load_profile, save_profile
 from smartedge.lab.plan.published import device_names, load_device, scale
 from smartedge.lab.plan.survey import thin
 
@@ -24,7 +25,7 @@ def test_a_profile_survives_being_carried(profile: Profile, config: Config, tmp_
     ("spoil", "says"),
     [
         (lambda data: data.pop("whole"), "whole"),
-        (lambda data: data.update(schema_version=2), "schema_version"),
+        (lambda data: data.update(schema_version=2), "is of version 2, and this program knows 1"),
         (lambda data: data["cuts"][0]["front_step"].update(seconds=-1.0), "front_step"),
         (lambda data: data.update(extra=1), "extra"),
     ],

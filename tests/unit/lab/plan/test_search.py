@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from smartedge.artifacts.profile import Profile
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.draw import draw_plan, rows_by_cut
 from smartedge.lab.plan.job import Choice, Job, Setting
-from smartedge.lab.plan.profile import Profile
 from smartedge.lab.plan.published import load_device, scale
 from smartedge.lab.plan.search import Constraints, choices, explain, make_plan, parse_depth, written
 

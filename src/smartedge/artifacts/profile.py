@@ -1,0 +1,161 @@
+"""A device profile: what the steps of one network take on one machine. Written, checked and carried as JSON.
+
+Seconds are wall clock per image at the profile's batch size; ``cpu_seconds`` is what all threads of the process used
+meanwhile. A profile belongs to a network: what decides its times (``network``) is compared with the settings that are
+planned, and a profile of something else is refused.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from smartedge.artifacts.base import Artifact, Part
+from smartedge.artifacts.results import MachineFacts
+from smartedge.errors import ConfigError, SmartEdgeError
+
+__all__ = [
+    "CheckpointCost",
+    "CodecFigures",
+    "CutFigures",
+    "Profile",
+    "ProfiledNetwork",
+    "Timing",
+    "Transport",
+    "WholeFigures",
+]
+
+
+class Timing(Part):
+    """One kind of work, measured several times."""
+
+    seconds: float = Field(ge=0, description="per image: median over the repeats")
+    cpu_seconds: float = Field(ge=0, description="per image, all threads")
+    spread: float = Field(ge=0, description="interquartile range ÷ median: how noisy it was")
+    first_seconds: float = Field(
+        ge=0, description="what the first batch of a process takes longer than the others, in all"
+    )
+
+
+class CodecFigures(Part):
+    """One codec on the tensors of one cut, or on images."""
+
+    encode: Timing
+    decode: Timing
+    bytes_per_image: float = Field(gt=0, description="payload and side")
+    rmse: float = Field(ge=0, description="root-mean-square error, in the features' own units")
+
+
+class CutFigures(Part):
+    """One cut: both halves of the network, and what crosses."""
+
+    name: str
+    index: int = Field(ge=1, description="its place among all cuts of the network, from 1")
+    shape: tuple[int, ...] = Field(description="F of what crosses (with a bottleneck: the bottleneck's)")
+    front_flops: int = Field(description="forward, per image")
+    back_flops: int
+    front_step: Timing = Field(description="edge: input, front, exits, backward, update")
+    front_forward: Timing = Field(description="edge: input, front and exit, without learning")
+    split_forward: Timing = Field(description="split learning, edge: first half of a step")
+    split_backward: Timing = Field(description="and second half")
+    release: Timing = Field(description="edge: clip, ledger, noise")
+    back_step: Timing = Field(description="cloud: one update")
+    back_step_gradient: Timing = Field(description="the same, with the gradient at the cut (split learning)")
+    back_forward: Timing
+    build_seconds: float = Field(description="making the network and dividing it")
+    edge_peak_bytes: int = Field(description="largest resident set of a process that trains front and exit")
+    front_state_bytes: int = Field(description="parameters and optimizer, as in a checkpoint of the edge")
+    back_state_bytes: int
+    codecs: dict[str, CodecFigures]
+
+
+class WholeFigures(Part):
+    """The undivided network."""
+
+    step: Timing
+    forward: Timing
+    flops: int = Field(description="forward, per image")
+    build_seconds: float
+    peak_bytes: int = Field(description="largest resident set of a process that trains it")
+    baseline_bytes: int = Field(description="resident set with everything loaded, before there is a network")
+    state_bytes: int
+    release: Timing = Field(description="of images: the ledger alone")
+    codecs: dict[str, CodecFigures] = Field(description="of images")
+
+
+class Transport(Part):
+    """Link and log without a shaped link: both ends on this machine, by loopback."""
+
+    seconds_per_frame: float = Field(ge=0)
+    seconds_per_byte: float = Field(ge=0)
+    cpu_seconds_per_frame: float = Field(ge=0, description="of both ends together")
+    cpu_seconds_per_byte: float = Field(ge=0)
+
+
+class CheckpointCost(Part):
+    """Writing a checkpoint to this machine's disk."""
+
+    seconds: float = Field(ge=0)
+    seconds_per_byte: float = Field(ge=0)
+
+    def of(self, state_bytes: int) -> float:
+        """Seconds for a checkpoint of so many bytes."""
+        return self.seconds + state_bytes * self.seconds_per_byte
+
+
+class ProfiledNetwork(Part):
+    """The settings that decide the times of a step."""
+
+    model: dict[str, JsonValue] = Field(description="settings `model`, without the cut")
+    train: dict[str, JsonValue] = Field(description="batch size, optimizer, precision and memory layout")
+    image_size: int = Field(description="pixels; images are square")
+    augment: str
+    desired: str | tuple[str, ...] = Field(description="a column, or several")
+    sensitive: tuple[str, ...] = Field(description="columns that adversarial exits unlearn")
+    adversary: dict[str, JsonValue] = Field(description="exits, steps, and whether there is a dependence penalty")
+    distill: bool = Field(description="whether an undivided network teaches")
+    mechanism: str = Field(description="of releases")
+
+
+class Profile(Artifact):
+    """Everything that the planner needs to know of a machine: what the steps of one network take on it."""
+
+    error: ClassVar[type[SmartEdgeError]] = ConfigError
+    missing: ClassVar[str] = "'smartedge profile' writes a profile"
+    remedy: ClassVar[str] = "write a new one with 'smartedge profile'"
+    page: ClassVar[str] = "docs/plan-schema.md"
+
+    schema_version: Literal[1] = 1
+    kind: Literal["measured", "scaled"]
+    name: str = Field(description="for people")
+    notes: tuple[str, ...] = Field(description="what a reader must know, such as how it was scaled")
+    date: str
+    machine: MachineFacts
+    versions: dict[str, str]
+    device: str = Field(description="cpu, cuda, mps")
+    threads: int = Field(ge=1)
+    cores: int = Field(ge=1)
+    network: ProfiledNetwork = Field(description="settings that decide the times: a profile holds for equal ones")
+    features: str = Field(description="what was sent through the network to measure codecs")
+    outputs: int
+    all_cuts: tuple[str, ...] = Field(description="in the order of execution, whether measured or not")
+    left_out: dict[str, str] = Field(description="cut or codec → why it was not measured")
+    cuts: tuple[CutFigures, ...]
+    whole: WholeFigures
+    data: Timing = Field(description="reading and augmenting, in the thread that reads ahead")
+    transport: Transport
+    checkpoint: CheckpointCost
+    slowdown: float = Field(ge=1, description="of a training step while another process of this machine does the same")
+    compute_watts: float | None = Field(default=None, description="of the machine while it computes; None: not known")
+
+    def cut(self, name: str) -> CutFigures:
+        """The figures of a cut.
+
+        Raises:
+            KeyError: it was not measured.
+        """
+        for figures in self.cuts:
+            if figures.name == name:
+                return figures
+        raise KeyError(name)
