@@ -8,7 +8,6 @@ from smartedge.artifacts.audit import (
     AuditedRun,
     AuditSettingsUsed,
     Effort,
-    FromOriginals,
     ImageIntervals,
     KindFigures,
     Likeness,
@@ -17,6 +16,7 @@ from smartedge.artifacts.audit import (
     NamedFigures,
     NoiseTest,
     Perceptual,
+    ReadFromImages,
     Reconstruction,
     ReconstructionAttack,
     ReconstructionTraining,
@@ -97,7 +97,7 @@ def reconstruction(psnr: float = 19.2) -> Reconstruction:
         training=ReconstructionTraining(share=1.0, seconds=None),
         undefended=None,
     )
-    return Reconstruction(decoder=decoder, originals=FromOriginals(**read), mean_image=Likeness(**alike))
+    return Reconstruction(decoder=decoder, originals=ReadFromImages(**read), mean_image=Likeness(**alike))
 
 
 def example_audit(**changes: object) -> Audit:

@@ -54,6 +54,9 @@ Shares are between 0 and 1. "null" marks keys that may be null.
 
 [table of AttributeBlock]
 
+Figures of an attack; those of `attacks.KIND` have `rate`, `seed` and `tried`, all others `attack`: one of the attacks
+above; of floors `table`, `logistic`, `trees` or `chance`:
+
 [table of AttackFigures]
 
 ### `membership`
@@ -72,6 +75,8 @@ What the attacker's images of the protected images look like. An attack for whic
 under `skipped`.
 
 [table of Reconstruction]
+
+What one attack achieved; `undefended` has the same keys:
 
 [table of ReconstructionAttack]
 
@@ -115,7 +120,6 @@ __all__ = [
     "AuditSettingsUsed",
     "AuditedRun",
     "Effort",
-    "FromOriginals",
     "ImageIntervals",
     "Interval",
     "KindFigures",
@@ -343,10 +347,6 @@ class ReadFromImages(Part):
     ci95: ImageIntervals
 
 
-class FromOriginals(ReadFromImages):
-    """What the classifier reads off the protected originals: it must be high, or it cannot judge."""
-
-
 class WhiteBoxWeights(Part):
     """Chosen weights of the optimisation."""
 
@@ -406,7 +406,7 @@ class Reconstruction(Part):
         default=None,
         description="optimisation through the front's known weights, of a fixed subset of the test images",
     )
-    originals: FromOriginals = Field(
+    originals: ReadFromImages = Field(
         description="`images`, `sensitive_balanced_accuracy`, `sensitive_auroc`, `desired_balanced_accuracy`, `ci95` "
         "of the classifier on the protected originals: it must be high, or it cannot judge"
     )

@@ -22,20 +22,21 @@ class EpochFigures(Part):
     epoch: int = Field(description="from 0")
     split: str = Field(description="`train`, `val` or `test`")
     loss: float = Field(description="mean cross-entropy")
-    accuracy: float = Field(description="as in `results.json`, like the next four")
-    balanced_accuracy: float
-    balanced_accuracy_adjusted: float | None = None
-    auroc: float | None
-    base_rate: float
+    accuracy: float = Field(description="as in `results.json`")
+    balanced_accuracy: float = Field(description="likewise")
+    balanced_accuracy_adjusted: float | None = Field(default=None, description="likewise")
+    auroc: float | None = Field(description="likewise")
+    base_rate: float = Field(description="likewise")
     seconds: float | None = Field(
         default=None, description="time spent on that split in that epoch; absent in the edge's `val` and `test` lines"
     )
     adversary_loss: float | None = Field(
-        default=None, description="of a protected front's training, like the next four; absent of others"
+        default=None,
+        description="mean loss of the adversarial exits; absent of a front without protection, as the next four",
     )
-    confusion: float | None = None
-    dependence: float | None = None
-    distillation_loss: float | None = None
+    confusion: float | None = Field(default=None, description="likewise")
+    dependence: float | None = Field(default=None, description="likewise")
+    distillation_loss: float | None = Field(default=None, description="likewise")
     weight: float | None = Field(default=None, alias="lambda", description="of the confusion, at the end of the epoch")
 
     def line(self) -> str:

@@ -1,4 +1,4 @@
-"""What the planner reads and says: device profiles, and what ``smartedge plan --json`` prints.
+"""What the planner reads and says.
 
 ## Device profile
 

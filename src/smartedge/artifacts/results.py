@@ -27,6 +27,8 @@ Other tools may rely on every key below.
 
 [table of Results]
 
+The figures of a head, `test.back` and `test.exit`:
+
 [table of Figures]
 
 ## `metrics.jsonl`

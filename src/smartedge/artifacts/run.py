@@ -1,4 +1,50 @@
-"""What a run notes about itself while it goes on: ``run.json``, ``edge/run.json``, ``edge/confirmed.json``."""
+"""What the two sides of a run write for themselves and for each other.
+
+These files are read by `smartedge` alone: `results.json` ([results-schema.md](results-schema.md)) is put together from
+them. A file of an unknown version is refused.
+
+## `run.json`
+
+Where and how the run was started.
+
+[table of RunFacts]
+
+## `edge/run.json`
+
+Which run the edge's folder belongs to.
+
+[table of EdgeRun]
+
+## `edge/confirmed.json`
+
+A checkpoint of the edge counts once the cloud has confirmed that it holds every frame that was sent before it.
+
+[table of Confirmed]
+
+`traffic`, here and in the edge's summary:
+
+[table of TrafficTotals]
+
+## `edge/summary.json`
+
+What the edge says of the run when it ends.
+
+[table of EdgeSummary]
+
+## `cloud/summary.json`
+
+What the cloud says of the run when it ends.
+
+[table of CloudSummary]
+
+Figures, and the blocks `privacy`, `task` and `reference_bytes`, are those of [results-schema.md](results-schema.md).
+
+## `state.json` of a checkpoint
+
+All of the state but the tensors, which lie beside it in `tensors.safetensors`.
+
+[table of CheckpointState]
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,8 @@ is refused. Remove a run's directory to make it again.
 Accuracies are balanced accuracies on the test images, between 0 and 1. A *spread* is `{"mean", "sd"}` over the seeds
 that are done, `sd` the sample standard deviation (null for one seed); null where a value is missing.
 
+[table of Spread]
+
 [table of Sweep]
 """
 
