@@ -85,6 +85,11 @@ def test_an_override_without_key_or_value(assignment):
         parse_overrides([assignment])
 
 
+def test_a_key_cannot_be_a_value_and_a_section():
+    with pytest.raises(ConfigError, match="'train' was given a value before"):
+        parse_overrides(["train=3", "train.lr=1"])
+
+
 def test_sides_agree_whatever_is_hidden_and_wherever_data_lie():
     one = load_config({"data": {"path": "here", "sensitive": "Male"}, "run_dir": "a", "hardware": {"threads": 1}})
     other = load_config({"data": {"path": "there"}, "run_dir": "b"})

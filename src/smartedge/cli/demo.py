@@ -33,7 +33,7 @@ RUNS: dict[str, dict[str, str]] = {
 }
 
 
-def demo_config() -> dict[str, Any]:
+def demo_config() -> dict[str, object]:
     """What all runs of the demo have in common."""
     return {
         "epochs": 5,

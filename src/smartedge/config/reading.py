@@ -15,16 +15,18 @@ from smartedge.config.sections import Section
 from smartedge.config.settings import Config
 from smartedge.errors import ConfigError, RunError
 
-__all__ = ["load_config", "load_run_config", "parse_overrides"]
+__all__ = ["Nested", "load_config", "load_run_config", "parse_overrides"]
+
+Nested = dict[str, object]  # settings as a mapping of keys to values and to further mappings
 
 
-def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(assignments: Sequence[str]) -> Nested:
     """``["train.lr=0.01", "data.limit.train=100"]`` → nested mapping; values are read as YAML.
 
     Raises:
-        ConfigError: when an assignment has no ``=`` or no key.
+        ConfigError: an assignment has no ``=`` or no key, or sets a key of what another one made a value.
     """
-    nested: dict[str, Any] = {}
+    nested: Nested = {}
     for assignment in assignments:
         key, found, value = assignment.partition("=")
         if not found or not key.strip():
@@ -32,7 +34,12 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
         *parents, leaf = key.strip().split(".")
         place = nested
         for parent in parents:
-            place = place.setdefault(parent, {})
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(
+                    f"--set {assignment!r}: '{parent}' was given a value before; give it one or the other"
+                )
+            place = inner
         try:
             place[leaf] = _read_yaml(value)
         except yaml.YAMLError as error:
@@ -114,7 +121,7 @@ def _read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Nested:
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from smartedge.artifacts.summary import Session
 from smartedge.codec import get_codec
 from smartedge.config import Config
 from smartedge.data import DataSet, batches
@@ -20,7 +19,7 @@ from smartedge.edge.figures import TrainingFigures
 from smartedge.edge.outbox import Outbox
 from smartedge.edge.protection import open_gate
 from smartedge.edge.state import EdgeState
-from smartedge.edge.summary import save_samples, save_trained, summarise
+from smartedge.edge.summary import Process, save_samples, save_trained, summarise
 from smartedge.errors import ConfigError, PrivacyError, RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.learner import Learner
@@ -74,7 +73,7 @@ class EdgeRunner:
             raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
         _check_sizes(config, dataset)
         folder.mkdir(parents=True, exist_ok=True)
-        self.baseline_rss = rss_bytes()
+        rss_before = rss_bytes()
         self.config = config
         self.dataset = dataset
         self.folder = folder
@@ -89,7 +88,8 @@ class EdgeRunner:
         existing = self.state.exists
         if resume:
             self.state.restore()
-        self.threaded = threaded and not self.method.answered
+        threaded = threaded and not self.method.answered
+        self.process = Process(threaded, self.state.counts.epochs, rss_bytes=rss_before)
         self.gate: Gate | None = None
         self.outbox: Outbox | None = None
         if sender is not None:
@@ -100,7 +100,6 @@ class EdgeRunner:
 
     def run(self, stop: threading.Event) -> bool:
         """Train and send until done (True) or until ``stop`` is set (False)."""
-        started, epochs_before = time.time(), self.state.counts.epochs
         finished = False
         try:
             finished = self._teach(stop) and self._learn(stop) and self._send_only(stop)
@@ -110,8 +109,7 @@ class EdgeRunner:
         finally:
             if not finished and self.outbox is not None:
                 self.outbox.abort()
-            epochs = self.state.counts.epochs - epochs_before
-            self._close(Session(started=started, ended=time.time(), epochs=epochs), finished=finished)
+            self._close(finished=finished)
 
     # -- the parts of a run, in their order
 
@@ -298,7 +296,7 @@ class EdgeRunner:
             gate,
             next_seq=self.state.next_seq,
             queue_frames=self.config.link.queue_frames,
-            threaded=self.threaded,
+            threaded=self.process.threaded,
             traffic=self.state.counts.traffic,
         )
 
@@ -351,21 +349,14 @@ class EdgeRunner:
         elif self.state.counts.done < len(self.epochs):
             self.state.checkpoint(outbox.next_seq, outbox.after_sent)
 
-    def _close(self, session: Session, *, finished: bool) -> None:
+    def _close(self, *, finished: bool) -> None:
         if finished:
             save_samples(self.folder, self.dataset)
         save_trained(self.folder, self.learner)
         self.recorder.close()
+        shape = self.learner.feature_shape
         summary = summarise(
-            self.state.counts,
-            self.method,
-            self.dataset,
-            self.gate,
-            self.learner.feature_shape,
-            session=session,
-            threaded=self.threaded,
-            finished=finished,
-            baseline_rss_bytes=self.baseline_rss,
+            self.process, self.state.counts, self.method, self.dataset, self.gate, shape, finished=finished
         )
         summary.write(self.folder / "summary.json")
         if self.gate is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ from smartedge.methods.base import Method
 from smartedge.methods.learner import Learner
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import save_weights
-from smartedge.runs.machine import peak_rss_bytes
+from smartedge.runs.machine import peak_rss_bytes, rss_bytes
 
-__all__ = ["save_samples", "save_trained", "summarise"]
+__all__ = ["Process", "save_samples", "save_trained", "summarise"]
 
 _JPEG_IMAGES = 256  # images encoded for the comparison with JPEG
 _SAMPLE_IMAGES = 24  # test images kept for the report, on the edge
@@ -41,35 +42,41 @@ def save_samples(folder: Path, dataset: DataSet) -> None:
     save_weights(folder / "samples.safetensors", tensors, mode=PRIVATE)
 
 
+@dataclass(frozen=True)
+class Process:
+    """What is to be known of the edge's process, as it began."""
+
+    threaded: bool  # frames are sent by a thread of their own
+    epochs_before: int  # completed in earlier processes of the run
+    started: float = field(default_factory=time.time)  # seconds since 1970
+    rss_bytes: int = field(default_factory=rss_bytes)  # resident set before the training
+
+
 def summarise(
+    process: Process,
     counts: Counts,
     method: Method,
     dataset: DataSet,
     gate: Gate | None,
     feature_shape: tuple[int, ...],
     *,
-    session: Session,
-    threaded: bool,
     finished: bool,
-    baseline_rss_bytes: int,
 ) -> EdgeSummary:
     """What ``summary.json`` says.
 
     Args:
+        process: which ends now.
         counts: what the edge has counted.
         method: of the run.
         dataset: what it learned from.
         gate: through which it released; None where nothing was.
         feature_shape: F of what was sent.
-        session: start, end and epochs of this process.
-        threaded: whether frames were sent by a thread of their own.
         finished: whether the run is complete.
-        baseline_rss_bytes: resident set before the training.
     """
     return EdgeSummary(
-        threaded=threaded,
+        threaded=process.threaded,
         finished=finished,
-        session=session,
+        session=Session(started=process.started, ended=time.time(), epochs=counts.epochs - process.epochs_before),
         busy_seconds=counts.busy,
         data_wait_seconds=counts.data_wait,
         data_busy_seconds=counts.data_busy,
@@ -85,7 +92,7 @@ def summarise(
         skipped=dict(dataset.skipped),
         notes=tuple(dataset.notes),
         peak_rss_bytes=peak_rss_bytes(),
-        baseline_rss_bytes=baseline_rss_bytes,
+        baseline_rss_bytes=process.rss_bytes,
     )
 
 

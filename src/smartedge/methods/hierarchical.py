@@ -6,7 +6,7 @@ Sepehri et al., "Hierarchical Training of Deep Neural Networks Using Early Exiti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from smartedge.methods.protected_step import Lesson, Suppression, protected_step
 from smartedge.models.adversary import Adversaries, TrainingLabels
 from smartedge.models.confusion import weight_at
 from smartedge.models.network import Divided, divide
+from smartedge.runs.checkpoint import State
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import ImageBatch, Task
 
@@ -103,7 +104,7 @@ class ExitLearner(NetworkLearner):
             precision=self.config.train.precision,
         )
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Also the adversarial exits and their optimizer; λ and the resets follow from step and epoch."""
         state = super().state()
         if self.adversaries is not None and self.adversary_optimizer is not None:
@@ -111,7 +112,7 @@ class ExitLearner(NetworkLearner):
             state["adversary_optimizer"] = self.adversary_optimizer.state_dict()
         return state
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Go back to a state."""
         super().load_state(state)
         if self.adversaries is not None and self.adversary_optimizer is not None:

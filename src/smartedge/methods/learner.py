@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from smartedge.methods.front_step import EdgeStep, edge_step
 from smartedge.methods.loop import Progress, Rates, warmup_cosine
 from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer
+from smartedge.runs.checkpoint import State
 from smartedge.types import ImageBatch, Task
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ class Learner(Protocol):
     def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
         """What would be sent, (B, *F), and logits (B, K), where there are any. Changes nothing."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """All that :meth:`learn` changes, for a checkpoint."""
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Go back to a state."""
 
 
@@ -99,12 +100,12 @@ class NetworkLearner:
     def begin_epoch(self, epoch: int) -> None:
         """Nothing."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Parameters, buffers, and the optimizer's state."""
         modules = {name: module.state_dict() for name, module in self.modules.items()}
         return {"modules": modules, "optimizer": self.optimizer.state_dict()}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Go back to a state."""
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name], strict=True)

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from smartedge.models.optim import set_learning_rate
+from smartedge.runs.checkpoint import State
 from smartedge.runs.seeds import RandomStream
 
 __all__ = [
@@ -197,7 +198,7 @@ class Best:
 
 def training_state(
     modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, random: RandomStream, progress: Progress
-) -> dict[str, Any]:
+) -> State:
     """All that a training changes, for :class:`smartedge.runs.checkpoint.Checkpoints`."""
     return {
         "modules": {name: module.state_dict() for name, module in modules.items()},
@@ -209,7 +210,7 @@ def training_state(
 
 
 def load_training_state(
-    state: Mapping[str, Any],
+    state: State,
     modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     random: RandomStream,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from smartedge.methods.learner import Learned
 from smartedge.methods.loop import Progress
 from smartedge.models import zoo
+from smartedge.runs.checkpoint import State
 from smartedge.types import ImageBatch, Task
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ class UploadLearner:
         """The images."""
         return batch.images_BCHW, None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Nothing is learned here."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Nothing is learned here."""

@@ -160,14 +160,18 @@ def test_with_time_without_end_all_epochs_are_made():
 
 
 def test_batches_are_closed_when_it_stops():
-    closed = []
+    closed, held = [], []
 
-    def batches(epoch: int):
+    def endless(epoch: int):
         try:
             while True:
                 yield epoch
         finally:
             closed.append(epoch)
+
+    def batches(epoch: int):
+        held.append(endless(epoch))  # so that it does not end by not being used any more
+        return held[-1]
 
     progress = Progress(1, 9)
     assert not fit(
