@@ -9,6 +9,7 @@ outputs, ``scores`` are probabilities of shape (N, K), and ``kind`` is that of :
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = [
     "OffloadingCurve",
     "answers",
     "attainable_balanced_accuracy",
+    "attribute_bound",
     "confidence",
     "evaluate",
     "gain_interval",
@@ -260,3 +262,17 @@ def _checked(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> tuple[IntArray
             "lower train.lr or train.clip_grad_norm"
         )
     return labels_, scores_NK
+
+
+def attribute_bound(epsilon: float, delta: float) -> float:
+    """The highest balanced accuracy with which anyone reads a yes/no attribute from an (ε, δ) release.
+
+    A test of one image against another has true-positive rate ≤ e^ε · false-positive rate + δ, both ways round
+    (Kairouz, Oh & Viswanath 2015, §2), hence balanced accuracy ≤ (e^ε + δ) / (1 + e^ε).
+
+    Args:
+        epsilon: of the whole feature map, ≥ 0; infinity gives 1.
+        delta: of the release, 0 ≤ δ < 1.
+    """
+    small = math.exp(-epsilon)  # divided by e^ε, so that no ε overflows
+    return min(1.0, (1 + delta * small) / (1 + small))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 from smartedge.artifacts.results import Privacy
 from smartedge.config import Config
 from smartedge.privacy.ledger import Budget, Ledger
-from smartedge.privacy.mechanisms import Additive, Mechanism
+from smartedge.privacy.mechanisms import Mechanism
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate
 from smartedge.types import Task
@@ -35,13 +36,7 @@ def open_gate(
     dp = config.dp
     noise = Noise.open(folder / "noise.key", existing=existing)
     policy = {
-        "mechanism": dp.mechanism,
-        "granularity": dp.granularity,
-        "feature_shape": list(mechanism.feature_shape),
-        "clip": mechanism.clip if isinstance(mechanism, Additive) else None,
-        "sigma": mechanism.sigma if isinstance(mechanism, Additive) else None,
-        "codewords": config.model.codebook,
-        "epsilon_each": mechanism.epsilon if math.isfinite(mechanism.epsilon) else None,
+        **mechanism.policy(),
         "label_epsilon": dp.label_epsilon,
         "apply_to": dp.apply_to,
         "key": noise.nonce("key").hex(),
@@ -72,31 +67,18 @@ def privacy_summary(gate: Gate) -> Privacy:
     whole = mechanism.vector_epsilon * worst.releases if element and worst else total
     pure = mechanism.delta == 0 and (worst is None or worst.releases <= 1)
     labels = max((group.label_epsilon for group in balance.groups if group.split == "train"), default=0.0)
-    additive = mechanism if isinstance(mechanism, Additive) else None
-    bias = mechanism.sampling_bias
     return Privacy(
-        mechanism=mechanism.name,
-        granularity=mechanism.event.granularity,
-        epsilon=_finite(mechanism.epsilon),
-        delta=mechanism.delta,
+        **asdict(mechanism.describe()),
         epsilon_total=_finite(total),
         delta_total=0.0 if pure else budget.delta,
         releases_max=worst.releases if worst else 0,
         epsilon_budget=_finite(budget.epsilon),
         delta_budget=budget.delta,
-        vector_epsilon=_finite(mechanism.vector_epsilon),
         vector_epsilon_total=_finite(whole),
-        clip=additive.clip if additive else None,
-        sigma=additive.sigma if additive else None,
-        codewords=mechanism.event.codewords,
-        subset=mechanism.event.subset,
         labels="clear" if gate.label_epsilon is None else "randomised",
         label_epsilon=_finite(labels),
         epsilon_with_label=_finite(whole + labels),
         apply_to="training" if gate.training_only else "always",
-        attribute_bound=mechanism.attribute_bound,
-        tight_attribute_bound=mechanism.tight_attribute_bound,
-        sampling_delta=_finite(bias * (1 + math.exp(min(700.0, mechanism.vector_epsilon)))) if bias else 0.0,
     )
 
 

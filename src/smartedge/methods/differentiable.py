@@ -1,51 +1,130 @@
-"""What the heads on the edge are shown: what a mechanism would release of bounded features, and their mean answer."""
+"""The twin of a mechanism on tensors: differentiable, for training on the edge and for attackers; never for a release.
+
+The mechanism itself (:mod:`smartedge.privacy.mechanisms`) works on numpy arrays and makes what is released. Its twin
+clips alike, and draws from the same law with torch's generator. ``tests/contract/test_differentiable.py`` holds the two
+to each other.
+"""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from smartedge.models.exits import probabilities
-from smartedge.models.seen import Seen
-from smartedge.privacy.mechanisms import Discrete, Mechanism
+from smartedge.models.released import SimulatedRelease
+from smartedge.privacy.mechanisms import Mechanism
 
-__all__ = ["posterior", "show"]
+__all__ = ["Differentiable", "differentiable"]
+
+_SHRINK = 1 - 2.0**-20  # as the mechanism's own: a clipped map lands safely below the bound
 
 
-def show(mechanism: Mechanism, features_BF: Tensor, *, noise: float = 1.0) -> Seen:
-    """A fresh simulated release; differentiable in the features. Never what is really released.
+class Differentiable(ABC):
+    """A mechanism on tensors.
 
-    Args:
-        mechanism: the run's.
-        features_BF: float32 (B, *F), bounded here; or, where one of K codewords is released, their probabilities
-            (B, K), and the outcomes' probabilities are then exact: ``p_code @ channel``.
-        noise: share of the mechanism's noise, 0 to 1: so much of what it adds to each number, or, of codewords, the
-            probability that the mechanism's channel applies and not the one that always tells the truth.
+    Attributes:
+        channel: of codewords, the probability of each outcome given the codeword, float32 (K, O); None otherwise.
+        outcomes: of codewords, what is released at each outcome, float32 (O, K); None otherwise.
     """
-    if not isinstance(mechanism, Discrete):
-        bounded_BF = mechanism.bound(features_BF)
-        return Seen(torch.lerp(bounded_BF, mechanism.simulate(bounded_BF), noise))
-    outcomes_OK, channel_KO, truthful_KO = (table.to(features_BF.device) for table in _tables(mechanism))
-    return Seen(outcomes_OK, features_BF @ torch.lerp(truthful_KO, channel_KO, noise))
+
+    channel: Tensor | None = None
+    outcomes: Tensor | None = None
+
+    @abstractmethod
+    def bound(self, features_BF: Tensor) -> Tensor:
+        """Clip each image's features (B, *F); does nothing to what it made itself."""
+
+    @abstractmethod
+    def simulate(self, bounded_BF: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A draw of the release's law, float32 (B, *F)."""
+
+    def released(self, features_BF: Tensor, *, noise: float = 1.0) -> SimulatedRelease:
+        """What the heads on the edge learn from: a fresh simulated release, differentiable in the features.
+
+        Args:
+            features_BF: float32 (B, *F), bounded here; or, where one of K codewords is released, their probabilities
+                (B, K), and the outcomes' probabilities are then exact: ``p_code @ channel``.
+            noise: share of the mechanism's noise, 0 to 1: so much of what it adds to each number, or, of codewords,
+                the probability that the mechanism's channel applies and not the one that always tells the truth.
+        """
+        bounded_BF = self.bound(features_BF)
+        return SimulatedRelease(torch.lerp(bounded_BF, self.simulate(bounded_BF), noise))
 
 
 @lru_cache(maxsize=8)
-def _tables(mechanism: Discrete) -> tuple[Tensor, Tensor, Tensor]:
-    """Outcomes, the mechanism's channel, and its limit for a large ε: uniform over the outcomes that hold the word."""
-    outcomes_OK = mechanism.outcomes()
-    return outcomes_OK, mechanism.channel(), outcomes_OK.T / outcomes_OK.sum(dim=0)[:, None]
+def differentiable(mechanism: Mechanism) -> Differentiable:
+    """The twin of a mechanism; the same object for the same mechanism."""
+    channel_KO, outcomes_OK = mechanism.channel(), mechanism.outcomes()
+    if channel_KO is not None and outcomes_OK is not None:
+        return _Codewords(torch.from_numpy(channel_KO), torch.from_numpy(outcomes_OK))
+    return _Unchanged() if mechanism.clip is None else _Additive(mechanism)
 
 
-def posterior(seen: Seen, logits_BOK: Tensor, task_kind: str) -> Tensor:
-    """Logits (B, K), float32, of the expectation of a head's probabilities over an image's outcomes."""
-    if seen.shares_BO is None:
-        return logits_BOK.squeeze(1).float()
-    batch, outcomes, outputs = logits_BOK.shape
-    scores_BOK = probabilities(logits_BOK.reshape(-1, outputs), task_kind).reshape(batch, outcomes, outputs)
-    scores_BK = seen.expect(scores_BOK)
-    tiny = torch.finfo(torch.float32).tiny
-    if task_kind == "single":
-        return scores_BK.clamp(min=tiny).log()
-    return scores_BK.clamp(min=tiny).log() - (1 - scores_BK).clamp(min=tiny).log()
+class _Unchanged(Differentiable):
+    """Nothing is clipped or added."""
+
+    def bound(self, features_BF: Tensor) -> Tensor:
+        """The features themselves."""
+        return features_BF
+
+    def simulate(self, bounded_BF: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The features themselves."""
+        return bounded_BF
+
+
+class _Additive(Differentiable):
+    """A clip to a norm, and independent noise on each number; the gradient passes through both."""
+
+    def __init__(self, mechanism: Mechanism) -> None:
+        assert mechanism.clip is not None and mechanism.sigma is not None
+        self.clip, self.sigma, self.norm = mechanism.clip, mechanism.sigma, mechanism.noise_norm
+        self.each = mechanism.event.granularity == "element"
+
+    def bound(self, features_BF: Tensor) -> Tensor:
+        """Scale each image's features (element: each number) down to the norm where they exceed it."""
+        flat_BD = features_BF.float().flatten(1)
+        norms = flat_BD.abs() if self.each else flat_BD.norm(p=self.norm, dim=1, keepdim=True)
+        factor = torch.where(norms > self.clip, self.clip * _SHRINK / norms.clamp(min=self.clip), 1.0)
+        return (flat_BD * factor).reshape(features_BF.shape)
+
+    def simulate(self, bounded_BF: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Plus a draw of Laplace (norm 1) or normal noise (norm 2)."""
+        device = bounded_BF.device if generator is None else generator.device
+        if self.norm == 2:
+            return bounded_BF + self.sigma * torch.randn(bounded_BF.shape, generator=generator, device=device).to(
+                bounded_BF.device
+            )
+        unit = torch.rand(bounded_BF.shape, generator=generator, device=device).to(bounded_BF.device)
+        half = (unit - 0.5).clamp(-0.4999999, 0.4999999)
+        return bounded_BF - self.sigma / math.sqrt(2) * half.sign() * torch.log1p(-2 * half.abs())
+
+
+class _Codewords(Differentiable):
+    """One of K codewords in, one of O outcomes out."""
+
+    def __init__(self, channel_KO: Tensor, outcomes_OK: Tensor) -> None:
+        self.channel, self.outcomes = channel_KO, outcomes_OK
+        # The channel's limit for a large ε: uniform over the outcomes that hold the codeword.
+        self.truthful_KO = outcomes_OK.T / outcomes_OK.sum(dim=0)[:, None]
+
+    def bound(self, features_BF: Tensor) -> Tensor:
+        """The codeword with the largest number, float32 one-hot (B, K). Has no gradient: :meth:`released` has."""
+        chosen_B = features_BF.detach().argmax(dim=1)
+        return torch.nn.functional.one_hot(chosen_B, features_BF.shape[1]).float()
+
+    def simulate(self, bounded_BF: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """An outcome per image, float32 (B, K); ``bounded_BF`` may hold any probabilities of codewords."""
+        assert self.channel is not None and self.outcomes is not None
+        shares_BO = bounded_BF.detach() @ self.channel.to(bounded_BF.device)
+        drawn_B = torch.multinomial(shares_BO, 1, generator=generator).squeeze(1)
+        return self.outcomes.to(bounded_BF.device)[drawn_B]
+
+    def released(self, features_BF: Tensor, *, noise: float = 1.0) -> SimulatedRelease:
+        """See :meth:`Differentiable.released`: all outcomes, and their probabilities for each image."""
+        assert self.channel is not None and self.outcomes is not None
+        device = features_BF.device
+        law_KO = torch.lerp(self.truthful_KO.to(device), self.channel.to(device), noise)
+        return SimulatedRelease(self.outcomes.to(device), features_BF @ law_KO)

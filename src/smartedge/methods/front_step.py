@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from smartedge.methods.differentiable import posterior, show
+from smartedge.methods.differentiable import differentiable
 from smartedge.models.exits import task_loss
 from smartedge.models.optim import apply_gradients
-from smartedge.privacy.mechanisms import Discrete, Mechanism
+from smartedge.privacy.mechanisms import Mechanism
 
 __all__ = ["EdgeStep", "edge_forward", "edge_step", "exit_logits", "split_finish", "split_start"]
 
@@ -85,16 +85,17 @@ def edge_forward(
     with torch.autocast(inputs_BCHW.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         features_BF = front(inputs_BCHW)
         if mechanism is not None:
-            features_BF = mechanism.bound(features_BF.float())
+            features_BF = differentiable(mechanism).bound(features_BF.float())
         logits_BK = exit_logits(task_exit, mechanism, features_BF, task_kind)
     return features_BF.float(), logits_BK
 
 
 def exit_logits(task_exit: nn.Module, mechanism: Mechanism | None, bounded_BF: Tensor, task_kind: str) -> Tensor:
     """What the exit says of bounded features (B, *F) that the edge holds: float32 (B, K); see :func:`edge_forward`."""
-    if isinstance(mechanism, Discrete):
-        seen = show(mechanism, bounded_BF)
-        return posterior(seen, seen.answers(task_exit), task_kind).float()
+    twin = None if mechanism is None else differentiable(mechanism)
+    if twin is not None and twin.channel is not None:
+        released = twin.released(bounded_BF)
+        return released.mean_logits(released.answers(task_exit), task_kind).float()
     logits_BK: Tensor = task_exit(bounded_BF)
     return logits_BK.float()
 

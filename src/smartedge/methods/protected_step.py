@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smartedge.methods.differentiable import posterior, show
+from smartedge.methods.differentiable import differentiable
 from smartedge.methods.front_step import EdgeStep
 from smartedge.models.adversary import Adversaries
 from smartedge.models.exits import distillation_losses, task_losses
 from smartedge.models.optim import apply_gradients
-from smartedge.models.seen import Seen
+from smartedge.models.released import SimulatedRelease
 from smartedge.privacy.mechanisms import Mechanism
 
 __all__ = ["Lesson", "Suppression", "adversary_step", "protected_step"]
@@ -50,7 +50,7 @@ class Lesson:
 def adversary_step(
     adversaries: Adversaries,
     optimizer: torch.optim.Optimizer,
-    seen: Seen,
+    released: SimulatedRelease,
     labels: Tensor,
     sensitive: Mapping[str, Tensor],
     *,
@@ -62,15 +62,15 @@ def adversary_step(
     Args:
         adversaries: in training mode.
         optimizer: over their parameters.
-        seen: what would be released; detached here.
+        released: what would be released; detached here.
         labels: the desired labels, int64 (B,) or float32 (B, K).
         sensitive: column → int64 (B,).
         precision: ``bfloat16`` runs the forward pass under autocast.
         clip_norm: gradients are scaled down to this norm.
     """
-    seen = seen.detach()
+    released = released.detach()
     with torch.autocast(labels.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-        loss = adversaries.loss(seen, labels, sensitive)
+        loss = adversaries.loss(released, labels, sensitive)
     loss.backward()
     apply_gradients(optimizer, clip_norm=clip_norm)
     return loss.item()
@@ -117,49 +117,55 @@ def protected_step(
     with autocast:
         features_BF = front(inputs_BCHW)
     features_BF = features_BF.float()
+    twin = differentiable(mechanism)
     figures: dict[str, float] = {}
     if suppression is not None and suppression.optimizer is not None:
         for _ in range(suppression.steps):
             figures["adversary_loss"] = adversary_step(
                 suppression.adversaries,
                 suppression.optimizer,
-                show(mechanism, features_BF.detach(), noise=noise),
+                twin.released(features_BF.detach(), noise=noise),
                 labels,
                 suppression.sensitive,
                 precision=precision,
                 clip_norm=clip_norm,
             )
-    seen = show(mechanism, features_BF, noise=noise)
+    released = twin.released(features_BF, noise=noise)
     with autocast:
-        logits_BOK = seen.answers(task_exit)
+        logits_BOK = released.answers(task_exit)
     losses_BO = task_losses(logits_BOK, labels, task_kind, label_smoothing=label_smoothing)
-    task_loss = seen.expect(losses_BO).mean()
+    task_loss = released.expect(losses_BO).mean()
     loss = task_loss
     if lesson is not None:
         taught_BO = distillation_losses(logits_BOK, lesson.logits_BK, task_kind, temperature=lesson.temperature)
-        loss = (1 - lesson.weight) * task_loss + lesson.weight * seen.expect(taught_BO).mean()
-        figures["distillation_loss"] = seen.expect(taught_BO.detach()).mean().item()
+        loss = (1 - lesson.weight) * task_loss + lesson.weight * released.expect(taught_BO).mean()
+        figures["distillation_loss"] = released.expect(taught_BO.detach()).mean().item()
     if suppression is not None:
-        loss = loss + _unlearning(suppression, seen, labels, autocast, figures)
+        loss = loss + _unlearning(suppression, released, labels, autocast, figures)
     loss.backward()
     apply_gradients(optimizer, clip_norm=clip_norm)
-    bounded_BF = mechanism.bound(features_BF.detach())
-    return EdgeStep(bounded_BF, posterior(seen.detach(), logits_BOK.detach(), task_kind), task_loss.item(), figures)
+    bounded_BF = twin.bound(features_BF.detach())
+    logits_BK = released.detach().mean_logits(logits_BOK.detach(), task_kind)
+    return EdgeStep(bounded_BF, logits_BK, task_loss.item(), figures)
 
 
 def _unlearning(
-    suppression: Suppression, seen: Seen, labels: Tensor, autocast: torch.autocast, figures: dict[str, float]
+    suppression: Suppression,
+    released: SimulatedRelease,
+    labels: Tensor,
+    autocast: torch.autocast,
+    figures: dict[str, float],
 ) -> Tensor:
     adversaries = suppression.adversaries
-    total = seen.features_NF.new_zeros(())
+    total = released.features_NF.new_zeros(())
     if suppression.optimizer is not None:
         with autocast, _as_constants(adversaries):
-            confusion = adversaries.confuse(seen, labels, suppression.sensitive)
+            confusion = adversaries.confuse(released, labels, suppression.sensitive)
         total = total + suppression.weight * confusion
         figures["confusion"] = confusion.item()
         figures["lambda"] = suppression.weight
     if suppression.dependence > 0:
-        dependence = adversaries.depend(seen, labels, suppression.sensitive)
+        dependence = adversaries.depend(released, labels, suppression.sensitive)
         total = total + suppression.dependence * dependence
         figures["dependence"] = dependence.item()
     return total

@@ -1,7 +1,7 @@
 """Adversarial exits: heads that learn a sensitive label from what would be released, so that the front can unlearn it.
 
 :mod:`smartedge.models.confusion` derives what they learn and what the front minimises, and explains the letters.
-:mod:`smartedge.models.trunk` has their bodies. ``N`` is explained in :mod:`smartedge.models.seen`.
+:mod:`smartedge.models.trunk` has their bodies. ``N`` is explained in :mod:`smartedge.models.released`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from smartedge.models.confusion import adversary_losses, balance, confusion_losses, hsic
 from smartedge.models.layout import Layout, known_layout
-from smartedge.models.seen import Seen
+from smartedge.models.released import SimulatedRelease
 from smartedge.models.trunk import WIDTH, trunk
 from smartedge.types import Task
 
@@ -57,15 +57,15 @@ class AdversarialExit(nn.Module):
         self.classify = nn.Linear(width, classes * max(1, desired))
         self.shown = nn.Linear(label_columns, classes, bias=False) if label_columns else None
 
-    def forward(self, seen: Seen, desired: Tensor | None = None) -> Tensor:
+    def forward(self, released: SimulatedRelease, desired: Tensor | None = None) -> Tensor:
         """Logits (B, O, S) for released features. ``desired``: int64 (B,) or float32 (B, K), if it is shown."""
-        answers_NX = self.classify(self.hidden(seen.features_NF))
+        answers_NX = self.classify(self.hidden(released.features_NF))
         if self.desired:
             assert desired is not None
-            answers_BOYS = seen.paired(answers_NX.unflatten(1, (self.desired, self.classes)))
+            answers_BOYS = released.paired(answers_NX.unflatten(1, (self.desired, self.classes)))
             index_BO1S = desired[:, None, None, None].expand(*answers_BOYS.shape[:2], 1, self.classes)
             return answers_BOYS.gather(2, index_BO1S).squeeze(2)
-        logits_BOS = seen.paired(answers_NX)
+        logits_BOS = released.paired(answers_NX)
         if self.shown is not None:
             assert desired is not None
             logits_BOS = logits_BOS + self.shown(desired)[:, None, :]
@@ -133,34 +133,34 @@ class Adversaries(nn.Module):
             counts_YS.index_put_((rows, labels.sensitive[column]), torch.ones(len(rows)), accumulate=True)
             self.balances.append(balance(counts_YS, "prior" if self.by_vector else confusion))
 
-    def loss(self, seen: Seen, desired: Tensor, sensitive: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, released: SimulatedRelease, desired: Tensor, sensitive: Mapping[str, Tensor]) -> Tensor:
         """What the exits minimise: the mean over shapes and images of the sum over columns.
 
         Args:
-            seen: released features, detached from the front.
+            released: released features, detached from the front.
             desired: int64 (B,) or float32 (B, K).
             sensitive: column → int64 (B,).
         """
-        total = seen.features_NF.new_zeros(())
-        for column, logits_BOS, weights_BS, _ in self._answers(seen, desired):
+        total = released.features_NF.new_zeros(())
+        for column, logits_BOS, weights_BS, _ in self._answers(released, desired):
             losses_BO = adversary_losses(logits_BOS, sensitive[column], weights_BS)
-            total = total + seen.expect(losses_BO).mean()
+            total = total + released.expect(losses_BO).mean()
         total = total / max(1, len(self.shapes))
         for head, column in zip(self.label_heads, self.columns, strict=False):
             total = total + F.cross_entropy(head(desired), sensitive[column])
         return total
 
-    def confuse(self, seen: Seen, desired: Tensor, sensitive: Mapping[str, Tensor]) -> Tensor:
+    def confuse(self, released: SimulatedRelease, desired: Tensor, sensitive: Mapping[str, Tensor]) -> Tensor:
         """What the front minimises: the mean over shapes and images of the sum over columns; differentiable in z."""
-        total = seen.features_NF.new_zeros(())
-        for column, logits_BOS, weights_BS, targets_BS in self._answers(seen, desired):
+        total = released.features_NF.new_zeros(())
+        for column, logits_BOS, weights_BS, targets_BS in self._answers(released, desired):
             losses_BO = confusion_losses(logits_BOS, sensitive[column], weights_BS, targets_BS, self.confusion)
-            total = total + seen.expect(losses_BO).mean()
+            total = total + released.expect(losses_BO).mean()
         return total / max(1, len(self.shapes))
 
-    def depend(self, seen: Seen, desired: Tensor, sensitive: Mapping[str, Tensor]) -> Tensor:
+    def depend(self, released: SimulatedRelease, desired: Tensor, sensitive: Mapping[str, Tensor]) -> Tensor:
         """Sum over columns of :func:`hsic`: within each desired class, or over all images of a multi-label task."""
-        similarities_BB = seen.similarities()
+        similarities_BB = released.similarities()
         groups_B = None if desired.dim() == 2 else desired  # (B, K) of a multi-label task
         terms = [hsic(similarities_BB, sensitive[column], groups_B) for column in self.columns]
         return torch.stack(terms).sum()
@@ -186,17 +186,17 @@ class Adversaries(nn.Module):
         given = {"label_columns" if self.by_vector else "desired": self.shown}
         return AdversarialExit(shape, self.feature_shape, classes, layout=self.layout, **given)
 
-    def _answers(self, seen: Seen, desired: Tensor) -> list[tuple[str, Tensor, Tensor, Tensor]]:
+    def _answers(self, released: SimulatedRelease, desired: Tensor) -> list[tuple[str, Tensor, Tensor, Tensor]]:
         """For every exit: its column, its logits (B, O, S), the weights and the targets, (B, S) or (1, S)."""
         found = []
         for exits in self.exits:
             assert isinstance(exits, nn.ModuleList)
             for number, (column, one) in enumerate(zip(self.columns, exits, strict=True)):
-                table, device = self.balances[number], seen.features_NF.device
+                table, device = self.balances[number], released.features_NF.device
                 desired_B = desired if self.shown and not self.by_vector else None
                 weights_BS = table.rows(table.weights_YS.to(device), desired_B)
                 targets_BS = table.rows(table.targets_YS.to(device), desired_B)
-                logits_BOS = one(seen, desired if self.shown else None)
+                logits_BOS = one(released, desired if self.shown else None)
                 if self.by_vector:
                     offset_BS = F.log_softmax(self.label_heads[number](desired).detach(), dim=1)
                     logits_BOS, targets_BS = logits_BOS + offset_BS[:, None, :], offset_BS.exp()

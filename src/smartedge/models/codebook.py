@@ -2,8 +2,8 @@
 
 The front ends with :class:`Encode`, the back begins with :class:`Decode`. A vector of K numbers crosses. While the edge
 trains, these are the probabilities of the codewords, and heads learn from the exact expectation over them (see
-:class:`smartedge.models.seen.Seen`). What is released is the most probable codeword, as a one-hot vector. A discrete
-mechanism replaces it by another codeword, or by the indicator of a set of codewords.
+:class:`smartedge.models.released.SimulatedRelease`). What is released is the most probable codeword, as a one-hot
+vector. A discrete mechanism replaces it by another codeword, or by the indicator of a set of codewords.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 **Letters.** ``z`` is what is released of an image, ``s`` its sensitive label (one of S classes), ``y`` its desired
 label, ``D(s | z)`` an exit's answer. ``p`` are shares in the training images. Further shape letters: ``O`` as in
-:mod:`smartedge.models.seen`; ``Y`` is the number of desired classes (1 if the exit is not shown the desired label).
+:mod:`smartedge.models.released`; ``Y`` is the number of desired classes (1 if the exit is not shown the desired label).
 
 **What an exit learns.** It minimises a weighted cross-entropy, ``E[w(s, y) · −log D(s | z, y)]``. The minimum is at
 ``D ∝ p(s | z, y) · w(s, y)``. So an exit that finds nothing in z answers ``t(s | y) ∝ p(s | y) · w(s, y)``. The front
@@ -123,7 +123,7 @@ def hsic(similarities_BB: Tensor, sensitive_B: Tensor, groups_B: Tensor | None =
     characteristic).
 
     Args:
-        similarities_BB: K, see :meth:`smartedge.models.seen.Seen.similarities`.
+        similarities_BB: K, see :meth:`smartedge.models.released.SimulatedRelease.similarities`.
         sensitive_B: int64 labels.
         groups_B: int64; then dependence *within* each group (a desired class), averaged with the groups' sizes as
             weights. Groups of fewer than 4 images, or of one sensitive class, have nothing to say and count as 0.

@@ -95,7 +95,7 @@ def task_losses(logits_BOK: Tensor, labels: Tensor, task_kind: str, *, label_smo
     """The loss of every image and outcome, float32 (B, O), not averaged; see :func:`task_loss`.
 
     Args:
-        logits_BOK: a head's answers to O outcomes of each image (:mod:`smartedge.models.seen`).
+        logits_BOK: a head's answers to O outcomes of each image (:mod:`smartedge.models.released`).
         labels: int64 (B,) or float32 (B, K): the same for all outcomes of an image.
         task_kind: ``single`` or ``multi``.
         label_smoothing: share of the target spread evenly.

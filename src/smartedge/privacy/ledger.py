@@ -285,7 +285,7 @@ class Ledger:
             return
         if run not in (None, facts["run"]):
             raise PrivacyError(f"{self.path}: is the ledger of another run; choose another run_dir for this one")
-        if facts["policy"] != json.loads(json.dumps(policy)):
+        if not _same_policy(facts["policy"], json.loads(json.dumps(policy))):
             raise PrivacyError(
                 f"{self.path}: this run began to release with other settings of model and dp; resume it with its own "
                 "config.yaml, or start a new run"
@@ -350,6 +350,15 @@ def read_balance(path: Path) -> Balance:
             return _balance(db)
         finally:
             db.close()
+
+
+def _same_policy(one: object, other: object) -> bool:
+    """Whether two policies are equal, but for the last digits of numbers: those depend on the mathematical library."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same_policy(one[key], other[key]) for key in one)
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=_ROUNDING)
+    return one == other
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from smartedge.errors import PrivacyError
@@ -112,7 +111,7 @@ class Gate:
                 "The front has diverged; lower train.lr"
             )
         protected = split == "train" or not self.training_only
-        bounded_BF = self.mechanism.bound(torch.from_numpy(features_BF)).numpy()
+        bounded_BF = self.mechanism.bound(features_BF)
         nonce = self.noise.nonce("features", split, -1 if seq is None else seq, ids=ids, content=bounded_BF)
         image_nonces = None
         if split != "train":
@@ -140,7 +139,7 @@ class Gate:
                 if image_nonces is None
                 else np.concatenate([self.noise.words(image_nonce, each) for image_nonce in image_nonces])
             )
-            bounded_BF = self.mechanism.randomise(torch.from_numpy(bounded_BF), words).numpy()
+            bounded_BF = self.mechanism.randomise(bounded_BF, words)
         if self.task is not None and label_epsilon is not None:
             # Permanent: an image's label is randomised once, however often it is sent.
             per_image = self.task.outputs if self.task.kind == "multi" else 1

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from smartedge.config import load_config
 from smartedge.edge.protection import open_gate, privacy_summary
@@ -37,7 +36,7 @@ def test_other_mechanisms_and_methods():
     assert mechanism_of(discrete, (8,)).epsilon == 4.0
     assert mechanism_of(settings(model={"codebook": 8}), (8,)).channel().shape == (8, 8)
     images = mechanism_of(settings(method="upload"), (3, 64, 64))
-    assert images.bound(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).dtype == torch.uint8
+    assert images.bound(np.zeros((1, 3, 2, 2), np.uint8)).dtype == np.uint8
 
 
 def test_a_gate_that_is_opened_again_goes_on_where_it_was(tmp_path):

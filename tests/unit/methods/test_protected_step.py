@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smartedge.methods.differentiable import posterior, show
+from smartedge.methods.differentiable import differentiable
 from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.methods.protected_step import Lesson, Suppression, adversary_step, protected_step
 from smartedge.models.adversary import Adversaries, TrainingLabels
 from smartedge.models.confusion import weight_at
 from smartedge.models.optim import make_optimizer, set_learning_rate
-from smartedge.models.seen import Seen
+from smartedge.models.released import SimulatedRelease
 from smartedge.privacy.mechanisms import make_mechanism
 from smartedge.types import Task
 
@@ -86,7 +86,7 @@ def test_the_step_of_the_front_is_the_plain_sum_of_its_terms(parts, batch):
                 parameter.grad = None
     guess = F.log_softmax(against.exits[0][0].classify(features.flatten(1)), dim=1)
     confusion = (-guess.mean(dim=1) - math.log(2)).mean()
-    dependence = against.depend(Seen(features), labels, hidden)
+    dependence = against.depend(SimulatedRelease(features), labels, hidden)
     loss = F.cross_entropy(task_exit(features.flatten(1)), labels)
     (loss + 3.0 * confusion + 5.0 * dependence).backward()
     with torch.no_grad():
@@ -111,9 +111,9 @@ def test_adversary_steps_leave_the_front_alone(parts, batch):
     images, labels, hidden = batch
     exits = adversaries(labels, hidden)
     features = parts[0](images)
-    first = adversary_step(exits, sgd(exits), Seen(features), labels, hidden)
+    first = adversary_step(exits, sgd(exits), SimulatedRelease(features), labels, hidden)
     for _ in range(20):
-        last = adversary_step(exits, sgd(exits), Seen(features), labels, hidden)
+        last = adversary_step(exits, sgd(exits), SimulatedRelease(features), labels, hidden)
     assert last < first
     assert all(parameter.grad is None for parameter in parts[0].parameters())
 
@@ -123,20 +123,27 @@ def test_every_head_sees_noise_of_its_own_and_clean_bounded_features_are_handed_
     mechanism = gaussian(0.5, clip=1.0)
     shown = []
 
-    def spy(mechanism, features_BF, *, noise):
-        shown.append(show(mechanism, features_BF, noise=noise))
-        return shown[-1]
+    class Spy:
+        """The twin; keeps the releases that it simulated."""
 
-    monkeypatch.setattr("smartedge.methods.protected_step.show", spy)
+        def __init__(self, mechanism):
+            self.twin = differentiable(mechanism)
+            self.bound = self.twin.bound
+
+        def released(self, features_BF, *, noise):
+            shown.append(self.twin.released(features_BF, noise=noise))
+            return shown[-1]
+
+    monkeypatch.setattr("smartedge.methods.protected_step.differentiable", Spy)
     exits = adversaries(labels, hidden)
-    expected = mechanism.bound(parts[0](images)).detach()
+    expected = differentiable(mechanism).bound(parts[0](images)).detach()
     suppression = Suppression(exits, sgd(exits), hidden, steps=3, weight=1.0)
     found = protected_step(*parts, sgd(*parts), images, labels, "single", mechanism=mechanism, suppression=suppression)
     assert torch.equal(found.features_BF, expected)
     assert found.features_BF.flatten(1).norm(dim=1).max() <= 1.0
     assert not found.features_BF.requires_grad
     assert len(shown) == 4
-    drawn = torch.stack([seen.features_NF.detach() - expected for seen in shown])
+    drawn = torch.stack([released.features_NF.detach() - expected for released in shown])
     assert all(not torch.equal(drawn[0], other) for other in drawn[1:])
     # 4·32·18 draws of σ = 0.5: a sample deviation off by 8 % is 7.7 standard errors away (< 1e-13).
     assert drawn.std().item() == pytest.approx(0.5, rel=0.08)
@@ -197,7 +204,8 @@ def suppressed(confusion: str, agree: float, *, weight: float) -> tuple[float, f
         )
     people, desired, hidden = drawn_people(10000, agree, 101)
     with torch.no_grad():
-        released = mechanism.simulate(mechanism.bound(front(people)))
+        twin = differentiable(mechanism)
+        released = twin.simulate(twin.bound(front(people)))
     given = [read_off(released[desired == one], hidden["club"][desired == one]) for one in (0, 1)]
     return read_off(released, desired), sum(given) / 2
 
@@ -251,7 +259,7 @@ def test_the_loss_of_codewords_is_the_expectation_over_the_channel(batch):
     front = nn.Sequential(nn.Flatten(), nn.Linear(108, 4), nn.Softmax(dim=1))
     task_exit = nn.Linear(4, 2)
     mechanism = make_mechanism("subset-selection", feature_shape=(4,), codebook=4, epsilon=0.5)
-    outcomes, channel = mechanism.outcomes(), mechanism.channel()
+    outcomes, channel = torch.from_numpy(mechanism.outcomes()), torch.from_numpy(mechanism.channel())
     assert outcomes.sum(dim=1).max() == 2, "sets of two of four codewords"
     shares = (front(images) @ channel).detach()
     expected = sum(
@@ -277,28 +285,29 @@ def test_the_exit_answers_to_a_codeword_with_its_mean_over_the_outcomes(kind):
     features, logits = edge_forward(nn.Identity(), head, codes, mechanism=mechanism, task_kind=kind)
     assert torch.equal(features, codes)
     as_shares = (lambda x: torch.softmax(x, dim=1)) if kind == "single" else torch.sigmoid
-    mean = mechanism.channel() @ as_shares(head(codes))
+    mean = torch.from_numpy(mechanism.channel()) @ as_shares(head(codes))
     torch.testing.assert_close(as_shares(logits), mean, rtol=1e-4, atol=1e-5)
 
 
 def test_drawn_noise_has_one_answer(parts):
-    seen = show(gaussian(0.2), torch.zeros(5, *SHAPE))
-    logits = seen.answers(parts[1])
-    assert torch.equal(posterior(seen, logits, "single"), logits.squeeze(1))
+    released = differentiable(gaussian(0.2)).released(torch.zeros(5, *SHAPE))
+    logits = released.answers(parts[1])
+    assert torch.equal(released.mean_logits(logits, "single"), logits.squeeze(1))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.25, 1.0])
 def test_a_share_of_additive_noise_is_that_much_of_the_same_draw(noise):
-    mechanism, features = gaussian(2.0, clip=1.0), torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0))
-    bounded = mechanism.bound(features)
+    features = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0))
+    twin = differentiable(gaussian(2.0, clip=1.0))
+    bounded = twin.bound(features)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        whole = mechanism.simulate(bounded)
+        whole = twin.simulate(bounded)
         torch.manual_seed(0)
-        seen = show(mechanism, features.requires_grad_(), noise=noise)
-    torch.testing.assert_close(seen.features_NF, bounded + noise * (whole - bounded))
+        released = twin.released(features.requires_grad_(), noise=noise)
+    torch.testing.assert_close(released.features_NF, bounded + noise * (whole - bounded))
     if noise == 1.0:
-        assert torch.equal(seen.features_NF, whole), "after the warm-up it is the mechanism's own, to the bit"
+        assert torch.equal(released.features_NF, whole), "after the warm-up it is the mechanism's own, to the bit"
 
 
 @pytest.mark.parametrize(("name", "epsilon"), [("randomised-response", 1.0), ("subset-selection", 0.5)])
@@ -306,9 +315,9 @@ def test_a_share_of_a_channel_is_the_channel_of_a_milder_mechanism(name, epsilon
     """The truthful limit is what the channel tends to; shares between are the same family, with a larger ε."""
     mechanism = make_mechanism(name, feature_shape=(5,), codebook=5, epsilon=epsilon)
     codes = torch.eye(5)
-    whole, none, half = (show(mechanism, codes, noise=share).shares_BO for share in (1.0, 0.0, 0.5))
-    torch.testing.assert_close(whole, mechanism.channel())
-    holds = mechanism.outcomes().T > 0
+    whole, none, half = (differentiable(mechanism).released(codes, noise=share).shares_BO for share in (1.0, 0.0, 0.5))
+    torch.testing.assert_close(whole, torch.from_numpy(mechanism.channel()))
+    holds = torch.from_numpy(mechanism.outcomes()).T > 0
     torch.testing.assert_close(none, holds / holds.sum(dim=1, keepdim=True))
     torch.testing.assert_close(half, (whole + none) / 2)
     assert torch.allclose(half.sum(dim=1), torch.ones(5))

@@ -10,7 +10,7 @@ from torch import nn
 
 from smartedge.models.adversary import AdversarialExit, Adversaries, TrainingLabels
 from smartedge.models.confusion import adversary_losses, balance, confusion_losses, hsic, weight_at
-from smartedge.models.seen import Seen
+from smartedge.models.released import SimulatedRelease
 from smartedge.types import Task
 
 SHAPES = [(64, 16, 16), (8, 4, 4), (4, 1, 1), (3, 5, 7), (24, 24, 40), (65, 192), (300, 32), (8,)]
@@ -41,7 +41,7 @@ def adversaries(
 @pytest.mark.parametrize("shape", ["linear", "mlp", "conv", "deep"])
 def test_every_shape_takes_every_tensor_that_can_cross(shape, feature_shape):
     one = AdversarialExit(shape, feature_shape, 3, desired=2)
-    logits = one(Seen(torch.randn(4, *feature_shape)), torch.tensor([0, 1, 1, 0]))
+    logits = one(SimulatedRelease(torch.randn(4, *feature_shape)), torch.tensor([0, 1, 1, 0]))
     assert logits.shape == (4, 1, 3)
     logits.square().sum().backward()
     assert all(parameter.grad is not None for parameter in one.parameters())
@@ -50,7 +50,7 @@ def test_every_shape_takes_every_tensor_that_can_cross(shape, feature_shape):
 def test_an_exit_has_a_classifier_for_each_desired_class():
     one = AdversarialExit("linear", (5,), 3, desired=2)
     features, desired = torch.randn(6, 5), torch.tensor([0, 1, 1, 0, 1, 0])
-    found = one(Seen(features), desired)[:, 0]
+    found = one(SimulatedRelease(features), desired)[:, 0]
     for image in range(6):
         rows = slice(3 * int(desired[image]), 3 * int(desired[image]) + 3)
         plain = one.classify.weight[rows] @ features[image] + one.classify.bias[rows]
@@ -72,12 +72,14 @@ def test_the_deep_exit_finds_what_the_linear_one_cannot():
         optimizer = torch.optim.Adam(one.parameters(), lr=3e-3)
         for start in range(0, 384 * 14, 64):
             part = torch.arange(start, start + 64) % 384
-            loss = adversary_losses(one(Seen(features[part])), parity[part], torch.ones(1, 2)).mean()
+            loss = adversary_losses(one(SimulatedRelease(features[part])), parity[part], torch.ones(1, 2)).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         one.eval()
-        reached[shape] = (one(Seen(features[384:]))[:, 0].argmax(dim=1) == parity[384:]).float().mean().item()
+        reached[shape] = (
+            (one(SimulatedRelease(features[384:]))[:, 0].argmax(dim=1) == parity[384:]).float().mean().item()
+        )
     assert reached["linear"] < 0.75
     assert reached["deep"] > 0.9
     assert reached["mlp"] > 0.9
@@ -167,14 +169,14 @@ def test_lambda_rises_over_the_warm_up():
 def test_the_mean_over_shapes_and_the_sum_over_columns():
     both = adversaries(confusion="uniform")
     desired, hidden = labels(60)
-    seen = Seen(torch.randn(60, 2, 3, 3))
-    found, confused = both.loss(seen, desired, hidden), both.confuse(seen, desired, hidden)
+    released = SimulatedRelease(torch.randn(60, 2, 3, 3))
+    found, confused = both.loss(released, desired, hidden), both.confuse(released, desired, hidden)
     total = confusing = 0.0
     for exits in both.exits:
         for one, (name, task) in zip(exits, COLUMNS.items(), strict=True):
             counts = torch.bincount(hidden[name], minlength=task.outputs)
             weight = len(desired) / (task.outputs * counts)
-            log_shares = torch.log_softmax(one(seen)[:, 0], dim=1)
+            log_shares = torch.log_softmax(one(released)[:, 0], dim=1)
             for image in range(60):
                 truth = int(hidden[name][image])
                 total -= weight[truth].item() * log_shares[image, truth].item() / 60
@@ -197,7 +199,7 @@ def test_conditional_on_a_multi_label_task_aims_at_what_the_labels_alone_tell():
     features = torch.zeros(400, 4)
     optimizer = torch.optim.Adam(one.parameters(), lr=0.01)
     for _ in range(150):
-        loss = one.loss(Seen(features), desired, hidden)
+        loss = one.loss(SimulatedRelease(features), desired, hidden)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -205,19 +207,19 @@ def test_conditional_on_a_multi_label_task_aims_at_what_the_labels_alone_tell():
     with_label, without = answered[desired[:, 0] == 1].mean().item(), answered[desired[:, 0] == 0].mean().item()
     assert with_label == pytest.approx(0.8, abs=0.1)
     assert without == pytest.approx(0.2, abs=0.1)
-    assert one.confuse(Seen(features), desired, hidden).item() < 0.02
+    assert one.confuse(SimulatedRelease(features), desired, hidden).item() < 0.02
     revealing = torch.zeros(400, 4)
     revealing[:, 0] = 5 * hidden["club"] - 2.5
     with torch.no_grad():
         one.exits[0][1].classify.weight[1, 0] = 5.0
-    assert one.confuse(Seen(revealing), desired, hidden).item() > 0.5
+    assert one.confuse(SimulatedRelease(revealing), desired, hidden).item() > 0.5
 
 
 def test_confusion_reaches_the_features_and_the_label_head_is_a_constant_to_it():
     desired, hidden = labels(12, MULTI)
     one = adversaries(task=MULTI)
     features = torch.randn(12, 2, 3, 3, requires_grad=True)
-    one.confuse(Seen(features), desired, hidden).backward()
+    one.confuse(SimulatedRelease(features), desired, hidden).backward()
     assert features.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in one.label_heads.parameters())
 
@@ -226,7 +228,7 @@ def test_a_restart_changes_one_shape_and_forgets_its_optimizer_state():
     one = adversaries()
     desired, hidden = labels(60)
     optimizer = torch.optim.Adam(one.parameters())
-    one.loss(Seen(torch.randn(60, 2, 3, 3)), desired, hidden).backward()
+    one.loss(SimulatedRelease(torch.randn(60, 2, 3, 3)), desired, hidden).backward()
     optimizer.step()
     before = {name: tensor.clone() for name, tensor in one.state_dict().items()}
     outside = torch.get_rng_state()
@@ -260,7 +262,7 @@ def test_hsic_is_the_trace_of_four_matrices_also_within_groups():
     generator = torch.Generator().manual_seed(3)
     features = torch.randn(20, 2, 2, generator=generator)
     sensitive, groups = torch.randint(0, 3, (20,), generator=generator), torch.randint(0, 2, (20,), generator=generator)
-    kernel = Seen(features).similarities()
+    kernel = SimulatedRelease(features).similarities()
     distances = torch.cdist(features.flatten(1), features.flatten(1)).square()
     median = distances[~torch.eye(20, dtype=torch.bool)].median()
     torch.testing.assert_close(kernel, torch.exp(-distances / (2 * median)), atol=1e-5, rtol=0)
@@ -278,15 +280,18 @@ def test_hsic_tells_dependence_from_none_and_its_gradient_lowers_it():
     sensitive = torch.randint(0, 2, (200,), generator=generator)
     noise = torch.randn(200, 3, generator=generator)
     shifted = (noise + 2.0 * sensitive[:, None]).requires_grad_()
-    apart, together = hsic(Seen(shifted).similarities(), sensitive), hsic(Seen(noise).similarities(), sensitive)
+    apart, together = (
+        hsic(SimulatedRelease(shifted).similarities(), sensitive),
+        hsic(SimulatedRelease(noise).similarities(), sensitive),
+    )
     assert apart > 5 * together > 0
     apart.backward()
-    assert hsic(Seen((shifted - 200 * shifted.grad).detach()).similarities(), sensitive) < apart
+    assert hsic(SimulatedRelease((shifted - 200 * shifted.grad).detach()).similarities(), sensitive) < apart
 
 
 def test_similarity_of_codewords_is_the_chance_of_the_same_outcome():
     shares = torch.softmax(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), dim=1)
-    found = Seen(torch.eye(3), shares).similarities()
+    found = SimulatedRelease(torch.eye(3), shares).similarities()
     for one in range(5):
         for other in range(5):
             chance = 1.0 if one == other else sum(shares[one, o] * shares[other, o] for o in range(3)).item()
@@ -300,20 +305,20 @@ def test_expectation_over_outcomes_is_exact():
     torch.manual_seed(0)
     head, outcomes = nn.Linear(3, 2), torch.eye(3)
     shares = torch.softmax(torch.randn(4, 3), dim=1)
-    seen = Seen(outcomes, shares)
-    answers = seen.answers(head)
+    released = SimulatedRelease(outcomes, shares)
+    answers = released.answers(head)
     assert answers.shape == (4, 3, 2)
     expected = torch.stack([sum(shares[b, o] * head(outcomes[o]) for o in range(3)) for b in range(4)])
-    torch.testing.assert_close(seen.expect(answers), expected)
-    drawn = Seen(shares)
+    torch.testing.assert_close(released.expect(answers), expected)
+    drawn = SimulatedRelease(shares)
     torch.testing.assert_close(drawn.expect(drawn.answers(head)), head(shares))
 
 
 def test_an_exit_that_is_shown_the_label_answers_every_pair_of_outcome_and_image():
     one = AdversarialExit("mlp", (3,), 2, desired=2)
     shares, desired = torch.softmax(torch.randn(4, 3), dim=1), torch.tensor([0, 1, 1, 0])
-    pairs = one(Seen(torch.eye(3), shares), desired)
+    pairs = one(SimulatedRelease(torch.eye(3), shares), desired)
     for image in range(4):
         for outcome in range(3):
-            alone = one(Seen(torch.eye(3)[outcome : outcome + 1]), desired[image : image + 1])[0, 0]
+            alone = one(SimulatedRelease(torch.eye(3)[outcome : outcome + 1]), desired[image : image + 1])[0, 0]
             torch.testing.assert_close(pairs[image, outcome], alone)

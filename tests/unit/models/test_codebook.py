@@ -9,7 +9,7 @@ from smartedge.models.blueprint import Blueprint
 from smartedge.models.codebook import CodewordExit, Decode, Encode, hard
 from smartedge.models.exits import task_losses
 from smartedge.models.network import divide
-from smartedge.models.seen import Seen
+from smartedge.models.released import SimulatedRelease
 
 BLUEPRINT = Blueprint("resnet18", at="layer1", outputs=3, image_size=32, codebook=8, seed=0)
 
@@ -71,8 +71,8 @@ def test_a_front_learns_to_choose_codewords_through_a_channel():
     optimizer = torch.optim.Adam([*encode.parameters(), *head.parameters()], lr=3e-3)
     for start in range(0, 60 * 32, 32):
         part = torch.arange(start, start + 32) % 256
-        seen = Seen(torch.eye(6), encode(maps[part]) @ channel)
-        loss = seen.expect(task_losses(seen.answers(head), labels[part], "single")).mean()
+        released = SimulatedRelease(torch.eye(6), encode(maps[part]) @ channel)
+        loss = released.expect(task_losses(released.answers(head), labels[part], "single")).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

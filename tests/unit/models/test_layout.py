@@ -16,7 +16,7 @@ from smartedge.models.cut import cut, list_cuts
 from smartedge.models.exits import TaskExit
 from smartedge.models.layout import as_channels_first, as_tokens, known_layout, layout_of_shape, map_size
 from smartedge.models.network import divide
-from smartedge.models.seen import Seen
+from smartedge.models.released import SimulatedRelease
 from smartedge.models.zoo import build
 
 
@@ -117,7 +117,7 @@ class Adversarial(nn.Module):
         self.exit = AdversarialExit(shape, (8, 8, 8), 2, layout=layout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.exit(Seen(x))
+        return self.exit(SimulatedRelease(x))
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from smartedge.errors import ConfigError, PrivacyError
-from smartedge.privacy.accountant import _composed, composed_epsilon, gaussian_delta, gaussian_epsilon
+from smartedge.privacy.accountant import _composed, composed_epsilon, gaussian_delta, gaussian_epsilon, log_normal_cdf
 from smartedge.types import ReleaseEvent
 
 UNPROTECTED = ReleaseEvent("none", math.inf)
@@ -167,3 +167,9 @@ def test_without_dp_accounting_gaussians_and_single_releases_still_compose(monke
     assert composed_epsilon({ReleaseEvent("laplace", 2.0): 1}, 1e-5) == 2.0
     with pytest.raises(ConfigError, match=r"smartedge\[privacy\]"):
         composed_epsilon({ReleaseEvent("laplace", 0.123): 3}, 1e-5)
+
+
+def test_the_logarithm_of_the_normal_cdf_is_exact_in_both_tails():
+    values = [*np.linspace(-60, 10, 1401), *np.linspace(-1e4, -60, 100), -14.0, np.nextafter(-14.0, 0), -1e6, 0.0, 38.0]
+    found = np.array([log_normal_cdf(float(value)) for value in values])
+    np.testing.assert_allclose(found, special.log_ndtr(values), rtol=1e-12, atol=1e-300)

@@ -56,6 +56,16 @@ def test_every_image_of_every_release_is_a_row(tmp_path):
     assert rows == [(10, 3)]
 
 
+def test_the_last_digits_of_a_policys_numbers_may_differ(tmp_path):
+    """They depend on the mathematical library; a run goes on after an update. Another σ is another policy."""
+    policy = {"mechanism": "gaussian", "sigma": 0.7461264123456789, "feature_shape": [2, 2]}
+    with opened(tmp_path / "l", policy=policy) as ledger:
+        ledger.debit("train", IDS, GAUSS, seq=0, nonce=nonce(0))
+    opened(tmp_path / "l", policy={**policy, "sigma": 0.7461264123456781}, existing=True).close()
+    with pytest.raises(PrivacyError, match="other settings"):
+        opened(tmp_path / "l", policy={**policy, "sigma": 0.7461265}, existing=True)
+
+
 def test_an_image_twice_in_a_batch_is_two_releases(tmp_path):
     with opened(tmp_path / "l", epsilon=1.0) as ledger:
         ledger.debit("infer", np.array([7, 7]), HALF, seq=0, nonce=nonce(0))

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.lab.audit.evidence import Evidence
-from smartedge.privacy.mechanisms import Discrete
 
 __all__ = ["ATTACKS", "Attack", "Diverged", "Reading", "Unit", "available"]
 
@@ -123,7 +122,7 @@ def available(evidence: Evidence) -> tuple[str, ...]:
     names = ["linear"]
     if evidence.layout not in ("vector", "codeword"):
         names.append("linear-pooled")
-    if isinstance(evidence.mechanism, Discrete):
+    if evidence.mechanism.channel() is not None:
         names.append("posterior")
     names += ["trees", "mlp"]
     if evidence.name != "training-image" or evidence.releases > 1:  # with one release they would see nothing new

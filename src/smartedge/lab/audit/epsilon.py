@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from smartedge.errors import ConfigError
 from smartedge.lab.audit.clock import Clock
 from smartedge.privacy.accountant import gaussian_epsilon
-from smartedge.privacy.mechanisms import Discrete, Gaussian, Laplace, Mechanism
+from smartedge.privacy.mechanisms import Mechanism
+from smartedge.types import Features
 
 __all__ = [
     "Pair",
@@ -41,6 +40,7 @@ _TRIALS = 100_000  # releases of each input
 _FAR = 1e3  # times the features' range: inputs well outside the bound
 _CHUNK_NUMBERS = 2**20
 _THRESHOLDS = 500
+_SURE = 1e300
 
 Floats = NDArray[np.float64]
 Words = Callable[[int], NDArray[np.uint64]]
@@ -51,8 +51,8 @@ class Pair:
     """Two inputs that a mechanism must not let be told apart."""
 
     name: str
-    one_F: Tensor  # float32, before the clip
-    other_F: Tensor
+    one_F: NDArray[np.float32]  # before the clip
+    other_F: NDArray[np.float32]
 
 
 def random_words(count: int) -> NDArray[np.uint64]:
@@ -65,12 +65,12 @@ def pairs_of(mechanism: Mechanism) -> tuple[Pair, ...]:
 
     Where ε is that of a single number (granularity ``element``), only that one differs.
     """
-    if isinstance(mechanism, Discrete):
-        one_K, other_K = torch.eye(mechanism.codewords)[:2]
+    if mechanism.channel() is not None:
+        one_K, other_K = np.eye(2, *mechanism.feature_shape, dtype=np.float32)
         return (Pair("two codewords", one_K, other_K),)
-    spread_F = torch.full(mechanism.feature_shape, _FAR)
-    single_F = torch.zeros(mechanism.feature_shape)
-    single_F.view(-1)[0] = _FAR
+    spread_F = np.full(mechanism.feature_shape, _FAR, np.float32)
+    single_F = np.zeros(mechanism.feature_shape, np.float32)
+    single_F.reshape(-1)[0] = _FAR
     single = Pair("one number", single_F, -single_F)
     return (single,) if mechanism.event.granularity == "element" else (Pair("all numbers", spread_F, -spread_F), single)
 
@@ -106,7 +106,7 @@ def measure(
     stated = claim or mechanism
     pairs = pairs_of(stated)
     # The bounds hold together: the probability of a miss is shared out among the pairs and the kinds of bound.
-    gaussian = isinstance(stated, Gaussian)
+    gaussian = stated.event.noise_multiplier is not None
     miss = (1 - CONFIDENCE) / len(pairs) / (2 if gaussian else 1)
     found: list[tuple[float, int, str]] = []
     multiple: list[float] = []
@@ -117,11 +117,10 @@ def measure(
         found.append((lower_bound(one, other, delta=stated.delta, miss=miss), len(one), pair.name))
         if gaussian:
             multiple.append(gaussian_lower_bound(one, other, miss=miss))
-        still_one, still_other = (
-            _statistic(mechanism, pair, mechanism.bound(x_F[None])).repeat(len(one))
-            for x_F in (pair.one_F, pair.other_F)
-        )
-        control = max(control, lower_bound(still_one, still_other, delta=stated.delta, miss=miss))
+        # Without noise the two clipped inputs are told apart for certain, unless they are the same.
+        one_F, other_F = mechanism.bound(np.stack([pair.one_F, pair.other_F]))
+        sure = np.full(len(one), float(not np.array_equal(one_F, other_F)))
+        control = max(control, lower_bound(sure, -sure, delta=stated.delta, miss=miss))
     bound, used, name = max(found)
     from_mu = gaussian_epsilon(max(multiple), stated.delta) if gaussian else None
     return {
@@ -216,17 +215,17 @@ def _statistics(mechanism: Mechanism, pair: Pair, clock: Clock, trials: int, wor
     while done < trials and (done == 0 or clock.remaining() > 0):
         now = min(size, trials - done)
         for x_F, into in zip((pair.one_F, pair.other_F), parts, strict=True):
-            bounded_BF = mechanism.bound(x_F[None].repeat(now, *[1] * x_F.dim()))
+            bounded_BF = mechanism.bound(np.repeat(x_F[None], now, axis=0))
             released_BF = mechanism.randomise(bounded_BF, words(now * mechanism.words_per_image))
             into.append(_statistic(mechanism, pair, released_BF))
         done += now
     return np.concatenate(parts[0]), np.concatenate(parts[1])
 
 
-def _statistic(mechanism: Mechanism, pair: Pair, released_BF: Tensor) -> Floats:
-    """The log-likelihood ratio of the two inputs, up to increasing functions: the best statistic (Neyman, Pearson)."""
-    one_D, other_D = (mechanism.bound(x_F[None]).double().flatten() for x_F in (pair.one_F, pair.other_F))
-    released_BD = released_BF.double().flatten(1)
-    if isinstance(mechanism, Laplace):
-        return ((released_BD - other_D).abs() - (released_BD - one_D).abs()).sum(dim=1).numpy()
-    return (released_BD @ (one_D - other_D)).numpy()
+def _statistic(mechanism: Mechanism, pair: Pair, released_BF: Features) -> Floats:
+    """The log-likelihood ratio of the two inputs: the best statistic (Neyman, Pearson). ±10³⁰⁰ stands for certainty."""
+    both_2F = mechanism.bound(np.stack([pair.one_F, pair.other_F]))
+    one_B, other_B = mechanism.log_likelihood(released_BF, both_2F).T
+    with np.errstate(invalid="ignore"):
+        ratio_B: Floats = np.nan_to_num(one_B - other_B, nan=0.0, posinf=_SURE, neginf=-_SURE)
+    return ratio_B

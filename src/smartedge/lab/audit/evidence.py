@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,9 +25,10 @@ from torch import Tensor, nn
 from smartedge.codec import Codec
 from smartedge.config import Config
 from smartedge.data import Split
+from smartedge.methods.differentiable import Differentiable, differentiable
 from smartedge.models.layout import Layout
 from smartedge.models.network import to_input
-from smartedge.privacy.mechanisms import Discrete, Mechanism
+from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.machine import pick_device
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import SplitName, Task
@@ -109,17 +111,25 @@ class Evidence:
         return hashlib.sha256((what + digest_of(tensors)).encode()).hexdigest()[:32]
 
     @property
+    def twin(self) -> Differentiable:
+        """The mechanism on tensors."""
+        return differentiable(self.mechanism)
+
+    @property
     def log_odds(self) -> float:
         """Of a discrete outcome: for a codeword that it holds, against one that it does not."""
-        assert isinstance(self.mechanism, Discrete)
-        return min(self.mechanism.log_odds, _CERTAIN) if self.noisy else _CERTAIN
+        channel_KO = self.mechanism.channel()
+        assert channel_KO is not None
+        if not self.noisy or channel_KO.min() <= 0:
+            return _CERTAIN
+        return min(math.log(channel_KO.max() / channel_KO.min()), _CERTAIN)
 
     def bounded(self, images_BCHW: Tensor, *, mirrored: bool = False) -> Tensor:
         """uint8 images (B, 3, H, W) → bounded features without noise, float32 (B, *F); no gradients."""
         images_BCHW = images_BCHW.flip(-1) if mirrored else images_BCHW
         with torch.no_grad(), self.autocast():
             features_BF = self.front(to_input(images_BCHW, self.device))
-        return self.mechanism.bound(features_BF.float()).cpu()
+        return self.twin.bound(features_BF.float()).cpu()
 
     def draw(
         self, auxiliary: Auxiliary, generator: torch.Generator, rows: Tensor | None = None, *, view: int | None = None
@@ -160,7 +170,7 @@ class Evidence:
         """
         total_BF = torch.zeros(())
         for _ in range(self.releases):
-            noised_BF = self.mechanism.simulate(bounded_BF, generator=generator) if self.noisy else bounded_BF
+            noised_BF = self.twin.simulate(bounded_BF, generator=generator) if self.noisy else bounded_BF
             total_BF = total_BF + round_trip(self.codec, noised_BF)
         return total_BF / self.releases
 

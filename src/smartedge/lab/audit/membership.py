@@ -8,6 +8,7 @@ everybody says nothing); the better of the two counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,6 @@ from torch import Tensor
 from smartedge import metrics
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold
-from smartedge.privacy.mechanisms import Additive, Discrete, Laplace
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
 
@@ -85,15 +85,16 @@ def _candidates(evidence: Evidence, monitor: Monitor) -> Tensor:
 def _likelihood(evidence: Evidence) -> Likelihood:
     """Log-likelihood of each release for each candidate, up to a constant."""
     mechanism = evidence.mechanism
-    if isinstance(mechanism, Discrete):
+    if mechanism.channel() is not None:
         # The release holds the candidate's codeword, or it does not.
         weight = evidence.log_odds
         return lambda released_ND, candidate_MD: weight * (released_ND @ candidate_MD.T).double()
-    if isinstance(mechanism, Laplace) and evidence.noisy:
-        scale = mechanism.scale
+    sigma = mechanism.sigma if evidence.noisy else None
+    if sigma is not None and mechanism.noise_norm == 1:
+        scale = sigma / math.sqrt(2)
         return lambda released_ND, candidate_MD: -torch.cdist(released_ND, candidate_MD, p=1.0) / scale
     # Without noise what differs is the codec's rounding: a scale of the size of the smallest distances serves.
-    variance = mechanism.sigma**2 if isinstance(mechanism, Additive) and evidence.noisy else _rounding(evidence)
+    variance = _rounding(evidence) if sigma is None else sigma**2
     return lambda released_ND, candidate_MD: (
         -torch.cdist(released_ND, candidate_MD, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * variance)
     )

@@ -12,7 +12,6 @@ from torch import Tensor
 from smartedge.lab.audit.attacks import Reading
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.inputs import val_releases
-from smartedge.privacy.mechanisms import Discrete
 
 __all__ = ["read_by_posterior"]
 
@@ -24,8 +23,8 @@ def read_by_posterior(evidence: Evidence, attributes: Sequence[str]) -> Reading:
 
     Of an image's releases only counts, for how many of them hold codeword k (Bayes; a release has two probabilities).
     """
-    mechanism, train = evidence.mechanism, evidence.train
-    assert isinstance(mechanism, Discrete)
+    channel_KO, train = evidence.mechanism.channel(), evidence.train
+    assert channel_KO is not None
     codes_N = torch.cat([view_NF.argmax(dim=1) for view_NF in train.views_VNF]).numpy()
     single = evidence.labelled and evidence.task.kind == "single"
     groups = evidence.task.outputs if single else 1
@@ -41,7 +40,7 @@ def read_by_posterior(evidence: Evidence, attributes: Sequence[str]) -> Reading:
     scores: tuple[dict[str, Floats], dict[str, Floats]] = ({}, {})
     for name in attributes:
         labels_N = np.tile(train.labels[name].numpy(), len(train.views_VNF))
-        counts_GSK = np.full((groups, len(evidence.classes[name]), mechanism.codewords), 1e-3)
+        counts_GSK = np.full((groups, len(evidence.classes[name]), len(channel_KO)), 1e-3)
         known = labels_N >= 0
         np.add.at(counts_GSK, (group_N[known], labels_N[known], codes_N[known]), 1.0)
         # All classes are taken for equally frequent on the whole, not within each group.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from smartedge.artifacts.results import Privacy, Results
 from smartedge.lab.report.text import known, percent, short_number
 from smartedge.methods.base import get_method
+from smartedge.metrics import attribute_bound
 
-__all__ = ["Guarantee", "attribute_bound", "guarantee"]
+__all__ = ["Guarantee", "guarantee"]
 
 # (mechanism, noise is per number) → what it does to a feature map
 MECHANISMS = {
@@ -31,20 +32,6 @@ class Guarantee:
     covered: list[str]
     not_covered: list[str]
     facts: list[tuple[str, str]]
-
-
-def attribute_bound(epsilon: float, delta: float) -> float:
-    """The highest balanced accuracy with which anyone reads a yes/no attribute from an (ε, δ) release.
-
-    A test of one image against another has true-positive rate ≤ e^ε · false-positive rate + δ, both ways round
-    (Kairouz, Oh, Viswanath 2015, §2), hence balanced accuracy ≤ (e^ε + δ) / (1 + e^ε).
-
-    Args:
-        epsilon: ≥ 0; infinity gives 1.
-        delta: of the release, 0 ≤ δ < 1.
-    """
-    small = math.exp(-epsilon)  # divided by e^ε, so that no ε overflows
-    return min(1.0, (1 + delta * small) / (1 + small))
 
 
 def guarantee(results: Results) -> Guarantee:

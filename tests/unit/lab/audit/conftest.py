@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from smartedge.codec import get_codec
 from smartedge.config import load_config
 from smartedge.lab.audit.evidence import Auxiliary, Evidence
+from smartedge.methods.differentiable import differentiable
 from smartedge.models.layout import layout_of_shape
 from smartedge.privacy.mechanisms import Mechanism, Unprotected
 from smartedge.types import ImageBatch, Task
@@ -56,7 +57,8 @@ def evidence_of() -> Callable[..., Evidence]:
         mechanism = mechanism or Unprotected(shape)
         noisy = mechanism.name != "none"
         codec = get_codec("float32")
-        released = mechanism.simulate(features[2], torch.Generator().manual_seed(1)) if noisy else features[2]
+        generator = torch.Generator().manual_seed(1)
+        released = differentiable(mechanism).simulate(features[2], generator) if noisy else features[2]
         return Evidence(
             name="defended",
             config=load_config({"schedule": "freeze-and-log", "train": {"batch_size": 16}, **changes}),

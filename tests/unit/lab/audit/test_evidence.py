@@ -95,7 +95,7 @@ def test_the_exit_answers_to_a_codeword_by_its_outcomes(evidence_of: Callable[..
     codes = torch.eye(3)
     evidence = evidence_of([codes] * 3, [torch.arange(3) % 2] * 3, mechanism=mechanism)
     evidence = replace(evidence, config=load_config({"hardware": {"cloud_device": "cpu"}}))
-    by_hand = mechanism.channel() @ torch.softmax(head(torch.eye(3)), dim=1)
+    by_hand = torch.from_numpy(mechanism.channel()) @ torch.softmax(head(torch.eye(3)), dim=1)
     assert torch.allclose(_scores(head, evidence, codes), by_hand, atol=1e-6)
 
 

@@ -22,9 +22,10 @@ from smartedge.cli import report as verb
 from smartedge.errors import RunError
 from smartedge.lab.report import write_comparison, write_figure, write_report
 from smartedge.lab.report.gallery import gallery
-from smartedge.lab.report.guarantee import attribute_bound, guarantee
+from smartedge.lab.report.guarantee import guarantee
 from smartedge.lab.report.leakage import Leak, epsilon_words, judge, membership_words, read_leaks
 from smartedge.lab.report.read import read_run
+from smartedge.metrics import attribute_bound
 
 
 def plain(text: str) -> str:

@@ -28,9 +28,9 @@ from smartedge.lab.audit.reconstruction.measures import psnr
 from smartedge.lab.audit.reconstruction.networks import Decoder
 from smartedge.lab.audit.reconstruction.pixels import prepare, to_bytes, to_image
 from smartedge.lab.audit.reconstruction.recipe import Report
+from smartedge.methods.differentiable import differentiable
 from smartedge.methods.loop import Deadline, Progress, fit
 from smartedge.models.codebook import Encode
-from smartedge.privacy.mechanisms import Discrete, Laplace
 
 __all__ = ["STEPS", "Effort", "Weights", "choose_weights", "invert", "total_variation"]
 
@@ -203,8 +203,9 @@ def _descend(
 def _mismatch_of(evidence: Evidence, sample: Tensor, generator: torch.Generator) -> Iterator[Mismatch]:
     """How badly the features of images explain releases. Inside the block a codebook gives probabilities."""
     mechanism, front = evidence.mechanism, evidence.front
-    if isinstance(mechanism, Discrete):
-        laws = (mechanism.channel(), mechanism.outcomes()) if evidence.noisy else (torch.eye(mechanism.codewords),) * 2
+    twin = differentiable(mechanism)
+    if twin.channel is not None and twin.outcomes is not None:
+        laws = (twin.channel, twin.outcomes) if evidence.noisy else (torch.eye(len(twin.channel)),) * 2
         channel_KO, outcomes_OK = (law.to(evidence.device) for law in laws)
 
         def unlikely(images_BCHW: Tensor, released_BK: Tensor) -> Tensor:
@@ -222,8 +223,8 @@ def _mismatch_of(evidence: Evidence, sample: Tensor, generator: torch.Generator)
     variance = max(float(own_NF.var(dim=0, correction=0).mean()), 1e-12)
 
     def apart(images_BCHW: Tensor, released_BF: Tensor) -> Tensor:
-        gap_BF = mechanism.bound(front(prepare(images_BCHW)).float()) - released_BF
-        if isinstance(mechanism, Laplace) and evidence.noisy:
+        gap_BF = twin.bound(front(prepare(images_BCHW)).float()) - released_BF
+        if mechanism.noise_norm == 1 and evidence.noisy:
             return gap_BF.abs().flatten(1).mean(dim=1) / math.sqrt(variance)
         return gap_BF.square().flatten(1).mean(dim=1) / variance
 

@@ -17,6 +17,7 @@ from smartedge.data.dataset import Split
 from smartedge.data.drawn import draw
 from smartedge.data.face import ATTRIBUTES
 from smartedge.lab.audit.evidence import Auxiliary, Evidence
+from smartedge.methods.differentiable import differentiable
 from smartedge.models.layout import layout_of_shape
 from smartedge.models.network import to_input
 from smartedge.privacy.mechanisms import Mechanism, Unprotected
@@ -79,7 +80,7 @@ def evidence_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Evidence]:
 
         def features(pixels_NCHW: Tensor) -> Tensor:
             features_NF = front(to_input(pixels_NCHW, torch.device("cpu")))
-            return features_NF if mechanism is None else mechanism.bound(features_NF)
+            return features_NF if mechanism is None else differentiable(mechanism).bound(features_NF)
 
         def auxiliary(split: str, *, mirrored: bool) -> Auxiliary:
             part, hidden = splits[split]

@@ -66,7 +66,7 @@ def test_the_front_behind_a_clip_is_inverted_through_the_clip(evidence_of):
     evidence = evidence_of(Pooled(), mechanism)
     images, _ = inverted(evidence, Weights(1e-3, 0.0))
     with torch.no_grad():
-        own = mechanism.bound(evidence.front(prepare(to_image(images))))
+        own = evidence.twin.bound(evidence.front(prepare(to_image(images))))
     error = (own - evidence.test_features_NF[:6]).square().mean()
     assert error < 0.05 * evidence.test_features_NF[:6].var()
 
@@ -133,7 +133,7 @@ def test_codewords_are_matched_through_the_channel(evidence_of, name):
     evidence = evidence_of(front, mechanism)
     images, _ = inverted(evidence, Weights(0.0, 0.0), steps=60)
     assert not any(module.training for module in front.modules())
-    channel, outcomes = mechanism.channel(), mechanism.outcomes()
+    channel, outcomes = evidence.twin.channel, evidence.twin.outcomes
 
     def likelihood(pictures):
         encode.training = True

@@ -1,4 +1,4 @@
-"""What a head on the edge is shown in training: what would be released, and with what probability.
+"""Simulated releases: what a head on the edge learns from is what would be released, and with what probability.
 
 Noise on a feature map is drawn: every image has one outcome, its own noisy features. A release of codewords has few
 outcomes, so the expectation over them is computed exactly: the head answers each outcome once, and an image's loss is
@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Seen"]
+from smartedge.models.exits import probabilities
+
+__all__ = ["SimulatedRelease"]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Released features as a head sees them.
+class SimulatedRelease:
+    """What would be released of a batch, as a head on the edge gets it.
 
     Attributes:
         features_NF: float32; one draw for each image (N = B), or all outcomes (N = O).
@@ -31,9 +33,9 @@ class Seen:
     features_NF: Tensor
     shares_BO: Tensor | None = None
 
-    def detach(self) -> Seen:
+    def detach(self) -> SimulatedRelease:
         """The same, apart from the graph."""
-        return Seen(self.features_NF.detach(), None if self.shares_BO is None else self.shares_BO.detach())
+        return SimulatedRelease(self.features_NF.detach(), None if self.shares_BO is None else self.shares_BO.detach())
 
     def paired(self, answers_NX: Tensor) -> Tensor:
         """A head's answers (N, ...) to the rows, for every image and outcome: (B, O, ...)."""
@@ -42,7 +44,7 @@ class Seen:
         return answers_NX.unsqueeze(0).expand(len(self.shares_BO), *answers_NX.shape)
 
     def answers(self, head: nn.Module) -> Tensor:
-        """Logits (B, O, K) of a head that sees the features alone."""
+        """Logits (B, O, K) of a head that gets the features alone."""
         return self.paired(head(self.features_NF))
 
     def expect(self, values_BO: Tensor) -> Tensor:
@@ -51,6 +53,23 @@ class Seen:
             return values_BO.squeeze(1)
         shares = self.shares_BO.reshape(*self.shares_BO.shape, *[1] * (values_BO.dim() - 2))
         return (shares * values_BO).sum(dim=1)
+
+    def mean_logits(self, logits_BOK: Tensor, task_kind: str) -> Tensor:
+        """Logits (B, K), float32, of the mean answer: the expectation of a head's probabilities over the outcomes.
+
+        Args:
+            logits_BOK: a head's, as :meth:`answers` gives them.
+            task_kind: ``single`` or ``multi``.
+        """
+        if self.shares_BO is None:
+            return logits_BOK.squeeze(1).float()
+        batch, outcomes, outputs = logits_BOK.shape
+        scores_BOK = probabilities(logits_BOK.reshape(-1, outputs), task_kind).reshape(batch, outcomes, outputs)
+        scores_BK = self.expect(scores_BOK)
+        tiny = torch.finfo(torch.float32).tiny
+        if task_kind == "single":
+            return scores_BK.clamp(min=tiny).log()
+        return scores_BK.clamp(min=tiny).log() - (1 - scores_BK).clamp(min=tiny).log()
 
     def similarities(self) -> Tensor:
         """How alike the releases of two images are, (B, B) in [0, 1], for :func:`smartedge.models.confusion.hsic`.

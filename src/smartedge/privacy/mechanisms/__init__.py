@@ -1,0 +1,46 @@
+"""Clip and noise: what turns features into something that may be released.
+
+Every mechanism works on any feature shape, image by image, in two steps:
+
+- :meth:`Mechanism.bound` clips.
+- :meth:`Mechanism.randomise` makes the release, from 64-bit words of a cryptographic source
+  (:mod:`smartedge.privacy.noise`), in integer arithmetic.
+
+All of it works on numpy arrays. Its twin on tensors, for training and for attackers, is
+:func:`smartedge.methods.differentiable.differentiable`.
+
+The guarantee is local differential privacy under replace-one adjacency: any feature map against any other. Two maps
+clipped to norm C differ by up to 2C, which is the sensitivity. ``docs/privacy.md`` says what is covered and what not.
+
+Shape letters: B, N, M images, F any feature shape, D its numbers, K codewords, O outcomes of a discrete mechanism.
+"""
+
+from __future__ import annotations
+
+from smartedge.privacy.mechanisms.additive import Additive, Gaussian, Laplace
+from smartedge.privacy.mechanisms.base import Description, Mechanism
+from smartedge.privacy.mechanisms.discrete import (
+    MAX_OUTCOMES,
+    Discrete,
+    RandomisedResponse,
+    SubsetSelection,
+    response_weights,
+)
+from smartedge.privacy.mechanisms.make import make_mechanism
+from smartedge.privacy.mechanisms.unprotected import Unprotected, UnprotectedCodeword
+
+__all__ = [
+    "MAX_OUTCOMES",
+    "Additive",
+    "Description",
+    "Discrete",
+    "Gaussian",
+    "Laplace",
+    "Mechanism",
+    "RandomisedResponse",
+    "SubsetSelection",
+    "Unprotected",
+    "UnprotectedCodeword",
+    "make_mechanism",
+    "response_weights",
+]

@@ -1,0 +1,191 @@
+"""What every mechanism can do."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartedge.metrics import attribute_bound
+from smartedge.types import Features, ReleaseEvent
+
+__all__ = ["Description", "Mechanism"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What reports and summaries say of a mechanism. None stands for ∞, or for what does not apply.
+
+    Attributes:
+        mechanism: its name.
+        granularity: ``vector``, or ``element`` where ``epsilon`` is that of one number alone.
+        epsilon: of one release of one image.
+        delta: of one release of one image; 0 for pure ε.
+        vector_epsilon: of one release of the whole feature map.
+        clip: norm to which maps are clipped, in the features' unit.
+        sigma: standard deviation of the noise on each number, in the features' unit.
+        codewords: K.
+        subset: codewords in what is released.
+        attribute_bound: see :attr:`Mechanism.attribute_bound`.
+        tight_attribute_bound: see :attr:`Mechanism.tight_attribute_bound`.
+        sampling_delta: see :attr:`Mechanism.sampling_delta`.
+    """
+
+    mechanism: str
+    granularity: str
+    epsilon: float | None
+    delta: float
+    vector_epsilon: float | None
+    clip: float | None
+    sigma: float | None
+    codewords: int | None
+    subset: int | None
+    attribute_bound: float
+    tight_attribute_bound: float
+    sampling_delta: float | None
+
+
+class Mechanism(ABC):
+    """A law of releases: what is released of an image, given its features.
+
+    Attributes:
+        name: as in the setting ``dp.mechanism``.
+        noise_norm: the density of the noise falls with the p-th power of the p-norm; 1 for Laplace, 2 otherwise.
+        feature_shape: F.
+        clip: C, norm to which maps are clipped; None where they are not.
+    """
+
+    name: ClassVar[Literal["none", "gaussian", "laplace", "randomised-response", "subset-selection"]]
+    noise_norm: ClassVar[Literal[1, 2]] = 2
+    feature_shape: tuple[int, ...]
+    clip: float | None
+
+    @property
+    def sigma(self) -> float | None:
+        """Standard deviation of the noise on each number; None where none is added."""
+        return None
+
+    @property
+    @abstractmethod
+    def event(self) -> ReleaseEvent:
+        """What one release of one image costs."""
+
+    @property
+    @abstractmethod
+    def words_per_image(self) -> int:
+        """64-bit words that :meth:`randomise` uses for each image."""
+
+    @abstractmethod
+    def bound(self, features_BF: Features) -> Features:
+        """Clip each image's features (B, *F); does nothing to what it made itself."""
+
+    @abstractmethod
+    def randomise(self, bounded_BF: Features, words: NDArray[np.uint64]) -> Features:
+        """The release, float32 (B, *F).
+
+        Args:
+            bounded_BF: what :meth:`bound` gave.
+            words: uint64 (B · words_per_image,), independent and uniform: see :class:`smartedge.privacy.noise.Noise`.
+        """
+
+    @abstractmethod
+    def log_likelihood(self, released_NF: Features, bounded_MF: Features) -> NDArray[np.float64]:
+        """Logarithm of the probability of each release for each bounded map, under the law of :meth:`randomise`.
+
+        Args:
+            released_NF: (N, *F), as :meth:`randomise` gives; other numbers count as the nearest possible release.
+            bounded_MF: (M, *F), as :meth:`bound` gives.
+
+        Returns:
+            float64 (N, M); −∞ where the release is impossible.
+        """
+
+    def channel(self) -> NDArray[np.float32] | None:
+        """Of a discrete mechanism: the probability of each outcome given the codeword, (K, O); rows sum to 1."""
+        return None
+
+    def outcomes(self) -> NDArray[np.float32] | None:
+        """Of a discrete mechanism: what is released at each outcome, (O, K) in {0, 1}."""
+        return None
+
+    @property
+    def epsilon(self) -> float:
+        """Of one release of one image, at :attr:`delta`."""
+        return self.event.epsilon
+
+    @property
+    def delta(self) -> float:
+        """Of one release of one image; 0 for pure ε."""
+        return self.event.delta
+
+    @property
+    def vector_epsilon(self) -> float:
+        """Of one release of the whole feature map: another number than :attr:`epsilon` where that is an element's."""
+        numbers = math.prod(self.feature_shape) if self.event.granularity == "element" else 1
+        return numbers * self.epsilon
+
+    @property
+    def sampling_bias(self) -> float:
+        """Bound of the total variation between the law stated and the law of :meth:`randomise`, per image."""
+        return 0.0
+
+    @property
+    def sampling_delta(self) -> float:
+        """What the finite precision of :meth:`randomise` adds to delta for one release of a whole map."""
+        bias = self.sampling_bias
+        return bias * (1 + math.exp(min(700.0, self.vector_epsilon))) if bias else 0.0
+
+    @property
+    def attribute_bound(self) -> float:
+        """No attacker reads any yes/no attribute from one release with a higher balanced accuracy.
+
+        See :func:`smartedge.metrics.attribute_bound`, with the ε of the whole feature map.
+        """
+        return attribute_bound(self.vector_epsilon, self.delta)
+
+    @property
+    def distance(self) -> float:
+        """Total variation between the releases of the two inputs that differ most; 1 where nothing protects."""
+        return 1.0
+
+    @property
+    def tight_attribute_bound(self) -> float:
+        """As :attr:`attribute_bound`, from the law of :meth:`randomise` and not from (ε, δ) alone: (1 + distance)/2."""
+        return min(self.attribute_bound, (1 + self.distance) / 2 + self.sampling_bias)
+
+    def policy(self) -> dict[str, object]:
+        """What the ledger fixes for a run, JSON-able: the law of its releases."""
+        return {
+            "mechanism": self.name,
+            "granularity": self.event.granularity,
+            "feature_shape": list(self.feature_shape),
+            "clip": self.clip,
+            "sigma": self.sigma,
+            "codewords": self.event.codewords,
+            "epsilon_each": _finite(self.epsilon),
+        }
+
+    def describe(self) -> Description:
+        """What reports and summaries say of it."""
+        return Description(
+            mechanism=self.name,
+            granularity=self.event.granularity,
+            epsilon=_finite(self.epsilon),
+            delta=self.delta,
+            vector_epsilon=_finite(self.vector_epsilon),
+            clip=self.clip,
+            sigma=self.sigma,
+            codewords=self.event.codewords,
+            subset=self.event.subset,
+            attribute_bound=self.attribute_bound,
+            tight_attribute_bound=self.tight_attribute_bound,
+            sampling_delta=_finite(self.sampling_delta),
+        )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

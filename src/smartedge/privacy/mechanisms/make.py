@@ -1,0 +1,75 @@
+"""From settings to a mechanism, calibrated."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from smartedge.errors import ConfigError
+from smartedge.privacy.calibration import gaussian_noise_multiplier, pure_epsilon
+from smartedge.privacy.mechanisms.additive import Gaussian, Laplace
+from smartedge.privacy.mechanisms.base import Mechanism
+from smartedge.privacy.mechanisms.discrete import RandomisedResponse, SubsetSelection
+from smartedge.privacy.mechanisms.unprotected import Unprotected, UnprotectedCodeword
+from smartedge.types import ReleaseEvent
+
+__all__ = ["make_mechanism"]
+
+
+def make_mechanism(
+    name: str,
+    *,
+    feature_shape: tuple[int, ...],
+    granularity: Literal["vector", "element"] = "vector",
+    clip: float | None = None,
+    bottleneck: bool = False,
+    codebook: int | None = None,
+    epsilon: float | None = None,
+    delta: float = 1e-5,
+    sigma: float | None = None,
+    releases: int = 1,
+) -> Mechanism:
+    """The mechanism that settings name, calibrated.
+
+    Args:
+        name: ``none``, ``gaussian``, ``laplace``, ``randomised-response`` or ``subset-selection``.
+        feature_shape: F of what crosses the cut; (K,) for a codebook.
+        granularity: what ``epsilon`` protects (``element`` for Laplace alone).
+        clip: C; default: what numbers in [−1, 1] cannot exceed (√D in L2, D in L1, 1 each).
+        bottleneck: the numbers are in [−1, 1], so that there is such a default.
+        codebook: K, where one of K codewords is released.
+        epsilon: budget of one image over all its releases.
+        delta: of that budget.
+        sigma: instead of ``epsilon``: standard deviation of additive noise.
+        releases: how often one image is released at most.
+
+    Raises:
+        ConfigError: the settings do not make a mechanism.
+    """
+    if name == "none":
+        return Unprotected(feature_shape) if codebook is None else UnprotectedCodeword(codebook)
+    if name in ("randomised-response", "subset-selection"):
+        if codebook is None or epsilon is None:
+            raise ConfigError(f"dp.mechanism: '{name}' needs model.codebook and dp.epsilon")
+        kind = RandomisedResponse if name == "randomised-response" else SubsetSelection
+        each = pure_epsilon(epsilon, delta, releases, lambda tried: kind(codebook, tried).event)
+        return kind(codebook, each)
+    if name not in ("gaussian", "laplace"):
+        raise ConfigError(f"dp.mechanism: '{name}' is not known")
+    if clip is None:
+        if not bottleneck:
+            raise ConfigError("dp.clip: without model.bottleneck the features have no bound; give one")
+        numbers = math.prod(feature_shape)
+        clip = 1.0 if granularity == "element" else math.sqrt(numbers) if name == "gaussian" else float(numbers)
+    if (epsilon is None) == (sigma is None):
+        raise ConfigError(f"dp.epsilon, dp.sigma: mechanism '{name}' needs exactly one of them")
+    if name == "gaussian":
+        if epsilon is not None:
+            sigma = 2 * clip * gaussian_noise_multiplier(epsilon, delta, releases)
+        assert sigma is not None
+        return Gaussian(feature_shape, clip, sigma, delta)
+    if epsilon is not None:
+        each = pure_epsilon(epsilon, delta, releases, lambda tried: ReleaseEvent("laplace", tried))
+        return Laplace(feature_shape, clip, 2 * clip / each, granularity)
+    assert sigma is not None
+    return Laplace(feature_shape, clip, sigma / math.sqrt(2), granularity)
