@@ -63,6 +63,10 @@ def test_a_protected_run_from_the_command_line(
     assert "masculine" in printed and "undefended" in printed and str(run_dir / "audit" / "audit.json") in printed
     found = result_of(run_dir)
     assert found["schema_version"] == 2 and found["skipped"] == []
+    assert (
+        found["run"]["attackers_images_seen"]
+        and "learned from images that the front was trained on" in found["verdict"]
+    )
     block = found["attributes"]["masculine"]
     for reference in ("best", "undefended", "floor", "prediction_floor"):
         assert 0 <= block[reference]["balanced_accuracy"] <= 1
@@ -120,6 +124,26 @@ def test_what_is_attacked_is_what_crossed_the_link(tiny_config: Callable[..., Co
     # A mirrored view is the front's answer to the mirrored image.
     first = evidence.images(evidence.train.split, torch.arange(4))
     assert torch.allclose(evidence.train.views_VNF[1][:4], evidence.bounded(first.flip(-1)), rtol=0, atol=1e-5)
+
+
+def test_attackers_learn_from_images_that_the_front_has_not_seen(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {"limit": {"train": 128, "val": 20, "test": 40}, "audit_share": 0.25}
+    run_dir = trained(tiny_config, "apart", epochs=1, data=data)
+    evidence = gather(run_dir, ["masculine"], clock=Clock(None), monitor=Quiet())
+    config = load_run_config(run_dir)
+    dataset = dataset_of(config)
+    assert dataset.audit is not None and len(dataset.splits["train"]) == 96
+    own = evidence.train
+    assert not own.seen and own.split.ids.tolist() == dataset.audit.ids.tolist()
+    assert not {*own.split.ids} & {*dataset.splits["train"].ids}
+    truth = draw(own.split.ids, split="train", image_size=16)[1]
+    assert np.array_equal(own.labels["masculine"].numpy(), truth[:, ATTRIBUTES.index("masculine")])
+    assert audit(monkeypatch, run_dir, "--attacks", "linear", "--seeds", "1") == 0
+    found = result_of(run_dir)
+    assert found["run"]["attackers_images_seen"] is False and "data.audit_share" not in found["verdict"]
+    assert found["run"]["images"]["train"] == 32
 
 
 def test_a_budget_covers_images_and_references_and_the_cheap_attack_is_made(

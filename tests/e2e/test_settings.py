@@ -94,6 +94,7 @@ ROWS: dict[str, Row] = {
     "data.limit": Row(
         {"train": 64, "val": 4, "test": 4}, {"plain": ("front steps", "back steps"), "upload": ("whole steps",)}
     ),
+    "data.audit_share": Row(0.25, {"plain": ("front steps", "back steps"), "upload": ("whole steps",)}),
     "data.augment": Row(
         "none",
         {

@@ -157,6 +157,11 @@ class AuditedRun(Part):
     noise_on_audited_releases: bool = Field(
         description="false where `dp.apply_to` is `training`: test images crossed without noise"
     )
+    attackers_images_seen: bool | None = Field(
+        default=None,
+        description="the front was trained on the images that attackers learned from (`data.audit_share` is 0): an "
+        "attacker that learned from others may read more; null in audits of earlier versions",
+    )
     images: dict[str, int] = Field(description="split → number of images")
 
 

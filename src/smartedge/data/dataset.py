@@ -62,6 +62,8 @@ class DataSet:
         sensitive: what the sensitive labels mean, by column.
         skipped: reason → how many images were left out for it; empty where all could be used.
         notes: what else the user should know, such as a validation split that was set apart.
+        audit: training images that no part of a run learns from, set apart for the attackers of its audit; None where
+            there are none.
     """
 
     name: str
@@ -70,3 +72,4 @@ class DataSet:
     sensitive: Mapping[str, Task] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    audit: Split | None = None

@@ -27,6 +27,7 @@ from smartedge.types import SplitName, Task
 __all__ = ["open_dataset", "open_raw"]
 
 MOST_SKIPPED = 0.05  # share of a split's images that may be left out; more means a mistake in the data set
+PERSON = "identity"  # the column that says whose image it is
 CARVED = 0.1  # share of the training images that is set apart for a split that the data set lacks
 
 Indices = NDArray[np.int64]
@@ -41,6 +42,7 @@ def open_dataset(
     limit: Mapping[SplitName, int] | None = None,
     seed: int = 0,
     cache_dir: Path | None = None,
+    audit_share: float = 0.0,
 ) -> DataSet:
     """Open a data set.
 
@@ -59,6 +61,8 @@ def open_dataset(
             asked for.
         seed: decides the subset of ``limit`` and which images are set apart. Drawn faces do not depend on it.
         cache_dir: where decoded images are kept; default ``$XDG_CACHE_HOME/smartedge`` or ``~/.cache/smartedge``.
+        audit_share: share of the training images that become ``DataSet.audit``, at most a half. Where there is a column
+            ``identity``, it is the images of so many persons, so that nobody is in both parts.
 
     Raises:
         DataError: the data set is not there or in no known layout, a column is unknown or cannot be a label, or more
@@ -113,6 +117,7 @@ def open_dataset(
             labels_of(task, columns, source, chosen),
             {c.column: labels_of(Task("single", (c.column,), c.names), [c], source, chosen) for c in hidden},
         )
+    splits["train"], audit = _set_apart(data, splits["train"], audit_share, np.random.default_rng((seed, 1)), notes)
     return DataSet(
         data.name,
         task,
@@ -120,6 +125,7 @@ def open_dataset(
         {column.column: Task("single", (column.column,), column.names) for column in hidden},
         dict(skipped),
         tuple(notes),
+        audit,
     )
 
 
@@ -180,6 +186,33 @@ def _usable(
         )
     skipped.update(reasons.values())
     return np.setdiff1d(np.arange(count), np.fromiter(reasons, np.int64, len(reasons)))
+
+
+def _set_apart(
+    data: RawData, train: Split, share: float, rng: np.random.Generator, notes: list[str]
+) -> tuple[Split, Split | None]:
+    """The training images without a share of them, and this share: whole persons, where the data set names them.
+
+    Raises:
+        DataError: nothing would be left to train on.
+    """
+    if share == 0:
+        return train, None
+    person_N = np.arange(len(train))
+    if PERSON in data.splits["train"].columns:
+        names = data.splits["train"].read([PERSON]).column(PERSON).take(train.ids).to_pylist()
+        number: dict[object, int] = {}
+        # An image without a name is a person of its own.
+        keys = [("nobody", place) if name is None else name for place, name in enumerate(names)]
+        person_N = np.array([number.setdefault(key, len(number)) for key in keys])
+    order = rng.permutation(person_N.max() + 1)
+    images_P = np.bincount(person_N)[order].cumsum()
+    persons = max(1, int(np.searchsorted(images_P, share * len(train), side="right")))
+    apart_N = np.isin(person_N, order[:persons])
+    if apart_N.all():
+        raise DataError(f"{data.name}: with data.audit_share no training image is left; the data set is too small")
+    notes.append(f"{apart_N.sum()} training images were set apart for the audit's attackers")
+    return train.subset(np.flatnonzero(~apart_N)), train.subset(np.flatnonzero(apart_N))
 
 
 def _balanced(classes: Indices, size: int, rng: np.random.Generator) -> Indices:

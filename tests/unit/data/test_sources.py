@@ -110,3 +110,30 @@ def test_nothing_there(place: str, message: str, tmp_path: Path, cache: Path) ->
         (tmp_path / name).write_text("")
     with pytest.raises(DataError, match=message):
         open_dataset(str(tmp_path / place), "x", image_size=8, cache_dir=cache)
+
+
+def test_a_share_is_set_apart_for_the_audit(uneven: Path, cache: Path) -> None:
+    whole = open_dataset(str(uneven), "kind", image_size=8, cache_dir=cache)
+    data = open_dataset(str(uneven), "kind", sensitive=["flag"], image_size=8, cache_dir=cache, audit_share=0.25)
+    assert whole.audit is None and data.audit is not None
+    train, apart = data.splits["train"], data.audit
+    assert (len(train), len(apart)) == (60, 20) and data.notes[-1].startswith("20 training images were set apart")
+    assert sorted([*train.ids, *apart.ids]) == whole.splits["train"].ids.tolist(), "nothing is lost, nothing twice"
+    for split in ("val", "test"):
+        assert data.splits[split].ids.tolist() == whole.splits[split].ids.tolist()
+    batch = apart.read(np.arange(20))
+    assert batch.images_BCHW[:, 0, 0, 0].tolist() == [10 * i % 256 for i in apart.ids]
+    assert torch.equal(batch.sensitive["flag"], (batch.labels == 0).long())
+    again = open_dataset(str(uneven), "kind", image_size=8, cache_dir=cache, audit_share=0.25)
+    assert again.audit is not None and again.audit.ids.tolist() == apart.ids.tolist()
+
+
+def test_nobody_is_in_both_parts(tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]) -> None:
+    rng = np.random.default_rng(1)
+    persons = [f"person {number}" if number else None for number in rng.integers(40, size=200)]
+    file = write_parquet(tmp_path / "faces.parquet", {"kind": rng.integers(2, size=200).tolist(), "identity": persons})
+    data = open_dataset(str(file), "kind", image_size=8, cache_dir=cache, audit_share=0.2)
+    assert data.audit is not None
+    named = [{persons[row] for row in part.ids} - {None} for part in (data.splits["train"], data.audit)]
+    assert named[0] and named[1] and not named[0] & named[1]
+    assert 0.1 < len(data.audit) / 160 <= 0.2

@@ -1,9 +1,10 @@
 """What the attacker holds: releases of the protected images as they crossed the link, and images of its own.
 
 The attacker knows the architecture, the front's weights, the codec and the noise law. The protected images are the
-test split, whose released features are read from the feature log. The attacker's own (auxiliary) images are the train
-and val splits; it sends them through the front, the noise law and the codec itself, as often as it likes. The splits
-are disjoint by image, and by identity where the data set's are.
+test split, whose released features are read from the feature log. The attacker's own (auxiliary) images are those that
+the run set apart for it (``data.audit_share``), or else the train split, and the val split. It sends them through the
+front, the noise law and the codec itself, as often as it likes. The splits are disjoint by image, and by identity where
+the data set's are.
 
 Letters: N images, V views, F the feature shape, K classes or outputs.
 """
@@ -49,6 +50,7 @@ class Auxiliary:
     views_VNF: tuple[Tensor, ...]  # bounded, noiseless features (N, *F): original, and mirrored (train only)
     labels: Mapping[str, Tensor]  # attribute → int64 (N,); −1 where unknown
     desired: Tensor  # int64 (N,) or float32 (N, K), the true desired labels
+    seen: bool = True  # whether the front learned from them
     left_out: int = 0  # images of the split that there was no time for
 
     def __len__(self) -> int:
@@ -59,7 +61,7 @@ class Auxiliary:
         labels = {name: column[rows] for name, column in self.labels.items()}
         views_VNF = tuple(view_NF[rows] for view_NF in self.views_VNF)
         left_out = self.left_out + len(self) - len(rows)
-        return Auxiliary(self.split.subset(rows.numpy()), views_VNF, labels, self.desired[rows], left_out)
+        return Auxiliary(self.split.subset(rows.numpy()), views_VNF, labels, self.desired[rows], self.seen, left_out)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class Opened:
     """A run's data set, and the columns of it that are audited."""
 
     dataset: DataSet
-    labels: Mapping[SplitName, Mapping[str, Tensor]]  # split → attribute → int64 (N,); −1 where unknown
+    own: Split  # the attacker's images to learn from: set apart by the run, or else its training images
+    labels: Mapping[SplitName, Mapping[str, Tensor]]  # split (train: ``own``) → attribute → int64 (N,); −1 unknown
     classes: Mapping[str, tuple[str, ...]]  # attribute → the names of its K classes
 
 
@@ -100,10 +101,16 @@ def open_audited(config: Config, attributes: Sequence[str]) -> Opened:
     """The data set as the run opened it, and the labels of the audited columns."""
     data = config.data
     dataset = dataset_of(config)
+    own = dataset.audit or dataset.splits["train"]
     labels, classes = read_columns(
-        dataset, data.path, attributes, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
+        replace(dataset, splits={**dataset.splits, "train": own}),
+        data.path,
+        attributes,
+        image_size=data.image_size,
+        limit=data.limit,
+        cache_dir=data.cache_dir,
     )
-    return Opened(dataset, labels, classes)
+    return Opened(dataset, own, labels, classes)
 
 
 def trained_parts(config: Config, task: Task, folder: Path) -> Parts:
@@ -140,6 +147,7 @@ def assemble(
         OutOfTime: without ``crossed``, where there is no time for the fewest images.
     """
     dataset, split_of = opened.dataset, opened.dataset.splits
+    seen = dataset.audit is None and get_method(config.method).divides
     evidence = Evidence(
         name=name,
         config=config,
@@ -151,7 +159,7 @@ def assemble(
         noisy=config.dp.mechanism != "none" and config.dp.apply_to == "always",
         codec=get_codec(config.codec_name),
         classes=opened.classes,
-        train=Auxiliary(split_of["train"], (), opened.labels["train"], split_of["train"].labels),
+        train=Auxiliary(opened.own, (), opened.labels["train"], opened.own.labels, seen=seen),
         val=Auxiliary(split_of["val"], (), opened.labels["val"], split_of["val"].labels),
         test=split_of["test"],
         test_ids=torch.from_numpy(split_of["test"].ids.copy()),
@@ -162,17 +170,17 @@ def assemble(
     )
     scores: dict[SplitName, Tensor] = {}
 
-    def seen(split: Split, split_name: SplitName) -> Tensor:
+    def features(split: Split, split_name: SplitName) -> Tensor:
         clean_NF = _views(evidence, split, split_name, monitor, mirrored=False)
         if parts.task_exit is not None:
             scores[split_name] = _scores(parts.task_exit, evidence, clean_NF)
         return clean_NF
 
     begun = clock.elapsed()
-    val_NF = seen(evidence.val.split, "val")
+    val_NF = features(evidence.val.split, "val")
     seconds = (clock.elapsed() - begun) / len(evidence.val)
     if crossed is None or (parts.task_exit is not None and crossed.scores_NK is None):
-        clean_NF = seen(evidence.test, "test")
+        clean_NF = features(evidence.test, "test")
     if crossed is None:
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "audit", "release"))
         released = [evidence.release(part.float(), generator) for part in clean_NF.split(evidence.batch_size)]
@@ -185,7 +193,7 @@ def assemble(
             raise OutOfTime(f"{images} images of the attacker's own would take {images * seconds:.0f} s")
         order = torch.randperm(len(evidence.train), generator=torch.Generator().manual_seed(config.seed))
         evidence = replace(evidence, train=evidence.train.subset(order[:images].sort().values))
-    views_VNF = [seen(evidence.train.split, "train")]
+    views_VNF = [features(evidence.train.split, "train")]
     if mirrored:
         views_VNF.append(_views(evidence, evidence.train.split, "train", monitor, mirrored=True))
     return replace(

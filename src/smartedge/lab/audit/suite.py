@@ -328,6 +328,7 @@ def _run_facts(evidence: Evidence) -> AuditedRun:
         sensitive=tuple(config.data.sensitive),
         undefended=is_undefended(config),
         noise_on_audited_releases=evidence.noisy,
+        attackers_images_seen=evidence.train.seen,
         images={"train": len(evidence.train), "val": len(evidence.val), "test": len(evidence.test)},
     )
 

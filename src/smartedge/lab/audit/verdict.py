@@ -32,8 +32,13 @@ def verdict(result: Audit, sensitive: Sequence[str]) -> str:
     broken = (
         "" if result.dp.holds in (True, None) else " The claimed epsilon is REFUTED by the mechanism's own releases."
     )
+    seen = (
+        " Its attackers learned from images that the front was trained on; set data.audit_share to keep some apart."
+        if result.run.attackers_images_seen
+        else ""
+    )
     short = " Some attacks were left out or cut short: see 'skipped'." if result.skipped else ""
-    return f"{above}{plain}: {judgement}.{broken}{short}"
+    return f"{above}{plain}: {judgement}.{broken}{seen}{short}"
 
 
 def _strongest(block: AttributeBlock) -> tuple[str, float]:
