@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 from runs import share_key
-from smartedge.cloud.session import CloudSession
 from watching import Watch, facts_of
 
+from smartedge.cloud.runner import CloudRunner
 from smartedge.config import Config, Section, load_config
 from smartedge.errors import ConfigError
 from smartedge.runs.progress import Quiet, Update
@@ -334,10 +334,10 @@ def test_max_lead_frames(tiny_config, tmp_path):
     usual = tiny_config("usual", epochs=1)
     with Watch().watching() as watch:
         train(usual, single_process=True, monitor=Quiet())
-    session = CloudSession(
+    runner = CloudRunner(
         load_config(usual, {"link": {"max_lead_frames": 2}}), tmp_path / "cloud", Quiet(), resume=False, inline=False
     )
-    link = MemoryLink(session)
+    link = MemoryLink(runner.ingest)
     taken: queue.Queue[int] = queue.Queue()
 
     def send() -> None:
@@ -352,14 +352,14 @@ def test_max_lead_frames(tiny_config, tmp_path):
     with pytest.raises(queue.Empty):
         taken.get(timeout=0.5)
     stop = threading.Event()
-    learning = threading.Thread(target=session.run, args=(stop,))
+    learning = threading.Thread(target=runner.run, args=(stop,))
     learning.start()
     assert taken.get(timeout=60) == 2
     stop.set()
     for thread in (sending, learning):
         thread.join(timeout=60)
         assert not thread.is_alive()
-    session.close()
+    runner.close()
 
 
 @pytest.fixture
