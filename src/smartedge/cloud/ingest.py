@@ -100,9 +100,10 @@ class Ingest:
     """The cloud's end of the link (a :class:`smartedge.wire.link.FrameHandler`).
 
     A frame comes here checked. What is left to find out is whether its payload can be decoded, and only decoding tells.
-    So it is decoded before it is appended: a payload that cannot be costs its sender an error, and the log never holds
-    it. What was decoded is handed to training (:class:`Handover`), so that it is decoded once where training keeps up
-    with the link. With schedule ``freeze-and-log`` it stays there for all epochs, as far as there is room.
+    So it is decoded before it is appended: a payload that cannot be decoded costs its sender an error, and the log
+    never holds it. What was decoded is handed to training (:class:`Handover`). So a frame is decoded once where
+    training keeps up with the link. With schedule ``freeze-and-log`` the decoded batches stay there for all epochs. Of
+    a log that is larger than the room, the rest is decoded once more in each epoch, from the disk.
 
     Args:
         config: the run's settings, equal to the edge's in all that both must agree on.

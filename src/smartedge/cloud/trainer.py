@@ -178,7 +178,7 @@ class BackTrainer:
         train = self.config.train
         self.back.train()
         labels = torch.from_numpy(batch.labels)
-        kind = _kind(labels)
+        kind = "multi" if labels.dim() == 2 else "single"
         result = cloud_step(
             self.back,
             self.optimizer,
@@ -201,7 +201,7 @@ class BackTrainer:
             inputs_BF = self._inputs(batch, learning=False)
             logits_BK = cloud_forward(self.back, inputs_BF, precision=self.config.train.precision).cpu()
         labels = torch.from_numpy(batch.labels)
-        kind = _kind(labels)
+        kind = "multi" if labels.dim() == 2 else "single"
         loss = task_loss(logits_BK, labels, kind).item()
         self._predictions.add(batch.ids, labels, probabilities(logits_BK, kind), loss)
 
@@ -236,7 +236,3 @@ class BackTrainer:
         self.next_seq, self.busy = state["next_seq"], state["busy"]
         self.test = Figures.model_validate(state["test"]) if state["test"] else None
         self._predictions, self._busy_recorded = Predictions(), self.busy
-
-
-def _kind(labels: Tensor) -> str:
-    return "multi" if labels.dim() == 2 else "single"

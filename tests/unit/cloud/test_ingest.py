@@ -1,0 +1,199 @@
+"""A frame is handled once: serialised, checked and decoded once on its way from the edge into the back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from headers import stream_header
+
+from smartedge.cloud.ingest import Decoded, Handover
+from smartedge.cloud.runner import CloudRunner
+from smartedge.codec import get_codec, pack, unpack_frame
+from smartedge.config import Config, load_config
+from smartedge.errors import FrameError, RunError
+from smartedge.methods.schedules import get_schedule
+from smartedge.privacy.release import release
+from smartedge.runs.progress import Quiet
+from smartedge.types import FeatureBatch, Frame, StreamHeader
+from smartedge.wire.flight import FlightLink, FlightReceiver
+from smartedge.wire.frame import receive, serialise
+from smartedge.wire.memory import MemoryLink
+
+SETTINGS = {
+    "epochs": 1,
+    "data": {"image_size": 32},
+    "model": {"name": "resnet18", "cut": "layer3", "small_input": False},
+    "train": {"batch_size": 4},
+    "hardware": {"cloud_device": "cpu"},
+}
+
+
+def streams(config: Config) -> list[StreamHeader]:
+    """Three streams of two, one and one frames: a whole run."""
+    header = stream_header(
+        agreement=json.dumps(config.agreement()),
+        codec="uint8" if config.method == "hierarchical" else "float32",
+        feature_shape=(256, 2, 2),
+        train_steps=2,
+    )
+    made = [
+        dataclasses.replace(header, epoch=epoch, split=split, first_seq=first_seq, frames=frames)
+        for (epoch, split), first_seq, frames in zip(
+            get_schedule(config.schedule).streams(config), (0, 2, 3), (2, 1, 1), strict=True
+        )
+    ]
+    if config.method == "split":
+        made[0] = dataclasses.replace(made[0], answer_shape=header.feature_shape)
+    return made
+
+
+def frames_of(header: StreamHeader) -> Iterator[Frame]:
+    for seq in range(header.first_seq, header.end_seq):
+        features_BF = np.random.default_rng(seq).normal(size=(4, *header.feature_shape)).astype(np.float32)
+        yield Frame(seq, pack(release(np.arange(4), features_BF, np.array([0, 1, 0, 1])), get_codec(header.codec)))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Counter[str]]:
+    """``calls(f, g)`` counts calls of functions from now on, whichever module of ours calls them."""
+
+    def watch(*functions: Callable[..., object]) -> Counter[str]:
+        found: Counter[str] = Counter()
+        lock = threading.Lock()
+
+        def counted(function: Callable[..., object]) -> Callable[..., object]:
+            def count(*arguments: object, **named: object) -> object:
+                with lock:
+                    found[function.__name__] += 1
+                return function(*arguments, **named)
+
+            return count
+
+        for function in functions:
+            counting = counted(function)
+            for name, module in list(sys.modules.items()):
+                if name.startswith("smartedge") and getattr(module, function.__name__, None) is function:
+                    monkeypatch.setattr(module, function.__name__, counting)
+        return found
+
+    return watch
+
+
+def send_all(sender: FlightLink | MemoryLink, config: Config) -> None:
+    for header in streams(config):
+        sender.open(header)
+        for frame in frames_of(header):
+            if header.answered:
+                assert sender.exchange(frame).batch.payload
+            else:
+                sender.write(frame)
+        sender.close()
+
+
+def run_over_a_socket(runner: CloudRunner) -> None:
+    receiver = FlightReceiver(runner.ingest, "127.0.0.1")
+    receiver.start()
+    sender = FlightLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=5)
+    failures: list[BaseException] = []
+
+    def edge() -> None:
+        try:
+            send_all(sender, runner.config)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=edge)
+    thread.start()
+    try:
+        assert runner.run(threading.Event())
+    finally:
+        thread.join(timeout=60)
+        sender.disconnect()
+        receiver.close()
+        runner.close()
+    assert not failures
+
+
+@pytest.mark.parametrize("schedule", ["joint", "freeze-and-log"])
+def test_over_a_socket_a_frame_is_serialised_checked_and_decoded_once(
+    tmp_path: Path, calls: Callable[..., Counter[str]], schedule: str
+) -> None:
+    config = load_config(SETTINGS, {"schedule": schedule, "epochs": 1 if schedule == "joint" else 3})
+    runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)
+    found = calls(serialise, receive, unpack_frame)
+    run_over_a_socket(runner)
+    assert found == {"serialise": 4, "receive": 4, "unpack_frame": 4}, "of four frames"
+    assert runner.trainer is not None and runner.trainer.finished
+
+
+def test_an_answered_frame_is_handled_once_too_and_its_answer_as_well(
+    tmp_path: Path, calls: Callable[..., Counter[str]]
+) -> None:
+    config = load_config(SETTINGS, {"method": "split"})
+    runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)
+    found = calls(serialise, receive, unpack_frame)
+    run_over_a_socket(runner)
+    assert found == {"serialise": 4 + 2, "receive": 4 + 2, "unpack_frame": 4}
+
+
+def test_what_there_is_no_room_for_is_read_from_the_log(
+    tmp_path: Path, calls: Callable[..., Counter[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = []
+    for room in (2**26, 0):
+        monkeypatch.setattr("smartedge.cloud.runner.Handover", lambda room=room: Handover(room))
+        runner = CloudRunner(load_config(SETTINGS), tmp_path / str(room), Quiet(), resume=False, inline=True)
+        found = calls(unpack_frame)
+        send_all(MemoryLink(runner.ingest), runner.config)
+        assert found["unpack_frame"] == (4 if room else 8)
+        assert runner.trainer is not None and runner.trainer.finished
+        weights.append(runner.trainer.back.state_dict())
+        runner.close()
+        monkeypatch.undo()
+    assert all(np.array_equal(weights[0][name].numpy(), weights[1][name].numpy()) for name in weights[0])
+
+
+def test_the_handover_keeps_no_more_than_it_has_room_for() -> None:
+    decoded = Decoded(FeatureBatch(np.arange(4), np.zeros((4, 64), np.float32), np.zeros(4, np.int64)), 0.0)  # 1 KiB
+    handover = Handover(2500)
+    for seq in range(3):
+        handover.keep(seq, decoded)
+        handover.keep(seq, decoded)
+    assert [handover.kept(seq) is not None for seq in range(3)] == [True, True, False]
+    handover.drop(0)
+    handover.drop(0)
+    handover.keep(3, decoded)
+    handover.keep(4, decoded)
+    assert [handover.kept(seq) is not None for seq in range(5)] == [False, True, False, True, False]
+    handover.go_back(2)
+    assert [handover.kept(seq) is not None for seq in (1, 3)] == [True, False] and handover.learned == 2
+
+
+def test_whoever_waits_hears_that_training_has_failed() -> None:
+    handover = Handover()
+    handover.failure = ValueError("the disk is full")
+    with handover.changed, pytest.raises(RunError, match="training has failed: the disk is full"):
+        handover.wait(lambda: None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"outputs": 7, "epoch": 1}, {"outputs": 7, "first_seq": 1}, {"outputs": 7, "frames": 1}, {"labels": False}],
+    ids=str,
+)
+def test_a_refused_stream_changes_nothing(tmp_path: Path, changes: dict[str, object]) -> None:
+    runner = CloudRunner(load_config(SETTINGS), tmp_path / "cloud", Quiet(), resume=False, inline=True)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    with pytest.raises(FrameError):
+        MemoryLink(runner.ingest).open(dataclasses.replace(streams(runner.config)[0], **changes))
+    assert runner.trainer is None and runner.log.streams == []
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    runner.close()
