@@ -135,7 +135,11 @@ def main() -> None:
             for name, each in rates.items()
         }
         print(size, {name: each["median"] for name, each in found[size].items()}, "frames per second")
-    keep_result(HERE / "results" / "frame-path.json", {"frames_per_second": found}, f"--rounds {arguments.rounds}")
+    kept: dict[str, Any] = {"frames_per_second": found}
+    if arguments.before:
+        git = ["git", "-C", str(arguments.before), "rev-parse", "--short", "HEAD"]
+        kept["before"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    keep_result(HERE / "results" / "frame-path.json", kept, f"--before FOLDER --rounds {arguments.rounds}")
 
 
 if __name__ == "__main__":
