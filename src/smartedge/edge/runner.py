@@ -16,8 +16,8 @@ from smartedge.config import Config
 from smartedge.data import DataSet, batches
 from smartedge.data.loader import Batches
 from smartedge.edge.figures import TrainingFigures
-from smartedge.edge.outbox import Outbox
 from smartedge.edge.protection import open_gate
+from smartedge.edge.sender import Sender
 from smartedge.edge.state import EdgeState
 from smartedge.edge.summary import Process, save_samples, save_trained, summarise
 from smartedge.errors import ConfigError, PrivacyError, RunError
@@ -91,10 +91,10 @@ class EdgeRunner:
         threaded = threaded and not self.method.answered
         self.process = Process(threaded, self.state.counts.epochs, rss_bytes=rss_before)
         self.gate: Gate | None = None
-        self.outbox: Outbox | None = None
+        self.sender: Sender | None = None
         if sender is not None:
             self.gate = self._open_gate(existing=existing)
-            self.outbox = self._make_outbox(sender, self.gate)
+            self.sender = self._make_sender(sender, self.gate)
         self.state.begin()
         self.recorder = Recorder(folder, "edge", resume_epoch=self.state.counts.done)
 
@@ -103,12 +103,12 @@ class EdgeRunner:
         finished = False
         try:
             finished = self._teach(stop) and self._learn(stop) and self._send_only(stop)
-            if finished and self.outbox is not None:
-                self.outbox.finish()
+            if finished and self.sender is not None:
+                self.sender.finish()
             return finished
         finally:
-            if not finished and self.outbox is not None:
-                self.outbox.abort()
+            if not finished and self.sender is not None:
+                self.sender.abort()
             self._close(finished=finished)
 
     # -- the parts of a run, in their order
@@ -139,7 +139,7 @@ class EdgeRunner:
             if len(figures):
                 self.recorder.write(epoch.number, "train", {**figures.values(), "seconds": counts.busy - figures.busy})
             if epoch.sends:
-                self._outbox.close_stream()
+                self._sender.close_stream()
             for split in epoch.splits[1:]:
                 self._measure(epoch, split)
             counts.done += 1
@@ -219,7 +219,7 @@ class EdgeRunner:
                 self.state.counts.test = figures
                 save_weights(self.folder / "predictions.safetensors", predictions.tensors())
         if epoch.sends:
-            self._outbox.close_stream()
+            self._sender.close_stream()
 
     def _send_split(self, epoch: Epoch, split: SplitName, stop: threading.Event) -> bool:
         """Send once what the front makes of a split. False when stopped."""
@@ -238,7 +238,7 @@ class EdgeRunner:
                 self._send(batch, features_BF)
                 step += 1
                 self.monitor.update(Update("edge", f"release {split}", step, steps))
-        self._outbox.close_stream()
+        self._sender.close_stream()
         return True
 
     def _answers(self, learner: Learner, split: SplitName, *, sends: bool = False) -> Predictions:
@@ -275,23 +275,23 @@ class EdgeRunner:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """Counts the time inside as the edge's, less what the link took of it where it works in this thread."""
-        inline = self.outbox.inline_seconds if self.outbox else 0.0
+        inline = self.sender.inline_seconds if self.sender else 0.0
         begun = time.perf_counter()
         yield
         self.state.counts.busy += time.perf_counter() - begun
-        if self.outbox:
-            self.state.counts.busy -= self.outbox.inline_seconds - inline
+        if self.sender:
+            self.state.counts.busy -= self.sender.inline_seconds - inline
 
     # -- what is sent, and what is kept
 
     @property
-    def _outbox(self) -> Outbox:
-        assert self.outbox is not None, "the method sends, so there is a link"
-        return self.outbox
+    def _sender(self) -> Sender:
+        assert self.sender is not None, "the method sends, so there is a link"
+        return self.sender
 
-    def _make_outbox(self, sender: FrameSender, gate: Gate) -> Outbox:
-        return Outbox(
-            sender,
+    def _make_sender(self, link: FrameSender, gate: Gate) -> Sender:
+        return Sender(
+            link,
             get_codec(self.config.codec_name),
             gate,
             next_seq=self.state.next_seq,
@@ -314,7 +314,7 @@ class EdgeRunner:
     def _open(self, epoch: Epoch, split: SplitName, frames: int) -> None:
         """Open the stream of one split of one epoch."""
         config, shape = self.config, self.learner.feature_shape
-        self._outbox.open(
+        self._sender.open(
             StreamHeader.of(
                 run=self.state.run,
                 agreement=config.agreement(),
@@ -326,7 +326,7 @@ class EdgeRunner:
                 batch_size=config.train.batch_size,
                 epoch=epoch.number,
                 split=split,
-                first_seq=self._outbox.next_seq,
+                first_seq=self._sender.next_seq,
                 frames=frames,
                 joined_frames=self.schedule.most_joined(frames),
                 train_steps=self._per_epoch,
@@ -337,17 +337,17 @@ class EdgeRunner:
         """Send what was made of a batch; where ``finish`` is given, wait for the gradient that answers it."""
         sent, labels = sent_BF.cpu().numpy(), batch.labels.numpy()
         if finish is None:
-            self._outbox.send(batch.ids, sent, labels)
+            self._sender.send(batch.ids, sent, labels)
         else:
-            finish(torch.from_numpy(self._outbox.exchange(batch.ids, sent, labels)))
+            finish(torch.from_numpy(self._sender.exchange(batch.ids, sent, labels)))
 
     def _checkpoint(self) -> None:
         """After an epoch. Not after the last one of a run that sends: the run's summary says that it is complete."""
-        outbox = self.outbox
-        if outbox is None:
+        sender = self.sender
+        if sender is None:
             self.state.checkpoint(0, lambda confirm: confirm())
         elif self.state.counts.done < len(self.epochs):
-            self.state.checkpoint(outbox.next_seq, outbox.after_sent)
+            self.state.checkpoint(sender.next_seq, sender.after_sent)
 
     def _close(self, *, finished: bool) -> None:
         if finished:

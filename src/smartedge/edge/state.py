@@ -17,7 +17,7 @@ import numpy as np
 from smartedge.artifacts.results import Figures
 from smartedge.artifacts.run import Confirmed, EdgeRun
 from smartedge.data import DataSet
-from smartedge.edge.outbox import Traffic
+from smartedge.edge.sender import Traffic
 from smartedge.errors import RunError
 from smartedge.methods.learner import Learner
 from smartedge.runs.checkpoint import Checkpoints, State, load_weights, save_weights

@@ -23,7 +23,7 @@ from smartedge.types import Features, Frame, Labels, StreamHeader
 from smartedge.wire.frame import answer_header
 from smartedge.wire.link import FrameSender
 
-__all__ = ["Outbox", "Traffic"]
+__all__ = ["Sender", "Traffic"]
 
 
 @dataclass
@@ -49,11 +49,11 @@ class Traffic:
         return cls(**{**totals.model_dump(), "codec_error": totals.codec_error})
 
 
-class Outbox:
+class Sender:
     """Sends streams of frames over a link.
 
     Args:
-        sender: the link.
+        link: which carries the frames.
         codec: how features become bytes.
         gate: through which everything goes; it records each release, and may refuse it.
         next_seq: sequence number of the first frame.
@@ -64,7 +64,7 @@ class Outbox:
 
     def __init__(
         self,
-        sender: FrameSender,
+        link: FrameSender,
         codec: Codec,
         gate: Gate,
         *,
@@ -73,7 +73,7 @@ class Outbox:
         threaded: bool,
         traffic: Traffic,
     ) -> None:
-        self.sender = sender
+        self.link = link
         self.codec = codec
         self.next_seq = next_seq
         self.gate = gate
@@ -84,7 +84,7 @@ class Outbox:
         self._queue: queue.Queue[Callable[[], None] | None] | None = None
         if threaded:
             self._queue = queue.Queue(maxsize=queue_frames)
-            self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="sender", daemon=True)
             self._thread.start()
 
     @property
@@ -112,7 +112,7 @@ class Outbox:
         self.next_seq += 1
         frame = self._frame(ids, features_BF, labels)
         begun = time.perf_counter()
-        reply = self.sender.exchange(frame)
+        reply = self.link.exchange(frame)
         self.traffic.link_seconds += time.perf_counter() - begun
         assert self._header is not None
         gradient_BF = unpack_frame(reply, answer_header(self._header)).features_BF
@@ -134,12 +134,12 @@ class Outbox:
             while self._thread.is_alive():
                 self._thread.join(timeout=0.2)
         self._raise_failure()
-        self.sender.disconnect()
+        self.link.disconnect()
 
     def abort(self) -> None:
         """Drop what waits, and disconnect."""
         self._failure = self._failure or SmartEdgeError("the run was stopped")
-        self.sender.disconnect()
+        self.link.disconnect()
         if self._queue is not None:
             while self._thread.is_alive():
                 try:
@@ -151,9 +151,9 @@ class Outbox:
     # -- on the sending thread
 
     def _open(self, header: StreamHeader) -> None:
-        self._before = self.sender.counters()
+        self._before = self.link.counters()
         self._header = header
-        self.sender.open(header)
+        self.link.open(header)
 
     def _frame(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> Frame:
         header = self._header
@@ -175,15 +175,15 @@ class Outbox:
     def _send(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> None:
         frame = self._frame(ids, features_BF, labels)
         begun = time.perf_counter()
-        self.sender.write(frame)
+        self.link.write(frame)
         self.traffic.link_seconds += time.perf_counter() - begun
 
     def _close(self) -> None:
         assert self._header is not None
         begun = time.perf_counter()
-        self.sender.close()
+        self.link.close()
         self.traffic.link_seconds += time.perf_counter() - begun
-        now, split = self.sender.counters(), self._header.split
+        now, split = self.link.counters(), self._header.split
         self.traffic.up[split] = self.traffic.up.get(split, 0) + now.up - self._before.up
         self.traffic.down[split] = self.traffic.down.get(split, 0) + now.down - self._before.down
         self.traffic.source = now.source

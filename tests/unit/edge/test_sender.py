@@ -11,7 +11,7 @@ from headers import stream_header
 
 from smartedge.artifacts.results import Distortion
 from smartedge.codec import get_codec
-from smartedge.edge.outbox import Outbox, Traffic
+from smartedge.edge.sender import Sender, Traffic
 from smartedge.errors import LinkError
 from smartedge.privacy.mechanisms import Unprotected
 from smartedge.privacy.noise import Noise
@@ -57,9 +57,9 @@ class Receiver:
     def abort(self, header: StreamHeader) -> None: ...
 
 
-def outbox(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) -> Outbox:
+def sender(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) -> Sender:
     gate = Gate(Unprotected((2, 2, 2)), Recorded(), Noise(bytes(32)), task=None)
-    return Outbox(
+    return Sender(
         MemoryLink(receiver),
         get_codec("float32"),
         gate,
@@ -70,11 +70,11 @@ def outbox(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) 
     )
 
 
-def send(box: Outbox, seq: int) -> None:
+def send(box: Sender, seq: int) -> None:
     box.send(np.arange(3), np.full((3, 2, 2, 2), seq, np.float32), np.array([0, 1, 0]))
 
 
-def send_many(box: Outbox, count: int) -> None:
+def send_many(box: Sender, count: int) -> None:
     for seq in range(count):
         send(box, seq)
 
@@ -82,7 +82,7 @@ def send_many(box: Outbox, count: int) -> None:
 @pytest.mark.parametrize("threaded", [True, False])
 def test_frames_arrive_in_order_and_are_counted(threaded):
     receiver = Receiver()
-    box = outbox(receiver, threaded=threaded)
+    box = sender(receiver, threaded=threaded)
     confirmed = []
     box.open(HEADER)
     for seq in range(4):
@@ -109,7 +109,7 @@ def test_frames_arrive_in_order_and_are_counted(threaded):
 def test_training_waits_where_the_queue_is_full():
     gate = threading.Event()
     receiver = Receiver(gate=gate)
-    box = outbox(receiver, queue_frames=1)
+    box = sender(receiver, queue_frames=1)
     box.open(HEADER)
     sent = []
 
@@ -131,7 +131,7 @@ def test_training_waits_where_the_queue_is_full():
 
 
 def test_what_fails_on_the_sending_thread_is_raised_in_training():
-    box = outbox(Receiver(fail_at=1))
+    box = sender(Receiver(fail_at=1))
     box.open(HEADER)
     with pytest.raises(LinkError, match="the cable was pulled"):
         send_many(box, 1000)
@@ -143,7 +143,7 @@ def test_what_fails_on_the_sending_thread_is_raised_in_training():
 
 def test_abort_ends_the_thread_whatever_waits():
     gate = threading.Event()
-    box = outbox(Receiver(gate=gate), queue_frames=4)
+    box = sender(Receiver(gate=gate), queue_frames=4)
     box.open(HEADER)
     for seq in range(3):
         send(box, seq)
