@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smartedge import metrics
+from smartedge.artifacts.run import SharedRun
+from smartedge.artifacts.summary import has_finished
 from smartedge.codec import get_codec, pack, unpack_frame
-from smartedge.config import Config, load_run_config
+from smartedge.config import Config, load_config, load_run_config
 from smartedge.edge.protection import open_gate
 from smartedge.errors import FrameError, RunError
 from smartedge.methods.base import get_method
@@ -42,23 +44,21 @@ class TrainedRun:
 
     @classmethod
     def open(cls, folder: Path) -> TrainedRun:
-        """Read what a run directory says about itself.
+        """Read what a run directory says about itself: the part that may travel, and ``config.yaml`` where it is there.
 
         Raises:
             RunError: it holds no finished hierarchical run.
         """
-        config = load_run_config(folder)
-        try:
-            results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{folder}: holds no finished run ({error}); train one with 'smartedge train'") from error
+        file = folder / "shared" / "run.json"
+        own = load_run_config(folder) if (folder / "config.yaml").exists() or not file.exists() else None
+        shared = SharedRun.read(file)
+        config = own or load_config(shared.settings)
         if not get_method(config.method).has_exit:
             raise RunError(
                 f"{folder}: was trained with method {config.method!r}, which has no exit on the edge; "
                 "infer needs a run of method 'hierarchical'"
             )
-        task = results["task"]
-        return cls(folder, config, Task(task["kind"], tuple(task["columns"]), tuple(task["names"])))
+        return cls(folder, config, Task(shared.task.kind, shared.task.columns, shared.task.names))
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,11 @@ def _ask(server: FrameSender, run: TrainedRun, edge: EdgeModel, released: Releas
 
 def _load_back(run: TrainedRun) -> tuple[nn.Module, tuple[int, ...]]:
     """The run's back in evaluation mode, and the shape F of the features that it takes."""
+    if not has_finished(run.folder / "cloud"):
+        raise RunError(
+            f"{run.folder / 'cloud'}: the cloud has not finished this run, or is elsewhere; finish the run, or copy "
+            "cloud/ there"
+        )
     divided = divide(run.config.division(run.task.outputs))
     back = divided.back.eval()
     _load(back, run.folder / "cloud" / "back.safetensors")
@@ -227,8 +232,8 @@ class BackServer:
             or header.batch_size > own.batch_size
         ):
             raise RunError(
-                f"the edge holds another run than {self.run.folder}; bring its results.json and config.yaml there, and "
-                "the cloud/ that belongs to them (never edge/noise.key or edge/samples.safetensors)"
+                f"the edge holds another run than {self.run.folder}; copy the shared/ of its run directory there, and "
+                "the cloud/ that belongs to it (never edge/, results.json or audit/)"
             )
 
     def ingest(self, header: StreamHeader, frame: Frame) -> Frame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,8 +16,10 @@ from safetensors.torch import load_file
 from smartedge.cli.app import main
 from smartedge.data import open_dataset
 from smartedge.errors import DataError, RunError
+from smartedge.inference import BackServer, TrainedRun, answer
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
+from smartedge.wire.memory import MemoryLink
 
 
 @pytest.fixture
@@ -81,6 +84,42 @@ def test_the_back_answers_over_a_socket(run_and_images, capsys):
         server.terminate()
         assert server.wait(timeout=30) == 0
         server.stdout.close()
+
+
+def test_a_server_needs_only_what_may_travel(run_and_images, tmp_path):
+    """It gets neither results.json nor edge/ nor config.yaml, and answers as the back that it got."""
+    config, files, _, at_back = run_and_images
+    server = tmp_path / "server"
+    for part in ("cloud", "shared"):
+        shutil.copytree(config.run_dir / part, server / part)
+    trained = TrainedRun.open(config.run_dir)
+    images_BCHW = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files])
+    link = MemoryLink(BackServer(TrainedRun.open(server)))
+    found = answer(trained, images_BCHW, threshold=1.01, server=link)
+    assert {given.by for given in found} == {"back"}
+    torch.testing.assert_close(torch.tensor(np.stack([given.scores_K for given in found])), at_back, atol=1e-5, rtol=0)
+    for part in ("config.yaml", "results.json"):
+        (config.run_dir / part).unlink()
+    assert TrainedRun.open(config.run_dir).config.agreement() == config.agreement()
+
+
+def test_what_may_travel_holds_nothing_that_was_computed_from_labels(run_and_images):
+    config, *_ = run_and_images
+    shared = json.loads((config.run_dir / "shared" / "run.json").read_text())
+    assert set(shared) == {"schema_version", "settings", "task", "feature_shape"}
+    assert shared["settings"] == config.agreement()
+    assert shared["task"] == {"kind": "single", "columns": ["smile"], "names": ["no", "yes"]}
+    assert [path.name for path in (config.run_dir / "shared").iterdir()] == ["run.json"]
+
+
+def test_a_run_that_has_not_finished_cannot_answer(run_and_images, capsys):
+    config, files, *_ = run_and_images
+    (config.run_dir / "cloud" / "summary.json").unlink()
+    assert main(["serve", str(config.run_dir)]) == RunError.exit_code
+    assert "the cloud has not finished this run, or is elsewhere" in capsys.readouterr().err
+    (config.run_dir / "shared" / "run.json").unlink()
+    assert main(["infer", str(config.run_dir), str(files[0])]) == RunError.exit_code
+    assert "copy the folder shared/" in capsys.readouterr().err
 
 
 def test_an_image_that_cannot_be_read_is_named_and_the_others_answered(run_and_images, capsys, tmp_path):

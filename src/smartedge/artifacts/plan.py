@@ -12,7 +12,7 @@ Every *timing* has these keys:
 
 [table of Timing]
 
-## `smartedge plan --json`
+## What the planner prints with `--json`
 
 Seconds, bytes and joules are predictions. Energy is modelled (decision 10); accuracy is not predicted.
 

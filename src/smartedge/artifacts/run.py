@@ -9,6 +9,13 @@ Where and how the run was started.
 
 [table of RunFacts]
 
+## `shared/run.json`
+
+The part of the edge's run directory that may travel: what a server needs to answer for the run. It holds nothing that
+was computed from images or labels. The edge writes it when its part of the run ends.
+
+[table of SharedRun]
+
 ## `edge/run.json`
 
 Which run the edge's folder belongs to.
@@ -50,13 +57,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from smartedge.artifacts.base import Artifact
-from smartedge.artifacts.results import MachineFacts
+from smartedge.artifacts.results import MachineFacts, TaskFacts
 from smartedge.artifacts.summary import TrafficTotals
 
-__all__ = ["Confirmed", "EdgeRun", "RunFacts"]
+__all__ = ["Confirmed", "EdgeRun", "RunFacts", "SharedRun"]
 
 _NEW = "start a new run in another run_dir"
 
@@ -73,6 +80,24 @@ class RunFacts(Artifact):
     versions: dict[str, str] = Field(description="package → version")
     started: str = Field(description="ISO 8601")
     command: str = Field(description="runs it again")
+
+
+class SharedRun(Artifact):
+    """``shared/run.json``: what a server needs to answer for a run. It may travel: nothing in it comes from labels."""
+
+    missing: ClassVar[str] = (
+        "the edge writes it when its part of the run ends: finish the run first ('smartedge train --resume'); on "
+        "another machine, copy the folder shared/ of the edge's run directory there"
+    )
+    remedy: ClassVar[str] = "copy the folder shared/ of the edge's run directory again"
+    page: ClassVar[str] = "docs/run-files-schema.md"
+
+    schema_version: Literal[1] = 1
+    settings: dict[str, JsonValue] = Field(
+        description="those on which edge and cloud agree; what is hidden, and where data lie, is not among them"
+    )
+    task: TaskFacts = Field(description="as in `results.json`")
+    feature_shape: tuple[int, ...] = Field(description="of what crosses the cut")
 
 
 class EdgeRun(Artifact):

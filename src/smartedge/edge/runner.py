@@ -19,7 +19,7 @@ from smartedge.edge.figures import TrainingFigures
 from smartedge.edge.protection import open_gate
 from smartedge.edge.sender import Sender
 from smartedge.edge.state import EdgeState
-from smartedge.edge.summary import Process, save_samples, save_trained, summarise
+from smartedge.edge.summary import Process, save_samples, save_trained, summarise, write_shared
 from smartedge.errors import ConfigError, PrivacyError, RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.learner import Learner
@@ -352,6 +352,7 @@ class EdgeRunner:
     def _close(self, *, finished: bool) -> None:
         if finished:
             save_samples(self.folder, self.dataset)
+            write_shared(self.folder.parent / "shared", self.config, self.dataset.task, self.learner.feature_shape)
         save_trained(self.folder, self.learner)
         self.recorder.close()
         shape = self.learner.feature_shape

@@ -1,4 +1,4 @@
-"""What the edge writes when it ends: weights, some test images for the report, and ``summary.json``."""
+"""What the edge writes when it ends: weights, test images for the report, ``summary.json``, and what may travel."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from smartedge.artifacts.results import ReferenceBytes, TaskFacts
+from smartedge.artifacts.run import SharedRun
 from smartedge.artifacts.summary import EdgeSummary, Session
 from smartedge.codec import get_codec
+from smartedge.config import Config
 from smartedge.data import DataSet
 from smartedge.edge.protection import privacy_summary
 from smartedge.edge.state import Counts
@@ -21,8 +23,9 @@ from smartedge.methods.learner import Learner
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import peak_rss_bytes, rss_bytes
+from smartedge.types import Task
 
-__all__ = ["Process", "save_samples", "save_trained", "summarise"]
+__all__ = ["Process", "save_samples", "save_trained", "summarise", "write_shared"]
 
 _JPEG_IMAGES = 256  # images encoded for the comparison with JPEG
 _SAMPLE_IMAGES = 24  # test images kept for the report, on the edge
@@ -50,6 +53,14 @@ class Process:
     epochs_before: int  # completed in earlier processes of the run
     started: float = field(default_factory=time.time)  # seconds since 1970
     rss_bytes: int = field(default_factory=rss_bytes)  # resident set before the training
+
+
+def write_shared(folder: Path, config: Config, task: Task, feature_shape: tuple[int, ...]) -> None:
+    """Write what may travel to a server, so that it can answer for the run: nothing computed from images or labels."""
+    folder.mkdir(exist_ok=True)
+    facts = TaskFacts.model_validate(asdict(task))
+    shared = SharedRun(settings=config.agreement(), task=facts, feature_shape=feature_shape)
+    shared.write(folder / "run.json")
 
 
 def summarise(
