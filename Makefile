@@ -1,4 +1,4 @@
-.PHONY: help install demo lint check test test-slow clean
+.PHONY: help install demo lint check test test-slow mutants clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ test: .venv/installed ## check, then run the tests except the slow ones
 
 test-slow: .venv/installed ## check, then run the slow tests only
 	scripts/test -m slow
+
+mutants: .venv/installed ## plant small bugs, one at a time, and count those that the tests see (an hour)
+	scripts/mutants
 
 clean: ## remove .venv and every cache (runs/ is kept)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info

@@ -19,6 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples in every run, and no limit on the time of one: a loaded machine is not a failure.
 hypothesis.settings.register_profile("smartedge", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("smartedge")
+# For `make mutants`, where it matters that a test fails and not on which example.
+quick = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+hypothesis.settings.register_profile("no-shrinking", derandomize=True, deadline=None, phases=quick)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -51,6 +51,7 @@ def test_a_planted_comparison_is_found(planted: str) -> None:
     assert not compared(re.sub("joint|two-stage|upload|local|split|hierarchical", "train", planted))
 
 
+@pytest.mark.source
 def test_no_name_is_compared(repo_root: Path) -> None:
     folder = repo_root / "src" / "smartedge"
     found = {

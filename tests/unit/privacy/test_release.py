@@ -69,6 +69,7 @@ def test_raw_features_cannot_be_packed():
             pack(raw, get_codec("uint8"))
 
 
+@pytest.mark.source
 def test_the_key_is_named_in_two_modules_only():
     source = Path(smartedge.__file__).parent
     users = {str(p.relative_to(source)) for p in source.rglob("*.py") if "_RELEASE_KEY" in p.read_text()}

@@ -1,0 +1,173 @@
+"""Plant small bugs in the package, one at a time, and count those that the tests see.
+
+mutmut makes the bugs (mutants) and knows which tests run a function. This script gives it one package at a time, with
+the tests of that package, a seeded sample of its mutants, and a part of the time. It keeps what survived.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "mutants"
+RESULTS = ROOT / "benchmarks" / "results" / "mutants.json"
+IN_PROCESS = ["tests/e2e/test_settings.py", "tests/e2e/test_evaluation.py", "tests/golden/test_losses.py"]
+# The tests that cover a package, all of which run in the process that they are started in.
+TESTS = {
+    "privacy": ["tests/unit/privacy", "tests/contract/test_mechanisms.py"],
+    "codec": ["tests/unit/codec", "tests/contract/test_codecs.py", "tests/golden/test_codec_bytes.py"],
+    "wire": ["tests/unit/wire", "tests/contract/test_links.py"],
+    "cloud": ["tests/unit/cloud", *IN_PROCESS],
+    "edge": ["tests/unit/edge", *IN_PROCESS],
+    "methods": ["tests/unit/methods", *IN_PROCESS],
+}
+GOALS = {"privacy": 0.9, "wire": 0.9, "codec": 0.8, "cloud": 0.8, "edge": 0.8, "methods": 0.8}
+# Not planted: wording. What a message says is tested by its gist, in tests/unit/test_errors.py among others.
+WORDING = [r"raise \w", r"problems\.append", r"^\s*f?\"", r"_log\.", r"description="]
+PYTEST = ["-m", "not slow and not source", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile"]
+PYTEST += ["no-shrinking"]
+# Exit codes that mutmut keeps: https://mutmut.readthedocs.io
+SURVIVED, NO_TESTS = 0, 33
+TIMED_OUT = {24, -24, 36, 152, 255}
+
+
+def main() -> int:
+    """Measure the packages that are named, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packages", nargs="*", default=list(TESTS), help=f"of {', '.join(TESTS)}; default: all")
+    parser.add_argument("--sample", type=int, default=150, help="mutants of each package (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for each package (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="at the same time (default: %(default)s)")
+    args = parser.parse_args()
+    if unknown := set(args.packages) - set(TESTS):
+        parser.error(f"no such package: {', '.join(sorted(unknown))}")
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for package in args.packages:
+        found[package] = measure(package, args)
+        RESULTS.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+    print(f"\n{'package':9} {'killed':>7} {'survived':>9} {'no test':>8} {'score':>7} {'goal':>6}")
+    for package in args.packages:
+        row = found[package]
+        print(
+            f"{package:9} {row['killed']:7} {len(row['survived']):9} {len(row['no_test']):8} "
+            f"{row['score']:7.1%} {GOALS[package]:6.0%}"
+        )
+    print(f"survivors: {RESULTS.relative_to(ROOT)}")
+    return 0
+
+
+def measure(package: str, args: argparse.Namespace) -> dict[str, object]:
+    """Plant the sampled bugs of one package."""
+    folder = BUILD / package
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in ("src", "tests", "benchmarks", "examples", "pyproject.toml"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(
+                source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results", "*.egg-info")
+            )
+        else:
+            shutil.copy(source, folder / name)
+    with (folder / "pyproject.toml").open("a") as settings:
+        settings.write(settings_of(package))
+    names = mutants_of(package, folder)
+    sample = sorted(random.Random(args.seed).sample(names, min(args.sample, len(names))))
+    print(f"{package}: {len(sample)} of {len(names)} mutants", flush=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONHASHSEED": "0"}
+    begun = time.monotonic()
+    log = folder / "mutmut.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mutmut", "run", "--max-children", str(args.jobs), *sample],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout=60 * args.minutes)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 15)
+            process.wait()
+    codes = results_of(folder, sample)
+    if not codes:
+        raise SystemExit(f"{package}: mutmut did not come to plant anything; see {log}")
+    survived = sorted(name for name, code in codes.items() if code == SURVIVED)
+    no_test = sorted(name for name, code in codes.items() if code == NO_TESTS)
+    killed = len(codes) - len(survived) - len(no_test)
+    return {
+        "mutants": len(names),
+        "sampled": len(sample),
+        "seed": args.seed,
+        "tried": len(codes),
+        "killed": killed,
+        "of_these_by_time": sum(code in TIMED_OUT for code in codes.values()),
+        "score": round(killed / len(codes), 4),
+        "seconds": round(time.monotonic() - begun),
+        "survived": {name: diff_of(folder, name) for name in survived},
+        "no_test": no_test,
+    }
+
+
+def settings_of(package: str) -> str:
+    """Mutmut's section of pyproject.toml."""
+    lists = {
+        "source_paths": ["src"],
+        "only_mutate": [f"src/smartedge/{package}/*"],
+        "also_copy": ["benchmarks", "examples"],
+        "do_not_mutate_patterns": WORDING,
+        "pytest_add_cli_args_test_selection": TESTS[package],
+        "pytest_add_cli_args": PYTEST,
+    }
+    lines = [f"{name} = {json.dumps(value)}" for name, value in lists.items()]
+    lines += ['process_isolation = "forkserver"', "timeout_multiplier = 2.0", "timeout_constant = 5.0"]
+    lines += ["use_git_change_detection = false", "track_dependencies = false"]
+    return "\n[tool.mutmut]\n" + "\n".join(lines) + "\n"
+
+
+def mutants_of(package: str, folder: Path) -> list[str]:
+    """The names of all mutants of a package, in order."""
+    os.chdir(folder)  # mutmut reads its settings there
+    import mutmut
+    from mutmut.mutation.file_mutation import mutate_file_contents
+    from mutmut.utils.format_utils import get_mutant_name
+
+    mutmut._reset_globals()
+    names = []
+    for path in sorted(Path("src/smartedge", package).rglob("*.py")):
+        made = mutate_file_contents(str(path), path.read_text())
+        names += [get_mutant_name(path, name) for name in made.mutant_names]
+    os.chdir(ROOT)
+    return names
+
+
+def results_of(folder: Path, sample: list[str]) -> dict[str, int]:
+    """Exit codes of the mutants that were tried."""
+    codes: dict[str, int] = {}
+    for file in (folder / "mutants" / "src").rglob("*.meta"):
+        codes |= json.loads(file.read_text())["exit_code_by_key"]
+    return {name: codes[name] for name in sample if codes.get(name) is not None}
+
+
+def diff_of(folder: Path, name: str) -> list[str]:
+    """The lines that a mutant changes."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "mutmut", "show", name], cwd=folder, capture_output=True, text=True, check=True
+    )
+    lines = shown.stdout.splitlines()
+    return [line for line in lines if line[:1] in "+-" and line[:3] not in ("---", "+++")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
