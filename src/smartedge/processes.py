@@ -52,7 +52,7 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
         edge_has_finished: only the cloud has work left.
 
     Raises:
-        SmartEdgeError: what the side that failed first had to say.
+        SmartEdgeError: the error of the side that failed first.
     """
     sides: list[_Side] = []
     with stop_on_signals() as stop:

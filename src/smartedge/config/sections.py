@@ -92,11 +92,11 @@ class ModelConfig(Section):
 
 
 class DistillConfig(Section):
-    """The front learns from an undivided network too, trained on the edge first; it never leaves it."""
+    """An undivided network is trained on the edge first, and teaches the front; it never leaves the edge."""
 
     epochs: int = Field(0, ge=0, description="epochs of the undivided network; 0: no distillation")
     weight: float = Field(0.5, ge=0, le=1, description="share of its answers in the task exit's loss")
-    temperature: float = Field(2.0, gt=0, description="by which both sides' logits are divided")
+    temperature: float = Field(2.0, gt=0, description="by which the logits of both networks are divided")
 
 
 class TrainConfig(Section):
@@ -126,10 +126,10 @@ class AdversaryConfig(Section):
 
     exits: Annotated[tuple[Literal["linear", "mlp", "conv", "deep"], ...], BeforeValidator(_columns)] = Field(
         (),
-        description="their shapes, one exit each and per sensitive column; mlp suits a bottleneck of a few numbers, "
-        "conv and deep suit maps; none: no suppression",
+        description="their shapes: one exit of each shape for each sensitive column; mlp suits a bottleneck of a few "
+        "numbers, conv and deep suit maps; none: no suppression",
     )
-    weight: float = Field(3.0, ge=0, description="lambda: of the confusion term in the front's loss")
+    weight: float = Field(3.0, ge=0, description="lambda: weight of the confusion term in the front's loss")
     warmup: float = Field(0.2, ge=0, le=1, description="share of the front's steps over which lambda rises from 0")
     confusion: Literal["conditional", "prior", "uniform", "minimax"] = Field(
         "conditional",
@@ -137,7 +137,9 @@ class AdversaryConfig(Section):
         "its shares, equal shares, or merely wrong",
     )
     dependence: float = Field(
-        0.0, ge=0, description="of a kernel-dependence penalty (HSIC) between features and sensitive label"
+        0.0,
+        ge=0,
+        description="weight of a penalty on the kernel dependence (HSIC) between features and sensitive label",
     )
     steps: PositiveInt = Field(3, description="steps of the adversarial exits per step of the front")
     lr: float = Field(1e-3, gt=0, description="learning rate of the adversarial exits (constant)")
@@ -162,7 +164,7 @@ class DpConfig(Section):
     epsilon: float | None = Field(
         None, gt=0, description="budget of one image over all its releases; the noise is calibrated to it"
     )
-    delta: float = Field(1e-5, gt=0, lt=1, description="of the budget")
+    delta: float = Field(1e-5, gt=0, lt=1, description="delta of the budget")
     sigma: float | None = Field(
         None, gt=0, description="instead of epsilon: the noise's standard deviation; epsilon is then reported"
     )
@@ -170,8 +172,8 @@ class DpConfig(Section):
         0.3,
         ge=0,
         le=1,
-        description="share of the front's steps over which the noise that it learns through rises from 0; what is "
-        "released always has all of it",
+        description="share of the front's steps over which the noise in its training rises from 0; a release always "
+        "has all of the noise",
     )
     label_epsilon: float | None = Field(
         None, gt=0, description="randomised response on the desired labels that travel; default: they travel in clear"

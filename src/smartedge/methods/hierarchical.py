@@ -17,7 +17,7 @@ from smartedge.methods.learner import Learned, NetworkLearner
 from smartedge.methods.local import UndividedLearner
 from smartedge.methods.loop import Progress
 from smartedge.methods.mechanism import mechanism_of
-from smartedge.methods.protected_step import Lesson, Suppression, protected_step
+from smartedge.methods.protected_step import Distillation, Suppression, protected_step
 from smartedge.models.adversary import Adversaries, TrainingLabels
 from smartedge.models.confusion import weight_at
 from smartedge.models.network import Divided, divide
@@ -123,9 +123,11 @@ class ExitLearner(NetworkLearner):
         train = self.config.train
         self.train_mode()
         inputs_BCHW = self.inputs(batch)
-        lesson = None
+        distillation = None
         if self.teacher is not None:
-            lesson = Lesson(self.teacher.answer(inputs_BCHW), train.distill.weight, train.distill.temperature)
+            distillation = Distillation(
+                self.teacher.answer(inputs_BCHW), train.distill.weight, train.distill.temperature
+            )
         return protected_step(
             self.modules["front"],
             self.modules["exit"],
@@ -136,7 +138,7 @@ class ExitLearner(NetworkLearner):
             mechanism=self.mechanism,
             noise=weight_at(progress.step, progress.steps, weight=1.0, warmup=self.config.dp.warmup),
             suppression=self._suppression(batch, progress),
-            lesson=lesson,
+            distillation=distillation,
             precision=train.precision,
             label_smoothing=train.label_smoothing,
             clip_norm=train.clip_grad_norm,

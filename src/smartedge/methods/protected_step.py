@@ -1,9 +1,11 @@
 """One protected update on the edge, as plain functions for people who keep their own loop.
 
-PriPHiT, stage 1: the adversarial exits minimise their own loss on the sensitive labels; the front and the task exit
-minimise ``CE(desired) + λ · confusion(sensitive)``. Ours: all of it through the mechanism's own bound and noise, so
-that every head sees what would be released and the front learns to spend its few dimensions well; an undivided network
-trained on the edge may teach the task exit; and a kernel-dependence penalty may stand beside the exits.
+PriPHiT, stage 1: the adversarial exits minimise their own loss on the sensitive labels. The front and the task exit
+minimise ``CE(desired) + λ · confusion(sensitive)``.
+
+Ours beyond that: every head learns from simulated releases, with the mechanism's own bound and noise, so that the front
+learns to use its few dimensions well. An undivided network that was trained on the edge may teach the task exit. A
+penalty on the kernel dependence may stand beside the exits.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from smartedge.models.optim import apply_gradients
 from smartedge.models.released import SimulatedRelease
 from smartedge.privacy.mechanisms import Mechanism
 
-__all__ = ["Lesson", "Suppression", "adversary_step", "protected_step"]
+__all__ = ["Distillation", "Suppression", "adversary_step", "protected_step"]
 
 
 @dataclass(frozen=True)
 class Suppression:
-    """What the front is trained against, at one step."""
+    """The adversaries of one update, and how strongly the front is trained against them."""
 
     adversaries: Adversaries
     optimizer: torch.optim.Optimizer | None  # over the adversaries' parameters; None where there are no exits
@@ -39,12 +41,12 @@ class Suppression:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What the undivided network answers to the same images."""
+class Distillation:
+    """The answers from which the task exit learns beside the labels."""
 
-    logits_BK: Tensor
-    weight: float  # its share in the task exit's loss
-    temperature: float
+    logits_BK: Tensor  # of the undivided network, for the same images
+    weight: float  # share of the distillation in the task exit's loss
+    temperature: float  # by which the logits of both are divided
 
 
 def adversary_step(
@@ -87,15 +89,15 @@ def protected_step(
     mechanism: Mechanism,
     noise: float = 1.0,
     suppression: Suppression | None = None,
-    lesson: Lesson | None = None,
+    distillation: Distillation | None = None,
     precision: str = "float32",
     label_smoothing: float = 0.0,
     clip_norm: float = 5.0,
 ) -> EdgeStep:
     """One forward pass of the front, several steps of the adversarial exits, one step of front and task exit.
 
-    Every step of the exits and the step of the front see noise of their own. Gives the *bounded* features of that
-    forward pass (of codewords, the most probable ones, one-hot): what the release gate randomises.
+    Every step draws noise of its own. Returned are the *bounded* features of that forward pass, which the release gate
+    randomises; of codewords, the most probable ones, one-hot.
 
     Args:
         front: the part before the cut, in training mode.
@@ -108,7 +110,7 @@ def protected_step(
             ends in their probabilities (:class:`smartedge.models.codebook.Encode`).
         noise: share of its noise that the heads see, 0 to 1; what is released has all of it.
         suppression: what to unlearn; None where nothing is.
-        lesson: the undivided network's answers; None without distillation.
+        distillation: the undivided network's answers; None without distillation.
         precision: ``bfloat16`` runs the forward passes under autocast.
         label_smoothing: share of the target spread evenly.
         clip_norm: gradients are scaled down to this norm.
@@ -136,9 +138,11 @@ def protected_step(
     losses_BO = task_losses(logits_BOK, labels, task_kind, label_smoothing=label_smoothing)
     task_loss = released.expect(losses_BO).mean()
     loss = task_loss
-    if lesson is not None:
-        taught_BO = distillation_losses(logits_BOK, lesson.logits_BK, task_kind, temperature=lesson.temperature)
-        loss = (1 - lesson.weight) * task_loss + lesson.weight * released.expect(taught_BO).mean()
+    if distillation is not None:
+        taught_BO = distillation_losses(
+            logits_BOK, distillation.logits_BK, task_kind, temperature=distillation.temperature
+        )
+        loss = (1 - distillation.weight) * task_loss + distillation.weight * released.expect(taught_BO).mean()
         figures["distillation_loss"] = released.expect(taught_BO.detach()).mean().item()
     if suppression is not None:
         loss = loss + _unlearning(suppression, released, labels, autocast, figures)

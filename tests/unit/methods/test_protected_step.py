@@ -12,7 +12,7 @@ from torch import nn
 
 from smartedge.methods.differentiable import differentiable
 from smartedge.methods.front_step import edge_forward, edge_step
-from smartedge.methods.protected_step import Lesson, Suppression, adversary_step, protected_step
+from smartedge.methods.protected_step import Distillation, Suppression, adversary_step, protected_step
 from smartedge.models.adversary import Adversaries, TrainingLabels
 from smartedge.models.confusion import weight_at
 from smartedge.models.optim import make_optimizer, set_learning_rate
@@ -231,7 +231,7 @@ def test_where_the_labels_correlate_conditional_confusion_does_not_fight_the_des
     assert fought < kept - 0.05
 
 
-def test_a_lesson_pulls_the_exit_to_the_teacher(parts, batch):
+def test_a_distillation_pulls_the_exit_to_the_teacher(parts, batch):
     images, labels, _ = batch
     teacher = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
     told = torch.softmax(teacher / 2, dim=1)
@@ -244,7 +244,7 @@ def test_a_lesson_pulls_the_exit_to_the_teacher(parts, batch):
     optimizer = sgd(*parts)
     for _ in range(20):
         result = protected_step(
-            *parts, optimizer, images, labels, "single", mechanism=NONE, lesson=Lesson(teacher, 1.0, 2.0)
+            *parts, optimizer, images, labels, "single", mechanism=NONE, distillation=Distillation(teacher, 1.0, 2.0)
         )
     assert divergence() < before
     assert result.figures["distillation_loss"] < 4 * before
