@@ -51,7 +51,7 @@ def run(name: str, folder: Path, budget: float) -> None:
     example, axes, settings = SWEEPS[name]
     if not name.startswith("drawn"):
         settings = (*settings, f"data.path={data_folder('lfw-attributes')}")
-    found = sweep(EXAMPLES / example, axes, settings, folder=folder, audit=True, budget=budget, single_process=True)
+    found = sweep(EXAMPLES / example, axes, settings, folder=folder, audit_seconds=budget, single_process=True)
     failed = [point.error for point in found.points if point.state != "done"]
     if failed:
         raise SystemExit(f"{name}: {failed[0]}; call it again to try again")

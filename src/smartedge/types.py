@@ -169,7 +169,7 @@ class StreamHeader:
     train_steps: int  # training frames per epoch
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - a record: one argument for each fact that differs between streams
         cls,
         *,
         run: str,

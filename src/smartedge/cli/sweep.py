@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +74,7 @@ def run(args: argparse.Namespace) -> int:
             args.overrides,
             folder=folder,
             seeds=args.seeds,
-            audit=args.audit,
-            budget=seconds(args.budget) if args.budget else None,
+            audit_seconds=(seconds(args.budget) if args.budget else math.inf) if args.audit else None,
             single_process=args.single_process,
         )
     except KeyboardInterrupt:

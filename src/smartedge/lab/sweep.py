@@ -115,8 +115,7 @@ def sweep(
     *,
     folder: Path | None = None,
     seeds: int = 1,
-    audit: bool = False,
-    budget: float | None = None,
+    audit_seconds: float | None = None,
     single_process: bool = False,
     monitor: Callable[[], Monitor] = Bars,
 ) -> Sweep:
@@ -130,8 +129,8 @@ def sweep(
         overrides: as for ``--set``.
         folder: where everything goes; default: beside the settings' ``run_dir``, its name with ``-sweep``.
         seeds: runs of each setting, with the settings' seed and those after it.
-        audit: let attackers loose on every run, and make the undefended run to compare with.
-        budget: seconds for the audit of one run; None: as long as it takes.
+        audit_seconds: audit every run, for so many seconds at most (``math.inf``: as long as it takes), and make the
+            undefended run to compare with; None: no audit.
         single_process: as for :func:`smartedge.training.train`.
         monitor: makes what takes progress updates, anew for each run.
 
@@ -148,17 +147,15 @@ def sweep(
     _check_optuna()
     if not axes:
         raise ConfigError("a sweep needs a setting to vary, for example --vary adversary.weight=0,1,3")
-    if audit and not base.data.sensitive:
+    if audit_seconds is not None and not base.data.sensitive:
         raise ConfigError("data.sensitive: the audit of a sweep attacks these columns; name at least one")
     every_seed = range(base.seed, base.seed + seeds)
     points = _points(base, axes, every_seed, root)
     for point in points:
         _check_folder(point)
-    work = _Work(base, points, axes, root, audit=audit, budget=budget, single_process=single_process, monitor=monitor)
+    work = _Work(base, points, axes, root, audit_seconds=audit_seconds, single_process=single_process, monitor=monitor)
     work.write()
-    for (
-        seed
-    ) in every_seed:  # one seed of every setting first: a sweep that is stopped early still shows the whole range
+    for seed in every_seed:  # one seed of every setting first: a sweep stopped early still shows the whole range
         work.search(seed)
     return work.write()
 
@@ -173,8 +170,7 @@ class _Work:
         axes: Mapping[str, Sequence[Any]],
         root: Path,
         *,
-        audit: bool,
-        budget: float | None,
+        audit_seconds: float | None,
         single_process: bool,
         monitor: Callable[[], Monitor],
     ) -> None:
@@ -182,8 +178,8 @@ class _Work:
         self.points = {(tuple(point.settings.values()), point.seed): point for point in points}
         self.labels = {key: [_text(value) for value in values] for key, values in axes.items()}
         self.root = root
-        self.audit = audit
-        self.budget = budget
+        self.audit = audit_seconds is not None
+        self.budget = None if audit_seconds == math.inf else audit_seconds
         self.single_process = single_process
         self.monitor = monitor
         self.errors: dict[Path, str] = {}

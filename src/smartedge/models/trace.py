@@ -248,9 +248,8 @@ class _Recorder(TracerBase):
                     f"{_location(error)}: {_first_line(error)}"
                 ) from error
             finally:
-                if (
-                    watch.random
-                ):  # where nothing was drawn, this would only make other threads draw the same numbers again
+                # Where nothing was drawn, this would only make other threads draw the same numbers again.
+                if watch.random:
                     torch.set_rng_state(random)
         return tree_map_only(Tensor, self.fake.from_tensor, out)
 

@@ -205,7 +205,7 @@ def test_wrong_settings_are_told_before_anything_starts(made, tmp_path):
     with pytest.raises(ConfigError, match="same folder"):
         go(tmp_path, 'model.name="a b",a-b')
     with pytest.raises(ConfigError, match=r"data\.sensitive"):
-        go(tmp_path, "train.lr=1,2", audit=True, base={})
+        go(tmp_path, "train.lr=1,2", audit_seconds=math.inf, base={})
     assert made.trained == []
 
 
@@ -213,7 +213,7 @@ def test_wrong_settings_are_told_before_anything_starts(made, tmp_path):
 
 
 def test_every_point_is_attacked_and_held_against_one_undefended_run_per_seed(made, tmp_path):
-    found = go(tmp_path, "adversary.weight=0,3", "dp.clip=1,2", seeds=2, audit=True, budget=60.0)
+    found = go(tmp_path, "adversary.weight=0,3", "dp.clip=1,2", seeds=2, audit_seconds=60.0)
     assert sorted(name for name in made.trained if "weight" not in name) == ["seed=0", "seed=1"]
     assert len(made.audited) == 8
     for name, settings in made.audited:
@@ -223,26 +223,26 @@ def test_every_point_is_attacked_and_held_against_one_undefended_run_per_seed(ma
     bare = load_config(tmp_path / "undefended" / "seed=1" / "config.yaml")
     assert not bare.adversary.exits and bare.model.bottleneck is None and bare.seed == 1
     assert [entry.desired for entry in found.undefended] == [pytest.approx(0.96), pytest.approx(0.962)]
-    go(tmp_path, "adversary.weight=0,3", "dp.clip=1,2", seeds=2, audit=True, budget=60.0)
+    go(tmp_path, "adversary.weight=0,3", "dp.clip=1,2", seeds=2, audit_seconds=60.0)
     assert len(made.audited) == 8
 
 
 def test_points_of_other_networks_have_undefended_runs_of_their_own(made, tmp_path):
-    go(tmp_path, "model.name=resnet18,vgg11", "adversary.weight=0,3", audit=True)
+    go(tmp_path, "model.name=resnet18,vgg11", "adversary.weight=0,3", audit_seconds=math.inf)
     undefended = {settings.undefended.name for _, settings in made.audited}
     assert undefended == {"model.name=resnet18,seed=0", "model.name=vgg11,seed=0"}
 
 
 def test_an_audit_comes_to_runs_that_were_made_without(made, tmp_path):
     assert go(tmp_path, "adversary.weight=0,3").rows[0].attributes == {}
-    found = go(tmp_path, "adversary.weight=0,3", audit=True)
+    found = go(tmp_path, "adversary.weight=0,3", audit_seconds=math.inf)
     assert sorted(made.trained) == ["adversary.weight=0,seed=0", "adversary.weight=3,seed=0", "seed=0"]
     assert found.rows[1].attributes["masculine"].best.model_dump() == {"mean": pytest.approx(0.75), "sd": None}
 
 
 def test_an_audit_with_less_time_is_done_again_and_one_with_more_is_not(made, tmp_path):
-    for budget, audits in ((60.0, 1), (30.0, 1), (None, 2), (600.0, 2)):
-        found = go(tmp_path, "adversary.weight=3", audit=True, budget=budget)
+    for budget, audits in ((60.0, 1), (30.0, 1), (math.inf, 2), (600.0, 2)):
+        found = go(tmp_path, "adversary.weight=3", audit_seconds=budget)
         assert len(made.audited) == audits and found.points[0].state == "done"
 
 
@@ -251,13 +251,13 @@ def test_an_audit_that_attacked_nothing_is_no_audit(made, tmp_path, monkeypatch)
         write_audit(run_dir, {"masculine": attribute_block(None)}, settings.budget)
 
     monkeypatch.setattr(suite, "audit", nothing)
-    found = go(tmp_path, "adversary.weight=0,3", audit=True)
+    found = go(tmp_path, "adversary.weight=0,3", audit_seconds=math.inf)
     assert {point.state for point in found.points} == {"failed"}
     assert "no time to attack every sensitive column" in found.points[0].error
 
 
 def test_who_holds_all_of_a_training_image_stands_beside_who_sees_one_release(made, tmp_path):
-    found = go(tmp_path, "adversary.weight=0,3", audit=True)
+    found = go(tmp_path, "adversary.weight=0,3", audit_seconds=math.inf)
     (one, other) = (row.attributes["masculine"] for row in found.rows)
     assert (one.best.mean, one.training_image.mean) == pytest.approx((0.9, 0.3))
     assert other.best.mean == pytest.approx(0.75)
@@ -268,7 +268,7 @@ def test_who_holds_all_of_a_training_image_stands_beside_who_sees_one_release(ma
 
 
 def test_rows_are_means_and_sample_deviations_over_the_seeds(made, tmp_path):
-    found = go(tmp_path, "adversary.weight=0,3", seeds=3, audit=True)
+    found = go(tmp_path, "adversary.weight=0,3", seeds=3, audit_seconds=math.inf)
     desired = [point.desired for point in found.points if point.settings == {"adversary.weight": "3"}]
     assert desired == pytest.approx([0.92, 0.922, 0.924])
     row = found.rows[1]
@@ -282,7 +282,7 @@ def test_rows_are_means_and_sample_deviations_over_the_seeds(made, tmp_path):
 
 
 def test_the_csv_has_a_line_per_run(made, tmp_path):
-    go(tmp_path, "adversary.weight=0,3", seeds=2, audit=True)
+    go(tmp_path, "adversary.weight=0,3", seeds=2, audit_seconds=math.inf)
     with (tmp_path / "sweep.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 4

@@ -295,15 +295,7 @@ def over_setting(
                     axes.plot(
                         *zip(*drawn, strict=True), **{**_LINES[line], "linestyle": dash}, marker=">", markersize=4
                     )
-            for point in points:
-                text = f"{point.label}: {task} {100 * point.desired[0]:.1f} %"
-                if point.attack is not None:
-                    text += f", best attack {100 * point.attack[0]:.1f} %"
-                if point.bound is not None:
-                    text += f", DP bound {100 * point.bound:.1f} %"
-                if point.noise_bound is not None:
-                    text += f", noise bound {100 * point.noise_bound:.1f} %"
-                words.append(text)
+            words += [_in_words(point, task) for point in points]
         every = [point for points in rows.values() for point in points]
         if any(point.attack is not None for point in every):
             handles.append(Line2D([], [], color=EDGE, **{**_UNDEFENDED, "linestyle": "-"}, label="best attack"))
@@ -333,6 +325,18 @@ def over_setting(
             f"{name} {100 * value:.1f} %" for name, value in lines.items()
         )
         return Figure(to_svg(canvas, alt + "."), title, alt + ".")
+
+
+def _in_words(point: Point, task: str) -> str:
+    """The figures of a point, for readers who do not see the drawing."""
+    text = f"{point.label}: {task} {100 * point.desired[0]:.1f} %"
+    if point.attack is not None:
+        text += f", best attack {100 * point.attack[0]:.1f} %"
+    if point.bound is not None:
+        text += f", DP bound {100 * point.bound:.1f} %"
+    if point.noise_bound is not None:
+        text += f", noise bound {100 * point.noise_bound:.1f} %"
+    return text
 
 
 def _line(
