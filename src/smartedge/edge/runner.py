@@ -46,7 +46,7 @@ class EdgeRunner:
     Args:
         config: the run's settings.
         dataset: what to learn from.
-        sender: the link; None where the method sends nothing.
+        link: to the cloud; None where the method sends nothing.
         folder: the edge's folder of the run.
         monitor: takes progress updates.
         resume: continue from the newest confirmed checkpoint in ``folder``.
@@ -62,7 +62,7 @@ class EdgeRunner:
         self,
         config: Config,
         dataset: DataSet,
-        sender: FrameSender | None,
+        link: FrameSender | None,
         folder: Path,
         monitor: Monitor,
         *,
@@ -92,9 +92,9 @@ class EdgeRunner:
         self.process = Process(threaded, self.state.counts.epochs, rss_bytes=rss_before)
         self.gate: Gate | None = None
         self.sender: Sender | None = None
-        if sender is not None:
+        if link is not None:
             self.gate = self._open_gate(existing=existing)
-            self.sender = self._make_sender(sender, self.gate)
+            self.sender = self._make_sender(link, self.gate)
         self.state.begin()
         self.recorder = Recorder(folder, "edge", resume_epoch=self.state.counts.done)
 
