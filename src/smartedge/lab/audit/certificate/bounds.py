@@ -19,7 +19,7 @@ __all__ = ["Counts", "binomial_bound", "bounded_differences", "empirical_bernste
 
 Floats = NDArray[np.float64]
 
-_FINENESS = 1 / 80  # of the width of Hoeffding's bound: half of it is what the search gives away at most
+_FINENESS = 1 / 40  # of the width of Hoeffding's bound: half of it is what the search gives away at most
 _CELLS = 16  # that its search begins with
 
 
@@ -65,7 +65,7 @@ def binomial_bound(seen: float, units: tuple[int, int], miss: float) -> float:
     first, second = (Counts(n) for n in units)
     width = bounded_differences(units, miss)
     ceiling = min(1.0, seen + width)  # what exponential tails refute, the binomial laws refute as well
-    tolerance = max(_FINENESS * width, 2e-4)
+    tolerance = max(_FINENESS * width, 5e-4)
 
     def highest(low: float, high: float) -> float:
         """Bound of the mean of the pairs with p₀ in [low, high] that are not refuted."""

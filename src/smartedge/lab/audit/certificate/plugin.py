@@ -10,7 +10,7 @@ Letters: N images, D numbers that the law depends on, K classes, M draws, O outc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,10 @@ class Sample:
     weights_N: Floats  # 1/(persons of the class)/(images of the person); they sum to 1 in each class
     groups_N: Ints  # what else the attacker is told of an image, such as its desired label; else all 0
     units: tuple[int, ...]  # persons of each class
+
+    def without_groups(self) -> Sample:
+        """The same, of whose images the attacker is told nothing."""
+        return replace(self, groups_N=np.zeros_like(self.groups_N))
 
 
 @dataclass(frozen=True)

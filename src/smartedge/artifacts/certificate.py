@@ -1,0 +1,49 @@
+"""``audit/certificate.json``: what no attacker can exceed, attribute by attribute."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from smartedge.artifacts.base import Artifact, Part
+
+__all__ = ["AttributeBound", "Certificate"]
+
+
+class AttributeBound(Part):
+    """What no attacker can exceed on one attribute. Figures are balanced accuracies, between 0 and 1."""
+
+    classes: tuple[str, ...] = Field(description="names of the classes")
+    units: tuple[int, ...] = Field(description="persons of each class; images, where persons are not known")
+    images: int = Field(description="images that were used")
+    plug_in: float = Field(description="of the best attacker on the held-out images themselves")
+    draws: int = Field(description="draws that estimate it; 0 where it is exact")
+    draws_error: float = Field(description="how much larger it can be, by these draws")
+    bound: float = Field(description="no attacker exceeds this, at the confidence stated")
+    method: Literal["binomial", "bounded-differences"] = Field(description="what covers the choice of images")
+    label_floor: float | None = Field(
+        description="of an attacker that knows the desired label alone, on the same images; null where it is audited"
+    )
+    label_known: bool = Field(description="whether the attacker was given the desired label beside the release")
+    dp_bound: float = Field(description="no attacker exceeds this on any attribute, by the law of the noise alone")
+
+
+class Certificate(Artifact):
+    """What no attacker can exceed, and under which assumptions."""
+
+    missing: ClassVar[str] = "write it with 'smartedge certify RUN'"
+    remedy: ClassVar[str] = "write it again with 'smartedge certify RUN'"
+    page: ClassVar[str] = "docs/certificate.md"
+
+    schema_version: Literal[1] = 1
+    smartedge_version: str = Field(description="of the program that wrote it")
+    confidence: float = Field(description="probability with which a bound holds; each by itself, not all together")
+    releases: int = Field(description="releases of one image that the attacker has")
+    mechanism: str = Field(description="of the noise")
+    numbers: int = Field(description="numbers in one release")
+    splits: tuple[str, ...] = Field(description="whose images were used; the front did not learn from them")
+    persons: str | None = Field(description="column that names the person of an image; null: each image is a person")
+    seed: int = Field(description="of draws, and of the class of persons with images of several")
+    attributes: dict[str, AttributeBound] = Field(description="attribute → bound")
+    assumptions: str = Field(description="what the bounds rest on, in words")

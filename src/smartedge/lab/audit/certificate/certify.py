@@ -1,0 +1,110 @@
+"""The certificate of one attribute: no attacker, whatever it computes, exceeds this balanced accuracy.
+
+``docs/certificate.md`` has the derivation. In short: the best test on the true laws of the features is one fixed
+test, though nobody knows it. On the held-out images it does no better than the best test on *them*, which is computed
+from the noise law (:mod:`.plugin`). How far the accuracy of a fixed test on a sample can lie below its true accuracy
+is bounded by the number of images (:mod:`.bounds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartedge.artifacts.certificate import AttributeBound
+from smartedge.errors import DataError
+from smartedge.lab.audit.certificate.bounds import binomial_bound, bounded_differences
+from smartedge.lab.audit.certificate.plugin import label_floor, plug_in, sample_of
+from smartedge.privacy.laws import ReleaseLaw
+
+__all__ = ["FEWEST_UNITS", "certify_attribute"]
+
+FEWEST_UNITS = 10  # persons of each class: of fewer, a bound says next to nothing
+_DRAWS_SHARE = 1 / 50  # of the probability of a miss: what the draws may take
+_WORK = 3e8  # draws times images, for four numbers
+_DRAWS = (2_000, 200_000)
+_WEAK = 0.84  # below this distance, bounds that know the distance are tighter than binomial ones
+
+
+def certify_attribute(
+    law: ReleaseLaw,
+    bounded_NF: NDArray[np.floating],
+    classes_N: NDArray[np.int64],
+    names: Sequence[str],
+    *,
+    persons_N: NDArray[np.int64] | None = None,
+    labels_N: NDArray[np.int64] | None = None,
+    label_known: bool = False,
+    confidence: float = 0.95,
+    seed: int = 0,
+    draws: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> AttributeBound:
+    """Bound what any attacker reads of one attribute from the releases of one image.
+
+    Args:
+        law: of these releases.
+        bounded_NF: clean features (N, *F), after the mechanism's bound, of images that the front did not learn from.
+        classes_N: the attribute, int64 (N,) in 0..K-1; images with −1 are left out.
+        names: of the K classes.
+        persons_N: int64 (N,), whose image each is; None: every image is a person of its own.
+        labels_N: the desired label, int64 (N,); None where it is the attribute itself.
+        label_known: whether the attacker is told the desired label.
+        confidence: probability with which the bound holds, below 1.
+        seed: of the draws.
+        draws: how many, where the sum is not exact; None: as many as take some seconds.
+        progress: is told how many draws are done, of how many.
+
+    Raises:
+        DataError: a class has fewer than ``FEWEST_UNITS`` persons, or there is a single class.
+        ValueError: the confidence is not between 0 and 1, or the label is to be known and is not given.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: must lie between 0 and 1, not {confidence}")
+    if label_known and labels_N is None:
+        raise ValueError("label_known: needs labels_N")
+    rng = np.random.default_rng(seed)
+    sample = sample_of(law, bounded_NF, classes_N, persons_N=persons_N, groups_N=labels_N, rng=rng)
+    units = sample.units + (0,) * (len(names) - len(sample.units))
+    if len(names) < 2 or min(units) < FEWEST_UNITS:
+        counted = ", ".join(f"{name}: {count}" for name, count in zip(names, units, strict=True))
+        raise DataError(
+            f"too few held-out persons of a class ({counted}); at least {FEWEST_UNITS} of each are needed, and some "
+            "hundreds for a bound that says much"
+        )
+    floor = None if labels_N is None else label_floor(sample)
+    if not label_known:
+        sample = sample.without_groups()
+    draws = draws or _affordable(sample.inputs_ND)
+    miss = 1 - confidence
+    found = plug_in(law, sample, draws=draws, miss=miss * _DRAWS_SHARE, rng=rng, progress=progress)
+    left = miss * (1 - _DRAWS_SHARE) if found.draws else miss
+    seen = min(1.0, found.value + found.error)
+    binomial = len(units) == 2 and law.distance > _WEAK
+    bound = (
+        binomial_bound(seen, (units[0], units[1]), left)
+        if binomial
+        else seen + bounded_differences(units, left, law.distance)
+    )
+    dp_bound = (1 + (len(units) - 1) * law.distance) / len(units)
+    return AttributeBound(
+        classes=tuple(names),
+        units=units,
+        images=len(sample.classes_N),
+        plug_in=found.value,
+        draws=found.draws,
+        draws_error=found.error,
+        bound=min(1.0, min(bound, dp_bound) + law.sampling_bias),
+        method="binomial" if binomial else "bounded-differences",
+        label_floor=floor,
+        label_known=label_known,
+        dp_bound=min(1.0, dp_bound + law.sampling_bias),
+    )
+
+
+def _affordable(inputs_ND: NDArray[np.float64]) -> int:
+    """Draws that take some seconds."""
+    images, numbers = inputs_ND.shape
+    return int(np.clip(_WORK / max(1, images) / max(1, numbers / 4), *_DRAWS))

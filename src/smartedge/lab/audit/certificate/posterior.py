@@ -1,0 +1,60 @@
+"""An attacker that computes: the posterior of an attribute under the attacker's own images and the exact noise law."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartedge.lab.audit.certificate.plugin import Sample, class_densities
+from smartedge.privacy.laws import ReleaseLaw
+
+__all__ = ["posterior_attack"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_PAIRS = 4_000_000  # of releases and images whose densities are held at a time
+
+
+def posterior_attack(
+    law: ReleaseLaw,
+    own_NF: NDArray[np.floating],
+    classes_N: Ints,
+    released_RMF: NDArray[np.floating],
+    *,
+    classes: int,
+    own_labels_N: Ints | None = None,
+    labels_M: Ints | None = None,
+) -> Floats:
+    """P(class | all releases of an image), all classes equally frequent beforehand.
+
+    Each class is taken for the mixture of the release laws of the attacker's own images of it. With enough of them no
+    attacker is better; the certificate bounds this one as it bounds all.
+
+    Args:
+        law: of the releases.
+        own_NF: the attacker's clean features (N, *F), after the mechanism's bound.
+        classes_N: their classes, int64 (N,); images with −1 are left out. Every class occurs.
+        released_RMF: R releases of each of M protected images, (R, M, *F).
+        classes: K.
+        own_labels_N: what the attacker is told beside the release, int64 (N,), of its own images.
+        labels_M: the same of the protected images.
+
+    Returns:
+        Scores float64 (M, K); each row sums to 1. A label that none of the attacker's images has tells it nothing.
+    """
+    known = np.flatnonzero(classes_N >= 0)
+    inputs_ND, classes_of = law.inputs(np.asarray(own_NF)[known]), classes_N[known]
+    seen_ME = law.seen(released_RMF)
+    weights_N = 1 / np.bincount(classes_of, minlength=classes)[classes_of]
+    nothing = np.zeros(len(known), dtype=np.int64)
+    told_N = nothing if own_labels_N is None else own_labels_N[known]
+    told_M = np.zeros(len(seen_ME), dtype=np.int64) if labels_M is None else labels_M
+    scores_MK = np.full((len(seen_ME), classes), 1 / classes)
+    for label in np.intersect1d(told_N, told_M):
+        own, protected = told_N == label, np.flatnonzero(told_M == label)
+        sample = Sample(inputs_ND[own], classes_of[own], weights_N[own], nothing[own], ())
+        for rows in np.array_split(protected, max(1, len(protected) * int(own.sum()) // _PAIRS)):
+            density_MK = class_densities(law, sample, seen_ME[rows], classes)
+            scores_MK[rows] = density_MK / density_MK.sum(axis=1, keepdims=True)
+    return scores_MK
