@@ -1,4 +1,15 @@
-"""``audit/certificate.json``: what no attacker can exceed, attribute by attribute."""
+"""What no attacker can exceed.
+
+`smartedge certify` writes `audit/certificate.json`. [certificate.md](certificate.md) says what it means, and proves it.
+Figures are balanced accuracies, between 0 and 1. `schema_version` grows whenever a key is added, removed, or changes
+its meaning.
+
+[table of Certificate]
+
+## An attribute
+
+[table of AttributeBound]
+"""
 
 from __future__ import annotations
 
@@ -34,7 +45,7 @@ class Certificate(Artifact):
 
     missing: ClassVar[str] = "write it with 'smartedge certify RUN'"
     remedy: ClassVar[str] = "write it again with 'smartedge certify RUN'"
-    page: ClassVar[str] = "docs/certificate.md"
+    page: ClassVar[str] = "docs/certificate-schema.md"
 
     schema_version: Literal[1] = 1
     smartedge_version: str = Field(description="of the program that wrote it")

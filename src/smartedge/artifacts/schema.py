@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from smartedge.artifacts import audit, checkpoint, metrics, plan, profile, results, run, summary, sweep
+from smartedge.artifacts import audit, certificate, checkpoint, metrics, plan, profile, results, run, summary, sweep
 from smartedge.artifacts.base import Part
 
 __all__ = ["main", "page"]
@@ -28,6 +28,7 @@ __all__ = ["main", "page"]
 PAGES = {
     "results-schema.md": results,
     "audit-schema.md": audit,
+    "certificate-schema.md": certificate,
     "sweep-schema.md": sweep,
     "run-files-schema.md": run,
     "plan-schema.md": plan,
@@ -62,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _model(name: str) -> type[Part]:
-    for module in (results, metrics, summary, run, checkpoint, audit, sweep, profile, plan):
+    for module in (results, metrics, summary, run, checkpoint, audit, certificate, sweep, profile, plan):
         if found := vars(module).get(name):
             model: type[Part] = found
             return model

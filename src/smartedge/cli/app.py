@@ -43,6 +43,7 @@ VERBS: dict[str, dict[str, str]] = {
     "Check": {
         "ledger": "show the privacy budget that each image has spent",
         "audit": "attack a finished run as the cloud could, and measure what is read",
+        "certify": "state what no attacker can exceed on a sensitive column, with a confidence",
     },
     "Use": {
         "report": "write report.html of a finished run, or print several runs as one table",

@@ -8,7 +8,8 @@ is bounded by the number of images (:mod:`.bounds`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from smartedge.lab.audit.certificate.bounds import binomial_bound, bounded_diffe
 from smartedge.lab.audit.certificate.plugin import label_floor, plug_in, sample_of
 from smartedge.privacy.laws import ReleaseLaw
 
-__all__ = ["FEWEST_UNITS", "certify_attribute"]
+__all__ = ["FEWEST_UNITS", "HeldOut", "certify_attribute"]
 
 FEWEST_UNITS = 10  # persons of each class: of fewer, a bound says next to nothing
 _DRAWS_SHARE = 1 / 50  # of the probability of a miss: what the draws may take
@@ -28,14 +29,21 @@ _DRAWS = (2_000, 200_000)
 _WEAK = 0.84  # below this distance, bounds that know the distance are tighter than binomial ones
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Images that the front did not learn from, and one attribute of them."""
+
+    bounded_NF: NDArray[np.floating]  # clean features, after the mechanism's bound
+    classes_N: NDArray[np.int64]  # the attribute, in 0..K-1; images with −1 are left out
+    names: tuple[str, ...]  # of the K classes
+    persons_N: NDArray[np.int64] | None = None  # whose image each is; None: every image is a person of its own
+    labels_N: NDArray[np.int64] | None = None  # the desired label; None where it is the attribute itself
+
+
 def certify_attribute(
     law: ReleaseLaw,
-    bounded_NF: NDArray[np.floating],
-    classes_N: NDArray[np.int64],
-    names: Sequence[str],
+    held: HeldOut,
     *,
-    persons_N: NDArray[np.int64] | None = None,
-    labels_N: NDArray[np.int64] | None = None,
     label_known: bool = False,
     confidence: float = 0.95,
     seed: int = 0,
@@ -46,11 +54,7 @@ def certify_attribute(
 
     Args:
         law: of these releases.
-        bounded_NF: clean features (N, *F), after the mechanism's bound, of images that the front did not learn from.
-        classes_N: the attribute, int64 (N,) in 0..K-1; images with −1 are left out.
-        names: of the K classes.
-        persons_N: int64 (N,), whose image each is; None: every image is a person of its own.
-        labels_N: the desired label, int64 (N,); None where it is the attribute itself.
+        held: the images.
         label_known: whether the attacker is told the desired label.
         confidence: probability with which the bound holds, below 1.
         seed: of the draws.
@@ -63,10 +67,11 @@ def certify_attribute(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: must lie between 0 and 1, not {confidence}")
-    if label_known and labels_N is None:
+    if label_known and held.labels_N is None:
         raise ValueError("label_known: needs labels_N")
+    names = held.names
     rng = np.random.default_rng(seed)
-    sample = sample_of(law, bounded_NF, classes_N, persons_N=persons_N, groups_N=labels_N, rng=rng)
+    sample = sample_of(law, held.bounded_NF, held.classes_N, persons_N=held.persons_N, groups_N=held.labels_N, rng=rng)
     units = sample.units + (0,) * (len(names) - len(sample.units))
     if len(names) < 2 or min(units) < FEWEST_UNITS:
         counted = ", ".join(f"{name}: {count}" for name, count in zip(names, units, strict=True))
@@ -74,7 +79,7 @@ def certify_attribute(
             f"too few held-out persons of a class ({counted}); at least {FEWEST_UNITS} of each are needed, and some "
             "hundreds for a bound that says much"
         )
-    floor = None if labels_N is None else label_floor(sample)
+    floor = None if held.labels_N is None else label_floor(sample)
     if not label_known:
         sample = sample.without_groups()
     draws = draws or _affordable(sample.inputs_ND)
@@ -90,7 +95,7 @@ def certify_attribute(
     )
     dp_bound = (1 + (len(units) - 1) * law.distance) / len(units)
     return AttributeBound(
-        classes=tuple(names),
+        classes=names,
         units=units,
         images=len(sample.classes_N),
         plug_in=found.value,

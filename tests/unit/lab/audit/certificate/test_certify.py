@@ -5,7 +5,7 @@ import pytest
 
 from smartedge.errors import DataError
 from smartedge.lab.audit.certificate.bounds import binomial_bound, bounded_differences
-from smartedge.lab.audit.certificate.certify import FEWEST_UNITS, certify_attribute
+from smartedge.lab.audit.certificate.certify import FEWEST_UNITS, HeldOut, certify_attribute
 from smartedge.lab.audit.certificate.posterior import posterior_attack
 from smartedge.privacy.laws import ReleaseLaw, release_law
 from smartedge.privacy.mechanisms import make_mechanism
@@ -18,6 +18,10 @@ def _law(sigma: float = 0.4, numbers: int = 2, releases: int = 1) -> ReleaseLaw:
     return release_law(mechanism, releases)
 
 
+def _certify(law: ReleaseLaw, features, classes, names=NAMES, persons=None, labels=None, **how):  # type: ignore[no-untyped-def]
+    return certify_attribute(law, HeldOut(features, classes, names, persons, labels), **how)
+
+
 def _images(count: int, shift: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     classes = (np.arange(count) % 3 > 0).astype(np.int64)
@@ -26,14 +30,14 @@ def _images(count: int, shift: float, seed: int) -> tuple[np.ndarray, np.ndarray
 
 def test_the_parts_of_the_bound() -> None:
     features, classes = _images(300, 0.3, 1)
-    found = certify_attribute(_law(), features, classes, NAMES, draws=5_000)
+    found = _certify(_law(), features, classes, NAMES, draws=5_000)
     assert (found.units, found.images, found.method, found.draws) == ((100, 200), 300, "binomial", 5_000)
     assert found.bound == pytest.approx(
         binomial_bound(found.plug_in + found.draws_error, (100, 200), 0.05 * 0.98), abs=1e-9
     )
     assert found.plug_in < found.bound < found.dp_bound
     assert found.label_floor is None and not found.label_known
-    surer = certify_attribute(_law(), features, classes, NAMES, draws=5_000, confidence=0.999)
+    surer = _certify(_law(), features, classes, NAMES, draws=5_000, confidence=0.999)
     assert surer.bound > found.bound
 
 
@@ -41,20 +45,20 @@ def test_weak_releases_use_the_distance_of_the_noise() -> None:
     features, classes = _images(300, 0.3, 1)
     law = _law(sigma=3.0)
     assert law.distance < 0.4
-    found = certify_attribute(law, features, classes, NAMES, draws=5_000)
+    found = _certify(law, features, classes, NAMES, draws=5_000)
     seen = found.plug_in + found.draws_error
     assert found.method == "bounded-differences"
     assert found.bound == pytest.approx(seen + bounded_differences((100, 200), 0.05 * 0.98, law.distance), abs=1e-9)
     # However few images there are, the law of the noise alone bounds every attacker.
-    few = certify_attribute(_law(sigma=30.0), features[:40], classes[:40], NAMES, draws=2_000, confidence=0.999999)
+    few = _certify(_law(sigma=30.0), features[:40], classes[:40], NAMES, draws=2_000, confidence=0.999999)
     assert few.bound <= few.dp_bound < 0.53
 
 
 def test_one_number_needs_no_draws_and_several_releases_tell_more() -> None:
     features, classes = _images(300, 0.3, 1)
-    single = certify_attribute(_law(numbers=1), features[:, :1], classes, NAMES)
+    single = _certify(_law(numbers=1), features[:, :1], classes, NAMES)
     assert single.draws == 0 and single.draws_error == 0
-    several = certify_attribute(_law(numbers=1, releases=4), features[:, :1], classes, NAMES, draws=5_000)
+    several = _certify(_law(numbers=1, releases=4), features[:, :1], classes, NAMES, draws=5_000)
     assert several.plug_in > single.plug_in + 0.02
 
 
@@ -63,7 +67,7 @@ def test_what_the_label_tells_is_stated_and_added_only_where_it_is_known() -> No
     labels = np.where(np.arange(300) % 5 == 0, 1 - classes, classes)
     features = np.zeros((300, 2))
     alone, told = (
-        certify_attribute(_law(), features, classes, NAMES, labels_N=labels, label_known=known, draws=2_000)
+        _certify(_law(), features, classes, NAMES, labels=labels, label_known=known, draws=2_000)
         for known in (False, True)
     )
     assert alone.label_floor == told.label_floor == pytest.approx(0.8)
@@ -73,10 +77,10 @@ def test_what_the_label_tells_is_stated_and_added_only_where_it_is_known() -> No
 
 def test_images_of_one_person_count_once() -> None:
     features, classes = _images(300, 0.3, 1)
-    apart = certify_attribute(_law(), features, classes, NAMES, draws=5_000)
+    apart = _certify(_law(), features, classes, NAMES, draws=5_000)
     # Every image five times, as images of one person: what is known does not grow.
-    again = certify_attribute(
-        _law(), np.tile(features, (5, 1)), np.tile(classes, 5), NAMES, persons_N=np.tile(np.arange(300), 5), draws=5_000
+    again = _certify(
+        _law(), np.tile(features, (5, 1)), np.tile(classes, 5), NAMES, persons=np.tile(np.arange(300), 5), draws=5_000
     )
     assert again.units == apart.units and again.images == 1500
     assert again.bound == pytest.approx(apart.bound, abs=0.015)
@@ -86,11 +90,11 @@ def test_too_few_persons_is_said_with_their_number() -> None:
     features, classes = _images(90, 0.3, 1)
     keep = np.flatnonzero((classes == 1) | (np.cumsum(classes == 0) < FEWEST_UNITS))
     with pytest.raises(DataError, match=r"too few held-out persons of a class \(no: 9, yes: 60\)"):
-        certify_attribute(_law(), features[keep], classes[keep], NAMES)
+        _certify(_law(), features[keep], classes[keep], NAMES)
     with pytest.raises(DataError, match="yes: 0"):
-        certify_attribute(_law(), features, np.zeros(90, dtype=np.int64), NAMES)
+        _certify(_law(), features, np.zeros(90, dtype=np.int64), NAMES)
     with pytest.raises(ValueError, match="confidence"):
-        certify_attribute(_law(), features, classes, NAMES, confidence=1.0)
+        _certify(_law(), features, classes, NAMES, confidence=1.0)
 
 
 def test_the_posterior_attack_reads_what_can_be_read_and_no_more_than_is_certified() -> None:
@@ -102,7 +106,7 @@ def test_the_posterior_attack_reads_what_can_be_read_and_no_more_than_is_certifi
     assert scores.shape == (1500, 2) and scores.sum(axis=1) == pytest.approx(1)
     right = scores.argmax(axis=1) == held_classes
     accuracy = np.mean([right[held_classes == k].mean() for k in (0, 1)])
-    found = certify_attribute(law, held, held_classes, NAMES, draws=20_000)
+    found = _certify(law, held, held_classes, NAMES, draws=20_000)
     assert found.plug_in - 0.03 < accuracy < found.bound
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from smartedge.lab.audit.certificate.certify import certify_attribute
+from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.privacy.laws import ReleaseLaw, release_law
 from smartedge.privacy.mechanisms import make_mechanism
 
@@ -96,7 +96,9 @@ def _misses(case: Case, sizes: tuple[int, ...], repeats: int, draws: int, seed: 
     for repeat in range(repeats):
         features = np.concatenate([case.draw(rng, cls, sizes[cls]) for cls in range(case.classes)])
         classes = np.repeat(np.arange(case.classes), sizes[: case.classes])
-        found = certify_attribute(case.law, features, classes, names, confidence=CONFIDENCE, seed=repeat, draws=draws)
+        found = certify_attribute(
+            case.law, HeldOut(features, classes, names), confidence=CONFIDENCE, seed=repeat, draws=draws
+        )
         missed += found.bound < case.truth
         above += (found.bound - case.truth) / repeats
     return missed, above

@@ -1,0 +1,114 @@
+"""``smartedge certify``: what no attacker can exceed on a sensitive column."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smartedge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from smartedge.artifacts.certificate import Certificate
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+State what NO attacker can exceed on a sensitive column, from one noisy release of an image, whatever it computes. It
+needs the run's noise and images that the front did not learn from; no attacker is trained.
+
+  $ smartedge certify runs/faces
+  what no attacker can exceed (balanced accuracy, %; 95 % confidence)
+             persons    best attacker on these images  no attacker exceeds  label floor  DP bound
+  masculine  508 + 492                           51.9                 54.6         51.2     100.0
+  With 95 % confidence for each attribute, nobody who has one release of an image can tell the attribute ...
+  runs/faces/audit/certificate.json
+
+persons              held-out persons of each class (images, where the data set names no persons)
+best attacker on     the exact posterior under these images: it knows them, so it is better than any real attacker is
+these images         expected to be
+no attacker exceeds  the certificate: it adds what the choice of images may hide
+label floor          what the true desired label alone tells, on the same images
+DP bound             what follows from the law of the noise alone, for any attribute
+
+More held-out images make it tighter. docs/certificate.md has the proof.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
+    """Describe the verb's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "certify", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished run")
+    parser.add_argument("--attributes", metavar="A,B", help="columns to certify; default: data.sensitive")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of each bound (0.95)")
+    parser.add_argument("--releases", type=int, default=1, help="releases of one image that the attacker has (1)")
+    parser.add_argument("--known-label", action="store_true", help="the attacker knows the desired label as well")
+    parser.add_argument(
+        "--splits", metavar="A,B", default="test", help="'test,val' adds the validation images, if they chose nothing"
+    )
+    parser.add_argument("--persons", metavar="COLUMN", help="names the person of an image; default: 'identity', if any")
+    parser.add_argument("--json", action="store_true", help="print certificate.json instead of a table")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Certify, print one table and the assumptions."""
+    from smartedge.lab.audit.certificate.run import CertifySettings, certify
+    from smartedge.runs.progress import Bars, Quiet
+
+    settings = CertifySettings(
+        attributes=_names(args.attributes, "--attributes"),
+        confidence=args.confidence,
+        releases=args.releases,
+        label_known=args.known_label,
+        splits=_names(args.splits, "--splits") or (),  # type: ignore[arg-type]
+        persons=args.persons,
+    )
+    monitor = Quiet() if args.json else Bars()
+    try:
+        certificate = certify(args.run_dir, settings, monitor)
+    finally:
+        monitor.close()
+    file = args.run_dir / "audit" / "certificate.json"
+    if args.json:
+        print(file.read_text(encoding="utf-8"))
+    else:
+        _print(certificate)
+        print(file)
+    return 0
+
+
+def _names(text: str | None, option: str) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError(f"{option}: the list is empty; name at least one")
+    return names
+
+
+def _print(certificate: Certificate) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    known = ", desired label known" if any(each.label_known for each in certificate.attributes.values()) else ""
+    title = f"what no attacker can exceed (balanced accuracy, %; {100 * certificate.confidence:g} % confidence{known})"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in ("persons", "best attacker on these images", "no attacker exceeds", "label floor", "DP bound"):
+        table.add_column(heading, justify="right")
+    for name, each in certificate.attributes.items():
+        table.add_row(
+            escape(name),
+            " + ".join(map(str, each.units)),
+            f"{100 * each.plug_in:.1f}",
+            f"{100 * each.bound:.1f}",
+            "none" if each.label_floor is None else f"{100 * each.label_floor:.1f}",
+            f"{100 * each.dp_bound:.1f}",
+        )
+    console = Console(width=120, highlight=False)
+    console.print(table)
+    console.print(certificate.assumptions, markup=False)

@@ -1,0 +1,208 @@
+"""The certificate of a finished run: its front, its noise law, and the images that it held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from smartedge.artifacts.certificate import AttributeBound, Certificate
+from smartedge.config import Config, load_run_config
+from smartedge.data import DataSet
+from smartedge.data.columns import read_columns
+from smartedge.errors import ConfigError, DataError
+from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
+from smartedge.lab.audit.evidence import BATCH, device_of
+from smartedge.lab.audit.gathering import open_audited, trained_parts
+from smartedge.methods.base import get_method
+from smartedge.methods.mechanism import mechanism_of
+from smartedge.models.network import to_input
+from smartedge.privacy.laws import release_law
+from smartedge.privacy.mechanisms import Mechanism
+from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.seeds import derive_seed
+from smartedge.types import SplitName
+
+__all__ = ["CertifySettings", "certify"]
+
+_PERSONS = "identity"  # the column that LFW and CelebA have
+
+
+@dataclass(frozen=True)
+class CertifySettings:
+    """How a run is certified."""
+
+    attributes: tuple[str, ...] | None = None  # None: data.sensitive
+    confidence: float = 0.95
+    releases: int = 1  # of one image, which the attacker has
+    label_known: bool = False  # whether it has the desired label as well
+    splits: tuple[SplitName, ...] = ("test",)  # whose images are used
+    persons: str | None = None  # column that names the person; None: 'identity', where there is one
+
+
+def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certificate:
+    """Certify a finished run, and write ``audit/certificate.json``.
+
+    Args:
+        run_dir: of the run; what is used of it is ``config.yaml`` and the front's weights in ``edge/``.
+        settings: what to certify.
+        monitor: takes progress updates.
+
+    Raises:
+        ConfigError: the run adds no noise or sends nothing, so nothing can be certified; or a setting is impossible.
+        DataError: the data set has changed, lacks a column, or holds too few persons of a class.
+        RunError: the run has not finished.
+    """
+    config = load_run_config(run_dir)
+    _check(run_dir, config, settings)
+    names = settings.attributes or tuple(config.data.sensitive)
+    opened = open_audited(config, names)
+    parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
+    mechanism = mechanism_of(config, parts.feature_shape)
+    law = release_law(mechanism, settings.releases)
+    persons_N, persons = _persons(config, opened.dataset, settings)
+    labels_N = _desired(opened.dataset, settings.splits)
+    bounded_NF = np.concatenate(
+        [_bounded(parts.front, mechanism, config, opened.dataset, split, monitor) for split in settings.splits]
+    )
+    seed = derive_seed(config.seed, "audit", "certificate")
+    found: dict[str, AttributeBound] = {}
+    for name in names:
+        desired = name in opened.dataset.task.columns
+        if desired and settings.label_known:
+            raise ConfigError(f"--known-label: {name!r} is the desired label itself; leave out one of the two")
+        classes_N = np.concatenate([opened.labels[split][name].numpy() for split in settings.splits])
+        held = HeldOut(bounded_NF, classes_N, opened.classes[name], persons_N, None if desired else labels_N)
+        try:
+            found[name] = certify_attribute(
+                law,
+                held,
+                label_known=settings.label_known,
+                confidence=settings.confidence,
+                seed=seed,
+                progress=lambda done, total, name=name: monitor.update(  # type: ignore[misc]
+                    Update("audit", f"draws {name}", done, total)
+                ),
+            )
+        except DataError as error:
+            raise DataError(
+                f"{name}: {error}; add the images of the validation split (--splits test,val), or hold out more"
+            ) from error
+    certificate = Certificate(
+        smartedge_version=version("smartedge"),
+        confidence=settings.confidence,
+        releases=settings.releases,
+        mechanism=mechanism.name,
+        numbers=int(np.prod(parts.feature_shape)),
+        splits=settings.splits,
+        persons=persons,
+        seed=seed,
+        attributes=found,
+        assumptions=assumptions(config, settings, persons),
+    )
+    (run_dir / "audit").mkdir(exist_ok=True)
+    certificate.write(run_dir / "audit" / "certificate.json")
+    return certificate
+
+
+def assumptions(config: Config, settings: CertifySettings, persons: str | None) -> str:
+    """What the bounds rest on, in sentences that need no mathematics."""
+    count = "one release" if settings.releases == 1 else f"all {settings.releases} releases"
+    label = (
+        "The attacker is taken to know the true desired label of the image."
+        if settings.label_known
+        else "The attacker is taken to see the features alone. Where the desired label is sent with them, use "
+        "--known-label."
+    )
+    unit = (
+        f"Images with the same {persons!r} count as one person, and each person counts once."
+        if persons
+        else "The data set names no persons, so each image counts as a person of its own; with several images of one "
+        "person the confidence is lower than stated."
+    )
+    training = (
+        " In this run only training images carry noise; images of other splits were sent without, and of them nothing "
+        "is certified."
+        if config.dp.apply_to == "training"
+        else ""
+    )
+    return (
+        f"With {100 * settings.confidence:g} % confidence for each attribute, nobody who has {count} of an image can "
+        "tell the attribute with a higher balanced accuracy than the bound, whatever they compute and however much "
+        "they know about the front, the noise and other people. This holds for a person drawn at random from the "
+        f"population from which the {' and '.join(settings.splits)} images were drawn, and for the finished front; it "
+        "holds only if these images took no part in training or choosing it. The attribute is the one that the data "
+        "set's column states. "
+        f"{unit} {label} The bound does not cover other attributes, several images of one person together, what the "
+        "times or the number of messages tell, or someone who holds the secret key of the noise."
+        f"{training}"
+    )
+
+
+def _check(run_dir: Path, config: Config, settings: CertifySettings) -> None:
+    problems = []
+    if not get_method(config.method).has_cloud:
+        problems.append(f"method '{config.method}' sends nothing, so there is nothing to certify")
+    elif config.dp.mechanism == "none":
+        problems.append(
+            "the run adds no noise, so its releases are the features themselves: this certifies nothing. Train with "
+            "noise, for example --set dp.mechanism=gaussian --set dp.sigma=0.4"
+        )
+    if not (settings.attributes or config.data.sensitive):
+        problems.append("the run names no sensitive column (data.sensitive); name one: --attributes NAME")
+    if not 0.5 <= settings.confidence < 1:
+        problems.append("--confidence: must be at least 0.5 and below 1, such as 0.95")
+    if settings.releases < 1:
+        problems.append("--releases: at least 1 is needed")
+    if not settings.splits or not set(settings.splits) <= {"test", "val"}:
+        problems.append("--splits: 'test', 'val' or 'test,val'; the front learned from the training images")
+    if problems:
+        raise ConfigError("\n".join(f"{run_dir}: {problem}" for problem in problems))
+
+
+def _persons(
+    config: Config, dataset: DataSet, settings: CertifySettings
+) -> tuple[NDArray[np.int64] | None, str | None]:
+    """Whose image each is, over all splits, and the column that says so; (None, None) where no column does."""
+    column, data = settings.persons or _PERSONS, config.data
+    try:
+        labels, _ = read_columns(
+            dataset, data.path, [column], image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
+        )
+    except DataError:
+        if settings.persons:
+            raise
+        return None, None
+    codes_N = np.concatenate([labels[split][column].numpy() for split in settings.splits])
+    # An image without a name is a person of its own.
+    own_N = codes_N.max() + 1 + np.arange(len(codes_N))
+    return np.where(codes_N < 0, own_N, codes_N), column
+
+
+def _bounded(
+    front: nn.Module, mechanism: Mechanism, config: Config, dataset: DataSet, split: SplitName, monitor: Monitor
+) -> NDArray[np.float32]:
+    """What the edge would add noise to, for all images of a split, float32 (N, *F)."""
+    images, device = dataset.splits[split], device_of(config)
+    half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.train.precision == "bfloat16")
+    parts = []
+    for start in range(0, len(images), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(images)))
+        with torch.no_grad(), half:
+            features_BF = front(to_input(images.read(rows).images_BCHW, device))
+        parts.append(mechanism.bound(features_BF.float().cpu().numpy()).astype(np.float32))
+        monitor.update(Update("audit", f"features {split}", int(rows[-1]) + 1, len(images)))
+    return np.concatenate(parts)
+
+
+def _desired(dataset: DataSet, splits: Sequence[SplitName]) -> NDArray[np.int64]:
+    """A number for each desired label, or combination of them, int64 (N,)."""
+    labels = [dataset.splits[split].labels.numpy() for split in splits]
+    rows = np.concatenate([part.reshape(len(part), -1) for part in labels])
+    return np.asarray(np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), dtype=np.int64)

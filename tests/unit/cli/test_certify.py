@@ -1,0 +1,128 @@
+"""``smartedge certify`` on a run whose front is untrained: everything is real but the learning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from smartedge.artifacts.certificate import Certificate
+from smartedge.cli import app
+from smartedge.config import load_config
+from smartedge.lab.audit.certificate import certify
+from smartedge.models.network import divide
+from smartedge.runs.checkpoint import save_weights
+
+SETTINGS = {
+    "schedule": "freeze-and-log",
+    "data": {
+        "path": "drawn",
+        "desired": "smile",
+        "sensitive": ["masculine"],
+        "image_size": 16,
+        "limit": {"train": 8, "val": 60, "test": 80},
+    },
+    "model": {"name": "resnet18", "cut": "layer1", "bottleneck": "2x1x1"},
+    "dp": {"mechanism": "gaussian", "sigma": 0.4},
+}
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certify, "_DRAWS", (1_000, 2_000))
+
+
+def _run(folder: Path, **changes: object) -> Path:
+    settings = {**SETTINGS, **changes, "data": {**SETTINGS["data"], "cache_dir": str(folder / "cache")}}  # type: ignore[dict-item]
+    config = load_config(settings)
+    (folder / "edge").mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+    divided = divide(config.division(2))
+    save_weights(folder / "edge" / "front.safetensors", divided.front.state_dict())
+    save_weights(folder / "edge" / "exit.safetensors", divided.task_exit.state_dict())
+    return folder
+
+
+def test_a_table_the_assumptions_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _run(tmp_path / "run")
+    assert app.main(["certify", str(run)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for said in ("masculine", "no attacker exceeds", "DP bound", "With 95 % confidence", "names no persons"):
+        assert said in out
+    found = Certificate.read(run / "audit" / "certificate.json")
+    bound = found.attributes["masculine"]
+    assert (found.releases, found.numbers, found.splits, found.persons) == (1, 2, ("test",), None)
+    assert sum(bound.units) == bound.images == 80
+    assert 0.5 <= bound.plug_in < bound.bound <= bound.dp_bound and bound.label_floor is not None
+    assert not bound.label_known
+
+
+def test_json_more_images_more_releases_and_a_known_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _run(tmp_path / "run")
+    printed = []
+    for arguments in (
+        [],
+        ["--splits", "test,val"],
+        ["--releases", "9"],
+        ["--known-label"],
+        ["--confidence", "0.6"],
+        ["--persons", "masculine"],
+    ):
+        code = app.main(["certify", str(run), "--json", *arguments])
+        out, err = capsys.readouterr()
+        if "--persons" in arguments:  # two "persons", one of each class: too few
+            assert code == 3 and "too few held-out persons" in err and "--splits test,val" in err
+            continue
+        assert code == 0, err
+        printed.append(json.loads(out)["attributes"]["masculine"])
+    plain, more, releases, label, unsure = printed
+    assert sum(more["units"]) == 140 and more["bound"] - more["plug_in"] < plain["bound"] - plain["plug_in"]
+    assert releases["plug_in"] > plain["plug_in"]
+    assert label["label_known"] and label["plug_in"] >= label["label_floor"] - label["draws_error"]
+    assert unsure["bound"] < plain["bound"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--confidence", "1"], "--confidence: must be at least 0.5 and below 1"),
+        (["--releases", "0"], "--releases: at least 1"),
+        (["--splits", "train"], "--splits: 'test', 'val' or 'test,val'"),
+        (["--attributes", ","], "--attributes: the list is empty"),
+        (["--attributes", "smile", "--known-label"], "'smile' is the desired label itself"),
+        (["--persons", "nobody"], "no column 'nobody'"),
+    ],
+)
+def test_what_cannot_be_certified_says_what_to_do(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(["certify", str(_run(tmp_path / "run")), *arguments]) in (2, 3)
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run" / "audit").exists()
+
+
+def test_no_noise_certifies_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _run(tmp_path / "run", dp={"mechanism": "none"})
+    assert app.main(["certify", str(run)]) == 2
+    assert "the run adds no noise" in (err := capsys.readouterr().err) and "dp.sigma" in err
+
+
+def test_several_desired_labels_are_one_label_of_all_combinations() -> None:
+    from types import SimpleNamespace
+
+    import torch
+
+    from smartedge.lab.audit.certificate.run import _desired
+
+    labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+
+    class Images(SimpleNamespace):
+        def __len__(self) -> int:
+            return len(self.labels)
+
+    data = SimpleNamespace(splits={"test": Images(labels=labels)})
+    found = _desired(data, ("test",))  # type: ignore[arg-type]
+    assert found[0] == found[2] and len(np.unique(found)) == 3
