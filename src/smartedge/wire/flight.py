@@ -4,8 +4,8 @@ A stream is one DoPut call, or one DoExchange call where frames are answered. It
 header. The receiver answers the header, with one empty message, and then nothing until the stream is ended; the final
 status of the call is its confirmation that every frame is durable, or its error.
 
-Every error of Arrow's becomes one of ours in :func:`from_flight_error`, and nowhere else. Errors of the receiver's
-handler cross the link with their code, and are raised at the sender as the same class.
+Every error of Arrow's becomes one of ours in :mod:`smartedge.wire.flight_errors`. Errors of the receiver's handler
+cross the link with their code, and are raised at the sender as the same class.
 """
 
 from __future__ import annotations
@@ -23,57 +23,19 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import flight
 
-from smartedge.errors import FrameError, LinkError, SmartEdgeError, from_code
+from smartedge.errors import FrameError, LinkError, SmartEdgeError
 from smartedge.types import Frame, StreamHeader
+from smartedge.wire.flight_errors import ARROW_ERRORS, busy, from_flight_error, to_flight_error
 from smartedge.wire.frame import JOINED_BYTES, SCHEMA, Message, header_from_json, header_to_json, serialise, to_arrow
 from smartedge.wire.link import FrameHandler, StreamReceiver, check_answer, check_kind
 from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, own_sockets, watch_peer
 
-__all__ = ["FlightLink", "FlightReceiver", "from_flight_error"]
+__all__ = ["FlightLink", "FlightReceiver"]
 
 _log = logging.getLogger(__name__)
 
 _TOKEN_HEADER = "authorization"
 _RETRY_S = 0.1
-_MAX_MESSAGE_CHARS = 1500  # an error crosses as gRPC metadata, of which 8 KiB are allowed; it goes there twice
-
-# What Arrow raises: class -> (our class, what to tell the user to do). The most derived class that matches counts.
-_ERRORS: dict[type[Exception], tuple[type[SmartEdgeError], str]] = {
-    flight.FlightUnavailableError: (LinkError, "the other side is not there, went away, or its TLS does not match"),
-    flight.FlightTimedOutError: (LinkError, "the other side did not answer in time"),
-    flight.FlightCancelledError: (LinkError, "the call was cancelled"),
-    flight.FlightUnauthenticatedError: (LinkError, "give both sides the same token"),
-    flight.FlightUnauthorizedError: (LinkError, "the other side does not allow this"),
-    flight.FlightInternalError: (LinkError, "the connection failed; is the other side a smartedge cloud?"),
-    flight.FlightServerError: (LinkError, "the other side failed; see its log"),
-    flight.FlightWriteSizeExceededError: (FrameError, "lower train.batch_size"),
-    flight.FlightError: (LinkError, "the other side failed; see its log"),
-    pa.ArrowException: (LinkError, "the connection failed; is the other side a smartedge cloud?"),
-    OSError: (LinkError, "the connection failed"),
-}
-_ARROW_ERRORS = (flight.FlightError, pa.ArrowException, OSError)
-
-
-def from_flight_error(error: Exception, where: str) -> SmartEdgeError:
-    """Our error for one that pyarrow raised; the receiver's own error where it carries one."""
-    carried = getattr(error, "extra_info", None) or b""
-    code, _, message = carried.decode("utf-8", "replace").partition(" ")
-    if message and (ours := from_code(code, message)):
-        return ours
-    cls, advice = next(_ERRORS[base] for base in type(error).__mro__ if base in _ERRORS)
-    return cls(f"{where}: {advice} ({str(error).splitlines()[0][:300] if str(error) else type(error).__name__})")
-
-
-def _to_flight_error(error: SmartEdgeError, cls: type[flight.FlightError] = flight.FlightServerError) -> Exception:
-    """An error that :func:`from_flight_error` turns back into ``error`` at the other end."""
-    message = str(error)[:_MAX_MESSAGE_CHARS]
-    made: Exception = cls(f"[{error.code}] {message}", extra_info=f"{error.code} {message}".encode())
-    return made
-
-
-def _busy(message: str) -> Exception:
-    """Refuses a stream for now: the sender tries again."""
-    return _to_flight_error(LinkError(message), flight.FlightUnavailableError)
 
 
 class FlightReceiver:
@@ -128,7 +90,7 @@ class FlightReceiver:
         }
         try:
             self._server = _Server(self._serve, _uri(host, port, tls=tls_cert is not None), **arguments)
-        except _ARROW_ERRORS as error:
+        except ARROW_ERRORS as error:
             raise LinkError(
                 f"cannot listen on {host}:{port} ({error}); is the port taken, the address this machine's, "
                 "and the certificate valid?"
@@ -158,9 +120,9 @@ class FlightReceiver:
             header = header_from_json(descriptor.command or b"")
             check_kind(header, answered=answered)
             if not self._started.is_set():
-                raise _busy("the receiver is not ready yet")
+                raise busy("the receiver is not ready yet")
             if not self._one_stream.acquire(blocking=False):
-                raise _busy("the receiver has an open stream, and takes one at a time; is another edge running?")
+                raise busy("the receiver has an open stream, and takes one at a time; is another edge running?")
             try:
                 self._stream(header, context, reader, writer)
             finally:
@@ -169,10 +131,10 @@ class FlightReceiver:
             raise
         except SmartEdgeError as error:
             _log.warning("stream from %s: [%s] %s", context.peer(), error.code, error)
-            raise _to_flight_error(error) from error
+            raise to_flight_error(error) from error
         except Exception as error:
             _log.exception("stream from %s: unexpected error", context.peer())
-            raise _to_flight_error(SmartEdgeError("the receiver failed unexpectedly; see its log")) from error
+            raise to_flight_error(SmartEdgeError("the receiver failed unexpectedly; see its log")) from error
 
     def _stream(self, header: StreamHeader, context: Any, reader: Any, writer: Any) -> None:
         for connection in own_sockets(local_port=self.port):
@@ -384,7 +346,7 @@ class FlightLink:
         with self._calling:
             try:
                 yield
-            except _ARROW_ERRORS as error:
+            except ARROW_ERRORS as error:
                 self._drop()
                 raise from_flight_error(error, self._where) from error
             except BaseException:
@@ -403,7 +365,7 @@ class FlightLink:
             self._meter.release()
         for thing in (writer, client):
             if thing is not None:
-                with contextlib.suppress(*_ARROW_ERRORS):  # of a stream that is given up
+                with contextlib.suppress(*ARROW_ERRORS):  # of a stream that is given up
                     thing.close()
 
 
@@ -431,7 +393,7 @@ class _TokenCheck(flight.ServerMiddlewareFactory):  # type: ignore[misc]  # pyar
         shown = headers.get(_TOKEN_HEADER, [])
         if len(shown) != 1 or not hmac.compare_digest(shown[0].encode(), self._expected):
             message = "the token is missing or wrong; set link.token_file to the same secret on both sides"
-            raise _to_flight_error(LinkError(message), flight.FlightUnauthenticatedError)
+            raise to_flight_error(LinkError(message), flight.FlightUnauthenticatedError)
 
 
 def _next_batch(reader: Any, context: Any) -> pa.RecordBatch | None:
@@ -440,7 +402,7 @@ def _next_batch(reader: Any, context: Any) -> pa.RecordBatch | None:
         batch = reader.read_chunk().data
     except StopIteration:
         return None
-    except _ARROW_ERRORS as error:
+    except ARROW_ERRORS as error:
         if context.is_cancelled():
             raise LinkError("the sender went away within the stream") from error
         raise FrameError(f"stream: what arrived is not readable as Arrow ({str(error)[:200]})") from error

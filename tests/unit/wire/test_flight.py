@@ -19,10 +19,9 @@ import pytest
 from headers import stream_header
 from pyarrow import flight
 
-from smartedge.errors import FrameError, LinkError, LogError, SmartEdgeError
+from smartedge.errors import LinkError, LogError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
-from smartedge.wire import flight as ours
-from smartedge.wire.flight import FlightLink, FlightReceiver, from_flight_error
+from smartedge.wire.flight import FlightLink, FlightReceiver
 from smartedge.wire.frame import SCHEMA, header_to_json, serialise, to_arrow
 from smartedge.wire.sockets import own_sockets
 
@@ -610,28 +609,3 @@ def test_a_token_is_printable_ascii(handler: Handler, token: str) -> None:
         FlightReceiver(handler, "127.0.0.1", token=token)
     with pytest.raises(LinkError, match="printable ASCII"):
         FlightLink("127.0.0.1:1", token=token)
-
-
-# -- errors
-
-
-def test_every_error_of_arrow_flight_is_mapped() -> None:
-    errors = {value for value in vars(flight).values() if isinstance(value, type) and issubclass(value, Exception)}
-    missing = errors - set(ours._ERRORS)
-    assert not missing, f"pyarrow.flight has new errors: give them a place in _ERRORS: {missing}"
-    for error in [*errors, pa.ArrowInvalid, pa.ArrowCancelled, pa.ArrowNotImplementedError, ConnectionError]:
-        arguments = (2, 1) if error is flight.FlightWriteSizeExceededError else ()
-        became = from_flight_error(error("a message", *arguments), "link")
-        assert isinstance(became, (LinkError, FrameError)) and "a message" in str(became)
-
-
-def test_every_error_of_ours_crosses_the_link() -> None:
-    for cls in (SmartEdgeError, *SmartEdgeError.__subclasses__()):
-        there = ours._to_flight_error(cls("what, where, and what to do"))
-        back = from_flight_error(there, "link")
-        assert type(back) is cls and str(back) == "what, where, and what to do"
-
-
-def test_a_code_that_is_not_ours_is_not_trusted() -> None:
-    error = from_flight_error(flight.FlightServerError("text", b"SE-NEW message"), "link to x")
-    assert type(error) is LinkError and "text" in str(error)
