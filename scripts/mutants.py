@@ -22,7 +22,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "mutants.json"
 IN_PROCESS = ["tests/e2e/test_settings.py", "tests/e2e/test_evaluation.py", "tests/golden/test_losses.py"]
 # The tests that cover a package, all of which run in the process that they are started in.
 TESTS = {
-    "privacy": ["tests/unit/privacy", "tests/contract/test_mechanisms.py"],
+    "privacy": ["tests/unit/privacy", "tests/contract/test_mechanisms.py", "tests/golden/test_releases.py"],
     "codec": ["tests/unit/codec", "tests/contract/test_codecs.py", "tests/golden/test_codec_bytes.py"],
     "wire": ["tests/unit/wire", "tests/contract/test_links.py"],
     "cloud": ["tests/unit/cloud", *IN_PROCESS],
