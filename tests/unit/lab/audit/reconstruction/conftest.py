@@ -107,7 +107,7 @@ def evidence_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Evidence]:
             val=auxiliary("val", mirrored=False),
             test=test,
             test_ids=torch.from_numpy(test.ids),
-            test_features_NF=used.simulate(bounded_NF, torch.Generator().manual_seed(1)),
+            test_features_NF=differentiable(used).simulate(bounded_NF, torch.Generator().manual_seed(1)),
             test_labels={"masculine": hidden},
             test_desired=test.labels,
             exit_scores={},
