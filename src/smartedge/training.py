@@ -229,7 +229,7 @@ def dataset_of(config: Config) -> DataSet:
         image_size=data.image_size,
         limit=data.limit,
         cache_dir=data.cache_dir,
-        audit_share=data.audit_share,
+        audit_share=config.audit_share,
     )
 
 

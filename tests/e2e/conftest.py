@@ -35,6 +35,7 @@ def tiny_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
             "sensitive": "masculine",
             "image_size": 16,
             "limit": {"train": 96, "val": 20, "test": 40},
+            "audit_share": 0,
             "cache_dir": str(tmp_path.parent / "cache"),
         },
         "model": {"name": "tiny:build", "cut": "stage1", "exit": {"width": 8, "depth": 1}},

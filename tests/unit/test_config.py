@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
-from smartedge.config import Config, load_config, parse_overrides
+from smartedge.config import Config, load_config, load_run_config, parse_overrides
 from smartedge.errors import ConfigError
 
 
@@ -154,3 +156,22 @@ def test_the_cloud_knows_the_noise_and_not_what_it_hides():
     config = load_config({**HIDDEN, **NOISE})
     assert config.agreement()["dp"]["epsilon"] == 4
     assert "masculine" not in str(config.agreement()) and "adversary" not in config.agreement()
+
+
+@pytest.mark.parametrize(
+    ("data", "share"),
+    [({}, 0.0), ({"sensitive": "masculine"}, 0.1), ({"sensitive": "masculine", "audit_share": 0}, 0.0)],
+)
+def test_images_are_set_apart_for_the_audit_where_there_is_something_to_hide(
+    data: dict[str, object], share: float, tmp_path: Path
+) -> None:
+    config = load_config({"data": data})
+    assert config.audit_share == share
+    assert load_config({"data": data, "dp": {"mechanism": "gaussian", "sigma": 1.0, "clip": 1.0}}).audit_share == share
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert load_run_config(tmp_path).audit_share == share
+
+
+def test_a_run_from_before_the_share_had_none(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("data:\n  sensitive: [masculine]\n")
+    assert load_run_config(tmp_path).audit_share == 0

@@ -159,7 +159,7 @@ class AuditedRun(Part):
     )
     attackers_images_seen: bool | None = Field(
         default=None,
-        description="the front was trained on the images that attackers learned from (`data.audit_share` is 0): an "
+        description="the front was trained on the images that attackers learned from (no `data.audit_share`): an "
         "attacker that learned from others may read more; null in audits of earlier versions",
     )
     images: dict[str, int] = Field(description="split → number of images")

@@ -95,7 +95,11 @@ def load_run_config(run_dir: Path) -> Config:
     file = run_dir / "config.yaml"
     if not file.exists():
         raise RunError(f"{run_dir}: holds no run; train one with 'smartedge train'")
-    return load_config(file)
+    config = load_config(file)
+    if "audit_share" in config.data.model_fields_set:
+        return config
+    # A run's own settings name everything. This one is older than the key: no image was set apart.
+    return config.model_copy(update={"data": config.data.model_copy(update={"audit_share": 0.0})})
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -61,12 +61,12 @@ class DataConfig(Section):
         default_factory=dict, description="use a fixed, class-balanced subset of this many images per split"
     )
     augment: Literal["none", "flip", "flip-crop"] = Field("flip", description="random changes of the training images")
-    audit_share: float = Field(
-        0.0,
+    audit_share: float | None = Field(
+        None,
         ge=0,
         le=0.5,
         description="share of the training images that nobody trains on: the attackers of 'smartedge audit' learn from "
-        "them",
+        "them; default: a tenth where there are sensitive columns, else 0",
     )
     cache_dir: Path | None = Field(None, description="where decoded images are kept; default: the user's cache folder")
 

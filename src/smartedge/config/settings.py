@@ -164,6 +164,16 @@ class Config(Section):
         return get_schedule(self.schedule).releases(self)
 
     @property
+    def audit_share(self) -> float:
+        """The share in force of training images for the audit's attackers: ``data.audit_share``, or its default.
+
+        It depends on the columns alone, so that a run with protection and one without learn from the same images.
+        """
+        if self.data.audit_share is not None:
+            return self.data.audit_share
+        return 0.1 if self.data.sensitive else 0.0
+
+    @property
     def codec_name(self) -> str:
         """The codec in force: ``codec.name``, or the default of the method."""
         return self.codec.name or get_method(self.method).usual_codec(self)
