@@ -26,6 +26,7 @@ from torch import nn
 
 from smartedge.codec import get_codec
 from smartedge.methods.front_step import edge_step
+from smartedge.methods.options import StepOptions
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer
@@ -60,7 +61,7 @@ def make_step(
 
     def step() -> Any:
         inputs = to_input(images, CPU, channels_last=channels_last)
-        return edge_step(run, task_exit, optimizer, inputs, labels, "single", precision=precision)
+        return edge_step(run, task_exit, optimizer, inputs, labels, "single", options=StepOptions(precision))
 
     return step
 

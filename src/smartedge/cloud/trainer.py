@@ -23,6 +23,7 @@ from smartedge.methods.loop import (
     training_state,
     warmup_cosine,
 )
+from smartedge.methods.options import options_of
 from smartedge.models.exits import probabilities, task_loss
 from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer
@@ -175,7 +176,6 @@ class BackTrainer:
 
     def _learn(self, batch: FeatureBatch, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
         """One update."""
-        train = self.config.train
         self.back.train()
         labels = torch.from_numpy(batch.labels)
         kind = "multi" if labels.dim() == 2 else "single"
@@ -187,9 +187,7 @@ class BackTrainer:
             kind,
             label_epsilon=self.config.dp.label_epsilon,
             want_gradient=want_gradient,
-            precision=train.precision,
-            label_smoothing=train.label_smoothing,
-            clip_norm=train.clip_grad_norm,
+            options=options_of(self.config),
         )
         self._loss = result.loss
         self._predictions.add(batch.ids, labels, probabilities(result.logits_BK, kind), result.loss)

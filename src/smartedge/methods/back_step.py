@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from smartedge.methods.options import PLAIN, StepOptions
 from smartedge.models.exits import noisy_task_loss, task_loss
 from smartedge.models.optim import apply_gradients
 
@@ -32,9 +33,7 @@ def cloud_step(
     *,
     label_epsilon: float | None = None,
     want_gradient: bool = False,
-    precision: str = "float32",
-    label_smoothing: float = 0.0,
-    clip_norm: float = 5.0,
+    options: StepOptions = PLAIN,
 ) -> CloudStep:
     """Loss of ``back(features)``, backward through the back only; nothing flows back unless asked for.
 
@@ -47,20 +46,18 @@ def cloud_step(
         label_epsilon: the labels were randomised with this budget (``dp.label_epsilon``); the loss is then corrected
             for it, see :func:`label_channel`. None: they are clear.
         want_gradient: also give the gradient at the cut (classic split learning).
-        precision: ``bfloat16`` runs the forward pass under autocast.
-        label_smoothing: share of the target spread evenly.
-        clip_norm: gradients are scaled down to this norm.
+        options: how the update is computed.
     """
     features_BF = features_BF.detach().requires_grad_(want_gradient)
-    with torch.autocast(features_BF.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+    with options.autocast(features_BF.device):
         logits_BK = back(features_BF)
     if label_epsilon is None:
-        loss = task_loss(logits_BK, labels, task_kind, label_smoothing=label_smoothing)
+        loss = task_loss(logits_BK, labels, task_kind, label_smoothing=options.label_smoothing)
     else:
         channel_JJ = label_channel(label_epsilon, logits_BK.shape[1], task_kind).to(logits_BK.device)
-        loss = noisy_task_loss(logits_BK, labels, task_kind, channel_JJ, label_smoothing=label_smoothing)
+        loss = noisy_task_loss(logits_BK, labels, task_kind, channel_JJ, label_smoothing=options.label_smoothing)
     loss.backward()
-    apply_gradients(optimizer, clip_norm=clip_norm)
+    apply_gradients(optimizer, clip_norm=options.clip_norm)
     return CloudStep(logits_BK.detach().float(), loss.item(), features_BF.grad)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.methods.differentiable import differentiable
+from smartedge.methods.options import PLAIN, StepOptions
 from smartedge.models.exits import task_loss
 from smartedge.models.optim import apply_gradients
 from smartedge.privacy.mechanisms import Mechanism
@@ -34,9 +35,7 @@ def edge_step(
     labels: Tensor,
     task_kind: str,
     *,
-    precision: str = "float32",
-    label_smoothing: float = 0.0,
-    clip_norm: float = 5.0,
+    options: StepOptions = PLAIN,
 ) -> EdgeStep:
     """``z = front(x)``, loss at the exit, backward through exit and front only (HT, section III).
 
@@ -47,16 +46,14 @@ def edge_step(
         inputs_BCHW: float32 (B, 3, H, W), see :func:`smartedge.models.network.to_input`.
         labels: int64 (B,) or float32 (B, K).
         task_kind: ``single`` or ``multi``.
-        precision: ``bfloat16`` runs the forward pass under autocast.
-        label_smoothing: share of the target spread evenly.
-        clip_norm: gradients are scaled down to this norm.
+        options: how the update is computed.
     """
-    with torch.autocast(inputs_BCHW.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+    with options.autocast(inputs_BCHW.device):
         features_BF = front(inputs_BCHW)
         logits_BK = task_exit(features_BF)
-    loss = task_loss(logits_BK, labels, task_kind, label_smoothing=label_smoothing)
+    loss = task_loss(logits_BK, labels, task_kind, label_smoothing=options.label_smoothing)
     loss.backward()
-    apply_gradients(optimizer, clip_norm=clip_norm)
+    apply_gradients(optimizer, clip_norm=options.clip_norm)
     return EdgeStep(features_BF.detach().float(), logits_BK.detach().float(), loss.item())
 
 

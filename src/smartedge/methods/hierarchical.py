@@ -17,7 +17,8 @@ from smartedge.methods.learner import Learned, NetworkLearner
 from smartedge.methods.local import UndividedLearner
 from smartedge.methods.loop import Progress
 from smartedge.methods.mechanism import mechanism_of
-from smartedge.methods.protected_step import Distillation, Suppression, protected_step
+from smartedge.methods.options import options_of
+from smartedge.methods.protected_step import Distillation, Protection, Suppression, protected_step
 from smartedge.models.adversary import Adversaries, TrainingLabels
 from smartedge.models.confusion import weight_at
 from smartedge.models.network import Divided, divide
@@ -135,13 +136,13 @@ class ExitLearner(NetworkLearner):
             inputs_BCHW,
             batch.labels.to(self.device),
             self.task.kind,
-            mechanism=self.mechanism,
-            noise=weight_at(progress.step, progress.steps, weight=1.0, warmup=self.config.dp.warmup),
-            suppression=self._suppression(batch, progress),
-            distillation=distillation,
-            precision=train.precision,
-            label_smoothing=train.label_smoothing,
-            clip_norm=train.clip_grad_norm,
+            Protection(
+                self.mechanism,
+                noise=weight_at(progress.step, progress.steps, weight=1.0, warmup=self.config.dp.warmup),
+                suppression=self._suppression(batch, progress),
+                distillation=distillation,
+            ),
+            options=options_of(self.config),
         )
 
     def _suppression(self, batch: ImageBatch, progress: Progress) -> Suppression | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from smartedge.methods.front_step import EdgeStep, edge_step
 from smartedge.methods.loop import Progress, Rates, warmup_cosine
+from smartedge.methods.options import options_of
 from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer
 from smartedge.runs.checkpoint import State
@@ -127,7 +128,6 @@ class NetworkLearner:
 
     def plain_step(self, front: nn.Module, head: nn.Module, batch: ImageBatch) -> EdgeStep:
         """Update ``front`` and ``head`` on the desired label alone."""
-        train = self.config.train
         self.train_mode()
         return edge_step(
             front,
@@ -136,7 +136,5 @@ class NetworkLearner:
             self.inputs(batch),
             batch.labels.to(self.device),
             self.task.kind,
-            precision=train.precision,
-            label_smoothing=train.label_smoothing,
-            clip_norm=train.clip_grad_norm,
+            options=options_of(self.config),
         )

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from smartedge.methods.differentiable import differentiable
 from smartedge.methods.front_step import EdgeStep
+from smartedge.methods.options import PLAIN, StepOptions
 from smartedge.models.adversary import Adversaries
 from smartedge.models.exits import distillation_losses, task_losses
 from smartedge.models.optim import apply_gradients
 from smartedge.models.released import SimulatedRelease
 from smartedge.privacy.mechanisms import Mechanism
 
-__all__ = ["Distillation", "Suppression", "adversary_step", "protected_step"]
+__all__ = ["Distillation", "Protection", "Suppression", "adversary_step", "protected_step"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class Distillation:
     temperature: float  # by which the logits of both are divided
 
 
+@dataclass(frozen=True)
+class Protection:
+    """What a protected update learns through, and what it unlearns."""
+
+    mechanism: Mechanism  # bounds features and says how they are released; for codewords the front ends in Encode
+    noise: float = 1.0  # share of its noise that the heads see, 0 to 1; what is released has all of it
+    suppression: Suppression | None = None  # what to unlearn; None where nothing is
+    distillation: Distillation | None = None  # the undivided network's answers; None without distillation
+
+
 def adversary_step(
     adversaries: Adversaries,
     optimizer: torch.optim.Optimizer,
@@ -56,8 +67,7 @@ def adversary_step(
     labels: Tensor,
     sensitive: Mapping[str, Tensor],
     *,
-    precision: str = "float32",
-    clip_norm: float = 5.0,
+    options: StepOptions = PLAIN,
 ) -> float:
     """One update of the adversarial exits on released features; the front is not touched. Returns their loss before.
 
@@ -67,14 +77,13 @@ def adversary_step(
         released: what would be released; detached here.
         labels: the desired labels, int64 (B,) or float32 (B, K).
         sensitive: column → int64 (B,).
-        precision: ``bfloat16`` runs the forward pass under autocast.
-        clip_norm: gradients are scaled down to this norm.
+        options: how the update is computed.
     """
     released = released.detach()
-    with torch.autocast(labels.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+    with options.autocast(labels.device):
         loss = adversaries.loss(released, labels, sensitive)
     loss.backward()
-    apply_gradients(optimizer, clip_norm=clip_norm)
+    apply_gradients(optimizer, clip_norm=options.clip_norm)
     return loss.item()
 
 
@@ -85,14 +94,9 @@ def protected_step(
     inputs_BCHW: Tensor,
     labels: Tensor,
     task_kind: str,
+    protection: Protection,
     *,
-    mechanism: Mechanism,
-    noise: float = 1.0,
-    suppression: Suppression | None = None,
-    distillation: Distillation | None = None,
-    precision: str = "float32",
-    label_smoothing: float = 0.0,
-    clip_norm: float = 5.0,
+    options: StepOptions = PLAIN,
 ) -> EdgeStep:
     """One forward pass of the front, several steps of the adversarial exits, one step of front and task exit.
 
@@ -106,20 +110,15 @@ def protected_step(
         inputs_BCHW: float32 (B, 3, H, W), see :func:`smartedge.models.network.to_input`.
         labels: int64 (B,) or float32 (B, K).
         task_kind: ``single`` or ``multi``.
-        mechanism: bounds the features and says how they would be released. Where it releases codewords, the front
-            ends in their probabilities (:class:`smartedge.models.codebook.Encode`).
-        noise: share of its noise that the heads see, 0 to 1; what is released has all of it.
-        suppression: what to unlearn; None where nothing is.
-        distillation: the undivided network's answers; None without distillation.
-        precision: ``bfloat16`` runs the forward passes under autocast.
-        label_smoothing: share of the target spread evenly.
-        clip_norm: gradients are scaled down to this norm.
+        protection: through what the heads learn, and what to unlearn.
+        options: how the updates are computed.
     """
-    autocast = torch.autocast(inputs_BCHW.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    noise, suppression, distillation = protection.noise, protection.suppression, protection.distillation
+    autocast = options.autocast(inputs_BCHW.device)
     with autocast:
         features_BF = front(inputs_BCHW)
     features_BF = features_BF.float()
-    twin = differentiable(mechanism)
+    twin = differentiable(protection.mechanism)
     figures: dict[str, float] = {}
     if suppression is not None and suppression.optimizer is not None:
         for _ in range(suppression.steps):
@@ -129,13 +128,12 @@ def protected_step(
                 twin.released(features_BF.detach(), noise=noise),
                 labels,
                 suppression.sensitive,
-                precision=precision,
-                clip_norm=clip_norm,
+                options=options,
             )
     released = twin.released(features_BF, noise=noise)
     with autocast:
         logits_BOK = released.answers(task_exit)
-    losses_BO = task_losses(logits_BOK, labels, task_kind, label_smoothing=label_smoothing)
+    losses_BO = task_losses(logits_BOK, labels, task_kind, label_smoothing=options.label_smoothing)
     task_loss = released.expect(losses_BO).mean()
     loss = task_loss
     if distillation is not None:
@@ -147,7 +145,7 @@ def protected_step(
     if suppression is not None:
         loss = loss + _unlearning(suppression, released, labels, autocast, figures)
     loss.backward()
-    apply_gradients(optimizer, clip_norm=clip_norm)
+    apply_gradients(optimizer, clip_norm=options.clip_norm)
     bounded_BF = twin.bound(features_BF.detach())
     logits_BK = released.detach().mean_logits(logits_BOK.detach(), task_kind)
     return EdgeStep(bounded_BF, logits_BK, task_loss.item(), figures)

@@ -14,7 +14,7 @@ from smartedge.methods.base import get_method
 from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.learner import Learned
 from smartedge.methods.loop import Progress, take_step
-from smartedge.methods.protected_step import protected_step
+from smartedge.methods.protected_step import Protection, protected_step
 from smartedge.types import ImageBatch, Task
 
 TASK = Task("single", ("smile",), ("no", "yes"))
@@ -140,9 +140,9 @@ def test_exits_need_the_labels_of_a_data_set(images):
 def test_the_noise_that_the_front_learns_through_rises(images, monkeypatch):
     given = []
 
-    def spy(*args, noise, **settings):
-        given.append(noise)
-        return protected_step(*args, noise=noise, **settings)
+    def spy(*args, **settings):
+        given.append(next(one.noise for one in args if isinstance(one, Protection)))
+        return protected_step(*args, **settings)
 
     monkeypatch.setattr("smartedge.methods.hierarchical.protected_step", spy)
     one = learner(images, dp={"warmup": 0.5})

@@ -12,7 +12,8 @@ from torch import nn
 
 from smartedge.methods.differentiable import differentiable
 from smartedge.methods.front_step import edge_forward, edge_step
-from smartedge.methods.protected_step import Distillation, Suppression, adversary_step, protected_step
+from smartedge.methods.options import StepOptions
+from smartedge.methods.protected_step import Distillation, Protection, Suppression, adversary_step, protected_step
 from smartedge.models.adversary import Adversaries, TrainingLabels
 from smartedge.models.confusion import weight_at
 from smartedge.models.optim import make_optimizer, set_learning_rate
@@ -60,8 +61,12 @@ NONE = make_mechanism("none", feature_shape=SHAPE)
 def test_without_protection_it_is_the_plain_step(parts, batch):
     images, labels, _ = batch
     plain_parts = copy.deepcopy(parts)
-    plain = edge_step(*plain_parts, sgd(*plain_parts), images, labels, "single", label_smoothing=0.1)
-    found = protected_step(*parts, sgd(*parts), images, labels, "single", mechanism=NONE, label_smoothing=0.1)
+    plain = edge_step(
+        *plain_parts, sgd(*plain_parts), images, labels, "single", options=StepOptions(label_smoothing=0.1)
+    )
+    found = protected_step(
+        *parts, sgd(*parts), images, labels, "single", Protection(NONE), options=StepOptions(label_smoothing=0.1)
+    )
     assert found.loss == pytest.approx(plain.loss, rel=1e-6)
     torch.testing.assert_close(found.features_BF, plain.features_BF)
     torch.testing.assert_close(found.logits_BK, plain.logits_BK)
@@ -95,7 +100,13 @@ def test_the_step_of_the_front_is_the_plain_sum_of_its_terms(parts, batch):
 
     suppression = Suppression(exits, sgd(exits), hidden, steps=2, weight=3.0, dependence=5.0)
     found = protected_step(
-        *parts, sgd(*parts), images, labels, "single", mechanism=NONE, suppression=suppression, clip_norm=1e9
+        *parts,
+        sgd(*parts),
+        images,
+        labels,
+        "single",
+        Protection(NONE, suppression=suppression),
+        options=StepOptions(clip_norm=1e9),
     )
     assert found.loss == pytest.approx(loss.item(), rel=1e-5)
     assert found.figures["confusion"] == pytest.approx(confusion.item(), rel=1e-4)
@@ -138,7 +149,9 @@ def test_every_head_sees_noise_of_its_own_and_clean_bounded_features_are_handed_
     exits = adversaries(labels, hidden)
     expected = differentiable(mechanism).bound(parts[0](images)).detach()
     suppression = Suppression(exits, sgd(exits), hidden, steps=3, weight=1.0)
-    found = protected_step(*parts, sgd(*parts), images, labels, "single", mechanism=mechanism, suppression=suppression)
+    found = protected_step(
+        *parts, sgd(*parts), images, labels, "single", Protection(mechanism, suppression=suppression)
+    )
     assert torch.equal(found.features_BF, expected)
     assert found.features_BF.flatten(1).norm(dim=1).max() <= 1.0
     assert not found.features_BF.requires_grad
@@ -154,7 +167,9 @@ def test_the_gradient_passes_through_clip_and_noise(batch):
     torch.manual_seed(0)
     front, task_exit = nn.Conv2d(3, 2, 4), nn.Sequential(nn.Flatten(), nn.Linear(18, 2))
     before = copy.deepcopy(front.state_dict())
-    protected_step(front, task_exit, sgd(front, task_exit), images, labels, "single", mechanism=gaussian(0.1, clip=0.5))
+    protected_step(
+        front, task_exit, sgd(front, task_exit), images, labels, "single", Protection(gaussian(0.1, clip=0.5))
+    )
     assert not torch.equal(front.weight, before["weight"])
 
 
@@ -200,7 +215,7 @@ def suppressed(confusion: str, agree: float, *, weight: float) -> tuple[float, f
         now = weight_at(step, steps, weight=weight, warmup=0.2)
         suppression = Suppression(exits, against, sensitive, steps=2, weight=now)
         protected_step(
-            front, task_exit, optimizer, numbers, labels, "single", mechanism=mechanism, suppression=suppression
+            front, task_exit, optimizer, numbers, labels, "single", Protection(mechanism, suppression=suppression)
         )
     people, desired, hidden = drawn_people(10000, agree, 101)
     with torch.no_grad():
@@ -244,7 +259,7 @@ def test_a_distillation_pulls_the_exit_to_the_teacher(parts, batch):
     optimizer = sgd(*parts)
     for _ in range(20):
         result = protected_step(
-            *parts, optimizer, images, labels, "single", mechanism=NONE, distillation=Distillation(teacher, 1.0, 2.0)
+            *parts, optimizer, images, labels, "single", Protection(NONE, distillation=Distillation(teacher, 1.0, 2.0))
         )
     assert divergence() < before
     assert result.figures["distillation_loss"] < 4 * before
@@ -270,7 +285,13 @@ def test_the_loss_of_codewords_is_the_expectation_over_the_channel(batch):
     exits = adversaries(labels, hidden, confusion="conditional", shapes=("linear", "mlp", "deep"), feature_shape=(4,))
     suppression = Suppression(exits, sgd(exits), hidden, steps=1, weight=1.0, dependence=1.0)
     found = protected_step(
-        front, task_exit, sgd(front, task_exit), images, labels, "single", mechanism=mechanism, suppression=suppression
+        front,
+        task_exit,
+        sgd(front, task_exit),
+        images,
+        labels,
+        "single",
+        Protection(mechanism, suppression=suppression),
     )
     assert found.loss == pytest.approx(expected.item(), rel=1e-5)
     assert torch.equal(found.features_BF, F.one_hot(codes, 4).float()), "the codewords of the same forward pass"

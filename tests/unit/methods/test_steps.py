@@ -12,6 +12,7 @@ from torch import nn
 
 from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.methods.front_step import edge_forward, edge_step, split_finish, split_start
+from smartedge.methods.options import StepOptions
 from smartedge.models.optim import make_optimizer, set_learning_rate
 
 
@@ -45,7 +46,9 @@ def test_the_edge_step_is_the_plain_one(parts, batch):
         for parameter in [*plain_front.parameters(), *plain_exit.parameters()]:
             parameter -= 0.1 * parameter.grad
 
-    result = edge_step(front, task_exit, sgd(front, task_exit), images, labels, "single", clip_norm=1e9)
+    result = edge_step(
+        front, task_exit, sgd(front, task_exit), images, labels, "single", options=StepOptions(clip_norm=1e9)
+    )
     assert result.loss == loss.item()
     assert torch.equal(result.features_BF, features)
     assert not result.features_BF.requires_grad
@@ -72,11 +75,13 @@ def test_split_learning_is_training_the_undivided_network(parts, batch):
     front, _, back = parts
     images, labels = batch
     whole = copy.deepcopy(nn.Sequential(front, back))
-    edge_step(whole, nn.Identity(), sgd(whole), images, labels, "single", clip_norm=1e9)
+    edge_step(whole, nn.Identity(), sgd(whole), images, labels, "single", options=StepOptions(clip_norm=1e9))
 
     front_optimizer, back_optimizer = sgd(front), sgd(back)
     features = split_start(front, images)
-    result = cloud_step(back, back_optimizer, features, labels, "single", want_gradient=True, clip_norm=1e9)
+    result = cloud_step(
+        back, back_optimizer, features, labels, "single", want_gradient=True, options=StepOptions(clip_norm=1e9)
+    )
     split_finish(front_optimizer, features, result.gradient_BF, clip_norm=1e9)
     for mine, plain in zip([*front.parameters(), *back.parameters()], whole.parameters(), strict=True):
         torch.testing.assert_close(mine, plain, rtol=0, atol=1e-7)
@@ -93,17 +98,19 @@ def test_forward_changes_nothing(parts, batch):
 def test_bfloat16_gives_float32_to_the_outside(parts, batch):
     front, task_exit, back = parts
     images, labels = batch
-    result = edge_step(front, task_exit, sgd(front, task_exit), images, labels, "single", precision="bfloat16")
+    result = edge_step(
+        front, task_exit, sgd(front, task_exit), images, labels, "single", options=StepOptions("bfloat16")
+    )
     assert result.features_BF.dtype == torch.float32
     exact, _ = edge_forward(front, task_exit, images)
     assert (result.features_BF - exact).abs().max() < 0.5
-    assert cloud_step(back, sgd(back), result.features_BF, labels, "single", precision="bfloat16").loss > 0
+    assert cloud_step(back, sgd(back), result.features_BF, labels, "single", options=StepOptions("bfloat16")).loss > 0
 
 
 def test_gradients_are_clipped_together(parts, batch):
     front, task_exit, _ = parts
     before = copy.deepcopy([*front.parameters(), *task_exit.parameters()])
-    edge_step(front, task_exit, sgd(front, task_exit), *batch, "single", clip_norm=0.01)
+    edge_step(front, task_exit, sgd(front, task_exit), *batch, "single", options=StepOptions(clip_norm=0.01))
     moved = torch.cat(
         [(a - b).flatten() for a, b in zip(before, [*front.parameters(), *task_exit.parameters()], strict=True)]
     )

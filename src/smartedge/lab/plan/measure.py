@@ -36,6 +36,7 @@ from smartedge.methods.front_step import split_finish, split_start
 from smartedge.methods.learner import Learner
 from smartedge.methods.loop import Progress, take_step
 from smartedge.methods.mechanism import mechanism_of
+from smartedge.methods.options import options_of
 from smartedge.models import zoo
 from smartedge.models.cut import list_cuts
 from smartedge.models.network import divide, to_input
@@ -183,8 +184,7 @@ def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: in
             labels,
             images.task.kind,
             want_gradient=want_gradient,
-            precision=train.precision,
-            clip_norm=train.clip_grad_norm,
+            options=options_of(config),
         )
 
     def forward(number: int) -> None:

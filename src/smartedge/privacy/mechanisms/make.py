@@ -16,7 +16,7 @@ from smartedge.types import ReleaseEvent
 __all__ = ["make_mechanism"]
 
 
-def make_mechanism(
+def make_mechanism(  # noqa: PLR0913 - one argument for each setting of the section dp
     name: str,
     *,
     feature_shape: tuple[int, ...],
