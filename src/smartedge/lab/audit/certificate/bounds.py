@@ -51,8 +51,8 @@ def binomial_bound(seen: float, units: tuple[int, int], miss: float) -> float:
     """Upper bound of the balanced accuracy of a test for two classes, from exact binomial laws.
 
     A test is right on an image with some probability. Of all laws of that probability with a given mean, the widest in
-    the convex order is certainty: 0 or 1. A pair of true rates (p₀, p₁) is therefore refuted where ``seen`` does not
-    exceed :func:`lower_tail` of binomial counts. The bound is the highest mean of a pair that is not refuted.
+    the convex order is certainty: 0 or 1. A pair of true rates (p₀, p₁) is therefore refuted where ``seen`` is below
+    :func:`lower_tail` of binomial counts. The bound is the highest mean of a pair that is not refuted.
 
     The tail grows with each rate, so a cell of pairs is refuted together with its lowest corner. The search halves
     cells of p₀ and rounds upwards: the result is not below the exact value.
@@ -70,11 +70,11 @@ def binomial_bound(seen: float, units: tuple[int, int], miss: float) -> float:
     def highest(low: float, high: float) -> float:
         """Bound of the mean of the pairs with p₀ in [low, high] that are not refuted."""
         kept, refuted = max(0.0, 2 * seen - low), min(1.0, 2 * ceiling - low)
-        if refuted == 1.0 and lower_tail(first, second, (low, 1.0), miss) < seen:
+        if refuted == 1.0 and lower_tail(first, second, (low, 1.0), miss) <= seen:
             return (high + 1) / 2
         while refuted - kept > tolerance / 4:
             middle = (kept + refuted) / 2
-            if lower_tail(first, second, (low, middle), miss) >= seen:
+            if lower_tail(first, second, (low, middle), miss) > seen:
                 refuted = middle
             else:
                 kept = middle
@@ -117,7 +117,7 @@ class Counts:
 
 
 def lower_tail(first: Counts, second: Counts, rates: tuple[float, float], miss: float) -> float:
-    """A value that the balanced accuracy on the sample does not exceed with probability at most ``miss``.
+    """A value below which the balanced accuracy on the sample lies with probability at most ``miss``.
 
     With B the mean of the two binomial shares and any s, (s − E(s − B)₊/miss) is such a value (Markov's inequality for
     (s − x)₊, which is convex). The s near the lower quantile of B makes it nearly as large as it can be.
