@@ -230,8 +230,8 @@ class Privacy(Part):
     )
     tight_attribute_bound: float = Field(description="the same from the mechanism itself: at most `attribute_bound`")
     sampling_delta: float | None = Field(
-        description="what finite precision of the noise adds to delta for one release: it grows with e^ε; from about "
-        "ε = 19 on it is not small beside delta, and at 1 or more nothing is guaranteed"
+        description="what finite precision of the noise adds to delta for one release, whatever ε is; in files of "
+        "versions before the noise had no end it grew with e^ε, and at 1 or more nothing was guaranteed"
     )
     randomised_response_baseline: float | None = Field(
         default=None,

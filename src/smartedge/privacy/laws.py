@@ -26,10 +26,8 @@ from smartedge.privacy.mechanisms import Additive, Discrete, Gaussian, Laplace, 
 __all__ = ["CodewordLaw", "GaussianLaw", "GridLaw", "LaplaceLaw", "ReleaseLaw", "release_law"]
 
 Floats = NDArray[np.float64]
-Words = NDArray[np.uint64]
 
 _MOST_OUTCOMES = 20_000  # of a table
-_WORDS = 2.0**64
 
 
 class ReleaseLaw(ABC):
@@ -128,7 +126,7 @@ class GridLaw(ReleaseLaw):
 
     law: ReleaseLaw  # the same with continuous noise, for draws and densities
     step: float
-    thresholds: Words  # of the sampler: see smartedge.privacy.mechanisms.Grid
+    masses: Floats  # of the sampler: see smartedge.privacy.mechanisms.grid.Grid
     distance: float
     sampling_bias: float = 0.0
 
@@ -150,8 +148,7 @@ class GridLaw(ReleaseLaw):
 
     def table(self, inputs_ND: Floats) -> Floats | None:
         """P(grid step released) for each input."""
-        edges = np.concatenate([[0.0], self.thresholds.astype(np.float64) / _WORDS, [1.0]])
-        noise = np.diff(edges)
+        noise = self.masses
         steps_N = np.rint(inputs_ND[:, 0] / self.step).astype(np.int64)
         steps_N -= steps_N.min()
         if (outcomes := len(noise) + int(steps_N.max())) > _MOST_OUTCOMES:
@@ -237,7 +234,7 @@ def release_law(mechanism: Mechanism, releases: int = 1) -> ReleaseLaw:
         assert isinstance(mechanism, Laplace)
         law = LaplaceLaw(mechanism.scale, mechanism.grid.step, releases, apart, bias)
     if math.prod(mechanism.feature_shape) == 1 and releases == 1:
-        return GridLaw(law, mechanism.grid.step, mechanism.grid.thresholds, law.distance)
+        return GridLaw(law, mechanism.grid.step, mechanism.grid.masses(), law.distance)
     return law
 
 

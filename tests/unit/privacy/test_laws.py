@@ -75,7 +75,7 @@ def test_the_table_of_one_number_is_what_the_sampler_does(name: str) -> None:
     table = law.table(inputs)
     assert table is not None and table.sum(axis=1) == pytest.approx(1, abs=1e-12)
     released = _released(mechanism, np.full((200_000, 1), 0.71), 3)
-    lowest = round(inputs.min() / law.step) - len(law.thresholds) // 2
+    lowest = round(inputs.min() / law.step) - len(law.masses) // 2
     counts = np.bincount(np.rint(released[:, 0] / law.step).astype(int) - lowest, minlength=table.shape[1])
     cumulated = np.cumsum(counts) / counts.sum()
     assert np.abs(cumulated - np.cumsum(table[1])).max() < 0.006  # Kolmogorov: 0.0055 at a miss of 1e-5

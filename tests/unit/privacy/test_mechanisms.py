@@ -21,7 +21,7 @@ from smartedge.privacy.mechanisms import (
     response_weights,
 )
 from smartedge.privacy.mechanisms.distance import _on_a_grid, laplace_product_distance
-from smartedge.privacy.mechanisms.grid import grid_of
+from smartedge.privacy.mechanisms.grid import SEED_WORDS, grid_of
 from smartedge.privacy.noise import Noise
 
 SHAPE = (2, 3, 2)
@@ -103,16 +103,60 @@ def test_the_integer_law_is_the_law_rounded_to_the_grid(law):
     expected = ideal.sf(positive - grid.step / 2) - ideal.sf(positive + grid.step / 2)
     inner = np.abs(steps) < half
     np.testing.assert_allclose(masses[inner], expected[inner], rtol=1e-11, atol=2.0**-63)
-    assert masses[0] < 2.0**-60, "the last cell takes the tail"
+    assert masses[0] < 2.0**-20, "the last cell is all that lies beyond"
+    np.testing.assert_allclose(np.exp(grid.log_mass(steps[inner])), masses[inner], rtol=1e-12)
+    far = np.arange(half, 40 * half)
+    beyond = ideal.logsf(far * grid.step - grid.step / 2) + np.log(
+        -np.expm1(ideal.logsf(far * grid.step + grid.step / 2) - ideal.logsf(far * grid.step - grid.step / 2))
+    )
+    np.testing.assert_allclose(grid.log_mass(far), beyond, rtol=1e-9)
+    np.testing.assert_array_equal(grid.log_mass(-far), grid.log_mass(far))
+    assert grid.masses().sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_each_word_stands_for_its_number_of_steps():
     grid = grid_of("gaussian", 1.0)
     half = len(grid.thresholds) // 2
     edges = np.array([0, 2**64 - 1, 2**63, 2**63 - 1], dtype=np.uint64)
-    np.testing.assert_array_equal(grid.draw(edges), [-half, half, 0, 0])
+    seeds = np.arange(4, dtype=np.uint64)[None]
+    low, high, *middle = grid.draw(edges[None], seeds)[0]
+    assert low <= -half and high >= half, "the first and the last cell go on"
+    assert middle == [0, 0]
     ends = grid.thresholds[[500]]
-    np.testing.assert_array_equal(grid.draw(np.concatenate([ends - np.uint64(1), ends])), [500 - half, 501 - half])
+    both = np.concatenate([ends - np.uint64(1), ends])[None]
+    np.testing.assert_array_equal(grid.draw(both, seeds), [[500 - half, 501 - half]])
+
+
+@pytest.mark.parametrize("law", ["gaussian", "laplace"])
+def test_beyond_the_table_the_noise_follows_its_law(law):
+    """5000 images whose words all lie beyond: Kolmogorov-Smirnov against the law given that; false alarm 1e-7."""
+    grid = grid_of(law, 0.7)
+    words = np.full((5000, 1), 2**64 - 1, np.uint64)
+    seeds = NOISE.words(b"far", 5000 * SEED_WORDS).reshape(5000, SEED_WORDS)
+    drawn = grid.draw(words, seeds)[:, 0]
+    np.testing.assert_array_equal(grid.draw(words, seeds)[:, 0], drawn)
+    places = np.arange(grid.half, drawn.max() + 1)
+    stated = np.exp(grid.log_mass(places) - np.log(float(2**64 - int(grid.thresholds[-1])) / 2.0**64)).cumsum()
+    found = np.searchsorted(np.sort(drawn), places, side="right") / 5000
+    assert np.abs(found - stated).max() < gap_bound(5000)
+    np.testing.assert_array_equal(grid.draw(np.zeros((5000, 1), np.uint64), seeds)[:, 0], -drawn)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (128,)])
+@pytest.mark.parametrize("sigma", [0.4, 0.5, 0.7, 1.0, 2.0, 4.0])
+def test_the_stated_epsilon_holds_at_the_stated_delta_by_the_samplers_own_words(shape, sigma):
+    """All of the sensitivity in one number: δ is the sum of (P − e^ε Q)₊ over every release, P and Q by its words."""
+    mechanism = make_mechanism("gaussian", feature_shape=shape, bottleneck=True, sigma=sigma)
+    farthest = np.zeros((2, *shape), np.float32)
+    farthest.reshape(2, -1)[:, 0] = (1e6, -1e6)
+    one, other = mechanism._steps(mechanism.bound(farthest))[:, 0]
+    releases = np.arange(other - 3 * mechanism.grid.half, one + 3 * mechanism.grid.half)
+    log_p, log_q = mechanism.grid.log_mass(releases - one), mechanism.grid.log_mass(releases - other)
+    assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-9)
+    loss = np.maximum(log_p - log_q - mechanism.epsilon, 0)  # beyond ε
+    delta = (np.exp(log_p) * -np.expm1(-loss)).sum()
+    assert 0.5 * mechanism.delta < delta <= mechanism.delta
+    assert mechanism.sampling_delta < 1e-8
 
 
 @pytest.mark.parametrize(
@@ -126,7 +170,7 @@ def test_each_word_stands_for_its_number_of_steps():
 def test_released_noise_follows_its_law(mechanism, law):
     draws, centre = 100_000, np.array([0.5, -0.25, 0.0, 0.125], np.float32)
     bounded_BF = mechanism.bound(np.tile(centre, (draws // 4, 1)))
-    released_BF = mechanism.randomise(bounded_BF, NOISE.words(b"law", draws))
+    released_BF = mechanism.randomise(bounded_BF, NOISE.words(b"law", draws // 4 * mechanism.words_per_image))
     assert released_BF.dtype == np.float32
     noise = (released_BF - bounded_BF).astype(np.float64).reshape(-1)
     cell = float(law.pdf(0)) * mechanism.grid.step  # a rounded law differs from its own by up to half a cell's mass
@@ -138,7 +182,8 @@ def test_numbers_of_one_image_get_independent_noise():
     """Correlation of two numbers over n images: |r| < 5.5/√n; false alarm < 6 · 4e-8."""
     images = 20_000
     mechanism = Gaussian((4,), 2.0, 1.0, 1e-5)
-    released = mechanism.randomise(np.zeros((images, 4), np.float32), NOISE.words(b"pairs", 4 * images))
+    words = NOISE.words(b"pairs", mechanism.words_per_image * images)
+    released = mechanism.randomise(np.zeros((images, 4), np.float32), words)
     r = np.corrcoef(released.T) - np.eye(4)
     assert np.abs(r).max() < 5.5 / math.sqrt(images)
 
@@ -147,7 +192,7 @@ def test_a_release_lies_on_the_grid_and_rests_on_no_one_elses_clip():
     """The same words for two inputs: the difference is a whole number of steps, and within the sensitivity."""
     mechanism = Gaussian((5,), 1.0, 0.3, 1e-5)
     far = np.full((1, 5), 1e6, np.float32)
-    words = NOISE.words(b"grid", 5)
+    words = NOISE.words(b"grid", mechanism.words_per_image)
     one, other = (mechanism.randomise(each, words).astype(np.float64) for each in (far, -far))
     steps = (one - other) / mechanism.grid.step
     np.testing.assert_array_equal(steps, np.rint(steps))

@@ -116,7 +116,7 @@ def test_a_refusal_comes_before_any_noise_is_drawn(make_gate):
     gate = make_gate(mechanism, epsilon=1.0, label_epsilon=1.0)
     gate.release(IDS, FEATURES, LABELS, split="train", seq=0)
     drawn = gate.noise.drawn
-    assert drawn == 2 * 48 + 2
+    assert drawn == 2 * gate.mechanism.words_per_image + 2 == 2 * (48 + 4) + 2
     with pytest.raises(PrivacyError, match="budget is 1"):
         gate.release(IDS, FEATURES, LABELS, split="train", seq=1)
     assert gate.noise.drawn == drawn

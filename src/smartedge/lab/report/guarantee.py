@@ -78,7 +78,12 @@ def _some(block: Privacy, labels: str) -> Guarantee:
         )
     else:
         whom = "Every training image" if training_only else "Every image"
-        headline = f"{whom} that was sent is protected: {_pair(vector, delta)} each time it is sent."
+        headline = (
+            f"{whom} that was sent is protected: {_pair(vector, delta)} each time it is sent."
+            if min(block.attribute_bound, block.tight_attribute_bound) < _NOTHING
+            else f"{whom} that was sent carries noise, but so little that its guarantee says nothing: "
+            f"{_pair(vector, delta)} each time it is sent."
+        )
     bound, tight = block.attribute_bound, block.tight_attribute_bound
     sentences.append(
         "What that means: take any yes/no question about an image, and any attacker, with any network, computer and "
@@ -135,6 +140,7 @@ def _facts(block: Privacy) -> list[tuple[str, str]]:
 
 
 _LITTLE = 0.95  # a limit of balanced accuracy above this rules out little
+_NOTHING = 0.99  # from here on a limit is not called protection
 _WEAK = 10.0  # e^10: an attacker may be 22 000 times surer than before
 _NOT_COVERED = [
     "the front's weights, which learned from the images without noise: not to be published where the training "

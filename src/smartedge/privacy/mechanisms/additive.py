@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from smartedge.privacy.accountant import gaussian_epsilon
 from smartedge.privacy.mechanisms.base import Mechanism
 from smartedge.privacy.mechanisms.distance import laplace_product_distance
-from smartedge.privacy.mechanisms.grid import WORDS, Grid, grid_of
+from smartedge.privacy.mechanisms.grid import SEED_WORDS, WORDS, Grid, grid_of
 from smartedge.types import Features, ReleaseEvent
 
 __all__ = ["SHRINK", "Additive", "Gaussian", "Laplace"]
@@ -40,18 +40,32 @@ class Additive(Mechanism):
 
     @property
     def words_per_image(self) -> int:
-        """One per number."""
-        return math.prod(self.feature_shape)
+        """One per number, and a seed for noise beyond the table."""
+        return self._numbers + SEED_WORDS
 
     @property
     def grid(self) -> Grid:
         """Where releases lie, and the integer law of their noise."""
-        return grid_of(self.name, self.scale)
+        return grid_of("laplace" if self.noise_norm == 1 else "gaussian", self.scale)
 
     @property
     def sampling_bias(self) -> float:
-        """Thresholds of 2⁻⁶⁴ each, and the tails beyond the last one, for every number."""
-        return self.words_per_image * (len(self.grid.thresholds) + 2) / WORDS
+        """Thresholds of 2⁻⁶⁴ each, for every number; what lies beyond the table differs by far less."""
+        return self._numbers * (len(self.grid.thresholds) + 2) / WORDS
+
+    @property
+    def sampling_delta(self) -> float:
+        """What the finite precision of :meth:`randomise` adds to delta for one release of a whole map.
+
+        Every probability of the sampler is within a share η of the stated one, so those of a map of D numbers are
+        within e^(±Dη): P(S) ≤ e^(2Dη) (e^ε Q(S) + δ), and what exceeds e^ε Q(S) + δ is at most e^(2Dη) − 1, whatever ε.
+        """
+        return math.expm1(2 * self._numbers * self.grid.precision)
+
+    @property
+    def _numbers(self) -> int:
+        """D."""
+        return math.prod(self.feature_shape)
 
     @abstractmethod
     def _norms(self, flat_BD: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -70,7 +84,8 @@ class Additive(Mechanism):
         With the map on the grid, rounded noise is noise rounded: post-processing of the mechanism with real numbers.
         """
         steps_BD = self._steps(bounded_BF)
-        noise_BD = self.grid.draw(words).reshape(steps_BD.shape)
+        words_BW = words.reshape(len(steps_BD), self.words_per_image)
+        noise_BD = self.grid.draw(words_BW[:, :-SEED_WORDS], words_BW[:, -SEED_WORDS:])
         released_BD = (steps_BD + noise_BD).astype(np.float64) * self.grid.step
         return released_BD.astype(np.float32).reshape(bounded_BF.shape)
 
@@ -155,7 +170,7 @@ class Laplace(Additive):
     @property
     def distance(self) -> float:
         """Of the whole map: all numbers 2C apart (``element``), or one number 2C apart (``vector``)."""
-        numbers = math.prod(self.feature_shape) if self.granularity == "element" else 1
+        numbers = self._numbers if self.granularity == "element" else 1
         return laplace_product_distance(self.epsilon, numbers)
 
     def _norms(self, flat_BD: NDArray[np.float64]) -> NDArray[np.float64]:

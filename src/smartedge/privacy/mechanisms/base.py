@@ -136,8 +136,7 @@ class Mechanism(ABC):
     @property
     def sampling_delta(self) -> float:
         """What the finite precision of :meth:`randomise` adds to delta for one release of a whole map."""
-        bias = self.sampling_bias
-        return bias * (1 + math.exp(min(700.0, self.vector_epsilon))) if bias else 0.0
+        return 0.0
 
     @property
     def attribute_bound(self) -> float:

@@ -2,60 +2,129 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WORDS", "Grid", "grid_of"]
+from smartedge.privacy.accountant import log_normal_cdf
+
+__all__ = ["SEED_WORDS", "WORDS", "Grid", "grid_of"]
 
 WORDS = 2**64  # values of a word
+SEED_WORDS = 4  # of an image, for noise beyond the table: 256 bits
 _STEPS = 128  # grid steps per power of two below the noise's scale
+_BEYOND = 2.0**-20  # the probability that noise lies beyond the table, on each side, is below this
+_MOST_CELLS = 2**22  # of log_mass, on each side
+
+Law = Literal["gaussian", "laplace"]
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Noise rounded to whole steps, as an integer law.
+    """Noise rounded to whole steps, as an integer law without an end.
 
     ``thresholds[i]`` is 2⁶⁴ times the probability of at most ``i − len/2`` steps, rounded down below the middle and up
-    above it; so a word w stands for ``(number of thresholds ≤ w) − len/2`` steps.
+    above it; so a word w stands for ``(number of thresholds ≤ w) − len/2`` steps. The first and the last of these
+    numbers mean "so many steps or more". From there on the noise goes on a step at a time, and stops at each with the
+    probability that it is this step, given that it is this one or more.
     """
 
+    law: Law
+    scale: float  # σ of a Gaussian, the scale of a Laplace law
     step: float  # a power of two
     thresholds: NDArray[np.uint64]
 
-    def draw(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """A number of steps for each word."""
-        return np.searchsorted(self.thresholds, words, side="right") - len(self.thresholds) // 2
+    @property
+    def half(self) -> int:
+        """So many steps, up or down, are beyond the table."""
+        return len(self.thresholds) // 2
+
+    @property
+    def precision(self) -> float:
+        """How far the probability of any number of steps is from the stated one at most, as a share of it."""
+        ends = [0, *map(int, self.thresholds), WORDS]
+        return 2 / min(high - low for low, high in itertools.pairwise(ends))
+
+    def draw(self, words_BD: NDArray[np.uint64], seeds_BS: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """A number of steps for each word, int64 (B, D).
+
+        Args:
+            words_BD: uint64, one for each number.
+            seeds_BS: uint64 (B, SEED_WORDS), for each image's numbers beyond the table.
+        """
+        steps_BD = np.searchsorted(self.thresholds, words_BD, side="right") - self.half
+        for image, place in np.argwhere(np.abs(steps_BD) == self.half):
+            stream = _words_of(seeds_BS[image].astype("<u8").tobytes() + int(place).to_bytes(8, "little"))
+            further = next(k for k in itertools.count(self.half) if next(stream) < _hazard(self.law, self.scale, k))
+            steps_BD[image, place] = math.copysign(further, steps_BD[image, place])
+        return steps_BD
 
     def log_mass(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Logarithm of the probability of so many steps; −∞ beyond the table."""
-        half = len(self.thresholds) // 2
-        inside = np.abs(steps) <= half
-        return np.where(inside, self._log_masses[np.clip(steps + half, 0, 2 * half)], -np.inf)
+        """Logarithm of the probability of so many steps."""
+        sizes = np.abs(steps)
+        cells = min(_MOST_CELLS, 2 ** math.ceil(math.log2(max(2 * self.half, int(sizes.max(initial=0)) + 1))))
+        found: NDArray[np.float64] = _log_masses(self.law, self.scale, cells)[np.minimum(sizes, cells - 1)]
+        return np.where(sizes < cells, found, -np.inf)
 
-    @cached_property
-    def _log_masses(self) -> NDArray[np.float64]:
-        """Of −len/2 to len/2 steps."""
-        ends = [0, *map(int, self.thresholds), WORDS]
-        masses = np.array([high - low for low, high in itertools.pairwise(ends)], dtype=np.float64)
-        with np.errstate(divide="ignore"):
-            return np.log(masses) - math.log(WORDS)
+    def masses(self) -> NDArray[np.float64]:
+        """Probabilities of −n to n steps, where fewer than 2⁻⁶⁴ lies beyond n; what does is added at the ends."""
+        far = next(k for k in itertools.count(self.half) if _log_tail(self.law, self.scale, k) < -64 * math.log(2))
+        masses = np.exp(self.log_mass(np.arange(-far, far + 1)))
+        masses[[0, -1]] += max(0.0, 1 - masses.sum()) / 2
+        return masses
 
 
 @lru_cache(maxsize=16)
-def grid_of(law: str, scale: float) -> Grid:
+def grid_of(law: Law, scale: float) -> Grid:
     """The grid for a law (``gaussian``: scale is σ; ``laplace``: its scale): 128 to 256 steps per scale."""
-    step = 2.0 ** math.floor(math.log2(scale)) / _STEPS
-
-    def upper_tail(value: float) -> int:
-        """2⁶⁴ · P(noise > value), rounded down."""
-        ratio = value / scale
-        return int(math.erfc(ratio / math.sqrt(2)) * 2.0**63 if law == "gaussian" else math.exp(-ratio) * 2.0**63)
-
-    tails = list(itertools.takewhile(bool, (upper_tail((steps + 0.5) * step) for steps in itertools.count())))
+    tails = []
+    for steps in itertools.count():
+        tail = int(math.exp(_log_tail(law, scale, steps + 1)) * WORDS)  # P(more than so many steps), rounded down
+        tails.append(tail)
+        if tail < _BEYOND * WORDS:
+            break
     thresholds = [*reversed(tails), *(WORDS - tail for tail in tails)]
-    return Grid(step, np.array(thresholds, dtype=np.uint64))
+    return Grid(law, scale, _step(scale), np.array(thresholds, dtype=np.uint64))
+
+
+def _step(scale: float) -> float:
+    return 2.0 ** math.floor(math.log2(scale)) / _STEPS
+
+
+def _log_tail(law: Law, scale: float, steps: int) -> float:
+    """Log P(noise is so many steps or more), ``steps`` ≥ 1."""
+    ratio = (steps - 0.5) * _step(scale) / scale
+    return log_normal_cdf(-ratio) if law == "gaussian" else -ratio - math.log(2)
+
+
+@lru_cache(maxsize=4096)
+def _hazard(law: Law, scale: float, steps: int) -> int:
+    """2⁶⁴ · P(noise is so many steps, given that it is so many or more), rounded down; ``steps`` ≥ 1."""
+    return int(-math.expm1(_log_tail(law, scale, steps + 1) - _log_tail(law, scale, steps)) * WORDS)
+
+
+@lru_cache(maxsize=8)
+def _log_masses(law: Law, scale: float, cells: int) -> NDArray[np.float64]:
+    """Logarithm of the probability of 0 to ``cells − 1`` steps up, by the words of table and hazards."""
+    grid = grid_of(law, scale)
+    ends = [*map(int, grid.thresholds[grid.half - 1 :]), WORDS]
+    table = [math.log(high - low) - math.log(WORDS) for low, high in itertools.pairwise(ends)]
+    beyond = table.pop()  # so many steps or more
+    shares = np.array([_hazard(law, scale, steps) / WORDS for steps in range(grid.half, cells)])
+    survived = np.concatenate([[0.0], np.cumsum(np.log1p(-shares))[:-1]])
+    return np.concatenate([table, beyond + survived + np.log(shares)])
+
+
+def _words_of(seed: bytes) -> Iterator[int]:
+    """An endless stream of words, by SHAKE-256."""
+    done, count = 0, 64
+    while True:
+        yield from np.frombuffer(hashlib.shake_256(seed).digest(8 * count), "<u8")[done:].tolist()
+        done, count = count, 4 * count

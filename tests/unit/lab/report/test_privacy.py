@@ -92,6 +92,14 @@ def test_a_guarantee_is_told_with_its_limits(privacy_block):
     assert "times, and each time tells more" not in everything
 
 
+@pytest.mark.parametrize(("tight", "protected"), [(0.98, True), (0.995, False)])
+def test_protected_is_said_where_the_limit_of_an_attacker_says_something(privacy_block, tight, protected):
+    block = privacy_block(vector_epsilon=92.0, attribute_bound=1.0, tight_attribute_bound=tight)
+    headline = guarantee(results(privacy=block)).headline
+    assert ("is protected" in headline) == protected
+    assert ("says nothing" in headline) != protected
+
+
 def test_several_releases_are_told_by_their_sum(privacy_block):
     block = privacy_block(releases_max=10, vector_epsilon_total=14.2, delta_total=1e-5)
     everything = plain(" ".join(guarantee(results(privacy=block)).sentences))
