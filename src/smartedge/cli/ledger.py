@@ -129,9 +129,9 @@ def _in_words(event: ReleaseEvent) -> str:
     return f"{what}, {cost} each time."
 
 
-def _as_json(balance: Balance) -> dict[str, Any]:
+def _as_json(balance: Balance) -> dict[str, object]:
     budget = balance.budget
-    splits: dict[str, Any] = {}
+    splits: dict[str, object] = {}
     for split in balance.splits:
         groups = [group for group in balance.groups if group.split == split]
         worst = balance.worst(split)
@@ -157,7 +157,7 @@ def _as_json(balance: Balance) -> dict[str, Any]:
     }
 
 
-def _group(group: Group) -> dict[str, Any]:
+def _group(group: Group) -> dict[str, object]:
     return {
         "split": group.split,
         "images": group.images,

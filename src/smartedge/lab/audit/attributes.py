@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smartedge.artifacts.audit import AttackFigures, KindFigures, NamedFigures, Skipped
 from smartedge.lab.audit.attackers import read
 from smartedge.lab.audit.attacks import ATTACKS, Diverged, Unit
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -22,7 +23,7 @@ from smartedge.lab.audit.judge import judge, selection_score
 from smartedge.lab.audit.store import Store, key_of
 from smartedge.runs.progress import Monitor
 
-__all__ = ["Finding", "Findings", "in_focus", "infer", "plan", "summarise"]
+__all__ = ["Best", "Finding", "Findings", "in_focus", "infer", "plan", "summarise"]
 
 _ENSEMBLE = 5  # networks whose answers are averaged
 _LEAST_SECONDS = 5.0  # for an attacker that is made in any case
@@ -37,12 +38,21 @@ class Finding:
 
     unit: Unit
     attribute: str
-    figures: dict[str, Any]  # see judge, and ``val_auroc``
+    figures: AttackFigures
     val_scores: Floats
     test_scores: Floats
 
 
 Findings = dict[str, list[Finding]]  # attribute → one for each attacker
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best attackers on one attribute."""
+
+    best: NamedFigures  # by what it achieves on the protected images
+    by_validation: NamedFigures  # by its own images
+    attacks: dict[str, KindFigures]  # kind → its best
 
 
 def plan(
@@ -90,7 +100,7 @@ def infer(
     folders: Mapping[str, Path],
     clock: Clock,
     monitor: Monitor,
-    skipped: list[dict[str, Any]],
+    skipped: list[Skipped],
 ) -> dict[str, Findings]:
     """Train the attackers one after the other, each within its share of the time; reuse those that are finished.
 
@@ -117,46 +127,61 @@ def infer(
     found: dict[str, Findings] = {name: {} for name in evidences}
     for attempt in attempts:
         if reason := attempt.shortcoming:
-            skipped.append({**_described(attempt.unit), "reason": reason})
+            unit = attempt.unit
+            skipped.append(
+                Skipped(
+                    attack=unit.attack,
+                    reason=reason,
+                    evidence=unit.evidence,
+                    attributes=unit.attributes,
+                    rate=unit.rate,
+                    seed=unit.seed,
+                )
+            )
         for finding in attempt.findings():
             found[attempt.unit.evidence].setdefault(finding.attribute, []).append(finding)
     return found
 
 
-def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -> dict[str, Any]:
+def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -> Best:
     """The best attacker of all, by what it achieves on the protected images, and each kind's own best.
 
     Picking the best by the protected images themselves favours the attacker a little; ``by_validation`` is what an
     attacker achieves who can choose by its own images alone.
-
-    Returns:
-        ``best`` (figures, ``attack``), ``by_validation``, ``attacks`` (kind → its best figures, with ``rate``, ``seed``
-        and ``tried``).
     """
     attackers = list(findings)
     if ensemble := _ensemble(attackers, evidence, attribute):
         attackers.append(ensemble)
-    by_kind: dict[str, dict[str, Any]] = {}
+    by_kind: dict[str, list[Finding]] = {}
     for finding in attackers:
-        kind = finding.unit.attack
-        tried = by_kind.get(kind, {}).get("tried", 0) + 1
-        if tried == 1 or finding.figures["balanced_accuracy"] > by_kind[kind]["balanced_accuracy"]:
-            by_kind[kind] = {**finding.figures, "rate": finding.unit.rate, "seed": finding.unit.seed}
-        by_kind[kind]["tried"] = tried
-    best = max(attackers, key=lambda finding: finding.figures["balanced_accuracy"])
-    chosen = max(attackers, key=lambda finding: finding.figures["val_auroc"])
-    return {
-        "best": {"attack": best.unit.attack, **best.figures},
-        "by_validation": {"attack": chosen.unit.attack, **chosen.figures},
-        "attacks": by_kind,
-    }
+        by_kind.setdefault(finding.unit.attack, []).append(finding)
+    best, chosen = max(attackers, key=_achieved), max(attackers, key=_on_own_images)
+    return Best(
+        best=NamedFigures(attack=best.unit.attack, **best.figures.model_dump()),
+        by_validation=NamedFigures(attack=chosen.unit.attack, **chosen.figures.model_dump()),
+        attacks={kind: _of_kind(same) for kind, same in by_kind.items()},
+    )
+
+
+def _of_kind(findings: Sequence[Finding]) -> KindFigures:
+    best = max(findings, key=_achieved)
+    unit = best.unit
+    return KindFigures(rate=unit.rate, seed=unit.seed, tried=len(findings), **best.figures.model_dump())
+
+
+def _achieved(finding: Finding) -> float:
+    return finding.figures.balanced_accuracy
+
+
+def _on_own_images(finding: Finding) -> float:
+    return finding.figures.val_auroc or 0.0
 
 
 def _ensemble(findings: Sequence[Finding], evidence: Evidence, attribute: str) -> Finding | None:
     """The mean log-probability of the attackers that are best on the attacker's own images."""
     if len(findings) < 2:
         return None
-    chosen = sorted(findings, key=lambda finding: -finding.figures["val_auroc"])[:_ENSEMBLE]
+    chosen = sorted(findings, key=_on_own_images, reverse=True)[:_ENSEMBLE]
     at_val, at_test = (
         _normalised(sum(np.log(np.maximum(scores, 1e-6)) for scores in parts) / len(parts))
         for parts in ([f.val_scores for f in chosen], [f.test_scores for f in chosen])
@@ -170,10 +195,10 @@ def _normalised(logs_NK: Any) -> Floats:
     return np.asarray(shares_NK / shares_NK.sum(axis=1, keepdims=True))
 
 
-def _figures(at_val: Floats, at_test: Floats, evidence: Evidence, attribute: str) -> dict[str, Any]:
+def _figures(at_val: Floats, at_test: Floats, evidence: Evidence, attribute: str) -> AttackFigures:
     truth = val_labels(evidence, attribute)
     figures = judge(at_val, truth, at_test, evidence.test_labels[attribute].numpy())
-    return {**figures, "val_auroc": selection_score(at_val, truth)}
+    return figures.model_copy(update={"val_auroc": selection_score(at_val, truth)})
 
 
 def _share(unit: Unit, later: Sequence[Unit]) -> float:
@@ -186,16 +211,6 @@ def _share(unit: Unit, later: Sequence[Unit]) -> float:
     if unit.kind.cheap and not all(each.kind.cheap for each in later):
         return 0.5 * weight / (weight + sum(each.kind.weight for each in later if each.kind.cheap))
     return weight / (weight + sum(each.kind.weight for each in later))
-
-
-def _described(unit: Unit) -> dict[str, Any]:
-    return {
-        "attack": unit.attack,
-        "evidence": unit.evidence,
-        "attributes": list(unit.attributes),
-        "rate": unit.rate,
-        "seed": unit.seed,
-    }
 
 
 # -- one attacker, made or taken from an earlier call

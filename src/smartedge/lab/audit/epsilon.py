@@ -14,7 +14,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +81,7 @@ def measure(
     trials: int = _TRIALS,
     words: Words = random_words,
     claim: Mechanism | None = None,
-) -> dict[str, Any]:
+) -> dict[str, float | int | str | bool | None]:
     """Try to refute what a mechanism claims for one release.
 
     Args:

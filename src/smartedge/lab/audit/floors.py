@@ -6,13 +6,12 @@ answer, which is what sending nothing but the answer would give away. No floor i
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge import metrics
+from smartedge.artifacts.audit import NamedFigures
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.trees import Table, fit_logistic, fit_trees
@@ -23,13 +22,13 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def label_floor(evidence: Evidence, attribute: str) -> dict[str, Any]:
+def label_floor(evidence: Evidence, attribute: str) -> NamedFigures:
     """The best attack that sees only the true desired label, judged as any other attack."""
     desired = (evidence.train.desired, evidence.val.desired, evidence.test_desired)
     return _floor(evidence, attribute, *(labels.numpy().astype(np.int64) for labels in desired))
 
 
-def prediction_floor(evidence: Evidence, attribute: str) -> dict[str, Any] | None:
+def prediction_floor(evidence: Evidence, attribute: str) -> NamedFigures | None:
     """The best attack that sees only the task exit's answer; None where the method has no exit."""
     if not evidence.exit_scores:
         return None
@@ -59,7 +58,7 @@ def table_attack(answers_N: Ints, labels: Ints, *others_N: Ints, options: int, c
     return tuple(posterior_OK[other_N] for other_N in others_N)
 
 
-def _floor(evidence: Evidence, attribute: str, train: Ints, val: Ints, test: Ints) -> dict[str, Any]:
+def _floor(evidence: Evidence, attribute: str, train: Ints, val: Ints, test: Ints) -> NamedFigures:
     """``train``, ``val``, ``test``: answers, int64 (N,) to one question or (N, Q) to Q yes/no questions."""
     classes = len(evidence.classes[attribute])
     train_N, val_N, test_N = (
@@ -82,8 +81,8 @@ def _floor(evidence: Evidence, attribute: str, train: Ints, val: Ints, test: Int
     # A guess without looking: no floor is below it, whatever a threshold chosen on few val images does on test.
     attacks["chance"] = tuple(np.full((len(labels), classes), 1 / classes) for labels in (val_N, test_N))
     figures = {name: judge(at_val, val_N, at_test, test_N) for name, (at_val, at_test) in attacks.items()}
-    best = max(figures, key=lambda name: figures[name]["balanced_accuracy"])
-    return {"attack": best, **figures[best]}
+    best = max(figures, key=lambda name: figures[name].balanced_accuracy)
+    return NamedFigures(attack=best, **figures[best].model_dump())
 
 
 def _answers(evidence: Evidence, scores_NK: Tensor) -> Ints:

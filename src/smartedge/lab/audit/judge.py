@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge import metrics
+from smartedge.artifacts.audit import AttackFigures
 
 __all__ = ["balanced_accuracy_interval", "choose_threshold", "decide", "judge", "selection_score"]
 
@@ -21,15 +22,10 @@ Ints = NDArray[np.int64]
 _RESAMPLES = 2000
 
 
-def judge(val_scores_NK: Floats, val_labels: Ints, test_scores_NK: Floats, test_labels: Ints) -> dict[str, Any]:
+def judge(val_scores_NK: Floats, val_labels: Ints, test_scores_NK: Floats, test_labels: Ints) -> AttackFigures:
     """What an attack achieves on the protected images.
 
     The threshold of a yes/no attribute is chosen on the validation images; of more classes, the highest score counts.
-
-    Returns:
-        ``balanced_accuracy``, ``auroc`` (None where the test images are all of one class), ``ci95`` [low, high] of the
-        balanced accuracy by a bootstrap over test images, ``val_balanced_accuracy``, ``base_rate`` (of the most
-        frequent class), ``images``.
     """
     val_scores_NK, val_labels = _known(val_scores_NK, val_labels)
     test_scores_NK, test_labels = _known(test_scores_NK, test_labels)
@@ -38,14 +34,16 @@ def judge(val_scores_NK: Floats, val_labels: Ints, test_scores_NK: Floats, test_
     figures = metrics.evaluate(test_labels, test_scores_NK, "single")
     balanced, interval = balanced_accuracy_interval(test_labels, given == test_labels)
     val_balanced, _ = balanced_accuracy_interval(val_labels, decide(val_scores_NK, threshold) == val_labels)
-    return {
-        "balanced_accuracy": balanced,
-        "auroc": figures["auroc"],
-        "ci95": list(interval),
-        "val_balanced_accuracy": val_balanced,
-        "base_rate": figures["base_rate"],
-        "images": len(test_labels),
-    }
+    return AttackFigures.model_validate(
+        {
+            "balanced_accuracy": balanced,
+            "auroc": figures["auroc"],
+            "ci95": interval,
+            "val_balanced_accuracy": val_balanced,
+            "base_rate": figures["base_rate"],
+            "images": len(test_labels),
+        }
+    )
 
 
 def choose_threshold(score: Floats, labels: Ints) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge import metrics
+from smartedge.artifacts.audit import Membership, MembershipFigures
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold
 from smartedge.runs.progress import Monitor, Update
@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 Likelihood = Callable[[Tensor, Tensor], Tensor]  # releases (N, D), candidates (M, D) → (N, M)
 
 
-def membership(evidence: Evidence, *, seed: int, monitor: Monitor) -> dict[str, Any]:
+def membership(evidence: Evidence, *, seed: int, monitor: Monitor) -> Membership:
     """Judge the attack on every protected image.
 
     Returns:
@@ -50,7 +50,7 @@ def membership(evidence: Evidence, *, seed: int, monitor: Monitor) -> dict[str, 
     expected_N = torch.cat(
         [torch.logsumexp(likelihood(part, reference_MD), dim=1) for part in released_ND.split(_BATCH)]
     )
-    figures: dict[str, Any] = {}
+    figures: dict[str, MembershipFigures | None] = {}
     for name, groups in (("any", None), ("same_label", evidence.test_desired)):
         others = _others(len(released_ND), groups, generator)
         if others is None:
@@ -66,9 +66,9 @@ def membership(evidence: Evidence, *, seed: int, monitor: Monitor) -> dict[str, 
             "likelihood": _judge(real_N.double().numpy(), false_N.double().numpy()),
             "calibrated": _judge((real_N - shift_N).double().numpy(), (false_N - shift_N).double().numpy()),
         }
-        best = max(judged, key=lambda key: judged[key]["auroc"])
-        figures[name] = {**judged[best], "statistic": best}
-    return figures
+        best = max(judged, key=lambda key: judged[key].auroc)
+        figures[name] = judged[best].model_copy(update={"statistic": best})
+    return Membership.model_validate(figures)
 
 
 def _candidates(evidence: Evidence, monitor: Monitor) -> Tensor:
@@ -123,7 +123,7 @@ def _others(count: int, groups: Tensor | None, generator: torch.Generator) -> tu
     return (torch.cat(rows), torch.cat(others)) if rows else None
 
 
-def _judge(real_N: Floats, false_N: Floats) -> dict[str, Any]:
+def _judge(real_N: Floats, false_N: Floats) -> MembershipFigures:
     """Threshold on the even places, figures on the odd ones; AUROC on all."""
     scores = np.concatenate([real_N, false_N])
     labels = np.repeat([1, 0], [len(real_N), len(false_N)]).astype(np.int64)
@@ -133,4 +133,4 @@ def _judge(real_N: Floats, false_N: Floats) -> dict[str, Any]:
     balanced, interval = balanced_accuracy_interval(labels[~half], right)
     area = metrics.evaluate(labels, np.stack([-scores, scores], axis=1), "single")["auroc"]
     assert area is not None
-    return {"auroc": area, "balanced_accuracy": balanced, "ci95": list(interval), "pairs": len(labels)}
+    return MembershipFigures(auroc=area, balanced_accuracy=balanced, ci95=interval, statistic="", pairs=len(labels))

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from smartedge.artifacts.audit import (
     AttributeBlock,
@@ -47,7 +46,6 @@ _FRONT_SHARE = 0.25
 _ATTRIBUTE_SHARE = 0.6
 _EPSILON_SHARE = 0.05
 _EPSILON_SECONDS = 60.0
-_NOTHING: dict[str, Any] = {"best": None, "by_validation": None, "training_image": None, "attacks": {}}
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class _Call:
     wanted: tuple[str, ...]  # names of attacks
     clock: Clock
     monitor: Monitor
-    skipped: list[dict[str, Any]]  # gets an entry for everything that was left out or cut short
+    skipped: list[Skipped]  # gets an entry for everything that was left out or cut short
 
     @property
     def folder(self) -> Path:
@@ -140,7 +138,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
             monitor=monitor,
             seed=evidence.config.seed,
         )
-        skipped += reconstruction.pop("skipped", [])
+        skipped += [Skipped.model_validate(entry) for entry in reconstruction.pop("skipped", [])]
 
     undefended_run = str(settings.undefended) if settings.undefended else None
     effort = Effort(budget_seconds=settings.budget, seeds=settings.seeds, undefended=undefended_run)
@@ -153,11 +151,11 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
             attacks=wanted,
             stages={stage: effort for stage in dict.fromkeys(map(stage_of, wanted))},
         ),
-        attributes={name: AttributeBlock.model_validate(block) for name, block in found.items()},
+        attributes=found,
         reconstruction=Reconstruction.model_validate(reconstruction) if reconstruction else None,
-        membership=Membership.model_validate(found_membership) if found_membership else None,
+        membership=found_membership,
         dp=dp,
-        skipped=tuple(Skipped.model_validate(entry) for entry in skipped),
+        skipped=tuple(skipped),
         verdict="",
     )
     if not settings.fresh:
@@ -189,7 +187,7 @@ def _undefended(call: _Call, evidence: Evidence) -> Evidence | None:
             clock=call.clock.part(call.clock.remaining() * _FRONT_SHARE),
         )
     except OutOfTime as reason:
-        call.skipped.append({"attack": "undefended", "reason": str(reason)})
+        call.skipped.append(Skipped(attack="undefended", reason=str(reason)))
         return None
 
 
@@ -198,7 +196,7 @@ def _note_fewer_images(call: _Call, evidence: Evidence) -> None:
     own = evidence.train
     if own.left_out or len(own.views_VNF) == 1:
         text = f"the budget sufficed for {len(own)} of the attacker's {len(own) + own.left_out} images"
-        call.skipped.append({"attack": "features", "reason": f"{text}, without their mirrored view"})
+        call.skipped.append(Skipped(attack="features", reason=f"{text}, without their mirrored view"))
 
 
 def _cheap_attacks(call: _Call, evidence: Evidence) -> None:
@@ -216,16 +214,18 @@ def _cheap_attacks(call: _Call, evidence: Evidence) -> None:
     )
 
 
-def _membership(call: _Call, evidence: Evidence) -> dict[str, Any] | None:
+def _membership(call: _Call, evidence: Evidence) -> Membership | None:
     if "membership" not in call.wanted:
         return None
     if call.clock.remaining() == 0:
-        call.skipped.append({"attack": "membership", "reason": "no time was left"})
+        call.skipped.append(Skipped(attack="membership", reason="no time was left"))
         return None
     return membership(evidence, seed=evidence.config.seed, monitor=call.monitor)
 
 
-def _attribute_blocks(call: _Call, evidence: Evidence, undefended: Evidence | None, clock: Clock) -> dict[str, Any]:
+def _attribute_blocks(
+    call: _Call, evidence: Evidence, undefended: Evidence | None, clock: Clock
+) -> dict[str, AttributeBlock]:
     wanted, seeds = call.wanted, call.settings.seeds
     names = [name for name in available(evidence) if name in wanted]
     focus = in_focus(evidence, evidence.config.data.sensitive)
@@ -256,36 +256,38 @@ def _attribute_blocks(call: _Call, evidence: Evidence, undefended: Evidence | No
         monitor=call.monitor,
         skipped=call.skipped,
     )
-    blocks: dict[str, Any] = {}
+    blocks: dict[str, AttributeBlock] = {}
     bound = _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound)
     for name, classes in evidence.classes.items():
         mine = found[evidence.name].get(name, [])
-        block = summarise(mine, evidence, name) if mine else dict(_NOTHING)
+        found_here = summarise(mine, evidence, name) if mine else None
         if undefended is not None and own:
             theirs = found[undefended.name].get(name, [])
-            plain = summarise(theirs, undefended, name)["best"] if theirs else None
+            plain = summarise(theirs, undefended, name).best if theirs else None
         else:
-            plain = block["best"] if undefended is not None else None
+            plain = found_here.best if found_here and undefended is not None else None
         more = found[stronger.name].get(name, []) if stronger else []
-        blocks[name] = {
-            **block,
-            "training_image": summarise(more, stronger, name)["best"] if stronger and more else None,
-            "undefended": plain,
-            "floor": floors.label_floor(evidence, name),
-            "prediction_floor": floors.prediction_floor(evidence, name),
-            "chance": 1 / len(classes),
-            "dp_bound": bound if len(classes) == 2 else None,
-            "classes": list(classes),
-            "desired": name in evidence.task.columns,
-            "sensitive": name in evidence.config.data.sensitive,
-        }
+        blocks[name] = AttributeBlock(
+            best=found_here.best if found_here else None,
+            by_validation=found_here.by_validation if found_here else None,
+            attacks=found_here.attacks if found_here else {},
+            training_image=summarise(more, stronger, name).best if stronger and more else None,
+            undefended=plain,
+            floor=floors.label_floor(evidence, name),
+            prediction_floor=floors.prediction_floor(evidence, name),
+            chance=1 / len(classes),
+            dp_bound=bound if len(classes) == 2 else None,
+            classes=tuple(classes),
+            desired=name in evidence.task.columns,
+            sensitive=name in evidence.config.data.sensitive,
+        )
     return blocks
 
 
 def _dp(call: _Call, evidence: Evidence) -> NoiseTest:
     mechanism, config = evidence.mechanism, evidence.config
     protected = not math.isinf(mechanism.epsilon)
-    block: dict[str, Any] = {
+    block: dict[str, object] = {
         "mechanism": config.dp.mechanism,
         "granularity": mechanism.event.granularity,
         "epsilon_claimed": mechanism.epsilon if protected else None,
@@ -298,7 +300,7 @@ def _dp(call: _Call, evidence: Evidence) -> NoiseTest:
         "noise_bound": _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound),
     }
     if "epsilon" in call.wanted and call.clock.remaining() == 0:
-        call.skipped.append({"attack": "epsilon", "reason": "no time was left"})
+        call.skipped.append(Skipped(attack="epsilon", reason="no time was left"))
     elif "epsilon" in call.wanted:
         seconds = min(_EPSILON_SECONDS, call.clock.remaining() * _EPSILON_SHARE)
         # Without noise a few releases show all that there is to show.

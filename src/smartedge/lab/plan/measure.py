@@ -47,7 +47,7 @@ from smartedge.types import Features
 __all__ = ["figures_of_cut", "figures_of_whole", "main", "steps_on_demand"]
 
 
-def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, repeats: int) -> dict[str, Any]:
+def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, repeats: int) -> dict[str, object]:
     """Everything about ``config.model.cut``: :class:`~smartedge.lab.plan.profile.CutFigures` but for its place.
 
     Returns:
@@ -159,7 +159,7 @@ def _split_side(config: Config, learner: Learner, images: Images, repeats: int) 
     )
 
 
-def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: int) -> dict[str, Any]:
+def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: int) -> dict[str, object]:
     train, size = config.train, len(features_BF)
     device = pick_device(config.hardware.cloud_device, "hardware.cloud_device")
     back = divide(config.division(images.task.outputs)).back.to(device)
@@ -231,7 +231,7 @@ def _codec_on(codec: Codec, features_BF: Features, repeats: int) -> CodecFigures
     )
 
 
-def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, repeats: int) -> dict[str, Any]:
+def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, repeats: int) -> dict[str, object]:
     """The undivided network, image codecs, and what does not depend on the network: disk, loopback, data.
 
     Returns:
@@ -358,7 +358,7 @@ def _serve_steps(config: Config, images: Images, repeats: int) -> None:
         _say({"step": next(steps)})
 
 
-def _say(answer: dict[str, Any]) -> None:
+def _say(answer: dict[str, object]) -> None:
     print(json.dumps(answer, default=lambda value: value.model_dump(mode="json")), flush=True)
 
 

@@ -25,6 +25,7 @@ from smartedge.lab.report.canvas import (
     WIDTH,
     Canvas,
     Figure,
+    Look,
     drawing,
     label_rows,
     save_png,
@@ -37,7 +38,7 @@ from smartedge.lab.report.text import known
 __all__ = ["MOST_ROWS", "Point", "attackers", "attributes", "frontier", "frontier_png", "over_setting"]
 
 # What attacks are held against: each line has a dash of its own.
-_LINES: dict[str, dict[str, Any]] = {
+_LINES: dict[str, Look] = {
     "chance": {"color": MUTED, "linestyle": (0, (1, 1.6)), "linewidth": 1.6},
     "label floor": {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.6},
     "prediction floor": {"color": INK, "linestyle": (0, (5, 1.5, 1, 1.5)), "linewidth": 1.3},
@@ -45,23 +46,23 @@ _LINES: dict[str, dict[str, Any]] = {
     "DP bound": {"color": INK, "linestyle": "-", "linewidth": 2.2},
     "noise bound": {"color": MUTED, "linestyle": "-", "linewidth": 1.6},
 }
-_ON_SENT: dict[str, Any] = {
+_ON_SENT: Look = {
     "marker": "s", "markerfacecolor": CLOUD, "markeredgecolor": CLOUD, "markersize": 7, "linestyle": "none", "zorder": 4
 }  # fmt: skip
-_UNDEFENDED: dict[str, Any] = {
+_UNDEFENDED: Look = {
     "marker": "o", "markerfacecolor": PAPER, "markeredgecolor": EDGE, "markersize": 6.5, "markeredgewidth": 1.8,
     "linestyle": "none", "zorder": 5,
 }  # fmt: skip
-_FLOOR: dict[str, Any] = {
+_FLOOR: Look = {
     "marker": "|", "markeredgecolor": INK, "markeredgewidth": 2.2, "markersize": 11, "linestyle": "none", "zorder": 3
 }  # fmt: skip
-_BOUND: dict[str, Any] = {
+_BOUND: Look = {
     "marker": ">", "markerfacecolor": INK, "markeredgecolor": INK, "markersize": 5, "linestyle": "none", "zorder": 3
 }  # fmt: skip
-_NOISE_BOUND: dict[str, Any] = {
+_NOISE_BOUND: Look = {
     "marker": ">", "markerfacecolor": PAPER, "markeredgecolor": INK, "markersize": 5.5, "linestyle": "none", "zorder": 3
 }  # fmt: skip
-_KEPT: dict[str, Any] = {"color": CLOUD, "linestyle": (0, (9, 2)), "linewidth": 1.3}
+_KEPT: Look = {"color": CLOUD, "linestyle": (0, (9, 2)), "linewidth": 1.3}
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MOST_ROWS = len(_DASHES)  # lines that can be told apart
 

@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter
 
 __all__ = [
     "CLOUD", "EDGE", "INK", "LINE", "MUTED", "PAPER", "PERCENT", "WIDTH",
-    "Canvas", "Figure", "at_end", "drawing", "label_rows", "mark", "save_png", "short", "to_svg",
+    "Canvas", "Figure", "Look", "at_end", "drawing", "label_rows", "mark", "save_png", "short", "to_svg",
 ]  # fmt: skip
 
 # A colour here is only a mark in the SVG, replaced by the variable of that name in the page's style sheet.
@@ -58,6 +58,9 @@ _STYLE: dict[Any, Any] = {
 }
 WIDTH = 4.4  # inches: on a phone the drawing is shown at about its own size, so that its text can be read
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")
+
+
+Look = dict[str, Any]  # keyword arguments for matplotlib: colours, dashes, markers
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def save_png(canvas: Canvas, path: Path) -> Path:
     return path
 
 
-def mark(side: str) -> dict[str, Any]:
+def mark(side: str) -> Look:
     """Edge: a hollow circle. Cloud: a filled square, a little larger, so that it shows behind a circle."""
     if side == "edge":
         look = {"marker": "o", "markerfacecolor": PAPER, "markeredgecolor": EDGE, "markersize": 6, "zorder": 4}

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smartedge.artifacts.audit import AttackFigures
 from smartedge.lab.audit.attackers import read
 from smartedge.lab.audit.attacks import ATTACKS, Diverged, Reading, Unit, available
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -44,7 +45,7 @@ def reading_of(evidence: Evidence, name: str, *, rate: float | None = None, cloc
     return read(evidence, unit, clock=clock or Clock(None), monitor=Quiet())
 
 
-def figures(evidence: Evidence, name: str, **how: Any) -> dict[str, Any]:
+def figures(evidence: Evidence, name: str, **how: Any) -> AttackFigures:
     reading = reading_of(evidence, name, **how)
     truth = val_labels(evidence, "hidden")
     return judge(
@@ -59,7 +60,7 @@ def test_a_feature_that_is_the_label_is_read(
 ) -> None:
     truth = labels()
     evidence = evidence_of(telling(truth, shape, strength=6.0), truth)
-    assert figures(evidence, name)["balanced_accuracy"] > 0.98
+    assert figures(evidence, name).balanced_accuracy > 0.98
 
 
 @pytest.mark.parametrize("name", ["linear", "linear-pooled", "mlp", "trees"])
@@ -67,7 +68,7 @@ def test_features_that_tell_nothing_are_read_at_chance(evidence_of: Callable[...
     evidence = evidence_of(telling(labels(), (3, 2, 2), strength=0.0), labels(seed=7))
     # Test labels are independent of what the attacker learned: deviation 0.025 over 400 images; 0.125 is five of them,
     # false alarm below 1e-6.
-    assert figures(evidence, name)["balanced_accuracy"] == pytest.approx(0.5, abs=0.125)
+    assert figures(evidence, name).balanced_accuracy == pytest.approx(0.5, abs=0.125)
 
 
 def test_pooling_finds_what_is_spread_over_places(evidence_of: Callable[..., Evidence]) -> None:
@@ -77,7 +78,7 @@ def test_pooling_finds_what_is_spread_over_places(evidence_of: Callable[..., Evi
     features = [
         torch.randn(len(p), 2, 16, 16, generator=generator) + 0.25 * (2 * p - 1)[:, None, None, None] for p in truth
     ]
-    assert figures(evidence_of(features, truth), "linear-pooled")["balanced_accuracy"] > 0.97
+    assert figures(evidence_of(features, truth), "linear-pooled").balanced_accuracy > 0.97
 
 
 def test_mlp_and_trees_read_what_no_linear_attacker_can(evidence_of: Callable[..., Evidence]) -> None:
@@ -85,9 +86,9 @@ def test_mlp_and_trees_read_what_no_linear_attacker_can(evidence_of: Callable[..
     features = [torch.randn(count, 2, generator=generator) for count in COUNTS]
     truth = [((part[:, 0] * part[:, 1]) > 0).long() for part in features]
     evidence = evidence_of(features, truth)
-    assert figures(evidence, "linear")["balanced_accuracy"] < 0.65
-    assert figures(evidence, "trees")["balanced_accuracy"] > 0.85
-    assert figures(evidence, "mlp")["balanced_accuracy"] > 0.85
+    assert figures(evidence, "linear").balanced_accuracy < 0.65
+    assert figures(evidence, "trees").balanced_accuracy > 0.85
+    assert figures(evidence, "mlp").balanced_accuracy > 0.85
 
 
 def test_the_posterior_of_codewords_is_bayes_rule(evidence_of: Callable[..., Evidence]) -> None:
@@ -99,7 +100,7 @@ def test_the_posterior_of_codewords_is_bayes_rule(evidence_of: Callable[..., Evi
     assert "posterior" in available(evidence)
     share = float(np.exp(1.5) / (np.exp(1.5) + 1))
     # 4000 images: deviation 0.006; five of them.
-    assert figures(evidence, "posterior")["balanced_accuracy"] == pytest.approx(share, abs=0.032)
+    assert figures(evidence, "posterior").balanced_accuracy == pytest.approx(share, abs=0.032)
 
 
 def test_the_attacker_is_trained_on_noise_of_its_own(evidence_of: Callable[..., Evidence]) -> None:
@@ -110,7 +111,7 @@ def test_the_attacker_is_trained_on_noise_of_its_own(evidence_of: Callable[..., 
     features = [(2.0 * part - 1)[:, None] for part in truth]
     found = figures(evidence_of(features, truth, mechanism=mechanism), "mlp")
     # Φ(1) = 0.841; deviation over 4000 images 0.006, five of them; and a little for the threshold from few images.
-    assert 0.80 < found["balanced_accuracy"] < 0.841 + 0.03
+    assert 0.80 < found.balanced_accuracy < 0.841 + 0.03
 
 
 def test_all_releases_of_an_image_together_tell_more(evidence_of: Callable[..., Evidence]) -> None:
@@ -135,7 +136,7 @@ def test_all_releases_of_an_image_together_tell_more(evidence_of: Callable[..., 
     assert stronger is not None and stronger.releases == 4
     # Four releases: Φ(2) = 0.977 instead of Φ(1) = 0.841.
     for name in ("linear", "trees", "mlp"):
-        assert figures(stronger, name)["balanced_accuracy"] == pytest.approx(0.977, abs=0.025)
+        assert figures(stronger, name).balanced_accuracy == pytest.approx(0.977, abs=0.025)
 
 
 def test_the_posterior_of_all_releases_is_bayes_rule(evidence_of: Callable[..., Evidence]) -> None:
@@ -150,7 +151,7 @@ def test_the_posterior_of_all_releases_is_bayes_rule(evidence_of: Callable[..., 
     right = float(np.e / (np.e + 1))
     expected = right**3 + 3 * right**2 * (1 - right)
     # 4000 images: deviation 0.006; five of them.
-    assert figures(three, "posterior")["balanced_accuracy"] == pytest.approx(expected, abs=0.032)
+    assert figures(three, "posterior").balanced_accuracy == pytest.approx(expected, abs=0.032)
 
 
 @pytest.mark.parametrize("name", ["linear", "trees", "mlp", "posterior"])
@@ -166,8 +167,8 @@ def test_who_knows_the_desired_label_reads_what_both_tell_together(
     )
     stronger = of_a_training_image(evidence)
     assert stronger is not None and stronger.labelled and "deep" not in available(stronger)
-    assert figures(evidence, name)["balanced_accuracy"] < 0.9
-    assert figures(stronger, name)["balanced_accuracy"] == 1.0
+    assert figures(evidence, name).balanced_accuracy < 0.9
+    assert figures(stronger, name).balanced_accuracy == 1.0
 
 
 def test_of_a_training_image_nothing_more_is_known_where_its_label_is_noised(
@@ -210,7 +211,7 @@ def test_unknown_labels_do_not_count(evidence_of: Callable[..., Evidence]) -> No
         part[: len(part) // 3] = -1
     for name in ("linear", "trees"):
         found = figures(evidence_of(features, truth), name)
-        assert found["balanced_accuracy"] > 0.98 and found["images"] == COUNTS[2] - COUNTS[2] // 3
+        assert found.balanced_accuracy > 0.98 and found.images == COUNTS[2] - COUNTS[2] // 3
 
 
 def test_balanced_loss_is_the_mean_of_class_means() -> None:

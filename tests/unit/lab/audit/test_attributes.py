@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import smartedge.lab.audit.attributes as attributes
+from smartedge.artifacts.audit import AttackFigures, Skipped
 from smartedge.lab.audit.attacks import ATTACKS, Reading, Unit
 from smartedge.lab.audit.attributes import in_focus, infer, plan, summarise
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -83,7 +84,7 @@ def test_what_the_budget_cuts_short_is_listed_and_done_again_with_more_time(
     evidence: Evidence, attackers: list[Any], tmp_path: Path
 ) -> None:
     _, skipped = sent_out(evidence, tmp_path, 5.0, [UNIT])
-    assert [entry["reason"] for entry in skipped] == ["cut short by the budget: 3 of 30 epochs"]
+    assert [entry.reason for entry in skipped] == ["cut short by the budget: 3 of 30 epochs"]
     _, skipped = sent_out(evidence, tmp_path, 5.0, [UNIT])
     assert len(attackers) == 1 and len(skipped) == 1, "the same budget changes nothing, and it still says so"
     _, skipped = sent_out(evidence, tmp_path, None, [UNIT])
@@ -93,16 +94,8 @@ def test_what_the_budget_cuts_short_is_listed_and_done_again_with_more_time(
 def test_what_the_budget_leaves_out_is_listed(evidence: Evidence, attackers: list[Any], tmp_path: Path) -> None:
     found, skipped = sent_out(evidence, tmp_path, 0.5, [replace(UNIT, rate=1e-3)])
     assert found["defended"] == {}
-    assert skipped == [
-        {
-            "attack": "linear",
-            "evidence": "defended",
-            "attributes": ["hidden"],
-            "rate": 1e-3,
-            "seed": 0,
-            "reason": "too little",
-        }
-    ]
+    left_out = {"evidence": "defended", "attributes": ("hidden",), "rate": 1e-3, "seed": 0}
+    assert skipped == [Skipped(attack="linear", reason="too little", **left_out)]
     assert not list(tmp_path.glob("*.json"))
 
 
@@ -160,19 +153,31 @@ def test_plan(evidence_of: Callable[..., Evidence]) -> None:
     assert len(plan(many, ("linear",), focus=(), seeds=2, first_only=True)) == 1
 
 
+def judged(balanced: float, val_auroc: float) -> AttackFigures:
+    return AttackFigures(
+        balanced_accuracy=balanced,
+        auroc=balanced,
+        ci95=(0, 1),
+        val_balanced_accuracy=balanced,
+        val_auroc=val_auroc,
+        base_rate=0.5,
+        images=30,
+    )
+
+
 def test_the_best_of_all_counts_and_the_fair_choice_stands_beside_it(evidence: Evidence) -> None:
     def finding(kind: str, seed: int, test: float, val: float) -> attributes.Finding:
-        figures = {"balanced_accuracy": test, "val_auroc": val, "auroc": test, "ci95": [0, 1]}
+        figures = judged(test, val)
         scores = [torch.full((n, 2), 0.5).double().numpy() for n in (20, 30)]
         return attributes.Finding(Unit("defended", kind, ("hidden",), 1.0, seed), "hidden", figures, *scores)
 
     found = summarise(
         [finding("linear", 0, 0.6, 0.9), finding("deep", 0, 0.7, 0.8), finding("deep", 1, 0.5, 0.7)], evidence, "hidden"
     )
-    assert (found["best"]["attack"], found["best"]["balanced_accuracy"]) == ("deep", 0.7)
-    assert (found["by_validation"]["attack"], found["by_validation"]["balanced_accuracy"]) == ("linear", 0.6)
-    assert found["attacks"]["deep"]["seed"] == 0 and found["attacks"]["deep"]["tried"] == 2
-    assert set(found["attacks"]) == {"linear", "deep", "ensemble"}
+    assert (found.best.attack, found.best.balanced_accuracy) == ("deep", 0.7)
+    assert (found.by_validation.attack, found.by_validation.balanced_accuracy) == ("linear", 0.6)
+    assert found.attacks["deep"].seed == 0 and found.attacks["deep"].tried == 2
+    assert set(found.attacks) == {"linear", "deep", "ensemble"}
 
 
 def test_an_ensemble_joins_attackers_that_err_differently(evidence: Evidence) -> None:
@@ -185,6 +190,6 @@ def test_an_ensemble_joins_attackers_that_err_differently(evidence: Evidence) ->
             right = torch.arange(len(labels)).numpy() // 2 % 3 != part
             yes = torch.tensor(labels == 1).numpy() == right
             said.append(torch.stack([torch.tensor(0.7 - 0.4 * yes), torch.tensor(0.3 + 0.4 * yes)], dim=1).numpy())
-        figures = {"balanced_accuracy": 0.67, "val_auroc": 0.67}
+        figures = judged(0.67, 0.67)
         made.append(attributes.Finding(Unit("defended", "mlp", ("hidden",), 1.0, part), "hidden", figures, *said))
-    assert summarise(made, evidence, "hidden")["attacks"]["ensemble"]["balanced_accuracy"] == 1.0
+    assert summarise(made, evidence, "hidden").attacks["ensemble"].balanced_accuracy == 1.0

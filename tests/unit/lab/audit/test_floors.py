@@ -35,8 +35,8 @@ def test_label_floor_is_the_best_of_all_functions_of_the_label(
     )
     # The rule is learned from 8000 images; a rule that is not the test images' best one is as good within noise:
     # a balanced accuracy over 4000 images has a deviation below 0.01.
-    assert best - 0.02 <= floor["balanced_accuracy"] <= best + 1e-9
-    assert floor["attack"] == "table"
+    assert best - 0.02 <= floor.balanced_accuracy <= best + 1e-9
+    assert floor.attack == "table"
 
 
 def test_where_the_labels_are_independent_the_floor_is_chance(evidence_of: Callable[..., Evidence]) -> None:
@@ -44,7 +44,7 @@ def test_where_the_labels_are_independent_the_floor_is_chance(evidence_of: Calla
     labels = [torch.from_numpy(rng.integers(2, size=4000)) for _ in range(6)]
     floor = label_floor(evidence_of([torch.zeros(4000, 1)] * 3, labels[:3], labels[3:]), "hidden")
     # Deviation of a balanced accuracy over 4000 images: 0.008; five of them: false alarm below 1e-6.
-    assert floor["balanced_accuracy"] == pytest.approx(0.5, abs=0.04)
+    assert floor.balanced_accuracy == pytest.approx(0.5, abs=0.04)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -55,7 +55,7 @@ def test_no_floor_is_below_a_guess(evidence_of: Callable[..., Evidence], classes
     task = Task("single", ("x",), tuple(map(str, range(classes))))
     evidence = evidence_of([torch.zeros(60, 1)] * 3, hidden, desired, task=task, classes=classes)
     floor = label_floor(evidence, "hidden")
-    assert floor["balanced_accuracy"] == pytest.approx(1 / classes) and floor["attack"] == "chance"
+    assert floor.balanced_accuracy == pytest.approx(1 / classes) and floor.attack == "chance"
 
 
 def test_of_several_desired_labels_a_classifier_reads_what_they_tell_together(
@@ -67,7 +67,7 @@ def test_of_several_desired_labels_a_classifier_reads_what_they_tell_together(
     hidden = [(part[:, 0] == part[:, 1]).long() for part in desired]
     task = Task("multi", ("a", "b"), ("a", "b"))
     floor = label_floor(evidence_of([torch.zeros(600, 1)] * 3, hidden, desired, task=task), "hidden")
-    assert floor["balanced_accuracy"] == 1.0 and floor["attack"] == "trees"
+    assert floor.balanced_accuracy == 1.0 and floor.attack == "trees"
 
 
 def test_prediction_floor_sees_the_answer_and_not_the_label(evidence_of: Callable[..., Evidence]) -> None:
@@ -78,8 +78,8 @@ def test_prediction_floor_sees_the_answer_and_not_the_label(evidence_of: Callabl
     assert prediction_floor(evidence, "hidden") is None
     tells = {split: torch.eye(2)[part] for split, part in zip(("train", "val", "test"), hidden, strict=True)}
     found = prediction_floor(replace(evidence, exit_scores=tells), "hidden")
-    assert found is not None and found["balanced_accuracy"] == 1.0
-    assert label_floor(evidence, "hidden")["balanced_accuracy"] == 0.5
+    assert found is not None and found.balanced_accuracy == 1.0
+    assert label_floor(evidence, "hidden").balanced_accuracy == 0.5
 
 
 def test_table_attack_counts_shares_within_classes() -> None:

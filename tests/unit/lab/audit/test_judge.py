@@ -31,23 +31,23 @@ def test_figures_of_a_known_attack_and_what_is_unknown_is_left_out() -> None:
     val_scores, val = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]]), np.array([0, 0, 1])
     test_scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7], [0.9, 0.1]])
     figures = judge(val_scores, val, test_scores, np.array([0, 0, 1, 1, -1]))
-    assert figures["balanced_accuracy"] == pytest.approx(0.75)  # threshold 0.55: one of two noes, both yeses
-    assert figures["auroc"] == pytest.approx(0.75)  # pairs (0.1, 0.8) against (0.9, 0.7): three of four in order
-    assert figures["val_balanced_accuracy"] == 1.0
-    assert figures["images"] == 4
-    assert figures["ci95"][0] <= 0.75 <= figures["ci95"][1]
+    assert figures.balanced_accuracy == pytest.approx(0.75)  # threshold 0.55: one of two noes, both yeses
+    assert figures.auroc == pytest.approx(0.75)  # pairs (0.1, 0.8) against (0.9, 0.7): three of four in order
+    assert figures.val_balanced_accuracy == 1.0
+    assert figures.images == 4
+    assert figures.ci95[0] <= 0.75 <= figures.ci95[1]
 
 
 def test_the_threshold_comes_from_validation_images_alone() -> None:
     """Test scores that are shifted against the validation ones are misread, as an attacker would misread them."""
     val_scores = np.array([[0.8, 0.2], [0.2, 0.8]])
     shifted = np.array([[0.3, 0.7], [0.1, 0.9]])
-    assert judge(val_scores, np.array([0, 1]), shifted, np.array([0, 1]))["balanced_accuracy"] == 0.5
+    assert judge(val_scores, np.array([0, 1]), shifted, np.array([0, 1])).balanced_accuracy == 0.5
 
 
 def test_more_than_two_classes_take_the_highest_score() -> None:
     scores = np.eye(3)[[0, 1, 2, 2]]
-    assert judge(scores, np.array([0, 1, 2, 2]), scores, np.array([0, 1, 2, 1]))["balanced_accuracy"] == pytest.approx(
+    assert judge(scores, np.array([0, 1, 2, 2]), scores, np.array([0, 1, 2, 1])).balanced_accuracy == pytest.approx(
         5 / 6
     )
 

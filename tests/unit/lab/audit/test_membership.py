@@ -29,15 +29,15 @@ def made(evidence_of: Callable[..., Evidence], mechanism: Mechanism | None, coun
 
 def test_without_noise_a_release_is_that_of_its_image(evidence_of: Callable[..., Evidence]) -> None:
     found = membership(made(evidence_of, None), seed=0, monitor=Quiet())
-    assert found["any"]["auroc"] == found["any"]["balanced_accuracy"] == 1.0
-    assert found["same_label"]["auroc"] == 1.0 and found["same_label"]["pairs"] == 400
+    assert found.any.auroc == found.any.balanced_accuracy == 1.0
+    assert found.same_label.auroc == 1.0 and found.same_label.pairs == 400
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "laplace"])
 def test_noise_hides_whose_release_it_is(evidence_of: Callable[..., Evidence], kind: str) -> None:
     def under(scale: float) -> float:
         mechanism = Gaussian((3,), 2.0, scale, 1e-5) if kind == "gaussian" else Laplace((3,), 3.0, scale)
-        return float(membership(made(evidence_of, mechanism), seed=0, monitor=Quiet())["any"]["auroc"])
+        return float(membership(made(evidence_of, mechanism), seed=0, monitor=Quiet()).any.auroc)
 
     little, much = under(0.05), under(50.0)
     assert little > 0.97
@@ -61,8 +61,8 @@ def test_codewords(evidence_of: Callable[..., Evidence]) -> None:
     evidence = evidence_of(codes, truth, truth, mechanism=RandomisedResponse(2, 8.0), front=Choose(), images=images)
     found = membership(evidence, seed=0, monitor=Quiet())
     # Another image has the other code half of the time: AUROC = ¾. Of those with the same label, never: ½.
-    assert found["any"]["auroc"] == pytest.approx(0.75, abs=0.08)
-    assert found["same_label"]["auroc"] == pytest.approx(0.5, abs=0.02)
+    assert found.any.auroc == pytest.approx(0.75, abs=0.08)
+    assert found.same_label.auroc == pytest.approx(0.5, abs=0.02)
 
 
 def test_every_image_gets_another_one_of_its_group() -> None:

@@ -16,15 +16,15 @@ __all__ = ["Distance", "accuracies", "likeness"]
 Distance = FeatureDistance | Lpips
 
 
-def likeness(originals: Tensor, reconstructed: Tensor, distance: Distance) -> dict[str, Any]:
+def likeness(originals: Tensor, reconstructed: Tensor, distance: Distance) -> dict[str, object]:
     """Mean measures over uint8 images (M, 3, S, S)."""
     measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim, "perceptual": distance}
     ours, theirs = to_image(originals), to_image(reconstructed)
-    values: dict[str, Any] = {name: finite_mean(measure(ours, theirs)) for name, measure in measures.items()}
+    values = {name: finite_mean(measure(ours, theirs)) for name, measure in measures.items()}
     return {**values, "perceptual": {"name": distance.name, "value": values["perceptual"]}}
 
 
-def accuracies(questions: Sequence[Question], read: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def accuracies(questions: Sequence[Question], read: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
     """The classifier's figures, the sensitive ones by attribute, the desired ones as the mean over the columns."""
     hidden = [question.name for question in questions if not question.desired and question.name in read]
     desired = [question.name for question in questions if question.desired and question.name in read]

@@ -188,7 +188,7 @@ class _Attacks:
                 return None
             report, derived = self._reporter(f"{evidence.name} {attack}"), self._derived(piece)
             training = seconds * (1 - _ADAPT_SHARE)
-            others: dict[str, Any] = {}
+            others: dict[str, object] = {}
             if plain is None:
                 decoder, fitted = train_decoder(evidence, seconds=training, seed=derived, report=report)
             else:
@@ -249,7 +249,7 @@ class _Attacks:
                 val_labels_NQ[:, place].numpy(),
                 on_test[question.name],
                 labels_NQ[:, place].numpy(),
-            )["balanced_accuracy"]
+            ).balanced_accuracy
             for place, question in enumerate(self.questions)
             if not question.desired and _both_known(val_labels_NQ[:, place], labels_NQ[:, place])
         }
@@ -318,7 +318,7 @@ class _Attacks:
 
     def _judged(
         self, classifier: Classifier, distance: Distance, positions: Tensor, images_MCHW: Tensor
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         read = read_labels(classifier, images_MCHW, self.labels_NQ[positions])
         return {
             "images": len(positions),
@@ -365,9 +365,9 @@ class _Attacks:
 
     def _block(
         self, classifier: Classifier, distance: Distance, found: Mapping[str, Mapping[str, _Images]]
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         first, last = self.evidences[0].name, self.evidences[-1].name
-        block: dict[str, Any] = {}
+        block: dict[str, object] = {}
         for attack, images in found[first].items():
             other = found[last].get(attack) if self.compared else None
             block[attack] = {**images.figures, "undefended": dict(other.figures) if other else None}
@@ -403,7 +403,7 @@ class _Attacks:
             self._skip(piece, f"cut short by the time budget at {share:.0%} of its training; it counts")
 
 
-def _how(share: float, seconds: float, **others: object) -> dict[str, Any]:
+def _how(share: float, seconds: float, **others: object) -> dict[str, object]:
     """How much of its training a piece had, and the seconds it was given (None: as many as it liked)."""
     given = None if math.isinf(seconds) else round(seconds, 1)
     return {"share": round(min(1.0, share), 3), "seconds": given, **others}
