@@ -16,7 +16,7 @@ from smartedge.codec import get_codec
 from smartedge.config import load_config
 from smartedge.errors import PrivacyError, RunError
 from smartedge.inference import EdgeModel, TrainedRun, answer
-from smartedge.privacy.ledger import read_balance
+from smartedge.privacy.balance import read_balance
 from smartedge.privacy.mechanisms import Gaussian
 from smartedge.runs.progress import Quiet
 from smartedge.training import train

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smartedge.privacy.ledger import Balance, Group
+    from smartedge.privacy.balance import Balance, Group
     from smartedge.types import ReleaseEvent
 
 __all__ = ["add_parser", "run"]
@@ -42,14 +42,23 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     )
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory, on the edge")
     parser.add_argument("--json", action="store_true", help="one JSON object; null stands for infinity")
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="this run directory is a copy, and the original is gone for good: this one may spend the budget",
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the balance."""
-    from smartedge.privacy.ledger import read_balance
+    from smartedge.privacy.balance import read_balance
+    from smartedge.privacy.ledger import take_over
 
-    balance = read_balance(args.run_dir / "edge" / "ledger.sqlite")
+    file = args.run_dir / "edge" / "ledger.sqlite"
+    if args.take_over:
+        take_over(file)
+    balance = read_balance(file)
     if args.json:
         print(json.dumps(_as_json(balance), indent=1))
     else:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from smartedge.artifacts.results import Privacy
 from smartedge.config import Config
-from smartedge.privacy.ledger import Budget, Ledger
+from smartedge.privacy.balance import Budget
+from smartedge.privacy.ledger import Ledger
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate

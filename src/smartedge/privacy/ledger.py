@@ -12,10 +12,10 @@ import json
 import math
 import sqlite3
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from smartedge.errors import PrivacyError
 from smartedge.privacy.accountant import composed_epsilon
+from smartedge.privacy.balance import SCHEMA, Balance, Budget, balance_of, event_of, facts_of, refusing
+from smartedge.privacy.place import place_of
 from smartedge.types import ReleaseEvent
 
-__all__ = ["Balance", "Budget", "Group", "Ledger", "read_balance"]
+__all__ = ["Ledger", "take_over"]
 
-_SCHEMA = 2
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (event INTEGER PRIMARY KEY, description TEXT NOT NULL UNIQUE);
@@ -48,62 +49,6 @@ CREATE TABLE labels (
 _REPEATABLE = "CREATE TABLE IF NOT EXISTS repeatable (nonce BLOB PRIMARY KEY) WITHOUT ROWID"  # new in schema 2
 _ROUNDING = 1e-9  # relative; of sums of the budget's parts
 _TOGETHER = 500  # images asked for in one query
-History = tuple[tuple[ReleaseEvent, int], ...]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What the releases of one image's features may cost in all. ``epsilon`` inf: they are recorded, never refused."""
-
-    epsilon: float
-    delta: float  # at which ε is stated, too
-
-
-@dataclass(frozen=True)
-class Group:
-    """Images of one split with the same history."""
-
-    split: str
-    images: int
-    example: int  # id of one of them
-    history: History  # of their features: event, how often
-    epsilon: float  # of the features, over all releases, at the budget's delta
-    label_epsilon: float  # of the label, released once; 0 where none travelled
-
-    @property
-    def releases(self) -> int:
-        """How often the features of each of these images were released."""
-        return sum(count for _, count in self.history)
-
-
-@dataclass(frozen=True)
-class Balance:
-    """What a ledger says."""
-
-    run: str
-    policy: Mapping[str, object]  # the mechanism and what else was fixed when the run began
-    budget: Budget
-    groups: tuple[Group, ...]
-
-    def worst(self, split: str | None = None) -> Group | None:
-        """The group with the largest ε, of two such the one with more releases; None where nothing was released."""
-        chosen = [group for group in self.groups if split in (None, group.split)]
-        return max(chosen, key=lambda group: (group.epsilon, group.releases), default=None)
-
-    def quantile(self, share: float, split: str) -> float:
-        """ε that ``share`` of the split's images do not exceed."""
-        chosen = sorted((group for group in self.groups if group.split == split), key=lambda group: group.epsilon)
-        wanted = share * sum(group.images for group in chosen)
-        for group in chosen:
-            wanted -= group.images
-            if wanted <= 0:
-                return group.epsilon
-        return chosen[-1].epsilon
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Those of which something was released."""
-        return tuple(dict.fromkeys(group.split for group in self.groups))
 
 
 class Ledger:
@@ -117,7 +62,8 @@ class Ledger:
         existing: there must be one already, since releases were recorded in it.
 
     Raises:
-        PrivacyError: the file is missing, damaged, not writable, or belongs to another run or policy.
+        PrivacyError: the file is missing, damaged, not writable, belongs to another run or policy, or is a copy: two
+            copies would each spend the whole budget.
     """
 
     def __init__(
@@ -145,7 +91,7 @@ class Ledger:
                         self._db.execute(statement)
                     self._write_facts(run or "", policy)
                 self._db.execute(_REPEATABLE)
-                self._db.execute("UPDATE facts SET value = ? WHERE name = 'schema' AND value = '1'", (str(_SCHEMA),))
+                self._db.execute("UPDATE facts SET value = ? WHERE name = 'schema' AND value = '1'", (str(SCHEMA),))
                 self._db.execute("COMMIT")
             self._check(run, policy)
         except BaseException:
@@ -218,7 +164,7 @@ class Ledger:
     def balance(self) -> Balance:
         """What was released so far, and what it cost."""
         with self._guarded():
-            return _balance(self._db)
+            return balance_of(self._db)
 
     def releases(self, split: str) -> int:
         """How often the image released most often was released."""
@@ -249,7 +195,7 @@ class Ledger:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """The library's errors become refusals."""
-        with _refusing(self.path):
+        with refusing(self.path):
             yield
 
     @contextmanager
@@ -266,7 +212,8 @@ class Ledger:
                 raise
 
     def _write_facts(self, run: str, policy: Mapping[str, object]) -> None:
-        facts = {"schema": _SCHEMA, "run": run, "policy": policy, "delta": self.budget.delta}
+        facts = {"schema": SCHEMA, "run": run, "policy": policy, "delta": self.budget.delta}
+        facts["place"] = place_of(self.path)
         facts["epsilon"] = self.budget.epsilon if math.isfinite(self.budget.epsilon) else None
         self._db.executemany(
             "INSERT OR REPLACE INTO facts VALUES (?, ?)",
@@ -277,12 +224,18 @@ class Ledger:
         with self._guarded():
             if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("its pages do not fit together")
-            facts = _facts(self._db)
+            facts = facts_of(self._db)
             begun = self._db.execute("SELECT count(*) FROM frames").fetchone() != (0,)
         if not begun:  # a start that failed before its first release
             with self._transaction():
                 self._write_facts(run or str(facts["run"]), policy)
             return
+        if facts.get("place", place_of(self.path)) != place_of(self.path):
+            raise PrivacyError(
+                f"{self.path}: is a copy of a ledger that was begun elsewhere. The other one may go on spending the "
+                "same budget, so nothing is released. Where the other one is gone for good: smartedge ledger "
+                f"{self.path.parent.parent} --take-over"
+            )
         if run not in (None, facts["run"]):
             raise PrivacyError(f"{self.path}: is the ledger of another run; choose another run_dir for this one")
         if not _same_policy(facts["policy"], json.loads(json.dumps(policy))):
@@ -311,7 +264,7 @@ class Ledger:
                 (split, *part),
             )
             for image, description, count in rows:
-                spent[image][_event(description)] += count
+                spent[image][event_of(description)] += count
         for image, history in spent.items():
             after = history + Counter({event: asked[image]})
             cost = composed_epsilon(after, self.budget.delta)
@@ -335,21 +288,17 @@ class Ledger:
         return self._events[event]
 
 
-def read_balance(path: Path) -> Balance:
-    """What the ledger at ``path`` says; a run may be writing it.
+def take_over(path: Path) -> None:
+    """Let a copy of a ledger be spent from, because its original is gone for good.
 
     Raises:
-        PrivacyError: there is none, or it cannot be read.
+        PrivacyError: there is none, or it cannot be read or written.
     """
     if not path.exists():
         raise PrivacyError(f"{path}: there is no ledger; it lies in the run directory, on the edge")
-    with _refusing(path):
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30)
-        try:
-            db.execute("BEGIN")  # one view of it, whatever is written meanwhile
-            return _balance(db)
-        finally:
-            db.close()
+    with refusing(path), closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as db:
+        facts_of(db)
+        db.execute("INSERT OR REPLACE INTO facts VALUES ('place', ?)", (json.dumps(place_of(path)),))
 
 
 def _same_policy(one: object, other: object) -> bool:
@@ -359,56 +308,3 @@ def _same_policy(one: object, other: object) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=_ROUNDING)
     return one == other
-
-
-@contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise PrivacyError(
-            f"{path}: the ledger cannot be read or written ({error}); nothing is released. See that the file is whole, "
-            "that this user may write it and its folder, and that the disk has room"
-        ) from error
-
-
-def _facts(db: sqlite3.Connection) -> dict[str, object]:
-    facts: dict[str, object] = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
-    if facts.get("schema") not in (1, _SCHEMA):  # 1 lacks a table that only a new release needs
-        raise sqlite3.DatabaseError(f"it is of version {facts.get('schema')}, and this program knows {_SCHEMA}")
-    return facts
-
-
-def _event(description: str) -> ReleaseEvent:
-    fields = json.loads(description)
-    return ReleaseEvent(**{**fields, "epsilon": math.inf if fields["epsilon"] is None else fields["epsilon"]})
-
-
-def _balance(db: sqlite3.Connection) -> Balance:
-    facts = _facts(db)
-    epsilon, delta = facts["epsilon"], facts["delta"]
-    assert isinstance(delta, float) and isinstance(facts["policy"], dict)
-    budget = Budget(math.inf if epsilon is None else float(str(epsilon)), delta)
-    events = {number: _event(text) for number, text in db.execute("SELECT event, description FROM events")}
-    labels: defaultdict[tuple[str, int], float] = defaultdict(float)
-    for split, image, number in db.execute("SELECT split, image, event FROM labels"):
-        labels[split, image] += events[number].epsilon
-    histories: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    rows = db.execute("SELECT split, image, event, count(*) FROM releases GROUP BY split, image, event")
-    for split, image, number, count in rows:
-        histories.setdefault((split, image), []).append((number, count))
-    images: Counter[tuple[str, tuple[tuple[int, int], ...], float]] = Counter()
-    example: dict[tuple[str, tuple[tuple[int, int], ...], float], int] = {}
-    for (split, image), counts in histories.items():
-        group = (split, tuple(sorted(counts)), labels.get((split, image), 0.0))
-        images[group] += 1
-        example.setdefault(group, image)
-    groups = []
-    for group, number_of_images in images.items():
-        split, counted, label_epsilon = group
-        history = tuple((events[number], count) for number, count in counted)
-        cost = composed_epsilon(dict(history), delta)
-        groups.append(Group(split, number_of_images, example[group], history, cost, label_epsilon))
-    order = {"train": 0, "val": 1, "test": 2}
-    groups.sort(key=lambda group: (order.get(group.split, 3), group.split, group.releases))
-    return Balance(str(facts["run"]), facts["policy"], budget, tuple(groups))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 
 from smartedge.cli import ledger as verb
 from smartedge.errors import PrivacyError
-from smartedge.privacy.ledger import Budget, Ledger
+from smartedge.privacy.balance import Budget
+from smartedge.privacy.ledger import Ledger
 from smartedge.types import ReleaseEvent
 
 RESPONSE = ReleaseEvent("randomised-response", 0.5, codewords=8)
@@ -37,6 +39,17 @@ def make_run(tmp_path):
         return tmp_path
 
     return make
+
+
+def test_a_copy_is_taken_over(make_run, capsys, tmp_path_factory):
+    run = make_run([("train", range(4), RESPONSE)])
+    copy = tmp_path_factory.mktemp("copy") / "run"
+    shutil.copytree(run, copy)
+    reopened = {"policy": {"k": 8}, "budget": Budget(2.0, 1e-5), "existing": True}
+    with pytest.raises(PrivacyError, match="--take-over"):
+        Ledger(copy / "edge" / "ledger.sqlite", "r", **reopened)
+    assert "split train: 4 images" in show(capsys, copy, "--take-over")
+    Ledger(copy / "edge" / "ledger.sqlite", "r", **reopened).close()
 
 
 def test_the_balance_in_words(make_run, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 
 from smartedge.errors import PrivacyError
-from smartedge.privacy import ledger as module
+from smartedge.privacy import balance as module
 from smartedge.privacy.accountant import composed_epsilon
-from smartedge.privacy.ledger import Budget, Ledger, read_balance
+from smartedge.privacy.balance import Budget, read_balance
+from smartedge.privacy.ledger import Ledger, take_over
+from smartedge.privacy.place import place_of
 from smartedge.types import ReleaseEvent
 
 HALF = ReleaseEvent("randomised-response", 0.5, codewords=8)
@@ -64,6 +67,44 @@ def test_the_last_digits_of_a_policys_numbers_may_differ(tmp_path):
     opened(tmp_path / "l", policy={**policy, "sigma": 0.7461264123456781}, existing=True).close()
     with pytest.raises(PrivacyError, match="other settings"):
         opened(tmp_path / "l", policy={**policy, "sigma": 0.7461265}, existing=True)
+
+
+def test_a_copy_is_refused_until_it_is_taken_over(tmp_path):
+    """Two copies of a ledger would each spend the whole budget."""
+    with opened(tmp_path / "l", epsilon=1.0) as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "l").rename(tmp_path / "moved" / "l")
+    opened(tmp_path / "moved" / "l", epsilon=1.0, existing=True).close()  # a moved file is the same file
+    shutil.copy2(tmp_path / "moved" / "l", tmp_path / "copy")
+    with pytest.raises(PrivacyError, match=r"is a copy .* --take-over"):
+        opened(tmp_path / "copy", epsilon=1.0, existing=True)
+    assert read_balance(tmp_path / "copy") == read_balance(tmp_path / "moved" / "l"), "it may still be read"
+    take_over(tmp_path / "copy")
+    with opened(tmp_path / "copy", epsilon=1.0, existing=True) as ledger:
+        assert ledger.debit("train", IDS, HALF, seq=1, nonce=nonce(1))
+    opened(tmp_path / "moved" / "l", epsilon=1.0, existing=True).close()
+    with pytest.raises(PrivacyError, match="there is no ledger"):
+        take_over(tmp_path / "none")
+
+
+def test_a_ledger_without_a_place_is_one_of_before(tmp_path):
+    opened(tmp_path / "l").close()
+    db = sqlite3.connect(tmp_path / "l", isolation_level=None)
+    db.execute("DELETE FROM facts WHERE name = 'place'")
+    db.close()
+    opened(tmp_path / "l", existing=True).close()
+
+
+def test_another_machine_is_another_place(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    here = place_of(tmp_path / "file")
+    assert here == place_of(tmp_path / "file")
+    (tmp_path / "id").write_text("0123456789abcdef\n")
+    monkeypatch.setattr("smartedge.privacy.place._MACHINE_IDS", (tmp_path / "none", tmp_path / "id"))
+    there = place_of(tmp_path / "file")
+    monkeypatch.setattr("smartedge.privacy.place._MACHINE_IDS", ())
+    assert len({here, there, place_of(tmp_path / "file")}) == 3
 
 
 def test_an_image_twice_in_a_batch_is_two_releases(tmp_path):
@@ -237,7 +278,8 @@ WRITER = """
 import math, sys
 from pathlib import Path
 import numpy as np
-from smartedge.privacy.ledger import Budget, Ledger
+from smartedge.privacy.balance import Budget
+from smartedge.privacy.ledger import Ledger
 from smartedge.types import ReleaseEvent
 event = ReleaseEvent("randomised-response", 0.5, codewords=8)
 ledger = Ledger(Path(sys.argv[1]), "run", policy={}, budget=Budget(math.inf, 1e-5), existing=False)

@@ -11,7 +11,8 @@ import pytest
 import smartedge
 from smartedge.codec import get_codec, pack
 from smartedge.errors import PrivacyError
-from smartedge.privacy.ledger import Budget, Ledger
+from smartedge.privacy.balance import Budget
+from smartedge.privacy.ledger import Ledger
 from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse, Unprotected, make_mechanism
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate, label_event_of, randomise_labels, release, select

@@ -1,0 +1,150 @@
+"""What a ledger says: the releases of each image, and what they cost. Reading it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from smartedge.errors import PrivacyError
+from smartedge.privacy.accountant import composed_epsilon
+from smartedge.types import ReleaseEvent
+
+__all__ = ["SCHEMA", "Balance", "Budget", "Group", "balance_of", "event_of", "facts_of", "read_balance", "refusing"]
+
+SCHEMA = 2  # of the ledger's tables
+History = tuple[tuple[ReleaseEvent, int], ...]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the releases of one image's features may cost in all. ``epsilon`` inf: they are recorded, never refused."""
+
+    epsilon: float
+    delta: float  # at which ε is stated, too
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one split with the same history."""
+
+    split: str
+    images: int
+    example: int  # id of one of them
+    history: History  # of their features: event, how often
+    epsilon: float  # of the features, over all releases, at the budget's delta
+    label_epsilon: float  # of the label, released once; 0 where none travelled
+
+    @property
+    def releases(self) -> int:
+        """How often the features of each of these images were released."""
+        return sum(count for _, count in self.history)
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What a ledger says."""
+
+    run: str
+    policy: Mapping[str, object]  # the mechanism and what else was fixed when the run began
+    budget: Budget
+    groups: tuple[Group, ...]
+
+    def worst(self, split: str | None = None) -> Group | None:
+        """The group with the largest ε, of two such the one with more releases; None where nothing was released."""
+        chosen = [group for group in self.groups if split in (None, group.split)]
+        return max(chosen, key=lambda group: (group.epsilon, group.releases), default=None)
+
+    def quantile(self, share: float, split: str) -> float:
+        """ε that ``share`` of the split's images do not exceed."""
+        chosen = sorted((group for group in self.groups if group.split == split), key=lambda group: group.epsilon)
+        wanted = share * sum(group.images for group in chosen)
+        for group in chosen:
+            wanted -= group.images
+            if wanted <= 0:
+                return group.epsilon
+        return chosen[-1].epsilon
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of which something was released."""
+        return tuple(dict.fromkeys(group.split for group in self.groups))
+
+
+def read_balance(path: Path) -> Balance:
+    """What the ledger at ``path`` says; a run may be writing it.
+
+    Raises:
+        PrivacyError: there is none, or it cannot be read.
+    """
+    if not path.exists():
+        raise PrivacyError(f"{path}: there is no ledger; it lies in the run directory, on the edge")
+    with refusing(path):
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30)
+        try:
+            db.execute("BEGIN")  # one view of it, whatever is written meanwhile
+            return balance_of(db)
+        finally:
+            db.close()
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Around work on a ledger: errors of the database and of the disk become refusals."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise PrivacyError(
+            f"{path}: the ledger cannot be read or written ({error}); nothing is released. See that the file is whole, "
+            "that this user may write it and its folder, and that the disk has room"
+        ) from error
+
+
+def facts_of(db: sqlite3.Connection) -> dict[str, object]:
+    """What was fixed when the run began. A ledger of an unknown version is an error."""
+    facts: dict[str, object] = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
+    if facts.get("schema") not in (1, SCHEMA):  # 1 lacks a table that only a new release needs
+        raise sqlite3.DatabaseError(f"it is of version {facts.get('schema')}, and this program knows {SCHEMA}")
+    return facts
+
+
+def event_of(description: str) -> ReleaseEvent:
+    """An event from its description in the ledger."""
+    fields = json.loads(description)
+    return ReleaseEvent(**{**fields, "epsilon": math.inf if fields["epsilon"] is None else fields["epsilon"]})
+
+
+def balance_of(db: sqlite3.Connection) -> Balance:
+    """What an open ledger says."""
+    facts = facts_of(db)
+    epsilon, delta = facts["epsilon"], facts["delta"]
+    assert isinstance(delta, float) and isinstance(facts["policy"], dict)
+    budget = Budget(math.inf if epsilon is None else float(str(epsilon)), delta)
+    events = {number: event_of(text) for number, text in db.execute("SELECT event, description FROM events")}
+    labels: defaultdict[tuple[str, int], float] = defaultdict(float)
+    for split, image, number in db.execute("SELECT split, image, event FROM labels"):
+        labels[split, image] += events[number].epsilon
+    histories: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    rows = db.execute("SELECT split, image, event, count(*) FROM releases GROUP BY split, image, event")
+    for split, image, number, count in rows:
+        histories.setdefault((split, image), []).append((number, count))
+    images: Counter[tuple[str, tuple[tuple[int, int], ...], float]] = Counter()
+    example: dict[tuple[str, tuple[tuple[int, int], ...], float], int] = {}
+    for (split, image), counts in histories.items():
+        group = (split, tuple(sorted(counts)), labels.get((split, image), 0.0))
+        images[group] += 1
+        example.setdefault(group, image)
+    groups = []
+    for group, number_of_images in images.items():
+        split, counted, label_epsilon = group
+        history = tuple((events[number], count) for number, count in counted)
+        cost = composed_epsilon(dict(history), delta)
+        groups.append(Group(split, number_of_images, example[group], history, cost, label_epsilon))
+    order = {"train": 0, "val": 1, "test": 2}
+    groups.sort(key=lambda group: (order.get(group.split, 3), group.split, group.releases))
+    return Balance(str(facts["run"]), facts["policy"], budget, tuple(groups))
