@@ -26,13 +26,12 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.fx.proxy import TracerBase
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.flop_counter import flop_registry
 
 from smartedge.errors import CutError
 from smartedge.models import intercept
 from smartedge.models import varying as varying_numbers
+from smartedge.models.counting import OperatorWatch
 from smartedge.models.intercept import observe_modules, observing, refuse_nesting
 from smartedge.models.recording import BATCHES, Trace, shape_text, storage_of, tensors_in
 from smartedge.models.varying import Untraceable, same, varying
@@ -68,31 +67,6 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> 
                     "looks at values of tensors, move it into a submodule, which is then kept whole"
                 ) from error
             whole[where] = reason
-
-
-class _Watch(TorchDispatchMode):
-    """Counts floating-point operations and notices random numbers, operator by operator."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
-        self.random = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket, _EXTRA_FLOPS.get(func._overloadpacket))
-        if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
-        self.random |= torch.Tag.nondeterministic_seeded in func.tags
-        return out
-
-
-# torch has a formula for attention on every device but the CPU.
-_EXTRA_FLOPS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-        torch.ops.aten._scaled_dot_product_flash_attention
-    ]
-}
 
 
 class _Recorder(TracerBase):
@@ -207,7 +181,7 @@ class _Recorder(TracerBase):
             raise Untraceable("operations run under no_grad, enable_grad or autocast")
         node = self.graph.create_node(kind, target, self.create_arg(tuple(args)), self.create_arg(dict(kwargs)))
         before = {id(t): (t, t._version) for n in node.all_input_nodes for t in tensors_in(self.trace.values[n][0])}
-        watches = (_Watch(), _Watch())
+        watches = (OperatorWatch(), OperatorWatch())
         values = (self.evaluate(node, 0, watches[0]), self.evaluate(node, 1, watches[1]))
         written = [tensor for tensor, version in before.values() if tensor._version != version]
         if not written and not node.all_input_nodes and not tensors_in(values[0]):
@@ -219,7 +193,7 @@ class _Recorder(TracerBase):
         self.trace.writes += [(node, storage_of(tensor)) for tensor in written]
         return self.keep(node, values, name or self.name_of(target))
 
-    def evaluate(self, node: fx.Node, batch: int, watch: _Watch) -> Any:
+    def evaluate(self, node: fx.Node, batch: int, watch: OperatorWatch) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.trace.values[n][batch])
         with self.fake, watch:
             if node.op == "call_function":
@@ -237,7 +211,7 @@ class _Recorder(TracerBase):
         with torch._subclasses.fake_tensor.unset_fake_temporarily():
             module = copy.deepcopy(self.trace.model.get_submodule(path)).train(self.trace.training)
             real_args, real_kwargs = tree_map_only(Tensor, _real, (args, kwargs))
-            random, watch = torch.get_rng_state(), _Watch()
+            random, watch = torch.get_rng_state(), OperatorWatch()
             try:
                 with watch:
                     out = tree_map_only(Tensor, Tensor.detach, module(*real_args, **real_kwargs))
