@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator, Sequence
 
 import numpy as np
@@ -130,7 +129,7 @@ class _Attacker:
         self.best = dict.fromkeys(unit.attributes, -1.0)
         self.at_val: dict[str, Floats] = {}
         self.at_test: dict[str, Floats] = {}
-        self.begun = time.perf_counter()
+        self.begun = clock.elapsed()
 
     def train(self, monitor: Monitor) -> Reading:
         """All epochs, or as many as the clock allows."""
@@ -161,7 +160,7 @@ class _Attacker:
         made, per_epoch = progress.step + 1, progress.steps_per_epoch
         if made == min(_TIMED_STEPS, per_epoch) and not math.isinf(self.clock.remaining()):
             steps = per_epoch + _READING * (len(self.val_N) + len(self.test_N)) / self.size
-            seconds = (time.perf_counter() - self.begun) / made * steps
+            seconds = (self.clock.elapsed() - self.begun) / made * steps
             progress.epochs = _affordable(self.clock, progress.epochs, seconds)
 
     def read(self, progress: Progress) -> None:
@@ -176,14 +175,14 @@ class _Attacker:
         self.network.train()
         left = self.clock.remaining()
         if progress.epoch == 1 and not math.isinf(left):  # now it is known what an epoch takes
-            affordable = 1 + int(left / (time.perf_counter() - self.begun))
+            affordable = 1 + int(left / max(self.clock.elapsed() - self.begun, 1e-9))
             progress.epochs = min(progress.epochs, max(_FEWEST_EPOCHS, affordable))
         if left == 0:
             progress.epochs = progress.epoch
 
 
 def _affordable(clock: Clock, epochs: int, seconds_per_epoch: float) -> int:
-    fit = int(clock.remaining() / seconds_per_epoch)
+    fit = int(clock.remaining() / max(seconds_per_epoch, 1e-9))
     if fit < min(_FEWEST_EPOCHS, epochs):
         raise OutOfTime(
             f"{_FEWEST_EPOCHS} epochs would take {_FEWEST_EPOCHS * seconds_per_epoch:.0f} s; "

@@ -8,9 +8,8 @@ no time was left is listed under ``skipped``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from smartedge.lab.audit.reconstruction.figures import Distance, accuracies, lik
 from smartedge.lab.audit.reconstruction.gan import train_gan
 from smartedge.lab.audit.reconstruction.measures import finite_mean, perceptual_distance
 from smartedge.lab.audit.reconstruction.networks import Decoder
+from smartedge.lab.audit.reconstruction.pieces import Images, at, how, least_share, stands, with_others
 from smartedge.lab.audit.reconstruction.pixels import to_image
 from smartedge.lab.audit.reconstruction.recipe import Report
 from smartedge.lab.audit.reconstruction.samples import combinations, write_samples
@@ -51,7 +51,6 @@ _SUBSET = 64  # protected images that the optimisation is done for
 _ADAPT_EPOCHS, _LEAST_ADAPT_STEPS = 2, 500
 _SHARES = {"classifier": 3.0, "decoder": 4.0, "gan": 3.0, "white-box": 3.0}  # of the time, relative to each other
 _ADAPT_SHARE = 0.3  # of a decoder's or GAN's time: for the classifier that adapts to its images
-_WORTH_IT = 2.0  # a piece that was cut short is done again where there is that many times as much time
 _CHOICE_SHARE = 0.3  # of the optimisation's time: for the choice of its weights
 
 
@@ -83,15 +82,6 @@ def reconstruct(
     return _Attacks(evidence, undefended, sensitive, budget, Store(folder), monitor, seed).run()
 
 
-@dataclass(frozen=True)
-class _Images:
-    """What an attack made of the protected images at ``positions``."""
-
-    positions: Tensor  # int64 (M,)
-    images_MCHW: Tensor  # uint8
-    figures: Mapping[str, Any]
-
-
 class _Attacks:
     """One call of :func:`reconstruct`: what its pieces share."""
 
@@ -114,7 +104,7 @@ class _Attacks:
         self.labels_NQ = labels_of(self.questions, evidence.test_desired, evidence.test_labels)
         hidden = [place for place, question in enumerate(self.questions) if not question.desired]
         self.sample = combinations(self.labels_NQ[:, 0], self.labels_NQ[:, hidden[0] if hidden else 0])
-        self.subset = _with_others(self.sample, len(self.labels_NQ), _SUBSET, seed)
+        self.subset = with_others(self.sample, len(self.labels_NQ), _SUBSET, seed)
         self.pieces = ["classifier", *(name for name in ("decoder", "gan", "white-box") for _ in self.evidences)]
         self.skipped: list[dict[str, str]] = []
 
@@ -128,7 +118,7 @@ class _Attacks:
             classifier.network, image_size=evidence.config.data.image_size, of=evidence.config.model.name
         )
         decoders: dict[str, Decoder | None] = {}
-        found: dict[str, dict[str, _Images]] = {each.name: {} for each in self.evidences}
+        found: dict[str, dict[str, Images]] = {each.name: {} for each in self.evidences}
         for each in self.evidences:
             decoders[each.name] = self._painted(each, "decoder", None, classifier, distance, found)
         for each in self.evidences:
@@ -145,7 +135,7 @@ class _Attacks:
         key = key_of(evidence, "classifier", self.seed, self.questions)
         seconds = self._seconds("classifier")
         kept = self.store.load("classifier", key)
-        if kept and _stands(kept[0], seconds):
+        if kept and stands(kept[0], seconds):
             classifier = Classifier.of(evidence, self.questions)
             classifier.network.load_state_dict(kept[1])
             self._note_cut("classifier", kept[0])
@@ -154,9 +144,9 @@ class _Attacks:
         classifier, fitted = train_classifier(
             evidence, self.questions, seconds=seconds, seed=self._derived("classifier"), report=report
         )
-        how = _how(fitted.epochs / fitted.planned, seconds)
-        self.store.save("classifier", key, how, classifier.network.state_dict())
-        self._note_cut("classifier", how)
+        training = how(fitted.epochs / fitted.planned, seconds)
+        self.store.save("classifier", key, training, classifier.network.state_dict())
+        self._note_cut("classifier", training)
         return classifier
 
     def _painted(
@@ -166,7 +156,7 @@ class _Attacks:
         plain: Decoder | None,
         classifier: Classifier,
         distance: Distance,
-        found: dict[str, dict[str, _Images]],
+        found: dict[str, dict[str, Images]],
     ) -> Decoder | None:
         """Decoder or GAN: train, paint every protected image, judge; None where there was no time."""
         piece = f"{evidence.name}-{attack}"
@@ -174,7 +164,7 @@ class _Attacks:
         key = key_of(evidence, attack, self.seed, self.questions, made_with)
         seconds = self._seconds(attack)
         kept = self.store.load(piece, key)
-        if kept and _stands(kept[0]["training"], seconds):
+        if kept and stands(kept[0]["training"], seconds):
             figures, tensors = kept
             decoder = new_decoder(evidence, seed=0)
             images_NCHW = tensors.pop("images")
@@ -199,11 +189,11 @@ class _Attacks:
             figures = {
                 **self._judged(classifier, distance, torch.arange(len(images_NCHW)), images_NCHW),
                 "sensitive_balanced_accuracy_adapted": adapted,
-                "training": _how(fitted.epochs / fitted.planned, seconds, adapted_share=learned, **others),
+                "training": how(fitted.epochs / fitted.planned, seconds, adapted_share=learned, **others),
             }
             self.store.save(piece, key, figures, {**decoder.state_dict(), "images": images_NCHW})
         self._note_cut(piece, figures["training"])
-        found[evidence.name][attack] = _Images(torch.arange(len(images_NCHW)), images_NCHW, figures)
+        found[evidence.name][attack] = Images(torch.arange(len(images_NCHW)), images_NCHW, figures)
         return decoder
 
     def _adapted(
@@ -260,7 +250,7 @@ class _Attacks:
         decoder: Decoder | None,
         classifier: Classifier,
         distance: Distance,
-        found: dict[str, dict[str, _Images]],
+        found: dict[str, dict[str, Images]],
     ) -> None:
         """Optimisation through the white-box front, on a subset of the protected images, and on as many val images.
 
@@ -271,7 +261,7 @@ class _Attacks:
         key = key_of(evidence, "white-box", self.seed, self.questions, made_with)
         seconds = self._seconds("white-box")
         kept = self.store.load(piece, key)
-        if kept and _stands(kept[0]["training"], seconds):
+        if kept and stands(kept[0]["training"], seconds):
             figures, images_MCHW = kept[0], kept[1]["images"]
         else:
             if seconds <= 0:
@@ -308,11 +298,11 @@ class _Attacks:
                 "sensitive_balanced_accuracy_adapted": self._tuned(
                     classifier, val_images, val_labels_NQ, images_MCHW, self.labels_NQ[self.subset]
                 ),
-                "training": _how(done, seconds, weights=asdict(weights)),
+                "training": how(done, seconds, weights=asdict(weights)),
             }
             self.store.save(piece, key, figures, {"images": images_MCHW})
         self._note_cut(piece, figures["training"])
-        found[evidence.name]["white_box"] = _Images(self.subset, images_MCHW, figures)
+        found[evidence.name]["white_box"] = Images(self.subset, images_MCHW, figures)
 
     # -- judging
 
@@ -326,7 +316,7 @@ class _Attacks:
             **accuracies(self.questions, read),
         }
 
-    def _write_samples(self, distance: Distance, found: Mapping[str, Mapping[str, _Images]]) -> None:
+    def _write_samples(self, distance: Distance, found: Mapping[str, Mapping[str, Images]]) -> None:
         if not len(self.sample):
             return
         evidence, hidden = self.evidences[0], [question for question in self.questions if not question.desired]
@@ -346,7 +336,7 @@ class _Attacks:
                 continue
             distances = {attack: self._distance_on_subset(distance, images) for attack, images in of.items()}
             attacks[name] = min(distances, key=distances.__getitem__)
-            tensors[name] = _at(of[attacks[name]], self.sample)
+            tensors[name] = at(of[attacks[name]], self.sample)
         task = evidence.task
         notes = {
             "network": evidence.config.model.name,
@@ -359,12 +349,12 @@ class _Attacks:
         }
         write_samples(self.store.folder / "samples.safetensors", tensors, notes)
 
-    def _distance_on_subset(self, distance: Distance, images: _Images) -> float:
+    def _distance_on_subset(self, distance: Distance, images: Images) -> float:
         originals = to_image(self.originals_NCHW[self.subset])
-        return finite_mean(distance(originals, to_image(_at(images, self.subset))))
+        return finite_mean(distance(originals, to_image(at(images, self.subset))))
 
     def _block(
-        self, classifier: Classifier, distance: Distance, found: Mapping[str, Mapping[str, _Images]]
+        self, classifier: Classifier, distance: Distance, found: Mapping[str, Mapping[str, Images]]
     ) -> dict[str, object]:
         first, last = self.evidences[0].name, self.evidences[-1].name
         block: dict[str, object] = {}
@@ -399,39 +389,10 @@ class _Attacks:
 
     def _note_cut(self, piece: str, training: Mapping[str, Any]) -> None:
         """A piece that had less than half of its training is weaker than it could be, and the reader must know."""
-        if (share := _least(training)) < 0.5:
+        if (share := least_share(training)) < 0.5:
             self._skip(piece, f"cut short by the time budget at {share:.0%} of its training; it counts")
-
-
-def _how(share: float, seconds: float, **others: object) -> dict[str, object]:
-    """How much of its training a piece had, and the seconds it was given (None: as many as it liked)."""
-    given = None if math.isinf(seconds) else round(seconds, 1)
-    return {"share": round(min(1.0, share), 3), "seconds": given, **others}
-
-
-def _stands(training: Mapping[str, Any], seconds: float) -> bool:
-    """Whether a kept piece is as good as one that would be made now: it is whole, or there is no more time for it."""
-    return _least(training) >= 1 or seconds < _WORTH_IT * training["seconds"]
-
-
-def _least(training: Mapping[str, Any]) -> float:
-    """The share of the training of a piece, or of the classifier that adapts to it, whichever had less."""
-    return float(min(training["share"], training.get("adapted_share", 1.0)))
 
 
 def _both_known(*labels: Tensor) -> bool:
     """Whether each of these holds known labels, and the first both of more than one class."""
     return all((part >= 0).any() for part in labels) and len(labels[0][labels[0] >= 0].unique()) > 1
-
-
-def _with_others(first: Tensor, count: int, size: int, seed: int) -> Tensor:
-    """Positions: ``first``, then others at random up to ``size``."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    others = order[~torch.isin(order, first)]
-    return torch.cat([first, others])[: max(size, len(first))]
-
-
-def _at(images: _Images, positions: Tensor) -> Tensor:
-    """The images at some positions, all of which the attack was done for."""
-    place = {position: row for row, position in enumerate(images.positions.tolist())}
-    return images.images_MCHW[[place[position] for position in positions.tolist()]]
