@@ -17,7 +17,7 @@ from smartedge.types import ReleaseEvent
 
 __all__ = ["SCHEMA", "Balance", "Budget", "Group", "balance_of", "event_of", "facts_of", "read_balance", "refusing"]
 
-SCHEMA = 2  # of the ledger's tables
+SCHEMA = 2  # of the tables, and of the noise that belongs to a nonce
 History = tuple[tuple[ReleaseEvent, int], ...]
 
 
@@ -108,7 +108,7 @@ def refusing(path: Path) -> Iterator[None]:
 def facts_of(db: sqlite3.Connection) -> dict[str, object]:
     """What was fixed when the run began. A ledger of an unknown version is an error."""
     facts: dict[str, object] = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
-    if facts.get("schema") not in (1, SCHEMA):  # 1 lacks a table that only a new release needs
+    if facts.get("schema") not in (1, SCHEMA):  # 1 can be read, but not spent from
         raise sqlite3.DatabaseError(f"it is of version {facts.get('schema')}, and this program knows {SCHEMA}")
     return facts
 

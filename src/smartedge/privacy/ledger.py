@@ -45,8 +45,8 @@ CREATE TABLE labels (
     split TEXT NOT NULL, image INTEGER NOT NULL, event INTEGER NOT NULL REFERENCES events, at REAL NOT NULL,
     PRIMARY KEY (split, image, event)
 ) WITHOUT ROWID;
+CREATE TABLE repeatable (nonce BLOB PRIMARY KEY) WITHOUT ROWID;
 """
-_REPEATABLE = "CREATE TABLE IF NOT EXISTS repeatable (nonce BLOB PRIMARY KEY) WITHOUT ROWID"  # new in schema 2
 _ROUNDING = 1e-9  # relative; of sums of the budget's parts
 _TOGETHER = 500  # images asked for in one query
 
@@ -90,8 +90,6 @@ class Ledger:
                     for statement in _TABLES.split(";"):
                         self._db.execute(statement)
                     self._write_facts(run or "", policy)
-                self._db.execute(_REPEATABLE)
-                self._db.execute("UPDATE facts SET value = ? WHERE name = 'schema' AND value = '1'", (str(SCHEMA),))
                 self._db.execute("COMMIT")
             self._check(run, policy)
         except BaseException:
@@ -226,6 +224,11 @@ class Ledger:
                 raise sqlite3.DatabaseError("its pages do not fit together")
             facts = facts_of(self._db)
             begun = self._db.execute("SELECT count(*) FROM frames").fetchone() != (0,)
+        if facts["schema"] != SCHEMA:
+            raise PrivacyError(
+                f"{self.path}: was begun by an earlier version of smartedge, whose noise was another one. A frame "
+                "that is sent again would be a second release. Start a new run; 'smartedge ledger' still reads this one"
+            )
         if not begun:  # a start that failed before its first release
             with self._transaction():
                 self._write_facts(run or str(facts["run"]), policy)

@@ -96,6 +96,19 @@ def test_a_ledger_without_a_place_is_one_of_before(tmp_path):
     opened(tmp_path / "l", existing=True).close()
 
 
+def test_a_ledger_of_an_earlier_version_is_read_but_not_spent_from(tmp_path):
+    """The noise that belongs to a nonce was another one, so that a repeated frame would be a second release."""
+    with opened(tmp_path / "l") as ledger:
+        ledger.debit("train", IDS, GAUSS, seq=0, nonce=nonce(0))
+    db = sqlite3.connect(tmp_path / "l", isolation_level=None)
+    db.execute("UPDATE facts SET value = '1' WHERE name = 'schema'")
+    db.execute("DROP TABLE repeatable")
+    db.close()
+    assert read_balance(tmp_path / "l").worst("train").releases == 1
+    with pytest.raises(PrivacyError, match="earlier version"):
+        opened(tmp_path / "l", existing=True)
+
+
 def test_another_machine_is_another_place(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     here = place_of(tmp_path / "file")
