@@ -17,7 +17,6 @@ import pytest
 from audit_example import attribute_block, example_audit, figures
 from results_example import example_privacy, example_results
 
-import smartedge.lab.sweep
 from smartedge.artifacts.audit import AttributeBlock, Effort
 from smartedge.artifacts.results import Heads, Results
 from smartedge.artifacts.sweep import Sweep
@@ -25,7 +24,7 @@ from smartedge.cli import sweep as verb
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError
 from smartedge.lab.audit import suite
-from smartedge.lab.sweep import folder_of, parse_axes, sweep
+from smartedge.lab.sweep import folder_of, parse_axes, running, sweep
 from smartedge.runs.progress import Quiet
 
 BASE = {"data": {"sensitive": "masculine"}, "model": {"bottleneck": "8x4x4"}, "adversary": {"exits": ["conv"]}}
@@ -85,7 +84,7 @@ class Made:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     stand_in = Made()
-    monkeypatch.setattr(smartedge.lab.sweep, "train", stand_in.train)
+    monkeypatch.setattr(running, "train", stand_in.train)
     monkeypatch.setattr(suite, "audit", stand_in.audit)
     return stand_in
 
