@@ -4,10 +4,11 @@ What is read is described in ``docs/results-schema.md``, ``docs/audit-schema.md`
 """
 
 try:
+    from smartedge.lab.report.comparison import write_comparison
     from smartedge.lab.report.frontier import write_sweep
     from smartedge.lab.report.gallery import write_figure
-    from smartedge.lab.report.html import write_comparison, write_report
     from smartedge.lab.report.picture import write_picture
+    from smartedge.lab.report.run_page import write_report
 except ImportError as error:
     raise ImportError(
         f"the report needs matplotlib and Jinja2, which are not all here ({error}); "
