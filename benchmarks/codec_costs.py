@@ -29,7 +29,7 @@ from common import HERE, DropHandler, data_folder, provenance
 
 from smartedge.codec import Codec, get_codec, reconstruction_error, saturated_share
 from smartedge.codec.bits import pack_bits
-from smartedge.codec.quantise import AffineCodec, quantise
+from smartedge.codec.quantise import AffineCodec, by_range, quantise
 from smartedge.data.loader import batches
 from smartedge.data.sources import open_dataset
 from smartedge.methods.front_step import edge_forward, edge_step
@@ -167,7 +167,7 @@ def microseconds(work: Callable[[], Any], *, budget_s: float = 1.0) -> float:
 
 def entropy_coders(what: str, frames: list[Features], bits: int) -> list[dict[str, Any]]:
     """The packed levels of ``AffineCodec(bits)`` under several entropy coders; the dictionary is of other frames."""
-    levels_RN, _ = quantise(frames[0], bits, "benchmark")
+    levels_RN, _ = quantise(by_range(frames[0], bits), bits, "benchmark")
     packed = pack_bits(levels_RN, bits)
     coders: dict[str, Callable[[], int]] = {"packed alone": lambda: len(packed)}
 
@@ -182,7 +182,7 @@ def entropy_coders(what: str, frames: list[Features], bits: int) -> list[dict[st
     if importlib.util.find_spec("zstandard"):
         import zstandard
 
-        others = [pack_bits(quantise(frame, bits, "benchmark")[0], bits) for frame in frames[1:]]
+        others = [pack_bits(quantise(by_range(frame, bits), bits, "benchmark")[0], bits) for frame in frames[1:]]
         samples = [other[start : start + 1000] for other in others for start in range(0, len(other), 1000)]
         if len(samples) > 50:
             trained = zstandard.train_dictionary(min(16384, len(b"".join(samples)) // 10), samples)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.codec.base import check_features, check_length, new_features
-from smartedge.codec.entropy import compress, decompress, max_compressed
+from smartedge.codec.bits import compress, decompress, max_compressed
 from smartedge.codec.pictures import PictureFormat, read_picture, write_picture
 from smartedge.errors import CodecError
 from smartedge.types import Features

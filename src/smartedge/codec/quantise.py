@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.codec.base import check_features, check_length, new_features
-from smartedge.codec.bits import pack_bits, packed_size, unpack_bits
-from smartedge.codec.entropy import compress, decompress, max_compressed
+from smartedge.codec.bits import compress, decompress, max_compressed, pack_bits, packed_size, unpack_bits
 from smartedge.errors import CodecError
 from smartedge.types import Features
 
@@ -19,15 +18,13 @@ __all__ = [
     "AffineCodec",
     "Float16Codec",
     "Float32Codec",
+    "by_range",
     "fit_ranges",
     "from_levels",
     "level_values",
     "quantise",
     "range_count",
-    "ranges_from_bytes",
-    "ranges_to_bytes",
     "saturated_share",
-    "to_levels",
 ]
 
 RANGE_BYTES = 8  # lowest and highest level as float32
@@ -137,18 +134,18 @@ class AffineCodec:
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
         check_features(features_BF, self.dtype, self.name)
-        levels_RN, ranges_2R = quantise(features_BF, self.bits, self.name)
-        return compress(pack_bits(levels_RN, self.bits)), ranges_to_bytes(ranges_2R)
+        levels_RN, side = quantise(by_range(features_BF, self.bits), self.bits, self.name)
+        return compress(pack_bits(levels_RN, self.bits)), side
 
     def decode(
         self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
-        ranges_2R = ranges_from_bytes(side, range_count(batch, feature_shape, self.bits), self.name)
+        values_RL = level_values(side, range_count(batch, feature_shape, self.bits), self.bits, self.name)
         count = features_BF.size
         levels = unpack_bits(decompress(payload, packed_size(count, self.bits), self.name), self.bits, count)
-        from_levels(levels, ranges_2R, self.bits, out_BF=features_BF)
+        from_levels(levels, values_RL, out_BF=features_BF)
         return features_BF
 
     def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
@@ -164,24 +161,34 @@ def range_count(batch: int, feature_shape: tuple[int, ...], bits: int) -> int:
     return channels if bits_of_levels >= 16 * 8 * RANGE_BYTES else 1
 
 
-def quantise(features_BF: Features, bits: int, codec: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Features (B, *F) as levels, uint8 (R, N), channel by channel, and their ranges, float32 (2, R).
-
-    Raises:
-        CodecError: for NaN, infinities, and ranges beyond float32's.
-    """
-    values_RN = _by_range(features_BF, bits)
-    ranges_2R = fit_ranges(values_RN, bits, codec)
-    return to_levels(values_RN, ranges_2R, bits), ranges_2R
-
-
-def _by_range(features_BF: Features, bits: int) -> NDArray[np.float32]:
-    """The features as (R, N), channel by channel, in memory of their own."""
+def by_range(features_BF: Features, bits: int) -> NDArray[np.float32]:
+    """Features (B, *F) as float32 (R, N), channel by channel, in memory of their own."""
     ranges = range_count(len(features_BF), features_BF.shape[1:], bits)
     channels_CBF = np.moveaxis(features_BF, _channel_axis(features_BF.ndim - 1), 0)
     values_CBF = np.empty(channels_CBF.shape, np.float32)
     _copy(channels_CBF, values_CBF)
     return values_CBF.reshape(ranges, -1)
+
+
+def quantise(values_RN: NDArray[np.float32], bits: int, codec: str) -> tuple[NDArray[np.uint8], bytes]:
+    """The nearest levels, uint8 (R, N), and as side the R lowest levels, then the R highest ones, as float32.
+
+    Computed in place: ``values_RN`` is spent.
+
+    Raises:
+        CodecError: for NaN, infinities, and ranges beyond float32's.
+    """
+    ranges_2R = fit_ranges(values_RN, bits, codec)
+    low_R1, high_R1 = ranges_2R[:, :, None]
+    range_R1 = high_R1 - low_R1
+    # A constant row has range 0 and becomes level 0, which decodes to that constant.
+    values_RN -= low_R1
+    values_RN /= np.where(range_R1 == 0, np.float32(1), range_R1)
+    values_RN *= np.float32(2**bits - 1)
+    np.rint(values_RN, out=values_RN)
+    if _TAILS[bits]:  # otherwise the range is the full one, and no value is beyond it
+        np.clip(values_RN, 0, 2**bits - 1, out=values_RN)
+    return values_RN.astype(np.uint8), ranges_2R.astype("<f4", copy=False).tobytes()
 
 
 def fit_ranges(values_RN: NDArray[np.float32], bits: int, codec: str) -> NDArray[np.float32]:
@@ -250,44 +257,35 @@ def _saturated(values_RN: NDArray[np.float32], ranges_2R: NDArray[np.float32], b
 def saturated_share(codec: AffineCodec, features_BF: Features) -> float:
     """The share of all values that saturate when ``codec`` encodes these features."""
     check_features(features_BF, codec.dtype, codec.name)
-    values_RN = _by_range(features_BF, codec.bits)
+    values_RN = by_range(features_BF, codec.bits)
     saturated_R = _saturated(values_RN, fit_ranges(values_RN, codec.bits, codec.name), codec.bits)
     return float(saturated_R.sum() / values_RN.size)
 
 
-def to_levels(values_RN: NDArray[np.float32], ranges_2R: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
-    """The nearest levels, uint8 (R, N), computed in place: ``values_RN`` is spent."""
-    low_R1, high_R1 = ranges_2R[:, :, None]
-    range_R1 = high_R1 - low_R1
-    # A constant row has range 0 and becomes level 0, which decodes to that constant.
-    values_RN -= low_R1
-    values_RN /= np.where(range_R1 == 0, np.float32(1), range_R1)
-    values_RN *= np.float32(2**bits - 1)
-    np.rint(values_RN, out=values_RN)
-    if _TAILS[bits]:  # otherwise the range is the full one, and no value is beyond it
-        np.clip(values_RN, 0, 2**bits - 1, out=values_RN)
-    return values_RN.astype(np.uint8)
-
-
-def level_values(ranges_2R: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-    """The number that each level of each row stands for, float32 (R, 2**bits).
+def level_values(side: bytes, ranges: int, bits: int, codec: str) -> NDArray[np.float32]:
+    """The number that each level of each row stands for, float32 (R, 2**bits), by the side that :func:`quantise` gave.
 
     The lowest and the highest level are the ends of the range exactly. In between, the sum is rounded once.
+
+    Raises:
+        CodecError: the side does not hold so many ranges.
     """
-    low_R1, high_R1 = ranges_2R[:, :, None]
+    check_length(side, RANGE_BYTES * ranges, "side", codec)
+    low_R1, high_R1 = np.frombuffer(side, "<f4").astype(np.float32).reshape(2, ranges, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        range_R1 = high_R1 - low_R1
+    if not (np.isfinite(range_R1).all() and (low_R1 <= high_R1).all()):
+        raise CodecError(f"codec {codec}: side holds no valid ranges: it is corrupt")
     weight_L = np.arange(2**bits, dtype=np.float32) / np.float32(2**bits - 1)
     # From the nearer end; float64 holds the product of two float32 exactly.
     near_RL = np.where(weight_L < 0.5, low_R1, high_R1)
     weight_L = np.where(weight_L < 0.5, weight_L, weight_L - np.float32(1))
-    levels_RL: NDArray[np.float32] = (weight_L * (high_R1 - low_R1).astype(np.float64) + near_RL).astype(np.float32)
+    levels_RL: NDArray[np.float32] = (weight_L * range_R1.astype(np.float64) + near_RL).astype(np.float32)
     return levels_RL
 
 
-def from_levels(
-    levels: NDArray[np.uint8], ranges_2R: NDArray[np.float32], bits: int, *, out_BF: NDArray[np.float32]
-) -> None:
+def from_levels(levels: NDArray[np.uint8], values_RL: NDArray[np.float32], *, out_BF: NDArray[np.float32]) -> None:
     """Write what uint8 levels, channel by channel, stand for into features (B, *F)."""
-    values_RL = level_values(ranges_2R, bits)
     by_channel_CBF = np.moveaxis(out_BF, _channel_axis(out_BF.ndim - 1), 0)
     levels_CBF = levels.reshape(by_channel_CBF.shape)
     if len(values_RL) == 1:
@@ -306,23 +304,6 @@ def _copy(source_CBF: Features, target_CBF: NDArray[np.float32]) -> None:
         return
     for image in range(source_CBF.shape[1]):  # tokens are transposed: in the cache, one by one
         target_CBF[:, image] = source_CBF[:, image]
-
-
-def ranges_to_bytes(ranges_2R: NDArray[np.float32]) -> bytes:
-    """R lowest levels, then R highest ones, as float32."""
-    return ranges_2R.astype("<f4", copy=False).tobytes()
-
-
-def ranges_from_bytes(data: bytes, ranges: int, codec: str) -> NDArray[np.float32]:
-    """What :func:`ranges_to_bytes` was given, float32 (2, R), checked."""
-    check_length(data, RANGE_BYTES * ranges, "side", codec)
-    ranges_2R = np.frombuffer(data, "<f4").astype(np.float32).reshape(2, ranges)
-    low_R, high_R = ranges_2R
-    with np.errstate(over="ignore", invalid="ignore"):
-        valid = np.isfinite(high_R - low_R).all() and (low_R <= high_R).all()
-    if not valid:
-        raise CodecError(f"codec {codec}: side holds no valid ranges: it is corrupt")
-    return ranges_2R
 
 
 def _channel_axis(feature_dims: int) -> int:

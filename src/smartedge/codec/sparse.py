@@ -11,16 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.codec.base import check_features, check_length, new_features
-from smartedge.codec.bits import pack_bits, packed_size, unpack_bits
-from smartedge.codec.entropy import compress, decompress, max_compressed
-from smartedge.codec.quantise import (
-    RANGE_BYTES,
-    fit_ranges,
-    level_values,
-    ranges_from_bytes,
-    ranges_to_bytes,
-    to_levels,
-)
+from smartedge.codec.bits import compress, decompress, max_compressed, pack_bits, packed_size, unpack_bits
+from smartedge.codec.quantise import RANGE_BYTES, level_values, quantise
 from smartedge.errors import CodecError
 from smartedge.types import Features
 
@@ -65,12 +57,11 @@ class TopKCodec:
         places = (within_BK + np.arange(batch)[:, None] * size).reshape(-1)
         values_1N = np.take_along_axis(values_BN, within_BK, axis=1).reshape(1, -1)
         # NaN and infinities have the largest magnitudes of all, so they are among what is checked here.
-        ranges_21 = fit_ranges(values_1N, _BITS, self.name)
-        levels = compress(pack_bits(to_levels(values_1N, ranges_21, _BITS), _BITS))
+        levels_1N, range_bytes = quantise(values_1N, _BITS, self.name)
+        levels = compress(pack_bits(levels_1N, _BITS))
         gaps = _to_gaps(places)
         packed_gaps = compress(gaps)
-        side = _LENGTHS.pack(len(gaps), len(packed_gaps)) + ranges_to_bytes(ranges_21)
-        return packed_gaps + levels, side
+        return packed_gaps + levels, _LENGTHS.pack(len(gaps), len(packed_gaps)) + range_bytes
 
     def decode(
         self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -79,7 +70,7 @@ class TopKCodec:
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
         check_length(side, _LENGTHS.size + RANGE_BYTES, "side", self.name)
         gap_count, gap_bytes = _LENGTHS.unpack_from(side)
-        ranges_21 = ranges_from_bytes(side[_LENGTHS.size :], 1, self.name)
+        values_1L = level_values(side[_LENGTHS.size :], 1, _BITS, self.name)
         size, count = math.prod(feature_shape), batch * self.kept(feature_shape)
         if not count <= gap_count <= _most_gaps(count, batch * size) or gap_bytes > len(payload):
             raise CodecError(f"codec {self.name}: side claims impossible lengths: it is corrupt")
@@ -95,7 +86,7 @@ class TopKCodec:
             )
         levels = unpack_bits(decompress(payload[gap_bytes:], packed_size(count, _BITS), self.name), _BITS, count)
         features_BF.fill(0)
-        features_BF.reshape(-1)[places] = level_values(ranges_21, _BITS)[0, levels]
+        features_BF.reshape(-1)[places] = values_1L[0, levels]
         return features_BF
 
     def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:

@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 
 from smartedge.codec.base import check_features, check_length, new_features
 from smartedge.codec.pictures import PictureFormat, read_picture, write_picture
-from smartedge.codec.quantise import (
-    RANGE_BYTES,
-    from_levels,
-    quantise,
-    range_count,
-    ranges_from_bytes,
-    ranges_to_bytes,
-)
+from smartedge.codec.quantise import RANGE_BYTES, by_range, from_levels, level_values, quantise, range_count
 from smartedge.errors import CodecError
 from smartedge.types import Features
 
@@ -49,13 +42,13 @@ class TileCodec:
         batch, shape = len(features_BF), features_BF.shape[1:]
         rows, columns = self._grid(batch, shape)
         channels, height, width = shape
-        levels_RN, ranges_2R = quantise(features_BF, 8, self.name)
+        levels_RN, side = quantise(by_range(features_BF, 8), 8, self.name)
         levels = levels_RN.reshape(batch * channels, height, width)
         tiles = np.zeros((rows * columns, height, width), np.uint8)
         tiles[: len(levels)] = levels
         picture = tiles.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
         file = write_picture(picture, self.format)
-        return file if len(file) < levels.size else levels.tobytes(), ranges_to_bytes(ranges_2R)
+        return file if len(file) < levels.size else levels.tobytes(), side
 
     def decode(
         self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -64,7 +57,7 @@ class TileCodec:
         rows, columns = self._grid(batch, feature_shape)
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
         channels, height, width = feature_shape
-        ranges_2R = ranges_from_bytes(side, range_count(batch, feature_shape, 8), self.name)
+        values_RL = level_values(side, range_count(batch, feature_shape, 8), 8, self.name)
         size = features_BF.size
         if len(payload) < size:
             picture = read_picture(
@@ -80,7 +73,7 @@ class TileCodec:
         else:
             check_length(payload, size, "payload", self.name)
             levels = np.frombuffer(payload, np.uint8)
-        from_levels(levels, ranges_2R, 8, out_BF=features_BF)
+        from_levels(levels, values_RL, out_BF=features_BF)
         return features_BF
 
     def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import random
+import tracemalloc
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartedge.codec.bits import pack_bits, packed_size, unpack_bits
+from smartedge.codec.bits import compress, decompress, max_compressed, pack_bits, packed_size, unpack_bits
+from smartedge.errors import CodecError
 
 
 def slowly(values: list[int], width: int) -> bytes:
@@ -22,3 +27,33 @@ def test_numbers_lie_side_by_side(width: int, data: st.DataObject) -> None:
     assert packed == slowly(values, width)
     assert len(packed) == packed_size(len(values), width)
     assert unpack_bits(packed, width, len(values)).tolist() == values
+
+
+def test_zstd_round_trip() -> None:
+    assert bytes(decompress(compress(b"abc" * 100), 300, "uint8")) == b"abc" * 100
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 31, 255, 256, 5000, 2**17 - 1, 2**17, 2**17 + 1, 400_000])
+def test_noise_grows_no_more_than_stated(size: int) -> None:
+    noise = random.Random(size).randbytes(size)
+    assert size <= len(compress(noise)) <= max_compressed(size) <= size + size // 256 + 64
+
+
+@pytest.mark.parametrize("size", [0, 1, 299, 301, 3000])
+def test_size_must_be_exact(size: int) -> None:
+    with pytest.raises(CodecError, match="codec uint8"):
+        decompress(compress(b"abc" * 100), size, "uint8")
+
+
+def test_a_bomb_allocates_no_more_than_an_honest_payload() -> None:
+    bomb = compress(bytes(200_000_000))
+    assert len(bomb) < 20_000
+    before = pa.total_allocated_bytes()
+    peak = pa.default_memory_pool().max_memory()
+    tracemalloc.start()
+    with pytest.raises(CodecError):
+        decompress(bomb, 1000, "uint8")
+    assert tracemalloc.get_traced_memory()[1] < 100_000
+    tracemalloc.stop()
+    assert pa.total_allocated_bytes() == before
+    assert pa.default_memory_pool().max_memory() == peak

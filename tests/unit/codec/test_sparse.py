@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smartedge.codec import get_codec, reconstruction_error
-from smartedge.codec.entropy import compress
+from smartedge.codec.bits import compress
 from smartedge.codec.sparse import _to_gaps, _to_places
 from smartedge.errors import CodecError
 
