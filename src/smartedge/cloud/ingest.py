@@ -1,6 +1,6 @@
 """Takes frames in: refuses what does not belong to the run, decodes each frame once, and appends it to the log.
 
-What passes between the threads of the link and the thread that trains is in :class:`Handover`.
+:class:`Handover` holds what the threads of the link and the training thread share.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ Found = TypeVar("Found")
 
 
 class Decoded(NamedTuple):
-    """What was decoded of a frame."""
+    """A decoded frame."""
 
     batch: FeatureBatch
-    seconds: float  # that it took
+    seconds: float  # that decoding took
 
 
 class Handover:
-    """What the threads of the link and the thread that trains tell each other. Hold ``changed`` to look at it.
+    """The state that the link's threads and the training thread share. Hold ``changed`` while you use it.
 
     Args:
-        kept_bytes: decoded features that wait for training in memory. What is beyond is read from the log and decoded
-            again: where training is slower than the link, and where each epoch uses all frames of a large log.
+        kept_bytes: how many bytes of decoded features may wait in memory. Other frames are read from the log and
+            decoded again. This happens where training is slower than the link, or the log is large.
     """
 
     def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
@@ -57,18 +57,18 @@ class Handover:
         self._room = kept_bytes
 
     def keep(self, seq: int, decoded: Decoded) -> None:
-        """Keep what was decoded of a frame, where there is room."""
+        """Keep a decoded frame, where there is room."""
         size = int(decoded.batch.features_BF.nbytes)
         if size <= self._room and seq not in self._kept:
             self._room -= size
             self._kept[seq] = decoded
 
     def kept(self, seq: int) -> Decoded | None:
-        """What is kept of a frame."""
+        """The decoded frame, where it is kept."""
         return self._kept.get(seq)
 
     def drop(self, seq: int) -> None:
-        """Make room: a frame is not needed again."""
+        """Drop a frame that is not needed again."""
         if (decoded := self._kept.pop(seq, None)) is not None:
             self._room += int(decoded.batch.features_BF.nbytes)
 
@@ -80,7 +80,7 @@ class Handover:
         self.learned = seq
 
     def wait(self, until: Callable[[], Found | None]) -> Found:
-        """Wait until ``until`` gives something else than None or False, and return that.
+        """Wait until ``until`` returns a true value, and return it.
 
         Raises:
             RunError: training has failed.
@@ -99,11 +99,12 @@ class Handover:
 class Ingest:
     """The cloud's end of the link (a :class:`smartedge.wire.link.FrameHandler`).
 
-    A frame comes here checked. What is left to find out is whether its payload can be decoded, and only decoding tells.
-    So it is decoded before it is appended: a payload that cannot be decoded costs its sender an error, and the log
-    never holds it. What was decoded is handed to training (:class:`Handover`). So a frame is decoded once where
-    training keeps up with the link. With schedule ``freeze-and-log`` the decoded batches stay there for all epochs. Of
-    a log that is larger than the room, the rest is decoded once more in each epoch, from the disk.
+    The link has checked the frame against its stream header. Only decoding can check the payload. So a frame is decoded
+    before it is appended: the log never holds a payload that cannot be decoded, and its sender gets an error.
+
+    Training takes the decoded batch from :class:`Handover`. So a frame is decoded once where training keeps up with
+    the link. With schedule ``freeze-and-log`` decoded batches stay in memory for all epochs; those for which there is
+    no room are decoded again in each epoch, from the disk.
 
     Args:
         config: the run's settings, equal to the edge's in all that both must agree on.
@@ -112,8 +113,8 @@ class Ingest:
         feature_shape: F of what the back takes.
         handover: shared with the thread that trains.
         monitor: takes progress updates.
-        begin: called with each stream that is accepted, before anything of it is noted; may refuse it.
-        learn: learns from what has come, where one thread does both. None: another thread does when it is notified.
+        begin: called with the header of each stream before the stream is recorded; it may refuse the stream.
+        learn: trains on the frames that have come, in the same thread. None: another thread trains when it is notified.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Ingest:
         handover.closed = (folder / CLOSED).exists()
 
     def accept(self, header: StreamHeader) -> None:
-        """Refuse what does not belong to this run, before any of its frames is looked at and before anything changes.
+        """Accept a stream, or refuse one that does not belong to this run. A refusal changes nothing.
 
         Raises:
             RunError: settings differ between the sides, or the log belongs to another run.
@@ -163,7 +164,7 @@ class Ingest:
         """Append a frame. Where frames are answered, wait for the answer; else wait where training is too far behind.
 
         Raises:
-            CodecError: its payload is no such features.
+            CodecError: its payload cannot be decoded.
         """
         begun = time.perf_counter()
         batch = unpack_frame(frame, header)
@@ -182,7 +183,7 @@ class Ingest:
         return None
 
     def finish(self, header: StreamHeader) -> None:
-        """All frames of the stream are in: make them durable. Split learning goes on when they are learned from."""
+        """All frames of the stream are in: make them durable. In split learning, wait until they are learned from."""
         handover = self._handover
         with handover.changed:
             self._log.sync()
@@ -196,7 +197,7 @@ class Ingest:
             self._tell()
 
     def abort(self, header: StreamHeader) -> None:
-        """The stream broke off; what was appended stays, and the edge may come back."""
+        """The stream broke off. The appended frames stay, and the edge may come back."""
         with self._handover.changed:
             self._handover.stream = None
             self._handover.changed.notify_all()
@@ -224,10 +225,10 @@ class Ingest:
         if header.feature_shape != shape:
             raise FrameError(f"the edge sends tensors of shape {header.feature_shape}, but this cut gives {shape}")
         if header.answer_shape != (shape if self._method.answered and header.split == "train" else None):
-            raise RunError(f"method {self._config.method!r} does not answer this kind of stream as it asks for")
+            raise RunError(f"method {self._config.method!r} does not give the answers that this stream asks for")
 
     def _check_order(self, header: StreamHeader) -> None:
-        """A stream is the next one of the run, or one that is here already, wholly or in part."""
+        """Refuse a stream that is neither the next one of the run nor one that the log has begun."""
         known = self._log.streams
         if header.first_seq > self._log.next_seq:
             raise FrameError(
@@ -250,7 +251,7 @@ class Ingest:
 
 
 def _constants(header: StreamHeader) -> tuple[object, ...]:
-    """What all streams of one run have in common, beyond the settings."""
+    """The facts that are equal in all streams of one run, beyond the settings."""
     return header.run, header.feature_shape, header.feature_dtype, header.task_kind, header.outputs, header.train_steps
 
 

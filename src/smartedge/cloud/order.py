@@ -21,12 +21,12 @@ _SHUFFLE_FRAMES = 64  # frames decoded at once: bounds memory, mixes 64 batches
 
 
 def next_in_sequence(log: FeatureLog, learned: int) -> int | None:
-    """The frame that is learned from after those before ``learned``; None where it has not come yet."""
+    """The frame to learn from next, when all before ``learned`` are done; None where it has not come yet."""
     return learned if learned < log.next_seq else None
 
 
 class Shuffled:
-    """Batches of a log that is complete, in an order that depends on seed, epoch and log alone.
+    """Batches of a complete log, in an order that depends on seed, epoch and log alone.
 
     Args:
         log: holds train, val and test frames.

@@ -1,4 +1,4 @@
-"""One run as the cloud sees it: what comes in is stored, and the back learns from it."""
+"""The cloud's side of a run: frames are stored, and the back learns from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["CloudRunner"]
 
 
 class CloudRunner:
-    """The cloud's side of a run: the log, what fills it (:attr:`ingest`, for the link), and what trains from it.
+    """The cloud's side of a run: the feature log, :attr:`ingest` that fills it, and the trainer that learns from it.
 
     Args:
         config: the run's settings, equal to the edge's in all that both must agree on.
@@ -46,8 +46,8 @@ class CloudRunner:
             raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
         self.started = time.time()
         self._method, self._once = get_method(config.method), get_schedule(config.schedule).once
-        # A network that cannot be built or cut is an error now, not when the first edge connects; and what takes time
-        # at the first call (imports, warm-up) is not on the edge's time.
+        # Build the network now. So wrong settings are an error before the first edge connects, and no edge waits for
+        # imports and warm-up.
         _, feature_shape = self._method.cloud(config, 2)
         folder.mkdir(parents=True, exist_ok=True)
         self.config = config
@@ -115,7 +115,7 @@ class CloudRunner:
     # -- a stream begins
 
     def _begin(self, header: StreamHeader) -> None:
-        """Be ready for a stream that ingest has found right; the edge may go back to a checkpoint."""
+        """Prepare for an accepted stream. In split learning the edge may go back to a checkpoint."""
         handover = self._handover
         if self.trainer is None:
             self._make_trainer(header)
@@ -127,7 +127,7 @@ class CloudRunner:
         if header.first_seq != trainer.next_seq:
             if not trainer.rewind(header.first_seq):
                 raise RunError(
-                    f"the edge wants to go on at frame {header.first_seq}, but no checkpoint of the cloud is there; "
+                    f"the edge wants to go on at frame {header.first_seq}, but the cloud has no checkpoint there; "
                     "start a new run"
                 )
             self.log.truncate(header.first_seq)
@@ -161,7 +161,7 @@ class CloudRunner:
         return next_in_sequence(self.log, self.trainer.next_seq) is not None
 
     def _learn(self, stop: threading.Event | None = None) -> None:
-        """Learn from all that can be learned from now."""
+        """Learn from all frames that are ready."""
         while self._can_learn() and not (stop is not None and stop.is_set()):
             assert self.trainer is not None
             if self._once:
@@ -196,7 +196,7 @@ class CloudRunner:
         return self._decoded(seq).batch
 
     def _decoded(self, seq: int) -> Decoded:
-        """What was decoded when the frame came where it is still at hand; else read from the log."""
+        """A decoded frame: from memory where it is kept, else from the log."""
         with self._handover.changed:
             if (kept := self._handover.kept(seq)) is not None:
                 return kept

@@ -1,11 +1,12 @@
-"""The store: the feature log, the cloud's durable, append-only store of accepted frames.
+"""The feature log: the cloud's durable, append-only store of accepted frames.
 
-A folder of segment files and ``streams.jsonl`` (one accepted stream header a line). A segment is a sequence of records:
-length of the head, length of the payload and CRC-32 of both (uint32, little-endian), then head and payload as they came
-over the link (:mod:`smartedge.wire.frame`). Frame number ``seq`` is record number ``seq`` over all segments.
+A log is a folder of segment files and ``streams.jsonl`` (one accepted stream header a line). A segment is a sequence of
+records. A record begins with the length of the head, the length of the payload, and the CRC-32 of both (uint32,
+little-endian). Head and payload follow as they came over the link (:mod:`smartedge.wire.frame`). Frame number ``seq`` is
+record number ``seq`` over all segments.
 
-A frame was checked when it arrived. When it is read back its CRC is the check. A record that a crash left half-written
-is cut off when the log is opened.
+A frame was checked when it arrived. When it is read back, its CRC is the check. A half-written last record, left by a
+crash, is cut off when the log is opened.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Record(NamedTuple):
 
 
 class FeatureLog:
-    """Append, look up, cut off. One process writes; the thread that trains may read what has been appended.
+    """The feature log in one folder. One process writes; the training thread may read what has been appended.
 
     Args:
         folder: created if missing; an existing log is opened, checked record by record, and continued.
@@ -69,7 +70,7 @@ class FeatureLog:
         return len(self._records)
 
     def add_stream(self, header: StreamHeader) -> None:
-        """Note the header under which the following frames were accepted."""
+        """Record the header under which the following frames are accepted."""
         if header not in self.streams:
             try:
                 with FileIO(self.folder / "streams.jsonl", "ab") as file:
@@ -80,7 +81,7 @@ class FeatureLog:
             self.streams.append(header)
 
     def append(self, frame: ReceivedFrame) -> bool:
-        """Append the bytes of ``frame`` as they came; returns False where it repeats what is there already.
+        """Append the bytes of ``frame`` as they came; returns False where the log holds that frame already.
 
         Raises:
             FrameError: frames are missing before it, or the log holds a different frame of that number.
@@ -106,7 +107,7 @@ class FeatureLog:
                 self._start_segment(segment)
             offset = self._file.tell() + _PREFIX.size
             _write_whole(self._file, _PREFIX.pack(len(head), len(payload), checksum), head, payload)
-        except (OSError, ValueError) as error:  # ValueError: closed, where even going back failed
+        except (OSError, ValueError) as error:  # ValueError: the file is closed after a failed write
             raise LogError(f"{self.folder}: frame {frame.seq} cannot be written ({error})") from error
         self._records.append(_Record(segment, offset, len(head), len(payload), checksum))
         return True
@@ -215,7 +216,7 @@ class FeatureLog:
         """Index the records of one segment; returns the byte after the last whole one.
 
         Raises:
-            LogError: a record is damaged that is not the last one: what follows it would be lost with it.
+            LogError: a record before the last one is damaged; the records after it would be lost.
         """
         good, size = 0, path.stat().st_size
         with path.open("rb") as file:
@@ -224,7 +225,7 @@ class FeatureLog:
                 length = head + payload
                 message = file.read(min(length, size))
                 if not length or len(message) != length or zlib.crc32(message) != checksum:
-                    # The last record may be torn, or may be zeros that a file system made of a size without data.
+                    # The last record may be incomplete, or zeros: a file system may keep the size and lose the data.
                     torn = good + _PREFIX.size + length >= size or not any(prefix + message + file.read())
                     if not torn:
                         raise LogError(
@@ -237,7 +238,7 @@ class FeatureLog:
 
 
 def _append_to(path: Path) -> FileIO:
-    """Unbuffered, so that what could not be written does not come later."""
+    """Open a file for appending, unbuffered: bytes whose write failed must not be written later."""
     file = FileIO(path, "ab")
     file.seek(0, os.SEEK_END)
     return file
@@ -261,7 +262,7 @@ def _write_whole(file: FileIO, *parts: bytes) -> None:
 
 
 class StoreHandler:
-    """A :class:`~smartedge.wire.link.FrameHandler` that appends what comes to a log, and trains nothing."""
+    """A :class:`~smartedge.wire.link.FrameHandler` that appends frames to a log and trains nothing."""
 
     def __init__(self, log: FeatureLog) -> None:
         self.log = log

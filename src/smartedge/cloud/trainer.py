@@ -1,4 +1,4 @@
-"""Trains the back. What it computes is a function of settings and frames alone: it knows no sockets and no threads."""
+"""Trains the back. Its results depend on settings and frames alone, not on the link or on timing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class BackTrainer:
         )
         self._rates = warmup_cosine(self.optimizer, train.lr)
         self.random = RandomStream(derive_seed(config.seed, "cloud"), device)
-        self.progress = Progress(config.epochs, steps_per_epoch=1)  # how many steps is known when frames have come
+        self.progress = Progress(config.epochs, steps_per_epoch=1)  # the number of steps is known when frames have come
         self.next_seq = 0  # the frame to learn from next
         self.busy = 0.0  # seconds of decoding and computing
         self.test: Figures | None = None
@@ -85,7 +85,7 @@ class BackTrainer:
     # -- frames that come in sequence
 
     def consume(self, header: StreamHeader, seq: int, batch: FeatureBatch) -> Tensor | None:
-        """Learn from (or be tested on) frame ``seq`` of a stream; returns the gradient at the cut where it is answered.
+        """Learn from frame ``seq`` of a stream, or evaluate it. Returns the gradient at the cut, if answered.
 
         The gradient is float32 (B, *F), on the CPU.
         """
@@ -125,7 +125,7 @@ class BackTrainer:
     # -- frames that were sent once
 
     def train_from(self, frames: Shuffled, *, stop: threading.Event | None = None) -> None:
-        """All epochs over a log that is complete; returns after the current step where ``stop`` is set."""
+        """Train all epochs on a complete log; returns after the current step where ``stop`` is set."""
         progress = self.progress
         progress.steps_per_epoch = frames.steps
         progress.step = progress.epoch * frames.steps
@@ -162,7 +162,7 @@ class BackTrainer:
     # -- one batch
 
     def _inputs(self, batch: FeatureBatch, *, learning: bool) -> Tensor:
-        """Features, or images that are augmented where they are learned from."""
+        """The inputs of the back: features, or images. Images are augmented for learning."""
         features_BF = torch.from_numpy(batch.features_BF)
         if features_BF.dtype == torch.uint8:
             if learning:

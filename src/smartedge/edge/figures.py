@@ -13,7 +13,7 @@ __all__ = ["TrainingFigures"]
 
 
 class TrainingFigures:
-    """What the updates of one epoch gave, on the training images.
+    """Figures of the updates of one epoch, on the training images.
 
     Args:
         task_kind: ``single`` or ``multi``.
@@ -39,6 +39,6 @@ class TrainingFigures:
         self.latest = f" loss {step.loss:.3f}"
 
     def values(self) -> dict[str, float | None]:
-        """Figures of the answers before each update, and the mean of each further loss."""
+        """Figures of the answers that were given before each update, and the mean of each further loss."""
         means = {name: total / self._steps for name, total in self._sums.items()}
         return {**self._predictions.figures().model_dump(), **means}

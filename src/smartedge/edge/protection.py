@@ -26,7 +26,7 @@ def open_gate(
     Args:
         config: the run's settings.
         folder: the edge's folder of the run.
-        run: identifies the run; None: the one that the ledger is of.
+        run: identifies the run; None: the run that the ledger belongs to.
         mechanism: from :func:`smartedge.methods.mechanism.mechanism_of`.
         task: what the labels are; None where none travel.
         existing: the run has begun before, so ledger and key must be there.
@@ -56,14 +56,14 @@ def open_gate(
 def privacy_summary(gate: Gate) -> Privacy:
     """The block ``privacy`` of ``results.json`` (``docs/results-schema.md``), from what the ledger holds.
 
-    None stands for ∞, and for what does not apply. The totals are those of the image that spent most, in the splits
-    that are protected.
+    None means that a value is ∞ or does not apply. The totals are those of the image that spent most, in the protected
+    splits.
     """
     mechanism, budget = gate.mechanism, gate.ledger.budget
     balance = gate.ledger.balance()
     worst = balance.worst("train" if gate.training_only else None)
     total = worst.epsilon if worst else 0.0
-    # An element's epsilon says nothing of the whole map, whose numbers compose; pure as it is, by a plain sum.
+    # An element's ε protects one number. The whole map has the sum over its numbers, since Laplace noise is pure ε.
     element = mechanism.event.granularity == "element"
     whole = mechanism.vector_epsilon * worst.releases if element and worst else total
     pure = mechanism.delta == 0 and (worst is None or worst.releases <= 1)

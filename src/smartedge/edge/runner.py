@@ -1,4 +1,4 @@
-"""One run as the edge sees it: the epochs that the schedule lists, learned from and sent."""
+"""The edge's side of a run: it goes through the epochs of the schedule, learns and sends."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class EdgeRunner:
 
     Raises:
         RunError: ``folder`` holds a run already and ``resume`` is not set.
-        ConfigError: a batch does not fit the training images.
+        ConfigError: a split has too few images.
         PrivacyError: the ledger is missing, damaged, of another run, or does not hold all that was sent.
     """
 
@@ -114,7 +114,7 @@ class EdgeRunner:
     # -- the parts of a run, in their order
 
     def _teach(self, stop: threading.Event) -> bool:
-        """Train the undivided network from which the exit is to learn, where there is one. False when stopped."""
+        """Train the teacher, where there is one. False when stopped."""
         teacher, counts = self.learner.teacher, self.state.counts
         if teacher is None:
             return True
@@ -148,7 +148,7 @@ class EdgeRunner:
         return self._fit(self.learner, "train", epochs, counts.done, after_epoch, stop)
 
     def _send_only(self, stop: threading.Event) -> bool:
-        """The epochs in which a front that stays as it is gives what is sent. False when stopped."""
+        """The epochs in which the front is frozen and its features are sent. False when stopped."""
         for epoch in self.epochs[self.state.counts.done :]:
             for split in epoch.splits:
                 if not self._send_split(epoch, split, stop):
@@ -168,7 +168,7 @@ class EdgeRunner:
         after_epoch: Callable[[TrainingFigures], None],
         stop: threading.Event,
     ) -> bool:
-        """Train a learner over the epochs that are not done; what it gives is sent in the epochs that send."""
+        """Train a learner over the remaining epochs. Epochs that send also send its features."""
         counts, kind = self.state.counts, self.dataset.task.kind
         figures = TrainingFigures(kind, 0.0)
 
@@ -208,7 +208,7 @@ class EdgeRunner:
         )
 
     def _measure(self, epoch: Epoch, split: SplitName) -> None:
-        """Once over a split with the front as it is: the figures of the edge's own head, and what the cloud needs."""
+        """Go through a split without learning: record the figures of the edge's head, and send its features."""
         if epoch.sends:
             self._open(epoch, split, len(self._every_image(split)))
         predictions = self._answers(self.learner, split, sends=epoch.sends)
@@ -222,9 +222,9 @@ class EdgeRunner:
             self._sender.close_stream()
 
     def _send_split(self, epoch: Epoch, split: SplitName, stop: threading.Event) -> bool:
-        """Send once what the front makes of a split. False when stopped."""
-        anew = split == "train" and epoch.anew
-        source = self._training_batches(epoch.number) if anew else self._every_image(split)
+        """Send the features of one split. False when stopped."""
+        shuffled = split == "train" and epoch.shuffled
+        source = self._training_batches(epoch.number) if shuffled else self._every_image(split)
         alike = [each for each in self.epochs if not each.learns and split in each.splits]
         step, steps = alike.index(epoch) * len(source), len(alike) * len(source)
         self._open(epoch, split, len(source))
@@ -242,7 +242,7 @@ class EdgeRunner:
         return True
 
     def _answers(self, learner: Learner, split: SplitName, *, sends: bool = False) -> Predictions:
-        """What a learner answers to the images of a split; what it would send of them is sent where ``sends``."""
+        """A learner's answers for the images of a split. Where ``sends`` is true, their features are sent too."""
         predictions, kind = Predictions(), self.dataset.task.kind
         with self._every_image(split) as loader:
             for batch in loader:
@@ -261,7 +261,7 @@ class EdgeRunner:
 
     def _training_batches(self, epoch: int) -> Batches:
         split, size = self.dataset.splits["train"], self.config.train.batch_size
-        # Uploaded images are augmented where they are learned from: in the cloud.
+        # The cloud augments uploaded images, since it learns from them.
         augment = "none" if self.method.sends == "images" else self.config.data.augment
         drop_last = len(split) >= size
         return batches(
@@ -274,7 +274,7 @@ class EdgeRunner:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Counts the time inside as the edge's, less what the link took of it where it works in this thread."""
+        """Count the time inside as computing time, without the time that sending took in this thread."""
         inline = self.sender.inline_seconds if self.sender else 0.0
         begun = time.perf_counter()
         yield
@@ -334,7 +334,7 @@ class EdgeRunner:
         )
 
     def _send(self, batch: ImageBatch, sent_BF: Tensor, finish: Callable[[Tensor], None] | None = None) -> None:
-        """Send what was made of a batch; where ``finish`` is given, wait for the gradient that answers it."""
+        """Send the features of a batch. Where ``finish`` is given, wait for the gradient and call it."""
         sent, labels = sent_BF.cpu().numpy(), batch.labels.numpy()
         if finish is None:
             self._sender.send(batch.ids, sent, labels)
@@ -342,7 +342,7 @@ class EdgeRunner:
             finish(torch.from_numpy(self._sender.exchange(batch.ids, sent, labels)))
 
     def _checkpoint(self) -> None:
-        """After an epoch. Not after the last one of a run that sends: the run's summary says that it is complete."""
+        """Write a checkpoint. A run that sends needs none after its last epoch: its summary says that it is done."""
         sender = self.sender
         if sender is None:
             self.state.checkpoint(0, lambda confirm: confirm())

@@ -1,4 +1,4 @@
-"""Between the edge's training and the link: release, pack, send, on a thread of its own.
+"""Releases, packs and sends the batches of the edge's training, on a thread of its own.
 
 The queue is bounded: where the link is slower than training, training waits.
 """
@@ -28,7 +28,7 @@ __all__ = ["Sender", "Traffic"]
 
 @dataclass
 class Traffic:
-    """What was sent so far, by split; counted on while a run goes on."""
+    """Counts of what was sent so far, by split. They grow during a run."""
 
     up: dict[str, int] = field(default_factory=dict)  # bytes, as counted at the socket
     down: dict[str, int] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Traffic:
 
     @classmethod
     def of(cls, totals: TrafficTotals) -> Traffic:
-        """Counts that go on from earlier ones."""
+        """Counts that continue from earlier totals."""
         return cls(**{**totals.model_dump(), "codec_error": totals.codec_error})
 
 
@@ -53,13 +53,13 @@ class Sender:
     """Sends streams of frames over a link.
 
     Args:
-        link: which carries the frames.
+        link: carries the frames.
         codec: how features become bytes.
-        gate: through which everything goes; it records each release, and may refuse it.
+        gate: makes every release; it records each one, and may refuse it.
         next_seq: sequence number of the first frame.
         queue_frames: how many batches may wait.
-        threaded: False does everything in the caller's thread (one process, and split learning, which must wait).
-        traffic: counted on in place.
+        threaded: False: everything is done in the caller's thread (a run in one process, and split learning).
+        traffic: updated in place.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Sender:
         self.gate = gate
         self.traffic = traffic
         self._header: StreamHeader | None = None
-        self._seq = next_seq  # as the sending thread counts
+        self._seq = next_seq  # the same, as the sending thread counts
         self._failure: BaseException | None = None
         self._queue: queue.Queue[Callable[[], None] | None] | None = None
         if threaded:
@@ -102,7 +102,7 @@ class Sender:
         """Release a batch and send it as the next frame. Waits where the queue is full.
 
         Raises:
-            SmartEdgeError: what went wrong on the sending thread, at the next call after it did.
+            SmartEdgeError: an earlier batch failed on the sending thread.
         """
         self.next_seq += 1
         self._do(lambda: self._send(ids, features_BF, labels))
@@ -120,15 +120,15 @@ class Sender:
         return gradient_BF.astype(np.float32, copy=False)
 
     def close_stream(self) -> None:
-        """End the stream, once the receiver has confirmed that every frame is durable."""
+        """End the stream, and wait until the receiver has confirmed that every frame is durable."""
         self._do(self._close)
 
     def after_sent(self, job: Callable[[], None]) -> None:
-        """Do ``job`` when all that was asked before is done, on the sending thread."""
+        """Call ``job`` on the sending thread, after all earlier work."""
         self._do(job)
 
     def finish(self) -> None:
-        """Return when everything is sent and confirmed, and disconnect."""
+        """Wait until everything is sent and confirmed, then disconnect."""
         if self._queue is not None:
             self._put(None)
             while self._thread.is_alive():
@@ -137,7 +137,7 @@ class Sender:
         self.link.disconnect()
 
     def abort(self) -> None:
-        """Drop what waits, and disconnect."""
+        """Drop the batches that wait, and disconnect."""
         self._failure = self._failure or SmartEdgeError("the run was stopped")
         self.link.disconnect()
         if self._queue is not None:

@@ -1,7 +1,7 @@
-"""What the edge must not forget: how far it is, and the checkpoint from which an interrupted run goes on.
+"""The edge's state on disk: how far it is, and the checkpoint from which an interrupted run continues.
 
-A checkpoint is written at the end of every epoch. It counts once the cloud has confirmed that it holds every frame sent
-before (``confirmed.json``), so that a resumed run repeats only what the cloud may not have.
+A checkpoint is written at the end of every epoch. It is used only once the cloud has confirmed every frame that
+was sent before it (``confirmed.json``). So a resumed run repeats only frames that the cloud may not have.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class EdgeState:
 
     Args:
         folder: the edge's folder of the run.
-        learner: whose state is kept; its teacher's too, until that is trained.
+        learner: its state is kept, and that of its teacher until the teacher is trained.
         random: the edge's random numbers.
         dataset: what the run learns from; a resumed run must learn from the same.
     """
@@ -78,7 +78,7 @@ class EdgeState:
         return self._run_file.exists()
 
     def begin(self) -> None:
-        """Note which run the folder belongs to."""
+        """Write down which run the folder belongs to."""
         EdgeRun(run=self.run, data=self._data).write(self._run_file)
 
     def restore(self) -> None:
@@ -92,8 +92,8 @@ class EdgeState:
             self.run = facts.run
             if facts.data != self._data:
                 raise RunError(
-                    f"data.path: its images or labels are not those that {self.folder} began with, so that what was "
-                    "released of whom would be wrong; restore the data set, or start a new run"
+                    f"data.path: its images or labels are not those that {self.folder} began with, so the ledger "
+                    "would not fit them; restore the data set, or start a new run"
                 )
         if not self._confirmed_file.exists():
             return
@@ -124,7 +124,7 @@ class EdgeState:
 
         Args:
             next_seq: sequence number of the next frame.
-            when_sent: calls what it is given once all frames before are sent and confirmed.
+            when_sent: calls its argument once all earlier frames are sent and confirmed.
         """
         counts, number = self.counts, self.counts.epochs
         teacher = None if self._teacher_trained else self.learner.teacher
@@ -146,7 +146,7 @@ class EdgeState:
 
 
 def _fingerprint(dataset: DataSet) -> str:
-    """Tells which images a data set holds under which ids, and how they are labelled."""
+    """A fingerprint of the ids and labels of a data set's images."""
     digest = hashlib.sha256(repr(dataset.task).encode())
     for name, split in sorted(dataset.splits.items()):
         digest.update(f"{name} {len(split)}".encode())

@@ -1,4 +1,4 @@
-"""What the edge writes when it ends: weights, test images for the report, ``summary.json``, and what may travel."""
+"""What the edge writes when it ends: weights, test images for the report, ``summary.json``, ``shared/run.json``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def save_samples(folder: Path, dataset: DataSet) -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """What is to be known of the edge's process, as it began."""
+    """Facts of the edge's process at its start."""
 
     threaded: bool  # frames are sent by a thread of their own
     epochs_before: int  # completed in earlier processes of the run
@@ -56,7 +56,7 @@ class Process:
 
 
 def write_shared(folder: Path, config: Config, task: Task, feature_shape: tuple[int, ...]) -> None:
-    """Write what may travel to a server, so that it can answer for the run: nothing computed from images or labels."""
+    """Write the facts that a server needs to answer for the run. None of them comes from images or labels."""
     folder.mkdir(exist_ok=True)
     facts = TaskFacts.model_validate(asdict(task))
     shared = SharedRun(settings=config.agreement(), task=facts, feature_shape=feature_shape)
@@ -73,14 +73,14 @@ def summarise(
     *,
     finished: bool,
 ) -> EdgeSummary:
-    """What ``summary.json`` says.
+    """The content of ``summary.json``.
 
     Args:
-        process: which ends now.
+        process: the one that ends now.
         counts: what the edge has counted.
         method: of the run.
-        dataset: what it learned from.
-        gate: through which it released; None where nothing was.
+        dataset: of the run.
+        gate: made the releases; None where nothing was released.
         feature_shape: F of what was sent.
         finished: whether the run is complete.
     """
@@ -108,7 +108,7 @@ def summarise(
 
 
 def _reference_bytes(dataset: DataSet, feature_shape: tuple[int, ...] | None) -> ReferenceBytes:
-    """What one image would be otherwise: as JPEG, as raw pixels, as a float32 feature map."""
+    """Bytes of one image as JPEG, as raw pixels, and as a float32 feature map."""
     split = dataset.splits["train"]
     images_BCHW = split.read(np.arange(min(_JPEG_IMAGES, len(split)))).images_BCHW
     payload, side = get_codec("jpeg").encode(images_BCHW.numpy())

@@ -17,7 +17,7 @@ __all__ = ["CloudStep", "cloud_forward", "cloud_step", "label_channel"]
 
 @dataclass(frozen=True)
 class CloudStep:
-    """What one update gives."""
+    """The results of one update."""
 
     logits_BK: Tensor  # detached, float32
     loss: float  # mean over the batch, before the update
@@ -35,7 +35,7 @@ def cloud_step(
     want_gradient: bool = False,
     options: StepOptions = PLAIN,
 ) -> CloudStep:
-    """Loss of ``back(features)``, backward through the back only; nothing flows back unless asked for.
+    """Loss of ``back(features)``, backward pass through the back, and one update of it.
 
     Args:
         back: the part after the cut, in training mode.
@@ -45,7 +45,7 @@ def cloud_step(
         task_kind: ``single`` or ``multi``.
         label_epsilon: the labels were randomised with this budget (``dp.label_epsilon``); the loss is then corrected
             for it, see :func:`label_channel`. None: they are clear.
-        want_gradient: also give the gradient at the cut (classic split learning).
+        want_gradient: also return the gradient at the cut (split learning).
         options: how the update is computed.
     """
     features_BF = features_BF.detach().requires_grad_(want_gradient)
@@ -70,13 +70,13 @@ def cloud_forward(back: nn.Module, features_BF: Tensor, *, precision: str = "flo
 
 
 def label_channel(epsilon: float, outputs: int, task_kind: str) -> Tensor:
-    """Probability that a label arrives as another one, float32, under randomised response on the edge.
+    """Probability of each label that arrives, given the true label, under randomised response; float32.
 
     Args:
         epsilon: of an image's whole label, ``dp.label_epsilon``.
         outputs: K of the task.
-        task_kind: ``single``: (K, K), the true class with probability e^ε / (e^ε + K − 1), else any other, equally
-            likely. ``multi``: (2, 2), the same of one column, which has ε / K.
+        task_kind: ``single``: (K, K). The true class has probability e^ε / (e^ε + K − 1); the others are equally
+            likely. ``multi``: (2, 2), the same for one column, with ε / K.
     """
     values, each = (outputs, epsilon) if task_kind == "single" else (2, epsilon / outputs)
     other = 1 / (math.exp(min(each, 700.0)) + values - 1)

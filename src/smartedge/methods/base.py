@@ -31,7 +31,7 @@ class _Behaviour(Protocol):
         """The learner that the edge runs."""
 
     def cloud(self, config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
-        """The network that the cloud trains, and the shape F of its inputs. Not for a method that sends nothing."""
+        """The network that the cloud trains, and the shape F of its inputs. Only for methods that send."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Method:
         name: as in the setting ``method``.
         module: where its behaviour is, see :class:`_Behaviour`.
         sends: feature maps, images as they are, or nothing.
-        codec: by default. None: ``code`` for codewords, ``uint8`` for other features.
+        codec: the default codec. None: ``code`` for codewords, ``uint8`` for other features.
         answered: the cloud answers each training frame with the gradient at the cut, and the edge waits for it.
-        has_exit: the front learns from an exit on the edge. Only such a front can be protected, and trained before
-            anything is sent.
+        has_exit: the front learns from an exit on the edge. Only such a front can be protected. Only such a
+            front can be trained before anything is sent.
     """
 
     name: str
@@ -81,12 +81,12 @@ class Method:
             config: the run's settings.
             task: what the desired labels mean.
             device: where it computes.
-            dataset: whose sensitive labels the adversarial exits learn; needed where there are any.
+            dataset: holds the sensitive labels that adversarial exits learn. Needed where there are such exits.
         """
         return self._behaviour().edge(config, task, device, dataset)
 
     def cloud(self, config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
-        """The network that the cloud trains, and the shape F of what it takes."""
+        """The network that the cloud trains, and the shape F of its inputs."""
         return self._behaviour().cloud(config, outputs)
 
     def problems(self, config: Config) -> list[str]:
@@ -136,5 +136,5 @@ def get_method(name: str) -> Method:
 
 
 def encodes_images(codec: str) -> bool:
-    """Whether a codec's name is one of those that encode images, not feature maps."""
+    """Whether the codec of this name encodes images; the others encode feature maps."""
     return re.fullmatch(r"image|jpeg|(jpeg|webp|avif)-[0-9]+", codec) is not None

@@ -1,8 +1,8 @@
-"""The twin of a mechanism on tensors: differentiable, for training on the edge and for attackers; never for a release.
+"""A differentiable twin of each mechanism, on tensors. Training and attackers use it; a release never does.
 
 The mechanism itself (:mod:`smartedge.privacy.mechanisms`) works on numpy arrays and makes what is released. Its twin
-clips alike, and draws from the same law with torch's generator. ``tests/contract/test_differentiable.py`` holds the two
-to each other.
+clips in the same way, and draws from the same law with torch's generator. ``tests/contract/test_differentiable.py``
+compares the two.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from smartedge.privacy.mechanisms import Mechanism
 
 __all__ = ["Differentiable", "differentiable"]
 
-_SHRINK = 1 - 2.0**-20  # as the mechanism's own: a clipped map lands safely below the bound
+_SHRINK = 1 - 2.0**-20  # the same as in the mechanism: a clipped map stays below the bound
 
 
 class Differentiable(ABC):
     """A mechanism on tensors.
 
     Attributes:
-        channel: of codewords, the probability of each outcome given the codeword, float32 (K, O); None otherwise.
-        outcomes: of codewords, what is released at each outcome, float32 (O, K); None otherwise.
+        channel: for codewords: the probability of each outcome given the codeword, float32 (K, O); None otherwise.
+        outcomes: for codewords: what is released at each outcome, float32 (O, K); None otherwise.
     """
 
     channel: Tensor | None = None
@@ -35,20 +35,20 @@ class Differentiable(ABC):
 
     @abstractmethod
     def bound(self, features_BF: Tensor) -> Tensor:
-        """Clip each image's features (B, *F); does nothing to what it made itself."""
+        """Clip each image's features (B, *F). Features that are clipped already stay as they are."""
 
     @abstractmethod
     def simulate(self, bounded_BF: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A draw of the release's law, float32 (B, *F)."""
+        """One random release of each image, float32 (B, *F)."""
 
     def released(self, features_BF: Tensor, *, noise: float = 1.0) -> SimulatedRelease:
-        """What the heads on the edge learn from: a fresh simulated release, differentiable in the features.
+        """A new simulated release, differentiable in the features. The heads on the edge learn from it.
 
         Args:
-            features_BF: float32 (B, *F), bounded here; or, where one of K codewords is released, their probabilities
-                (B, K), and the outcomes' probabilities are then exact: ``p_code @ channel``.
-            noise: share of the mechanism's noise, 0 to 1: so much of what it adds to each number, or, of codewords,
-                the probability that the mechanism's channel applies and not the one that always tells the truth.
+            features_BF: float32 (B, *F); they are bounded here. For codewords: their probabilities (B, K). The
+                probabilities of the outcomes are then exact: ``p_code @ channel``.
+            noise: share of the mechanism's noise, 0 to 1. Additive noise is scaled by it. For codewords it is the
+                probability of the mechanism's channel; otherwise the channel always tells the truth.
         """
         bounded_BF = self.bound(features_BF)
         return SimulatedRelease(torch.lerp(bounded_BF, self.simulate(bounded_BF), noise))
@@ -91,7 +91,7 @@ class _Additive(Differentiable):
         return (flat_BD * factor).reshape(features_BF.shape)
 
     def simulate(self, bounded_BF: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Plus a draw of Laplace (norm 1) or normal noise (norm 2)."""
+        """Add Laplace noise (norm 1) or normal noise (norm 2)."""
         device = bounded_BF.device if generator is None else generator.device
         if self.norm == 2:
             return bounded_BF + self.sigma * torch.randn(bounded_BF.shape, generator=generator, device=device).to(
@@ -111,7 +111,7 @@ class _Codewords(Differentiable):
         self.truthful_KO = outcomes_OK.T / outcomes_OK.sum(dim=0)[:, None]
 
     def bound(self, features_BF: Tensor) -> Tensor:
-        """The codeword with the largest number, float32 one-hot (B, K). Has no gradient: :meth:`released` has."""
+        """The codeword with the largest number, float32 one-hot (B, K). Without gradient; :meth:`released` has one."""
         chosen_B = features_BF.detach().argmax(dim=1)
         return torch.nn.functional.one_hot(chosen_B, features_BF.shape[1]).float()
 

@@ -19,12 +19,12 @@ __all__ = ["EdgeStep", "edge_forward", "edge_step", "exit_logits", "split_finish
 
 @dataclass(frozen=True)
 class EdgeStep:
-    """What one update gives."""
+    """The results of one update."""
 
-    features_BF: Tensor  # float32 (B, *F), detached: what may be released
+    features_BF: Tensor  # float32 (B, *F), detached: what the gate may release
     logits_BK: Tensor  # detached
     loss: float  # on the desired label, mean over the batch, before the update
-    figures: Mapping[str, float] = field(default_factory=dict)  # further losses, of a protected update
+    figures: Mapping[str, float] = field(default_factory=dict)  # further losses of a protected update
 
 
 def edge_step(
@@ -37,7 +37,9 @@ def edge_step(
     *,
     options: StepOptions = PLAIN,
 ) -> EdgeStep:
-    """``z = front(x)``, loss at the exit, backward through exit and front only (HT, section III).
+    """``z = front(x)``, loss at the exit, backward pass through exit and front, and one update of both.
+
+    This is hierarchical training (Sepehri et al., arXiv 2303.02384, section III).
 
     Args:
         front: the part before the cut, in training mode.
@@ -73,9 +75,9 @@ def edge_forward(
         front: the part before the cut, in evaluation mode.
         task_exit: the head on its output, in evaluation mode.
         inputs_BCHW: float32 (B, 3, H, W).
-        mechanism: the features are then bounded as for a release, and not randomised: the edge holds them, so its
-            exit answers to them as they are. To a codeword, which the exit knows by its outcomes only, it answers with
-            its mean over them.
+        mechanism: bounds the features as for a release. No noise is added, since the features stay on the edge. For
+            a codeword the exit gives the mean of its answers over all outcomes: it has learned from outcomes only.
+            None: the features stay as they are.
         task_kind: ``single`` or ``multi``; says how answers are averaged.
         precision: ``bfloat16`` runs the forward pass under autocast.
     """
@@ -88,7 +90,7 @@ def edge_forward(
 
 
 def exit_logits(task_exit: nn.Module, mechanism: Mechanism | None, bounded_BF: Tensor, task_kind: str) -> Tensor:
-    """What the exit says of bounded features (B, *F) that the edge holds: float32 (B, K); see :func:`edge_forward`."""
+    """The exit's logits (B, K), float32, for bounded features (B, *F) without noise; see :func:`edge_forward`."""
     twin = None if mechanism is None else differentiable(mechanism)
     if twin is not None and twin.channel is not None:
         released = twin.released(bounded_BF)
@@ -107,6 +109,6 @@ def split_start(front: nn.Module, inputs_BCHW: Tensor, *, precision: str = "floa
 def split_finish(
     optimizer: torch.optim.Optimizer, features_BF: Tensor, gradient_BF: Tensor, *, clip_norm: float = 5.0
 ) -> None:
-    """Split learning, second half: the gradient that came back (B, *F) goes through the front."""
+    """Split learning, second half: backward pass through the front from the gradient (B, *F), and an update."""
     features_BF.backward(gradient_BF)
     apply_gradients(optimizer, clip_norm=clip_norm)

@@ -1,7 +1,7 @@
-"""Hierarchical training: the front learns from its own exit on the edge, and its features are sent. No answer comes.
+"""Hierarchical training: the front learns from its own exit on the edge, and its features are sent.
 
-Sepehri et al., "Hierarchical Training of Deep Neural Networks Using Early Exiting" (arXiv 2303.02384); with protection,
-"PriPHiT" (arXiv 2408.05092).
+The cloud sends nothing back. Sepehri et al., "Hierarchical Training of Deep Neural Networks Using Early Exiting"
+(arXiv 2303.02384). With protection it is "PriPHiT" (arXiv 2408.05092).
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ class ExitLearner(NetworkLearner):
     def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
         """One update. The features of the same forward pass are to be sent.
 
-        Except where they are private and batch normalisation mixes the images of a batch. Then each image's features
-        are made by themselves, before the update: its noise would not cover what it leaves in the features of others.
+        There is one exception: releases are private, and the front has batch normalisation. In training, batch
+        normalisation mixes the images of a batch; the noise of one image would not cover what it leaves in the
+        features of the others. So the features are computed in evaluation mode, before the update.
         """
         alone_BF = self.infer(batch)[0] if self.alone and sending else None
         if self.plain:
@@ -106,7 +107,7 @@ class ExitLearner(NetworkLearner):
         )
 
     def state(self) -> State:
-        """Also the adversarial exits and their optimizer; λ and the resets follow from step and epoch."""
+        """The state, with adversarial exits and their optimizer. λ and the resets follow from step and epoch."""
         state = super().state()
         if self.adversaries is not None and self.adversary_optimizer is not None:
             state["adversaries"] = self.adversaries.state_dict()
@@ -114,7 +115,7 @@ class ExitLearner(NetworkLearner):
         return state
 
     def load_state(self, state: State) -> None:
-        """Go back to a state."""
+        """Restore a state."""
         super().load_state(state)
         if self.adversaries is not None and self.adversary_optimizer is not None:
             self.adversaries.load_state_dict(state["adversaries"], strict=True)

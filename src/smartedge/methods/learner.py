@@ -26,13 +26,13 @@ __all__ = ["Learned", "Learner", "NetworkLearner"]
 
 @dataclass(frozen=True)
 class Learned:
-    """What a learner made of one batch.
+    """The result of one batch.
 
     Attributes:
         step: the update's figures; None where the edge has no head of its own.
-        sent_BF: what is to be sent, (B, *F), detached; None where nothing is.
-        finish: takes the gradient at the cut (B, *F) with which the cloud answers, and ends the update. None where the
-            update is made, and no answer is waited for.
+        sent_BF: what is to be sent, (B, *F), detached; None where nothing is sent.
+        finish: ends the update; its argument is the cloud's answer, the gradient at the cut (B, *F). None where the
+            update needs no answer.
     """
 
     step: EdgeStep | None = None
@@ -44,8 +44,8 @@ class Learner(Protocol):
     """A method's part on the edge."""
 
     feature_shape: tuple[int, ...]  # F of what is sent; () where nothing is sent
-    modules: dict[str, nn.Module]  # what it trains and the run ends with; saved under these names
-    teacher: UndividedLearner | None  # to be trained first, where the run distils
+    modules: dict[str, nn.Module]  # what it trains; the weights are saved under these names
+    teacher: UndividedLearner | None  # trained first; None where the run does not distil
 
     def begin_epoch(self, epoch: int) -> None:
         """Called before the first batch of every epoch in which it learns; epochs count from 0."""
@@ -54,20 +54,20 @@ class Learner(Protocol):
         """Set the learning rates of the next update."""
 
     def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
-        """Update on one batch. What is to be sent is returned; the caller sends it, if ``sending``."""
+        """Update on one batch. Returns what is to be sent; the caller sends it where ``sending`` is true."""
 
     def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
-        """What would be sent, (B, *F), and logits (B, K), where there are any. Changes nothing."""
+        """What would be sent, (B, *F), and logits (B, K); None for what the method does not have. Changes nothing."""
 
     def state(self) -> State:
         """All that :meth:`learn` changes, for a checkpoint."""
 
     def load_state(self, state: State) -> None:
-        """Go back to a state."""
+        """Restore a state."""
 
 
 class NetworkLearner:
-    """A learner with parameters: where its modules are, how they are updated, and what a checkpoint holds.
+    """A learner with parameters. It places its modules, updates them, and gives their state to checkpoints.
 
     Args:
         config: the run's settings.
@@ -99,7 +99,7 @@ class NetworkLearner:
         self.rates: Rates = warmup_cosine(self.optimizer, train.lr)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Nothing."""
+        """Nothing to do."""
 
     def state(self) -> State:
         """Parameters, buffers, and the optimizer's state."""
@@ -107,7 +107,7 @@ class NetworkLearner:
         return {"modules": modules, "optimizer": self.optimizer.state_dict()}
 
     def load_state(self, state: State) -> None:
-        """Go back to a state."""
+        """Restore a state."""
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -117,12 +117,12 @@ class NetworkLearner:
         return to_input(batch.images_BCHW, self.device, channels_last=self.config.train.channels_last)
 
     def train_mode(self) -> None:
-        """Before an update."""
+        """Put all modules into training mode."""
         for module in self.modules.values():
             module.train()
 
     def eval_mode(self) -> None:
-        """Before answers without learning."""
+        """Put all modules into evaluation mode."""
         for module in self.modules.values():
             module.eval()
 

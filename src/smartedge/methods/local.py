@@ -26,7 +26,7 @@ def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | No
 
 
 class UndividedLearner(NetworkLearner):
-    """The whole network learns here. It is also the teacher of a front."""
+    """The whole network learns here. It can also be the teacher of a front."""
 
     def __init__(self, config: Config, task: Task, device: torch.device) -> None:
         super().__init__(config, task, device, {"network": zoo.build(**config.whole(task.outputs))})

@@ -1,7 +1,7 @@
 """The training loop. Every network of smartedge is trained by it: front, teacher, back, and the audit's networks.
 
-:func:`fit` goes through epochs and batches; :func:`take_step` makes one update, also for those to whom batches come one
-by one. What is peculiar to a training is its ``step``: loss, backward pass and update.
+:func:`fit` goes through epochs and batches; :func:`take_step` makes one update, for callers whose batches come
+one by one. Each training brings its own ``step``: loss, backward pass and update.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
 _REPORT_EVERY = 4  # steps
-_TICKS = 1000  # into which a training is divided whose end the clock decides
+_TICKS = 1000  # steps of the learning rate in a training that ends by the clock
 
 
 class Deadline:
-    """How much of an allowance of time is spent.
+    """A time limit, and how much of it is used.
 
     Args:
-        seconds: the allowance; ``math.inf`` for no limit.
-        now: tells the time in seconds; a test hands in its own.
+        seconds: the limit; ``math.inf`` for none.
+        now: returns the time in seconds; tests pass their own.
     """
 
     def __init__(self, seconds: float, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -54,13 +54,13 @@ class Deadline:
 
     @property
     def spent(self) -> float:
-        """Share of the allowance, from 0."""
+        """Share of the limit that is used, from 0."""
         return 1.0 if self._seconds <= 0 else (self._now() - self._begun) / self._seconds
 
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """How far a training has come.
 
     Attributes:
         epochs: epochs in all.
@@ -83,7 +83,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """From 0 to 1: by the updates, or by the clock where the time ends first."""
+        """How much is done, from 0 to 1: the share of the updates or of the time, whichever is larger."""
         spent = 0.0 if self.deadline is None else self.deadline.spent
         return min(1.0, max(self.step / self.steps, spent))
 
@@ -117,12 +117,12 @@ def fit(
     Args:
         step: one update on a batch: loss, backward pass, step of the optimizers.
         batches: epoch, counted from 0 → its batches.
-        progress: where to begin, from a checkpoint for example; it is counted on here.
+        progress: where to begin, for example from a checkpoint. It is updated in place.
         rates: sets the learning rates before each step.
         random: where a step draws its random numbers from. None: torch's global generator.
         report: called every fourth step, and after the last one.
         after_epoch: called after each epoch: to validate, to keep the best state, to write a checkpoint.
-        stop: asked before each step.
+        stop: called before each step; True ends the training.
     """
     while not progress.ended:
         with closing(batches(progress.epoch)) as source:
@@ -159,7 +159,7 @@ def take_step(
 def warmup_cosine(optimizer: torch.optim.Optimizer, peak: float) -> Rates:
     """Linear warm-up to ``peak`` over the first tenth of a training, then a cosine to zero.
 
-    Over the updates; over the share of the time and the updates where there is a deadline.
+    The rate follows the updates. With a deadline it follows :attr:`Progress.share`.
     """
 
     def set_rate(progress: Progress) -> None:
@@ -176,7 +176,7 @@ class Best:
     """The state of a network that scored highest so far.
 
     Args:
-        network: whose state is kept.
+        network: its state is kept.
         score: of its present state.
     """
 
@@ -216,7 +216,7 @@ def load_training_state(
     random: RandomStream,
     progress: Progress,
 ) -> None:
-    """Go back to what :func:`training_state` gave."""
+    """Restore a state that :func:`training_state` returned."""
     for name, module in modules.items():
         module.load_state_dict(state["modules"][name], strict=True)
     optimizer.load_state_dict(state["optimizer"])

@@ -21,7 +21,7 @@ def mechanism_of(config: Config, feature_shape: tuple[int, ...]) -> Mechanism:
         feature_shape: F of what is sent, as the learner states it; (K,) for a codebook.
 
     Raises:
-        ConfigError: the settings do not make a mechanism, or what accounts for it is not installed.
+        ConfigError: the settings do not make a mechanism, or ``dp-accounting`` is needed and not installed.
     """
     dp, model = config.dp, config.model
     return make_mechanism(

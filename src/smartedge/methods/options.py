@@ -1,4 +1,4 @@
-"""What all updates have in common: numbers that do not depend on what is learned."""
+"""Options that all updates share, whatever the method."""
 
 from __future__ import annotations
 

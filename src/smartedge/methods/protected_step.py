@@ -3,9 +3,9 @@
 PriPHiT, stage 1: the adversarial exits minimise their own loss on the sensitive labels. The front and the task exit
 minimise ``CE(desired) + λ · confusion(sensitive)``.
 
-Ours beyond that: every head learns from simulated releases, with the mechanism's own bound and noise, so that the front
-learns to use its few dimensions well. An undivided network that was trained on the edge may teach the task exit. A
-penalty on the kernel dependence may stand beside the exits.
+This step goes beyond PriPHiT in three ways. Every head learns from simulated releases, with the mechanism's own bound
+and noise, so that the front learns to use its few dimensions well. An undivided network that was trained on the edge
+may teach the task exit. A penalty on the kernel dependence may be added to the loss.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ class Suppression:
 
 @dataclass(frozen=True)
 class Distillation:
-    """The answers from which the task exit learns beside the labels."""
+    """The teacher's answers. The task exit learns from them and from the labels."""
 
     logits_BK: Tensor  # of the undivided network, for the same images
     weight: float  # share of the distillation in the task exit's loss
-    temperature: float  # by which the logits of both are divided
+    temperature: float  # the logits of both networks are divided by it
 
 
 @dataclass(frozen=True)
 class Protection:
-    """What a protected update learns through, and what it unlearns."""
+    """How one update is protected: noise, suppression and distillation."""
 
     mechanism: Mechanism  # bounds features and says how they are released; for codewords the front ends in Encode
-    noise: float = 1.0  # share of its noise that the heads see, 0 to 1; what is released has all of it
-    suppression: Suppression | None = None  # what to unlearn; None where nothing is
-    distillation: Distillation | None = None  # the undivided network's answers; None without distillation
+    noise: float = 1.0  # share of its noise in training, 0 to 1; a release always has all of it
+    suppression: Suppression | None = None  # what to unlearn; None: nothing
+    distillation: Distillation | None = None  # the teacher's answers; None: no distillation
 
 
 def adversary_step(
@@ -74,7 +74,7 @@ def adversary_step(
     Args:
         adversaries: in training mode.
         optimizer: over their parameters.
-        released: what would be released; detached here.
+        released: a simulated release; it is detached here.
         labels: the desired labels, int64 (B,) or float32 (B, K).
         sensitive: column → int64 (B,).
         options: how the update is computed.
@@ -100,8 +100,8 @@ def protected_step(
 ) -> EdgeStep:
     """One forward pass of the front, several steps of the adversarial exits, one step of front and task exit.
 
-    Every step draws noise of its own. Returned are the *bounded* features of that forward pass, which the release gate
-    randomises; of codewords, the most probable ones, one-hot.
+    Every step draws new noise. The result holds the *bounded* features of the forward pass; the gate adds the noise of
+    the release. For codewords it holds the most probable one of each image, one-hot.
 
     Args:
         front: the part before the cut, in training mode.
@@ -110,7 +110,7 @@ def protected_step(
         inputs_BCHW: float32 (B, 3, H, W), see :func:`smartedge.models.network.to_input`.
         labels: int64 (B,) or float32 (B, K).
         task_kind: ``single`` or ``multi``.
-        protection: through what the heads learn, and what to unlearn.
+        protection: noise, suppression and distillation.
         options: how the updates are computed.
     """
     noise, suppression, distillation = protection.noise, protection.suppression, protection.distillation
@@ -175,7 +175,7 @@ def _unlearning(
 
 @contextmanager
 def _as_constants(module: nn.Module) -> Iterator[None]:
-    """Inside, the module's parameters take part in no gradient."""
+    """Inside the block, no gradient is computed for the module's parameters."""
     module.requires_grad_(False)
     try:
         yield

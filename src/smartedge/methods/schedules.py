@@ -26,16 +26,16 @@ class Epoch:
     Attributes:
         number: from 0, over all epochs of the edge; the streams of the epoch carry it.
         learns: the edge's learner learns from the training images.
-        sends: what the method sends is sent, one stream for each split.
+        sends: the edge sends, one stream for each split.
         splits: the splits that are gone through, in order.
-        anew: the training images are shuffled and augmented, as in every epoch. Otherwise they are sent as they are.
+        shuffled: True: the training images are shuffled and augmented. False: they keep their order and pixels.
     """
 
     number: int
     learns: bool
     sends: bool
     splits: tuple[SplitName, ...]
-    anew: bool = True
+    shuffled: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Schedule:
 
     Attributes:
         name: as in the setting ``schedule``.
-        front_first: the front is trained before anything is sent, and then kept as it is.
+        front_first: the front is trained before anything is sent, and is then frozen.
         once: each image is sent once. The cloud then trains from its store, as many epochs as the settings say;
             otherwise it learns from every frame once, as the frames come.
     """
@@ -72,7 +72,7 @@ class Schedule:
         first = config.front_epochs if self.trains_front_first(config) else 0
         learning = [Epoch(number, learns=True, sends=False, splits=_splits(number, first)) for number in range(first)]
         if self.once:
-            return [*learning, Epoch(first, learns=False, sends=True, splits=("train", "val", "test"), anew=False)]
+            return [*learning, Epoch(first, learns=False, sends=True, splits=("train", "val", "test"), shuffled=False)]
         sending = [
             Epoch(first + number, learns=False, sends=True, splits=_splits(number, config.epochs))
             for number in range(config.epochs)
@@ -92,8 +92,8 @@ class Schedule:
     def most_joined(self, frames: int) -> int:
         """How many frames of a stream of ``frames`` may go as one message.
 
-        A cloud that trains beside the edge gets a sixteenth of the stream at once, so that it does not wait for its
-        work. A cloud that trains when all frames are there loses nothing by joining.
+        A cloud that trains while frames come gets at most a sixteenth of the stream per message, so that it need not
+        wait long. A cloud that trains when all frames are there loses nothing by joining.
         """
         return frames if self.once else max(1, frames // 16)
 
@@ -121,7 +121,7 @@ class Schedule:
 
 
 def _splits(number: int, epochs: int) -> tuple[SplitName, ...]:
-    """Test images are gone through in the last epoch alone."""
+    """The splits of an epoch. The test split comes in the last epoch only."""
     return ("train", "val", "test") if number + 1 == epochs else ("train", "val")
 
 

@@ -1,4 +1,4 @@
-"""Split learning: the edge sends features and waits for the gradient, which goes on through the front."""
+"""Split learning: the edge sends features and waits for the gradient. The gradient then updates the front."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class SplitLearner(NetworkLearner):
         super().__init__(config, task, device, {"front": divided.front})
 
     def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
-        """Forward pass; the answer makes the backward pass and the update. The edge has no head of its own."""
+        """Forward pass. The backward pass and the update follow when the cloud's gradient comes."""
         self.train_mode()
         features_BF = split_start(self.modules["front"], self.inputs(batch), precision=self.config.train.precision)
         return Learned(None, features_BF.detach(), partial(self._finish, features_BF))
 
     def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
-        """Features."""
+        """Features; no logits, since the edge has no head."""
         self.eval_mode()
         with torch.no_grad():
             return split_start(self.modules["front"], self.inputs(batch), precision=self.config.train.precision), None

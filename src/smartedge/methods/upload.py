@@ -21,7 +21,7 @@ __all__ = ["UploadLearner", "cloud", "edge"]
 
 
 def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> UploadLearner:
-    """What passes the images on."""
+    """The learner that passes the images on."""
     return UploadLearner(_image_shape(config))
 
 
@@ -49,11 +49,11 @@ class UploadLearner:
         """Nothing is learned here."""
 
     def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
-        """The images are to be sent."""
+        """Return the images; nothing is learned here."""
         return Learned(None, batch.images_BCHW)
 
     def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
-        """The images."""
+        """The images; no logits, since the edge has no head."""
         return batch.images_BCHW, None
 
     def state(self) -> State:

@@ -1,11 +1,11 @@
 """The link over Arrow Flight (gRPC), with TLS and a token.
 
 A stream is one DoPut call, or one DoExchange call where frames are answered. Its descriptor's command is the stream
-header. The receiver answers the header, with one empty message, and then nothing until the stream is ended; the final
-status of the call is its confirmation that every frame is durable, or its error.
+header. The receiver confirms the header: by an empty message in a DoPut call, by the schema in a DoExchange call. The
+final status of the call confirms that every frame is durable, or carries the receiver's error.
 
-Every error of Arrow's becomes one of ours in :mod:`smartedge.wire.flight_errors`. Errors of the receiver's handler
-cross the link with their code, and are raised at the sender as the same class.
+:mod:`smartedge.wire.flight_errors` turns every error of Arrow into one of smartedge. An error of the receiver's handler
+crosses the link with its code, and the sender raises it as the same class.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _RETRY_S = 0.1
 class FlightReceiver:
     """Listens, and hands the frames of one stream at a time to a handler.
 
-    It is bound when made, and takes streams from :meth:`start` to :meth:`close`. Whatever a sender does wrong is told
-    to that sender; the receiver keeps serving.
+    It is bound when made, and takes streams from :meth:`start` to :meth:`close`. A sender that does
+    something wrong gets an error; the receiver keeps serving.
 
     Args:
-        handler: gets the frames, in threads of the receiver's.
+        handler: gets the frames, in threads of the receiver.
         host: address to listen on.
         port: 0 for any free one.
-        token: what senders must show; None lets anybody in.
+        token: senders must send it; None accepts every sender.
         tls_cert: this side's certificate (PEM); with ``tls_key`` it turns TLS on.
         tls_key: its private key (PEM).
-        tls_ca: certificates (PEM) by which a sender's own certificate is checked (mTLS); None asks for none.
+        tls_ca: certificates (PEM) that check a sender's certificate (mTLS); None: a sender needs none.
         insecure: allow an address beyond this machine without TLS, or without both token and ``tls_ca``.
 
     Raises:
@@ -107,7 +107,7 @@ class FlightReceiver:
         self._started.set()
 
     def close(self) -> None:
-        """Break off a stream that is open, and stop listening. A handler that blocks must have been released before."""
+        """Break off an open stream, and stop listening. A handler that blocks must be released before."""
         self._started.clear()
         for connection in own_sockets(local_port=self.port):
             with connection, contextlib.suppress(OSError):  # the peer may be faster
@@ -115,7 +115,7 @@ class FlightReceiver:
         self._server.shutdown()
 
     def _serve(self, context: Any, descriptor: Any, reader: Any, writer: Any, answered: bool) -> None:
-        """One call. Errors leave here as Flight errors that carry our code."""
+        """Serve one call. Errors are raised as Flight errors that carry the code of smartedge's error."""
         try:
             header = header_from_json(descriptor.command or b"")
             check_kind(header, answered=answered)
@@ -163,13 +163,13 @@ class FlightReceiver:
 class FlightLink:
     """A :class:`~smartedge.wire.link.FrameSender` to a :class:`FlightReceiver`.
 
-    A link holds one connection, made at the first :meth:`open` and again after an error. A receiver whose process died
-    is noticed at once, one that vanished (power, cable) within ``PEER_TIMEOUT_S`` seconds.
+    A link holds one connection, made at the first :meth:`open` and again after an error. The end of the
+    receiver's process is noticed at once; a lost machine (power, cable) within ``PEER_TIMEOUT_S`` seconds.
 
     Args:
         location: ``host:port`` of the receiver.
-        token: shown to the receiver. In clear, so only over TLS where the receiver is on another machine.
-        tls_ca: certificates (PEM) by which the receiver is trusted; turns TLS on.
+        token: sent to the receiver, in clear: use TLS where the receiver is on another machine.
+        tls_ca: certificates (PEM) that check the receiver's certificate; turns TLS on.
         tls_cert: this side's own certificate (PEM) for a receiver that asks for one; turns TLS on.
         tls_key: its private key (PEM).
         connect_timeout_s: how long :meth:`open` tries, in seconds, while the receiver is not there or not free.
@@ -280,9 +280,9 @@ class FlightLink:
             self._writer = self._reader = None
 
     def counters(self) -> ByteCount:
-        """Bytes at the socket where the kernel tells (Linux), else of the Arrow messages.
+        """Bytes at the socket where the kernel counts them (Linux), else bytes of the Arrow messages.
 
-        After :meth:`close` has returned, all that was sent is counted: the confirmation came after it.
+        After :meth:`close` has returned, everything that was sent is counted.
         """
         with self._lock:
             counts = self._meter.counts()
@@ -294,7 +294,7 @@ class FlightLink:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         self._disconnected.set()
         with self._lock:
-            self._meter.shutdown()  # whoever waits for the receiver is woken, and drops the connection on the way out
+            self._meter.shutdown()  # a thread that waits for the receiver gets an error, and drops the connection
         if self._calling.acquire(blocking=False):
             try:
                 self._drop()
@@ -342,7 +342,7 @@ class FlightLink:
 
     @contextlib.contextmanager
     def _call(self) -> Iterator[None]:
-        """Around what may wait for the receiver. With any error inside, stream and connection are lost."""
+        """Guards calls that may wait for the receiver. An error inside ends stream and connection."""
         with self._calling:
             try:
                 yield
@@ -352,11 +352,11 @@ class FlightLink:
             except BaseException:
                 self._drop()
                 raise
-        if self._disconnected.is_set():  # meanwhile, by another thread that could not drop the connection
+        if self._disconnected.is_set():  # by another thread, which could not drop the connection
             self.disconnect()
 
     def _drop(self) -> None:
-        """Give up stream and connection; called by the thread that holds ``_calling``."""
+        """Close stream and connection; called by the thread that holds ``_calling``."""
         client, writer = self._client, self._writer
         self._client = self._writer = self._reader = None
         self._joined, self._joined_bytes = [], 0
@@ -365,12 +365,12 @@ class FlightLink:
             self._meter.release()
         for thing in (writer, client):
             if thing is not None:
-                with contextlib.suppress(*ARROW_ERRORS):  # of a stream that is given up
+                with contextlib.suppress(*ARROW_ERRORS):  # the stream is lost anyway
                     thing.close()
 
 
 class _Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
-    """Flight's server, which passes both kinds of stream to one function."""
+    """Flight's server. It passes both kinds of stream to one function."""
 
     def __init__(self, serve: Callable[[Any, Any, Any, Any, bool], None], location: str, **arguments: Any) -> None:
         self._serve_stream = serve
@@ -384,7 +384,7 @@ class _Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
 
 
 class _TokenCheck(flight.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow has no types
-    """Refuses calls without the token, before anything of them is read."""
+    """Refuses calls without the token before it reads them."""
 
     def __init__(self, token: str) -> None:
         self._expected = _bearer(token)

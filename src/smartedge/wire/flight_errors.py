@@ -1,4 +1,4 @@
-"""Errors of Arrow Flight become ours, and ours cross a link as Flight's: here and nowhere else."""
+"""Turns errors of Arrow Flight into errors of smartedge, and back. No other module does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from smartedge.errors import FrameError, LinkError, SmartEdgeError, from_code
 
 __all__ = ["ARROW_ERRORS", "ERRORS", "busy", "from_flight_error", "to_flight_error"]
 
-_MAX_MESSAGE_CHARS = 1500  # an error crosses as gRPC metadata, of which 8 KiB are allowed; it goes there twice
+_MAX_MESSAGE_CHARS = 1500  # an error crosses in gRPC metadata, which may have 8 KiB and holds it twice
 
-# What Arrow raises: class -> (our class, what to tell the user to do). The most derived class that matches counts.
+# Class of Arrow's error -> (our class, advice for the user). The most specific class that matches is used.
 ERRORS: dict[type[Exception], tuple[type[SmartEdgeError], str]] = {
     flight.FlightUnavailableError: (LinkError, "the other side is not there, went away, or its TLS does not match"),
     flight.FlightTimedOutError: (LinkError, "the other side did not answer in time"),
@@ -29,7 +29,7 @@ ARROW_ERRORS = (flight.FlightError, pa.ArrowException, OSError)
 
 
 def from_flight_error(error: Exception, where: str) -> SmartEdgeError:
-    """Our error for one that pyarrow raised; the receiver's own error where it carries one."""
+    """Our error for an error of pyarrow. Where that one carries the receiver's error, it is the receiver's."""
     carried = getattr(error, "extra_info", None) or b""
     code, _, message = carried.decode("utf-8", "replace").partition(" ")
     if message and (ours := from_code(code, message)):
@@ -46,5 +46,5 @@ def to_flight_error(error: SmartEdgeError, cls: type[flight.FlightError] = fligh
 
 
 def busy(message: str) -> Exception:
-    """Refuses a stream for now: the sender tries again."""
+    """An error that refuses a stream for now; the sender tries again."""
     return to_flight_error(LinkError(message), flight.FlightUnavailableError)

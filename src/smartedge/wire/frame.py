@@ -5,16 +5,16 @@ Everything that is constant over a stream is in its header, sent once, as JSON. 
     head     uint32 sequence number, uint16 B - 1, then B ids as int32, then the labels, then the codec's side
     payload  the encoded features
 
-On the way they are a row of two binary columns of Arrow, since Arrow spends 56 to 72 bytes on every column. A message
-holds one row or, where frames are small, several (``StreamHeader.joined_frames``): Arrow and gRPC spend about 260 bytes
-on every message, a row 14.
+On the wire they are one row of two binary columns of Arrow. There are only two columns because Arrow spends 56 to 72
+bytes on each. A message holds one row, or several rows where frames are small (``StreamHeader.joined_frames``): Arrow
+and gRPC spend about 260 bytes on each message, and 14 on each row.
 
-Labels of a single-label task are one unsigned integer each, of the smallest width that holds K - 1 (1, 2 or 4 bytes);
-those of a multi-label task are one bit each, B * K bits in row order, the highest bit first. Where the header says that
-no labels travel there are none, and zeros stand in their place. All is little-endian.
+A label of a single-label task is one unsigned integer of the smallest width that holds K - 1 (1, 2 or 4 bytes). Labels
+of a multi-label task are one bit each: B * K bits in row order, the highest bit first. Where the header says that no
+labels travel, the head holds none, and the receiver fills in zeros. All numbers are little-endian.
 
-What arrives was made by somebody else: :func:`header_from_json`, :func:`messages_of` and :func:`receive` check all of
-it, once, before use.
+Bytes that arrive may be wrong or hostile. :func:`header_from_json`, :func:`messages_of` and :func:`receive` check all
+of them, once, before use.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ __all__ = [
     "to_arrow",
 ]
 
-JOINED_BYTES = 32 * 1024  # a message that holds so much takes no further frame: 260 bytes of it are less than 1 %
+JOINED_BYTES = 32 * 1024  # no frame is added to a message of this size: its overhead is below 1 % then
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PAYLOAD_BYTES = 2**30
 SCHEMA = pa.schema([pa.field("head", pa.binary(), nullable=False), pa.field("payload", pa.binary(), nullable=False)])
@@ -87,7 +87,7 @@ class ReceivedFrame(Frame):
 
 
 class _Header(BaseModel):
-    """The ranges that a header's fields must keep; :class:`~smartedge.types.StreamHeader` says what they mean."""
+    """The allowed values of a header's fields; :class:`~smartedge.types.StreamHeader` says what they mean."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -142,7 +142,7 @@ def header_from_json(data: bytes) -> StreamHeader:
 
 
 def _check_protocol(data: bytes) -> None:
-    """Raise where JSON says that it is of another protocol; its other keys may then be others too."""
+    """Raise where the JSON names another protocol. Its keys may differ then, and the version is the real cause."""
     try:
         said = json.loads(data)["protocol"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -166,8 +166,8 @@ def max_payload_bytes(header: StreamHeader) -> int:
     """No payload may be longer than this: raw size + raw size / 256 + 1024 per image of a full batch.
 
     Raw size is batch_size * prod(feature_shape) * bytes per element. The second term is zstd's worst case, the third
-    leaves room for lengths and headers. Every codec keeps within it, and ``unpack`` holds each to its own, lower
-    bound (``Codec.max_bytes``).
+    leaves room for lengths and headers. Every codec stays below it; ``unpack`` checks each codec's own, lower limit
+    (``Codec.max_bytes``).
     """
     element = np.dtype(header.feature_dtype).itemsize
     raw = header.batch_size * math.prod(header.feature_shape) * element
@@ -185,7 +185,7 @@ def max_side_bytes(header: StreamHeader) -> int:
 def serialise(frame: Frame, header: StreamHeader) -> Message:
     """A frame as bytes.
 
-    Whether it goes with the header is for the receiver to check; refused here is what bytes could not say.
+    Only what the format cannot express is refused here. The receiver checks the frame against the header.
 
     Raises:
         FrameError: ids do not fit int32, or the labels are not those of a batch of the header's task.
@@ -208,7 +208,7 @@ def messages_of(batch: pa.RecordBatch) -> list[Message]:
     """The rows of an Arrow message that may come from anybody.
 
     Raises:
-        FrameError: when it has other columns, or holds no bytes of its own where it says so.
+        FrameError: when it has other columns, or its data are damaged or missing.
     """
     if not batch.schema.equals(SCHEMA):
         raise FrameError(f"frame: columns must be {_describe(SCHEMA)}, got {_describe(batch.schema)}")
@@ -223,10 +223,10 @@ def messages_of(batch: pa.RecordBatch) -> list[Message]:
 
 
 def receive(message: Message, header: StreamHeader) -> ReceivedFrame:
-    """The frame in a message that may come from anybody, checked against the header: the one check of a frame.
+    """Check a message that may come from anybody against the header, and return its frame. No other check follows.
 
     Raises:
-        FrameError: when anything about it is not as the header says.
+        FrameError: when it contradicts the header.
     """
     frame = parse(message, header)
     batch, where = frame.batch, f"frame {frame.seq}"
@@ -251,7 +251,7 @@ def receive(message: Message, header: StreamHeader) -> ReceivedFrame:
 
 
 def parse(message: Message, header: StreamHeader) -> Frame:
-    """The fields of a frame, without a check of their values: for what :func:`receive` has checked before.
+    """The fields of a frame. Their values are not checked; :func:`receive` does that.
 
     Labels are int64 (B,) for a single-label task, uint8 (B, K) for a multi-label one.
 
@@ -272,7 +272,7 @@ def parse(message: Message, header: StreamHeader) -> Frame:
 
 
 def image_count(head: bytes) -> int:
-    """How many images a frame holds that was checked before."""
+    """Number of images in a frame that was checked before."""
     count: int = _HEAD.unpack_from(head)[1]
     return count + 1
 

@@ -1,4 +1,4 @@
-"""What a link is: the interface of the sender, that of the handler behind the receiver, and the order of a stream."""
+"""What a link is: the interfaces of the sender and of the receiver's handler, and the order of a stream."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class FrameSender(Protocol):
     def write(self, frame: Frame) -> None:
         """Send a frame, or keep it until the next ones to send them as one message (``StreamHeader.joined_frames``).
 
-        Nothing comes back, so an error of the receiver may surface a few frames later. Blocks while the receiver takes
-        nothing more.
+        Nothing comes back, so an error of the receiver may be raised a few frames later. Blocks while the receiver is
+        full.
         """
         ...
 
@@ -49,7 +49,7 @@ class FrameSender(Protocol):
         ...
 
     def disconnect(self) -> None:
-        """Let go of the connection; a stream still open is broken off. May be called from any thread, at any time."""
+        """Close the connection; an open stream is broken off. May be called from any thread, at any time."""
         ...
 
 
@@ -60,7 +60,7 @@ class FrameHandler(Protocol):
     """
 
     def accept(self, header: StreamHeader) -> None:
-        """A stream begins; the header's form is checked, whether it is welcome is not.
+        """A stream begins. Its header has the right form; the handler decides whether to accept it.
 
         Args:
             header: what the sender says about the stream.
@@ -71,10 +71,10 @@ class FrameHandler(Protocol):
         ...
 
     def ingest(self, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
-        """Take the next frame, checked against the header and in order. May block: that is the sender's backpressure.
+        """Take the next frame, checked against the header and in order. May block; the sender then waits.
 
         Returns:
-            Where the header asks for answers the answer, of the same ``seq`` and ids; else None.
+            The answer, with the same ``seq`` and ids, where the header asks for answers; else None.
         """
         ...
 
@@ -95,7 +95,7 @@ def check_kind(header: StreamHeader, *, answered: bool) -> None:
 
 
 class StreamReceiver:
-    """One stream at the receiver's end, whatever link it came over: checks every frame, and the order of them.
+    """One stream at the receiver's end of any link. It checks every frame and their order.
 
     Raises:
         FrameError, RunError: from the constructor, when the handler refuses the stream.
@@ -126,7 +126,7 @@ class StreamReceiver:
         return None if answer is None else to_arrow([serialise(answer, answer_header(header))])
 
     def finish(self) -> None:
-        """The sender ended the stream: check that it was whole, and let the handler make it durable."""
+        """The sender ended the stream: check that no frame is missing, and let the handler make it durable."""
         received = self._next_seq - self._header.first_seq
         if received != self._header.frames:
             self.abort()

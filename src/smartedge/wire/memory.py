@@ -59,7 +59,7 @@ class MemoryLink:
             receiver.finish()
 
     def counters(self) -> ByteCount:
-        """The Arrow messages and stream headers, which nothing lies beneath here."""
+        """Bytes of the Arrow messages and stream headers; there is no socket here."""
         return ByteCount(self._up, self._down, "payload")
 
     def disconnect(self) -> None:
@@ -69,7 +69,7 @@ class MemoryLink:
             receiver.abort()
 
     def _across(self, frame: Frame, header: StreamHeader) -> pa.RecordBatch:
-        """The frame as the receiver gets it: out of bytes of its own."""
+        """The frame as the receiver gets it: read from serialised bytes."""
         data = to_arrow([serialise(frame, header)]).serialize()
         self._up += data.size
         return pa.ipc.read_record_batch(data, SCHEMA)

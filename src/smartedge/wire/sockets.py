@@ -19,7 +19,7 @@ import psutil
 
 __all__ = ["PEER_TIMEOUT_S", "ByteCount", "SocketMeter", "is_loopback", "own_sockets", "watch_peer"]
 
-PEER_TIMEOUT_S = 20  # a peer that vanished without a word (power, cable) is noticed within this time
+PEER_TIMEOUT_S = 20  # a peer that is suddenly gone (power, cable) is noticed within this time
 
 # Offsets in Linux's struct tcp_info.
 _BYTES_ACKED = 120  # since Linux 4.1
@@ -33,7 +33,7 @@ class ByteCount:
 
     ``source`` is ``"kernel tcp_info"`` where the kernel counted what passed through the TCP socket: everything above
     TCP (TLS, HTTP/2, gRPC, Arrow), and retransmissions in ``up``, but not the headers of TCP and IP. It is
-    ``"payload"`` where only the Arrow messages and stream headers were counted, of which nothing below Arrow is part.
+    ``"payload"`` where only Arrow messages and stream headers were counted, without gRPC, TLS and TCP.
     """
 
     up: int
@@ -95,7 +95,7 @@ def watch_peer(connection: socket.socket) -> None:
 class SocketMeter:
     """Counts the bytes of a client's connections to one port, one connection after the other.
 
-    Take a :meth:`snapshot` before connecting and :meth:`attach` what came since; :meth:`release` when done.
+    Call :meth:`snapshot` before connecting, :meth:`attach` afterwards, and :meth:`release` when done.
     """
 
     def __init__(self, port: int) -> None:
@@ -123,13 +123,13 @@ class SocketMeter:
                 self._sockets.append(connection)
 
     def shutdown(self) -> None:
-        """Break the connections: whoever waits on them, here or at the peer, is woken with an error."""
+        """Break the connections. Threads that wait on them, here or at the peer, get an error."""
         for connection in self._sockets:
             with contextlib.suppress(OSError):  # the peer may be faster
                 connection.shutdown(socket.SHUT_RDWR)
 
     def release(self) -> None:
-        """Keep the counts of the connections and let go of them."""
+        """Keep the counts of the connections and close them."""
         for connection in self._sockets:
             up, down = _tcp_info(connection)
             self._closed_up += up

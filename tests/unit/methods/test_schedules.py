@@ -44,12 +44,12 @@ def test_a_front_that_learns_first_sends_nothing_meanwhile():
     epochs = get_schedule(config.schedule).epochs(config)
     assert [(epoch.learns, epoch.sends) for epoch in epochs] == [(True, False)] * 3 + [(False, True)] * 2
     assert [epoch.splits[-1] for epoch in epochs] == ["val", "val", "test", "val", "test"]
-    assert all(epoch.anew for epoch in epochs)
+    assert all(epoch.shuffled for epoch in epochs)
 
 
 def test_what_is_sent_once_is_sent_as_it_is():
     config = load_config({"epochs": 2, "schedule": "freeze-and-log"})
-    assert [epoch.anew for epoch in get_schedule(config.schedule).epochs(config)] == [True, True, False]
+    assert [epoch.shuffled for epoch in get_schedule(config.schedule).epochs(config)] == [True, True, False]
 
 
 def test_frames_are_joined_where_nobody_waits_for_them():
