@@ -2,8 +2,8 @@
 
 A log is a folder of segment files and ``streams.jsonl`` (one accepted stream header a line). A segment is a sequence of
 records. A record begins with the length of the head, the length of the payload, and the CRC-32 of both (uint32,
-little-endian). Head and payload follow as they came over the link (:mod:`smartedge.wire.frame`). Frame number ``seq`` is
-record number ``seq`` over all segments.
+little-endian). Head and payload follow as they came over the link (:mod:`smartedge.wire.frame`). Frame number ``seq``
+is record number ``seq`` over all segments.
 
 A frame was checked when it arrived. When it is read back, its CRC is the check. A half-written last record, left by a
 crash, is cut off when the log is opened.
