@@ -142,6 +142,8 @@ def facts_of(config: Config) -> dict[str, Any]:
     ledger = config.run_dir / "edge" / "ledger.sqlite"
     if ledger.exists():
         with contextlib.closing(sqlite3.connect(ledger)) as opened:
-            rows = opened.execute("SELECT name, value FROM facts WHERE name != 'run' ORDER BY name").fetchall()
+            rows = opened.execute(
+                "SELECT name, value FROM facts WHERE name NOT IN ('run', 'place') ORDER BY name"
+            ).fetchall()
         facts["ledger"] = json.dumps(rows)
     return facts

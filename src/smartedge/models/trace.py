@@ -29,8 +29,6 @@ from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from smartedge.errors import CutError
-from smartedge.models import intercept
-from smartedge.models import varying as varying_numbers
 from smartedge.models.counting import OperatorWatch
 from smartedge.models.intercept import observe_modules, observing, refuse_nesting
 from smartedge.models.recording import BATCHES, Trace, shape_text, storage_of, tensors_in
@@ -39,7 +37,7 @@ from smartedge.models.varying import Untraceable, same, varying
 __all__ = ["trace"]
 
 # Frames that say nothing to the author of the network.
-_HIDDEN = (str(Path(torch.__file__).parent), __file__, intercept.__file__, varying_numbers.__file__)
+_HIDDEN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> Trace:
