@@ -13,11 +13,11 @@ AugmentKind = Literal["none", "flip", "flip-crop"]
 
 
 def augment(images_BCHW: Tensor, *, generator: torch.Generator, kind: AugmentKind) -> Tensor:
-    """Change every image of a batch at random; no pixel value is invented or interpolated.
+    """Change every image of a batch at random. No pixel value is interpolated.
 
     Args:
         images_BCHW: uint8, (B, C, H, W). Left as it is.
-        generator: where the randomness comes from; a CPU generator. How much of it is used depends on B and ``kind``.
+        generator: a CPU generator. How many numbers it draws depends on B and ``kind``.
         kind: ``"none"`` returns the images themselves; ``"flip"`` mirrors half of them left to right;
             ``"flip-crop"`` also moves every image by up to an eighth of its size each way, filling by reflection.
 

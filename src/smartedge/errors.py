@@ -105,7 +105,7 @@ class RunError(SmartEdgeError):
 
 
 def from_code(code: str, message: str) -> SmartEdgeError | None:
-    """The error of that code, as another process told it; None where no class of ours has the code."""
+    """The error with this code, as another process reported it; None where no class has the code."""
     kinds: list[type[SmartEdgeError]] = [SmartEdgeError, *SmartEdgeError.__subclasses__()]
     for kind in kinds:
         if kind.code == code:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["PRIVATE", "replacing", "sync_folder", "write_atomically", "write_json_atomically"]
 
-PRIVATE = 0o600  # for what holds images or secrets: only its owner may read it
+PRIVATE = 0o600  # for files with images or secrets: only the owner may read them
 
 
 def write_atomically(path: Path, data: bytes | str, *, mode: int | None = None) -> None:
@@ -20,7 +20,7 @@ def write_atomically(path: Path, data: bytes | str, *, mode: int | None = None) 
     Args:
         path: the file; its folder must be there.
         data: bytes, or text that is written as UTF-8 with its line ends as they are.
-        mode: permissions of the file, such as ``PRIVATE``; None: what the process gives to new files.
+        mode: permissions of the file, such as ``PRIVATE``; None: the usual ones of the process.
 
     Raises:
         OSError: the disk does not take it; the old content is still there.

@@ -1,4 +1,4 @@
-"""Answers for new images: the task exit on the edge where it is confident, the back in the cloud where it is not."""
+"""Answers for new images: by the task exit on the edge where it is confident, else by the back in the cloud."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TrainedRun:
 
     @classmethod
     def open(cls, folder: Path) -> TrainedRun:
-        """Read what a run directory says about itself: the part that may travel, and ``config.yaml`` where it is there.
+        """Read the facts of a run directory: ``shared/run.json``, and ``config.yaml`` where it is there.
 
         Raises:
             RunError: it holds no finished hierarchical run.
@@ -63,7 +63,7 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered for one image."""
+    """The answer for one image."""
 
     scores_K: np.ndarray  # float32 (K,), probabilities
     confidence: float  # of the exit, see smartedge.metrics.confidence
@@ -71,7 +71,7 @@ class Answer:
 
 
 class EdgeModel:
-    """Front and task exit of a run, with the weights it ended with."""
+    """Front and task exit of a run, with their final weights."""
 
     def __init__(self, run: TrainedRun) -> None:
         divided = divide(run.config.division(run.task.outputs))
@@ -86,8 +86,8 @@ class EdgeModel:
     def __call__(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, 3, H, W) → bounded features (B, *F) and the exit's probabilities (B, K), float32.
 
-        Where releases are random, each image goes through the front alone: the last bits of its features would
-        otherwise depend on its batch, and an image that is asked again would be a new release.
+        Where releases are random, the front takes one image at a time. In a batch, the last bits of the features depend
+        on the other images; the same image in another batch would then be a new release.
         """
         size = _BATCH if self.mechanism.words_per_image == 0 else 1
         parts = [self._answer(part) for part in images_BCHW.split(size)]
@@ -111,7 +111,7 @@ class EdgeModel:
 
 
 def image_names(images_BCHW: Tensor) -> np.ndarray:
-    """What the ledger knows images by that belong to no data set: 63 bits of SHA-256 of their pixels, int64 (B,)."""
+    """Ids for the ledger of images without a data set: 63 bits of SHA-256 of their pixels, int64 (B,)."""
     digests = [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images_BCHW]
     return np.array([int.from_bytes(digest[:8], "big") >> 1 for digest in digests], dtype=np.int64)
 
@@ -121,14 +121,14 @@ def answer(
 ) -> list[Answer]:
     """Answer each image at the exit where its confidence is at least ``threshold``, else by the back.
 
-    Without a server the back answers in this process: nothing leaves the machine, and nothing is released. With one,
-    every image is released first, as in training: the ledger is debited and noise is added. Exit and threshold then see
-    that release alone, so that which images are sent tells nothing that the release does not.
+    Without a server the back answers in this process: nothing leaves the machine, and nothing is released. With a
+    server every image is released first, as in training: the ledger is debited and noise is added. The exit then sees
+    the release alone. So the choice of the images that are sent reveals no more than the releases themselves.
 
     Args:
-        run: what answers.
+        run: the finished run.
         images_BCHW: uint8 (B, 3, H, W), cropped and resized as in training.
-        threshold: 0 answers everything on the edge, and releases nothing; anything above 1 nothing.
+        threshold: 0: the exit answers every image, and nothing is released. Above 1: the back answers every image.
         server: a link to ``smartedge serve``.
 
     Raises:
@@ -155,7 +155,7 @@ def answer(
 
 
 def _release(run: TrainedRun, edge: EdgeModel, images_BCHW: Tensor, features_BF: Tensor) -> ReleasedBatch:
-    """Through the run's gate, recorded in its ledger as split ``infer``. The same image again is no new release."""
+    """Release through the run's gate, as split ``infer``. The same image again is no new release."""
     gate = open_gate(run.config, run.folder / "edge", None, edge.mechanism, None, existing=True)
     with gate.ledger:
         return gate.release(
@@ -222,7 +222,7 @@ class BackServer:
         self.back, self.feature_shape = _load_back(run)
 
     def accept(self, header: StreamHeader) -> None:
-        """Refuse whoever does not hold the same network."""
+        """Refuse an edge that holds another network."""
         if header.labels:
             raise RunError("this is 'smartedge serve', which answers 'smartedge infer'; train with 'smartedge cloud'")
         own = _header(self.run, self.feature_shape, frames=header.frames)
@@ -248,10 +248,10 @@ class BackServer:
         return Frame(frame.seq, encoded)
 
     def finish(self, header: StreamHeader) -> None:
-        """Nothing is kept."""
+        """Nothing to do: no frame is kept."""
 
     def abort(self, header: StreamHeader) -> None:
-        """Nothing is kept."""
+        """Nothing to do: no frame is kept."""
 
 
 def _header(run: TrainedRun, feature_shape: tuple[int, ...], *, frames: int) -> StreamHeader:
@@ -270,7 +270,7 @@ def _header(run: TrainedRun, feature_shape: tuple[int, ...], *, frames: int) -> 
 
 
 def _no_labels(task: Task, count: int) -> Labels:
-    """A place holder: frames of method ``infer`` carry no labels."""
+    """Zeros in place of labels: frames of ``smartedge infer`` carry none."""
     return np.zeros(count, np.int64) if task.kind == "single" else np.zeros((count, task.outputs), np.float32)
 
 

@@ -32,7 +32,7 @@ IntArray = NDArray[np.int64]
 
 
 class OffloadingCurve(NamedTuple):
-    """What the exit's confidence threshold does; every field is float64 of shape (P,), thresholds ascending.
+    """The effect of the exit's confidence threshold. Every field is float64 of shape (P,), thresholds ascending.
 
     The exit answers an image when its confidence is at least the threshold; otherwise its features go to the back.
     """
@@ -44,7 +44,7 @@ class OffloadingCurve(NamedTuple):
 
 
 def answers(scores: ArrayLike, kind: Kind) -> IntArray:
-    """The answers that the scores stand for: int64 of shape (N,) for "single", (N, K) in {0, 1} for "multi"."""
+    """The answers that follow from the scores: int64 of shape (N,) for "single", (N, K) in {0, 1} for "multi"."""
     scores_NK = np.asarray(scores)
     return scores_NK.argmax(axis=1) if kind == "single" else (scores_NK >= 0.5).astype(np.int64)
 
@@ -66,9 +66,10 @@ def evaluate(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> dict[str, floa
     Returns:
         ``accuracy``: share of right answers.
         ``balanced_accuracy``: mean recall over the classes that occur.
-        ``balanced_accuracy_adjusted``: the same of the answers that serve it best where scores are the probabilities
-        that they claim to be: the class whose score is highest in proportion to how often the class occurs (Menon et
-        al. 2021, logit adjustment). An unsure head gives the commonest class as its plain answer to every image.
+        ``balanced_accuracy_adjusted``: balanced accuracy of adjusted answers. Each score is divided by the share of its
+        class, and the highest quotient is the answer (Menon et al. 2021, logit adjustment). For scores that are true
+        probabilities, these answers have the best balanced accuracy. Plain answers do not: an unsure head gives the
+        most frequent class to every image.
         ``auroc``: area under the ROC curve; ties count one half. Two classes: of class 1. More: mean of one class
         against the rest. Only classes (or columns) with positives and negatives count; None where there are none.
         ``base_rate``: the accuracy of always giving the most frequent answer.
@@ -96,10 +97,10 @@ def evaluate(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> dict[str, floa
 
 
 def attainable_balanced_accuracy(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> float:
-    """The highest balanced accuracy over all thresholds of the scores: what whoever sets them in hindsight would reach.
+    """The highest balanced accuracy over all thresholds, as if they had been chosen on the true labels.
 
-    Of yes/no questions; "multi" is the mean over the columns. With more than two classes, where there is no one
-    threshold, the better of plain and adjusted answers (see :func:`evaluate`).
+    There is one threshold for each yes/no question; "multi" is the mean over the columns. With more than two classes
+    there is no threshold, and the better of plain and adjusted answers counts (see :func:`evaluate`).
 
     Raises:
         ValueError: as :func:`evaluate`.
@@ -114,7 +115,7 @@ def attainable_balanced_accuracy(labels: ArrayLike, scores: ArrayLike, kind: Kin
 
 
 def offloading_curve(labels: ArrayLike, exit_scores: ArrayLike, back_scores: ArrayLike) -> OffloadingCurve:
-    """Accuracy as more and more of the images that the exit is least sure of go to the cloud.
+    """Accuracy when the least sure images go to the cloud, from none of them to all.
 
     The task is a single-label one where ``labels`` has one dimension, else multi-label.
 
@@ -127,7 +128,7 @@ def offloading_curve(labels: ArrayLike, exit_scores: ArrayLike, back_scores: Arr
     cells = _Cells(labels_, exit_NK.shape[1], kind)
     sureness = confidence(exit_NK, kind)
     order = np.argsort(sureness, kind="stable")
-    threshold, offloaded = np.unique(sureness[order], return_index=True)  # index: how many are less sure than that
+    threshold, offloaded = np.unique(sureness[order], return_index=True)  # index: how many images are less sure
     threshold, offloaded = np.append(threshold, np.inf), np.append(offloaded, len(order))
     gain = (cells.right(back_NK) - cells.right(exit_NK))[order]
 
@@ -189,10 +190,10 @@ def gain_interval(
 
 
 class _Cells:
-    """Every (image, question) lies in one cell: the question's true answer. Single-label tasks have one question.
+    """Sorts every pair (image, question) into a cell by the true answer. Single-label tasks have one question.
 
-    ``counts`` (Q, A) are the sizes of the cells, for Q questions of A answers; ``index`` (N, Q) says which cell;
-    ``balance`` (N, Q) are weights that sum to one under which the share of right answers is the balanced accuracy.
+    ``counts`` (Q, A) are the sizes of the cells, for Q questions with A answers. ``index`` (N, Q) is the cell of each
+    pair. ``balance`` (N, Q) are weights that sum to one; with them the share of right answers is balanced accuracy.
     """
 
     def __init__(self, labels: IntArray, outputs: int, kind: Kind) -> None:
@@ -223,7 +224,7 @@ class _Cells:
 
 
 def _auroc(score: FloatArray, positive: NDArray[np.bool_]) -> float:
-    """Mann-Whitney: the chance that a positive scores above a negative, ties one half (midranks)."""
+    """Mann-Whitney: the probability that a positive scores above a negative; ties count one half (midranks)."""
     _, place, count = np.unique(score, return_inverse=True, return_counts=True)
     midrank = np.cumsum(count) - (count - 1) / 2
     n1 = int(positive.sum())
@@ -232,7 +233,7 @@ def _auroc(score: FloatArray, positive: NDArray[np.bool_]) -> float:
 
 
 def _best_threshold(score: FloatArray, positive: NDArray[np.bool_]) -> float:
-    """The highest mean recall of "yes where the score is at least t" over all t; 1 where there is one class only."""
+    """The highest mean recall over all thresholds t, for "yes if the score is at least t"; 1 for a single class."""
     if positive.all() or not positive.any():
         return 1.0
     values, place = np.unique(score, return_inverse=True)
@@ -267,12 +268,12 @@ def _checked(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> tuple[IntArray
 def attribute_bound(epsilon: float, delta: float) -> float:
     """The highest balanced accuracy with which anyone reads a yes/no attribute from an (ε, δ) release.
 
-    A test of one image against another has true-positive rate ≤ e^ε · false-positive rate + δ, both ways round
-    (Kairouz, Oh & Viswanath 2015, §2), hence balanced accuracy ≤ (e^ε + δ) / (1 + e^ε).
+    A test of one image against another has true-positive rate ≤ e^ε · false-positive rate + δ, and the same with the
+    images exchanged (Kairouz, Oh & Viswanath 2015, §2). So balanced accuracy ≤ (e^ε + δ) / (1 + e^ε).
 
     Args:
-        epsilon: of the whole feature map, ≥ 0; infinity gives 1.
-        delta: of the release, 0 ≤ δ < 1.
+        epsilon: ε of the whole feature map, ≥ 0; infinity gives 1.
+        delta: δ of the release, 0 ≤ δ < 1.
     """
     small = math.exp(-epsilon)  # divided by e^ε, so that no ε overflows
     return min(1.0, (1 + delta * small) / (1 + small))

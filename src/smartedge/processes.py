@@ -1,4 +1,4 @@
-"""Both sides of a run as processes of this machine: started, listened to, stopped together."""
+"""Runs both sides as processes of this machine: starts them, reads their output, stops them together."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
         config: the run's settings.
         monitor: gets both sides' updates.
         resume: the sides continue the run in ``run_dir``.
-        edge_has_finished: only the cloud has work left.
+        edge_has_finished: the edge is done, and only the cloud is started.
 
     Raises:
         SmartEdgeError: the error of the side that failed first.
@@ -76,7 +76,7 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
 
 
 def _wait(sides: Sequence[_Side], stop: threading.Event) -> bool:
-    """Until both sides have ended; where one fails, the other is stopped and the first failure is raised."""
+    """Wait until both sides have ended. Where one fails, stop the other and raise the first failure."""
     failed: _Side | None = None
     asked, deadline = False, float("inf")
     while any(side.running() for side in sides):
@@ -92,14 +92,14 @@ def _wait(sides: Sequence[_Side], stop: threading.Event) -> bool:
     if stop.is_set():
         return False
     if failures:
-        # A side that lost the other one only knows that it is gone; the other one knows why.
+        # A side whose peer failed reports only a lost link. The peer's own error says why.
         errors_found = [side.error() for side in failures]
         raise next((error for error in errors_found if not isinstance(error, LinkError)), errors_found[0])
     return True
 
 
 class _Side:
-    """One side as a child process; what it prints as JSON lines goes to the monitor."""
+    """One side as a child process. Its JSON lines go to the monitor."""
 
     def __init__(self, config: Config, side: str, arguments: list[str], monitor: Monitor, *, resume: bool) -> None:
         self.side = side

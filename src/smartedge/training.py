@@ -1,4 +1,4 @@
-"""A run from Python: both sides as processes of this machine, or in one process, or one side alone."""
+"""Runs training from Python: both sides as two processes, both in one process, or one side alone."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def train(
 
 
 def collect(run_dir: Path) -> Results:
-    """Put the results of a run together whose sides ran by themselves (``smartedge edge``, ``smartedge cloud``).
+    """Put together the results of a run whose sides were started one by one (``smartedge edge``, ``smartedge cloud``).
 
     Args:
         run_dir: holds both sides' folders, ``edge/`` and ``cloud/``.
@@ -124,9 +124,9 @@ def run_cloud(
     resume: bool = False,
     stop: threading.Event | None = None,
 ) -> bool:
-    """The cloud's process: listens, logs what comes, trains. True when done.
+    """The cloud's process: listens, logs the frames, trains. True when done.
 
-    The port listened on is told to ``monitor`` as :attr:`Update.port`, once frames can be accepted.
+    ``monitor`` gets the port as :attr:`Update.port` once frames can be accepted.
     """
     import torch
 
@@ -214,7 +214,7 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
 
 
 def dataset_of(config: Config) -> DataSet:
-    """The data set that the settings name. Subsets and splits stay the same whatever ``config.seed`` is.
+    """The data set that the settings name. Subsets and splits do not depend on ``config.seed``.
 
     Raises:
         DataError: as :func:`smartedge.data.open_dataset`.
@@ -234,7 +234,7 @@ def dataset_of(config: Config) -> DataSet:
 
 
 def open_data(config: Config, monitor: Monitor) -> DataSet:
-    """The data set that the settings name; what was left out of it, or made of it, is told to ``monitor``."""
+    """The data set that the settings name. ``monitor`` gets its notes, and the number of images left out."""
     dataset = dataset_of(config)
     told = [*dataset.notes, *(f"left out {count} images: {reason}" for reason, count in dataset.skipped.items())]
     for text in told:
@@ -288,7 +288,7 @@ def _prepare_run(config: Config, *, resume: bool) -> RunFacts:
 
 
 def _write_facts(config: Config) -> RunFacts:
-    """Note the settings and the machine in the run directory."""
+    """Write the settings and the machine into the run directory."""
     from smartedge.runs.machine import describe_machine, versions
 
     run_dir = config.run_dir
@@ -306,21 +306,22 @@ def _write_facts(config: Config) -> RunFacts:
 
 
 def _note_facts(config: Config, *, edge: bool) -> None:
-    """For a side that runs by itself: note settings and machine, or check that they are those that are noted.
+    """For a side that runs alone: write settings and machine, or compare the settings with those of the run.
 
-    The cloud need not know what is hidden, or where data lie, so only what its results depend on is compared.
+    The cloud need not know the sensitive columns or the paths of the data. So only settings that matter to it are
+    compared.
     """
     if _has_begun(config.run_dir):
         _refuse_other_settings(config, edge=edge)
         return
     file = config.run_dir / "config.yaml"
     kept = file.read_text(encoding="utf-8") if (config.run_dir / "run.json").exists() and file.exists() else None
-    if kept != config.to_yaml():  # there is none, or that of a first start that failed
+    if kept != config.to_yaml():  # there are none, or a first start failed
         _write_facts(config)
 
 
 def _refuse_other_settings(config: Config, *, edge: bool = True) -> None:
-    """A run that has begun goes on only with the settings that its results depend on."""
+    """Refuse settings that would change the results of a run that has begun."""
     file = config.run_dir / "config.yaml"
     if not file.exists():
         raise RunError(f"{config.run_dir}: a run has begun there, but its settings are gone; restore {file}")
@@ -339,5 +340,5 @@ def _refuse_other_settings(config: Config, *, edge: bool = True) -> None:
 
 
 def _has_begun(run_dir: Path) -> bool:
-    """Whether a side has done anything that a new start would lose: not where the first one failed at the settings."""
+    """Whether a side has done work that a new start would lose. A start that failed at the settings has not."""
     return (run_dir / "edge" / "run.json").exists() or (run_dir / "cloud" / "log" / "streams.jsonl").exists()

@@ -6,7 +6,8 @@ Shape letters used in names throughout the project:
     K  outputs (classes of a single-label task, columns of a multi-label task)
     F  any trailing feature shape, (C, H, W) or (T, D) for tokens
 
-This module imports nothing of ours, so every part may import it; and no torch, since the sending path does without it.
+This module imports nothing of smartedge, so every part may import it. It imports no torch, since the sending path
+needs none.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = [
     "Task",
 ]
 
-PROTOCOL = 3  # of stream headers and frames: a side of another number is refused (format: smartedge.wire.frame)
+PROTOCOL = 3  # version of headers and frames; another version is refused (format: smartedge.wire.frame)
 
 SplitName = Literal["train", "val", "test"]
 Features: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8]"  # (B, *F); uint8 where images are uploaded
@@ -46,7 +47,7 @@ Labels: TypeAlias = "NDArray[np.int64] | NDArray[np.float32]"  # int64 (B,) or f
 
 @dataclass(frozen=True)
 class Task:
-    """What a label means.
+    """The meaning of a label.
 
     ``kind="single"``: one of ``K`` classes, labels are int64 of shape (B,), trained with cross-entropy.
     ``kind="multi"``: ``K`` yes/no columns, labels are float32 of shape (B, K) in {0, 1}, trained with
@@ -66,7 +67,7 @@ class Task:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images as they leave a data source. Never crosses the link except by way of a release."""
+    """Images as a data source gives them. They cross the link only as a release."""
 
     ids: np.ndarray  # int64 (B,), the image's index in its split: stable across epochs and runs
     images_BCHW: Tensor  # uint8 (B, 3, H, W), RGB
@@ -76,7 +77,7 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Feature maps (or, for the upload baseline, images) with what belongs to them, as decoded from a frame."""
+    """Feature maps (images for method ``upload``) with ids and labels, as decoded from a frame."""
 
     ids: NDArray[np.int64]  # (B,)
     features_BF: Features
@@ -85,37 +86,37 @@ class FeatureBatch:
 
 @dataclass(frozen=True)
 class ReleaseEvent:
-    """What one release of one image cost: replace-one adjacency, local model. Equal events compose as one kind.
+    """What one release of one image costs (replace-one adjacency, local model). Equal events are counted together.
 
-    ``epsilon`` holds at ``delta``; the accountant composes from the parameters, not from that pair: Gaussian noise from
-    ``noise_multiplier`` (σ ÷ sensitivity), the others, whose delta is 0, from ``epsilon`` itself.
+    ``epsilon`` holds at ``delta``. The accountant does not compose these pairs. For Gaussian noise it composes
+    ``noise_multiplier`` (σ ÷ sensitivity); for the others, which have δ = 0, it composes ``epsilon``.
     """
 
     mechanism: Literal["none", "gaussian", "laplace", "randomised-response", "subset-selection"]
     epsilon: float  # inf for "none": nothing protects the image
     delta: float = 0.0
-    granularity: Literal["vector", "element"] = "vector"  # element: the guarantee is that of each number alone
+    granularity: Literal["vector", "element"] = "vector"  # element: the guarantee covers each number alone
     noise_multiplier: float | None = None  # gaussian
     codewords: int | None = None  # discrete mechanisms: K
-    subset: int | None = None  # subset selection: codewords in what is released
+    subset: int | None = None  # subset selection: codewords in one release
 
 
-_RELEASE_KEY = object()  # held by privacy.release alone; a test checks that nobody else names it
+_RELEASE_KEY = object()  # used by privacy.release alone; a test checks that no other module names it
 
 
 @dataclass(frozen=True)
 class ReleasedBatch:
-    """The only thing that may be packed for the wire. Made by :mod:`smartedge.privacy.release` alone.
+    """A batch that may be packed for the wire; nothing else may. Only :mod:`smartedge.privacy.release` makes one.
 
     Raises:
-        TypeError: when anything else tries to make one.
+        TypeError: another module tries to make one.
     """
 
     ids: NDArray[np.int64]  # (B,)
     features_BF: Features
     labels: Labels
     event: ReleaseEvent  # of each image's features
-    label_event: ReleaseEvent | None = None  # of each image's label; None where none travels
+    label_event: ReleaseEvent | None = None  # of each image's label; None where no label travels
     key: InitVar[object] = field(default=None, kw_only=True)
 
     def __post_init__(self, key: object) -> None:
@@ -127,19 +128,19 @@ class ReleasedBatch:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """A batch as bytes: what a codec made of a :class:`ReleasedBatch`."""
+    """A :class:`ReleasedBatch` that a codec turned into bytes."""
 
     ids: np.ndarray  # int64 (B,)
     labels: np.ndarray  # int64 (B,) or uint8 (B, K)
     payload: bytes  # the encoded features
-    side: bytes  # what the codec needs beside the payload (ranges and the like), b"" where nothing
+    side: bytes  # further data of the codec, such as ranges; may be b""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One batch on the wire. ``seq`` counts every frame of a run, over all its streams, from 0.
+    """One batch on the wire. ``seq`` counts the frames of a run, over all its streams, from 0.
 
-    Its epoch and split are those of the stream that carries it.
+    The stream header has its epoch and split.
     """
 
     seq: int
@@ -165,7 +166,7 @@ class StreamHeader:
     split: SplitName  # and the split
     first_seq: int  # sequence number of the first frame of this stream
     frames: int  # how many frames this stream will carry
-    joined_frames: int  # no more frames than this share a message
+    joined_frames: int  # a message holds no more frames than this
     train_steps: int  # training frames per epoch
 
     @classmethod
@@ -188,7 +189,7 @@ class StreamHeader:
         epoch: int = 0,
         train_steps: int = 0,
     ) -> StreamHeader:
-        """The header of a stream of this version's protocol; the fields above say what the arguments mean.
+        """A header with this version's protocol. The arguments are the fields above.
 
         ``agreement`` becomes JSON, ``task`` gives ``task_kind`` and ``outputs``.
         """

@@ -24,7 +24,7 @@ def parse_overrides(assignments: Sequence[str]) -> Nested:
     """``["train.lr=0.01", "data.limit.train=100"]`` → nested mapping; values are read as YAML.
 
     Raises:
-        ConfigError: an assignment has no ``=`` or no key, or sets a key of what another one made a value.
+        ConfigError: an assignment has no ``=`` or no key, or one key is given both a value and keys below it.
     """
     nested: Nested = {}
     for assignment in assignments:
@@ -98,12 +98,12 @@ def load_run_config(run_dir: Path) -> Config:
     config = load_config(file)
     if "audit_share" in config.data.model_fields_set:
         return config
-    # A run's own settings name everything. This one is older than the key: no image was set apart.
+    # A run writes all its settings. This run is older than the key, so no image was set apart.
     return config.model_copy(update={"data": config.data.model_copy(update={"audit_share": 0.0})})
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys without a word; a config must not."""
+    """Refuses a key that occurs twice. YAML would keep the last one and say nothing."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -34,7 +34,7 @@ def _shape(value: object) -> object:
 
 
 def _columns(value: object) -> object:
-    """A single name is a list of one, and no value a list of none."""
+    """A single name becomes a list of one name, and no value an empty list."""
     return () if value is None else (value,) if isinstance(value, str) else value
 
 
@@ -49,7 +49,7 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """What to learn from. Read by the edge only."""
+    """The images and labels. Only the edge reads them."""
 
     path: str = Field("drawn", description="'drawn' (embedded faces), a folder, a file, 'cifar10', or 'hf:user/name'")
     desired: str | tuple[str, ...] = Field("smile", description="the column to learn; a list makes a multi-label task")
@@ -65,8 +65,8 @@ class DataConfig(Section):
         None,
         ge=0,
         le=0.5,
-        description="share of the training images that nobody trains on: the attackers of 'smartedge audit' learn from "
-        "them; default: a tenth where there are sensitive columns, else 0",
+        description="share of the training images that the run does not use: attackers of 'smartedge audit' learn "
+        "from them; default: a tenth where there are sensitive columns, else 0",
     )
     cache_dir: Path | None = Field(None, description="where decoded images are kept; default: the user's cache folder")
 
@@ -92,28 +92,28 @@ class ModelConfig(Section):
 
 
 class DistillConfig(Section):
-    """An undivided network is trained on the edge first, and teaches the front; it never leaves the edge."""
+    """Distillation: an undivided network is trained on the edge first and teaches the front. It stays on the edge."""
 
     epochs: int = Field(0, ge=0, description="epochs of the undivided network; 0: no distillation")
     weight: float = Field(0.5, ge=0, le=1, description="share of its answers in the task exit's loss")
-    temperature: float = Field(2.0, gt=0, description="by which the logits of both networks are divided")
+    temperature: float = Field(2.0, gt=0, description="the logits of both networks are divided by it")
 
 
 class TrainConfig(Section):
     """How each side's parameters are updated."""
 
     batch_size: int = Field(64, ge=2, le=4096, description="images per step and per frame")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="of both sides")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer of both sides")
     lr: float = Field(1e-3, gt=0, description="peak learning rate; warm-up of one tenth, then a cosine to zero")
-    weight_decay: float = Field(0.05, ge=0, description="of matrices and kernels; 0.0005 is usual for sgd")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
+    weight_decay: float = Field(0.05, ge=0, description="for matrices and kernels; 0.0005 is usual for sgd")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd (Nesterov)")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the classes")
     clip_grad_norm: float = Field(5.0, gt=0, description="gradients are scaled down to this norm")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast; faster on recent processors and GPUs"
     )
     channels_last: bool = Field(
-        False, description="memory format of images and convolutions; faster for most networks, most with bfloat16"
+        False, description="memory format of images and convolutions; true is often faster, above all with bfloat16"
     )
     front_epochs: PositiveInt | None = Field(
         None, description="two-stage, freeze-and-log: epochs of the front before it is frozen; default: epochs"
@@ -133,8 +133,8 @@ class AdversaryConfig(Section):
     warmup: float = Field(0.2, ge=0, le=1, description="share of the front's steps over which lambda rises from 0")
     confusion: Literal["conditional", "prior", "uniform", "minimax"] = Field(
         "conditional",
-        description="what the exits' answers are driven to: the sensitive label's shares given the desired label, "
-        "its shares, equal shares, or merely wrong",
+        description="what the exits' answers are driven to; conditional: the shares of the sensitive label given the "
+        "desired label; prior: its shares; uniform: equal shares; minimax: the exits' loss is made large",
     )
     dependence: float = Field(
         0.0,
@@ -143,7 +143,7 @@ class AdversaryConfig(Section):
     )
     steps: PositiveInt = Field(3, description="steps of the adversarial exits per step of the front")
     lr: float = Field(1e-3, gt=0, description="learning rate of the adversarial exits (constant)")
-    reset_every: int = Field(2, ge=0, description="epochs after which one exit in turn starts anew; 0: never")
+    reset_every: int = Field(2, ge=0, description="epochs after which one exit, in turn, gets new weights; 0: never")
 
 
 class DpConfig(Section):
@@ -204,10 +204,10 @@ class LinkConfig(Section):
     queue_frames: int = Field(8, ge=1, le=1024, description="frames that may wait for the link before the edge waits")
     max_lead_frames: int = Field(4096, ge=1, description="frames the log may be ahead of the cloud's training")
     connect_timeout: float = Field(30.0, gt=0, description="seconds to wait for the cloud")
-    token_file: Path | None = Field(None, description="a file whose first line both sides must share")
+    token_file: Path | None = Field(None, description="a file; its first line is the token, the same on both sides")
     tls_cert: Path | None = Field(None, description="this side's certificate (PEM)")
     tls_key: Path | None = Field(None, description="its private key (PEM)")
-    tls_ca: Path | None = Field(None, description="certificates by which the other side is trusted (PEM)")
+    tls_ca: Path | None = Field(None, description="certificates that check the other side's certificate (PEM)")
     insecure: bool = Field(False, description="allow listening beyond this machine without TLS and token")
 
 

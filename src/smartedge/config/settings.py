@@ -1,4 +1,4 @@
-"""All settings of a run, checked as a whole; what follows from them; and what makes two runs the same run."""
+"""All settings of a run: checked as a whole, with what follows from them and what identifies a run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _RENAMED_METHODS = {"cloud": "upload", "edge": "local"}
 
 
 def _method(value: str) -> str:
-    """One of the methods; refuses the names that two of them had before they were told apart from the two sides."""
+    """One of the methods. The former names of two methods are refused: they are the names of the sides."""
     if value in _RENAMED_METHODS:
         raise ValueError(f"'{value}' names a side; the method is now called '{_RENAMED_METHODS[value]}'")
     return _known(value, METHODS)
@@ -78,7 +78,7 @@ class Config(Section):
         "then features every epoch; freeze-and-log: the front first, then each image once",
     )
     epochs: PositiveInt = Field(6, description="passes over the training images")
-    seed: int = Field(0, ge=0, lt=2**31, description="of initial parameters, order, augmentation and dropout")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of initial parameters, order, augmentation and dropout")
     run_dir: Path = Field(Path("runs/default"), description="everything the run writes goes here")
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
@@ -165,9 +165,9 @@ class Config(Section):
 
     @property
     def audit_share(self) -> float:
-        """The share in force of training images for the audit's attackers: ``data.audit_share``, or its default.
+        """Share of the training images that is kept for the audit's attackers: ``data.audit_share``, or its default.
 
-        It depends on the columns alone, so that a run with protection and one without learn from the same images.
+        The default depends on the columns alone, so that runs with and without protection learn from the same images.
         """
         if self.data.audit_share is not None:
             return self.data.audit_share
@@ -175,7 +175,7 @@ class Config(Section):
 
     @property
     def codec_name(self) -> str:
-        """The codec in force: ``codec.name``, or the default of the method."""
+        """The codec of the run: ``codec.name``, or the default of the method."""
         return self.codec.name or get_method(self.method).usual_codec(self)
 
     @property
@@ -189,7 +189,7 @@ class Config(Section):
         return self.hardware.threads or max(1, (os.cpu_count() or 2) // 2)
 
     def whole(self, outputs: int, *, seed: int | None = None) -> NetworkArguments:
-        """Arguments for :func:`smartedge.models.zoo.build`; ``seed`` in place of the run's."""
+        """Arguments for :func:`smartedge.models.zoo.build`; ``seed`` replaces the run's seed."""
         return {
             "name": self.model.name,
             "outputs": outputs,
@@ -199,7 +199,7 @@ class Config(Section):
         }
 
     def division(self, outputs: int, *, seed: int | None = None) -> Blueprint:
-        """What :func:`smartedge.models.network.divide` builds; ``seed`` in place of the run's."""
+        """The argument of :func:`smartedge.models.network.divide`; ``seed`` replaces the run's seed."""
         model = self.model
         return Blueprint(
             **self.whole(outputs, seed=seed),
@@ -211,18 +211,18 @@ class Config(Section):
         )
 
     def agreement(self) -> dict[str, JsonValue]:
-        """The settings on which edge and cloud must agree: all that the cloud's results depend on.
+        """The settings on which edge and cloud must agree. The cloud's results depend on these alone.
 
-        What to hide, and where data lie, is the edge's alone.
+        The sensitive columns and the paths of the data are not among them: only the edge knows them.
         """
         whole = self.model_dump(mode="json", include={"method", "schedule", "epochs", "seed", "model", "train", "dp"})
         data = self.data.model_dump(mode="json", include={"desired", "image_size", "augment"})
         return {**whole, "data": data, "codec": {"name": self.codec_name}}
 
     def identity(self) -> dict[str, JsonValue]:
-        """All settings that a run's results depend on. With one of them changed it is another run.
+        """All settings that a run's results depend on. A change of one of them makes another run.
 
-        Not among them: where the run lies, on what it is computed, and how its sides are connected.
+        The run's folder, the hardware and the link are not among them.
         """
         whole = self.model_dump(
             mode="json", exclude={"run_dir": True, "hardware": True, "link": True, "data": {"cache_dir"}}
@@ -235,7 +235,7 @@ class Config(Section):
 
 
 def differences(one: JsonValue, other: JsonValue, key: str = "") -> dict[str, tuple[JsonValue, JsonValue]]:
-    """The keys, such as ``train.lr``, in which two nested settings differ, with both values. None: has no such key."""
+    """The keys, such as ``train.lr``, in which two nested settings differ, with both values. None: no such key."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return {} if one == other else {key: (one, other)}
     found: dict[str, tuple[JsonValue, JsonValue]] = {}

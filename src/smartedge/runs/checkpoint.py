@@ -1,4 +1,4 @@
-"""Checkpoints without pickle: tensors in safetensors, the rest in JSON, put in place by one rename."""
+"""Checkpoints without pickle: tensors in safetensors, the rest in JSON. One rename puts a checkpoint in place."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class Checkpoints:
     """Numbered checkpoints in one folder.
 
     A checkpoint is a nested mapping of tensors, numbers, strings, lists and mappings, such as the ``state_dict`` of a
-    module or an optimizer. Its number is whatever orders them (here: the next sequence number or epoch).
+    module or an optimizer. Numbers grow with time; here they are epochs.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def numbers(self) -> list[int]:
-        """Numbers of the checkpoints at hand, in order."""
+        """Numbers of the checkpoints in the folder, in order."""
         if not self.folder.is_dir():
             return []
         return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdigit())

@@ -1,4 +1,4 @@
-"""The machine a run was made on, and what the process used of it."""
+"""The machine of a run, and the memory that the process used."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def rss_bytes() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a run computes."""
+    """Versions of Python and of the packages on which a run's results depend."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

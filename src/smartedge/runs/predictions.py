@@ -1,4 +1,4 @@
-"""Collects what a network predicted over one split of one epoch."""
+"""Collects the predictions of a network for one split of one epoch."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Predictions:
         """Mean loss, accuracy, balanced accuracy, AUROC and base rate over everything added.
 
         Raises:
-            RunError: the network has diverged, so that its answers are not numbers.
+            RunError: the network has diverged: its answers are not finite.
         """
         labels = torch.cat(self._labels)
         kind: Literal["single", "multi"] = "multi" if labels.dim() == 2 else "single"
         try:
             figures = metrics.evaluate(labels.numpy(), torch.cat(self._scores).numpy(), kind)
-        except ValueError as error:  # scores that are not finite, which it explains
+        except ValueError as error:  # scores that are not finite; the message says so
             raise RunError(str(error)) from error
         return Figures.model_validate({"loss": self._loss / len(labels), **figures})
 

@@ -1,4 +1,4 @@
-"""How far each side is: bars for people, JSON lines for the process that started this one."""
+"""Shows how far each side is: bars for people, JSON lines for the process that started this one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Update:
     """One piece of news from one side."""
 
     side: str  # "edge" or "cloud"
-    phase: str  # "train", "release", "upload", …: what is being done
+    phase: str  # the kind of work: "train", "release", "upload", …
     done: int = 0  # steps done of the whole phase
     total: int = 0
     text: str = ""  # beside the bar, or a line of its own where total is 0
@@ -37,7 +37,7 @@ class Monitor(Protocol):
     """Takes updates."""
 
     def update(self, update: Update) -> None:
-        """Show it, or pass it on."""
+        """Show an update, or pass it on."""
 
     def close(self) -> None:
         """No more updates will come."""
@@ -47,10 +47,10 @@ class Quiet:
     """Shows nothing."""
 
     def update(self, update: Update) -> None:
-        """Nothing."""
+        """Nothing to do."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Nothing to do."""
 
 
 class JsonLines:

@@ -19,7 +19,7 @@ class Recorder:
     Args:
         folder: the side's folder.
         side: ``edge`` or ``cloud``.
-        resume_epoch: lines of this epoch and later are dropped first: they will be written again.
+        resume_epoch: lines of this epoch and of later ones are removed first; they will be written again.
     """
 
     def __init__(self, folder: Path, side: str, *, resume_epoch: int = 0) -> None:
@@ -50,7 +50,7 @@ def read_metrics(path: Path) -> list[EpochFigures]:
     """The rows of a ``metrics.jsonl``; a torn last line is left out. Empty where there is no file.
 
     Raises:
-        RunError: another line than the last is damaged.
+        RunError: a line before the last one is damaged.
     """
     if not path.exists():
         return []

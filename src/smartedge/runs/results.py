@@ -1,4 +1,4 @@
-"""``results.json`` of a run, put together from what its two sides wrote."""
+"""Puts ``results.json`` of a run together from the files of its two sides."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def assemble(run_dir: Path, config: Config, method: Method, facts: RunFacts) -> 
     Args:
         run_dir: holds ``edge/`` and, where the method has a cloud, ``cloud/``.
         config: the run's settings.
-        method: the one that ``config.method`` names.
+        method: the method that ``config.method`` names.
         facts: where and how the run was started.
 
     Raises:
@@ -56,7 +56,7 @@ def assemble(run_dir: Path, config: Config, method: Method, facts: RunFacts) -> 
     undivided = edge.test if cloud is None else cloud.test
     at_exit = edge.test if method.has_exit else None
     noisy_labels = config.dp.label_epsilon is not None and config.dp.apply_to == "always"
-    if noisy_labels and cloud is not None:  # the cloud measured itself against labels that are partly wrong
+    if noisy_labels and cloud is not None:  # the labels that the cloud has are partly wrong
         undivided = _against_true_labels(run_dir, edge.task.kind)
     traffic = edge.traffic
     sent = traffic.images.get("train", 0)
@@ -112,10 +112,10 @@ def assemble(run_dir: Path, config: Config, method: Method, facts: RunFacts) -> 
 
 
 def _with_baseline(run_dir: Path, privacy: Privacy, task: TaskFacts, *, with_exit: bool) -> Privacy:
-    """What the edge's ledger says, and what randomised response on the exit's answers alone would reach.
+    """The ledger's figures, with a baseline: randomised response on the exit's answers alone.
 
-    The answers are taken at the threshold that is best for them on the test images: an exit that learned through strong
-    noise is unsure of everything, and its plain answers would be a baseline that is too easy to beat.
+    The answers are taken at their best threshold on the test images. An exit that learned through strong noise is
+    unsure of everything; its plain answers would be a baseline that is too easy to beat.
     """
     if not with_exit or privacy.vector_epsilon is None:
         return privacy
@@ -126,11 +126,11 @@ def _with_baseline(run_dir: Path, privacy: Privacy, task: TaskFacts, *, with_exi
 
 
 def _response_baseline(recalled: float, epsilon: float, task: TaskFacts) -> float:
-    """Balanced accuracy of k-ary randomised response on answers whose own is ``recalled``, with the ε of one release.
+    """Balanced accuracy of k-ary randomised response on answers, with the ε of one release.
 
-    The answer is sent as it is with probability p, as any other class with probability q each; a class that is recalled
-    with r is then recalled with p·r + q·(1 − r), and balanced accuracy is the mean of these. Of K yes/no columns, each
-    has ε/K.
+    ``recalled`` is the balanced accuracy of the answers themselves. The true answer is sent with probability p, every
+    other class with probability q. A class with recall r then has recall p·r + q·(1 − r), and balanced accuracy is the
+    mean over the classes. Each of K yes/no columns has ε/K.
     """
     outputs = len(task.names)
     classes, each = (outputs, epsilon) if task.kind == "single" else (2, epsilon / outputs)
@@ -140,7 +140,7 @@ def _response_baseline(recalled: float, epsilon: float, task: TaskFacts) -> floa
 
 
 def _against_true_labels(run_dir: Path, kind: Literal["single", "multi"]) -> Figures:
-    """The back's figures on the test split, against the labels that only the edge holds."""
+    """The back's figures on the test split, against the edge's true labels."""
     edge, cloud = (load_file(run_dir / side / "predictions.safetensors") for side in ("edge", "cloud"))
     place = {image: row for row, image in enumerate(edge["ids"].tolist())}
     labels = edge["labels"][torch.tensor([place[image] for image in cloud["ids"].tolist()])]
@@ -158,16 +158,16 @@ def _share(part: float, rest: float) -> float:
 
 
 def _times(epochs: int, edge: EdgeSummary, cloud: CloudSummary | None) -> tuple[float, float, StageSeconds]:
-    """Wall clock of the last session, the same per epoch, and busy seconds of each stage, with validation.
+    """Seconds of the last session, seconds per epoch, and busy seconds of each stage, validation included.
 
     A resumed run has several sessions. ``epochs`` are those of the whole run.
     """
     last = cloud or edge
     wall = max(side.session.ended for side in (edge, last)) - edge.session.started
-    # Where the front is trained first, the epochs of the back count, for every stage.
+    # Where the front is trained first, times are divided by the epochs of the back.
     in_session = last.session.epochs or edge.session.epochs or 1
     link, in_cloud = edge.traffic.link_seconds, cloud.busy_seconds if cloud else 0.0
-    if not edge.threaded:  # the edge waits for each frame to be dealt with
+    if not edge.threaded:  # the edge waits until the cloud has used each frame
         link = max(0.0, link - in_cloud)
     stages = StageSeconds(
         edge=edge.busy_seconds / epochs,
@@ -179,7 +179,7 @@ def _times(epochs: int, edge: EdgeSummary, cloud: CloudSummary | None) -> tuple[
 
 
 def _join_predictions(run_dir: Path, *, at_exit: bool) -> None:
-    """Both sides' answers on the test split, in one file, for the images that both answered."""
+    """Write both sides' answers on the test split into one file, for the images that both answered."""
     edge, cloud = run_dir / "edge" / "predictions.safetensors", run_dir / "cloud" / "predictions.safetensors"
     parts: dict[str, dict[str, Tensor]] = {}
     if edge.exists():

@@ -1,4 +1,4 @@
-"""Randomness that does not depend on who else draws: each side of a run has its own stream."""
+"""Random numbers: each side of a run has its own stream, whatever else draws in the process."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 
 
 class RandomStream:
-    """A state of torch's global CPU generator that is put in place only while its owner computes.
+    """A state of torch's global CPU generator. It is in place only while its owner computes.
 
     Dropout and stochastic depth draw from the global generator. With one stream per side, a run in one process draws
-    the same numbers as a run in two. A device other than the CPU has a generator of its own: at each entry it gets a
-    seed that is drawn from the stream, so that ``state`` alone says what comes next.
+    the same numbers as a run in two. A device other than the CPU has its own generator. At each entry it gets a
+    seed from the stream, so ``state`` alone decides the next numbers.
     """
 
     def __init__(self, seed: int, device: torch.device | None = None) -> None:
