@@ -1,15 +1,15 @@
-"""What a history of releases of one image costs in all: events and how often, to ε at δ.
+"""The total cost of the releases of one image: from events and their numbers to ε at δ.
 
-Replace-one adjacency, local model: one image's releases against any other image's. No amplification by subsampling is
-claimed, since the cloud sees whose frame each release is: secrecy of the sample is what that amplification rests on.
+Replace-one adjacency, local model: the releases of one image against those of any other image. Amplification by
+subsampling is not claimed: it needs a secret sample, and the cloud sees which image each release belongs to.
 
-Three ways, always the same one for the same history whatever is installed, so that every machine calibrates alike:
+There are three ways. The history alone decides which one is used, so every machine gets the same noise:
 
 - Gaussian releases alone: closed form. Noise multipliers z₁ … z_k compose to one Gaussian release with
   1/z² = Σ 1/zᵢ² (Dong, Roth & Su 2022, corollary 3.3), whose δ(ε) is exact (Balle & Wang 2018, theorem 8).
-- One release of pure ε: that ε.
-- Anything else: the privacy loss distribution of ``dp-accounting``, discretised pessimistically, and never more than
-  the sum (basic composition).
+- One release of pure ε: that ε itself.
+- Anything else: the privacy loss distribution of ``dp-accounting``, rounded to the safe side, or the sum (basic
+  composition) where that is smaller.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CELLS = 1e5  # about how many intervals a composed loss may span
 
 
 def composed_epsilon(history: Mapping[ReleaseEvent, int], delta: float) -> float:
-    """ε at ``delta`` of all the releases of one image together; inf where one of them was unprotected.
+    """ε at ``delta`` of all releases of one image together; inf where one of them was unprotected.
 
     Args:
         history: event → how often it happened.
@@ -72,7 +72,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def log_normal_cdf(value: float) -> float:
-    """Log Φ(value), to about 10⁻¹⁴ relative, in the far tail too."""
+    """Log Φ(value), with a relative error of about 10⁻¹⁴, in the far tail too."""
     if value > 0:
         return math.log1p(-math.erfc(value / math.sqrt(2)) / 2)
     if value > _FAR_TAIL:
@@ -133,11 +133,11 @@ def _pld() -> Any:
 
 
 def _loss_distribution(event: ReleaseEvent, interval: float) -> Any:
-    """Of one pure release: its worst pair of inputs."""
+    """The privacy loss distribution of one pure release, for its worst pair of inputs."""
     pld, epsilon = _pld(), event.epsilon
     if event.mechanism == "laplace":
         return pld.from_laplace_mechanism(1 / epsilon, value_discretization_interval=interval)
-    # What tells two codewords apart: whether the outcome holds both, the first, the second, or neither.
+    # Only one fact separates two codewords: whether the outcome holds both, the first, the second, or neither.
     codewords, subset = event.codewords or 0, event.subset or 1
     inside = 1 / (1 + (codewords - subset) / subset * math.exp(-epsilon))
     outside = 1 / (1 + subset / (codewords - subset) * math.exp(epsilon))

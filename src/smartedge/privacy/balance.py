@@ -1,4 +1,4 @@
-"""What a ledger says: the releases of each image, and what they cost. Reading it changes nothing."""
+"""Reads a ledger: the releases of each image and their cost. Reading changes nothing."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ History = tuple[tuple[ReleaseEvent, int], ...]
 
 @dataclass(frozen=True)
 class Budget:
-    """What the releases of one image's features may cost in all. ``epsilon`` inf: they are recorded, never refused."""
+    """The largest total cost of the releases of one image. ``epsilon`` inf: releases are recorded, never refused."""
 
     epsilon: float
-    delta: float  # at which ε is stated, too
+    delta: float  # every ε is stated at this δ
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Balance:
-    """What a ledger says."""
+    """The content of a ledger."""
 
     run: str
     policy: Mapping[str, object]  # the mechanism and what else was fixed when the run began
@@ -56,12 +56,12 @@ class Balance:
     groups: tuple[Group, ...]
 
     def worst(self, split: str | None = None) -> Group | None:
-        """The group with the largest ε, of two such the one with more releases; None where nothing was released."""
+        """The group with the largest ε, then with the most releases; None where nothing was released."""
         chosen = [group for group in self.groups if split in (None, group.split)]
         return max(chosen, key=lambda group: (group.epsilon, group.releases), default=None)
 
     def quantile(self, share: float, split: str) -> float:
-        """ε that ``share`` of the split's images do not exceed."""
+        """The smallest ε that a share ``share`` of the split's images does not exceed."""
         chosen = sorted((group for group in self.groups if group.split == split), key=lambda group: group.epsilon)
         wanted = share * sum(group.images for group in chosen)
         for group in chosen:
@@ -72,22 +72,22 @@ class Balance:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those of which something was released."""
+        """The splits from which something was released."""
         return tuple(dict.fromkeys(group.split for group in self.groups))
 
 
 def read_balance(path: Path) -> Balance:
-    """What the ledger at ``path`` says; a run may be writing it.
+    """The content of the ledger at ``path``. A run may be writing it meanwhile.
 
     Raises:
-        PrivacyError: there is none, or it cannot be read.
+        PrivacyError: there is no ledger, or it cannot be read.
     """
     if not path.exists():
         raise PrivacyError(f"{path}: there is no ledger; it lies in the run directory, on the edge")
     with refusing(path):
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30)
         try:
-            db.execute("BEGIN")  # one view of it, whatever is written meanwhile
+            db.execute("BEGIN")  # one view of the file, even while a run writes
             return balance_of(db)
         finally:
             db.close()
@@ -95,7 +95,7 @@ def read_balance(path: Path) -> Balance:
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Around work on a ledger: errors of the database and of the disk become refusals."""
+    """Inside the block, errors of the database and of the disk become a PrivacyError."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -106,7 +106,7 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 def facts_of(db: sqlite3.Connection) -> dict[str, object]:
-    """What was fixed when the run began. A ledger of an unknown version is an error."""
+    """The facts that were fixed when the run began. A ledger of an unknown version is an error."""
     facts: dict[str, object] = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
     if facts.get("schema") not in (1, SCHEMA):  # 1 can be read, but not spent from
         raise sqlite3.DatabaseError(f"it is of version {facts.get('schema')}, and this program knows {SCHEMA}")
@@ -120,7 +120,7 @@ def event_of(description: str) -> ReleaseEvent:
 
 
 def balance_of(db: sqlite3.Connection) -> Balance:
-    """What an open ledger says."""
+    """The content of an open ledger."""
     facts = facts_of(db)
     epsilon, delta = facts["epsilon"], facts["delta"]
     assert isinstance(delta, float) and isinstance(facts["policy"], dict)

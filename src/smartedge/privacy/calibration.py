@@ -1,6 +1,6 @@
-"""How much noise a budget asks for: (ε, δ, releases) → the parameter of one release, by search.
+"""Finds the noise for a budget: (ε, δ, releases) → the parameter of one release, by search.
 
-The search asks the accountant that the ledger asks too, and ends on the side that keeps the budget.
+The search uses the ledger's accountant, and ends on the side that keeps the budget.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _HALVINGS = 20
 def gaussian_noise_multiplier(epsilon: float, delta: float, releases: int = 1) -> float:
     """σ ÷ sensitivity at which ``releases`` Gaussian releases of one image are (ε, δ) together.
 
-    The analytic Gaussian mechanism (Balle & Wang 2018, theorem 8): exact for every ε > 0, for k releases with √k times
-    the sensitivity. Not a variance.
+    The analytic Gaussian mechanism (Balle & Wang 2018, theorem 8): exact for every ε > 0; k releases
+    count as one with √k times the sensitivity. The result is a ratio of standard deviations, not of variances.
 
     Raises:
         ValueError: an argument is out of range.
     """
     _check(epsilon, delta, releases)
-    low, high = 0.0, 1.0  # of μ = sensitivity ÷ σ of all releases together
+    low, high = 0.0, 1.0  # bounds of μ = sensitivity ÷ σ of all releases together
     while gaussian_delta(high, epsilon) <= delta:
         low, high = high, 2 * high
     while high - low > 1e-12 * high:
@@ -41,10 +41,10 @@ def gaussian_noise_multiplier(epsilon: float, delta: float, releases: int = 1) -
 
 
 def pure_epsilon(epsilon: float, delta: float, releases: int, event_of: Callable[[float], ReleaseEvent]) -> float:
-    """ε of one pure release at which ``releases`` of them are (ε, δ) together.
+    """ε of one pure release, for which ``releases`` of them are (ε, δ) together.
 
-    For one release it is ``epsilon`` itself, which then holds at δ = 0. For more, the largest found by halving between
-    ε/k, which basic composition allows, and ε.
+    One release may have ``epsilon`` itself, at δ = 0. For more, the search halves the interval between ε/k, which
+    basic composition allows, and ε.
 
     Args:
         epsilon: of all releases together.

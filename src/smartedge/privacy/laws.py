@@ -1,11 +1,11 @@
-"""The law of what is released of an image, for whole samples at once: draws, densities, exact tables.
+"""The probability laws of releases, for many images at once: draws, densities, exact tables.
 
-A mechanism randomises the features of one image. A :class:`ReleaseLaw` answers what an attacker who knows the
-mechanism asks: how likely is this release, had it come from each of these images? With ``releases`` it is the law of
-all releases of one image together, whose noise is independent.
+A mechanism randomises the features of one image. An attacker knows the mechanism and asks: how likely is this release
+for each of these images? A :class:`ReleaseLaw` gives the answer. With ``releases`` it is the law of all releases of one
+image together; their noise is independent.
 
-Noise of one law on each number is treated as if it were continuous. What is really released lies on a grid: it is that
-continuous release, rounded, so no attacker reads more from it.
+Additive noise is treated as continuous. The real release lies on a grid: it is the continuous release, rounded. So no
+attacker reads more from it.
 
 Letters: N inputs, M draws, F the feature shape, D numbers of a map, K codewords, O outcomes, R releases of an image.
 """
@@ -27,32 +27,32 @@ __all__ = ["CodewordLaw", "GaussianLaw", "GridLaw", "LaplaceLaw", "ReleaseLaw", 
 
 Floats = NDArray[np.float64]
 
-_MOST_OUTCOMES = 20_000  # of a table
+_MOST_OUTCOMES = 20_000  # in a table
 
 
 class ReleaseLaw(ABC):
     """The law of all releases of one image, given its bounded features."""
 
-    distance: float  # total variation between the two inputs that differ most: at most 1
-    sampling_bias: float  # total variation between this law and that of the sampler: what integers and tails add
+    distance: float  # total variation between the laws of the two inputs that differ most; at most 1
+    sampling_bias: float  # total variation between this law and the sampler's
 
     @abstractmethod
     def inputs(self, bounded_NF: NDArray[np.floating]) -> Floats:
-        """What the law depends on: bounded features (N, *F) as float64 (N, D) that the other methods take."""
+        """Bounded features (N, *F) in the form that the other methods take: float64 (N, D)."""
 
     @abstractmethod
     def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
-        """What an attacker needs of R releases of each of N images, (R, N, *F), as float64 (N, E)."""
+        """A sufficient statistic of R releases of each of N images, (R, N, *F): float64 (N, E)."""
 
     @abstractmethod
     def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
-        """What is seen of the releases of M images, one draw each: float64 (M, E)."""
+        """One draw of the statistic of :meth:`seen` for each of M images: float64 (M, E)."""
 
     @abstractmethod
     def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
         """The logarithm of the density at each release for each input, float64 (M, N).
 
-        Up to a number that depends on the release alone, so that only differences within a row mean something.
+        It lacks a term that depends on the release alone, so only differences within a row have a meaning.
         """
 
     def table(self, inputs_ND: Floats) -> Floats | None:
@@ -62,7 +62,7 @@ class ReleaseLaw(ABC):
 
 @dataclass(frozen=True)
 class GaussianLaw(ReleaseLaw):
-    """Independent Gaussian noise on each number. The mean of R releases tells all that they tell: noise σ/√R."""
+    """Independent Gaussian noise on each number. The mean of R releases is sufficient; its noise is σ/√R."""
 
     sigma: float  # of the mean of all releases
     step: float  # inputs are rounded to multiples of it, towards zero, before noise is added
@@ -91,7 +91,7 @@ class GaussianLaw(ReleaseLaw):
 
 @dataclass(frozen=True)
 class LaplaceLaw(ReleaseLaw):
-    """Independent Laplace noise on each number. R releases are one release of the map written R times."""
+    """Independent Laplace noise on each number. R releases count as one release of the map repeated R times."""
 
     scale: float
     step: float
@@ -122,9 +122,9 @@ class LaplaceLaw(ReleaseLaw):
 
 @dataclass(frozen=True)
 class GridLaw(ReleaseLaw):
-    """One release of one number: the sampler's own table of whole grid steps, exactly."""
+    """One release of one number, with the sampler's exact table of whole grid steps."""
 
-    law: ReleaseLaw  # the same with continuous noise, for draws and densities
+    law: ReleaseLaw  # the same law with continuous noise, for draws and densities
     step: float
     masses: Floats  # of the sampler: see smartedge.privacy.mechanisms.grid.Grid
     distance: float
@@ -143,7 +143,7 @@ class GridLaw(ReleaseLaw):
         return self.law.sample(inputs_MD, rng)
 
     def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
-        """Of the continuous noise."""
+        """The log-density of the continuous noise."""
         return self.law.log_density(seen_ME, inputs_ND)
 
     def table(self, inputs_ND: Floats) -> Floats | None:
@@ -160,11 +160,11 @@ class GridLaw(ReleaseLaw):
 
 @dataclass(frozen=True)
 class CodewordLaw(ReleaseLaw):
-    """One of K codewords through a channel, R times. An attacker needs how many releases hold each codeword."""
+    """One of K codewords through a channel, R times. The number of releases that hold each codeword is sufficient."""
 
     channel_KO: Floats = field(repr=False)
     outcomes_OK: Floats = field(repr=False)
-    log_odds: float  # of an outcome, for a codeword that it holds against one that it does not
+    log_odds: float  # log-odds of an outcome: a codeword in it against one that is not
     releases: int
     distance: float
     sampling_bias: float
@@ -243,11 +243,11 @@ def _flat(array_NF: NDArray[np.floating]) -> Floats:
 
 
 def _on_grid(bounded_NF: NDArray[np.floating], step: float) -> Floats:
-    """As the sampler puts a map on the grid: towards zero."""
+    """The map on the grid, rounded towards zero as the sampler does."""
     return np.asarray(np.trunc(_flat(bounded_NF) / step) * step)
 
 
 def _orders(chosen_R: NDArray[np.int64]) -> float:
-    """In how many orders these outcomes can come."""
+    """The number of orders in which these outcomes can come."""
     repeats = np.unique(chosen_R, return_counts=True)[1]
     return math.factorial(len(chosen_R)) / math.prod(math.factorial(int(count)) for count in repeats)

@@ -1,9 +1,9 @@
 """The edge's durable record of every release, and of the budget it spent.
 
-One SQLite file, one row per image and release. A batch is debited in one transaction, before any noise for it is
-drawn; so after a crash at any moment the ledger holds at least what was sent. ``synchronous=FULL`` makes SQLite wait
-for the disk at every commit; the write-ahead log needs one such wait where a rollback journal needs three or more, and
-lets ``smartedge ledger`` read while a run writes. Whatever is wrong with the file, nothing is released.
+It is one SQLite file with one row per image and release. A batch is debited in one transaction, before any noise for it
+is drawn. So after a crash at any moment the ledger holds at least all that was sent. ``synchronous=FULL`` makes SQLite
+wait for the disk at every commit. The write-ahead log needs one such wait where a rollback journal needs three or more.
+It also lets ``smartedge ledger`` read while a run writes. If anything is wrong with the file, nothing is released.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ CREATE TABLE labels (
 ) WITHOUT ROWID;
 CREATE TABLE repeatable (nonce BLOB PRIMARY KEY) WITHOUT ROWID;
 """
-_ROUNDING = 1e-9  # relative; of sums of the budget's parts
-_TOGETHER = 500  # images asked for in one query
+_ROUNDING = 1e-9  # relative tolerance for sums of the budget's parts
+_TOGETHER = 500  # images in one query
 
 
 class Ledger:
@@ -56,10 +56,10 @@ class Ledger:
 
     Args:
         path: the file; made where there is none yet.
-        run: identifies the run; a ledger belongs to one. None: whichever it is.
-        policy: what must not change in a run (mechanism, budget, labels), JSON-able.
-        budget: of each image.
-        existing: there must be one already, since releases were recorded in it.
+        run: identifies the run; a ledger belongs to one run. None: any run.
+        policy: facts that must not change in a run (mechanism, budget, labels), as JSON values.
+        budget: the budget of each image.
+        existing: the file must be there, since releases were recorded in it.
 
     Raises:
         PrivacyError: the file is missing, damaged, not writable, belongs to another run or policy, or is a copy: two
@@ -116,21 +116,21 @@ class Ledger:
             ids: int64 (B,), the images.
             event: what the release of one image's features costs.
             seq: the frame's number in the run.
-            nonce: stands for ``split``, ``seq`` and the batch's content: the same again is the same release, and is
-                not recorded twice.
-            image_nonces: one for each image, which stands for the image and what is released of it: the same again,
-                in whatever batch, is the same release, and costs nothing. None: every frame is a new release.
-            label_event: what the release of an image's label costs, at its first one; later ones are repeats of it.
-            exempt: the budget does not apply: the settings say that this split goes unprotected.
+            nonce: stands for ``split``, ``seq`` and the batch's content. The same nonce again is the same release,
+                and is not recorded twice.
+            image_nonces: one for each image; it stands for the image and its features. The same nonce again, in any
+                batch, is the same release and costs nothing. None: every frame is a new release.
+            label_event: what the first release of an image's label costs; later ones repeat it and cost nothing.
+            exempt: True: the budget does not apply, since the settings leave this split unprotected.
 
         Returns:
-            False where this very release was recorded before.
+            False where this release was recorded before.
 
         Raises:
             PrivacyError: an image would exceed its budget, or the ledger cannot be written. Nothing is recorded, and
                 nothing may be released.
         """
-        composed_epsilon({event: 1}, self.budget.delta)  # a kind that cannot be accounted for is refused here
+        composed_epsilon({event: 1}, self.budget.delta)  # refuses a kind that cannot be accounted for
         with self._transaction():
             known = self._db.execute(
                 "SELECT frame FROM frames WHERE split = ? AND seq = ? AND nonce = ?", (split, seq, nonce)
@@ -160,24 +160,24 @@ class Ledger:
         return True
 
     def balance(self) -> Balance:
-        """What was released so far, and what it cost."""
+        """The releases so far, and their cost."""
         with self._guarded():
             return balance_of(self._db)
 
     def releases(self, split: str) -> int:
-        """How often the image released most often was released."""
+        """The largest number of releases of one image."""
         with self._guarded():
             query = "SELECT max(n) FROM (SELECT count(*) AS n FROM releases WHERE split = ? GROUP BY image)"
             return self._db.execute(query, (split,)).fetchone()[0] or 0
 
     def holds(self, next_seq: int) -> bool:
-        """Whether the frame before ``next_seq`` is recorded: not where an older copy of the file was put back."""
+        """Whether the frame before ``next_seq`` is recorded. It is not where an old copy of the file was put back."""
         with self._guarded():
             last = self._db.execute("SELECT max(seq) FROM frames").fetchone()[0]
         return next_seq == 0 or (last is not None and last >= next_seq - 1)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     def __enter__(self) -> Ledger:
@@ -204,7 +204,7 @@ class Ledger:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                self._events = {}  # one that was new may have gone with the transaction
+                self._events = {}  # a new event is lost with the transaction
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
@@ -248,7 +248,7 @@ class Ledger:
             )
 
     def _not_yet_released(self, image_nonces: Sequence[bytes] | None, images: int) -> list[int]:
-        """Places in the batch of the images whose release is a new one."""
+        """The places in the batch of images with a new release."""
         if image_nonces is None:
             return list(range(images))
         first = {nonce: place for place, nonce in reversed(list(enumerate(image_nonces)))}
@@ -292,10 +292,10 @@ class Ledger:
 
 
 def take_over(path: Path) -> None:
-    """Let a copy of a ledger be spent from, because its original is gone for good.
+    """Let a copy of a ledger spend the budget, because its original is gone for good.
 
     Raises:
-        PrivacyError: there is none, or it cannot be read or written.
+        PrivacyError: there is no ledger, or it cannot be read or written.
     """
     if not path.exists():
         raise PrivacyError(f"{path}: there is no ledger; it lies in the run directory, on the edge")
@@ -305,7 +305,7 @@ def take_over(path: Path) -> None:
 
 
 def _same_policy(one: object, other: object) -> bool:
-    """Whether two policies are equal, but for the last digits of numbers: those depend on the mathematical library."""
+    """Whether two policies are equal. The last digits of numbers may differ: mathematical libraries differ there."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same_policy(one[key], other[key]) for key in one)
     if isinstance(one, float) and isinstance(other, float):

@@ -1,10 +1,10 @@
-"""Where the randomness of releases comes from: a secret key, and a stream of words for each nonce.
+"""The random source of releases: a secret key, and a stream of words for each nonce.
 
-The key is 32 bytes of the operating system's generator, kept on the edge. The stream is SHAKE-256 of key and nonce:
-an extendable-output function whose output cannot be told from independent uniform bits without the key (a sponge with
-a secret prefix is a pseudo-random function: Bertoni et al. 2011; NIST SP 800-185 builds KMAC on that). So the words
-are those of a cryptographically secure generator, and the same nonce gives the same words: a frame that is repeated
-after a crash is the same release, bit by bit.
+The key is 32 bytes of the operating system's generator, kept on the edge. The stream is SHAKE-256 of key and nonce.
+Without the key, nobody can distinguish its output from independent uniform bits: a sponge with a secret prefix is a
+pseudo-random function (Bertoni et al. 2011; NIST SP 800-185 builds KMAC on that). So the words are those of a
+cryptographically secure generator. The same nonce gives the same words: a frame that is repeated after a crash is the
+same release, bit by bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KEY_BYTES = 32
 
 
 class Noise:
-    """The edge's secret key at work.
+    """Random words from the edge's secret key.
 
     Args:
         key: 32 secret bytes.
@@ -39,14 +39,14 @@ class Noise:
 
     @classmethod
     def open(cls, path: Path, *, existing: bool) -> Noise:
-        """Read the key at ``path``; make one where there is none yet, readable by its owner alone.
+        """Read the key at ``path``. Where there is none, make one that only its owner may read.
 
         Args:
             path: the key's file.
-            existing: there must be one already, since releases were made with it.
+            existing: the key must be there, since releases were made with it.
 
         Raises:
-            PrivacyError: it cannot be read or written, is not a key, or others may read it.
+            PrivacyError: the file cannot be read or written, is not a key, or others may read it.
         """
         try:
             if not existing and not path.exists():
@@ -75,12 +75,12 @@ class Noise:
     def nonce(
         self, *purpose: str | int, ids: NDArray[np.int64] | None = None, content: NDArray[Any] | None = None
     ) -> bytes:
-        """16 bytes that stand for a purpose and what it is applied to, and tell nobody without the key what that is.
+        """16 bytes that stand for a purpose and its data. They reveal neither without the key.
 
         Args:
-            purpose: what tells this use from others.
+            purpose: distinguishes this use from others.
             ids: int64, any shape.
-            content: any array: two different ones have different nonces.
+            content: any array; different arrays have different nonces.
         """
         digest = hashlib.blake2b(repr(purpose).encode(), digest_size=16, key=self._key, person=b"nonce")
         for array in (ids, content):

@@ -14,11 +14,11 @@ _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 def place_of(path: Path) -> str:
     """A name for this machine and this file (its inode): 32 hexadecimal digits.
 
-    It stays the same when the file is written to or moved within its file system. It is another one for a copy of the
-    file. What it does not tell apart: a copy of the whole disk, or of the whole virtual machine.
+    It stays the same when the file is written to, or moved within its file system. A copy of the file has another name.
+    A copy of the whole disk or of the whole virtual machine has the same name.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file is not there.
     """
     return hashlib.sha256(f"{_machine()} {path.stat().st_ino}".encode()).hexdigest()[:32]
 

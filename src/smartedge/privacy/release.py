@@ -1,7 +1,7 @@
 """The gate: the only maker of a :class:`~smartedge.types.ReleasedBatch`.
 
-Packing for the wire takes nothing else, so raw features cannot leave the edge by accident. Sending without protection
-is a release too; it is recorded as what it is, with ε = ∞.
+Only such a batch can be packed for the wire, so raw features cannot leave the edge by accident. Sending without
+protection is a release too; it is recorded with ε = ∞.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNPROTECTED = ReleaseEvent("none", math.inf)
 
 
 def release(ids: NDArray[np.int64], features_BF: Features, labels: Labels) -> ReleasedBatch:
-    """Release a batch as it is, for a loop of one's own: no clipping, no noise, no ledger, labels in clear; ε = ∞.
+    """Release a batch without protection, for your own loop: no clipping, noise or ledger, labels in clear; ε = ∞.
 
     Args:
         ids: int64 (B,), the images' indices in their split.
@@ -34,12 +34,12 @@ def release(ids: NDArray[np.int64], features_BF: Features, labels: Labels) -> Re
 
 
 def select(released: ReleasedBatch, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> ReleasedBatch:
-    """Some images of a release, under other ids. Choose them by what was released alone, so that ε covers the choice.
+    """Some images of a release, under other ids. Choose them by the release alone, so that ε covers the choice.
 
     Args:
-        released: of B images.
+        released: a release of B images.
         rows: int64 (N,), places in it.
-        ids: int64 (N,), what the other side is to know the images by: numbers that do not tell which were left out.
+        ids: int64 (N,), the ids that the other side gets. They must not reveal which images were left out.
     """
     return ReleasedBatch(
         ids,
@@ -52,15 +52,15 @@ def select(released: ReleasedBatch, rows: NDArray[np.int64], ids: NDArray[np.int
 
 
 class Gate:
-    """Clips, debits, adds noise, in that order: what fails in between sends nothing.
+    """Clips, writes to the ledger, adds noise, in this order. If a step fails, nothing is sent.
 
     Args:
         mechanism: what protects the features.
         ledger: records every release, and refuses one that exceeds the budget.
         noise: the edge's secret source of randomness.
-        task: what the labels are; None where none travel.
-        label_epsilon: of randomised response on the labels of protected splits; None: they travel in clear.
-        training_only: splits other than ``train`` go unprotected (``dp.apply_to: training``).
+        task: the meaning of the labels; None where no labels travel.
+        label_epsilon: ε of randomised response on the labels of protected splits; None: they travel in clear.
+        training_only: splits other than ``train`` are not protected (``dp.apply_to: training``).
     """
 
     def __init__(
@@ -91,18 +91,18 @@ class Gate:
     ) -> ReleasedBatch:
         """Release a batch. The same batch under the same ``seq`` is the same release: same bytes, no second debit.
 
-        Training images get new noise in every frame: the back learns through it. Any other image gets the same noise
-        as long as the same features are released of it, in whatever batch, so that a repetition costs nothing.
+        Training images get new noise in every frame: the back learns to work with it. Any other image gets the
+        same noise for the same features, in any batch. So a repeated release costs nothing.
 
         Args:
-            ids: int64 (B,), what the ledger knows the images by.
+            ids: int64 (B,), the ledger's ids of the images.
             features_BF: (B, *F), as the front made them or as :meth:`Mechanism.bound` left them.
-            labels: int64 (B,) or float32 (B, K); what is given where no labels travel, such as zeros.
+            labels: int64 (B,) or float32 (B, K); zeros, for example, where no labels travel.
             split: of the images.
-            seq: the frame's number in the run; None: it is no frame of a run.
+            seq: the frame's number in the run; None: the batch is no frame of a run.
 
         Raises:
-            PrivacyError: a feature is not finite, the budget does not allow it, or the ledger cannot be written.
+            PrivacyError: a feature is not finite, a budget would be exceeded, or the ledger cannot be written.
         """
         ids = np.ascontiguousarray(ids, dtype=np.int64)
         if features_BF.dtype != np.uint8 and not bool(np.isfinite(features_BF).all()):
@@ -141,7 +141,7 @@ class Gate:
             )
             bounded_BF = self.mechanism.randomise(bounded_BF, words)
         if self.task is not None and label_epsilon is not None:
-            # Permanent: an image's label is randomised once, however often it is sent.
+            # An image's label has the same noise each time it is sent.
             per_image = self.task.outputs if self.task.kind == "multi" else 1
             drawn = [self.noise.words(self.noise.nonce("label", split, image), per_image) for image in ids.tolist()]
             labels = randomise_labels(labels, self.task, label_epsilon, np.stack(drawn))
@@ -149,9 +149,9 @@ class Gate:
 
 
 def label_event_of(task: Task, epsilon: float | None) -> ReleaseEvent:
-    """What the release of one image's label costs: once, since it is randomised once.
+    """The cost of one image's label. It is paid once, since the label is randomised once.
 
-    A multi-label task spends ε/K on each of K yes/no columns; all of them together are pure ε, as one yes/no answer is.
+    A multi-label task spends ε/K on each of K yes/no columns; all columns together are pure ε.
     """
     if epsilon is None:
         return UNPROTECTED
@@ -159,7 +159,7 @@ def label_event_of(task: Task, epsilon: float | None) -> ReleaseEvent:
 
 
 def randomise_labels(labels: Labels, task: Task, epsilon: float, words: NDArray[np.uint64]) -> Labels:
-    """Randomised response on labels: the true one weighs e^ε, every other 1 (columns of a multi-label task: e^(ε/K)).
+    """Randomised response on labels: weight e^ε for the true one (e^(ε/K) for each column of K), 1 for every other.
 
     Args:
         labels: int64 (B,), or float32 (B, K) in {0, 1}.
@@ -174,7 +174,7 @@ def randomise_labels(labels: Labels, task: Task, epsilon: float, words: NDArray[
     often, rare, _ = response_weights(each, likely=1, unlikely=classes - 1)
     truth_BX = labels.astype(np.int64).reshape(words.shape)
     ends = np.array([often, *(often + rare * (i + 1) for i in range(classes - 1))], dtype=object) - 1
-    # Words beyond the last end go to class 0, whatever the truth.
+    # Words beyond the last end give class 0, for every true class.
     place_BX = np.searchsorted(ends.astype(np.uint64), words, side="left")  # 0: the truth; i: the i-th other class
     other_BX = place_BX - 1 + (place_BX - 1 >= truth_BX)
     answer_BX = np.where(place_BX == 0, truth_BX, np.where(place_BX > classes - 1, 0, other_BX))

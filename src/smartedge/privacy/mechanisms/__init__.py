@@ -1,4 +1,4 @@
-"""Clip and noise: what turns features into something that may be released.
+"""Mechanisms: they clip features and add noise, so that they may be released.
 
 Every mechanism works on any feature shape, image by image, in two steps:
 
@@ -10,7 +10,7 @@ All of it works on numpy arrays. Its twin on tensors, for training and for attac
 :func:`smartedge.methods.differentiable.differentiable`.
 
 The guarantee is local differential privacy under replace-one adjacency: any feature map against any other. Two maps
-clipped to norm C differ by up to 2C, which is the sensitivity. ``docs/privacy.md`` says what is covered and what not.
+clipped to norm C differ by up to 2C: the sensitivity. ``docs/privacy.md`` says what is covered and what is not.
 
 Shape letters: B, N, M images, F any feature shape, D its numbers, K codewords, O outcomes of a discrete mechanism.
 """

@@ -18,7 +18,7 @@ from smartedge.types import Features, ReleaseEvent
 
 __all__ = ["SHRINK", "Additive", "Gaussian", "Laplace"]
 
-SHRINK = 1 - 2.0**-20  # a clipped map lands safely below the bound, whatever float32 makes of it
+SHRINK = 1 - 2.0**-20  # a clipped map stays below the bound, also after rounding to float32
 _AT_ONCE = 2**22  # numbers compared at once by log_likelihood: bounds its memory
 
 
@@ -26,7 +26,7 @@ class Additive(Mechanism):
     """Clip to C, then independent noise of one law on each number."""
 
     clip: float  # C
-    scale: float  # of the noise, in the law's own unit
+    scale: float  # of the noise: σ (Gaussian) or b (Laplace)
 
     @property
     def sensitivity(self) -> float:
@@ -45,20 +45,21 @@ class Additive(Mechanism):
 
     @property
     def grid(self) -> Grid:
-        """Where releases lie, and the integer law of their noise."""
+        """The grid of releases, and the integer law of their noise."""
         return grid_of("laplace" if self.noise_norm == 1 else "gaussian", self.scale)
 
     @property
     def sampling_bias(self) -> float:
-        """Thresholds of 2⁻⁶⁴ each, for every number; what lies beyond the table differs by far less."""
+        """Every threshold is rounded by up to 2⁻⁶⁴, for every number. Rounding beyond the table adds far less."""
         return self._numbers * (len(self.grid.thresholds) + 2) / WORDS
 
     @property
     def sampling_delta(self) -> float:
         """What the finite precision of :meth:`randomise` adds to delta for one release of a whole map.
 
-        Every probability of the sampler is within a share η of the stated one, so those of a map of D numbers are
-        within e^(±Dη): P(S) ≤ e^(2Dη) (e^ε Q(S) + δ), and what exceeds e^ε Q(S) + δ is at most e^(2Dη) − 1, whatever ε.
+        The relative error of each probability of the sampler is at most η. So the probabilities of a map of D numbers
+        are wrong by a factor of at most e^(Dη), and P(S) ≤ e^(2Dη) (e^ε Q(S) + δ). This exceeds e^ε Q(S) + δ by at most
+        e^(2Dη) − 1, for every ε.
         """
         return math.expm1(2 * self._numbers * self.grid.precision)
 
@@ -69,7 +70,7 @@ class Additive(Mechanism):
 
     @abstractmethod
     def _norms(self, flat_BD: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(B, 1) or (B, D): what must not exceed C."""
+        """The norms that must not exceed C: (B, 1), or (B, D) for each number."""
 
     def bound(self, features_BF: Features) -> Features:
         """Scale each image's features (element: each number) down to C where they exceed it; float32 (B, *F)."""
@@ -79,9 +80,9 @@ class Additive(Mechanism):
         return (flat_BD * factor.astype(np.float32)).reshape(features_BF.shape)
 
     def randomise(self, bounded_BF: Features, words: NDArray[np.uint64]) -> Features:
-        """The clipped map on the grid, towards zero, plus a whole number of grid steps drawn from a table.
+        """The clipped map, rounded to the grid towards zero, plus a random whole number of grid steps from a table.
 
-        With the map on the grid, rounded noise is noise rounded: post-processing of the mechanism with real numbers.
+        Since the map lies on the grid, this equals continuous noise that is rounded afterwards: post-processing.
         """
         steps_BD = self._steps(bounded_BF)
         words_BW = words.reshape(len(steps_BD), self.words_per_image)
@@ -103,7 +104,7 @@ class Additive(Mechanism):
     def _steps(self, bounded_BF: Features) -> NDArray[np.int64]:
         """A bounded map in whole grid steps, towards zero, int64 (B, D)."""
         flat_BD = bounded_BF.reshape(len(bounded_BF), -1).astype(np.float64)
-        # Clipped again in float64, and strictly: the sensitivity must not rest on what the caller did.
+        # Clip again in float64: the sensitivity must not depend on the caller.
         factor = np.minimum(self.clip * (1 - 2.0**-40) / np.maximum(self._norms(flat_BD), 1e-300), 1.0)
         return np.trunc(flat_BD * factor / self.grid.step).astype(np.int64)
 
@@ -112,7 +113,7 @@ class Additive(Mechanism):
 class Gaussian(Additive):
     """L2 clip and Gaussian noise (analytic Gaussian mechanism: Balle & Wang 2018, theorem 8).
 
-    ``scale`` is σ, a standard deviation in the unit of the features, not a variance. ``delta_`` is where ε is stated.
+    ``scale`` is σ, a standard deviation in the unit of the features, not a variance. ε is stated at ``delta_``.
     """
 
     name = "gaussian"
@@ -169,7 +170,7 @@ class Laplace(Additive):
 
     @property
     def distance(self) -> float:
-        """Of the whole map: all numbers 2C apart (``element``), or one number 2C apart (``vector``)."""
+        """Total variation for a whole map: all numbers 2C apart (``element``), or one number 2C apart (``vector``)."""
         numbers = self._numbers if self.granularity == "element" else 1
         return laplace_product_distance(self.epsilon, numbers)
 

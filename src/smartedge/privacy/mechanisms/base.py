@@ -1,4 +1,4 @@
-"""What every mechanism can do."""
+"""The interface of all mechanisms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Description", "Mechanism"]
 
 @dataclass(frozen=True)
 class Description:
-    """What reports and summaries say of a mechanism. None stands for ∞, or for what does not apply.
+    """The facts of a mechanism for reports and summaries. None means that a value is ∞ or does not apply.
 
     Attributes:
         mechanism: its name.
@@ -29,7 +29,7 @@ class Description:
         clip: norm to which maps are clipped, in the features' unit.
         sigma: standard deviation of the noise on each number, in the features' unit.
         codewords: K.
-        subset: codewords in what is released.
+        subset: codewords in one release.
         attribute_bound: see :attr:`Mechanism.attribute_bound`.
         tight_attribute_bound: see :attr:`Mechanism.tight_attribute_bound`.
         sampling_delta: see :attr:`Mechanism.sampling_delta`.
@@ -50,7 +50,7 @@ class Description:
 
 
 class Mechanism(ABC):
-    """A law of releases: what is released of an image, given its features.
+    """A random map from an image's features to its release.
 
     Attributes:
         name: as in the setting ``dp.mechanism``.
@@ -81,14 +81,14 @@ class Mechanism(ABC):
 
     @abstractmethod
     def bound(self, features_BF: Features) -> Features:
-        """Clip each image's features (B, *F); does nothing to what it made itself."""
+        """Clip each image's features (B, *F). Features that are clipped already stay as they are."""
 
     @abstractmethod
     def randomise(self, bounded_BF: Features, words: NDArray[np.uint64]) -> Features:
         """The release, float32 (B, *F).
 
         Args:
-            bounded_BF: what :meth:`bound` gave.
+            bounded_BF: the result of :meth:`bound`.
             words: uint64 (B · words_per_image,), independent and uniform: see :class:`smartedge.privacy.noise.Noise`.
         """
 
@@ -97,40 +97,40 @@ class Mechanism(ABC):
         """Logarithm of the probability of each release for each bounded map, under the law of :meth:`randomise`.
 
         Args:
-            released_NF: (N, *F), as :meth:`randomise` gives; other numbers count as the nearest possible release.
-            bounded_MF: (M, *F), as :meth:`bound` gives.
+            released_NF: (N, *F), results of :meth:`randomise`; other numbers count as the nearest possible release.
+            bounded_MF: (M, *F), results of :meth:`bound`.
 
         Returns:
             float64 (N, M); −∞ where the release is impossible.
         """
 
     def channel(self) -> NDArray[np.float32] | None:
-        """Of a discrete mechanism: the probability of each outcome given the codeword, (K, O); rows sum to 1."""
+        """For discrete mechanisms: the probability of each outcome given the codeword, (K, O); rows sum to 1."""
         return None
 
     def outcomes(self) -> NDArray[np.float32] | None:
-        """Of a discrete mechanism: what is released at each outcome, (O, K) in {0, 1}."""
+        """For discrete mechanisms: the codewords in each outcome, (O, K) in {0, 1}."""
         return None
 
     @property
     def epsilon(self) -> float:
-        """Of one release of one image, at :attr:`delta`."""
+        """ε of one release of one image, at :attr:`delta`."""
         return self.event.epsilon
 
     @property
     def delta(self) -> float:
-        """Of one release of one image; 0 for pure ε."""
+        """δ of one release of one image; 0 for pure ε."""
         return self.event.delta
 
     @property
     def vector_epsilon(self) -> float:
-        """Of one release of the whole feature map: another number than :attr:`epsilon` where that is an element's."""
+        """ε of one release of the whole feature map. :attr:`epsilon` is smaller where it covers one number alone."""
         numbers = math.prod(self.feature_shape) if self.event.granularity == "element" else 1
         return numbers * self.epsilon
 
     @property
     def sampling_bias(self) -> float:
-        """Bound of the total variation between the law stated and the law of :meth:`randomise`, per image."""
+        """Upper bound on the total variation between the stated law and the law of :meth:`randomise`, per image."""
         return 0.0
 
     @property
@@ -140,7 +140,7 @@ class Mechanism(ABC):
 
     @property
     def attribute_bound(self) -> float:
-        """No attacker reads any yes/no attribute from one release with a higher balanced accuracy.
+        """The highest balanced accuracy with which an attacker can read any yes/no attribute from one release.
 
         See :func:`smartedge.metrics.attribute_bound`, with the ε of the whole feature map.
         """
@@ -153,11 +153,11 @@ class Mechanism(ABC):
 
     @property
     def tight_attribute_bound(self) -> float:
-        """As :attr:`attribute_bound`, from the law of :meth:`randomise` and not from (ε, δ) alone: (1 + distance)/2."""
+        """As :attr:`attribute_bound`, but from the law of :meth:`randomise` itself: (1 + distance)/2."""
         return min(self.attribute_bound, (1 + self.distance) / 2 + self.sampling_bias)
 
     def policy(self) -> dict[str, object]:
-        """What the ledger fixes for a run, JSON-able: the law of its releases."""
+        """The facts that the ledger fixes for a run, as JSON values: the law of its releases."""
         return {
             "mechanism": self.name,
             "granularity": self.event.granularity,
@@ -169,7 +169,7 @@ class Mechanism(ABC):
         }
 
     def describe(self) -> Description:
-        """What reports and summaries say of it."""
+        """The facts for reports and summaries."""
         return Description(
             mechanism=self.name,
             granularity=self.event.granularity,

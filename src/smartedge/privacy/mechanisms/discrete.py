@@ -39,12 +39,12 @@ class Discrete(Mechanism):
 
     @abstractmethod
     def outcomes(self) -> NDArray[np.float32]:
-        """What is released at each outcome, (O, K) in {0, 1}."""
+        """The codewords in each outcome, (O, K) in {0, 1}."""
 
     @property
     @abstractmethod
     def log_odds(self) -> float:
-        """Of an outcome: log P(it | a codeword that it holds) − log P(it | one that it does not); inf without noise."""
+        """Log P(outcome | a codeword in it) − log P(outcome | a codeword not in it); inf without noise."""
 
     def bound(self, features_BF: Features) -> Features:
         """The codeword with the largest number, float32 one-hot (B, K)."""
@@ -62,12 +62,12 @@ class Discrete(Mechanism):
 
 
 def response_weights(epsilon: float, *, likely: int, unlikely: int) -> tuple[int, int, int]:
-    """How many of the 2⁶⁴ words each outcome gets where ``likely`` outcomes weigh e^ε and ``unlikely`` ones 1.
+    """How many of the 2⁶⁴ words each outcome gets: weight e^ε for ``likely`` outcomes, 1 for ``unlikely`` ones.
 
     Returns:
         (a, b, rest): words for each likely outcome, for each unlikely one, and words left over, with
-        ``likely·a + unlikely·b + rest = 2⁶⁴`` and ``a ≤ e^ε·b`` exactly. Whoever gives the rest to one outcome, the
-        same for every input, keeps ε exactly: (a + r)/(b + r) ≤ a/b.
+        ``likely·a + unlikely·b + rest = 2⁶⁴`` and ``a ≤ e^ε·b`` exactly. The rest may go to one outcome, the same
+        for every input; ε still holds exactly, since (a + r)/(b + r) ≤ a/b.
     """
     with localcontext() as context:
         context.prec = 80
@@ -96,12 +96,12 @@ class _Table(Discrete):
 
     @property
     def sampling_bias(self) -> float:
-        """The law differs from the ideal one by less than one word per outcome; its ε is exact nevertheless."""
+        """The law differs from the ideal one by less than one word per outcome. Its ε is exact all the same."""
         return math.comb(self.codewords, self.subset) / _WORDS
 
     @cached_property
     def _members_OK(self) -> NDArray[np.bool_]:
-        """Which codewords each outcome holds."""
+        """Which codewords are in each outcome."""
         chosen = np.array(list(itertools.combinations(range(self.codewords), self.subset)))
         members = np.zeros((len(chosen), self.codewords), dtype=bool)
         np.put_along_axis(members, chosen, True, axis=1)
@@ -124,7 +124,7 @@ class _Table(Discrete):
 
     @property
     def distance(self) -> float:
-        """Between any two rows of the channel: they differ alike."""
+        """Total variation between two rows of the channel; it is equal for all pairs."""
         one_O, other_O = (self._weights_KO[:2] / _WORDS).astype(np.float64)
         return float(np.abs(one_O - other_O).sum() / 2)
 
@@ -135,15 +135,15 @@ class _Table(Discrete):
 
     @property
     def log_odds(self) -> float:
-        """ε: both laws have two levels."""
+        """ε: an outcome has one of two probabilities."""
         return self.epsilon_
 
     def outcomes(self) -> NDArray[np.float32]:
-        """What is released at each outcome, (O, K) in {0, 1}."""
+        """The codewords in each outcome, (O, K) in {0, 1}."""
         return self._members_OK.astype(np.float32)
 
     def randomise(self, bounded_BF: Features, words: NDArray[np.uint64]) -> Features:
-        """The outcome whose words hold the image's word."""
+        """For each image, the outcome that its word belongs to."""
         outcomes_B = (self._ends_KO[bounded_BF.argmax(axis=1)] < words[:, None]).sum(axis=1)
         released_BK: NDArray[np.float32] = self.outcomes()[outcomes_B]
         return released_BK
@@ -151,7 +151,7 @@ class _Table(Discrete):
 
 @dataclass(frozen=True)
 class RandomisedResponse(_Table):
-    """The codeword with probability e^ε/(e^ε + K − 1), else any other, equally likely (Warner 1965; k-ary). Pure ε."""
+    """The true codeword with probability e^ε/(e^ε + K − 1); the others equally likely (Warner 1965). Pure ε."""
 
     name = "randomised-response"
     codewords: int
@@ -190,7 +190,7 @@ class SubsetSelection(_Table):
 
     @property
     def subset(self) -> int:
-        """Codewords in what is released."""
+        """Codewords in one release."""
         return max(1, round(self.codewords / (math.exp(min(self.epsilon_, 700)) + 1)))
 
     @property

@@ -1,4 +1,4 @@
-"""How far two laws of releases are apart."""
+"""The distance (total variation) between two laws of releases."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 __all__ = ["laplace_product_distance"]
 
 _CELLS = 2**18  # of the composed privacy loss
-_FEWEST, _MOST = 64, 2**14  # of one number's: with more, float64 loses their differences
-_CERTAIN = 80.0  # ε of one number at which the distance is 1 in float64
-_ROUNDING = 1e-12  # of the Fourier transforms, and more
+_FEWEST, _MOST = 64, 2**14  # of one number's loss; with more cells float64 loses their differences
+_CERTAIN = 80.0  # from this ε of one number on, the distance is 1 in float64
+_ROUNDING = 1e-12  # more than the rounding error of the Fourier transforms
 
 
 @lru_cache(maxsize=64)
@@ -20,11 +20,11 @@ def laplace_product_distance(epsilon: float, numbers: int) -> float:
     """Total variation between two vectors of ``numbers`` independent Laplace variables, each shifted by ε scales.
 
     For one number it is 1 − e^(−ε/2). For more it is the expectation of (1 − e^(−S))₊, where S is the sum of the
-    numbers' privacy losses: their law is put on a grid and convolved with itself by Fourier transforms.
+    numbers' privacy losses. Their law is put on a grid, and Fourier transforms convolve it with itself.
 
     The grid law is the one whose divergence curve δ(e^t) joins the true values at the grid's points by straight lines
-    ("connect the dots", Doroshenko et al. 2022). The curve is convex, so the result is never too small; it is too large
-    by less than 10⁻⁶, for up to 65 000 numbers.
+    ("connect the dots", Doroshenko et al. 2022). The curve is convex, so the result is never too small. For up to
+    65 000 numbers it is too large by less than 10⁻⁶.
 
     Args:
         epsilon: shift ÷ scale of each number, > 0.
@@ -36,7 +36,7 @@ def laplace_product_distance(epsilon: float, numbers: int) -> float:
 
 
 def _on_a_grid(epsilon: float, numbers: int, *, cells: int) -> float:
-    """The distance for two numbers or more, with so many cells for the loss of one number."""
+    """The distance for two numbers or more; ``cells`` is the number of grid cells for the loss of one number."""
     losses = np.linspace(-epsilon, epsilon, cells + 1)
     # δ at the points, and slopes between them. Below the grid the slope is −1, since no ratio is smaller; above it, 0.
     delta = -np.expm1((losses - epsilon) / 2)

@@ -1,4 +1,4 @@
-"""Where releases with additive noise lie, and the integer law of their noise."""
+"""The grid of releases with additive noise, and the integer law of their noise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from smartedge.privacy.accountant import log_normal_cdf
 __all__ = ["SEED_WORDS", "WORDS", "Grid", "grid_of"]
 
 WORDS = 2**64  # values of a word
-SEED_WORDS = 4  # of an image, for noise beyond the table: 256 bits
+SEED_WORDS = 4  # words of an image for noise beyond the table: 256 bits
 _STEPS = 128  # grid steps per power of two below the noise's scale
 _BEYOND = 2.0**-20  # the probability that noise lies beyond the table, on each side, is below this
 _MOST_CELLS = 2**22  # of log_mass, on each side
@@ -28,12 +28,12 @@ Law = Literal["gaussian", "laplace"]
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Noise rounded to whole steps, as an integer law without an end.
+    """Noise rounded to whole steps: an integer law with unlimited range.
 
     ``thresholds[i]`` is 2⁶⁴ times the probability of at most ``i − len/2`` steps, rounded down below the middle and up
-    above it; so a word w stands for ``(number of thresholds ≤ w) − len/2`` steps. The first and the last of these
-    numbers mean "so many steps or more". From there on the noise goes on a step at a time, and stops at each with the
-    probability that it is this step, given that it is this one or more.
+    above it. So a word w stands for ``(number of thresholds ≤ w) − len/2`` steps. The first and the last of these
+    numbers mean "so many steps or more". From there the sampler goes on step by step. At each step it stops with the
+    probability of this step, given that the noise is this step or more.
     """
 
     law: Law
@@ -43,12 +43,12 @@ class Grid:
 
     @property
     def half(self) -> int:
-        """So many steps, up or down, are beyond the table."""
+        """The first number of steps, up or down, that is beyond the table."""
         return len(self.thresholds) // 2
 
     @property
     def precision(self) -> float:
-        """How far the probability of any number of steps is from the stated one at most, as a share of it."""
+        """The largest relative error of the probability of any number of steps."""
         ends = [0, *map(int, self.thresholds), WORDS]
         return 2 / min(high - low for low, high in itertools.pairwise(ends))
 
@@ -57,7 +57,7 @@ class Grid:
 
         Args:
             words_BD: uint64, one for each number.
-            seeds_BS: uint64 (B, SEED_WORDS), for each image's numbers beyond the table.
+            seeds_BS: uint64 (B, SEED_WORDS), one seed for each image, for noise beyond the table.
         """
         steps_BD = np.searchsorted(self.thresholds, words_BD, side="right") - self.half
         for image, place in np.argwhere(np.abs(steps_BD) == self.half):
@@ -74,7 +74,7 @@ class Grid:
         return np.where(sizes < cells, found, -np.inf)
 
     def masses(self) -> NDArray[np.float64]:
-        """Probabilities of −n to n steps, where fewer than 2⁻⁶⁴ lies beyond n; what does is added at the ends."""
+        """Probabilities of −n to n steps. Less than 2⁻⁶⁴ lies beyond n; it is added to the two ends."""
         far = next(k for k in itertools.count(self.half) if _log_tail(self.law, self.scale, k) < -64 * math.log(2))
         masses = np.exp(self.log_mass(np.arange(-far, far + 1)))
         masses[[0, -1]] += max(0.0, 1 - masses.sum()) / 2

@@ -35,11 +35,11 @@ def make_mechanism(  # noqa: PLR0913 - one argument for each setting of the sect
         name: ``none``, ``gaussian``, ``laplace``, ``randomised-response`` or ``subset-selection``.
         feature_shape: F of what crosses the cut; (K,) for a codebook.
         granularity: what ``epsilon`` protects (``element`` for Laplace alone).
-        clip: C; default: what numbers in [−1, 1] cannot exceed (√D in L2, D in L1, 1 each).
-        bottleneck: the numbers are in [−1, 1], so that there is such a default.
+        clip: C; default: the largest norm of numbers in [−1, 1] (√D in L2, D in L1, 1 for each number).
+        bottleneck: the numbers are in [−1, 1]; only then is there a default for ``clip``.
         codebook: K, where one of K codewords is released.
         epsilon: budget of one image over all its releases.
-        delta: of that budget.
+        delta: δ of that budget.
         sigma: instead of ``epsilon``: standard deviation of additive noise.
         releases: how often one image is released at most.
 

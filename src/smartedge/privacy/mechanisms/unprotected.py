@@ -30,7 +30,7 @@ class Unprotected(Mechanism):
 
     @property
     def words_per_image(self) -> int:
-        """None."""
+        """No words: nothing is drawn."""
         return 0
 
     def bound(self, features_BF: Features) -> Features:
@@ -62,7 +62,7 @@ class UnprotectedCodeword(Discrete):
 
     @property
     def words_per_image(self) -> int:
-        """None."""
+        """No words: nothing is drawn."""
         return 0
 
     def channel(self) -> NDArray[np.float32]:
