@@ -37,7 +37,9 @@ class AttributeBound(Part):
         description="of an attacker that knows the desired label alone, on the same images; null where it is audited"
     )
     label_known: bool = Field(description="whether the attacker was given the desired label beside the release")
-    dp_bound: float = Field(description="no attacker exceeds this on any attribute, by the law of the noise alone")
+    dp_bound: float = Field(
+        description="no attacker exceeds this on any attribute, by the noise alone; 1 where the label is known"
+    )
 
 
 class Certificate(Artifact):

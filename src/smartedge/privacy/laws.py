@@ -64,14 +64,14 @@ class ReleaseLaw(ABC):
 class GaussianLaw(ReleaseLaw):
     """Independent Gaussian noise on each number. The mean of R releases is sufficient; its noise is σ/√R."""
 
+    mechanism: Gaussian
     sigma: float  # of the mean of all releases
-    step: float  # inputs are rounded to multiples of it, towards zero, before noise is added
     distance: float
     sampling_bias: float
 
     def inputs(self, bounded_NF: NDArray[np.floating]) -> Floats:
         """The numbers of each map, on the grid."""
-        return _on_grid(bounded_NF, self.step)
+        return _on_grid(self.mechanism, bounded_NF)
 
     def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
         """The mean of an image's releases."""
@@ -93,15 +93,14 @@ class GaussianLaw(ReleaseLaw):
 class LaplaceLaw(ReleaseLaw):
     """Independent Laplace noise on each number. R releases count as one release of the map repeated R times."""
 
-    scale: float
-    step: float
+    mechanism: Laplace
     releases: int  # R
     distance: float
     sampling_bias: float
 
     def inputs(self, bounded_NF: NDArray[np.floating]) -> Floats:
         """The numbers of each map, on the grid, once for each release."""
-        return np.tile(_on_grid(bounded_NF, self.step), (1, self.releases))
+        return np.tile(_on_grid(self.mechanism, bounded_NF), (1, self.releases))
 
     def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
         """The releases of an image, one after the other."""
@@ -109,14 +108,14 @@ class LaplaceLaw(ReleaseLaw):
 
     def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
         """Inputs plus noise."""
-        return inputs_MD + rng.laplace(scale=self.scale, size=inputs_MD.shape)
+        return inputs_MD + rng.laplace(scale=self.mechanism.scale, size=inputs_MD.shape)
 
     def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
         """−‖z − x‖₁/b."""
         total_MN = np.zeros((len(seen_ME), len(inputs_ND)))
         for seen_M, inputs_N in zip(seen_ME.T, inputs_ND.T, strict=True):
             total_MN -= np.abs(seen_M[:, None] - inputs_N)
-        total_MN /= self.scale
+        total_MN /= self.mechanism.scale
         return total_MN
 
 
@@ -146,14 +145,12 @@ class GridLaw(ReleaseLaw):
         """The log-density of the continuous noise."""
         return self.law.log_density(seen_ME, inputs_ND)
 
-    def table(self, inputs_ND: Floats) -> Floats | None:
+    def table(self, inputs_ND: Floats) -> Floats:
         """P(grid step released) for each input."""
         noise = self.masses
         steps_N = np.rint(inputs_ND[:, 0] / self.step).astype(np.int64)
         steps_N -= steps_N.min()
-        if (outcomes := len(noise) + int(steps_N.max())) > _MOST_OUTCOMES:
-            return None
-        table_NO = np.zeros((len(steps_N), outcomes))
+        table_NO = np.zeros((len(steps_N), len(noise) + int(steps_N.max())))
         np.put_along_axis(table_NO, steps_N[:, None] + np.arange(len(noise)), noise, axis=1)
         return table_NO
 
@@ -217,24 +214,23 @@ def release_law(mechanism: Mechanism, releases: int = 1) -> ReleaseLaw:
     apart = -math.expm1(releases * math.log1p(-min(mechanism.distance, 1 - 1e-16)))  # 1 − (1 − distance)^R
     bias = releases * mechanism.sampling_bias
     if isinstance(mechanism, Discrete):
-        return CodewordLaw(
-            np.asarray(mechanism.channel(), dtype=np.float64),
-            np.asarray(mechanism.outcomes(), dtype=np.float64),
-            mechanism.log_odds,
-            releases,
-            apart,
-            bias,
-        )
+        outcomes_OK = np.asarray(mechanism.outcomes(), dtype=np.float64)
+        # From the log-odds, as the mechanism's own table is in single precision.
+        weights_KO = np.exp(mechanism.log_odds * (outcomes_OK.T - 1))
+        channel_KO = weights_KO / weights_KO.sum(axis=1, keepdims=True)
+        return CodewordLaw(channel_KO, outcomes_OK, mechanism.log_odds, releases, apart, bias)
     assert isinstance(mechanism, Additive)
     law: ReleaseLaw
     if isinstance(mechanism, Gaussian):
         apart = math.erf(math.sqrt(releases) * mechanism.clip / mechanism.scale / math.sqrt(2))
-        law = GaussianLaw(mechanism.scale / math.sqrt(releases), mechanism.grid.step, apart, bias)
+        law = GaussianLaw(mechanism, mechanism.scale / math.sqrt(releases), apart, bias)
     else:
         assert isinstance(mechanism, Laplace)
-        law = LaplaceLaw(mechanism.scale, mechanism.grid.step, releases, apart, bias)
-    if math.prod(mechanism.feature_shape) == 1 and releases == 1:
-        return GridLaw(law, mechanism.grid.step, mechanism.grid.masses(), law.distance)
+        law = LaplaceLaw(mechanism, releases, apart, bias)
+    step, masses = mechanism.grid.step, mechanism.grid.masses()
+    # Whether there is a table depends on the mechanism alone, not on the images: a certificate's α rests on that.
+    if math.prod(mechanism.feature_shape) == releases == 1 and 2 * mechanism.clip / step + len(masses) < _MOST_OUTCOMES:
+        return GridLaw(law, step, masses, law.distance)
     return law
 
 
@@ -242,9 +238,9 @@ def _flat(array_NF: NDArray[np.floating]) -> Floats:
     return np.asarray(array_NF, dtype=np.float64).reshape(len(array_NF), -1)
 
 
-def _on_grid(bounded_NF: NDArray[np.floating], step: float) -> Floats:
-    """The map on the grid, rounded towards zero as the sampler does."""
-    return np.asarray(np.trunc(_flat(bounded_NF) / step) * step)
+def _on_grid(mechanism: Additive, bounded_NF: NDArray[np.floating]) -> Floats:
+    """The map on the grid, by the sampler's own rounding."""
+    return np.asarray(mechanism.steps(np.asarray(bounded_NF)) * mechanism.grid.step)
 
 
 def _orders(chosen_R: NDArray[np.int64]) -> float:

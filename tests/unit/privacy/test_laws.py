@@ -126,3 +126,20 @@ def test_no_noise_is_no_law() -> None:
         release_law(make_mechanism("none", feature_shape=(3,)))
     with pytest.raises(ValueError, match="at least 1"):
         release_law(_gaussian(), 0)
+
+
+@pytest.mark.parametrize("make", [_gaussian, _laplace, lambda: _laplace(3, "element")])
+def test_inputs_at_the_bound_are_put_on_the_grid_as_the_sampler_puts_them(make) -> None:  # type: ignore[no-untyped-def]
+    mechanism = make()
+    bounded = mechanism.bound(np.array([[1.0, 1.0, 1.0], [-1.0, 1.0, 0.2]], dtype=np.float32))
+    middle = np.zeros((2, mechanism.words_per_image), dtype=np.uint64)
+    middle[:, :3] = 2**63  # no noise
+    released = mechanism.randomise(bounded, middle.reshape(-1))
+    assert release_law(mechanism).inputs(bounded) == pytest.approx(released, abs=1e-6)
+
+
+def test_a_channel_is_exact_to_double_precision() -> None:
+    law = release_law(make_mechanism("randomised-response", feature_shape=(2,), codebook=2, epsilon=1.5))
+    table = law.table(np.array([[0.0]]))
+    assert table is not None
+    assert table[0] == pytest.approx([1 / (1 + math.exp(-1.5)), 1 / (1 + math.exp(1.5))], rel=1e-14)

