@@ -1,6 +1,6 @@
-"""From what a run wrote to its directory to one HTML file that opens anywhere, without a network.
+"""Reads the files of a run and writes one HTML file, which opens anywhere and needs no network.
 
-What is read is described in ``docs/results-schema.md``, ``docs/audit-schema.md`` and ``docs/sweep-schema.md``.
+``docs/results-schema.md``, ``docs/audit-schema.md`` and ``docs/sweep-schema.md`` describe the files that it reads.
 """
 
 try:
@@ -11,7 +11,7 @@ try:
     from smartedge.lab.report.run_page import write_report
 except ImportError as error:
     raise ImportError(
-        f"the report needs matplotlib and Jinja2, which are not all here ({error}); "
+        f"the report needs matplotlib and Jinja2, and at least one of them is not installed ({error}); "
         "install the extra that brings them: pip install 'smartedge[cloud]'"
     ) from error
 

@@ -1,4 +1,4 @@
-"""Attack accuracy as figures: each attacker beside the references, attributes beside each other, and sweeps."""
+"""Figures of attack accuracy: attackers of one attribute, several attributes, and the points of a sweep."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from smartedge.lab.report.text import known
 
 __all__ = ["MOST_ROWS", "Point", "attackers", "attributes", "frontier", "frontier_png", "over_setting"]
 
-# What attacks are held against: each line has a dash of its own.
+# The references that attacks are compared with. Each line has its own dash.
 _LINES: dict[str, Look] = {
     "chance": {"color": MUTED, "linestyle": (0, (1, 1.6)), "linewidth": 1.6},
     "label floor": {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.6},
@@ -64,7 +64,7 @@ _NOISE_BOUND: Look = {
 }  # fmt: skip
 _KEPT: Look = {"color": CLOUD, "linestyle": (0, (9, 2)), "linewidth": 1.3}
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-MOST_ROWS = len(_DASHES)  # lines that can be told apart
+MOST_ROWS = len(_DASHES)  # number of lines that a reader can distinguish
 
 
 def attackers(leak: Leak) -> Figure:
@@ -99,7 +99,7 @@ def attackers(leak: Leak) -> Figure:
             + ", ".join(f"{name} {100 * value:.1f} %" for name, value in lines.items())
             + "."
         )
-        return Figure(to_svg(canvas, alt), f"Who reads {leak.name}", alt)
+        return Figure(to_svg(canvas, alt), f"How well attackers read {leak.name}", alt)
 
 
 def attributes(leaks: Sequence[Leak]) -> Figure:
@@ -132,7 +132,7 @@ def attributes(leaks: Sequence[Leak]) -> Figure:
         ]
         canvas.legend(handles=handles, loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1)
         alt = "Attributes audited. " + "; ".join(words) + "."
-        return Figure(to_svg(canvas, alt), "What is read of each attribute", alt)
+        return Figure(to_svg(canvas, alt), "How well the best attacker reads each attribute", alt)
 
 
 # ---- sweeps
@@ -143,11 +143,11 @@ class Point:
     """One setting of a sweep, over its seeds. Accuracies are balanced, as (mean, standard deviation)."""
 
     label: str
-    values: tuple[str, ...]  # of the axes, as text
+    values: tuple[str, ...]  # the values of the axes, as text
     desired: tuple[float, float]
-    attack: tuple[float, float] | None  # the best on the attribute shown
-    bound: float | None  # what no attacker can exceed by the features of one release, by (ε, δ)
-    noise_bound: float | None  # the same, by the law of the noise, where that is lower
+    attack: tuple[float, float] | None  # the best attack on the attribute shown
+    bound: float | None  # an upper limit for every attacker of one release, from (ε, δ)
+    noise_bound: float | None  # the same limit from the distribution of the noise, where it is lower
 
 
 def frontier(
@@ -184,7 +184,7 @@ def _frontier(
     attribute: str,
     task: str,
 ) -> str:
-    """Draw it; returns it in words."""
+    """Draw the frontier and return its description."""
     axes = canvas.subplots()
     audited = [(point, point.attack) for point in points if point.attack is not None]
     words = []
@@ -234,8 +234,8 @@ def _frontier(
 
 
 def _label(canvas: Canvas, axes: Axes, labels: Sequence[tuple[str, float, float]]) -> None:
-    """Write each label beside its point, where no other label stands yet; those of points that touch stand together."""
-    canvas.draw_without_rendering()  # only then are places on the canvas known
+    """Write each label beside its point, where it covers no other. Points that touch share one text."""
+    canvas.draw_without_rendering()  # positions on the canvas are known only after this
     marks = [axes.transData.transform((x, y)) for _, x, y in labels]
     near = _ON_SENT["markersize"] * canvas.dpi / 72
     groups: list[list[int]] = []
@@ -268,10 +268,10 @@ def over_setting(
     """Desired accuracy and the best attack over the values of one setting.
 
     Args:
-        setting: as shown on the axis.
-        rows: the other settings' values (as text, empty where there are none) → points in the order of the values; at
-            most :data:`MOST_ROWS`.
-        axis: which of ``Point.values`` the setting is.
+        setting: its name, as shown on the axis.
+        rows: at most :data:`MOST_ROWS` lines. The key is the text of the other settings' values (empty where there
+            are none); the points come in the order of this setting's values.
+        axis: the index of the setting in ``Point.values``.
         lines: references of the attack.
         desired: balanced accuracy of the undefended run on the desired label.
         attribute: the sensitive one, where there was an audit.
@@ -321,7 +321,7 @@ def over_setting(
         axes.yaxis.set_major_formatter(PERCENT)
         axes.grid(visible=False, axis="x")
         canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2, columnspacing=0.8)
-        title = f"{task}{f', and who reads {attribute},' if attribute else ''} over {setting}"
+        title = f"{task}{f', and the best attack on {attribute},' if attribute else ''} over {setting}"
         alt = f"{title}: balanced accuracy. {'; '.join(words)}. Lines: " + ", ".join(
             f"{name} {100 * value:.1f} %" for name, value in lines.items()
         )
@@ -348,7 +348,7 @@ def _line(
     look: Mapping[str, Any],
     dash: Any,
 ) -> None:
-    """Means joined by a line, spreads as bars."""
+    """Draw means, joined by a line, and standard deviations as bars."""
     means, spreads = np.array(values, dtype=float).reshape(-1, 2).T
     if spreads.any():
         axes.errorbar(xs, means, yerr=spreads, fmt="none", ecolor=colour, elinewidth=1.2, zorder=2)
@@ -362,7 +362,7 @@ def _spread(leak: Leak) -> list[float]:
 
 
 def _shares(axes: Axes, values: Sequence[float | None]) -> None:
-    """A horizontal axis of balanced accuracy that shows all of these."""
+    """Set the horizontal axis, of balanced accuracy, so that it shows all of these values."""
     shown = [value for value in values if known(value)]
     low, high = min(shown, default=0.5), max(shown, default=1.0)
     room = max(0.02, 0.06 * (high - low))

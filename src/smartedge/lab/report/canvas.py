@@ -1,7 +1,7 @@
-"""The surface that figures are drawn on: inline SVG whose colours are CSS variables, or a PNG in the same colours.
+"""Draws figures as inline SVG, or as PNG in the same colours.
 
-One SVG serves light and dark pages. Text stays text, in the reader's font. No figure tells things apart by colour
-alone: shape, dash or hatch goes with it.
+The colours of an SVG are CSS variables, so one SVG serves light and dark pages. Text stays text, in the reader's font.
+No figure distinguishes things by colour alone: it also uses shape, dash or hatch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
     "Canvas", "Figure", "Look", "at_end", "drawing", "label_rows", "mark", "save_png", "short", "to_svg",
 ]  # fmt: skip
 
-# A colour here is only a mark in the SVG, replaced by the variable of that name in the page's style sheet.
+# In the SVG, each of these colours is replaced by the variable of that name in the page's style sheet.
 INK, MUTED, LINE, EDGE, CLOUD, PAPER = "#1b1f24", "#59636e", "#d1d9e1", "#b45309", "#1d5fd6", "#fffffe"
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", EDGE: "edge", CLOUD: "cloud", PAPER: "paper"}
 
@@ -56,7 +56,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 9.5,
     "svg.fonttype": "none",
 }
-WIDTH = 4.4  # inches: on a phone the drawing is shown at about its own size, so that its text can be read
+WIDTH = 4.4  # inches: about the width of a phone, so that the text can be read there
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")
 
 
@@ -69,7 +69,7 @@ class Figure:
 
     svg: Markup
     title: str
-    alt: str  # what it shows, in words, with the figures
+    alt: str  # the content in words, with its figures
 
 
 def short(text: str, length: int = 22) -> str:
@@ -79,16 +79,16 @@ def short(text: str, length: int = 22) -> str:
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[Canvas]:
-    """A canvas of that many inches, in the style of the page."""
+    """A canvas in the style of the page; ``width`` and ``height`` are in inches."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser has its own fonts
         yield Canvas(figsize=(width, height), layout="constrained")
 
 
 def to_svg(canvas: Canvas, alt: str) -> Markup:
-    """The drawing as an element of an HTML page: no prologue, no outside names, no ids but those referred to."""
+    """The drawing as an element of an HTML page, without prologue, metadata and unused ids."""
     target = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": alt}):  # ids differ between figures and not between calls
+    with matplotlib.rc_context({"svg.hashsalt": alt}):  # ids differ between figures, but are the same in every call
         canvas.savefig(target, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = target.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -129,5 +129,5 @@ def label_rows(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def at_end(axes: Axes, x: float, y: float, text: str) -> None:
-    """Write to the right of a bar's end."""
+    """Write a text to the right of a bar's end."""
     axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center")

@@ -106,11 +106,11 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
     }
 
 
-_ATTRIBUTES = 5  # that a comparison has rows for
+_ATTRIBUTES = 5  # a comparison has a row for so many attributes at most
 
 
 def _attributes(runs: Sequence[Run]) -> list[str]:
-    """The attributes audited in any of the runs, those worst hidden first."""
+    """The attributes that any of the runs was audited for, the worst hidden first."""
     names = [leak.name for run in runs if run.audit for leak in read_leaks(run.audit)]
     return list(dict.fromkeys(names))[:_ATTRIBUTES]
 
@@ -124,7 +124,7 @@ def _promise(run: Run) -> str:
 
 
 def _answered(runs: Sequence[Run], side: str) -> list[float]:
-    """Balanced accuracy of what each run answers on that side, nan where it answers nothing there."""
+    """Balanced accuracy of each run's answers on one side; nan where it gives no answers there."""
     values = []
     for run in runs:
         test = run.results.test
@@ -138,7 +138,7 @@ def _answered(runs: Sequence[Run], side: str) -> list[float]:
 
 
 def _run_names(runs: Sequence[Run]) -> list[str]:
-    """The method, and as much more as tells the runs apart."""
+    """A name for each run: its method, and its schedule and network where the runs differ in them."""
     facts = [(run.results.method, run.results.schedule, network_name(run)) for run in runs]
     differ = [len(set(column)) > 1 for column in zip(*facts, strict=True)]
     names = []
@@ -171,10 +171,10 @@ def _comparison_headline(names: Sequence[str], finals: Sequence[Figures], first:
 
 
 def _beside(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures], first: int, other: int) -> str:
-    """The first run beside another: accuracy, bytes and time, as differences and ratios."""
+    """The first run compared with another: accuracy, bytes and time, as differences and ratios."""
     mine, theirs = runs[first].results, runs[other].results
     difference = finals[first].balanced_accuracy - finals[other].balanced_accuracy
-    text = f"Beside {names[other]}: {points(difference)} points of balanced accuracy"
+    text = f"Compared with {names[other]}: {points(difference)} points of balanced accuracy"
     my_bytes, their_bytes = (r.bytes_per_image.up + r.bytes_per_image.down for r in (mine, theirs))
     if min(my_bytes, their_bytes) > 0:
         factor = my_bytes / their_bytes
@@ -191,7 +191,7 @@ def _beside(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures]
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
-    """Settings that must agree for a fair comparison, and do not."""
+    """The settings in which the runs differ, although a fair comparison needs them equal."""
     wanted: dict[str, Callable[[Results], object]] = {
         "data": lambda r: r.data.path,
         "task": lambda r: ", ".join(r.task.columns),

@@ -1,4 +1,4 @@
-"""A sweep as one HTML file and one picture: what is kept of the desired label against what is hidden."""
+"""A sweep as one HTML file and one picture: accuracy on the desired label against leakage of the sensitive one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ _REFERENCES = {"chance": "chance", "floor": "label floor", "undefended": "undefe
 
 
 def write_sweep(folder: Path) -> list[Path]:
-    """Write ``sweep.html`` and, for each audited attribute, ``frontier.png`` (``frontier-NAME.png`` where several).
+    """Write ``sweep.html``, and one picture per audited attribute.
+
+    The picture is ``frontier.png``, or ``frontier-NAME.png`` where there are several attributes.
 
     Args:
-        folder: of the sweep; holds ``sweep.json`` (``docs/sweep-schema.md``).
+        folder: the folder of the sweep, which holds ``sweep.json`` (``docs/sweep-schema.md``).
 
     Returns:
         The files written, the page first.
@@ -79,7 +81,7 @@ def _pair(spread: Spread | None) -> tuple[float, float] | None:
 
 
 def _limit(spread: Spread | None) -> float | None:
-    """A limit of all attackers, where it limits anything."""
+    """A limit for all attackers; None where it limits nothing."""
     return spread.mean if spread and spread.mean < NO_BOUND else None
 
 
@@ -89,7 +91,7 @@ def _points(found: Sweep, rows: Sequence[SweepRow], attribute: str | None) -> li
     for row in rows:
         figures = row.attributes.get(attribute) if attribute is not None else None
         desired = _pair(row.desired)
-        assert desired is not None  # rows without are not drawn
+        assert desired is not None  # rows without it are not drawn
         bound, noise_bound = _limit(row.bound), _limit(row.noise_bound)
         drawn.append(
             Point(
@@ -105,7 +107,7 @@ def _points(found: Sweep, rows: Sequence[SweepRow], attribute: str | None) -> li
 
 
 def _lines(rows: Sequence[SweepRow], attribute: str) -> dict[str, float]:
-    """References of the attack, as means over the rows: they differ by the seed alone."""
+    """References to compare the attack with, as means over the rows, which differ only by the seed."""
     lines = {}
     for key, name in _REFERENCES.items():
         spreads = [getattr(row.attributes[attribute], key) for row in rows if attribute in row.attributes]
@@ -123,7 +125,7 @@ def _over_axes(
     attribute: str | None,
     task: str,
 ) -> list[Figure]:
-    """One figure per axis that has several values, with a line for each choice of the others."""
+    """One figure per axis with several values. It has a line for each combination of the other axes' values."""
     keys = [axis.key for axis in found.axes]
     figures = []
     for place, axis in enumerate(found.axes):
@@ -153,12 +155,12 @@ def _headline(
     desired: float | None,
     task: str,
 ) -> str:
-    """The setting that hides most at a price of at most one point; failing that, the one that hides most."""
+    """The setting that hides most and costs at most one point. If there is none: the setting that hides most."""
     if not rows:
         return "No point of the sweep has finished yet."
     best = max(rows, key=_kept)
     if not attributes:
-        return f"{_label(best.settings)} keeps most: {percent(_kept(best))} balanced accuracy on {task}."
+        return f"{_label(best.settings)} has the highest balanced accuracy on {task}: {percent(_kept(best))}."
     name = attributes[0]
     audited = [row for row in rows if name in row.attributes]
     least = _kept(best) if desired is None else desired
@@ -172,9 +174,9 @@ def _headline(
         f"{percent(_read_by_best(chosen, name))}"
     )
     text += f" (label floor {percent(floor)})" if floor is not None and floor > chance else ""
-    text += f", and {task} is right with {percent(_kept(chosen))}"
+    text += f", and {task} reaches {percent(_kept(chosen))}"
     if desired is not None:
-        text += f" ({points(_kept(chosen) - desired)} points beside the undefended run)"
+        text += f" ({points(_kept(chosen) - desired)} points against the undefended run)"
     return text + "."
 
 

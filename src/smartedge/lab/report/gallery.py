@@ -1,7 +1,7 @@
-"""The seed paper's figure: images, and the best reconstruction of each with and without protection, network by network.
+"""A table of pictures: test images, and the best reconstruction of each with and without protection.
 
-Rows are combinations of desired and sensitive label; columns are the input, then for each run the reconstruction from
-unprotected and from protected features (PriPHiT, arXiv 2408.05092, figure 4).
+A row is a combination of desired and sensitive label. The first column is the input. Each run then has two columns: the
+reconstruction from unprotected and from protected features (as in PriPHiT, arXiv 2408.05092, figure 4).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Pixels = NDArray[np.uint8]  # (3, H, W)
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture, with what it is."""
+    """One picture, with its description."""
 
-    pixels: Pixels | None  # None: there is none
+    pixels: Pixels | None  # None: there is no picture
     alt: str
 
     @property
@@ -48,10 +48,10 @@ class GalleryRow:
 class Gallery:
     """The figure as a table of pictures."""
 
-    networks: list[tuple[str, int]]  # a heading, and how many columns it spans; the first is that of the input
+    networks: list[tuple[str, int]]  # a heading, and how many columns it spans; the first one is for the input
     columns: list[str]
     rows: list[GalleryRow]
-    images: int  # how many different test images it shows
+    images: int  # how many different test images the table shows
 
 
 def write_figure(run_dirs: Sequence[Path], out: Path) -> Path:
@@ -70,15 +70,15 @@ def write_figure(run_dirs: Sequence[Path], out: Path) -> Path:
     if shown is None:
         raise ValueError(
             f"{', '.join(str(folder) for folder in run_dirs)}: no reconstructions to show; run 'smartedge audit RUN' "
-            "with time enough for reconstruction"
+            "with enough time for reconstruction"
         )
     return _draw(shown, out)
 
 
 def gallery(runs: Sequence[Run]) -> Gallery | None:
-    """Put the pictures of the audited runs side by side, or None where there are none.
+    """Put the pictures of the audited runs side by side; None where there are none.
 
-    Where the runs show the same test images there is one column of inputs, else one per run.
+    Where all runs show the same test images, there is one column of inputs. Otherwise each run has its own.
     """
     audited = [run for run in runs if run.pictures is not None]
     if not audited:
@@ -105,13 +105,13 @@ def gallery(runs: Sequence[Run]) -> Gallery | None:
 
 
 def network_name(run: Run) -> str:
-    """As people write it."""
+    """The network's name as people write it, such as ``ResNet-18``."""
     model = str(run.results.model)
     return _NAMES.get(model, model)
 
 
 def _run_names(runs: Sequence[Run]) -> list[str]:
-    """The network's name, and the directory's where that does not tell the runs apart."""
+    """The network's name, with the directory's name where two runs have the same network."""
     names = [network_name(run) for run in runs]
     return [
         f"{name} ({run.directory.resolve().name})" if names.count(name) > 1 else name

@@ -1,4 +1,4 @@
-"""What a release promises, in words for people who do not work on privacy, and what it does not."""
+"""The guarantee of a release and its limits, in words for people who do not work on privacy."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from smartedge.metrics import attribute_bound
 
 __all__ = ["Guarantee", "guarantee"]
 
-# (mechanism, noise is per number) → what it does to a feature map
+# (mechanism, whether noise is per number) → its effect on a feature map, in words
 MECHANISMS = {
-    ("gaussian", False): "Gaussian noise on the feature map, clipped in length",
-    ("laplace", False): "Laplace noise on the feature map, clipped in its sum of sizes",
-    ("laplace", True): "Laplace noise on each number, clipped in size",
-    ("randomised-response", False): "one codeword per image, replaced by a random one now and then",
-    ("subset-selection", False): "a random set of codewords per image, which mostly holds its own",
+    ("gaussian", False): "Gaussian noise on the feature map, whose length is clipped",
+    ("laplace", False): "Laplace noise on the feature map, whose sum of absolute values is clipped",
+    ("laplace", True): "Laplace noise on each number, which is clipped",
+    ("randomised-response", False): "one codeword per image, sometimes replaced by a random one",
+    ("subset-selection", False): "a random set of codewords per image, which mostly contains the image's own codeword",
 }
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What holds against every attacker, whatever it knows or computes."""
+    """The guarantee against every attacker, however much it knows or computes."""
 
     exists: bool
     headline: str
@@ -38,7 +38,7 @@ def guarantee(results: Results) -> Guarantee:
     """Put the block ``privacy`` of ``results.json`` into words.
 
     Args:
-        results: of the run; without the block, as early versions wrote them, nothing was protected.
+        results: the results of the run. Without the block, as in files of early versions, nothing was protected.
     """
     block = results.privacy
     if not get_method(results.method).has_cloud:
@@ -49,21 +49,21 @@ def guarantee(results: Results) -> Guarantee:
 
 
 def _none(results: Results) -> Guarantee:
-    """Features, or images, that travel as they are."""
+    """The words for features or images that were sent without noise."""
     if get_method(results.method).sends == "images":
         headline = "There is no guarantee: the images themselves were uploaded."
     else:
         headline = "There is no guarantee: feature maps were sent without noise."
     sentences = [
-        "Whoever reads the link or the cloud's log may train any network on what was sent. How much it gets out is a "
-        "matter of measurement, not of proof: an attacker who does better than those tried cannot be ruled out."
+        "Anybody who reads the link or the cloud's log can train any network on what was sent. The audit can measure "
+        "how much the attackers that were tried read. It cannot prove that a better attacker reads no more."
     ]
     facts = [("Noise", "none"), ("Releases", f"{results.releases_per_image} of an image at most")]
     return Guarantee(False, headline, sentences, [], [], facts)
 
 
 def _some(block: Privacy, labels: str) -> Guarantee:
-    """Noise of a stated law."""
+    """The words for features that were sent with noise."""
     delta, epsilon, vector = block.delta, block.epsilon, block.vector_epsilon
     weak = vector is None or vector > _WEAK
     total, delta_total, releases = block.vector_epsilon_total, block.delta_total, block.releases_max
@@ -73,51 +73,51 @@ def _some(block: Privacy, labels: str) -> Guarantee:
     if element:
         headline = f"Each number of a feature map is protected with ε = {short_number(epsilon)}; an image is not."
         sentences.append(
-            "What is sent of an image is the whole feature map, and for that the noise gives "
-            f"{_pair(vector, delta)}: {'no protection to speak of' if weak else 'the figure that counts'}."
+            "But the whole feature map of an image is sent, and for the whole map the noise gives "
+            f"{_pair(vector, delta)}: {'hardly any protection' if weak else 'this is the figure that counts'}."
         )
     else:
         whom = "Every training image" if training_only else "Every image"
         headline = (
             f"{whom} that was sent is protected: {_pair(vector, delta)} each time it is sent."
             if min(block.attribute_bound, block.tight_attribute_bound) < _NOTHING
-            else f"{whom} that was sent carries noise, but so little that its guarantee says nothing: "
+            else f"{whom} that was sent carries noise, but too little for a useful guarantee: "
             f"{_pair(vector, delta)} each time it is sent."
         )
     bound, tight = block.attribute_bound, block.tight_attribute_bound
     sentences.append(
-        "What that means: take any yes/no question about an image, and any attacker, with any network, computer and "
-        f"time. From the features of one release alone it answers with balanced accuracy {_at_most(bound)} (guessing "
-        "gives 50\N{NO-BREAK SPACE}%)."
+        "This means: an attacker tries to answer a yes/no question about an image from the features of one release "
+        f"alone. Its balanced accuracy is {_at_most(bound)} (guessing gives 50\N{NO-BREAK SPACE}%). This holds for "
+        "every question and every attacker, whatever its network, computer and time."
     )
     if tight < bound - 0.005:
-        sentences.append(f"For this mechanism and its setting the limit is in fact lower: {percent(tight)}.")
+        sentences.append(f"For this mechanism with its settings the limit is lower: {percent(tight)}.")
     if min(bound, tight) > _LITTLE:
         sentences.append(
-            "A limit so high rules out little. What attackers do read is measured below; that holds for the attackers "
-            "tried, the limit for all."
+            "So high a limit rules out little. The section below shows what attackers did read. Those figures hold for "
+            "the attackers that were tried; the limit holds for all attackers."
         )
     if releases > 1:
         limit = attribute_bound(math.inf if total is None else total, delta_total)
         sentences.append(
-            f"An image was sent up to {releases} times, and each time tells more: {_pair(total, delta_total)} in all, "
-            f"which limits who sees all of it to {percent(limit)}."
+            f"An image was sent up to {releases} times, and each time reveals more. All times together have "
+            f"{_pair(total, delta_total)}. An attacker that sees all of them is limited to {percent(limit)}."
         )
     sentences.append(
-        "Nothing that is done with it afterwards weakens this: compressing, storing, training, publishing the back."
+        "Nothing that is done with the features later weakens this: compressing, storing or training on them."
     )
     if training_only:
-        sentences.append("Validation and test images, and images offloaded later, were and will be sent without noise.")
+        sentences.append("Validation images, test images and images offloaded later are sent without noise.")
     covered = [
         "the feature map of every training image"
         + ("" if training_only else ", validation and test image, and of every image offloaded later"),
-        "what is computed from it alone: the feature log, and the part of the back that comes from the features",
+        "everything computed from it alone: the feature log, and what the back learned from the features",
     ]
     return Guarantee(True, headline, sentences, covered, [labels, *_NOT_COVERED], _facts(block))
 
 
 def _facts(block: Privacy) -> list[tuple[str, str]]:
-    """The budget, what was spent of it, and the noise."""
+    """The budget, how much of it was spent, and the noise, as (name, value)."""
     element = block.granularity == "element"
     budget = block.epsilon_budget
     facts = [
@@ -140,28 +140,28 @@ def _facts(block: Privacy) -> list[tuple[str, str]]:
 
 
 _LITTLE = 0.95  # a limit of balanced accuracy above this rules out little
-_NOTHING = 0.99  # from here on a limit is not called protection
-_WEAK = 10.0  # e^10: an attacker may be 22 000 times surer than before
+_NOTHING = 0.99  # a limit at or above this is not called protection
+_WEAK = 10.0  # e^10: the odds of a guess may rise 22 000-fold
 _NOT_COVERED = [
-    "the front's weights, which learned from the images without noise: not to be published where the training "
-    "images are secret; and the little that a front which learned from an image carries into releases of others",
-    "which image a frame belongs to, how many images there are, when and how often they are sent; ids are places in "
-    "the data set, so where that is sorted by a label (a folder for each class) they tell it",
-    "several images of one person: the guarantee is per image, and theirs add up",
-    "what is true of people in general: the back learns it, whether or not a given image took part",
-    "the last digits of floating-point noise, as far as docs/privacy.md says",
+    "the front's weights: they learned from the images without noise, so do not publish them where the training images "
+    "are secret. The features of one image also carry a little of the other images that the front learned from",
+    "which image a frame belongs to, how many images there are, when and how often they are sent. An id is the image's "
+    "position in the data set: where the data set is sorted by a label (a folder for each class), the id reveals it",
+    "several images of one person: the guarantee is for one image, and the ε of several images add up",
+    "what is true of people in general: the back learns this whether or not a certain image took part",
+    "the last digits of floating-point noise (docs/privacy.md says to what extent)",
 ]
 
 
 def _labels(block: Privacy) -> str:
-    """How the desired labels travelled."""
+    """How the desired labels were sent."""
     epsilon = block.label_epsilon
     if known(epsilon) and epsilon > 0:
         return (
-            f"the desired label beyond randomised response with ε = {short_number(epsilon)}, "
-            "which counts on top of the feature map's"
+            f"the desired label, which has randomised response with ε = {short_number(epsilon)} of its own: "
+            "this adds to the ε of the feature map"
         )
-    return "the desired label, which travels in clear with every training image"
+    return "the desired label, which is sent in clear with every training image"
 
 
 def _pair(epsilon: float | None, delta: float | None) -> str:
@@ -173,5 +173,7 @@ def _pair(epsilon: float | None, delta: float | None) -> str:
 
 def _at_most(bound: float) -> str:
     return (
-        f"at most {percent(bound)}" if round(bound, 3) < 1 else "up to 100\N{NO-BREAK SPACE}%: there is no useful limit"
+        f"at most {percent(bound)}"
+        if round(bound, 3) < 1
+        else "up to 100\N{NO-BREAK SPACE}%, so there is no useful limit"
     )

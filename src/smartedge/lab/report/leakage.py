@@ -1,4 +1,4 @@
-"""What attackers read out of what was sent: the figures of ``audit/audit.json``, judged and put into words."""
+"""How much attackers read from what was sent: the figures of ``audit/audit.json``, judged and put into words."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from smartedge.lab.report.verdict import Verdict
 
 __all__ = ["NO_BOUND", "Attack", "Leak", "epsilon_words", "judge", "membership_words", "read_leaks"]
 
-# Balanced accuracy above what cannot be hidden, within which an attribute counts as hidden: at most so much, and no
-# more than these shares of what cannot be hidden and of what there was to hide.
+# An attribute counts as hidden up to a margin of balanced accuracy above the unavoidable one. The margin is the
+# smallest of: this figure, this share of the unavoidable accuracy, and this share of what there was to hide.
 _AS_GOOD, _OF_UNAVOIDABLE, _OF_HIDDEN = 0.03, 0.5, 1 / 3
-_SURE = 2.0  # times that much: where the interval goes beyond, there are too few images to say so
-_FULL_DEPTH = {"deep", "fine-tuned", "posterior"}  # attackers without which nothing counts as hidden
+_SURE = 2.0  # an interval that goes beyond so many margins: too few test images to say that it is hidden
+_FULL_DEPTH = {
+    "deep",
+    "fine-tuned",
+    "posterior",
+}  # at least one of these attackers must be tried before an attribute counts as hidden
 _TELLS, _HARDLY_TELLS = 0.9, 0.6  # balanced accuracy of the attack on membership
-NO_BOUND = 0.9995  # a limit so high is none
-_NO_LESS = 0.02  # within it of the undefended front, nothing was hidden
+NO_BOUND = 0.9995  # a limit at or above this is no limit
+_NO_LESS = 0.02  # nothing was hidden where the undefended front is less than this above
 
 
 @dataclass(frozen=True)
 class Attack:
-    """One kind of attacker, at its best over seeds and settings."""
+    """The best result of one kind of attacker, over its seeds and settings."""
 
     name: str
     value: float  # balanced accuracy on the protected images
@@ -32,23 +36,23 @@ class Attack:
 
 @dataclass(frozen=True)
 class Leak:
-    """What is read of one attribute, as balanced accuracy, and what to hold it against."""
+    """How well attackers read one attribute, as balanced accuracy, and the references to compare with."""
 
     name: str
-    best: float  # of those who see the features of one release
+    best: float  # of the attackers that see the features of one release
     interval: tuple[float, float] | None
     auroc: float | None
     by: str  # the attack that is best
     attacks: list[Attack]  # best first
-    training_image: Attack | None  # the best of those who hold all that crosses the link about a training image
+    training_image: Attack | None  # the best attacker that holds everything sent about a training image
     undefended: float | None
     floor: float | None  # from the true desired label alone
     prediction_floor: float | None  # from the exit's answer alone
     chance: float
-    bound: float | None  # what no attacker of one release can exceed, by (ε, δ)
-    noise_bound: float | None  # the same, by the very law of the noise; None where that is no lower
-    sensitive: bool  # the run set out to hide it
-    desired: bool  # it is what the run learns, and not to be hidden
+    bound: float | None  # an upper limit for every attacker of one release, from (ε, δ)
+    noise_bound: float | None  # the same limit from the distribution of the noise; None where it is not lower
+    sensitive: bool  # the run was to hide it
+    desired: bool  # the run learns it, so it is not to be hidden
 
     @property
     def unavoidable(self) -> float:
@@ -57,7 +61,7 @@ class Leak:
 
     @property
     def worst(self) -> Attack:
-        """The better one of the two kinds of attacker."""
+        """The better attacker: of one release, or of everything sent about a training image."""
         plain = Attack(self.by, self.best, self.interval)
         return max(filter(None, (plain, self.training_image)), key=lambda attack: attack.value)
 
@@ -70,13 +74,13 @@ class Leak:
 
     @property
     def doubts(self) -> list[str]:
-        """Why the attribute does not count as hidden although the attackers tried do not read it."""
+        """Reasons why the attribute does not count as hidden, although no attacker tried could read it."""
         found = []
         if not _FULL_DEPTH & {attack.name for attack in self.attacks}:
-            found.append("no attacker of full depth was tried")
+            found.append("no deep attacker was tried (deep, fine-tuned or posterior)")
         interval = self.worst.interval
         if interval and interval[1] > self.unavoidable + _SURE * self.margin:
-            found.append(f"by these few test images it may be up to {percent(interval[1])}")
+            found.append(f"with so few test images it may be up to {percent(interval[1])}")
         return found
 
     @property
@@ -94,7 +98,7 @@ class Leak:
 
 
 def read_leaks(audit: Audit) -> list[Leak]:
-    """The attributes of ``audit.json`` that an attacker was tried on: sensitive ones first, the worst hidden first."""
+    """The attributes that were attacked: sensitive ones first, and of these the worst hidden first."""
     leaks = []
     for name, entry in audit.attributes.items():
         best = entry.best
@@ -128,7 +132,7 @@ def read_leaks(audit: Audit) -> list[Leak]:
 
 
 def _bounds(by_epsilon: float | None, by_noise: float | None) -> tuple[float | None, float | None]:
-    """The limits that limit anything; none for attributes of more than two classes, which have no ``dp_bound``."""
+    """The two limits, each None where it limits nothing. Attributes of more than two classes have none."""
     if not known(by_noise):
         return None, None
     bound = by_epsilon if known(by_epsilon) and by_epsilon < NO_BOUND else None
@@ -144,10 +148,10 @@ def _accuracy(figures: AttackFigures | None) -> float | None:
 
 
 def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: bool) -> Verdict:
-    """Is the sensitive content hidden? Judged by the sensitive attribute that is hidden worst.
+    """Judge whether the sensitive content is hidden, by the sensitive attribute that is hidden worst.
 
     Args:
-        leaks: as :func:`read_leaks` gives them; none where there was no audit.
+        leaks: from :func:`read_leaks`; empty where there was no audit.
         sent: whether anything was sent.
         protected: whether the run meant to hide anything (bottleneck, adversarial exits, codewords, noise).
         guaranteed: whether the noise gives a guarantee.
@@ -159,16 +163,16 @@ def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: boo
             "open",
             "not audited",
             "No attacker of attributes has been tried on what this run sent.",
-            ["'smartedge audit RUN' trains such attackers; without that, it is not known what is hidden."],
+            ["Without an audit nobody knows what is hidden. 'smartedge audit RUN' trains such attackers."],
         )
     judged = [leak for leak in leaks if leak.sensitive] or [leak for leak in leaks if not leak.desired] or list(leaks)
     worst = judged[0]
     sentences = [_beside(leak) for leak in judged[:3]]
     if len(leaks) > min(3, len(judged)):
-        sentences.append("All attributes audited are in the table below.")
+        sentences.append("The table below shows all audited attributes.")
     sentences.append(
-        "These are the best of the attackers tried; a stronger one may read more"
-        + ("; only the guarantee holds for all." if guaranteed else ", and there is no guarantee to rule it out.")
+        "These are the best of the attackers that were tried. A stronger attacker may read more"
+        + (". Only the guarantee holds for all attackers." if guaranteed else ": no guarantee rules it out.")
     )
     most = worst.worst.value
     if all(leak.worst.value <= leak.unavoidable + leak.margin for leak in judged):
@@ -180,7 +184,7 @@ def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: boo
                 [f"So far, {_most(doubtful[0])}.", *sentences],
             )
         return Verdict(
-            "good", "hidden", f"What was sent hides {_names(judged)} as far as can be: {_most(worst)}.", sentences
+            "good", "hidden", f"What was sent hides {_names(judged)} as far as possible: {_most(worst)}.", sentences
         )
     undefended = worst.undefended
     if undefended is not None and most < undefended - _NO_LESS:
@@ -213,13 +217,15 @@ def _most(leak: Leak) -> str:
 
 def _beside(leak: Leak) -> str:
     """One attribute in one sentence."""
-    text = f"{leak.name}: read at {percent(leak.best)}"
+    text = f"{leak.name}: {percent(leak.best)} balanced accuracy"
     if leak.interval:
         text += f" (95 % interval {percent(leak.interval[0])} to {percent(leak.interval[1])})"
     text += f" by '{leak.by}', the best of {len(leak.attacks)} kinds of attacker"
     beside = []
     if leak.training_image is not None:
-        beside.append(f"{percent(leak.training_image.value)} by who holds all that was sent of a training image")
+        beside.append(
+            f"{percent(leak.training_image.value)} by an attacker with everything sent about a training image"
+        )
     if leak.undefended is not None:
         beside.append(f"{percent(leak.undefended)} from the undefended front")
     if leak.prediction_floor is not None:
@@ -227,35 +233,35 @@ def _beside(leak: Leak) -> str:
     if leak.floor is not None:
         beside.append(f"{percent(leak.floor)} from the true desired label alone")
     beside.append(f"{percent(leak.chance)} by guessing")
-    return text + "; beside it " + ", ".join(beside) + "."
+    return text + ". For comparison: " + ", ".join(beside) + "."
 
 
 def membership_words(found: Membership) -> list[str]:
-    """Can an attacker tell which image a feature map is of?"""
+    """Sentences on the attack on membership: can an attacker match a feature map with its image?"""
     share = found.any.balanced_accuracy
     text = (
-        f"Shown a feature map and an image, an attacker who knows the front says with {percent(share)} balanced "
-        "accuracy whether they belong together (guessing: 50\N{NO-BREAK SPACE}%)"
+        "An attacker that knows the front gets a feature map and an image. It tells whether they belong together with "
+        f"{percent(share)} balanced accuracy (guessing: 50\N{NO-BREAK SPACE}%)"
     )
     if found.same_label:
         text += f"; with {percent(found.same_label.balanced_accuracy)} where the other image has the same desired label"
     text += "."
     if share > _TELLS:
-        text += " So who holds an image can tell whether it was sent."
+        text += " So somebody who has an image can tell whether it was sent."
     elif share < _HARDLY_TELLS:
-        text += " So what was sent hardly says which image it is of."
+        text += " So a feature map hardly shows which image it was made from."
     return [text]
 
 
 def epsilon_words(test: NoiseTest) -> tuple[str, list[str]]:
-    """The attack on the release itself: does the noise hold what it promises? Returns (tone, sentences)."""
+    """The test of the noise itself, as (tone, sentences): does the noise keep its guarantee?"""
     claimed, control = test.epsilon_claimed, test.control_without_noise
     found = [bound for bound in (test.epsilon_lower_bound, test.epsilon_lower_bound_gaussian) if known(bound)]
     if not found or control is None or test.confidence is None:
         return "open", []
     lower = max(found)
     shown = (
-        "An attack on the release itself, with two feature maps as different as can be, shows "
+        "An attack on the noise itself, with two feature maps as far apart as possible, shows "
         f"ε ≥ {short_number(lower)} (confidence {short_number(100 * test.confidence)}\N{NO-BREAK SPACE}%)"
     )
     if not known(claimed):
@@ -265,11 +271,11 @@ def epsilon_words(test: NoiseTest) -> tuple[str, list[str]]:
     sentences = [f"{shown}, which is consistent with the ε = {short_number(claimed)} claimed."]
     if control > claimed:
         sentences.append(
-            f"The same attack finds ε ≥ {short_number(control)} where the noise is switched off, so it would have seen "
-            "that noise was missing. It can refute a claim and cannot prove one."
+            f"Without noise the same attack finds ε ≥ {short_number(control)}, so it would have noticed missing noise. "
+            "The attack can refute a claim, but it cannot prove one."
         )
     else:
         sentences.append(
-            f"But even without noise it finds no more than ε ≥ {short_number(control)}: a claim so large is beyond it."
+            f"But even without noise it finds only ε ≥ {short_number(control)}, so it cannot test a claim this large."
         )
     return "good", sentences

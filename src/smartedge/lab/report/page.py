@@ -1,4 +1,4 @@
-"""A template filled in and written: one HTML file that loads nothing, its images within it."""
+"""Fills in a template and writes it as one HTML file. The file contains its images and loads nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["data_uri", "write_page"]
 
 
 def write_page(path: Path, template: str, page: Mapping[str, Any]) -> Path:
-    """Fill in a template of this package and write it to ``path``; whatever the page's texts hold stays text."""
+    """Fill in a template of this package and write it to ``path``. Texts are escaped, so none can become HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (resources.files(__package__) / name).read_text(encoding="utf-8")),
         autoescape=True,
@@ -36,7 +36,10 @@ def write_page(path: Path, template: str, page: Mapping[str, Any]) -> Path:
 
 
 def data_uri(pixels_CHW: NDArray[np.uint8]) -> str:
-    """Small images without loss, larger ones shrunk to 160 pixels and as JPEG, so that the page stays small."""
+    """An image as a data URI. Up to 64 pixels it is a PNG; a larger one becomes a JPEG of at most 160 pixels.
+
+    This keeps the page small.
+    """
     image = Image.fromarray(np.ascontiguousarray(pixels_CHW.transpose(1, 2, 0)))
     form = "png" if max(image.size) <= 64 else "jpeg"
     image.thumbnail((160, 160))

@@ -1,4 +1,4 @@
-"""Several runs as one picture (PNG): for a README, a slide, a message."""
+"""Several runs as one picture (PNG), for example for a README or a slide."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SHOWN = 10
 
 
 def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
-    """Draw accuracy, bytes and time of several runs side by side, under the images they learned from.
+    """Draw accuracy, bytes and time of several runs side by side, under some of their test images.
 
     Args:
         run_dirs: run directories, in the order in which they are shown.

@@ -116,7 +116,7 @@ def heads(both: Sequence[Head], gain: Mapping[str, float], intervals: Mapping[st
         lower.set_xlabel("cloud gain, points" + (" (line: 95 % interval)" if intervals else ""))
         lower.margins(x=0.12)
         alt = "On the test images. " + "; ".join(words) + "."
-        return Figure(to_svg(canvas, alt), "Exit beside back", alt)
+        return Figure(to_svg(canvas, alt), "Exit and back", alt)
 
 
 def offloading(curve: OffloadingCurve) -> Figure:
@@ -143,7 +143,7 @@ def offloading(curve: OffloadingCurve) -> Figure:
 
 
 def stages(seconds: Mapping[str, float], wall: float) -> Figure:
-    """The stages in a row, beside the wall clock of an epoch in which they overlap."""
+    """The stages one after another, beside the wall-clock time of an epoch, in which they overlap."""
     slowest = max(seconds, key=lambda name: seconds[name])
     looks = {"edge": (EDGE, "///"), "encode": (INK, "|||"), "link": (MUTED, "..."), "cloud": (CLOUD, "\\\\\\")}
     with drawing(WIDTH, 2.3) as canvas:
@@ -157,14 +157,14 @@ def stages(seconds: Mapping[str, float], wall: float) -> Figure:
         axes.barh(2, seconds[slowest], color=looks[slowest][0], hatch=looks[slowest][1], height=0.62)
         for y, value in enumerate((left, wall, seconds[slowest])):
             at_end(axes, value, y, f"{value:.3g} s")
-        label_rows(axes, ["Stages in turn", "As run", f"Slowest ({slowest})"])
+        label_rows(axes, ["One after another", "As run", f"Slowest ({slowest})"])
         axes.set_xlim(0, 1.2 * max(left, wall) or 1)
         axes.set_xlabel("seconds per epoch")
         canvas.legend(loc="outside upper left", ncols=4)
         alt = (
             "Seconds per epoch: "
             + ", ".join(f"{name} busy {busy:.3g}" for name, busy in seconds.items())
-            + f"; in turn {left:.3g}, wall clock {wall:.3g}."
+            + f"; one after another {left:.3g}, wall clock {wall:.3g}."
         )
         return Figure(to_svg(canvas, alt), "Time of an epoch", alt)
 
@@ -180,7 +180,7 @@ def bars(
         top = max([1.0 if log else 0.0, *values])
         if log:
             axes.set_xscale("log")
-            axes.set_xlim(1, max(10.0, top**1.35))  # before the bars: without a positive one there is no log range
+            axes.set_xlim(1, max(10.0, top**1.35))  # set before the bars, which may all be zero
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
             axes.minorticks_off()
         else:
@@ -199,7 +199,7 @@ def bars(
 def dots(
     rows: Sequence[str], both: Mapping[str, tuple[str, Sequence[float]]], title: str, *, chance: float | None = None
 ) -> Figure:
-    """Balanced accuracy per row; ``both`` maps "edge" and "cloud" to (name, values), nan where a row has none."""
+    """Balanced accuracy per row; ``both`` maps "edge" and "cloud" to (name, values). A missing value is nan."""
     values_SR = np.array([values for _, values in both.values()], dtype=float)
     words = []
     with drawing(WIDTH, 1.0 + 0.25 * len(rows)) as canvas:
@@ -225,7 +225,7 @@ def dots(
 
 
 def series(lines: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
-    """One line per run of a comparison: a share per epoch. Runs differ in dash and marker."""
+    """One line per run of a comparison: a share per epoch. Each run has its own dash and marker."""
     dashes = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
     with drawing(WIDTH, 3.1) as canvas:
         axes = canvas.subplots()

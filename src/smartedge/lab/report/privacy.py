@@ -1,4 +1,4 @@
-"""The privacy section of a run's page: what is guaranteed, what attackers read, and what it looks like."""
+"""The privacy section of a run's page: the guarantee, the attackers' figures and the reconstructions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMPARED = 45
 
 
 def privacy_verdict(run: Run) -> Verdict:
-    """Is the sensitive content hidden, as far as attackers were tried?"""
+    """Judge whether the sensitive content is hidden from the attackers that were tried."""
     leaks = read_leaks(run.audit) if run.audit else []
     judged = judge(
         leaks,
@@ -35,7 +35,7 @@ def privacy_verdict(run: Run) -> Verdict:
 
 
 def privacy_page(run: Run) -> dict[str, object]:
-    """What the template ``privacy.html.j2`` shows."""
+    """The values that the template ``privacy.html.j2`` shows."""
     audit, privacy = run.audit, run.results.privacy
     leaks = read_leaks(audit) if audit else []
     figures: list[Figure] = [attack_plots.attackers(leak) for leak in leaks[:_DRAWN]]
@@ -64,12 +64,12 @@ def privacy_page(run: Run) -> dict[str, object]:
 
 
 def _protected(run: Run) -> bool:
-    """Whether the run meant to hide anything."""
+    """Whether the run was to hide anything."""
     return run.audit is not None and not run.audit.run.undefended
 
 
 def _nearest_first(attacks: Mapping[str, ReconstructionAttack]) -> list[tuple[str, ReconstructionAttack]]:
-    """The attacks by name, the one whose images are nearest to the originals first."""
+    """The attacks with their names. The attack with the images nearest to the originals comes first."""
     return sorted(attacks.items(), key=lambda item: -(item[1].psnr or 0.0))
 
 
@@ -79,5 +79,5 @@ def _read_from_images(attacks: Sequence[ReconstructionAttack]) -> list[str]:
 
 
 def _skipped(audit: Audit) -> list[tuple[str, str]]:
-    """What the audit left out, and why."""
+    """The attacks that the audit left out or cut short, each with its reason."""
     return [(" ".join(filter(None, (entry.evidence, entry.attack))), entry.reason) for entry in audit.skipped]

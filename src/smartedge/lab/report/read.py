@@ -1,4 +1,4 @@
-"""Read what a run left in its directory; the files are described in ``docs/results-schema.md``."""
+"""Reads the files of a run directory. ``docs/results-schema.md`` describes them."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ class _PictureNotes(BaseModel):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Test images and what the best attack made of them (``docs/audit-schema.md``)."""
+    """Test images, and the best reconstructions of them (``docs/audit-schema.md``)."""
 
-    tensors: dict[str, NDArray[Any]]  # ids, desired, sensitive (n,); originals and what was made, uint8 (n, 3, H, W)
+    tensors: dict[str, NDArray[Any]]  # ids, desired, sensitive (n,); originals and reconstructions, uint8 (n, 3, H, W)
     desired: PictureColumn
     sensitive: PictureColumn | None
-    attacks: dict[str, str]  # "defended", "undefended" → which attack made it
+    attacks: dict[str, str]  # "defended", "undefended" → the attack that made the images
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory, read."""
+    """The content of one run directory."""
 
     directory: Path
     results: Results
-    metrics: list[EpochFigures]  # of equal (side, split, epoch), as a resumed run writes, the last
+    metrics: list[EpochFigures]  # a resumed run writes some (side, split, epoch) twice; the last one is kept
     predictions: dict[str, NDArray[Any]] | None  # predictions.safetensors
-    samples: dict[str, NDArray[Any]] | None  # edge/samples.safetensors: on the edge alone, since it holds images
+    samples: dict[str, NDArray[Any]] | None  # edge/samples.safetensors; only the edge has it, since it holds images
     config: str | None  # config.yaml, as text
     audit: Audit | None = None  # audit/audit.json
     pictures: Pictures | None = None  # audit/reconstruction/samples.safetensors
 
     @property
     def method(self) -> Method:
-        """How it was trained."""
+        """The training method."""
         return get_method(self.results.method)
 
     @property
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def gain(self) -> dict[str, float] | None:
-        """Back minus exit, in accuracy and in balanced accuracy; None where there are not both."""
+        """Cloud gain (back minus exit) in accuracy and in balanced accuracy; None where one of the two is missing."""
         back, at_exit = self.results.test.back, self.results.test.exit
         if not (back and at_exit):
             return None
@@ -83,12 +83,12 @@ class Run:
 
     @property
     def kind(self) -> Literal["single", "multi"]:
-        """Whether one of the names is right, or each is right or wrong."""
+        """``"single"``: one of the classes is right. ``"multi"``: each column is right or wrong."""
         return self.results.task.kind
 
     @property
     def final(self) -> str:
-        """Whose answer counts in the end: ``"back"``, or ``"exit"`` where there is no back."""
+        """The head that gives the final answer: ``"back"``, or ``"exit"`` where there is no back."""
         return "back" if self.results.test.back else "exit"
 
 
@@ -136,7 +136,7 @@ def _read_pictures(path: Path) -> Pictures | None:
     try:
         notes = _PictureNotes.model_validate(metadata)
     except ValidationError as error:
-        raise RunError(f"{path}: says not what it shows ({error}); run 'smartedge audit' again") from error
+        raise RunError(f"{path}: its metadata cannot be read ({error}); run 'smartedge audit' again") from error
     return Pictures(tensors, notes.desired, notes.sensitive, notes.attacks)
 
 
@@ -160,7 +160,7 @@ def _read_tensors(
     optional: dict[str, _Shape] | None = None,
     schema: str = "docs/results-schema.md",
 ) -> dict[str, NDArray[Any]] | None:
-    """Read a file of arrays. Shapes are those of one image; None is any length."""
+    """Read a file of arrays. Shapes are those of one image; None stands for any length."""
     if not path.exists():
         return None
     try:

@@ -30,8 +30,8 @@ def write_report(run_dir: Path, *, out: Path | None = None) -> Path:
     """Write the report of one run as one HTML file that needs no network.
 
     Args:
-        run_dir: a run directory that holds ``results.json``; what else is read, where it is there, is listed in
-            ``docs/results-schema.md``.
+        run_dir: a run directory that holds ``results.json``. ``docs/results-schema.md`` lists the other files that
+            are read where they are there.
         out: where to write; default ``run_dir/report.html``.
 
     Returns:
@@ -100,7 +100,7 @@ def _run_page(run: Run) -> dict[str, object]:
 
 
 def _facts(machine: MachineFacts) -> MachineFacts:
-    """``memory_bytes: 8e9`` is shown as ``memory: 8.00 GB``."""
+    """The facts as the page shows them: ``memory_bytes: 8e9`` becomes ``memory: 8.00 GB``."""
     return {
         name.removesuffix("_bytes"): size(float(value)) if name.endswith("_bytes") else value
         for name, value in machine.items()
@@ -117,7 +117,7 @@ def _title(results: Results) -> str:
 
 
 def _both_answers(run: Run) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None:
-    """Labels, and the probabilities of exit and back, where the run holds both."""
+    """Labels, probabilities of the exit, probabilities of the back; None where the run lacks one of the heads."""
     stored = run.predictions
     if stored is None or "exit" not in stored or "back" not in stored:
         return None
@@ -125,7 +125,7 @@ def _both_answers(run: Run) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] |
 
 
 def _offloading_rows(curve: OffloadingCurve, bytes_up: float) -> list[dict[str, float | bool]]:
-    """The curve at round shares and at its best, as a table."""
+    """Rows of a table: the curve at round shares and at its best point."""
     shares = curve.offloaded_share
     best = int(curve.balanced_accuracy.argmax())
     nearest = [int(np.abs(shares - share).argmin()) for share in (0, 0.1, 0.25, 0.5, 1)]
@@ -156,7 +156,7 @@ def _bytes_figure(results: Results) -> plots.Figure:
 
 
 def _columns_figure(run: Run, names: Mapping[str, str]) -> plots.Figure | None:
-    """Balanced accuracy of every column of a multi-label task, best first by the worse of the heads."""
+    """Balanced accuracy of every column of a multi-label task, ordered by the worse of the two heads."""
     stored = run.predictions or {}
     sides = {}
     for head, side in (("exit", "edge"), ("back", "cloud")):
@@ -174,15 +174,17 @@ def _columns_figure(run: Run, names: Mapping[str, str]) -> plots.Figure | None:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often each true class got each answer."""
+    """The confusion matrix of one head."""
 
     head: str
     names: list[str]
     counts: list[list[int]]  # [true][answered]
-    shares: list[list[float]]  # the same, as shares of the true class
-    shades: list[list[float]]  # 0..1; the root of the share, so that rare mistakes can be seen
-    mistakes: list[tuple[str, str, int, float]]  # most frequent first; shown instead where classes are many
-    table: bool
+    shares: list[list[float]]  # counts as shares of the true class
+    shades: list[list[float]]  # 0..1: the square root of the share, so that rare mistakes are visible
+    mistakes: list[
+        tuple[str, str, int, float]
+    ]  # (true, answered, count, share), most frequent first; shown where there are many classes
+    table: bool  # whether the page shows the matrix, or the list of mistakes
 
 
 def _confusions(run: Run, names: Mapping[str, str]) -> list[Confusion]:
@@ -214,7 +216,7 @@ def _confusions(run: Run, names: Mapping[str, str]) -> list[Confusion]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a head said about a sample."""
+    """The answer of one head to one sample."""
 
     head: str
     text: str
@@ -224,7 +226,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sample:
-    """A test image with what is true and what each head said."""
+    """A test image with its true label and the answers of the heads."""
 
     image: str  # data URI
     id: int

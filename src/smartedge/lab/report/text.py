@@ -87,7 +87,7 @@ def times(factor: float) -> str:
 
 
 def relation(value: float, other: float) -> str:
-    """``value`` beside ``other``: "2.4 times smaller than" and the like."""
+    """``value`` compared with ``other``: "2.4 times smaller than", "as large as"."""
     factor = value / other
     if 0.995 < factor < 1.005:
         return "as large as"

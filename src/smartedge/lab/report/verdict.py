@@ -1,4 +1,4 @@
-"""What the figures of a run say, in plain words."""
+"""The verdict on a run in plain words, made from its figures."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from smartedge.metrics import OffloadingCurve
 
 __all__ = ["Verdict", "heads", "verdict"]
 
-# What answers in each method, by the name of the head in results.json.
 _ADVICE = (
-    "Train longer, or with another train.lr. Noise and adversarial exits can keep a front from starting: they rise "
-    "over a share of all steps (dp.warmup, adversary.warmup), so that more epochs give it time (train.front_epochs "
-    "where the front is trained first); else lower dp.sigma or adversary.weight, or let an undivided network teach "
-    "(train.distill.epochs)."
+    "Train longer, or with another train.lr. Noise and adversarial exits can keep a front from learning. Both rise "
+    "over a share of all steps (dp.warmup, adversary.warmup), so more epochs give the front more time (epochs, or "
+    "train.front_epochs where the front is trained first). If that does not help, lower dp.sigma or adversary.weight, "
+    "or train a teacher first (train.distill.epochs)."
 )
-_LOPSIDED = 0.02  # of balanced accuracy that plain answers lose by favouring the commoner class: worth a sentence
+_LOPSIDED = 0.02  # a larger loss of balanced accuracy, from favouring the commoner class, gets a sentence
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the figures say, in words."""
+    """The judgement of a run, as a word, a headline and sentences."""
 
     tone: str  # "good", "bad" or "open": shown as a word and a colour
     word: str
@@ -33,12 +32,12 @@ class Verdict:
 
 
 def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCurve | None) -> Verdict:
-    """Did sending pay, what did it cost, and did the stages overlap?
+    """Judge whether sending paid, what it cost, and whether the stages overlapped.
 
     Args:
         run: the run.
         interval: 95 % interval of the cloud gain in balanced accuracy, where the answers of both heads are known.
-        curve: accuracy versus offloading, likewise.
+        curve: accuracy versus offloading, where the answers of both heads are known.
     """
     results = run.results
     tone, word, headline, sentences = _nothing_learned(run) or _did_sending_pay(run, interval)
@@ -46,18 +45,18 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
     adjusted = last.balanced_accuracy_adjusted or 0.0  # not in the results of early versions
     if adjusted > last.balanced_accuracy + _LOPSIDED:
         sentences.append(
-            f"The plain answers of the {heads(results.method)[run.final]} favour the commoner class: weighed by how "
-            f"common the classes are, they reach {percent(adjusted)} balanced accuracy."
+            f"The plain answers of the {heads(results.method)[run.final]} favour the commoner class. Corrected for "
+            f"how common each class is, they reach {percent(adjusted)} balanced accuracy."
         )
     if curve is not None:
         balanced = curve.balanced_accuracy
         best = int(balanced.argmax())
         alone = max(balanced[0], balanced[-1])
-        # the best of many thresholds is high by chance too: claim it only beyond two standard errors
+        # the best of many thresholds is partly high by chance: it counts only beyond two standard errors
         if balanced[best] > alone + 2 * math.sqrt(alone * (1 - alone) / results.data.test):
             sentences.append(
-                f"Exit and back together do better than either: asking the cloud only about the "
-                f"{percent(curve.offloaded_share[best], 0)} of the images of which the exit is least sure gives "
+                f"Exit and back together do better than either. The cloud is asked only about the "
+                f"{percent(curve.offloaded_share[best], 0)} of the images that the exit is least sure of; this gives "
                 f"{percent(balanced[best])} (threshold chosen on the test images)."
             )
     sent = results.bytes_per_image
@@ -69,7 +68,7 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
             f"{relation(sent.up, raw)} its raw pixels."
         )
         if sent.up > jpeg and run.method.sends != "images":
-            text += " Uploading the JPEG itself would have been cheaper; what is gained is that no image left the edge."
+            text += " Uploading the JPEG itself would have been cheaper, but then the images would have left the edge."
         if results.releases_per_image > 1:
             text += f" Every training image was sent {results.releases_per_image} times."
         sentences.append(text)
@@ -78,14 +77,14 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
         slowest = max(busy, key=lambda name: busy[name])
         sentences.append(
             f"An epoch took {seconds(wall)}, {times(wall / busy[slowest])} times its slowest stage "
-            f"({slowest}, busy {seconds(busy[slowest])}); {', '.join(busy)} in turn would have taken "
+            f"({slowest}, busy {seconds(busy[slowest])}). One after another, {', '.join(busy)} would have taken "
             f"{seconds(sum(busy.values()))}."
         )
     return Verdict(tone, word, headline, sentences)
 
 
 def heads(method: str) -> dict[str, str]:
-    """What gives the answers ``exit`` and ``back`` of a run of that method."""
+    """The names that the report gives to the heads ``exit`` and ``back`` of a method."""
     facts = get_method(method)
     if not facts.has_cloud:
         return dict.fromkeys(("exit", "back"), "whole network (edge)")
@@ -93,7 +92,7 @@ def heads(method: str) -> dict[str, str]:
 
 
 def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
-    """Where no head is better than guessing: nothing else that the figures say means anything."""
+    """The verdict where no head is better than guessing; None otherwise. The other figures mean nothing then."""
     results = run.results
     if not results.learned_nothing:
         return None
@@ -129,23 +128,23 @@ def _did_sending_pay(run: Run, interval: tuple[float, float] | None) -> tuple[st
     gain = run.gain["balanced_accuracy"]
     amount = f"{100 * abs(gain):.1f}\N{NO-BREAK SPACE}points"
     if interval is None:
-        evidence = "No interval can be given, because the run directory holds no answers of both heads."
+        evidence = "No interval can be given, because the run directory does not hold the answers of both heads."
     else:
         images = count(results.data.test)
         evidence = (
             f"95 % interval {points(interval[0])} to {points(interval[1])} points, from a paired bootstrap over "
-            f"{images} test images. It covers the choice of test images only: repeat the run with other seeds "
-            "to cover the chance of training."
+            f"{images} test images. It covers the choice of test images only. Repeat the run with other seeds "
+            "to see how much training itself varies."
         )
     if round(100 * gain, 1) <= 0:
         how = "no better than" if round(100 * gain, 1) == 0 else f"{amount} worse than"
-        headline = f"Sending features was pointless on this task: the cloud's back is {how} the edge's own exit."
+        headline = f"Sending features did not help on this task: the cloud's back is {how} the edge's own exit."
         if interval is not None and interval[1] > 0:
             evidence += " A small gain is not ruled out."
         return "bad", "did not pay", headline, [evidence]
     if interval is not None and interval[0] <= 0:
         headline = (
-            f"It is not shown that sending paid: the cloud's lead of {amount} over the edge's exit may be chance."
+            f"It is not shown that sending paid. The cloud's lead of {amount} over the edge's exit may be chance."
         )
         return "open", "not shown", headline, [evidence]
     lead = f"the cloud's back answers {amount} better than the edge's own exit."

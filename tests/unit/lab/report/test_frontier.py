@@ -57,7 +57,7 @@ def test_the_headline_names_what_hides_most_for_a_point(write_sweep_json):
     # the undefended run keeps 93.2 %: λ 1 keeps 92.5 %, λ 3 only 92.0 %
     text = plain(page.read_text("utf-8"))
     assert "λ 1 hides masculine best at a price of at most one point of smile" in text
-    assert "reads it with 84.0 % (label floor 64.5 %), and smile is right with 92.5 % (−0.7 points" in text
+    assert "reads it with 84.0 % (label floor 64.5 %), and smile reaches 92.5 % (−0.7 points" in text
 
 
 def test_where_all_cost_more_the_headline_does_not_call_it_cheap(write_sweep_json):
@@ -88,7 +88,7 @@ def test_without_an_audit_there_is_accuracy_alone(write_sweep_json):
     (over,) = labels_of(page)
     assert "attack" not in over
     text = plain(page.read_text("utf-8"))
-    assert "λ 0 keeps most: 93.0 % balanced accuracy on smile." in text
+    assert "λ 0 has the highest balanced accuracy on smile: 93.0 %." in text
     assert "One seed" in text and "±" not in text
 
 

@@ -97,7 +97,7 @@ def test_figures_are_those_of_the_run(write_run):
     [
         ((1.0, 3.0), "paid", "Sending paid: the cloud's back answers"),
         ((2.0, 2.01), "not shown", "It is not shown that sending paid"),
-        ((2.5, 1.5), "did not pay", "Sending features was pointless on this task: the cloud's back is"),
+        ((2.5, 1.5), "did not pay", "Sending features did not help on this task: the cloud's back is"),
     ],
 )
 def test_the_verdict_follows_the_gain(skills, word, headline, write_run):
@@ -125,7 +125,7 @@ def test_no_gain_at_all_is_called_pointless(write_run):
     stored = load_file(run / "predictions.safetensors")
     save_file({**stored, "back": stored["exit"]}, run / "predictions.safetensors")
     page = page_of(run)
-    assert "pointless on this task: the cloud's back is no better than the edge's own exit." in page.text
+    assert "did not help on this task: the cloud's back is no better than the edge's own exit." in page.text
     assert "Exit and back together" not in page.text
 
 
@@ -309,7 +309,7 @@ def test_a_comparison_has_every_run_and_figure(write_run):
     page = Page(out)
     for method in ("hierarchical", "upload", "split", "local"):
         assert f'<th scope="col">{method}</th>' in page.source
-    assert "Beside split:" in page.text and "0.32 times its time per epoch" in page.text
+    assert "Compared with split:" in page.text and "0.32 times its time per epoch" in page.text
     assert "192 times fewer bytes per image" in page.text
     assert "These runs differ" not in page.text
     assert len(page.all("svg")) == 6
@@ -326,7 +326,7 @@ def test_a_comparison_says_where_it_is_unfair(write_run):
 
 def test_a_comparison_of_one_run_is_a_table_of_one_column(write_run):
     page = Page(write_comparison([write_run()], write_run() / "comparison.html"))
-    assert "Hierarchical reached" in page.text and "Beside" not in page.text
+    assert "Hierarchical reached" in page.text and "Compared with" not in page.text
 
 
 def test_of_lines_written_twice_the_later_counts(write_run):
