@@ -21,7 +21,7 @@ needs the run's noise and images that the front did not learn from; no attacker 
   what no attacker can exceed (balanced accuracy, %; 95 % confidence)
              persons    best attacker on these images  no attacker exceeds  label floor  DP bound
   masculine  508 + 492                           51.9                 54.6         51.2     100.0
-  With 95 % confidence for each attribute, nobody who has one release of an image can tell the attribute ...
+  An attacker has one release of an image. With 95 % confidence for each attribute, its balanced accuracy ...
   runs/faces/audit/certificate.json
 
 persons              held-out persons of each class (images, where the data set names no persons)

@@ -1,8 +1,8 @@
 """Attackers that read attributes from released features: networks of several depths, boosted trees, exact posteriors.
 
-Each is trained on fresh releases of the attacker's own images (a new draw of the noise in every epoch), with all
-classes weighted equally, and judged on the release of each protected image. What it says of the validation and test
-images comes from the epoch that was best on the validation images, for each attribute by itself.
+Each attacker is trained on fresh releases of its own images: the noise is drawn anew in every epoch. All classes have
+equal weight. The attacker is judged on the release of each protected image. Its answers come from the epoch that was
+best on its validation images, chosen for each attribute separately.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def read(evidence: Evidence, unit: Unit, *, clock: Clock, monitor: Monitor) -> R
     """Train one attacker and let it read the protected images.
 
     Args:
-        evidence: what it holds.
-        unit: which kind, of which attributes, and how it learns; trees read one attribute.
-        clock: its share of the budget.
+        evidence: the releases and images that the attacker has.
+        unit: the kind of attacker, its attributes, rate and seed; trees read one attribute.
+        clock: its share of the time budget.
         monitor: takes progress updates.
 
     Raises:
-        OutOfTime: not even a few epochs fit.
+        OutOfTime: there is no time for even a few epochs.
         Diverged: its answers are not finite numbers.
     """
     if unit.attack == "posterior":

@@ -1,4 +1,4 @@
-"""The kinds of attackers that read attributes from released features, and what one of them says."""
+"""The kinds of attackers that read attributes from released features, and the answers of one attacker."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Attack:
 
     name: str
     rates: tuple[float, ...]  # learning rates that are tried
-    epochs: int  # of a network, or rounds of boosting
+    epochs: int  # epochs of a network, or rounds of boosting
     weight_decay: float
-    weight: float  # its time relative to the others', for sharing out the budget
-    reads: Literal["all", "each", "focus"]  # all attributes at once, each by itself, or those in focus by themselves
+    weight: float  # its share of the time budget, relative to the others
+    reads: Literal["all", "each", "focus"]  # all attributes at once, each separately, or only those in focus separately
 
     @property
     def cheap(self) -> bool:
-        """Whether a small budget suffices for it."""
+        """Whether it needs little time."""
         return self.reads != "focus"
 
     def settled(self, evidence: Evidence) -> bool:
-        """Whether another seed would find the same."""
+        """Whether another seed would give the same result."""
         return self.name == "posterior" or (self.name == "trees" and not evidence.noisy)
 
 
@@ -57,14 +57,15 @@ ATTACKS: Mapping[str, Attack] = {
 }
 """In words:
 
-- linear: logistic regression on the flattened features; linear-pooled: on each channel's mean
-- posterior: of codewords, the exact posterior given what was released
+- linear: logistic regression on the flattened features
+- linear-pooled: logistic regression on the mean of each channel
+- posterior: the exact posterior given the released codeword
 - trees: gradient-boosted trees on at most 512 pooled columns
 - mlp: two hidden layers
-- deep: the run's own back, untrained, so a network of full depth
-- fine-tuned: the same from the weights with which the cloud finished (the attacker is the cloud)
+- deep: a network with the architecture of the run's back, trained from new weights
+- fine-tuned: the same network, trained from the back's final weights (here the attacker is the cloud)
 
-Who sees the desired label as well has it as further columns (deep and fine-tuned have no place for it).
+If the attacker also sees the desired label, the label is added as further columns (not for deep and fine-tuned).
 """
 
 
@@ -85,47 +86,49 @@ class Unit:
 
     @property
     def indispensable(self) -> bool:
-        """Whether it is made however short the time is: one attacker of the cheapest kinds, on the audited releases."""
+        """Whether it is trained even when no time is left: the first attacker of the cheapest kinds."""
         first = self.seed == 0 and self.rate == self.kind.rates[0]
         return self.evidence == "defended" and self.attack in ("linear", "posterior") and first
 
     @property
     def file_name(self) -> str:
-        """Of its result, without suffix."""
+        """The name of its result file, without suffix."""
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:10]
         return f"{self.evidence}-{self.attack}-{self.seed}-{digest}"
 
     @property
     def title(self) -> str:
-        """For people who watch the progress."""
+        """The text that the progress display shows."""
         alone = f" {self.attributes[0]}" if len(self.attributes) == 1 else ""
         return f"{self.evidence} {self.attack} {self.rate:g} seed {self.seed}{alone}"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one attacker says."""
+    """The answers of one attacker."""
 
     val_scores: Mapping[str, Floats]  # attribute → (M, K); M validation releases
     test_scores: Mapping[str, Floats]  # attribute → (N, K)
-    epochs: int  # trained
-    planned: int  # of so many, had there been time
+    epochs: int  # epochs that were trained
+    planned: int  # epochs that were planned
 
     @property
     def shortened(self) -> bool:
-        """By the budget."""
+        """Whether the time budget ended the training early."""
         return self.epochs < self.planned
 
 
 def available(evidence: Evidence) -> tuple[str, ...]:
-    """The attacks that make sense for such features."""
+    """The names of the attacks that make sense for this evidence."""
     names = ["linear"]
     if evidence.layout not in ("vector", "codeword"):
         names.append("linear-pooled")
     if evidence.mechanism.channel() is not None:
         names.append("posterior")
     names += ["trees", "mlp"]
-    if evidence.name != "training-image" or evidence.releases > 1:  # with one release they would see nothing new
+    if (
+        evidence.name != "training-image" or evidence.releases > 1
+    ):  # with one release they would see the same as on the run itself
         names.append("deep")
     if evidence.name == "defended" and evidence.back_file is not None:
         names.append("fine-tuned")

@@ -1,4 +1,4 @@
-"""Attribute inference: which attackers are sent out, what each found, and which of them counts: the best."""
+"""Attribute inference: plans the attackers, trains them, and picks the best one, which counts."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from smartedge.runs.progress import Monitor
 __all__ = ["Best", "Finding", "Findings", "in_focus", "infer", "plan", "summarise"]
 
 _ENSEMBLE = 5  # networks whose answers are averaged
-_LEAST_SECONDS = 5.0  # for an attacker that is made in any case
-_ONE_EACH = 3  # up to so many attributes, each gets networks of its own
+_LEAST_SECONDS = 5.0  # for an attacker that is trained even when no time is left
+_ONE_EACH = 3  # up to so many attributes, each gets its own networks
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one attacker found about one attribute."""
+    """The result of one attacker on one attribute."""
 
     unit: Unit
     attribute: str
@@ -50,22 +50,22 @@ Findings = dict[str, list[Finding]]  # attribute → one for each attacker
 class Best:
     """The best attackers on one attribute."""
 
-    best: NamedFigures  # by what it achieves on the protected images
-    by_validation: NamedFigures  # by its own images
+    best: NamedFigures  # chosen by its accuracy on the protected images
+    by_validation: NamedFigures  # chosen by its accuracy on the attacker's own images
     attacks: dict[str, KindFigures]  # kind → its best
 
 
 def plan(
     evidence: Evidence, attacks: Sequence[str], *, focus: Sequence[str], seeds: int, first_only: bool = False
 ) -> list[Unit]:
-    """The attackers, the cheapest first, then one deep network for each attribute in focus, then the rest.
+    """Plan the attackers: the cheapest first, then one deep network for each attribute in focus, then the rest.
 
     Args:
-        evidence: whose releases are attacked.
+        evidence: the releases that are attacked.
         attacks: their names, see :data:`~smartedge.lab.audit.attackers.ATTACKS`.
-        focus: attributes that get networks of full depth of their own; the others share one.
-        seeds: how many of each.
-        first_only: one learning rate and one seed of each (for references).
+        focus: attributes that get their own deep networks; the others share one.
+        seeds: number of attackers of each kind.
+        first_only: only the first learning rate and seed of each kind (for references).
     """
     every = tuple(evidence.classes)
     alone = [(name,) for name in every if name in focus]
@@ -88,7 +88,7 @@ def plan(
 
 
 def in_focus(evidence: Evidence, sensitive: Sequence[str]) -> tuple[str, ...]:
-    """The attributes for which networks of their own are trained: the sensitive ones, or all where they are few."""
+    """The attributes that get their own networks: all if there are few, otherwise the sensitive ones."""
     names = tuple(evidence.classes)
     return names if len(names) <= _ONE_EACH else tuple(name for name in names if name in sensitive)
 
@@ -102,26 +102,26 @@ def infer(
     monitor: Monitor,
     skipped: list[Skipped],
 ) -> dict[str, Findings]:
-    """Train the attackers one after the other, each within its share of the time; reuse those that are finished.
+    """Train the attackers one after another, each within its share of the time. Reuse those that are finished.
 
-    Those whose share was too small are tried again, the cheapest first, with whatever time the others left.
+    If an attacker's share was too small, it is tried again at the end with the time that is left, the cheapest first.
 
     Args:
-        evidences: by name.
+        evidences: evidence by name.
         units: what to train, in this order.
-        folders: of each evidence; what finished attackers found on it is kept there.
+        folders: a folder for each evidence, which keeps the results of finished attackers.
         clock: the time for all of them.
         monitor: takes progress updates.
-        skipped: gets an entry for each attacker that the budget cut short or left out.
+        skipped: takes an entry for each attacker that was cut short or left out.
 
     Returns:
-        evidence → attribute → what each attacker found.
+        evidence → attribute → the result of each attacker.
     """
     attempts = [_Attempt(unit, evidences[unit.evidence], Store(folders[unit.evidence])) for unit in units]
     for place, attempt in enumerate(attempts):
         later = [each.unit for each in attempts[place + 1 :] if not each.stands(math.inf)]
         attempt.make(clock.remaining() * _share(attempt.unit, later), clock, monitor)
-    # Time that was kept for attackers which it then did not suffice for: the cheap ones that had too little take it.
+    # Some attackers could not use the time kept for them. The cheap ones that had too little time use it now.
     for attempt in sorted((each for each in attempts if each.result is None), key=lambda each: each.unit.kind.weight):
         attempt.make(clock.remaining(), clock, monitor)
     found: dict[str, Findings] = {name: {} for name in evidences}
@@ -144,10 +144,10 @@ def infer(
 
 
 def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -> Best:
-    """The best attacker of all, by what it achieves on the protected images, and each kind's own best.
+    """Pick the best attacker of all, and the best of each kind, by their accuracy on the protected images.
 
-    Picking the best by the protected images themselves favours the attacker a little; ``by_validation`` is what an
-    attacker achieves who can choose by its own images alone.
+    This choice favours the attacker a little. A real attacker can choose only by its own images: ``by_validation`` is
+    chosen in that way.
     """
     attackers = list(findings)
     if ensemble := _ensemble(attackers, evidence, attribute):
@@ -178,7 +178,7 @@ def _on_own_images(finding: Finding) -> float:
 
 
 def _ensemble(findings: Sequence[Finding], evidence: Evidence, attribute: str) -> Finding | None:
-    """The mean log-probability of the attackers that are best on the attacker's own images."""
+    """The mean log-probability of the attackers that are best on their own images; None for fewer than two."""
     if len(findings) < 2:
         return None
     chosen = sorted(findings, key=_on_own_images, reverse=True)[:_ENSEMBLE]
@@ -202,10 +202,10 @@ def _figures(at_val: Floats, at_test: Floats, evidence: Evidence, attribute: str
 
 
 def _share(unit: Unit, later: Sequence[Unit]) -> float:
-    """The part of the time that is left which an attacker may take.
+    """The share of the remaining time that an attacker may take.
 
-    In proportion to its weight; but the cheap ones have half of the time to themselves, of which they need little where
-    there is plenty, and without which the costly ones, too slow for a small budget, would leave them nothing.
+    The share is proportional to its weight. But half of the time is only for the cheap attackers: with a small budget
+    the costly ones would otherwise leave them nothing, and with a large budget the cheap ones need little of it.
     """
     weight = unit.kind.weight
     if unit.kind.cheap and not all(each.kind.cheap for each in later):
@@ -213,28 +213,28 @@ def _share(unit: Unit, later: Sequence[Unit]) -> float:
     return weight / (weight + sum(each.kind.weight for each in later))
 
 
-# -- one attacker, made or taken from an earlier call
+# -- one attacker, trained now or taken from an earlier call
 
 
 class _Attempt:
-    """One attacker: what an earlier call found with it, or what it finds now."""
+    """One attacker, with its result from an earlier call or from this one."""
 
     def __init__(self, unit: Unit, evidence: Evidence, store: Store) -> None:
         self.unit, self.evidence, self._store = unit, evidence, store
         back_file = evidence.back_file if unit.attack == "fine-tuned" else None
         self._key = key_of(evidence, hashlib.sha256(back_file.read_bytes()).hexdigest() if back_file else None)
-        self.result = store.load(unit.file_name, self._key)  # facts and scores; None before there are any
-        self._reason: str | None = None  # why there are none
+        self.result = store.load(unit.file_name, self._key)  # facts and scores; None while there are none
+        self._reason: str | None = None  # why there is no result
 
     def stands(self, allowed: float) -> bool:
-        """Whether the result can be reused: whole, or cut short by a budget no smaller than ``allowed`` now."""
+        """Whether the result can be reused: it is whole, or it had at least half of the time ``allowed`` now."""
         if self.result is None:
             return False
         facts = self.result[0]
         return not facts["shortened"] or (facts["allowed_seconds"] or 0.0) >= allowed / 2
 
     def make(self, allowed: float, clock: Clock, monitor: Monitor) -> None:
-        """Train the attacker within ``allowed`` seconds, and keep what it says; nothing where its result stands."""
+        """Train the attacker within ``allowed`` seconds and keep its answers, unless its result can be reused."""
         if self.stands(allowed):
             return
         part = clock.part(allowed)
@@ -262,7 +262,7 @@ class _Attempt:
 
     @property
     def shortcoming(self) -> str | None:
-        """Why the attacker is weaker than it could be, or was not made at all."""
+        """Why the attacker is weaker than it could be, or why it was not trained; None where nothing is missing."""
         if self.result is None:
             return self._reason
         facts = self.result[0]
@@ -271,7 +271,7 @@ class _Attempt:
         return None
 
     def findings(self) -> Iterator[Finding]:
-        """One for each attribute; none where there is no result."""
+        """One finding for each attribute; none where there is no result."""
         if self.result is None:
             return
         _, tensors = self.result

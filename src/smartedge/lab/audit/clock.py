@@ -10,15 +10,15 @@ __all__ = ["Clock", "OutOfTime"]
 
 
 class OutOfTime(Exception):
-    """The budget does not allow a piece of work; the message says what it would have needed."""
+    """The time budget does not suffice for a piece of work; the message says how much time it needs."""
 
 
 class Clock:
-    """Counts down from a budget in seconds; without one there is always time.
+    """Counts down from a budget in seconds. Without a budget there is always time.
 
     Args:
         budget: seconds, None for no limit.
-        now: tells the time in seconds; a test hands in its own.
+        now: returns the time in seconds; a test passes its own.
     """
 
     def __init__(self, budget: float | None, now: Callable[[], float] = time.monotonic) -> None:
@@ -39,9 +39,9 @@ class Clock:
         return self.remaining() / max(1, n)
 
     def extended(self, seconds: float) -> Clock:
-        """A clock of its own over so many seconds, whatever is left here: for work that is done in any case."""
+        """A new clock over so many seconds, for work that is done even when no time is left here."""
         return Clock(seconds, self._now)
 
     def part(self, seconds: float) -> Clock:
-        """A clock of its own over at most ``seconds`` of what is left here."""
+        """A new clock over ``seconds``, or over the time that is left here if that is less."""
         return Clock(None if math.isinf(left := min(seconds, self.remaining())) else left, self._now)

@@ -1,11 +1,11 @@
-"""An empirical lower bound on ε of one release: two inputs as far apart as can be, many releases, one threshold test.
+"""An empirical lower bound on ε of one release, from many releases of two inputs and a threshold test.
 
-(ε, δ)-differential privacy bounds every test that tells the releases of one input from those of another:
-``TPR ≤ e^ε · FPR + δ`` (Kairouz, Oh, Viswanath 2015). A test that is seen to do better refutes the claim. The threshold
-is chosen on one half of the releases; on the other half, the bounds of Clopper and Pearson make of counts a statement
-with a stated confidence, whatever the law is.
+The two inputs are as far apart as possible. (ε, δ)-differential privacy bounds every test that distinguishes their
+releases: ``TPR ≤ e^ε · FPR + δ`` (Kairouz, Oh, Viswanath 2015). A better test refutes the claim. The threshold is
+chosen on one half of the releases. On the other half, the bounds of Clopper and Pearson turn counts into a bound with a
+stated confidence, for every distribution of the noise.
 
-The inputs are handed over far outside the bound, so that a clip which is not the stated one shows as well.
+The inputs lie far outside the bound of the mechanism, so the test also notices a wrong clip.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 CONFIDENCE = 0.999
 _TRIALS = 100_000  # releases of each input
-_FAR = 1e3  # times the features' range: inputs well outside the bound
+_FAR = 1e3  # in units of the features' range: inputs far outside the bound
 _CHUNK_NUMBERS = 2**20
 _THRESHOLDS = 500
 _SURE = 1e300
@@ -47,7 +47,7 @@ Words = Callable[[int], NDArray[np.uint64]]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two inputs that a mechanism must not let be told apart."""
+    """Two inputs whose releases a mechanism must make hard to distinguish."""
 
     name: str
     one_F: NDArray[np.float32]  # before the clip
@@ -60,9 +60,9 @@ def random_words(count: int) -> NDArray[np.uint64]:
 
 
 def pairs_of(mechanism: Mechanism) -> tuple[Pair, ...]:
-    """Inputs that are opposite in all numbers, and in a single one; of codewords, two of them.
+    """Pairs of inputs with opposite signs: one pair in all numbers, one in a single number. Codewords: two of them.
 
-    Where ε is that of a single number (granularity ``element``), only that one differs.
+    Where ε holds for a single number (granularity ``element``), there is only the pair with a single number.
     """
     if mechanism.channel() is not None:
         one_K, other_K = np.eye(2, *mechanism.feature_shape, dtype=np.float32)
@@ -82,29 +82,28 @@ def measure(
     words: Words = random_words,
     claim: Mechanism | None = None,
 ) -> dict[str, float | int | str | bool | None]:
-    """Try to refute what a mechanism claims for one release.
+    """Try to refute the ε that a mechanism claims for one release.
 
     Args:
-        mechanism: what releases.
-        clock: fewer trials are made where it runs out.
-        trials: releases of each input, for each pair of inputs.
+        mechanism: makes the releases.
+        clock: when it runs out, fewer trials are made.
+        trials: number of releases of each input, for each pair of inputs.
         words: the source of the release's randomness.
-        claim: what states ε, δ and the worst inputs, where it is not ``mechanism`` itself.
+        claim: states ε, δ and the worst inputs; default ``mechanism``.
 
     Returns:
-        ``epsilon_claimed`` (None where nothing is), ``delta``, ``epsilon_lower_bound`` (whatever the mechanism is),
-        ``epsilon_lower_bound_gaussian`` (of a Gaussian mechanism, from the µ that is refuted; else None),
-        ``confidence`` of both together, ``trials``, ``pair`` (the inputs that gave the bound),
-        ``control_without_noise`` (what the same test gives where the clipped input is released as it is: the highest
-        bound that so many trials can give, so a claim above it cannot be refuted), ``holds`` (no bound exceeds the
-        claim).
+        ``epsilon_claimed`` (None where nothing is claimed), ``delta``, ``epsilon_lower_bound`` (for any mechanism),
+        ``epsilon_lower_bound_gaussian`` (from the refuted µ of a Gaussian mechanism; else None), ``confidence`` of
+        both together, ``trials``, ``pair`` (the inputs that gave the bound), ``control_without_noise`` (the result of
+        the same test without noise: the highest bound that so many trials can give, so it cannot refute a larger
+        claim), ``holds`` (no bound exceeds the claim).
 
     Raises:
         ConfigError: scipy is not installed.
     """
     stated = claim or mechanism
     pairs = pairs_of(stated)
-    # The bounds hold together: the probability of a miss is shared out among the pairs and the kinds of bound.
+    # All bounds hold together: the probability of a miss is divided among the pairs and the kinds of bound.
     gaussian = stated.event.noise_multiplier is not None
     miss = (1 - CONFIDENCE) / len(pairs) / (2 if gaussian else 1)
     found: list[tuple[float, int, str]] = []
@@ -116,7 +115,7 @@ def measure(
         found.append((lower_bound(one, other, delta=stated.delta, miss=miss), len(one), pair.name))
         if gaussian:
             multiple.append(gaussian_lower_bound(one, other, miss=miss))
-        # Without noise the two clipped inputs are told apart for certain, unless they are the same.
+        # Without noise the two clipped inputs can be distinguished with certainty, unless they are equal.
         one_F, other_F = mechanism.bound(np.stack([pair.one_F, pair.other_F]))
         sure = np.full(len(one), float(not np.array_equal(one_F, other_F)))
         control = max(control, lower_bound(sure, -sure, delta=stated.delta, miss=miss))
@@ -136,13 +135,13 @@ def measure(
 
 
 def lower_bound(one: Floats, other: Floats, *, delta: float, miss: float) -> float:
-    """The ε that two samples of a statistic refute at δ, whatever the mechanism; 0 where none.
+    """The ε that two samples of a statistic refute at δ, for any mechanism; 0 where they refute none.
 
     Args:
-        one: float64 (n,), of releases of one input.
-        other: float64 (n,), of the other.
-        delta: of the claim.
-        miss: the probability with which the bound may be too high.
+        one: the statistic of releases of one input, float64 (n,).
+        other: the same for the other input, float64 (n,).
+        delta: δ of the claim.
+        miss: probability with which the bound may be too high.
 
     Returns:
         A number that is at most the true ε with probability at least ``1 − miss``.
@@ -151,10 +150,10 @@ def lower_bound(one: Floats, other: Floats, *, delta: float, miss: float) -> flo
 
 
 def gaussian_lower_bound(one: Floats, other: Floats, *, miss: float) -> float:
-    """The µ = sensitivity/σ that two samples refute of a Gaussian mechanism; arguments as :func:`lower_bound`.
+    """The µ = sensitivity/σ of a Gaussian mechanism that two samples refute; arguments as :func:`lower_bound`.
 
-    All tests on such a mechanism obey ``TPR ≤ Φ(Φ⁻¹(FPR) + µ)`` (Dong, Roth, Su 2022), so every
-    threshold tells of µ: far sharper than ε at a small δ, which only shows in rare events.
+    All tests on such a mechanism obey ``TPR ≤ Φ(Φ⁻¹(FPR) + µ)`` (Dong, Roth, Su 2022), so every threshold says
+    something about µ. This bound is much tighter than one on ε at a small δ, which needs rare events.
     """
     from scipy.stats import norm
 
@@ -162,17 +161,20 @@ def gaussian_lower_bound(one: Floats, other: Floats, *, miss: float) -> float:
 
 
 def _refuted(one: Floats, other: Floats, score: Callable[[Floats, Floats], Floats], miss: float) -> float:
-    """The score of (TPR from below, FPR from above) on the second halves, for the test best on the first halves."""
+    """The score of the second halves, for the threshold test that is best on the first halves.
+
+    ``score`` takes a lower bound of TPR and an upper bound of FPR.
+    """
     half = len(one) // 2
     best, test = -math.inf, (0.0, False, True)
     values = np.unique(np.concatenate([one[:half], other[:half]]))
     if len(values) > _THRESHOLDS:
         values = np.quantile(values, np.linspace(0, 1, _THRESHOLDS))
-    # How many lie at or above each threshold.
+    # The number of values at or above each threshold.
     one_V, other_V = (half - np.searchsorted(np.sort(part[:half]), values, side="left") for part in (one, other))
     for swapped, upper in ((False, True), (False, False), (True, True), (True, False)):
         hits_V, alarms_V = (other_V, one_V) if swapped else (one_V, other_V)
-        if not upper:  # the event is: below the threshold
+        if not upper:  # the test looks for values below the threshold
             hits_V, alarms_V = half - hits_V, half - alarms_V
         score_V = score(clopper_pearson(hits_V, half, miss / 2)[0], clopper_pearson(alarms_V, half, miss / 2)[1])
         place = int(np.nanargmax(score_V))
@@ -189,7 +191,7 @@ def _refuted(one: Floats, other: Floats, score: Callable[[Floats, Floats], Float
 
 
 def clopper_pearson(counts: NDArray[np.integer], n: int, miss: float) -> tuple[Floats, Floats]:
-    """One-sided bounds of a share: each lies beyond the true share with probability at most ``miss``."""
+    """Lower and upper bound of a share. Each is wrong with a probability of at most ``miss``."""
     try:
         from scipy.stats import beta
     except ImportError as error:
@@ -201,13 +203,13 @@ def clopper_pearson(counts: NDArray[np.integer], n: int, miss: float) -> tuple[F
 
 
 def _log_ratio(low: Floats, high: Floats, delta: float) -> Floats:
-    """log((TPR − δ)/FPR), −inf where δ explains it all."""
+    """log((TPR − δ)/FPR); very low where TPR is at most δ."""
     gain = np.maximum(low - delta, 0.0)
     return np.asarray(np.log(np.maximum(gain, 1e-300)) - np.log(np.maximum(high, 1e-300)))
 
 
 def _statistics(mechanism: Mechanism, pair: Pair, clock: Clock, trials: int, words: Words) -> tuple[Floats, Floats]:
-    """The statistic of as many releases of each input as there is time for, equally many of both."""
+    """The statistic of releases of both inputs: equally many of each, up to ``trials`` or as time allows."""
     size = max(1, min(trials, _CHUNK_NUMBERS // max(1, mechanism.words_per_image, math.prod(mechanism.feature_shape))))
     parts: tuple[list[Floats], list[Floats]] = ([], [])
     done = 0

@@ -1,10 +1,10 @@
-"""What the attacker holds: releases of the protected images as they crossed the link, and images of its own.
+"""The evidence of an attacker: releases of the protected images as they were sent, and images of its own.
 
-The attacker knows the architecture, the front's weights, the codec and the noise law. The protected images are the
-test split, whose released features are read from the feature log. The attacker's own (auxiliary) images are those that
-the run set apart for it (``data.audit_share``), or else the train split, and the val split. It sends them through the
-front, the noise law and the codec itself, as often as it likes. The splits are disjoint by image, and by identity where
-the data set's are.
+The attacker knows the architecture, the front's weights, the codec and the distribution of the noise. The protected
+images are the test split; their released features are read from the feature log. To learn, the attacker has its own
+(auxiliary) images: those that the run set apart for it (``data.audit_share``), or otherwise the train split. To choose
+between attackers, it has the val split. It can send its own images through front, noise and codec as often as it likes.
+No image is in two splits. No person is in two splits either, where the data set is split by person.
 
 Letters: N images, V views, F the feature shape, K classes or outputs.
 """
@@ -37,8 +37,8 @@ from smartedge.types import SplitName, Task
 __all__ = ["BATCH", "Auxiliary", "Evidence", "device_of", "digest_of", "of_a_training_image", "round_trip"]
 
 BATCH = 128  # images through the front at a time
-_MOST_RELEASES = 16  # of one image that are read together
-_CERTAIN = 50.0  # log-odds that stand for certainty
+_MOST_RELEASES = 16  # of one image that an attacker reads together
+_CERTAIN = 50.0  # log-odds that count as certainty
 _CPU = torch.device("cpu")
 
 
@@ -47,17 +47,19 @@ class Auxiliary:
     """Labelled images that the attacker holds, of one split."""
 
     split: Split  # images and labels, by position
-    views_VNF: tuple[Tensor, ...]  # bounded, noiseless features (N, *F): original, and mirrored (train only)
+    views_VNF: tuple[
+        Tensor, ...
+    ]  # bounded features without noise (N, *F): of the original and (train only) of the mirrored image
     labels: Mapping[str, Tensor]  # attribute → int64 (N,); −1 where unknown
     desired: Tensor  # int64 (N,) or float32 (N, K), the true desired labels
     seen: bool = True  # whether the front learned from them
-    left_out: int = 0  # images of the split that there was no time for
+    left_out: int = 0  # images of the split that were left out for lack of time
 
     def __len__(self) -> int:
         return len(self.desired)
 
     def subset(self, rows: Tensor) -> Auxiliary:
-        """The images at some positions, int64 (N,), which must ascend."""
+        """The images at some positions, int64 (N,), in ascending order."""
         labels = {name: column[rows] for name, column in self.labels.items()}
         views_VNF = tuple(view_NF[rows] for view_NF in self.views_VNF)
         left_out = self.left_out + len(self) - len(rows)
@@ -66,43 +68,43 @@ class Auxiliary:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that an attack may use, and the truth that it is judged by."""
+    """Everything that an attack may use, and the true labels that judge it."""
 
     name: str  # "defended", "undefended" or "training-image"
-    config: Config  # of the run, or of what it would be undefended
-    task: Task  # the desired label's
+    config: Config  # settings of the run, or of its undefended counterpart
+    task: Task  # the desired label
     feature_shape: tuple[int, ...]
-    layout: Layout  # what its axes mean
-    front: nn.Module  # to_input(images) → features; on ``device``, in evaluation mode, without gradients of its own
+    layout: Layout  # the meaning of the axes of a feature
+    front: nn.Module  # to_input(images) → features; on ``device``, in evaluation mode, its weights need no gradients
     mechanism: Mechanism
     noisy: bool  # whether the audited releases carry the mechanism's noise
     codec: Codec
     classes: Mapping[str, tuple[str, ...]]  # attribute → the names of its K classes
     train: Auxiliary
     val: Auxiliary
-    test: Split  # the protected images; for judging, and for pictures of what an attack got
+    test: Split  # the protected images; used to judge attacks and to show reconstructions
     test_ids: Tensor  # int64 (N,), in the order of the split
-    test_features_NF: Tensor  # float32 (N, *F), as decoded from what crossed the link
+    test_features_NF: Tensor  # float32 (N, *F), decoded from the frames that were sent
     test_labels: Mapping[str, Tensor]  # attribute → int64 (N,); −1 where unknown
     test_desired: Tensor
-    exit_scores: Mapping[SplitName, Tensor]  # the edge's own answers (N, K), probabilities; empty without an exit
-    releases: int = 1  # of each image, whose mean is what the attacker has: of every law here it says all that they say
-    back_file: Path | None = None  # the weights with which the cloud finished; None where nobody knows them
-    labelled: bool = False  # whether the attacker sees the true desired label of each image beside its features
+    exit_scores: Mapping[SplitName, Tensor]  # the task exit's answers (N, K), probabilities; empty without an exit
+    releases: int = 1  # of each image; the attacker has their mean, which is sufficient for every noise law used here
+    back_file: Path | None = None  # the final weights of the back; None where they are not known
+    labelled: bool = False  # whether the attacker also sees the true desired label of each image
 
     @property
     def batch_size(self) -> int:
-        """Images in a frame: what the codec encodes at once."""
+        """Images in a frame. The codec encodes one frame at a time."""
         return self.config.train.batch_size
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the attacker's networks compute; what they are given, and what they find, is on the CPU."""
+        """The device of the attacker's networks. Their inputs and results are kept on the CPU."""
         return device_of(self.config)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies what is attacked: settings, law of the releases, front, releases, and what is read from them."""
+        """A digest of what is attacked: settings, noise, front, releases and labels."""
         law = (self.mechanism, self.noisy, self.releases, self.labelled, self.codec.name)
         tensors = [self.test_features_NF, self.test_ids, self.test_desired, *self.front.state_dict().values()]
         for own in (self.train, self.val):
@@ -114,12 +116,12 @@ class Evidence:
 
     @property
     def twin(self) -> Differentiable:
-        """The mechanism on tensors."""
+        """The differentiable twin of the mechanism, which works on tensors."""
         return differentiable(self.mechanism)
 
     @property
     def log_odds(self) -> float:
-        """Of a discrete outcome: for a codeword that it holds, against one that it does not."""
+        """Log-odds of a released set: a codeword inside it against a codeword outside it."""
         channel_KO = self.mechanism.channel()
         assert channel_KO is not None
         if not self.noisy or channel_KO.min() <= 0:
@@ -139,10 +141,10 @@ class Evidence:
         """A fresh release of the attacker's own images, as the cloud would decode it.
 
         Args:
-            auxiliary: whose images.
-            generator: where view and noise come from; a CPU generator.
-            rows: int64 (N,), which images, in the order wanted; default all of them.
-            view: always this one; default one at random for each image.
+            auxiliary: the images.
+            generator: a CPU generator, which draws view and noise.
+            rows: positions of the images, int64 (N,), in the order wanted; default all.
+            view: index of the view for all images; default: a random view for each image.
 
         Returns:
             float32 (N, *F).
@@ -161,14 +163,14 @@ class Evidence:
         return torch.cat(parts)
 
     def autocast(self) -> torch.autocast:
-        """In which attackers compute: as the run did, so that more of their training fits into the time."""
+        """The precision of attackers: that of the run, so that more training fits into the time."""
         enabled = self.config.train.precision == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def release(self, bounded_BF: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise by the mechanism's law and one round trip through the codec, for one frame: float32 (B, *F).
+        """Add noise to one frame, encode and decode it: float32 (B, *F).
 
-        Of several ``releases``, the mean.
+        For several ``releases``, return their mean.
         """
         total_BF = torch.zeros(())
         for _ in range(self.releases):
@@ -183,10 +185,10 @@ class Evidence:
 
 
 def of_a_training_image(evidence: Evidence) -> Evidence | None:
-    """What an attacker holds of a *training* image: all of its releases, and its desired label where that is in clear.
+    """The evidence about a *training* image: all of its releases, and its desired label where that is sent in clear.
 
-    The protected images stand for such images: their further releases are simulated. None where this is no more than
-    the one release that crossed.
+    The protected images take the place of training images: their further releases are simulated. None where this
+    evidence is the same as the one release that was sent.
     """
     config = evidence.config
     noisy = evidence.mechanism.name != "none"
@@ -205,7 +207,7 @@ def of_a_training_image(evidence: Evidence) -> Evidence | None:
 
 
 def round_trip(codec: Codec, features_BF: Tensor) -> Tensor:
-    """Encode and decode one frame. Images (method ``upload``) are coded as the bytes that they are."""
+    """Encode and decode one frame. Images (method ``upload``) are coded as bytes."""
     images = codec.dtype == np.uint8
     coded_BF = _to_pixels(features_BF) if images else features_BF.float()
     payload, side = codec.encode(coded_BF.numpy())
@@ -217,7 +219,7 @@ def round_trip(codec: Codec, features_BF: Tensor) -> Tensor:
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """Identifies the content of tensors in this order."""
+    """A digest of the content of tensors in this order."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -225,7 +227,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 def device_of(config: Config) -> torch.device:
-    """Where attackers of a run compute."""
+    """The device on which the attackers of a run compute."""
     return pick_device(config.hardware.cloud_device, "hardware.cloud_device")
 
 

@@ -1,7 +1,8 @@
-"""What an attacker reads off the desired label alone: no defence that keeps the label can be below it.
+"""Floors: how well an attacker reads an attribute from the desired label alone.
 
-*Label floor*: the attacker sees the true desired label and nothing else. *Prediction floor*: it sees the task exit's
-answer, which is what sending nothing but the answer would give away. No floor is below a guess.
+*Label floor*: the attacker sees only the true desired label. A defence that keeps the label cannot be below this floor.
+*Prediction floor*: the attacker sees only the task exit's answer, as if the edge sent nothing else. Both are at least
+the accuracy of a guess.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ def prediction_floor(evidence: Evidence, attribute: str) -> NamedFigures | None:
 def table_attack(answers_N: Ints, labels: Ints, *others_N: Ints, options: int, classes: int) -> tuple[Floats, ...]:
     """The balanced posterior of the attribute given one answer, counted on the attacker's own images.
 
-    Whoever sees the answer alone can only be a function of it, and this is the best one as the number of images grows.
+    An attacker that sees only the answer can only use a function of it. With enough images this function is the best.
 
     Args:
-        answers_N: int64 in 0..options-1, what the attacker sees of its own images.
-        labels: the attribute, int64 (N,), no unknown ones.
-        others_N: what it sees of other images.
-        options: answers that there are.
-        classes: K of the attribute.
+        answers_N: the answers to the attacker's own images, int64 in 0..options-1.
+        labels: the attribute of these images, int64 (N,), none unknown.
+        others_N: the answers to other images.
+        options: number of possible answers.
+        classes: number of classes K of the attribute.
 
     Returns:
         Scores (N, K) for each of ``others_N``.
@@ -78,7 +79,7 @@ def _floor(evidence: Evidence, attribute: str, train: Ints, val: Ints, test: Int
         logistic = fit_logistic(known, *others, classes=classes)
         _, (_, *trees) = fit_trees(known, Table(at_val, val_N[val_known]), *others, classes=classes)
         attacks = {"logistic": logistic, "trees": tuple(trees)}
-    # A guess without looking: no floor is below it, whatever a threshold chosen on few val images does on test.
+    # A guess is also an attack. So a floor is not below a guess, even if a threshold from few val images fails on test.
     attacks["chance"] = tuple(np.full((len(labels), classes), 1 / classes) for labels in (val_N, test_N))
     figures = {name: judge(at_val, val_N, at_test, test_N) for name, (at_val, at_test) in attacks.items()}
     best = max(figures, key=lambda name: figures[name].balanced_accuracy)

@@ -1,4 +1,4 @@
-"""Collects the evidence that a finished run left: its data set, its front, and what crossed the link."""
+"""Collects the evidence of a finished run: its data set, its front, and the features that it sent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from smartedge.types import SplitName, Task
 
 __all__ = ["Crossed", "Opened", "Parts", "affordable", "assemble", "gather", "open_audited", "trained_parts"]
 
-_FEWEST_IMAGES = 512  # of its own that an attacker learns from, if there are so many
+_FEWEST_IMAGES = 512  # own images that an attacker learns from, if it has so many
 _FULL_PRECISION_BYTES = 256 * 2**20  # views larger than this are held in half precision
 _CPU = torch.device("cpu")
 
@@ -44,27 +44,27 @@ class Opened:
     """A run's data set, and the columns of it that are audited."""
 
     dataset: DataSet
-    own: Split  # the attacker's images to learn from: set apart by the run, or else its training images
+    own: Split  # the images that attackers learn from: set apart by the run, or otherwise its training images
     labels: Mapping[SplitName, Mapping[str, Tensor]]  # split (train: ``own``) → attribute → int64 (N,); −1 unknown
     classes: Mapping[str, tuple[str, ...]]  # attribute → the names of its K classes
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the edge trained, on the attacker's device and in evaluation mode."""
+    """The networks that the edge trained, on the attacker's device and in evaluation mode."""
 
     front: nn.Module
     task_exit: nn.Module | None  # None where the method has none
     feature_shape: tuple[int, ...]
-    layout: Layout  # what its axes mean
+    layout: Layout  # the meaning of the axes of a feature
 
 
 @dataclass(frozen=True)
 class Crossed:
-    """What a finished run sent of the test images, and what its edge answered to them."""
+    """The features of the test images that a run sent, and the answers of its task exit."""
 
-    test_NF: Tensor  # as decoded from the log, float32 (N, *F)
-    scores_NK: Tensor | None  # probabilities; None where the edge wrote none
+    test_NF: Tensor  # float32 (N, *F), decoded from the feature log
+    scores_NK: Tensor | None  # probabilities; None where the edge did not write them
 
 
 def gather(
@@ -74,9 +74,9 @@ def gather(
 
     Args:
         run_dir: holds ``edge/`` (the front's weights are published) and ``cloud/`` (the feature log).
-        attributes: the columns to be audited; desired ones may be among them.
-        name: of the evidence.
-        clock: the time for it; where it is short, the attacker makes do with fewer images of its own.
+        attributes: the columns to be audited; desired columns are allowed.
+        name: the name of the evidence.
+        clock: the time for this; when it is short, the attacker learns from fewer images.
         monitor: takes progress updates.
 
     Raises:
@@ -141,10 +141,10 @@ def assemble(
     clock: Clock,
     monitor: Monitor,
 ) -> Evidence:
-    """Send the attacker's images through the front. Without ``crossed`` the test images are released here, once.
+    """Send the attacker's images through the front. Without ``crossed``, release the test images here, once.
 
     Raises:
-        OutOfTime: without ``crossed``, where there is no time for the fewest images.
+        OutOfTime: without ``crossed``, where there is no time even for the smallest number of images.
     """
     dataset, split_of = opened.dataset, opened.dataset.splits
     seen = dataset.audit is None and get_method(config.method).divides
@@ -205,10 +205,10 @@ def assemble(
 
 
 def affordable(images: int, seconds_each: float, seconds: float) -> tuple[int, bool]:
-    """How many images the attacker learns from in the time, and whether from their mirrored view as well.
+    """How many images the attacker can learn from in the time, and whether also from their mirrored views.
 
-    Fewer than all are a power of two, so that calls with the same budget find the same number, and what one of them
-    finished serves the next.
+    If the time does not suffice for all images, the number is a power of two. Two calls with the same budget then use
+    the same number, so the second can reuse the results of the first.
     """
     if seconds_each <= 0 or 2 * images * seconds_each <= seconds:
         return images, True
@@ -219,7 +219,7 @@ def affordable(images: int, seconds_each: float, seconds: float) -> tuple[int, b
 
 
 def _views(evidence: Evidence, split: Split, split_name: str, monitor: Monitor, *, mirrored: bool) -> Tensor:
-    """Bounded features of a whole split, (N, *F); in half precision where they would fill the memory."""
+    """Bounded features of a whole split, (N, *F); in half precision where they need much memory."""
     bytes_needed = 4 * len(split) * int(np.prod(evidence.feature_shape))
     dtype = torch.float16 if bytes_needed > _FULL_PRECISION_BYTES else torch.float32
     views_NF = torch.empty((len(split), *evidence.feature_shape), dtype=dtype)
@@ -233,7 +233,7 @@ def _views(evidence: Evidence, split: Split, split_name: str, monitor: Monitor, 
 
 @torch.no_grad()
 def _scores(task_exit: nn.Module, evidence: Evidence, bounded_NF: Tensor) -> Tensor:
-    """The edge's answers to features that it bounded itself, probabilities (N, K)."""
+    """The task exit's answers to bounded features, probabilities (N, K)."""
     kind = evidence.task.kind
     parts = [
         exit_logits(task_exit, evidence.mechanism, part.float().to(evidence.device), kind)
@@ -243,7 +243,7 @@ def _scores(task_exit: nn.Module, evidence: Evidence, bounded_NF: Tensor) -> Ten
 
 
 def _stored_scores(file: Path, ids: np.ndarray) -> Tensor | None:
-    """The edge's answers as it wrote them, in the order of ``ids``; None where it wrote none."""
+    """The answers that the edge wrote, in the order of ``ids``; None where it wrote none."""
     if not file.exists():
         return None
     stored = load_file(file)

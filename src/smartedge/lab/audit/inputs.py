@@ -1,4 +1,4 @@
-"""What an attacker of a kind sees of releases: features as columns or as they are, drawn afresh for training."""
+"""The inputs of an attacker: released features, pooled to columns or unchanged, drawn anew for training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from smartedge.types import Task
 
 __all__ = ["Draws", "Inputs", "Pool", "val_labels", "val_releases"]
 
-_VAL_DRAWS = 4  # releases of each validation image where there is noise, so that selection is not by its luck
-_COLUMNS = {"linear-pooled": 1, "trees": 512, "mlp": 4096}  # at most so many, pooled; per channel at least one
+_VAL_DRAWS = 4  # releases of each validation image where there is noise, so that one lucky draw does not decide
+_COLUMNS = {
+    "linear-pooled": 1,
+    "trees": 512,
+    "mlp": 4096,
+}  # columns after pooling, at most; each channel keeps at least one
 
 
 class Pool(nn.Module):
-    """Maps and tokens to at most ``columns`` numbers by averaging over neighbours: (B, *F) → (B, *f)."""
+    """Averages neighbours of maps and tokens, to get at most ``columns`` numbers: (B, *F) → (B, *f)."""
 
     def __init__(self, feature_shape: tuple[int, ...], columns: int, layout: Layout | None = None) -> None:
         super().__init__()
@@ -48,7 +52,7 @@ class Pool(nn.Module):
 
 
 class Inputs:
-    """Features (N, *F) as one kind of attacker takes them: pooled columns (N, D), or for a full network as they are."""
+    """Features (N, *F) as one kind of attacker takes them: pooled columns (N, D), or unchanged for a deep network."""
 
     def __init__(self, evidence: Evidence, attack: str) -> None:
         whole = math.prod(evidence.feature_shape)
@@ -60,7 +64,7 @@ class Inputs:
         self.task = evidence.task if evidence.labelled else None
 
     def __call__(self, features_NF: Tensor, desired_N: Tensor) -> Tensor:
-        """With the desired labels (N,) or (N, K) as further columns, for who sees them."""
+        """Add the desired labels (N,) or (N, K) as further columns, if the attacker sees them."""
         if self.pool is None:
             return features_NF
         columns_ND = torch.cat([self.pool(part).flatten(1) for part in features_NF.split(1024)])
@@ -68,7 +72,7 @@ class Inputs:
 
 
 class Draws:
-    """Releases of the training images, batch by batch: fresh ones with noise, else one of each view, made once."""
+    """Releases of the training images, in batches. With noise each is drawn anew; without, each view is made once."""
 
     def __init__(self, evidence: Evidence, inputs: Inputs, generator: torch.Generator) -> None:
         self.evidence, self.inputs, self.generator = evidence, inputs, generator
@@ -81,7 +85,7 @@ class Draws:
             )
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """One release of each of these images (B,), as the attacker takes it."""
+        """One release of each image at ``rows`` (B,), as the attacker takes it."""
         if not self.views_VN:
             train = self.evidence.train
             return self.inputs(self.evidence.draw(train, self.generator, rows), train.desired[rows])
@@ -91,9 +95,9 @@ class Draws:
 
 
 def val_releases(evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """The attacker's validation images, each released ``_VAL_DRAWS`` times where there is noise: (M, *F).
+    """Releases (M, *F) of the attacker's validation images, and their desired labels.
 
-    With their desired labels.
+    Each image is released ``_VAL_DRAWS`` times where there is noise.
     """
     generator = torch.Generator().manual_seed(derive_seed(evidence.config.seed, "audit", "val"))
     draws = _VAL_DRAWS if evidence.noisy else 1
@@ -102,7 +106,7 @@ def val_releases(evidence: Evidence) -> tuple[Tensor, Tensor]:
 
 
 def val_labels(evidence: Evidence, attribute: str) -> NDArray[np.int64]:
-    """The labels that belong to a reading's validation scores, int64 (M,)."""
+    """The true labels for the validation scores of a reading, int64 (M,)."""
     draws = _VAL_DRAWS if evidence.noisy else 1
     return np.tile(evidence.val.labels[attribute].numpy(), draws)
 

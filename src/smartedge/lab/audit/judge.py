@@ -1,7 +1,7 @@
-"""How well an attack read an attribute: one rule for all attacks, references and reconstructions.
+"""Judges how well an attack read an attribute. All attacks, references and reconstructions follow the same rule.
 
-Scores are probabilities (N, K) of an attribute's classes, as an attacker gives them who takes all classes for equally
-frequent. Labels are int64 (N,), −1 where an image has none; such images are left out.
+Scores are probabilities (N, K) of an attribute's classes, from an attacker that treats all classes as equally frequent.
+Labels are int64 (N,), −1 where an image has none; such images are left out.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _RESAMPLES = 2000
 
 
 def judge(val_scores_NK: Floats, val_labels: Ints, test_scores_NK: Floats, test_labels: Ints) -> AttackFigures:
-    """What an attack achieves on the protected images.
+    """The figures of an attack on the protected images.
 
-    The threshold of a yes/no attribute is chosen on the validation images; of more classes, the highest score counts.
+    For a yes/no attribute, the threshold is chosen on the validation images. Otherwise the highest score counts.
     """
     val_scores_NK, val_labels = _known(val_scores_NK, val_labels)
     test_scores_NK, test_labels = _known(test_scores_NK, test_labels)
@@ -47,11 +47,11 @@ def judge(val_scores_NK: Floats, val_labels: Ints, test_scores_NK: Floats, test_
 
 
 def choose_threshold(score: Floats, labels: Ints) -> float:
-    """The threshold on P(yes) with the highest balanced accuracy; of equally good ones, the middle one."""
+    """The threshold on P(yes) with the highest balanced accuracy. If several are equally good: the middle one."""
     order = np.argsort(score, kind="stable")
     ranked, yes = score[order], labels[order] == 1
     yeses, noes = max(int(yes.sum()), 1), max(int((~yes).sum()), 1)
-    # Threshold number i calls images i, i + 1, … yes: i = 0 all of them, i = N none.
+    # Threshold number i answers yes for the images i, i + 1, …; for i = 0 that is all images, for i = N none.
     right_yes = yes.sum() - np.concatenate([[0], np.cumsum(yes)])
     right_no = np.concatenate([[0], np.cumsum(~yes)])
     balanced = right_yes / yeses + right_no / noes
@@ -62,7 +62,7 @@ def choose_threshold(score: Floats, labels: Ints) -> float:
 
 
 def decide(scores_NK: Floats, threshold: float | None) -> Ints:
-    """The classes answered, int64 (N,): yes above the threshold, or the highest score."""
+    """The answers, int64 (N,): 1 where P(yes) is above the threshold; without one, the class with the highest score."""
     if threshold is None:
         return np.asarray(scores_NK.argmax(axis=1), dtype=np.int64)
     return np.asarray(scores_NK[:, 1] > threshold, dtype=np.int64)
@@ -73,8 +73,8 @@ def balanced_accuracy_interval(
 ) -> tuple[float, tuple[float, float]]:
     """Mean recall over the classes that occur, and its bootstrap interval over images.
 
-    Drawing N images with replacement draws the counts of the cells (class, right or wrong) from a multinomial, which
-    is done directly. It covers the choice of test images, not the chance of an attacker's training.
+    If N images are drawn with replacement, the counts of (class, right or wrong) have a multinomial distribution. The
+    counts are drawn from it directly. The interval covers the choice of test images, not the variation of training.
     """
     classes, index = np.unique(labels, return_inverse=True)
     cells = np.bincount(2 * index + right, minlength=2 * len(classes))
@@ -85,7 +85,7 @@ def balanced_accuracy_interval(
 
 
 def selection_score(scores_NK: Floats, labels: Ints) -> float:
-    """What an attacker prefers one epoch, or one network, to another by: AUROC, which needs no threshold."""
+    """The score by which an attacker chooses an epoch or a network: AUROC, which needs no threshold."""
     scores_NK, labels = _known(scores_NK, labels)
     value = metrics.evaluate(labels, scores_NK, "single")["auroc"]
     return 0.5 if value is None else value

@@ -1,9 +1,10 @@
-"""Membership of a release: given released features and a candidate image, are they of that image?
+"""Membership of a release: were the released features made from a given candidate image?
 
-The attacker sends the candidate through the white-box front and asks how likely the release is then: −‖z − f(x)‖² for
-Gaussian noise (and for none), −‖z − f(x)‖₁ for Laplace noise, and for codewords whether the release holds the
-candidate's. A second statistic compares this with the same for the attacker's own images (a release that is likely for
-everybody says nothing); the better of the two counts.
+The attacker sends the candidate through the white-box front and computes how likely the release is for it. The
+statistic is −‖z − f(x)‖² for Gaussian noise and without noise, −‖z − f(x)‖₁ for Laplace noise. For codewords, it is
+whether the release contains the candidate's codeword. A second statistic is calibrated: it subtracts the likelihood of
+the release for the attacker's own images, because a release that is likely for every image says nothing. The better of
+the two statistics counts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from smartedge.runs.seeds import derive_seed
 
 __all__ = ["membership"]
 
-_REFERENCES = 512  # of the attacker's own images
+_REFERENCES = 512  # own images that the calibrated statistic uses
 _BATCH = 128
 
 Floats = NDArray[np.float64]
@@ -72,7 +73,7 @@ def membership(evidence: Evidence, *, seed: int, monitor: Monitor) -> Membership
 
 
 def _candidates(evidence: Evidence, monitor: Monitor) -> Tensor:
-    """What the front makes of each test image, float32 (N, D)."""
+    """The front's features of each test image, float32 (N, D)."""
     parts = []
     count = len(evidence.test)
     for start in range(0, count, _BATCH):
@@ -86,14 +87,14 @@ def _likelihood(evidence: Evidence) -> Likelihood:
     """Log-likelihood of each release for each candidate, up to a constant."""
     mechanism = evidence.mechanism
     if mechanism.channel() is not None:
-        # The release holds the candidate's codeword, or it does not.
+        # The release contains the candidate's codeword, or it does not.
         weight = evidence.log_odds
         return lambda released_ND, candidate_MD: weight * (released_ND @ candidate_MD.T).double()
     sigma = mechanism.sigma if evidence.noisy else None
     if sigma is not None and mechanism.noise_norm == 1:
         scale = sigma / math.sqrt(2)
         return lambda released_ND, candidate_MD: -torch.cdist(released_ND, candidate_MD, p=1.0) / scale
-    # Without noise what differs is the codec's rounding: a scale of the size of the smallest distances serves.
+    # Without noise only the codec's rounding differs. Its mean square distance is the scale.
     variance = _rounding(evidence) if sigma is None else sigma**2
     return lambda released_ND, candidate_MD: (
         -torch.cdist(released_ND, candidate_MD, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * variance)
@@ -101,14 +102,14 @@ def _likelihood(evidence: Evidence) -> Likelihood:
 
 
 def _rounding(evidence: Evidence) -> float:
-    """Mean square distance that the codec alone makes, per image; a small number where it makes none."""
+    """Mean square error of the codec, per number; a small positive number where the codec is exact."""
     sample_NF = evidence.train.views_VNF[0][: evidence.batch_size].float()
     coded_NF = evidence.release(sample_NF, torch.Generator().manual_seed(0))
     return max(float((coded_NF - sample_NF).flatten(1).square().mean()), 1e-6 * float(sample_NF.var()) + 1e-12)
 
 
 def _others(count: int, groups: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-    """For each image another one, of the same group where groups are given; images that are alone are left out."""
+    """Pair each image with another one, from the same group where groups are given. Single images are left out."""
     if groups is None:
         members = [torch.arange(count)]
     else:
@@ -119,12 +120,12 @@ def _others(count: int, groups: Tensor | None, generator: torch.Generator) -> tu
         if len(group) > 1:
             mixed = group[torch.randperm(len(group), generator=generator)]
             rows.append(mixed)
-            others.append(mixed.roll(1))  # a cycle: nobody is paired with itself
+            others.append(mixed.roll(1))  # a cycle: no image is paired with itself
     return (torch.cat(rows), torch.cat(others)) if rows else None
 
 
 def _judge(real_N: Floats, false_N: Floats) -> MembershipFigures:
-    """Threshold on the even places, figures on the odd ones; AUROC on all."""
+    """Choose the threshold on the even positions and judge on the odd ones; AUROC is over all."""
     scores = np.concatenate([real_N, false_N])
     labels = np.repeat([1, 0], [len(real_N), len(false_N)]).astype(np.int64)
     half = np.concatenate([np.arange(len(real_N)), np.arange(len(false_N))]) % 2 == 0

@@ -27,16 +27,16 @@ __all__ = ["Standardise", "read_with_network"]
 
 _BATCH = 128
 _CLIP_NORM = 5.0
-_FEWEST_STEPS = 200  # of a network: few images make short epochs
-_FEWEST_EPOCHS = 3  # fewer than these are no attack
+_FEWEST_STEPS = 200  # with few images an epoch is short, so more epochs are trained
+_FEWEST_EPOCHS = 3  # an attacker with fewer epochs is not tried
 _TIMED_STEPS = 6
-_READING = 1 / 3  # of the time of a training step: reading as many images
+_READING = 1 / 3  # time to read a batch, in units of a training step
 
 Floats = NDArray[np.float64]
 
 
 class Standardise(nn.Module):
-    """Columns (B, D) to mean 0 and deviation 1 each, by the attacker's own images."""
+    """Scales columns (B, D) to mean 0 and standard deviation 1, measured on the attacker's own images."""
 
     mean_D: Tensor
     scale_D: Tensor
@@ -55,7 +55,7 @@ def read_with_network(evidence: Evidence, unit: Unit, *, clock: Clock, monitor: 
     """Train a network of the unit's kind on fresh releases, and let it read the protected images.
 
     Raises:
-        OutOfTime: not even a few epochs fit.
+        OutOfTime: there is no time for even a few epochs.
         Diverged: its answers are not finite numbers.
     """
     inputs = Inputs(evidence, unit.attack)
@@ -75,7 +75,7 @@ def _network(evidence: Evidence, unit: Unit, inputs: Inputs) -> nn.Module:
             fresh = network.state_dict()
             assert evidence.back_file is not None
             trained = load_file(evidence.back_file)
-            # All that fits: where the desired label has another number of classes, the last layer stays new.
+            # The last layer stays new where the number of classes differs; all other weights are loaded.
             network.load_state_dict(
                 {k: v for k, v in trained.items() if k in fresh and v.shape == fresh[k].shape}, strict=False
             )
@@ -101,7 +101,7 @@ def _network(evidence: Evidence, unit: Unit, inputs: Inputs) -> nn.Module:
 
 
 class _Attacker:
-    """One network in training, and the best of what it said of each attribute."""
+    """One network in training, and its best answers for each attribute."""
 
     def __init__(self, evidence: Evidence, unit: Unit, network: nn.Module, inputs: Inputs, clock: Clock) -> None:
         self.evidence, self.unit, self.clock = evidence, unit, clock
@@ -123,7 +123,9 @@ class _Attacker:
         )
         images = len(evidence.train)
         self.size = min(_BATCH, images)
-        per_epoch = max(1, images // self.size)  # an incomplete batch is left out: batch normalisation needs two images
+        per_epoch = max(
+            1, images // self.size
+        )  # an incomplete batch is left out, because batch normalisation needs two images
         self.wanted = max(unit.kind.epochs, -(-_FEWEST_STEPS // per_epoch))
         self.progress = Progress(self.wanted, per_epoch)
         self.best = dict.fromkeys(unit.attributes, -1.0)
@@ -132,7 +134,7 @@ class _Attacker:
         self.begun = clock.elapsed()
 
     def train(self, monitor: Monitor) -> Reading:
-        """All epochs, or as many as the clock allows."""
+        """Train all epochs, or as many as the clock allows."""
 
         def report(progress: Progress) -> None:
             monitor.update(Update("audit", self.unit.title, min(progress.step, progress.steps), progress.steps))
@@ -145,7 +147,7 @@ class _Attacker:
         return Reading(self.at_val, self.at_test, self.progress.epoch, self.wanted)
 
     def batches(self, epoch: int) -> Generator[Tensor, None, None]:
-        """Positions of the attacker's images, in a new order."""
+        """Batches of positions of the attacker's images, in a new order."""
         order = torch.randperm(len(self.evidence.train), generator=self.generator)
         yield from order.split(self.size)[: self.progress.steps_per_epoch]
 
@@ -164,17 +166,17 @@ class _Attacker:
             progress.epochs = _affordable(self.clock, progress.epochs, seconds)
 
     def read(self, progress: Progress) -> None:
-        """Let the network read all images, and keep what it says where it is the best so far."""
+        """Let the network read all images, and keep its answers where they are the best so far."""
         said = (_scores(self.network, each_N, self.outputs, self.evidence) for each_N in (self.val_N, self.test_N))
         for name, val_NK, test_NK in zip(self.unit.attributes, *said, strict=True):
             if not (np.isfinite(val_NK).all() and np.isfinite(test_NK).all()):
                 continue
-            # Of equally good epochs the later one: where AUROC is 1 already, the margin still grows.
+            # Of equally good epochs the later one counts: where AUROC is already 1, the margin still grows.
             if (score := selection_score(val_NK, self.val_truth[name])) >= self.best[name]:
                 self.best[name], self.at_val[name], self.at_test[name] = score, val_NK, test_NK
         self.network.train()
         left = self.clock.remaining()
-        if progress.epoch == 1 and not math.isinf(left):  # now it is known what an epoch takes
+        if progress.epoch == 1 and not math.isinf(left):  # now the time of an epoch is known
             affordable = 1 + int(left / max(self.clock.elapsed() - self.begun, 1e-9))
             progress.epochs = min(progress.epochs, max(_FEWEST_EPOCHS, affordable))
         if left == 0:
@@ -192,7 +194,7 @@ def _affordable(clock: Clock, epochs: int, seconds_per_epoch: float) -> int:
 
 
 def _class_weights(labels: Tensor, classes: int) -> Tensor:
-    """Weights under which the classes that occur count the same, one on average over the known labels."""
+    """Weights that give equal influence to all classes that occur; their mean over the known labels is 1."""
     counts = torch.bincount(labels[labels >= 0], minlength=classes).float()
     return torch.where(counts > 0, counts.sum() / (counts.clamp(min=1) * (counts > 0).sum()), 0.0)
 

@@ -19,9 +19,10 @@ Floats = NDArray[np.float64]
 
 
 def read_by_posterior(evidence: Evidence, attributes: Sequence[str]) -> Reading:
-    """P(class | releases, label) ∝ Σ_k P(k | class, label) · Π_r P(release r | k): counted, and exact in the noise law.
+    """Compute P(class | releases, label) ∝ Σ_k P(k | class, label) · Π_r P(release r | k).
 
-    Of an image's releases only counts, for how many of them hold codeword k (Bayes; a release has two probabilities).
+    The first factor is counted on the attacker's own images; the second is exact. It depends only on how many of the
+    image's releases contain codeword k, because each release has one of two probabilities.
     """
     channel_KO, train = evidence.mechanism.channel(), evidence.train
     assert channel_KO is not None
@@ -43,7 +44,7 @@ def read_by_posterior(evidence: Evidence, attributes: Sequence[str]) -> Reading:
         counts_GSK = np.full((groups, len(evidence.classes[name]), len(channel_KO)), 1e-3)
         known = labels_N >= 0
         np.add.at(counts_GSK, (group_N[known], labels_N[known], codes_N[known]), 1.0)
-        # All classes are taken for equally frequent on the whole, not within each group.
+        # All classes are treated as equally frequent over all groups together, not within each group.
         share_GSK = counts_GSK / counts_GSK.sum(axis=(0, 2), keepdims=True)
         for into, (weight_NK, of_N) in zip(scores, seen, strict=True):
             odds_NK = np.exp(weight_NK - weight_NK.max(axis=1, keepdims=True))

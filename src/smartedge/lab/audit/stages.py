@@ -1,4 +1,4 @@
-"""The stages of an audit, and what an audit takes over from an earlier one."""
+"""The stages of an audit, and how an audit takes over results of an earlier one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ATTACK_NAMES = (*ATTACKS, "membership", "epsilon", "reconstruction")
 
 
 def with_earlier(result: Audit, file: Path) -> Audit:
-    """``result``, and what an earlier audit found in the stages that this call did not ask for or had no time for.
+    """``result``, completed with stages of an earlier audit that this call did not ask for or had no time for.
 
     Args:
-        result: of this call.
-        file: ``audit.json`` of the earlier one. Where it is of another run or version, damaged, or not there, nothing
-            is taken over.
+        result: the result of this call.
+        file: ``audit.json`` of the earlier audit. Nothing is taken over if the file is missing, damaged, or of another
+            run or version.
     """
     try:
         earlier = Audit.read(file)
@@ -47,6 +47,6 @@ def with_earlier(result: Audit, file: Path) -> Audit:
 
 
 def stage_of(attack: str) -> str:
-    """The key of ``audit.json`` under which an attack's result stands."""
+    """The key of ``audit.json`` that holds the result of an attack."""
     names = {"membership": "membership", "epsilon": "dp", "reconstruction": "reconstruction"}
     return names.get(attack.split(" ")[0], "attributes")

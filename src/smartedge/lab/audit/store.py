@@ -1,4 +1,4 @@
-"""Finished attacks, kept in a folder so that a second call goes on from there."""
+"""Keeps finished attacks in a folder, so that a second call can reuse them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["Store", "key_of", "weights_key"]
 
 
 class Store:
-    """Finished pieces of work: ``NAME.json`` and, where it has tensors, ``NAME.safetensors``.
+    """A folder of finished pieces of work: ``NAME.json`` and, where it has tensors, ``NAME.safetensors``.
 
-    A piece counts only where its key is the one asked for, so that what belongs to another run, other attributes or
-    another seed is done again.
+    A piece is used only if its key is the one asked for. So a piece of another run, other attributes or another seed is
+    made again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +31,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, name: str, key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """The piece, or None where it is not there, not whole, or of another key."""
+        """The piece; None where it is missing, incomplete, or has another key."""
         try:
             piece = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
             if piece["key"] != key:
@@ -41,7 +41,7 @@ class Store:
             return None
 
     def save(self, name: str, key: str, value: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Keep a piece; the JSON is written last, since it says that all is there."""
+        """Keep a piece. The JSON file is written last: it marks the piece as complete."""
         (self.folder / f"{name}.json").unlink(missing_ok=True)
         if tensors:
             save_weights(self.folder / f"{name}.safetensors", tensors)
@@ -51,10 +51,10 @@ class Store:
 
 
 def key_of(evidence: Evidence, *others: object) -> str:
-    """Identifies a piece of work by what it was made from: the evidence, and ``others`` (by their ``repr``)."""
+    """A digest of what a piece of work was made from: the evidence, and the ``repr`` of ``others``."""
     return hashlib.sha256(repr((evidence.fingerprint, others)).encode()).hexdigest()[:32]
 
 
 def weights_key(network: nn.Module | None) -> str | None:
-    """Identifies a network by its weights: a piece that was made or judged with another one does not count."""
+    """A digest of a network's weights, so that a piece made or judged with other weights is not used."""
     return None if network is None else digest_of(network.state_dict().values())

@@ -39,8 +39,8 @@ from smartedge.runs.progress import Monitor
 __all__ = ["ATTACK_NAMES", "AuditSettings", "audit"]
 
 _REFERENCE = ("linear", "mlp", "deep")  # attacks on the undefended front
-# Shares of the budget. What a stage leaves over goes to the later ones.
-_OPENING_SHARE = 0.3  # of images through the front
+# Shares of the time budget. Time that a stage does not use goes to the later stages.
+_OPENING_SHARE = 0.3  # for sending images through the front
 _CHEAP_SHARE = 0.5
 _FRONT_SHARE = 0.25
 _ATTRIBUTE_SHARE = 0.6
@@ -50,15 +50,15 @@ _EPSILON_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """What to attack, and how hard.
+    """What to attack, and with how much effort.
 
     Attributes:
-        attributes: columns to read; None for the run's sensitive ones, ``("all",)`` for these and every yes/no column.
-        attacks: names out of :data:`ATTACK_NAMES`; None for all.
+        attributes: columns to read. None: the run's sensitive columns; ``("all",)``: these and every yes/no column.
+        attacks: names from :data:`ATTACK_NAMES`; None for all.
         budget: seconds for everything; None for no limit.
-        seeds: attackers of each kind, trained from different seeds.
-        undefended: a finished unprotected run to compare with; None trains such a front, once.
-        fresh: do everything again.
+        seeds: number of attackers of each kind, each with its own seed.
+        undefended: a finished undefended run to compare with; None: an undefended front is trained once.
+        fresh: repeat everything, and reuse no earlier result.
     """
 
     attributes: tuple[str, ...] | None = None
@@ -71,35 +71,35 @@ class AuditSettings:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of :func:`audit`: what its stages share."""
+    """The values that the stages of one :func:`audit` share."""
 
     run_dir: Path
     settings: AuditSettings
     wanted: tuple[str, ...]  # names of attacks
     clock: Clock
     monitor: Monitor
-    skipped: list[Skipped]  # gets an entry for everything that was left out or cut short
+    skipped: list[Skipped]  # takes an entry for each attack that was left out or cut short
 
     @property
     def folder(self) -> Path:
-        """Where the audit and its finished attacks are kept."""
+        """The folder of the audit and its finished attacks."""
         return self.run_dir / "audit"
 
     @property
     def reference_folder(self) -> Path:
-        """Where attacks on the undefended front are kept: with a named run, so that all audits beside it share them."""
+        """The folder of attacks on the undefended front. It is in a named undefended run, so that audits share it."""
         return (self.settings.undefended or self.run_dir) / "audit" / "attacks"
 
 
 def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
-    """Attack a finished run and write ``RUN/audit/audit.json``; returns what it holds.
+    """Attack a finished run, write ``RUN/audit/audit.json`` and return its content.
 
-    Every finished attack is kept under ``RUN/audit/`` and reused by the next call, so that an audit which was stopped,
-    or cut short by its budget, goes on. What was left out or cut short is listed under ``skipped``. Stages that are not
-    asked for (attribute inference, membership, epsilon, reconstruction) stay as an earlier call found them.
+    Every finished attack is kept under ``RUN/audit/`` and reused by the next call. So an audit that was stopped, or cut
+    short by its time budget, can continue. ``skipped`` lists the attacks that were left out or cut short. If a call
+    does not ask for a stage (attribute inference, membership, epsilon, reconstruction), its earlier result is kept.
 
     Raises:
-        ConfigError: an attribute or attack is not one, or what the attacks need is not installed.
+        ConfigError: an attribute or attack does not exist, or a package that the attacks need is not installed.
         RunError: the run has not finished, or one side's folder is missing.
         DataError: the data set has changed.
     """
@@ -115,7 +115,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
     evidence = gather(run_dir, attributes, clock=clock.part(clock.remaining() * _OPENING_SHARE), monitor=monitor)
     _check_classes(evidence)
     _note_fewer_images(call, evidence)
-    # The cheap attacks come first, so that a small budget suffices for them; references and costly ones follow.
+    # The cheap attacks come first, so that a small time budget suffices for them. References and costly ones follow.
     _cheap_attacks(call, evidence)
     found_membership = _membership(call, evidence)
     dp = _dp(call, evidence)
@@ -169,7 +169,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
 
 
 def _forget(call: _Call) -> None:
-    """Remove what earlier calls have finished."""
+    """Remove the results of earlier calls."""
     for part in ("attacks", "undefended", "reconstruction"):
         shutil.rmtree(call.folder / part, ignore_errors=True)
     if call.settings.undefended is not None:
@@ -192,7 +192,7 @@ def _undefended(call: _Call, evidence: Evidence) -> Evidence | None:
 
 
 def _note_fewer_images(call: _Call, evidence: Evidence) -> None:
-    """Whoever reads the audit must know that attackers learned from fewer images than there are."""
+    """List under ``skipped`` that attackers learned from fewer images than there are."""
     own = evidence.train
     if own.left_out or len(own.views_VNF) == 1:
         text = f"the budget sufficed for {len(own)} of the attacker's {len(own) + own.left_out} images"
@@ -200,7 +200,7 @@ def _note_fewer_images(call: _Call, evidence: Evidence) -> None:
 
 
 def _cheap_attacks(call: _Call, evidence: Evidence) -> None:
-    """The cheap attackers on the audited releases, one of each kind and rate; kept for :func:`_attribute_blocks`."""
+    """Train the cheap attackers, one of each kind and rate; :func:`_attribute_blocks` reuses their results."""
     if math.isinf(call.clock.remaining()):
         return  # there is time for all, in any order
     names = [name for name in available(evidence) if name in call.wanted and ATTACKS[name].cheap]
@@ -303,7 +303,7 @@ def _dp(call: _Call, evidence: Evidence) -> NoiseTest:
         call.skipped.append(Skipped(attack="epsilon", reason="no time was left"))
     elif "epsilon" in call.wanted:
         seconds = min(_EPSILON_SECONDS, call.clock.remaining() * _EPSILON_SHARE)
-        # Without noise a few releases show all that there is to show.
+        # Without noise a few releases suffice, since all are equal.
         block |= epsilon.measure(mechanism, clock=call.clock.part(seconds), trials=100_000 if protected else 2_000)
         if not protected:
             block["holds"] = None
@@ -311,7 +311,7 @@ def _dp(call: _Call, evidence: Evidence) -> NoiseTest:
 
 
 def _bound(evidence: Evidence, bound: Callable[[Mechanism], float]) -> float | None:
-    """What no attacker can exceed on the audited releases; None where nothing is claimed of them."""
+    """The bound that no attacker can exceed on the audited releases; None where there is no guarantee."""
     mechanism = evidence.mechanism
     return bound(mechanism) if evidence.noisy and not math.isinf(mechanism.epsilon) else None
 
@@ -378,5 +378,5 @@ def _check_classes(evidence: Evidence) -> None:
             shown = ", ".join(names[cls] for cls in unseen[:3]) + (", …" if len(unseen) > 3 else "")
             raise ConfigError(
                 f"--attributes: {len(unseen)} of the {len(present['test'])} classes of {name!r} in the split 'test' "
-                f"({shown}) occur on none of the attacker's own images, so none can learn to read them; leave it out"
+                f"({shown}) do not occur among the attacker's own images, so no attacker can learn them; leave it out"
             )

@@ -19,7 +19,7 @@ from smartedge.runs.seeds import derive_seed
 
 __all__ = ["Table", "fit_logistic", "fit_trees", "read_with_trees"]
 
-_ROUNDS = 50  # of boosting, between looks at the clock
+_ROUNDS = 50  # rounds of boosting between two looks at the clock
 _DRAWS = 4  # releases of each training image that trees learn from
 
 Floats = NDArray[np.float64]
@@ -29,10 +29,10 @@ Columns = NDArray[Any]  # float32 or float64 (N, D)
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and what they are to tell."""
+    """Columns, and the labels to read from them."""
 
     columns_ND: Columns
-    labels_N: Ints  # no unknown ones
+    labels_N: Ints  # none unknown
 
 
 def fit_trees(
@@ -45,20 +45,20 @@ def fit_trees(
     seed: int = 0,
     clock: Clock | None = None,
 ) -> tuple[int, tuple[Floats, ...]]:
-    """Gradient-boosted trees with balanced classes; as many rounds count as are best on the validation images.
+    """Train gradient-boosted trees with balanced classes. The number of rounds is the best on the validation images.
 
     Args:
-        train: what it learns from.
-        val: by which the number of rounds is chosen.
-        others_ND: what to read.
-        classes: K.
-        learning_rate: of boosting.
-        rounds: at most so many.
-        seed: of the subsamples from which the bins are found.
-        clock: looked at after every 50 rounds; None: there is always time.
+        train: the table to learn from.
+        val: the table that chooses the number of rounds.
+        others_ND: further columns to read.
+        classes: number of classes K.
+        learning_rate: learning rate of boosting.
+        rounds: largest number of rounds.
+        seed: seed of the subsamples that define the bins.
+        clock: checked after every 50 rounds; None: no time limit.
 
     Returns:
-        The rounds there was time for; probabilities (N, K) for the columns of ``val`` and for each of ``others_ND``.
+        The number of rounds trained; probabilities (N, K) for the columns of ``val`` and for each of ``others_ND``.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -96,7 +96,7 @@ def fit_trees(
 
 
 def fit_logistic(train: Table, *others_ND: Columns, classes: int) -> tuple[Floats, ...]:
-    """Logistic regression with balanced classes, for few columns; probabilities (N, K) for each of ``others_ND``.
+    """Train a logistic regression with balanced classes on few columns; returns probabilities (N, K) of each other.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -149,7 +149,7 @@ def _stage(stages: Any, number: int) -> Floats:
 
 
 def _widened(scores_NP: Columns, present: Ints, classes: int) -> Floats:
-    """Scores of the classes that occurred in training, zero for the others."""
+    """Scores for all classes; a class that did not occur in training gets 0."""
     scores_NK = np.zeros((len(scores_NP), classes))
     scores_NK[:, present] = scores_NP
     return scores_NK

@@ -1,4 +1,4 @@
-"""The same network without its protection: what the attacks on a run are compared with."""
+"""The undefended network of a run: the same network without protection. Attacks on it are the reference."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def gather_undefended(
     monitor: Monitor,
     clock: Clock,
 ) -> Evidence:
-    """The same network, cut and exit without bottleneck, noise and adversary: what the attacks are compared with.
+    """The evidence of the same network, cut and exit, but without bottleneck, noise and adversarial exits.
 
     Args:
-        defended: the audited run's evidence; returned under another name where it is undefended itself.
-        folder: where the front that is trained for this, once, is kept.
-        named: a finished run to take instead of training one.
+        defended: the audited run's evidence. If that run is undefended itself, it is returned under another name.
+        folder: keeps the undefended front, which is trained once.
+        named: a finished run to use instead of training a front.
         monitor: takes progress updates.
-        clock: when it runs out the training ends, and goes on from its last whole epoch at the next call.
+        clock: when it runs out, the training stops; the next call continues after its last whole epoch.
 
     Raises:
         ConfigError: ``named`` is defended itself, or learned from other images.
         RunError: ``named`` has not finished.
-        OutOfTime: the front could not be trained to its end, or its features not be computed.
+        OutOfTime: there was no time to finish the front's training or to compute its features.
     """
     attributes = list(defended.classes)
     if named is not None:
@@ -68,7 +68,7 @@ def gather_undefended(
 
 
 def is_undefended(config: Config) -> bool:
-    """Whether nothing protects what is sent: no bottleneck, no codewords, no noise, no adversary."""
+    """Whether a run has no protection: no bottleneck, no codewords, no noise, no adversarial exits."""
     if not get_method(config.method).divides:  # the images themselves
         return True
     model = config.model
@@ -77,10 +77,10 @@ def is_undefended(config: Config) -> bool:
 
 
 def undefended_config(config: Config) -> Config:
-    """The settings of a run without what protects it."""
+    """The settings of a run, without its protection."""
     raw = config.model_dump(mode="json")
     raw["model"] |= {"bottleneck": None, "codebook": None}
-    if raw["codec"]["name"] == "code":  # which is for codewords
+    if raw["codec"]["name"] == "code":  # this codec is only for codewords
         raw["codec"]["name"] = None
     for section in ("adversary", "dp"):
         del raw[section]
@@ -89,7 +89,7 @@ def undefended_config(config: Config) -> Config:
 
 
 def _settings_of(folder: Path) -> object:
-    """Those of the front that is kept there, or begun; None where there is none."""
+    """The settings of the front that is kept in the folder; None where there is no front."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -113,12 +113,12 @@ def _check_comparable(defended: Evidence, undefended: Evidence, named: Path) -> 
         if value(defended) != value(undefended):
             raise ConfigError(
                 f"--undefended {named}: its {key} is {value(undefended)}, and the audited run's is {value(defended)}; "
-                "give a run that differs in its protection alone"
+                "give a run that differs only in its protection"
             )
 
 
 def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monitor, clock: Clock) -> None:
-    """Train front and task exit without protection, as the edge does with these settings; resumes by epoch."""
+    """Train front and task exit with these settings, as the edge does. A later call resumes after the last epoch."""
     train, split = config.train, dataset.splits["train"]
     device = device_of(config)
     learner = ExitLearner(config, dataset.task, device)
@@ -162,8 +162,10 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
         stop=lambda: clock.remaining() == 0,
     ):
         raise OutOfTime(
-            f"the undefended front is at epoch {progress.epoch + 1} of {epochs}; another call goes on there"
+            f"the undefended front is at epoch {progress.epoch + 1} of {epochs}; another call continues there"
         )
     save_weights(folder / "exit.safetensors", learner.modules["exit"].state_dict())
-    save_weights(folder / "front.safetensors", learner.modules["front"].state_dict())  # last: it says that all is there
+    save_weights(
+        folder / "front.safetensors", learner.modules["front"].state_dict()
+    )  # written last: it marks the front as finished
     checkpoints.forget_before(epochs + 1)

@@ -1,4 +1,4 @@
-"""One sentence about the sensitive attribute that fares worst."""
+"""The verdict of an audit: one sentence about the sensitive attribute that is hidden worst."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from smartedge.artifacts.audit import AttributeBlock, Audit
 
 __all__ = ["verdict"]
 
-_CLOSE = 0.03  # of the label floor: what the verdict calls close
+_CLOSE = 0.03  # up to this far above the label floor, the verdict gives no exact distance
 
 
 def verdict(result: Audit, sensitive: Sequence[str]) -> str:
-    """One sentence about the sensitive attribute that fares worst (of all attributes, where none is sensitive)."""
+    """One sentence about the sensitive attribute that is hidden worst; of all attributes, where none is sensitive."""
     found = {name: block for name, block in result.attributes.items() if block.best}
     if not found:
-        return "No attack on an attribute was made, so nothing is known of what the features give away."
+        return "No attack on an attribute was made, so it is not known what the features reveal."
     names = [name for name in found if name in sensitive] or list(found)
     strongest = {name: _strongest(found[name]) for name in names}
     worst = max(names, key=lambda name: strongest[name][1] - found[name].floor.balanced_accuracy)
@@ -42,11 +42,11 @@ def verdict(result: Audit, sensitive: Sequence[str]) -> str:
 
 
 def _strongest(block: AttributeBlock) -> tuple[str, float]:
-    """Name and balanced accuracy of the best attacker, whatever it holds."""
+    """Name and balanced accuracy of the best attacker: of one release, or of everything sent about an image."""
     best, more = block.best, block.training_image
     assert best is not None
     if more and more.balanced_accuracy > best.balanced_accuracy:
-        return f"{more.attack}, with all that is sent of a training image", more.balanced_accuracy
+        return f"{more.attack}, with everything sent about a training image", more.balanced_accuracy
     return best.attack, best.balanced_accuracy
 
 

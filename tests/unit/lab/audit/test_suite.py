@@ -85,7 +85,7 @@ def test_the_verdict_is_about_the_sensitive_attribute_that_fares_worst():
     }
     said = verdict(example_audit(attributes=blocks), ("masculine", "young"))
     assert said.startswith(
-        "young: the best attacker (mlp, with all that is sent of a training image) reads it at 85.0 %"
+        "young: the best attacker (mlp, with everything sent about a training image) reads it at 85.0 %"
     )
     assert "93.0 % from the undefended front: 20.5 points above what the desired label alone tells (64.5 %)." in said
     close = verdict(

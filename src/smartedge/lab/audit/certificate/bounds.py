@@ -1,4 +1,4 @@
-"""Upper bounds of a mean from a sample of it. ``docs/certificate.md`` has the proofs.
+"""Upper bounds of a mean, from a sample. ``docs/certificate.md`` has the proofs.
 
 The mean is the balanced accuracy of one fixed test: the share of images that it gets right, averaged over the classes.
 """
@@ -19,8 +19,8 @@ __all__ = ["Counts", "binomial_bound", "bounded_differences", "empirical_bernste
 
 Floats = NDArray[np.float64]
 
-_FINENESS = 1 / 40  # of the width of Hoeffding's bound: half of it is what the search gives away at most
-_CELLS = 16  # that its search begins with
+_FINENESS = 1 / 40  # tolerance of the search, as a share of the width of Hoeffding's bound
+_CELLS = 16  # number of cells at the start of the search
 
 
 def bounded_differences(units: Sequence[int], miss: float, distance: float = 1.0) -> float:
@@ -64,7 +64,7 @@ def binomial_bound(seen: float, units: tuple[int, int], miss: float) -> float:
     """
     first, second = (Counts(n) for n in units)
     width = bounded_differences(units, miss)
-    ceiling = min(1.0, seen + width)  # what exponential tails refute, the binomial laws refute as well
+    ceiling = min(1.0, seen + width)  # the binomial distributions refute whatever exponential tails refute
     tolerance = max(_FINENESS * width, 5e-4)
 
     def highest(low: float, high: float) -> float:
@@ -103,9 +103,9 @@ class Counts:
         return np.asarray(logs[-1] - logs - logs[::-1])
 
     def law(self, rate: float) -> tuple[Floats, Floats]:
-        """What each count adds to the balanced accuracy, and its probability.
+        """The contribution of each count to the balanced accuracy, and its probability.
 
-        Without the counts that are too far from the mean: by Hoeffding's inequality they have less than 1e-21 together.
+        Counts far from the mean are left out. By Hoeffding's inequality their total probability is below 1e-21.
         """
         reach = 5 * math.sqrt(self.n) + 1
         counts = np.arange(max(0, int(self.n * rate - reach)), min(self.n, int(self.n * rate + reach)) + 1)
@@ -123,9 +123,9 @@ def lower_tail(first: Counts, second: Counts, rates: tuple[float, float], miss: 
     (s − x)₊, which is convex). The s near the lower quantile of B makes it nearly as large as it can be.
 
     Args:
-        first: of the first class.
-        second: of the second class.
-        rates: its true rates (p₀, p₁).
+        first: counts of the first class.
+        second: counts of the second class.
+        rates: the true rates (p₀, p₁) of the two classes.
         miss: the probability.
     """
     (first_share, first_law), (second_share, second_law) = (

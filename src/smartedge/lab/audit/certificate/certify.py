@@ -1,9 +1,9 @@
-"""The certificate of one attribute: no attacker, whatever it computes, exceeds this balanced accuracy.
+"""The certificate of one attribute: a balanced accuracy that no attacker exceeds, whatever it computes.
 
-``docs/certificate.md`` has the derivation. In short: the best test on the true laws of the features is one fixed
-test, though nobody knows it. On the held-out images it does no better than the best test on *them*, which is computed
-from the noise law (:mod:`.plugin`). How far the accuracy of a fixed test on a sample can lie below its true accuracy
-is bounded by the number of images (:mod:`.bounds`).
+``docs/certificate.md`` has the derivation. In short: the best test on the true distributions of the features is one
+fixed test, although nobody knows it. On the held-out images it is at most as good as the best test on *these images*,
+which can be computed from the noise law (:mod:`.plugin`). A fixed test can be less accurate on a sample than in truth.
+The number of images bounds this difference (:mod:`.bounds`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from smartedge.privacy.laws import ReleaseLaw
 
 __all__ = ["FEWEST_UNITS", "HeldOut", "certify_attribute"]
 
-FEWEST_UNITS = 10  # persons of each class: of fewer, a bound says next to nothing
-_DRAWS_SHARE = 1 / 50  # of the probability of a miss: what the draws may take
+FEWEST_UNITS = 10  # persons of each class; with fewer, a bound says hardly anything
+_DRAWS_SHARE = 1 / 50  # the draws' share of the probability of a miss
 _WORK = 3e8  # draws times images, for four numbers
 _DRAWS = (2_000, 200_000)
 _WEAK = 0.84  # below this distance, bounds that know the distance are tighter than binomial ones
@@ -36,7 +36,7 @@ class HeldOut:
     bounded_NF: NDArray[np.floating]  # clean features, after the mechanism's bound
     classes_N: NDArray[np.int64]  # the attribute, in 0..K-1; images with −1 are left out
     names: tuple[str, ...]  # of the K classes
-    persons_N: NDArray[np.int64] | None = None  # whose image each is; None: every image is a person of its own
+    persons_N: NDArray[np.int64] | None = None  # the person in each image; None: every image counts as its own person
     labels_N: NDArray[np.int64] | None = None  # the desired label; None where it is the attribute itself
 
 
@@ -53,13 +53,13 @@ def certify_attribute(
     """Bound what any attacker reads of one attribute from the releases of one image.
 
     Args:
-        law: of these releases.
+        law: the law of these releases.
         held: the images.
-        label_known: whether the attacker is told the desired label.
+        label_known: whether the attacker knows the desired label.
         confidence: probability with which the bound holds, below 1.
-        seed: of the draws.
-        draws: how many, where the sum is not exact; None: as many as take some seconds.
-        progress: is told how many draws are done, of how many.
+        seed: seed of the draws.
+        draws: number of draws, where the sum is not exact; None: a number that takes some seconds.
+        progress: called with the number of draws done and the number of all draws.
 
     Raises:
         DataError: a class has fewer than ``FEWEST_UNITS`` persons, or there is a single class.
@@ -112,6 +112,6 @@ def certify_attribute(
 
 
 def _affordable(inputs_ND: NDArray[np.float64]) -> int:
-    """Draws that take some seconds."""
+    """A number of draws that takes some seconds."""
     images, numbers = inputs_ND.shape
     return int(np.clip(_WORK / max(1, images) / max(1, numbers / 4), *_DRAWS))

@@ -24,21 +24,21 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
-_PAIRS = 4_000_000  # of draws and images whose densities are held at a time
+_PAIRS = 4_000_000  # pairs of draw and image whose densities are in memory at one time
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Held-out images, one person's images counted together as one unit."""
+    """Held-out images. All images of one person count together as one unit."""
 
     inputs_ND: Floats  # as ReleaseLaw.inputs gave them
     classes_N: Ints  # 0..K-1
     weights_N: Floats  # 1/(persons of the class)/(images of the person); they sum to 1 in each class
-    groups_N: Ints  # what else the attacker is told of an image, such as its desired label; else all 0
+    groups_N: Ints  # what else the attacker knows of an image, such as its desired label; otherwise all 0
     units: tuple[int, ...]  # persons of each class
 
     def without_groups(self) -> Sample:
-        """The same, of whose images the attacker is told nothing."""
+        """The same sample, for an attacker that knows nothing else about the images."""
         return replace(self, groups_N=np.zeros_like(self.groups_N))
 
 
@@ -46,8 +46,8 @@ class Sample:
 class PlugIn:
     """Accuracy of the best attacker on a sample."""
 
-    value: float  # as estimated
-    error: float  # by how much the exact value can be larger, at the miss given; 0 where it is exact
+    value: float  # the estimate
+    error: float  # the exact value is at most this much larger, except with probability ``miss``; 0 where it is exact
     draws: int  # 0 where it is exact
 
 
@@ -60,16 +60,16 @@ def sample_of(
     groups_N: Ints | None = None,
     rng: np.random.Generator,
 ) -> Sample:
-    """The sample that images make.
+    """Make a sample from images.
 
     Args:
-        law: of their releases.
+        law: the law of their releases.
         bounded_NF: clean features (N, *F) after the mechanism's bound.
         classes_N: int64 (N,) in 0..K-1; images with −1 are left out.
-        persons_N: int64 (N,), whose image each is; None: every image is a person of its own. A person with images in
-            several classes is drawn into one of them, so that classes share nobody.
-        groups_N: int64 (N,), what the attacker is told beside the release.
-        rng: for the draw of such persons.
+        persons_N: int64 (N,), the person in each image; None: every image counts as its own person. If a person has
+            images in several classes, one of these classes is drawn. So no person is in two classes.
+        groups_N: int64 (N,), what else the attacker knows of each image.
+        rng: draws the classes of such persons.
     """
     known = np.flatnonzero(classes_N >= 0)
     classes = classes_N[known]
@@ -105,12 +105,12 @@ def plug_in(
     """The balanced accuracy of the best attacker on the sample's own mixtures.
 
     Args:
-        law: of the releases.
+        law: the law of the releases.
         sample: from :func:`sample_of`; every class has a unit.
-        draws: M, where it cannot be summed exactly.
+        draws: number of draws M, where the sum is not exact.
         miss: probability with which ``error`` may be too small.
-        rng: of the draws.
-        progress: is told how many draws are done, of how many.
+        rng: makes the draws.
+        progress: called with the number of draws done and the number of all draws.
     """
     classes = len(sample.units)
     tables = [_table(law, part, classes) for part in _groups(sample)]
@@ -118,7 +118,7 @@ def plug_in(
         return PlugIn(
             sum(float(table_KO.max(axis=0).sum()) for table_KO in tables if table_KO is not None) / classes, 0.0, 0
         )
-    # A class at random, then an image of it by its weight: draws of one law, the even mixture of the classes.
+    # Draw a class, then an image of it by weight. All draws then have one law: the even mixture of the classes.
     row_M = rng.choice(len(sample.classes_N), size=draws, p=sample.weights_N / sample.weights_N.sum())
     values, done = [], 0
     for part, group in ((part, part.groups_N[0]) for part in _groups(sample)):
@@ -135,14 +135,14 @@ def plug_in(
 
 
 def label_floor(sample: Sample) -> float:
-    """Balanced accuracy of the best attacker that is told the groups alone, on the sample."""
+    """Balanced accuracy, on the sample, of the best attacker that knows only the groups."""
     share_GK = np.zeros((int(sample.groups_N.max()) + 1, len(sample.units)))
     np.add.at(share_GK, (sample.groups_N, sample.classes_N), sample.weights_N)
     return float(share_GK.max(axis=1).sum()) / len(sample.units)
 
 
 def class_densities(law: ReleaseLaw, sample: Sample, seen_ME: Floats, classes: int) -> Floats:
-    """Σ weight · density over the images of each class, float64 (M, K); each row up to a factor of its own."""
+    """Σ weight · density over the images of each class, float64 (M, K); each row is known up to a factor."""
     log_MN = law.log_density(seen_ME, sample.inputs_ND)
     log_MN -= log_MN.max(axis=1, keepdims=True)
     weights_NK = np.zeros((len(sample.classes_N), classes))
@@ -151,7 +151,7 @@ def class_densities(law: ReleaseLaw, sample: Sample, seen_ME: Floats, classes: i
 
 
 def _table(law: ReleaseLaw, sample: Sample, classes: int) -> Floats | None:
-    """Probability of class and outcome, float64 (K, O): exact, or None."""
+    """Exact probability of each class and outcome, float64 (K, O); None where there are too many outcomes."""
     inputs_UD, place_N = np.unique(sample.inputs_ND, axis=0, return_inverse=True)
     table_UO = law.table(inputs_UD)
     if table_UO is None:

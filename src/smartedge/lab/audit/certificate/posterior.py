@@ -1,4 +1,4 @@
-"""An attacker that computes: the posterior of an attribute under the attacker's own images and the exact noise law."""
+"""An attacker that computes the posterior of an attribute from its own images and the exact noise law."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["posterior_attack"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_PAIRS = 4_000_000  # of releases and images whose densities are held at a time
+_PAIRS = 4_000_000  # pairs of release and image whose densities are in memory at one time
 
 
 def posterior_attack(
@@ -26,22 +26,22 @@ def posterior_attack(
     own_labels_N: Ints | None = None,
     labels_M: Ints | None = None,
 ) -> Floats:
-    """P(class | all releases of an image), all classes equally frequent beforehand.
+    """Compute P(class | all releases of an image), where all classes are equally frequent a priori.
 
-    Each class is taken for the mixture of the release laws of the attacker's own images of it. With enough of them no
-    attacker is better; the certificate bounds this one as it bounds all.
+    The attacker models each class as the mixture of the release laws of its own images of that class. With enough
+    images no attacker is better. The certificate bounds this attacker as it bounds all attackers.
 
     Args:
-        law: of the releases.
+        law: the law of the releases.
         own_NF: the attacker's clean features (N, *F), after the mechanism's bound.
         classes_N: their classes, int64 (N,); images with −1 are left out. Every class occurs.
         released_RMF: R releases of each of M protected images, (R, M, *F).
         classes: K.
-        own_labels_N: what the attacker is told beside the release, int64 (N,), of its own images.
-        labels_M: the same of the protected images.
+        own_labels_N: what else the attacker knows of its own images, such as the desired label, int64 (N,).
+        labels_M: the same for the protected images.
 
     Returns:
-        Scores float64 (M, K); each row sums to 1. A label that none of the attacker's images has tells it nothing.
+        Scores float64 (M, K); each row sums to 1. A label that no own image has gives equal scores.
     """
     known = np.flatnonzero(classes_N >= 0)
     inputs_ND, classes_of = law.inputs(np.asarray(own_NF)[known]), classes_N[known]

@@ -40,17 +40,17 @@ class CertifySettings:
 
     attributes: tuple[str, ...] | None = None  # None: data.sensitive
     confidence: float = 0.95
-    releases: int = 1  # of one image, which the attacker has
-    label_known: bool = False  # whether it has the desired label as well
-    splits: tuple[SplitName, ...] = ("test",)  # whose images are used
-    persons: str | None = None  # column that names the person; None: 'identity', where there is one
+    releases: int = 1  # number of releases of one image that the attacker has
+    label_known: bool = False  # whether the attacker also has the desired label
+    splits: tuple[SplitName, ...] = ("test",)  # the splits whose images are used
+    persons: str | None = None  # column that names the person; None: 'identity', where the data set has it
 
 
 def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certificate:
     """Certify a finished run, and write ``audit/certificate.json``.
 
     Args:
-        run_dir: of the run; what is used of it is ``config.yaml`` and the front's weights in ``edge/``.
+        run_dir: the run directory; ``config.yaml`` and the front's weights in ``edge/`` are used.
         settings: what to certify.
         monitor: takes progress updates.
 
@@ -112,35 +112,34 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
 
 
 def assumptions(config: Config, settings: CertifySettings, persons: str | None) -> str:
-    """What the bounds rest on, in sentences that need no mathematics."""
+    """The assumptions of the bounds, in sentences without mathematics."""
     count = "one release" if settings.releases == 1 else f"all {settings.releases} releases"
     label = (
-        "The attacker is taken to know the true desired label of the image."
+        "It is assumed that the attacker knows the true desired label of the image."
         if settings.label_known
-        else "The attacker is taken to see the features alone. Where the desired label is sent with them, use "
+        else "It is assumed that the attacker sees only the features. Where the desired label is sent with them, use "
         "--known-label."
     )
     unit = (
         f"Images with the same {persons!r} count as one person, and each person counts once."
         if persons
-        else "The data set names no persons, so each image counts as a person of its own; with several images of one "
-        "person the confidence is lower than stated."
+        else "The data set names no persons, so each image counts as its own person. If there are several images of "
+        "one person, the confidence is lower than stated."
     )
     training = (
-        " In this run only training images carry noise; images of other splits were sent without, and of them nothing "
-        "is certified."
+        " In this run only training images carry noise. Images of other splits were sent without noise, so nothing is "
+        "certified about them."
         if config.dp.apply_to == "training"
         else ""
     )
     return (
-        f"With {100 * settings.confidence:g} % confidence for each attribute, nobody who has {count} of an image can "
-        "tell the attribute with a higher balanced accuracy than the bound, whatever they compute and however much "
-        "they know about the front, the noise and other people. This holds for a person drawn at random from the "
-        f"population from which the {' and '.join(settings.splits)} images were drawn, and for the finished front; it "
-        "holds only if these images took no part in training or choosing it. The attribute is the one that the data "
-        "set's column states. "
-        f"{unit} {label} The bound does not cover other attributes, several images of one person together, what the "
-        "times or the number of messages tell, or someone who holds the secret key of the noise."
+        f"An attacker has {count} of an image. With {100 * settings.confidence:g} % confidence for each attribute, its "
+        "balanced accuracy on the attribute is not above the bound, whatever it computes and however much it knows "
+        "about the front, the noise and other people. This holds for a person drawn at random from the population of "
+        f"the {' and '.join(settings.splits)} images, and for the finished front. It holds only if these images were "
+        "not used to train or to choose the front. The attribute is the one that the data set's column states. "
+        f"{unit} {label} The bound does not cover other attributes, several images of one person together, the times "
+        "or the number of messages, or an attacker that has the secret key of the noise."
         f"{training}"
     )
 
@@ -169,7 +168,7 @@ def _check(run_dir: Path, config: Config, settings: CertifySettings) -> None:
 def _persons(
     config: Config, dataset: DataSet, settings: CertifySettings
 ) -> tuple[NDArray[np.int64] | None, str | None]:
-    """Whose image each is, over all splits, and the column that says so; (None, None) where no column does."""
+    """The person in each image, over all splits, and the column that names them; (None, None) without such a column."""
     column, data = settings.persons or _PERSONS, config.data
     try:
         labels, _ = read_columns(
@@ -180,7 +179,7 @@ def _persons(
             raise
         return None, None
     codes_N = np.concatenate([labels[split][column].numpy() for split in settings.splits])
-    # An image without a name is a person of its own.
+    # An image without a name counts as its own person.
     own_N = codes_N.max() + 1 + np.arange(len(codes_N))
     return np.where(codes_N < 0, own_N, codes_N), column
 
@@ -188,7 +187,7 @@ def _persons(
 def _bounded(
     front: nn.Module, mechanism: Mechanism, config: Config, dataset: DataSet, split: SplitName, monitor: Monitor
 ) -> NDArray[np.float32]:
-    """What the edge would add noise to, for all images of a split, float32 (N, *F)."""
+    """The bounded features, before noise, of all images of a split, float32 (N, *F)."""
     images, device = dataset.splits[split], device_of(config)
     half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.train.precision == "bfloat16")
     parts = []
@@ -202,7 +201,7 @@ def _bounded(
 
 
 def _desired(dataset: DataSet, splits: Sequence[SplitName]) -> NDArray[np.int64]:
-    """A number for each desired label, or combination of them, int64 (N,)."""
+    """The desired label of each image as one number, int64 (N,); a combination of labels is one number too."""
     labels = [dataset.splits[split].labels.numpy() for split in splits]
     rows = np.concatenate([part.reshape(len(part), -1) for part in labels])
     return np.asarray(np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), dtype=np.int64)

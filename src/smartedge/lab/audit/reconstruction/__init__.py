@@ -1,6 +1,6 @@
-"""Reconstruction attacks: what an image looks like that is made from its release.
+"""Reconstruction attacks: they make an image from its release.
 
-``run.py`` does them all; ``decoder.py``, ``gan.py`` and ``white_box.py`` are the attacks; ``measures.py`` and
+``run.py`` runs all of them. ``decoder.py``, ``gan.py`` and ``white_box.py`` are the attacks. ``measures.py`` and
 ``classifier.py`` judge the images.
 """
 

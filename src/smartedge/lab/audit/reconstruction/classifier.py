@@ -1,8 +1,8 @@
 """The judge of reconstructions: one undivided network that reads the desired and the sensitive labels of an image.
 
-It is trained on the attacker's own original images, as in PriPHiT; how well it reads the protected originals is the
-reference for what it reads in their reconstructions. The adapted classifier goes on from it with reconstructions of
-the attacker's own images, which is the stronger attack.
+It is trained on the attacker's own original images, as in PriPHiT. Its accuracy on the protected originals is the
+reference for its accuracy on their reconstructions. The adapted classifier is trained further, on reconstructions of
+the attacker's own images. This makes it a stronger attack.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _EPOCHS = 8
-_LEAST_STEPS = 1500  # a small set is gone through more often
+_LEAST_STEPS = 1500  # a small data set gets more epochs
 BATCH = 32  # images in a step
 _CHUNK = 256
 _LR, ADAPT_LR = 1e-3, 3e-4
@@ -89,7 +89,7 @@ class Classifier:
 
     @classmethod
     def of(cls, evidence: Evidence, questions: Sequence[Question]) -> Classifier:
-        """Untrained: the run's own network, with enough outputs."""
+        """An untrained classifier: the run's own network, with enough outputs."""
         outputs = sum(question.classes for question in questions)
         network = zoo.build(**evidence.config.whole(outputs))
         network.to(device=evidence.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -123,23 +123,23 @@ class Classifier:
         }
 
     def adapted(self, lesson: Lesson, recipe: Recipe, *, seed: int, report: Report) -> tuple[Classifier, Fit]:
-        """A copy that went on with what ``lesson`` gives, such as reconstructions."""
+        """A copy that was trained further on the images of ``lesson``, such as reconstructions."""
         copied = Classifier(copy.deepcopy(self.network), self.questions, self.autocast, self.device)
         return copied, _train(copied, lesson, recipe, seed=seed, report=report)
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a classifier learns from, and what chooses between its epochs."""
+    """The images that a classifier learns from, and those that choose its best epoch."""
 
-    images: Images  # of the attacker's train images
+    images: Images  # from the attacker's train images
     labels_NQ: Tensor  # their labels
-    val_images: Tensor  # uint8 (M, 3, S, S), of its val images
+    val_images: Tensor  # uint8 (M, 3, S, S), from its val images
     val_labels_MQ: Tensor
 
 
 def recipe_of(rows: int, *, epochs: int, seconds: float, lr: float) -> Recipe:
-    """How a classifier learns from so many images."""
+    """The recipe of a classifier that learns from ``rows`` images."""
     return Recipe(rows, BATCH, BATCH, epochs, seconds, lr, _WEIGHT_DECAY)
 
 
@@ -162,10 +162,10 @@ def train_classifier(
 def read_labels(
     classifier: Classifier, images_NCHW: Tensor, labels_NQ: Tensor
 ) -> dict[str, dict[str, float | list[float] | None]]:
-    """What the classifier reads in images: ``balanced_accuracy``, ``auroc`` and ``ci95`` of each question.
+    """The classifier's figures on images: ``balanced_accuracy``, ``auroc`` and ``ci95`` of each question.
 
-    The answer is the likelier class, as for an original image: no threshold is chosen for reconstructions. Images whose
-    label is unknown are left out of its question; a question of which all are unknown is left out.
+    The answer is the class with the highest score, as for an original image: no threshold is chosen for
+    reconstructions. An image without a label is left out of that question. A question without any label is left out.
     """
     scores = classifier.scores(images_NCHW)
     read: dict[str, dict[str, float | list[float] | None]] = {}
@@ -212,6 +212,6 @@ def _train(classifier: Classifier, lesson: Lesson, recipe: Recipe, *, seed: int,
 
 
 def _balance(labels_N: Tensor, classes: int) -> Tensor:
-    """Weights (K,) inversely proportional to how often a class occurs; 0 for a class that does not."""
+    """Weights (K,) inversely proportional to how often a class occurs; 0 for a class that does not occur."""
     counts_K = torch.bincount(labels_N[labels_N >= 0], minlength=classes).double()
     return torch.where(counts_K > 0, counts_K.sum() / (classes * counts_K.clamp(min=1)), 0.0).float()

@@ -1,7 +1,7 @@
 """Reconstruction by a trained decoder: from the release of an image to the image.
 
-The attacker trains it on its own images, with a fresh release (view, noise, codec) of each in every epoch, so that it
-learns the law of the noise and not one draw of it.
+The attacker trains it on its own images. Every epoch has a fresh release (view, noise, codec) of each image, so the
+decoder learns the distribution of the noise and not one draw of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["fresh_pairs", "new_decoder", "reconstruct_images", "train_decoder"]
 
 _EPOCHS = 10
 _STEP = 8  # images in a step
-_LEAST_STEPS = 5000  # a small set is gone through more often
+_LEAST_STEPS = 5000  # a small data set gets more epochs
 _LR = 1e-3
 _WEIGHT_DECAY = 0.01
 _JUDGED = 512  # val images that choose between epochs
@@ -28,7 +28,7 @@ _CHUNK = 256
 
 
 def new_decoder(evidence: Evidence, *, seed: int) -> Decoder:
-    """Untrained, for the shape of this evidence, on its device. The global random state is left as it was."""
+    """An untrained decoder for the features of this evidence, on its device. Keeps the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = Decoder(evidence.feature_shape, evidence.config.data.image_size, evidence.layout)
@@ -39,7 +39,7 @@ def new_decoder(evidence: Evidence, *, seed: int) -> Decoder:
 def fresh_pairs(
     evidence: Evidence, auxiliary: Auxiliary, rows: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Fresh releases (B, *F) of the attacker's images at ``rows``, all mirrored or none, and the images."""
+    """Fresh releases (B, *F) of the attacker's images at ``rows``, and the images. Either all are mirrored or none."""
     view = int(torch.randint(len(auxiliary.views_VNF), (), generator=generator))
     images_BCHW = to_image(evidence.images(auxiliary.split, rows))
     return evidence.draw(auxiliary, generator, rows, view=view), images_BCHW.flip(-1) if view else images_BCHW
@@ -86,7 +86,7 @@ def train_decoder(evidence: Evidence, *, seconds: float, seed: int, report: Repo
 
 @torch.no_grad()
 def reconstruct_images(decoder: Decoder, released_NF: Tensor) -> Tensor:
-    """The decoder's images of releases (N, *F): uint8 (N, 3, S, S), on the CPU."""
+    """The images that the decoder makes from releases (N, *F): uint8 (N, 3, S, S), on the CPU."""
     decoder.eval()
     device = next(decoder.parameters()).device
     return torch.cat([to_bytes(decoder(part.float().to(device))).cpu() for part in released_NF.split(_CHUNK)])

@@ -1,4 +1,4 @@
-"""What is said of reconstructed images: how like the originals they are, and what a classifier reads from them."""
+"""The figures of reconstructed images: their likeness to the originals, and the accuracy of a classifier on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Distance = FeatureDistance | Lpips
 
 
 def likeness(originals: Tensor, reconstructed: Tensor, distance: Distance) -> dict[str, object]:
-    """Mean measures over uint8 images (M, 3, S, S)."""
+    """The means of all measures over uint8 images (M, 3, S, S)."""
     measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim, "perceptual": distance}
     ours, theirs = to_image(originals), to_image(reconstructed)
     values = {name: finite_mean(measure(ours, theirs)) for name, measure in measures.items()}
@@ -25,7 +25,7 @@ def likeness(originals: Tensor, reconstructed: Tensor, distance: Distance) -> di
 
 
 def accuracies(questions: Sequence[Question], read: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
-    """The classifier's figures, the sensitive ones by attribute, the desired ones as the mean over the columns."""
+    """The classifier's figures: for each sensitive attribute, and the mean over the desired columns."""
     hidden = [question.name for question in questions if not question.desired and question.name in read]
     desired = [question.name for question in questions if question.desired and question.name in read]
     mean = sum(read[name]["balanced_accuracy"] for name in desired) / len(desired) if desired else None

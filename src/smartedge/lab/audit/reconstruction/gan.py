@@ -1,10 +1,10 @@
 """Reconstruction by a GAN: the decoder goes on as the generator against a critic of patches.
 
-Mean errors blur whatever the release leaves open; a critic that compares with real images makes the decoder commit
-itself. The generator starts from the trained decoder and gets no noise of its own; the critic sees each image beside
-the trained decoder's image of the same release, as pix2pix shows it the condition (Isola et al. 2017), and both are
-trained with the hinge loss plus the mean absolute error. Of all epochs, and the decoder that it started from, the one
-counts whose images of the attacker's own val images are nearest to the originals, by a perceptual distance.
+A decoder trained with a mean error gives blurred images. A critic that compares them with real images makes them sharp.
+The generator starts from the trained decoder and has no noise input. The critic sees each image together with the
+trained decoder's image of the same release, as in pix2pix (Isola et al. 2017). The loss is the hinge loss plus the mean
+absolute error. The result is the epoch, or the decoder at the start, with the smallest perceptual distance on the
+attacker's own val images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LEAST_STEPS = 1500
 _STEP = 8  # images in a step
 _LR = 2e-4
 _BETAS = (0.5, 0.9)
-_FIDELITY = 200.0  # of the mean absolute error of images in [0, 1]: pix2pix's 100 for images in [-1, 1]
+_FIDELITY = 200.0  # weight of the mean absolute error of images in [0, 1]; pix2pix has 100 for images in [-1, 1]
 _JUDGED = 256  # val images that choose between epochs
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # images and reconstructions in [0, 1] → (B,)
@@ -39,19 +39,19 @@ Distance = Callable[[Tensor, Tensor], Tensor]  # images and reconstructions in [
 def train_gan(
     evidence: Evidence, decoder: Decoder, distance: Distance, *, seconds: float, seed: int, report: Report
 ) -> tuple[Decoder, Fit]:
-    """Go on from a trained decoder, which is left as it is.
+    """Train a GAN from a trained decoder, which is not changed.
 
     Args:
         evidence: the attacker's images and the law of the releases.
-        decoder: where generator and condition come from.
-        distance: what chooses between epochs.
-        seconds: at most.
-        seed: of the critic, the order and the noise.
+        decoder: the start of the generator, and the condition of the critic.
+        distance: chooses the best epoch.
+        seconds: time limit.
+        seed: seed of the critic, the order and the noise.
         report: takes progress.
 
     Returns:
-        The generator, and how the training went: ``score`` is the distance that the one chosen has gained on the
-        decoder, 0 where none came nearer than the decoder itself (which is then what is returned).
+        The generator, and how the training went. ``score`` says by how much its distance is smaller than the decoder's.
+        It is 0 where no epoch was better; the generator then equals the decoder.
     """
     generator = torch.Generator().manual_seed(seed)
     plain = copy.deepcopy(decoder).eval().requires_grad_(False)

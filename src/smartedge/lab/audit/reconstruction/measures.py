@@ -1,4 +1,4 @@
-"""How near a reconstruction comes to the image: PSNR, SSIM, and a perceptual distance.
+"""Measures of how like a reconstruction is to the image: PSNR, SSIM, and a perceptual distance.
 
 Images are float32 (B, 3, S, S) in [0, 1] throughout this package.
 """
@@ -23,10 +23,10 @@ from smartedge.models.layout import layout_of_shape
 
 __all__ = ["LPIPS_FILE", "FeatureDistance", "Lpips", "finite_mean", "perceptual_distance", "psnr", "ssim"]
 
-_LEAST_ERROR = 1e-10  # mean squared error that counts as none: 100 dB, a number that JSON can hold
+_LEAST_ERROR = 1e-10  # a smaller mean squared error counts as this one: 100 dB, which JSON can hold
 _CHUNK = 128
 LPIPS_FILE = "lpips-alex.safetensors"  # in the cache folder
-_LEAST_SIZE = 32  # pixels, that AlexNet's strides leave something of
+_LEAST_SIZE = 32  # pixels; AlexNet's strides need at least so many
 
 
 def psnr(images_BCHW: Tensor, reconstructed_BCHW: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def psnr(images_BCHW: Tensor, reconstructed_BCHW: Tensor) -> Tensor:
 def ssim(images_BCHW: Tensor, reconstructed_BCHW: Tensor) -> Tensor:
     """Structural similarity of each image, float32 (B,), at most 1 (Wang et al. 2004; torchmetrics).
 
-    The Gaussian window has σ = 1.5 pixels (11×11) and stands at every pixel, the image continued by reflection.
+    The Gaussian window has σ = 1.5 pixels (11×11) and is centred at every pixel. Reflection continues the image.
     """
     measure = _torchmetrics_ssim()
     parts = [
@@ -49,16 +49,16 @@ def ssim(images_BCHW: Tensor, reconstructed_BCHW: Tensor) -> Tensor:
 
 
 class FeatureDistance:
-    """A perceptual distance: how far two images lie apart inside a network that was trained on such images.
+    """A perceptual distance between two images, measured in the features of a network trained on such images.
 
-    As LPIPS (Zhang et al. 2018) without its learned weights: at the last tensor of every resolution, features are
-    scaled to unit length along the channels, and the squared differences are summed over channels, averaged over
-    positions, and averaged over the resolutions. 0 for equal images.
+    It is LPIPS (Zhang et al. 2018) without the learned weights. The last tensor of every resolution is scaled to unit
+    length along the channels. Squared differences are summed over channels, then averaged over positions and
+    resolutions. Equal images have distance 0.
 
     Args:
         network: (B, 3, S, S) → logits; put in evaluation mode.
         image_size: S in pixels.
-        of: what to call the network.
+        of: the name of the network.
     """
 
     def __init__(self, network: nn.Module, *, image_size: int, of: str) -> None:
@@ -94,16 +94,16 @@ class FeatureDistance:
 
 
 class Lpips:
-    """LPIPS (Zhang et al. 2018) with AlexNet, from weights that were put on disk as a safetensors file.
+    """LPIPS (Zhang et al. 2018) with AlexNet, with weights from a safetensors file on disk.
 
-    They are published as pickles, of which this library reads none; docs/audit-schema.md has the lines that convert
-    them. Smaller is nearer, 0 for equal images.
+    The weights are published as pickles, which this library does not read. docs/audit-schema.md shows how to convert
+    them. A smaller value means more alike; equal images have 0.
 
     Args:
         path: the file, with the keys of torchmetrics' LPIPS.
 
     Raises:
-        ConfigError: it is no such file.
+        ConfigError: the file does not hold these weights.
     """
 
     name = "LPIPS (AlexNet)"
@@ -151,7 +151,7 @@ class Lpips:
 
 
 def perceptual_distance(network: nn.Module, *, image_size: int, of: str) -> FeatureDistance | Lpips:
-    """LPIPS where its weights lie in the cache folder and images are large enough for it, else the network's own."""
+    """LPIPS where its weights are in the cache folder and images are large enough; otherwise the network's distance."""
     path = default_cache_dir() / LPIPS_FILE
     if path.exists() and image_size >= _LEAST_SIZE:
         return Lpips(path)
@@ -159,9 +159,9 @@ def perceptual_distance(network: nn.Module, *, image_size: int, of: str) -> Feat
 
 
 def _taps(network: nn.Module, blank: Tensor) -> list[nn.Module]:
-    """The module that last gives a tensor of each size, over all sizes that maps or tokens take in the network.
+    """For each size of maps or tokens in the network: the last module that returns a tensor of this size.
 
-    Tensors with another first axis than the batch are passed over: MobileViT folds an image's patches into it.
+    Tensors whose first axis is not the batch are ignored: MobileViT folds the patches of an image into this axis.
     """
     last: dict[tuple[int, ...], nn.Module] = {}
 
@@ -183,7 +183,7 @@ def _taps(network: nn.Module, blank: Tensor) -> list[nn.Module]:
             handle.remove()
     if not last:
         raise ConfigError(
-            f"{type(network).__name__} has no inner module that gives a map or tokens, so that a perceptual distance "
+            f"{type(network).__name__} has no inner module that gives a map or tokens, so a perceptual distance "
             "cannot be measured in it; build it of torch modules, or leave the reconstruction attacks out"
         )
     return list(dict.fromkeys(last.values()))
@@ -211,7 +211,7 @@ def finite_mean(values: Tensor) -> float:
     """The mean as a number that JSON can hold.
 
     Raises:
-        ValueError: it is not finite, which no measure of this module gives for images in [0, 1].
+        ValueError: it is not finite. For images in [0, 1], every measure of this module is finite.
     """
     mean = float(values.double().mean())
     if not math.isfinite(mean):

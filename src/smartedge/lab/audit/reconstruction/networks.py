@@ -14,19 +14,22 @@ from smartedge.models.layout import Layout, as_channels_first, is_map, known_lay
 __all__ = ["Decoder", "PatchCritic"]
 
 _WIDEST = 128
-_FEW = 512  # numbers in a feature up to which every pixel of the first grid may look at all of them
+_FEW = 512  # up to so many numbers in a feature, a linear layer takes all of them to the first grid
 
 
 class Decoder(nn.Module):
     """A released feature (B, *F) → an image (B, 3, S, S) in (0, 1).
 
-    Features are centred and scaled by the statistics given to :meth:`fit_scale`. Maps keep their places: a convolution
-    takes them to the first grid. Tokens are laid out as the square that they came from (a class token is spread over
-    it); other tokens and vectors reach a 4×4 grid by a linear layer, and so do, added to the map, all features of at
-    most 512 numbers, since a narrow bottleneck need not keep places. Then residual blocks and nearest-neighbour
-    upsampling, narrower as the size grows, with a learned map of each size added (the mean face needs no feature); at
-    half the image's size 12 channels are shuffled into pixels.
-    At S = 64: about 60 million multiplications per image.
+    Features are centred and scaled by the statistics from :meth:`fit_scale`. Then they reach the first grid:
+
+    - a convolution takes a map to the grid, so positions are kept;
+    - tokens are laid out as the square that they came from, and a class token is copied to every position;
+    - a linear layer takes other tokens and vectors to a 4×4 grid;
+    - features of at most 512 numbers have a linear layer as well, since a narrow bottleneck may not keep positions.
+
+    Residual blocks and nearest-neighbour upsampling follow. They get narrower as the size grows. At each size a learned
+    map is added, for what all images share. At half of the image's size, 12 channels are shuffled into pixels. At
+    S = 64 this takes about 60 million multiplications per image.
     """
 
     def __init__(self, feature_shape: tuple[int, ...], image_size: int, layout: Layout | None = None) -> None:
@@ -57,10 +60,10 @@ class Decoder(nn.Module):
         self.paint = nn.Conv2d(widths[-1], 12, 3, padding=1)
 
     def fit_scale(self, features_NF: Tensor) -> None:
-        """Take centre and scale from features (N, *F), a sample of what the decoder will see."""
+        """Take centre and scale from a sample of the decoder's inputs, features (N, *F)."""
         self.get_buffer("centre").copy_(features_NF.mean(dim=0))
         spread = features_NF.std(dim=0, correction=0)
-        # Numbers that hardly vary would be blown up, and with them whatever little the test features differ in.
+        # The scale has a lower limit: numbers that hardly vary would otherwise amplify small differences.
         self.get_buffer("scale").copy_(1 / spread.clamp(min=max(1e-6, 0.05 * float(spread.mean()))))
 
     def forward(self, features_BF: Tensor) -> Tensor:
@@ -84,9 +87,9 @@ class Decoder(nn.Module):
 
 
 class PatchCritic(nn.Module):
-    """Says of each patch of an image whether it looks real (Isola et al. 2017), given the decoder's plain image.
+    """Scores how real each patch of an image looks (Isola et al. 2017), given the decoder's plain image.
 
-    (B, 3, S, S) and (B, 3, S, S) → scores (B, 1, S/8, S/8); spectral normalisation keeps them tame.
+    (B, 3, S, S) and (B, 3, S, S) → scores (B, 1, S/8, S/8). Spectral normalisation limits the slope of the scores.
     """
 
     def __init__(self) -> None:
@@ -109,7 +112,7 @@ class PatchCritic(nn.Module):
 
 
 class _Residual(nn.Module):
-    """x + two 3×3 convolutions, group normalisation before each: one image's answer does not depend on the others."""
+    """x + two 3×3 convolutions, with group normalisation before each. So images of a batch do not affect each other."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -132,7 +135,7 @@ class _Residual(nn.Module):
 
 
 def _map_of(feature_shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:
-    """Channels and side of the square map that a feature is, side 0 where it is none."""
+    """Channels and side of a feature as a square map; side 0 where it is not a map."""
     if is_map(layout):
         channels, height, width = map_size(feature_shape, layout)
         return channels, max(height, width)
@@ -147,7 +150,7 @@ def _map_of(feature_shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:
 
 
 def _to_map(features_BF: Tensor, layout: Layout) -> Tensor:
-    """(B, *F) → (B, C, H, W) for the features that :func:`_map_of` gives a side."""
+    """(B, *F) → (B, C, H, W), for features that :func:`_map_of` gives a side."""
     if is_map(layout):
         return as_channels_first(features_BF, layout)
     tokens = features_BF.shape[1]

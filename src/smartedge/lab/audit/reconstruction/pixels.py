@@ -1,4 +1,4 @@
-"""Between bytes, images and what networks take. In this package an image is float32 (B, 3, S, S) in [0, 1]."""
+"""Converts bytes, images and network inputs. In this package an image is float32 (B, 3, S, S) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def to_bytes(images_BCHW: Tensor) -> Tensor:
 
 
 def prepare(images_BCHW: Tensor) -> Tensor:
-    """Image → what networks take, as :func:`smartedge.models.network.to_input` makes it of bytes; differentiable."""
+    """Image → network input, as :func:`smartedge.models.network.to_input` makes it from bytes; differentiable."""
     black, white = (float(to_input(torch.tensor([[[[value]]]], dtype=torch.uint8), _CPU)) for value in (0, 255))
     return images_BCHW * (white - black) + black

@@ -1,4 +1,4 @@
-"""How the attacker trains networks that see images: order, rates and time, and the best epoch by its own val images."""
+"""How the attacker trains networks on images, and picks the epoch that is best on its own val images."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class Fit:
     """How a training went."""
 
     epochs: float  # passes over the images
-    planned: int  # passes that it would have made with enough time
-    score: float  # the best on the val images, of whatever was asked for
+    planned: int  # passes that were planned
+    score: float  # the best score on the val images
 
     @classmethod
     def of(cls, progress: Progress, score: float) -> Fit:
-        """From how far a training came."""
+        """Make it from the progress of a training."""
         return cls(progress.step / progress.steps_per_epoch, progress.epochs, score)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much a network learns from, in which portions, and for how long.
+    """The size, batches and length of a training.
 
     Attributes:
         rows: number of images.
-        batch_size: images that are asked for at once, since a frame is coded as a whole. A smaller last batch is left
+        batch_size: images that are read at one time, since a frame is coded as a whole. A smaller last batch is left
             out, unless it is the only one.
-        step_size: images in a step. On a CPU many small steps learn more in the same time than few large ones.
-        epochs: at most.
-        seconds: at most; the last score comes on top. ``math.inf``: no limit.
+        step_size: images in a step. On a CPU, many small steps learn more in the same time than few large steps.
+        epochs: largest number of epochs.
+        seconds: time limit, without the last score; ``math.inf``: no limit.
         lr: peak learning rate.
-        weight_decay: of matrices and kernels.
+        weight_decay: weight decay of matrices and kernels.
     """
 
     rows: int
@@ -58,18 +58,18 @@ class Recipe:
 
     @property
     def batches(self) -> int:
-        """In an epoch."""
+        """Number of batches in an epoch."""
         return max(1, self.rows // self.batch_size)
 
     def progress(self) -> Progress:
-        """The clock starts now."""
+        """A new progress, whose clock starts now."""
         steps = self.batches * -(-min(self.rows, self.batch_size) // self.step_size)
         return Progress(self.epochs, steps, deadline=Deadline(self.seconds))
 
     def parts(
         self, examples: Examples, generator: torch.Generator, device: torch.device
     ) -> Callable[[int], Generator[tuple[Tensor, ...], None, None]]:
-        """What :func:`smartedge.methods.loop.fit` asks for: epoch → what each step learns from, in a new order."""
+        """The batches for :func:`smartedge.methods.loop.fit`: epoch → the examples of each step, in a new order."""
 
         def epoch_parts(epoch: int) -> Generator[tuple[Tensor, ...], None, None]:
             for batch in torch.randperm(self.rows, generator=generator).split(self.batch_size)[: self.batches]:
@@ -88,15 +88,15 @@ def fit_best(
     generator: torch.Generator,
     report: Report,
 ) -> Fit:
-    """Train a network with AdamW and a warm-up-cosine rate that ends when the epochs or the seconds do.
+    """Train a network with AdamW and a warm-up-cosine rate, until the epochs or the seconds end.
 
     Args:
-        network: left with the parameters that scored best, in evaluation mode.
-        recipe: how much, in which portions, for how long.
-        examples: what it learns from; moved to the network's device.
+        network: it has the best parameters afterwards, and is in evaluation mode.
+        recipe: size, batches and length of the training.
+        examples: gives the examples, which are moved to the network's device.
         loss: tensors of a step → scalar.
         score: judges the network in evaluation mode on the attacker's val images after every epoch; higher is better.
-        generator: of the order.
+        generator: draws the order.
         report: takes progress.
     """
     device = next(network.parameters()).device

@@ -1,9 +1,9 @@
 """All reconstruction attacks on a run, and on the same front without protection: the ``reconstruction`` block.
 
-Order of work, each piece within its share of the time that is left: the classifier that judges; then for the defended
-and the undefended releases the decoder, the GAN that goes on from it, and the optimisation through the white-box front.
-A piece that is finished is kept and reused; one that time cut short says how much of its training it had; one for which
-no time was left is listed under ``skipped``.
+The pieces of work come in this order, each within its share of the remaining time. First the classifier that judges.
+Then, for the defended and the undefended releases: the decoder, the GAN that starts from it, and the optimisation
+through the white-box front. A finished piece is kept and reused. If time cut a piece short, it states how much of its
+training it had. If no time was left for a piece, ``skipped`` lists it.
 """
 
 from __future__ import annotations
@@ -47,11 +47,16 @@ from smartedge.runs.seeds import derive_seed
 
 __all__ = ["reconstruct"]
 
-_SUBSET = 64  # protected images that the optimisation is done for
+_SUBSET = 64  # number of protected images that the optimisation reconstructs
 _ADAPT_EPOCHS, _LEAST_ADAPT_STEPS = 2, 500
-_SHARES = {"classifier": 3.0, "decoder": 4.0, "gan": 3.0, "white-box": 3.0}  # of the time, relative to each other
-_ADAPT_SHARE = 0.3  # of a decoder's or GAN's time: for the classifier that adapts to its images
-_CHOICE_SHARE = 0.3  # of the optimisation's time: for the choice of its weights
+_SHARES = {
+    "classifier": 3.0,
+    "decoder": 4.0,
+    "gan": 3.0,
+    "white-box": 3.0,
+}  # shares of the time, relative to each other
+_ADAPT_SHARE = 0.3  # share of a decoder's or GAN's time for adapting the classifier
+_CHOICE_SHARE = 0.3  # share of the optimisation's time for choosing its weights
 
 
 def reconstruct(
@@ -64,26 +69,26 @@ def reconstruct(
     monitor: Monitor,
     seed: int,
 ) -> dict[str, Any]:
-    """Attack both releases and judge the images: the block that docs/audit-schema.md describes.
+    """Attack both releases and judge the images. Returns the block that docs/audit-schema.md describes.
 
     Args:
-        evidence: of the audited run.
-        undefended: of the same front without protection; the same releases under another name where the run has
-            none; None, or ``evidence`` itself, where there is nothing to compare with.
+        evidence: the evidence of the audited run.
+        undefended: the evidence of the undefended front. If the audited run is undefended itself: the same releases
+            under another name. None or ``evidence`` itself: there is nothing to compare with.
         sensitive: the attributes that a classifier reads from the reconstructions.
-        budget: the time for all of it.
-        folder: finished pieces and ``samples.safetensors`` go here.
+        budget: the time for everything.
+        folder: takes finished pieces and ``samples.safetensors``.
         monitor: takes progress.
-        seed: of the attackers.
+        seed: seed of the attackers.
 
     Raises:
-        ConfigError: what the attacks need is not installed.
+        ConfigError: a package that the attacks need is not installed.
     """
     return _Attacks(evidence, undefended, sensitive, budget, Store(folder), monitor, seed).run()
 
 
 class _Attacks:
-    """One call of :func:`reconstruct`: what its pieces share."""
+    """The values that the pieces of one :func:`reconstruct` share."""
 
     def __init__(
         self,
@@ -158,7 +163,7 @@ class _Attacks:
         distance: Distance,
         found: dict[str, dict[str, Images]],
     ) -> Decoder | None:
-        """Decoder or GAN: train, paint every protected image, judge; None where there was no time."""
+        """Train a decoder or GAN, reconstruct every protected image, and judge; None where there was no time."""
         piece = f"{evidence.name}-{attack}"
         made_with = (weights_key(classifier.network), weights_key(plain), distance.name)
         key = key_of(evidence, attack, self.seed, self.questions, made_with)
@@ -205,9 +210,9 @@ class _Attacks:
         seconds: float,
         piece: str,
     ) -> tuple[dict[str, float], float]:
-        """Balanced accuracy of each sensitive question by a classifier that has learned from reconstructions.
+        """Balanced accuracy of the adapted classifier on each sensitive question.
 
-        And the share of that learning for which there was time.
+        Also returns the share of its training that there was time for.
         """
         train, val = evidence.train, evidence.val
         generator = torch.Generator().manual_seed(self._derived(piece, "val"))
@@ -252,9 +257,9 @@ class _Attacks:
         distance: Distance,
         found: dict[str, dict[str, Images]],
     ) -> None:
-        """Optimisation through the white-box front, on a subset of the protected images, and on as many val images.
+        """Optimise through the white-box front: a subset of the protected images, and as many val images.
 
-        On these the thresholds are tuned at which the classifier reads the protected ones.
+        The val images tune the classifier's thresholds for the protected images.
         """
         piece = f"{evidence.name}-white-box"
         made_with = (weights_key(classifier.network), weights_key(decoder), distance.name)
@@ -373,7 +378,7 @@ class _Attacks:
     # -- time, randomness, progress
 
     def _seconds(self, kind: str) -> float:
-        """The share of the time left that the next piece of this kind may take."""
+        """The seconds that the next piece of this kind may take."""
         left = sum(_SHARES[piece] for piece in self.pieces)
         self.pieces.remove(kind)
         return self.budget.remaining() * (_SHARES[kind] / left)
@@ -388,7 +393,7 @@ class _Attacks:
         self.skipped.append({"attack": f"reconstruction {piece}", "reason": reason})
 
     def _note_cut(self, piece: str, training: Mapping[str, Any]) -> None:
-        """A piece that had less than half of its training is weaker than it could be, and the reader must know."""
+        """List a piece under ``skipped`` if it had less than half of its training, since it is then weak."""
         if (share := least_share(training)) < 0.5:
             self._skip(piece, f"cut short by the time budget at {share:.0%} of its training; it counts")
 

@@ -1,4 +1,4 @@
-"""The images of the picture: protected images of every combination of labels, and what the best attack made of them."""
+"""Sample images for the report: protected images of every combination of labels, and their best reconstructions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_CLASSES = 2  # of each label; more would not fit a picture
 
 
 def combinations(desired_N: Tensor, sensitive_N: Tensor) -> Tensor:
-    """Positions of the sample images, int64 (R,): by desired label, then sensitive label, two of each where there are.
+    """Positions of the sample images, int64 (R,): up to two of each combination of desired and sensitive label.
 
     Args:
         desired_N: int64 (N,), the desired class, or the first column of a multi-label task.

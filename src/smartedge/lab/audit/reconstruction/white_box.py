@@ -1,15 +1,18 @@
-"""Reconstruction by optimisation: the image whose features match the release, through the front's known weights.
+"""Reconstruction by optimisation: searches the image whose features match the release. The front's weights are known.
 
-For a release z of an unknown image, minimise over images x
+For a release z of an unknown image, it minimises over images x
 
     mismatch(x, z) + tv · total variation(x) + prior · mean squared distance to the decoder's image of z
 
-(Mahendran & Vedaldi 2015; the learned prior after Dosovitskiy & Brox 2016). Where noise is added, or nothing is done,
-the mismatch is the mean squared distance between ``bound(front(x))`` and z in units of the features' own variance: up
-to a factor the negative log-likelihood of Gaussian noise (of Laplace noise, the mean absolute distance). Where
-codewords are released, it is ``−log Σ_k p_k(x) · P(z | codeword k)`` with the front's probabilities p and the
-mechanism's channel P. The weights ``tv`` and ``prior`` are chosen on the attacker's own val images, where it can see
-how well it did. Several starts for each image; the one with the lowest objective counts.
+(Mahendran & Vedaldi 2015; the learned prior is from Dosovitskiy & Brox 2016). The mismatch depends on the mechanism:
+
+- Gaussian noise, or none: the mean squared distance between ``bound(front(x))`` and z, in units of the features'
+  variance. Up to a factor, this is the negative log-likelihood of Gaussian noise.
+- Laplace noise: the mean absolute distance.
+- Codewords: ``−log Σ_k p_k(x) · P(z | codeword k)``, with the front's probabilities p and the mechanism's channel P.
+
+The weights ``tv`` and ``prior`` are chosen on the attacker's own val images, whose originals it has. Each image has
+several starts; the result with the lowest objective counts.
 """
 
 from __future__ import annotations
@@ -36,9 +39,9 @@ __all__ = ["STEPS", "Effort", "Weights", "choose_weights", "invert", "total_vari
 
 STEPS = 300
 _TUNING_STEPS = 120
-_LR = 0.1  # of Adam on the logits of the pixels
+_LR = 0.1  # learning rate of Adam on the logits of the pixels
 _TUNED_ON = 16  # val images
-_SAMPLE = 512  # train images from which the mean image and the features' variance are taken
+_SAMPLE = 512  # train images that give the mean image and the variance of the features
 _EDGE = 0.02  # the mean image and the decoder's are moved this far into (0, 1), where the logit is finite
 _NOISE = 0.5  # standard deviation of the logits of a random start
 
@@ -47,10 +50,10 @@ Mismatch = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, S, S), releases (
 
 @dataclass(frozen=True)
 class Weights:
-    """What the objective weighs beside the mismatch."""
+    """The weights of the objective's terms, except the mismatch."""
 
     tv: float
-    prior: float  # 0: the decoder is used neither as a start nor in the objective
+    prior: float  # 0: the decoder is not used, neither as a start nor in the objective
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,10 @@ class Effort:
     """How long an optimisation may take.
 
     Attributes:
-        seconds: at most.
-        steps: of Adam for each start, at most.
-        starts: 1 to 3: the decoder's image where there is a prior (else the attacker's mean image), the mean image plus
-            noise, other noise.
+        seconds: time limit.
+        steps: largest number of steps of Adam for each start.
+        starts: 1 to 3. The first start is the decoder's image where there is a prior, otherwise the mean image of the
+            attacker's images. The others are the mean image plus noise.
     """
 
     seconds: float
@@ -81,7 +84,7 @@ _CHOICES = (
 
 
 def total_variation(images_BCHW: Tensor) -> Tensor:
-    """Mean absolute difference of vertical plus of horizontal neighbours, (B,) (Rudin, Osher & Fatemi 1992)."""
+    """Mean absolute difference of vertical neighbours plus that of horizontal ones, (B,) (Rudin et al. 1992)."""
     down = (images_BCHW[..., 1:, :] - images_BCHW[..., :-1, :]).abs().flatten(1).mean(dim=1)
     right = (images_BCHW[..., 1:] - images_BCHW[..., :-1]).abs().flatten(1).mean(dim=1)
     return down + right
@@ -122,19 +125,19 @@ def invert(
     seed: int,
     report: Report,
 ) -> tuple[Tensor, float]:
-    """Reconstruct every release by itself (they are only computed side by side).
+    """Reconstruct every release separately. They are computed in one batch.
 
     Args:
         evidence: front, mechanism, and the attacker's own images.
         released_NF: float32 (N, *F).
         decoder: the learned prior; needed where ``weights.prior`` is not 0.
-        weights: of the objective.
+        weights: weights of the objective.
         effort: how long it may take.
-        seed: of the random starts.
+        seed: seed of the random starts.
         report: takes progress.
 
     Returns:
-        uint8 (N, 3, S, S), and the steps done as a share of those planned.
+        uint8 (N, 3, S, S), and the share of the planned steps that were done.
     """
     starts, steps, seconds = effort.starts, effort.steps, effort.seconds
     generator = torch.Generator().manual_seed(seed)
@@ -180,7 +183,7 @@ def invert(
 def _descend(
     objective: Callable[[Tensor], Tensor], start_NCHW: Tensor, progress: Progress, report: Callable[[Progress], None]
 ) -> Tensor:
-    """Adam on the pixels' logits, the rate falling to zero as a cosine: images."""
+    """Minimise with Adam on the pixels' logits, with a cosine rate that ends at zero; returns images."""
     logits_NCHW = start_NCHW.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([logits_NCHW], lr=_LR)
 
@@ -201,7 +204,7 @@ def _descend(
 
 @contextmanager
 def _mismatch_of(evidence: Evidence, sample: Tensor, generator: torch.Generator) -> Iterator[Mismatch]:
-    """How badly the features of images explain releases. Inside the block a codebook gives probabilities."""
+    """The mismatch between images and releases. Inside the block, a codebook gives probabilities."""
     mechanism, front = evidence.mechanism, evidence.front
     twin = differentiable(mechanism)
     if twin.channel is not None and twin.outcomes is not None:
