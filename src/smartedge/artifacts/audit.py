@@ -35,6 +35,7 @@ further releases that are simulated. `deep` takes part where there are several r
 | --- | --- |
 | `linear`, `linear-pooled` | logistic regression on the flattened features; on each channel's mean |
 | `posterior` | codewords: the exact posterior of the attribute given what was released (Bayes) |
+| `mixture` | noise on at most 512 numbers: the posterior under the release laws of the attacker's own images |
 | `trees` | gradient-boosted trees on at most 512 pooled columns |
 | `mlp` | two hidden layers on at most 4096 columns |
 | `deep` | a network of the back's architecture, expander included: full depth |

@@ -38,8 +38,8 @@ floor             what the true desired label alone tells: a defence that keeps 
 prediction floor  what the task exit's answer alone tells
 DP bound          what no attacker can exceed by the features of one release alone, by the law of the noise
 
-attacks: linear, linear-pooled, posterior, trees, mlp, deep, fine-tuned (attributes); membership, epsilon,
-reconstruction
+attacks: linear, linear-pooled, posterior, mixture, trees, mlp, deep, fine-tuned (attributes); membership,
+epsilon, reconstruction
 Finished attacks are kept and reused: call it again to go on after Ctrl-C, or with a larger budget. What the budget left
 out is listed.
 """

@@ -11,7 +11,7 @@ from smartedge.lab.audit.attacks import Reading, Unit
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.neural import read_with_network
-from smartedge.lab.audit.posterior import read_by_posterior
+from smartedge.lab.audit.posterior import read_by_mixture, read_by_posterior
 from smartedge.lab.audit.trees import read_with_trees
 from smartedge.runs.progress import Monitor
 
@@ -33,6 +33,8 @@ def read(evidence: Evidence, unit: Unit, *, clock: Clock, monitor: Monitor) -> R
     """
     if unit.attack == "posterior":
         return read_by_posterior(evidence, unit.attributes)
+    if unit.attack == "mixture":
+        return read_by_mixture(evidence, unit.attributes)
     if unit.attack == "trees":
         return read_with_trees(evidence, unit, clock=clock)
     return read_with_network(evidence, unit, clock=clock, monitor=monitor)

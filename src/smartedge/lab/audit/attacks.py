@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -16,6 +17,9 @@ from smartedge.lab.audit.evidence import Evidence
 __all__ = ["ATTACKS", "Attack", "Diverged", "Reading", "Unit", "available"]
 
 Floats = NDArray[np.float64]
+
+
+_MOST_NUMBERS = 512  # of a map for the attack "mixture": of more, it learns from too few images
 
 
 class Diverged(Exception):
@@ -40,7 +44,7 @@ class Attack:
 
     def settled(self, evidence: Evidence) -> bool:
         """Whether another seed would give the same result."""
-        return self.name == "posterior" or (self.name == "trees" and not evidence.noisy)
+        return self.name in ("posterior", "mixture") or (self.name == "trees" and not evidence.noisy)
 
 
 ATTACKS: Mapping[str, Attack] = {
@@ -49,6 +53,7 @@ ATTACKS: Mapping[str, Attack] = {
         Attack("linear", (1e-2, 1e-3), 30, 1e-3, 1.0, "all"),
         Attack("linear-pooled", (1e-2,), 30, 1e-3, 0.5, "all"),
         Attack("posterior", (1.0,), 1, 0.0, 0.1, "all"),
+        Attack("mixture", (1.0,), 1, 0.0, 0.5, "all"),
         Attack("trees", (0.1,), 200, 0.0, 0.5, "each"),
         Attack("mlp", (1e-3, 3e-4), 30, 0.05, 2.0, "all"),
         Attack("deep", (1e-3, 3e-4), 16, 0.05, 12.0, "focus"),
@@ -60,6 +65,7 @@ ATTACKS: Mapping[str, Attack] = {
 - linear: logistic regression on the flattened features
 - linear-pooled: logistic regression on the mean of each channel
 - posterior: the exact posterior given the released codeword
+- mixture: the posterior given noisy features, each class taken for the release laws of the attacker's own images
 - trees: gradient-boosted trees on at most 512 pooled columns
 - mlp: two hidden layers
 - deep: a network with the architecture of the run's back, trained from new weights
@@ -125,6 +131,8 @@ def available(evidence: Evidence) -> tuple[str, ...]:
         names.append("linear-pooled")
     if evidence.mechanism.channel() is not None:
         names.append("posterior")
+    elif evidence.noisy and _law_is_known(evidence) and math.prod(evidence.feature_shape) <= _MOST_NUMBERS:
+        names.append("mixture")
     names += ["trees", "mlp"]
     if (
         evidence.name != "training-image" or evidence.releases > 1
@@ -133,3 +141,8 @@ def available(evidence: Evidence) -> tuple[str, ...]:
     if evidence.name == "defended" and evidence.back_file is not None:
         names.append("fine-tuned")
     return tuple(names)
+
+
+def _law_is_known(evidence: Evidence) -> bool:
+    """Of what the attacker has: the mean of several Laplace releases has a law that is not computed."""
+    return evidence.releases == 1 or evidence.mechanism.noise_norm == 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from smartedge.lab.audit.evidence import Evidence, of_a_training_image
 from smartedge.lab.audit.inputs import Pool, val_labels
 from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.neural import Standardise, _balanced_loss, _class_weights
-from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse, UnprotectedCodeword
+from smartedge.privacy.mechanisms import Gaussian, Laplace, RandomisedResponse, UnprotectedCodeword
 from smartedge.runs.progress import Quiet
 
 COUNTS = (300, 120, 400)
@@ -101,6 +102,49 @@ def test_the_posterior_of_codewords_is_bayes_rule(evidence_of: Callable[..., Evi
     share = float(np.exp(1.5) / (np.exp(1.5) + 1))
     # 4000 images: deviation 0.006; five of them.
     assert figures(evidence, "posterior").balanced_accuracy == pytest.approx(share, abs=0.032)
+
+
+@pytest.mark.parametrize("releases", [1, 4])
+@pytest.mark.parametrize("noise", ["gaussian", "laplace"])
+def test_the_mixture_of_noise_laws_reads_what_can_be_read(
+    evidence_of: Callable[..., Evidence], noise: str, releases: int
+) -> None:
+    """One of two points, by the label: the best anyone can do is known, for one release and for the mean of four."""
+    rng = np.random.default_rng(0)
+    truth = [torch.from_numpy(rng.integers(2, size=count)) for count in (300, 300, 4000)]
+    features = [(2.0 * part - 1)[:, None] for part in truth]
+    mechanism = Gaussian((1,), clip=1.0, scale=1.0, delta_=1e-5) if noise == "gaussian" else Laplace((1,), 1.0, 1.0)
+    evidence = replace(evidence_of(features, truth, mechanism=mechanism), releases=releases)
+    if noise == "laplace" and releases > 1:
+        assert "mixture" not in available(evidence)
+        return
+    assert "mixture" in available(evidence)
+    evidence = replace(evidence, test_features_NF=evidence.release(features[2], torch.Generator().manual_seed(3)))
+    far = math.sqrt(releases)
+    best = (1 + math.erf(far / math.sqrt(2))) / 2 if noise == "gaussian" else 1 - math.exp(-1.0) / 2
+    # 4000 images: deviation at most 0.006; five of them. The points lie one grid step within the bound.
+    assert figures(evidence, "mixture").balanced_accuracy == pytest.approx(best, abs=0.03)
+
+
+def test_the_mixture_is_for_releases_with_noise_on_few_numbers(evidence_of: Callable[..., Evidence]) -> None:
+    truth = labels()
+    plain = evidence_of(telling(truth, (4,), strength=1.0), truth)
+    many = evidence_of(
+        telling(truth, (600,), strength=1.0), truth, mechanism=Gaussian((600,), clip=9.0, scale=1.0, delta_=1e-5)
+    )
+    assert "mixture" not in available(plain) + available(many)
+
+
+def test_the_mixture_takes_the_label_into_account(evidence_of: Callable[..., Evidence]) -> None:
+    """The attribute is whether the desired label agrees with the sign of the features."""
+    rng = np.random.default_rng(0)
+    desired, signs = ([torch.from_numpy(rng.integers(2, size=count)) for count in COUNTS] for _ in range(2))
+    truth = [sign ^ want for sign, want in zip(signs, desired, strict=True)]
+    features = [(2.0 * sign - 1)[:, None] for sign in signs]
+    mechanism = Gaussian((1,), clip=1.0, scale=0.3, delta_=1e-5)
+    evidence = evidence_of(features, truth, desired, mechanism=mechanism)
+    assert figures(evidence, "mixture").balanced_accuracy == pytest.approx(0.5, abs=0.125)
+    assert figures(replace(evidence, labelled=True), "mixture").balanced_accuracy > 0.97
 
 
 def test_the_attacker_is_trained_on_noise_of_its_own(evidence_of: Callable[..., Evidence]) -> None:
