@@ -24,7 +24,7 @@ from smartedge.methods.loop import (
     warmup_cosine,
 )
 from smartedge.methods.options import options_of
-from smartedge.models.exits import probabilities, task_loss
+from smartedge.models.exits import task_loss
 from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer
 from smartedge.runs.checkpoint import Checkpoints, State, save_weights
@@ -72,7 +72,6 @@ class BackTrainer:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self._predictions = Predictions()
         self._busy_recorded = 0.0
-        self._loss = 0.0  # of the latest step
         if resume and (numbers := self.checkpoints.numbers()):
             self._restore(self.checkpoints.load(numbers[-1]))
         self.recorder = Recorder(folder, "cloud", resume_epoch=self.progress.epoch)
@@ -189,8 +188,7 @@ class BackTrainer:
             want_gradient=want_gradient,
             options=options_of(self.config),
         )
-        self._loss = result.loss
-        self._predictions.add(batch.ids, labels, probabilities(result.logits_BK, kind), result.loss)
+        self._predictions.add(batch.ids, labels, result.logits_BK, result.loss)
         return result
 
     def _evaluate(self, batch: FeatureBatch) -> None:
@@ -201,11 +199,11 @@ class BackTrainer:
         labels = torch.from_numpy(batch.labels)
         kind = "multi" if labels.dim() == 2 else "single"
         loss = task_loss(logits_BK, labels, kind).item()
-        self._predictions.add(batch.ids, labels, probabilities(logits_BK, kind), loss)
+        self._predictions.add(batch.ids, labels, logits_BK, loss)
 
     def _report(self, progress: Progress) -> None:
         epoch = min(progress.epoch + 1, progress.epochs)
-        text = f"epoch {epoch}/{progress.epochs} loss {self._loss:.3f}"
+        text = f"epoch {epoch}/{progress.epochs} loss {self._predictions.latest_loss:.3f}"
         self.monitor.update(Update("cloud", "train", progress.step, progress.steps, text))
 
     # -- files

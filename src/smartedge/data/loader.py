@@ -12,7 +12,6 @@ from types import TracebackType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from smartedge.augment import AugmentKind, augment
 from smartedge.data.dataset import Split
@@ -109,19 +108,16 @@ class Batches:
                 if stop.is_set():
                     return
                 started = time.perf_counter()
-                batch = self._batch(number, self._order[number * self._batch_size : (number + 1) * self._batch_size])
+                batch = self._split.read(self._order[number * self._batch_size : (number + 1) * self._batch_size])
+                if self._augment != "none":
+                    seed = int(_sequence(self._seed, self._epoch, _AUGMENT, number).generate_state(1, np.uint64)[0])
+                    generator = torch.Generator().manual_seed(seed)
+                    images_BCHW = augment(batch.images_BCHW, generator=generator, kind=self._augment)
+                    batch = replace(batch, images_BCHW=images_BCHW)
                 self.busy_seconds += time.perf_counter() - started
                 queue.put(batch)
         except BaseException as error:
             queue.put(error)
-
-    def _batch(self, number: int, indices: NDArray[np.int64]) -> ImageBatch:
-        batch = self._split.read(indices)
-        if self._augment == "none":
-            return batch
-        seed = int(_sequence(self._seed, self._epoch, _AUGMENT, number).generate_state(1, np.uint64)[0])
-        generator = torch.Generator().manual_seed(seed)
-        return replace(batch, images_BCHW=augment(batch.images_BCHW, generator=generator, kind=self._augment))
 
 
 def batches(

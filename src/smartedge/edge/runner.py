@@ -15,7 +15,6 @@ from smartedge.codec import get_codec
 from smartedge.config import Config
 from smartedge.data import DataSet, batches
 from smartedge.data.loader import Batches
-from smartedge.edge.figures import TrainingFigures
 from smartedge.edge.protection import open_gate
 from smartedge.edge.sender import Sender
 from smartedge.edge.state import EdgeState
@@ -26,7 +25,7 @@ from smartedge.methods.learner import Learner
 from smartedge.methods.loop import Progress, fit
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.schedules import Epoch, get_schedule
-from smartedge.models.exits import probabilities, task_loss
+from smartedge.models.exits import task_loss
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import pick_device, rss_bytes
@@ -121,7 +120,7 @@ class EdgeRunner:
         splits: tuple[SplitName, ...] = ("train", "val")
         epochs = [Epoch(n, learns=True, sends=False, splits=splits) for n in range(self.config.train.distill.epochs)]
 
-        def after_epoch(figures: TrainingFigures) -> None:
+        def after_epoch(predictions: Predictions, seconds: float) -> None:
             counts.teacher_val = self._answers(teacher, "val").figures()
             counts.taught += 1
             if counts.taught == len(epochs):
@@ -134,10 +133,11 @@ class EdgeRunner:
         """The epochs in which the front learns. False when stopped."""
         counts, epochs = self.state.counts, [epoch for epoch in self.epochs if epoch.learns]
 
-        def after_epoch(figures: TrainingFigures) -> None:
+        def after_epoch(predictions: Predictions, seconds: float) -> None:
             epoch = epochs[counts.done]
-            if len(figures):
-                self.recorder.write(epoch.number, "train", {**figures.values(), "seconds": counts.busy - figures.busy})
+            if len(predictions):
+                figures = {**predictions.figures().model_dump(), **predictions.further_losses(), "seconds": seconds}
+                self.recorder.write(epoch.number, "train", figures)
             if epoch.sends:
                 self._sender.close_stream()
             for split in epoch.splits[1:]:
@@ -165,16 +165,19 @@ class EdgeRunner:
         phase: str,
         epochs: Sequence[Epoch],
         done: int,
-        after_epoch: Callable[[TrainingFigures], None],
+        after_epoch: Callable[[Predictions, float], None],
         stop: threading.Event,
     ) -> bool:
-        """Train a learner over the remaining epochs. Epochs that send also send its features."""
-        counts, kind = self.state.counts, self.dataset.task.kind
-        figures = TrainingFigures(kind, 0.0)
+        """Train a learner over the remaining epochs. Epochs that send also send its features.
+
+        ``after_epoch`` gets the answers before each update of the epoch, and the seconds that the edge computed.
+        """
+        counts = self.state.counts
+        predictions, busy_before = Predictions(), 0.0
 
         def epoch_batches(number: int) -> Generator[ImageBatch, None, None]:
-            nonlocal figures
-            figures = TrainingFigures(kind, counts.busy)
+            nonlocal predictions, busy_before
+            predictions, busy_before = Predictions(), counts.busy
             learner.begin_epoch(number)
             if epochs[number].sends:
                 self._open(epochs[number], "train", self._per_epoch)
@@ -189,11 +192,12 @@ class EdgeRunner:
                 learned = learner.learn(batch, progress, sending=sends)
                 if sends and learned.sent_BF is not None:
                     self._send(batch, learned.sent_BF, learned.finish)
-            if learned.step is not None:
-                figures.add(batch, learned.step)
+            if (made := learned.step) is not None:
+                predictions.add(batch.ids, batch.labels, made.logits_BK, made.loss, made.figures)
 
         def report(progress: Progress) -> None:
-            text = f"epoch {progress.epoch + 1}/{progress.epochs}{figures.latest}"
+            loss = f" loss {predictions.latest_loss:.3f}" if len(predictions) else ""
+            text = f"epoch {progress.epoch + 1}/{progress.epochs}{loss}"
             self.monitor.update(Update("edge", phase, progress.step, progress.steps, text))
 
         return fit(
@@ -203,7 +207,7 @@ class EdgeRunner:
             rates=learner.rates,
             random=self.random,
             report=report,
-            after_epoch=lambda _: after_epoch(figures),
+            after_epoch=lambda _: after_epoch(predictions, counts.busy - busy_before),
             stop=stop.is_set,
         )
 
@@ -252,7 +256,7 @@ class EdgeRunner:
                     self._send(batch, features_BF)
                 if logits_BK is not None:
                     loss = task_loss(logits_BK.cpu(), batch.labels, kind).item()
-                    predictions.add(batch.ids, batch.labels, probabilities(logits_BK, kind), loss)
+                    predictions.add(batch.ids, batch.labels, logits_BK, loss)
         return predictions
 
     @property

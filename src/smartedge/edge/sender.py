@@ -105,7 +105,14 @@ class Sender:
             SmartEdgeError: an earlier batch failed on the sending thread.
         """
         self.next_seq += 1
-        self._do(lambda: self._send(ids, features_BF, labels))
+
+        def release_and_write() -> None:
+            frame = self._frame(ids, features_BF, labels)
+            begun = time.perf_counter()
+            self.link.write(frame)
+            self.traffic.link_seconds += time.perf_counter() - begun
+
+        self._do(release_and_write)
 
     def exchange(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> NDArray[np.float32]:
         """Send a batch and wait for the gradient (B, *F) that answers it (split learning)."""
@@ -171,12 +178,6 @@ class Sender:
         self._seq += 1
         self.traffic.images[header.split] = self.traffic.images.get(header.split, 0) + len(ids)
         return frame
-
-    def _send(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> None:
-        frame = self._frame(ids, features_BF, labels)
-        begun = time.perf_counter()
-        self.link.write(frame)
-        self.traffic.link_seconds += time.perf_counter() - begun
 
     def _close(self) -> None:
         assert self._header is not None

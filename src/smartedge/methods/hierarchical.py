@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from smartedge.methods.front_step import EdgeStep, edge_forward
+from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.methods.learner import Learned, NetworkLearner
 from smartedge.methods.local import UndividedLearner
 from smartedge.methods.loop import Progress
@@ -88,10 +88,15 @@ class ExitLearner(NetworkLearner):
         features of the others. So the features are computed in evaluation mode, before the update.
         """
         alone_BF = self.infer(batch)[0] if self.alone and sending else None
+        self.train_mode()
+        inputs_BCHW, labels = self.inputs(batch), batch.labels.to(self.device)
+        front, task_exit = self.modules["front"], self.modules["exit"]
+        update_of = (front, task_exit, self.optimizer, inputs_BCHW, labels, self.task.kind)
         if self.plain:
-            step = self.plain_step(self.modules["front"], self.modules["exit"], batch)
+            step = edge_step(*update_of, options=options_of(self.config))
         else:
-            step = self._protected_step(batch, progress)
+            protection = self._protection(batch, inputs_BCHW, progress)
+            step = protected_step(*update_of, protection, options=options_of(self.config))
         return Learned(step, step.features_BF if alone_BF is None else alone_BF)
 
     def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
@@ -121,29 +126,16 @@ class ExitLearner(NetworkLearner):
             self.adversaries.load_state_dict(state["adversaries"], strict=True)
             self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
 
-    def _protected_step(self, batch: ImageBatch, progress: Progress) -> EdgeStep:
-        train = self.config.train
-        self.train_mode()
-        inputs_BCHW = self.inputs(batch)
-        distillation = None
+    def _protection(self, batch: ImageBatch, inputs_BCHW: Tensor, progress: Progress) -> Protection:
+        """What the update protects against, and learns from the teacher, at this point of the training."""
+        distill, distillation = self.config.train.distill, None
         if self.teacher is not None:
-            distillation = Distillation(
-                self.teacher.answer(inputs_BCHW), train.distill.weight, train.distill.temperature
-            )
-        return protected_step(
-            self.modules["front"],
-            self.modules["exit"],
-            self.optimizer,
-            inputs_BCHW,
-            batch.labels.to(self.device),
-            self.task.kind,
-            Protection(
-                self.mechanism,
-                noise=weight_at(progress.step, progress.steps, weight=1.0, warmup=self.config.dp.warmup),
-                suppression=self._suppression(batch, progress),
-                distillation=distillation,
-            ),
-            options=options_of(self.config),
+            distillation = Distillation(self.teacher.answer(inputs_BCHW), distill.weight, distill.temperature)
+        return Protection(
+            self.mechanism,
+            noise=weight_at(progress.step, progress.steps, weight=1.0, warmup=self.config.dp.warmup),
+            suppression=self._suppression(batch, progress),
+            distillation=distillation,
         )
 
     def _suppression(self, batch: ImageBatch, progress: Progress) -> Suppression | None:

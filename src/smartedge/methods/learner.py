@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from smartedge.methods.front_step import EdgeStep, edge_step
+from smartedge.methods.front_step import EdgeStep
 from smartedge.methods.loop import Progress, Rates, warmup_cosine
-from smartedge.methods.options import options_of
 from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer
 from smartedge.runs.checkpoint import State
@@ -125,16 +124,3 @@ class NetworkLearner:
         """Put all modules into evaluation mode."""
         for module in self.modules.values():
             module.eval()
-
-    def plain_step(self, front: nn.Module, head: nn.Module, batch: ImageBatch) -> EdgeStep:
-        """Update ``front`` and ``head`` on the desired label alone."""
-        self.train_mode()
-        return edge_step(
-            front,
-            head,
-            self.optimizer,
-            self.inputs(batch),
-            batch.labels.to(self.device),
-            self.task.kind,
-            options=options_of(self.config),
-        )

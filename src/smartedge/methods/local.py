@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from smartedge.methods.front_step import edge_forward
+from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.methods.learner import Learned, NetworkLearner
 from smartedge.methods.loop import Progress
+from smartedge.methods.options import options_of
 from smartedge.models import zoo
 from smartedge.types import ImageBatch, Task
 
@@ -33,7 +34,17 @@ class UndividedLearner(NetworkLearner):
 
     def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
         """One update of the whole network."""
-        return Learned(self.plain_step(self.modules["network"], nn.Identity(), batch))
+        self.train_mode()
+        step = edge_step(
+            self.modules["network"],
+            nn.Identity(),
+            self.optimizer,
+            self.inputs(batch),
+            batch.labels.to(self.device),
+            self.task.kind,
+            options=options_of(self.config),
+        )
+        return Learned(step)
 
     def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
         """The network's logits."""

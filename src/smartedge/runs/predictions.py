@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -11,25 +13,48 @@ from torch import Tensor
 from smartedge import metrics
 from smartedge.artifacts.results import Figures
 from smartedge.errors import RunError
+from smartedge.models.exits import probabilities
 
 __all__ = ["Predictions"]
 
+_NONE: Mapping[str, float] = {}
+
 
 class Predictions:
-    """Add batches, then read the figures."""
+    """Add batches, then read the figures.
+
+    Attributes:
+        latest_loss: of the batch added last.
+    """
 
     def __init__(self) -> None:
         self._ids: list[np.ndarray] = []
         self._labels: list[Tensor] = []
         self._scores: list[Tensor] = []
         self._loss = 0.0
+        self._batches = 0
+        self._further: Counter[str] = Counter()
+        self.latest_loss = 0.0
 
-    def add(self, ids: np.ndarray, labels: Tensor, scores_BK: Tensor, loss: float) -> None:
-        """One batch: ids (B,), labels as in a task, probabilities float32 (B, K), mean loss over the batch."""
+    def add(
+        self, ids: np.ndarray, labels: Tensor, logits_BK: Tensor, loss: float, further: Mapping[str, float] = _NONE
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            ids: int64 (B,).
+            labels: int64 (B,) of a single-label task, float32 (B, K) of a multi-label one.
+            logits_BK: the answers, (B, K).
+            loss: mean over the batch.
+            further: other losses of the same update, by name.
+        """
         self._ids.append(ids)
         self._labels.append(labels.cpu())
-        self._scores.append(scores_BK.cpu())
+        self._scores.append(probabilities(logits_BK, "multi" if labels.dim() == 2 else "single").cpu())
         self._loss += loss * len(ids)
+        self._batches += 1
+        self._further.update(further)
+        self.latest_loss = loss
 
     def __len__(self) -> int:
         return sum(len(ids) for ids in self._ids)
@@ -47,6 +72,10 @@ class Predictions:
         except ValueError as error:  # scores that are not finite; the message says so
             raise RunError(str(error)) from error
         return Figures.model_validate({"loss": self._loss / len(labels), **figures})
+
+    def further_losses(self) -> dict[str, float]:
+        """The mean over the batches of each further loss."""
+        return {name: total / self._batches for name, total in self._further.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """``ids``, ``labels`` and ``scores`` as tensors, in the order in which they were added."""
