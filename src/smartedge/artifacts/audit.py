@@ -1,35 +1,35 @@
-"""What an audit leaves in the run directory.
+"""Files of an audit.
 
 `smartedge audit RUN` writes, under `RUN/audit/`:
 
 | file | what |
 | --- | --- |
-| `audit.json` | everything below, put in place in one step |
+| `audit.json` | all figures below |
 | `attacks/NAME.json`, `.safetensors` | one finished attacker: figures; scores (`val.i`, `test.i`: i-th attribute) |
-| `undefended/front.safetensors`, `exit.safetensors` | the same front without protection, trained here once |
+| `undefended/front.safetensors`, `exit.safetensors` | the same front without protection, trained once |
 | `reconstruction/` | finished reconstruction attacks and `samples.safetensors` |
 
-Where `--undefended RUN2` names an unprotected run, no such front is trained; the attacks on that run are kept under
-`RUN2/audit/attacks/`, and shared by all audits beside it.
+Where `--undefended RUN2` names an unprotected run, no such front is trained. The attacks on that run are kept under
+`RUN2/audit/attacks/`, and all audits that name it share them.
 
-The next call reuses what is finished, as long as settings, releases and labels are the same, and keeps the stages
-(attribute inference, membership, epsilon, reconstruction) that it does not ask for; `--fresh` begins anew.
-Within a stage, `audit.json` holds the attacks of the last call that asked for it.
-What is here was made from protected images and sensitive labels: keep it where those may be kept.
+The next call reuses finished attacks, as long as settings, releases and labels are the same. It keeps the stages
+(attribute inference, membership, epsilon, reconstruction) that it does not ask for. `--fresh` does everything again.
+For each stage, `audit.json` holds the attacks of the last call that asked for the stage.
+These files come from protected images and sensitive labels: keep them where those may be kept.
 
-## What is attacked, with what
+## The attacks
 
-The protected images are the test split; their releases are read from the feature log, as they crossed the link. The
-attacker has the front's weights, the codec, the noise law, and train and val as labelled images of its own, of which it
-makes as many releases as it likes; it trains on fresh noise in every epoch, picks epochs and thresholds on val, and is
-judged on test. **best** is the attacker with the highest balanced accuracy on test, of all kinds, learning rates and
-seeds: a choice that favours the attacker a little. `by_validation` is the fair choice.
+The protected images are the test split. Their releases are read from the feature log, as they crossed the link. The
+attacker has the front's weights, the codec, the noise law, and the labelled images of train and val. It can make any
+number of releases of these images. It trains on new noise in every epoch, chooses epochs and thresholds on val, and is
+measured on test. **best** is the attacker with the highest balanced accuracy on test, of all kinds, learning rates and
+seeds: this choice favours the attacker a little. `by_validation` is the fair choice.
 
-These see the features of one release and nothing else, which is what a DP bound limits. About a *training* image more
-crosses the link: its desired label, where that is not randomised, and of other schedules than `freeze-and-log` several
-releases. **training_image** is the best attacker who has all that: the mean of the releases (which tells all that they
-tell, of Gaussian noise and of codewords), and the label as further columns. The test images stand for such images, with
-further releases that are simulated. `deep` takes part where there are several releases, without the label.
+These attackers have the features of one release and nothing else; this is what a DP bound limits. More crosses the link
+about a *training* image: its desired label, where it is not randomised, and several releases, unless the schedule is
+`freeze-and-log`. **training_image** is the best attacker that has all of this: the mean of the releases (a sufficient
+statistic for Gaussian noise and for codewords), and the label as further columns. Test images stand for training images
+here; their further releases are simulated. `deep` takes part where there are several releases, without the label.
 
 | attack | what it is |
 | --- | --- |
@@ -38,12 +38,12 @@ further releases that are simulated. `deep` takes part where there are several r
 | `mixture` | noise on at most 512 numbers: the posterior under the release laws of the attacker's own images |
 | `trees` | gradient-boosted trees on at most 512 pooled columns |
 | `mlp` | two hidden layers on at most 4096 columns |
-| `deep` | a network of the back's architecture, expander included: full depth |
-| `fine-tuned` | the same, from the weights with which the cloud finished |
-| `ensemble` | mean log-probability of the up to five that are best on val |
+| `deep` | a network of the back's architecture, with the expander |
+| `fine-tuned` | the same, beginning with the cloud's final weights |
+| `ensemble` | mean log-probability of the best attackers on val, five at most |
 
-Sensitive columns (or all, where at most three are audited) get networks `deep` and `fine-tuned` of their own; the other
-columns share one. The undefended reference is attacked by `linear`, `mlp` and `deep`, one of each.
+Each sensitive column has its own networks `deep` and `fine-tuned`; the other columns share one. Where at most three
+columns are audited, each has its own. The undefended reference is attacked by one `linear`, one `mlp` and one `deep`.
 
 ## `audit.json`
 
@@ -55,14 +55,14 @@ Shares are between 0 and 1. "null" marks keys that may be null.
 
 [table of AttributeBlock]
 
-Figures of an attack; those of `attacks.KIND` have `rate`, `seed` and `tried`, all others `attack`: one of the attacks
-above; of floors `table`, `logistic`, `trees` or `chance`:
+Figures of an attack. Figures under `attacks.KIND` also have `rate`, `seed` and `tried`. All others have `attack`: an
+attack named above, or for floors `table`, `logistic`, `trees` or `chance`.
 
 [table of AttackFigures]
 
 ### `membership`
 
-Given a release and a candidate image, is it of that image?
+The attacker gets a release and a candidate image. Is the release of that image?
 
 [table of Membership]
 
@@ -72,17 +72,17 @@ Given a release and a candidate image, is it of that image?
 
 ### `reconstruction`
 
-What the attacker's images of the protected images look like. An attack for which no time was left is null, and listed
-under `skipped`.
+The attacker's reconstructions of the protected images, compared with the originals. An attack for which no
+time was left is null, and is listed under `skipped`.
 
 [table of Reconstruction]
 
-What one attack achieved; `undefended` has the same keys:
+The results of one attack; `undefended` has the same keys:
 
 [table of ReconstructionAttack]
 
-LPIPS's weights are published as pickles, of which this library reads none. Where you trust them, put them into the
-cache folder once, as a file that holds numbers alone; images of 32 pixels and more are then compared by LPIPS:
+LPIPS's weights are published as pickles, and smartedge reads no pickles. If you trust them, convert them once to a
+file of numbers in the cache folder. Images of 32 pixels and more are then compared by LPIPS:
 
 ```python
 import os, safetensors.torch, torchmetrics.image.lpip as lpip
@@ -91,19 +91,19 @@ net = lpip.LearnedPerceptualImagePatchSimilarity(net_type="alex").net  # downloa
 safetensors.torch.save_model(net, os.path.expanduser("~/.cache/smartedge/lpips-alex.safetensors"))
 ```
 
-`RUN/audit/reconstruction/samples.safetensors` has the data of the picture. R rows: for each desired label (0, 1), and
-within it each sensitive label (0, 1), the first two test images that have both.
+`RUN/audit/reconstruction/samples.safetensors` has the data of the picture. It has R rows: the first two
+test images for each pair of desired label (0, 1) and sensitive label (0, 1).
 
 | tensor | meaning |
 | --- | --- |
 | `ids` | int64 (R,), the test images' ids |
-| `desired`, `sensitive` | int64 (R,), class numbers; of a multi-label task the first column; −1: unknown |
+| `desired`, `sensitive` | int64 (R,), class numbers (first column of a multi-label task); −1: unknown |
 | `originals` | uint8 (R, 3, S, S), RGB |
-| `defended`, `undefended` | uint8 (R, 3, S, S): by the attack of the lowest perceptual distance; absent where no time |
+| `defended`, `undefended` | uint8 (R, 3, S, S): by the attack with the lowest perceptual distance; may be absent |
 
 Its metadata are strings of JSON: `network` (the run's `model.name`), `attacks` (`{"defended": ATTACK, "undefended":
 ATTACK}`), `desired` and `sensitive` (`{"column", "names"}`; `sensitive` null without one). For an unprotected run
-`defended` and `undefended` are equal; `undefended` is absent where there was nothing to compare with.
+`defended` and `undefended` are equal. `undefended` is absent where there was no undefended front.
 """
 
 from __future__ import annotations
@@ -160,28 +160,28 @@ class AuditedRun(Part):
     )
     attackers_images_seen: bool | None = Field(
         default=None,
-        description="the front was trained on the images that attackers learned from (no `data.audit_share`): an "
-        "attacker that learned from others may read more; null in audits of earlier versions",
+        description="the front was trained on the attackers' own images (no `data.audit_share`): an attacker with "
+        "other images may read more; null in audits of earlier versions",
     )
     images: dict[str, int] = Field(description="split → number of images")
 
 
 class Effort(Part):
-    """What a call of the audit was given."""
+    """The options of one call of the audit."""
 
     budget_seconds: float | None = Field(description="null: no limit")
     seeds: int = Field(description="attackers of each kind")
-    undefended: str | None = Field(description="a run named for comparison")
+    undefended: str | None = Field(description="an unprotected run for comparison")
 
 
 class AuditSettingsUsed(Effort):
-    """What was asked for."""
+    """The options of the audit."""
 
-    attributes: tuple[str, ...] = Field(description="of all that stands here")
-    attacks: tuple[str, ...] = Field(description="of all that stands here")
+    attributes: tuple[str, ...] = Field(description="of all figures in this file")
+    attacks: tuple[str, ...] = Field(description="of all figures in this file")
     stages: dict[str, Effort] = Field(
         description="`attributes`, `membership`, `dp` (epsilon), `reconstruction` → `budget_seconds`, `seeds`, "
-        "`undefended` of the call that found what stands there"
+        "`undefended` of the call that made its figures"
     )
 
 
@@ -189,24 +189,24 @@ class AttackFigures(Part):
     """Figures of one attack on one attribute."""
 
     balanced_accuracy: float = Field(
-        description="mean recall over the classes; of yes/no attributes at a threshold chosen on val"
+        description="mean recall over the classes; for yes/no attributes at a threshold chosen on val"
     )
     auroc: float | None = Field(description="null where test has one class only")
     ci95: Interval = Field(
         description="[low, high] of the balanced accuracy, by a bootstrap over test images (it covers the choice of "
-        "test images, not the chance of an attacker's training; images of one person count as independent, so with "
-        "several of each it is somewhat too narrow)"
+        "test images, not the randomness of an attacker's training; images of one person count as independent, so "
+        "it is a little too narrow where persons have several images)"
     )
     val_balanced_accuracy: float
-    val_auroc: float | None = Field(default=None, description="by which attackers are chosen; null for floors")
+    val_auroc: float | None = Field(default=None, description="attackers are chosen by it; null for floors")
     base_rate: float = Field(description="share of the most frequent class")
     images: int
 
 
 class NamedFigures(AttackFigures):
-    """Figures, and whose they are."""
+    """Figures, with the name of the attack."""
 
-    attack: str = Field(description="one of the attacks above; of floors `table`, `logistic`, `trees` or `chance`")
+    attack: str = Field(description="one of the attacks above; for floors `table`, `logistic`, `trees` or `chance`")
 
 
 class KindFigures(AttackFigures):
@@ -218,25 +218,25 @@ class KindFigures(AttackFigures):
 
 
 class AttributeBlock(Part):
-    """What attackers read of one attribute."""
+    """The results of the attacks on one attribute."""
 
     best: NamedFigures | None = Field(description="the best attacker of all; null where none was made")
     by_validation: NamedFigures | None = Field(description="the attacker that is best on val")
     training_image: NamedFigures | None = Field(
-        description="the best attacker who holds all that is sent of a training image (at most 16 releases); null "
-        "where that is no more than one release, or none was made"
+        description="the best attacker that has all data sent about a training image (at most 16 releases); null "
+        "where this is one release only, or no attacker was made"
     )
     undefended: NamedFigures | None = Field(description="the best attacker on the front without protection")
     floor: NamedFigures = Field(
-        description="label floor: the best attack that sees only the true desired label, and never less than a guess"
+        description="label floor: the best attack that has only the true desired label; never below guessing"
     )
     prediction_floor: NamedFigures | None = Field(
-        description="the best attack that sees only the task exit's answer; null where there is no exit"
+        description="the best attack that has only the task exit's answer; null where there is no exit"
     )
     chance: float = Field(description="1 ÷ number of classes")
     dp_bound: float | None = Field(
-        description="`dp.noise_bound`, for a yes/no attribute: it limits `best`, and not who knows the desired label "
-        "as well"
+        description="`dp.noise_bound`, for a yes/no attribute. It limits `best`; it does not limit an attacker that "
+        "also knows the desired label"
     )
     attacks: dict[str, KindFigures] = Field(
         description="kind of attack → figures of the best of that kind, with `rate`, `seed`, and `tried`: how many "
@@ -248,19 +248,19 @@ class AttributeBlock(Part):
 
 
 class MembershipFigures(Part):
-    """Of one way to choose the false candidate."""
+    """Figures for one way to choose the false candidate."""
 
     auroc: float
-    balanced_accuracy: float = Field(description="threshold from one half of the images, judged on the other")
+    balanced_accuracy: float = Field(description="threshold from one half of the images, measured on the other")
     ci95: Interval = Field(description="[low, high] of the balanced accuracy")
     statistic: str = Field(
-        description="`likelihood`, or `calibrated` by the likelihood for the attacker's own images; the better one"
+        description="the better of `likelihood` and `calibrated` (by the likelihood for the attacker's own images)"
     )
     pairs: int
 
 
 class Membership(Part):
-    """Given a release and a candidate image, is it of that image?"""
+    """The attacker gets a release and a candidate image. Is the release of that image?"""
 
     any: MembershipFigures = Field(description="the false candidate is another test image")
     same_label: MembershipFigures | None = Field(
@@ -269,7 +269,7 @@ class Membership(Part):
 
 
 class NoiseTest(Part):
-    """What one release promises, and what a test of the mechanism itself finds."""
+    """The guarantee of one release, and a test of the mechanism itself."""
 
     mechanism: str = Field(description="as in the settings")
     granularity: str = Field(description="as in the settings")
@@ -284,8 +284,8 @@ class NoiseTest(Part):
     label_epsilon: float | None = Field(description="of the desired label that travels; null: in clear")
     apply_to: str = Field(description="as in the settings")
     attribute_bound: float | None = Field(
-        description="(e^ε + δ)/(1 + e^ε): by the features of one release, no attacker reads any yes/no attribute with "
-        "a higher balanced accuracy; null where the audited releases carry no noise"
+        description="(e^ε + δ)/(1 + e^ε): the highest balanced accuracy on any yes/no attribute from the features of "
+        "one release; null where the audited releases have no noise"
     )
     noise_bound: float | None = Field(
         description="the same from the law of the noise itself, never higher: Φ(C/σ) for Gaussian noise, "
@@ -293,20 +293,19 @@ class NoiseTest(Part):
     )
     epsilon_lower_bound: float | None = Field(
         default=None,
-        description="at least so much is ε of one release, whatever the mechanism is; null where not tested",
+        description="lower bound on ε of one release, for any mechanism; null where not tested",
     )
     epsilon_lower_bound_gaussian: float | None = Field(
-        default=None, description="the same, given that the noise is Gaussian: much sharper"
+        default=None, description="the same, if the noise is Gaussian: much sharper"
     )
     confidence: float | None = Field(
-        default=None, description="0.999: of both bounds together; null where not tested, like the next three"
+        default=None, description="0.999, for both bounds together; null where not tested, as the next three"
     )
     trials: int | None = Field(default=None, description="releases of each of the two inputs")
     pair: str | None = Field(default=None, description="the inputs that gave the bound")
     control_without_noise: float | None = Field(
         default=None,
-        description="what the same test finds where the noise is switched off. A claim above it is out of this test's "
-        "reach",
+        description="result of the same test without noise. The test cannot check a claim above it",
     )
     holds: bool | None = Field(
         default=None, description="no lower bound exceeds the claim; null where nothing is claimed or tested"
@@ -314,20 +313,20 @@ class NoiseTest(Part):
 
 
 class Perceptual(Part):
-    """A mean distance over images, and which."""
+    """A mean distance over images, with its name."""
 
     name: str
     value: float | None = Field(description="0 for equal images")
 
 
 class Likeness(Part):
-    """How near images are to the originals."""
+    """How similar images are to the originals."""
 
     psnr: float | None = Field(description="dB, mean over images, 100 at most")
     ssim: float | None = Field(description="mean over images, 1 at most")
     perceptual: Perceptual = Field(
-        description="`{name, value}`: mean distance over images, and which; 0 for equal images. LPIPS where its "
-        "weights are on disk (below), else a distance in the features of the classifier below, named as such"
+        description="`{name, value}`: mean distance over images, with its name; 0 for equal images. LPIPS where its "
+        "weights are on disk (below), else a distance in the features of the classifier below"
     )
 
 
@@ -339,12 +338,12 @@ class ImageIntervals(Part):
 
 
 class ReadFromImages(Part):
-    """What a classifier, trained on the attacker's own original images, reads off images."""
+    """The labels that a classifier reads from images. It was trained on the attacker's own original images."""
 
     images: int = Field(description="protected images attacked: all of them, or for `white_box` a subset")
     sensitive_balanced_accuracy: dict[str, float] = Field(
-        description="attribute → balanced accuracy on the images of a classifier trained on the attacker's *original* "
-        "images, no threshold tuned (as in PriPHiT)"
+        description="attribute → balanced accuracy of a classifier that was trained on the attacker's *original* "
+        "images, without a tuned threshold (as in PriPHiT)"
     )
     sensitive_auroc: dict[str, float | None] = Field(description="attribute → AUROC of the same classifier")
     desired_balanced_accuracy: float | None = Field(
@@ -354,70 +353,70 @@ class ReadFromImages(Part):
 
 
 class WhiteBoxWeights(Part):
-    """Chosen weights of the optimisation."""
+    """The chosen weights of the optimisation."""
 
     tv: float = Field(description="of total variation")
     prior: float = Field(description="of the distance to the decoder's image")
 
 
 class ReconstructionTraining(Part):
-    """How much of its training an attack had."""
+    """How much of the planned training an attack had."""
 
     share: float = Field(
-        description="of the planned training that time allowed (below 1: cut short; below 0.5 it is also listed under "
-        "`skipped`, and counts all the same)"
+        description="share of the planned training that was done (below 1: the time was over; below 0.5 the attack is "
+        "also listed under `skipped`, but its figures still count)"
     )
     seconds: float | None = Field(description="given; null: no limit")
     adapted_share: float | None = Field(
         default=None, description="`decoder`, `gan`: the same of the classifier that adapts"
     )
     nearer_than_decoder: bool | None = Field(
-        default=None, description="`gan`: false where no epoch was, and what stands here is the decoder"
+        default=None, description="`gan`: false: no epoch was nearer, and these are the decoder's figures"
     )
     weights: WhiteBoxWeights | None = Field(default=None, description="`white_box`")
 
 
 class ReconstructionFigures(Likeness, ReadFromImages):
-    """What one attack achieved."""
+    """The results of one attack."""
 
     sensitive_balanced_accuracy_adapted: dict[str, float] = Field(
-        description="the same after the classifier went on with reconstructions of the attacker's own images, "
-        "threshold chosen on those of val: the stronger attack. For `white_box` the threshold alone is chosen, on as "
-        "many inverted val images"
+        description="the same, after the classifier was trained further on reconstructions of the attacker's own "
+        "images, with a threshold chosen on val: the stronger attack. For `white_box` only the threshold is chosen, on "
+        "as many inverted val images"
     )
     training: ReconstructionTraining
 
 
 class ReconstructionAttack(ReconstructionFigures):
-    """What one attack achieved on the audited run, and beside it on the same network without protection."""
+    """The results of one attack on the audited run, and on the same network without protection."""
 
     undefended: ReconstructionFigures | None = Field(
-        description="the same keys for the same attack on the same network without protection; null where there is "
-        "none, or there was no time"
+        description="the same keys for the same network without protection; null where there is no such network, or "
+        "there was no time"
     )
 
 
 class Reconstruction(Part):
-    """The attacks that paint each protected image anew."""
+    """The attacks that reconstruct the protected images."""
 
     decoder: ReconstructionAttack | None = Field(
         default=None, description="trained on fresh releases of the attacker's own images"
     )
     gan: ReconstructionAttack | None = Field(
         default=None,
-        description="the decoder goes on against a critic of patches; the epoch counts whose images of val are nearest "
-        "to the originals, or the decoder itself",
+        description="the decoder, trained further against a critic of patches. The epoch with the best images of val "
+        "is kept, or the decoder itself",
     )
     white_box: ReconstructionAttack | None = Field(
         default=None,
-        description="optimisation through the front's known weights, of a fixed subset of the test images",
+        description="optimisation through the front's known weights, for a fixed subset of the test images",
     )
     originals: ReadFromImages = Field(
         description="`images`, `sensitive_balanced_accuracy`, `sensitive_auroc`, `desired_balanced_accuracy`, `ci95` "
-        "of the classifier on the protected originals: it must be high, or it cannot judge"
+        "of the classifier on the protected originals. They must be high, else the classifier is no measure"
     )
     mean_image: Likeness = Field(
-        description="`psnr`, `ssim`, `perceptual` of the attacker's mean image: what knowing nothing gives"
+        description="`psnr`, `ssim`, `perceptual` of the attacker's mean image: the result without any release"
     )
 
     @property
@@ -432,14 +431,14 @@ class Skipped(Part):
 
     attack: str
     reason: str
-    evidence: str | None = Field(default=None, description="of attackers: on which releases")
-    attributes: tuple[str, ...] | None = Field(default=None, description="of attackers")
-    rate: float | None = Field(default=None, description="of attackers: learning rate")
-    seed: int | None = Field(default=None, description="of attackers")
+    evidence: str | None = Field(default=None, description="for attackers: which releases they used")
+    attributes: tuple[str, ...] | None = Field(default=None, description="for attackers")
+    rate: float | None = Field(default=None, description="for attackers: learning rate")
+    seed: int | None = Field(default=None, description="for attackers")
 
 
 class Audit(Artifact):
-    """What attackers found: ``audit/audit.json``."""
+    """The results of an audit: ``audit/audit.json``."""
 
     missing: ClassVar[str] = "'smartedge audit RUN' writes it"
     remedy: ClassVar[str] = "run 'smartedge audit' again"
@@ -449,9 +448,9 @@ class Audit(Artifact):
     smartedge_version: str | None = Field(default=None, description="of the program that made the audit")
     run: AuditedRun
     settings: AuditSettingsUsed = Field(description="`budget_seconds`, `seeds` and `undefended` are of the last call")
-    attributes: dict[str, AttributeBlock] = Field(description="attribute → what attackers read of it: see below")
+    attributes: dict[str, AttributeBlock] = Field(description="attribute → results of the attacks on it: see below")
     reconstruction: Reconstruction | None = Field(description="see below; null where not asked for")
     membership: Membership | None = Field(description="see below; null where not asked for")
     dp: NoiseTest = Field(description="see below")
-    skipped: tuple[Skipped, ...] = Field(description="what the budget left out or cut short")
-    verdict: str = Field(description="one sentence about the sensitive attribute that fares worst against its floor")
+    skipped: tuple[Skipped, ...] = Field(description="attacks that the budget left out or cut short")
+    verdict: str = Field(description="one sentence about the sensitive attribute that is farthest above its floor")

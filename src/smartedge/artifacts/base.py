@@ -1,4 +1,4 @@
-"""What all files of smartedge have in common: how they are written, read, checked and refused."""
+"""The base of all JSON files of smartedge: how they are written, read, checked and refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Part(BaseModel):
 
 
 class Artifact(Part):
-    """A JSON file. A subclass declares ``schema_version: Literal[N] = N``: the one version that it writes and knows.
+    """A JSON file. A subclass declares ``schema_version: Literal[N] = N``, the only version that it writes and knows.
 
     The version grows with every change of the keys or of their meaning.
 
@@ -82,12 +82,12 @@ class Artifact(Part):
         write_json_atomically(path, self.as_json(), mode=mode)
 
     def as_json(self) -> Fields:
-        """What the file holds, as values that JSON knows."""
+        """The content of the file, as JSON values."""
         return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
     def upgraded(cls, fields: Fields) -> Fields:
-        """The fields of an older version as those of the known one. A class that can read older files overrides it."""
+        """Turn fields of an older version into those of the known one. Classes that read older files override it."""
         return fields
 
     @classmethod
@@ -107,7 +107,7 @@ class Artifact(Part):
 
 
 def _in_words(error: ValidationError) -> str:
-    """The keys that are missing, all of them; else the first thing that is wrong."""
+    """All keys that are missing; else the first error."""
     found = error.errors(include_url=False)
     if missing := [_place(each["loc"]) for each in found if each["type"] == "missing"]:
         return f"lacks {', '.join(missing)}"

@@ -1,4 +1,4 @@
-"""``state.json`` of a checkpoint: all of its state but the tensors, which lie beside it in ``tensors.safetensors``."""
+"""``state.json`` of a checkpoint: its state without the tensors. Those are in ``tensors.safetensors``, beside it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class EpochFigures(Part):
     )
     adversary_loss: float | None = Field(
         default=None,
-        description="mean loss of the adversarial exits; absent of a front without protection, as the next four",
+        description="mean loss of the adversarial exits; absent without protection, as the next four",
     )
     confusion: float | None = Field(default=None, description="likewise")
     dependence: float | None = Field(default=None, description="likewise")

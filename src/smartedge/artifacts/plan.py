@@ -1,10 +1,10 @@
-"""What the planner reads and says.
+"""Files of the planner.
 
 ## Device profile
 
-A profile says what the steps of one network take on one machine; `smartedge profile` writes it. Seconds are wall clock
-per image at the profile's batch size. A profile belongs to a network: what decides its times (`network`) is compared
-with the settings that are planned, and a profile of something else is refused.
+A profile holds the times of the steps of one network on one machine; `smartedge profile` writes it. Seconds are wall
+clock per image at the profile's batch size. A profile belongs to a network: the settings that decide its times
+(`network`) must be those of the plan, else the profile is refused.
 
 [table of Profile]
 
@@ -12,7 +12,7 @@ Every *timing* has these keys:
 
 [table of Timing]
 
-## What the planner prints with `--json`
+## Output of `smartedge plan --json`
 
 Seconds, bytes and joules are predictions. Energy is modelled (decision 10); accuracy is not predicted.
 
@@ -36,7 +36,7 @@ __all__ = ["PlanFile", "PlannedChoice", "PlannedEnergy", "PlannedJob", "PlannedL
 
 
 class PlannedChoice(Part):
-    """What can be chosen."""
+    """One choice of method, schedule, cut and codec."""
 
     method: str
     schedule: str
@@ -49,13 +49,13 @@ class PlannedLink(Part):
 
     name: str
     up_mbits: float | None = Field(description="Mbit/s; null: as fast as this machine's loopback")
-    down_mbits: float | None = Field(description="the same of what comes back")
+    down_mbits: float | None = Field(description="the same for the way back")
     latency_s: float = Field(description="seconds, one way")
-    radio: str | None = Field(description="`3g`, `4g` or `wifi`: whose power model applies")
+    radio: str | None = Field(description="`3g`, `4g` or `wifi`: the power model that applies")
 
 
 class PlannedMachine(Part):
-    """Which profile stands for a side."""
+    """The profile that is used for a side."""
 
     name: str
     kind: str = Field(description="`measured` or `scaled`")
@@ -63,13 +63,13 @@ class PlannedMachine(Part):
 
 
 class PlannedJob(Part):
-    """How much there is to do."""
+    """The amount of work."""
 
     images: dict[str, int] = Field(description="split → number of images")
     batch_size: int
     epochs: int
-    front_epochs: int = Field(description="of a front that learns first")
-    distill_epochs: int = Field(description="of an undivided network on the edge, before the front")
+    front_epochs: int = Field(description="epochs of a front that learns first")
+    distill_epochs: int = Field(description="epochs of an undivided network on the edge, before the front")
     queue_frames: int = Field(description="as in the settings")
     max_lead_frames: int = Field(description="as in the settings")
     label_bytes: float = Field(description="per image on the wire")
@@ -83,14 +83,14 @@ class PlannedEnergy(Part):
 
 
 class PlannedRun(Part):
-    """What one choice costs."""
+    """The costs of one choice."""
 
     choice: PlannedChoice
     seconds_per_epoch: float = Field(description="wall clock of the run ÷ its epochs")
     seconds_total: float = Field(description="wall clock")
     stage_seconds: dict[str, float] = Field(description="`edge`, `encode`, `link`, `cloud` → busy seconds per epoch")
     bottleneck: str = Field(description="the stage that is busy longest")
-    bytes_up_per_image: float = Field(description="of training images, each time one is sent")
+    bytes_up_per_image: float = Field(description="of training images, for each release")
     bytes_up_total: float
     bytes_down_total: float
     edge_peak_bytes: float = Field(description="largest resident set of the edge process")
@@ -99,7 +99,7 @@ class PlannedRun(Part):
         description="share of the network's cuts up to this one; 0: images leave the edge, 1: nothing does"
     )
     rmse: float | None = Field(description="of the codec, in the features' own units")
-    rejected: tuple[str, ...] = Field(description="which constraints it breaks")
+    rejected: tuple[str, ...] = Field(description="the constraints that it breaks")
 
 
 class PlanFile(Artifact):
@@ -115,10 +115,10 @@ class PlanFile(Artifact):
     energy: str = Field(description="how energy was modelled")
     link: PlannedLink
     same_machine: bool = Field(description="edge and cloud are processes of one machine")
-    edge: PlannedMachine = Field(description="the profile that stands for the edge")
-    cloud: PlannedMachine = Field(description="the profile that stands for the cloud")
-    job: PlannedJob = Field(description="how much there is to do")
+    edge: PlannedMachine = Field(description="the profile that is used for the edge")
+    cloud: PlannedMachine = Field(description="the profile that is used for the cloud")
+    job: PlannedJob = Field(description="the amount of work")
     recommended: PlannedChoice | None = Field(description="of all methods; null where no choice is allowed")
     chosen: PlannedChoice | None = Field(description="of the settings' own method")
     reasons: tuple[str, ...] = Field(description="in words")
-    ranked: tuple[PlannedRun, ...] = Field(description="what each choice costs, the best first")
+    ranked: tuple[PlannedRun, ...] = Field(description="the costs of each choice, the best first")

@@ -1,8 +1,8 @@
-"""A device profile: what the steps of one network take on one machine. Written, checked and carried as JSON.
+"""A device profile: the times of the steps of one network on one machine, as JSON.
 
-Seconds are wall clock per image at the profile's batch size; ``cpu_seconds`` is what all threads of the process used
-meanwhile. A profile belongs to a network: what decides its times (``network``) is compared with the settings that are
-planned, and a profile of something else is refused.
+Seconds are wall clock per image at the profile's batch size; ``cpu_seconds`` is the time of all threads of the process
+meanwhile. A profile belongs to a network: the settings that decide its times (``network``) must be those of the plan,
+else the profile is refused.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ class Timing(Part):
     seconds: float = Field(ge=0, description="per image: median over the repeats")
     cpu_seconds: float = Field(ge=0, description="per image, all threads")
     spread: float = Field(ge=0, description="interquartile range ÷ median: how noisy it was")
-    first_seconds: float = Field(
-        ge=0, description="what the first batch of a process takes longer than the others, in all"
-    )
+    first_seconds: float = Field(ge=0, description="additional seconds of the first batch of a process, in all")
 
 
 class CodecFigures(Part):
@@ -48,17 +46,19 @@ class CodecFigures(Part):
 
 
 class CutFigures(Part):
-    """One cut: both halves of the network, and what crosses."""
+    """One cut: both parts of the network, and the tensor that crosses."""
 
     name: str
     index: int = Field(ge=1, description="its place among all cuts of the network, from 1")
-    shape: tuple[int, ...] = Field(description="F of what crosses (with a bottleneck: the bottleneck's)")
+    shape: tuple[int, ...] = Field(
+        description="F of the tensor that crosses (with a bottleneck: the bottleneck's shape)"
+    )
     front_flops: int = Field(description="forward, per image")
     back_flops: int
     front_step: Timing = Field(description="edge: input, front, exits, backward, update")
     front_forward: Timing = Field(description="edge: input, front and exit, without learning")
     split_forward: Timing = Field(description="split learning, edge: first half of a step")
-    split_backward: Timing = Field(description="and second half")
+    split_backward: Timing = Field(description="split learning, edge: second half of a step")
     release: Timing = Field(description="edge: clip, ledger, noise")
     back_step: Timing = Field(description="cloud: one update")
     back_step_gradient: Timing = Field(description="the same, with the gradient at the cut (split learning)")
@@ -78,14 +78,14 @@ class WholeFigures(Part):
     flops: int = Field(description="forward, per image")
     build_seconds: float
     peak_bytes: int = Field(description="largest resident set of a process that trains it")
-    baseline_bytes: int = Field(description="resident set with everything loaded, before there is a network")
+    baseline_bytes: int = Field(description="resident set with everything loaded, before a network is built")
     state_bytes: int
     release: Timing = Field(description="of images: the ledger alone")
     codecs: dict[str, CodecFigures] = Field(description="of images")
 
 
 class Transport(Part):
-    """Link and log without a shaped link: both ends on this machine, by loopback."""
+    """Link and log over loopback: both ends on this machine."""
 
     seconds_per_frame: float = Field(ge=0)
     seconds_per_byte: float = Field(ge=0)
@@ -119,7 +119,7 @@ class ProfiledNetwork(Part):
 
 
 class Profile(Artifact):
-    """Everything that the planner needs to know of a machine: what the steps of one network take on it."""
+    """All that the planner needs to know about a machine: the times of the steps of one network."""
 
     error: ClassVar[type[SmartEdgeError]] = ConfigError
     missing: ClassVar[str] = "'smartedge profile' writes a profile"
@@ -129,15 +129,15 @@ class Profile(Artifact):
     schema_version: Literal[1] = 1
     kind: Literal["measured", "scaled"]
     name: str = Field(description="for people")
-    notes: tuple[str, ...] = Field(description="what a reader must know, such as how it was scaled")
+    notes: tuple[str, ...] = Field(description="notes for a reader, such as how it was scaled")
     date: str
     machine: MachineFacts
     versions: dict[str, str]
     device: str = Field(description="cpu, cuda, mps")
     threads: int = Field(ge=1)
     cores: int = Field(ge=1)
-    network: ProfiledNetwork = Field(description="settings that decide the times: a profile holds for equal ones")
-    features: str = Field(description="what was sent through the network to measure codecs")
+    network: ProfiledNetwork = Field(description="settings that decide the times: a plan must have the same ones")
+    features: str = Field(description="the images that were used to measure codecs")
     outputs: int
     all_cuts: tuple[str, ...] = Field(description="in the order of execution, whether measured or not")
     left_out: dict[str, str] = Field(description="cut or codec → why it was not measured")
@@ -146,7 +146,7 @@ class Profile(Artifact):
     data: Timing = Field(description="reading and augmenting, in the thread that reads ahead")
     transport: Transport
     checkpoint: CheckpointCost
-    slowdown: float = Field(ge=1, description="of a training step while another process of this machine does the same")
+    slowdown: float = Field(ge=1, description="of a training step while another process of this machine trains too")
     compute_watts: float | None = Field(default=None, description="of the machine while it computes; None: not known")
 
     def cut(self, name: str) -> CutFigures:

@@ -1,4 +1,4 @@
-"""What a run leaves in its directory.
+"""Files of a run.
 
 `smartedge report` and `smartedge.lab.report.write_report` read these files and nothing else.
 
@@ -6,13 +6,13 @@
 | --- | --- | --- |
 | `results.json` | the figures of the finished run | yes |
 | `metrics.jsonl` | figures per side, epoch and split | for the curves |
-| `predictions.safetensors` | answers on the test images | for confusion, offloading, the interval of the gain |
-| `edge/ledger.sqlite`, `edge/noise.key` | every release, and the secret of their noise. **On the edge only** | no |
+| `predictions.safetensors` | answers on the test images | for confusion, offloading, interval of the gain |
+| `edge/ledger.sqlite`, `edge/noise.key` | all releases, and the key of their noise. **On the edge only** | no |
 | `edge/teacher.safetensors` | the network of `train.distill`, trained without protection. **On the edge only** | no |
 | `edge/samples.safetensors` | up to 24 test images. **On the edge only: it holds raw images** | for the sample images |
 | `config.yaml` | the resolved settings | to show them |
-| `audit/audit.json` | what attackers found ([audit-schema.md](audit-schema.md)) | for the privacy section |
-| `audit/reconstruction/samples.safetensors` | test images, and as attackers see them. **Images** | for the pictures |
+| `audit/audit.json` | results of attacks ([audit-schema.md](audit-schema.md)) | for the privacy section |
+| `audit/reconstruction/samples.safetensors` | test images, and reconstructions. **Images** | for the pictures |
 
 A report embeds the images of both `samples.safetensors` and says so; without these files it holds no image.
 
@@ -33,7 +33,7 @@ The figures of a head, `test.back` and `test.exit`:
 
 ## `metrics.jsonl`
 
-One JSON object per line. Where a resumed run wrote the same side, split and epoch twice, the later line counts.
+One JSON object per line. A resumed run may write the same side, split and epoch twice; the later line counts.
 
 [table of EpochFigures]
 
@@ -44,7 +44,7 @@ For the N test images, in any order:
 | tensor | dtype and shape | meaning |
 | --- | --- | --- |
 | `ids` | int64 (N,) | index of the image in its split |
-| `labels` | integer (N,) for `single`; any number type (N, K) in {0, 1} for `multi` | what is true |
+| `labels` | integer (N,) for `single`; any number type (N, K) in {0, 1} for `multi` | true labels |
 | `exit`, `back` | float32 (N, K), either or both | probabilities: softmax for `single`, sigmoid for `multi` |
 
 ## `edge/samples.safetensors`
@@ -87,20 +87,24 @@ _OLD_METHODS = {"edge": "local", "cloud": "upload"}  # of version 1
 class Figures(Part):
     """Figures of one head on one split."""
 
-    accuracy: float = Field(description="share of right answers; `multi`: mean over the columns, as all that follow")
+    accuracy: float = Field(
+        description="share of right answers; `multi`: mean over the columns, as for all figures below"
+    )
     balanced_accuracy: float = Field(description="mean recall over the classes that occur")
     balanced_accuracy_adjusted: float | None = Field(
         default=None,
-        description="the same of answers weighed by the classes' shares, which serve this measure best: where a head "
-        "is unsure, its plain answer is the commonest class whatever it sees; null in results of early versions",
+        description="balanced accuracy of adjusted answers: scores are divided by the shares of the classes first; an "
+        "unsure head gives the most frequent class as its plain answer; null in results of early versions",
     )
-    auroc: float | None = Field(description="two classes: of class 1; more: mean of one against the rest")
+    auroc: float | None = Field(
+        description="two classes: AUROC of class 1; more: mean of each class against the others"
+    )
     loss: float = Field(description="mean cross-entropy")
     base_rate: float = Field(description="accuracy of always giving the most frequent answer")
 
 
 class TaskFacts(Part):
-    """What the run learned to answer."""
+    """The task of the run."""
 
     kind: Literal["single", "multi"] = Field(description="`single`: one of the names; `multi`: yes or no for each name")
     columns: tuple[str, ...] = Field(description="columns of the data set that make up the task")
@@ -116,17 +120,17 @@ class DataFacts(Part):
     val: int = Field(description="number of validation images")
     test: int = Field(description="number of test images")
     skipped: dict[str, int] = Field(description="reason → number of images left out")
-    notes: tuple[str, ...] = Field(description="what a reader of the figures must know about the data")
+    notes: tuple[str, ...] = Field(description="notes about the data")
 
 
 class Heads(Part):
     """Figures of the heads on the test split. At least one of them is there."""
 
     back: Figures | None = Field(
-        description="of the last head: the back, or the undivided network (`upload`, `local`); against the true "
-        "labels, also where the cloud got randomised ones"
+        description="figures of the back, or of the undivided network (`upload`, `local`); measured with the true "
+        "labels, also where the cloud got randomised labels"
     )
-    exit: Figures | None = Field(description="of the task exit on the edge (`hierarchical`)")
+    exit: Figures | None = Field(description="figures of the task exit on the edge (`hierarchical`)")
 
     @model_validator(mode="after")
     def _one_is_there(self) -> Self:
@@ -136,12 +140,12 @@ class Heads(Part):
 
     @property
     def present(self) -> dict[str, Figures]:
-        """The heads that there are, by name: ``exit`` before ``back``."""
+        """The existing heads by name, ``exit`` before ``back``."""
         return {name: figures for name, figures in (("exit", self.exit), ("back", self.back)) if figures is not None}
 
 
 class ReferenceBytes(Part):
-    """What one image would be otherwise."""
+    """Bytes of one image in other forms."""
 
     jpeg_q90: float = Field(description="the same image as JPEG, quality 90")
     raw_uint8: float = Field(description="the same image as pixels")
@@ -152,10 +156,10 @@ class BytesPerImage(Part):
     """Bytes of the training frames ÷ images in them."""
 
     up: float = Field(description="bytes of the training frames ÷ images in them, every release counted")
-    down: float = Field(description="the same of what came back")
+    down: float = Field(description="the same for the way back")
     source: str | None = Field(
-        description="where counted: `kernel tcp_info` (at the socket), `payload` (Arrow messages: no socket, or a "
-        "system that does not count); null: nothing sent"
+        description="where bytes were counted: `kernel tcp_info` (at the socket) or `payload` (Arrow messages: there "
+        "is no socket, or the system does not count); null: nothing sent"
     )
     reference: ReferenceBytes
 
@@ -163,12 +167,12 @@ class BytesPerImage(Part):
 class BytesTotal(Part):
     """Bytes of the whole run."""
 
-    up: float = Field(description="of the whole run, validation and test included")
-    down: float = Field(description="the same of what came back")
+    up: float = Field(description="bytes of the whole run, validation and test included")
+    down: float = Field(description="the same for the way back")
 
 
 class Distortion(Part):
-    """What decoding changes of the first training frame of the last stream."""
+    """The error of the codec, on the first training frame of the last stream."""
 
     rmse: float = Field(description="root-mean-square error, in the features' own units")
     max_abs: float = Field(description="largest error, in the features' own units")
@@ -178,13 +182,13 @@ class Distortion(Part):
 class StageSeconds(Part):
     """Busy seconds per epoch; the stages overlap."""
 
-    edge: float = Field(description="of computing on the edge")
+    edge: float = Field(description="seconds of computing on the edge")
     encode: float | None = Field(
         default=None,
-        description="of releasing (clip, ledger, noise) and encoding; null in results of early versions",
+        description="seconds of releasing (clip, ledger, noise) and encoding; null in results of early versions",
     )
-    link: float = Field(description="of sending")
-    cloud: float = Field(description="of computing in the cloud")
+    link: float = Field(description="seconds of sending")
+    cloud: float = Field(description="seconds of computing in the cloud")
 
     @property
     def known(self) -> dict[str, float]:
@@ -194,49 +198,49 @@ class StageSeconds(Part):
 
 
 class Privacy(Part):
-    """What the edge's ledger says of the releases. Null stands for ∞, or for what does not apply."""
+    """The ledger's figures of the releases. Null means that a value is ∞ or does not apply."""
 
     mechanism: str = Field(description="`none`, `gaussian`, `laplace`, `randomised-response` or `subset-selection`")
-    granularity: str = Field(description="`vector`, or `element`: `epsilon` is that of one number of the map alone")
-    epsilon: float | None = Field(description="of one release of one image")
-    delta: float = Field(description="of one release of one image; 0: pure")
+    granularity: str = Field(description="`vector`, or `element`: `epsilon` covers one number of the map alone")
+    epsilon: float | None = Field(description="ε of one release of one image")
+    delta: float = Field(description="δ of one release of one image; 0: pure ε")
     epsilon_total: float | None = Field(
-        description="of all releases of the image that spent most, of those in protected splits"
+        description="ε of all releases of the image that spent most in the protected splits"
     )
-    delta_total: float = Field(description="of the same releases")
+    delta_total: float = Field(description="δ of the same releases")
     releases_max: int = Field(description="how often that image was released")
-    epsilon_budget: float | None = Field(description="what an image may spend; null: no limit was set")
-    delta_budget: float = Field(description="what an image may spend")
+    epsilon_budget: float | None = Field(description="the largest ε that an image may spend; null: no limit")
+    delta_budget: float = Field(description="δ at which the budget is stated")
     vector_epsilon: float | None = Field(
-        description="`epsilon` for the whole feature map: differs for `element` only, where it is the plain sum over "
-        "numbers, at δ = 0"
+        description="`epsilon` for the whole feature map; only for `element` another value: the sum over the numbers, "
+        "at δ = 0"
     )
     vector_epsilon_total: float | None = Field(
-        description="`epsilon_total` for the whole feature map: for `element` the plain sum over numbers and releases"
+        description="`epsilon_total` for the whole feature map; for `element` the sum over numbers and releases"
     )
     clip: float | None = Field(description="norm to which maps are clipped")
     sigma: float | None = Field(description="standard deviation of the noise on each number")
-    codewords: int | None = Field(description="of discrete mechanisms: K")
-    subset: int | None = Field(description="of discrete mechanisms: how many codewords one release holds")
+    codewords: int | None = Field(description="for discrete mechanisms: K")
+    subset: int | None = Field(description="for discrete mechanisms: how many codewords one release holds")
     labels: str = Field(description="how the desired label travels: `clear` or `randomised`")
-    label_epsilon: float | None = Field(description="of the label, once per image; null: in clear")
-    epsilon_with_label: float | None = Field(
-        description="`vector_epsilon_total` and `label_epsilon` together (their sum)"
-    )
-    apply_to: str = Field(description="`always`, or `training`: other splits went unprotected")
+    label_epsilon: float | None = Field(description="ε of the label, spent once per image; null: in clear")
+    epsilon_with_label: float | None = Field(description="the sum of `vector_epsilon_total` and `label_epsilon`")
+    apply_to: str = Field(description="`always`, or `training`: other splits were not protected")
     attribute_bound: float = Field(
-        description="(e^ε + δ)/(1 + e^ε) for one release of a whole map: no attacker's balanced accuracy on any yes/no "
-        "attribute is higher"
+        description="(e^ε + δ)/(1 + e^ε) for one release of a whole map: the highest balanced accuracy of any attacker "
+        "on any yes/no attribute"
     )
-    tight_attribute_bound: float = Field(description="the same from the mechanism itself: at most `attribute_bound`")
+    tight_attribute_bound: float = Field(
+        description="the same from the law of the mechanism: at most `attribute_bound`"
+    )
     sampling_delta: float | None = Field(
-        description="what finite precision of the noise adds to delta for one release, whatever ε is; in files of "
-        "versions before the noise had no end it grew with e^ε, and at 1 or more nothing was guaranteed"
+        description="increase of δ for one release by the finite precision of the noise, for any ε; in early versions "
+        "it grew with e^ε, and a value of 1 or more meant that nothing was guaranteed"
     )
     randomised_response_baseline: float | None = Field(
         default=None,
-        description="balanced accuracy of randomised response on the exit's answer, at its best threshold in "
-        "hindsight, at the `vector_epsilon` of one release",
+        description="balanced accuracy of randomised response on the exit's answers, with the `vector_epsilon` of one "
+        "release; the answers use the threshold that is best on the test images",
     )
 
 
@@ -248,13 +252,15 @@ class Results(Artifact):
     page: ClassVar[str] = "docs/results-schema.md"
 
     schema_version: Literal[2] = 2
-    smartedge_version: str | None = Field(description="of the program that made the run; null where not installed")
+    smartedge_version: str | None = Field(
+        description="of the program that made the run; null where it was not installed as a package"
+    )
     method: str = Field(description="`hierarchical`, `upload`, `split` or `local`")
     schedule: str = Field(description="`joint`, `two-stage` or `freeze-and-log`")
     model: str = Field(description="name of the network")
-    cut: str | None = Field(description="where it is divided; null where it is not")
+    cut: str | None = Field(description="where the network is divided; null where it is not")
     bottleneck: tuple[int, ...] | None = Field(description="shape of the bottleneck at the cut")
-    codec: str | None = Field(description="how what was sent was encoded")
+    codec: str | None = Field(description="how features or images were encoded")
     seed: int = Field(description="of the run")
     epochs: int = Field(description="of the run")
     task: TaskFacts
@@ -266,11 +272,11 @@ class Results(Artifact):
     bytes_per_image: BytesPerImage
     codec_error: Distortion | None = Field(
         default=None,
-        description="what decoding changes of the first training frame of the last stream; null: nothing sent",
+        description="error of the codec, on the first training frame of the last stream; null: nothing sent",
     )
     bytes_total: BytesTotal
     seconds_per_epoch: float = Field(
-        description="wall clock of the last session ÷ its epochs, those of the back where the front is trained first"
+        description="wall clock of the last session ÷ its epochs (of the back, where the front is trained first)"
     )
     seconds_total: float = Field(description="wall clock of the last session")
     stage_seconds: StageSeconds = Field(description="busy seconds per epoch; the stages overlap")
@@ -285,8 +291,8 @@ class Results(Artifact):
     releases_per_image: int = Field(description="how often an image was sent at most; the unit of privacy accounting")
     privacy: Privacy | None = Field(
         default=None,
-        description="what the ledger says ([privacy.md](privacy.md)); null where nothing was sent. In it null stands "
-        "for ∞, or for what does not apply",
+        description="the ledger's figures ([privacy.md](privacy.md)); null where nothing was sent. Inside, null means "
+        "that a value is ∞ or does not apply",
     )
     machine: MachineFacts = Field(description="name → value; names that end in `_bytes` are sizes")
     versions: dict[str, str] = Field(description="package → version")
@@ -295,9 +301,9 @@ class Results(Artifact):
 
     @property
     def learned_nothing(self) -> bool:
-        """Whether every head is within three standard errors of guessing, which a guesser exceeds once in 700.
+        """Whether every head is within three standard errors of guessing. Guessing exceeds them once in 700 runs.
 
-        Of plain and adjusted answers whichever are better; of a multi-label task its columns count as independent.
+        The better of plain and adjusted answers counts. Columns of a multi-label task count as independent.
         """
         single = self.task.kind == "single"
         classes = len(self.task.names) if single else 2

@@ -1,7 +1,7 @@
-"""What the two sides of a run write for themselves and for each other.
+"""Internal files of a run.
 
-These files are read by `smartedge` alone: `results.json` ([results-schema.md](results-schema.md)) is put together from
-them. A file of an unknown version is refused.
+The two sides of a run write these files, and only `smartedge` reads them. `results.json`
+([results-schema.md](results-schema.md)) is put together from them. A file of an unknown version is refused.
 
 ## `run.json`
 
@@ -11,8 +11,8 @@ Where and how the run was started.
 
 ## `shared/run.json`
 
-The part of the edge's run directory that may travel: what a server needs to answer for the run. It holds nothing that
-was computed from images or labels. The edge writes it when its part of the run ends.
+The facts that a server needs to answer for the run. This is the only part of the edge's run directory that may travel:
+nothing in it was computed from images or labels. The edge writes it when its part of the run ends.
 
 [table of SharedRun]
 
@@ -34,13 +34,13 @@ A checkpoint of the edge counts once the cloud has confirmed that it holds every
 
 ## `edge/summary.json`
 
-What the edge says of the run when it ends.
+The edge's figures of the run, written when it ends.
 
 [table of EdgeSummary]
 
 ## `cloud/summary.json`
 
-What the cloud says of the run when it ends.
+The cloud's figures of the run, written when it ends.
 
 [table of CloudSummary]
 
@@ -48,7 +48,7 @@ Figures, and the blocks `privacy`, `task` and `reference_bytes`, are those of [r
 
 ## `state.json` of a checkpoint
 
-All of the state but the tensors, which lie beside it in `tensors.safetensors`.
+The state without the tensors. Those are in `tensors.safetensors`, beside it.
 
 [table of CheckpointState]
 """
@@ -94,7 +94,7 @@ class SharedRun(Artifact):
 
     schema_version: Literal[1] = 1
     settings: dict[str, JsonValue] = Field(
-        description="those on which edge and cloud agree; what is hidden, and where data lie, is not among them"
+        description="those on which edge and cloud must agree; sensitive columns and paths of data are not among them"
     )
     task: TaskFacts = Field(description="as in `results.json`")
     feature_shape: tuple[int, ...] = Field(description="of what crosses the cut")
@@ -109,11 +109,11 @@ class EdgeRun(Artifact):
 
     schema_version: Literal[1] = 1
     run: str = Field(description="identifies the run; the ledger and the cloud's log hold the same")
-    data: str = Field(description="fingerprint of the images' ids and labels: a resumed run must have the same")
+    data: str = Field(description="fingerprint of the images' ids and labels; a resumed run must have the same one")
 
 
 class Confirmed(Artifact):
-    """``edge/confirmed.json``: up to where the cloud has confirmed what the edge sent."""
+    """``edge/confirmed.json``: the newest checkpoint whose frames the cloud has confirmed."""
 
     missing: ClassVar[str] = "no checkpoint was confirmed yet"
     remedy: ClassVar[str] = _NEW
@@ -121,4 +121,4 @@ class Confirmed(Artifact):
 
     schema_version: Literal[1] = 1
     checkpoint: int = Field(description="the newest checkpoint before which the cloud holds every frame")
-    traffic: TrafficTotals = Field(description="what was sent up to then")
+    traffic: TrafficTotals = Field(description="counts of what was sent until then")

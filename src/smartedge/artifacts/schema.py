@@ -1,8 +1,8 @@
-"""The pages of the documentation that describe files: ``docs/*-schema.md``, generated from the models.
+"""Generates the pages of the documentation that describe files, ``docs/*-schema.md``, from the models.
 
-A page is the docstring of a module. A line ``[table of NAME]`` in it stands for the table of the model of that name:
-one row per key, with its type and the description of its field. Parts of a model are shown with it, as ``part.key``,
-unless this page has a table of them (or of what they extend), or their module has a page of its own.
+A page is the docstring of a module. A line ``[table of NAME]`` in it is replaced by the table of the model NAME: a row
+per key, with its type and the description of its field. The keys of a part are shown as ``part.key``, unless the page
+has a table of that part (or of a model that it extends), or the part's module has a page of its own.
 
     python -m smartedge.artifacts.schema docs           # writes the pages
     python -m smartedge.artifacts.schema docs --check   # fails where one is stale
@@ -48,7 +48,7 @@ def page(module: types.ModuleType) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the pages into a folder, or say which of them are stale; returns the exit code."""
+    """Write the pages into a folder, or name the stale ones. Returns the exit code."""
     folder, check = Path(arguments[0]), "--check" in arguments
     stale = []
     for name, module in PAGES.items():
@@ -76,7 +76,7 @@ def _table(model: type[Part], tables: set[type[Part]]) -> str:
 
 
 def _rows(model: type[Part], before: str, tables: set[type[Part]]) -> Iterator[tuple[str, str, str]]:
-    """Key, type and meaning of each field, those of parts after the field that holds them."""
+    """Key, type and meaning of each field. The fields of a part follow the field that holds it."""
     modules = {table.__module__ for table in tables}
     for name, field in model.model_fields.items():
         key = before + (field.alias or name)
@@ -99,7 +99,7 @@ def _meaning(field: FieldInfo) -> str:
 
 
 def _part(annotation: Any) -> tuple[type[Part] | None, str]:
-    """The part that a field holds, and what follows the key where it holds several of them."""
+    """The part that a field holds, and the ending of the key where the field holds several parts."""
     arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
     origin = get_origin(annotation)
     if inspect.isclass(annotation) and issubclass(annotation, Part):

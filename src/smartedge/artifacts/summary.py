@@ -1,4 +1,4 @@
-"""What each side says of itself when it ends: ``edge/summary.json``, ``cloud/summary.json``."""
+"""Each side's figures, written when it ends: ``edge/summary.json``, ``cloud/summary.json``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Session(Part):
 
 
 class TrafficTotals(Part):
-    """What the edge has sent so far, by split."""
+    """Counts of what the edge has sent so far, by split."""
 
     up: dict[str, int] = Field(description="split → bytes")
     down: dict[str, int] = Field(description="split → bytes")
@@ -41,7 +41,7 @@ class TrafficTotals(Part):
 
 
 class _Summary(Artifact):
-    """What both sides say."""
+    """The figures that both sides have."""
 
     missing: ClassVar[str] = _MISSING
     remedy: ClassVar[str] = "end the run again with --resume, or start a new one"
@@ -49,7 +49,7 @@ class _Summary(Artifact):
 
     finished: bool = Field(description="whether the run was complete when this side ended")
     session: Session = Field(description="the last one, where the run was resumed")
-    busy_seconds: float = Field(description="of computing, in the whole run")
+    busy_seconds: float = Field(description="seconds of computing, in the whole run")
     test: Figures | None = Field(description="of this side's head on the test split; null where it has none")
     peak_rss_bytes: int | None = Field(description="largest resident set of the process; null where not known")
 
@@ -60,18 +60,18 @@ class EdgeSummary(_Summary):
     schema_version: Literal[1] = 1
     side: Literal["edge"] = "edge"
     threaded: bool = Field(description="whether frames were sent by a thread of their own")
-    data_wait_seconds: float = Field(description="in which the edge waited for images")
-    data_busy_seconds: float = Field(description="of reading and augmenting images")
+    data_wait_seconds: float = Field(description="seconds in which the edge waited for images")
+    data_busy_seconds: float = Field(description="seconds of reading and augmenting images")
     teacher_val: Figures | None = Field(description="of the undivided network of `train.distill` on validation images")
     traffic: TrafficTotals
     releases_per_image: int = Field(description="of a training image, at most")
-    privacy: Privacy | None = Field(description="what the ledger says; null where nothing was sent")
+    privacy: Privacy | None = Field(description="the ledger's figures; null where nothing was sent")
     feature_shape: tuple[int, ...] = Field(description="of what crosses the cut")
     reference_bytes: ReferenceBytes
     task: TaskFacts
     images: dict[str, int] = Field(description="split → number of images")
     skipped: dict[str, int] = Field(description="reason → number of images left out")
-    notes: tuple[str, ...] = Field(description="what a reader must know about the data")
+    notes: tuple[str, ...] = Field(description="notes about the data")
     baseline_rss_bytes: int = Field(description="resident set of the process before it trained")
 
 
@@ -80,11 +80,11 @@ class CloudSummary(_Summary):
 
     schema_version: Literal[1] = 1
     side: Literal["cloud"] = "cloud"
-    frames: int = Field(description="in the feature log")
+    frames: int = Field(description="frames in the feature log")
 
 
 def has_finished(folder: Path) -> bool:
-    """Whether the side whose folder this is has completed its run; False where that cannot be read."""
+    """Whether the side with this folder has completed its run; False where its summary cannot be read."""
     model = EdgeSummary if folder.name == "edge" else CloudSummary
     try:
         return model.read(folder / "summary.json").finished

@@ -1,23 +1,23 @@
-"""What a sweep leaves in its folder.
+"""Files of a sweep.
 
-`smartedge sweep` writes `sweep.json` and `sweep.csv` anew after every run, so they show what is finished so far; the
-page and the pictures are made at the end.
+`smartedge sweep` writes `sweep.json` and `sweep.csv` after every run, so they show all finished runs. The page and the
+pictures are made at the end.
 
 | file | what |
 | --- | --- |
-| `runs/KEY=VALUE,…,seed=N/` | an ordinary run per point ([results](results-schema.md), [audit](audit-schema.md)) |
+| `runs/KEY=VALUE,…,seed=N/` | one run per point ([results](results-schema.md), [audit](audit-schema.md)) |
 | `undefended/…,seed=N/` | with `--audit`: the same network and data without bottleneck, adversary and noise |
 | `sweep.json`, `sweep.csv` | the figures; the CSV has one line per run, attributes as `NAME.best` and so on |
 | `sweep.html`, `frontier.png` | the page and its picture (`frontier-NAME.png` where several columns are sensitive) |
 | `study.log` | optuna's journal, one study per grid and seed; `optuna-dashboard` reads it |
 
-What counts as done is decided by the run directories: a finished run is never made again, and one with other settings
-is refused. Remove a run's directory to make it again.
+A finished run is never made again. A run directory with other settings is refused. Remove a run's directory to make the
+run again.
 
 ## `sweep.json`
 
 Accuracies are balanced accuracies on the test images, between 0 and 1. A *spread* is `{"mean", "sd"}` over the seeds
-that are done, `sd` the sample standard deviation (null for one seed); null where a value is missing.
+that are done, where `sd` is the sample standard deviation (null for one seed). It is null where a value is missing.
 
 [table of Spread]
 
@@ -63,17 +63,17 @@ class Spread(Part):
 
 
 class SweepAxis(Part):
-    """What was varied."""
+    """One setting that was varied."""
 
     key: str = Field(description="a setting")
     values: tuple[str, ...] = Field(description="as text, in the order given")
 
 
 class PointAttribute(Part):
-    """What attackers read of one attribute from one run, as balanced accuracies."""
+    """Results of the attacks on one attribute of one run, as balanced accuracies."""
 
-    best: float = Field(description="of those who see one release")
-    training_image: float | None = Field(description="of those who hold all that is sent of a training image")
+    best: float = Field(description="of the best attacker with one release")
+    training_image: float | None = Field(description="of the best attacker with all data sent about a training image")
     undefended: float | None
     floor: float
     prediction_floor: float | None
@@ -89,20 +89,21 @@ class SweepPoint(Part):
     run: str = Field(description="relative to the folder")
     state: Literal["done", "failed", "waiting"] = Field(description="`done`, `failed` or `waiting`")
     error: str | None = Field(description="why it failed")
-    desired: float | None = Field(default=None, description="of the final answer")
-    exit: float | None = Field(default=None, description="of the exit")
+    desired: float | None = Field(default=None, description="balanced accuracy of the last head")
+    exit: float | None = Field(default=None, description="balanced accuracy of the exit")
     bytes_up: float | None = Field(default=None, description="per image, as in `results.json`")
     seconds_per_epoch: float | None = Field(default=None, description="as in `results.json`")
     epsilon: float | None = Field(
         default=None,
-        description="of one release, like the next three: `epsilon`, `delta`, `attribute_bound`, "
+        description="of one release; this and the next three are `epsilon`, `delta`, `attribute_bound`, "
         "`tight_attribute_bound` of `results.json`'s `privacy`",
     )
     delta: float | None = None
     bound: float | None = None
     noise_bound: float | None = None
     attributes: dict[str, PointAttribute] = Field(
-        default_factory=dict, description="attribute → balanced accuracies of the attacks on it, and the best `attack`"
+        default_factory=dict,
+        description="attribute → balanced accuracies of the attacks on it, and the name of the best `attack`",
     )
 
 
@@ -116,7 +117,7 @@ class UndefendedPoint(Part):
 
 
 class RowAttribute(Part):
-    """What attackers read of one attribute, over the seeds."""
+    """Results of the attacks on one attribute, over the seeds."""
 
     best: Spread | None
     training_image: Spread | None
@@ -130,7 +131,7 @@ class SweepRow(Part):
     """One setting."""
 
     settings: dict[str, str] = Field(description="key → value as text")
-    runs: int = Field(description="done")
+    runs: int = Field(description="number of finished runs")
     failed: int
     desired: Spread | None
     exit: Spread | None
@@ -152,11 +153,11 @@ class Sweep(Artifact):
 
     schema_version: Literal[2] = 2
     config: str = Field(description="the settings that all points share, as YAML")
-    axes: tuple[SweepAxis, ...] = Field(description="what was varied; values as text, in the order given")
+    axes: tuple[SweepAxis, ...] = Field(description="the settings that were varied; values as text, in the order given")
     seeds: tuple[int, ...]
     audited: bool = Field(description="whether the runs were audited (`--audit`)")
     budget_seconds: float | None = Field(
-        default=None, description="`--budget`: each point's audit had at least so much; null: no limit"
+        default=None, description="`--budget`: the time of each point's audit, at least; null: no limit"
     )
     desired: tuple[str, ...] = Field(description="columns of the data set")
     sensitive: tuple[str, ...] = Field(description="columns of the data set")
