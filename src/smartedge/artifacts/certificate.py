@@ -38,7 +38,7 @@ class AttributeBound(Part):
     )
     label_known: bool = Field(description="whether the attacker was given the desired label beside the release")
     dp_bound: float = Field(
-        description="no attacker exceeds this on any attribute, from the law of the noise alone; 1 where the label is known"
+        description="no attacker exceeds this on any attribute, by the noise alone; 1 where the label is known"
     )
 
 

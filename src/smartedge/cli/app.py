@@ -23,7 +23,7 @@ from smartedge.errors import ConfigError, SmartEdgeError
 
 __all__ = ["VERBS", "main", "parse"]
 
-# In the order of work. What a verb takes is told by its own help.
+# In the order of work. Each verb's own help names its arguments.
 VERBS: dict[str, dict[str, str]] = {
     "Try it": {
         "demo": "train all four methods on embedded data, print one table, write a report",
@@ -32,23 +32,23 @@ VERBS: dict[str, dict[str, str]] = {
         "init": "write a commented settings file to start from",
         "cuts": "list the places at which a network can be cut, and what each costs",
         "profile": "measure this machine: what each cut and codec costs it",
-        "plan": "predict time, bytes and memory of every cut, codec, schedule and method, and choose",
+        "plan": "predict time, bytes and memory of every cut, codec, schedule and method; recommend one",
     },
     "Train": {
         "train": "run edge and cloud on this machine, from one settings file",
         "cloud": "run the cloud's side alone, on the server",
         "edge": "run the edge's side alone, on the device",
-        "sweep": "train over a grid of settings, attack each run, draw what is kept and hidden",
+        "sweep": "train over a grid of settings, attack each run, draw accuracy against privacy",
     },
     "Check": {
         "ledger": "show the privacy budget that each image has spent",
-        "audit": "attack a finished run as the cloud could, and measure what is read",
-        "certify": "state what no attacker can exceed on a sensitive column, with a confidence",
+        "audit": "attack a finished run as the cloud could, and measure the success",
+        "certify": "state an upper bound on what any attacker can read of a sensitive column",
     },
     "Use": {
         "report": "write report.html of a finished run, or print several runs as one table",
-        "infer": "classify images: on the edge where it is confident, else in the cloud",
-        "serve": "answer for the edges whose images go to the cloud's half",
+        "infer": "classify images: on the edge where the exit is confident, else in the cloud",
+        "serve": "answer edges that send features to the back ('smartedge infer')",
     },
 }
 
@@ -75,7 +75,7 @@ on two machines, with the same settings file (which names a token and TLS keys u
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports what it cannot parse as every other wrong setting is reported."""
+    """Reports wrong arguments in the same form as wrong settings."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; '{self.prog} --help' shows what it takes")
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse(arguments)
         exit_code: int = args.run(args)
-        sys.stdout.flush()  # here, so that a reader that went away is noticed below
+        sys.stdout.flush()  # now, so that a closed pipe is an error here and is handled below
         return exit_code
     except SmartEdgeError as error:
         if "--debug" in arguments:
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(interrupt.args[0] if interrupt.args else "stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader went away, as in `smartedge cuts resnet18 | head`
+    except BrokenPipeError:  # the pipe was closed, as in `smartedge cuts resnet18 | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 

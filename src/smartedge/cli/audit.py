@@ -1,4 +1,4 @@
-"""``smartedge audit``: what an attacker gets out of what a run sent."""
+"""``smartedge audit``: attacks on the data that a run sent."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ features that crossed the link. The run directory must hold both sides' folders,
   than 3 points above what the desired label alone tells (50.9 %).
   runs/faces/audit/audit.json
 
-best attack       of those who see the features of one release
-training image    who holds all that crosses the link about one of those: all its releases, and its desired label
+best attack       the best attacker that has the features of one release
+training image    the best attacker that has all data sent about a training image: its releases and its desired label
 undefended        the best of linear, mlp and deep on the same front without bottleneck, noise and adversary (trained
                   here, once)
-floor             what the true desired label alone tells: a defence that keeps the label cannot be below it
-prediction floor  what the task exit's answer alone tells
-DP bound          what no attacker can exceed by the features of one release alone, by the law of the noise
+floor             the best attacker that has only the true desired label; a defence that keeps the label cannot be below
+prediction floor  the best attacker that has only the task exit's answer
+DP bound          upper bound for any attacker that has the features of one release, from the law of the noise
 
 attacks: linear, linear-pooled, posterior, mixture, trees, mlp, deep, fine-tuned (attributes); membership,
 epsilon, reconstruction
-Finished attacks are kept and reused: call it again to go on after Ctrl-C, or with a larger budget. What the budget left
-out is listed.
+Finished attacks are kept and reused. Give the command again to continue after Ctrl-C, or with a larger budget. Attacks
+that the budget left out are listed.
 """
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -65,10 +65,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "--undefended",
         metavar="RUN2",
         type=Path,
-        help="compare with this unprotected run instead of training a front; the attacks on it are kept with it",
+        help="compare with this unprotected run instead of training a front; its attacks are kept in its directory",
     )
     parser.add_argument("--fresh", action="store_true", help="do everything again")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: as the run")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: those of the run")
     return parser
 
 
@@ -109,7 +109,7 @@ def seconds(text: str) -> float:
     """``"90s"``, ``"5m"``, ``"1.5h"`` or a bare number of seconds.
 
     Raises:
-        ConfigError: it is no such time.
+        ConfigError: the text is not a positive time.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if match is None or float(match[1]) <= 0:

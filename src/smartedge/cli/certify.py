@@ -1,4 +1,4 @@
-"""``smartedge certify``: what no attacker can exceed on a sensitive column."""
+"""``smartedge certify``: an upper bound on what any attacker can read of a sensitive column."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
-State what NO attacker can exceed on a sensitive column, from one noisy release of an image, whatever it computes. It
-needs the run's noise and images that the front did not learn from; no attacker is trained.
+State an upper bound: no attacker that has one noisy release of an image reads a sensitive column better, whatever it
+computes. The bound needs the run's noise, and images that the front did not learn from. No attacker is trained.
 
   $ smartedge certify runs/faces
   what no attacker can exceed (balanced accuracy, %; 95 % confidence)
@@ -25,11 +25,11 @@ needs the run's noise and images that the front did not learn from; no attacker 
   runs/faces/audit/certificate.json
 
 persons              held-out persons of each class (images, where the data set names no persons)
-best attacker on     the exact posterior under these images: it knows them, so it is better than any real attacker is
-these images         expected to be
-no attacker exceeds  the certificate: it adds what the choice of images may hide
-label floor          what the true desired label alone tells, on the same images
-DP bound             what follows from the law of the noise alone, for any attribute
+best attacker on     the exact posterior over these images. It knows the images, so a real attacker should be worse
+these images
+no attacker exceeds  the certificate; it adds a margin for the choice of the images
+label floor          balanced accuracy from the true desired label alone, on the same images
+DP bound             the bound that follows from the law of the noise alone, for any attribute
 
 More held-out images make it tighter. docs/certificate.md has the proof.
 """
@@ -46,9 +46,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument("--releases", type=int, default=1, help="releases of one image that the attacker has (1)")
     parser.add_argument("--known-label", action="store_true", help="the attacker knows the desired label as well")
     parser.add_argument(
-        "--splits", metavar="A,B", default="test", help="'test,val' adds the validation images, if they chose nothing"
+        "--splits",
+        metavar="A,B",
+        default="test",
+        help="'test,val' adds validation images, if nothing was chosen by them",
     )
-    parser.add_argument("--persons", metavar="COLUMN", help="names the person of an image; default: 'identity', if any")
+    parser.add_argument(
+        "--persons", metavar="COLUMN", help="column that names the person of an image; default: 'identity'"
+    )
     parser.add_argument("--json", action="store_true", help="print certificate.json instead of a table")
     return parser
 

@@ -1,4 +1,4 @@
-"""What several verbs share: the settings argument, and how progress is shown."""
+"""Parts that several verbs share: the settings argument, and the display of progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG, ``--set`` and ``--resume``."""
+    """Add CONFIG, ``--set`` and ``--resume``."""
     parser.add_argument("config", metavar="CONFIG", help="settings file; 'smartedge init' writes one")
     add_override_argument(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run that run_dir holds")
@@ -56,7 +56,7 @@ def side(args: argparse.Namespace) -> Iterator[tuple[Config, Monitor, threading.
     config = load_config(args.config, args.overrides)
     with stop_on_signals() as stop:
         if args.progress == "json":
-            # The program that reads the lines holds our standard input open; when it dies, we stop.
+            # The program that reads the lines holds our standard input open. When that program ends, we stop.
             threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
         monitor = JsonLines(sys.stdout) if args.progress == "json" else Bars()
         try:
@@ -66,7 +66,7 @@ def side(args: argparse.Namespace) -> Iterator[tuple[Config, Monitor, threading.
 
 
 def write_report_where_possible(run_dir: Path) -> Path | None:
-    """Write ``report.html`` of a finished run; None, with a line that says why, where what it needs is missing."""
+    """Write ``report.html`` of a finished run. Where a package or file is missing, print why and return None."""
     try:
         from smartedge.lab.report import write_report
 

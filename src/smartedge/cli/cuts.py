@@ -1,4 +1,4 @@
-"""``smartedge cuts``: lists the places at which a network can be cut, and what each costs."""
+"""``smartedge cuts``: lists the places at which a network can be cut, and the cost of each."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["add_parser", "run"]
 _DESCRIPTION = """\
 List every point of a network at which exactly one tensor crosses. Each name can be used as model.cut.
 
-Everything is for one image. KiB: the tensor that crosses, as float32. FLOPs: floating-point operations, 2 per
-multiply-accumulate. KiB kept: results of the operations on that side, which training holds in memory.
+All figures are for one image. KiB: size of the tensor that crosses, as float32. FLOPs: floating-point operations, 2 per
+multiply-accumulate. KiB kept: results of operations on that side; training holds them in memory.
 """
 
 _EXAMPLE = """\
@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "--input",
         metavar="3xHxW",
         type=_image_size,
-        help="shape of one image (default: that for which the network is published, else 3x64x64)",
+        help="shape of one image (default: the size that the network is published for, else 3x64x64)",
     )
     parser.add_argument(
         "--outputs", metavar="K", type=int, default=10, help="classes or columns (default: %(default)s)"
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         rows = [dataclasses.asdict(cut) | {"dtype": str(cut.dtype).removeprefix("torch.")} for cut in cuts]
         print(json.dumps(rows, indent=2))
     else:
-        Console(width=max(Console().width, 120)).print(_table(cuts))  # names and figures are never cut short
+        Console(width=max(Console().width, 120)).print(_table(cuts))  # names and figures are never truncated
     return 0
 
 

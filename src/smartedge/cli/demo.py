@@ -19,11 +19,11 @@ Train one network in four ways on drawn faces, edge and cloud as two processes, 
   (one table)
   runs/demo/report.html
 
-What is compared: hierarchical training (ours, in both schedules), uploading the images, classic split learning, and
-everything on the edge. A second call makes all runs again.
+The four ways: hierarchical training (in two schedules), uploading the images, split learning, and everything on the
+edge. A second call makes all runs again.
 """
 
-# folder -> what differs from demo_config
+# folder -> settings that differ from demo_config
 RUNS: dict[str, dict[str, str]] = {
     "hierarchical": {"method": "hierarchical"},
     "hierarchical-once": {"method": "hierarchical", "schedule": "freeze-and-log"},
@@ -34,7 +34,7 @@ RUNS: dict[str, dict[str, str]] = {
 
 
 def demo_config() -> dict[str, object]:
-    """What all runs of the demo have in common."""
+    """The settings that all runs of the demo share."""
     return {
         "epochs": 5,
         "data": {

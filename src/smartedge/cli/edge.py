@@ -18,7 +18,7 @@ Train the front with its own exit on this device, and stream features to the clo
    edge train   ━━━━━━━━━━━━━━━━━━━━━━━━ 372/372 0:01:10 epoch 6/6 loss 0.215
 
 Both sides need the same settings, except for data.path, data.sensitive, data.limit, data.cache_dir, adversary, run_dir,
-link and hardware: the cloud need not be told what is hidden, or how.
+link and hardware. So the cloud need not know what is hidden, or how.
 """
 
 

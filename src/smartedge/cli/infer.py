@@ -19,10 +19,10 @@ Classify images with a trained run: the task exit answers where it is confident,
   photos/b.jpg   no    71.4 %   back   (exit was 62.0 % sure)
   1 of 2 images went to the back
 
-The back answers in this process, and nothing leaves the machine. With --connect HOST:PORT it answers at the server that
-runs 'smartedge serve'. Then every image is released first, with the run's noise, and costs its budget one release;
-whether it is sent is decided by that release alone. The same image again is no new release.
-The accuracy that each threshold costs or gains is drawn in the run's report.html.
+By default the back answers in this process, and nothing leaves the machine. With --connect HOST:PORT it answers on the
+server that runs 'smartedge serve'. Then every image is released first, with the run's noise, and costs its budget one
+release. This release alone decides whether the image is sent. The same image again is no new release.
+The run's report.html shows the accuracy for each threshold.
 """
 
 
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished hierarchical run")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
     parser.add_argument(
-        "--threshold", type=float, default=0.9, help="the exit's confidence below which the back is asked (0.9)"
+        "--threshold", type=float, default=0.9, help="the back answers where the exit's confidence is below this (0.9)"
     )
     parser.add_argument("--connect", metavar="HOST:PORT", help="ask the server there instead of the back in RUN")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")

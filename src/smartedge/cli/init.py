@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def commented_yaml(config: Config) -> str:
-    """The settings as YAML, every key under a comment that says what it means and what it may be."""
+    """The settings as YAML. A comment above every key gives its meaning and its values."""
     head = (
         "# Settings of a smartedge run. Keys that are left out have the value shown in a fresh file.\n"
         "# 'smartedge train FILE --set key=value' overrides one, for example --set train.lr=0.01\n\n"

@@ -1,4 +1,4 @@
-"""``smartedge ledger``: what was released of each image, what it cost, and what remains."""
+"""``smartedge ledger``: the releases of each image, their cost, and the rest of the budget."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument(
         "--take-over",
         action="store_true",
-        help="this run directory is a copy, and the original is gone for good: this one may spend the budget",
+        help="let this copy of a run directory spend the budget; only where the original is gone for good",
     )
     return parser
 
@@ -183,7 +183,7 @@ def _event(event: ReleaseEvent) -> Mapping[str, Any]:
 
 
 def _rest(budget: float, spent: float) -> float:
-    """What remains; 0 where no more than rounding does."""
+    """The rest of the budget; 0 where it is only a rounding error."""
     return budget - spent if budget - spent > 1e-9 * budget else 0.0
 
 

@@ -1,4 +1,4 @@
-"""``smartedge plan``: predicts what every cut, codec, schedule and method would cost, and recommends one."""
+"""``smartedge plan``: predicts the cost of every cut, codec, schedule and method, and recommends one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Predict time per epoch, bytes, and the edge's memory and energy for every cut, codec and schedule, and for each of the
-four methods; rank them, recommend one and say why. What is not given as a profile is measured here first.
+four methods. Rank them, recommend one and say why. A machine without a profile is measured here first.
 
   $ smartedge plan run.yaml --link 4g --edge camera.json --cloud server.json --max-edge-memory 700M
   choice                                   s/epoch  edge encode  link cloud  bytes/image  MB sent  edge MiB  depth
@@ -32,7 +32,7 @@ four methods; rank them, recommend one and say why. What is not given as a profi
   Of each epoch's 9.8 s, the link takes longest, with 5,870 bytes per image: ...
 
 --link:  3g, 4g, wifi, local, or Mbit/s up[/down][,latency in ms][,radio]: 5.85,20ms or 1.1/2.0,50ms,3g
---edge, --cloud:  a file of 'smartedge profile', or a machine that ships with the package: its times are then those of
+--edge, --cloud:  a file of 'smartedge profile', or the name of a machine that the package knows. Its times are those of
 the profile measured here, scaled by published throughput. Energy is modelled; accuracy is not predicted.
 """
 
@@ -51,35 +51,40 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     where.add_argument("--edge", metavar="FILE|NAME", help="the edge's profile, or a machine by name")
     where.add_argument("--cloud", metavar="FILE|NAME", help="the cloud's")
     where.add_argument(
-        "--measured", metavar="FILE", type=Path, help="a profile to use, or scale, in place of measuring here"
+        "--measured", metavar="FILE", type=Path, help="use or scale this profile instead of measuring here"
     )
     where.add_argument(
         "--same-machine", action="store_true", help="edge and cloud are processes of one machine and share its cores"
     )
-    where.add_argument("--watts", type=float, help="what the edge draws while it computes, where its profile lacks it")
+    where.add_argument("--watts", type=float, help="power of the edge while it computes, where its profile lacks it")
     job = parser.add_argument_group("the run")
     job.add_argument("--epochs", type=int, help="short for --set epochs=...")
     job.add_argument(
-        "--images", metavar="TRAIN[,VAL,TEST]", type=comma_separated, help="instead of counting those of data.path"
+        "--images",
+        metavar="TRAIN[,VAL,TEST]",
+        type=comma_separated,
+        help="numbers of images, instead of counting those of data.path",
     )
     limits = parser.add_argument_group("constraints")
     limits.add_argument("--max-edge-memory", metavar="BYTES", help="peak of the edge's process, such as 700M or 2G")
     limits.add_argument("--max-bytes", metavar="BYTES", help="over the link in the whole run, such as 50M")
     limits.add_argument("--min-depth", metavar="SHARE|CUT", help="least share of the network's cuts on the edge")
-    limits.add_argument("--methods", type=comma_separated, default=(), help="of the four (default: all)")
-    limits.add_argument("--schedules", type=comma_separated, default=(), help="(default: all)")
+    limits.add_argument("--methods", type=comma_separated, default=(), help="some of the four (default: all)")
+    limits.add_argument("--schedules", type=comma_separated, default=(), help="some of the three (default: all)")
     measuring = parser.add_argument_group("measuring")
     add_measuring_arguments(measuring)  # type: ignore[arg-type]
     out = parser.add_argument_group("results")
     out.add_argument("--top", type=int, default=12, help="rows of the table; 0: all (default: %(default)s)")
-    out.add_argument("--json", action="store_true", help="for programs: everything, and no table")
+    out.add_argument("--json", action="store_true", help="for programs: print everything as JSON, and no table")
     out.add_argument("--plot", metavar="FILE", type=Path, help="time by cut, stacked by stage: .png or .html")
-    out.add_argument("--write", metavar="FILE", type=Path, help="the settings with the choice of their method in them")
+    out.add_argument(
+        "--write", metavar="FILE", type=Path, help="write the settings with the best choice for their method"
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, and show what came of it.
+    """Plan, and show the result.
 
     Raises:
         ConfigError: an argument is impossible, a profile does not fit, or no choice is left for ``--write``.
@@ -140,7 +145,7 @@ def _say(args: argparse.Namespace, path: Path) -> None:
 
 
 def _profiles(args: argparse.Namespace, config: Config) -> tuple[Profile, Profile, dict[str, int]]:
-    """Of edge and cloud, and the images of the data set where it was opened for measuring."""
+    """The profiles of edge and cloud, and image counts where the data set was opened for measuring."""
     from smartedge.lab.plan.profile import load_profile
     from smartedge.lab.plan.published import load_device, scale
 
@@ -186,7 +191,7 @@ def _measure(args: argparse.Namespace, config: Config) -> tuple[Profile, dict[st
 
 
 def _only(profile: Profile, cuts: tuple[str, ...], codecs: tuple[str, ...]) -> Profile:
-    """The profile without the cuts and codecs that were not asked for. ``float32`` stays: gradients come back in it."""
+    """The profile with the requested cuts and codecs only. ``float32`` stays: gradients come back as float32."""
     from smartedge.errors import ConfigError
 
     if cuts and cuts != ("all",):
@@ -206,7 +211,7 @@ def _only(profile: Profile, cuts: tuple[str, ...], codecs: tuple[str, ...]) -> P
 
 
 def _images(args: argparse.Namespace, config: Config, counts: dict[str, int]) -> dict[Any, int]:
-    """Images by split: as given, as counted when measuring, as limited by the settings, or as the data set has them."""
+    """Images by split: as given, as counted when measuring, from the limits of the settings, or from the data set."""
     from smartedge.errors import ConfigError, DataError
     from smartedge.training import dataset_of
 
@@ -267,7 +272,7 @@ def _print_table(plan: Plan, top: int) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     shown = list(plan.ranked if top <= 0 else plan.ranked[:top])
-    # The best of every method is shown wherever it stands.
+    # The best choice of every method is always shown.
     shown += [best for m in METHODS if (best := _first(plan, m)) is not None and best not in shown]
     for p in shown:
         joules = None if p.energy.compute is None or p.energy.radio is None else p.energy.compute + p.energy.radio

@@ -1,4 +1,4 @@
-"""``smartedge profile``: measures what the steps of a network take on this machine."""
+"""``smartedge profile``: measures the times of the steps of a network on this machine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from smartedge.cli.common import add_override_argument
 __all__ = ["add_parser", "comma_separated", "run"]
 
 _DESCRIPTION = """\
-Measure on this machine what 'smartedge plan' needs to know of it: time of each step at each cut, bytes and time of each
-codec, memory, disk and loopback, with the network, batch size and threads of the settings. Nothing is trained.
+Measure this machine for 'smartedge plan': time of each step at each cut, bytes and time of each codec, memory, disk and
+loopback. Network, batch size and threads are those of the settings. Nothing is trained.
 
   $ smartedge profile run.yaml --out camera.json
        profile 10/10 two at once
@@ -21,7 +21,7 @@ codec, memory, disk and loopback, with the network, batch size and threads of th
   ...
   camera.json
 
-Measure the edge on the edge, the cloud in the cloud, and carry the files to where you plan.
+Measure on the edge and in the cloud, and copy both files to the machine where you plan.
 """
 
 
@@ -36,17 +36,17 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "--out", metavar="FILE", type=Path, default=Path("device.json"), help="where to write (default: %(default)s)"
     )
     add_measuring_arguments(parser)
-    parser.add_argument("--watts", type=float, help="what this machine draws while it computes: adds energy to plans")
+    parser.add_argument("--watts", type=float, help="power of this machine while it computes: adds energy to plans")
     return parser
 
 
 def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to measure; for every verb that may have to."""
+    """Add the arguments that say what to measure."""
     parser.add_argument(
         "--cuts", type=comma_separated, default=(), help="names, or 'all' (default: up to 8, spread over the network)"
     )
     parser.add_argument(
-        "--codecs", type=comma_separated, default=(), help="names (default: those that cost no accuracy or little)"
+        "--codecs", type=comma_separated, default=(), help="names (default: those that cost little or no accuracy)"
     )
     parser.add_argument("--repeats", type=int, default=7, help="times each step is timed (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads: short for --set hardware.threads=...")

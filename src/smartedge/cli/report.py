@@ -1,4 +1,4 @@
-"""``smartedge report``: what a run found, as one HTML file; several runs as one table."""
+"""``smartedge report``: the results of a run as one HTML file, or of several runs as one table."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Write report.html of a finished run, or compare several.
   $ smartedge report runs/vgg11 runs/resnet18 runs/mobilevit --figure figure.png
   figure.png
 
-The figure shows test images by desired and sensitive label, and for each run the best reconstruction of each from what
-was sent without and with protection; 'smartedge audit RUN' makes them first. What it found is in the page too.
+The figure shows test images by desired and sensitive label. Beside each image are its best reconstructions, without and
+with protection, for each run. 'smartedge audit RUN' must make them first. The page shows the results of the audit too.
 
-Where edge and cloud ran on two machines, copy the cloud's folder cloud/ into the edge's run directory first: the report
-is made from both. Not the other way round where the run is private: edge/ holds the noise's key and raw images.
+Where edge and cloud ran on two machines, first copy the cloud's folder cloud/ into the edge's run directory: the report
+needs both sides. Never copy edge/ to the cloud: it holds the key of the noise and raw images.
 """
 
 

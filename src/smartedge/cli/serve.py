@@ -1,4 +1,4 @@
-"""``smartedge serve``: answers for the edges whose images go to the back."""
+"""``smartedge serve``: answers edges that send features to the back."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Answer 'smartedge infer --connect' with the back of a trained run. Runs until it
   $ smartedge serve runs/faces --listen 0.0.0.0:8816
   listening on 0.0.0.0:8816; Ctrl-C stops
 
-The run directory needs two folders: cloud/, which 'smartedge cloud' wrote, and shared/, to be copied from the edge.
+The run directory needs two folders: cloud/, which 'smartedge cloud' wrote, and shared/, copied from the edge.
 Nothing else of the edge's run directory may travel: edge/, results.json and audit/ come from images and labels.
-Tokens and TLS are those of the run's settings (link.*), in config.yaml where it is there.
+Token and TLS come from the settings of the run (link.*), in its config.yaml where that is there.
 """
 
 

@@ -1,4 +1,4 @@
-"""``smartedge sweep``: runs over a grid of settings, and what each keeps and hides."""
+"""``smartedge sweep``: runs over a grid of settings, with the accuracy and privacy of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "print_table", "run"]
 
 _DESCRIPTION = """\
-Train with every value of a setting, let attackers loose on each run, and draw what is kept against what is hidden.
+Train with every value of a setting, attack each run, and draw accuracy on the desired label against the attacks.
 
   $ smartedge sweep run.yaml --vary adversary.weight=0,1,3,10 --audit --budget 10m --seeds 3
   (progress of each run)
@@ -30,11 +30,11 @@ Train with every value of a setting, let attackers loose on each run, and draw w
   $ smartedge sweep run.yaml --vary dp.epsilon=1,2,4,8,16 --vary model.codebook=4,8 --audit
 
 Several --vary make a grid. A list is written in brackets: --vary adversary.exits=[conv],[conv,deep]. Every point is an
-ordinary run under the sweep's folder, in runs/; with --audit the same network without protection is trained beside
-them, in undefended/. sweep.json and sweep.csv hold the figures. Reconstruction is left to 'smartedge audit' on the
+ordinary run in runs/ of the sweep's folder. With --audit the same network is also trained without protection, in
+undefended/. sweep.json and sweep.csv hold the figures. A sweep makes no reconstructions; use 'smartedge audit' on the
 point that you choose.
-A point that fails is told at the end (exit code 10) and the rest goes on. Ctrl-C stops; the same command goes on:
-finished points are kept, failed ones are tried again.
+Where a point fails, the others go on; failed points are listed at the end (exit code 10). Ctrl-C stops. The same
+command continues: finished points are kept, failed ones are tried again.
 """
 
 
@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     )
     parser.add_argument("--seeds", type=int, default=1, help="runs of each setting (1)")
     parser.add_argument("--audit", action="store_true", help="attack every run, and the same without protection")
-    parser.add_argument("--budget", metavar="TIME", help="of each audit, such as 90s, 5m or 2h; default: no limit")
+    parser.add_argument("--budget", metavar="TIME", help="time of each audit, such as 90s, 5m or 2h; default: no limit")
     parser.add_argument("--out", type=Path, help="the sweep's folder; default: run_dir with '-sweep'")
     parser.add_argument("--single-process", action="store_true", help="as for 'smartedge train'")
     add_override_argument(parser)
@@ -125,7 +125,7 @@ def _spread(spread: Spread | None) -> str:
 
 
 def _page(folder: Path) -> list[Path]:
-    """Write the page where what it needs is installed; else say so."""
+    """Write the page. Where its packages are not installed, say so."""
     try:
         from smartedge.lab.report import write_sweep
     except ImportError as error:

@@ -21,7 +21,7 @@ Run edge and cloud as two processes of this machine, joined by a socket, and rep
   hierarchical: back 97.2 %, exit 96.2 % balanced accuracy (test); 596 bytes up, 0 down per image; 8.9 s per epoch
   runs/default/report.html
 
-Everything that the run writes goes to run_dir. Ctrl-C stops both sides cleanly; --resume goes on to the same result.
+Everything that the run writes goes to run_dir. Ctrl-C stops both sides cleanly; --resume continues to the same result.
 """
 
 
@@ -34,7 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument("--method", help="hierarchical, upload, split or local: short for --set method=...")
     parser.add_argument("--schedule", help="joint, two-stage or freeze-and-log: short for --set schedule=...")
     parser.add_argument(
-        "--single-process", action="store_true", help="the same steps in one process, for debugging; the same weights"
+        "--single-process",
+        action="store_true",
+        help="the same steps in one process, for debugging; the weights are the same",
     )
     return parser
 

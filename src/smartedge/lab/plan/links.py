@@ -2,7 +2,7 @@
 
 Up- and down-link rates of 3G, 4G and Wi-Fi are the averages that Eshratifar, Abrishami & Pedram use (*JointDNN: an
 efficient training and inference engine for intelligent mobile cloud computing services*, IEEE TMC 2021, arXiv
-1801.08618); DESIGN §6 measures at the same up-link rates. Their latencies are round figures of ours.
+1801.08618). Their latencies are round figures of ours.
 """
 
 from __future__ import annotations
