@@ -49,12 +49,7 @@ __all__ = ["reconstruct"]
 
 _SUBSET = 64  # number of protected images that the optimisation reconstructs
 _ADAPT_EPOCHS, _LEAST_ADAPT_STEPS = 2, 500
-_SHARES = {
-    "classifier": 3.0,
-    "decoder": 4.0,
-    "gan": 3.0,
-    "white-box": 3.0,
-}  # shares of the time, relative to each other
+_SHARES = {"classifier": 3.0, "decoder": 4.0, "gan": 3.0, "white-box": 3.0}  # of the time, relative to each other
 _ADAPT_SHARE = 0.3  # share of a decoder's or GAN's time for adapting the classifier
 _CHOICE_SHARE = 0.3  # share of the optimisation's time for choosing its weights
 
