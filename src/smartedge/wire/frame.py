@@ -194,8 +194,19 @@ def serialise(frame: Frame, header: StreamHeader) -> Message:
     count = len(batch.ids)
     if not 1 <= count <= 2**16 or batch.ids.min() < 0 or batch.ids.max() >= 2**31:
         raise FrameError(f"frame {frame.seq}: must hold 1 to {2**16} images with ids of 0 to {2**31 - 1}")
-    head = (_HEAD.pack(frame.seq, count - 1), batch.ids.astype("<i4").tobytes(), _labels_to_bytes(frame, header))
-    return Message(b"".join((*head, batch.side)), batch.payload)
+    labels = b""
+    if header.labels:
+        single, limit = header.task_kind == "single", _label_limit(header)
+        shape, dtype = ((count,), np.int64) if single else ((count, header.outputs), np.uint8)
+        given = batch.labels
+        if given.shape != shape or given.dtype != dtype or given.min() < 0 or given.max() >= limit:
+            raise FrameError(
+                f"frame {frame.seq}: labels must be {np.dtype(dtype)} of shape {shape} and 0 to {limit - 1}, "
+                f"got {given.dtype} of shape {given.shape}"
+            )
+        labels = given.astype(_label_dtype(header)).tobytes() if single else np.packbits(given).tobytes()
+    head = (_HEAD.pack(frame.seq, count - 1), batch.ids.astype("<i4").tobytes(), labels, batch.side)
+    return Message(b"".join(head), batch.payload)
 
 
 def to_arrow(messages: Sequence[Message]) -> pa.RecordBatch:
@@ -265,10 +276,22 @@ def parse(message: Message, header: StreamHeader) -> Frame:
     count += 1
     if count > header.batch_size:
         raise FrameError(f"frame {seq}: holds {count} images, must be 1 to {header.batch_size}")
-    ids_end = _HEAD.size + 4 * count
-    labels, labels_end = _read_labels(head, ids_end, count, header)
+    single, bits = header.task_kind == "single", count * header.outputs
+    dtype, numbers = (_label_dtype(header), count) if single else (np.dtype(np.uint8), (bits + 7) // 8)
+    labels_at = _HEAD.size + 4 * count
+    side_at = labels_at + (numbers * dtype.itemsize if header.labels else 0)
+    if len(head) < side_at:
+        raise FrameError(f"frame {seq}: head must hold {count} ids and labels, {side_at} bytes, got {len(head)}")
     ids = np.frombuffer(head, "<i4", count, _HEAD.size).astype(np.int64)
-    return Frame(seq, EncodedBatch(ids=ids, labels=labels, payload=message.payload, side=head[labels_end:]))
+    labels: np.ndarray
+    if not header.labels:
+        labels = np.zeros(count, np.int64) if single else np.zeros((count, header.outputs), np.uint8)
+    elif single:
+        labels = np.frombuffer(head, dtype, numbers, labels_at).astype(np.int64)
+    else:
+        packed = np.frombuffer(head, dtype, numbers, labels_at)
+        labels = np.unpackbits(packed, count=bits).reshape(count, header.outputs)
+    return Frame(seq, EncodedBatch(ids=ids, labels=labels, payload=message.payload, side=head[side_at:]))
 
 
 def image_count(head: bytes) -> int:
@@ -284,42 +307,6 @@ def _label_limit(header: StreamHeader) -> int:
 def _label_dtype(header: StreamHeader) -> np.dtype[np.unsignedinteger]:
     """Of one label of a single-label task on the wire."""
     return np.min_scalar_type(header.outputs - 1).newbyteorder("<")
-
-
-def _labels_to_bytes(frame: Frame, header: StreamHeader) -> bytes:
-    if not header.labels:
-        return b""
-    labels, count = frame.batch.labels, len(frame.batch.ids)
-    single = header.task_kind == "single"
-    shape, dtype = ((count,), np.int64) if single else ((count, header.outputs), np.uint8)
-    limit = _label_limit(header)
-    if labels.shape != shape or labels.dtype != dtype or labels.min() < 0 or labels.max() >= limit:
-        raise FrameError(
-            f"frame {frame.seq}: labels must be {np.dtype(dtype)} of shape {shape} and 0 to {limit - 1}, "
-            f"got {labels.dtype} of shape {labels.shape}"
-        )
-    return labels.astype(_label_dtype(header)).tobytes() if single else np.packbits(labels).tobytes()
-
-
-def _read_labels(head: bytes, start: int, count: int, header: StreamHeader) -> tuple[np.ndarray, int]:
-    """The labels that begin at byte ``start`` of a head, and where they end. Zeros where none travel."""
-    single = header.task_kind == "single"
-    if not header.labels:
-        size = 0
-    elif single:
-        size = count * _label_dtype(header).itemsize
-    else:
-        size = (count * header.outputs + 7) // 8
-    end = start + size
-    if len(head) < end:
-        seq = _HEAD.unpack_from(head)[0]
-        raise FrameError(f"frame {seq}: head must hold {count} ids and labels, {end} bytes, got {len(head)}")
-    if not header.labels:
-        return np.zeros(count, np.int64) if single else np.zeros((count, header.outputs), np.uint8), end
-    if single:
-        return np.frombuffer(head, _label_dtype(header), count, start).astype(np.int64), end
-    bits = np.unpackbits(np.frombuffer(head, np.uint8, size, start), count=count * header.outputs)
-    return bits.reshape(count, header.outputs), end
 
 
 def _describe(schema: pa.Schema) -> str:
