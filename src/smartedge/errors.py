@@ -8,7 +8,7 @@ Every error that smartedge raises on purpose is a :class:`SmartEdgeError`. Each 
     ├── DataError        SE-DATA      3   a data set, file, label or image cannot be used
     ├── CutError         SE-CUT       4   a network cannot be built, traced, divided or merged there
     ├── CodecError       SE-CODEC     5   a payload cannot be encoded or decoded
-    ├── FrameError       SE-FRAME     6   what arrived over the link is not an acceptable frame
+    ├── FrameError       SE-FRAME     6   a frame that arrived over the link is not acceptable
     ├── LinkError        SE-LINK      7   the other side cannot be reached, or went away
     ├── LogError         SE-LOG       8   the feature log on disk cannot be read or written
     ├── PrivacyError     SE-PRIVACY   9   a release is refused
@@ -70,7 +70,7 @@ class CodecError(SmartEdgeError):
 
 
 class FrameError(SmartEdgeError):
-    """What arrived over the link is not an acceptable frame (size, shape, dtype, order, identity)."""
+    """A frame that arrived over the link is not acceptable (size, shape, dtype, order, identity)."""
 
     code = "SE-FRAME"
     exit_code = 6

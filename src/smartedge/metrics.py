@@ -1,7 +1,7 @@
 """How well answers fit the labels: accuracy, balanced accuracy, AUROC, and when to ask the cloud.
 
 NumPy only, since the edge computes them too (``docs/decisions/0003-own-metrics.md``). Throughout, for N images and K
-outputs, ``scores`` are probabilities of shape (N, K), and ``kind`` is that of :class:`smartedge.types.Task`:
+outputs, ``scores`` are probabilities of shape (N, K), and ``kind`` is the kind of the :class:`smartedge.types.Task`:
 
     "single"  labels int (N,) in 0..K-1; the answer is the class of the highest score
     "multi"   labels (N, K) in {0, 1}; the answer of a column is yes where its score is at least 0.5

@@ -1,4 +1,4 @@
-"""What the parts hand to each other: frozen batches, their shapes, dtypes and units.
+"""The data that parts pass to each other: frozen batches, their shapes, dtypes and units.
 
 Shape letters used in names throughout the project:
 
@@ -86,7 +86,7 @@ class FeatureBatch:
 
 @dataclass(frozen=True)
 class ReleaseEvent:
-    """What one release of one image costs (replace-one adjacency, local model). Equal events are counted together.
+    """The cost of one release of one image (replace-one adjacency, local model). Equal events are counted together.
 
     ``epsilon`` holds at ``delta``. The accountant does not compose these pairs. For Gaussian noise it composes
     ``noise_multiplier`` (σ ÷ sensitivity); for the others, which have δ = 0, it composes ``epsilon``.
@@ -220,5 +220,5 @@ class StreamHeader:
 
     @property
     def end_seq(self) -> int:
-        """The sequence number after that of the last frame."""
+        """The sequence number of the last frame, plus one."""
         return self.first_seq + self.frames

@@ -103,7 +103,7 @@ class PlannedRun(Part):
 
 
 class PlanFile(Artifact):
-    """What ``smartedge plan --json`` prints."""
+    """The output of ``smartedge plan --json``."""
 
     error: ClassVar[type[SmartEdgeError]] = ConfigError
     missing: ClassVar[str] = "'smartedge plan --json' prints a plan"

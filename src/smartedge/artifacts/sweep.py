@@ -148,7 +148,7 @@ class Sweep(Artifact):
     """Runs over a grid of settings and seeds: ``sweep.json``."""
 
     missing: ClassVar[str] = "'smartedge sweep' writes it"
-    remedy: ClassVar[str] = "give the command of the sweep again: it makes no finished run anew"
+    remedy: ClassVar[str] = "give the command of the sweep again: finished runs are kept"
     page: ClassVar[str] = "docs/sweep-schema.md"
 
     schema_version: Literal[2] = 2

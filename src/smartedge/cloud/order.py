@@ -1,4 +1,4 @@
-"""Which frames a step of training uses.
+"""Chooses the frames for each step of training.
 
 Where the cloud learns while frames come (schedules ``joint`` and ``two-stage``), a step uses the next frame of the
 sequence, once. Where each image was sent once (``freeze-and-log``), an epoch uses all frames of the log, shuffled.

@@ -32,7 +32,7 @@ _SEGMENT_BYTES = 64 * 2**20
 
 
 class _Record(NamedTuple):
-    """Where a frame lies."""
+    """The place of a frame in the files."""
 
     segment: int
     offset: int  # of the head, in bytes

@@ -79,7 +79,7 @@ class ExitConfig(Section):
 
 
 class ModelConfig(Section):
-    """Which network, and where it is divided."""
+    """The network, and the cut that divides it."""
 
     name: str = Field("resnet18", description="a torchvision or timm name, or 'package.module:factory'")
     cut: str = Field("layer1", description="where to divide it; 'smartedge cuts NAME' lists the places")
@@ -212,7 +212,7 @@ class LinkConfig(Section):
 
 
 class HardwareConfig(Section):
-    """Where each side computes."""
+    """The device and threads of each side."""
 
     edge_device: str = Field("auto", description="cpu, cuda, mps or auto")
     cloud_device: str = Field("auto", description="cpu, cuda, mps or auto")

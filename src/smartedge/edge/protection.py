@@ -1,4 +1,4 @@
-"""From the settings of a run to the gate around its mechanism, and what the ledger says in the end."""
+"""From the settings of a run to the gate around its mechanism, and the ledger's figures for the summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the edge writes when it ends: weights, test images for the report, ``summary.json``, ``shared/run.json``."""
+"""Writes the edge's files at the end of a run: weights, test images for reports, ``summary.json``, ``shared/run.json``."""
 
 from __future__ import annotations
 

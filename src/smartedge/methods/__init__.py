@@ -1,1 +1,1 @@
-"""What a run does: methods, schedules, one update of each part of a network, and the training loop."""
+"""Methods, schedules, one update of each part of a network, and the training loop."""

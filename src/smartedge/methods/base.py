@@ -1,4 +1,4 @@
-"""What a method is, and the table of methods.
+"""The methods: their interface, and the table of all of them.
 
 A method says what the edge does with a batch, what is sent, and what the cloud does with a frame. Its facts stand in
 the table below; the settings, the runner and the links ask for them. Its behaviour stands in a module of its own, which
@@ -25,7 +25,7 @@ __all__ = ["METHODS", "Method", "encodes_images", "get_method"]
 
 
 class _Behaviour(Protocol):
-    """What the module of a method defines."""
+    """The functions that the module of a method defines."""
 
     def edge(self, config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> Learner:
         """The learner that the edge runs."""

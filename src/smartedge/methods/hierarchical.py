@@ -72,7 +72,7 @@ class ExitLearner(NetworkLearner):
         )
 
     def begin_epoch(self, epoch: int) -> None:
-        """Every ``adversary.reset_every`` epochs one adversarial exit in turn starts anew."""
+        """Every ``adversary.reset_every`` epochs one adversarial exit, in turn, gets new weights."""
         every = self.config.adversary.reset_every
         if self.adversary_optimizer is None or every == 0 or epoch == 0 or epoch % every:
             return
@@ -127,7 +127,7 @@ class ExitLearner(NetworkLearner):
             self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
 
     def _protection(self, batch: ImageBatch, inputs_BCHW: Tensor, progress: Progress) -> Protection:
-        """What the update protects against, and learns from the teacher, at this point of the training."""
+        """Noise, suppression and distillation at this point of the training."""
         distill, distillation = self.config.train.distill, None
         if self.teacher is not None:
             distillation = Distillation(self.teacher.answer(inputs_BCHW), distill.weight, distill.temperature)

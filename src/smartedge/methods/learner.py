@@ -1,4 +1,4 @@
-"""What the edge runs: the interface of a learner, and what learners with parameters have in common."""
+"""Learners, which the edge runs: their interface, and the base of learners with parameters."""
 
 from __future__ import annotations
 

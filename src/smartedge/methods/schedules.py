@@ -1,4 +1,4 @@
-"""What a schedule is, and the table of schedules.
+"""The schedules: their interface, and the table of all of them.
 
 A schedule says in which epochs the front learns, in which its features are sent, and how often an image is sent. The
 edge goes through the epochs that it lists; the cloud expects the streams that follow from them.

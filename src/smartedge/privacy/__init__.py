@@ -1,1 +1,1 @@
-"""What may leave the edge, and what that costs."""
+"""Releases: the gate, the mechanisms, and the ledger of their cost."""

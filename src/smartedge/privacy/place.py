@@ -1,4 +1,4 @@
-"""Where a ledger lies: on which machine, and in which file. A copy lies elsewhere."""
+"""The place of a ledger: its machine and its file. A copy has another place."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def serialise(frame: Frame, header: StreamHeader) -> Message:
     Only what the format cannot express is refused here. The receiver checks the frame against the header.
 
     Raises:
-        FrameError: ids do not fit int32, or the labels are not those of a batch of the header's task.
+        FrameError: ids do not fit int32, or the labels do not fit the header's task.
     """
     batch = frame.batch
     count = len(batch.ids)
@@ -305,7 +305,7 @@ def _label_limit(header: StreamHeader) -> int:
 
 
 def _label_dtype(header: StreamHeader) -> np.dtype[np.unsignedinteger]:
-    """Of one label of a single-label task on the wire."""
+    """The dtype of one label of a single-label task on the wire."""
     return np.min_scalar_type(header.outputs - 1).newbyteorder("<")
 
 

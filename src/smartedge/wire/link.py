@@ -1,4 +1,4 @@
-"""What a link is: the interfaces of the sender and of the receiver's handler, and the order of a stream."""
+"""The interfaces of a link: the sender, the receiver's handler, and the order of frames in a stream."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class FrameSender(Protocol):
 
 
 class FrameHandler(Protocol):
-    """What the cloud does with a stream. After ``accept`` has returned, one of ``finish`` and ``abort`` follows, once.
+    """Takes streams in the cloud. After ``accept`` has returned, ``finish`` or ``abort`` follows once.
 
     Methods are called from the receiver's threads, but never two at a time for one receiver.
     """

@@ -55,7 +55,7 @@ class Additive(Mechanism):
 
     @property
     def sampling_delta(self) -> float:
-        """What the finite precision of :meth:`randomise` adds to delta for one release of a whole map.
+        """Increase of δ by the finite precision of :meth:`randomise`, for one release of a whole map.
 
         The relative error of each probability of the sampler is at most η. So the probabilities of a map of D numbers
         are wrong by a factor of at most e^(Dη), and P(S) ≤ e^(2Dη) (e^ε Q(S) + δ). This exceeds e^ε Q(S) + δ by at most

@@ -22,10 +22,10 @@ class Description:
 
     Attributes:
         mechanism: its name.
-        granularity: ``vector``, or ``element`` where ``epsilon`` is that of one number alone.
-        epsilon: of one release of one image.
-        delta: of one release of one image; 0 for pure ε.
-        vector_epsilon: of one release of the whole feature map.
+        granularity: ``vector``, or ``element`` where ``epsilon`` covers one number alone.
+        epsilon: ε of one release of one image.
+        delta: δ of one release of one image; 0 for pure ε.
+        vector_epsilon: ε of one release of the whole feature map.
         clip: norm to which maps are clipped, in the features' unit.
         sigma: standard deviation of the noise on each number, in the features' unit.
         codewords: K.
@@ -72,7 +72,7 @@ class Mechanism(ABC):
     @property
     @abstractmethod
     def event(self) -> ReleaseEvent:
-        """What one release of one image costs."""
+        """The cost of one release of one image."""
 
     @property
     @abstractmethod
@@ -135,7 +135,7 @@ class Mechanism(ABC):
 
     @property
     def sampling_delta(self) -> float:
-        """What the finite precision of :meth:`randomise` adds to delta for one release of a whole map."""
+        """Increase of δ by the finite precision of :meth:`randomise`, for one release of a whole map."""
         return 0.0
 
     @property
