@@ -12,7 +12,7 @@ Every *timing* has these keys:
 
 [table of Timing]
 
-## Output of `smartedge plan --json`
+## Output of the planner with `--json`
 
 Seconds, bytes and joules are predictions. Energy is modelled (decision 10); accuracy is not predicted.
 

@@ -1,4 +1,4 @@
-"""Writes the edge's files at the end of a run: weights, test images for reports, ``summary.json``, ``shared/run.json``."""
+"""Writes the edge's files at the end of a run: weights, test images, ``summary.json``, ``shared/run.json``."""
 
 from __future__ import annotations
 
