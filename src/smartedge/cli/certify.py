@@ -48,8 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument(
         "--splits",
         metavar="A,B",
-        default="test",
-        help="'test,val' adds validation images, if nothing was chosen by them",
+        help="test, val, audit; default: test, and audit where there is one. Take val only if it chose nothing",
     )
     parser.add_argument(
         "--persons", metavar="COLUMN", help="column that names the person of an image; default: 'identity'"
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         confidence=args.confidence,
         releases=args.releases,
         label_known=args.known_label,
-        splits=_names(args.splits, "--splits") or (),  # type: ignore[arg-type]
+        splits=_names(args.splits, "--splits"),
         persons=args.persons,
     )
     monitor = Quiet() if args.json else Bars()

@@ -36,7 +36,8 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _run(folder: Path, **changes: object) -> Path:
-    settings = {**SETTINGS, **changes, "data": {**SETTINGS["data"], "cache_dir": str(folder / "cache")}}  # type: ignore[dict-item]
+    settings = {**SETTINGS, **changes}
+    settings["data"] = {**settings["data"], "cache_dir": str(folder / "cache")}  # type: ignore[dict-item]
     config = load_config(settings)
     (folder / "edge").mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
@@ -54,8 +55,8 @@ def test_a_table_the_assumptions_and_the_file(tmp_path: Path, capsys: pytest.Cap
         assert said in out
     found = Certificate.read(run / "audit" / "certificate.json")
     bound = found.attributes["masculine"]
-    assert (found.releases, found.numbers, found.splits, found.persons) == (1, 2, ("test",), None)
-    assert sum(bound.units) == bound.images == 80
+    assert (found.releases, found.numbers, found.splits, found.persons) == (1, 2, ("test", "audit"), None)
+    assert sum(bound.units) == bound.images == 80 + 1
     assert 0.5 <= bound.plug_in < bound.bound <= bound.dp_bound and bound.label_floor is not None
     assert not bound.label_known
 
@@ -73,8 +74,8 @@ def test_json_more_images_more_releases_and_a_known_label(tmp_path: Path, capsys
     ):
         code = app.main(["certify", str(run), "--json", *arguments])
         out, err = capsys.readouterr()
-        if "--persons" in arguments:  # two "persons", one of each class: too few
-            assert code == 3 and "too few held-out persons" in err and "--splits test,val" in err
+        if "--persons" in arguments:  # two "persons", and the front has learned from both
+            assert code == 3 and "are also among the training images" in err and "--splits audit" in err
             continue
         assert code == 0, err
         printed.append(json.loads(out)["attributes"]["masculine"])
@@ -90,7 +91,7 @@ def test_json_more_images_more_releases_and_a_known_label(tmp_path: Path, capsys
     [
         (["--confidence", "1"], "--confidence: must be at least 0.5 and below 1"),
         (["--releases", "0"], "--releases: at least 1"),
-        (["--splits", "train"], "--splits: 'test', 'val' or 'test,val'"),
+        (["--splits", "train"], "--splits: some of test, val, audit"),
         (["--attributes", ","], "--attributes: the list is empty"),
         (["--attributes", "smile", "--known-label"], "'smile' is the desired label itself"),
         (["--persons", "nobody"], "no column 'nobody'"),
@@ -102,6 +103,24 @@ def test_what_cannot_be_certified_says_what_to_do(
     assert app.main(["certify", str(_run(tmp_path / "run")), *arguments]) in (2, 3)
     assert says in capsys.readouterr().err
     assert not (tmp_path / "run" / "audit").exists()
+
+
+def test_images_set_apart_are_used_where_there_are_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {**SETTINGS["data"], "limit": {"train": 200, "val": 20, "test": 40}, "audit_share": 0.5}  # type: ignore[dict-item]
+    for share, arguments, units in ((0.5, [], 140), (0.5, ["--splits", "audit"], 100), (0.0, [], 40)):
+        run = _run(tmp_path / f"{share}{len(arguments)}", data={**data, "audit_share": share})
+        assert app.main(["certify", str(run), *arguments]) == 0
+        found = Certificate.read(run / "audit" / "certificate.json").attributes["masculine"]
+        assert sum(found.units) == units
+    assert app.main(["certify", str(run), "--splits", "audit"]) == 2
+    assert "data.audit_share" in capsys.readouterr().err
+
+
+def test_too_few_persons_of_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {**SETTINGS["data"], "limit": {"train": 8, "val": 60, "test": 8}}  # type: ignore[dict-item]
+    assert app.main(["certify", str(_run(tmp_path / "run", data=data))]) == 3
+    err = capsys.readouterr().err
+    assert "too few held-out persons" in err and "another split (--splits)" in err
 
 
 def test_no_noise_certifies_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +142,5 @@ def test_several_desired_labels_are_one_label_of_all_combinations() -> None:
         def __len__(self) -> int:
             return len(self.labels)
 
-    data = SimpleNamespace(splits={"test": Images(labels=labels)})
-    found = _desired(data, ("test",))  # type: ignore[arg-type]
+    found = _desired([Images(labels=labels)])  # type: ignore[list-item]
     assert found[0] == found[2] and len(np.unique(found)) == 3

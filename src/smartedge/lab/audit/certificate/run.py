@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from torch import nn
 
 from smartedge.artifacts.certificate import AttributeBound, Certificate
 from smartedge.config import Config, load_run_config
-from smartedge.data import DataSet
+from smartedge.data import Split
 from smartedge.data.columns import read_columns
 from smartedge.errors import ConfigError, DataError
 from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.lab.audit.evidence import BATCH, device_of
-from smartedge.lab.audit.gathering import open_audited, trained_parts
+from smartedge.lab.audit.gathering import Opened, open_audited, trained_parts
 from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.network import to_input
@@ -32,6 +32,8 @@ from smartedge.types import SplitName
 __all__ = ["CertifySettings", "certify"]
 
 _PERSONS = "identity"  # the column that LFW and CelebA have
+# Split → where Opened.labels has its labels.
+_KEYS: dict[str, SplitName] = {"test": "test", "val": "val", "audit": "train"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class CertifySettings:
     confidence: float = 0.95
     releases: int = 1  # number of releases of one image that the attacker has
     label_known: bool = False  # whether the attacker also has the desired label
-    splits: tuple[SplitName, ...] = ("test",)  # the splits whose images are used
+    splits: tuple[str, ...] | None = None  # whose images are used; None: test, and audit where the run set one apart
     persons: str | None = None  # column that names the person; None: 'identity', where the data set has it
 
 
@@ -66,10 +68,11 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
     mechanism = mechanism_of(config, parts.feature_shape)
     law = release_law(mechanism, settings.releases)
-    persons_N, persons = _persons(config, opened.dataset, settings)
-    labels_N = _desired(opened.dataset, settings.splits)
+    held_out = _held_out(run_dir, opened, settings.splits)
+    persons_N, persons = _persons(config, opened, held_out, settings.persons)
+    labels_N = _desired(list(held_out.values()))
     bounded_NF = np.concatenate(
-        [_bounded(parts.front, mechanism, config, opened.dataset, split, monitor) for split in settings.splits]
+        [_bounded(parts.front, mechanism, config, images, split, monitor) for split, images in held_out.items()]
     )
     seed = derive_seed(config.seed, "audit", "certificate")
     found: dict[str, AttributeBound] = {}
@@ -77,7 +80,7 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
         desired = name in opened.dataset.task.columns
         if desired and settings.label_known:
             raise ConfigError(f"--known-label: {name!r} is the desired label itself; leave out one of the two")
-        classes_N = np.concatenate([opened.labels[split][name].numpy() for split in settings.splits])
+        classes_N = np.concatenate([opened.labels[_KEYS[split]][name].numpy() for split in held_out])
         held = HeldOut(bounded_NF, classes_N, opened.classes[name], persons_N, None if desired else labels_N)
         try:
             found[name] = certify_attribute(
@@ -91,27 +94,25 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
                 ),
             )
         except DataError as error:
-            raise DataError(
-                f"{name}: {error}; add the images of the validation split (--splits test,val), or hold out more"
-            ) from error
+            raise DataError(f"{name}: {error}; add the images of another split (--splits), or hold out more") from error
     certificate = Certificate(
         smartedge_version=version("smartedge"),
         confidence=settings.confidence,
         releases=settings.releases,
         mechanism=mechanism.name,
         numbers=int(np.prod(parts.feature_shape)),
-        splits=settings.splits,
+        splits=tuple(held_out),
         persons=persons,
         seed=seed,
         attributes=found,
-        assumptions=assumptions(config, settings, persons),
+        assumptions=assumptions(config, settings, tuple(held_out), persons),
     )
     (run_dir / "audit").mkdir(exist_ok=True)
     certificate.write(run_dir / "audit" / "certificate.json")
     return certificate
 
 
-def assumptions(config: Config, settings: CertifySettings, persons: str | None) -> str:
+def assumptions(config: Config, settings: CertifySettings, splits: tuple[str, ...], persons: str | None) -> str:
     """The assumptions of the bounds, in sentences without mathematics."""
     count = "one release" if settings.releases == 1 else f"all {settings.releases} releases"
     label = (
@@ -136,7 +137,7 @@ def assumptions(config: Config, settings: CertifySettings, persons: str | None) 
         f"An attacker has {count} of an image. With {100 * settings.confidence:g} % confidence for each attribute, its "
         "balanced accuracy on the attribute is not above the bound, whatever it computes and however much it knows "
         "about the front, the noise and other people. This holds for a person drawn at random from the population of "
-        f"the {' and '.join(settings.splits)} images, and for the finished front. It holds only if these images were "
+        f"the {' and '.join(splits)} images, and for the finished front. It holds only if these images were "
         "not used to train or to choose the front. The attribute is the one that the data set's column states. "
         f"{unit} {label} The bound does not cover other attributes, several images of one person together, the times "
         "or the number of messages, or an attacker that has the secret key of the noise."
@@ -159,36 +160,65 @@ def _check(run_dir: Path, config: Config, settings: CertifySettings) -> None:
         problems.append("--confidence: must be at least 0.5 and below 1, such as 0.95")
     if settings.releases < 1:
         problems.append("--releases: at least 1 is needed")
-    if not settings.splits or not set(settings.splits) <= {"test", "val"}:
-        problems.append("--splits: 'test', 'val' or 'test,val'; the front learned from the training images")
+    if settings.splits is not None and not (settings.splits and set(settings.splits) <= set(_KEYS)):
+        problems.append("--splits: some of test, val, audit; the front learned from the training images")
     if problems:
         raise ConfigError("\n".join(f"{run_dir}: {problem}" for problem in problems))
 
 
+def _held_out(run_dir: Path, opened: Opened, splits: tuple[str, ...] | None) -> dict[str, Split]:
+    """The images of each split that is used.
+
+    Raises:
+        ConfigError: the split 'audit' is asked for, and the run set none apart.
+    """
+    audit = opened.dataset.audit
+    if splits is None:
+        splits = ("test",) if audit is None else ("test", "audit")
+    if "audit" in splits and audit is None:
+        raise ConfigError(f"{run_dir}: --splits: the run set no images apart for the audit (data.audit_share)")
+    return {split: opened.own if split == "audit" else opened.dataset.splits[_KEYS[split]] for split in splits}
+
+
 def _persons(
-    config: Config, dataset: DataSet, settings: CertifySettings
+    config: Config, opened: Opened, held_out: Mapping[str, Split], named: str | None
 ) -> tuple[NDArray[np.int64] | None, str | None]:
-    """The person in each image, over all splits, and the column that names them; (None, None) without such a column."""
-    column, data = settings.persons or _PERSONS, config.data
+    """The person in each image, over all splits, and the column that names them; (None, None) without such a column.
+
+    Raises:
+        DataError: the column that was named is not there; or the front learned from other images of the same persons.
+    """
+    column, data, dataset = named or _PERSONS, config.data, opened.dataset
+    own = replace(dataset, splits={**dataset.splits, "train": opened.own})
     try:
-        labels, _ = read_columns(
-            dataset, data.path, [column], image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
+        (trained, _), (labels, _) = (
+            read_columns(
+                part, data.path, [column], image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
+            )
+            for part in (dataset, own)
         )
     except DataError:
-        if settings.persons:
+        if named:
             raise
         return None, None
-    codes_N = np.concatenate([labels[split][column].numpy() for split in settings.splits])
+    codes_N = np.concatenate([labels[_KEYS[split]][column].numpy() for split in held_out])
+    seen = np.intersect1d(codes_N[codes_N >= 0], trained["train"][column].numpy())
+    if len(seen):
+        raise DataError(
+            f"{len(seen)} persons of the {' and '.join(held_out)} images (column {column!r}) are also among the "
+            "training images, so the front has learned from them. Divide the data set by persons, or use the images "
+            "that the run set apart by persons: --splits audit"
+        )
     # An image without a name counts as its own person.
     own_N = codes_N.max() + 1 + np.arange(len(codes_N))
     return np.where(codes_N < 0, own_N, codes_N), column
 
 
 def _bounded(
-    front: nn.Module, mechanism: Mechanism, config: Config, dataset: DataSet, split: SplitName, monitor: Monitor
+    front: nn.Module, mechanism: Mechanism, config: Config, images: Split, split: str, monitor: Monitor
 ) -> NDArray[np.float32]:
     """The bounded features, before noise, of all images of a split, float32 (N, *F)."""
-    images, device = dataset.splits[split], device_of(config)
+    device = device_of(config)
     half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.train.precision == "bfloat16")
     parts = []
     for start in range(0, len(images), BATCH):
@@ -200,8 +230,8 @@ def _bounded(
     return np.concatenate(parts)
 
 
-def _desired(dataset: DataSet, splits: Sequence[SplitName]) -> NDArray[np.int64]:
+def _desired(splits: Sequence[Split]) -> NDArray[np.int64]:
     """The desired label of each image as one number, int64 (N,); a combination of labels is one number too."""
-    labels = [dataset.splits[split].labels.numpy() for split in splits]
+    labels = [split.labels.numpy() for split in splits]
     rows = np.concatenate([part.reshape(len(part), -1) for part in labels])
     return np.asarray(np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), dtype=np.int64)
