@@ -40,13 +40,13 @@ __all__ = ["STAGES", "predict"]
 
 
 STAGES = ("edge", "encode", "link", "cloud")
-_READ_AHEAD = 3  # batches that the data thread may be ahead
-_MOST_FRAMES = 400  # of one split in one epoch; more are taken together
-_LIKE_EPOCHS = 3  # epochs that are followed frame by frame; the others take as long as the last of them
+_READ_AHEAD = 3  # number of batches that the data thread may read ahead
+_MOST_FRAMES = 400  # frames of one split in one epoch; if there are more, several count as one larger frame
+_LIKE_EPOCHS = 3  # epochs that are computed frame by frame; each later epoch takes as long as the last of them
 
 
 def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
-    """What a run with that choice costs.
+    """Predict the costs of a run with one choice.
 
     Raises:
         KeyError: a profile does not have the cut or the codec.
@@ -54,7 +54,9 @@ def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
     slow = (1.0, 1.0)
     costs = _Costs(choice, job, setting, slow)
     if setting.same_machine and choice.how.has_cloud and not choice.how.answered:
-        for _ in range(20):  # a fixed point: how long the sides overlap depends on how slow they are, and back
+        for _ in range(
+            20
+        ):  # find a fixed point: the overlap of the sides depends on their speed, and the speed on the overlap
             overlapping = costs.overlapping
             renewed = _slowdowns(overlapping, setting.edge.slowdown)
             if max(abs(renewed[0] - slow[0]), abs(renewed[1] - slow[1])) < 1e-4:
@@ -87,7 +89,7 @@ class _Busy:
 
 
 class _Costs:
-    """One choice, worked out. ``slow``: factors on the times of the edge's and the cloud's steps."""
+    """The computation for one choice. ``slow``: factors on the times of the edge's and the cloud's steps."""
 
     def __init__(self, choice: Choice, job: Job, setting: Setting, slow: tuple[float, float]) -> None:
         self.choice, self.job, self.setting = choice, job, setting
@@ -97,7 +99,7 @@ class _Costs:
         self.up = self.down = 0.0
         self.train_up = 0.0
         self.train_sent = 0
-        self.pipeline_s = 0.0  # wall clock of the parts in which stages overlap
+        self.pipeline_s = 0.0  # wall-clock seconds of the parts in which stages overlap
         self.pipeline_busy = (0.0, 0.0)  # of edge and cloud in them
         self._begun: set[int] = (
             set()
@@ -178,7 +180,7 @@ class _Costs:
         return max(busy, epochs * reading) + saving
 
     def _stream(self) -> float:
-        """Every epoch over the link, training beside it: all stages overlap."""
+        """Every epoch is sent while the edge trains: all stages overlap."""
         job, follows = self.job, min(self.job.epochs, _LIKE_EPOCHS)
         parts: list[Pass] = []
         ends: list[int] = []  # index of the last frame of each epoch
@@ -203,7 +205,7 @@ class _Costs:
         return self._at_least_processor_time(seconds, parts, times)
 
     def _send_once(self) -> float:
-        """A frozen front, or plain images: everything over the link, once; the cloud only logs."""
+        """A frozen front, or images: everything is sent once, and the cloud only logs it."""
         splits: tuple[SplitName, ...] = ("train", "val", "test")
         parts = [self._frames(split, learning=False, cloud_learns=None) for split in splits]
         left = self._through(parts)
@@ -212,7 +214,7 @@ class _Costs:
         return self._at_least_processor_time(float(left[-1, -1]), parts, [1.0] * len(parts))
 
     def _cloud_alone(self) -> float:
-        """All epochs from the log."""
+        """The cloud trains all epochs from the log."""
         job, cloud = self.job, self.cloud
         step, forward, state = self._cloud_steps()
         decode = self._codec(cloud).decode.seconds
@@ -255,7 +257,7 @@ class _Costs:
         passes: tuple[tuple[SplitName, int], ...] = (("val", epochs), ("test", 1))
         for split, often in passes:
             part = self._frames(split, learning=False, cloud_learns=False, first=False)
-            # One thread reads, looks, encodes and sends: one stage. The cloud's part overlaps.
+            # One thread reads, computes, encodes and sends, so this is one stage. The cloud's part overlaps.
             mine = part.work[:, 1:4].sum(axis=1, keepdims=True)
             left = departures(np.hstack([mine, part.work[:, 4:]]), [None, None])
             self._count(part, often)
@@ -302,19 +304,19 @@ class _Costs:
         return Pass(split, work, cpu, sent, sum(sizes), stands_for)
 
     def _add_first(self, work: np.ndarray, own: Timing, in_cloud: Timing | None) -> None:
-        """What the first batch of its kind takes longer; each kind once in a run."""
+        """The extra seconds of the first batch of a kind; each kind counts once in a run."""
         for column, timing in ((1, own), (4, in_cloud)):
             if timing is not None and id(timing) not in self._begun:
                 self._begun.add(id(timing))
                 work[0, column] += timing.first_seconds
 
     def _through(self, parts: list[Pass]) -> np.ndarray:
-        """When each frame leaves each stage; the cloud begins once it has made its network."""
+        """The times at which each frame leaves each stage. The cloud begins when it has built its network."""
         job = self.job
         queue = round(job.queue_frames / max(part.stands_for for part in parts))
         rooms = [None, _READ_AHEAD, queue, 0, job.max_lead_frames]
         build = self.cut_cloud.build_seconds if self.cut_cloud else self.cloud.whole.build_seconds
-        # The link opens when the cloud has made its network; the edge computes meanwhile.
+        # The link opens when the cloud has built its network. Meanwhile the edge computes.
         ready = [0.0, 0.0, 0.0, build, build]
         left = departures(np.vstack([part.work for part in parts]), rooms, ready)
         arrived: np.ndarray = left + np.array([0.0, 0.0, 0.0, 0.0, self.link.latency_s])
@@ -334,7 +336,7 @@ class _Costs:
             self.train_sent += round(part.images * often)
 
     def _at_least_processor_time(self, seconds: float, parts: list[Pass], times: list[float]) -> float:
-        """The wall clock of a pipeline, and for one machine no less than its processors allow."""
+        """Wall-clock seconds of a pipeline. On one machine they are at least the processor time ÷ cores."""
         work = sum(part.work.sum(axis=0) * often for part, often in zip(parts, times, strict=True))
         if self.setting.same_machine:
             cpu = sum(part.cpu * often for part, often in zip(parts, times, strict=True))
@@ -382,7 +384,7 @@ class _Costs:
         return self.cloud.checkpoint.of(self._cloud_steps()[2])
 
     def _edge_peak(self) -> float:
-        """Largest resident set: as measured in a process that takes the same steps, and a full queue to the link."""
+        """Largest resident set: that of a process with the same steps, plus a full queue to the link."""
         whole, job = self.edge.whole, self.job
         if not self.choice.how.has_cloud:
             return whole.peak_bytes

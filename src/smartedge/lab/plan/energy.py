@@ -1,4 +1,4 @@
-"""What the edge's radio and processor draw, by published models. Nothing here is measured: every result says so.
+"""Energy of the edge's radio and processor, from published models. Nothing is measured here, and every result says so.
 
 Radio: Huang, Qian, Gerber, Mao, Sen & Spatscheck, *A close examination of performance and power characteristics of 4G
 LTE networks*, MobiSys 2012, table 4: while data move, the power is linear in the throughput, ``P = α·t + β``. The tail
@@ -34,7 +34,7 @@ RADIOS: dict[Radio, RadioPower] = {
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules of a whole run at the edge, as modelled; None where there is no model for it."""
+    """Modelled energy of a whole run at the edge, in joules; None where there is no model."""
 
     compute: float | None
     radio: float | None

@@ -1,4 +1,4 @@
-"""The images that a profile is measured with: of the data set that the settings name, or made up."""
+"""The images for measuring a profile: from the data set of the settings, or random pixels."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from smartedge.types import ImageBatch, Task
 
 __all__ = ["Images", "sample_images"]
 
-_BATCHES = 4  # different batches of images, taken in turn
+_BATCHES = 4  # number of different batches, used in turn
 
 
 @dataclass(frozen=True)
 class Images:
-    """What is sent through the network to time it."""
+    """The images that are sent through the network to measure its time."""
 
-    batches: tuple[ImageBatch, ...]  # full ones
+    batches: tuple[ImageBatch, ...]  # full batches
     task: Task
-    dataset: DataSet | None  # None where they are made up
+    dataset: DataSet | None  # None for random pixels
     data: Timing  # reading and augmenting
-    what: str  # for people
+    what: str  # a description for the reader
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images by split; empty where they are made up."""
+        """Number of images of each split; empty for random pixels."""
         return {str(name): len(split) for name, split in self.dataset.splits.items()} if self.dataset else {}
 
 
 def sample_images(config: Config) -> Images:
-    """A few batches of the data set that the settings name; where it is not here, of random pixels.
+    """A few batches of the data set that the settings name; random pixels where it is not on this machine.
 
     Raises:
         DataError: the data set is not here and the settings hide a column of it, so that labels are needed.

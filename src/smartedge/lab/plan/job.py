@@ -1,4 +1,4 @@
-"""What is to be done, how, where, and what it then costs: what the planner's parts hand to each other."""
+"""The data of the planner: a job, a choice, a place, and the predicted costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Choice", "Job", "Prediction", "Setting"]
 
 @dataclass(frozen=True)
 class Choice:
-    """What can be chosen."""
+    """One combination of method, schedule, cut and codec."""
 
     method: str
     schedule: str
@@ -45,7 +45,7 @@ class Job:
     batch_size: int
     epochs: int
     front_epochs: int  # two-stage, freeze-and-log
-    distill_epochs: int  # of an undivided network on the edge, before the front
+    distill_epochs: int  # epochs of the teacher on the edge, before the front
     queue_frames: int
     max_lead_frames: int
     label_bytes: float  # per image on the wire
@@ -76,7 +76,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where it is done."""
+    """The machines and the link of a run."""
 
     edge: Profile
     cloud: Profile
@@ -86,7 +86,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one choice costs. Seconds are wall clock; an epoch is the run ÷ its epochs, as in ``results.json``."""
+    """The predicted costs of one choice. Wall-clock seconds; of an epoch: run ÷ number of epochs."""
 
     choice: Choice
     seconds_per_epoch: float
@@ -97,7 +97,7 @@ class Prediction:
     bytes_up_total: float
     bytes_down_total: float
     edge_peak_bytes: float
-    energy: Energy  # of the whole run, at the edge; modelled
-    depth: float  # share of the network's cuts up to this one; 0: images leave the edge, 1: nothing does
+    energy: Energy  # modelled energy of the whole run at the edge
+    depth: float  # share of the network's cuts up to this one; 0: images are sent, 1: nothing is sent
     rmse: float | None  # of the codec, in the features' own units
-    rejected: tuple[str, ...] = field(default=())  # which constraints it breaks
+    rejected: tuple[str, ...] = field(default=())  # the constraints that it breaks

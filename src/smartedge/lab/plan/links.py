@@ -1,4 +1,4 @@
-"""Links by name or by figures: rates, latency, and which radio they are.
+"""Links by name or by figures: rates, latency and kind of radio.
 
 Up- and down-link rates of 3G, 4G and Wi-Fi are the averages that Eshratifar, Abrishami & Pedram use (*JointDNN: an
 efficient training and inference engine for intelligent mobile cloud computing services*, IEEE TMC 2021, arXiv
@@ -34,14 +34,14 @@ class Link:
     up_mbits: float | None  # Mbit/s; None: as fast as this machine's loopback
     down_mbits: float | None
     latency_s: float  # one way
-    radio: Radio | None  # whose power model applies
+    radio: Radio | None  # the radio whose power model applies
 
     def up_seconds(self, bytes_: float) -> float:
-        """Seconds for which the up-link is busy with so many bytes of TCP payload."""
+        """Seconds that the up-link needs for this number of bytes of TCP payload."""
         return 0.0 if self.up_mbits is None else bytes_ * _HEADERS * 8e-6 / self.up_mbits
 
     def down_seconds(self, bytes_: float) -> float:
-        """Seconds for which the down-link is busy with so many bytes of TCP payload."""
+        """Seconds that the down-link needs for this number of bytes of TCP payload."""
         return 0.0 if self.down_mbits is None else bytes_ * _HEADERS * 8e-6 / self.down_mbits
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a frame costs over loopback and a checkpoint on disk: measured apart from any network."""
+"""Measures the costs that do not depend on the network: a frame over loopback, a checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def transport_cost(folder: Path, repeats: int) -> Transport:
     """Seconds per frame and per byte over loopback, log included, from small frames and large ones."""
     wall: dict[int, float] = {}
     cpu: dict[int, float] = {}
-    frames, batch = min(4 * repeats, 31), 64  # so few that each is a message of its own
+    frames, batch = min(4 * repeats, 31), 64  # so few frames that each has its own message
     for numbers in (16, 4096):
         shape, payload = (numbers,), np.random.default_rng(0).standard_normal((batch, numbers), np.float32).tobytes()
         encoded = EncodedBatch(np.arange(batch), np.zeros(batch, np.int64), payload, b"")

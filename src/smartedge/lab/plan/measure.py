@@ -54,12 +54,12 @@ def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, rep
         ``figures`` as a mapping, and ``left_out``: codec → why it does not encode these features.
     """
     device = pick_device(config.hardware.edge_device, "hardware.edge_device")
-    divide(config.division(images.task.outputs))  # what is slow the first time (imports) is not building
+    divide(config.division(images.task.outputs))  # the first call also imports modules, so it is not timed
     begun = time.perf_counter()
     learner = get_method(config.method).edge(config, images.task, device, images.dataset)
     build_seconds = time.perf_counter() - begun
     front_step, front_forward, features_BF = _edge_side(learner, images, repeats)
-    # Released and encoded here too, so that the memory it takes is part of the peak.
+    # Release and encode here too, so that the peak includes their memory.
     release, released_BF = _released(config, images, features_BF, repeats)
     get_codec(config.codec_name).encode(released_BF.numpy())
     edge_peak = _own_peak_bytes()
@@ -114,7 +114,7 @@ def _released(config: Config, images: Images, sent_BF: Tensor, repeats: int) -> 
         gate = open_gate(config, Path(folder), "profile", mechanism, images.task, existing=False)
 
         def release(number: int) -> Tensor:
-            # Other ids each time: no image exceeds its budget.
+            # New ids each time, so that no image exceeds its budget.
             released = gate.release(ids + 10**6 * number, sent_BF.numpy(), labels.numpy(), split="train", seq=number)
             return torch.from_numpy(released.features_BF)
 
@@ -125,7 +125,7 @@ def _released(config: Config, images: Images, sent_BF: Tensor, repeats: int) -> 
 
 
 def _split_side(config: Config, learner: Learner, images: Images, repeats: int) -> tuple[Timing, Timing]:
-    """The two halves of split learning's step on the edge; the gradient that comes back is made up."""
+    """Time the two halves of split learning's step on the edge, with a random gradient from the cloud."""
     train, given = config.train, images.batches
     front = learner.modules["front"].train()
     optimizer = make_optimizer(
@@ -202,7 +202,7 @@ def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: in
 def _codec_figures(
     names: Sequence[str], features_BF: Tensor, repeats: int
 ) -> tuple[dict[str, CodecFigures], dict[str, str]]:
-    """Codec → figures on these features, and codec → why it does not take them."""
+    """Codec → figures on these features, and codec → the reason why it does not accept them."""
     found: dict[str, CodecFigures] = {}
     left_out: dict[str, str] = {}
     for name in names:
@@ -279,7 +279,7 @@ def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, r
 
 
 def steps_on_demand(config: Config, images: Images, *, repeats: int) -> Iterator[Timing]:
-    """Training steps of the undivided network, timed anew for each item that is asked for."""
+    """Training steps of the undivided network. Each item is the time of a new step."""
     device = pick_device(config.hardware.edge_device, "hardware.edge_device")
     learner = get_method(config.method).edge(config, images.task, device)
     progress = Progress(1, 10 * (repeats + 2))
@@ -323,7 +323,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _existing_parent(path: Path) -> Path:
-    """The nearest folder that exists: on the disk on which the run will write."""
+    """The nearest parent folder that exists. It is on the disk that the run will write to."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 

@@ -33,7 +33,7 @@ class Pass:
 
     split: SplitName
     work: np.ndarray  # seconds (frames, stages): data, edge, encode, link, cloud
-    cpu: float  # seconds of processor time, of all its frames, on both sides
+    cpu: float  # seconds of processor time of all frames, on both sides
     bytes_up: float
     images: int
     stands_for: float  # real frames per row
@@ -64,7 +64,7 @@ def departures(work_FS: Seconds, rooms: Sequence[int | None], ready: Sequence[fl
         for s in range(stages):
             arrived = row[s] = max(arrived, previous[s]) + work[s]
             if s + 1 < stages and (room := rooms[s + 1]) is not None and k > room:
-                # The room before the next stage has a place again once frame k-room-1 has left that stage.
+                # The queue before the next stage has a free place when frame k-room-1 has left that stage.
                 arrived = row[s] = max(arrived, left[k - room - 1][s + 1])
         left.append(row)
         previous = row
@@ -72,7 +72,7 @@ def departures(work_FS: Seconds, rooms: Sequence[int | None], ready: Sequence[fl
 
 
 def coarsen(frames: int, most: int) -> tuple[int, float]:
-    """A number of larger frames that stands for ``frames``, and how many of the real ones each of them is.
+    """A smaller number of larger frames in place of ``frames``, and how many real frames each one stands for.
 
     The time of a pipeline is proportional to the frames but for the fill, which grows with the frame: with ``most``
     frames the error is about one part in ``most``.

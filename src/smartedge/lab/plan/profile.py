@@ -1,4 +1,4 @@
-"""Device profiles on disk, and which settings a profile holds for."""
+"""Reads and writes device profiles, and checks which settings a profile is valid for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["check_network", "load_profile", "network_of", "save_profile"]
 
 
 def network_of(config: Config) -> ProfiledNetwork:
-    """What decides the times of a step, of all settings: a profile holds for equal ones."""
+    """The settings that affect the time of a step. A profile is valid for settings where these are equal."""
     dumped = config.model_dump(mode="json")
     adversary, sensitive = dumped["adversary"], dumped["data"]["sensitive"]
     hidden = bool(adversary["exits"] or adversary["dependence"])
@@ -49,7 +49,7 @@ def save_profile(profile: Profile, path: Path) -> None:
 
 
 def load_profile(path: Path, config: Config) -> Profile:
-    """Read a profile and check that it is one of the network that ``config`` trains.
+    """Read a profile and check that it belongs to the network that ``config`` trains.
 
     Raises:
         ConfigError: it cannot be read, is no profile, or belongs to another network.

@@ -1,4 +1,4 @@
-"""Machines that are not at hand: published throughput and power, by which a measured profile is scaled.
+"""Machines that cannot be measured: a measured profile is scaled by their published throughput and power.
 
 A scaled profile is a guess of another kind than a measured one, and says so: all steps are slowed or sped up by one
 factor, as if the machine were the measured one at another clock. What it rests on is in the machine's file, with the
@@ -18,7 +18,7 @@ from smartedge.errors import ConfigError
 
 __all__ = ["PublishedDevice", "device_names", "load_device", "scale"]
 
-# A training step is taken as three forward passes: backward computes gradients by inputs and by parameters.
+# A training step counts as three forward passes: backward computes gradients of inputs and of parameters.
 _STEP_FORWARDS = 3
 _STEPS = (
     "front_step",
@@ -37,9 +37,9 @@ class PublishedDevice(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    role: Literal["edge", "cloud"]  # what it usually is; either may be either
+    role: Literal["edge", "cloud"]  # its usual side; it may also be used for the other side
     what: str
-    computes_on: Literal["cpu", "gpu"]  # on a GPU the codecs stay on the host, and are taken as measured
+    computes_on: Literal["cpu", "gpu"]  # with a GPU, codecs still run on the host, and their measured times are kept
     peak_gflops: float = Field(gt=0)  # float32, published
     utilisation: float = Field(gt=0, le=1)  # share of it that training reaches: an assumption
     watts: float = Field(gt=0)  # under load
@@ -73,7 +73,7 @@ def load_device(name: str) -> PublishedDevice:
 
 
 def scale(profile: Profile, device: PublishedDevice) -> Profile:
-    """``profile`` as that machine would have it, by published throughput.
+    """``profile``, scaled to another machine by published throughput.
 
     Raises:
         ConfigError: no operation of the profile's network is counted, so that there is no throughput to compare.

@@ -15,22 +15,22 @@ from smartedge.methods.schedules import SCHEDULES
 __all__ = ["Constraints", "Plan", "choices", "describe", "explain", "make_plan", "parse_depth", "written"]
 
 _NOISY = 0.15  # interquartile range ÷ median, above which the measurements are called noisy
-_BUSY = 0.85  # share of a processor that a step must have had, or the machine is called busy
-_NEARLY = 0.05  # choices whose times differ by less are as good as each other: predictions are no better than that
+_BUSY = 0.85  # if a step had a smaller share of a processor, the machine is called busy
+_NEARLY = 0.05  # choices whose times differ by less count as equally good, since predictions are not more exact
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a choice must keep. None: no bound."""
+    """The constraints on a choice. None: no constraint."""
 
     max_edge_bytes: float | None = None  # peak memory of the edge's process
     max_bytes: float | None = None  # up and down over the whole run
-    min_depth: float | None = None  # share of the network's cuts that lie on the edge, up to the one chosen
+    min_depth: float | None = None  # smallest share of the network's cuts that lie on the edge
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was predicted, the fastest first; choices that break a constraint come after all others."""
+    """All predictions, the fastest first. Choices that break a constraint come after all others."""
 
     ranked: tuple[Prediction, ...]
     method: str  # of the settings
@@ -53,7 +53,7 @@ class Plan:
 
 
 def choices(setting: Setting, methods: Sequence[str] = tuple(METHODS), schedules: Sequence[str] = ()) -> list[Choice]:
-    """Every choice that both profiles have figures for.
+    """Every choice for which both profiles have figures.
 
     Args:
         setting: whose profiles say which cuts and codecs there are.
@@ -87,7 +87,7 @@ def _ways(method: Method, setting: Setting) -> list[tuple[str | None, str | None
     ways: list[tuple[str | None, str | None]] = []
     for cut in edge.cuts:
         both = [name for name in cut.codecs if cut.name in in_cloud and name in in_cloud[cut.name].codecs]
-        if not method.answered or "float32" in both:  # answers are coded so
+        if not method.answered or "float32" in both:  # answers use this codec
             ways += [(cut.name, name) for name in both if not encodes_images(name)]
     return ways
 
@@ -133,7 +133,7 @@ def _broken(prediction: Prediction, limits: Constraints) -> tuple[str, ...]:
 
 
 def parse_depth(text: str, all_cuts: Sequence[str]) -> float:
-    """A share between 0 and 1, or the name of a cut, which stands for its own depth.
+    """A share between 0 and 1, or the name of a cut, which means the depth of that cut.
 
     Raises:
         ConfigError: it is neither.
@@ -150,7 +150,7 @@ def parse_depth(text: str, all_cuts: Sequence[str]) -> float:
 
 
 def describe(choice: Choice) -> str:
-    """One choice in words, as short as it goes."""
+    """One choice in a few words."""
     schedule = "" if len(_schedules_of(choice.how)) == 1 else f", {choice.schedule}"
     where = f" at {choice.cut}" if choice.cut else ""
     return f"{choice.method}{where}{schedule}{f', {choice.codec}' if choice.codec else ''}"

@@ -21,10 +21,10 @@ from smartedge.runs.progress import Monitor, Update
 
 __all__ = ["DEFAULT_CODECS", "measure_here", "thin"]
 
-# What is planned with unless asked otherwise: codecs that cost no accuracy, or hardly any.
+# The default codecs of a plan: those that cost hardly any accuracy.
 DEFAULT_CODECS = ("float32", "uint8", "uint4", "image", "jpeg")
 _MOST_CUTS = 8
-# Methods whose steps are timed: the undivided network on the edge, and a front that learns from its exit.
+# The methods whose steps are timed: the undivided network on the edge, and a front that learns from its exit.
 _WHOLE, _DIVIDED = get_method("local"), get_method("hierarchical")
 
 
@@ -67,7 +67,7 @@ def measure_here(
     for done, name in enumerate(chosen, start=2):
         try:
             answer = _ask(_plain(config, _DIVIDED, name), "cut", names, repeats)
-        except ConfigError as error:  # a bottleneck that does not fit there, say
+        except ConfigError as error:  # for example a bottleneck that does not fit this cut
             left_out[name] = str(error)
             first_error = first_error or error
         else:
@@ -109,7 +109,7 @@ def measure_here(
 
 
 def thin(cuts: dict[str, tuple[int, int, int]], most: int, keep: str) -> list[str]:
-    """Up to ``most`` names of cuts spread over the network: of each stretch of its work, the narrowest tensor.
+    """Up to ``most`` names of cuts, spread over the network: the narrowest tensor of each equal part of its work.
 
     Args:
         cuts: name → FLOPs of front and back, bytes of the tensor that crosses; in the order of execution.
@@ -123,7 +123,7 @@ def thin(cuts: dict[str, tuple[int, int, int]], most: int, keep: str) -> list[st
     for name, (front, _, size) in cuts.items():
         stretch = min(most - 1, most * front // total)
         other = stretches.get(stretch)
-        # The later one of two equally narrow ones: more is done at the edge, and more is hidden.
+        # Of two equally narrow cuts the later one: the edge does more, and more is hidden.
         if name == keep or other is None or (other != keep and size <= cuts[other][2]):
             stretches[stretch] = name
     return list(stretches.values())
@@ -225,7 +225,7 @@ def _tell(child: subprocess.Popen[str], line: str) -> None:
         child.stdin.write(line)
         child.stdin.flush()
     except BrokenPipeError:
-        pass  # it has ended; what it said last says why
+        pass  # the process has ended; its last answer says why
 
 
 def _hear(child: subprocess.Popen[str]) -> dict[str, Any]:
