@@ -37,7 +37,8 @@ from smartedge.methods.schedules import get_schedule
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input
 from smartedge.types import EncodedBatch, Features, Frame, StreamHeader, Task
-from smartedge.wire.flight import FlightLink, FlightReceiver
+from smartedge.wire.flight import FlightLink
+from smartedge.wire.flight_receiver import FlightReceiver
 
 FEATURE_CODECS = (
     "float32",

@@ -25,7 +25,10 @@ RECEIVER = """
 import sys, tempfile
 from pathlib import Path
 from smartedge.codec import unpack_frame
-from smartedge.wire.flight import FlightReceiver
+try:
+    from smartedge.wire.flight_receiver import FlightReceiver
+except ImportError:
+    from smartedge.wire.flight import FlightReceiver
 try:
     from smartedge.cloud.store import FeatureLog
     def take(log, header, frame):

@@ -103,7 +103,8 @@ def alone(stage: str, config: Config) -> float:
 
 
 def link_alone(log: Any) -> float:
-    from smartedge.wire.flight import FlightLink, FlightReceiver
+    from smartedge.wire.flight import FlightLink
+    from smartedge.wire.flight_receiver import FlightReceiver
 
     frames = list(log.frames())
     receiver = FlightReceiver(DropHandler(), "127.0.0.1")

@@ -256,7 +256,8 @@ def resend(config: Config, source: Any, target: Any) -> float:
     from smartedge.cloud.store import StoreHandler
     from smartedge.codec import get_codec, unpack_frame
     from smartedge.types import EncodedBatch
-    from smartedge.wire.flight import FlightLink, FlightReceiver
+    from smartedge.wire.flight import FlightLink
+    from smartedge.wire.flight_receiver import FlightReceiver
 
     codec = get_codec(config.codec_name)
     receiver = FlightReceiver(StoreHandler(target), "127.0.0.1")

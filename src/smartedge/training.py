@@ -24,7 +24,8 @@ from smartedge.runs.progress import Bars, Monitor, Update
 
 if TYPE_CHECKING:
     from smartedge.data import DataSet
-    from smartedge.wire.flight import FlightLink, FlightReceiver
+    from smartedge.wire.flight import FlightLink
+    from smartedge.wire.flight_receiver import FlightReceiver
     from smartedge.wire.link import FrameHandler
 
 __all__ = [
@@ -166,7 +167,7 @@ def flight_link(config: Config, location: str) -> FlightLink:
 
 def flight_receiver(config: Config, handler: FrameHandler, host: str, port: int) -> FlightReceiver:
     """The cloud's end of the link, with the settings' token and certificates."""
-    from smartedge.wire.flight import FlightReceiver
+    from smartedge.wire.flight_receiver import FlightReceiver
 
     link = config.link
     return FlightReceiver(

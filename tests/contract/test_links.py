@@ -12,7 +12,8 @@ from headers import stream_header
 
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.types import PROTOCOL, EncodedBatch, Frame, StreamHeader
-from smartedge.wire.flight import FlightLink, FlightReceiver
+from smartedge.wire.flight import FlightLink
+from smartedge.wire.flight_receiver import FlightReceiver
 from smartedge.wire.link import FrameSender
 from smartedge.wire.memory import MemoryLink
 

@@ -366,10 +366,11 @@ def test_max_lead_frames(tiny_config, tmp_path):
 def at_the_link(monkeypatch) -> dict[str, Any]:
     """What the two ends of the link are made with."""
     import smartedge.wire.flight
+    import smartedge.wire.flight_receiver
 
     made: dict[str, Any] = {}
     monkeypatch.setattr(smartedge.wire.flight, "FlightLink", lambda *_, **given: made.update(edge=given))
-    monkeypatch.setattr(smartedge.wire.flight, "FlightReceiver", lambda *_, **given: made.update(cloud=given))
+    monkeypatch.setattr(smartedge.wire.flight_receiver, "FlightReceiver", lambda *_, **given: made.update(cloud=given))
     return made
 
 

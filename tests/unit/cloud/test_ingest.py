@@ -23,7 +23,8 @@ from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
 from smartedge.types import FeatureBatch, Frame, StreamHeader
-from smartedge.wire.flight import FlightLink, FlightReceiver
+from smartedge.wire.flight import FlightLink
+from smartedge.wire.flight_receiver import FlightReceiver
 from smartedge.wire.frame import receive, serialise
 from smartedge.wire.memory import MemoryLink
 

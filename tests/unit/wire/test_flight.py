@@ -21,7 +21,8 @@ from pyarrow import flight
 
 from smartedge.errors import LinkError, LogError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
-from smartedge.wire.flight import FlightLink, FlightReceiver
+from smartedge.wire.flight import FlightLink
+from smartedge.wire.flight_receiver import FlightReceiver
 from smartedge.wire.frame import SCHEMA, header_to_json, serialise, to_arrow
 from smartedge.wire.sockets import own_sockets
 
@@ -441,7 +442,7 @@ def write_all(link: FlightLink, header: StreamHeader, *, first: int = 0) -> None
 
 SERVER = """
 import sys
-from smartedge.wire.flight import FlightReceiver
+from smartedge.wire.flight_receiver import FlightReceiver
 class Handler:
     def accept(self, header): pass
     def ingest(self, header, frame): pass

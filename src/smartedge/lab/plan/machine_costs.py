@@ -13,7 +13,8 @@ from smartedge.artifacts.profile import CheckpointCost, Transport
 from smartedge.cloud.store import FeatureLog, StoreHandler
 from smartedge.runs.checkpoint import Checkpoints
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
-from smartedge.wire.flight import FlightLink, FlightReceiver
+from smartedge.wire.flight import FlightLink
+from smartedge.wire.flight_receiver import FlightReceiver
 
 __all__ = ["checkpoint_cost", "transport_cost"]
 
