@@ -2,23 +2,23 @@
 
 Per frame of B images a pipeline has five stages: data (read and augmented ahead, room 3), edge (room
 ``link.queue_frames`` behind it), encoding, link, and the cloud behind its log, whose room is ``link.max_lead_frames``.
-What each method is made of, with n training, v validation and t test frames and E epochs:
+Each method consists of these parts, with n training, v validation and t test frames and E epochs:
 
-- hierarchical, joint: one pipeline over E·(n + v) + t frames; the edge learns on training frames and only looks at the
-  others.
-- hierarchical, two-stage: the front alone, F·(n + v) + t steps; then the same pipeline with a front that only looks.
+- hierarchical, joint: one pipeline over E·(n + v) + t frames; the edge learns on training frames, and only runs
+  forward on the others.
+- hierarchical, two-stage: the front alone, F·(n + v) + t steps; then the same pipeline with a frozen front.
 - hierarchical, freeze-and-log: the front alone; one pass of all images over the link; then the cloud alone, E epochs.
-- cloud: the pipeline without a front, images instead of features; each epoch anew (joint) or once (freeze-and-log).
-- split: a training step is the sum of its parts, up and down the link with its latency; the cloud's answer is waited
-  for. Validation and test frames stream.
-- edge: the undivided network on the edge, nothing else.
+- upload: the pipeline without a front, with images instead of features, in each epoch (joint) or once (freeze-and-log).
+- split: a training step is the sum of its parts, up and down the link with its latency: the edge waits for the
+  answer. Validation and test frames stream.
+- local: the undivided network on the edge, nothing else.
 
 Where edge and cloud share one machine, two things are added: a step is slower while the other side computes too (by the
 profile's measured ``slowdown``, for that share of the time), and no epoch is shorter than the processor time of all
 threads of both sides ÷ cores.
 
-A run's first batch, its checkpoints and the making of the network in the cloud are in the times, since runs pay for
-them; starting Python and opening the data set are not, as in ``results.json``.
+The times include the first batch, the checkpoints and building the network in the cloud. As in ``results.json``, they
+do not include starting Python and opening the data set.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Measures one part of a network on this machine; run as a process of its own, so that its memory is its own.
+"""Measures one part of a network on this machine, in a separate process, so that its memory can be measured.
 
     python -m smartedge.lab.plan.measure < request.json
 
-The request and the answer are one JSON object each, see :func:`main`. A fresh process per cut is what makes two figures
-honest: the largest resident set, and what the first batch costs. The steps that are timed are those that runs make
+The request and the answer are one JSON object each, see :func:`main`. Two figures need a new process for each cut:
+the largest resident set, and the time of the first batch. The timed steps are those of real runs
 (:mod:`smartedge.methods.learner`, :mod:`smartedge.methods.front_step`, :mod:`smartedge.methods.back_step`).
 """
 

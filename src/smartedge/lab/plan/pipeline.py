@@ -1,15 +1,15 @@
 """When each frame leaves each stage of a pipeline with bounded queues.
 
-Frames pass stages in order; a stage works on one frame at a time. Before stage ``s`` at most ``rooms[s]`` frames can
-wait; where that room is full, the stage before keeps its finished frame and stands still (blocking after service). With
-work ``w`` the time ``D`` at which frame ``k`` leaves stage ``s`` is
+Frames pass the stages in order, and a stage works on one frame at a time. At most ``rooms[s]`` frames can wait before
+stage ``s``. If this queue is full, the stage before it keeps its finished frame and stops (blocking after service).
+With work ``w``, the time ``D`` at which frame ``k`` leaves stage ``s`` is
 
     D[k, s] = max( max(D[k, s-1], D[k-1, s], ready[s]) + w[k, s],   D[k - rooms[s+1] - 1, s+1] )
 
-the recurrence of a tandem queue with finite buffers (Dallery & Gershwin, *Manufacturing flow line systems*, Queueing
-Systems 12, 1992). It says what the simple rule says, and where that ends: with equal frames, after a fill of the first
-frame's way, one frame leaves per ``max_s w[s]``, so that the time of an epoch approaches that of its slowest stage; a
-room that is full ties the stages before it to the slowest one after it.
+This is the recurrence of a tandem queue with finite buffers (Dallery & Gershwin, *Manufacturing flow line systems*,
+Queueing Systems 12, 1992). With equal frames it agrees with a simple rule: after the first frame, one frame leaves per
+``max_s w[s]``, so an epoch takes about as long as its slowest stage. But it also covers what this rule leaves out: a
+full queue slows the stages before it down to the slowest stage after it.
 """
 
 from __future__ import annotations
