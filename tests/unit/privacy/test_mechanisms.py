@@ -149,7 +149,7 @@ def test_the_stated_epsilon_holds_at_the_stated_delta_by_the_samplers_own_words(
     mechanism = make_mechanism("gaussian", feature_shape=shape, bottleneck=True, sigma=sigma)
     farthest = np.zeros((2, *shape), np.float32)
     farthest.reshape(2, -1)[:, 0] = (1e6, -1e6)
-    one, other = mechanism._steps(mechanism.bound(farthest))[:, 0]
+    one, other = mechanism.steps(mechanism.bound(farthest))[:, 0]
     releases = np.arange(other - 3 * mechanism.grid.half, one + 3 * mechanism.grid.half)
     log_p, log_q = mechanism.grid.log_mass(releases - one), mechanism.grid.log_mass(releases - other)
     assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-9)
