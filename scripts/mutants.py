@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,11 @@ TESTS = {
 GOALS = {"privacy": 0.9, "wire": 0.9, "codec": 0.8, "cloud": 0.8, "edge": 0.8, "methods": 0.8}
 # Not planted: wording. What a message says is tested by its gist, in tests/unit/test_errors.py among others.
 WORDING = [r"raise \w", r"problems\.append", r"^\s*f?\"", r"_log\.", r"description="]
+# Not counted where they survive, since they change nothing here: keywords and names of SQL in other letters; zip() that
+# does not compare lengths, which are equal; a file's encoding left to the system, where that is UTF-8.
+SQL = re.compile(r"\b(SELECT|INSERT|PRAGMA|CREATE|UPDATE|DELETE)\b", re.IGNORECASE)
+ENCODING = re.compile(r"encoding=(None|\"ascii\"|\"utf-8\")", re.IGNORECASE)
+STRICT = re.compile(r"strict=(True|False|None)")
 PYTEST = ["-m", "not slow and not source", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile"]
 PYTEST += ["no-shrinking"]
 # Exit codes that mutmut keeps: https://mutmut.readthedocs.io
@@ -103,19 +109,23 @@ def measure(package: str, args: argparse.Namespace) -> dict[str, object]:
     codes = results_of(folder, sample)
     if not codes:
         raise SystemExit(f"{package}: mutmut did not come to plant anything; see {log}")
-    survived = sorted(name for name, code in codes.items() if code == SURVIVED)
+    diffs = {name: diff_of(folder, name) for name, code in sorted(codes.items()) if code == SURVIVED}
+    unchanged = [name for name, diff in diffs.items() if changes_nothing(diff)]
+    codes = {name: code for name, code in codes.items() if name not in unchanged}
+    survived = {name: diff for name, diff in diffs.items() if name in codes}
     no_test = sorted(name for name, code in codes.items() if code == NO_TESTS)
     killed = len(codes) - len(survived) - len(no_test)
     return {
         "mutants": len(names),
         "sampled": len(sample),
         "seed": args.seed,
+        "change_nothing": len(unchanged),
         "tried": len(codes),
         "killed": killed,
         "of_these_by_time": sum(code in TIMED_OUT for code in codes.values()),
-        "score": round(killed / len(codes), 4),
+        "score": round(killed / max(1, len(codes)), 4),
         "seconds": round(time.monotonic() - begun),
-        "survived": {name: diff_of(folder, name) for name in survived},
+        "survived": survived,
         "no_test": no_test,
     }
 
@@ -167,6 +177,16 @@ def diff_of(folder: Path, name: str) -> list[str]:
     )
     lines = shown.stdout.splitlines()
     return [line for line in lines if line[:1] in "+-" and line[:3] not in ("---", "+++")]
+
+
+def changes_nothing(diff: list[str]) -> bool:
+    """Whether a mutant is of a kind that no test can see."""
+    old, new = (" ".join(line[1:].strip() for line in diff if line[0] == sign) for sign in "-+")
+    if SQL.search(old) and "'" not in old and old.casefold() == new.casefold():
+        return True
+    argument = STRICT if "zip(" in old else ENCODING
+    old, new = (re.sub(r"[, ]+\)", ")", argument.sub("", text)) for text in (old, new))
+    return old == new
 
 
 if __name__ == "__main__":

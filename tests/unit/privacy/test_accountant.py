@@ -104,6 +104,19 @@ def test_discrete_releases_compose_as_listed_by_hand(times, delta):
     assert ours <= exact + 1e-3
 
 
+@pytest.mark.parametrize(("codewords", "subset"), [(4, 2), (5, 3), (6, 2)])
+def test_outcomes_that_hold_both_codewords_or_neither_count_too(codewords, subset):
+    """They have loss 0, so a δ that outcomes with the largest loss cannot make up alone is needed to see them."""
+    epsilon, delta = 0.7, 0.2
+    subsets = list(itertools.combinations(range(codewords), subset))
+    weights = [[math.exp(epsilon) if x in chosen else 1.0 for chosen in subsets] for x in range(2)]
+    rows = [[w / sum(row) for w in row] for row in weights]
+    event = ReleaseEvent("subset-selection", epsilon, codewords=codewords, subset=subset)
+    exact = exact_epsilon(rows[0], rows[1], 3, delta)
+    assert exact > 0.2
+    assert composed_epsilon({event: 3}, delta) == pytest.approx(exact, abs=1e-3)
+
+
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
 def test_one_number_is_the_worst_case_of_laplace_noise_on_a_vector(share):
     """L1 distance spread over two numbers: its δ(ε) is never above that of the whole distance in one number."""

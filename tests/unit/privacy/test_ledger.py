@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smartedge.errors import PrivacyError
+from smartedge.errors import ConfigError, PrivacyError
 from smartedge.privacy import balance as module
 from smartedge.privacy.accountant import composed_epsilon
-from smartedge.privacy.balance import Budget, read_balance
+from smartedge.privacy.balance import Balance, Budget, read_balance
 from smartedge.privacy.ledger import Ledger, take_over
 from smartedge.privacy.place import place_of
 from smartedge.types import ReleaseEvent
@@ -207,6 +207,37 @@ def test_another_runs_or_another_policys_ledger_is_refused(tmp_path):
         opened(path, run="second", policy={"mechanism": "weaker"}, existing=True)
     with opened(path, run=None, existing=True) as ledger:
         assert ledger.balance().run == "second"
+
+
+def test_a_start_that_breaks_off_before_its_check_leaves_a_ledger_that_can_be_read(tmp_path, monkeypatch):
+    def break_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ledger, "_check", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        opened(tmp_path / "l", run="first", epsilon=1.0)
+    assert read_balance(tmp_path / "l") == Balance("first", POLICY, Budget(1.0, 1e-5), ())
+
+
+@pytest.mark.parametrize("epsilon", [1.5, math.inf])
+def test_a_balance_states_the_budget_and_gives_the_splits_in_their_order(tmp_path, epsilon):
+    with opened(tmp_path / "l", epsilon=epsilon) as ledger:
+        for seq, split in enumerate(["infer", "test", "val", "train"]):
+            ledger.debit(split, IDS, HALF, seq=seq, nonce=nonce(seq))
+    found = read_balance(tmp_path / "l")
+    assert found.budget == Budget(epsilon, 1e-5)
+    assert found.splits == ("train", "val", "test", "infer")
+
+
+def test_one_pure_release_is_debited_without_dp_accounting(tmp_path, monkeypatch):
+    """Its cost is its own ε. Only several releases of one image need the library."""
+    monkeypatch.setitem(sys.modules, "dp_accounting.pld", None)
+    event = ReleaseEvent("laplace", 0.4567)  # of no other test, since costs are kept in a cache
+    for epsilon in (1.0, math.inf):
+        with opened(tmp_path / f"{epsilon}", epsilon=epsilon) as ledger:
+            assert ledger.debit("train", IDS, event, seq=0, nonce=nonce(0))
+    with pytest.raises(ConfigError, match=r"smartedge\[privacy\]"):
+        composed_epsilon({event: 2}, 1e-5)
 
 
 def test_a_missing_ledger_is_not_replaced_by_an_empty_one(tmp_path):

@@ -20,6 +20,7 @@ from smartedge.privacy.mechanisms import (
     make_mechanism,
     response_weights,
 )
+from smartedge.privacy.mechanisms.discrete import MAX_OUTCOMES
 from smartedge.privacy.mechanisms.distance import _on_a_grid, laplace_product_distance
 from smartedge.privacy.mechanisms.grid import SEED_WORDS, grid_of
 from smartedge.privacy.noise import Noise
@@ -250,6 +251,17 @@ def test_subset_selection_has_the_size_and_the_probabilities_of_the_paper(codewo
         np.testing.assert_allclose(
             channel_KO, RandomisedResponse(codewords, epsilon).channel()[:, outcomes_OK.argmax(1)], rtol=1e-6
         )
+
+
+def test_subset_selection_may_have_as_many_outcomes_as_the_limit():
+    assert SubsetSelection(MAX_OUTCOMES, 20.0).subset == 1
+    with pytest.raises(ConfigError, match=f"has {MAX_OUTCOMES + 1} outcomes, more than {MAX_OUTCOMES};"):
+        SubsetSelection(MAX_OUTCOMES + 1, 20.0)
+
+
+@pytest.mark.parametrize("mechanism", [RandomisedResponse(3, 1.5), SubsetSelection(4, 0.1), UnprotectedCodeword(3)])
+def test_channels_and_outcomes_are_float32(mechanism):
+    assert mechanism.channel().dtype == mechanism.outcomes().dtype == np.float32
 
 
 @pytest.mark.parametrize("mechanism", [RandomisedResponse(6, 1.5), SubsetSelection(6, 0.8)])

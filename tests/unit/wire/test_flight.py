@@ -23,7 +23,7 @@ from smartedge.errors import LinkError, LogError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.flight import FlightLink
 from smartedge.wire.flight_receiver import FlightReceiver
-from smartedge.wire.frame import SCHEMA, header_to_json, serialise, to_arrow
+from smartedge.wire.frame import JOINED_BYTES, SCHEMA, header_to_json, serialise, to_arrow
 from smartedge.wire.sockets import own_sockets
 
 HEADER = stream_header(feature_shape=(256, 32, 32), outputs=10, batch_size=64, frames=3, train_steps=3)
@@ -267,6 +267,22 @@ def test_small_frames_share_messages_and_arrive_one_by_one(
     assert up[160] < content + 160 * 20 + 2 * 270 + 2500
 
 
+def test_joined_frames_leave_as_soon_as_they_fill_a_message(
+    receiver: FlightReceiver, monkeypatch: pytest.MonkeyPatch, connect: Connect
+) -> None:
+    monkeypatch.setattr("smartedge.wire.sockets.sys.platform", "darwin")  # the link counts what it hands to Arrow
+    header = dataclasses.replace(HEADER, frames=9, train_steps=9, joined_frames=9)
+    head = len(serialise(frame(0), header).head)
+    link = connect(receiver)
+    link.open(header)
+    left = []
+    for seq, size in enumerate([JOINED_BYTES - 1, 2 * head, JOINED_BYTES - 1, 2 * head, JOINED_BYTES]):
+        before = link.counters().up
+        link.write(frame(seq, size=size - head, header=header))
+        left.append(link.counters().up > before)
+    assert left == [False, True, False, True, True]
+
+
 # -- one stream at a time, start, close
 
 
@@ -435,6 +451,17 @@ def test_disconnecting_wakes_a_blocked_sender(
     assert_serves()
 
 
+def test_disconnecting_does_not_wait_for_a_call(receiver: FlightReceiver, connect: Connect) -> None:
+    """The call may be one that nothing wakes, as an attempt to connect; it drops the connection itself."""
+    link = connect(receiver)
+    with link._calling:
+        disconnecting = threading.Thread(target=link.disconnect)
+        disconnecting.start()
+        disconnecting.join(timeout=5)
+        waits = disconnecting.is_alive()
+    assert not waits
+
+
 def write_all(link: FlightLink, header: StreamHeader, *, first: int = 0) -> None:
     for seq in range(first, header.frames):
         link.write(frame(seq, header=header))
@@ -560,6 +587,37 @@ def test_tls_with_certificates_on_both_sides(handler: Handler, certificates: Pat
             connect(receiver, token=None, connect_timeout_s=0.5, **wrong).open(HEADER)
     assert handler.finished == 1
     receiver.close()
+
+
+def test_tls_with_a_token_needs_no_certificate_of_the_sender(
+    handler: Handler, certificates: Path, connect: Connect
+) -> None:
+    pair = {"tls_cert": certificates / "cert.pem", "tls_key": certificates / "key.pem"}
+    receiver = FlightReceiver(handler, "127.0.0.1", token="secret", **pair)
+    receiver.start()
+    send(connect(receiver, tls_ca=certificates / "ca.pem"))
+    assert handler.finished == 1
+    receiver.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "warned"),
+    [
+        ("192.0.2.1", {"token": "t"}, True),
+        ("192.0.2.1", {}, False),
+        ("127.0.0.1", {"token": "t"}, False),
+        ("192.0.2.1", {"token": "t", "tls_ca": "ca.pem"}, False),
+        ("192.0.2.1", {"token": "t", "tls_cert": "cert.pem", "tls_key": "key.pem"}, False),
+    ],
+)
+def test_a_token_in_clear_is_warned_about(
+    certificates: Path, caplog: pytest.LogCaptureFixture, host: str, options: dict[str, str], warned: bool
+) -> None:
+    arguments: dict[str, Any] = {
+        name: value if name == "token" else certificates / value for name, value in options.items()
+    }
+    FlightLink(f"{host}:1", **arguments)
+    assert ("the token is sent to 192.0.2.1 in clear" in caplog.text) == warned
 
 
 def test_a_certificate_that_cannot_be_read_is_named(handler: Handler, tmp_path: Path) -> None:

@@ -17,6 +17,12 @@ def test_every_error_of_arrow_flight_is_mapped() -> None:
         assert isinstance(became, (LinkError, FrameError)) and "a message" in str(became)
 
 
+def test_an_error_without_a_message_is_told_by_its_kind() -> None:
+    assert (
+        str(from_flight_error(ConnectionResetError(), "link")) == "link: the connection failed (ConnectionResetError)"
+    )
+
+
 def test_every_error_of_ours_crosses_the_link() -> None:
     for cls in (SmartEdgeError, *SmartEdgeError.__subclasses__()):
         there = to_flight_error(cls("what, where, and what to do"))

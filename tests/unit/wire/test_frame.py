@@ -154,6 +154,23 @@ def test_a_wrong_frame_is_refused_by_what_serialises_or_by_what_receives_it(chan
         receive(serialise(make_frame(**change), HEADER), HEADER)
 
 
+def test_ids_go_up_to_the_largest_int32() -> None:
+    largest = make_frame(ids=np.array([0, 2**31 - 1, 2]))
+    assert receive(serialise(largest, HEADER), HEADER).batch.ids.tolist() == [0, 2**31 - 1, 2]
+    for wrong in (2**31, 2**32 + 1, -1):
+        with pytest.raises(FrameError, match="with ids of 0 to 2147483647"):
+            serialise(make_frame(ids=np.array([0, wrong, 2])), HEADER)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("uint8", 64 * 128 + 32 + 65_536), ("float32", 64 * 512 + 128 + 65_536)])
+def test_a_payload_may_be_as_long_as_raw_and_zstds_worst_case_and_a_kilobyte_per_image(dtype: Any, most: int) -> None:
+    header = dataclasses.replace(HEADER, feature_dtype=dtype)
+    assert max_payload_bytes(header) == most
+    assert len(receive(serialise(make_frame(payload=bytes(most)), header), header).batch.payload) == most
+    with pytest.raises(FrameError, match=f"up to {most} are possible"):
+        receive(serialise(make_frame(payload=bytes(most + 1)), header), header)
+
+
 HOSTILE = {
     "seq before": raw_batch(head(3, seq=4)),
     "seq after": raw_batch(head(3, seq=8)),
@@ -197,6 +214,15 @@ def test_offsets_that_point_outside_are_frame_errors() -> None:
     batch = pa.ipc.read_record_batch(pa.py_buffer(message), SCHEMA)
     with pytest.raises(FrameError, match="corrupt"):
         batch_to_frame(batch, HEADER)
+
+
+def test_offsets_that_run_backwards_are_frame_errors() -> None:
+    """The first and the last one are right, so that only a look at all of them finds it."""
+    heads = pa.array([head(3), head(3)], pa.binary())
+    offsets = pa.py_buffer(struct.pack("<iii", 0, 9, 7))
+    payloads = pa.Array.from_buffers(pa.binary(), 2, [None, offsets, pa.py_buffer(b"sixteen bytes...")])
+    with pytest.raises(FrameError, match="corrupt"):
+        messages_of(pa.RecordBatch.from_arrays([heads, payloads], schema=SCHEMA))
 
 
 @given(st.data())

@@ -125,3 +125,17 @@ def test_a_silent_peer_is_given_up_after_the_timeout_stated(listener: socket.soc
     assert idle + interval * count <= PEER_TIMEOUT_S and user == 1000 * PEER_TIMEOUT_S
     client.close()
     server.close()
+
+
+def test_where_the_time_to_the_first_probe_has_another_name_it_is_set_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: TCP_KEEPALIVE, and no TCP_KEEPIDLE."""
+    monkeypatch.delattr(socket, "TCP_KEEPIDLE", raising=False)
+    monkeypatch.setattr(socket, "TCP_KEEPALIVE", 0x10, raising=False)
+    options: list[tuple[int, int, int]] = []
+
+    class Connection:
+        def setsockopt(self, level: int, option: int, value: int) -> None:
+            options.append((level, option, value))
+
+    watch_peer(Connection())  # type: ignore[arg-type]
+    assert (socket.IPPROTO_TCP, 0x10, PEER_TIMEOUT_S // 2) in options

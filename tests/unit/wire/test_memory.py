@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+from headers import stream_header
+
+from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.wire.frame import SCHEMA, header_to_json, serialise, to_arrow
+from smartedge.wire.memory import MemoryLink
+
+HEADER = stream_header(answer_shape=(2, 2, 2))
+
+
+class Handler:
+    """Answers each frame with itself, without labels and side."""
+
+    def accept(self, header: StreamHeader) -> None:
+        pass
+
+    def ingest(self, header: StreamHeader, frame: Frame) -> Frame | None:
+        return frame
+
+    def finish(self, header: StreamHeader) -> None:
+        pass
+
+    def abort(self, header: StreamHeader) -> None:
+        pass
+
+
+def test_counters_are_the_bytes_of_the_messages_and_say_so() -> None:
+    link = MemoryLink(Handler())
+    link.open(HEADER)
+    frame = Frame(0, EncodedBatch(np.arange(4), np.zeros(4, np.int64), bytes(100), b""))
+    link.exchange(frame)
+    link.close()
+    opening = len(header_to_json(HEADER)) + SCHEMA.serialize().size
+    message = to_arrow([serialise(frame, HEADER)]).serialize().size
+    found = link.counters()
+    assert (found.up, found.source) == (opening + message, "payload")
+    assert 100 < found.down <= message
