@@ -21,7 +21,7 @@ from pyarrow import flight
 
 from smartedge.errors import LinkError, LogError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
-from smartedge.wire.flight import FlightLink
+from smartedge.wire.flight import FlightLink, uri
 from smartedge.wire.flight_receiver import FlightReceiver
 from smartedge.wire.frame import JOINED_BYTES, SCHEMA, header_to_json, serialise, to_arrow
 from smartedge.wire.sockets import own_sockets
@@ -656,10 +656,16 @@ def test_a_taken_port_is_told(handler: Handler, receiver: FlightReceiver) -> Non
         FlightReceiver(handler, "127.0.0.1", receiver.port)
 
 
-@pytest.mark.parametrize("location", ["", "host", "host:", ":80", "host:http", "host:0", "host:70000"])
+@pytest.mark.parametrize("location", ["", "host", "host:", ":80", "host:http", "host:0", "host:65536"])
 def test_a_location_is_host_and_port(location: str) -> None:
     with pytest.raises(LinkError, match="must be HOST:PORT"):
         FlightLink(location)
+
+
+@pytest.mark.parametrize(("host", "inside"), [("::1", "[::1]"), ("[::1]", "[::1]"), ("edge.lan", "edge.lan")])
+def test_an_ipv6_address_stands_in_brackets(host: str, inside: str) -> None:
+    assert uri(host, 8815, tls=False) == f"grpc://{inside}:8815"
+    assert uri(host, 8815, tls=True) == f"grpc+tls://{inside}:8815"
 
 
 @pytest.mark.parametrize("token", ["", "two\nlines", "schlüssel"])

@@ -23,6 +23,11 @@ def test_an_error_without_a_message_is_told_by_its_kind() -> None:
     )
 
 
+def test_of_a_long_message_the_first_line_is_told_up_to_300_characters() -> None:
+    became = from_flight_error(ConnectionResetError("x" * 301 + "\nmore"), "link")
+    assert str(became) == f"link: the connection failed ({'x' * 300})"
+
+
 def test_every_error_of_ours_crosses_the_link() -> None:
     for cls in (SmartEdgeError, *SmartEdgeError.__subclasses__()):
         there = to_flight_error(cls("what, where, and what to do"))
