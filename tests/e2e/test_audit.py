@@ -181,7 +181,7 @@ def test_the_undefended_front_is_trained_with_the_runs_own_settings(
 
     own = {"channels_last": channels_last, "clip_grad_norm": 0.1, "label_smoothing": 0.1, "optimizer": "sgd"}
     run_dir = trained(tiny_config, "plain", epochs=2, train={"batch_size": 16, **own})
-    monkeypatch.setattr("smartedge.methods.learner.edge_step", step)
+    monkeypatch.setattr("smartedge.methods.hierarchical.edge_step", step)
     config = load_run_config(run_dir)
     folder = tmp_path / "again"
     with pytest.raises(OutOfTime):  # and it goes on where it was stopped
