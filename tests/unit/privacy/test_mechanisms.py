@@ -406,3 +406,13 @@ def test_the_budget_is_for_all_releases():
     )
     assert once.epsilon == 2.0
     assert 0.4 <= five.epsilon < 1.0
+
+
+def test_laplace_by_its_sigma_keeps_the_granularity_that_was_asked_for():
+    for granularity in ("vector", "element"):
+        made = make_mechanism(
+            "laplace", feature_shape=(2, 1, 1), granularity=granularity, clip=1.0, bottleneck=True, sigma=0.5
+        )
+        assert made.event.granularity == granularity
+        assert made.describe().granularity == granularity
+        assert made.sigma == pytest.approx(0.5)
