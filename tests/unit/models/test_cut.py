@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from gradient_reversal import Reverse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -486,18 +487,6 @@ def test_python_loops_over_the_batch_are_refused():
 def test_an_input_that_the_network_does_not_take_names_the_layer():
     with pytest.raises(CutError, match=r"does not take an input of 5: 0 \(Linear\)"):
         list_cuts(branches(), (5,))
-
-
-class Reverse(torch.autograd.Function):
-    """The gradient reversal layer: its forward alone does not show what it does."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return -gradient
 
 
 class Unusual(nn.Module):

@@ -8,24 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from gradient_reversal import Reverse
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
 from smartedge.models.cut import cut, list_cuts
 
 WAIT_S = 60  # longest wait for the other thread; a test that fails here hangs no longer than this
-
-
-class Reverse(torch.autograd.Function):
-    """Gradient reversal."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return -gradient
 
 
 class Adversarial(nn.Module):

@@ -87,18 +87,7 @@ def test_fresh_pairs_mirror_images_with_their_features(shuffled):
 
 
 def test_every_release_is_fresh(evidence_of):
-    mechanism = make_mechanism(
-        "gaussian",
-        feature_shape=(48, 4, 4),
-        granularity="vector",
-        clip=5.0,
-        bottleneck=False,
-        codebook=None,
-        epsilon=None,
-        delta=1e-5,
-        sigma=0.5,
-        releases=1,
-    )
+    mechanism = make_mechanism("gaussian", feature_shape=(48, 4, 4), clip=5.0, sigma=0.5)
     evidence = evidence_of(Shuffled(), mechanism)
     generator = torch.Generator().manual_seed(0)
     rows = torch.arange(8)

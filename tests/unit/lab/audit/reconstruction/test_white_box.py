@@ -51,18 +51,7 @@ def test_the_front_behind_a_clip_is_inverted_through_the_clip(evidence_of):
         def forward(self, x):
             return nn.functional.avg_pool2d(x, 2)
 
-    mechanism = make_mechanism(
-        "gaussian",
-        feature_shape=(3, 8, 8),
-        granularity="vector",
-        clip=5.0,
-        bottleneck=False,
-        codebook=None,
-        epsilon=None,
-        delta=1e-5,
-        sigma=0.01,
-        releases=1,
-    )
+    mechanism = make_mechanism("gaussian", feature_shape=(3, 8, 8), clip=5.0, sigma=0.01)
     evidence = evidence_of(Pooled(), mechanism)
     images, _ = inverted(evidence, Weights(1e-3, 0.0))
     with torch.no_grad():
