@@ -93,6 +93,20 @@ def audit_in_own_process(run: Path, undefended: Path, attacks: Sequence[str], bu
     return found
 
 
+def certify_in_own_process(run: Path) -> dict[str, Any]:
+    """The certificate of a run, of the release alone and with the desired label known, on one thread."""
+    in_own_process(
+        "import torch; torch.set_num_threads(1); "
+        "from smartedge.lab.audit.certificate.run import CertifySettings, certify; run = Path(sys.argv[1]); "
+        "found = {name: certify(run, CertifySettings(label_known=known), Quiet()).model_dump(mode='json') "
+        "for name, known in (('label known', True), ('release alone', False))}; "
+        "(run / 'certificates.json').write_text(json.dumps(found))",
+        str(run),
+    )
+    found: dict[str, Any] = json.loads((run / "certificates.json").read_text())
+    return found
+
+
 class DropHandler:
     """What a receiver hands frames to, where nobody needs them."""
 
