@@ -42,13 +42,15 @@ except ImportError:
         log.append(frame, header)
         return unpack_frame(log.frame(frame.seq), header)
 class Handler:
-    def accept(self, header, **kind):
-        log.add_stream(header)
-    def ingest(self, header, frame):
-        take(log, header, frame)
-    def finish(self, header):
+    # A checkout from before the edge's name was an argument passes one argument less.
+    def accept(self, *given, **kind):
+        log.add_stream(given[-1])
+        return given[-1].first_seq
+    def ingest(self, *given):
+        take(log, *given[-2:])
+    def finish(self, *given):
         log.sync()
-    def abort(self, header): ...
+    def abort(self, *given): ...
 import torch
 torch.set_num_threads(1)
 with tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:

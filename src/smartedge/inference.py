@@ -221,7 +221,7 @@ class BackServer:
         self.run = run
         self.back, self.feature_shape = _load_back(run)
 
-    def accept(self, header: StreamHeader) -> None:
+    def accept(self, edge: str, header: StreamHeader) -> int:
         """Refuse an edge that holds another network."""
         if header.labels:
             raise RunError("this is 'smartedge serve', which answers 'smartedge infer'; train with 'smartedge cloud'")
@@ -235,8 +235,9 @@ class BackServer:
                 f"the edge holds another run than {self.run.folder}; copy the shared/ of its run directory there, and "
                 "the cloud/ that belongs to it (never edge/, results.json or audit/)"
             )
+        return header.first_seq
 
-    def ingest(self, header: StreamHeader, frame: Frame) -> Frame:
+    def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> Frame:
         """Probabilities (B, K) in float32."""
         batch = unpack_frame(frame, header)
         try:
@@ -247,10 +248,10 @@ class BackServer:
         encoded = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
         return Frame(frame.seq, encoded)
 
-    def finish(self, header: StreamHeader) -> None:
+    def finish(self, edge: str, header: StreamHeader) -> None:
         """Nothing to do: no frame is kept."""
 
-    def abort(self, header: StreamHeader) -> None:
+    def abort(self, edge: str, header: StreamHeader) -> None:
         """Nothing to do: no frame is kept."""
 
 

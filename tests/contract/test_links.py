@@ -14,7 +14,7 @@ from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.types import PROTOCOL, EncodedBatch, Frame, StreamHeader
 from smartedge.wire.flight import FlightLink
 from smartedge.wire.flight_receiver import FlightReceiver
-from smartedge.wire.link import FrameSender
+from smartedge.wire.link import UNNAMED_EDGE, FrameSender
 from smartedge.wire.memory import MemoryLink
 
 HEADER = stream_header(
@@ -46,7 +46,9 @@ class Handler:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.edges: list[str] = []
         self.headers: list[StreamHeader] = []
+        self.held = 0  # how many frames of a stream are held when it is opened
         self.frames: list[Frame] = []
         self.fails = ""
         self.failure: Exception = RuntimeError("a bug in the handler")
@@ -62,22 +64,24 @@ class Handler:
         if self.fails == name:
             raise self.failure
 
-    def accept(self, header: StreamHeader) -> None:
+    def accept(self, edge: str, header: StreamHeader) -> int:
+        self.edges.append(edge)
         self.headers.append(header)
         self._called("accept")
+        return header.first_seq + self.held
 
-    def ingest(self, header: StreamHeader, frame: Frame) -> Frame | None:
-        assert header == self.headers[-1]
+    def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> Frame | None:
+        assert (edge, header) == (self.edges[-1], self.headers[-1])
         self._called("ingest")
         self.frames.append(frame)
         return self.reply(frame)
 
-    def finish(self, header: StreamHeader) -> None:
-        assert header == self.headers[-1]
+    def finish(self, edge: str, header: StreamHeader) -> None:
+        assert (edge, header) == (self.edges[-1], self.headers[-1])
         self._called("finish")
 
-    def abort(self, header: StreamHeader) -> None:
-        assert header == self.headers[-1]
+    def abort(self, edge: str, header: StreamHeader) -> None:
+        assert (edge, header) == (self.edges[-1], self.headers[-1])
         self._called("abort")
         self.aborted.set()
 
@@ -114,6 +118,30 @@ def test_frames_arrive_as_they_were_sent(link: FrameSender, handler: Handler) ->
     assert [plain(each) for each in handler.frames] == [plain(each) for each in frames(HEADER) + frames(multi)]
     assert handler.headers == [HEADER, multi]
     assert handler.calls == ["accept", *["ingest"] * 3, "finish", "accept", "ingest", "finish"]
+
+
+@pytest.mark.parametrize("header", [HEADER, ANSWERED], ids=["one-way", "answered"])
+def test_a_stream_goes_on_at_the_frame_that_the_receiver_wants(
+    link: FrameSender, handler: Handler, header: StreamHeader
+) -> None:
+    assert link.confirmed() == 0
+    for held in (0, 2, 3):
+        handler.held = held
+        handler.frames.clear()
+        assert link.open(header) == link.confirmed() == 5 + held
+        for each in frames(header)[held:]:
+            (link.exchange if header.answered else link.write)(each)
+        link.close()
+        assert link.confirmed() == 8
+        assert [each.seq for each in handler.frames] == [5, 6, 7][held:]
+    assert set(handler.edges) == {UNNAMED_EDGE}
+
+
+def test_a_frame_that_the_receiver_holds_is_out_of_order(link: FrameSender, handler: Handler) -> None:
+    handler.held = 1
+    with pytest.raises(FrameError, match="frame 5: out of order, 6 is next"):
+        send(link, HEADER)
+    assert handler.calls == ["accept", "abort"]
 
 
 def test_a_stream_may_be_empty(link: FrameSender, handler: Handler) -> None:

@@ -88,16 +88,17 @@ class Cloud:
     def __init__(self):
         self.frames = []
 
-    def accept(self, header): ...
+    def accept(self, edge, header):
+        return header.first_seq
 
-    def ingest(self, header, frame):
+    def ingest(self, edge, header, frame):
         self.frames.append(frame.batch)
         payload, side = get_codec("float32").encode(np.full((len(frame.batch.ids), 2), 0.5, np.float32))
         return Frame(frame.seq, EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side))
 
-    def finish(self, header): ...
+    def finish(self, edge, header): ...
 
-    def abort(self, header): ...
+    def abort(self, edge, header): ...
 
 
 @pytest.fixture

@@ -83,9 +83,9 @@ class Watch:
         """Look on while the block runs."""
         open_as_usual, write_as_usual, exchange_as_usual = MemoryLink.open, MemoryLink.write, MemoryLink.exchange
 
-        def opened(link: MemoryLink, header: Any) -> None:
+        def opened(link: MemoryLink, header: Any) -> int:
             self.streams.append(header)
-            open_as_usual(link, header)
+            return open_as_usual(link, header)
 
         def wrote(link: MemoryLink, frame: Any) -> None:
             self.frames.setdefault(self.streams[-1].split, []).append(frame)

@@ -141,7 +141,7 @@ class Ingest:
         self._order = list(self._schedule.streams(config))
         handover.closed = (folder / CLOSED).exists()
 
-    def accept(self, header: StreamHeader) -> None:
+    def accept(self, edge: str, header: StreamHeader) -> int:
         """Accept a stream, or refuse one that does not belong to this run. A refusal changes nothing.
 
         Raises:
@@ -159,8 +159,9 @@ class Ingest:
             self._handover.stream = header
             self._handover.answers.clear()  # of frames that were sent again
             self._handover.changed.notify_all()
+        return header.first_seq  # the log knows repetitions, and refuses those that differ
 
-    def ingest(self, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
+    def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
         """Append a frame. Where frames are answered, wait for the answer; else wait where training is too far behind.
 
         Raises:
@@ -182,7 +183,7 @@ class Ingest:
                 handover.wait(lambda: self._log.next_seq - handover.learned <= most)
         return None
 
-    def finish(self, header: StreamHeader) -> None:
+    def finish(self, edge: str, header: StreamHeader) -> None:
         """All frames of the stream are in: make them durable. In split learning, wait until they are learned from."""
         handover = self._handover
         with handover.changed:
@@ -196,7 +197,7 @@ class Ingest:
                 handover.closed = True
             self._tell()
 
-    def abort(self, header: StreamHeader) -> None:
+    def abort(self, edge: str, header: StreamHeader) -> None:
         """The stream broke off. The appended frames stay, and the edge may come back."""
         with self._handover.changed:
             self._handover.stream = None

@@ -267,17 +267,18 @@ class StoreHandler:
     def __init__(self, log: FeatureLog) -> None:
         self.log = log
 
-    def accept(self, header: StreamHeader) -> None:
+    def accept(self, edge: str, header: StreamHeader) -> int:
         """Note the stream."""
         self.log.add_stream(header)
+        return header.first_seq
 
-    def ingest(self, header: StreamHeader, frame: ReceivedFrame) -> None:
+    def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> None:
         """Append the frame."""
         self.log.append(frame)
 
-    def finish(self, header: StreamHeader) -> None:
+    def finish(self, edge: str, header: StreamHeader) -> None:
         """Make it durable."""
         self.log.sync()
 
-    def abort(self, header: StreamHeader) -> None:
+    def abort(self, edge: str, header: StreamHeader) -> None:
         """Keep what came."""

@@ -80,6 +80,7 @@ class Sender:
         self.traffic = traffic
         self._header: StreamHeader | None = None
         self._seq = next_seq  # the same, as the sending thread counts
+        self._wanted = next_seq  # the receiver holds earlier frames
         self._failure: BaseException | None = None
         self._queue: queue.Queue[Callable[[], None] | None] | None = None
         if threaded:
@@ -109,7 +110,8 @@ class Sender:
         def release_and_write() -> None:
             frame = self._frame(ids, features_BF, labels)
             begun = time.perf_counter()
-            self.link.write(frame)
+            if frame.seq >= self._wanted:
+                self.link.write(frame)
             self.traffic.link_seconds += time.perf_counter() - begun
 
         self._do(release_and_write)
@@ -160,7 +162,7 @@ class Sender:
     def _open(self, header: StreamHeader) -> None:
         self._before = self.link.counters()
         self._header = header
-        self.link.open(header)
+        self._wanted = self.link.open(header)
 
     def _frame(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> Frame:
         header = self._header

@@ -3,8 +3,8 @@
 The other end is :mod:`smartedge.wire.flight_receiver`.
 
 A stream is one DoPut call, or one DoExchange call where frames are answered. Its descriptor's command is the stream
-header. The receiver confirms the header: by an empty message in a DoPut call, by the schema in a DoExchange call. The
-final status of the call confirms that every frame is durable, or carries the receiver's error.
+header. The receiver confirms the header by a message of metadata: the number of the frame that it wants next. The final
+status of the call confirms that every frame is durable, or carries the receiver's error.
 
 :mod:`smartedge.wire.flight_errors` turns every error of Arrow into one of smartedge. An error of the receiver's handler
 crosses the link with its code, and the sender raises it as the same class.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -30,11 +31,12 @@ from smartedge.wire.frame import JOINED_BYTES, SCHEMA, Message, header_to_json, 
 from smartedge.wire.link import check_answer, check_kind
 from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback
 
-__all__ = ["TOKEN_HEADER", "FlightLink", "bearer", "read_file", "uri"]
+__all__ = ["TOKEN_HEADER", "WANTED", "FlightLink", "bearer", "read_file", "uri"]
 
 _log = logging.getLogger(__name__)
 
 TOKEN_HEADER = "authorization"
+WANTED = struct.Struct("<Q")  # the receiver's reply to a header: the number of the frame that it wants next
 _RETRY_S = 0.1
 
 
@@ -98,10 +100,11 @@ class FlightLink:
         self._joined_bytes = 0
         self._writer: Any = None
         self._reader: Any = None
+        self._confirmed = 0
         self._counted_up = 0
         self._counted_down = 0
 
-    def open(self, header: StreamHeader) -> None:
+    def open(self, header: StreamHeader) -> int:
         """See :class:`~smartedge.wire.link.FrameSender`. Tries for ``connect_timeout_s`` to reach a free receiver."""
         if self._writer is not None:
             raise LinkError(f"{self._where}: a stream is open already; close it before opening another")
@@ -111,8 +114,7 @@ class FlightLink:
         while True:
             with self._call():
                 try:
-                    self._open(header)
-                    return
+                    return self._open(header)
                 except flight.FlightUnavailableError as error:
                     self._drop()
                     if time.monotonic() >= deadline:
@@ -152,10 +154,15 @@ class FlightLink:
     def close(self) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._call():
-            self._stream()
+            header = self._stream()
             self._flush()
             self._writer.close()  # ends the stream and waits for the call's final status
             self._writer = self._reader = None
+            self._confirmed = header.end_seq
+
+    def confirmed(self) -> int:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        return self._confirmed
 
     def counters(self) -> ByteCount:
         """Bytes at the socket where the kernel counts them (Linux), else bytes of the Arrow messages.
@@ -179,7 +186,7 @@ class FlightLink:
             finally:
                 self._calling.release()
 
-    def _open(self, header: StreamHeader) -> None:
+    def _open(self, header: StreamHeader) -> int:
         command = header_to_json(header)
         descriptor = flight.FlightDescriptor.for_command(command)
         if self._client is None:
@@ -190,18 +197,20 @@ class FlightLink:
             if header.answered:
                 self._writer, self._reader = self._client.do_exchange(descriptor, self._options)
                 self._writer.begin(SCHEMA)
-                accepted = self._reader.schema.equals(SCHEMA)
+                reply = self._reader.read_chunk().app_metadata if self._reader.schema.equals(SCHEMA) else None
             else:
                 self._writer, self._reader = self._client.do_put(descriptor, SCHEMA, self._options)
-                accepted = self._reader.read() is not None
+                reply = self._reader.read()
         finally:
             with self._lock:
                 self._meter.attach()
-        if not accepted:
+        if reply is None or len(reply) != WANTED.size:
             self._writer.close()  # raises the receiver's reason
             raise LinkError(f"{self._where}: what answers there is not a smartedge cloud")
         self._header = header
         self._counted_up += len(command) + SCHEMA.serialize().size
+        (self._confirmed,) = WANTED.unpack(reply)
+        return self._confirmed
 
     def _flush(self) -> None:
         if self._joined:

@@ -16,10 +16,10 @@ from pyarrow import flight
 
 from smartedge.errors import FrameError, LinkError, SmartEdgeError
 from smartedge.types import StreamHeader
-from smartedge.wire.flight import TOKEN_HEADER, bearer, read_file, uri
+from smartedge.wire.flight import TOKEN_HEADER, WANTED, bearer, read_file, uri
 from smartedge.wire.flight_errors import ARROW_ERRORS, busy, to_flight_error
 from smartedge.wire.frame import SCHEMA, header_from_json
-from smartedge.wire.link import FrameHandler, StreamReceiver, check_kind
+from smartedge.wire.link import UNNAMED_EDGE, FrameHandler, StreamReceiver, check_kind
 from smartedge.wire.sockets import is_loopback, own_sockets, watch_peer
 
 __all__ = ["FlightReceiver"]
@@ -131,12 +131,14 @@ class FlightReceiver:
                 watch_peer(connection)
         if not reader.schema.equals(SCHEMA):
             raise FrameError(f"stream: Arrow schema must be {SCHEMA.to_string()!r}, got {str(reader.schema)[:200]!r}")
-        stream = StreamReceiver(self._handler, header)
+        stream = StreamReceiver(self._handler, UNNAMED_EDGE, header)
         try:
+            wanted = pa.py_buffer(WANTED.pack(stream.next_seq))
             if header.answered:
                 writer.begin(SCHEMA)
+                writer.write_metadata(wanted)
             else:
-                writer.write(pa.py_buffer(b""))
+                writer.write(wanted)
             while (batch := _next_batch(reader, context)) is not None:
                 answer = stream.take(batch)
                 if answer is not None:

@@ -11,7 +11,10 @@ from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import ReceivedFrame, answer_header, messages_of, receive, serialise, to_arrow
 from smartedge.wire.sockets import ByteCount
 
-__all__ = ["FrameHandler", "FrameSender", "StreamReceiver", "check_answer", "check_kind"]
+__all__ = ["UNNAMED_EDGE", "FrameHandler", "FrameSender", "StreamReceiver", "check_answer", "check_kind"]
+
+
+UNNAMED_EDGE = "edge"  # the name of a sender on a link that authenticates nobody
 
 
 class FrameSender(Protocol):
@@ -20,8 +23,13 @@ class FrameSender(Protocol):
     After an error the stream is lost; :meth:`open` begins a new one, over a new connection.
     """
 
-    def open(self, header: StreamHeader) -> None:
+    def open(self, header: StreamHeader) -> int:
         """Begin a stream, and return when the receiver has accepted the header.
+
+        Returns:
+            The sequence number of the frame that the receiver wants next; it holds all earlier ones durably. The next
+            frame sent must be this one. It is ``header.first_seq`` where the receiver holds none of the stream, and
+            ``header.end_seq`` where it holds all.
 
         Raises:
             FrameError, RunError: when the receiver refuses it.
@@ -44,6 +52,13 @@ class FrameSender(Protocol):
         """Send what was kept, end the stream, and return when the receiver holds every frame durably."""
         ...
 
+    def confirmed(self) -> int:
+        """The receiver holds every frame before this number durably, as far as this side has heard.
+
+        Streams that were opened later, or by another link, may have gone back behind it (split learning).
+        """
+        ...
+
     def counters(self) -> ByteCount:
         """Bytes up and down since the link was made."""
         ...
@@ -56,21 +71,27 @@ class FrameSender(Protocol):
 class FrameHandler(Protocol):
     """Takes streams in the cloud. After ``accept`` has returned, ``finish`` or ``abort`` follows once.
 
-    Methods are called from the receiver's threads, but never two at a time for one receiver.
+    Methods are called from the receiver's threads, but never two at a time for one edge. ``edge`` is the authenticated
+    name of the sender, or :data:`UNNAMED_EDGE` where the link authenticates nobody.
     """
 
-    def accept(self, header: StreamHeader) -> None:
+    def accept(self, edge: str, header: StreamHeader) -> int:
         """A stream begins. Its header has the right form; the handler decides whether to accept it.
 
         Args:
+            edge: who sends.
             header: what the sender says about the stream.
+
+        Returns:
+            The sequence number of the frame that is wanted next, from ``header.first_seq`` to ``header.end_seq``. All
+            earlier frames of the stream are durable.
 
         Raises:
             FrameError, RunError: to refuse it.
         """
         ...
 
-    def ingest(self, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
+    def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
         """Take the next frame, checked against the header and in order. May block; the sender then waits.
 
         Returns:
@@ -78,11 +99,11 @@ class FrameHandler(Protocol):
         """
         ...
 
-    def finish(self, header: StreamHeader) -> None:
+    def finish(self, edge: str, header: StreamHeader) -> None:
         """All frames are in: make them durable. The sender's ``close`` returns after this."""
         ...
 
-    def abort(self, header: StreamHeader) -> None:
+    def abort(self, edge: str, header: StreamHeader) -> None:
         """The stream broke off, or a frame of it was not acceptable."""
         ...
 
@@ -97,15 +118,17 @@ def check_kind(header: StreamHeader, *, answered: bool) -> None:
 class StreamReceiver:
     """One stream at the receiver's end of any link. It checks every frame and their order.
 
+    ``next_seq`` is the frame that must come next.
+
     Raises:
         FrameError, RunError: from the constructor, when the handler refuses the stream.
     """
 
-    def __init__(self, handler: FrameHandler, header: StreamHeader) -> None:
+    def __init__(self, handler: FrameHandler, edge: str, header: StreamHeader) -> None:
         self._handler = handler
+        self._edge = edge
         self._header = header
-        self._next_seq = header.first_seq
-        handler.accept(header)
+        self.next_seq = handler.accept(edge, header)
 
     def take(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
         """Check the next frames and hand them on. Returns the answer, where frames are answered."""
@@ -116,10 +139,10 @@ class StreamReceiver:
         answer = None
         for message in messages_of(batch):
             frame = receive(message, header)
-            if frame.seq != self._next_seq:
-                raise FrameError(f"frame {frame.seq}: out of order, {self._next_seq} is next in this stream")
-            self._next_seq += 1
-            answer = self._handler.ingest(header, frame)
+            if frame.seq != self.next_seq:
+                raise FrameError(f"frame {frame.seq}: out of order, {self.next_seq} is next in this stream")
+            self.next_seq += 1
+            answer = self._handler.ingest(self._edge, header, frame)
             if (answer is not None) != header.answered:
                 must = "must be" if answer is None else "must not be"
                 raise FrameError(f"frame {frame.seq}: a {header.split} frame of this stream {must} replied to")
@@ -127,15 +150,15 @@ class StreamReceiver:
 
     def finish(self) -> None:
         """The sender ended the stream: check that no frame is missing, and let the handler make it durable."""
-        received = self._next_seq - self._header.first_seq
+        received = self.next_seq - self._header.first_seq
         if received != self._header.frames:
             self.abort()
             raise FrameError(f"stream: ended after {received} of {self._header.frames} frames; send it again")
-        self._handler.finish(self._header)
+        self._handler.finish(self._edge, self._header)
 
     def abort(self) -> None:
         """The stream broke off."""
-        self._handler.abort(self._header)
+        self._handler.abort(self._edge, self._header)
 
 
 def check_answer(batch: pa.RecordBatch, frame: Frame, header: StreamHeader) -> ReceivedFrame:

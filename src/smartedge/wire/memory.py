@@ -10,7 +10,7 @@ import pyarrow as pa
 from smartedge.errors import LinkError
 from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import SCHEMA, header_from_json, header_to_json, serialise, to_arrow
-from smartedge.wire.link import FrameHandler, StreamReceiver, check_answer, check_kind
+from smartedge.wire.link import UNNAMED_EDGE, FrameHandler, StreamReceiver, check_answer, check_kind
 from smartedge.wire.sockets import ByteCount
 
 __all__ = ["MemoryLink"]
@@ -26,17 +26,20 @@ class MemoryLink:
         self._handler = handler
         self._header: StreamHeader | None = None
         self._receiver: StreamReceiver | None = None
+        self._confirmed = 0
         self._up = 0
         self._down = 0
 
-    def open(self, header: StreamHeader) -> None:
+    def open(self, header: StreamHeader) -> int:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         if self._receiver is not None:
             raise LinkError("link: a stream is open already; close it before opening another")
         data = header_to_json(header)
         self._up += len(data) + SCHEMA.serialize().size
         self._header = header_from_json(data)
-        self._receiver = StreamReceiver(self._handler, self._header)
+        self._receiver = StreamReceiver(self._handler, UNNAMED_EDGE, self._header)
+        self._confirmed = self._receiver.next_seq
+        return self._confirmed
 
     def write(self, frame: Frame) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
@@ -54,9 +57,14 @@ class MemoryLink:
 
     def close(self) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
-        with self._stream() as (_, receiver):
+        with self._stream() as (header, receiver):
             self._receiver = None
             receiver.finish()
+            self._confirmed = header.end_seq
+
+    def confirmed(self) -> int:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        return self._confirmed
 
     def counters(self) -> ByteCount:
         """Bytes of the Arrow messages and stream headers; there is no socket here."""

@@ -41,20 +41,22 @@ class Receiver:
         self.finished: list[StreamHeader] = []
         self.gate = gate
         self.fail_at = fail_at
+        self.wanted = 0
 
-    def accept(self, header: StreamHeader) -> None: ...
+    def accept(self, edge: str, header: StreamHeader) -> int:
+        return max(self.wanted, header.first_seq)
 
-    def ingest(self, header: StreamHeader, frame: Frame) -> None:
+    def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> None:
         if self.gate is not None:
             assert self.gate.wait(timeout=30)
         if frame.seq == self.fail_at:
             raise LinkError("the cable was pulled")
         self.frames.append(frame)
 
-    def finish(self, header: StreamHeader) -> None:
+    def finish(self, edge: str, header: StreamHeader) -> None:
         self.finished.append(header)
 
-    def abort(self, header: StreamHeader) -> None: ...
+    def abort(self, edge: str, header: StreamHeader) -> None: ...
 
 
 def sender(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) -> Sender:
@@ -104,6 +106,18 @@ def test_frames_arrive_in_order_and_are_counted(threaded):
     assert recorded == [("train", 0), ("train", 1), ("train", 2), ("train", 3), ("val", 4)], (
         "every frame, under its seq"
     )
+
+
+def test_frames_that_the_receiver_holds_are_released_again_but_not_sent():
+    receiver = Receiver()
+    receiver.wanted = 2
+    box = sender(receiver)
+    box.open(HEADER)
+    send_many(box, 4)
+    box.close_stream()
+    box.finish()
+    assert [frame.seq for frame in receiver.frames] == [2, 3]
+    assert box.gate.ledger.debits == [("train", 0), ("train", 1), ("train", 2), ("train", 3)]
 
 
 def test_training_waits_where_the_queue_is_full():

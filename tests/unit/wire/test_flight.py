@@ -46,20 +46,20 @@ class Handler:
         self.gate.set()
         self.failure: BaseException | None = None
 
-    def accept(self, header: StreamHeader) -> None:
-        pass
+    def accept(self, edge: str, header: StreamHeader) -> int:
+        return header.first_seq
 
-    def ingest(self, header: StreamHeader, frame: Frame) -> Frame | None:
+    def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> Frame | None:
         if self.failure is not None:
             raise self.failure
         self.gate.wait(timeout=60)
         self.ingested += 1
         return frame if header.answered else None
 
-    def finish(self, header: StreamHeader) -> None:
+    def finish(self, edge: str, header: StreamHeader) -> None:
         self.finished += 1
 
-    def abort(self, header: StreamHeader) -> None:
+    def abort(self, edge: str, header: StreamHeader) -> None:
         self.aborted.release()
 
 
@@ -471,10 +471,10 @@ SERVER = """
 import sys
 from smartedge.wire.flight_receiver import FlightReceiver
 class Handler:
-    def accept(self, header): pass
-    def ingest(self, header, frame): pass
-    def finish(self, header): pass
-    def abort(self, header): pass
+    def accept(self, edge, header): return header.first_seq
+    def ingest(self, edge, header, frame): pass
+    def finish(self, edge, header): pass
+    def abort(self, edge, header): pass
 receiver = FlightReceiver(Handler(), "127.0.0.1")
 receiver.start()
 print(receiver.port, flush=True)

@@ -13,16 +13,16 @@ HEADER = stream_header(answer_shape=(2, 2, 2))
 class Handler:
     """Answers each frame with itself, without labels and side."""
 
-    def accept(self, header: StreamHeader) -> None:
-        pass
+    def accept(self, edge: str, header: StreamHeader) -> int:
+        return header.first_seq
 
-    def ingest(self, header: StreamHeader, frame: Frame) -> Frame | None:
+    def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> Frame | None:
         return frame
 
-    def finish(self, header: StreamHeader) -> None:
+    def finish(self, edge: str, header: StreamHeader) -> None:
         pass
 
-    def abort(self, header: StreamHeader) -> None:
+    def abort(self, edge: str, header: StreamHeader) -> None:
         pass
 
 
