@@ -183,8 +183,9 @@ def quantise(values_RN: NDArray[np.float32], bits: int, codec: str) -> tuple[NDA
     range_R1 = high_R1 - low_R1
     # A constant row has range 0 and becomes level 0, which decodes to that constant.
     values_RN -= low_R1
-    values_RN /= np.where(range_R1 == 0, np.float32(1), range_R1)
-    values_RN *= np.float32(2**bits - 1)
+    with np.errstate(over="ignore"):  # far beyond a narrow range: infinity, which is clipped like the others
+        values_RN /= np.where(range_R1 == 0, np.float32(1), range_R1)
+        values_RN *= np.float32(2**bits - 1)
     np.rint(values_RN, out=values_RN)
     if _TAILS[bits]:  # otherwise the range is the full one, and no value is beyond it
         np.clip(values_RN, 0, 2**bits - 1, out=values_RN)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -51,7 +51,19 @@ def test_uint8_error_is_at_most_half_a_step_and_the_extremes_are_exact(values: n
         assert (decoded_BF[mask].min(), decoded_BF[mask].max()) == (part.min(), part.max())
 
 
+def one_far_beyond_the_others() -> np.ndarray:
+    """Its distance from the range that is taken, in units of that range, is beyond float32."""
+    values = np.zeros(1300, np.float32)
+    values[::2] = 1e-10
+    seen = (np.arange(1024) * (5**0.5 - 1) / 2 % 1 * 1300).astype(np.int64)  # the places that are looked at
+    values[seen[0]] = -1e16  # with the full range, all others would be this number
+    values[np.setdiff1d(np.arange(1300), seen)[0]] = 2.0**100
+    return values[:, None]
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
+@example(values=one_far_beyond_the_others())
+@example(values=-one_far_beyond_the_others())
 @given(values=arrays(np.float32, SHAPES, elements=finite))
 def test_fewer_bits_keep_half_a_step_inside_and_the_nearest_level_outside(bits: int, values: np.ndarray) -> None:
     features_BF = torch.from_numpy(values)
