@@ -35,7 +35,7 @@ GOALS = {"privacy": 0.9, "wire": 0.9, "codec": 0.8, "cloud": 0.8, "edge": 0.8, "
 WORDING = [r"raise \w", r"problems\.append", r"^\s*f?\"", r"_log\.", r"description="]
 # Not counted where they survive, since they change nothing here: keywords and names of SQL in other letters; zip() that
 # does not compare lengths, which are equal; a file's encoding left to the system, where that is UTF-8.
-SQL = re.compile(r"\b(SELECT|INSERT|PRAGMA|CREATE|UPDATE|DELETE)\b", re.IGNORECASE)
+SQL = re.compile(r"\b(SELECT|INSERT|PRAGMA|CREATE|UPDATE|DELETE|BEGIN|COMMIT|ROLLBACK)\b", re.IGNORECASE)
 ENCODING = re.compile(r"encoding=(None|\"ascii\"|\"utf-8\")", re.IGNORECASE)
 STRICT = re.compile(r"strict=(True|False|None)")
 PYTEST = ["-m", "not slow and not source", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile"]

@@ -158,6 +158,8 @@ def test_refuses_what_it_cannot_encode(name: str) -> None:
     payload, side = codec.encode(np.zeros((2, 3, 4, 4), codec.dtype))
     with pytest.raises(CodecError, match="both sides need the same"):
         codec.decode(payload, side, batch=2, feature_shape=(3, 4, 4), dtype=other)
+    with pytest.raises(CodecError, match=f"codec {name}: side "):
+        codec.decode(payload, side + b"x", batch=2, feature_shape=(3, 4, 4), dtype=codec.dtype)
     for shape in ((3, 4, 5), (3, 4), (4, 3, 4), ()):
         with pytest.raises(CodecError):
             codec.decode(payload, side, batch=2 if shape != (4, 3, 4) else 3, feature_shape=shape, dtype=codec.dtype)

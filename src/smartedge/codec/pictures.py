@@ -73,15 +73,14 @@ def read_picture(
     try:
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             stored = "RGB" if kind == "WEBP" else mode  # WebP has no grey
-            fits = image.mode == stored and image.size == (width, height) and getattr(image, "n_frames", 1) == 1
-            found = f"a {image.mode} one of {image.size[0]}x{image.size[1]}"
+            frames = getattr(image, "n_frames", 1)
+            fits = image.mode == stored and image.size == (width, height) and frames == 1
+            found = f"{frames} in {image.mode} of {image.size[0]}x{image.size[1]}"
             pixels = np.array(image.convert(mode)) if fits else None
     except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
         raise CodecError(f"{what} is no readable {kind} ({error!r})") from error
     if pixels is None:
-        raise CodecError(
-            f"{what} must be {'an RGB' if mode == 'RGB' else 'a grey'} {kind} of {width}x{height}, got {found}"
-        )
+        raise CodecError(f"{what} must be one {kind} picture in {stored} of {width}x{height}, got {found}")
     return pixels
 
 

@@ -215,7 +215,7 @@ class Ledger:
         facts["epsilon"] = self.budget.epsilon if math.isfinite(self.budget.epsilon) else None
         self._db.executemany(
             "INSERT OR REPLACE INTO facts VALUES (?, ?)",
-            [(name, json.dumps(value, sort_keys=True)) for name, value in facts.items()],
+            [(name, json.dumps(value)) for name, value in facts.items()],
         )
 
     def _check(self, run: str | None, policy: Mapping[str, object]) -> None:

@@ -52,6 +52,20 @@ def test_other_kinds_of_file_are_refused(file: bytes, picture_format: PictureFor
         read_picture(file, picture_format, width=8, height=8, mode="RGB", what="image 0")
 
 
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [
+        (saved((9, 8), "JPEG"), "1 in RGB of 9x8"),
+        (saved((8, 8), "JPEG", "L"), "1 in L of 8x8"),
+        (saved((8, 8), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))]), "2 in RGB of 8x8"),
+    ],
+)
+def test_a_jpeg_is_one_picture_of_the_size_and_mode_that_is_expected(file: bytes, found: str) -> None:
+    """Pillow opens a file of several JPEG pictures (MPO) as a JPEG."""
+    with pytest.raises(CodecError, match=f"image 0 must be one JPEG picture in RGB of 8x8, got {found}"):
+        read_picture(file, PictureFormat("JPEG", 50), width=8, height=8, mode="RGB", what="image 0")
+
+
 def changed_avif(*, stream: bytes | None = None, meta: bytes = b"", iloc: bytes | None = None) -> bytes:
     """An AVIF of 8x8 with another AV1 stream, one more box, or another place of its data."""
     file = saved((8, 8), "AVIF", quality=50)

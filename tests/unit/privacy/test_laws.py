@@ -75,6 +75,10 @@ def test_the_table_of_one_number_is_what_the_sampler_does(name: str) -> None:
     table = law.table(inputs)
     assert table is not None and table.sum(axis=1) == pytest.approx(1, abs=1e-12)
     released = _released(mechanism, np.full((200_000, 1), 0.71), 3)
+    near = np.arange(-40, 80, 13)[:, None] * law.step
+    there = np.rint((near[:, 0] - inputs.min()) / law.step).astype(int) + len(law.masses) // 2
+    odds = np.diff(law.log_density(near, inputs), axis=1)[:, 0]
+    assert odds == pytest.approx(np.log(table[1, there] / table[0, there]), abs=2e-3), "continuous noise has its odds"
     lowest = round(inputs.min() / law.step) - len(law.masses) // 2
     counts = np.bincount(np.rint(released[:, 0] / law.step).astype(int) - lowest, minlength=table.shape[1])
     cumulated = np.cumsum(counts) / counts.sum()

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,22 @@ def test_one_pure_release_is_debited_without_dp_accounting(tmp_path, monkeypatch
             assert ledger.debit("train", IDS, event, seq=0, nonce=nonce(0))
     with pytest.raises(ConfigError, match=r"smartedge\[privacy\]"):
         composed_epsilon({event: 2}, 1e-5)
+
+
+def test_without_a_budget_nothing_is_summed_up_before_a_release(tmp_path, monkeypatch):
+    """A noise given by its σ has no budget to keep. Such a run needs no dp-accounting, however often it releases."""
+    monkeypatch.setitem(sys.modules, "dp_accounting.pld", None)
+    event = ReleaseEvent("laplace", 0.5678)  # of no other test, since costs are kept in a cache
+    with opened(tmp_path / "l") as ledger:
+        assert all(ledger.debit("train", IDS, event, seq=seq, nonce=nonce(seq)) for seq in range(3))
+        assert ledger.releases("train") == 3
+
+
+def test_it_is_opened_on_one_thread_and_debited_on_the_one_that_sends(tmp_path):
+    with opened(tmp_path / "l") as ledger:
+        with ThreadPoolExecutor(1) as sending:
+            assert sending.submit(ledger.debit, "train", IDS, HALF, seq=0, nonce=nonce(0)).result(timeout=30)
+        assert ledger.releases("train") == 1
 
 
 def test_a_missing_ledger_is_not_replaced_by_an_empty_one(tmp_path):

@@ -112,7 +112,11 @@ def test_the_integer_law_is_the_law_rounded_to_the_grid(law):
     )
     np.testing.assert_allclose(grid.log_mass(far), beyond, rtol=1e-9)
     np.testing.assert_array_equal(grid.log_mass(-far), grid.log_mass(far))
-    assert grid.masses().sum() == pytest.approx(1, abs=1e-12)
+    whole = grid.masses()
+    assert whole.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_array_equal(whole, whole[::-1])
+    ends = ideal.sf((len(whole) // 2 - 0.5) * grid.step)
+    assert whole[0] == pytest.approx(ends, rel=1e-9) and ends < 2.0**-64, "all that lies beyond"
 
 
 def test_each_word_stands_for_its_number_of_steps():

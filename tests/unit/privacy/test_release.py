@@ -13,7 +13,7 @@ from smartedge.codec import get_codec, pack
 from smartedge.errors import PrivacyError
 from smartedge.privacy.balance import Budget
 from smartedge.privacy.ledger import Ledger
-from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse, Unprotected, make_mechanism
+from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse, Unprotected, make_mechanism, response_weights
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate, label_event_of, randomise_labels, release, select
 from smartedge.types import FeatureBatch, ReleasedBatch, ReleaseEvent, Task
@@ -269,6 +269,17 @@ def test_the_last_words_and_the_first_ones():
     sent = randomise_labels(np.array([2, 0, 1, 2]), task, 1.0, words)
     assert sent[0] == 2, "the first words keep the truth"
     assert all(0 <= int(label) < 3 for label in sent)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.2, 6.0])
+def test_the_word_decides_a_label_at_the_exact_threshold(epsilon):
+    """The truth, then each other class in turn, has just so many words as response_weights says."""
+    often, rare, rest = response_weights(epsilon, likely=1, unlikely=2)
+    ends = [often, often + rare, often + 2 * rare]
+    assert ends[-1] + rest == 2**64
+    words = np.array([[0], *([end + step] for end in ends for step in (-1, 0) if end + step < 2**64)], dtype=np.uint64)
+    sent = randomise_labels(np.ones(len(words), np.int64), Task("single", ("c",), ("a", "b", "c")), epsilon, words)
+    assert sent.tolist() == [1, 1, 0, 0, 2, 2, 0][: len(words)]
 
 
 def test_what_a_label_costs():

@@ -69,15 +69,15 @@ class Grid:
     def log_mass(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         """Logarithm of the probability of so many steps."""
         sizes = np.abs(steps)
-        cells = min(_MOST_CELLS, 2 ** math.ceil(math.log2(max(2 * self.half, int(sizes.max(initial=0)) + 1))))
+        cells = min(_MOST_CELLS, 2 ** int(sizes.max(initial=0)).bit_length())
         found: NDArray[np.float64] = _log_masses(self.law, self.scale, cells)[np.minimum(sizes, cells - 1)]
         return np.where(sizes < cells, found, -np.inf)
 
     def masses(self) -> NDArray[np.float64]:
-        """Probabilities of −n to n steps. Less than 2⁻⁶⁴ lies beyond n; it is added to the two ends."""
+        """Probabilities of −n to n steps. The two ends stand for n steps or more: less than 2⁻⁶⁴ on each side."""
         far = next(k for k in itertools.count(self.half) if _log_tail(self.law, self.scale, k) < -64 * math.log(2))
         masses = np.exp(self.log_mass(np.arange(-far, far + 1)))
-        masses[[0, -1]] += max(0.0, 1 - masses.sum()) / 2
+        masses[[0, -1]] /= _hazard(self.law, self.scale, far) / WORDS
         return masses
 
 
