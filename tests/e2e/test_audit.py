@@ -22,8 +22,8 @@ from smartedge.data.drawn import draw
 from smartedge.data.face import ATTRIBUTES
 from smartedge.lab.audit import suite
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.gathering import gather
+from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.suite import AuditSettings
 from smartedge.lab.audit.undefended import _train_front
 from smartedge.methods.front_step import edge_step
@@ -62,9 +62,9 @@ def test_a_protected_run_from_the_command_line(
     printed = capsys.readouterr().out
     assert "masculine" in printed and "undefended" in printed and str(run_dir / "audit" / "audit.json") in printed
     found = result_of(run_dir)
-    assert found["schema_version"] == 2 and found["skipped"] == []
+    assert found["schema_version"] == 3 and found["skipped"] == []
     assert (
-        found["run"]["attackers_images_seen"]
+        found["audited"]["attackers_images_seen"]
         and "learned from images that the front was trained on" in found["verdict"]
     )
     block = found["attributes"]["masculine"]
@@ -142,8 +142,8 @@ def test_attackers_learn_from_images_that_the_front_has_not_seen(
     assert np.array_equal(own.labels["masculine"].numpy(), truth[:, ATTRIBUTES.index("masculine")])
     assert audit(monkeypatch, run_dir, "--attacks", "linear", "--seeds", "1") == 0
     found = result_of(run_dir)
-    assert found["run"]["attackers_images_seen"] is False and "data.audit_share" not in found["verdict"]
-    assert found["run"]["images"]["train"] == 32
+    assert found["audited"]["attackers_images_seen"] is False and "data.audit_share" not in found["verdict"]
+    assert found["audited"]["images"]["train"] == 32
 
 
 def test_a_budget_covers_images_and_references_and_the_cheap_attack_is_made(
@@ -152,13 +152,13 @@ def test_a_budget_covers_images_and_references_and_the_cheap_attack_is_made(
     """An image through the front takes a twentieth of a second here, and nothing else takes any time."""
     run_dir = trained(tiny_config, "slow", epochs=1, model={"bottleneck": "2x2x2"}, schedule="freeze-and-log")
     now = [0.0]
-    bounded = Evidence.bounded
+    bounded = RunEvidence.bounded
 
-    def slowly(self: Evidence, images_BCHW: torch.Tensor, **how: Any) -> torch.Tensor:
+    def slowly(self: RunEvidence, images_BCHW: torch.Tensor, **how: Any) -> torch.Tensor:
         now[0] += 0.05 * len(images_BCHW)
         return bounded(self, images_BCHW, **how)
 
-    monkeypatch.setattr(Evidence, "bounded", slowly)
+    monkeypatch.setattr(RunEvidence, "bounded", slowly)
     monkeypatch.setattr(suite, "Clock", lambda budget: Clock(budget, lambda: now[0]))
     full = 20 + 96 + 96  # images of val and train, the latter mirrored as well
     asked = AuditSettings(attacks=("linear", "membership"), seeds=1, budget=20.0)
@@ -201,7 +201,7 @@ def test_other_methods_that_send_something(
     assert audit(monkeypatch, run_dir, "--attacks", "deep,trees", "--seeds", "1") == 0
     found = result_of(run_dir)
     block = found["attributes"]["masculine"]
-    assert found["run"]["undefended"] and block["undefended"] == block["best"]
+    assert found["audited"]["undefended"] and block["undefended"] == block["best"]
     assert block["prediction_floor"] is None, "there is no exit"
     assert found["dp"]["epsilon_claimed"] is None and block["dp_bound"] is None
 

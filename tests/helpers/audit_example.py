@@ -115,7 +115,7 @@ def example_audit(**changes: object) -> Audit:
         **effort,
     )
     fields: dict[str, object] = {
-        "run": RUN,
+        "audited": RUN,
         "settings": settings,
         "attributes": {"masculine": attribute_block(0.66)},
         "reconstruction": reconstruction(),

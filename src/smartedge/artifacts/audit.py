@@ -51,6 +51,16 @@ Shares are between 0 and 1. "null" marks keys that may be null.
 
 [table of Audit]
 
+### `audited`
+
+A run has all of these keys:
+
+[table of AuditedRun]
+
+Features that did not come from a run have, in place of the last five:
+
+[table of AuditedFeatures]
+
 ### `attributes.NAME`
 
 [table of AttributeBlock]
@@ -112,13 +122,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from smartedge.artifacts.base import Artifact, Part
+from smartedge.artifacts.base import Artifact, Fields, Part
 
 __all__ = [
     "AttackFigures",
     "AttributeBlock",
     "Audit",
     "AuditSettingsUsed",
+    "Audited",
+    "AuditedFeatures",
     "AuditedRun",
     "Effort",
     "ImageIntervals",
@@ -142,28 +154,46 @@ __all__ = [
 Interval = tuple[float, float]
 
 
-class AuditedRun(Part):
-    """The run that was attacked."""
+class Audited(Part):
+    """What was attacked."""
 
-    method: str
-    schedule: str
-    model: str
-    cut: str | None
     feature_shape: tuple[int, ...]
-    codec: str | None
     seed: int
     desired: tuple[str, ...] = Field(description="columns")
     sensitive: tuple[str, ...] = Field(description="columns")
-    undefended: bool = Field(description="nothing protects this run")
+    undefended: bool = Field(description="nothing protects these features")
     noise_on_audited_releases: bool = Field(
         description="false where `dp.apply_to` is `training`: test images crossed without noise"
     )
     attackers_images_seen: bool | None = Field(
         default=None,
         description="the front was trained on the attackers' own images (no `data.audit_share`): an attacker with "
-        "other images may read more; null in audits of earlier versions",
+        "other images may read more; null where that is not known",
     )
     images: dict[str, int] = Field(description="split → number of images")
+
+
+class AuditedRun(Audited):
+    """The run that was attacked."""
+
+    method: str
+    schedule: str
+    model: str
+    cut: str | None
+    codec: str | None
+
+
+class AuditedFeatures(Audited):
+    """The features that were attacked, where they did not come from a run (`smartedge audit --features`)."""
+
+    source: str | None = Field(description="name of the file; null for arrays in memory")
+    digest: str = Field(description="of features and labels")
+    splits: Literal["given", "made by persons", "made by images"] = Field(
+        description="where the splits come from: from the file, or made with `seed`"
+    )
+    persons: int | None = Field(
+        description="number of persons; null: not known, so images of one person may be in two splits"
+    )
 
 
 class Effort(Part):
@@ -444,9 +474,9 @@ class Audit(Artifact):
     remedy: ClassVar[str] = "run 'smartedge audit' again"
     page: ClassVar[str] = "docs/audit-schema.md"
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     smartedge_version: str | None = Field(default=None, description="of the program that made the audit")
-    run: AuditedRun
+    audited: AuditedRun | AuditedFeatures = Field(description="see below")
     settings: AuditSettingsUsed = Field(description="`budget_seconds`, `seeds` and `undefended` are of the last call")
     attributes: dict[str, AttributeBlock] = Field(description="attribute → results of the attacks on it: see below")
     reconstruction: Reconstruction | None = Field(description="see below; null where not asked for")
@@ -454,3 +484,11 @@ class Audit(Artifact):
     dp: NoiseTest = Field(description="see below")
     skipped: tuple[Skipped, ...] = Field(description="attacks that the budget left out or cut short")
     verdict: str = Field(description="one sentence about the sensitive attribute that is farthest above its floor")
+
+    @classmethod
+    def upgraded(cls, fields: Fields) -> Fields:
+        """Version 2 had the key ``run`` in place of ``audited``."""
+        if fields.get("schema_version") == 2 and "run" in fields:
+            fields = {**fields, "schema_version": 3, "audited": fields["run"]}
+            del fields["run"]
+        return fields

@@ -131,7 +131,7 @@ def _print(result: Audit) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    images = result.run.images["test"]
+    images = result.audited.images["test"]
     table = Table(
         title=f"what an attacker reads from {images} protected images (balanced accuracy, %)", title_justify="left"
     )

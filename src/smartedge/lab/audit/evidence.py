@@ -1,10 +1,11 @@
-"""The evidence of an attacker: releases of the protected images as they were sent, and images of its own.
+"""The evidence of an attacker: releases of the protected images, and labelled features of its own.
 
-The attacker knows the architecture, the front's weights, the codec and the distribution of the noise. The protected
-images are the test split; their released features are read from the feature log. To learn, the attacker has its own
-(auxiliary) images: those that the run set apart for it (``data.audit_share``), or otherwise the train split. To choose
-between attackers, it has the val split. It can send its own images through front, noise and codec as often as it likes.
-No image is in two splits. No person is in two splits either, where the data set is split by person.
+The attacker knows the codec and the distribution of the noise. The protected images are the test split. To learn, the
+attacker has its own (auxiliary) images; to choose between attackers, it has the val split. It can release its own
+images as often as it likes. No image is in two splits. No person is in two splits either, where persons are known.
+
+:class:`Evidence` has what every attack on features needs. There are two ways to fill it: from a finished run
+(:mod:`.run_evidence`), or from features that somebody else computed (:mod:`.features`).
 
 Letters: N images, V views, F the feature shape, K classes or outputs.
 """
@@ -14,77 +15,85 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from smartedge.codec import Codec
-from smartedge.config import Config
-from smartedge.data import Split
 from smartedge.methods.differentiable import Differentiable, differentiable
 from smartedge.models.layout import Layout
 from smartedge.models.network import to_input
 from smartedge.privacy.mechanisms import Mechanism
-from smartedge.runs.machine import pick_device
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import SplitName, Task
 
-__all__ = ["BATCH", "Auxiliary", "Evidence", "device_of", "digest_of", "of_a_training_image", "round_trip"]
+__all__ = ["Auxiliary", "Crossing", "Evidence", "digest_of", "of_a_training_image", "round_trip"]
 
-BATCH = 128  # images through the front at a time
 _MOST_RELEASES = 16  # of one image that an attacker reads together
 _CERTAIN = 50.0  # log-odds that count as certainty
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Auxiliary:
-    """Labelled images that the attacker holds, of one split."""
+class Crossing:
+    """What crosses the link about a training image, beside the features of one release."""
 
-    split: Split  # images and labels, by position
+    releases: int  # of its features, over the whole training
+    label_in_clear: bool  # whether its desired label travels as it is
+    label_epsilon: float | None = None  # of randomised response on the label
+    apply_to: Literal["always", "training"] = "always"  # whose releases carry the noise
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """Labelled images that the attacker holds, of one split, as features."""
+
     views_VNF: tuple[
         Tensor, ...
     ]  # bounded features without noise (N, *F): of the original and (train only) of the mirrored image
     labels: Mapping[str, Tensor]  # attribute → int64 (N,); −1 where unknown
     desired: Tensor  # int64 (N,) or float32 (N, K), the true desired labels
-    seen: bool = True  # whether the front learned from them
+    seen: bool | None = True  # whether the front learned from them; None: not known
     left_out: int = 0  # images of the split that were left out for lack of time
 
     def __len__(self) -> int:
         return len(self.desired)
 
-    def subset(self, rows: Tensor) -> Auxiliary:
+    def subset(self, rows: Tensor) -> Self:
         """The images at some positions, int64 (N,), in ascending order."""
-        labels = {name: column[rows] for name, column in self.labels.items()}
-        views_VNF = tuple(view_NF[rows] for view_NF in self.views_VNF)
-        left_out = self.left_out + len(self) - len(rows)
-        return Auxiliary(self.split.subset(rows.numpy()), views_VNF, labels, self.desired[rows], self.seen, left_out)
+        return replace(
+            self,
+            views_VNF=tuple(view_NF[rows] for view_NF in self.views_VNF),
+            labels={name: column[rows] for name, column in self.labels.items()},
+            desired=self.desired[rows],
+            left_out=self.left_out + len(self) - len(rows),
+        )
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Everything that an attack may use, and the true labels that judge it."""
+@dataclass(frozen=True, kw_only=True)
+class Evidence(ABC):
+    """Everything that an attack on features may use, and the true labels that judge it."""
 
     name: str  # "defended", "undefended" or "training-image"
-    config: Config  # settings of the run, or of its undefended counterpart
-    task: Task  # the desired label
+    task: Task  # the desired label; one class only where there is none
     feature_shape: tuple[int, ...]
     layout: Layout  # the meaning of the axes of a feature
-    front: nn.Module  # to_input(images) → features; on ``device``, in evaluation mode, its weights need no gradients
     mechanism: Mechanism
     noisy: bool  # whether the audited releases carry the mechanism's noise
     codec: Codec
     classes: Mapping[str, tuple[str, ...]]  # attribute → the names of its K classes
     train: Auxiliary
     val: Auxiliary
-    test: Split  # the protected images; used to judge attacks and to show reconstructions
     test_ids: Tensor  # int64 (N,), in the order of the split
-    test_features_NF: Tensor  # float32 (N, *F), decoded from the frames that were sent
+    test_features_NF: Tensor  # float32 (N, *F), as the cloud decoded them
     test_labels: Mapping[str, Tensor]  # attribute → int64 (N,); −1 where unknown
     test_desired: Tensor
     exit_scores: Mapping[SplitName, Tensor]  # the task exit's answers (N, K), probabilities; empty without an exit
@@ -92,26 +101,69 @@ class Evidence:
     back_file: Path | None = None  # the final weights of the back; None where they are not known
     labelled: bool = False  # whether the attacker also sees the true desired label of each image
 
+    # -- what depends on where the features come from
+
     @property
+    @abstractmethod
+    def seed(self) -> int:
+        """The seed from which the attackers' random numbers are derived."""
+
+    @property
+    @abstractmethod
+    def sensitive(self) -> tuple[str, ...]:
+        """The columns that were to be hidden."""
+
+    @property
+    @abstractmethod
+    def crossing(self) -> Crossing:
+        """What crosses about a training image."""
+
+    @property
+    @abstractmethod
     def batch_size(self) -> int:
         """Images in a frame. The codec encodes one frame at a time."""
-        return self.config.train.batch_size
 
-    @cached_property
+    @property
+    @abstractmethod
     def device(self) -> torch.device:
         """The device of the attacker's networks. Their inputs and results are kept on the CPU."""
-        return device_of(self.config)
+
+    @property
+    @abstractmethod
+    def half_precision(self) -> bool:
+        """Whether attackers compute in bfloat16, as the run did, so that more training fits into the time."""
+
+    @property
+    @abstractmethod
+    def channels_last(self) -> bool:
+        """Whether attackers keep maps in that layout in memory."""
+
+    @property
+    @abstractmethod
+    def origin(self) -> object:
+        """What the features were made from, as JSON values; for the fingerprint."""
+
+    @property
+    @abstractmethod
+    def bounded_test_NF(self) -> Tensor:
+        """Bounded features without noise of the protected images, float32 (N, *F). No attacker of attributes has it."""
+
+    @abstractmethod
+    def deep_network(self, outputs: int, *, seed: int) -> nn.Module:
+        """A network of full depth with new weights, for the attacks ``deep`` and ``fine-tuned``: (B, *F) → (B, K)."""
+
+    # -- what does not
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of what is attacked: settings, noise, front, releases and labels."""
+        """A digest of what is attacked: origin, noise, releases and labels."""
         law = (self.mechanism, self.noisy, self.releases, self.labelled, self.codec.name)
-        tensors = [self.test_features_NF, self.test_ids, self.test_desired, *self.front.state_dict().values()]
+        tensors = [self.test_features_NF, self.test_ids, self.test_desired]
         for own in (self.train, self.val):
             tensors += [*own.views_VNF[:1], own.desired]
         for labels in (self.train.labels, self.val.labels, self.test_labels):
             tensors += [labels[name] for name in sorted(labels)]
-        what = json.dumps([self.config.identity(), sorted(self.classes), repr(law)])
+        what = json.dumps([self.origin, sorted(self.classes), repr(law)])
         return hashlib.sha256((what + digest_of(tensors)).encode()).hexdigest()[:32]
 
     @property
@@ -127,13 +179,6 @@ class Evidence:
         if not self.noisy or channel_KO.min() <= 0:
             return _CERTAIN
         return min(math.log(channel_KO.max() / channel_KO.min()), _CERTAIN)
-
-    def bounded(self, images_BCHW: Tensor, *, mirrored: bool = False) -> Tensor:
-        """uint8 images (B, 3, H, W) → bounded features without noise, float32 (B, *F); no gradients."""
-        images_BCHW = images_BCHW.flip(-1) if mirrored else images_BCHW
-        with torch.no_grad(), self.autocast():
-            features_BF = self.front(to_input(images_BCHW, self.device))
-        return self.twin.bound(features_BF.float()).cpu()
 
     def draw(
         self, auxiliary: Auxiliary, generator: torch.Generator, rows: Tensor | None = None, *, view: int | None = None
@@ -163,9 +208,8 @@ class Evidence:
         return torch.cat(parts)
 
     def autocast(self) -> torch.autocast:
-        """The precision of attackers: that of the run, so that more training fits into the time."""
-        enabled = self.config.train.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        """The precision of attackers."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half_precision)
 
     def release(self, bounded_BF: Tensor, generator: torch.Generator) -> Tensor:
         """Add noise to one frame, encode and decode it: float32 (B, *F).
@@ -178,11 +222,6 @@ class Evidence:
             total_BF = total_BF + round_trip(self.codec, noised_BF)
         return total_BF / self.releases
 
-    def images(self, split: Split, rows: Tensor | None = None) -> Tensor:
-        """Images of a split, uint8 (B, 3, H, W)."""
-        positions = np.arange(len(split)) if rows is None else rows.numpy()
-        return split.read(positions).images_BCHW
-
 
 def of_a_training_image(evidence: Evidence) -> Evidence | None:
     """The evidence about a *training* image: all of its releases, and its desired label where that is sent in clear.
@@ -190,19 +229,17 @@ def of_a_training_image(evidence: Evidence) -> Evidence | None:
     The protected images take the place of training images: their further releases are simulated. None where this
     evidence is the same as the one release that was sent.
     """
-    config = evidence.config
+    crossing = evidence.crossing
     noisy = evidence.mechanism.name != "none"
-    releases = min(config.releases, _MOST_RELEASES) if noisy else 1
-    labelled = config.dp.label_epsilon is None
+    releases = min(crossing.releases, _MOST_RELEASES) if noisy else 1
+    labelled = crossing.label_in_clear
     if releases == 1 and noisy == evidence.noisy and not labelled:
         return None
     stronger = replace(evidence, name="training-image", noisy=noisy, releases=releases, labelled=labelled)
     if releases == 1 and noisy == evidence.noisy:
         return stronger
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "audit", "releases"))
-    rows = torch.arange(len(evidence.test))
-    bounded_NF = torch.cat([evidence.bounded(evidence.images(evidence.test, part)) for part in rows.split(BATCH)])
-    parts = [stronger.release(part, generator) for part in bounded_NF.split(evidence.batch_size)]
+    generator = torch.Generator().manual_seed(derive_seed(evidence.seed, "audit", "releases"))
+    parts = [stronger.release(part, generator) for part in evidence.bounded_test_NF.split(evidence.batch_size)]
     return replace(stronger, test_features_NF=torch.cat(parts))
 
 
@@ -224,11 +261,6 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
-
-
-def device_of(config: Config) -> torch.device:
-    """The device on which the attackers of a run compute."""
-    return pick_device(config.hardware.cloud_device, "hardware.cloud_device")
 
 
 def _to_pixels(inputs_BCHW: Tensor) -> Tensor:

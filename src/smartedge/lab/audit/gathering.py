@@ -20,7 +20,7 @@ from smartedge.data import DataSet, Split
 from smartedge.data.columns import read_columns
 from smartedge.errors import ConfigError, RunError
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.evidence import BATCH, Auxiliary, Evidence, device_of
+from smartedge.lab.audit.run_evidence import BATCH, OwnImages, RunEvidence, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.front_step import exit_logits
 from smartedge.methods.mechanism import mechanism_of
@@ -69,7 +69,7 @@ class Crossed:
 
 def gather(
     run_dir: Path, attributes: Sequence[str], *, name: str = "defended", clock: Clock, monitor: Monitor
-) -> Evidence:
+) -> RunEvidence:
     """Collect the evidence that a finished run left.
 
     Args:
@@ -140,7 +140,7 @@ def assemble(
     *,
     clock: Clock,
     monitor: Monitor,
-) -> Evidence:
+) -> RunEvidence:
     """Send the attacker's images through the front. Without ``crossed``, release the test images here, once.
 
     Raises:
@@ -148,7 +148,7 @@ def assemble(
     """
     dataset, split_of = opened.dataset, opened.dataset.splits
     seen = dataset.audit is None and get_method(config.method).divides
-    evidence = Evidence(
+    evidence = RunEvidence(
         name=name,
         config=config,
         task=dataset.task,
@@ -159,8 +159,8 @@ def assemble(
         noisy=config.dp.mechanism != "none" and config.dp.apply_to == "always",
         codec=get_codec(config.codec_name),
         classes=opened.classes,
-        train=Auxiliary(opened.own, (), opened.labels["train"], opened.own.labels, seen=seen),
-        val=Auxiliary(split_of["val"], (), opened.labels["val"], split_of["val"].labels),
+        train=OwnImages((), opened.labels["train"], opened.own.labels, seen=seen, split=opened.own),
+        val=OwnImages((), opened.labels["val"], split_of["val"].labels, split=split_of["val"]),
         test=split_of["test"],
         test_ids=torch.from_numpy(split_of["test"].ids.copy()),
         test_features_NF=torch.empty(0) if crossed is None else crossed.test_NF,
@@ -218,7 +218,7 @@ def affordable(images: int, seconds_each: float, seconds: float) -> tuple[int, b
     return min(images, max(_FEWEST_IMAGES, 2 ** max(0, fit.bit_length() - 1))), False
 
 
-def _views(evidence: Evidence, split: Split, split_name: str, monitor: Monitor, *, mirrored: bool) -> Tensor:
+def _views(evidence: RunEvidence, split: Split, split_name: str, monitor: Monitor, *, mirrored: bool) -> Tensor:
     """Bounded features of a whole split, (N, *F); in half precision where they need much memory."""
     bytes_needed = 4 * len(split) * int(np.prod(evidence.feature_shape))
     dtype = torch.float16 if bytes_needed > _FULL_PRECISION_BYTES else torch.float32
@@ -232,7 +232,7 @@ def _views(evidence: Evidence, split: Split, split_name: str, monitor: Monitor, 
 
 
 @torch.no_grad()
-def _scores(task_exit: nn.Module, evidence: Evidence, bounded_NF: Tensor) -> Tensor:
+def _scores(task_exit: nn.Module, evidence: RunEvidence, bounded_NF: Tensor) -> Tensor:
     """The task exit's answers to bounded features, probabilities (N, K)."""
     kind = evidence.task.kind
     parts = [

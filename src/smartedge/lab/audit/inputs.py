@@ -99,7 +99,7 @@ def val_releases(evidence: Evidence) -> tuple[Tensor, Tensor]:
 
     Each image is released ``_VAL_DRAWS`` times where there is noise.
     """
-    generator = torch.Generator().manual_seed(derive_seed(evidence.config.seed, "audit", "val"))
+    generator = torch.Generator().manual_seed(derive_seed(evidence.seed, "audit", "val"))
     draws = _VAL_DRAWS if evidence.noisy else 1
     released = [evidence.draw(evidence.val, generator, view=0) for _ in range(draws)]
     return torch.cat(released), torch.cat([evidence.val.desired] * draws)

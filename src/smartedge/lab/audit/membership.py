@@ -21,7 +21,6 @@ from smartedge import metrics
 from smartedge.artifacts.audit import Membership, MembershipFigures
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold
-from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
 
 __all__ = ["membership"]
@@ -33,7 +32,7 @@ Floats = NDArray[np.float64]
 Likelihood = Callable[[Tensor, Tensor], Tensor]  # releases (N, D), candidates (M, D) → (N, M)
 
 
-def membership(evidence: Evidence, *, seed: int, monitor: Monitor) -> Membership:
+def membership(evidence: Evidence) -> Membership:
     """Judge the attack on every protected image.
 
     Returns:
@@ -43,8 +42,8 @@ def membership(evidence: Evidence, *, seed: int, monitor: Monitor) -> Membership
         two images share a label.
     """
     released_ND = evidence.test_features_NF.flatten(1)
-    truth_ND = _candidates(evidence, monitor)
-    generator = torch.Generator().manual_seed(derive_seed(seed, "audit", "membership"))
+    truth_ND = evidence.bounded_test_NF.flatten(1)
+    generator = torch.Generator().manual_seed(derive_seed(evidence.seed, "audit", "membership"))
     chosen = torch.randperm(len(evidence.train), generator=generator)[:_REFERENCES]
     reference_MD = evidence.train.views_VNF[0][chosen].float().flatten(1)
     likelihood = _likelihood(evidence)
@@ -70,17 +69,6 @@ def membership(evidence: Evidence, *, seed: int, monitor: Monitor) -> Membership
         best = max(judged, key=lambda key: judged[key].auroc)
         figures[name] = judged[best].model_copy(update={"statistic": best})
     return Membership.model_validate(figures)
-
-
-def _candidates(evidence: Evidence, monitor: Monitor) -> Tensor:
-    """The front's features of each test image, float32 (N, D)."""
-    parts = []
-    count = len(evidence.test)
-    for start in range(0, count, _BATCH):
-        rows = torch.arange(start, min(start + _BATCH, count))
-        parts.append(evidence.bounded(evidence.images(evidence.test, rows)).flatten(1))
-        monitor.update(Update("audit", f"{evidence.name} membership", int(rows[-1]) + 1, count))
-    return torch.cat(parts)
 
 
 def _likelihood(evidence: Evidence) -> Likelihood:

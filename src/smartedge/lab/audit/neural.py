@@ -17,7 +17,6 @@ from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.inputs import Draws, Inputs, val_labels, val_releases
 from smartedge.lab.audit.judge import selection_score
-from smartedge.methods.base import get_method
 from smartedge.methods.loop import Progress, fit, warmup_cosine
 from smartedge.models.optim import apply_gradients, make_optimizer
 from smartedge.runs.progress import Monitor, Update
@@ -67,10 +66,10 @@ def read_with_network(evidence: Evidence, unit: Unit, *, clock: Clock, monitor: 
 
 
 def _network(evidence: Evidence, unit: Unit, inputs: Inputs) -> nn.Module:
-    config, name, seed = evidence.config, unit.attack, unit.seed
+    name, seed = unit.attack, unit.seed
     outputs = sum(len(evidence.classes[attribute]) for attribute in unit.attributes)
     if name in ("deep", "fine-tuned"):
-        network, _ = get_method(config.method).cloud(config.model_copy(update={"seed": seed}), outputs)
+        network = evidence.deep_network(outputs, seed=seed)
         if name == "fine-tuned":
             fresh = network.state_dict()
             assert evidence.back_file is not None
@@ -106,7 +105,7 @@ class _Attacker:
     def __init__(self, evidence: Evidence, unit: Unit, network: nn.Module, inputs: Inputs, clock: Clock) -> None:
         self.evidence, self.unit, self.clock = evidence, unit, clock
         self.network = network.to(evidence.device)
-        if evidence.config.train.channels_last:
+        if evidence.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator = torch.Generator().manual_seed(derive_seed(unit.seed, "audit", "draws"))
         self.draws = Draws(evidence, inputs, self.generator)
@@ -223,5 +222,5 @@ def _scores(network: nn.Module, features_NF: Tensor, outputs: Sequence[int], evi
 
 def _placed(features_BF: Tensor, evidence: Evidence) -> Tensor:
     features_BF = features_BF.to(evidence.device)
-    channels_last = evidence.config.train.channels_last and features_BF.dim() == 4
+    channels_last = evidence.channels_last and features_BF.dim() == 4
     return features_BF.contiguous(memory_format=torch.channels_last) if channels_last else features_BF

@@ -68,7 +68,7 @@ def read_by_mixture(evidence: Evidence, attributes: Sequence[str]) -> Reading:
     views = len(train.views_VNF)
     sides = (val_releases(evidence), (evidence.test_features_NF, evidence.test_desired))
     most = int(_WORK / sum(len(released_NF) for released_NF, _ in sides) / max(1, numbers / 4))
-    rng = np.random.default_rng(derive_seed(evidence.config.seed, "audit", "mixture"))
+    rng = np.random.default_rng(derive_seed(evidence.seed, "audit", "mixture"))
     rows = rng.permutation(views * len(train))[: max(most, 100)]
     own_NF = torch.cat(train.views_VNF).float().numpy()[rows]
     law = release_law(evidence.mechanism, evidence.releases)

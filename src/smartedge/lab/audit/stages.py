@@ -25,7 +25,7 @@ def with_earlier(result: Audit, file: Path) -> Audit:
         earlier = Audit.read(file)
     except RunError:
         return result
-    if earlier.run != result.run:
+    if earlier.audited != result.audited:
         return result
     asked = {stage_of(name) for name in result.settings.attacks if getattr(result, stage_of(name))}
     kept = {stage_of(name) for name in earlier.settings.attacks} - asked

@@ -15,8 +15,8 @@ from smartedge.data import DataSet, batches
 from smartedge.errors import ConfigError
 from smartedge.files import write_json_atomically
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.evidence import Evidence, device_of
 from smartedge.lab.audit.gathering import assemble, gather, open_audited, trained_parts
+from smartedge.lab.audit.run_evidence import RunEvidence, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.loop import Progress, fit, load_training_state, training_state
@@ -29,13 +29,13 @@ __all__ = ["gather_undefended", "is_undefended", "undefended_config"]
 
 
 def gather_undefended(
-    defended: Evidence,
+    defended: RunEvidence,
     folder: Path,
     *,
     named: Path | None = None,
     monitor: Monitor,
     clock: Clock,
-) -> Evidence:
+) -> RunEvidence:
     """The evidence of the same network, cut and exit, but without bottleneck, noise and adversarial exits.
 
     Args:
@@ -96,7 +96,7 @@ def _settings_of(folder: Path) -> object:
         return None
 
 
-def _check_comparable(defended: Evidence, undefended: Evidence, named: Path) -> None:
+def _check_comparable(defended: RunEvidence, undefended: RunEvidence, named: Path) -> None:
     if not is_undefended(undefended.config):
         raise ConfigError(f"--undefended {named}: that run has a bottleneck, noise or adversarial exits of its own")
     one, other = defended.config.data, undefended.config.data
@@ -104,7 +104,7 @@ def _check_comparable(defended: Evidence, undefended: Evidence, named: Path) -> 
         raise ConfigError(f"--undefended {named}: that run learned from other images; give one with the same 'data'")
     if not torch.equal(defended.test_ids, undefended.test_ids):
         raise ConfigError(f"--undefended {named}: that run was tested on other images; give one with the same 'seed'")
-    facts: tuple[tuple[str, Callable[[Evidence], object]], ...] = (
+    facts: tuple[tuple[str, Callable[[RunEvidence], object]], ...] = (
         ("data.desired", lambda e: e.task.columns),
         ("model.name", lambda e: e.config.model.name),
         ("model.cut", lambda e: e.config.model.cut),

@@ -34,7 +34,7 @@ def verdict(result: Audit, sensitive: Sequence[str]) -> str:
     )
     seen = (
         " Its attackers learned from images that the front was trained on; set data.audit_share to keep some apart."
-        if result.run.attackers_images_seen
+        if result.audited.attackers_images_seen
         else ""
     )
     short = " Some attacks were left out or cut short: see 'skipped'." if result.skipped else ""

@@ -59,13 +59,13 @@ def privacy_page(run: Run) -> dict[str, object]:
         "perceptual": nearest_first[0][1].perceptual.name if nearest_first else None,
         "gallery": gallery([run]),
         "skipped": _skipped(audit) if audit else [],
-        "bare_releases": audit is not None and not audit.run.noise_on_audited_releases,
+        "bare_releases": audit is not None and not audit.audited.noise_on_audited_releases,
     }
 
 
 def _protected(run: Run) -> bool:
     """Whether the run was to hide anything."""
-    return run.audit is not None and not run.audit.run.undefended
+    return run.audit is not None and not run.audit.audited.undefended
 
 
 def _nearest_first(attacks: Mapping[str, ReconstructionAttack]) -> list[tuple[str, ReconstructionAttack]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from smartedge.codec import get_codec
 from smartedge.config import load_config
-from smartedge.lab.audit.evidence import Auxiliary, Evidence
+from smartedge.lab.audit.run_evidence import OwnImages, RunEvidence
 from smartedge.methods.differentiable import differentiable
 from smartedge.models.layout import layout_of_shape
 from smartedge.privacy.mechanisms import Mechanism, Unprotected
@@ -34,7 +34,7 @@ class Images:
 
 
 @pytest.fixture
-def evidence_of() -> Callable[..., Evidence]:
+def evidence_of() -> Callable[..., RunEvidence]:
     """``evidence_of([train, val, test], labels, desired)``: features (N, *F) and labels per split."""
 
     def make(
@@ -48,7 +48,7 @@ def evidence_of() -> Callable[..., Evidence]:
         front: nn.Module | None = None,
         images: list[Tensor] | None = None,
         **changes: Any,
-    ) -> Evidence:
+    ) -> RunEvidence:
         shape = tuple(features[0].shape[1:])
         desired = desired or [torch.arange(len(part)) % 2 for part in features]
         splits: list[Any] = [
@@ -59,7 +59,7 @@ def evidence_of() -> Callable[..., Evidence]:
         codec = get_codec("float32")
         generator = torch.Generator().manual_seed(1)
         released = differentiable(mechanism).simulate(features[2], generator) if noisy else features[2]
-        return Evidence(
+        return RunEvidence(
             name="defended",
             config=load_config({"schedule": "freeze-and-log", "train": {"batch_size": 16}, **changes}),
             task=task or Task("single", ("smile",), ("no", "yes")),
@@ -70,8 +70,8 @@ def evidence_of() -> Callable[..., Evidence]:
             noisy=noisy,
             codec=codec,
             classes={"hidden": tuple(map(str, range(classes)))},
-            train=Auxiliary(splits[0], (features[0], features[0]), {"hidden": labels[0]}, desired[0]),
-            val=Auxiliary(splits[1], (features[1],), {"hidden": labels[1]}, desired[1]),
+            train=OwnImages((features[0], features[0]), {"hidden": labels[0]}, desired[0], split=splits[0]),
+            val=OwnImages((features[1],), {"hidden": labels[1]}, desired[1], split=splits[1]),
             test=splits[2],
             test_ids=torch.arange(len(features[2])),
             test_features_NF=released,

@@ -1,4 +1,4 @@
-"""Evidence of hand-made features here; of real runs in tests/e2e/test_audit.py."""
+"""RunEvidence of hand-made features here; of real runs in tests/e2e/test_audit.py."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from smartedge.codec import get_codec
 from smartedge.config import load_config
 from smartedge.errors import ConfigError
-from smartedge.lab.audit.evidence import Evidence, _to_pixels, round_trip
+from smartedge.lab.audit.evidence import _to_pixels, round_trip
 from smartedge.lab.audit.gathering import _scores, affordable
+from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.undefended import _check_comparable, is_undefended, undefended_config
 from smartedge.models.network import to_input
 from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse
@@ -29,7 +30,7 @@ DEFENDED = {
 }
 
 
-def test_a_draw_is_fresh_noise_on_a_view_chosen_for_each_image(evidence_of: Callable[..., Evidence]) -> None:
+def test_a_draw_is_fresh_noise_on_a_view_chosen_for_each_image(evidence_of: Callable[..., RunEvidence]) -> None:
     truth = [torch.arange(count) % 2 for count in (500, 20, 20)]
     mechanism = Gaussian((2,), clip=10.0, scale=0.1, delta_=1e-5)
     evidence = evidence_of([torch.zeros(len(part), 2) for part in truth], truth, mechanism=mechanism)
@@ -44,7 +45,7 @@ def test_a_draw_is_fresh_noise_on_a_view_chosen_for_each_image(evidence_of: Call
 
 
 def test_without_noise_a_draw_is_the_codecs_round_trip_in_frames_of_the_runs_size(
-    evidence_of: Callable[..., Evidence],
+    evidence_of: Callable[..., RunEvidence],
 ) -> None:
     truth = [torch.arange(40) % 2] * 3
     features = [torch.randn(40, 3, 2, 2, generator=torch.Generator().manual_seed(s)) for s in range(3)]
@@ -78,7 +79,7 @@ def test_the_codec_of_codewords_goes_with_the_codebook() -> None:
     ],
 )
 def test_a_run_to_compare_with_differs_in_its_protection_alone(
-    evidence_of: Callable[..., Evidence], changes: dict[str, Any], message: str
+    evidence_of: Callable[..., RunEvidence], changes: dict[str, Any], message: str
 ) -> None:
     truth = [torch.arange(8) % 2] * 3
     evidence = evidence_of([torch.zeros(8, 1)] * 3, truth)
@@ -88,7 +89,7 @@ def test_a_run_to_compare_with_differs_in_its_protection_alone(
         _check_comparable(evidence, replace(evidence, **changes), Path("other"))
 
 
-def test_the_exit_answers_to_a_codeword_by_its_outcomes(evidence_of: Callable[..., Evidence]) -> None:
+def test_the_exit_answers_to_a_codeword_by_its_outcomes(evidence_of: Callable[..., RunEvidence]) -> None:
     """As it does on the edge, where it knows codewords only as they are released: a matrix product, by hand."""
     mechanism = RandomisedResponse(3, 1.0)
     head = torch.nn.Linear(3, 2)

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.membership import _others, membership
+from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.privacy.mechanisms import Gaussian, Laplace, Mechanism, RandomisedResponse
-from smartedge.runs.progress import Quiet
 
 
 class Front(nn.Module):
@@ -19,7 +18,7 @@ class Front(nn.Module):
         return x[:, :, 0, 0] / 2
 
 
-def made(evidence_of: Callable[..., Evidence], mechanism: Mechanism | None, count: int = 200) -> Evidence:
+def made(evidence_of: Callable[..., RunEvidence], mechanism: Mechanism | None, count: int = 200) -> RunEvidence:
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(256, (count, 3, 2, 2), generator=generator, dtype=torch.uint8) for _ in range(3)]
     features = [(part[:, :, 0, 0].float() - 127.5) / 63.75 / 2 for part in images]
@@ -27,17 +26,17 @@ def made(evidence_of: Callable[..., Evidence], mechanism: Mechanism | None, coun
     return evidence_of(features, truth, truth, mechanism=mechanism, front=Front(), images=images)
 
 
-def test_without_noise_a_release_is_that_of_its_image(evidence_of: Callable[..., Evidence]) -> None:
-    found = membership(made(evidence_of, None), seed=0, monitor=Quiet())
+def test_without_noise_a_release_is_that_of_its_image(evidence_of: Callable[..., RunEvidence]) -> None:
+    found = membership(made(evidence_of, None))
     assert found.any.auroc == found.any.balanced_accuracy == 1.0
     assert found.same_label.auroc == 1.0 and found.same_label.pairs == 400
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "laplace"])
-def test_noise_hides_whose_release_it_is(evidence_of: Callable[..., Evidence], kind: str) -> None:
+def test_noise_hides_whose_release_it_is(evidence_of: Callable[..., RunEvidence], kind: str) -> None:
     def under(scale: float) -> float:
         mechanism = Gaussian((3,), 2.0, scale, 1e-5) if kind == "gaussian" else Laplace((3,), 3.0, scale)
-        return float(membership(made(evidence_of, mechanism), seed=0, monitor=Quiet()).any.auroc)
+        return float(membership(made(evidence_of, mechanism)).any.auroc)
 
     little, much = under(0.05), under(50.0)
     assert little > 0.97
@@ -45,7 +44,7 @@ def test_noise_hides_whose_release_it_is(evidence_of: Callable[..., Evidence], k
     assert much < 0.65
 
 
-def test_codewords(evidence_of: Callable[..., Evidence]) -> None:
+def test_codewords(evidence_of: Callable[..., RunEvidence]) -> None:
     """Two images share a codeword of K half of the time at K = 2; the attack cannot tell them apart then."""
 
     class Choose(nn.Module):
@@ -59,7 +58,7 @@ def test_codewords(evidence_of: Callable[..., Evidence]) -> None:
     codes = [nn.functional.one_hot((part[:, 0, 0, 0] > 0).long(), 2).float() for part in images]
     truth = [torch.arange(count) % 2] * 3
     evidence = evidence_of(codes, truth, truth, mechanism=RandomisedResponse(2, 8.0), front=Choose(), images=images)
-    found = membership(evidence, seed=0, monitor=Quiet())
+    found = membership(evidence)
     # Another image has the other code half of the time: AUROC = ¾. Of those with the same label, never: ½.
     assert found.any.auroc == pytest.approx(0.75, abs=0.08)
     assert found.same_label.auroc == pytest.approx(0.5, abs=0.02)

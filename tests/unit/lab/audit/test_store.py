@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from smartedge.lab.audit.evidence import Evidence
+from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.store import Store, key_of, weights_key
 from smartedge.privacy.mechanisms import Gaussian
 
@@ -24,7 +24,7 @@ def test_store_gives_back_only_whole_pieces_of_the_same_key(tmp_path: Path) -> N
     assert store.load("a", "key") is None
 
 
-def test_a_key_tells_apart_all_that_an_attack_works_on(evidence_of: Callable[..., Evidence]) -> None:
+def test_a_key_tells_apart_all_that_an_attack_works_on(evidence_of: Callable[..., RunEvidence]) -> None:
     truth = [torch.arange(4) % 2] * 3
     evidence = evidence_of([torch.zeros(4, 2)] * 3, truth, front=nn.Linear(2, 2))
     same = replace(evidence, test_features_NF=evidence.test_features_NF.clone())

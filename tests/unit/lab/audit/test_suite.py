@@ -59,7 +59,7 @@ def test_stages_not_found_now_stay(
 
 
 def another_run(path: Path) -> None:
-    EARLIER.model_copy(update={"run": RUN.model_copy(update={"seed": 1})}).write(path)
+    EARLIER.model_copy(update={"audited": RUN.model_copy(update={"seed": 1})}).write(path)
 
 
 def another_version(path: Path) -> None:

@@ -18,8 +18,8 @@ from smartedge.data import Split
 from smartedge.data.columns import read_columns
 from smartedge.errors import ConfigError, DataError
 from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
-from smartedge.lab.audit.evidence import BATCH, device_of
 from smartedge.lab.audit.gathering import Opened, open_audited, trained_parts
+from smartedge.lab.audit.run_evidence import BATCH, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.network import to_input

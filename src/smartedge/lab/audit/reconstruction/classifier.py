@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from smartedge import metrics
 from smartedge.augment import augment
-from smartedge.lab.audit.evidence import Auxiliary, Evidence
 from smartedge.lab.audit.judge import balanced_accuracy_interval
 from smartedge.lab.audit.reconstruction.pixels import prepare, to_image
 from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report, fit_best
+from smartedge.lab.audit.run_evidence import OwnImages, RunEvidence
 from smartedge.models import zoo
 
 __all__ = [
@@ -57,7 +57,7 @@ class Question:
     classes: int
 
 
-def questions_of(evidence: Evidence, sensitive: Sequence[str]) -> tuple[Question, ...]:
+def questions_of(evidence: RunEvidence, sensitive: Sequence[str]) -> tuple[Question, ...]:
     """The desired column or columns, then the sensitive ones that are not desired themselves."""
     task = evidence.task
     if task.kind == "single":
@@ -88,7 +88,7 @@ class Classifier:
         self.sizes = [question.classes for question in questions]
 
     @classmethod
-    def of(cls, evidence: Evidence, questions: Sequence[Question]) -> Classifier:
+    def of(cls, evidence: RunEvidence, questions: Sequence[Question]) -> Classifier:
         """An untrained classifier: the run's own network, with enough outputs."""
         outputs = sum(question.classes for question in questions)
         network = zoo.build(**evidence.config.whole(outputs))
@@ -144,7 +144,7 @@ def recipe_of(rows: int, *, epochs: int, seconds: float, lr: float) -> Recipe:
 
 
 def train_classifier(
-    evidence: Evidence, questions: Sequence[Question], *, seconds: float, seed: int, report: Report
+    evidence: RunEvidence, questions: Sequence[Question], *, seconds: float, seed: int, report: Report
 ) -> tuple[Classifier, Fit]:
     """Train on the attacker's original train images, mirrored at random; keep the best on its val images."""
     train, val = evidence.train, evidence.val
@@ -183,7 +183,7 @@ def read_labels(
     return read
 
 
-def _labels(questions: Sequence[Question], auxiliary: Auxiliary) -> Tensor:
+def _labels(questions: Sequence[Question], auxiliary: OwnImages) -> Tensor:
     return labels_of(questions, auxiliary.desired, auxiliary.labels)
 
 

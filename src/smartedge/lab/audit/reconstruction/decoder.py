@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from smartedge.lab.audit.evidence import Auxiliary, Evidence
 from smartedge.lab.audit.reconstruction.measures import psnr
 from smartedge.lab.audit.reconstruction.networks import Decoder
 from smartedge.lab.audit.reconstruction.pixels import to_bytes, to_image
 from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report, fit_best
+from smartedge.lab.audit.run_evidence import OwnImages, RunEvidence
 
 __all__ = ["fresh_pairs", "new_decoder", "reconstruct_images", "train_decoder"]
 
@@ -27,7 +27,7 @@ _SAMPLE = 512  # train images from which the scale of the features is taken
 _CHUNK = 256
 
 
-def new_decoder(evidence: Evidence, *, seed: int) -> Decoder:
+def new_decoder(evidence: RunEvidence, *, seed: int) -> Decoder:
     """An untrained decoder for the features of this evidence, on its device. Keeps the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -37,7 +37,7 @@ def new_decoder(evidence: Evidence, *, seed: int) -> Decoder:
 
 
 def fresh_pairs(
-    evidence: Evidence, auxiliary: Auxiliary, rows: Tensor, generator: torch.Generator
+    evidence: RunEvidence, auxiliary: OwnImages, rows: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Fresh releases (B, *F) of the attacker's images at ``rows``, and the images. Either all are mirrored or none."""
     view = int(torch.randint(len(auxiliary.views_VNF), (), generator=generator))
@@ -45,7 +45,7 @@ def fresh_pairs(
     return evidence.draw(auxiliary, generator, rows, view=view), images_BCHW.flip(-1) if view else images_BCHW
 
 
-def train_decoder(evidence: Evidence, *, seconds: float, seed: int, report: Report) -> tuple[Decoder, Fit]:
+def train_decoder(evidence: RunEvidence, *, seconds: float, seed: int, report: Report) -> tuple[Decoder, Fit]:
     """Train with the mean absolute error; keep the epoch with the highest PSNR on the attacker's val images."""
     decoder = new_decoder(evidence, seed=seed)
     train, val = evidence.train, evidence.val

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.reconstruction.decoder import fresh_pairs, reconstruct_images
 from smartedge.lab.audit.reconstruction.networks import Decoder, PatchCritic
 from smartedge.lab.audit.reconstruction.pixels import to_image
 from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report
+from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.methods.loop import Best, Progress, fit
 
 __all__ = ["train_gan"]
@@ -37,7 +37,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]  # images and reconstructions in [
 
 
 def train_gan(
-    evidence: Evidence, decoder: Decoder, distance: Distance, *, seconds: float, seed: int, report: Report
+    evidence: RunEvidence, decoder: Decoder, distance: Distance, *, seconds: float, seed: int, report: Report
 ) -> tuple[Decoder, Fit]:
     """Train a GAN from a trained decoder, which is not changed.
 

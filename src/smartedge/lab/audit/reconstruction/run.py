@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from smartedge.lab.audit.clock import Clock
-from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.reconstruction.classifier import (
     ADAPT_LR,
@@ -41,6 +40,7 @@ from smartedge.lab.audit.reconstruction.pixels import to_image
 from smartedge.lab.audit.reconstruction.recipe import Report
 from smartedge.lab.audit.reconstruction.samples import combinations, write_samples
 from smartedge.lab.audit.reconstruction.white_box import STEPS, Effort, choose_weights, invert
+from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.store import Store, key_of, weights_key
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
@@ -55,8 +55,8 @@ _CHOICE_SHARE = 0.3  # share of the optimisation's time for choosing its weights
 
 
 def reconstruct(
-    evidence: Evidence,
-    undefended: Evidence | None,
+    evidence: RunEvidence,
+    undefended: RunEvidence | None,
     *,
     sensitive: Sequence[str],
     budget: Clock,
@@ -87,8 +87,8 @@ class _Attacks:
 
     def __init__(
         self,
-        evidence: Evidence,
-        undefended: Evidence | None,
+        evidence: RunEvidence,
+        undefended: RunEvidence | None,
         sensitive: Sequence[str],
         budget: Clock,
         store: Store,
@@ -151,7 +151,7 @@ class _Attacks:
 
     def _painted(
         self,
-        evidence: Evidence,
+        evidence: RunEvidence,
         attack: str,
         plain: Decoder | None,
         classifier: Classifier,
@@ -198,7 +198,7 @@ class _Attacks:
 
     def _adapted(
         self,
-        evidence: Evidence,
+        evidence: RunEvidence,
         decoder: Decoder,
         images_NCHW: Tensor,
         classifier: Classifier,
@@ -246,7 +246,7 @@ class _Attacks:
 
     def _optimised(
         self,
-        evidence: Evidence,
+        evidence: RunEvidence,
         decoder: Decoder | None,
         classifier: Classifier,
         distance: Distance,

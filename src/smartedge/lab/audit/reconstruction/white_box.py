@@ -25,12 +25,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.reconstruction.decoder import reconstruct_images
 from smartedge.lab.audit.reconstruction.measures import psnr
 from smartedge.lab.audit.reconstruction.networks import Decoder
 from smartedge.lab.audit.reconstruction.pixels import prepare, to_bytes, to_image
 from smartedge.lab.audit.reconstruction.recipe import Report
+from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.methods.differentiable import differentiable
 from smartedge.methods.loop import Deadline, Progress, fit
 from smartedge.models.codebook import Encode
@@ -91,7 +91,7 @@ def total_variation(images_BCHW: Tensor) -> Tensor:
 
 
 def choose_weights(
-    evidence: Evidence, decoder: Decoder | None, *, seconds: float, seed: int, report: Report
+    evidence: RunEvidence, decoder: Decoder | None, *, seconds: float, seed: int, report: Report
 ) -> Weights:
     """The weights with the highest mean PSNR on a few of the attacker's own val images, released afresh."""
     generator = torch.Generator().manual_seed(seed)
@@ -116,7 +116,7 @@ def choose_weights(
 
 
 def invert(
-    evidence: Evidence,
+    evidence: RunEvidence,
     released_NF: Tensor,
     decoder: Decoder | None,
     weights: Weights,
@@ -203,7 +203,7 @@ def _descend(
 
 
 @contextmanager
-def _mismatch_of(evidence: Evidence, sample: Tensor, generator: torch.Generator) -> Iterator[Mismatch]:
+def _mismatch_of(evidence: RunEvidence, sample: Tensor, generator: torch.Generator) -> Iterator[Mismatch]:
     """The mismatch between images and releases. Inside the block, a codebook gives probabilities."""
     mechanism, front = evidence.mechanism, evidence.front
     twin = differentiable(mechanism)

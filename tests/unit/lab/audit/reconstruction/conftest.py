@@ -1,4 +1,4 @@
-"""Evidence about small drawn faces whose front is a formula, made without a run."""
+"""RunEvidence about small drawn faces whose front is a formula, made without a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smartedge.config import load_config
 from smartedge.data.dataset import Split
 from smartedge.data.drawn import draw
 from smartedge.data.face import ATTRIBUTES
-from smartedge.lab.audit.evidence import Auxiliary, Evidence
+from smartedge.lab.audit.run_evidence import OwnImages, RunEvidence
 from smartedge.methods.differentiable import differentiable
 from smartedge.models.layout import layout_of_shape
 from smartedge.models.network import to_input
@@ -62,7 +62,7 @@ def _split(name: str) -> tuple[Split, Tensor]:
 
 
 @pytest.fixture
-def evidence_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Evidence]:
+def evidence_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunEvidence]:
     """``evidence_of(front, mechanism)``: releases of 40 faces of 16×16 pixels, and 128 of the attacker's."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[4] / "e2e"))
     config = load_config(
@@ -75,24 +75,24 @@ def evidence_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Evidence]:
     )
     splits = {name: _split(name) for name in COUNTS}
 
-    def make(front: nn.Module, mechanism: Mechanism | None = None, *, name: str = "defended") -> Evidence:
+    def make(front: nn.Module, mechanism: Mechanism | None = None, *, name: str = "defended") -> RunEvidence:
         front = front.eval().requires_grad_(False)
 
         def features(pixels_NCHW: Tensor) -> Tensor:
             features_NF = front(to_input(pixels_NCHW, torch.device("cpu")))
             return features_NF if mechanism is None else differentiable(mechanism).bound(features_NF)
 
-        def auxiliary(split: str, *, mirrored: bool) -> Auxiliary:
+        def auxiliary(split: str, *, mirrored: bool) -> OwnImages:
             part, hidden = splits[split]
             pixels_NCHW = part.read(np.arange(len(part))).images_BCHW
             views = [features(pixels_NCHW)] + ([features(pixels_NCHW.flip(-1))] if mirrored else [])
-            return Auxiliary(part, tuple(views), {"masculine": hidden}, part.labels)
+            return OwnImages(tuple(views), {"masculine": hidden}, part.labels, split=part)
 
         test, hidden = splits["test"]
         bounded_NF = features(test.read(np.arange(len(test))).images_BCHW)
         shape = tuple(bounded_NF.shape[1:])
         used: Any = mechanism or Unprotected(shape)
-        return Evidence(
+        return RunEvidence(
             name=name,
             config=config,
             task=Task("single", ("smile",), ("no", "yes")),
@@ -117,12 +117,12 @@ def evidence_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Evidence]:
 
 
 @pytest.fixture
-def shuffled(evidence_of: Callable[..., Evidence]) -> Evidence:
+def shuffled(evidence_of: Callable[..., RunEvidence]) -> RunEvidence:
     """Releases that hold every pixel."""
     return evidence_of(Shuffled())
 
 
 @pytest.fixture
-def blind(evidence_of: Callable[..., Evidence]) -> Evidence:
+def blind(evidence_of: Callable[..., RunEvidence]) -> RunEvidence:
     """Releases that are the same for every image."""
     return evidence_of(Blind())

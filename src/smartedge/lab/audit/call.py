@@ -1,0 +1,300 @@
+"""The stages that the audit of a run and the audit of given features have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smartedge.artifacts.audit import (
+    AttributeBlock,
+    Audit,
+    Audited,
+    AuditSettingsUsed,
+    Effort,
+    Membership,
+    NoiseTest,
+    Reconstruction,
+    Skipped,
+)
+from smartedge.errors import ConfigError
+from smartedge.lab.audit import epsilon, floors
+from smartedge.lab.audit.attacks import ATTACKS, available
+from smartedge.lab.audit.attributes import in_focus, infer, plan, summarise
+from smartedge.lab.audit.clock import Clock
+from smartedge.lab.audit.evidence import Evidence, of_a_training_image
+from smartedge.lab.audit.membership import membership
+from smartedge.lab.audit.stages import ATTACK_NAMES, stage_of, with_earlier
+from smartedge.lab.audit.verdict import verdict
+from smartedge.privacy.mechanisms import Mechanism
+from smartedge.runs.machine import versions
+from smartedge.runs.progress import Monitor
+
+__all__ = [
+    "REFERENCE",
+    "AuditSettings",
+    "Call",
+    "attribute_blocks",
+    "cheap_attacks",
+    "check_classes",
+    "check_settings",
+    "find_membership",
+    "noise_test",
+    "result_of",
+]
+
+REFERENCE = ("linear", "mlp", "deep")  # attacks on the undefended front
+# Shares of the time budget. Time that a stage does not use goes to the later stages.
+_CHEAP_SHARE = 0.5
+_EPSILON_SHARE = 0.05
+_EPSILON_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What to attack, and with how much effort.
+
+    Attributes:
+        attributes: columns to read. None: the run's sensitive columns; ``("all",)``: these and every yes/no column.
+        attacks: names from :data:`ATTACK_NAMES`; None for all.
+        budget: seconds for everything; None for no limit.
+        seeds: number of attackers of each kind, each with its own seed.
+        undefended: a finished undefended run to compare with; None: an undefended front is trained once.
+        fresh: repeat everything, and reuse no earlier result.
+    """
+
+    attributes: tuple[str, ...] | None = None
+    attacks: tuple[str, ...] | None = None
+    budget: float | None = None
+    seeds: int = 2
+    undefended: Path | None = None
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the stages of one audit share."""
+
+    settings: AuditSettings
+    folder: Path  # of audit.json and the finished attacks
+    clock: Clock
+    monitor: Monitor
+    skipped: list[Skipped] = field(default_factory=list)  # takes an entry for each attack left out or cut short
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names of attacks."""
+        return self.settings.attacks or ATTACK_NAMES
+
+    @property
+    def reference_folder(self) -> Path:
+        """The folder of attacks on the undefended front. It is in a named undefended run, so that audits share it."""
+        named = self.settings.undefended
+        return (self.folder if named is None else named / "audit") / "attacks"
+
+
+def check_classes(evidence: Evidence) -> None:
+    """Refuse attributes that nobody could learn or judge.
+
+    Raises:
+        ConfigError: a split has one class only, or a class of the protected images is not among the attacker's own.
+    """
+    for name, names in evidence.classes.items():
+        every = {"train": evidence.train.labels, "val": evidence.val.labels, "test": evidence.test_labels}
+        present = {split: set(labels[name].tolist()) - {-1} for split, labels in every.items()}
+        for split, classes in present.items():
+            if len(classes) < 2:
+                raise ConfigError(
+                    f"--attributes: all images of the split {split!r} have the same {name!r}, so there is nothing "
+                    "to read; leave it out, or use more images"
+                )
+        if unseen := sorted(present["test"] - present["train"]):
+            shown = ", ".join(names[cls] for cls in unseen[:3]) + (", …" if len(unseen) > 3 else "")
+            raise ConfigError(
+                f"--attributes: {len(unseen)} of the {len(present['test'])} classes of {name!r} in the split 'test' "
+                f"({shown}) do not occur among the attacker's own images, so no attacker can learn them; leave it out"
+            )
+
+
+def check_settings(settings: AuditSettings) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        ConfigError: names all of them.
+    """
+    problems = []
+    if settings.seeds < 1:
+        problems.append("--seeds: at least 1 is needed")
+    if settings.budget is not None and settings.budget <= 0:
+        problems.append("--budget: must be a positive time, such as 90s, 5m or 2h")
+    if unknown := [name for name in settings.attacks or () if name not in ATTACK_NAMES]:
+        problems.append(f"--attacks: {', '.join(unknown)} is not known; choose from {', '.join(ATTACK_NAMES)}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def cheap_attacks(call: Call, evidence: Evidence) -> None:
+    """Train the cheap attackers, one of each kind and rate; :func:`attribute_blocks` reuses their results."""
+    if math.isinf(call.clock.remaining()):
+        return  # there is time for all, in any order
+    names = [name for name in available(evidence) if name in call.wanted and ATTACKS[name].cheap]
+    infer(
+        {evidence.name: evidence},
+        plan(evidence, names, focus=(), seeds=1),
+        folders={evidence.name: call.folder / "attacks"},
+        clock=call.clock.part(call.clock.remaining() * _CHEAP_SHARE),
+        monitor=call.monitor,
+        skipped=[],
+    )
+
+
+def find_membership(call: Call, evidence: Evidence) -> Membership | None:
+    """The attack on membership; None where it is not asked for, or no time is left."""
+    if "membership" not in call.wanted:
+        return None
+    if call.clock.remaining() == 0:
+        call.skipped.append(Skipped(attack="membership", reason="no time was left"))
+        return None
+    return membership(evidence)
+
+
+def attribute_blocks(
+    call: Call, evidence: Evidence, undefended: Evidence | None, clock: Clock
+) -> dict[str, AttributeBlock]:
+    """Train all attackers on all attributes, and put their figures beside the references.
+
+    Args:
+        call: the audit's call.
+        evidence: of the audited releases.
+        undefended: of the front without protection; None where there is none.
+        clock: the time for all of them.
+    """
+    wanted, seeds = call.wanted, call.settings.seeds
+    names = [name for name in available(evidence) if name in wanted]
+    focus = in_focus(evidence, evidence.sensitive)
+    units = plan(evidence, names, focus=focus, seeds=1)
+    evidences = {evidence.name: evidence}
+    folders = {evidence.name: call.folder / "attacks"}
+    every: list[str] = []
+    stronger = of_a_training_image(evidence) if clock.remaining() > 0 else None
+    if stronger:
+        evidences[stronger.name], folders[stronger.name] = stronger, folders[evidence.name]
+        every = [name for name in available(stronger) if name in wanted]
+        units += plan(stronger, every, focus=focus, seeds=1)
+    own = undefended is not None and undefended.test_features_NF is not evidence.test_features_NF
+    if own:
+        assert undefended is not None
+        evidences[undefended.name], folders[undefended.name] = undefended, call.reference_folder
+        reference = [name for name in REFERENCE if name in wanted]
+        units += plan(undefended, reference, focus=focus, seeds=1, first_only=True)
+    again = [*plan(evidence, names, focus=focus, seeds=seeds)]
+    if stronger:
+        again += plan(stronger, [name for name in every if ATTACKS[name].cheap], focus=focus, seeds=seeds)
+    units += [unit for unit in again if unit.seed > 0]
+    found = infer(
+        evidences,
+        units,
+        folders=folders,
+        clock=clock,
+        monitor=call.monitor,
+        skipped=call.skipped,
+    )
+    blocks: dict[str, AttributeBlock] = {}
+    bound = _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound)
+    for name, classes in evidence.classes.items():
+        mine = found[evidence.name].get(name, [])
+        found_here = summarise(mine, evidence, name) if mine else None
+        if undefended is not None and own:
+            theirs = found[undefended.name].get(name, [])
+            plain = summarise(theirs, undefended, name).best if theirs else None
+        else:
+            plain = found_here.best if found_here and undefended is not None else None
+        more = found[stronger.name].get(name, []) if stronger else []
+        blocks[name] = AttributeBlock(
+            best=found_here.best if found_here else None,
+            by_validation=found_here.by_validation if found_here else None,
+            attacks=found_here.attacks if found_here else {},
+            training_image=summarise(more, stronger, name).best if stronger and more else None,
+            undefended=plain,
+            floor=floors.label_floor(evidence, name),
+            prediction_floor=floors.prediction_floor(evidence, name),
+            chance=1 / len(classes),
+            dp_bound=bound if len(classes) == 2 else None,
+            classes=tuple(classes),
+            desired=name in evidence.task.columns,
+            sensitive=name in evidence.sensitive,
+        )
+    return blocks
+
+
+def noise_test(call: Call, evidence: Evidence) -> NoiseTest:
+    """The guarantee of one release, and the test of the mechanism where it is asked for."""
+    mechanism, crossing = evidence.mechanism, evidence.crossing
+    protected = not math.isinf(mechanism.epsilon)
+    block: dict[str, object] = {
+        "mechanism": mechanism.name,
+        "granularity": mechanism.event.granularity,
+        "epsilon_claimed": mechanism.epsilon if protected else None,
+        "vector_epsilon": mechanism.vector_epsilon if protected else None,
+        "delta": mechanism.delta,
+        "releases_max": crossing.releases,
+        "label_epsilon": crossing.label_epsilon,
+        "apply_to": crossing.apply_to,
+        "attribute_bound": _bound(evidence, lambda mechanism: mechanism.attribute_bound),
+        "noise_bound": _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound),
+    }
+    if "epsilon" in call.wanted and call.clock.remaining() == 0:
+        call.skipped.append(Skipped(attack="epsilon", reason="no time was left"))
+    elif "epsilon" in call.wanted:
+        seconds = min(_EPSILON_SECONDS, call.clock.remaining() * _EPSILON_SHARE)
+        # Without noise a few releases suffice, since all are equal.
+        block |= epsilon.measure(mechanism, clock=call.clock.part(seconds), trials=100_000 if protected else 2_000)
+        if not protected:
+            block["holds"] = None
+    return NoiseTest.model_validate(block)
+
+
+def _bound(evidence: Evidence, bound: Callable[[Mechanism], float]) -> float | None:
+    """The bound that no attacker can exceed on the audited releases; None where there is no guarantee."""
+    mechanism = evidence.mechanism
+    return bound(mechanism) if evidence.noisy and not math.isinf(mechanism.epsilon) else None
+
+
+def result_of(
+    call: Call,
+    audited: Audited,
+    found: dict[str, AttributeBlock],
+    *,
+    dp: NoiseTest,
+    membership: Membership | None = None,
+    reconstruction: Reconstruction | None = None,
+) -> Audit:
+    """Put the results of the stages together with those of an earlier call, and write ``audit.json``."""
+    settings = call.settings
+    effort = Effort(
+        budget_seconds=settings.budget,
+        seeds=settings.seeds,
+        undefended=str(settings.undefended) if settings.undefended else None,
+    )
+    result = Audit(
+        smartedge_version=versions().get("smartedge"),
+        audited=audited,
+        settings=AuditSettingsUsed(
+            **effort.model_dump(),
+            attributes=tuple(found),
+            attacks=call.wanted,
+            stages={stage: effort for stage in dict.fromkeys(map(stage_of, call.wanted))},
+        ),
+        attributes=found,
+        reconstruction=reconstruction,
+        membership=membership,
+        dp=dp,
+        skipped=tuple(call.skipped),
+        verdict="",
+    )
+    if not settings.fresh:
+        result = with_earlier(result, call.folder / "audit.json")
+    result = result.model_copy(update={"verdict": verdict(result, audited.sensitive)})
+    result.write(call.folder / "audit.json")
+    return result

@@ -1,0 +1,117 @@
+"""The evidence of a finished run: its front makes the features, and its feature log has what was released."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from smartedge.config import Config
+from smartedge.data import Split
+from smartedge.lab.audit.evidence import Auxiliary, Crossing, Evidence, digest_of
+from smartedge.methods.base import get_method
+from smartedge.models.network import to_input
+from smartedge.runs.machine import pick_device
+
+__all__ = ["BATCH", "OwnImages", "RunEvidence", "device_of"]
+
+BATCH = 128  # images through the front at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnImages(Auxiliary):
+    """Labelled images that the attacker holds, with the images themselves."""
+
+    split: Split  # images and labels, by position
+
+    def subset(self, rows: Tensor) -> Self:
+        """The images at some positions, int64 (N,), in ascending order."""
+        return replace(super().subset(rows), split=self.split.subset(rows.numpy()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEvidence(Evidence):
+    """The evidence of a run, or of its undefended counterpart.
+
+    The attacker also knows the architecture and the front's weights. Its own images are those that the run set apart
+    for it (``data.audit_share``), or otherwise the train split.
+    """
+
+    config: Config  # settings of the run, or of its undefended counterpart
+    front: nn.Module  # to_input(images) → features; on ``device``, in evaluation mode, its weights need no gradients
+    train: OwnImages
+    val: OwnImages
+    test: Split  # the protected images; used to judge attacks and to show reconstructions
+
+    @property
+    def seed(self) -> int:
+        """The run's."""
+        return self.config.seed
+
+    @property
+    def sensitive(self) -> tuple[str, ...]:
+        """``data.sensitive``."""
+        return tuple(self.config.data.sensitive)
+
+    @property
+    def crossing(self) -> Crossing:
+        """By the schedule and the section ``dp``."""
+        dp = self.config.dp
+        return Crossing(self.config.releases, dp.label_epsilon is None, dp.label_epsilon, dp.apply_to)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a frame. The codec encodes one frame at a time."""
+        return self.config.train.batch_size
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device of the cloud."""
+        return device_of(self.config)
+
+    @property
+    def half_precision(self) -> bool:
+        """By ``train.precision``."""
+        return self.config.train.precision == "bfloat16"
+
+    @property
+    def channels_last(self) -> bool:
+        """``train.channels_last``."""
+        return self.config.train.channels_last
+
+    @cached_property
+    def origin(self) -> object:
+        """The settings, and a digest of the front's weights."""
+        return [self.config.identity(), digest_of(self.front.state_dict().values())]
+
+    @cached_property
+    def bounded_test_NF(self) -> Tensor:
+        """The front's features of the protected images."""
+        rows = torch.arange(len(self.test)).split(BATCH)
+        return torch.cat([self.bounded(self.images(self.test, part)) for part in rows])
+
+    def deep_network(self, outputs: int, *, seed: int) -> nn.Module:
+        """The run's back."""
+        network, _ = get_method(self.config.method).cloud(self.config.model_copy(update={"seed": seed}), outputs)
+        return network
+
+    def bounded(self, images_BCHW: Tensor, *, mirrored: bool = False) -> Tensor:
+        """uint8 images (B, 3, H, W) → bounded features without noise, float32 (B, *F); no gradients."""
+        images_BCHW = images_BCHW.flip(-1) if mirrored else images_BCHW
+        with torch.no_grad(), self.autocast():
+            features_BF = self.front(to_input(images_BCHW, self.device))
+        return self.twin.bound(features_BF.float()).cpu()
+
+    def images(self, split: Split, rows: Tensor | None = None) -> Tensor:
+        """Images of a split, uint8 (B, 3, H, W)."""
+        positions = np.arange(len(split)) if rows is None else rows.numpy()
+        return split.read(positions).images_BCHW
+
+
+def device_of(config: Config) -> torch.device:
+    """The device on which the attackers of a run compute."""
+    return pick_device(config.hardware.cloud_device, "hardware.cloud_device")
