@@ -97,3 +97,10 @@ def test_the_verdict_is_about_the_sensitive_attribute_that_fares_worst():
     )
     assert close.endswith("see 'skipped'.")
     assert verdict(now(()), ("masculine",)).startswith("No attack on an attribute was made")
+
+
+def test_an_audit_of_version_2_is_read(tmp_path: Path) -> None:
+    fields = EARLIER.as_json()
+    fields |= {"schema_version": 2, "run": fields.pop("audited")}
+    (tmp_path / "audit.json").write_text(json.dumps(fields))
+    assert Audit.read(tmp_path / "audit.json") == EARLIER

@@ -446,7 +446,7 @@ def test_names_from_an_audit_stay_text(write_run, write_audit, attribute):
     [
         (
             lambda audit: audit.update(schema_version=9),
-            r"audit\.json: is of version 9, and this program knows 2",
+            r"audit\.json: is of version 9, and this program knows 3",
         ),
         (lambda audit: audit.pop("dp"), r"audit\.json: lacks dp; docs/audit-schema\.md"),
         (lambda audit: audit["attributes"]["masculine"].pop("floor"), r"lacks attributes\.masculine\.floor"),
