@@ -12,7 +12,8 @@ Every error that smartedge raises on purpose is a :class:`SmartEdgeError`. Each 
     ├── LinkError        SE-LINK      7   the other side cannot be reached, or went away
     ├── LogError         SE-LOG       8   the feature log on disk cannot be read or written
     ├── PrivacyError     SE-PRIVACY   9   a release is refused
-    └── RunError         SE-RUN      10   a run directory cannot be created, resumed or read
+    ├── RunError         SE-RUN      10   a run directory cannot be created, resumed or read
+    └── FleetError       SE-FLEET    11   an edge may not send, or a fleet's file cannot be used
 
 Messages say what was wrong, where, and what to do about it.
 """
@@ -24,6 +25,7 @@ __all__ = [
     "ConfigError",
     "CutError",
     "DataError",
+    "FleetError",
     "FrameError",
     "LinkError",
     "LogError",
@@ -102,6 +104,13 @@ class RunError(SmartEdgeError):
 
     code = "SE-RUN"
     exit_code = 10
+
+
+class FleetError(SmartEdgeError):
+    """An edge may not send, or a file of a fleet is missing, damaged, expired or readable by others."""
+
+    code = "SE-FLEET"
+    exit_code = 11
 
 
 def from_code(code: str, message: str) -> SmartEdgeError | None:

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PRIVATE", "replacing", "sync_folder", "write_atomically", "write_json_atomically"]
+__all__ = [
+    "PRIVATE",
+    "private_folder",
+    "refuse_if_others_can_read",
+    "replacing",
+    "sync_folder",
+    "write_atomically",
+    "write_json_atomically",
+]
 
 PRIVATE = 0o600  # for files with images or secrets: only the owner may read them
 
@@ -65,3 +73,24 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only its owner may enter, with its parents. One that is there stays as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def refuse_if_others_can_read(path: Path, error: type[Exception], what: str) -> None:
+    """Refuse a secret that the group or everybody may read.
+
+    Args:
+        path: the file; it must be there.
+        error: what is raised.
+        what: the secret, for the message.
+
+    Raises:
+        Exception: of the class ``error``: others may read it.
+    """
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise error(f"{path}: others than its owner may read {what}; run: chmod 600 {path}")

@@ -20,7 +20,19 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from smartedge.artifacts import audit, certificate, checkpoint, metrics, plan, profile, results, run, summary, sweep
+from smartedge.artifacts import (
+    audit,
+    certificate,
+    checkpoint,
+    fleet,
+    metrics,
+    plan,
+    profile,
+    results,
+    run,
+    summary,
+    sweep,
+)
 from smartedge.artifacts.base import Part
 
 __all__ = ["main", "page"]
@@ -32,6 +44,7 @@ PAGES = {
     "sweep-schema.md": sweep,
     "run-files-schema.md": run,
     "plan-schema.md": plan,
+    "fleet-schema.md": fleet,
 }
 _PLACE = re.compile(r"^\[table of (\w+)\]$", re.MULTILINE)
 _NAMES = {str: "string", int: "int", float: "float", bool: "bool"}
@@ -63,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _model(name: str) -> type[Part]:
-    for module in (results, metrics, summary, run, checkpoint, audit, certificate, sweep, profile, plan):
+    for module in (results, metrics, summary, run, checkpoint, audit, certificate, sweep, profile, plan, fleet):
         if found := vars(module).get(name):
             model: type[Part] = found
             return model

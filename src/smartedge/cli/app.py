@@ -38,6 +38,7 @@ VERBS: dict[str, dict[str, str]] = {
         "train": "run edge and cloud on this machine, from one settings file",
         "cloud": "run the cloud's side alone, on the server",
         "edge": "run the edge's side alone, on the device",
+        "fleet": "say which edges may send: make, renew and revoke their certificates",
         "sweep": "train over a grid of settings, attack each run, draw accuracy against privacy",
     },
     "Check": {

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.errors import PrivacyError
-from smartedge.files import sync_folder
+from smartedge.files import refuse_if_others_can_read, sync_folder
 
 __all__ = ["Noise"]
 
@@ -52,7 +52,7 @@ class Noise:
             if not existing and not path.exists():
                 _write_exclusively(path, os.urandom(_KEY_BYTES))
             key = path.read_bytes()
-            open_to_others = os.name == "posix" and path.stat().st_mode & 0o077
+            refuse_if_others_can_read(path, PrivacyError, "the key of the noise")
         except OSError as error:
             raise PrivacyError(
                 f"{path}: the key of the noise cannot be read or written ({error}); without it nothing is released. "
@@ -63,8 +63,6 @@ class Noise:
                 f"{path}: holds {len(key)} bytes and is not a key of the noise ({_KEY_BYTES} bytes); restore it from a "
                 "copy, or start a new run"
             )
-        if open_to_others:
-            raise PrivacyError(f"{path}: others than its owner may read the key of the noise; run: chmod 600 {path}")
         return cls(key)
 
     def words(self, nonce: bytes, count: int) -> NDArray[np.uint64]:

@@ -1,0 +1,98 @@
+"""Files of a fleet.
+
+`smartedge fleet` writes these files. A file of an unknown version is refused. [fleet.md](fleet.md) says how a fleet is
+run, and which file belongs on which machine.
+
+## `edges.json`
+
+The register: the edges of the fleet and their certificates. The cloud reads it, and reads it again within seconds when
+it changes. It holds no secret.
+
+[table of EdgeRegister]
+
+## `bundles/EDGE.bundle`
+
+All that one edge needs. It holds secrets: only its owner may read it.
+
+[table of Bundle]
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from smartedge.artifacts.base import Artifact, Part
+from smartedge.errors import FleetError, SmartEdgeError
+
+__all__ = ["EDGE_NAME", "Bundle", "EdgeEntry", "EdgeRegister", "Issued"]
+
+# A name becomes the name of a folder, also on file systems that do not tell capitals from small letters.
+EDGE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
+
+
+class Issued(Part):
+    """One certificate that was issued to an edge."""
+
+    serial: str = Field(pattern=r"^[0-9a-f]{1,40}$", description="serial number of the certificate, in hexadecimal")
+    until: datetime = Field(description="ISO 8601, UTC; the certificate is not valid after it")
+    revoked: bool = Field(description="whether it was revoked before its time")
+
+
+class EdgeEntry(Part):
+    """One edge of the fleet."""
+
+    shows: Literal["certificate", "token"] = Field(description="how the edge proves its name")
+    certificates: tuple[Issued, ...] = Field((), description="those that were issued to it and have not expired")
+    token_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of its token, in hexadecimal; null: it has none"
+    )
+    token_until: datetime | None = Field(None, description="ISO 8601, UTC; the token is not valid after it")
+    added: datetime = Field(description="ISO 8601, UTC")
+
+    @property
+    def until(self) -> datetime | None:
+        """The end of its last certificate or token that was not revoked; None: all were revoked."""
+        if self.shows == "token":
+            return self.token_until
+        return max((issued.until for issued in self.certificates if not issued.revoked), default=None)
+
+
+class EdgeRegister(Artifact):
+    """``edges.json``: the edges of a fleet."""
+
+    error: ClassVar[type[SmartEdgeError]] = FleetError
+    missing: ClassVar[str] = "make a fleet with 'smartedge fleet init DIR'"
+    remedy: ClassVar[str] = "restore it from a copy"
+    page: ClassVar[str] = "docs/fleet-schema.md"
+
+    schema_version: Literal[1] = 1
+    edges: dict[str, EdgeEntry] = Field(description="name of the edge → its certificates and token")
+
+
+class Bundle(Artifact):
+    """``bundles/EDGE.bundle``: what one edge needs to send to the cloud of its fleet."""
+
+    error: ClassVar[type[SmartEdgeError]] = FleetError
+    missing: ClassVar[str] = "'smartedge fleet add DIR EDGE' writes it; copy it to the edge"
+    remedy: ClassVar[str] = "make a new one with 'smartedge fleet renew DIR EDGE'"
+    page: ClassVar[str] = "docs/fleet-schema.md"
+
+    schema_version: Literal[1] = 1
+    edge: str = Field(pattern=f"^{EDGE_NAME}$", description="name of the edge")
+    cloud: str = Field(description="address of the cloud, `host:port`")
+    server_name: str | None = Field(
+        description="the name that the cloud's certificate must have; null: that of the address"
+    )
+    authority: str | None = Field(
+        description="certificate of the authority, PEM; it checks the cloud's certificate. null: the machine's own list"
+    )
+    certificate: str | None = Field(description="certificate of the edge, PEM; null: it shows a token instead")
+    key: str | None = Field(description="its private key, PEM")
+    token: str | None = Field(description="its token; null: it shows a certificate instead")
+    until: datetime = Field(description="ISO 8601, UTC; the certificate or token is not valid after it")
+    simplex_key: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="256 bits in hexadecimal, for a link without a way back (not in use yet)"
+    )

@@ -1,0 +1,172 @@
+"""``smartedge fleet``: which edges may send."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smartedge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from smartedge.artifacts.fleet import EdgeEntry
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Say which edges may send to a cloud. A fleet is a folder; an edge gets one file from it, its bundle.
+
+  $ smartedge fleet init factory
+  $ smartedge fleet add factory door gate --cloud cloud.example:8815
+  factory/bundles/door.bundle
+  factory/bundles/gate.bundle
+  $ smartedge cloud run.yaml --fleet factory --listen 0.0.0.0:8815    # on the server
+  $ smartedge edge run.yaml --bundle door.bundle                      # on the device 'door'
+  $ smartedge fleet revoke factory gate
+
+An edge is the name in its certificate, and writes to its own log only. The cloud notices a revocation within a minute,
+without a restart, and ends the edge's open streams. Whoever has a bundle can send as that edge: copy it over a safe
+way, then delete it here. docs/fleet.md says what the cloud's machine needs of the folder (not the authority's key).
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
+    """Describe the verb's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "fleet", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    init = actions.add_parser("init", help="make a fleet: an authority, and a certificate for the cloud")
+    _add_folder(init)
+    _add_days(init, "cloud's certificate", 730)
+
+    add = actions.add_parser("add", help="add edges, and write a bundle for each")
+    _add_folder(add)
+    add.add_argument("edges", metavar="EDGE", nargs="+", help="name: small letters, digits, '-' and '_'")
+    add.add_argument("--cloud", metavar="HOST:PORT", required=True, help="where the edges reach the cloud")
+    _add_days(add, "edges' certificates", 365)
+    add.add_argument(
+        "--token",
+        action="store_true",
+        help="the edges show a token, not a certificate: for a cloud behind a proxy that ends TLS",
+    )
+    _add_proxy_ca(add)
+
+    revoke = actions.add_parser("revoke", help="an edge may not send any more")
+    _add_folder(revoke)
+    revoke.add_argument("edge", metavar="EDGE")
+
+    renew = actions.add_parser("renew", help="write a new bundle for an edge, or renew the cloud's certificate")
+    _add_folder(renew)
+    renew.add_argument("edge", metavar="EDGE", nargs="?", help="default: the cloud's own certificate is renewed")
+    renew.add_argument("--cloud", metavar="HOST:PORT", help="default: the address of the edge's last bundle")
+    _add_proxy_ca(renew)
+    _add_days(renew, "new certificate", 365)
+
+    listing = actions.add_parser("list", help="show the edges, and until when each may send")
+    _add_folder(listing)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the action says."""
+    {"init": _init, "add": _add, "revoke": _revoke, "renew": _renew, "list": _list}[args.action](args)
+    return 0
+
+
+def _init(args: argparse.Namespace) -> None:
+    from smartedge.fleet.authority import Authority
+
+    Authority.create(args.folder, days=args.days)
+    print(
+        f"{args.folder}: a fleet without edges; add some with 'smartedge fleet add {args.folder} EDGE... --cloud ...'"
+    )
+
+
+def _add(args: argparse.Namespace) -> None:
+    from smartedge.cli.cloud import parse_address
+    from smartedge.fleet.authority import Authority
+
+    parse_address(args.cloud, "--cloud")
+    if args.proxy_ca is not None and not args.token:
+        raise ConfigError("--proxy-ca: only with --token; the other edges trust the fleet's own authority")
+    fleet = Authority(args.folder)
+    if args.token:
+        files = fleet.add_with_tokens(args.edges, cloud=args.cloud, days=args.days, proxy_ca=args.proxy_ca)
+    else:
+        files = fleet.add(args.edges, cloud=args.cloud, days=args.days)
+    for file in files:
+        print(file)
+
+
+def _revoke(args: argparse.Namespace) -> None:
+    from smartedge.fleet.authority import Authority
+
+    Authority(args.folder).revoke(args.edge)
+    print(f"{args.edge}: revoked; the cloud refuses it within a minute. On another machine, copy edges.json there")
+
+
+def _renew(args: argparse.Namespace) -> None:
+    from smartedge.cli.cloud import parse_address
+    from smartedge.fleet.authority import Authority
+
+    fleet = Authority(args.folder)
+    if args.edge is None:
+        print(f"the cloud's certificate is valid until {_date(fleet.renew_cloud(days=args.days))}; restart the cloud")
+        return
+    if args.cloud is not None:
+        parse_address(args.cloud, "--cloud")
+    print(fleet.renew(args.edge, cloud=args.cloud, days=args.days, proxy_ca=args.proxy_ca))
+
+
+def _list(args: argparse.Namespace) -> None:
+    from smartedge.fleet.authority import Authority
+
+    edges = Authority(args.folder).edges()
+    if not edges:
+        print("no edges yet")
+        return
+    width = max(map(len, edges))
+    now = datetime.now(timezone.utc)
+    for name, entry in edges.items():
+        print(f"{name:<{width}}  {_state(entry, now)}")
+
+
+def _state(entry: EdgeEntry, now: datetime) -> str:
+    """Whether an edge may send, and until when."""
+    if entry.until is None:
+        return "revoked"
+    if entry.until <= now:
+        return f"{entry.shows} expired on {_date(entry.until)}"
+    return f"may send until {_date(entry.until)} ({entry.shows})"
+
+
+def _date(when: datetime) -> str:
+    return f"{when:%Y-%m-%d}"
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the fleet's folder")
+
+
+def _add_proxy_ca(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--proxy-ca",
+        metavar="FILE",
+        type=Path,
+        help="for a token: certificates (PEM) that check the proxy's; default: the list of each edge's machine",
+    )
+
+
+def _add_days(parser: argparse.ArgumentParser, what: str, days: int) -> None:
+    parser.add_argument(
+        "--days", type=_days, default=days, help=f"how long the {what} will be valid; default: %(default)s"
+    )
+
+
+def _days(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 3650:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 to 3650 days")
+    return int(text)

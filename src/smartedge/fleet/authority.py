@@ -1,0 +1,360 @@
+"""A fleet's authority: makes the certificates and bundles of its edges and of its cloud, and revokes them.
+
+A fleet is a folder::
+
+    authority.key    secret: signs certificates. Needed to add and to renew, not by the cloud
+    authority.pem    certificate of the authority
+    cloud.key        secret of the cloud
+    cloud.pem        certificate of the cloud
+    edges.json       the register (:mod:`smartedge.fleet.register`)
+    bundles/         one bundle per edge, to be copied there and then deleted here
+
+Keys are of the curve P-256 and certificates of X.509 version 3, signed with SHA-256. A certificate of an edge is for
+TLS clients only and that of the cloud for TLS servers only, so that none can pass for the other. The edge's name is the
+common name of its certificate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from smartedge.artifacts.fleet import EDGE_NAME, Bundle, EdgeEntry, EdgeRegister, Issued
+from smartedge.errors import FleetError
+from smartedge.files import PRIVATE, private_folder, refuse_if_others_can_read, write_atomically
+from smartedge.fleet.register import REGISTER
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.x509 import Certificate
+
+__all__ = ["SERVER_NAME", "Authority", "check_names"]
+
+SERVER_NAME = "cloud.smartedge.internal"  # in the cloud's certificate: it holds wherever the cloud is reached
+_AUTHORITY_DAYS = 3650
+_EARLIER = timedelta(hours=1)  # certificates are valid since then: devices' clocks differ
+
+
+class _Signed(NamedTuple):
+    certificate: Certificate
+    pem: str
+    key: str
+
+    @property
+    def until(self) -> datetime:
+        return self.certificate.not_valid_after_utc
+
+
+class Authority:
+    """The authority in a fleet's folder.
+
+    Args:
+        folder: of the fleet; :meth:`create` makes one.
+
+    Raises:
+        FleetError: the folder holds no fleet, its register is damaged, or others may read its keys.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._key_file = folder / "authority.key"
+        EdgeRegister.read(folder / REGISTER)
+        for name in ("authority.key", "cloud.key"):
+            if (folder / name).exists():
+                refuse_if_others_can_read(folder / name, FleetError, "a fleet's key")
+
+    @classmethod
+    def create(cls, folder: Path, *, days: int) -> Authority:
+        """Make a fleet without edges.
+
+        Args:
+            folder: made, with its parents; it must be empty or not there.
+            days: how long the cloud's certificate is valid.
+
+        Raises:
+            FleetError: the folder is not empty, or ``cryptography`` is not installed.
+        """
+        _require_cryptography()
+        try:
+            if folder.exists() and any(folder.iterdir()):
+                raise FleetError(f"{folder}: is not empty; choose a new folder for the fleet")
+            private_folder(folder)
+        except OSError as error:
+            raise FleetError(f"{folder}: the fleet's folder cannot be made ({error.strerror})") from error
+        own = _self_signed("smartedge fleet", _AUTHORITY_DAYS)
+        write_atomically(folder / "authority.key", own.key, mode=PRIVATE)
+        write_atomically(folder / "authority.pem", own.pem)
+        EdgeRegister(edges={}).write(folder / REGISTER)
+        made = cls(folder)
+        made.renew_cloud(days=days)
+        return made
+
+    def renew_cloud(self, *, days: int) -> datetime:
+        """Make the cloud a new key and certificate. Returns until when it is valid."""
+        signed = self._sign("cloud", days, server=True)
+        write_atomically(self.folder / "cloud.key", signed.key, mode=PRIVATE)
+        write_atomically(self.folder / "cloud.pem", signed.pem)
+        return signed.until
+
+    def add(self, edges: Sequence[str], *, cloud: str, days: int) -> list[Path]:
+        """Add edges that show a certificate; returns the files of their bundles.
+
+        Args:
+            edges: their names, see :func:`check_names`.
+            cloud: where they reach the cloud, ``host:port``.
+            days: how long their certificates are valid.
+
+        Raises:
+            FleetError: a name is not allowed or is taken, or the authority's key is not there. Nothing was added.
+        """
+        self._check_new(edges)
+        return [self._issue(edge, cloud, days) for edge in edges]
+
+    def add_with_tokens(
+        self, edges: Sequence[str], *, cloud: str, days: int, proxy_ca: Path | None = None
+    ) -> list[Path]:
+        """Add edges that show a token: for a cloud behind a proxy that ends TLS. Returns the files of their bundles.
+
+        Args:
+            edges: their names, see :func:`check_names`.
+            cloud: where they reach the proxy, ``host:port``.
+            days: how long their tokens are valid.
+            proxy_ca: certificates (PEM) that check the proxy's; None: the list of each edge's machine.
+
+        Raises:
+            FleetError: a name is not allowed or is taken, or ``proxy_ca`` cannot be read. Nothing was added.
+        """
+        self._check_new(edges)
+        ca = None if proxy_ca is None else _text(proxy_ca)
+        return [self._issue_token(edge, cloud, days, ca) for edge in edges]
+
+    def renew(self, edge: str, *, cloud: str | None, days: int, proxy_ca: Path | None = None) -> Path:
+        """Give an edge a new bundle, of the kind that it had. An older certificate is valid until its end.
+
+        A new token takes the place of the old one at once. A revoked edge is admitted again, by the new bundle alone.
+
+        Args:
+            edge: its name.
+            cloud: where it reaches the cloud; None: the address of its last bundle in this folder.
+            days: how long the new certificate or token is valid.
+            proxy_ca: as for :meth:`add_with_tokens`; None: that of its last bundle in this folder.
+
+        Raises:
+            FleetError: there is no such edge, or its address is not known any more.
+        """
+        entry = self._entry(edge)
+        last = Bundle.read_if_there(self._bundle_file(edge))
+        address = cloud or (None if last is None else last.cloud)
+        if address is None:
+            raise FleetError(f"edge '{edge}': its last bundle is not in {self.folder}; give --cloud HOST:PORT")
+        if entry.shows == "certificate":
+            return self._issue(edge, address, days)
+        known = None if last is None else last.authority
+        return self._issue_token(edge, address, days, known if proxy_ca is None else _text(proxy_ca))
+
+    def revoke(self, edge: str) -> None:
+        """Revoke all certificates and the token of an edge. Its bundle in this folder is deleted.
+
+        Raises:
+            FleetError: there is no such edge.
+        """
+        entry = self._entry(edge)
+        revoked = tuple(issued.model_copy(update={"revoked": True}) for issued in entry.certificates)
+        changes = {"certificates": revoked, "token_sha256": None, "token_until": None}
+        self._put(edge, entry.model_copy(update=changes))
+        self._bundle_file(edge).unlink(missing_ok=True)
+
+    def edges(self) -> dict[str, EdgeEntry]:
+        """All edges, by name."""
+        return EdgeRegister.read(self.folder / REGISTER).edges
+
+    # -- one edge
+
+    def _issue(self, edge: str, cloud: str, days: int) -> Path:
+        signed = self._sign(edge, days, server=False)
+        now = datetime.now(timezone.utc)
+        entry = self.edges().get(edge) or EdgeEntry(shows="certificate", added=now)
+        kept = tuple(issued for issued in entry.certificates if issued.until > now)
+        issued = Issued(serial=f"{signed.certificate.serial_number:x}", until=signed.until, revoked=False)
+        self._put(edge, entry.model_copy(update={"certificates": (*kept, issued)}))
+        return self._write_bundle(
+            edge,
+            cloud,
+            signed.until,
+            authority=_text(self.folder / "authority.pem"),
+            server_name=SERVER_NAME,
+            certificate=signed.pem,
+            key=signed.key,
+        )
+
+    def _issue_token(self, edge: str, cloud: str, days: int, ca: str | None) -> Path:
+        token = f"{edge}.{secrets.token_urlsafe(32)}"
+        now = datetime.now(timezone.utc)
+        until = now + timedelta(days=days)
+        entry = self.edges().get(edge) or EdgeEntry(shows="token", added=now)
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        self._put(edge, entry.model_copy(update={"token_sha256": digest, "token_until": until}))
+        return self._write_bundle(edge, cloud, until, authority=ca, token=token)
+
+    def _write_bundle(
+        self,
+        edge: str,
+        cloud: str,
+        until: datetime,
+        *,
+        authority: str | None,
+        server_name: str | None = None,
+        certificate: str | None = None,
+        key: str | None = None,
+        token: str | None = None,
+    ) -> Path:
+        private_folder(self.folder / "bundles")
+        path = self._bundle_file(edge)
+        Bundle(
+            edge=edge,
+            cloud=cloud,
+            server_name=server_name,
+            authority=authority,
+            certificate=certificate,
+            key=key,
+            token=token,
+            until=until,
+            simplex_key=secrets.token_hex(32),
+        ).write(path, mode=PRIVATE)
+        return path
+
+    def _bundle_file(self, edge: str) -> Path:
+        return self.folder / "bundles" / f"{edge}.bundle"
+
+    def _check_new(self, edges: Sequence[str]) -> None:
+        check_names(edges)
+        known = self.edges()
+        if taken := [edge for edge in edges if edge in known]:
+            raise FleetError(
+                f"{', '.join(taken)}: of this fleet already; 'smartedge fleet renew' makes a new bundle for an edge"
+            )
+
+    def _entry(self, edge: str) -> EdgeEntry:
+        known = self.edges()
+        if edge not in known:
+            names = ", ".join(sorted(known)) or "none yet"
+            raise FleetError(f"{self.folder}: there is no edge '{edge}'; its edges: {names}")
+        return known[edge]
+
+    def _put(self, edge: str, entry: EdgeEntry) -> None:
+        edges = {**self.edges(), edge: entry}
+        EdgeRegister(edges=dict(sorted(edges.items()))).write(self.folder / REGISTER)
+
+    # -- certificates
+
+    def _sign(self, name: str, days: int, *, server: bool) -> _Signed:
+        _require_cryptography()
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import ExtendedKeyUsageOID
+
+        try:
+            signer = serialization.load_pem_private_key(self._key_file.read_bytes(), password=None)
+            authority = x509.load_pem_x509_certificate((self.folder / "authority.pem").read_bytes())
+        except (OSError, ValueError) as error:
+            raise FleetError(
+                f"{self._key_file}: cannot be used ({error}); run this where the fleet was made, or restore the key"
+            ) from error
+        assert isinstance(signer, ec.EllipticCurvePrivateKey)
+        key = ec.generate_private_key(ec.SECP256R1())
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+        builder = (
+            _builder(name, authority.subject, key, days)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        )
+        if server:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
+        return _signed(builder.sign(signer, hashes.SHA256()), key)
+
+
+def check_names(edges: Sequence[str]) -> None:
+    """Refuse names that cannot be an edge's.
+
+    Raises:
+        FleetError: a name has another form, or is given twice.
+    """
+    for edge in edges:
+        if not re.fullmatch(EDGE_NAME, edge):
+            raise FleetError(
+                f"edge {edge!r}: a name has 1 to 63 small letters, digits, '-' and '_', and begins with a letter or a "
+                "digit; it becomes the name of a folder"
+            )
+        if list(edges).count(edge) > 1:
+            raise FleetError(f"edge '{edge}': is given twice")
+
+
+def _require_cryptography() -> None:
+    try:
+        import cryptography  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise FleetError(
+            "making certificates needs the package 'cryptography': pip install 'smartedge[fleet]'; or follow the "
+            "recipe with openssl in docs/fleet.md"
+        ) from error
+
+
+def _builder(name: str, issuer: x509.Name | None, key: EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
+    """A certificate without its extensions; without an issuer it is its own."""
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(timezone.utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer or subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _EARLIER)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _self_signed(name: str, days: int) -> _Signed:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    usage = dict.fromkeys(
+        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
+    )
+    usage |= {"key_cert_sign": True, "crl_sign": True, "encipher_only": False, "decipher_only": False}
+    builder = (
+        _builder(name, None, key, days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.KeyUsage(**usage), critical=True)
+    )
+    return _signed(builder.sign(key, hashes.SHA256()), key)
+
+
+def _signed(certificate: Certificate, key: EllipticCurvePrivateKey) -> _Signed:
+    from cryptography.hazmat.primitives import serialization
+
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return _Signed(certificate, certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FleetError(f"{path}: cannot be read ({error})") from error
