@@ -17,13 +17,15 @@ from smartedge.artifacts.run import RunFacts
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, differences, load_config, load_run_config
 from smartedge.errors import RunError
-from smartedge.files import write_atomically
+from smartedge.files import refuse_if_others_can_read, write_atomically
 from smartedge.methods.base import get_method
 from smartedge.processes import run_both, stop_on_signals
 from smartedge.runs.progress import Bars, Monitor, Update
 
 if TYPE_CHECKING:
+    from smartedge.artifacts.fleet import Bundle
     from smartedge.data import DataSet
+    from smartedge.wire.credentials import Credentials
     from smartedge.wire.flight import FlightLink
     from smartedge.wire.flight_receiver import FlightReceiver
     from smartedge.wire.link import FrameHandler
@@ -97,9 +99,27 @@ def collect(run_dir: Path) -> Results:
 
 
 def run_edge(
-    config: Config, location: str | None, monitor: Monitor, *, resume: bool = False, stop: threading.Event | None = None
+    config: Config,
+    location: str | None,
+    monitor: Monitor,
+    *,
+    bundle: Bundle | None = None,
+    resume: bool = False,
+    stop: threading.Event | None = None,
 ) -> bool:
-    """The edge's process: trains, and sends to the cloud at ``location`` (``host:port``). True when done."""
+    """The edge's process: trains, and sends to the cloud. True when done.
+
+    Args:
+        config: the run's settings.
+        location: where the cloud listens, ``host:port``; None: the address in ``bundle``, or the method has no cloud.
+        monitor: takes progress updates.
+        bundle: of an edge of the cloud's fleet.
+        resume: continue the run that ``run_dir`` holds.
+        stop: set it to stop cleanly.
+
+    Raises:
+        LinkError: the cloud answers, but its certificate or this edge's is not accepted.
+    """
     import torch
 
     from smartedge.edge.runner import EdgeRunner
@@ -108,8 +128,10 @@ def run_edge(
     _note_facts(config, edge=True)
     sender = None
     if get_method(config.method).has_cloud:
+        if bundle is not None and location is None:
+            location = bundle.cloud
         assert location is not None
-        sender = flight_link(config, location)
+        sender = flight_link(config, location, bundle)
     dataset = open_data(config, monitor)
     _warn_of_early_releases(config, monitor)
     runner = EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
@@ -122,12 +144,15 @@ def run_cloud(
     port: int,
     monitor: Monitor,
     *,
+    fleet: Path | None = None,
+    behind_proxy: bool = False,
     resume: bool = False,
     stop: threading.Event | None = None,
 ) -> bool:
     """The cloud's process: listens, logs the frames, trains. True when done.
 
-    ``monitor`` gets the port as :attr:`Update.port` once frames can be accepted.
+    ``monitor`` gets the port as :attr:`Update.port` once frames can be accepted. ``fleet`` and ``behind_proxy`` are
+    those of :func:`flight_receiver`.
     """
     import torch
 
@@ -140,7 +165,7 @@ def run_cloud(
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=False)
     runner = CloudRunner(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
-    receiver = flight_receiver(config, runner.ingest, host, port)
+    receiver = flight_receiver(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
     receiver.start()
     monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))
     try:
@@ -150,36 +175,66 @@ def run_cloud(
         runner.close()
 
 
-def flight_link(config: Config, location: str) -> FlightLink:
-    """The edge's end of the link, with the settings' token and certificates."""
+def flight_link(config: Config, location: str, bundle: Bundle | None = None) -> FlightLink:
+    """The edge's end of the link, with the credentials of the bundle, or else with those that the settings name.
+
+    Raises:
+        LinkError: the cloud answers, but its certificate or this edge's is not accepted.
+    """
+    from smartedge.fleet.bundle import credentials_of
     from smartedge.wire.flight import FlightLink
+    from smartedge.wire.handshake import check_handshake
 
+    credentials = _credentials(config) if bundle is None else credentials_of(bundle)
+    check_handshake(location, credentials)
     link = config.link
-    return FlightLink(
-        location,
-        token=_token(config),
-        tls_ca=link.tls_ca,
-        tls_cert=link.tls_cert,
-        tls_key=link.tls_key,
-        connect_timeout_s=link.connect_timeout,
-    )
+    return FlightLink(location, credentials, connect_timeout_s=link.connect_timeout, insecure=link.insecure)
 
 
-def flight_receiver(config: Config, handler: FrameHandler, host: str, port: int) -> FlightReceiver:
-    """The cloud's end of the link, with the settings' token and certificates."""
+def flight_receiver(
+    config: Config,
+    handler: FrameHandler,
+    host: str,
+    port: int,
+    *,
+    fleet: Path | None = None,
+    behind_proxy: bool = False,
+) -> FlightReceiver:
+    """The cloud's end of the link.
+
+    Args:
+        config: the run's settings.
+        handler: takes the frames.
+        host: where to listen.
+        port: 0 for any free one.
+        fleet: a fleet's folder: its edges may send, each by its certificate. None: token and certificates are those of
+            the settings, and every sender that shows them may send.
+        behind_proxy: a proxy of this machine ends TLS, so the fleet's edges show tokens.
+
+    Raises:
+        FleetError: the fleet's files cannot be used.
+        ConfigError: the settings name credentials beside those of the fleet.
+    """
+    from smartedge.fleet.bundle import cloud_credentials
+    from smartedge.fleet.register import Register
+    from smartedge.wire.credentials import Credentials
     from smartedge.wire.flight_receiver import FlightReceiver
 
+    guard, credentials, link = None, _credentials(config), config.link
+    if fleet is not None:
+        if credentials != Credentials():
+            raise errors.ConfigError("link.token_file, link.tls_*: remove them, since --fleet says who may send")
+        guard = Register(fleet)
+        credentials = Credentials() if behind_proxy else cloud_credentials(fleet)
+    return FlightReceiver(handler, host, port, credentials=credentials, guard=guard, insecure=link.insecure)
+
+
+def _credentials(config: Config) -> Credentials:
+    """The credentials that the settings name."""
+    from smartedge.wire.credentials import Credentials
+
     link = config.link
-    return FlightReceiver(
-        handler,
-        host,
-        port,
-        token=_token(config),
-        tls_cert=link.tls_cert,
-        tls_key=link.tls_key,
-        tls_ca=link.tls_ca,
-        insecure=link.insecure,
-    )
+    return Credentials.from_files(ca=link.tls_ca, certificate=link.tls_cert, key=link.tls_key, token=_token(config))
 
 
 def _is_complete(config: Config) -> bool:
@@ -257,6 +312,7 @@ def _token(config: Config) -> str | None:
     if path is None:
         return None
     try:
+        refuse_if_others_can_read(path, errors.ConfigError, "the token (link.token_file)")
         token = path.read_text(encoding="utf-8").split("\n")[0].strip()
     except OSError as error:
         raise errors.ConfigError(f"link.token_file: {path} cannot be read ({error})") from error

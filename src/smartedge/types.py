@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "EDGE_NAME",
     "PROTOCOL",
     "EncodedBatch",
     "FeatureBatch",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 PROTOCOL = 3  # version of headers and frames; another version is refused (format: smartedge.wire.frame)
+
+EDGE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"  # pattern of an edge's name; it becomes the name of a folder
 
 SplitName = Literal["train", "val", "test"]
 Features: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8]"  # (B, *F); uint8 where images are uploaded

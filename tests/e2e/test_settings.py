@@ -12,7 +12,6 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,10 @@ from watching import Watch, facts_of
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import Config, Section, load_config
 from smartedge.errors import ConfigError
+from smartedge.files import PRIVATE, write_atomically
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import flight_link, flight_receiver, run_cloud, run_edge, train
+from smartedge.wire.credentials import Credentials
 from smartedge.wire.memory import MemoryLink
 
 BOTTLENECK = {"bottleneck": [4, 2, 2]}
@@ -367,10 +368,16 @@ def at_the_link(monkeypatch) -> dict[str, Any]:
     """What the two ends of the link are made with."""
     import smartedge.wire.flight
     import smartedge.wire.flight_receiver
+    import smartedge.wire.handshake
 
     made: dict[str, Any] = {}
-    monkeypatch.setattr(smartedge.wire.flight, "FlightLink", lambda *_, **given: made.update(edge=given))
+
+    def link(location: str, credentials: Credentials, **given: Any) -> None:
+        made["edge"] = {"credentials": credentials, **given}
+
+    monkeypatch.setattr(smartedge.wire.flight, "FlightLink", link)
     monkeypatch.setattr(smartedge.wire.flight_receiver, "FlightReceiver", lambda *_, **given: made.update(cloud=given))
+    monkeypatch.setattr(smartedge.wire.handshake, "check_handshake", lambda *_: None)  # the files are no certificates
     return made
 
 
@@ -378,19 +385,19 @@ def at_the_link(monkeypatch) -> dict[str, Any]:
     ("link", "edge", "cloud"),
     [
         ({"connect_timeout": 7.5}, {"connect_timeout_s": 7.5}, {}),
-        ({"token_file": "token"}, {"token": "a secret"}, {"token": "a secret"}),
+        ({"token_file": "token"}, *[{"credentials": Credentials(token="a secret")}] * 2),
         (
             {"tls_cert": "cert.pem", "tls_key": "key.pem"},
-            {"tls_cert": Path("cert.pem"), "tls_key": Path("key.pem")},
-            {"tls_cert": Path("cert.pem"), "tls_key": Path("key.pem")},
+            *[{"credentials": Credentials(certificate=b"cert", key=b"key")}] * 2,
         ),
-        ({"tls_ca": "ca.pem"}, {"tls_ca": Path("ca.pem")}, {"tls_ca": Path("ca.pem")}),
-        ({"insecure": True}, {}, {"insecure": True}),
+        ({"tls_ca": "ca.pem"}, *[{"credentials": Credentials(ca=b"ca")}] * 2),
+        ({"insecure": True}, {"insecure": True}, {"insecure": True}),
     ],
 )
 def test_the_link_gets_its_settings(at_the_link, tmp_path, monkeypatch, link, edge, cloud):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "token").write_text("a secret\n")
+    for name, content in {"token": "a secret\n", "ca.pem": "ca", "cert.pem": "cert", "key.pem": "key"}.items():
+        write_atomically(tmp_path / name, content, mode=PRIVATE)
     made = []
     for config in (load_config({}), load_config({"link": link})):
         flight_link(config, "127.0.0.1:1")

@@ -26,11 +26,9 @@ from pydantic import Field
 
 from smartedge.artifacts.base import Artifact, Part
 from smartedge.errors import FleetError, SmartEdgeError
+from smartedge.types import EDGE_NAME
 
-__all__ = ["EDGE_NAME", "Bundle", "EdgeEntry", "EdgeRegister", "Issued"]
-
-# A name becomes the name of a folder, also on file systems that do not tell capitals from small letters.
-EDGE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
+__all__ = ["Bundle", "EdgeEntry", "EdgeRegister", "Issued"]
 
 
 class Issued(Part):

@@ -67,9 +67,11 @@ first steps:
   smartedge audit runs/default --attributes A  # what an attacker reads of column A from what was sent
   smartedge plan run.yaml --link 3g            # would another cut, codec or schedule be better?
 
-on two machines, with the same settings file (which names a token and TLS keys under 'link'):
-  smartedge cloud run.yaml --listen 0.0.0.0:8815       # on the server
-  smartedge edge run.yaml --connect SERVER:8815        # on the device
+on two machines, with the same settings file:
+  smartedge fleet init factory                                       # certificates
+  smartedge fleet add factory door --cloud SERVER:8815               # writes door.bundle
+  smartedge cloud run.yaml --fleet factory --listen 0.0.0.0:8815     # on the server
+  smartedge edge run.yaml --bundle door.bundle                       # on the device
 
 'smartedge VERB --help' explains a verb.
 """

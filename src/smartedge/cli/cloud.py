@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 from smartedge.cli.common import add_side_arguments, side
 from smartedge.errors import ConfigError
 
-__all__ = ["add_parser", "parse_address", "run"]
+__all__ = ["FleetArguments", "add_fleet_arguments", "add_parser", "fleet_of", "parse_address", "run"]
+
+
+class FleetArguments(TypedDict):
+    """Who may send: arguments of :func:`smartedge.training.flight_receiver`."""
+
+    fleet: Path | None
+    behind_proxy: bool
+
 
 _DESCRIPTION = """\
 Accept features from the edge, keep them in the feature log, train the back.
@@ -17,7 +26,8 @@ Accept features from the edge, keep them in the feature log, train the back.
   cloud listening on 0.0.0.0:8815
   cloud train   ━━━━━━━━━━━━━━━━━━━━━━━━ 372/372 0:01:12 epoch 6/6 loss 0.148
 
-Beyond this machine, set link.token_file and link.tls_cert / link.tls_key (or link.insecure: true in a trusted network).
+Beyond this machine, give --fleet (see 'smartedge fleet --help'), or set link.token_file and link.tls_cert /
+link.tls_key (or link.insecure: true in a trusted network).
 """
 
 
@@ -30,6 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument(
         "--listen", metavar="HOST:PORT", default="127.0.0.1:8815", help="default: %(default)s; port 0: any free one"
     )
+    add_fleet_arguments(parser)
     return parser
 
 
@@ -38,9 +49,29 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.training import run_cloud
 
     host, port = parse_address(args.listen, "--listen")
+    fleet = fleet_of(args)
     with side(args) as (config, monitor, stop):
-        done = run_cloud(config, host, port, monitor, resume=args.resume, stop=stop)
+        done = run_cloud(config, host, port, monitor, **fleet, resume=args.resume, stop=stop)
     return 0 if done else 130
+
+
+def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--fleet`` and ``--behind-proxy``."""
+    parser.add_argument(
+        "--fleet", metavar="DIR", type=Path, help="folder of a fleet: its edges may send, and nobody else"
+    )
+    parser.add_argument(
+        "--behind-proxy",
+        action="store_true",
+        help="with --fleet: a proxy of this machine ends TLS, so the edges show tokens ('smartedge fleet add --token')",
+    )
+
+
+def fleet_of(args: argparse.Namespace) -> FleetArguments:
+    """What :func:`add_fleet_arguments` added, checked."""
+    if args.behind_proxy and args.fleet is None:
+        raise ConfigError("--behind-proxy: only with --fleet DIR, whose tokens the edges show")
+    return {"fleet": args.fleet, "behind_proxy": args.behind_proxy}
 
 
 def parse_address(text: str, option: str) -> tuple[str, int]:

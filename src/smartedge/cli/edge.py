@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from smartedge.cli.common import add_side_arguments, side
@@ -14,7 +15,7 @@ __all__ = ["add_parser", "run"]
 _DESCRIPTION = """\
 Train the front with its own exit on this device, and stream features to the cloud.
 
-  $ smartedge edge run.yaml --connect cloud.example:8815
+  $ smartedge edge run.yaml --bundle door.bundle
    edge train   ━━━━━━━━━━━━━━━━━━━━━━━━ 372/372 0:01:10 epoch 6/6 loss 0.215
 
 Both sides need the same settings, except for data.path, data.sensitive, data.limit, data.cache_dir, adversary, run_dir,
@@ -28,16 +29,27 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "edge", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_side_arguments(parser)
-    parser.add_argument("--connect", metavar="HOST:PORT", help="where the cloud listens; not for method 'local'")
+    parser.add_argument(
+        "--connect",
+        metavar="HOST:PORT",
+        help="where the cloud listens; default: the address in the bundle; not for method 'local'",
+    )
+    parser.add_argument(
+        "--bundle", metavar="FILE", type=Path, help="this edge's file of the cloud's fleet ('smartedge fleet add')"
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the edge's side to its end."""
+    from smartedge.fleet.bundle import open_bundle
     from smartedge.training import run_edge
 
+    bundle = None if args.bundle is None else open_bundle(args.bundle)
     with side(args) as (config, monitor, stop):
-        if args.connect is None and get_method(config.method).has_cloud:
-            raise ConfigError(f"--connect HOST:PORT is needed: method {config.method!r} sends to a cloud")
-        done = run_edge(config, args.connect, monitor, resume=args.resume, stop=stop)
+        if args.connect is None and bundle is None and get_method(config.method).has_cloud:
+            raise ConfigError(
+                f"--bundle FILE or --connect HOST:PORT is needed: method {config.method!r} sends to a cloud"
+            )
+        done = run_edge(config, args.connect, monitor, bundle=bundle, resume=args.resume, stop=stop)
     return 0 if done else 130

@@ -37,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "--threshold", type=float, default=0.9, help="the back answers where the exit's confidence is below this (0.9)"
     )
     parser.add_argument("--connect", metavar="HOST:PORT", help="ask the server there instead of the back in RUN")
+    parser.add_argument("--bundle", metavar="FILE", type=Path, help="this edge's file of the server's fleet")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     return parser
 
@@ -46,8 +47,11 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from smartedge import inference, metrics
+    from smartedge.fleet.bundle import open_bundle
     from smartedge.training import flight_link
 
+    if args.bundle is not None and args.connect is None:
+        raise ConfigError("--bundle: only with --connect HOST:PORT; without a server nothing leaves this machine")
     if args.threshold < 0:
         raise ConfigError("--threshold must be at least 0; 0 answers everything on the edge, 1.01 nothing")
     trained = inference.TrainedRun.open(args.run_dir)
@@ -56,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{path}: {problem}; left out", file=sys.stderr)
     if not readable:
         raise DataError("none of the images can be read")
-    server = None if args.connect is None else flight_link(trained.config, args.connect)
+    bundle = None if args.bundle is None else open_bundle(args.bundle)
+    server = None if args.connect is None else flight_link(trained.config, args.connect, bundle)
     try:
         answers = inference.answer(trained, images_BCHW, threshold=args.threshold, server=server)
     finally:

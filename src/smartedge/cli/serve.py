@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from smartedge.cli.cloud import add_fleet_arguments, fleet_of, parse_address
+
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
@@ -16,7 +18,8 @@ Answer 'smartedge infer --connect' with the back of a trained run. Runs until it
 
 The run directory needs two folders: cloud/, which 'smartedge cloud' wrote, and shared/, copied from the edge.
 Nothing else of the edge's run directory may travel: edge/, results.json and audit/ come from images and labels.
-Token and TLS come from the settings of the run (link.*), in its config.yaml where that is there.
+Who may ask: the edges of --fleet; or who shows the token and certificates of the run's settings (link.*), in its
+config.yaml where that is there.
 """
 
 
@@ -29,19 +32,19 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument(
         "--listen", metavar="HOST:PORT", default="127.0.0.1:8816", help="default: %(default)s; port 0: any free one"
     )
+    add_fleet_arguments(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
-    from smartedge.cli.cloud import parse_address
     from smartedge.inference import BackServer, TrainedRun
     from smartedge.processes import stop_on_signals
     from smartedge.training import flight_receiver
 
     host, port = parse_address(args.listen, "--listen")
     trained = TrainedRun.open(args.run_dir)
-    receiver = flight_receiver(trained.config, BackServer(trained), host, port)
+    receiver = flight_receiver(trained.config, BackServer(trained), host, port, **fleet_of(args))
     with stop_on_signals() as stop:
         receiver.start()
         print(f"listening on {host}:{receiver.port}; Ctrl-C stops", flush=True)

@@ -24,10 +24,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from smartedge.artifacts.fleet import EDGE_NAME, Bundle, EdgeEntry, EdgeRegister, Issued
+from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued
 from smartedge.errors import FleetError
 from smartedge.files import PRIVATE, private_folder, refuse_if_others_can_read, write_atomically
 from smartedge.fleet.register import REGISTER
+from smartedge.types import EDGE_NAME
 
 if TYPE_CHECKING:
     from cryptography import x509

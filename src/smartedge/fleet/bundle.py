@@ -8,8 +8,9 @@ from pathlib import Path
 from smartedge.artifacts.fleet import Bundle
 from smartedge.errors import FleetError
 from smartedge.files import refuse_if_others_can_read
+from smartedge.wire.credentials import Credentials
 
-__all__ = ["open_bundle"]
+__all__ = ["cloud_credentials", "credentials_of", "open_bundle"]
 
 
 def open_bundle(path: Path, *, now: datetime | None = None) -> Bundle:
@@ -33,3 +34,40 @@ def open_bundle(path: Path, *, now: datetime | None = None) -> Bundle:
             "the fleet's owner makes a new one with 'smartedge fleet renew'. Is this machine's clock right?"
         )
     return bundle
+
+
+def credentials_of(bundle: Bundle) -> Credentials:
+    """What the edge of a bundle shows, and how it checks the cloud."""
+    return Credentials(
+        ca=_pem(bundle.authority),
+        certificate=_pem(bundle.certificate),
+        key=_pem(bundle.key),
+        token=bundle.token,
+        server_name=bundle.server_name,
+        encrypted=True,
+    )
+
+
+def cloud_credentials(folder: Path) -> Credentials:
+    """What the cloud of a fleet shows: its own certificate. Edges must show one of the fleet's authority.
+
+    Raises:
+        FleetError: a file is missing, cannot be read, or others may read the cloud's key.
+    """
+    key = folder / "cloud.key"
+    try:
+        refuse_if_others_can_read(key, FleetError, "the cloud's key")
+        return Credentials(
+            ca=(folder / "authority.pem").read_bytes(),
+            certificate=(folder / "cloud.pem").read_bytes(),
+            key=key.read_bytes(),
+        )
+    except OSError as error:
+        raise FleetError(
+            f"{error.filename}: cannot be read ({error.strerror}); the cloud needs authority.pem, cloud.pem, cloud.key "
+            "and edges.json of the fleet's folder"
+        ) from error
+
+
+def _pem(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()

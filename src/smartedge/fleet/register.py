@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,31 +14,26 @@ from smartedge.errors import FleetError
 __all__ = ["REGISTER", "Register"]
 
 REGISTER = "edges.json"
-_LOOK_AGAIN_S = 1.0
 
 
 class Register:
     """The register in a fleet's folder. A changed file is read again, so that a revocation works without a restart.
 
-    The file's time and size are looked at once a second at most, when somebody asks. A register that cannot be read
-    admits nobody: it fails closed.
+    Each question looks at the file's time and size first. A register that cannot be read admits nobody.
 
     Args:
         folder: of the fleet.
-        clock: seconds that only grow; tests give their own.
 
     Raises:
         FleetError: the register is missing or damaged.
     """
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: Path) -> None:
         self._path = folder / REGISTER
-        self._clock = clock
         self._lock = threading.Lock()
         self._stamp = self._stamp_now()
         self._register: EdgeRegister | None = EdgeRegister.read(self._path)
         self._fault = ""
-        self._looked = clock()
 
     def refusal(self, edge: str, serial: int | None = None) -> str | None:
         """Why an edge may not send now; None: it may.
@@ -57,6 +50,9 @@ class Register:
         if entry is None:
             return f"edge '{edge}' is not of this fleet; the fleet's owner adds it with 'smartedge fleet add'"
         now = datetime.now(timezone.utc)
+        if entry.shows == "token":
+            valid = entry.token_until is not None and entry.token_until > now
+            return None if valid else f"the token of edge '{edge}' was revoked or has expired; renew its bundle"
         issued = [each for each in entry.certificates if serial is None or each.serial == f"{serial:x}"]
         if any(not each.revoked and each.until > now for each in issued):
             return None
@@ -90,10 +86,8 @@ class Register:
 
     def _current(self) -> EdgeRegister | None:
         with self._lock:
-            if self._clock() - self._looked >= _LOOK_AGAIN_S:
-                self._looked = self._clock()
-                if (stamp := self._stamp_now()) != self._stamp:
-                    self._read_again(stamp)
+            if (stamp := self._stamp_now()) is None or stamp != self._stamp:
+                self._read_again(stamp)
             return self._register
 
     def _read_again(self, stamp: tuple[int, int, int] | None) -> None:

@@ -18,7 +18,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,18 +25,20 @@ from pyarrow import flight
 
 from smartedge.errors import LinkError
 from smartedge.types import Frame, StreamHeader
+from smartedge.wire.credentials import Credentials
 from smartedge.wire.flight_errors import ARROW_ERRORS, from_flight_error
 from smartedge.wire.frame import JOINED_BYTES, SCHEMA, Message, header_to_json, serialise, to_arrow
 from smartedge.wire.link import check_answer, check_kind
 from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback
 
-__all__ = ["TOKEN_HEADER", "WANTED", "FlightLink", "bearer", "read_file", "uri"]
+__all__ = ["TOKEN_HEADER", "WANTED", "FlightLink", "bearer", "split_location", "uri"]
 
 _log = logging.getLogger(__name__)
 
 TOKEN_HEADER = "authorization"
 WANTED = struct.Struct("<Q")  # the receiver's reply to a header: the number of the frame that it wants next
 _RETRY_S = 0.1
+_NOTHING = Credentials()
 
 
 class FlightLink:
@@ -48,41 +49,40 @@ class FlightLink:
 
     Args:
         location: ``host:port`` of the receiver.
-        token: sent to the receiver, in clear: use TLS where the receiver is on another machine.
-        tls_ca: certificates (PEM) that check the receiver's certificate; turns TLS on.
-        tls_cert: this side's own certificate (PEM) for a receiver that asks for one; turns TLS on.
-        tls_key: its private key (PEM).
+        credentials: what this side shows, and how it checks the receiver. Certificates turn TLS on.
         connect_timeout_s: how long :meth:`open` tries, in seconds, while the receiver is not there or not free.
+        insecure: allow a receiver beyond this machine without TLS.
 
     Raises:
-        LinkError: when the location has another form, or a certificate cannot be read.
+        LinkError: when the location has another form, or ``insecure`` would be needed.
     """
 
     def __init__(
         self,
         location: str,
+        credentials: Credentials = _NOTHING,
         *,
-        token: str | None = None,
-        tls_ca: Path | None = None,
-        tls_cert: Path | None = None,
-        tls_key: Path | None = None,
         connect_timeout_s: float = 30.0,
+        insecure: bool = False,
     ) -> None:
-        host, _, port = location.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise LinkError(f"the cloud's location must be HOST:PORT, as in 192.168.0.7:8815, got {location!r}")
-        tls = tls_ca or tls_cert
-        if token is not None and tls is None and not is_loopback(host):
-            _log.warning("the token is sent to %s in clear: set link.tls_ca to encrypt it", host)
+        host, port = split_location(location)
+        if not credentials.tls and not is_loopback(host):
+            if not insecure:
+                raise LinkError(
+                    f"refusing to send to {host}, beyond this machine, without TLS: use a bundle of the cloud's fleet, "
+                    "set link.tls_ca, or set link.insecure to accept it"
+                )
+            _log.warning("sending to %s in clear: anybody on the way can read and change what is sent", host)
         self._where = f"link to {location}"
-        self._uri = uri(host, int(port), tls=tls is not None)
+        self._uri = uri(host, port, tls=credentials.tls)
         self._options = flight.FlightCallOptions(
-            headers=[(TOKEN_HEADER.encode(), bearer(token))] if token is not None else []
+            headers=[] if credentials.token is None else [(TOKEN_HEADER.encode(), bearer(credentials.token))]
         )
         self._client_arguments = {
-            "tls_root_certs": read_file(tls_ca) if tls_ca else None,
-            "cert_chain": read_file(tls_cert) if tls_cert else None,
-            "private_key": read_file(tls_key) if tls_key else None,
+            "tls_root_certs": credentials.ca,
+            "cert_chain": credentials.certificate,
+            "private_key": credentials.key,
+            "override_hostname": credentials.server_name,
             "generic_options": [
                 ("grpc.use_local_subchannel_pool", 1),  # a connection of its own, so that its bytes can be counted
                 ("grpc.enable_http_proxy", 0),
@@ -90,7 +90,7 @@ class FlightLink:
             ],
         }
         self._connect_timeout_s = connect_timeout_s
-        self._meter = SocketMeter(int(port))
+        self._meter = SocketMeter(port)
         self._lock = threading.Lock()  # of the meter
         self._calling = threading.Lock()  # held by the thread that uses the connection
         self._disconnected = threading.Event()
@@ -258,8 +258,6 @@ class FlightLink:
 
 def bearer(token: str) -> bytes:
     """The value of the header that shows the token."""
-    if not token or not token.isascii() or not token.isprintable():
-        raise LinkError("link.token_file: the token must be printable ASCII, and not empty")
     return f"Bearer {token}".encode()
 
 
@@ -269,13 +267,13 @@ def uri(host: str, port: int, *, tls: bool) -> str:
     return f"{'grpc+tls' if tls else 'grpc'}://{host}:{port}"
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a certificate or key.
+def split_location(location: str) -> tuple[str, int]:
+    """Host and port of ``host:port``.
 
     Raises:
-        LinkError: it cannot be read.
+        LinkError: it has another form.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise LinkError(f"{path}: cannot be read ({error.strerror})") from error
+    host, _, port = location.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise LinkError(f"the cloud's location must be HOST:PORT, as in 192.168.0.7:8815, got {location!r}")
+    return host, int(port)

@@ -21,6 +21,7 @@ from pyarrow import flight
 
 from smartedge.errors import LinkError, LogError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.wire.credentials import Credentials
 from smartedge.wire.flight import FlightLink, uri
 from smartedge.wire.flight_receiver import FlightReceiver
 from smartedge.wire.frame import JOINED_BYTES, SCHEMA, header_to_json, serialise, to_arrow
@@ -70,7 +71,7 @@ def handler() -> Handler:
 
 @pytest.fixture
 def receiver(handler: Handler) -> Iterator[FlightReceiver]:
-    with_token = FlightReceiver(handler, "127.0.0.1", token="secret")
+    with_token = FlightReceiver(handler, "127.0.0.1", credentials=Credentials(token="secret"))
     with_token.start()
     yield with_token
     handler.gate.set()
@@ -93,7 +94,7 @@ def connect() -> Iterator[Connect]:
     links: list[FlightLink] = []
 
     def connect(receiver: FlightReceiver, **changes: Any) -> FlightLink:
-        arguments = {"token": "secret", "connect_timeout_s": 5.0, **changes}
+        arguments = {"credentials": Credentials(token="secret"), "connect_timeout_s": 5.0, **changes}
         links.append(FlightLink(f"127.0.0.1:{receiver.port}", **arguments))
         return links[-1]
 
@@ -226,7 +227,7 @@ def test_the_token_must_be_right(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with pytest.raises(LinkError, match="token is missing or wrong") as caught:
-        connect(receiver, token=token).open(HEADER)
+        connect(receiver, credentials=Credentials(token=token)).open(HEADER)
     assert "secret" not in str(caught.value).replace("the same secret", "") and "Bearer" not in caplog.text
     assert_serves()
 
@@ -357,7 +358,7 @@ def test_disconnecting_ends_the_wait_for_a_receiver() -> None:
 def test_closing_the_receiver_breaks_an_open_stream_off(handler: Handler, connect: Connect) -> None:
     receiver = FlightReceiver(handler, "127.0.0.1")
     receiver.start()
-    link = connect(receiver, token=None)
+    link = connect(receiver, credentials=Credentials())
     link.open(HEADER)
     link.write(frame(0))
     receiver.close()
@@ -570,21 +571,24 @@ def test_without_the_kernels_counts_arrows_are_given(
 # -- TLS
 
 
+def files_of(folder: Path, *names: str, token: str | None = None) -> Credentials:
+    """Credentials from the files ca.pem, cert.pem, key.pem of those names."""
+    of = {name: folder / name if name in names else None for name in ("ca.pem", "other.pem", "cert.pem", "key.pem")}
+    ca = of["ca.pem"] or of["other.pem"]
+    return Credentials.from_files(ca=ca, certificate=of["cert.pem"], key=of["key.pem"], token=token)
+
+
 def test_tls_with_certificates_on_both_sides(handler: Handler, certificates: Path, connect: Connect) -> None:
-    mine = {
-        "tls_ca": certificates / "ca.pem",
-        "tls_cert": certificates / "cert.pem",
-        "tls_key": certificates / "key.pem",
-    }
-    receiver = FlightReceiver(handler, "127.0.0.1", **mine)
+    mine = files_of(certificates, "ca.pem", "cert.pem", "key.pem")
+    receiver = FlightReceiver(handler, "127.0.0.1", credentials=mine)
     receiver.start()
-    link = connect(receiver, token=None, **mine)
+    link = connect(receiver, credentials=mine)
     send(link)
     assert handler.finished == 1 and link.counters().up > 3000
     link.disconnect()
-    for wrong in ({"tls_ca": mine["tls_ca"]}, {**mine, "tls_ca": certificates / "other.pem"}, {}):
+    for names in (["ca.pem"], ["other.pem", "cert.pem", "key.pem"], []):
         with pytest.raises(LinkError):
-            connect(receiver, token=None, connect_timeout_s=0.5, **wrong).open(HEADER)
+            connect(receiver, credentials=files_of(certificates, *names), connect_timeout_s=0.5).open(HEADER)
     assert handler.finished == 1
     receiver.close()
 
@@ -592,52 +596,41 @@ def test_tls_with_certificates_on_both_sides(handler: Handler, certificates: Pat
 def test_tls_with_a_token_needs_no_certificate_of_the_sender(
     handler: Handler, certificates: Path, connect: Connect
 ) -> None:
-    pair = {"tls_cert": certificates / "cert.pem", "tls_key": certificates / "key.pem"}
-    receiver = FlightReceiver(handler, "127.0.0.1", token="secret", **pair)
+    mine = files_of(certificates, "cert.pem", "key.pem", token="secret")
+    receiver = FlightReceiver(handler, "127.0.0.1", credentials=mine)
     receiver.start()
-    send(connect(receiver, tls_ca=certificates / "ca.pem"))
+    send(connect(receiver, credentials=files_of(certificates, "ca.pem", token="secret")))
     assert handler.finished == 1
     receiver.close()
 
 
-@pytest.mark.parametrize(
-    ("host", "options", "warned"),
-    [
-        ("192.0.2.1", {"token": "t"}, True),
-        ("192.0.2.1", {}, False),
-        ("127.0.0.1", {"token": "t"}, False),
-        ("192.0.2.1", {"token": "t", "tls_ca": "ca.pem"}, False),
-        ("192.0.2.1", {"token": "t", "tls_cert": "cert.pem", "tls_key": "key.pem"}, False),
-    ],
-)
-def test_a_token_in_clear_is_warned_about(
-    certificates: Path, caplog: pytest.LogCaptureFixture, host: str, options: dict[str, str], warned: bool
+def test_nothing_is_sent_in_clear_beyond_this_machine_without_consent(
+    certificates: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    arguments: dict[str, Any] = {
-        name: value if name == "token" else certificates / value for name, value in options.items()
-    }
-    FlightLink(f"{host}:1", **arguments)
-    assert ("the token is sent to 192.0.2.1 in clear" in caplog.text) == warned
+    for credentials in (Credentials(), Credentials(token="t")):
+        with pytest.raises(LinkError, match=r"refusing to send to 192\.0\.2\.1.*link\.insecure"):
+            FlightLink("192.0.2.1:1", credentials)
+        FlightLink("127.0.0.1:1", credentials)
+        assert caplog.text == ""
+    for credentials in (files_of(certificates, "ca.pem", token="t"), Credentials(token="t", encrypted=True)):
+        FlightLink("192.0.2.1:1", credentials)
+        assert caplog.text == ""
+    FlightLink("192.0.2.1:1", insecure=True)
+    assert "sending to 192.0.2.1 in clear" in caplog.text
 
 
-def test_a_certificate_that_cannot_be_read_is_named(handler: Handler, tmp_path: Path) -> None:
-    missing = tmp_path / "missing.pem"
-    with pytest.raises(LinkError, match=r"missing\.pem: cannot be read"):
-        FlightReceiver(handler, "127.0.0.1", tls_cert=missing, tls_key=missing)
-    with pytest.raises(LinkError, match=r"missing\.pem: cannot be read"):
-        FlightLink("127.0.0.1:1", tls_ca=missing)
-    missing.write_text("nonsense")
+def test_a_certificate_that_is_none_is_told(handler: Handler) -> None:
     with pytest.raises(LinkError, match="cannot listen"):
-        FlightReceiver(handler, "127.0.0.1", tls_cert=missing, tls_key=missing)
+        FlightReceiver(handler, "127.0.0.1", credentials=Credentials(certificate=b"nonsense", key=b"nonsense"))
 
 
 # -- where it listens, and settings
 
 
-@pytest.mark.parametrize("options", [{}, {"token": "t"}])
-def test_an_open_address_needs_protection_or_consent(handler: Handler, options: dict[str, str]) -> None:
+@pytest.mark.parametrize("token", [None, "t"])
+def test_an_open_address_needs_protection_or_consent(handler: Handler, token: str | None) -> None:
     with pytest.raises(LinkError, match=r"refusing to listen on 0\.0\.0\.0.*link\.insecure"):
-        FlightReceiver(handler, "0.0.0.0", **options)  # type: ignore[arg-type]
+        FlightReceiver(handler, "0.0.0.0", credentials=Credentials(token=token))
 
 
 def test_consent_is_warned_about(handler: Handler, caplog: pytest.LogCaptureFixture) -> None:
@@ -647,8 +640,8 @@ def test_consent_is_warned_about(handler: Handler, caplog: pytest.LogCaptureFixt
 
 
 def test_a_protected_open_address_is_fine(handler: Handler, certificates: Path) -> None:
-    pair = {"tls_cert": certificates / "cert.pem", "tls_key": certificates / "key.pem"}
-    FlightReceiver(handler, "0.0.0.0", token="t", **pair).close()
+    mine = files_of(certificates, "cert.pem", "key.pem", token="t")
+    FlightReceiver(handler, "0.0.0.0", credentials=mine).close()
 
 
 def test_a_taken_port_is_told(handler: Handler, receiver: FlightReceiver) -> None:
@@ -666,11 +659,3 @@ def test_a_location_is_host_and_port(location: str) -> None:
 def test_an_ipv6_address_stands_in_brackets(host: str, inside: str) -> None:
     assert uri(host, 8815, tls=False) == f"grpc://{inside}:8815"
     assert uri(host, 8815, tls=True) == f"grpc+tls://{inside}:8815"
-
-
-@pytest.mark.parametrize("token", ["", "two\nlines", "schlüssel"])
-def test_a_token_is_printable_ascii(handler: Handler, token: str) -> None:
-    with pytest.raises(LinkError, match="printable ASCII"):
-        FlightReceiver(handler, "127.0.0.1", token=token)
-    with pytest.raises(LinkError, match="printable ASCII"):
-        FlightLink("127.0.0.1:1", token=token)

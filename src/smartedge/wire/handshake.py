@@ -1,0 +1,85 @@
+"""Says in words why TLS with a receiver fails.
+
+gRPC tells a sender only that it cannot connect, and tries again until its time is up. So a sender makes one handshake
+with Python's own TLS before it begins. A receiver of gRPC that refuses a certificate sends no alert. It closes the
+connection, where it would otherwise send its first message.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import tempfile
+from pathlib import Path
+
+from smartedge.errors import LinkError
+from smartedge.files import PRIVATE
+from smartedge.wire.credentials import Credentials
+from smartedge.wire.flight import split_location
+
+__all__ = ["check_handshake"]
+
+_WAIT_S = 5.0
+
+
+def check_handshake(location: str, credentials: Credentials) -> None:
+    """Make one TLS handshake with the receiver, where these credentials use TLS and the receiver can be reached.
+
+    Nothing is said about a receiver that cannot be reached, or that closes the connection without a reason: the link
+    tries again later.
+
+    Raises:
+        LinkError: this side does not accept the receiver's certificate, or the receiver does not accept this side's.
+    """
+    if not credentials.tls:
+        return
+    host, port = split_location(location)
+    try:
+        context = _context(credentials)
+        with (
+            socket.create_connection((host.strip("[]"), port), timeout=_WAIT_S) as connection,
+            context.wrap_socket(connection, server_hostname=credentials.server_name or host.strip("[]")) as secured,
+        ):
+            answered = secured.recv(1) != b""
+    except ssl.SSLCertVerificationError as error:
+        raise LinkError(
+            f"link to {location}: the cloud's certificate is not accepted ({error.verify_message}); is it the cloud of "
+            "this edge's fleet, and is this machine's clock right?"
+        ) from error
+    except (OSError, ssl.SSLError) as error:
+        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            raise LinkError(
+                f"link to {location}: the other side does not use TLS; is it a cloud that was started with --fleet, or "
+                "with link.tls_cert?"
+            ) from error
+        return  # not there, or gone
+    if answered:
+        return
+    if credentials.certificate is None:
+        raise LinkError(
+            f"link to {location}: the cloud asks for a certificate; give --bundle, or set link.tls_cert and "
+            "link.tls_key"
+        )
+    raise LinkError(
+        f"link to {location}: the cloud refuses this edge's certificate: it has expired, was signed for another fleet, "
+        "or is not one for an edge. The fleet's owner makes a new bundle with 'smartedge fleet renew'"
+    )
+
+
+def _context(credentials: Credentials) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cadata=None if credentials.ca is None else credentials.ca.decode("ascii"))
+        context.set_alpn_protocols(["h2"])
+        if credentials.certificate is not None and credentials.key is not None:
+            with tempfile.TemporaryDirectory() as folder:  # ssl reads a certificate from a file only
+                path = Path(folder) / "pair.pem"
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(credentials.certificate + b"\n" + credentials.key)
+                context.load_cert_chain(path)
+    except (ssl.SSLError, ValueError) as error:
+        raise LinkError(
+            f"link: a certificate or key is no valid PEM, or they do not belong together ({error})"
+        ) from error
+    return context

@@ -1,0 +1,70 @@
+"""The verb ``fleet``, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from smartedge.cli.app import main
+
+
+def test_a_fleet_from_its_beginning_to_a_revocation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "factory")
+    assert main(["fleet", "init", folder]) == 0
+    assert main(["fleet", "list", folder]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "no edges yet"
+    assert main(["fleet", "add", folder, "door", "gate", "--cloud", "cloud.example:8815", "--days", "10"]) == 0
+    bundles = [tmp_path / "factory" / "bundles" / f"{name}.bundle" for name in ("door", "gate")]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in bundles]
+    assert json.loads(bundles[0].read_text())["cloud"] == "cloud.example:8815"
+    assert main(["fleet", "add", folder, "lab", "--cloud", "proxy.example:443", "--token"]) == 0
+    assert main(["fleet", "revoke", folder, "gate"]) == 0
+    capsys.readouterr()
+    assert main(["fleet", "list", folder]) == 0
+    door, gate, lab = capsys.readouterr().out.splitlines()
+    assert door.startswith("door  may send until 20") and door.endswith("(certificate)")
+    assert gate == "gate  revoked" and lab.startswith("lab   may send until 20") and lab.endswith("(token)")
+    before = (tmp_path / "factory" / "cloud.pem").read_bytes()
+    assert main(["fleet", "renew", folder]) == 0
+    assert (tmp_path / "factory" / "cloud.pem").read_bytes() != before
+    assert main(["fleet", "renew", folder, "door", "--cloud", "other.example:1"]) == 0
+    assert json.loads(bundles[0].read_text())["cloud"] == "other.example:1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["add", "{}", "door", "--cloud", "nowhere"], 2, "--cloud nowhere: write it as HOST:PORT"),
+        (["add", "{}", "door", "--cloud", "c:1", "--days", "0"], 2, "give 1 to 3650 days"),
+        (["add", "{}", "door", "--cloud", "c:1", "--proxy-ca", "x"], 2, "--proxy-ca: only with --token"),
+        (["add", "{}", "Door", "--cloud", "c:1"], 11, "small letters"),
+        (["revoke", "{}", "door"], 11, "there is no edge 'door'; its edges: none yet"),
+        (["init", "{}"], 11, "is not empty"),
+        (["list", "{}/nothing"], 11, "make a fleet with 'smartedge fleet init DIR'"),
+        ([], 2, "ACTION"),
+    ],
+)
+def test_a_mistake_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, told: str
+) -> None:
+    folder = tmp_path / "factory"
+    assert main(["fleet", "init", str(folder)]) == 0
+    assert main(["fleet", *(word.replace("{}", str(folder)) for word in arguments)]) == code
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["cloud", "run.yaml", "--behind-proxy"], "--behind-proxy: only with --fleet"),
+        (["edge", "run.yaml", "--bundle", "missing.bundle"], "missing.bundle: is not there"),
+        (["infer", "runs/x", "a.jpg", "--bundle", "missing.bundle"], "--bundle: only with --connect"),
+    ],
+)
+def test_the_verbs_that_use_a_fleet_check_what_they_are_given(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) != 0
+    assert told in capsys.readouterr().err

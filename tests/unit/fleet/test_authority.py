@@ -1,0 +1,143 @@
+"""The authority: what it issues, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from smartedge.artifacts.fleet import Bundle
+from smartedge.errors import FleetError
+from smartedge.fleet.authority import SERVER_NAME, Authority
+from smartedge.fleet.register import Register
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Authority:
+    return Authority.create(tmp_path / "fleet", days=30)
+
+
+def certificate(pem: str | bytes | None) -> x509.Certificate:
+    assert pem is not None
+    return x509.load_pem_x509_certificate(pem.encode() if isinstance(pem, str) else pem)
+
+
+def test_a_certificate_is_for_its_side_only_and_names_it(fleet: Authority) -> None:
+    [path] = fleet.add(["door-1"], cloud="cloud.example:8815", days=7)
+    bundle = Bundle.read(path)
+    assert (bundle.edge, bundle.cloud, bundle.token) == ("door-1", "cloud.example:8815", None)
+    authority = certificate((fleet.folder / "authority.pem").read_bytes())
+    cloud = certificate((fleet.folder / "cloud.pem").read_bytes())
+    edge = certificate(bundle.certificate)
+    assert bundle.authority == (fleet.folder / "authority.pem").read_text()
+    for signed, usage in ((edge, ExtendedKeyUsageOID.CLIENT_AUTH), (cloud, ExtendedKeyUsageOID.SERVER_AUTH)):
+        signed.verify_directly_issued_by(authority)
+        assert list(signed.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [usage]
+        assert not signed.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert edge.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "door-1"
+    names = cloud.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [SERVER_NAME] == [bundle.server_name]
+    constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert constraints.ca and constraints.path_length == 0
+    for end, days in ((bundle.until, 7), (edge.not_valid_after_utc, 7), (cloud.not_valid_after_utc, 30)):
+        assert abs(end - datetime.now(timezone.utc) - timedelta(days=days)) < timedelta(minutes=5)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_secrets_are_for_their_owner_alone(fleet: Authority) -> None:
+    before = os.umask(0)
+    try:
+        [bundle] = fleet.add(["door"], cloud="c:1", days=1)
+    finally:
+        os.umask(before)
+    for path in (bundle, fleet.folder / "authority.key", fleet.folder / "cloud.key"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for folder in (fleet.folder, bundle.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (fleet.folder / "authority.key").chmod(0o640)
+    with pytest.raises(FleetError, match="chmod 600"):
+        Authority(fleet.folder)
+
+
+def test_the_register_holds_no_secret(fleet: Authority) -> None:
+    [door] = fleet.add(["door"], cloud="c:1", days=1)
+    [gate] = fleet.add_with_tokens(["gate"], cloud="c:1", days=1)
+    register = (fleet.folder / "edges.json").read_text()
+    for secret in (Bundle.read(gate).token, Bundle.read(door).simplex_key, Bundle.read(door).key):
+        assert secret and secret not in register
+    assert Bundle.read(gate).certificate is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Door", "../x", "a/b", ".", "-door", "a b", "ä", "a\n", "a" * 64, "a.b", "NUL", "door\x00"]
+)
+def test_a_name_that_is_no_folder_is_refused_and_nothing_is_added(fleet: Authority, name: str) -> None:
+    with pytest.raises(FleetError, match="small letters"):
+        fleet.add(["fine", name], cloud="c:1", days=1)
+    assert fleet.edges() == {}
+
+
+def test_a_name_is_given_once(fleet: Authority) -> None:
+    fleet.add(["door", "a" * 63, "0_-"], cloud="c:1", days=1)
+    with pytest.raises(FleetError, match="door: of this fleet already"):
+        fleet.add(["new", "door"], cloud="c:1", days=1)
+    with pytest.raises(FleetError, match="given twice"):
+        fleet.add(["new", "new"], cloud="c:1", days=1)
+    assert sorted(fleet.edges()) == ["0_-", "a" * 63, "door"]
+
+
+def test_a_revoked_edge_is_out_until_it_is_renewed_and_then_in_by_the_new_certificate_alone(fleet: Authority) -> None:
+    [path] = fleet.add(["door"], cloud="c:1", days=1)
+    old = certificate(Bundle.read(path).certificate).serial_number
+    fleet.revoke("door")
+    assert not path.exists() and fleet.edges()["door"].until is None
+    with pytest.raises(FleetError, match="give --cloud"):
+        fleet.renew("door", cloud=None, days=1)
+    new = certificate(Bundle.read(fleet.renew("door", cloud="c:2", days=1)).certificate).serial_number
+    register = Register(fleet.folder)
+    assert register.refusal("door", new) is None
+    assert "revoked" in str(register.refusal("door", old))
+
+
+def test_a_renewed_edge_keeps_address_and_kind_and_its_older_certificate_until_its_end(
+    fleet: Authority,
+) -> None:
+    [door] = fleet.add(["door"], cloud="c:1", days=1)
+    [gate] = fleet.add_with_tokens(["gate"], cloud="c:3", days=1)
+    old_door, old_gate = Bundle.read(door), Bundle.read(gate)
+    new_door = Bundle.read(fleet.renew("door", cloud=None, days=5))
+    new_gate = Bundle.read(fleet.renew("gate", cloud=None, days=5))
+    assert (new_door.cloud, new_gate.cloud) == ("c:1", "c:3")
+    assert new_door.key != old_door.key and new_gate.token != old_gate.token
+    register = Register(fleet.folder)
+    for bundle in (old_door, new_door):
+        assert register.refusal("door", certificate(bundle.certificate).serial_number) is None
+    assert new_gate.token and register.edge_of(new_gate.token) == "gate"
+    assert old_gate.token and register.edge_of(old_gate.token) is None
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(FleetError, match="is not empty"):
+        Authority.create(tmp_path, days=1)
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_without_the_key_of_the_authority_nothing_can_be_signed(fleet: Authority) -> None:
+    (fleet.folder / "authority.key").unlink()
+    with pytest.raises(FleetError, match=r"authority\.key: cannot be used.*where the fleet was made"):
+        Authority(fleet.folder).add(["door"], cloud="c:1", days=1)
+    assert fleet.edges() == {}
+
+
+def test_without_cryptography_the_recipe_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(FleetError, match=r"pip install 'smartedge\[fleet\]'.*openssl"):
+        Authority.create(tmp_path / "fleet", days=1)
+    assert not (tmp_path / "fleet").exists()

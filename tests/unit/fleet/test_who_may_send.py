@@ -1,0 +1,210 @@
+"""Over real TLS: an edge of the fleet gets in under its own name, and nobody else does. The edge is told why."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from headers import stream_header
+
+import smartedge.wire.flight_receiver
+from smartedge.artifacts.fleet import Bundle
+from smartedge.config import load_config
+from smartedge.errors import ConfigError, FleetError, LinkError, SmartEdgeError
+from smartedge.fleet.authority import Authority
+from smartedge.fleet.bundle import open_bundle
+from smartedge.training import flight_link, flight_receiver
+from smartedge.types import StreamHeader
+from smartedge.wire.flight import FlightLink
+from smartedge.wire.flight_receiver import FlightReceiver
+
+HEADER = stream_header(frames=2)
+CONFIG = load_config({"link": {"connect_timeout": 5.0}})
+
+
+class Names:
+    """Keeps who opened a stream; wants no frame."""
+
+    def __init__(self) -> None:
+        self.edges: list[str] = []
+        self.aborted = threading.Event()
+
+    def accept(self, edge: str, header: StreamHeader) -> int:
+        self.edges.append(edge)
+        return header.end_seq
+
+    def finish(self, edge: str, header: StreamHeader) -> None: ...
+
+    def abort(self, edge: str, header: StreamHeader) -> None:
+        self.aborted.set()
+
+
+@pytest.fixture
+def names() -> Names:
+    return Names()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Authority:
+    return Authority.create(tmp_path / "fleet", days=30)
+
+
+@pytest.fixture
+def listen(names: Names, fleet: Authority) -> Iterator[Callable[..., str]]:
+    """``listen()``: a cloud of the fleet; gives its address."""
+    opened: list[FlightReceiver] = []
+
+    def listen(**options: bool) -> str:
+        receiver = flight_receiver(CONFIG, names, "127.0.0.1", 0, fleet=fleet.folder, **options)  # type: ignore[arg-type]
+        opened.append(receiver)
+        receiver.start()
+        return f"127.0.0.1:{receiver.port}"
+
+    yield listen
+    for receiver in opened:
+        receiver.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., FlightLink]]:
+    links: list[FlightLink] = []
+
+    def connect(location: str, bundle: Bundle | None) -> FlightLink:
+        links.append(flight_link(CONFIG, location, bundle))
+        return links[-1]
+
+    yield connect
+    for link in links:
+        link.disconnect()
+
+
+def send(link: FlightLink) -> None:
+    link.open(HEADER)
+    link.close()
+    link.disconnect()
+
+
+Listen, Connect = Callable[..., str], Callable[..., FlightLink]
+
+
+def test_edges_are_the_names_in_their_certificates(
+    fleet: Authority, listen: Listen, names: Names, connect: Connect
+) -> None:
+    where = listen()
+    for path in fleet.add(["door", "gate"], cloud=where, days=1):
+        bundle = open_bundle(path)
+        send(connect(bundle.cloud, bundle))
+    assert names.edges == ["door", "gate"]
+
+
+def refused(connect: Connect, where: str, bundle: Bundle | None) -> str:
+    with pytest.raises((LinkError, FleetError)) as caught:
+        send(connect(where, bundle))
+    return str(caught.value)
+
+
+def test_whoever_is_not_of_the_fleet_is_refused_and_told_why(
+    fleet: Authority, listen: Listen, names: Names, connect: Connect, tmp_path: Path
+) -> None:
+    where = listen()
+    mine = open_bundle(fleet.add(["door"], cloud=where, days=1)[0])
+    stranger = Authority.create(tmp_path / "stranger", days=1)
+    theirs = open_bundle(stranger.add(["door"], cloud=where, days=1)[0])
+    assert "the cloud's certificate is not accepted" in refused(connect, where, theirs)
+    forged = theirs.model_copy(update={"authority": mine.authority})  # trusts the cloud, but was signed elsewhere
+    assert "refuses this edge's certificate" in refused(connect, where, forged)
+    without = mine.model_copy(update={"certificate": None, "key": None})
+    assert "asks for a certificate; give --bundle" in refused(connect, where, without)
+    cloud = {
+        name: (fleet.folder / f"cloud.{end}").read_text() for name, end in (("certificate", "pem"), ("key", "key"))
+    }
+    assert "refuses this edge's certificate" in refused(connect, where, mine.model_copy(update=cloud))
+    assert "refusing" not in refused(connect, where, None)  # in clear, to this machine: the TLS server hangs up
+    assert names.edges == []
+
+
+def test_a_certificate_of_the_authority_whose_edge_is_not_in_the_register_is_refused(
+    fleet: Authority, listen: Listen, names: Names, connect: Connect
+) -> None:
+    before = (fleet.folder / "edges.json").read_text()
+    bundle = open_bundle(fleet.add(["door"], cloud="c:1", days=1)[0])
+    (fleet.folder / "edges.json").write_text(before)
+    assert "edge 'door' is not of this fleet" in refused(connect, listen(), bundle)
+    assert names.edges == []
+
+
+def test_an_expired_certificate_is_refused(
+    fleet: Authority, listen: Listen, names: Names, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Long(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime(2020, 1, 1, tzinfo=timezone.utc)
+
+    with monkeypatch.context() as past:
+        past.setattr("smartedge.fleet.authority.datetime", Long)
+        path = fleet.add(["door"], cloud="c:1", days=1)[0]
+    with pytest.raises(FleetError, match="expired on 2020-01-02"):
+        open_bundle(path)
+    changed = Bundle.read(path).model_copy(update={"until": datetime(2100, 1, 1, tzinfo=timezone.utc)})
+    assert "it has expired" in refused(connect, listen(), changed)
+    assert names.edges == []
+
+
+def test_a_revoked_edge_is_refused_and_its_open_stream_is_ended_without_a_restart(
+    fleet: Authority, listen: Listen, names: Names, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smartedge.wire.flight_receiver, "_WATCH_S", 0.05)
+    where = listen()
+    bundle = open_bundle(fleet.add(["door"], cloud=where, days=1)[0])
+    link = connect(where, bundle)
+    link.open(HEADER)  # and says nothing more
+    fleet.revoke("door")
+    assert names.aborted.wait(timeout=20)
+    with pytest.raises(SmartEdgeError):
+        link.close()
+    assert "the certificate of edge 'door' was revoked" in refused(connect, where, bundle)
+    assert names.edges == ["door"]
+
+
+def test_behind_a_proxy_each_edge_shows_its_token(
+    fleet: Authority, listen: Listen, names: Names, connect: Connect
+) -> None:
+    where = listen(behind_proxy=True)
+    door, gate = (Bundle.read(path) for path in fleet.add_with_tokens(["door", "gate"], cloud=where, days=1))
+
+    def behind(bundle: Bundle) -> FlightLink:  # the proxy passes the token on, in clear
+        from smartedge.wire.credentials import Credentials
+
+        return FlightLink(where, Credentials(token=bundle.token), connect_timeout_s=5)
+
+    send(behind(door))
+    send(behind(gate))
+    assert names.edges == ["door", "gate"]
+    for token in ("door.wrong", str(door.token) + "x", str(gate.token).replace("gate", "door")):
+        with pytest.raises((LinkError, FleetError), match="token is missing, wrong, expired or revoked"):
+            send(behind(door.model_copy(update={"token": token})))
+    fleet.revoke("gate")
+    with pytest.raises((LinkError, FleetError), match="token is missing, wrong, expired or revoked"):
+        send(behind(gate))
+    assert names.edges == ["door", "gate"]
+
+
+def test_a_cloud_that_is_not_there_yet_is_no_refusal(fleet: Authority, connect: Connect) -> None:
+    bundle = open_bundle(fleet.add(["door"], cloud="127.0.0.1:1", days=1)[0])
+    connect(bundle.cloud, bundle)  # the link tries later
+
+
+def test_settings_and_fleet_do_not_both_say_who_may_send(fleet: Authority, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret")
+    token.chmod(0o600)
+    config = load_config({"link": {"token_file": str(token)}})
+    with pytest.raises(ConfigError, match="--fleet says who may send"):
+        flight_receiver(config, None, "127.0.0.1", 0, fleet=fleet.folder)  # type: ignore[arg-type]
+    token.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        flight_link(config, "127.0.0.1:1")
