@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from smartedge.errors import FrameError, LogError
-from smartedge.files import sync_folder
+from smartedge.files import private_folder, sync_folder
 from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json, image_count, parse
 
@@ -58,7 +58,7 @@ class FeatureLog:
         self._records: list[_Record] = []
         self._file: FileIO
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             self._open_streams()
             self._open_segments()
         except OSError as error:
