@@ -61,7 +61,7 @@ APART = [
 def fork_server() -> multiprocessing.context.BaseContext:
     """Starts processes that need not import torch: it has been imported where they are forked from."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["smartedge.training", "smartedge.edge.runner", "smartedge.cloud.session"])
+    context.set_forkserver_preload(["smartedge.training", "smartedge.edge.runner", "smartedge.cloud.runner"])
     return context
 
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from smartedge.errors import CutError
 
-__all__ = ["Layout", "as_channels_first", "as_tokens", "is_map", "known_layout", "layout_of_shape", "map_size"]
+__all__ = [
+    "Layout",
+    "as_channels_first",
+    "as_tokens",
+    "in_memory",
+    "is_map",
+    "known_layout",
+    "layout_of_shape",
+    "map_size",
+]
 
 Layout = Literal["channels-first", "channels-last", "tokens", "vector", "codeword", "other"]
 """Without the batch: (C, H, W); (H, W, C); tokens × width (T, D); (D,); probabilities of codewords (K,); more axes."""
@@ -56,6 +66,16 @@ def map_size(feature_shape: tuple[int, ...], layout: Layout) -> tuple[int, int, 
 def as_channels_first(maps_BF: Tensor, layout: Layout) -> Tensor:
     """A batch of maps as (B, C, H, W)."""
     return maps_BF.permute(0, 3, 1, 2) if layout == "channels-last" else maps_BF
+
+
+def in_memory(features_BF: Tensor, layout: Layout, *, channels_last: bool) -> Tensor:
+    """The same features, as a network with ``train.channels_last`` takes them: the channels of a place side by side.
+
+    Only maps (B, C, H, W) change, and only in memory. All others are returned as they are.
+    """
+    if channels_last and layout == "channels-first":
+        return features_BF.contiguous(memory_format=torch.channels_last)
+    return features_BF
 
 
 def as_tokens(features_BF: Tensor, layout: Layout) -> Tensor:

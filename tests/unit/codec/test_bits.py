@@ -39,6 +39,14 @@ def test_noise_grows_no_more_than_stated(size: int) -> None:
     assert size <= len(compress(noise)) <= max_compressed(size) <= size + size // 256 + 64
 
 
+@pytest.mark.parametrize(
+    ("size", "most"), [(0, 64), (2**16, 2**16 + 2**8 + 32), (2**17, 2**17 + 2**9), (2**20, 2**20 + 2**12)]
+)
+def test_the_bound_is_that_of_zstd(size: int, most: int) -> None:
+    """ZSTD_COMPRESSBOUND: 1/256 more, and up to 64 bytes for less than 128 kB."""
+    assert max_compressed(size) == most
+
+
 @pytest.mark.parametrize("size", [0, 1, 299, 301, 3000])
 def test_size_must_be_exact(size: int) -> None:
     with pytest.raises(CodecError, match="codec uint8"):

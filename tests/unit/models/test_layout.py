@@ -14,7 +14,7 @@ from smartedge.models.bottleneck import Compress, Expand
 from smartedge.models.codebook import Decode, Encode
 from smartedge.models.cut import cut, list_cuts
 from smartedge.models.exits import TaskExit
-from smartedge.models.layout import as_channels_first, as_tokens, known_layout, layout_of_shape, map_size
+from smartedge.models.layout import as_channels_first, as_tokens, in_memory, known_layout, layout_of_shape, map_size
 from smartedge.models.network import divide
 from smartedge.models.released import SimulatedRelease
 from smartedge.models.zoo import build
@@ -150,3 +150,13 @@ def test_a_divided_network_carries_the_layout_of_what_crosses():
         assert (divided.layout, divided.feature_shape) == (layout, shape)
         features = divided.front.eval()(torch.rand(2, 3, 32, 32))
         assert divided.task_exit.eval()(features).shape == divided.back.eval()(features).shape == (2, 3)
+
+
+def test_channels_last_in_memory_is_for_maps_whose_channels_come_first():
+    maps = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)
+    placed = in_memory(maps, "channels-first", channels_last=True)
+    assert torch.equal(placed, maps) and placed.is_contiguous(memory_format=torch.channels_last)
+    assert in_memory(maps, "channels-first", channels_last=False) is maps
+    assert in_memory(maps, "channels-last", channels_last=True) is maps, "its memory is in that order already"
+    tokens = torch.zeros(2, 5, 4)
+    assert in_memory(tokens, "tokens", channels_last=True) is tokens

@@ -18,6 +18,7 @@ from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.inputs import Draws, Inputs, val_labels, val_releases
 from smartedge.lab.audit.judge import selection_score
 from smartedge.methods.loop import Progress, fit, warmup_cosine
+from smartedge.models.layout import in_memory
 from smartedge.models.optim import apply_gradients, make_optimizer
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
@@ -221,6 +222,4 @@ def _scores(network: nn.Module, features_NF: Tensor, outputs: Sequence[int], evi
 
 
 def _placed(features_BF: Tensor, evidence: Evidence) -> Tensor:
-    features_BF = features_BF.to(evidence.device)
-    channels_last = evidence.channels_last and features_BF.dim() == 4
-    return features_BF.contiguous(memory_format=torch.channels_last) if channels_last else features_BF
+    return in_memory(features_BF.to(evidence.device), evidence.layout, channels_last=evidence.channels_last)

@@ -39,6 +39,7 @@ from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import options_of
 from smartedge.models import zoo
 from smartedge.models.cut import list_cuts
+from smartedge.models.layout import in_memory
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer
 from smartedge.runs.machine import peak_rss_bytes, pick_device, rss_bytes
@@ -162,7 +163,8 @@ def _split_side(config: Config, learner: Learner, images: Images, repeats: int) 
 def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: int) -> dict[str, object]:
     train, size = config.train, len(features_BF)
     device = pick_device(config.hardware.cloud_device, "hardware.cloud_device")
-    back = divide(config.division(images.task.outputs)).back.to(device)
+    divided = divide(config.division(images.task.outputs))
+    back = divided.back.to(device)
     if train.channels_last:
         back.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(
@@ -171,9 +173,7 @@ def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: in
     labels = images.batches[0].labels.to(device)
 
     def inputs() -> Tensor:
-        moved_BF = features_BF.to(device)
-        last = train.channels_last and moved_BF.dim() == 4
-        return moved_BF.contiguous(memory_format=torch.channels_last) if last else moved_BF
+        return in_memory(features_BF.to(device), divided.layout, channels_last=train.channels_last)
 
     def step(want_gradient: bool) -> None:
         back.train()
