@@ -12,7 +12,6 @@ spread over the run's 4 epochs (over 2 epochs the same code gave 1.18, in rounds
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
@@ -96,10 +95,10 @@ def alone(stage: str, config: Config) -> float:
         begun = time.perf_counter()
         runner.run(threading.Event())
         return (time.perf_counter() - begun) / config.epochs
-    from smartedge.cloud.store import FeatureLog
+    from smartedge.cloud.store import FeatureReader, log_folder
 
-    with contextlib.closing(FeatureLog(config.run_dir / "cloud" / "log")) as log:
-        return (link_alone(log) if stage == "link" else cloud_alone(config, log)) / config.epochs
+    log = FeatureReader(log_folder(config.run_dir / "cloud"))
+    return (link_alone(log) if stage == "link" else cloud_alone(config, log)) / config.epochs
 
 
 def link_alone(log: Any) -> float:

@@ -1,10 +1,8 @@
-"""Files that are written whole or not at all, that survive a power failure, and that only their owner can read.
-
-A run's files come from images, labels and keys. So all of them are private; who wants to share one changes its mode.
-"""
+"""Files that are written whole or not at all, and that survive a power failure."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -14,49 +12,64 @@ from pathlib import Path
 
 __all__ = [
     "PRIVATE",
+    "disk_error",
     "private_folder",
     "refuse_if_others_can_read",
     "replacing",
+    "sync_file",
     "sync_folder",
     "write_atomically",
     "write_json_atomically",
 ]
 
-PRIVATE = 0o600  # only the owner may read and write the file
+PRIVATE = 0o600  # for files with images or secrets: only the owner may read them
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: free space on it",
+    errno.EDQUOT: "this user's share of the disk is used up: free space, or raise the quota",
+    errno.EFBIG: "the file system does not allow a file of this size: use another disk",
+    errno.EROFS: "the disk can only be read: see the system's log for the reason, and mount it for writing",
+    errno.EIO: "the disk reports a fault: see the system's log, and move the run to a sound disk",
+    errno.EACCES: "permission is denied: let this user read and write there",
+    errno.EPERM: "permission is denied: let this user read and write there",
+    errno.EMFILE: "this process has too many open files: raise its limit (ulimit -n)",
+    errno.ENFILE: "this machine has too many open files: raise the system's limit",
+}
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, *, mode: int | None = None) -> None:
     """Put ``data`` in the place of a file. Readers see the old content or the new, never a part.
 
     Args:
         path: the file; its folder must be there.
         data: bytes, or text that is written as UTF-8 with its line ends as they are.
+        mode: permissions of the file, such as ``PRIVATE``; None: the usual ones of the process.
 
     Raises:
         OSError: the disk does not take it; the old content is still there.
     """
-    with replacing(path) as temporary:
+    with replacing(path, mode=mode) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def write_json_atomically(path: Path, value: object) -> None:
+def write_json_atomically(path: Path, value: object, *, mode: int | None = None) -> None:
     """Put ``value`` as JSON in the place of a file, as :func:`write_atomically` does.
 
     Raises:
         OSError: the disk does not take it; the old content is still there.
         ValueError: a number is NaN or infinite; the old content is still there.
     """
-    write_atomically(path, json.dumps(value, indent=1, allow_nan=False))
+    write_atomically(path, json.dumps(value, indent=1, allow_nan=False), mode=mode)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
     """A temporary, empty file beside ``path``, to be filled. It takes the place of ``path`` when the block ends.
 
     Where the block raises, the temporary file is removed and ``path`` stays as it was.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode))
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -96,3 +109,18 @@ def refuse_if_others_can_read(path: Path, error: type[Exception], what: str) -> 
     """
     if os.name == "posix" and path.stat().st_mode & 0o077:
         raise error(f"{path}: others than its owner may read {what}; run: chmod 600 {path}")
+
+
+def sync_file(descriptor: int) -> None:
+    """Return when the content of a file is on the disk, and its size too.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    getattr(os, "fdatasync", os.fsync)(descriptor)  # some systems have no fdatasync
+
+
+def disk_error(error: OSError) -> str:
+    """What an error of the disk means, and what to do about it."""
+    known = _ADVICE.get(error.errno or 0)
+    return f"{known} ({error.strerror})" if known else str(error)

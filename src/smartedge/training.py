@@ -17,7 +17,7 @@ from smartedge.artifacts.run import RunFacts
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, differences, load_config, load_run_config
 from smartedge.errors import RunError
-from smartedge.files import private_folder, refuse_if_others_can_read, write_atomically
+from smartedge.files import refuse_if_others_can_read, write_atomically
 from smartedge.methods.base import get_method
 from smartedge.processes import run_both, stop_on_signals
 from smartedge.runs.progress import Bars, Monitor, Update
@@ -350,7 +350,7 @@ def _write_facts(config: Config) -> RunFacts:
 
     run_dir = config.run_dir
     facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
-    private_folder(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(config_file, config.to_yaml())
     facts = RunFacts(
         machine=describe_machine(),
@@ -398,4 +398,6 @@ def _refuse_other_settings(config: Config, *, edge: bool = True) -> None:
 
 def _has_begun(run_dir: Path) -> bool:
     """Whether a side has done work that a new start would lose. A start that failed at the settings has not."""
-    return (run_dir / "edge" / "run.json").exists() or (run_dir / "cloud" / "log" / "streams.jsonl").exists()
+    from smartedge.cloud.store import has_begun
+
+    return (run_dir / "edge" / "run.json").exists() or has_begun(run_dir / "cloud")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from smartedge.cloud.store import FeatureLog
+from smartedge.cloud.store import FeatureReader, log_folder
 from smartedge.config import Config, load_config
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def open_log() -> Iterator[Callable[[Path], FeatureLog]]:
-    """``open_log(folder)``: a feature log that is closed after the test."""
-    with contextlib.ExitStack() as opened:
-        yield lambda folder: opened.enter_context(contextlib.closing(FeatureLog(folder)))
+def open_log() -> Callable[[Path], FeatureReader]:
+    """``open_log(run_dir)``: what the cloud stored of the one edge."""
+    return lambda run_dir: FeatureReader(log_folder(run_dir / "cloud"))
 
 
 @pytest.fixture

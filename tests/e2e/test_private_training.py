@@ -85,7 +85,7 @@ def test_the_sensitive_label_stays_on_the_edge(tiny_config, kind, open_log):
         name: dict(zip(split.ids.tolist(), split.labels.tolist(), strict=True))
         for name, split in dataset.splits.items()
     }
-    log = open_log(config.run_dir / "cloud" / "log")
+    log = open_log(config.run_dir)
     for frame in log.frames():
         batch = unpack_frame(frame, log.header_of(frame.seq))
         assert batch.labels.tolist() == [desired[log.header_of(frame.seq).split][image] for image in batch.ids.tolist()]
@@ -124,7 +124,7 @@ def test_the_search_for_sensitive_labels_would_find_them(tiny_config):
 def test_codewords_cross_as_codewords(tiny_config, open_log):
     config = tiny_config("run", schedule="joint", epochs=2, codec={"name": "float32"}, **PROTECTED["codewords"])
     train(config, single_process=True, monitor=Quiet())
-    log = open_log(config.run_dir / "cloud" / "log")
+    log = open_log(config.run_dir)
     for frame in log.frames():
         header = log.header_of(frame.seq)
         features = torch.from_numpy(unpack_frame(frame, header).features_BF)
@@ -138,7 +138,7 @@ def test_two_stage_sends_what_the_frozen_front_makes_of_augmented_images(tiny_co
     dataset = open_data(config, Quiet())
     learner = get_method(config.method).edge(config, dataset.task, torch.device("cpu"), dataset)
     learner.modules["front"].load_state_dict(load_file(config.run_dir / "edge" / "front.safetensors"))
-    log = open_log(config.run_dir / "cloud" / "log")
+    log = open_log(config.run_dir)
     streams = [(header.epoch, header.split) for header in log.streams]
     epochs = [(epoch, split) for epoch in (2, 3, 4) for split in ("train", "val")]
     assert streams == [*epochs, (4, "test")], "epochs go on where those of the front ended"
@@ -188,7 +188,7 @@ def test_on_drawn_faces_a_reader_of_what_crossed_sees_less_of_the_hidden_attribu
         share_key(config.run_dir)
         results = train(config, single_process=True, monitor=Quiet())
         splits = open_data(config, Quiet()).splits
-        log = open_log(config.run_dir / "cloud" / "log")
+        log = open_log(config.run_dir)
         crossed: dict[str, list[torch.Tensor]] = {"train": [], "test": [], "val": []}
         wearing: dict[str, list[torch.Tensor]] = {"train": [], "test": [], "val": []}
         for frame in log.frames():

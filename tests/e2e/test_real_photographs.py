@@ -46,7 +46,7 @@ def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
     dataset = dataset_of(config)  # a tenth of the training images is set apart for the audit
     front.load_state_dict(trained)
     front.eval()
-    log = open_log(config.run_dir / "cloud" / "log")
+    log = open_log(config.run_dir)
     released: list[int] = []
     for frame in log.frames():
         header = log.header_of(frame.seq)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,7 +20,7 @@ def fixed(monkeypatch):
 
 
 @pytest.mark.parametrize(("schedule", "releases"), [("joint", 3), ("freeze-and-log", 1)])
-def test_it_is_trained_to_its_end_and_reported(schedule, releases, tiny_config):
+def test_it_is_trained_to_its_end_and_reported(schedule, releases, tiny_config, open_log):
     config = tiny_config("run", method="fixed", schedule=schedule)
     results = smartedge.train(config, single_process=True, monitor=Quiet())
     assert (results.method, results.releases_per_image, results.codec) == ("fixed", releases, "uint8")
@@ -31,8 +29,7 @@ def test_it_is_trained_to_its_end_and_reported(schedule, releases, tiny_config):
     front, back = (load_file(config.run_dir / f"{part}.safetensors") for part in ("edge/front", "cloud/back"))
     assert all(torch.equal(front[name], tensor) for name, tensor in divided.front.state_dict().items())
     assert any(not torch.equal(back[name], tensor) for name, tensor in divided.back.state_dict().items())
-    streams = [json.loads(line) for line in (config.run_dir / "cloud/log/streams.jsonl").read_text().splitlines()]
-    assert not any(stream["answer_shape"] for stream in streams)
+    assert not any(stream.answered for stream in open_log(config.run_dir).streams)
     page = smartedge.write_report(config.run_dir)
     assert "fixed" in page.read_text(encoding="utf-8")
 

@@ -11,10 +11,11 @@ import pytest
 
 import smartedge.artifacts
 import smartedge.codec
+import smartedge.framelog
 import smartedge.privacy
 import smartedge.wire
 
-PARTS = (smartedge.artifacts, smartedge.codec, smartedge.privacy, smartedge.wire)
+PARTS = (smartedge.artifacts, smartedge.codec, smartedge.framelog, smartedge.privacy, smartedge.wire)
 SENDING = (
     "smartedge.types",
     "smartedge.errors",
@@ -23,6 +24,7 @@ SENDING = (
     "smartedge.edge.sender",
     *(found.name for part in PARTS for found in pkgutil.walk_packages(part.__path__, f"{part.__name__}.")),
 )
+LOG = tuple(found.name for found in pkgutil.walk_packages(smartedge.framelog.__path__, "smartedge.framelog."))
 RUNNER = ("smartedge.edge.runner",)
 
 
@@ -40,9 +42,14 @@ def loaded_by(modules: tuple[str, ...]) -> set[str]:
     ("modules", "heavy"),
     [
         (SENDING, ("torch", "torchvision", "timm", "matplotlib", "jinja2", "sklearn", "scipy")),
+        (LOG, ("torch", "numpy", "pyarrow", "pydantic")),
         (RUNNER, ("smartedge.lab", "matplotlib", "jinja2", "sklearn", "scipy")),
     ],
-    ids=["the sending path needs no torch", "the edge's runner needs no laboratory"],
+    ids=[
+        "the sending path needs no torch",
+        "the log needs the standard library alone",
+        "the edge's runner needs no laboratory",
+    ],
 )
 def test_heavy_packages_are_not_loaded(modules: tuple[str, ...], heavy: tuple[str, ...]) -> None:
     loaded = loaded_by(modules)

@@ -11,12 +11,11 @@ import numpy as np
 from smartedge.artifacts.summary import CloudSummary, Session
 from smartedge.cloud.ingest import Decoded, Handover, Ingest
 from smartedge.cloud.order import Shuffled, next_in_sequence
-from smartedge.cloud.store import FeatureLog
+from smartedge.cloud.store import FeatureLog, has_begun, log_folder
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config
 from smartedge.errors import RunError
-from smartedge.files import private_folder
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.checkpoint import save_weights
@@ -43,20 +42,20 @@ class CloudRunner:
     """
 
     def __init__(self, config: Config, folder: Path, monitor: Monitor, *, resume: bool, inline: bool) -> None:
-        if not resume and (folder / "log" / "streams.jsonl").exists():
+        if not resume and has_begun(folder):
             raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
         self.started = time.time()
         self._method, self._once = get_method(config.method), get_schedule(config.schedule).once
         # Build the network now. So wrong settings are an error before the first edge connects, and no edge waits for
         # imports and warm-up.
         _, feature_shape = self._method.cloud(config, 2)
-        private_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         self.config = config
         self.folder = folder
         self.monitor = monitor
         self.resume = resume
         self.inline = inline
-        self.log = FeatureLog(folder / "log")
+        self.log = FeatureLog(log_folder(folder))
         self.trainer: BackTrainer | None = None
         self._handover = Handover()
         self._busy = False  # the training thread is learning

@@ -1,24 +1,24 @@
-"""The feature log: append-only, exactly once, and whole after a crash."""
+"""The feature log: headers and frames on top of the log of bytes (tests/unit/framelog)."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 from collections.abc import Iterator
-from io import FileIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from headers import stream_header
 
-from smartedge.cloud.store import FeatureLog
-from smartedge.errors import FrameError, LogError
+from smartedge.cloud.store import FeatureLog, FeatureReader, StoreHandler, edges_of, has_begun, log_folder
+from smartedge.errors import FrameError, LogError, RunError
+from smartedge.framelog.log import FrameLog
 from smartedge.types import EncodedBatch, Frame, StreamHeader
-from smartedge.wire.frame import ReceivedFrame, receive, serialise
+from smartedge.wire.frame import ReceivedFrame, header_to_json, receive, serialise
 
 HEADER = stream_header(batch_size=3, frames=8, train_steps=8)
+LATER = dataclasses.replace(HEADER, first_seq=8, epoch=1)
 
 
 def frame(seq: int, fill: int = 0, header: StreamHeader = HEADER) -> ReceivedFrame:
@@ -28,13 +28,13 @@ def frame(seq: int, fill: int = 0, header: StreamHeader = HEADER) -> ReceivedFra
 
 
 @contextlib.contextmanager
-def opened(folder: Path, **arguments: int) -> Iterator[FeatureLog]:
-    with contextlib.closing(FeatureLog(folder, **arguments)) as log:
+def opened(folder: Path) -> Iterator[FeatureLog]:
+    with contextlib.closing(FeatureLog(folder)) as log:
         yield log
 
 
-def written(folder: Path, count: int, **arguments: int) -> None:
-    with opened(folder, **arguments) as log:
+def written(folder: Path, count: int) -> None:
+    with opened(folder) as log:
         log.add_stream(HEADER)
         for seq in range(count):
             assert log.append(frame(seq))
@@ -48,179 +48,115 @@ def assert_equal(one: Frame, other: Frame) -> None:
     assert np.array_equal(one.batch.labels, other.batch.labels)
 
 
-@pytest.mark.parametrize("segment_bytes", [1, 600, 2**20])
-def test_what_was_appended_is_read_back_after_reopening(tmp_path, segment_bytes):
-    written(tmp_path, 5, segment_bytes=segment_bytes)
-    with opened(tmp_path, segment_bytes=segment_bytes) as log:
-        assert log.next_seq == 5
+def test_what_was_appended_is_read_back_after_reopening(tmp_path):
+    written(tmp_path, 5)
+    with opened(tmp_path) as log:
+        assert (log.next_seq, log.durable) == (5, 5)
         for seq, found in enumerate(log.frames()):
             assert_equal(found, frame(seq))
-        assert log.header_of(3) == HEADER
+        assert log.header_of(3) == HEADER and log.images(3) == 3
+        log.add_stream(HEADER)
+        assert log.streams == [HEADER], "known already"
         assert log.append(frame(5))
         assert_equal(log.frame(5), frame(5))
 
 
-def test_a_repetition_changes_nothing(tmp_path):
+def test_a_repetition_changes_nothing_and_another_frame_is_refused(tmp_path):
     written(tmp_path, 3)
     with opened(tmp_path) as log:
-        before = (tmp_path / "000000.frames").stat().st_size
         assert not log.append(frame(1))
-        assert (tmp_path / "000000.frames").stat().st_size == before
+        with pytest.raises(FrameError, match="frame 1 differs"):
+            log.append(frame(1, fill=1))
+        with pytest.raises(FrameError, match="frame 3 is missing"):
+            log.append(frame(4))
         assert log.next_seq == 3
 
 
-def test_another_frame_of_the_same_number_is_refused(tmp_path):
-    written(tmp_path, 3)
-    with opened(tmp_path) as log, pytest.raises(FrameError, match="frame 1 differs"):
-        log.append(frame(1, fill=1))
-
-
-def test_a_gap_is_refused(tmp_path):
-    written(tmp_path, 3)
-    with opened(tmp_path) as log, pytest.raises(FrameError, match="frame 3 is missing"):
-        log.append(frame(4))
-
-
-def test_every_torn_end_is_cut_off_and_the_rest_kept(tmp_path):
-    written(tmp_path / "whole", 3)
-    data = (tmp_path / "whole" / "000000.frames").read_bytes()
-    written(tmp_path / "two", 2)
-    two = len((tmp_path / "two" / "000000.frames").read_bytes())
-    for end in (two + 1, two + 7, two + 8, two + 100, len(data) - 1):
-        folder = tmp_path / str(end)
-        written(folder, 3)
-        (folder / "000000.frames").write_bytes(data[:end])
-        with opened(folder) as log:
-            assert log.next_seq == 2
-            assert log.append(frame(2))
-        assert (folder / "000000.frames").read_bytes() == data
-
-
-def test_damage_before_the_end_is_an_error_where_later_segments_exist(tmp_path):
-    written(tmp_path, 3, segment_bytes=1)
-    first = tmp_path / "000000.frames"
-    damaged = bytearray(first.read_bytes())
-    damaged[40] ^= 1
-    first.write_bytes(damaged)
-    with pytest.raises(LogError, match=r"000000\.frames: damaged at byte 0"):
-        FeatureLog(tmp_path)
-
-
-@pytest.mark.parametrize("segment_bytes", [1, 2**20])
-def test_truncation_forgets_frames_and_the_streams_they_came_by(tmp_path, segment_bytes):
-    later = dataclasses.replace(HEADER, first_seq=8, epoch=1)
-    with opened(tmp_path, segment_bytes=segment_bytes) as log:
-        log.add_stream(HEADER)
-        for seq in range(8):
-            log.append(frame(seq))
-        log.add_stream(later)
-        log.append(frame(8, header=later))
+def test_each_frame_has_the_header_that_it_came_by_and_a_cut_forgets_later_ones(tmp_path):
+    written(tmp_path, 8)
+    with opened(tmp_path) as log:
+        log.add_stream(LATER)
+        log.append(frame(8, header=LATER))
+        assert (log.header_of(7), log.header_of(8)) == (HEADER, LATER)
         log.truncate(4)
-        assert log.next_seq == 4
-        assert log.streams == [HEADER]
+        assert (log.next_seq, log.streams) == (4, [HEADER])
         assert log.append(frame(4, fill=9))
+        log.sync()
+        reader = FeatureReader(tmp_path)
+        assert_equal(reader.frame(4), frame(4, fill=9))
+
+
+def test_a_reader_follows_the_writer(tmp_path):
+    written(tmp_path, 8)
     with opened(tmp_path) as log:
-        assert log.next_seq == 5
-        assert_equal(log.frame(4), frame(4, fill=9))
+        reader = FeatureReader(tmp_path)
+        log.add_stream(LATER)
+        log.append(frame(8, header=LATER))
+        log.sync()
+        assert reader.next_seq == 8
+        reader.refresh()
+        assert reader.streams == [HEADER, LATER]
+        assert [found.seq for found in reader.frames()] == list(range(9))
 
 
-def test_a_frame_that_is_not_there(tmp_path):
-    written(tmp_path, 2)
-    with opened(tmp_path) as log, pytest.raises(LogError, match="no frame 2; the log holds 2"):
-        log.frame(2)
-
-
-def test_damage_before_the_last_record_is_an_error_and_deletes_nothing(tmp_path):
-    written(tmp_path, 5)
-    file = tmp_path / "000000.frames"
-    damaged = bytearray(file.read_bytes())
-    damaged[40] ^= 1
-    file.write_bytes(damaged)
-    with pytest.raises(LogError, match="damaged at byte 0, and later frames exist"):
-        FeatureLog(tmp_path)
-    assert file.read_bytes() == bytes(damaged)
-
-
-def test_zeros_at_the_end_are_a_torn_end(tmp_path):
+def test_gaps_are_left_out(tmp_path):
     written(tmp_path, 3)
-    file = tmp_path / "000000.frames"
-    whole = file.read_bytes()
-    file.write_bytes(whole + bytes(4096))
     with opened(tmp_path) as log:
-        assert log.next_seq == 3
-    assert file.read_bytes() == whole
+        log.mark_gap(5)
+        log.append(frame(5))
+        assert [found.seq for found in log.frames()] == [0, 1, 2, 5]
+        assert log.gaps == [(3, 5)]
 
 
-@pytest.mark.parametrize("room", [0, 5, 40, 100])
-def test_what_the_disk_does_not_take_leaves_the_log_whole(tmp_path, monkeypatch, room):
-    """The disk takes a part of a record and then no more; later there is room again."""
-    written(tmp_path, 2)
-
-    class Full(FileIO):
-        left = room
-
-        def write(self, data):
-            if not Full.left:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            count = super().write(memoryview(data)[: Full.left])
-            Full.left -= count
-            return count
-
-    with opened(tmp_path) as log:
-        monkeypatch.setattr("smartedge.cloud.store.FileIO", Full)
-        log._file.close()
-        log._file = Full(tmp_path / "000000.frames", "ab")
-        with pytest.raises(LogError, match="frame 2 cannot be written"):
-            log.append(frame(2))
-        with pytest.raises(LogError, match="header cannot be written"):
-            log.add_stream(dataclasses.replace(HEADER, first_seq=2, split="val"))
-        Full.left = 10**6
-        assert log.append(frame(2)) and log.append(frame(3))
-        log.add_stream(dataclasses.replace(HEADER, first_seq=4, split="val"))
-        assert_equal(log.frame(3), frame(3))
-    with opened(tmp_path) as log:
-        assert log.next_seq == 4 and len(log.streams) == 2
-        for seq in range(4):
-            assert_equal(log.frame(seq), frame(seq))
-
-
-def test_a_torn_header_is_cut_off_before_the_next_one(tmp_path):
-    written(tmp_path, 2)
-    file = tmp_path / "streams.jsonl"
-    file.write_bytes(file.read_bytes() + b'{"protocol": 1, "ru')
-    for seq in (2, 3):
-        with opened(tmp_path) as log:
-            log.add_stream(dataclasses.replace(HEADER, first_seq=seq, split="val"))
-    with opened(tmp_path) as log:
-        assert [header.first_seq for header in log.streams] == [0, 2, 3]
-
-
-def test_a_header_that_this_version_cannot_read_is_an_error_and_deletes_nothing(tmp_path):
-    written(tmp_path, 2)
-    file = tmp_path / "streams.jsonl"
-    older = file.read_bytes().replace(b'"protocol":3', b'"protocol":2')
-    file.write_bytes(older)
-    with pytest.raises(LogError, match=r"streams\.jsonl: line 1 .* speaks protocol 2"):
-        FeatureLog(tmp_path)
-    assert file.read_bytes() == older
-
-
-@pytest.mark.parametrize("place", [12, 18, 60])  # in the head, in its ids, in the payload
-def test_what_the_disk_changed_after_opening_is_noticed_when_read(tmp_path, place):
-    written(tmp_path, 2)
-    with opened(tmp_path) as log:
-        file = tmp_path / "000000.frames"
-        damaged = bytearray(file.read_bytes())
-        damaged[place] ^= 1
-        file.write_bytes(damaged)
-        with pytest.raises(LogError, match="frame 0 is damaged"):
-            log.frame(0)
-        assert_equal(log.frame(1), frame(1))
+def test_a_header_or_frame_that_this_version_cannot_read_is_an_error(tmp_path):
+    older = header_to_json(HEADER).replace(b'"protocol":3', b'"protocol":2')
+    assert older != header_to_json(HEADER)
+    for header, error in ((older, "stream header 0: .*speaks protocol 2"), (header_to_json(HEADER), "frame 0: ")):
+        folder = tmp_path / error[:5]
+        with contextlib.closing(FrameLog(folder, "edge")) as log:
+            log.add_stream(header, 0)
+            log.append(0, b"no head", b"x", stream=0)
+            log.sync()
+        with pytest.raises(LogError, match=error):
+            FeatureReader(folder).frame(0)
 
 
 def test_a_record_holds_the_bytes_that_came(tmp_path):
     written(tmp_path, 2)
-    came = [frame(seq).head + frame(seq).batch.payload for seq in range(2)]
     data = (tmp_path / "000000.frames").read_bytes()
-    assert len(data) == 2 * 12 + sum(map(len, came))
-    assert data[12 : 12 + len(came[0])] == came[0] and data.endswith(came[1])
+    came = [frame(seq).head + frame(seq).batch.payload for seq in range(2)]
+    assert len(data) == 48 + 2 * 32 + sum(map(len, came))
+    assert all(each in data for each in came)
+
+
+def test_a_stream_goes_on_where_the_log_is_durable(tmp_path):
+    written(tmp_path, 3)
+    with opened(tmp_path) as log:
+        handler = StoreHandler(log)
+        assert handler.accept("edge", HEADER) == 3
+        log.append(frame(3))
+        assert handler.accept("edge", HEADER) == 3, "frame 3 may still be lost"
+        handler.ingest("edge", HEADER, frame(4))
+        handler.finish("edge", HEADER)
+        assert handler.accept("edge", HEADER) == 5
+        assert handler.accept("edge", LATER) == 8
+
+
+def test_where_logs_lie(tmp_path):
+    assert log_folder(tmp_path) == tmp_path / "store" / "edge"
+    assert not has_begun(tmp_path) and edges_of(tmp_path) == []
+    for edge in ("camera-7", "a.b_C"):
+        written(log_folder(tmp_path, edge), 1)
+    assert has_begun(tmp_path) and edges_of(tmp_path) == ["a.b_C", "camera-7"]
+    for name in ("", ".", "..", "a/b", "/a", "a" * 65, "a\n", ".hidden", "ä"):
+        with pytest.raises(RunError, match="a name has"):
+            log_folder(tmp_path, name)
+
+
+def test_a_log_of_an_earlier_version_is_a_clear_error(tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "streams.jsonl").write_text("{}\n")
+    assert has_begun(tmp_path)
+    for act in (log_folder, edges_of):
+        with pytest.raises(LogError, match="of an earlier version"):
+            act(tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from smartedge.cloud.store import FeatureLog
+from smartedge.cloud.store import FeatureReader, log_folder
 from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
@@ -259,25 +258,23 @@ def _released(run_dir: Path, config: Config, ids: np.ndarray) -> Tensor:
     Raises:
         RunError: the log is not there, or does not hold every test image exactly once.
     """
-    folder = run_dir / "cloud" / "log"
-    if not (folder / "streams.jsonl").exists():
+    folder = log_folder(run_dir / "cloud")
+    if not folder.exists():
         raise RunError(
             f"{folder}: there is no feature log; the audit needs both sides' folders, edge/ and cloud/, in one run "
             "directory: copy the missing one there"
         )
     found: dict[int, Tensor] = {}
-    with closing(FeatureLog(folder)) as log:
-        for stream in log.streams:
-            if stream.split != "test":
-                continue
-            for seq in range(stream.first_seq, min(stream.first_seq + stream.frames, log.next_seq)):
-                batch = unpack_frame(log.frame(seq), stream)
-                for image, features_F in zip(batch.ids.tolist(), torch.from_numpy(batch.features_BF), strict=True):
-                    if image in found:
-                        raise RunError(
-                            f"{folder}: test image {image} was released more than once; this log is not one run"
-                        )
-                    found[image] = features_F
+    log = FeatureReader(folder)
+    for stream in log.streams:
+        if stream.split != "test":
+            continue
+        for seq in range(stream.first_seq, min(stream.end_seq, log.next_seq)):
+            batch = unpack_frame(log.frame(seq), stream)
+            for image, features_F in zip(batch.ids.tolist(), torch.from_numpy(batch.features_BF), strict=True):
+                if image in found:
+                    raise RunError(f"{folder}: test image {image} was released more than once; this log is not one run")
+                found[image] = features_F
     if set(found) != set(ids.tolist()):
         raise RunError(
             f"{folder}: holds {len(found)} test images, but the data set has {len(ids)} (or others); "

@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smartedge.files import replacing
 from smartedge.lab.report.read import Run, read_run
 from smartedge.methods.schedules import get_schedule
 
@@ -59,8 +58,7 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
         _accuracy(accuracy, runs)
         _bytes(sent, runs)
         _time(time, runs)
-        with replacing(out) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
+        figure.savefig(out, format="png", metadata={"Software": None})
     return out
 
 

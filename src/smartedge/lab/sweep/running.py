@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from smartedge.artifacts.sweep import Sweep, SweepAxis, SweepPoint
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError
-from smartedge.files import private_folder
 from smartedge.lab.sweep.figures import point_entry, rows_of, undefended_entry, write_csv
 from smartedge.lab.sweep.points import Point, check_folder, folder_of, grid_points, text_of
 from smartedge.runs.progress import Bars, Monitor, Update
@@ -104,7 +103,7 @@ class _Work:
         self.single_process = single_process
         self.monitor = monitor
         self.errors: dict[Path, str] = {}
-        private_folder(root)
+        root.mkdir(parents=True, exist_ok=True)
 
     def search(self, seed: int) -> None:
         """Make every point of one seed that is not done."""

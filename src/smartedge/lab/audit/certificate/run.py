@@ -17,7 +17,6 @@ from smartedge.config import Config, load_run_config
 from smartedge.data import Split
 from smartedge.data.columns import read_columns
 from smartedge.errors import ConfigError, DataError
-from smartedge.files import private_folder
 from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.lab.audit.gathering import Opened, open_audited, trained_parts
 from smartedge.lab.audit.run_evidence import BATCH, device_of
@@ -108,7 +107,7 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
         attributes=found,
         assumptions=assumptions(config, settings, tuple(held_out), persons),
     )
-    private_folder(run_dir / "audit")
+    (run_dir / "audit").mkdir(exist_ok=True)
     certificate.write(run_dir / "audit" / "certificate.json")
     return certificate
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from smartedge.files import PRIVATE
 from smartedge.runs.checkpoint import save_weights
 
 __all__ = ["combinations", "write_samples"]
@@ -37,4 +38,4 @@ def write_samples(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
     Only its owner may read the file, since it holds images.
     """
     metadata = {name: json.dumps(value) for name, value in notes.items()}
-    save_weights(path, tensors, metadata=metadata)
+    save_weights(path, tensors, metadata=metadata, mode=PRIVATE)

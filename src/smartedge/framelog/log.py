@@ -1,0 +1,310 @@
+"""Writes a log. What :meth:`FrameLog.sync` has confirmed is never lost in silence.
+
+Frames are appended without waiting for the disk. One :meth:`FrameLog.sync` makes all of them durable, and then moves
+the durable watermark (:mod:`smartedge.framelog.mark`). When a log is opened, everything below the watermark must be
+there. Only what lies above it may be cut off, since nobody was told that it was kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from smartedge.errors import FrameError, LogError
+from smartedge.files import disk_error, sync_file, sync_folder
+from smartedge.framelog.mark import Mark
+from smartedge.framelog.opened import OpenLog
+from smartedge.framelog.reader import STREAMS, STREAMS_NUMBER, Stream, segment_name
+from smartedge.framelog.records import (
+    FILE_HEADER_BYTES,
+    FRAME,
+    GAP,
+    RECORD_HEADER_BYTES,
+    STREAM,
+    FileHeader,
+    LogFile,
+    Record,
+    checksum_of,
+)
+
+__all__ = ["FrameLog"]
+
+_SEGMENT_BYTES = 64 * 2**20
+_SPARE_BYTES = 64 * 2**20  # left free on the disk: for checkpoints, and so that other programs go on
+
+
+class FrameLog(OpenLog):
+    """The log in one folder, open for writing by this object alone.
+
+    One thread appends. Others may read, and call :meth:`sync`, at the same time.
+
+    Args:
+        folder: made where it is missing; an existing log is opened, checked, and continued.
+        edge: whose frames these are; errors name it.
+        segment_bytes: a file of this size is followed by a new one.
+        max_bytes: the log takes no more than this; None: as much as the disk holds.
+        spare_bytes: how much of the disk is left free.
+
+    Raises:
+        LogError: another process writes the log; something that was confirmed is missing or damaged; or the folder
+            cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        edge: str,
+        *,
+        segment_bytes: int = _SEGMENT_BYTES,
+        max_bytes: int | None = None,
+        spare_bytes: int = _SPARE_BYTES,
+    ) -> None:
+        self.segment_bytes = segment_bytes
+        self.max_bytes = max_bytes
+        self.spare_bytes = spare_bytes
+        super().__init__(folder, edge)
+        try:
+            if (self.next_seq, len(self.streams)) != (self._known_mark.frames, self._known_mark.streams):
+                self._sync()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- appending
+
+    def add_stream(self, header: bytes, first_seq: int) -> int:
+        """Add a stream header; returns its number, for :meth:`append`. Durable with the next :meth:`sync`.
+
+        Raises:
+            LogError: the disk does not take it.
+        """
+        number = len(self.streams)
+        record = Record(STREAM, number, first_seq, len(header), 0, checksum_of(header, b""))
+        with self._lock, self._writing(f"stream header {number}"):
+            self._check_room(RECORD_HEADER_BYTES + len(header), f"stream header {number}")
+            if self._streams_file is None:
+                self._streams_file = self._new_file(self.folder / STREAMS, STREAMS_NUMBER, 0)
+            self._write(self._streams_file, record, header)
+            self._streams_position = self._streams_file.end
+            self.streams.append(Stream(header, first_seq))
+        return number
+
+    def append(self, seq: int, head: bytes, payload: bytes, *, stream: int) -> bool:
+        """Append frame ``seq`` as it came. Durable with the next :meth:`sync`.
+
+        Args:
+            seq: must be :attr:`next_seq`, or the number of a frame that the log holds.
+            head: bytes, kept as they are.
+            payload: bytes, kept as they are.
+            stream: what :meth:`add_stream` returned.
+
+        Returns:
+            False where the log holds that frame already, equal in every byte; or where it dropped the frame after use,
+            or had given it up as missing.
+
+        Raises:
+            FrameError: frames are missing before it, or the log holds a different frame of that number.
+            LogError: the disk does not take it, or the log is full.
+        """
+        checksum = checksum_of(head, payload)
+        with self._lock:
+            if seq < self.next_seq:
+                return self._repeated(seq, (len(head), len(payload), checksum))
+            if seq > self.next_seq:
+                raise FrameError(f"frame {seq} arrived, but frame {self.next_seq} is missing; resume the edge's run")
+            if not 0 <= stream < len(self.streams):
+                raise FrameError(f"frame {seq}: stream {stream} has no header in the log")
+            record = Record(FRAME, stream, seq, len(head), len(payload), checksum)
+            at = self._add(record, head, payload)
+            self._index.add(self._segment, at, record)
+        return True
+
+    def mark_gap(self, end: int) -> None:
+        """Note that the frames from :attr:`next_seq` to ``end`` - 1 will never come. Frame ``end`` is next then.
+
+        Raises:
+            LogError: the disk does not take it, or the log is full.
+        """
+        with self._lock:
+            if end > self.next_seq:
+                body = end.to_bytes(8, "little")
+                self._add(Record(GAP, 0, self.next_seq, len(body), 0, checksum_of(body, b"")), body, b"")
+                self._index.add_gap(end)
+
+    def room_for(self, head: int, payload: int) -> bool:
+        """Whether a frame with a head and a payload of so many bytes keeps the log within ``max_bytes``."""
+        return self.max_bytes is None or self._size + RECORD_HEADER_BYTES + head + payload <= self.max_bytes
+
+    def sync(self) -> int:
+        """Return when everything appended before the call is durable, with the watermark moved. Returns the watermark.
+
+        Calls from several threads at a time share one wait for the disk.
+
+        Raises:
+            LogError: the disk does not take it. The log is of no more use then; open it again.
+        """
+        target = (self.next_seq, len(self.streams))
+        with self._syncing:
+            assert self._mark is not None
+            if (self._mark.frames, self._mark.streams) < target or self._failure:
+                self._sync()
+            return self._mark.frames
+
+    def truncate(self, next_seq: int) -> None:
+        """Forget frame ``next_seq`` and all later ones, and the streams that began there or later.
+
+        Raises:
+            LogError: the disk does not take it.
+        """
+        with self._syncing, self._lock:
+            if self.first_seq <= next_seq < self.next_seq:
+                self._sync()
+                self._cut(next_seq)
+
+    def forget_before(self, seq: int) -> None:
+        """Drop files all of whose frames come before ``seq``: they were used and are not needed again.
+
+        Raises:
+            LogError: the disk does not take it.
+        """
+        with self._syncing, self._lock, self._writing("the removal of used frames"):
+            mark = self._known_mark
+            kept = [number for number, start in self._starts.items() if start <= seq and number <= mark.segment]
+            first = max(kept, default=0)
+            if seq <= mark.frames and first > mark.first_segment:
+                self._set_mark(mark._replace(first_segment=first))
+                self._index.drop(self._starts[first])
+                self._remove_segments(lambda number: number < first)
+
+    # -- writing
+
+    def _set_mark(self, mark: Mark) -> None:
+        """Put a mark in place of the present one; it is durable when this returns."""
+        assert self._mark_file is not None
+        mark = mark._replace(generation=self._known_mark.generation + 1)
+        self._mark_file.write(mark)
+        self._mark = mark
+
+    def _sync(self) -> None:
+        with self._syncing:
+            with self._lock, self._writing("what was appended"):
+                mark = self._known_mark._replace(
+                    frames=self.next_seq,
+                    segment=self._segment,
+                    position=self._position,
+                    streams=len(self.streams),
+                    streams_position=self._streams_position,
+                )
+                ended, self._ended = self._ended, []
+                new_files, self._new_files = self._new_files, False
+                files = [*ended, self._file, self._streams_file if mark.streams != self._known_mark.streams else None]
+            try:
+                for file in files:
+                    if file is not None:
+                        sync_file(file.descriptor)
+                if new_files:
+                    sync_folder(self.folder)
+                self._set_mark(mark)
+            except OSError as error:
+                raise self._broken(error) from error
+            finally:
+                for each in ended:
+                    each.close()
+
+    def _broken(self, error: OSError) -> LogError:
+        """Give the log up: after a failed sync the system may forget what it did not write, and not say so again."""
+        self._failure = f"the disk did not take what was appended: {disk_error(error)}"
+        durable = self._known_mark
+        with contextlib.suppress(OSError):  # so that the next opening does not take for sound what is only in memory
+            if durable.position:
+                os.truncate(self.folder / segment_name(durable.segment), durable.position)
+        return LogError(
+            f"{self.folder}: edge {self.edge!r}: {self._failure}; frames before {durable.frames} are safe; continue "
+            "with --resume"
+        )
+
+    def _repeated(self, seq: int, facts: tuple[int, int, int]) -> bool:
+        """A frame that came before. Always False, where it is equal."""
+        if seq >= self.first_seq and (place := self._index.place(seq)) and place[3:] != facts:
+            raise FrameError(
+                f"frame {seq} differs from the one that the log holds: the edge did not resume from the state it had; "
+                "start a new run"
+            )
+        return False
+
+    def _add(self, record: Record, head: bytes, payload: bytes) -> int:
+        """Write a record of the segments; returns the position of its head."""
+        what = f"frame {record.seq}"
+        with self._writing(what):
+            self._check_room(RECORD_HEADER_BYTES + record.body, what)
+            if self._file is None or self._file.end >= self.segment_bytes:
+                number = self._segment if self._file is None else self._segment + 1
+                self._go_on_in(self._new_file(self.folder / segment_name(number), number, self.next_seq))
+                self._size += FILE_HEADER_BYTES
+            assert self._file is not None
+            at = self._file.end + RECORD_HEADER_BYTES
+            self._write(self._file, record, head, payload)
+            self._position = self._file.end
+            self._size += RECORD_HEADER_BYTES + record.body
+        return at
+
+    def _new_file(self, path: Path, number: int, first_seq: int) -> LogFile:
+        self._new_files = True
+        return LogFile.new(path, FileHeader(self._known_mark.log, number, first_seq))
+
+    def _write(self, file: LogFile, record: Record, *body: bytes) -> None:
+        try:
+            file.append(record.pack(file.header.seed), *body)
+        except OSError as error:
+            if file.size != file.end:
+                self._failure = f"an earlier write failed: {disk_error(error)}"
+            raise
+
+    def _check_room(self, count: int, what: str) -> None:
+        """Refuse before the disk is full, or the log's limit is exceeded."""
+        if self.max_bytes is not None and self._size + count > self.max_bytes:
+            raise LogError(
+                f"{self.folder}: edge {self.edge!r}, {what}: the log would exceed its limit of {self.max_bytes} bytes; "
+                "raise store.max_bytes (in the cloud) or spool.max_bytes (on the edge), and continue with --resume"
+            )
+        disk = os.statvfs(self.folder)
+        free = disk.f_bavail * disk.f_frsize
+        if free < count + self.spare_bytes:
+            raise LogError(
+                f"{self.folder}: edge {self.edge!r}, {what}: {free} bytes are free on the disk, and {self.spare_bytes} "
+                "must stay free; free space on it, and continue with --resume"
+            )
+
+    # -- cutting
+
+    def _cut(self, next_seq: int) -> None:
+        place = self._index.place(next_seq)
+        if place is None:
+            raise LogError(f"{self.folder}: edge {self.edge!r}: cannot be cut at frame {next_seq}, which never came")
+        streams = [stream for stream in self.streams if stream.first_seq < next_seq]
+        streams_end = FILE_HEADER_BYTES + sum(RECORD_HEADER_BYTES + len(stream.header) for stream in streams)
+        end = place.position - RECORD_HEADER_BYTES
+        with self._writing("the removal of later frames"):
+            # The mark first: after a crash in between, what lies above it may stay or go.
+            self._set_mark(
+                self._known_mark._replace(
+                    frames=next_seq,
+                    segment=place.segment,
+                    position=end,
+                    streams=len(streams),
+                    streams_position=streams_end,
+                )
+            )
+            if place.segment != self._segment:
+                assert self._file is not None
+                self._file.close()
+                self._file = LogFile.open(self.folder / segment_name(place.segment))
+                self._segment = place.segment
+                self._remove_segments(lambda number: number > place.segment)
+            assert self._file is not None and self._streams_file is not None
+            self._size -= self._file.cut_off(end)
+            self._streams_file.cut_off(streams_end)
+            self._position, self._streams_position = end, streams_end
+        self._index.cut(next_seq)
+        self.streams = streams
