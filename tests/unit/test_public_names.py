@@ -13,6 +13,7 @@ def test_public_names():
         "Expand",
         "SmartEdgeError",
         "TaskExit",
+        "audit",
         "cloud_forward",
         "cloud_step",
         "cut",

@@ -70,6 +70,10 @@ attack named above, or for floors `table`, `logistic`, `trees` or `chance`.
 
 [table of AttackFigures]
 
+### `certificate`
+
+[table of AuditCertificates]
+
 ### `membership`
 
 The attacker gets a release and a candidate image. Is the release of that image?
@@ -123,11 +127,13 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from smartedge.artifacts.base import Artifact, Fields, Part
+from smartedge.artifacts.certificate import Certificate
 
 __all__ = [
     "AttackFigures",
     "AttributeBlock",
     "Audit",
+    "AuditCertificates",
     "AuditSettingsUsed",
     "Audited",
     "AuditedFeatures",
@@ -161,7 +167,9 @@ class Audited(Part):
     seed: int
     desired: tuple[str, ...] = Field(description="columns")
     sensitive: tuple[str, ...] = Field(description="columns")
-    undefended: bool = Field(description="nothing protects these features")
+    undefended: bool = Field(
+        description="nothing protects this run; false for features that were given, since nothing is known of them"
+    )
     noise_on_audited_releases: bool = Field(
         description="false where `dp.apply_to` is `training`: test images crossed without noise"
     )
@@ -267,6 +275,12 @@ class AttributeBlock(Part):
     dp_bound: float | None = Field(
         description="`dp.noise_bound`, for a yes/no attribute. It limits `best`; it does not limit an attacker that "
         "also knows the desired label"
+    )
+    full_depth_needed: bool | None = Field(
+        default=None,
+        description="false: the certificate of one release is at most 2 points above the best attacker without full "
+        "depth, so `deep` and `fine-tuned` were not trained: they could not read more than these 2 points. null: "
+        "there is no certificate, or these attacks were not asked for",
     )
     attacks: dict[str, KindFigures] = Field(
         description="kind of attack → figures of the best of that kind, with `rate`, `seed`, and `tried`: how many "
@@ -456,6 +470,17 @@ class Reconstruction(Part):
         return {name: attack for name, attack in named if attack is not None}
 
 
+class AuditCertificates(Part):
+    """What no attacker can exceed, whatever it computes. `docs/certificate-schema.md` has the keys."""
+
+    one_release: Certificate | None = Field(
+        description="an attacker that has one release; null where the audited releases have no noise"
+    )
+    training_image: Certificate | None = Field(
+        description="an attacker that has everything sent about a training image; null where that is one release only"
+    )
+
+
 class Skipped(Part):
     """Something that was left out or cut short."""
 
@@ -481,6 +506,9 @@ class Audit(Artifact):
     attributes: dict[str, AttributeBlock] = Field(description="attribute → results of the attacks on it: see below")
     reconstruction: Reconstruction | None = Field(description="see below; null where not asked for")
     membership: Membership | None = Field(description="see below; null where not asked for")
+    certificate: AuditCertificates | None = Field(
+        default=None, description="see below; null where not asked for, or without noise"
+    )
     dp: NoiseTest = Field(description="see below")
     skipped: tuple[Skipped, ...] = Field(description="attacks that the budget left out or cut short")
     verdict: str = Field(description="one sentence about the sensitive attribute that is farthest above its floor")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from smartedge.artifacts.audit import Audit, NamedFigures
+    from smartedge.lab.audit.call import AuditSettings
+    from smartedge.runs.progress import Monitor
 
 __all__ = ["add_parser", "run"]
 
@@ -37,26 +43,52 @@ undefended        the best of linear, mlp and deep on the same front without bot
 floor             the best attacker that has only the true desired label; a defence that keeps the label cannot be below
 prediction floor  the best attacker that has only the task exit's answer
 DP bound          upper bound for any attacker that has the features of one release, from the law of the noise
+no attacker       with 95 % confidence no attacker that has the features of one release exceeds this, whatever it
+exceeds           computes (docs/certificate.md). Within 2 points of the best attack, deep attackers are left out
 
 attacks: linear, linear-pooled, posterior, mixture, trees, mlp, deep, fine-tuned (attributes); membership,
-epsilon, reconstruction
+epsilon, certificate, reconstruction
 Finished attacks are kept and reused. Give the command again to continue after Ctrl-C, or with a larger budget. Attacks
 that the budget left out are listed.
+
+Features of other programs. The same attackers, without a run:
+
+  $ smartedge audit --features faces.npz --noise gaussian:sigma=0.4,clip=2
+  $ smartedge audit --features faces.parquet --attributes glasses --known-label --out faces-audit
+
+FILE holds arrays (.npz, .safetensors) or columns (.parquet), one row for each image:
+  features   (images, numbers) or (images, channels, height, width); in Parquet lists of numbers, nested for maps
+  labels     the desired label, optional; with it there is a label floor
+  persons    who is in each image, optional. Splits are then made by persons. Without it images of one person may be in
+             two splits, so attackers may recognise persons, and the certificate's confidence is lower than stated
+  splits     train, val or test (or 0, 1, 2), optional. Attackers learn from train, are chosen by val and are judged on
+             test. Without it: 50, 20 and 30 % at random, by --seed
+  any other  a sensitive column, to be read: booleans, whole numbers or texts
+Give features of images that your network has not learned from. Without --noise they are attacked as they are. With
+--noise give them as they are before clip and noise: the audit adds the noise, anew for each draw, and certifies.
+FILE.audit/ (or --out) takes audit.json and the finished attacks. The noise, LAW:
 """
 
+_HEADINGS = ("no attacker exceeds", "training image", "undefended", "floor", "prediction floor", "chance", "DP bound")
+_MOST_SHOWN = 6  # attributes
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
+    from smartedge.lab.audit.given.noise import NOISE_WORDS
+
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        "audit", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        "audit",
+        description=_DESCRIPTION + textwrap.indent(NOISE_WORDS, "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished run")
+    parser.add_argument("run_dir", metavar="RUN", type=Path, nargs="?", help="run directory of a finished run")
     parser.add_argument(
         "--attributes",
         metavar="A,B",
-        help="columns to read, or 'all': data.sensitive and every yes/no column; default: data.sensitive",
+        help="columns to read, or 'all': data.sensitive and every yes/no column; default: data.sensitive. With "
+        "--features: sensitive columns of FILE; default: all",
     )
     parser.add_argument("--attacks", metavar="A,B", help="only these; default: all")
     parser.add_argument("--budget", metavar="TIME", help="such as 90s, 5m or 2h; default: no limit")
@@ -68,21 +100,77 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         help="compare with this unprotected run instead of training a front; its attacks are kept in its directory",
     )
     parser.add_argument("--fresh", action="store_true", help="do everything again")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: those of the run")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: those of the run, or half of the cores")
+    given = parser.add_argument_group("features of other programs, instead of RUN")
+    given.add_argument("--features", metavar="FILE", type=Path, help=".npz, .safetensors or .parquet")
+    given.add_argument("--noise", metavar="LAW", help="such as gaussian:sigma=0.4,clip=2; default: none")
+    given.add_argument("--known-label", action="store_true", help="the attacker has the desired label as well")
+    given.add_argument("--seed", type=int, default=0, help="of splits, noise and attackers (0)")
+    given.add_argument("--out", metavar="DIR", type=Path, help="folder of the results; default: FILE.audit")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Attack, print one table and one sentence."""
+    """Attack, print the tables and one sentence."""
     import torch
 
     from smartedge.config import load_run_config
-    from smartedge.lab.audit.suite import AuditSettings, audit
     from smartedge.runs.progress import Bars
 
+    _check(args)
+    before = torch.get_num_threads()
+    monitor = Bars()
+    what = args.run_dir or f"--features {args.features}"
+    try:
+        usual = load_run_config(args.run_dir).threads if args.run_dir else max(1, (os.cpu_count() or 2) // 2)
+        torch.set_num_threads(args.threads or usual)
+        result, files = (_of_run if args.run_dir else _of_features)(args, monitor)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; go on with: smartedge audit {what}") from None
+    finally:
+        monitor.close()
+        torch.set_num_threads(before)
+    _print(result)
+    for file in files:
+        print(file)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if (args.run_dir is None) == (args.features is None):
+        raise ConfigError("give either a run directory, or --features FILE; see 'smartedge audit --help'")
+    if args.features is None and (args.noise or args.known_label or args.out or args.seed):
+        raise ConfigError("--noise, --known-label, --seed, --out: go with --features; a run states these itself")
+    if args.features is not None and args.undefended is not None:
+        raise ConfigError("--undefended: goes with a run; audit the undefended features by a call of their own")
     if args.threads is not None and args.threads < 1:
         raise ConfigError("--threads: at least 1 is needed")
-    settings = AuditSettings(
+
+
+def _of_run(args: argparse.Namespace, monitor: Monitor) -> tuple[Audit, list[Path]]:
+    from smartedge.lab.audit.suite import audit
+
+    result = audit(args.run_dir, _settings(args), monitor)
+    return result, [args.run_dir / "audit" / "audit.json"]
+
+
+def _of_features(args: argparse.Namespace, monitor: Monitor) -> tuple[Audit, list[Path]]:
+    from smartedge.lab.audit.given.files import read_table
+    from smartedge.lab.audit.given.run import GivenSettings, audit_features
+
+    settings = _settings(args)
+    names = None if settings.attributes == ("all",) else settings.attributes
+    table = read_table(args.features, attributes=names, seed=args.seed)
+    folder = args.out or Path(f"{args.features}.audit")
+    how = GivenSettings(args.noise, args.known_label, args.seed, args.features.name)
+    result = audit_features(table, settings, how, folder, monitor)
+    return result, [folder / "audit.json"]
+
+
+def _settings(args: argparse.Namespace) -> AuditSettings:
+    from smartedge.lab.audit.call import AuditSettings
+
+    return AuditSettings(
         attributes=_names(args.attributes, "--attributes"),
         attacks=_names(args.attacks, "--attacks"),
         budget=None if args.budget is None else seconds(args.budget),
@@ -90,19 +178,6 @@ def run(args: argparse.Namespace) -> int:
         undefended=args.undefended,
         fresh=args.fresh,
     )
-    before = torch.get_num_threads()
-    monitor = Bars()
-    try:
-        torch.set_num_threads(args.threads or load_run_config(args.run_dir).threads)
-        result = audit(args.run_dir, settings, monitor)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; go on with: smartedge audit {args.run_dir}") from None
-    finally:
-        monitor.close()
-        torch.set_num_threads(before)
-    _print(result)
-    print(args.run_dir / "audit" / "audit.json")
-    return 0
 
 
 def seconds(text: str) -> float:
@@ -137,12 +212,21 @@ def _print(result: Audit) -> None:
     )
     table.add_column("")
     table.add_column("best attack")
-    for heading in ("training image", "undefended", "floor", "prediction floor", "chance", "DP bound"):
+    for heading in (
+        "no attacker exceeds",
+        "training image",
+        "undefended",
+        "floor",
+        "prediction floor",
+        "chance",
+        "DP bound",
+    ):
         table.add_column(heading, justify="right")
     for name, block in result.attributes.items():
         table.add_row(
             escape(name) + (" (desired)" if block.desired else ""),
             _best(block.best),
+            _certified(result, name),
             _figure(block.training_image),
             _figure(block.undefended),
             _figure(block.floor),
@@ -152,6 +236,7 @@ def _print(result: Audit) -> None:
         )
     console = Console(width=120, highlight=False)
     console.print(table)
+    _print_kinds(result, console)
     if result.membership:
         console.print(f"membership of a release: AUROC {result.membership.any.auroc:.2f}")
     dp = result.dp
@@ -167,6 +252,36 @@ def _print(result: Audit) -> None:
         where = f" on {entry.evidence} {', '.join(entry.attributes)}" if entry.attributes is not None else ""
         console.print(f"not in full: {entry.attack}{where}: {entry.reason}", markup=False)
     console.print(result.verdict, markup=False)
+
+
+def _print_kinds(result: Audit, console: Console) -> None:
+    """All kinds of attackers, where there are few attributes."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not 0 < len(result.attributes) <= _MOST_SHOWN:
+        return
+    table = Table(title="the best of each kind of attacker (balanced accuracy, %)", title_justify="left")
+    table.add_column("")
+    for name in result.attributes:
+        table.add_column(escape(name), justify="right")
+    for kind in dict.fromkeys(kind for block in result.attributes.values() for kind in block.attacks):
+        found = [block.attacks.get(kind) for block in result.attributes.values()]
+        table.add_row(kind, *(f"{100 * figures.balanced_accuracy:.1f}" if figures else "" for figures in found))
+    console.print(table)
+    for name, block in result.attributes.items():
+        if block.full_depth_needed is False:
+            console.print(
+                f"{name}: attackers of full depth were not needed, since no attacker exceeds "
+                f"{_certified(result, name)} %, and a cheap one is within 2 points of that",
+                markup=False,
+            )
+
+
+def _certified(result: Audit, name: str) -> str:
+    certificate = result.certificate.one_release if result.certificate else None
+    bound = certificate.attributes.get(name) if certificate else None
+    return "none" if bound is None else f"{100 * bound.bound:.1f}"
 
 
 def _best(figures: NamedFigures | None) -> str:

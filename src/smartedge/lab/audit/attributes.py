@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,13 @@ class Best:
 
 
 def plan(
-    evidence: Evidence, attacks: Sequence[str], *, focus: Sequence[str], seeds: int, first_only: bool = False
+    evidence: Evidence,
+    attacks: Sequence[str],
+    *,
+    focus: Sequence[str],
+    seeds: int,
+    first_only: bool = False,
+    settled: Collection[str] = (),
 ) -> list[Unit]:
     """Plan the attackers: the cheapest first, then one deep network for each attribute in focus, then the rest.
 
@@ -66,10 +72,11 @@ def plan(
         focus: attributes that get their own deep networks; the others share one.
         seeds: number of attackers of each kind.
         first_only: only the first learning rate and seed of each kind (for references).
+        settled: attributes that need no deep networks.
     """
     every = tuple(evidence.classes)
-    alone = [(name,) for name in every if name in focus]
-    rest = tuple(name for name in every if name not in focus)
+    alone = [(name,) for name in every if name in focus and name not in settled]
+    rest = tuple(name for name in every if name not in focus and name not in settled)
     units: list[Unit] = []
     for round_ in range(1 if first_only else seeds):
         for name in attacks:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from smartedge.artifacts.audit import (
     AttributeBlock,
     Audit,
+    AuditCertificates,
     Audited,
     AuditSettingsUsed,
     Effort,
@@ -18,10 +20,12 @@ from smartedge.artifacts.audit import (
     Reconstruction,
     Skipped,
 )
-from smartedge.errors import ConfigError
+from smartedge.artifacts.certificate import Certificate
+from smartedge.errors import ConfigError, DataError
 from smartedge.lab.audit import epsilon, floors
 from smartedge.lab.audit.attacks import ATTACKS, available
-from smartedge.lab.audit.attributes import in_focus, infer, plan, summarise
+from smartedge.lab.audit.attributes import Findings, in_focus, infer, plan, summarise
+from smartedge.lab.audit.certificate.evidence import certify_evidence
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Evidence, of_a_training_image
 from smartedge.lab.audit.membership import membership
@@ -36,6 +40,7 @@ __all__ = [
     "AuditSettings",
     "Call",
     "attribute_blocks",
+    "certificates",
     "cheap_attacks",
     "check_classes",
     "check_settings",
@@ -47,6 +52,7 @@ __all__ = [
 REFERENCE = ("linear", "mlp", "deep")  # attacks on the undefended front
 # Shares of the time budget. Time that a stage does not use goes to the later stages.
 _CHEAP_SHARE = 0.5
+_NEAR = 0.02  # a certificate so little above the best attack leaves nothing to find
 _EPSILON_SHARE = 0.05
 _EPSILON_SECONDS = 60.0
 
@@ -86,6 +92,11 @@ class Call:
     def wanted(self) -> tuple[str, ...]:
         """Names of attacks."""
         return self.settings.attacks or ATTACK_NAMES
+
+    def forget(self, *parts: str) -> None:
+        """Remove results of earlier calls, by the names of their folders."""
+        for part in parts:
+            shutil.rmtree(self.folder / part, ignore_errors=True)
 
     @property
     def reference_folder(self) -> Path:
@@ -149,6 +160,27 @@ def cheap_attacks(call: Call, evidence: Evidence) -> None:
     )
 
 
+def certificates(call: Call, evidence: Evidence) -> AuditCertificates | None:
+    """What no attacker can exceed on the attributes in focus; None where not asked for, or nothing can be certified."""
+    if "certificate" not in call.wanted:
+        return None
+    stronger = of_a_training_image(evidence)
+    found: list[Certificate | None] = []
+    for each in (evidence, stronger):
+        if each is None or call.clock.remaining() == 0:
+            if each is not None:
+                call.skipped.append(Skipped(attack="certificate", reason="no time was left", evidence=each.name))
+            found.append(None)
+            continue
+        try:
+            found.append(certify_evidence(each, in_focus(each, each.sensitive), monitor=call.monitor))
+        except DataError as reason:
+            call.skipped.append(Skipped(attack="certificate", reason=str(reason), evidence=each.name))
+            found.append(None)
+    one_release, training_image = found
+    return AuditCertificates(one_release=one_release, training_image=training_image) if any(found) else None
+
+
 def find_membership(call: Call, evidence: Evidence) -> Membership | None:
     """The attack on membership; None where it is not asked for, or no time is left."""
     if "membership" not in call.wanted:
@@ -160,72 +192,110 @@ def find_membership(call: Call, evidence: Evidence) -> Membership | None:
 
 
 def attribute_blocks(
-    call: Call, evidence: Evidence, undefended: Evidence | None, clock: Clock
+    call: Call,
+    evidence: Evidence,
+    undefended: Evidence | None,
+    clock: Clock,
+    certificate: AuditCertificates | None,
 ) -> dict[str, AttributeBlock]:
     """Train all attackers on all attributes, and put their figures beside the references.
+
+    Attackers of full depth are trained only on attributes whose certificate leaves them something to find.
 
     Args:
         call: the audit's call.
         evidence: of the audited releases.
         undefended: of the front without protection; None where there is none.
         clock: the time for all of them.
+        certificate: what no attacker can exceed.
     """
     wanted, seeds = call.wanted, call.settings.seeds
-    names = [name for name in available(evidence) if name in wanted]
-    focus = in_focus(evidence, evidence.sensitive)
-    units = plan(evidence, names, focus=focus, seeds=1)
     evidences = {evidence.name: evidence}
     folders = {evidence.name: call.folder / "attacks"}
-    every: list[str] = []
+    bounds = {evidence.name: certificate.one_release if certificate else None}
     stronger = of_a_training_image(evidence) if clock.remaining() > 0 else None
     if stronger:
         evidences[stronger.name], folders[stronger.name] = stronger, folders[evidence.name]
-        every = [name for name in available(stronger) if name in wanted]
-        units += plan(stronger, every, focus=focus, seeds=1)
-    own = undefended is not None and undefended.test_features_NF is not evidence.test_features_NF
-    if own:
-        assert undefended is not None
-        evidences[undefended.name], folders[undefended.name] = undefended, call.reference_folder
-        reference = [name for name in REFERENCE if name in wanted]
-        units += plan(undefended, reference, focus=focus, seeds=1, first_only=True)
-    again = [*plan(evidence, names, focus=focus, seeds=seeds)]
-    if stronger:
-        again += plan(stronger, [name for name in every if ATTACKS[name].cheap], focus=focus, seeds=seeds)
-    units += [unit for unit in again if unit.seed > 0]
-    found = infer(
-        evidences,
-        units,
-        folders=folders,
-        clock=clock,
-        monitor=call.monitor,
-        skipped=call.skipped,
-    )
+        bounds[stronger.name] = certificate.training_image if certificate else None
+    found: dict[str, Findings] = {name: {} for name in evidences}
+    focus = in_focus(evidence, evidence.sensitive)
+    settled: dict[str, frozenset[str]] = dict.fromkeys(evidences, frozenset())
+    if any(bounds.values()):
+        # The cheap attackers first: they may show that the costly ones have nothing left to find.
+        units = [unit for each in evidences.values() for unit in plan(each, _cheap(each, wanted), focus=focus, seeds=1)]
+        part = clock.part(clock.remaining() * _CHEAP_SHARE)
+        cheap = infer(evidences, units, folders=folders, clock=part, monitor=call.monitor, skipped=[])
+        settled = {name: _settled(bounds[name], cheap[name], each) for name, each in evidences.items()}
+    units = []
+    for round_ in range(seeds):
+        for each in evidences.values():
+            names = [name for name in available(each) if name in wanted]
+            if each is stronger and round_:  # its costly attackers have one seed
+                names = _cheap(each, wanted)
+            made = plan(each, names, focus=focus, seeds=seeds, settled=settled[each.name])
+            units += [unit for unit in made if unit.seed == round_]
+        if round_ == 0 and undefended is not None and _differs(undefended, evidence):
+            evidences[undefended.name], folders[undefended.name] = undefended, call.reference_folder
+            reference = [name for name in REFERENCE if name in wanted]
+            units += plan(undefended, reference, focus=focus, seeds=1, first_only=True)
+    found = infer(evidences, units, folders=folders, clock=clock, monitor=call.monitor, skipped=call.skipped)
+    asked = bool({name for name in available(evidence) if name in wanted} - set(_cheap(evidence, wanted)))
     blocks: dict[str, AttributeBlock] = {}
-    bound = _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound)
-    for name, classes in evidence.classes.items():
-        mine = found[evidence.name].get(name, [])
-        found_here = summarise(mine, evidence, name) if mine else None
-        if undefended is not None and own:
-            theirs = found[undefended.name].get(name, [])
-            plain = summarise(theirs, undefended, name).best if theirs else None
-        else:
-            plain = found_here.best if found_here and undefended is not None else None
-        more = found[stronger.name].get(name, []) if stronger else []
-        blocks[name] = AttributeBlock(
-            best=found_here.best if found_here else None,
-            by_validation=found_here.by_validation if found_here else None,
-            attacks=found_here.attacks if found_here else {},
-            training_image=summarise(more, stronger, name).best if stronger and more else None,
-            undefended=plain,
-            floor=floors.label_floor(evidence, name),
-            prediction_floor=floors.prediction_floor(evidence, name),
-            chance=1 / len(classes),
-            dp_bound=bound if len(classes) == 2 else None,
-            classes=tuple(classes),
-            desired=name in evidence.task.columns,
-            sensitive=name in evidence.sensitive,
+    for name in evidence.classes:
+        needed = None
+        if asked and bounds[evidence.name] is not None and name in focus:
+            needed = name not in settled[evidence.name]
+        blocks[name] = _block(evidence, stronger, undefended, found, name).model_copy(
+            update={"full_depth_needed": needed}
         )
     return blocks
+
+
+def _cheap(evidence: Evidence, wanted: Sequence[str]) -> list[str]:
+    return [name for name in available(evidence) if name in wanted and ATTACKS[name].cheap]
+
+
+def _differs(undefended: Evidence, evidence: Evidence) -> bool:
+    """Whether the two are different releases; an undefended run is its own reference."""
+    return undefended.test_features_NF is not evidence.test_features_NF
+
+
+def _settled(certificate: Certificate | None, found: Findings, evidence: Evidence) -> frozenset[str]:
+    """The attributes on which no attacker can exceed the best one so far by more than ``_NEAR``."""
+    bounds = certificate.attributes if certificate else {}
+    return frozenset(
+        name
+        for name, bound in bounds.items()
+        if found.get(name) and bound.bound - summarise(found[name], evidence, name).best.balanced_accuracy <= _NEAR
+    )
+
+
+def _block(
+    evidence: Evidence, stronger: Evidence | None, undefended: Evidence | None, found: dict[str, Findings], name: str
+) -> AttributeBlock:
+    """The figures of one attribute."""
+    mine = found[evidence.name].get(name, [])
+    found_here = summarise(mine, evidence, name) if mine else None
+    plain = found_here.best if found_here and undefended is not None else None
+    if undefended is not None and _differs(undefended, evidence):
+        theirs = found[undefended.name].get(name, [])
+        plain = summarise(theirs, undefended, name).best if theirs else None
+    more = found[stronger.name].get(name, []) if stronger else []
+    classes = evidence.classes[name]
+    return AttributeBlock(
+        best=found_here.best if found_here else None,
+        by_validation=found_here.by_validation if found_here else None,
+        attacks=found_here.attacks if found_here else {},
+        training_image=summarise(more, stronger, name).best if stronger and more else None,
+        undefended=plain,
+        floor=floors.label_floor(evidence, name),
+        prediction_floor=floors.prediction_floor(evidence, name),
+        chance=1 / len(classes),
+        dp_bound=_bound(evidence, lambda mechanism: mechanism.tight_attribute_bound) if len(classes) == 2 else None,
+        classes=tuple(classes),
+        desired=name in evidence.task.columns,
+        sensitive=name in evidence.sensitive,
+    )
 
 
 def noise_test(call: Call, evidence: Evidence) -> NoiseTest:
@@ -269,6 +339,7 @@ def result_of(
     dp: NoiseTest,
     membership: Membership | None = None,
     reconstruction: Reconstruction | None = None,
+    certificate: AuditCertificates | None = None,
 ) -> Audit:
     """Put the results of the stages together with those of an earlier call, and write ``audit.json``."""
     settings = call.settings
@@ -289,6 +360,7 @@ def result_of(
         attributes=found,
         reconstruction=reconstruction,
         membership=membership,
+        certificate=certificate,
         dp=dp,
         skipped=tuple(call.skipped),
         verdict="",

@@ -35,7 +35,7 @@ from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import SplitName, Task
 
-__all__ = ["Auxiliary", "Crossing", "Evidence", "digest_of", "of_a_training_image", "round_trip"]
+__all__ = ["Auxiliary", "Crossing", "Evidence", "Persons", "digest_of", "of_a_training_image", "round_trip"]
 
 _MOST_RELEASES = 16  # of one image that an attacker reads together
 _CERTAIN = 50.0  # log-odds that count as certainty
@@ -50,6 +50,17 @@ class Crossing:
     label_in_clear: bool  # whether its desired label travels as it is
     label_epsilon: float | None = None  # of randomised response on the label
     apply_to: Literal["always", "training"] = "always"  # whose releases carry the noise
+
+
+@dataclass(frozen=True)
+class Persons:
+    """Who is in each image: a number for each person, int64 (N,). An image without a name has a number of its own."""
+
+    column: str  # that names them
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    also_in_training: int = 0  # persons of test (and train) in images that the front learned from
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ class Evidence(ABC):
     test_labels: Mapping[str, Tensor]  # attribute → int64 (N,); −1 where unknown
     test_desired: Tensor
     exit_scores: Mapping[SplitName, Tensor]  # the task exit's answers (N, K), probabilities; empty without an exit
+    persons: Persons | None = None  # None where they are not known
     releases: int = 1  # of each image; the attacker has their mean, which is sufficient for every noise law used here
     back_file: Path | None = None  # the final weights of the back; None where they are not known
     labelled: bool = False  # whether the attacker also sees the true desired label of each image
@@ -142,6 +154,11 @@ class Evidence(ABC):
     @abstractmethod
     def origin(self) -> object:
         """What the features were made from, as JSON values; for the fingerprint."""
+
+    @property
+    @abstractmethod
+    def own_split(self) -> str:
+        """What a person calls the images that attackers learn from: the name of a split."""
 
     @property
     @abstractmethod

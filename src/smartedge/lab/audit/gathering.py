@@ -17,8 +17,9 @@ from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import read_columns
-from smartedge.errors import ConfigError, RunError
+from smartedge.errors import ConfigError, DataError, RunError
 from smartedge.lab.audit.clock import Clock, OutOfTime
+from smartedge.lab.audit.evidence import Persons
 from smartedge.lab.audit.run_evidence import BATCH, OwnImages, RunEvidence, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.front_step import exit_logits
@@ -35,6 +36,7 @@ __all__ = ["Crossed", "Opened", "Parts", "affordable", "assemble", "gather", "op
 
 _FEWEST_IMAGES = 512  # own images that an attacker learns from, if it has so many
 _FULL_PRECISION_BYTES = 256 * 2**20  # views larger than this are held in half precision
+_PERSONS = "identity"  # the column that LFW and CelebA have
 _CPU = torch.device("cpu")
 
 
@@ -46,6 +48,7 @@ class Opened:
     own: Split  # the images that attackers learn from: set apart by the run, or otherwise its training images
     labels: Mapping[SplitName, Mapping[str, Tensor]]  # split (train: ``own``) → attribute → int64 (N,); −1 unknown
     classes: Mapping[str, tuple[str, ...]]  # attribute → the names of its K classes
+    persons: Persons | None  # None where the data set names none
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,37 @@ def open_audited(config: Config, attributes: Sequence[str]) -> Opened:
         limit=data.limit,
         cache_dir=data.cache_dir,
     )
-    return Opened(dataset, own, labels, classes)
+    return Opened(dataset, own, labels, classes, _persons(config, dataset, own))
+
+
+def _persons(config: Config, dataset: DataSet, own: Split) -> Persons | None:
+    """Who is in each image, by the column ``identity``; None where the data set has no such column."""
+    data = config.data
+    try:
+        (learned, _), (labels, _) = (
+            read_columns(
+                replace(dataset, splits={**dataset.splits, "train": train}),
+                data.path,
+                [_PERSONS],
+                image_size=data.image_size,
+                limit=data.limit,
+                cache_dir=data.cache_dir,
+            )
+            for train in (dataset.splits["train"], own)
+        )
+    except DataError:
+        return None
+    parts = [labels[split][_PERSONS] for split in ("train", "val", "test")]
+    first = 1 + max(int(part.max()) for part in parts)
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    train, val, test = (
+        torch.where(part >= 0, part, first + torch.arange(end - len(part), end))
+        for part, end in zip(parts, ends, strict=True)
+    )
+    trained_on = learned["train"][_PERSONS]
+    held_out = test if dataset.audit is None else torch.cat([test, train])
+    both = np.intersect1d(held_out.numpy(), trained_on[trained_on >= 0].numpy())
+    return Persons(_PERSONS, train, val, test, len(both))
 
 
 def trained_parts(config: Config, task: Task, folder: Path) -> Parts:
@@ -166,6 +199,7 @@ def assemble(
         test_labels=opened.labels["test"],
         test_desired=split_of["test"].labels,
         exit_scores={},
+        persons=opened.persons,
     )
     scores: dict[SplitName, Tensor] = {}
 
@@ -191,7 +225,7 @@ def assemble(
         if crossed is None and images * seconds > clock.remaining():
             raise OutOfTime(f"{images} images of the attacker's own would take {images * seconds:.0f} s")
         order = torch.randperm(len(evidence.train), generator=torch.Generator().manual_seed(config.seed))
-        evidence = replace(evidence, train=evidence.train.subset(order[:images].sort().values))
+        evidence = _with_fewer(evidence, order[:images].sort().values)
     views_VNF = [features(evidence.train.split, "train")]
     if mirrored:
         views_VNF.append(_views(evidence, evidence.train.split, "train", monitor, mirrored=True))
@@ -201,6 +235,12 @@ def assemble(
         val=replace(evidence.val, views_VNF=(val_NF,)),
         exit_scores=scores,
     )
+
+
+def _with_fewer(evidence: RunEvidence, rows: Tensor) -> RunEvidence:
+    """The evidence with only so many of the attacker's own images."""
+    persons = evidence.persons and replace(evidence.persons, train=evidence.persons.train[rows])
+    return replace(evidence, train=evidence.train.subset(rows), persons=persons)
 
 
 def affordable(images: int, seconds_each: float, seconds: float) -> tuple[int, bool]:

@@ -88,6 +88,11 @@ class RunEvidence(Evidence):
         """The settings, and a digest of the front's weights."""
         return [self.config.identity(), digest_of(self.front.state_dict().values())]
 
+    @property
+    def own_split(self) -> str:
+        """``audit`` where the run set images apart."""
+        return "audit" if self.train.seen is False else "train"
+
     @cached_property
     def bounded_test_NF(self) -> Tensor:
         """The front's features of the protected images."""

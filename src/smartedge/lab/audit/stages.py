@@ -10,7 +10,7 @@ from smartedge.lab.audit.attacks import ATTACKS
 
 __all__ = ["ATTACK_NAMES", "stage_of", "with_earlier"]
 
-ATTACK_NAMES = (*ATTACKS, "membership", "epsilon", "reconstruction")
+ATTACK_NAMES = (*ATTACKS, "membership", "epsilon", "certificate", "reconstruction")
 
 
 def with_earlier(result: Audit, file: Path) -> Audit:
@@ -48,5 +48,7 @@ def with_earlier(result: Audit, file: Path) -> Audit:
 
 def stage_of(attack: str) -> str:
     """The key of ``audit.json`` that holds the result of an attack."""
-    names = {"membership": "membership", "epsilon": "dp", "reconstruction": "reconstruction"}
-    return names.get(attack.split(" ")[0], "attributes")
+    name = attack.split(" ")[0]
+    if name == "epsilon":
+        return "dp"
+    return name if name in ("membership", "certificate", "reconstruction") else "attributes"

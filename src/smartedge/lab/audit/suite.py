@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from smartedge.artifacts.audit import Audit, AuditedRun, Reconstruction, Skipped
@@ -14,6 +13,7 @@ from smartedge.lab.audit.call import (
     AuditSettings,
     Call,
     attribute_blocks,
+    certificates,
     cheap_attacks,
     check_classes,
     check_settings,
@@ -62,12 +62,21 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
     cheap_attacks(call, evidence)
     membership = find_membership(call, evidence)
     dp = noise_test(call, evidence)
+    certificate = certificates(call, evidence)
     images = "reconstruction" in call.wanted
     undefended = _undefended(call, evidence) if images or any(name in REFERENCE for name in call.wanted) else None
     inference = clock.part(clock.remaining() * (_ATTRIBUTE_SHARE if images else 1.0))
-    found = attribute_blocks(call, evidence, undefended, inference)
+    found = attribute_blocks(call, evidence, undefended, inference, certificate)
     reconstruction = _reconstruction(call, evidence, undefended) if images else None
-    return result_of(call, _run_facts(evidence), found, dp=dp, membership=membership, reconstruction=reconstruction)
+    return result_of(
+        call,
+        _run_facts(evidence),
+        found,
+        dp=dp,
+        membership=membership,
+        reconstruction=reconstruction,
+        certificate=certificate,
+    )
 
 
 # -- stages
@@ -75,8 +84,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
 
 def _forget(call: Call) -> None:
     """Remove the results of earlier calls."""
-    for part in ("attacks", "undefended", "reconstruction"):
-        shutil.rmtree(call.folder / part, ignore_errors=True)
+    call.forget("attacks", "undefended", "reconstruction")
     if call.settings.undefended is not None:
         for file in call.reference_folder.glob("undefended-*"):
             file.unlink()

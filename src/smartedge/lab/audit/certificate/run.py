@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from smartedge.artifacts.certificate import AttributeBound, Certificate
+from smartedge.artifacts.certificate import Certificate
 from smartedge.config import Config, load_run_config
 from smartedge.data import Split
 from smartedge.data.columns import read_columns
 from smartedge.errors import ConfigError, DataError
-from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
+from smartedge.lab.audit.certificate.certify import HeldOut
+from smartedge.lab.audit.certificate.whole import Statement, certificate_of
 from smartedge.lab.audit.gathering import Opened, open_audited, trained_parts
 from smartedge.lab.audit.run_evidence import BATCH, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.network import to_input
-from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
@@ -67,7 +66,6 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     opened = open_audited(config, names)
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
     mechanism = mechanism_of(config, parts.feature_shape)
-    law = release_law(mechanism, settings.releases)
     held_out = _held_out(run_dir, opened, settings.splits)
     persons_N, persons = _persons(config, opened, held_out, settings.persons)
     labels_N = _desired(list(held_out.values()))
@@ -75,74 +73,28 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
         [_bounded(parts.front, mechanism, config, images, split, monitor) for split, images in held_out.items()]
     )
     seed = derive_seed(config.seed, "audit", "certificate")
-    found: dict[str, AttributeBound] = {}
+    held: dict[str, HeldOut] = {}
     for name in names:
         desired = name in opened.dataset.task.columns
         if desired and settings.label_known:
             raise ConfigError(f"--known-label: {name!r} is the desired label itself; leave out one of the two")
         classes_N = np.concatenate([opened.labels[_KEYS[split]][name].numpy() for split in held_out])
-        held = HeldOut(bounded_NF, classes_N, opened.classes[name], persons_N, None if desired else labels_N)
-        try:
-            found[name] = certify_attribute(
-                law,
-                held,
-                label_known=settings.label_known,
-                confidence=settings.confidence,
-                seed=seed,
-                progress=lambda done, total, name=name: monitor.update(  # type: ignore[misc]
-                    Update("audit", f"draws {name}", done, total)
-                ),
-            )
-        except DataError as error:
-            raise DataError(f"{name}: {error}; add the images of another split (--splits), or hold out more") from error
-    certificate = Certificate(
-        smartedge_version=version("smartedge"),
-        confidence=settings.confidence,
-        releases=settings.releases,
-        mechanism=mechanism.name,
-        numbers=int(np.prod(parts.feature_shape)),
-        splits=tuple(held_out),
-        persons=persons,
-        seed=seed,
-        attributes=found,
-        assumptions=assumptions(config, settings, tuple(held_out), persons),
+        held[name] = HeldOut(bounded_NF, classes_N, opened.classes[name], persons_N, None if desired else labels_N)
+    statement = Statement(
+        settings.confidence,
+        settings.releases,
+        settings.label_known,
+        tuple(held_out),
+        persons,
+        config.dp.apply_to == "training",
     )
+    try:
+        certificate = certificate_of(mechanism, held, statement, seed=seed, monitor=monitor)
+    except DataError as error:
+        raise DataError(f"{error}; add the images of another split (--splits), or hold out more") from error
     (run_dir / "audit").mkdir(exist_ok=True)
     certificate.write(run_dir / "audit" / "certificate.json")
     return certificate
-
-
-def assumptions(config: Config, settings: CertifySettings, splits: tuple[str, ...], persons: str | None) -> str:
-    """The assumptions of the bounds, in sentences without mathematics."""
-    count = "one release" if settings.releases == 1 else f"all {settings.releases} releases"
-    label = (
-        "It is assumed that the attacker knows the true desired label of the image."
-        if settings.label_known
-        else "It is assumed that the attacker sees only the features. Where the desired label is sent with them, use "
-        "--known-label."
-    )
-    unit = (
-        f"Images with the same {persons!r} count as one person, and each person counts once."
-        if persons
-        else "The data set names no persons, so each image counts as its own person. If there are several images of "
-        "one person, the confidence is lower than stated."
-    )
-    training = (
-        " In this run only training images carry noise. Images of other splits were sent without noise, so nothing is "
-        "certified about them."
-        if config.dp.apply_to == "training"
-        else ""
-    )
-    return (
-        f"An attacker has {count} of an image. With {100 * settings.confidence:g} % confidence for each attribute, its "
-        "balanced accuracy on the attribute is not above the bound, whatever it computes and however much it knows "
-        "about the front, the noise and other people. This holds for a person drawn at random from the population of "
-        f"the {' and '.join(splits)} images, and for the finished front. It holds only if these images were "
-        "not used to train or to choose the front. The attribute is the one that the data set's column states. "
-        f"{unit} {label} The bound does not cover other attributes, several images of one person together, the times "
-        "or the number of messages, or an attacker that has the secret key of the noise."
-        f"{training}"
-    )
 
 
 def _check(run_dir: Path, config: Config, settings: CertifySettings) -> None:

@@ -1,0 +1,77 @@
+"""The certificate of an audit: from the evidence that its attackers have, and the clean features behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smartedge.artifacts.certificate import Certificate
+from smartedge.errors import DataError
+from smartedge.lab.audit.certificate.certify import HeldOut
+from smartedge.lab.audit.certificate.whole import Statement, certificate_of
+from smartedge.lab.audit.evidence import Evidence
+from smartedge.runs.progress import Monitor
+from smartedge.runs.seeds import derive_seed
+
+__all__ = ["certify_evidence"]
+
+_CONFIDENCE = 0.95
+
+
+def certify_evidence(evidence: Evidence, attributes: Sequence[str], *, monitor: Monitor) -> Certificate | None:
+    """What no attacker that has this evidence can exceed; None where nothing can be certified, for lack of noise.
+
+    The held-out images are the protected ones, and the attacker's own where the front did not learn from them.
+
+    Args:
+        evidence: of one release, or of everything sent about a training image.
+        attributes: the columns. Desired ones are left out where the attacker knows the desired label.
+        monitor: takes progress updates.
+
+    Raises:
+        DataError: there are too few persons of a class, or the front learned from images of the same persons.
+    """
+    names = [name for name in attributes if not (evidence.labelled and name in evidence.task.columns)]
+    if not evidence.noisy or math.isinf(evidence.mechanism.epsilon) or not names:
+        return None
+    own = evidence.train
+    both = own.seen is False and own.views_VNF[0].dtype == torch.float32  # rounded features are not those released
+    persons = evidence.persons
+    if persons and persons.also_in_training:
+        raise DataError(
+            f"{persons.also_in_training} persons of the protected images are also among the images that the front "
+            "learned from; divide the data set by persons"
+        )
+
+    def joined(test: Tensor, train: Tensor) -> NDArray[np.generic]:
+        return torch.cat([test, train] if both else [test]).numpy()
+
+    bounded_NF = np.asarray(joined(evidence.bounded_test_NF, own.views_VNF[0]), dtype=np.float32)
+    persons_N = None if persons is None else np.asarray(joined(persons.test, persons.train), dtype=np.int64)
+    told = joined(evidence.test_desired, own.desired)
+    desired_N = np.unique(told.reshape(len(told), -1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    held = {
+        name: HeldOut(
+            bounded_NF,
+            np.asarray(joined(evidence.test_labels[name], own.labels[name]), dtype=np.int64),
+            evidence.classes[name],
+            persons_N,
+            None if name in evidence.task.columns else desired_N,
+        )
+        for name in names
+    }
+    statement = Statement(
+        _CONFIDENCE,
+        evidence.crossing.releases if evidence.releases > 1 else 1,
+        evidence.labelled,
+        ("test", evidence.own_split) if both else ("test",),
+        persons.column if persons else None,
+        evidence.crossing.apply_to == "training",
+    )
+    seed = derive_seed(evidence.seed, "audit", "certificate")
+    return certificate_of(evidence.mechanism, held, statement, seed=seed, monitor=monitor)

@@ -1,0 +1,108 @@
+"""The certificate of several attributes: their bounds, and the assumptions in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from smartedge.artifacts.certificate import AttributeBound, Certificate
+from smartedge.errors import DataError
+from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
+from smartedge.privacy.laws import release_law
+from smartedge.privacy.mechanisms import Mechanism
+from smartedge.runs.progress import Monitor, Update
+
+__all__ = ["Statement", "assumptions", "certificate_of"]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a certificate is about."""
+
+    confidence: float  # of each bound
+    releases: int  # number of releases of one image that the attacker has
+    label_known: bool  # whether the attacker also has the desired label
+    splits: tuple[str, ...]  # whose images are used
+    persons: str | None  # column that names the person; None where each image counts as a person
+    training_only: bool = False  # whether only releases of training images carry noise
+
+
+def certificate_of(
+    mechanism: Mechanism, held: Mapping[str, HeldOut], statement: Statement, *, seed: int, monitor: Monitor
+) -> Certificate:
+    """Bound what attackers read of each attribute.
+
+    Args:
+        mechanism: the noise.
+        held: attribute → the images that the front did not learn from.
+        statement: what the attacker has.
+        seed: seed of the draws.
+        monitor: takes progress updates.
+
+    Raises:
+        DataError: an attribute has too few persons of a class.
+        PrivacyError: the mechanism adds no noise.
+    """
+    law = release_law(mechanism, statement.releases)
+    found: dict[str, AttributeBound] = {}
+    for name, images in held.items():
+        try:
+            found[name] = certify_attribute(
+                law,
+                images,
+                label_known=statement.label_known,
+                confidence=statement.confidence,
+                seed=seed,
+                progress=lambda done, total, name=name: monitor.update(  # type: ignore[misc]
+                    Update("audit", f"draws {name}", done, total)
+                ),
+            )
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+    return Certificate(
+        smartedge_version=version("smartedge"),
+        confidence=statement.confidence,
+        releases=statement.releases,
+        mechanism=mechanism.name,
+        numbers=math.prod(mechanism.feature_shape),
+        splits=statement.splits,
+        persons=statement.persons,
+        seed=seed,
+        attributes=found,
+        assumptions=assumptions(statement),
+    )
+
+
+def assumptions(statement: Statement) -> str:
+    """The assumptions of the bounds, in sentences without mathematics."""
+    count = "one release" if statement.releases == 1 else f"all {statement.releases} releases"
+    label = (
+        "It is assumed that the attacker knows the true desired label of the image."
+        if statement.label_known
+        else "It is assumed that the attacker sees only the features. Where the desired label is sent with them, use "
+        "--known-label."
+    )
+    unit = (
+        f"Images with the same {statement.persons!r} count as one person, and each person counts once."
+        if statement.persons
+        else "The data set names no persons, so each image counts as its own person. If there are several images of "
+        "one person, the confidence is lower than stated."
+    )
+    training = (
+        " In this run only training images carry noise. Images of other splits were sent without noise, so nothing is "
+        "certified about them."
+        if statement.training_only
+        else ""
+    )
+    return (
+        f"An attacker has {count} of an image. With {100 * statement.confidence:g} % confidence for each attribute, "
+        "its balanced accuracy on the attribute is not above the bound, whatever it computes and however much it knows "
+        "about the front, the noise and other people. This holds for a person drawn at random from the population of "
+        f"the {' and '.join(statement.splits)} images, and for the finished front. It holds only if these images were "
+        "not used to train or to choose the front. The attribute is the one that the data set's column states. "
+        f"{unit} {label} The bound does not cover other attributes, several images of one person together, the times "
+        "or the number of messages, or an attacker that has the secret key of the noise."
+        f"{training}"
+    )

@@ -1,0 +1,147 @@
+"""The evidence of given features: the attackers' own ones, and releases of the protected ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from smartedge.codec import get_codec
+from smartedge.lab.audit.evidence import Auxiliary, Crossing, Evidence, Persons
+from smartedge.lab.audit.given.deep import deep_network
+from smartedge.lab.audit.given.table import Column, FeatureTable
+from smartedge.methods.differentiable import differentiable
+from smartedge.models.layout import layout_of_shape
+from smartedge.privacy.mechanisms import Mechanism
+from smartedge.runs.machine import pick_device
+from smartedge.runs.seeds import derive_seed
+from smartedge.types import SplitName, Task
+
+__all__ = ["GivenEvidence", "evidence_of"]
+
+_BATCH = 128
+_NO_LABEL = Task("single", (), ("any",))  # where there is no desired label: it tells nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenEvidence(Evidence):
+    """The evidence of features that somebody else computed. There are no images, no front and no back."""
+
+    digest: str  # of the features and labels
+    columns: tuple[str, ...]  # sensitive ones
+    chosen_seed: int
+    sent: Crossing
+    clean_test_NF: Tensor
+
+    @property
+    def seed(self) -> int:
+        """As the caller chose it."""
+        return self.chosen_seed
+
+    @property
+    def sensitive(self) -> tuple[str, ...]:
+        """All columns that are read."""
+        return self.columns
+
+    @property
+    def crossing(self) -> Crossing:
+        """As the caller stated it."""
+        return self.sent
+
+    @property
+    def batch_size(self) -> int:
+        """Images that are released together."""
+        return _BATCH
+
+    @property
+    def device(self) -> torch.device:
+        """The best one of this machine."""
+        return pick_device("auto", "device")
+
+    @property
+    def half_precision(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def channels_last(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def origin(self) -> object:
+        """A digest of the features and labels, and the seed."""
+        return [self.digest, self.chosen_seed]
+
+    @property
+    def own_split(self) -> str:
+        """``train``."""
+        return "train"
+
+    @property
+    def bounded_test_NF(self) -> Tensor:
+        """The protected features, clipped."""
+        return self.clean_test_NF
+
+    def deep_network(self, outputs: int, *, seed: int) -> nn.Module:
+        """A residual network, or a transformer for tokens."""
+        return deep_network(self.feature_shape, self.layout, outputs)
+
+
+def evidence_of(table: FeatureTable, mechanism: Mechanism, *, sent: Crossing, seed: int) -> GivenEvidence:
+    """Clip the features, and release the protected ones once.
+
+    Args:
+        table: the features, clean ones if the mechanism adds noise.
+        mechanism: makes the releases.
+        sent: what else crosses.
+        seed: seed of noise and attackers.
+    """
+    shape = tuple(table.features_NF.shape[1:])
+    twin = differentiable(mechanism)
+    rows = {split: torch.from_numpy(places) for split, places in table.splits.items()}
+    bounded_NF = torch.cat([twin.bound(part) for part in torch.from_numpy(table.features_NF).split(1024)])
+    noisy = mechanism.name != "none"
+    test_NF = bounded_NF[rows["test"]]
+    generator = torch.Generator().manual_seed(derive_seed(seed, "audit", "release"))
+    released = [twin.simulate(part, generator=generator) for part in test_NF.split(_BATCH)] if noisy else [test_NF]
+    desired_N = torch.zeros(len(bounded_NF), dtype=torch.int64)
+    task = _NO_LABEL
+    if table.desired is not None:
+        task, desired_N = Task("single", ("labels",), table.desired.classes), torch.from_numpy(table.desired.codes_N)
+
+    def labels(columns: tuple[Column, ...], split: SplitName) -> dict[str, Tensor]:
+        return {column.name: torch.from_numpy(column.codes_N)[rows[split]] for column in columns}
+
+    def own(split: SplitName) -> Auxiliary:
+        seen = False if table.made else None
+        return Auxiliary((bounded_NF[rows[split]],), labels(table.sensitive, split), desired_N[rows[split]], seen=seen)
+
+    persons = None
+    if table.persons_N is not None:
+        persons_N = torch.from_numpy(table.persons_N)
+        persons = Persons("persons", persons_N[rows["train"]], persons_N[rows["val"]], persons_N[rows["test"]])
+    return GivenEvidence(
+        name="defended",
+        task=task,
+        feature_shape=shape,
+        layout="codeword" if mechanism.channel() is not None else layout_of_shape(shape),
+        mechanism=mechanism,
+        noisy=noisy,
+        codec=get_codec("float32"),
+        classes={column.name: column.classes for column in table.sensitive},
+        train=own("train"),
+        val=own("val"),
+        test_ids=rows["test"],
+        test_features_NF=torch.cat(released),
+        test_labels=labels(table.sensitive, "test"),
+        test_desired=desired_N[rows["test"]],
+        exit_scores={},
+        persons=persons,
+        digest=table.digest(),
+        columns=tuple(column.name for column in table.sensitive),
+        chosen_seed=seed,
+        sent=sent,
+        clean_test_NF=test_NF,
+    )

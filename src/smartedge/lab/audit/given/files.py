@@ -1,0 +1,120 @@
+"""Reads features from a file: ``.npz``, ``.safetensors`` or Parquet. Nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from smartedge.errors import ConfigError, DataError
+from smartedge.lab.audit.given.table import FeatureTable, table_of
+
+__all__ = ["read_table"]
+
+_FEATURES, _NAMED = "features", ("labels", "persons", "splits")
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def read_table(path: Path, *, attributes: Sequence[str] | None = None, seed: int = 0) -> FeatureTable:
+    """Read a file with the arrays (columns) ``features`` and, where wanted, ``labels``, ``persons`` and ``splits``.
+
+    All other arrays with one value for each image are sensitive columns. In Parquet the features are a column of lists,
+    nested for maps.
+
+    Args:
+        path: the file; its ending says its format.
+        attributes: the sensitive columns; None: all. ``("labels",)`` is allowed: how well attackers read the label.
+        seed: seed of splits that are made.
+
+    Raises:
+        DataError: the file or an array cannot be used.
+        ConfigError: a column that was named is not there.
+    """
+    readers: dict[str, Callable[[Path], Arrays]] = {
+        ".npz": _read_npz,
+        ".safetensors": _read_safetensors,
+        ".parquet": _read_parquet,
+    }
+    if path.suffix not in readers:
+        raise DataError(f"{path}: features are read from .npz, .safetensors or .parquet files")
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    arrays = readers[path.suffix](path)
+    if _FEATURES not in arrays:
+        raise DataError(f"{path}: has no array 'features'. It holds: {', '.join(sorted(arrays)) or 'nothing'}")
+    columns = [name for name in arrays if name not in (_FEATURES, *_NAMED)]
+    if unknown := [name for name in attributes or () if name not in (*columns, "labels")]:
+        raise ConfigError(
+            f"--attributes: {path} has no column {unknown[0]!r}. Its columns are: {', '.join(columns) or 'none'}"
+        )
+    try:
+        return table_of(
+            arrays[_FEATURES],
+            sensitive={name: arrays[name] for name in attributes or columns},
+            labels=arrays.get("labels"),
+            persons=arrays.get("persons"),
+            splits=arrays.get("splits"),
+            seed=seed,
+        )
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _read_npz(path: Path) -> Arrays:
+    try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("it is no zip archive")
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise DataError(
+                f"{path}: holds Python objects (pickled), which are never loaded, since loading them could run code; "
+                "save plain arrays of numbers or texts, such as np.array(values) of one type"
+            ) from error
+        raise DataError(f"{path}: is not an .npz file that can be read: {error}") from error
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: is not an .npz file that can be read: {error}") from error
+
+
+def _read_safetensors(path: Path) -> Arrays:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: is not a .safetensors file that can be read: {error}") from error
+    return {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for name, tensor in tensors.items()
+    }
+
+
+def _read_parquet(path: Path) -> Arrays:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: is not a Parquet file that can be read: {error}") from error
+    return {
+        name: _nested(path, column) if name == _FEATURES else column.to_numpy()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+
+
+def _nested(path: Path, column: pa.ChunkedArray) -> NDArray[np.generic]:
+    """A column of lists of one length, nested to any depth, as one array (N, *F)."""
+    values, shape = column.combine_chunks(), [len(column)]
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    while any(is_kind(values.type) for is_kind in kinds):
+        lengths = set(values.value_lengths().to_pylist())
+        if len(lengths) != 1 or None in lengths:
+            raise DataError(f"{path}: the lists in the column 'features' are not all of one length")
+        shape.append(lengths.pop())
+        values = values.flatten()
+    if values.null_count:
+        raise DataError(f"{path}: the column 'features' has missing numbers; leave these images out")
+    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)

@@ -1,0 +1,169 @@
+"""The audit of given features: the same attackers, judged in the same way, as in the audit of a run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from numpy.typing import ArrayLike
+
+from smartedge.artifacts.audit import Audit, AuditedFeatures
+from smartedge.errors import ConfigError
+from smartedge.lab.audit.call import (
+    AuditSettings,
+    Call,
+    attribute_blocks,
+    certificates,
+    cheap_attacks,
+    check_classes,
+    check_settings,
+    find_membership,
+    noise_test,
+    result_of,
+)
+from smartedge.lab.audit.clock import Clock
+from smartedge.lab.audit.evidence import Crossing
+from smartedge.lab.audit.given.evidence import GivenEvidence, evidence_of
+from smartedge.lab.audit.given.files import read_table
+from smartedge.lab.audit.given.noise import mechanism_from, releases_of
+from smartedge.lab.audit.given.table import FeatureTable, table_of
+from smartedge.lab.audit.stages import ATTACK_NAMES
+from smartedge.runs.progress import Monitor, Quiet
+
+__all__ = ["GivenSettings", "audit", "audit_features"]
+
+_OF_RUNS_ONLY = ("reconstruction", "fine-tuned")
+
+
+@dataclass(frozen=True)
+class GivenSettings:
+    """What is known beside the features."""
+
+    noise: str | None = None  # the noise law, see :func:`smartedge.lab.audit.given.noise.mechanism_from`
+    known_label: bool = False  # whether the attacker also has the desired label of each image
+    seed: int = 0  # of splits, noise and attackers
+    source: str | None = None  # name of the file
+
+
+def audit(  # noqa: PLR0913 - one argument for each array and each option of the command line
+    features: str | Path | ArrayLike,
+    *,
+    labels: ArrayLike | None = None,
+    sensitive: Mapping[str, ArrayLike] | None = None,
+    persons: ArrayLike | None = None,
+    splits: ArrayLike | None = None,
+    noise: str | None = None,
+    known_label: bool = False,
+    attributes: Sequence[str] | None = None,
+    attacks: Sequence[str] | None = None,
+    budget: float | None = None,
+    seeds: int = 2,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> Audit:
+    """Attack features of any origin, as ``smartedge audit --features`` does.
+
+    Args:
+        features: a file as in :func:`smartedge.lab.audit.given.files.read_table`, or numbers (N, *F). With ``noise``
+            the clean features, before clip and noise; without, the features as an attacker gets them.
+        labels: the desired label of each image, (N,): booleans, whole numbers or texts; only with an array.
+        sensitive: column → (N,); only with an array.
+        persons: who is in each image, (N,). Splits are then made by persons. Where persons are not known, images of
+            one person may be in two splits: attackers may recognise persons, and the certificate's confidence is lower
+            than stated.
+        splits: ``train``, ``val`` or ``test`` for each image, (N,); None: 50, 20 and 30 %, at random by ``seed``.
+            Attackers learn from train, are chosen by val and judged on test. The network that computed the features
+            should have seen none of the images, and must not have seen those of test.
+        noise: such as ``"gaussian:sigma=0.4,clip=2"``; then attackers meet fresh noise, and there is a certificate.
+        known_label: whether the attacker also has the desired label of each image.
+        attributes: the sensitive columns of a file that are read; None: all.
+        attacks: names of attacks; None: all.
+        budget: seconds for everything; None: no limit.
+        seeds: attackers of each kind.
+        seed: seed of splits, noise and attackers.
+        out: a folder for ``audit.json`` and finished attacks, which the next call reuses; None: nothing is kept.
+
+    Returns:
+        The content of ``audit.json``: see ``docs/audit-schema.md``. Figures are balanced accuracies, 0 to 1.
+
+    Raises:
+        DataError: an array cannot be used; the message says why.
+        ConfigError: an option is impossible, or a package that the attacks need is not installed.
+    """
+    source = None
+    if isinstance(features, str | Path):
+        if any(array is not None for array in (labels, sensitive, persons, splits)):
+            raise ConfigError("labels, sensitive, persons, splits: with a file they are arrays of the file")
+        source = Path(features).name
+        table = read_table(Path(features), attributes=attributes, seed=seed)
+    elif attributes is not None:
+        raise ConfigError("attributes: goes with a file; with an array, give the columns to read as 'sensitive'")
+    else:
+        table = table_of(features, sensitive=sensitive or {}, labels=labels, persons=persons, splits=splits, seed=seed)
+    settings = AuditSettings(attacks=None if attacks is None else tuple(attacks), budget=budget, seeds=seeds)
+    how = GivenSettings(noise, known_label, seed, source)
+    if out is not None:
+        return audit_features(table, settings, how, Path(out), Quiet())
+    with tempfile.TemporaryDirectory() as folder:
+        return audit_features(table, settings, how, Path(folder), Quiet())
+
+
+def audit_features(
+    table: FeatureTable, settings: AuditSettings, how: GivenSettings, folder: Path, monitor: Monitor
+) -> Audit:
+    """Attack features, write ``FOLDER/audit.json`` and return its content.
+
+    Args:
+        table: the features.
+        settings: what to attack, and with how much effort; ``attributes`` and ``undefended`` are not used.
+        how: what is known beside the features.
+        folder: keeps finished attacks.
+        monitor: takes progress updates.
+
+    Raises:
+        ConfigError: an option is impossible, or a package that the attacks need is not installed.
+    """
+    check_settings(settings)
+    if impossible := [name for name in settings.attacks or () if name in _OF_RUNS_ONLY]:
+        raise ConfigError(f"--attacks: {', '.join(impossible)}: needs a run of smartedge, with images, front and back")
+    if how.known_label and table.desired is None:
+        raise ConfigError("--known-label: there is no array 'labels'")
+    if settings.attacks is None:
+        settings = replace(settings, attacks=tuple(name for name in ATTACK_NAMES if name not in _OF_RUNS_ONLY))
+    mechanism = mechanism_from(how.noise, tuple(table.features_NF.shape[1:]))
+    sent = Crossing(releases_of(how.noise), label_in_clear=how.known_label)
+    call = Call(settings, folder, Clock(settings.budget), monitor)
+    folder.mkdir(parents=True, exist_ok=True)
+    if settings.fresh:
+        call.forget("attacks")
+    evidence = evidence_of(table, mechanism, sent=sent, seed=how.seed)
+    check_classes(evidence)
+    cheap_attacks(call, evidence)
+    membership = find_membership(call, evidence) if evidence.noisy else None
+    dp = noise_test(call, evidence)
+    certificate = certificates(call, evidence)
+    found = attribute_blocks(call, evidence, None, call.clock, certificate)
+    return result_of(
+        call, _facts(table, evidence, how.source), found, dp=dp, membership=membership, certificate=certificate
+    )
+
+
+def _facts(table: FeatureTable, evidence: GivenEvidence, source: str | None) -> AuditedFeatures:
+    return AuditedFeatures.model_validate(
+        {
+            "feature_shape": evidence.feature_shape,
+            "seed": evidence.seed,
+            "desired": evidence.task.columns,
+            "sensitive": evidence.sensitive,
+            "undefended": False,
+            "noise_on_audited_releases": evidence.noisy,
+            "attackers_images_seen": None,
+            "images": {"train": len(evidence.train), "val": len(evidence.val), "test": len(evidence.test_ids)},
+            "source": source,
+            "digest": evidence.digest,
+            "splits": table.made or "given",
+            "persons": None if table.persons_N is None else len(set(table.persons_N.tolist())),
+        }
+    )
