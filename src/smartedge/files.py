@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all, and that survive a power failure."""
+"""Files that are written whole or not at all, that survive a power failure, and that only their owner can read.
+
+A run's files come from images, labels and keys. So all of them are private; who wants to share one changes its mode.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ __all__ = [
     "write_json_atomically",
 ]
 
-PRIVATE = 0o600  # for files with images or secrets: only the owner may read them
+PRIVATE = 0o600  # only the owner may read and write the file
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free space on it",
@@ -37,39 +40,38 @@ _ADVICE = {
 }
 
 
-def write_atomically(path: Path, data: bytes | str, *, mode: int | None = None) -> None:
+def write_atomically(path: Path, data: bytes | str) -> None:
     """Put ``data`` in the place of a file. Readers see the old content or the new, never a part.
 
     Args:
         path: the file; its folder must be there.
         data: bytes, or text that is written as UTF-8 with its line ends as they are.
-        mode: permissions of the file, such as ``PRIVATE``; None: the usual ones of the process.
 
     Raises:
         OSError: the disk does not take it; the old content is still there.
     """
-    with replacing(path, mode=mode) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def write_json_atomically(path: Path, value: object, *, mode: int | None = None) -> None:
+def write_json_atomically(path: Path, value: object) -> None:
     """Put ``value`` as JSON in the place of a file, as :func:`write_atomically` does.
 
     Raises:
         OSError: the disk does not take it; the old content is still there.
         ValueError: a number is NaN or infinite; the old content is still there.
     """
-    write_atomically(path, json.dumps(value, indent=1, allow_nan=False), mode=mode)
+    write_atomically(path, json.dumps(value, indent=1, allow_nan=False))
 
 
 @contextmanager
-def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary, empty file beside ``path``, to be filled. It takes the place of ``path`` when the block ends.
 
     Where the block raises, the temporary file is removed and ``path`` stays as it was.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode))
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
     try:
         yield temporary
         with temporary.open("rb+") as file:

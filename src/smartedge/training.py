@@ -17,7 +17,7 @@ from smartedge.artifacts.run import RunFacts
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, differences, load_config, load_run_config
 from smartedge.errors import RunError
-from smartedge.files import refuse_if_others_can_read, write_atomically
+from smartedge.files import private_folder, refuse_if_others_can_read, write_atomically
 from smartedge.methods.base import get_method
 from smartedge.processes import run_both, stop_on_signals
 from smartedge.runs.progress import Bars, Monitor, Update
@@ -350,7 +350,7 @@ def _write_facts(config: Config) -> RunFacts:
 
     run_dir = config.run_dir
     facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
-    run_dir.mkdir(parents=True, exist_ok=True)
+    private_folder(run_dir)
     write_atomically(config_file, config.to_yaml())
     facts = RunFacts(
         machine=describe_machine(),

@@ -22,7 +22,7 @@ from watching import Watch, facts_of
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import Config, Section, load_config
 from smartedge.errors import ConfigError
-from smartedge.files import PRIVATE, write_atomically
+from smartedge.files import write_atomically
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import flight_link, flight_receiver, run_cloud, run_edge, train
 from smartedge.wire.credentials import Credentials
@@ -397,7 +397,7 @@ def at_the_link(monkeypatch) -> dict[str, Any]:
 def test_the_link_gets_its_settings(at_the_link, tmp_path, monkeypatch, link, edge, cloud):
     monkeypatch.chdir(tmp_path)
     for name, content in {"token": "a secret\n", "ca.pem": "ca", "cert.pem": "cert", "key.pem": "key"}.items():
-        write_atomically(tmp_path / name, content, mode=PRIVATE)
+        write_atomically(tmp_path / name, content)
     made = []
     for config in (load_config({}), load_config({"link": link})):
         flight_link(config, "127.0.0.1:1")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from smartedge.codec import unpack_frame
 from smartedge.data import open_dataset
 from smartedge.errors import CutError, DataError, RunError
-from smartedge.files import PRIVATE, write_atomically
+from smartedge.files import write_atomically
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
 
@@ -140,7 +140,7 @@ def test_multi_label_runs(tiny_config):
 
 def test_a_run_over_tls_with_certificates_on_both_sides_and_a_token(tiny_config, tmp_path, certificates):
     token = tmp_path / "token"
-    write_atomically(token, "a secret that no file of the run holds\n", mode=PRIVATE)
+    write_atomically(token, "a secret that no file of the run holds\n")
     link = {
         "token_file": str(token),
         "tls_ca": str(certificates / "ca.pem"),

@@ -6,10 +6,17 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
-from smartedge.files import PRIVATE, replacing, write_atomically, write_json_atomically
+from smartedge.files import (
+    private_folder,
+    refuse_if_others_can_read,
+    replacing,
+    write_atomically,
+    write_json_atomically,
+)
 
 
 def test_a_file_gets_the_bytes_or_the_text_as_it_is(tmp_path):
@@ -58,18 +65,37 @@ def test_the_content_and_then_the_name_are_on_the_disk(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_the_mode_is_kept_to_even_where_the_old_file_was_open_to_all(tmp_path):
+def test_a_file_is_its_owner_s_alone_even_where_the_old_one_was_open_to_all(tmp_path):
     path = tmp_path / "x"
     path.write_text("old")
     path.chmod(0o644)
-    write_atomically(path, "new", mode=PRIVATE)
+    write_atomically(path, "new")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_without_a_mode_a_file_has_the_permissions_of_any_new_file(tmp_path):
-    (tmp_path / "plain").write_text("")
-    write_atomically(tmp_path / "x", "")
-    assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_private_folder_is_entered_by_its_owner_alone_and_an_old_one_is_left_as_it_is(tmp_path):
+    before = os.umask(0)
+    try:
+        private_folder(tmp_path / "a" / "b")
+        (tmp_path / "old").mkdir(mode=0o755)
+        private_folder(tmp_path / "old")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "old").stat().st_mode) == 0o755
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize(("mode", "refused"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
+def test_a_secret_that_others_can_read_is_refused(tmp_path, mode, refused):
+    path = tmp_path / "secret"
+    path.touch()
+    path.chmod(mode)
+    with (
+        pytest.raises(PermissionError, match=f"may read a secret; run: chmod 600 {path}") if refused else nullcontext()
+    ):
+        refuse_if_others_can_read(path, PermissionError, "a secret")
 
 
 def test_json_is_replaced_whole_and_never_holds_nan(tmp_path):

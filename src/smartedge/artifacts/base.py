@@ -72,14 +72,14 @@ class Artifact(Part):
         """As :meth:`read`; None where the file is not there."""
         return cls.read(path) if path.exists() else None
 
-    def write(self, path: Path, *, mode: int | None = None) -> None:
+    def write(self, path: Path) -> None:
         """Put the file in place, whole or not at all (:func:`smartedge.files.write_json_atomically`).
 
         Raises:
             OSError: the disk does not take it.
             ValueError: a number is NaN or infinite.
         """
-        write_json_atomically(path, self.as_json(), mode=mode)
+        write_json_atomically(path, self.as_json())
 
     def as_json(self) -> Fields:
         """The content of the file, as JSON values."""

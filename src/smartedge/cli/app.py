@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: with code 0, after ``--help`` or ``--version``.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    before = os.umask(0o077)  # what libraries write, such as TensorBoard, is as private as what we write
     try:
         args = parse(arguments)
         exit_code: int = args.run(args)
@@ -118,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the pipe was closed, as in `smartedge cuts resnet18 | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        os.umask(before)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -16,6 +16,7 @@ from smartedge.cloud.trainer import BackTrainer
 from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config
 from smartedge.errors import RunError
+from smartedge.files import private_folder
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.checkpoint import save_weights
@@ -49,7 +50,7 @@ class CloudRunner:
         # Build the network now. So wrong settings are an error before the first edge connects, and no edge waits for
         # imports and warm-up.
         _, feature_shape = self._method.cloud(config, 2)
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         self.config = config
         self.folder = folder
         self.monitor = monitor

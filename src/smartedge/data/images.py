@@ -24,7 +24,7 @@ from torch import Tensor
 
 from smartedge.data.raw import Images, Item
 from smartedge.errors import DataError
-from smartedge.files import PRIVATE, replacing, write_atomically
+from smartedge.files import private_folder, replacing, write_atomically
 
 __all__ = ["ImageStore", "default_cache_dir", "open_images"]
 
@@ -76,7 +76,7 @@ def open_images(images: Images, *, name: str, image_size: int, cache_dir: Path) 
     store = _open(pixels, notes, shape)
     if store is None:
         try:
-            cache_dir.mkdir(parents=True, exist_ok=True)
+            private_folder(cache_dir)
             _build(images, name, shape, pixels, notes)
         except OSError as error:
             raise DataError(
@@ -122,7 +122,7 @@ def _build(images: Images, name: str, shape: tuple[int, int, int, int], pixels: 
     count, _, _, image_size = shape
     bad: list[tuple[int, str]] = []
     with (
-        replacing(pixels, mode=PRIVATE) as temporary,
+        replacing(pixels) as temporary,
         temporary.open("wb") as file,
         ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
         _Progress(name, count) as on,
@@ -140,7 +140,7 @@ def _build(images: Images, name: str, shape: tuple[int, int, int, int], pixels: 
             file.write(block.data)
             done += len(chunk)
             on.update(done)
-    write_atomically(notes, json.dumps({"format": FORMAT, "bad": bad}), mode=PRIVATE)
+    write_atomically(notes, json.dumps({"format": FORMAT, "bad": bad}))
 
 
 class _Progress:

@@ -20,6 +20,7 @@ from smartedge.edge.sender import Sender
 from smartedge.edge.state import EdgeState
 from smartedge.edge.summary import Process, save_samples, save_trained, summarise, write_shared
 from smartedge.errors import ConfigError, PrivacyError, RunError
+from smartedge.files import private_folder
 from smartedge.methods.base import get_method
 from smartedge.methods.learner import Learner
 from smartedge.methods.loop import Progress, fit
@@ -71,7 +72,7 @@ class EdgeRunner:
         if not resume and (folder / "run.json").exists():
             raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
         _check_sizes(config, dataset)
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         rss_before = rss_bytes()
         self.config = config
         self.dataset = dataset

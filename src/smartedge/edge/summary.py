@@ -17,7 +17,7 @@ from smartedge.config import Config
 from smartedge.data import DataSet
 from smartedge.edge.protection import privacy_summary
 from smartedge.edge.state import Counts
-from smartedge.files import PRIVATE
+from smartedge.files import private_folder
 from smartedge.methods.base import Method
 from smartedge.methods.learner import Learner
 from smartedge.privacy.release import Gate
@@ -42,7 +42,7 @@ def save_samples(folder: Path, dataset: DataSet) -> None:
     split = dataset.splits["test"]
     shown = split.read(np.arange(min(_SAMPLE_IMAGES, len(split))))
     tensors = {"images": shown.images_BCHW, "ids": torch.from_numpy(shown.ids), "labels": shown.labels}
-    save_weights(folder / "samples.safetensors", tensors, mode=PRIVATE)
+    save_weights(folder / "samples.safetensors", tensors)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Process:
 
 def write_shared(folder: Path, config: Config, task: Task, feature_shape: tuple[int, ...]) -> None:
     """Write the facts that a server needs to answer for the run. None of them comes from images or labels."""
-    folder.mkdir(exist_ok=True)
+    private_folder(folder)
     facts = TaskFacts.model_validate(asdict(task))
     shared = SharedRun(settings=config.agreement(), task=facts, feature_shape=feature_shape)
     shared.write(folder / "run.json")

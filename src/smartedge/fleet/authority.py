@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued
 from smartedge.errors import FleetError
-from smartedge.files import PRIVATE, private_folder, refuse_if_others_can_read, write_atomically
+from smartedge.files import private_folder, refuse_if_others_can_read, write_atomically
 from smartedge.fleet.register import REGISTER
 from smartedge.types import EDGE_NAME
 
@@ -89,7 +89,7 @@ class Authority:
         except OSError as error:
             raise FleetError(f"{folder}: the fleet's folder cannot be made ({error.strerror})") from error
         own = _self_signed("smartedge fleet", _AUTHORITY_DAYS)
-        write_atomically(folder / "authority.key", own.key, mode=PRIVATE)
+        write_atomically(folder / "authority.key", own.key)
         write_atomically(folder / "authority.pem", own.pem)
         EdgeRegister(edges={}).write(folder / REGISTER)
         made = cls(folder)
@@ -99,7 +99,7 @@ class Authority:
     def renew_cloud(self, *, days: int) -> datetime:
         """Make the cloud a new key and certificate. Returns until when it is valid."""
         signed = self._sign("cloud", days, server=True)
-        write_atomically(self.folder / "cloud.key", signed.key, mode=PRIVATE)
+        write_atomically(self.folder / "cloud.key", signed.key)
         write_atomically(self.folder / "cloud.pem", signed.pem)
         return signed.until
 
@@ -227,7 +227,7 @@ class Authority:
             token=token,
             until=until,
             simplex_key=secrets.token_hex(32),
-        ).write(path, mode=PRIVATE)
+        ).write(path)
         return path
 
     def _bundle_file(self, edge: str) -> Path:

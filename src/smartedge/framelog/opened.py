@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from smartedge.errors import LogError
-from smartedge.files import disk_error, sync_folder
+from smartedge.files import disk_error, private_folder, sync_folder
 from smartedge.framelog.mark import MARK, InUse, Mark, MarkFile
 from smartedge.framelog.reader import STREAMS, STREAMS_NUMBER, LogReader, segment_name, segments_of
 from smartedge.framelog.records import FILE_HEADER_BYTES, LogFile
@@ -73,7 +73,7 @@ class OpenLog(LogReader):
     def _locked(self) -> MarkFile:
         """The mark, locked. A new log gets its first one, before any other file."""
         with self._guarded("opened"):
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self.folder)
             if self._files() and not (self.folder / MARK).exists():
                 raise self._mark_is_gone()
             try:

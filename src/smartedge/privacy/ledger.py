@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.errors import PrivacyError
+from smartedge.files import PRIVATE
 from smartedge.privacy.accountant import composed_epsilon
 from smartedge.privacy.balance import SCHEMA, Balance, Budget, balance_of, event_of, facts_of, refusing
 from smartedge.privacy.place import place_of
@@ -78,6 +79,7 @@ class Ledger:
             )
         with self._guarded():
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(PRIVATE)  # SQLite gives the files beside it the same mode
             # Used by one thread at a time: the one that sends.
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
         try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smartedge.artifacts.checkpoint import CheckpointState
 from smartedge.errors import RunError
-from smartedge.files import replacing, sync_folder
+from smartedge.files import private_folder, replacing, sync_folder
 
 __all__ = ["Checkpoints", "State", "load_weights", "save_weights"]
 
@@ -28,7 +28,6 @@ def save_weights(
     state: Mapping[str, Tensor],
     *,
     metadata: Mapping[str, str] | None = None,
-    mode: int | None = None,
 ) -> None:
     """Write tensors by name as safetensors, whole or not at all; they survive a power failure.
 
@@ -36,10 +35,9 @@ def save_weights(
         path: the file; its folder must be there.
         state: such as the ``state_dict`` of a module; tensors of any dtype and shape.
         metadata: texts that the file holds beside the tensors.
-        mode: permissions of the file, as in :func:`smartedge.files.write_atomically`.
     """
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    with replacing(path, mode=mode) as temporary:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=None if metadata is None else dict(metadata))
 
 
@@ -76,7 +74,7 @@ class Checkpoints:
         target = self.folder / f"{number:08d}"
         temporary = self.folder / f".{number:08d}.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        private_folder(temporary)
         tensors: dict[str, Tensor] = {}
         tree = _take_tensors(state, "", tensors)
         save_weights(temporary / "tensors.safetensors", tensors)

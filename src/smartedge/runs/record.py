@@ -8,7 +8,7 @@ from typing import Any
 
 from smartedge.artifacts.metrics import EpochFigures
 from smartedge.errors import RunError
-from smartedge.files import write_atomically
+from smartedge.files import private_folder, write_atomically
 
 __all__ = ["Recorder", "read_metrics"]
 
@@ -70,4 +70,5 @@ def _open_board(folder: Path, purge_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
+    private_folder(folder.parent)
     return SummaryWriter(str(folder), purge_step=purge_step or None)

@@ -59,7 +59,7 @@ def test_one_that_holds_half_a_pair_or_both_kinds_is_refused(
     path: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     changed = tmp_path / "changed"
-    Bundle.read(path).model_copy(update=changes).write(changed, mode=0o600)
+    Bundle.read(path).model_copy(update=changes).write(changed)
     with pytest.raises(FleetError, match="either a certificate with its key, or a token"):
         open_bundle(changed)
 

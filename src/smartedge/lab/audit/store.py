@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from smartedge.files import write_json_atomically
+from smartedge.files import private_folder, write_json_atomically
 from smartedge.lab.audit.evidence import Evidence, digest_of
 from smartedge.runs.checkpoint import save_weights
 
@@ -28,7 +28,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
 
     def load(self, name: str, key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """The piece; None where it is missing, incomplete, or has another key."""

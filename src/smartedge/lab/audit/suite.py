@@ -8,6 +8,7 @@ from smartedge.artifacts.audit import Audit, AuditedRun, Reconstruction, Skipped
 from smartedge.config import load_run_config
 from smartedge.data.columns import yes_no_columns
 from smartedge.errors import ConfigError
+from smartedge.files import private_folder
 from smartedge.lab.audit.call import (
     REFERENCE,
     AuditSettings,
@@ -54,7 +55,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
     call = Call(settings, run_dir / "audit", clock, monitor)
     if settings.fresh:
         _forget(call)
-    call.folder.mkdir(exist_ok=True)
+    private_folder(call.folder)
     evidence = gather(run_dir, attributes, clock=clock.part(clock.remaining() * _OPENING_SHARE), monitor=monitor)
     check_classes(evidence)
     _note_fewer_images(call, evidence)

@@ -13,7 +13,7 @@ import torch
 from smartedge.config import Config, load_config
 from smartedge.data import DataSet, batches
 from smartedge.errors import ConfigError
-from smartedge.files import write_json_atomically
+from smartedge.files import private_folder, write_json_atomically
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.gathering import assemble, gather, open_audited, trained_parts
 from smartedge.lab.audit.run_evidence import RunEvidence, device_of
@@ -125,7 +125,7 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
     random = RandomStream(derive_seed(config.seed, "edge"), device)
     epochs = config.front_epochs if config.front_first else config.epochs
     progress = Progress(epochs, max(1, len(split) // train.batch_size))
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     write_json_atomically(folder / "config.json", config.identity())
     checkpoints = Checkpoints(folder / "checkpoints")
     if numbers := checkpoints.numbers():

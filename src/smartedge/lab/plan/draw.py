@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import ConfigError
+from smartedge.files import write_atomically
 from smartedge.lab.plan.cost import STAGES
 from smartedge.lab.plan.job import Prediction
 from smartedge.lab.plan.search import Plan, describe, explain
@@ -43,7 +44,7 @@ def draw_plan(plan: Plan, path: Path) -> Path:
             if path.suffix == ".png":
                 return surface.save_png(canvas, path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(_page(plan, surface.to_svg(canvas, _alt(rows))), encoding="utf-8")
+            write_atomically(path, _page(plan, surface.to_svg(canvas, _alt(rows))))
             return path
     except OSError as error:
         raise ConfigError(f"--plot {path}: cannot be written ({error.strerror}); give another path") from error

@@ -21,6 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
+from smartedge.files import replacing
+
 __all__ = [
     "CLOUD", "EDGE", "INK", "LINE", "MUTED", "PAPER", "PERCENT", "WIDTH",
     "Canvas", "Figure", "Look", "at_end", "drawing", "label_rows", "mark", "save_png", "short", "to_svg",
@@ -107,7 +109,8 @@ def to_svg(canvas: Canvas, alt: str) -> Markup:
 def save_png(canvas: Canvas, path: Path) -> Path:
     """The drawing on white, 150 dots per inch."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.savefig(path, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    with replacing(path) as temporary:
+        canvas.savefig(temporary, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return path
 
 

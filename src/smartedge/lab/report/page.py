@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from smartedge.files import write_atomically
 from smartedge.lab.report.text import count, number, percent, points, ratio, seconds, short_number, size
 
 __all__ = ["data_uri", "write_page"]
@@ -31,7 +32,7 @@ def write_page(path: Path, template: str, page: Mapping[str, Any]) -> Path:
     environment.filters.update(percent=percent, points=points, size=size, seconds=seconds, count=count)
     environment.filters.update(number=number, ratio=ratio, short_number=short_number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(environment.get_template(template).render(page), encoding="utf-8")
+    write_atomically(path, environment.get_template(template).render(page))
     return path
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from smartedge.files import replacing
 from smartedge.lab.report.read import Run, read_run
 from smartedge.methods.schedules import get_schedule
 
@@ -58,7 +59,8 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
         _accuracy(accuracy, runs)
         _bytes(sent, runs)
         _time(time, runs)
-        figure.savefig(out, format="png", metadata={"Software": None})
+        with replacing(out) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
     return out
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from smartedge.artifacts.sweep import Sweep, SweepAxis, SweepPoint
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError
+from smartedge.files import private_folder
 from smartedge.lab.sweep.figures import point_entry, rows_of, undefended_entry, write_csv
 from smartedge.lab.sweep.points import Point, check_folder, folder_of, grid_points, text_of
 from smartedge.runs.progress import Bars, Monitor, Update
@@ -103,7 +104,7 @@ class _Work:
         self.single_process = single_process
         self.monitor = monitor
         self.errors: dict[Path, str] = {}
-        root.mkdir(parents=True, exist_ok=True)
+        private_folder(root)
 
     def search(self, seed: int) -> None:
         """Make every point of one seed that is not done."""

@@ -16,6 +16,7 @@ from smartedge.config import Config, load_run_config
 from smartedge.data import Split
 from smartedge.data.columns import read_columns
 from smartedge.errors import ConfigError, DataError
+from smartedge.files import private_folder
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
 from smartedge.lab.audit.gathering import Opened, open_audited, trained_parts
@@ -92,7 +93,7 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
         certificate = certificate_of(mechanism, held, statement, seed=seed, monitor=monitor)
     except DataError as error:
         raise DataError(f"{error}; add the images of another split (--splits), or hold out more") from error
-    (run_dir / "audit").mkdir(exist_ok=True)
+    private_folder(run_dir / "audit")
     certificate.write(run_dir / "audit" / "certificate.json")
     return certificate
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from smartedge.files import PRIVATE
 from smartedge.runs.checkpoint import save_weights
 
 __all__ = ["combinations", "write_samples"]
@@ -38,4 +37,4 @@ def write_samples(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
     Only its owner may read the file, since it holds images.
     """
     metadata = {name: json.dumps(value) for name, value in notes.items()}
-    save_weights(path, tensors, metadata=metadata, mode=PRIVATE)
+    save_weights(path, tensors, metadata=metadata)
