@@ -42,9 +42,9 @@ def _centred_distances(rows_BF: Tensor) -> Tensor:
     rows_BD = rows_BF.float().flatten(1)
     squares_B = rows_BD.square().sum(dim=1)
     squared_BB = squares_B[:, None] + squares_B[None, :] - 2 * rows_BD @ rows_BD.T
-    apart_BB = 1 - torch.eye(len(rows_BD), device=rows_BD.device)
-    # The root has no gradient at 0, so it is taken a little above. An image has the distance 0 from itself.
-    distances_BB = (squared_BB.clamp(min=0) + 1e-9).sqrt() * apart_BB
+    # What is left of equal rows is rounding: their distance is 0. The root has no gradient there, so it is not taken.
+    apart_BB = squared_BB > 1e-6 * squares_B.max()
+    distances_BB = torch.where(apart_BB, torch.where(apart_BB, squared_BB, 1.0).sqrt(), 0.0)
     return (
         distances_BB
         - distances_BB.mean(dim=0, keepdim=True)

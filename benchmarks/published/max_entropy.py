@@ -35,9 +35,9 @@ class Adversary(nn.Module):
     def learn(self, features_BF: Tensor, sensitive_B: Tensor) -> None:
         """One step on features without their graph."""
         loss = F.cross_entropy(self.network(features_BF.detach()), sensitive_B)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def answer(self, features_BF: Tensor) -> Tensor:
         """Logits (B, 2), differentiable in the features alone."""
