@@ -124,7 +124,7 @@ ROWS: dict[str, Row] = {
         bottleneck=NARROW,
         make=_no_peek,
         setting="α₁",
-        values=(1.0, 10.0),
+        values=(10.0,),
         note=_HIDES_IMAGE,
     ),
     "disco": Row(
@@ -150,7 +150,7 @@ ROWS: dict[str, Row] = {
     ),
     "maxent": Row(_MAXENT, "Roy & Boddeti 2019", make=_max_entropy, setting="α", values=(3.0,)),
     "maxent-narrow": Row(
-        _MAXENT, "Roy & Boddeti 2019", bottleneck=NARROW, make=_max_entropy, setting="α", values=(0.5, 3.0)
+        _MAXENT, "Roy & Boddeti 2019", bottleneck=NARROW, make=_max_entropy, setting="α", values=(3.0,)
     ),
     "minimax": Row(_MINIMAX, "Li et al. 2021", settings=_exit("minimax", "conv"), setting="λ", values=(1.0,)),
     "minimax-narrow": Row(
@@ -159,7 +159,7 @@ ROWS: dict[str, Row] = {
         bottleneck=NARROW,
         settings=_exit("minimax", "mlp"),
         setting="λ",
-        values=(0.5, 3.0),
+        values=(1.0,),
     ),
     "priphit": Row(
         _PRIPHIT,

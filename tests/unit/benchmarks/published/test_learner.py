@@ -28,7 +28,8 @@ def weights(learner: ExitLearner) -> dict[str, torch.Tensor]:
 
 
 def test_a_defence_that_does_nothing_is_the_librarys_plain_update():
-    config = load_config(SETTINGS)
+    # SGD without a bound on the gradients: a step of AdamW would hide a wrong factor.
+    config = load_config({**SETTINGS, "train": {"optimizer": "sgd", "clip_grad_norm": 1e9}})
     plain, defended = ExitLearner(config, TASK, CPU), DefendedLearner(config, TASK, CPU, Defence())
     for learner in (plain, defended):
         learner.rates(Progress(1, 1))
