@@ -30,7 +30,8 @@ class NoPeek(Defence):
 def distance_correlation(first_BF: Tensor, second_BF: Tensor) -> Tensor:
     """The sample distance correlation of two variables, a scalar from 0 to 1; 1 where one is the other, scaled.
 
-    ``dCov² = mean(A · B)`` with A and B the double-centred distances; ``dCor = √(dCov² / √(dVar²(first) dVar²(second)))``.
+    ``dCov² = mean(A · B)`` with A and B the double-centred distances, and
+    ``dCor = √(dCov² / √(dVar²(first) dVar²(second)))``.
     It is 0 where one of the variables does not vary.
     """
     first_BB, second_BB = _centred_distances(first_BF), _centred_distances(second_BF)

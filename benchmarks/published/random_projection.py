@@ -1,7 +1,8 @@
 """Random projection: a random matrix maps the features to fewer numbers.
 
-Liu, Kargupta and Ryan, "Random Projection-Based Multiplicative Data Perturbation for Privacy Preserving Distributed Data
-Mining" (IEEE TKDE 18(1), 2006), section 4: ``u = R x / (√k σ_r)`` with R a k×m matrix of independent Gaussian numbers.
+Liu, Kargupta and Ryan, "Random Projection-Based Multiplicative Data Perturbation for Privacy Preserving Distributed
+Data Mining" (IEEE TKDE 18(1), 2006), section 4: ``u = R x / (√k σ_r)`` with R a k×m
+matrix of independent Gaussian numbers.
 Inner products are kept in expectation (lemma 5.2 there). The matrix is drawn once, after the front is trained.
 """
 

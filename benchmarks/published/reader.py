@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from smartedge.methods.loop import Best, Progress, fit, warmup_cosine
 from smartedge.metrics import evaluate
+from smartedge.models.exits import TaskExit
 from smartedge.models.layout import Layout
 from smartedge.models.optim import apply_gradients, make_optimizer
-from smartedge.models.trunk import trunk
 
 __all__ = ["Reader"]
 
@@ -22,7 +22,7 @@ _BATCH = 128
 
 
 class Reader:
-    """Three residual blocks (:mod:`smartedge.models.trunk`, ``deep``) and a linear layer, on released features.
+    """Three blocks of the task exit's kind (convolution, batch normalisation, ReLU) and a linear layer.
 
     Args:
         feature_shape: F of what is released.
@@ -33,12 +33,14 @@ class Reader:
     def __init__(self, feature_shape: tuple[int, ...], layout: Layout, *, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            hidden, width = trunk("deep", feature_shape, layout)
-            self.network = nn.Sequential(hidden, nn.Linear(width, 2)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network = TaskExit(feature_shape, 2, width=128, depth=3, layout=layout)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.maps = len(feature_shape) == 3
         self.seed = seed
 
-    def learn(self, draw: Callable[[Tensor], Tensor], labels_N: Tensor, val: tuple[Tensor, Tensor], epochs: int) -> None:
+    def learn(
+        self, draw: Callable[[Tensor], Tensor], labels_N: Tensor, val: tuple[Tensor, Tensor], epochs: int
+    ) -> None:
         """Train, and keep the epoch that was best on the validation images.
 
         Args:

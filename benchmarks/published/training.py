@@ -13,13 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from common import data_folder
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from published.learned_noise import LearnedNoise
 from published.learner import Defence, DefendedLearner
 from published.random_projection import RandomProjection
 from published.rows import ROWS, Row
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-
 from smartedge.codec import get_codec
 from smartedge.config import Config, load_config
 from smartedge.data import DataSet, Split, batches
@@ -37,12 +37,12 @@ from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.training import dataset_of
 from smartedge.types import ImageBatch
 
-__all__ = ["FRONT_EPOCHS", "SEED", "SENSITIVE", "Chosen", "Sending", "choose", "config_of"]
+__all__ = ["AUDIT_SHARE", "FRONT_EPOCHS", "SEED", "SENSITIVE", "Chosen", "Sending", "choose", "config_of"]
 
 SEED = 0
 SENSITIVE = "Male"
-FRONT_EPOCHS = 6
-AUDIT_SHARE = 0.3
+FRONT_EPOCHS = 5
+AUDIT_SHARE = 0.5
 _NOISE_TENSORS = 8
 _NOISE_EPOCHS = 2
 _NOISE_RATE = 0.1  # λ of learned noise, for the mean over a tensor's numbers in units of the features' spread
@@ -111,34 +111,34 @@ class Sending:
         return (self.row.numbers or math.prod(self.feature_shape)) + self.row.side
 
     @torch.no_grad()
-    def clean(self, split: Split, *, mirrored: bool = False, prepared: bool = True) -> Tensor:
-        """Features of a split (N, *F), bounded, before the mechanism's noise.
-
-        ``prepared``: after the defence's own part (pruned, projected, with a learned noise tensor).
-        """
+    def features(self, split: Split, *, mirrored: bool = False) -> Tensor:
+        """What the front makes of the images of a split (N, *F), before the defence's own part; half precision."""
         self.learner.eval_mode()
-        front, defence = self.learner.modules["front"], self.learner.modules.get("defence", nn.Identity())
-        chain = nn.Sequential(defence, self.after) if prepared else nn.Identity()
-        twin, parts = differentiable(self.mechanism), []
+        parts = []
         for rows in torch.arange(len(split)).split(_BATCH):
             images_BCHW = split.read(rows.numpy()).images_BCHW
             inputs_BCHW = to_input(images_BCHW.flip(-1) if mirrored else images_BCHW, _CPU, channels_last=True)
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                features_BF = front(inputs_BCHW)
-            parts.append(twin.bound(chain(features_BF.float())).half())
+                parts.append(self.learner.modules["front"](inputs_BCHW).half())
         return torch.cat(parts)
 
-    def release(self, clean_BF: Tensor, generator: torch.Generator) -> Tensor:
-        """A release of clean features, as the cloud decodes it: noise, and 8 bits a number."""
-        noised_BF = differentiable(self.mechanism).simulate(clean_BF.float(), generator=generator)
+    @torch.no_grad()
+    def clean(self, features_BF: Tensor) -> Tensor:
+        """After the defence's own part (pruned, projected, with a learned noise tensor), and bounded; before noise."""
+        chain = nn.Sequential(self.learner.modules.get("defence", nn.Identity()), self.after)
+        return differentiable(self.mechanism).bound(chain(features_BF.float()))
+
+    def release(self, features_BF: Tensor, generator: torch.Generator) -> Tensor:
+        """A release, as the cloud decodes it: the defence's part, noise, and 8 bits a number."""
+        noised_BF = differentiable(self.mechanism).simulate(self.clean(features_BF), generator=generator)
         codec, shape = get_codec("uint8"), tuple(noised_BF.shape)
         payload, side = codec.encode(noised_BF.contiguous().numpy())
         return torch.from_numpy(codec.decode(payload, side, batch=shape[0], feature_shape=shape[1:], dtype=codec.dtype))
 
-    def release_all(self, clean_NF: Tensor, purpose: str) -> Tensor:
+    def release_all(self, features_NF: Tensor, purpose: str) -> Tensor:
         """One release of each image (N, *F), half precision."""
         generator = torch.Generator().manual_seed(derive_seed(SEED, "release", purpose))
-        return torch.cat([self.release(part_BF, generator).half() for part_BF in clean_NF.split(_BATCH)])
+        return torch.cat([self.release(part_BF, generator).half() for part_BF in features_NF.split(_BATCH)])
 
 
 @dataclass(frozen=True)
@@ -215,21 +215,25 @@ def _train(learner: ExitLearner, config: Config, dataset: DataSet, file: Path) -
     random = RandomStream(derive_seed(SEED, "edge"))
     fit(learner.learn, shuffled, progress, rates=learner.rates, random=random)
     file.parent.mkdir(parents=True, exist_ok=True)
-    state = {f"{name}.{k}": v.contiguous() for name, module in learner.modules.items() for k, v in module.state_dict().items()}
+    state = {
+        f"{name}.{k}": v.contiguous()
+        for name, module in learner.modules.items()
+        for k, v in module.state_dict().items()
+    }
     save_file(state, file)
 
 
 def _noise(sending: Sending, value: float) -> LearnedNoise:
     """Noise tensors for a front and exit that stay as they are. ``value``: b, in units of the features' spread."""
     train = sending.dataset.splits["train"]
-    clean_NF, labels_N = sending.clean(train), train.labels
-    spread = float(clean_NF[:1024].float().std())
+    features_NF, labels_N = sending.features(train), train.labels
+    spread = float(features_NF[:1024].float().std())
     noise = LearnedNoise(sending.feature_shape, _NOISE_TENSORS, value * spread, seed=derive_seed(SEED, "noise"))
     generator = torch.Generator().manual_seed(derive_seed(SEED, "noise", "order"))
 
     def shuffled() -> Generator[tuple[Tensor, Tensor], None, None]:
         for rows in torch.randperm(len(labels_N), generator=generator).split(_BATCH):
-            yield clean_NF[rows].float(), labels_N[rows]
+            yield features_NF[rows].float(), labels_N[rows]
 
     rate, lr = _NOISE_RATE / spread, 0.01 * spread
     noise.fit(shuffled, sending.learner.modules["exit"], rate=rate, epochs=_NOISE_EPOCHS, lr=lr)
@@ -241,8 +245,13 @@ def _glance(sending: Sending) -> dict[str, float]:
     """On the validation images: balanced accuracy of the task exit, and of a logistic regression on pooled releases."""
     audit, val = sending.dataset.audit, sending.dataset.splits["val"]
     assert audit is not None
-    released = {split: sending.release_all(sending.clean(images), split) for split, images in (("audit", audit), ("val", val))}
-    answers = [sending.learner.modules["exit"](part_BF.float()).softmax(dim=1) for part_BF in released["val"].split(_BATCH)]
+    released = {
+        split: sending.release_all(sending.features(images), split)
+        for split, images in (("audit", audit), ("val", val))
+    }
+    answers = [
+        sending.learner.modules["exit"](part_BF.float()).softmax(dim=1) for part_BF in released["val"].split(_BATCH)
+    ]
     task = evaluate(val.labels.numpy(), torch.cat(answers).double().numpy(), "single")["balanced_accuracy"]
     assert task is not None
     own_ND, val_ND = (_pooled(features_NF) for features_NF in released.values())
