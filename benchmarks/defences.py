@@ -2,10 +2,11 @@
 
     python benchmarks/defences.py                    # every row that is not finished yet
     python benchmarks/defences.py --only nopeek      # one row; may be repeated
+    python benchmarks/defences.py --size 32          # of smaller images: a quarter of the time
     python benchmarks/defences.py --table            # print the table and draw the figure from what is finished
 
-LFW at 64×64, ``Smiling`` learned, ``Male`` hidden, ResNet-18 cut at ``layer1``, one seed. Of the training images a half
-is set apart (persons too): attackers learn from it, and no front does. Every row has the same budget: five epochs of
+LFW, ``Smiling`` learned, ``Male`` hidden, ResNet-18 cut at ``layer1``, one seed. Of the training images a half
+is set apart (persons too): attackers learn from it, and no front does. Every row has the same budget: six epochs of
 the front; then the front is frozen, and a back (three convolutions) has eight epochs of what is released; then the
 public audit of features, and the back's network as one more attacker. Each defence is on the plain map, as published,
 and on a bottleneck of as many bytes as ours. Where a number was tried in several sizes, the validation images chose: of
@@ -30,13 +31,12 @@ from published.rows import ROWS
 from published.training import AUDIT_SHARE, FRONT_EPOCHS, SEED, choose
 
 RESULTS = HERE / "results" / "defences"
-TABLE = RESULTS.with_suffix(".csv")
-FIGURE = RESULTS.with_suffix(".png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=ROWS, help="may be repeated")
+    parser.add_argument("--size", type=int, choices=(32, 64), default=64, help="height and width of the images")
     parser.add_argument("--fronts", action="store_true", help="train fronts, and judge nothing")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/defences"), help="trained fronts and finished attacks")
@@ -45,23 +45,23 @@ def main() -> None:
     torch.set_num_threads(1)
     begun = time.monotonic()
     for name in () if args.table else args.only or ROWS:
-        if time.monotonic() - begun < args.seconds and not result_file(name).exists():
+        if time.monotonic() - begun < args.seconds and not result_file(name, args.size).exists():
             if args.fronts:
-                choose(name, args.work)
+                choose(name, args.size, args.work / str(args.size))
             else:
-                judge(name, args.work)
+                judge(name, args.size, args.work / str(args.size))
             print(f"{name}: done after {time.monotonic() - begun:.0f} s", flush=True)
     if not args.fronts:
-        print_table()
+        print_table(args.size)
 
 
-def result_file(name: str) -> Path:
-    return RESULTS / f"{name}.json"
+def result_file(name: str, size: int) -> Path:
+    return RESULTS / str(size) / f"{name}.json"
 
 
-def judge(name: str, work: Path) -> None:
+def judge(name: str, size: int, work: Path) -> None:
     row, begun = ROWS[name], time.monotonic()
-    chosen = choose(name, work)
+    chosen = choose(name, size, work)
     sending = chosen.sending
     found: dict[str, Any] = {
         "defence": row.title,
@@ -75,24 +75,26 @@ def judge(name: str, work: Path) -> None:
         "tried": chosen.tried,
         "note": row.note,
         "seed": SEED,
+        "image_size": size,
         "budget": {"audit_share": AUDIT_SHARE, "front_epochs": FRONT_EPOCHS, "back_epochs": BACK_EPOCHS},
         "desired": read_desired(sending),
         **attack(sending, work / "audits" / name),
     }
     found["seconds"] = round(time.monotonic() - begun)
-    keep_result(result_file(name), found, f"--only {name}")
+    keep_result(result_file(name, size), found, f"--size {size} --only {name}")
 
 
-def print_table() -> None:
-    found = {name: json.loads(result_file(name).read_text()) for name in ROWS if result_file(name).exists()}
+def print_table(size: int) -> None:
+    found = {name: json.loads(result_file(name, size).read_text()) for name in ROWS if result_file(name, size).exists()}
     title = "balanced accuracy in %, on the test images; the certificate holds with 95 % confidence"
-    show_table(title, [row(each) for each in found.values()], TABLE)
+    show_table(title, [row(each) for each in found.values()], RESULTS.with_name(f"defences-{size}.csv"))
     if found:
-        draw(list(found.values()))
+        draw(list(found.values()), RESULTS.with_name(f"defences-{size}.png"))
 
 
 def row(found: dict[str, Any]) -> dict[str, Any]:
     male, certificate = found["attribute"], found["certificate"]
+    more = found["certificate_with_images_set_apart"]
     best, floor = male["best"], male["floor"]["balanced_accuracy"]
     return {
         "defence": found["defence"],
@@ -106,11 +108,12 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
         "label floor": f"{100 * floor:.1f}",
         "attack - floor": f"{100 * (best['balanced_accuracy'] - floor):+.1f}",
         "no attacker exceeds": f"{100 * certificate['bound']:.1f}" if "bound" in certificate else certificate["reason"],
+        "of more images": f"{100 * more['bound']:.1f}" if more else "",
         "note": found["note"],
     }
 
 
-def draw(found: Sequence[dict[str, Any]]) -> None:
+def draw(found: Sequence[dict[str, Any]], file: Path) -> None:
     """The desired label against the best attack: one colour for each defence, filled on the plain map."""
     import matplotlib
 
@@ -146,7 +149,7 @@ def draw(found: Sequence[dict[str, Any]]) -> None:
     axes.set_xlabel("best attack on Male, balanced accuracy in %  (left is better)")
     axes.set_ylabel("Smiling, balanced accuracy in %  (up is better)")
     axes.grid(alpha=0.3)
-    figure.savefig(FIGURE, dpi=110)
+    figure.savefig(file, dpi=110)
     plt.close(figure)
 
 

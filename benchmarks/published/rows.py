@@ -35,7 +35,7 @@ class Row:
         front: the row whose front this row uses; None: its own.
         setting: name of the number that was chosen on the validation images.
         values: what was tried for it. Where there is one, nothing was chosen.
-        numbers: how many numbers are sent of an image; None: as many as the features have.
+        kept: how many channels are sent; None: all.
         side: further bytes of an image.
         anew: the back gets a new release of every image in every epoch, as the paper does it. Otherwise one release.
         note: for the reader of the table.
@@ -50,7 +50,7 @@ class Row:
     front: str | None = None
     setting: str = ""
     values: tuple[float, ...] = (0.0,)
-    numbers: int | None = None
+    kept: int | None = None
     side: int = 0
     anew: bool = False
     note: str = ""
@@ -95,11 +95,9 @@ ROWS: dict[str, Row] = {
         settings=_OURS,
         note="every training image is released once",
     ),
-    "projection": Row(
-        "random projection", "Liu et al. 2006", front="undefended", after="projection", values=(1024,), numbers=1024
-    ),
+    "projection": Row("random projection", "Liu et al. 2006", front="undefended", after="projection", values=(1024,)),
     "projection-narrow": Row(
-        "random projection", "Liu et al. 2006", front="undefended", after="projection", values=(4,), numbers=4
+        "random projection", "Liu et al. 2006", front="undefended", after="projection", values=(4,)
     ),
     "shredder": Row(
         _SHREDDER,
@@ -136,7 +134,7 @@ ROWS: dict[str, Row] = {
         make=_pruning(22),
         setting="α",
         values=(0.5,),
-        numbers=22 * 256,
+        kept=22,
         side=8,
         note="22 of 64 channels are sent (R = 0.65)",
     ),
@@ -147,7 +145,7 @@ ROWS: dict[str, Row] = {
         make=_pruning(4),
         setting="α",
         values=(0.5,),
-        numbers=4,
+        kept=4,
         side=1,
         note="4 of 8 numbers are sent",
     ),

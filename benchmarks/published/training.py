@@ -41,7 +41,7 @@ __all__ = ["AUDIT_SHARE", "FRONT_EPOCHS", "SEED", "SENSITIVE", "Chosen", "Sendin
 
 SEED = 0
 SENSITIVE = "Male"
-FRONT_EPOCHS = 5
+FRONT_EPOCHS = 6
 AUDIT_SHARE = 0.5
 _NOISE_TENSORS = 8
 _NOISE_EPOCHS = 2
@@ -51,12 +51,14 @@ _MOST_LOST = 0.01  # of the task exit's balanced accuracy, for a value that may 
 _CPU = torch.device("cpu")
 
 
-def config_of(row: Row, value: float) -> Config:
-    """The settings of a row; ``value`` is the weight of the library's own confusion term."""
+def config_of(row: Row, value: float, size: int) -> Config:
+    """The settings of a row at an image size; ``value`` is the weight of the library's own confusion term."""
     settings: dict[str, Any] = {**row.settings}
     if row.setting == "λ":
         settings["adversary"] = {**settings["adversary"], "weight": value}
-    model = {"name": "resnet18", "cut": "layer1"} | ({"bottleneck": row.bottleneck} if row.bottleneck else {})
+    model: dict[str, Any] = {"name": "resnet18", "cut": "layer1", "small_input": False} | (
+        {"bottleneck": row.bottleneck} if row.bottleneck else {}
+    )
     return load_config(
         {
             "seed": SEED,
@@ -66,7 +68,7 @@ def config_of(row: Row, value: float) -> Config:
                 "path": str(data_folder("lfw-attributes")),
                 "desired": "Smiling",
                 "sensitive": [SENSITIVE],
-                "image_size": 64,
+                "image_size": size,
                 "audit_share": AUDIT_SHARE,
             },
             "model": model,
@@ -108,7 +110,7 @@ class Sending:
     @property
     def bytes_per_image(self) -> int:
         """Bytes of one image's features at 8 bits a number, with the row's side information."""
-        return (self.row.numbers or math.prod(self.feature_shape)) + self.row.side
+        return (self.row.kept or self.feature_shape[0]) * math.prod(self.feature_shape[1:]) + self.row.side
 
     @torch.no_grad()
     def features(self, split: Split, *, mirrored: bool = False) -> Tensor:
@@ -149,13 +151,13 @@ class Chosen:
     tried: Mapping[str, Mapping[str, float]]  # value → balanced accuracy of the exit and of a linear attacker, seconds
 
 
-def choose(name: str, work: Path) -> Chosen:
+def choose(name: str, size: int, work: Path) -> Chosen:
     """Train the row's front once for each value, and choose among them; a front that is there is only read."""
     row = ROWS[name]
     sendings, tried = [], {}
     for value in row.values:
         begun = time.monotonic()
-        sending = _sending(name, value, work)
+        sending = _sending(name, value, size, work)
         seconds = time.monotonic() - begun
         sendings.append(sending)
         if len(row.values) > 1:
@@ -168,11 +170,11 @@ def choose(name: str, work: Path) -> Chosen:
     return Chosen(sendings[min(kept, key=lambda number: attacks[number])], tried)
 
 
-def _sending(name: str, value: float, work: Path) -> Sending:
+def _sending(name: str, value: float, size: int, work: Path) -> Sending:
     row = ROWS[name]
     base = row.front or name
     base_row, base_value = ROWS[base], ROWS[base].values[0] if row.front else value
-    config = config_of(base_row, base_value)
+    config = config_of(base_row, base_value, size)
     dataset = dataset_of(config)
     learner = _learner(base_row, base_value, config, dataset)
     _train(learner, config, dataset, work / f"{base}-{base_value:g}.safetensors")
