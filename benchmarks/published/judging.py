@@ -87,7 +87,7 @@ def attack(sending: Sending, folder: Path) -> dict[str, Any]:
     certificate: dict[str, Any] = {"reason": "no noise law: nothing can be certified"}
     more: dict[str, Any] = {}
     if known:
-        arrays = (features_NF, sensitive, persons, labels)
+        arrays: tuple[Mapping[str, NDArray[Any]], ...] = (features_NF, sensitive, persons, labels)
         certificate = _certificate(sending, *(each["test"] for each in arrays))
         more = _certificate(sending, *(_joined(each, "train", "test") for each in arrays))
     elif sending.mechanism.name != "none":
