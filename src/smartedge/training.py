@@ -275,10 +275,10 @@ def dataset_of(config: Config) -> DataSet:
     Raises:
         DataError: as :func:`smartedge.data.open_dataset`.
     """
-    from smartedge.data import open_dataset
+    from smartedge.data import open_dataset, shard
 
     data = config.data
-    return open_dataset(
+    whole = open_dataset(
         data.path,
         data.desired,
         sensitive=data.sensitive,
@@ -287,6 +287,7 @@ def dataset_of(config: Config) -> DataSet:
         cache_dir=data.cache_dir,
         audit_share=config.audit_share,
     )
+    return whole if data.shard is None else shard(whole, *data.part)
 
 
 def open_data(config: Config, monitor: Monitor) -> DataSet:

@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from runs import share_key
+from safetensors.torch import load_file
 from watching import Watch, facts_of
 
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import Config, Section, load_config
 from smartedge.errors import ConfigError
 from smartedge.files import write_atomically
+from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import flight_link, flight_receiver, run_cloud, run_edge, train
 from smartedge.wire.credentials import Credentials
@@ -95,6 +98,7 @@ ROWS: dict[str, Row] = {
     "data.limit": Row(
         {"train": 64, "val": 4, "test": 4}, {"plain": ("front steps", "back steps"), "upload": ("whole steps",)}
     ),
+    "data.shard": Row("1/2", {"plain": ("front steps", "back steps"), "upload": ("whole steps",)}),
     "data.audit_share": Row(0.25, {"plain": ("front steps", "back steps"), "upload": ("whole steps",)}),
     "data.augment": Row(
         "none",
@@ -167,6 +171,7 @@ ELSEWHERE = {
     "data.cache_dir": "test_cache_dir",
     "link.queue_frames": "test_queue_frames",
     "link.max_lead_frames": "test_max_lead_frames",
+    "model.front": "test_a_front_that_was_trained_before_is_sent_and_not_trained",
     "link.connect_timeout": "test_the_link_gets_its_settings",
     "link.token_file": "test_the_link_gets_its_settings",
     "link.tls_cert": "test_the_link_gets_its_settings",
@@ -406,3 +411,31 @@ def test_the_link_gets_its_settings(at_the_link, tmp_path, monkeypatch, link, ed
     for side, expected in (("edge", edge), ("cloud", cloud)):
         changed = {name: value for name, value in made[1][side].items() if value != made[0][side][name]}
         assert changed == expected, side
+
+
+def test_a_front_that_was_trained_before_is_sent_and_not_trained(tiny_config):
+    first = tiny_config("first", schedule="freeze-and-log", epochs=2)
+    train(first, single_process=True, monitor=Quiet())
+    front = first.run_dir / "edge" / "front.safetensors"
+    given = {"schedule": "freeze-and-log", "epochs": 2, "model": {"front": str(front)}}
+    second = tiny_config("second", **given)
+    assert [epoch.learns for epoch in get_schedule(second.schedule).epochs(second)] == [False]
+    train(second, single_process=True, monitor=Quiet())
+    for side, name in (("edge", "front"), ("edge", "exit"), ("cloud", "back")):
+        before, after = (load_file(config.run_dir / side / f"{name}.safetensors") for config in (first, second))
+        assert all(torch.equal(before[key], after[key]) for key in before), name
+    assert second.agreement() != first.agreement()
+    moved = front.with_name("moved.safetensors")
+    moved.write_bytes(front.read_bytes())
+    elsewhere = tiny_config("third", **{**given, "model": {"front": str(moved)}})
+    assert elsewhere.agreement() == second.agreement() and elsewhere.identity() == second.identity()
+    with pytest.raises(ConfigError, match="does not fit the network, cut and bottleneck"):
+        train(
+            tiny_config("other", **{**given, "model": {"front": str(front), "cut": "stage2"}}),
+            single_process=True,
+            monitor=Quiet(),
+        )
+    with pytest.raises(ConfigError, match=r"cannot be read.*copy edge/front\.safetensors"):
+        tiny_config("gone", **{**given, "model": {"front": "gone.safetensors"}}).agreement()
+    with pytest.raises(ConfigError, match=r"train\.front_epochs: the front(.|\n)*model\.front: only for"):
+        tiny_config("wrong", model={"front": str(front)}, train={"front_epochs": 2})

@@ -60,6 +60,12 @@ class DataConfig(Section):
     limit: dict[Literal["train", "val", "test"], PositiveInt] = Field(
         default_factory=dict, description="use a fixed, class-balanced subset of this many images per split"
     )
+    shard: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d{0,5}/[1-9]\d{0,5}$",
+        description="for trials of a fleet: 'i/n' uses the i-th of n parts of every split, from '1/n' to 'n/n'; nobody "
+        "is in two parts where the data set says who is shown",
+    )
     augment: Literal["none", "flip", "flip-crop"] = Field("flip", description="random changes of the training images")
     audit_share: float | None = Field(
         None,
@@ -69,6 +75,14 @@ class DataConfig(Section):
         "from them; default: a tenth where there are sensitive columns, else 0",
     )
     cache_dir: Path | None = Field(None, description="where decoded images are kept; default: the user's cache folder")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """``shard`` as two numbers; (1, 1) is the whole."""
+        if self.shard is None:
+            return 1, 1
+        part, _, parts = self.shard.partition("/")
+        return int(part), int(parts)
 
 
 class ExitConfig(Section):
@@ -88,6 +102,11 @@ class ModelConfig(Section):
         None, ge=2, le=256, description="instead of a tensor, one of this many codewords crosses the cut"
     )
     small_input: bool = Field(True, description="CIFAR stem for ResNets, pooled head for VGGs, where images are small")
+    front: Path | None = Field(
+        None,
+        description="a front that was trained before and is not trained again: the file edge/front.safetensors of a "
+        "run; edge and cloud need the same file",
+    )
     exit: ExitConfig = Field(default_factory=lambda: ExitConfig())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from smartedge.config.sections import (
     Section,
     TrainConfig,
 )
+from smartedge.errors import ConfigError
 from smartedge.methods.base import METHODS, get_method
 from smartedge.methods.schedules import SCHEDULES, get_schedule
 from smartedge.models.blueprint import Blueprint
@@ -42,6 +44,8 @@ class NetworkArguments(TypedDict):
     seed: int
 
 
+_AGREED = {"method", "schedule", "epochs", "seed", "model", "train", "dp"}
+_FRONT = {"model": {"front"}}  # its place differs between machines; its content must not
 _RENAMED_METHODS = {"cloud": "upload", "edge": "local"}
 
 
@@ -98,6 +102,9 @@ class Config(Section):
             problems.append("data.desired: the list is empty; name at least one column")
         if shared := both & set(self.data.sensitive):
             problems.append(f"data.sensitive: {', '.join(sorted(shared))} cannot be desired and sensitive at once")
+        part, parts = self.data.part
+        if part > parts:
+            problems.append(f"data.shard: there is no part {part} of {parts}; the first is 1/{parts}")
         if (self.link.tls_cert is None) != (self.link.tls_key is None):
             problems.append("link.tls_cert, link.tls_key: give both or neither")
         if problems:
@@ -215,9 +222,9 @@ class Config(Section):
 
         The sensitive columns and the paths of the data are not among them: only the edge knows them.
         """
-        whole = self.model_dump(mode="json", include={"method", "schedule", "epochs", "seed", "model", "train", "dp"})
+        whole = self.model_dump(mode="json", include=_AGREED, exclude=_FRONT)
         data = self.data.model_dump(mode="json", include={"desired", "image_size", "augment"})
-        return {**whole, "data": data, "codec": {"name": self.codec_name}}
+        return {**whole, "data": data, "codec": {"name": self.codec_name}} | self._front()
 
     def identity(self) -> dict[str, JsonValue]:
         """All settings that a run's results depend on. A change of one of them makes another run.
@@ -225,9 +232,26 @@ class Config(Section):
         The run's folder, the hardware and the link are not among them.
         """
         whole = self.model_dump(
-            mode="json", exclude={"run_dir": True, "hardware": True, "link": True, "data": {"cache_dir"}}
+            mode="json", exclude={"run_dir": True, "hardware": True, "link": True, "data": {"cache_dir"}, **_FRONT}
         )
-        return {**whole, "codec": {"name": self.codec_name}}
+        return {**whole, "codec": {"name": self.codec_name}} | self._front()
+
+    def _front(self) -> dict[str, JsonValue]:
+        """SHA-256 of the file ``model.front``, where one is given.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        path = self.model.front
+        if path is None:
+            return {}
+        try:
+            return {"front": hashlib.sha256(path.read_bytes()).hexdigest()}
+        except OSError as error:
+            raise ConfigError(
+                f"model.front: {path} cannot be read ({error.strerror}); copy edge/front.safetensors of the run that "
+                "trained it to this machine"
+            ) from error
 
     def to_yaml(self) -> str:
         """The resolved settings as YAML; :func:`smartedge.config.load_config` reads them back to an equal object."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from smartedge.augment import augment
 from smartedge.data.dataset import DataSet, Split
 from smartedge.data.loader import Batches, batches
+from smartedge.data.shards import shard
 from smartedge.data.sources import open_dataset
 
-__all__ = ["Batches", "DataSet", "Split", "augment", "batches", "open_dataset"]
+__all__ = ["Batches", "DataSet", "Split", "augment", "batches", "open_dataset", "shard"]

@@ -22,12 +22,20 @@ class Split:
         ids: int64 (N,), ascending: each image's index in its file or folder. Images that were left out keep theirs.
         labels: the desired labels, see :class:`~smartedge.types.Task`.
         sensitive_labels: column → int64 (N,). They stay on the edge.
+        persons: int64 (N,): images with the same number show the same person. Where the data set does not say who is
+            shown, every image has a number of its own.
     """
 
     def __init__(
-        self, store: ImageStore, ids: NDArray[np.int64], labels: Tensor, sensitive_labels: Mapping[str, Tensor]
+        self,
+        store: ImageStore,
+        ids: NDArray[np.int64],
+        labels: Tensor,
+        sensitive_labels: Mapping[str, Tensor],
+        persons: NDArray[np.int64] | None = None,
     ) -> None:
         self._store = store
+        self.persons = np.arange(len(ids)) if persons is None else persons
         self.ids = ids
         self.labels = labels
         self.sensitive_labels = sensitive_labels
@@ -48,7 +56,7 @@ class Split:
     def subset(self, indices: NDArray[np.int64]) -> Split:
         """A split of the images at some positions, which must ascend."""
         sensitive = {column: values[indices] for column, values in self.sensitive_labels.items()}
-        return Split(self._store, self.ids[indices], self.labels[indices], sensitive)
+        return Split(self._store, self.ids[indices], self.labels[indices], sensitive, self.persons[indices])
 
 
 @dataclass(frozen=True)

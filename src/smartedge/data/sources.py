@@ -116,8 +116,11 @@ def open_dataset(
             chosen,
             labels_of(task, columns, source, chosen),
             {c.column: labels_of(Task("single", (c.column,), c.names), [c], source, chosen) for c in hidden},
+            _persons(data, source, chosen),
         )
-    splits["train"], audit = _set_apart(data, splits["train"], audit_share, np.random.default_rng((seed, 1)), notes)
+    splits["train"], audit = _set_apart(
+        data.name, splits["train"], audit_share, np.random.default_rng((seed, 1)), notes
+    )
     return DataSet(
         data.name,
         task,
@@ -188,8 +191,18 @@ def _usable(
     return np.setdiff1d(np.arange(count), np.fromiter(reasons, np.int64, len(reasons)))
 
 
+def _persons(data: RawData, source: SplitName, chosen: Indices) -> Indices:
+    """A number for the person in each image. An image without a name is a person of its own."""
+    if PERSON not in data.splits[source].columns:
+        return np.arange(len(chosen))
+    names = data.splits[source].read([PERSON]).column(PERSON).take(chosen).to_pylist()
+    number: dict[object, int] = {}
+    keys = [("nobody", place) if name is None else name for place, name in enumerate(names)]
+    return np.array([number.setdefault(key, len(number)) for key in keys])
+
+
 def _set_apart(
-    data: RawData, train: Split, share: float, rng: np.random.Generator, notes: list[str]
+    name: str, train: Split, share: float, rng: np.random.Generator, notes: list[str]
 ) -> tuple[Split, Split | None]:
     """The training images without a share of them, and this share: whole persons, where the data set names them.
 
@@ -198,19 +211,13 @@ def _set_apart(
     """
     if share == 0:
         return train, None
-    person_N = np.arange(len(train))
-    if PERSON in data.splits["train"].columns:
-        names = data.splits["train"].read([PERSON]).column(PERSON).take(train.ids).to_pylist()
-        number: dict[object, int] = {}
-        # An image without a name is a person of its own.
-        keys = [("nobody", place) if name is None else name for place, name in enumerate(names)]
-        person_N = np.array([number.setdefault(key, len(number)) for key in keys])
+    person_N = train.persons
     order = rng.permutation(person_N.max() + 1)
     images_P = np.bincount(person_N)[order].cumsum()
     persons = max(1, int(np.searchsorted(images_P, share * len(train), side="right")))
     apart_N = np.isin(person_N, order[:persons])
     if apart_N.all():
-        raise DataError(f"{data.name}: with data.audit_share no training image is left; the data set is too small")
+        raise DataError(f"{name}: with data.audit_share no training image is left; the data set is too small")
     notes.append(f"{apart_N.sum()} training images were set apart for the audit's attackers")
     return train.subset(np.flatnonzero(~apart_N)), train.subset(np.flatnonzero(apart_N))
 

@@ -6,12 +6,14 @@ The cloud sends nothing back. Sepehri et al., "Hierarchical Training of Deep Neu
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from smartedge.errors import ConfigError, RunError
 from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.methods.learner import Learned, NetworkLearner
 from smartedge.methods.local import UndividedLearner
@@ -22,7 +24,7 @@ from smartedge.methods.protected_step import Distillation, Protection, Suppressi
 from smartedge.models.adversary import Adversaries, TrainingLabels
 from smartedge.models.confusion import weight_at
 from smartedge.models.network import Divided, divide
-from smartedge.runs.checkpoint import State
+from smartedge.runs.checkpoint import State, load_weights
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import ImageBatch, Task
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from smartedge.config import Config
     from smartedge.data import DataSet
 
-__all__ = ["ExitLearner", "cloud", "edge"]
+__all__ = ["ExitLearner", "cloud", "edge", "load_front"]
 
 
 def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> ExitLearner:
@@ -56,6 +58,8 @@ class ExitLearner(NetworkLearner):
 
     def __init__(self, config: Config, task: Task, device: torch.device, dataset: DataSet | None = None) -> None:
         divided = divide(config.division(task.outputs))
+        if config.model.front is not None:
+            load_front(divided, config.model.front)
         self.feature_shape = divided.feature_shape
         super().__init__(config, task, device, {"front": divided.front, "exit": divided.task_exit})
         self.mechanism = mechanism_of(config, self.feature_shape)
@@ -151,6 +155,25 @@ class ExitLearner(NetworkLearner):
             weight=rise * adversary.weight,
             dependence=rise * adversary.dependence,
         )
+
+
+def load_front(divided: Divided, path: Path) -> None:
+    """Give the front the weights of one that was trained before, and the exit those beside it, where they are there.
+
+    Raises:
+        ConfigError: the file is not there, is damaged, or holds another network.
+    """
+    parts = {path: divided.front, path.with_name("exit.safetensors"): divided.task_exit}
+    for file, part in parts.items():
+        if file != path and not file.exists():
+            continue
+        try:
+            part.load_state_dict(load_weights(file), strict=True)
+        except (RunError, RuntimeError) as error:
+            raise ConfigError(
+                f"model.front: {file} does not fit the network, cut and bottleneck of these settings "
+                f"({str(error).splitlines()[0]}); use the settings of the run that trained it"
+            ) from error
 
 
 def _adversaries(

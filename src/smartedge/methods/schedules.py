@@ -55,7 +55,7 @@ class Schedule:
 
     def trains_front_first(self, config: Config) -> bool:
         """Whether there is a front to train before anything is sent."""
-        return self.front_first and get_method(config.method).has_exit
+        return self.front_first and get_method(config.method).has_exit and config.model.front is None
 
     def epochs(self, config: Config) -> list[Epoch]:
         """The epochs of the edge, in order."""
@@ -112,10 +112,29 @@ class Schedule:
         problems = []
         if refusal := self.refuses(get_method(config.method)):
             problems.append(f"schedule: {refusal}; use 'joint'")
-        if config.train.front_epochs is not None and not self.trains_front_first(config):
+        if config.model.front is not None:
+            problems += self._problems_of_a_given_front(config)
+        elif config.train.front_epochs is not None and not self.trains_front_first(config):
             problems.append(
                 "train.front_epochs: only for method 'hierarchical' with schedule 'two-stage' or 'freeze-and-log'; "
                 "remove it"
+            )
+        return problems
+
+    def _problems_of_a_given_front(self, config: Config) -> list[str]:
+        """Settings that train what ``model.front`` gives."""
+        training = {
+            "train.front_epochs": config.train.front_epochs is not None,
+            "train.distill.epochs": config.train.distill.epochs > 0,
+            "adversary": config.suppresses,
+        }
+        problems = [
+            f"{key}: the front in model.front is not trained again; remove it" for key, on in training.items() if on
+        ]
+        if not (self.front_first and get_method(config.method).has_exit):
+            problems.append(
+                "model.front: only for method 'hierarchical' with schedule 'two-stage' or 'freeze-and-log', where the "
+                "front does not learn while its features are sent"
             )
         return problems
 
