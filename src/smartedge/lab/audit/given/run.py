@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from smartedge.artifacts.audit import Audit, AuditedFeatures
 from smartedge.errors import ConfigError
+from smartedge.files import private_folder
 from smartedge.lab.audit.call import (
     AuditSettings,
     Call,
@@ -135,7 +136,7 @@ def audit_features(
     mechanism = mechanism_from(how.noise, tuple(table.features_NF.shape[1:]))
     sent = Crossing(releases_of(how.noise), label_in_clear=how.known_label)
     call = Call(settings, folder, Clock(settings.budget), monitor)
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     if settings.fresh:
         call.forget("attacks")
     evidence = evidence_of(table, mechanism, sent=sent, seed=how.seed)
