@@ -1,100 +1,202 @@
-"""Image folders: with a metadata file (Hugging Face ``imagefolder``), or one folder per class."""
+"""Image folders: with a table of labels (``metadata.csv`` and the like), or one folder per class."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 
-from smartedge.data.raw import Images, RawData, RawSplit, split_of
+from smartedge.data.raw import Images, RawData, RawSplit, is_hidden, list_some, split_in, split_of
+from smartedge.data.tables import FILE_COLUMN, find_table, read_table, resolve
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
-__all__ = ["open_folder"]
+__all__ = ["SUFFIXES", "open_folder"]
 
-METADATA = ("metadata.csv", "metadata.jsonl")
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
+    | {".tga", ".tif", ".tiff", ".webp"}
+)
 
 
 def open_folder(path: Path) -> RawData:
     """Open a folder of images, divided into ``train``, ``val`` and ``test`` folders, or all training.
 
-    In each: ``metadata.csv`` or ``metadata.jsonl`` with a column ``file_name``, the other columns being attributes;
-    or one folder per class, whose name is the class in the column ``label``.
+    In each, or once for all: a table of labels (see :func:`~smartedge.data.tables.find_table`) with the file of every
+    image; or one folder per class, whose name is the class in the column ``label``. Hidden files and folders are left
+    out. Links to folders are followed.
 
     Raises:
-        DataError: the folder holds no images in either layout, or a metadata file cannot be read.
+        DataError: the folder holds no images in either layout; a table cannot be read; a class folder holds no image;
+            or it cannot be told whether a folder is a split or a class.
     """
-    folders: dict[SplitName, Path] = {}
-    for folder in sorted(child for child in path.iterdir() if child.is_dir()):
-        if split := split_of(folder.name):
-            if split in folders:
-                raise DataError(f"{folders[split]} and {folder} are both the {split} split; leave one of them")
-            folders[split] = folder
-    if "train" not in folders:
-        folders = {"train": path}
     notes: list[str] = []
-    splits = {split: _open_split(folder, notes) for split, folder in folders.items()}
+    folders = _split_folders(path, notes)
+    table = find_table(path)
+    if folders and table is not None and all(find_table(folder) is None for folder in folders.values()):
+        splits = _by_table(path, table, folders, notes)
+    else:
+        if folders and table is not None:
+            notes.append(f"{table} is not used: the folders of the splits have tables of their own")
+        splits = {split: _open_split(folder, notes) for split, folder in (folders or {"train": path}).items()}
     return RawData(path.name, splits, notes=tuple(notes))
 
 
-def _open_split(folder: Path, notes: list[str]) -> RawSplit:
-    for metadata in METADATA:
-        if (folder / metadata).is_file():
-            return _with_metadata(folder, _read_metadata(folder / metadata), notes)
-    return _by_class(folder, notes)
+def _split_folders(path: Path, notes: list[str]) -> dict[SplitName, Path]:
+    """The folders of the splits, where the folder is divided; nothing where it is not.
 
-
-def _read_metadata(file: Path) -> pa.Table:
-    try:
-        if file.suffix == ".csv":
-            options = pa.csv.ConvertOptions(strings_can_be_null=True)
-            table = pa.csv.read_csv(io.BytesIO(file.read_bytes()), convert_options=options)
-        else:
-            table = pa.json.read_json(io.BytesIO(file.read_bytes()))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
-    if "file_name" not in table.column_names:
+    A folder is a split where its whole name is one (``train``). Words of a name count (``seg_train``) where two or more
+    splits are named so.
+    """
+    children = sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child))
+    exact = [(split, child) for child in children if (split := split_of(child.name))]
+    words = [(split, child) for child in children if (split := split_in(child.name))]
+    found = words if len({split for split, _ in words}) > 1 else exact
+    folders: dict[SplitName, Path] = {}
+    for split, folder in found:
+        if split in folders:
+            raise DataError(f"{folders[split]} and {folder} are both the {split} split; leave one of them")
+        folders[split] = folder
+    others = [child for child in children if child not in folders.values() and _holds_images(child)]
+    if folders and "train" not in folders:
         raise DataError(
-            f"{file} has no column 'file_name', the image of each row. Its columns are: {', '.join(table.column_names)}"
+            f"{path} has {' and '.join(folder.name for folder in folders.values())}, but no folder 'train'; "
+            "rename the folder of the training images"
         )
-    return table
+    if len(folders) == 1 and others:
+        raise DataError(
+            f"{path}: it cannot be told whether {folders['train'].name!r} is the training split or a class beside "
+            f"{list_some(other.name for other in others)}; rename it, or put the classes into a folder 'train'"
+        )
+    if folders and others:
+        notes.append(f"not used, because they are no split of {path}: {list_some(other.name for other in others)}")
+    return folders
 
 
-def _with_metadata(folder: Path, table: pa.Table, notes: list[str]) -> RawSplit:
-    names = pc.fill_null(table["file_name"].cast(pa.string()), "").to_pylist()
-    files = [folder / name for name in names]
-    unlisted = len({file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES} - set(files))
-    if unlisted:
-        notes.append(f"{unlisted} image(s) in {folder} have no row in its metadata file and are not used")
-    return RawSplit.from_table(_images(files), table.drop_columns(["file_name"]))
+def _holds_images(folder: Path) -> bool:
+    return next(_walk(folder), None) is not None
+
+
+def _open_split(folder: Path, notes: list[str]) -> RawSplit:
+    if (file := find_table(folder)) is None:
+        return _by_class(folder, notes)
+    table, said = read_table(file)
+    notes.extend(said)
+    split, files = _listed(folder, table)
+    _note_unlisted(folder, [folder], files, notes)
+    return split
+
+
+def _by_table(path: Path, file: Path, folders: Mapping[SplitName, Path], notes: list[str]) -> dict[SplitName, RawSplit]:
+    """The splits of one table beside the folders of the splits: the first folder of a file's path names its split."""
+    table, said = read_table(file)
+    notes.extend(said)
+    top = np.array([name.split("/")[0] for name in table[FILE_COLUMN].to_pylist()])
+    splits: dict[SplitName, RawSplit] = {}
+    used: list[Path] = []
+    for split, folder in folders.items():
+        rows = np.flatnonzero(top == folder.name)
+        if not len(rows):
+            raise DataError(
+                f"{file} lists no image in {folder.name}/: name files like {folder.name}/image.jpg, "
+                f"or give {folder.name}/ a table of its own"
+            )
+        splits[split], files = _listed(path, table.take(pa.array(rows)))
+        used += files
+    if lost := len(top) - len(used):
+        notes.append(f"{lost} row(s) of {file} name no image in the folder of a split and are not used")
+    _note_unlisted(path, list(folders.values()), used, notes)
+    return splits
+
+
+def _listed(folder: Path, table: pa.Table) -> tuple[RawSplit, list[Path]]:
+    files = resolve(folder, table[FILE_COLUMN].to_pylist(), _walk(folder))
+    return RawSplit.from_table(_images(files), table.drop_columns([FILE_COLUMN])), files
+
+
+def _note_unlisted(place: Path, folders: Sequence[Path], files: Sequence[Path], notes: list[str]) -> None:
+    if unlisted := len({file for folder in folders for file in _walk(folder)} - set(files)):
+        notes.append(f"{unlisted} image(s) in {place} have no row in its metadata file and are not used")
 
 
 def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     files: list[Path] = []
     labels: list[str] = []
-    others = 0
-    for directory in sorted(child for child in folder.iterdir() if child.is_dir()):
-        for file in sorted(child for child in directory.rglob("*") if child.is_file()):
-            if file.suffix.lower() in SUFFIXES:
-                files.append(file)
-                labels.append(directory.name)
-            else:
-                others += 1
+    others: Counter[str] = Counter()
+    empty: list[str] = []
+    for directory in sorted(child for child in folder.iterdir() if child.is_dir() and not is_hidden(child)):
+        own: Counter[str] = Counter()
+        images = sorted(_walk(directory, own))
+        files += images
+        labels += [_readable(directory)] * len(images)
+        others += own
+        if not images:
+            held = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in own.most_common(3))
+            empty.append(f"{directory.name} ({held or 'empty'})")
     if not files:
         raise DataError(
-            f"{folder} holds no images that can be used: expected {' or '.join(METADATA)} with a column 'file_name', "
-            f"or one folder of images per class ({', '.join(sorted(SUFFIXES))})"
+            f"{folder} holds no images that can be used. Looked for: parquet files; a table such as metadata.csv with "
+            f"a column {FILE_COLUMN!r}; one folder per class, of images ({', '.join(sorted(SUFFIXES))}). "
+            f"Found: {_contents(folder)}"
+        )
+    if empty:
+        raise DataError(
+            f"{folder}: a class without images would be lost: {list_some(empty)}. Remove the folder, "
+            f"or save its images as one of {', '.join(sorted(SUFFIXES))}"
         )
     if others:
-        notes.append(f"{others} file(s) in {folder} are not images by their name and are not used")
+        notes.append(f"{others.total()} file(s) in {folder} are not images by their name and are not used")
     return RawSplit.from_table(_images(files), pa.table({"label": labels}))
+
+
+def _readable(directory: Path) -> str:
+    """The folder's name as a class.
+
+    Raises:
+        DataError: it is not valid text.
+    """
+    try:
+        directory.name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the name of the folder {directory!a} is not UTF-8; rename it: it names a class") from error
+    return directory.name
+
+
+def _contents(folder: Path) -> str:
+    """What a folder holds, in words."""
+    children = [child for child in folder.iterdir() if not is_hidden(child)]
+    folders = [child.name + "/" for child in children if child.is_dir()]
+    endings = Counter(child.suffix.lower() or "no ending" for child in children if child.is_file())
+    found = [f"{count} file(s) with {ending}" for ending, count in endings.most_common(3)]
+    return "; ".join([*found, *([list_some(sorted(folders), 3)] if folders else [])]) or "nothing"
+
+
+def _walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
+    """The images in a folder and the folders below it, hidden ones left out.
+
+    ``others`` counts the other files by their ending.
+    """
+    seen = set()
+    for place, directories, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        if (real := here.resolve()) in seen:  # a link that leads back
+            directories.clear()
+            continue
+        seen.add(real)
+        directories[:] = sorted(name for name in directories if not is_hidden(Path(name)))
+        for name in sorted(names):
+            if is_hidden(Path(name)):
+                continue
+            ending = Path(name).suffix.lower()
+            if ending in SUFFIXES:
+                yield here / name
+            elif others is not None:
+                others[ending] += 1
 
 
 def _images(files: Sequence[Path]) -> Images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ from smartedge.types import SplitName, Task
 __all__ = ["BOOLEAN", "Column", "labels_of", "read_column", "read_task"]
 
 BOOLEAN = ("no", "yes")
+
+_WORDS = {pa.bool_(): "yes/no values", pa.int64(): "whole numbers", pa.string(): "texts"}
 
 Codes = NDArray[np.int64]
 
@@ -79,7 +82,9 @@ def read_column(data: RawData, name: str) -> Column:
     """
     if lacking := [split for split, raw in data.splits.items() if name not in raw.columns]:
         raise DataError(_unknown(data, lacking, name))
-    parts = {split: _plain(raw.read([name])[name], data, name) for split, raw in data.splits.items()}
+    parts = _alike(
+        {split: _plain(raw.read([name])[name], data, name) for split, raw in data.splits.items()}, data, name
+    )
     whole = pa.chunked_array(
         [chunk for part in parts.values() for chunk in part.chunks], next(iter(parts.values())).type
     )
@@ -95,8 +100,39 @@ def read_column(data: RawData, name: str) -> Column:
     if pa.types.is_boolean(whole.type) or set(known) <= {0, 1} or set(known) == {-1, 1}:
         codes = {split: np.minimum(_integers(pc.equal(part, _true(whole.type))), 1) for split, part in parts.items()}
         return Column(name, BOOLEAN, codes, unusable)
+    if pa.types.is_string(whole.type):
+        _refuse_twins(known, data, name)
     codes = {split: _integers(pc.index_in(part, values)) for split, part in parts.items()}
     return Column(name, tuple(map(str, known)), codes, unusable)
+
+
+def _refuse_twins(classes: Sequence[str], data: RawData, name: str) -> None:
+    """Refuse classes that a reader takes for one: they differ in case, in spaces or in the form of a letter alone."""
+    seen: dict[str, str] = {}
+    for each in classes:
+        twin = seen.setdefault(" ".join(unicodedata.normalize("NFKC", each).casefold().split()), each)
+        if twin != each:
+            raise DataError(
+                f"column {name!r} of {data.name} has the classes {twin!r} and {each!r}, which differ in case, spaces or "
+                "the form of a letter alone; if they are one class, write both the same way, else rename one"
+            )
+
+
+def _alike(parts: dict[SplitName, pa.ChunkedArray], data: RawData, name: str) -> dict[SplitName, pa.ChunkedArray]:
+    """The column of all splits in one type. One that holds no value at all takes the type of the others.
+
+    Raises:
+        DataError: the types differ.
+    """
+    kinds = {split: part.type for split, part in parts.items() if part.null_count < len(part)}
+    if len(set(kinds.values())) > 1:
+        said = ", ".join(f"{_WORDS.get(kind, kind)} in {split}" for split, kind in kinds.items())
+        raise DataError(f"column {name!r} of {data.name} holds {said}; write every split with the same type")
+    kind = next(iter(kinds.values()), pa.int64())
+    return {
+        split: part if split in kinds else pa.chunked_array([pa.nulls(len(part), kind)])
+        for split, part in parts.items()
+    }
 
 
 def _true(kind: pa.DataType) -> pa.Scalar:
@@ -112,7 +148,13 @@ def _plain(column: pa.ChunkedArray, data: RawData, name: str) -> pa.ChunkedArray
     if pa.types.is_boolean(kind):
         return column
     if pa.types.is_integer(kind):
-        return column.cast(pa.int64())
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"column {name!r} of {data.name} holds numbers beyond 64 bits ({error}): no class has such a number; "
+                "choose another column, or write it as texts"
+            ) from error
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_finite(column), column, None)
         if pc.all(pc.equal(column, pc.round(column)), min_count=0).as_py():

@@ -4,64 +4,118 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smartedge.data.raw import SPLIT_NAMES, Images, Item, RawData, RawSplit
+from smartedge.data.raw import Images, Item, RawData, RawSplit, is_hidden, list_some, refuse_lfs_pointer, split_in
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
-__all__ = ["find_parquet", "open_parquet"]
+__all__ = ["ParquetFiles", "find_parquet", "open_parquet"]
 
-_SPLIT_FILE = re.compile(rf"({'|'.join(SPLIT_NAMES)})([-_.].*)?\.parquet", re.IGNORECASE)
+_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)", re.IGNORECASE)
 _ROWS = 256  # read at a time
 
 
-def find_parquet(path: Path) -> dict[SplitName, list[Path]]:
-    """The parquet files of a folder (or of its ``data`` folder) by split; files that name no split are training."""
-    for folder in (path, path / "data"):
-        files = sorted(folder.glob("*.parquet"))
-        splits: dict[SplitName, list[Path]] = {}
-        for file in files:
-            if match := _SPLIT_FILE.fullmatch(file.name):
-                splits.setdefault(SPLIT_NAMES[match[1].lower()], []).append(file)
-        if splits or files:
-            return splits or {"train": files}
-    return {}
+class ParquetFiles(NamedTuple):
+    """Parquet files by split, and what the user should know about how they were divided."""
+
+    splits: dict[SplitName, list[Path]]
+    notes: tuple[str, ...]
 
 
-def open_parquet(name: str, files: Mapping[SplitName, Sequence[Path]]) -> RawData:
+def find_parquet(path: Path) -> ParquetFiles:
+    """The parquet files of a folder: those in it, else in its folder ``data``, else one or two folders below it.
+
+    A file belongs to the split that a word of its name names (``train-00000-of-00002.parquet``, ``my_test.parquet``),
+    else to the one that a folder above it names. Where no file names a split, all are training.
+
+    Raises:
+        DataError: a file of a series such as ``train-00001-of-00003.parquet`` is missing.
+    """
+    for patterns in (("*",), ("data/*",), ("*/*", "*/*/*")):
+        if files := _parquet_in(file for pattern in patterns for file in path.glob(pattern)):
+            return _by_split(path, files)
+    return ParquetFiles({}, ())
+
+
+def _parquet_in(found: Iterable[Path]) -> list[Path]:
+    return sorted(file for file in found if file.suffix.lower() == ".parquet" and not is_hidden(file))
+
+
+def _by_split(root: Path, files: Sequence[Path]) -> ParquetFiles:
+    _check_shards(files)
+    splits: dict[SplitName, list[Path]] = {}
+    unnamed: list[Path] = []
+    for file in files:
+        names = (file.stem, *reversed(file.relative_to(root).parts[:-1]))
+        split = next((split for name in names if (split := split_in(name))), None)
+        (unnamed if split is None else splits.setdefault(split, [])).append(file)
+    listed = list_some(file.relative_to(root) for file in unnamed)
+    if not splits:
+        note = f"no file of {root} names a split, so all are training: {listed}"
+        return ParquetFiles({"train": unnamed}, (note,) if len(unnamed) > 1 else ())
+    return ParquetFiles(splits, (f"not used, because their names name no split: {listed}",) if unnamed else ())
+
+
+def _check_shards(files: Sequence[Path]) -> None:
+    """Refuse a series of files that is not complete."""
+    series: dict[tuple[Path, str, int], set[int]] = {}
+    for file in files:
+        if match := _SHARD.fullmatch(file.stem):
+            series.setdefault((file.parent, match[1], int(match[3])), set()).add(int(match[2]))
+    for (folder, name, total), numbers in series.items():
+        if absent := sorted(set(range(total)) - numbers):
+            raise DataError(
+                f"{folder}: of the {total} files {name}-*-of-{total:05d}.parquet, these numbers are missing: "
+                f"{list_some(absent)}; fetch them, or give the others names without '-of-'"
+            )
+
+
+def open_parquet(name: str, files: Mapping[SplitName, Sequence[Path]], notes: Sequence[str] = ()) -> RawData:
     """Open parquet files by split. The image column is a struct of ``bytes`` and ``path``, or plain bytes.
 
     Raises:
-        DataError: a file cannot be read, has no image column, or has other columns than the first of its split.
+        DataError: a file cannot be read, has no image column, has other columns than the first of its split, or gives
+            the classes of a column other names than another file.
     """
-    class_names: dict[str, tuple[str, ...]] = {}
     splits: dict[SplitName, RawSplit] = {}
+    named: dict[str, dict[tuple[str, ...], Path]] = {}
     for split, paths in files.items():
         schemas = [_schema(path) for path in paths]
         for path, schema in zip(paths, schemas, strict=True):
             if set(schema.names) != set(schemas[0].names):
                 odd = sorted(set(schema.names) ^ set(schemas[0].names))
                 raise DataError(f"{path} and {paths[0]} belong to one split but differ in columns: {', '.join(odd)}")
+            for column, classes in _class_names(schema).items():
+                named.setdefault(column, {}).setdefault(classes, path)
         image = _image_column(schemas[0], paths[0])
-        class_names.update(_class_names(schemas[0]))
         count = sum(_opened(path).metadata.num_rows for path in paths)
-        images = Images(count, key=f"parquet {image}", items=partial(_items, paths, image), files=paths)
+        sources = [*paths, *(file for path in paths for file in _referenced(path, image))]
+        images = Images(count, key=f"parquet {image}", items=partial(_items, paths, image), files=sources)
         columns = tuple(column for column in schemas[0].names if column != image)
         splits[split] = RawSplit(images, columns, partial(_read, paths))
-    return RawData(name, splits, class_names)
+    for column, variants in named.items():
+        if len(variants) > 1:
+            (one, first), (other, second) = list(variants.items())[:2]
+            raise DataError(
+                f"one number means two classes of column {column!r}: {first} calls them {list_some(one)}; "
+                f"{second} calls them {list_some(other)}; write both files with the same names in the same order"
+            )
+    class_names = {column: next(iter(variants)) for column, variants in named.items()}
+    return RawData(name, splits, class_names, notes=tuple(notes))
 
 
 def _opened(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
+        refuse_lfs_pointer(path)
         raise DataError(f"{path} is not a parquet file that can be read: {error}") from error
 
 
@@ -126,6 +180,29 @@ def _items(paths: Sequence[Path], image: str) -> Iterator[Item]:
                         yield _item(value, path.parent)
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"the images of {path} cannot be read: {error}") from error
+
+
+def _referenced(path: Path, image: str) -> Iterator[Path]:
+    """The files of images that are named by path. Their time of change is part of what identifies the images."""
+    with _opened(path) as file:
+        kind = file.schema_arrow.field(image).type
+        if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0 or _all_embedded(file.metadata, image):
+            return
+        for rows in file.iter_batches(columns=[f"{image}.path"]):
+            for value in rows.column(0).to_pylist():
+                if value and value["path"] and (place := path.parent / value["path"]).is_file():
+                    yield place
+
+
+def _all_embedded(metadata: pq.FileMetaData, image: str) -> bool:
+    """Whether the file's statistics say that every image's bytes are in it."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema == f"{image}.bytes":
+                statistics = column.statistics
+                if statistics is None or not statistics.has_null_count or statistics.null_count:
+                    return False
+    return True
 
 
 def _item(value: dict[str, Any] | bytes | None, folder: Path) -> Item:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,9 +11,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from smartedge.errors import DataError
 from smartedge.types import SplitName
 
-__all__ = ["SPLIT_NAMES", "Images", "Item", "RawData", "RawSplit", "split_of"]
+__all__ = [
+    "SPLIT_NAMES",
+    "Images",
+    "Item",
+    "RawData",
+    "RawSplit",
+    "is_hidden",
+    "is_lfs_pointer",
+    "list_some",
+    "refuse_lfs_pointer",
+    "split_in",
+    "split_of",
+]
 
 Item = bytes | Path | NDArray[np.uint8] | None
 """One image before decoding: a file's bytes, a file's path, pixels (H, W) or (H, W, 3), or None if there is none."""
@@ -30,8 +44,44 @@ SPLIT_NAMES: Mapping[str, SplitName] = {
 
 
 def split_of(name: str) -> SplitName | None:
-    """The split that a file or folder of this name holds, or None."""
+    """The split whose name this is, or None."""
     return SPLIT_NAMES.get(name.lower())
+
+
+def split_in(name: str) -> SplitName | None:
+    """The split that a file or folder of this name holds: one of its words names a split, as in ``seg_train``.
+
+    None where no word does, or where words name several splits.
+    """
+    found = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else None
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is one that a system or a program keeps for itself, such as ``.git`` or ``__MACOSX``."""
+    return path.name.startswith((".", "__", "@"))
+
+
+def is_lfs_pointer(data: bytes) -> bool:
+    """Whether these are the first bytes of a git-LFS pointer, which stands for a file that was not fetched."""
+    return data.startswith(b"version https://git-lfs")
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Say so where a file is a git-LFS pointer.
+
+    Raises:
+        DataError: it is one.
+    """
+    with path.open("rb") as file:
+        if is_lfs_pointer(file.read(64)):
+            raise DataError(f"{path} is a git-LFS pointer, not the file itself; run 'git lfs pull' in its repository")
+
+
+def list_some(names: Iterable[object], most: int = 5) -> str:
+    """The first names of a list, for a message."""
+    names = list(map(str, names))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @dataclass(frozen=True)

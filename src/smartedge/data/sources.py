@@ -144,17 +144,18 @@ def open_raw(path: str, image_size: int, limit: Mapping[SplitName, int], cache_d
     if not place.exists():
         raise DataError(_absent(place))
     if place.is_file():
-        if place.suffix == ".npz":
+        if place.suffix.lower() == ".npz":
             return open_medmnist(place)
-        if place.suffix == ".parquet":
+        if place.suffix.lower() == ".parquet":
             return open_parquet(place.stem, {"train": [place]})
         raise DataError(f"{place} is a file of an unknown kind; a data set in one file ends in .parquet or .npz")
     if (place / ATTRIBUTES_FILE).is_file():
         return open_celeba(place)
     if folder := find_cifar10(place):
         return open_cifar10(folder)
-    if files := find_parquet(place):
-        return open_parquet(place.resolve().name, files)
+    files, notes = find_parquet(place)
+    if files:
+        return open_parquet(place.resolve().name, files, notes)
     return open_folder(place)
 
 

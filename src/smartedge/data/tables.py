@@ -1,0 +1,136 @@
+"""Tables of labels beside image files: CSV, TSV and JSON lines."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+
+from smartedge.data.raw import is_hidden, list_some, refuse_lfs_pointer
+from smartedge.errors import DataError
+
+__all__ = ["FILE_COLUMN", "find_table", "read_table", "resolve"]
+
+FILE_COLUMN = "file_name"  # of what `read_table` returns
+_NAMES = ("metadata", "labels", "annotations")  # of a table, in this order
+_KINDS = (".csv", ".tsv", ".jsonl")
+# Names of the column that holds the file, without what is no letter and in small letters.
+_FILE_COLUMNS = (
+    "filename",
+    "file",
+    "filepath",
+    "image",
+    "imagefile",
+    "imagename",
+    "imagepath",
+    "imageid",
+    "imageindex",
+)
+_FILE_COLUMNS += ("img", "imgname", "imgpath", "path", "name", "id")
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def find_table(folder: Path) -> Path | None:
+    """The table of labels in a folder: ``metadata``, ``labels`` or ``annotations``; or None.
+
+    A table of another name counts where it is the only one, and one of its columns names images.
+
+    Raises:
+        DataError: two files have one of these names.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _KINDS and not is_hidden(file))
+    for name in _NAMES:
+        found = [file for file in files if file.stem.lower() == name]
+        if len(found) > 1:
+            raise DataError(f"{' and '.join(map(str, found))} are both there; leave one of them")
+        if found:
+            return found[0]
+    if len(files) == 1 and files[0].suffix.lower() != ".jsonl":
+        with files[0].open(encoding="latin-1") as file:
+            if _named_file_column(re.split("[,;\t]", file.readline(1 << 16))):
+                return files[0]
+    return None
+
+
+def read_table(file: Path) -> tuple[pa.Table, list[str]]:
+    """A table whose column ``FILE_COLUMN`` names the image of each row ("" where a row names none), and notes.
+
+    The encoding is UTF-8, or what a byte order mark says, or else Windows-1252. Columns are divided by commas,
+    semicolons or tabs, whichever the first line has most of.
+
+    Raises:
+        DataError: the file cannot be read, has two columns of one name, or no column that names the images.
+    """
+    notes: list[str] = []
+    try:
+        text = _decode(file, file.read_bytes(), notes)
+        if file.suffix.lower() == ".jsonl":
+            table = pa.json.read_json(io.BytesIO(text.encode()))
+        else:
+            first = text.split("\n", 1)[0]
+            delimiter = max((",", ";", "\t"), key=first.count)
+            table = pa.csv.read_csv(
+                io.BytesIO(text.encode()),
+                parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                convert_options=pa.csv.ConvertOptions(strings_can_be_null=True),
+            )
+    except (pa.ArrowException, OSError) as error:
+        refuse_lfs_pointer(file)
+        raise DataError(f"{file} cannot be read: {error}") from error
+    names = table.column_names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{file} has more than one column {', '.join(map(repr, twice))}")
+    column = _file_column(file, names)
+    if column != FILE_COLUMN:
+        notes.append(f"{file}: column {column!r} is taken for the images' files")
+    files = pc.fill_null(table[column].cast(pa.string()), "")
+    return table.drop_columns([column]).append_column(FILE_COLUMN, files), notes
+
+
+def _decode(file: Path, data: bytes, notes: list[str]) -> str:
+    if data.startswith(_UTF16):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        notes.append(f"{file} is not UTF-8; it was read as Windows-1252")
+        return data.decode("cp1252", errors="replace")
+
+
+def _named_file_column(names: Sequence[str]) -> str | None:
+    simple = {re.sub("[^a-z]", "", name.lower()): name for name in reversed(names)}
+    return next((simple[known] for known in _FILE_COLUMNS if known in simple), None)
+
+
+def _file_column(file: Path, names: Sequence[str]) -> str:
+    if (column := _named_file_column(names)) is not None:
+        return column
+    raise DataError(f"{file} has no column {FILE_COLUMN!r}, the image of each row. Its columns are: {', '.join(names)}")
+
+
+def resolve(folder: Path, names: Sequence[str], files: Iterable[Path]) -> list[Path]:
+    """The file of each name: the one at that place in ``folder``, else the only one in ``files`` of that name or stem.
+
+    Raises:
+        DataError: a name leads out of the folder.
+    """
+    places = [folder / name for name in names]
+    if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise DataError(f"{folder}: the table names files outside the folder: {list_some(outside, 3)}")
+    if all(place.is_file() for place in places if place != folder):
+        return places
+    known: dict[str, list[Path]] = {}
+    for file in files:
+        for key in {file.name, file.stem}:
+            known.setdefault(key, []).append(file)
+    return [
+        found[0] if not place.is_file() and len(found := known.get(Path(name).name, [])) == 1 else place
+        for place, name in zip(places, names, strict=True)
+    ]
