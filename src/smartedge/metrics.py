@@ -89,8 +89,8 @@ def evaluate(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> dict[str, floa
     areas = [_auroc(score, positive) for score, positive in positives if 0 < positive.sum() < len(positive)]
     return {
         "accuracy": float(right.mean()),
-        "balanced_accuracy": float((cells.balance * right).sum()),
-        "balanced_accuracy_adjusted": float((cells.balance * cells.right(cells.adjusted(scores_NK))).sum()),
+        "balanced_accuracy": cells.share(right),
+        "balanced_accuracy_adjusted": cells.share(cells.right(cells.adjusted(scores_NK))),
         "auroc": float(np.mean(areas)) if areas else None,
         "base_rate": float(cells.counts.max(axis=1).sum() / right.size),
     }
@@ -135,7 +135,9 @@ def offloading_curve(labels: ArrayLike, exit_scores: ArrayLike, back_scores: Arr
     def along(weight: FloatArray) -> FloatArray:
         start = (weight * cells.right(exit_NK)).sum()
         steps = np.cumsum((weight[order] * gain).sum(axis=1))
-        return np.asarray(start + np.concatenate([[0.0], steps])[offloaded])
+        return np.asarray(
+            np.clip(start + np.concatenate([[0.0], steps])[offloaded], 0.0, 1.0)
+        )  # sums may be rounded beyond
 
     return OffloadingCurve(
         threshold=threshold,
@@ -217,6 +219,10 @@ class _Cells:
         both = (yes_K > 0) & (yes_K < 1)
         return np.divide(yes_NK, yes_NK + no_NK, out=scores_NK.copy(), where=np.broadcast_to(both, scores_NK.shape))
 
+    def share(self, right_NQ: FloatArray) -> float:
+        """Balanced accuracy of answers. The weights' sum may be rounded to more than one; a share is not."""
+        return min(float((self.balance * right_NQ).sum()), 1.0)
+
     def right(self, scores_NK: FloatArray) -> FloatArray:
         """1.0 where the answer is right, else 0.0; shape (N, Q)."""
         given_NQ = answers(scores_NK, self.kind).reshape(self.labels_NQ.shape)
@@ -240,7 +246,7 @@ def _best_threshold(score: FloatArray, positive: NDArray[np.bool_]) -> float:
     yes = np.bincount(place, weights=positive, minlength=len(values)) / positive.sum()
     no = np.bincount(place, weights=~positive, minlength=len(values)) / (~positive).sum()
     # Between thresholds the recall of yes falls by ``yes``, and that of no rises by ``no``.
-    return float((1 + np.concatenate([[0.0], np.cumsum(no - yes)]).max()) / 2)
+    return min(float((1 + np.concatenate([[0.0], np.cumsum(no - yes)]).max()) / 2), 1.0)
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> tuple[IntArray, FloatArray]:

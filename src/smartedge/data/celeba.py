@@ -12,12 +12,13 @@ from smartedge.data.raw import Images, RawData, RawSplit
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
-__all__ = ["ATTRIBUTES_FILE", "open_celeba"]
+__all__ = ["is_celeba", "open_celeba"]
 
-ATTRIBUTES_FILE = "list_attr_celeba.txt"
-PARTITION_FILE = "list_eval_partition.txt"
-IDENTITY_FILE = "identity_CelebA.txt"
+ATTRIBUTES_FILE = "list_attr_celeba"
+PARTITION_FILE = "list_eval_partition"
+IDENTITY_FILE = "identity_CelebA"
 IMAGES_FOLDER = "img_align_celeba"
+_PLACES = ("", "Anno", "Eval", "Img")  # folders of the authors' distribution
 _PARTITIONS: dict[int, SplitName] = {0: "train", 1: "val", 2: "test"}
 
 
@@ -25,19 +26,24 @@ def open_celeba(path: Path) -> RawData:
     """Open the CelebA directory.
 
     It holds ``img_align_celeba/``, ``list_attr_celeba.txt`` (-1/1), ``list_eval_partition.txt`` (0/1/2) and perhaps
-    ``identity_CelebA.txt``, which becomes the column ``identity``.
+    ``identity_CelebA.txt``, which becomes the column ``identity``. They lie side by side, or in the folders ``Anno``,
+    ``Eval`` and ``Img`` of the authors' distribution. Kaggle's copies of the lists end in ``.csv``.
 
     Raises:
         DataError: a list is missing or not in its format, or the image folder is missing.
     """
-    attributes, names, values = _attributes(path / ATTRIBUTES_FILE)
+    attributes, names, values = _attributes(_list(path, ATTRIBUTES_FILE))
     columns = {name: values[:, column] for column, name in enumerate(names)}
-    partition = _numbers(path / PARTITION_FILE, attributes)
+    parts = _list(path, PARTITION_FILE)
+    partition = _numbers(parts, attributes)
     if unknown := sorted(set(partition.tolist()) - set(_PARTITIONS)):
-        raise DataError(f"{path / PARTITION_FILE}: {unknown[0]} is not a part; expected 0 (train), 1 (val), 2 (test)")
-    if (path / IDENTITY_FILE).is_file():
-        columns["identity"] = _numbers(path / IDENTITY_FILE, attributes)
-    folder = path / IMAGES_FOLDER
+        raise DataError(f"{parts}: {unknown[0]} is not a part; expected 0 (train), 1 (val), 2 (test)")
+    if (persons := _list(path, IDENTITY_FILE)).is_file():
+        columns["identity"] = _numbers(persons, attributes)
+    folder = next(
+        (path / place / IMAGES_FOLDER for place in _PLACES if (path / place / IMAGES_FOLDER).is_dir()),
+        path / IMAGES_FOLDER,
+    )
     if (folder / IMAGES_FOLDER).is_dir():  # some archives nest it
         folder = folder / IMAGES_FOLDER
     if not folder.is_dir():
@@ -54,9 +60,22 @@ def open_celeba(path: Path) -> RawData:
     return RawData("celeba", splits)
 
 
+def is_celeba(path: Path) -> bool:
+    """Whether a folder holds CelebA's list of attributes."""
+    return _list(path, ATTRIBUTES_FILE).is_file()
+
+
+def _list(path: Path, name: str) -> Path:
+    """The file of a list, in any of its places; where it should be, if it is nowhere."""
+    candidates = [path / place / f"{name}{ending}" for place in _PLACES for ending in (".txt", ".csv")]
+    return next((file for file in candidates if file.is_file()), candidates[0])
+
+
 def _attributes(file: Path) -> tuple[list[str], list[str], np.ndarray]:
     """File names, attribute names, and int8 (images, attributes) in {-1, 1}."""
     lines = _lines(file)
+    if file.suffix == ".csv" and lines:  # without the number of images, and with a name above the images
+        lines = [str(len(lines) - 1), lines[0].partition(" ")[2], *lines[1:]]
     if len(lines) < 3 or not lines[0].strip().isdigit():
         raise DataError(f"{file}: expected a line with the number of images, then one with the attributes' names")
     count, names = int(lines[0]), lines[1].split()
@@ -76,16 +95,18 @@ def _attributes(file: Path) -> tuple[list[str], list[str], np.ndarray]:
 def _numbers(file: Path, images: list[str]) -> np.ndarray:
     """int64 (images,): the number that the file lists for each image."""
     try:
-        listed = {name: int(value) for name, value in (line.split() for line in _lines(file) if line.strip())}
+        lines = _lines(file)[file.suffix == ".csv" :]  # a .csv has a line of names
+        listed = {name: int(value) for name, value in (line.split() for line in lines if line.strip())}
     except ValueError as error:
         raise DataError(f"{file}: expected an image and a whole number on every line ({error})") from error
     if absent := [name for name in images if name not in listed]:
-        raise DataError(f"{file} lacks {len(absent)} of the images in {ATTRIBUTES_FILE}, the first is {absent[0]}")
+        raise DataError(f"{file} lacks {len(absent)} of the images in {ATTRIBUTES_FILE}.txt, the first is {absent[0]}")
     return np.array([listed[name] for name in images], np.int64)
 
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return [line.replace(",", " ") for line in lines] if file.suffix == ".csv" else lines
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}; a CelebA directory needs it") from error

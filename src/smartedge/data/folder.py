@@ -200,4 +200,4 @@ def _walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
 
 
 def _images(files: Sequence[Path]) -> Images:
-    return Images(len(files), key="files", items=partial(iter, files), files=files)
+    return Images(len(files), key="files", items=partial(iter, files), files=files, name_of=lambda row: str(files[row]))

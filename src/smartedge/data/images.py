@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import itertools
@@ -22,14 +24,15 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from smartedge.data.raw import Images, Item
+from smartedge.data.raw import Images, Item, is_lfs_pointer
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing, write_atomically
 
 __all__ = ["ImageStore", "default_cache_dir", "open_images"]
 
-FORMAT = 1  # raise it when decoding or the files change: older files are then left alone
+FORMAT = 2  # raise it when decoding or the files change: older files are then left alone
 CHUNK = 256  # images that are decoded at a time
+LEFT_OVER_S = 10.0  # a younger file may belong to a process that has not locked it yet
 PATIENCE_S = 2.0  # decoding that takes longer shows its progress
 
 Pixels = NDArray[np.uint8]
@@ -56,8 +59,19 @@ class ImageStore:
 
 
 def default_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/smartedge``, or ``~/.cache/smartedge``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smartedge"
+    """``$XDG_CACHE_HOME/smartedge``, or ``~/.cache/smartedge``.
+
+    Raises:
+        DataError: this user has no home folder.
+    """
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "smartedge"
+    try:
+        return Path.home() / ".cache" / "smartedge"
+    except RuntimeError as error:
+        raise DataError(
+            "this user has no home folder to keep decoded images in; name a folder (data.cache_dir, or XDG_CACHE_HOME)"
+        ) from error
 
 
 def open_images(images: Images, *, name: str, image_size: int, cache_dir: Path) -> ImageStore:
@@ -77,6 +91,7 @@ def open_images(images: Images, *, name: str, image_size: int, cache_dir: Path) 
     if store is None:
         try:
             private_folder(cache_dir)
+            _remove_left_over(cache_dir)
             _build(images, name, shape, pixels, notes)
         except OSError as error:
             raise DataError(
@@ -94,10 +109,10 @@ def _digest(images: Images, image_size: int) -> str:
     digest = hashlib.sha256(f"{FORMAT} {image_size} {images.count} {images.key}".encode())
     for file in images.files:
         try:
-            status = file.stat()
-            digest.update(f"\n{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+            status, readable = file.stat(), os.access(file, os.R_OK)
+            digest.update(os.fsencode(f"\n{file.resolve()} {status.st_size} {status.st_mtime_ns} {readable}"))
         except OSError:
-            digest.update(f"\n{file} absent".encode())
+            digest.update(os.fsencode(f"\n{file} absent"))
     return digest.hexdigest()[:16]
 
 
@@ -127,6 +142,7 @@ def _build(images: Images, name: str, shape: tuple[int, int, int, int], pixels: 
         ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
         _Progress(name, count) as on,
     ):
+        _hold(file.fileno())
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         items = iter(images.items())
         done = 0
@@ -141,6 +157,23 @@ def _build(images: Images, name: str, shape: tuple[int, int, int, int], pixels: 
             done += len(chunk)
             on.update(done)
     write_atomically(notes, json.dumps({"format": FORMAT, "bad": bad}))
+
+
+def _hold(descriptor: int) -> bool:
+    """Lock a file that is being written, until it is closed or the process ends. False where another process has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+
+
+def _remove_left_over(cache_dir: Path) -> None:
+    """Remove what processes that were killed left half written. The file of a process that still writes is locked."""
+    for file in cache_dir.glob(".*.tmp"):
+        with contextlib.suppress(OSError), file.open("rb") as opened:
+            if time.time() - os.fstat(opened.fileno()).st_mtime > LEFT_OVER_S and _hold(opened.fileno()):
+                file.unlink()
 
 
 class _Progress:
@@ -168,7 +201,7 @@ def decode(item: Item, image_size: int) -> Pixels | str:
     """One image as uint8 (S, S, 3), or the reason why not.
 
     The longer side is cropped about the middle, then the square is resized with antialiasing. An orientation
-    noted by a camera is applied; transparency is dropped.
+    noted by a camera is applied; transparency is dropped; grey values of 16 bits are divided by 256.
     """
     if item is None:
         return "no image"
@@ -180,6 +213,8 @@ def decode(item: Item, image_size: int) -> Pixels | str:
         return _square(Image.fromarray(item).convert("RGB"), image_size)
     except FileNotFoundError:
         return "image file missing"
+    except PermissionError:
+        return "image file may not be read (permissions)"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return "image too large"
     except Exception as error:  # damaged files make decoders raise anything
@@ -189,13 +224,26 @@ def decode(item: Item, image_size: int) -> Pixels | str:
 def _decode_bytes(encoded: bytes, image_size: int) -> Pixels | str:
     if not encoded:
         return "no image"
+    if is_lfs_pointer(encoded):
+        return "a git-LFS pointer, not the image (run 'git lfs pull')"
     with Image.open(io.BytesIO(encoded)) as image:
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
             return "image too large"
-        if image.mode.startswith(("I", "F")):
-            return "more than 8 bits per channel"
+        if image.mode == "F":
+            return "pixels are not whole numbers"
+        if image.mode.startswith("I"):
+            shallow = _eight_bits(image)
+            return "more than 16 bits per channel" if shallow is None else _square(shallow.convert("RGB"), image_size)
         image.draft("RGB", (2 * image_size, 2 * image_size))  # large JPEGs are decoded at a fraction of their size
         return _square(ImageOps.exif_transpose(image).convert("RGB"), image_size)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image | None:
+    """An image of 16 bits per pixel divided by 256; None where a pixel has more bits."""
+    values = np.asarray(ImageOps.exif_transpose(image))
+    if values.min() < 0 or values.max() >= 2**16:
+        return None
+    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def _square(image: Image.Image, image_size: int) -> Pixels:

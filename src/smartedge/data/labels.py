@@ -113,8 +113,8 @@ def _refuse_twins(classes: Sequence[str], data: RawData, name: str) -> None:
         twin = seen.setdefault(" ".join(unicodedata.normalize("NFKC", each).casefold().split()), each)
         if twin != each:
             raise DataError(
-                f"column {name!r} of {data.name} has the classes {twin!r} and {each!r}, which differ in case, spaces or "
-                "the form of a letter alone; if they are one class, write both the same way, else rename one"
+                f"column {name!r} of {data.name} has the classes {twin!r} and {each!r}, which differ in case, spaces "
+                "or the form of a letter alone; if they are one class, write both the same way, else rename one"
             )
 
 
@@ -126,7 +126,7 @@ def _alike(parts: dict[SplitName, pa.ChunkedArray], data: RawData, name: str) ->
     """
     kinds = {split: part.type for split, part in parts.items() if part.null_count < len(part)}
     if len(set(kinds.values())) > 1:
-        said = ", ".join(f"{_WORDS.get(kind, kind)} in {split}" for split, kind in kinds.items())
+        said = ", ".join(f"{_WORDS.get(kind, kind)} in {split}" for split, kind in sorted(kinds.items()))
         raise DataError(f"column {name!r} of {data.name} holds {said}; write every split with the same type")
     kind = next(iter(kinds.values()), pa.int64())
     return {

@@ -22,7 +22,9 @@ _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 def open_medmnist(path: Path) -> RawData:
-    """Open ``{train,val,test}_{images,labels}``: images uint8 (N, H, W) or (N, H, W, 3), labels (N, 1) or (N, L).
+    """Open ``{train,val,test}_{images,labels}``.
+
+    Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3); labels are (N, 1) or (N, L).
 
     One label is the column ``label``. Several are yes/no columns ``label_0``, ``label_1``, ..., and ``label`` stands
     for all of them, a multi-label task.
@@ -85,9 +87,10 @@ def _image_shape(path: Path, split: SplitName) -> tuple[int, ...]:
             shape, fortran, dtype = _header(file)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: {split}_images cannot be read: {error}") from error
-    if dtype != np.uint8 or fortran or not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)):
+    if dtype != np.uint8 or fortran or not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))):
         raise DataError(
-            f"{path}: {split}_images is {dtype} of shape {shape}; expected uint8 (N, H, W) or (N, H, W, 3), in C order"
+            f"{path}: {split}_images is {dtype} of shape {shape}; expected uint8 (N, H, W), (N, H, W, 1) or "
+            "(N, H, W, 3), in C order"
         )
     return shape
 
@@ -99,6 +102,6 @@ def _items(path: Path, split: SplitName) -> Iterator[NDArray[np.uint8]]:
             shape, _, _ = _header(file)
             for _ in range(shape[0]):
                 pixels = np.frombuffer(file.read(int(np.prod(shape[1:]))), np.uint8)
-                yield pixels.reshape(shape[1:])
+                yield pixels.reshape(shape[1:3] if shape[3:] == (1,) else shape[1:])
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: {split}_images is damaged: {error}") from error

@@ -97,7 +97,13 @@ def open_parquet(name: str, files: Mapping[SplitName, Sequence[Path]], notes: Se
         image = _image_column(schemas[0], paths[0])
         count = sum(_opened(path).metadata.num_rows for path in paths)
         sources = [*paths, *(file for path in paths for file in _referenced(path, image))]
-        images = Images(count, key=f"parquet {image}", items=partial(_items, paths, image), files=sources)
+        images = Images(
+            count,
+            key=f"parquet {image}",
+            items=partial(_items, paths, image),
+            files=sources,
+            name_of=partial(_place_of, paths),
+        )
         columns = tuple(column for column in schemas[0].names if column != image)
         splits[split] = RawSplit(images, columns, partial(_read, paths))
     for column, variants in named.items():
@@ -180,6 +186,16 @@ def _items(paths: Sequence[Path], image: str) -> Iterator[Item]:
                         yield _item(value, path.parent)
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"the images of {path} cannot be read: {error}") from error
+
+
+def _place_of(paths: Sequence[Path], row: int) -> str:
+    """File and row of an image, for messages."""
+    for path in paths:
+        rows = _opened(path).metadata.num_rows
+        if row < rows:
+            return f"{path}, row {row}"
+        row -= rows
+    raise IndexError(row)
 
 
 def _referenced(path: Path, image: str) -> Iterator[Path]:

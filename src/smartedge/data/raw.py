@@ -80,8 +80,8 @@ def refuse_lfs_pointer(path: Path) -> None:
 
 def list_some(names: Iterable[object], most: int = 5) -> str:
     """The first names of a list, for a message."""
-    names = list(map(str, names))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    words = [str(name) for name in names]
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Images:
     key: str  # identifies the images, together with the files
     items: Callable[[], Iterator[Item]]  # yields ``count`` items
     files: Sequence[Path] = ()  # where the images come from: their path, size and time of change identify them
+    name_of: Callable[[int], str] = "image {}".format  # what the image of an index is called in messages
 
 
 @dataclass(frozen=True)

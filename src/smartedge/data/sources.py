@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.data.celeba import ATTRIBUTES_FILE, open_celeba
+from smartedge.data.celeba import is_celeba, open_celeba
 from smartedge.data.cifar10 import download_cifar10, find_cifar10, open_cifar10
 from smartedge.data.dataset import DataSet, Split
 from smartedge.data.drawn import DEFAULT_COUNTS, open_drawn
@@ -20,7 +20,7 @@ from smartedge.data.images import ImageStore, default_cache_dir, open_images
 from smartedge.data.labels import Column, labels_of, read_column, read_task
 from smartedge.data.medmnist import open_medmnist
 from smartedge.data.parquet import find_parquet, open_parquet
-from smartedge.data.raw import RawData
+from smartedge.data.raw import Images, RawData, list_some, split_of
 from smartedge.errors import DataError
 from smartedge.types import SplitName, Task
 
@@ -28,6 +28,7 @@ __all__ = ["open_dataset", "open_raw"]
 
 MOST_SKIPPED = 0.05  # share of a split's images that may be left out; more means a mistake in the data set
 PERSON = "identity"  # the column that says whose image it is
+SPLIT_COLUMNS = ("split", "partition", "subset")  # names of a column that divides a data set
 CARVED = 0.1  # share of the training images that is set apart for a split that the data set lacks
 
 Indices = NDArray[np.int64]
@@ -74,19 +75,14 @@ def open_dataset(
             raise DataError(f"limit: {most} {split} images are asked for; at least 1 is needed")
     cache_dir = cache_dir or default_cache_dir()
     data = open_raw(path, image_size, limit, cache_dir)
-    if "train" not in data.splits:
-        raise DataError(f"{path} has no training split; it has: {', '.join(data.splits)}")
-    task, columns = read_task(data, desired)
-    hidden = [read_column(data, name) for name in sensitive]
-    if both := sorted(set(sensitive) & set(task.columns)):
-        raise DataError(f"{', '.join(both)} cannot be desired and sensitive at once")
+    task, columns, hidden = _labels(data, desired, sensitive)
 
     skipped: Counter[str] = Counter()
     stores: dict[SplitName, ImageStore] = {}
     rows: dict[SplitName, Indices] = {}
     for split, raw in data.splits.items():
         stores[split] = open_images(raw.images, name=f"{data.name}-{split}", image_size=image_size, cache_dir=cache_dir)
-        rows[split] = _usable(data.name, split, raw.images.count, stores[split], [*columns, *hidden], skipped)
+        rows[split] = _usable(data.name, split, raw.images, stores[split], [*columns, *hidden], skipped)
 
     def classes_of(source: SplitName, chosen: Indices) -> Indices:
         """What the subsets are balanced by: the class, or nothing (one class for all) in a multi-label task."""
@@ -94,14 +90,14 @@ def open_dataset(
 
     notes = list(data.notes)
     origin = {split: split for split in rows}
+    _divide(data, task, rows, origin, notes)
     for split in ("val", "test"):
         if split not in rows:
-            rng = np.random.default_rng((seed, len(rows)))
             size = max(round(CARVED * data.splits["train"].images.count), 1)
-            take = _stratified(classes_of("train", rows["train"]), size, rng)
+            take = _stratified(classes_of("train", rows["train"]), size, np.random.default_rng((seed, len(rows))))
             rows[split], rows["train"], origin[split] = rows["train"][take], np.delete(rows["train"], take), "train"
             notes.append(f"{data.name} has no {split} split: {len(take)} of its training images were set apart for it")
-
+    _check_classes(data, [*columns, *hidden], task, {split: (origin[split], rows[split]) for split in rows}, notes)
     splits: dict[SplitName, Split] = {}
     for split in ("train", "val", "test"):
         chosen, source = rows[split], origin[split]
@@ -149,7 +145,7 @@ def open_raw(path: str, image_size: int, limit: Mapping[SplitName, int], cache_d
         if place.suffix.lower() == ".parquet":
             return open_parquet(place.stem, {"train": [place]})
         raise DataError(f"{place} is a file of an unknown kind; a data set in one file ends in .parquet or .npz")
-    if (place / ATTRIBUTES_FILE).is_file():
+    if is_celeba(place):
         return open_celeba(place)
     if folder := find_cifar10(place):
         return open_cifar10(folder)
@@ -157,6 +153,19 @@ def open_raw(path: str, image_size: int, limit: Mapping[SplitName, int], cache_d
     if files:
         return open_parquet(place.resolve().name, files, notes)
     return open_folder(place)
+
+
+def _labels(
+    data: RawData, desired: str | Sequence[str], sensitive: Sequence[str]
+) -> tuple[Task, list[Column], list[Column]]:
+    """The task, its columns, and the columns to hide."""
+    if "train" not in data.splits:
+        raise DataError(f"{data.name} has no training split; it has: {', '.join(data.splits)}")
+    task, columns = read_task(data, desired)
+    hidden = [read_column(data, name) for name in sensitive]
+    if both := sorted(set(sensitive) & set(task.columns)):
+        raise DataError(f"{', '.join(both)} cannot be desired and sensitive at once")
+    return task, columns, hidden
 
 
 def _absent(place: Path) -> str:
@@ -169,13 +178,14 @@ def _absent(place: Path) -> str:
 
 
 def _usable(
-    name: str, split: SplitName, count: int, store: ImageStore, columns: Sequence[Column], skipped: Counter[str]
+    name: str, split: SplitName, images: Images, store: ImageStore, columns: Sequence[Column], skipped: Counter[str]
 ) -> Indices:
     """The rows of a split that have an image and all labels. The others are counted in ``skipped``.
 
     Raises:
         DataError: too many cannot be used.
     """
+    count = images.count
     if not count:
         raise DataError(f"{name}: the {split} split holds no images")
     reasons = dict(store.bad)
@@ -183,7 +193,7 @@ def _usable(
         for row in np.flatnonzero(column.codes[split] < 0):
             reasons.setdefault(int(row), column.unusable)
     if len(reasons) > MOST_SKIPPED * count or len(reasons) == count:
-        first = "; ".join(f"image {row}: {reasons[row]}" for row in sorted(reasons)[:3])
+        first = "; ".join(f"{images.name_of(row)}: {reasons[row]}" for row in sorted(reasons)[:3])
         raise DataError(
             f"{name}: {len(reasons)} of the {count} images in the {split} split cannot be used ({first}). "
             f"Up to {MOST_SKIPPED:.0%} would be left out and counted; mend or remove these"
@@ -200,6 +210,67 @@ def _persons(data: RawData, source: SplitName, chosen: Indices) -> Indices:
     number: dict[object, int] = {}
     keys = [("nobody", place) if name is None else name for place, name in enumerate(names)]
     return np.array([number.setdefault(key, len(number)) for key in keys])
+
+
+def _divide(
+    data: RawData, task: Task, rows: dict[SplitName, Indices], origin: dict[SplitName, SplitName], notes: list[str]
+) -> None:
+    """Divide a data set that is not divided by its column ``split``, where it has one that names splits."""
+    column = next((name for name in data.splits["train"].columns if name.lower() in SPLIT_COLUMNS), None)
+    if column is None or len(data.splits) > 1 or column in task.columns:
+        return
+    given = [str(value).strip() for value in data.splits["train"].read([column])[column].to_pylist()]
+    named = {value: split_of(value) for value in set(given)}
+    if unknown := sorted(value for value, split in named.items() if split is None):
+        notes.append(
+            f"column {column!r} of {data.name} does not divide it, because it holds {list_some(unknown)} beside or "
+            "instead of train, val and test"
+        )
+        return
+    place = np.array([named[value] for value in given])[rows["train"]]
+    whole = rows["train"]
+    for split in dict.fromkeys(named.values()):
+        assert split is not None
+        rows[split], origin[split] = whole[place == split], "train"
+    if "train" not in named.values():
+        raise DataError(f"column {column!r} of {data.name} gives no image to the training split")
+    notes.append(f"{data.name} was divided by its column {column!r}")
+
+
+def _check_classes(
+    data: RawData,
+    columns: Sequence[Column],
+    task: Task,
+    places: Mapping[SplitName, tuple[SplitName, Indices]],
+    notes: list[str],
+) -> None:
+    """Refuse a column that cannot be learned or hidden; note classes that a split lacks.
+
+    ``places`` says of every split which rows of which split of ``data`` it has.
+
+    Raises:
+        DataError: the training images are all of one class, or lack a class of the desired column that others have.
+    """
+    for column in columns:
+        named = f"column {column.column!r} of {data.name}"
+        found = {
+            split: {column.names[code] for code in np.unique(column.codes[source][rows])}
+            for split, (source, rows) in places.items()
+        }
+        if len(found["train"]) == 1:
+            raise DataError(
+                f"{named}: all training images are of one class ({', '.join(found['train'])}), so there is nothing to "
+                "learn or to hide; choose another column, or mend the labels"
+            )
+        for split, classes in found.items() if found["train"] else ():
+            unseen, lacking = sorted(classes - found["train"]), sorted(found["train"] - classes)
+            if unseen and column.column in task.columns:
+                raise DataError(
+                    f"{named}: some {split} images are of a class that no training image has: {list_some(unseen)}; "
+                    "mend the labels, or remove these images"
+                )
+            if lacking and not unseen:
+                notes.append(f"{named}: no {split} image is of class {list_some(lacking)}")
 
 
 def _set_apart(

@@ -23,17 +23,9 @@ _NAMES = ("metadata", "labels", "annotations")  # of a table, in this order
 _KINDS = (".csv", ".tsv", ".jsonl")
 # Names of the column that holds the file, without what is no letter and in small letters.
 _FILE_COLUMNS = (
-    "filename",
-    "file",
-    "filepath",
-    "image",
-    "imagefile",
-    "imagename",
-    "imagepath",
-    "imageid",
-    "imageindex",
+    *("filename", "file", "filepath", "image", "imagefile", "imagename", "imagepath", "imageid", "imageindex"),
+    *("img", "imgname", "imgpath", "path", "id"),
 )
-_FILE_COLUMNS += ("img", "imgname", "imgpath", "path", "name", "id")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 

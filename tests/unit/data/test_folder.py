@@ -81,7 +81,9 @@ def test_a_metadata_file_that_cannot_be_used(text: str, message: str, tmp_path: 
 
 def test_no_images(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(DataError, match=r"holds no images that can be used: expected metadata\.csv"):
+    with pytest.raises(
+        DataError, match=r"holds no images that can be used\. .*metadata\.csv.* Found: 1 file\(s\) with \.txt"
+    ):
         open_dataset(str(tmp_path), "label", image_size=8, cache_dir=cache)
 
 

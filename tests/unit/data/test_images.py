@@ -87,6 +87,14 @@ def test_a_large_jpeg_keeps_its_colours() -> None:
     assert np.abs(result.reshape(-1, 3).mean(0) - (180, 60, 30)).max() < 4
 
 
+def test_grey_values_of_16_bits_are_divided_by_256() -> None:
+    for value, shade in ((0, 0), (255, 0), (256, 1), (40_000, 156), (65_535, 255)):
+        result = decode(encode(Image.new("I;16", (9, 9), value)), 8)
+        assert not isinstance(result, str)
+        assert result.shape == (8, 8, 3)
+        assert np.unique(result).tolist() == [shade]
+
+
 def test_what_cannot_be_decoded(picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8))
     assert decode(None, 8) == "no image"
@@ -95,7 +103,11 @@ def test_what_cannot_be_decoded(picture: Picture, tmp_path: Path, monkeypatch: p
     assert decode(encode(noise, "JPEG")[:2000], 8) == "image truncated"
     assert decode(tmp_path / "absent.png", 8) == "image file missing"
     assert decode(tmp_path, 8) == "image cannot be decoded"
-    assert decode(encode(Image.new("I;16", (9, 9), 4000)), 8) == "more than 8 bits per channel"
+    deep = Image.fromarray(np.full((9, 9), 2**16, np.int32))
+    assert decode(encode(deep, "TIFF"), 8) == "more than 16 bits per channel"
+    assert decode(encode(Image.new("F", (9, 9), 0.5), "TIFF"), 8) == "pixels are not whole numbers"
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    assert decode(pointer, 8) == "a git-LFS pointer, not the image (run 'git lfs pull')"
     for limit in (15 * 15, 12 * 12, 10 * 10):  # a little and much too large for Pillow's own limit
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         assert decode(picture(1, (16, 16)), 8) == "image too large"
@@ -239,6 +251,6 @@ def test_too_many_bad_images_are_an_error(
 ) -> None:
     pictures = [{"bytes": picture(i) if i > 1 else b"garbage", "path": None} for i in range(20)]
     write_parquet(tmp_path / "d" / "train.parquet", {"x": [i % 2 for i in range(20)]}, images=pictures)
-    message = r"2 of the 20 images in the train split cannot be used \(image 0: image cannot be decoded; image 1"
+    message = r"2 of the 20 images in the train split .*train\.parquet, row 0: image cannot be decoded; .*row 1"
     with pytest.raises(DataError, match=message):
         open_dataset(str(tmp_path / "d"), "x", image_size=8, cache_dir=cache)

@@ -142,7 +142,7 @@ def test_labels_that_are_missing_or_out_of_range_are_counted(tmp_path: Path, cac
 
 def test_too_many_missing_labels_are_an_error(tmp_path: Path, cache: Path, write_parquet: Write) -> None:
     write_parquet(tmp_path / "d" / "train.parquet", {"flag": [None, None, True, False] * 5})
-    with pytest.raises(DataError, match=r"10 of the 20 images in the train split.*image 0: no label in column 'flag'"):
+    with pytest.raises(DataError, match=r"10 of the 20 images in the train split.*row 0: no label in column 'flag'"):
         open_dataset(str(tmp_path / "d"), "flag", image_size=8, cache_dir=cache)
 
 
