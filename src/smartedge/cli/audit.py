@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ FILE holds arrays (.npz, .safetensors) or columns (.parquet), one row for each i
   any other  a sensitive column, to be read: booleans, whole numbers or texts
 Give features of images that your network has not learned from. Without --noise they are attacked as they are. With
 --noise give them as they are before clip and noise: the audit adds the noise, anew for each draw, and certifies.
-FILE.audit/ (or --out) takes audit.json and the finished attacks. The noise, LAW:
+FILE.audit/ (or --out) takes audit.json, a page audit.html and the finished attacks. LAW:
 """
 
 _HEADINGS = ("no attacker exceeds", "training image", "undefended", "floor", "prediction floor", "chance", "DP bound")
@@ -164,7 +165,12 @@ def _of_features(args: argparse.Namespace, monitor: Monitor) -> tuple[Audit, lis
     folder = args.out or Path(f"{args.features}.audit")
     how = GivenSettings(args.noise, args.known_label, args.seed, args.features.name)
     result = audit_features(table, settings, how, folder, monitor)
-    return result, [folder / "audit.json"]
+    try:
+        from smartedge.lab.report import write_features_page
+    except ImportError as error:
+        print(f"no page was written: {error}", file=sys.stderr)
+        return result, [folder / "audit.json"]
+    return result, [folder / "audit.json", write_features_page(result, folder / "audit.html")]
 
 
 def _settings(args: argparse.Namespace) -> AuditSettings:

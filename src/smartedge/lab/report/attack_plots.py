@@ -43,6 +43,7 @@ _LINES: dict[str, Look] = {
     "label floor": {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.6},
     "prediction floor": {"color": INK, "linestyle": (0, (5, 1.5, 1, 1.5)), "linewidth": 1.3},
     "undefended, best": {"color": EDGE, "linestyle": (0, (9, 2)), "linewidth": 1.8},
+    "no attacker exceeds": {"color": CLOUD, "linestyle": "-", "linewidth": 2.2},
     "DP bound": {"color": INK, "linestyle": "-", "linewidth": 2.2},
     "noise bound": {"color": MUTED, "linestyle": "-", "linewidth": 1.6},
 }

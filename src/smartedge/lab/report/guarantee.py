@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from smartedge.artifacts.audit import NoiseTest
 from smartedge.artifacts.results import Privacy, Results
 from smartedge.lab.report.text import known, percent, short_number
 from smartedge.methods.base import get_method
 from smartedge.metrics import attribute_bound
 
-__all__ = ["Guarantee", "guarantee"]
+__all__ = ["Guarantee", "guarantee", "guarantee_of_noise"]
 
 # (mechanism, whether noise is per number) → its effect on a feature map, in words
 MECHANISMS = {
@@ -46,6 +47,25 @@ def guarantee(results: Results) -> Guarantee:
     if block is None or not known(block.epsilon):
         return _none(results)
     return _some(block, _labels(block))
+
+
+def guarantee_of_noise(test: NoiseTest) -> Guarantee:
+    """The words for the noise law of features that did not come from a run."""
+    if test.epsilon_claimed is None:
+        headline = "No guarantee is known: the features were audited as they are, without a noise law."
+        return Guarantee(False, headline, [], [], [], [])
+    vector = _pair(test.vector_epsilon, test.delta)
+    limits = [bound for bound in (test.attribute_bound, test.noise_bound) if bound is not None]
+    sentences = [
+        "This holds if the features are released with exactly this clip and noise. An attacker that answers a yes/no "
+        f"question about an image from one release has a balanced accuracy of {_at_most(min(limits))}, whatever the "
+        "question."
+    ]
+    facts = [
+        ("Mechanism", MECHANISMS[test.mechanism, test.granularity == "element"]),
+        ("Releases", f"{test.releases_max} of an image"),
+    ]
+    return Guarantee(True, f"One release has {vector}, by the noise law that was given.", sentences, [], [], facts)
 
 
 def _none(results: Results) -> Guarantee:

@@ -9,7 +9,7 @@ from smartedge.artifacts.audit import AttackFigures, Audit, Membership, NoiseTes
 from smartedge.lab.report.text import known, percent, short_number
 from smartedge.lab.report.verdict import Verdict
 
-__all__ = ["NO_BOUND", "Attack", "Leak", "epsilon_words", "judge", "membership_words", "read_leaks"]
+__all__ = ["NO_BOUND", "Attack", "Leak", "epsilon_words", "judge", "kinds_of", "membership_words", "read_leaks"]
 
 # An attribute counts as hidden up to a margin of balanced accuracy above the unavoidable one. The margin is the
 # smallest of: this figure, this share of the unavoidable accuracy, and this share of what there was to hide.
@@ -53,6 +53,8 @@ class Leak:
     noise_bound: float | None  # the same limit from the distribution of the noise; None where it is not lower
     sensitive: bool  # the run was to hide it
     desired: bool  # the run learns it, so it is not to be hidden
+    certified: float | None = None  # no attacker of one release exceeds this, with the certificate's confidence
+    full_depth_needed: bool | None = None  # False: the certificate leaves attackers of full depth nothing to find
 
     @property
     def unavoidable(self) -> float:
@@ -76,7 +78,7 @@ class Leak:
     def doubts(self) -> list[str]:
         """Reasons why the attribute does not count as hidden, although no attacker tried could read it."""
         found = []
-        if not _FULL_DEPTH & {attack.name for attack in self.attacks}:
+        if self.full_depth_needed is not False and not _FULL_DEPTH & {attack.name for attack in self.attacks}:
             found.append("no deep attacker was tried (deep, fine-tuned or posterior)")
         interval = self.worst.interval
         if interval and interval[1] > self.unavoidable + _SURE * self.margin:
@@ -91,6 +93,7 @@ class Leak:
             ("label floor", self.floor),
             ("prediction floor", self.prediction_floor),
             ("undefended, best", self.undefended),
+            ("no attacker exceeds", self.certified),
             ("DP bound", self.bound),
             ("noise bound", self.noise_bound),
         ]
@@ -100,6 +103,7 @@ class Leak:
 def read_leaks(audit: Audit) -> list[Leak]:
     """The attributes that were attacked: sensitive ones first, and of these the worst hidden first."""
     leaks = []
+    certificate = audit.certificate.one_release if audit.certificate else None
     for name, entry in audit.attributes.items():
         best = entry.best
         if best is None:
@@ -126,6 +130,10 @@ def read_leaks(audit: Audit) -> list[Leak]:
                 noise_bound=noise_bound,
                 sensitive=entry.sensitive,
                 desired=entry.desired,
+                certified=certificate.attributes[name].bound
+                if certificate and name in certificate.attributes
+                else None,
+                full_depth_needed=entry.full_depth_needed,
             )
         )
     return sorted(leaks, key=lambda leak: (leak.desired, not leak.sensitive, leak.unavoidable - leak.worst.value))
@@ -167,13 +175,10 @@ def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: boo
         )
     judged = [leak for leak in leaks if leak.sensitive] or [leak for leak in leaks if not leak.desired] or list(leaks)
     worst = judged[0]
-    sentences = [_beside(leak) for leak in judged[:3]]
+    sentences = [sentence for leak in judged[:3] for sentence in (_beside(leak), *_certified(leak))]
     if len(leaks) > min(3, len(judged)):
         sentences.append("The table below shows all audited attributes.")
-    sentences.append(
-        "These are the best of the attackers that were tried. A stronger attacker may read more"
-        + (". Only the guarantee holds for all attackers." if guaranteed else ": no guarantee rules it out.")
-    )
+    sentences.append("These are the best of the attackers that were tried. " + _stronger(judged, guaranteed))
     most = worst.worst.value
     if all(leak.worst.value <= leak.unavoidable + leak.margin for leak in judged):
         if doubtful := [leak for leak in judged if leak.doubts]:
@@ -234,6 +239,37 @@ def _beside(leak: Leak) -> str:
         beside.append(f"{percent(leak.floor)} from the true desired label alone")
     beside.append(f"{percent(leak.chance)} by guessing")
     return text + ". For comparison: " + ", ".join(beside) + "."
+
+
+def _certified(leak: Leak) -> list[str]:
+    """What no attacker exceeds, and what follows for the attackers that were tried."""
+    if leak.certified is None:
+        return []
+    text = (
+        f"No attacker that has one release exceeds {percent(leak.certified)} on {leak.name}, whatever it computes "
+        "(95\N{NO-BREAK SPACE}% confidence)."
+    )
+    if leak.full_depth_needed is False:
+        text += (
+            " That is at most 2 points above an attacker that needs little time. So attackers of full depth were not "
+            "trained: they could not read more than these 2 points."
+        )
+    return [text]
+
+
+def _stronger(judged: Sequence[Leak], guaranteed: bool) -> str:
+    if all(leak.certified is not None for leak in judged):
+        return "A stronger attacker may read more, but from one release no more than the certificate says."
+    return "A stronger attacker may read more" + (
+        ". Only the guarantee holds for all attackers." if guaranteed else ": no guarantee rules it out."
+    )
+
+
+def kinds_of(leaks: Sequence[Leak]) -> list[tuple[str, list[float | None]]]:
+    """Every kind of attacker that was made, with its best result on each attribute; None where it was not made."""
+    found = [{attack.name: attack.value for attack in leak.attacks} for leak in leaks]
+    names = dict.fromkeys(name for each in found for name in each)
+    return [(name, [each.get(name) for each in found]) for name in names]
 
 
 def membership_words(found: Membership) -> list[str]:

@@ -8,15 +8,16 @@ from smartedge.artifacts.audit import Audit, ReconstructionAttack
 from smartedge.lab.report import attack_plots
 from smartedge.lab.report.canvas import Figure
 from smartedge.lab.report.gallery import gallery
-from smartedge.lab.report.guarantee import guarantee
-from smartedge.lab.report.leakage import epsilon_words, judge, membership_words, read_leaks
+from smartedge.lab.report.guarantee import guarantee, guarantee_of_noise
+from smartedge.lab.report.leakage import epsilon_words, judge, kinds_of, membership_words, read_leaks
 from smartedge.lab.report.read import Run
 from smartedge.lab.report.verdict import Verdict
 
-__all__ = ["privacy_page", "privacy_verdict"]
+__all__ = ["features_page", "privacy_page", "privacy_verdict"]
 
 _DRAWN = 3  # attributes with a figure of their own; more are compared in one figure
 _COMPARED = 45
+_BESIDE = 8  # attributes in the table of all kinds of attackers
 
 
 def privacy_verdict(run: Run) -> Verdict:
@@ -36,7 +37,30 @@ def privacy_verdict(run: Run) -> Verdict:
 
 def privacy_page(run: Run) -> dict[str, object]:
     """The values that the template ``privacy.html.j2`` shows."""
-    audit, privacy = run.audit, run.results.privacy
+    privacy = run.results.privacy
+    return {
+        **_attacks(run.audit),
+        "verdict": privacy_verdict(run),
+        "guarantee": guarantee(run.results),
+        "baseline": privacy.randomised_response_baseline if privacy else None,
+        "gallery": gallery([run]),
+    }
+
+
+def features_page(audit: Audit) -> dict[str, object]:
+    """The same values for features that did not come from a run."""
+    judged = judge(read_leaks(audit), sent=True, protected=True, guaranteed=audit.dp.epsilon_claimed is not None)
+    return {
+        **_attacks(audit),
+        "verdict": judged,
+        "guarantee": guarantee_of_noise(audit.dp),
+        "baseline": None,
+        "gallery": None,
+    }
+
+
+def _attacks(audit: Audit | None) -> dict[str, object]:
+    """What attackers read."""
     leaks = read_leaks(audit) if audit else []
     figures: list[Figure] = [attack_plots.attackers(leak) for leak in leaks[:_DRAWN]]
     if len(leaks) > 1:
@@ -44,12 +68,12 @@ def privacy_page(run: Run) -> dict[str, object]:
     reconstruction = audit.reconstruction if audit else None
     nearest_first = _nearest_first(reconstruction.attacks) if reconstruction else []
     return {
-        "verdict": privacy_verdict(run),
-        "guarantee": guarantee(run.results),
         "leaks": leaks,
+        "certified": any(leak.certified for leak in leaks),
+        "kinds": kinds_of(leaks[:_BESIDE]),
+        "kinds_of": [leak.name for leak in leaks[:_BESIDE]],
         "bounded": any(leak.bound or leak.noise_bound for leak in leaks),
         "figures": figures,
-        "baseline": privacy.randomised_response_baseline if privacy else None,
         "membership": membership_words(audit.membership) if audit and audit.membership else [],
         "epsilon": epsilon_words(audit.dp)[1] if audit else [],
         "reconstructions": nearest_first,
@@ -57,7 +81,6 @@ def privacy_page(run: Run) -> dict[str, object]:
         "mean_image": reconstruction.mean_image if reconstruction else None,
         "read_from_images": _read_from_images([attack for _, attack in nearest_first]),
         "perceptual": nearest_first[0][1].perceptual.name if nearest_first else None,
-        "gallery": gallery([run]),
         "skipped": _skipped(audit) if audit else [],
         "bare_releases": audit is not None and not audit.audited.noise_on_audited_releases,
     }

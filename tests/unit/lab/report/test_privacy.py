@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from audit_example import example_audit, membership, noise_test
+from audit_example import attribute_block, example_audit, membership, noise_test
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -23,7 +24,7 @@ from smartedge.errors import RunError
 from smartedge.lab.report import write_comparison, write_figure, write_report
 from smartedge.lab.report.gallery import gallery
 from smartedge.lab.report.guarantee import guarantee
-from smartedge.lab.report.leakage import Leak, epsilon_words, judge, membership_words, read_leaks
+from smartedge.lab.report.leakage import Attack, Leak, epsilon_words, judge, kinds_of, membership_words, read_leaks
 from smartedge.lab.report.read import read_run
 from smartedge.metrics import attribute_bound
 
@@ -477,3 +478,34 @@ def test_the_verb_draws_the_figure_instead_of_a_page(write_run, write_audit, tmp
     (runs[1] / "audit" / "reconstruction" / "samples.safetensors").unlink()
     with pytest.raises(RunError, match="no reconstructions to show"):
         verb.run(args)
+
+
+# -- the certificate
+
+
+def certified(bound: float, *, needed: bool | None = None) -> Leak:
+    block = attribute_block(0.66).model_copy(update={"full_depth_needed": needed})
+    (leak,) = read_leaks(example_audit(attributes={"masculine": block}))
+    return dataclasses.replace(leak, certified=bound)
+
+
+def test_a_certificate_is_said_beside_the_attacks_and_ends_the_doubt_of_a_stronger_attacker():
+    def words(leak: Leak) -> str:
+        return plain(" ".join(judge([leak], sent=True, protected=True, guaranteed=False).sentences))
+
+    said = words(certified(0.687))
+    assert "No attacker that has one release exceeds 68.7 % on masculine" in said
+    assert "from one release no more than the certificate says" in said and "no guarantee rules it out" not in said
+    assert "were not trained" not in said
+    assert "So attackers of full depth were not trained" in words(certified(0.67, needed=False))
+
+
+@pytest.mark.parametrize(("needed", "doubted"), [(None, True), (True, True), (False, False)])
+def test_without_a_deep_attacker_hidden_is_doubted_unless_none_was_needed(needed, doubted):
+    leak = dataclasses.replace(certified(0.66, needed=needed), best=0.646, attacks=[Attack("linear", 0.646, None)])
+    assert any("no deep attacker" in doubt for doubt in leak.doubts) == doubted
+
+
+def test_all_kinds_of_attackers_are_in_one_table():
+    one, other = certified(0.7), dataclasses.replace(certified(0.7), attacks=[Attack("linear", 0.6, None)])
+    assert kinds_of([one, other]) == [("deep", [0.66, None]), ("linear", [None, 0.6])]

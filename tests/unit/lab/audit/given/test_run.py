@@ -213,3 +213,21 @@ def test_the_persons_count_once_in_the_certificate() -> None:
     assert found.certificate is not None and found.certificate.one_release is not None
     certificate = found.certificate.one_release
     assert sum(certificate.attributes["glasses"].units) == (270 + 450) / 3 and certificate.persons == "persons"
+
+
+def test_the_page_says_what_was_audited_and_what_is_certified(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "_NEAR", 1.0)
+    how = ("--attacks", "linear,deep,certificate", "--noise", "gaussian:sigma=0.4,clip=1", "--seeds", "1")
+    assert command(monkeypatch, "--features", file, *how, "--threads", "1") == 0
+    page = Path(f"{file}.audit") / "audit.html"
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text(encoding="utf-8")
+    for said in ("Audit of faces.npz", "made by the audit, image by image", "not known, so images of one person"):
+        assert said in text
+    bound = Audit.read(page.with_name("audit.json")).certificate
+    assert bound is not None and bound.one_release is not None
+    assert f"exceeds {100 * bound.one_release.attributes['glasses'].bound:.1f}\N{NO-BREAK SPACE}% on glasses" in text
+    assert "So attackers of full depth were not trained" in text and "no deep attacker was tried" not in text
+    assert bound.one_release.assumptions[:60] in text
