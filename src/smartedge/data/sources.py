@@ -251,26 +251,35 @@ def _check_classes(
     Raises:
         DataError: the training images are all of one class, or lack a class of the desired column that others have.
     """
+    constant: list[str] = []
     for column in columns:
         named = f"column {column.column!r} of {data.name}"
         found = {
             split: {column.names[code] for code in np.unique(column.codes[source][rows])}
             for split, (source, rows) in places.items()
         }
+        desired = column.column in task.columns
         if len(found["train"]) == 1:
-            raise DataError(
-                f"{named}: all training images are of one class ({', '.join(found['train'])}), so there is nothing to "
-                "learn or to hide; choose another column, or mend the labels"
-            )
+            if task.kind == "single" or not desired:
+                raise DataError(
+                    f"{named}: all training images are of one class ({', '.join(found['train'])}), so there is nothing "
+                    "to learn or to hide; choose another column, or mend the labels"
+                )
+            constant.append(column.column)
+            continue
         for split, classes in found.items() if found["train"] else ():
             unseen, lacking = sorted(classes - found["train"]), sorted(found["train"] - classes)
-            if unseen and column.column in task.columns:
+            if unseen and desired:
                 raise DataError(
                     f"{named}: some {split} images are of a class that no training image has: {list_some(unseen)}; "
                     "mend the labels, or remove these images"
                 )
             if lacking and not unseen:
                 notes.append(f"{named}: no {split} image is of class {list_some(lacking)}")
+    if len(constant) == len(task.columns):
+        raise DataError(f"{data.name}: each column of data.desired has one value alone on all training images")
+    if constant:
+        notes.append(f"nothing can be learned of {list_some(constant)}: all training images of {data.name} are alike")
 
 
 def _set_apart(

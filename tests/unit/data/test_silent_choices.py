@@ -161,6 +161,15 @@ def test_one_class_cannot_be_learned_or_hidden(
         opened(tmp_path / "d", "y" if sensitive else "x", sensitive=sensitive)
 
 
+def test_a_list_of_columns_needs_one_that_can_be_learned(
+    tmp_path: Path, write_parquet: Write, opened: Callable[..., DataSet]
+) -> None:
+    write_parquet(tmp_path / "d" / "train.parquet", {"x": [True] * 20, "y": [True, False] * 10, "z": [False] * 20})
+    assert "nothing can be learned of x: all training images of d are alike" in opened(tmp_path / "d", ["x", "y"]).notes
+    with pytest.raises(DataError, match=r"each column of data\.desired has one value alone"):
+        opened(tmp_path / "d", ["x", "z"])
+
+
 # -- which images belong to which split
 
 
