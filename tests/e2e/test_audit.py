@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from smartedge.cli import app
 from smartedge.config import Config, load_run_config
@@ -124,6 +124,26 @@ def test_what_is_attacked_is_what_crossed_the_link(tiny_config: Callable[..., Co
     # A mirrored view is the front's answer to the mirrored image.
     first = evidence.images(evidence.train.split, torch.arange(4))
     assert torch.allclose(evidence.train.views_VNF[1][:4], evidence.bounded(first.flip(-1)), rtol=0, atol=1e-5)
+
+
+def test_features_are_computed_once(tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = trained(tiny_config, "once", epochs=1)
+    first = gather(run_dir, ["masculine"], clock=Clock(None), monitor=Quiet())
+    clean = first.bounded_test_NF
+    bounded = RunEvidence.bounded
+    monkeypatch.setattr(RunEvidence, "bounded", lambda *_, **__: pytest.fail("the front was asked again"))
+    again = gather(run_dir, ["masculine"], clock=Clock(None), monitor=Quiet())
+    assert torch.equal(again.bounded_test_NF, clean) and torch.equal(again.val.views_VNF[0], first.val.views_VNF[0])
+    assert all(torch.equal(*views) for views in zip(again.train.views_VNF, first.train.views_VNF, strict=True))
+    assert (run_dir / "audit" / "features").stat().st_mode & 0o077 == 0, "others may not read them"
+    # Another front's features are not taken for this one's.
+    monkeypatch.setattr(RunEvidence, "bounded", bounded)
+    front = load_file(run_dir / "edge" / "front.safetensors")
+    save_file({name: tensor * 2 for name, tensor in front.items()}, run_dir / "edge" / "front.safetensors")
+    other = gather(run_dir, ["masculine"], clock=Clock(None), monitor=Quiet())
+    assert not torch.equal(other.bounded_test_NF, clean) and not torch.equal(
+        other.val.views_VNF[0], first.val.views_VNF[0]
+    )
 
 
 def test_attackers_learn_from_images_that_the_front_has_not_seen(

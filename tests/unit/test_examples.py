@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -48,6 +49,8 @@ def test_the_columns_to_learn_exist_in_the_data(path: Path, request: pytest.Fixt
         known = set(ATTRIBUTES)
     elif path.stem == "medical-npz":
         known = {"label"}
+    elif path.stem == "medical-pair":
+        known = {"label_0", "label_1"}
     else:
         folder: Path = request.getfixturevalue("shared_data")
         known = set(pq.read_schema(folder / Path(data.path).name / "train.parquet").names)
@@ -64,3 +67,18 @@ def test_a_loop_of_ones_own_runs(repo_root: Path) -> None:
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "epoch 1: loss at the exit" in found.stdout
     assert "% right" in found.stdout
+
+
+def test_the_medical_pair_is_drawn_trained_audited_and_certified(repo_root: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "medical"
+    how = ["--images", "240", "--epochs", "1", "--budget", "8", "--quiet", "--run-dir", str(run_dir)]
+    command = [sys.executable, str(repo_root / "examples" / "medical_pair.py"), *how]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    for said in ("finding, learned in the cloud:", "sex, read from what was sent:", "no attacker exceeds"):
+        assert said in found.stdout
+    with np.load(run_dir.with_suffix(".npz"), allow_pickle=False) as arrays:
+        shapes = {name: arrays[name].shape for name in arrays.files}
+        finding, sex = arrays["train_labels"].T
+    assert shapes["train_images"] == (240, 28, 28) and shapes["test_labels"] == (120, 2)
+    # 60 and 40 %: of 120 images each, 16 points are four deviations of the difference.
+    assert 0.2 - 0.26 < finding[sex == 0].mean() - finding[sex == 1].mean() < 0.2 + 0.26

@@ -6,6 +6,7 @@
 | --- | --- |
 | `audit.json` | all figures below |
 | `attacks/NAME.json`, `.safetensors` | one finished attacker: figures; scores (`val.i`, `test.i`: i-th attribute) |
+| `features/` | the front's features of all splits, without noise, where they are smaller than 256 MiB |
 | `undefended/front.safetensors`, `exit.safetensors` | the same front without protection, trained once |
 | `reconstruction/` | finished reconstruction attacks and `samples.safetensors` |
 

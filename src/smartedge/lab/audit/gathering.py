@@ -20,14 +20,16 @@ from smartedge.data.columns import read_columns
 from smartedge.errors import ConfigError, DataError, RunError
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Persons
+from smartedge.lab.audit.feature_cache import FeatureCache
 from smartedge.lab.audit.run_evidence import BATCH, OwnImages, RunEvidence, device_of
+from smartedge.lab.audit.store import Store
 from smartedge.methods.base import get_method
 from smartedge.methods.front_step import exit_logits
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.exits import probabilities
 from smartedge.models.layout import Layout
 from smartedge.models.network import divide, to_input
-from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.progress import Monitor
 from smartedge.runs.seeds import derive_seed
 from smartedge.training import dataset_of
 from smartedge.types import SplitName, Task
@@ -35,7 +37,6 @@ from smartedge.types import SplitName, Task
 __all__ = ["Crossed", "Opened", "Parts", "affordable", "assemble", "gather", "open_audited", "trained_parts"]
 
 _FEWEST_IMAGES = 512  # own images that an attacker learns from, if it has so many
-_FULL_PRECISION_BYTES = 256 * 2**20  # views larger than this are held in half precision
 _PERSONS = "identity"  # the column that LFW and CelebA have
 _CPU = torch.device("cpu")
 
@@ -94,7 +95,9 @@ def gather(
     ids = opened.dataset.splits["test"].ids
     stored = _stored_scores(run_dir / "edge" / "predictions.safetensors", ids) if parts.task_exit is not None else None
     crossed = Crossed(_released(run_dir, config, ids), stored)
-    evidence = assemble(name, config, opened, parts, crossed, clock=clock, monitor=monitor)
+    evidence = assemble(
+        name, config, opened, parts, crossed, folder=run_dir / "audit" / "features", clock=clock, monitor=monitor
+    )
     back_file = run_dir / "cloud" / "back.safetensors"
     return replace(evidence, back_file=back_file) if back_file.exists() else evidence
 
@@ -170,10 +173,13 @@ def assemble(
     parts: Parts,
     crossed: Crossed | None,
     *,
+    folder: Path,
     clock: Clock,
     monitor: Monitor,
 ) -> RunEvidence:
     """Send the attacker's images through the front. Without ``crossed``, release the test images here, once.
+
+    The front's features are kept in ``folder``, for the next call.
 
     Raises:
         OutOfTime: without ``crossed``, where there is no time even for the smallest number of images.
@@ -202,18 +208,17 @@ def assemble(
         persons=opened.persons,
     )
     scores: dict[SplitName, Tensor] = {}
+    cache = FeatureCache(Store(folder), clock, monitor)
 
-    def features(split: Split, split_name: SplitName) -> Tensor:
-        clean_NF = _views(evidence, split, split_name, monitor, mirrored=False)
+    def features(split: Split, split_name: SplitName) -> tuple[Tensor, float]:
+        clean_NF, seconds_each = cache.views(evidence, split, split_name)
         if parts.task_exit is not None:
             scores[split_name] = _scores(parts.task_exit, evidence, clean_NF)
-        return clean_NF
+        return clean_NF, seconds_each
 
-    begun = clock.elapsed()
-    val_NF = features(evidence.val.split, "val")
-    seconds = (clock.elapsed() - begun) / len(evidence.val)
+    val_NF, seconds = features(evidence.val.split, "val")
     if crossed is None or (parts.task_exit is not None and crossed.scores_NK is None):
-        clean_NF = features(evidence.test, "test")
+        clean_NF, _ = features(evidence.test, "test")
     if crossed is None:
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "audit", "release"))
         released = [evidence.release(part.float(), generator) for part in clean_NF.split(evidence.batch_size)]
@@ -226,11 +231,12 @@ def assemble(
             raise OutOfTime(f"{images} images of the attacker's own would take {images * seconds:.0f} s")
         order = torch.randperm(len(evidence.train), generator=torch.Generator().manual_seed(config.seed))
         evidence = _with_fewer(evidence, order[:images].sort().values)
-    views_VNF = [features(evidence.train.split, "train")]
+    views_VNF = [features(evidence.train.split, "train")[0]]
     if mirrored:
-        views_VNF.append(_views(evidence, evidence.train.split, "train", monitor, mirrored=True))
+        views_VNF.append(cache.views(evidence, evidence.train.split, "train", mirrored=True)[0])
     return replace(
         evidence,
+        cache=cache,
         train=replace(evidence.train, views_VNF=tuple(views_VNF)),
         val=replace(evidence.val, views_VNF=(val_NF,)),
         exit_scores=scores,
@@ -255,19 +261,6 @@ def affordable(images: int, seconds_each: float, seconds: float) -> tuple[int, b
     if fit >= images:
         return images, False
     return min(images, max(_FEWEST_IMAGES, 2 ** max(0, fit.bit_length() - 1))), False
-
-
-def _views(evidence: RunEvidence, split: Split, split_name: str, monitor: Monitor, *, mirrored: bool) -> Tensor:
-    """Bounded features of a whole split, (N, *F); in half precision where they need much memory."""
-    bytes_needed = 4 * len(split) * int(np.prod(evidence.feature_shape))
-    dtype = torch.float16 if bytes_needed > _FULL_PRECISION_BYTES else torch.float32
-    views_NF = torch.empty((len(split), *evidence.feature_shape), dtype=dtype)
-    phase = f"{evidence.name} features {split_name}{' mirrored' if mirrored else ''}"
-    for start in range(0, len(split), BATCH):
-        rows = torch.arange(start, min(start + BATCH, len(split)))
-        views_NF[rows] = evidence.bounded(evidence.images(split, rows), mirrored=mirrored).to(dtype)
-        monitor.update(Update("audit", phase, int(rows[-1]) + 1, len(split)))
-    return views_NF
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from smartedge.lab.audit.evidence import Auxiliary, Crossing, Evidence, digest_o
 from smartedge.methods.base import get_method
 from smartedge.models.network import to_input
 from smartedge.runs.machine import pick_device
+
+if TYPE_CHECKING:
+    from smartedge.lab.audit.feature_cache import FeatureCache
 
 __all__ = ["BATCH", "OwnImages", "RunEvidence", "device_of"]
 
@@ -46,6 +50,7 @@ class RunEvidence(Evidence):
     train: OwnImages
     val: OwnImages
     test: Split  # the protected images; used to judge attacks and to show reconstructions
+    cache: FeatureCache | None = None  # keeps features on disk
 
     @property
     def seed(self) -> int:
@@ -96,6 +101,8 @@ class RunEvidence(Evidence):
     @cached_property
     def bounded_test_NF(self) -> Tensor:
         """The front's features of the protected images."""
+        if self.cache and self.cache.keeps(self, self.test):
+            return self.cache.views(self, self.test, "test")[0]
         rows = torch.arange(len(self.test)).split(BATCH)
         return torch.cat([self.bounded(self.images(self.test, part)) for part in rows])
 

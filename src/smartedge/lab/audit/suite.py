@@ -85,7 +85,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
 
 def _forget(call: Call) -> None:
     """Remove the results of earlier calls."""
-    call.forget("attacks", "undefended", "reconstruction")
+    call.forget("attacks", "features", "undefended", "reconstruction")
     if call.settings.undefended is not None:
         for file in call.reference_folder.glob("undefended-*"):
             file.unlink()

@@ -64,7 +64,7 @@ def gather_undefended(
     if not (folder / "front.safetensors").exists():
         _train_front(config, opened.dataset, folder, monitor, clock)
     parts = trained_parts(config, opened.dataset.task, folder)
-    return assemble("undefended", config, opened, parts, None, clock=clock, monitor=monitor)
+    return assemble("undefended", config, opened, parts, None, folder=folder / "features", clock=clock, monitor=monitor)
 
 
 def is_undefended(config: Config) -> bool:
