@@ -7,7 +7,8 @@ import sys
 
 _CODE = """
 import importlib, pkgutil, sys
-for extra in ("torchvision", "timm", "matplotlib", "jinja2", "tensorboard", "sklearn", "scipy", "cryptography"):
+extras = ("torchvision", "timm", "matplotlib", "jinja2", "tensorboard", "sklearn", "scipy", "cryptography", "raptorq")
+for extra in extras:
     sys.modules[extra] = None  # importing it raises ModuleNotFoundError
 import smartedge
 for module in pkgutil.walk_packages(smartedge.__path__, "smartedge."):

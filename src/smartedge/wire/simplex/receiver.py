@@ -1,0 +1,185 @@
+"""The cloud's end of the one-way link: takes datagrams of many edges, and never sends one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+from collections.abc import Mapping
+from typing import Protocol
+
+from smartedge.errors import LinkError, SmartEdgeError
+from smartedge.types import StreamHeader
+from smartedge.wire.frame import receive
+from smartedge.wire.link import FrameHandler
+from smartedge.wire.simplex.blocks import Assembler, Block, unpack_block
+from smartedge.wire.simplex.seal import Opener
+
+__all__ = ["OneWayHandler", "SimplexReceiver"]
+
+_log = logging.getLogger(__name__)
+
+_WAITING = 4096  # contents of datagrams of one edge that may wait for the handler; later ones are lost
+_TICK_S = 0.1
+_BUFFER_BYTES = 8 * 2**20  # of the kernel, for datagrams that come while this process is busy
+
+
+class OneWayHandler(FrameHandler, Protocol):
+    """A handler that can be told of frames that will never come."""
+
+    def lost(self, edge: str, header: StreamHeader, end: int) -> None:
+        """The frames from the next one up to ``end`` (not included) are lost. Frame ``end`` may be handed on next."""
+        ...
+
+
+class SimplexReceiver:
+    """Listens for datagrams, and hands the frames of every edge to a handler, on a thread for each edge.
+
+    Frames that do not arrive are marked by ``handler.lost``. A stream that the handler refuses is dropped; its edge
+    cannot be told.
+
+    Args:
+        handler: gets the frames.
+        keys: name of an edge → its key. Datagrams of others are dropped, at the cost of looking up eight bytes.
+        host: address to listen on.
+        port: 0 for any free one.
+        patience_s: how long a block waits for the missing datagrams of an older one.
+
+    Raises:
+        LinkError: it cannot listen there.
+    """
+
+    def __init__(
+        self, handler: OneWayHandler, keys: Mapping[str, bytes], host: str, port: int = 0, *, patience_s: float = 2.0
+    ) -> None:
+        self._opener = Opener(keys)
+        self._edges = {edge: _EdgeReceiver(handler, edge, Assembler(patience_s)) for edge in keys}
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        self._socket.settimeout(_TICK_S)
+        try:
+            self._socket.bind((host.strip("[]"), port))
+        except OSError as error:
+            self._socket.close()
+            raise LinkError(f"cannot listen for datagrams on {host}:{port}: {error.strerror or error}") from error
+        self.port: int = self._socket.getsockname()[1]
+        self.refused = 0  # datagrams that were forged, damaged, repeated, or of nobody who is known
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._receive, name="simplex", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take datagrams."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no further datagrams, hand on those that wait, and break off the streams that have not ended."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._socket.close()
+        for edge in self._edges.values():
+            edge.close()
+
+    def _receive(self) -> None:
+        while not self._stop.is_set():
+            try:
+                datagram = self._socket.recv(2**16)
+            except TimeoutError:
+                continue
+            opened = self._opener.open(datagram)
+            if opened is None:
+                self.refused += 1
+                continue
+            edge, _, content = opened
+            self._edges[edge].put(content)
+
+
+class _EdgeReceiver:
+    """The streams of one edge."""
+
+    def __init__(self, handler: OneWayHandler, edge: str, assembler: Assembler) -> None:
+        self._handler = handler
+        self._edge = edge
+        self._assembler = assembler
+        self._contents: queue.Queue[bytes | None] = queue.Queue(_WAITING)
+        self._thread: threading.Thread | None = None
+        self._header: StreamHeader | None = None  # of the stream that is open
+        self._refused: StreamHeader | None = None  # the stream that was refused last
+        self._ended: set[StreamHeader] = set()  # of which more may come: their ends are sent several times
+        self._next_seq = 0
+
+    def put(self, content: bytes) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"simplex {self._edge}", daemon=True)
+            self._thread.start()
+        with contextlib.suppress(queue.Full):  # as if the link had lost it
+            self._contents.put_nowait(content)
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._contents.put(None)
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                content = self._contents.get(timeout=_TICK_S if self._assembler.waits else None)
+            except queue.Empty:
+                blocks = self._assembler.due()
+            else:
+                if content is None:
+                    break
+                blocks = self._assembler.add(content)
+            for data in blocks:
+                self._take(data)
+        if self._header is not None:
+            self._handler.abort(self._edge, self._header)
+
+    def _take(self, data: bytes) -> None:
+        """Hand on the frames of one block. What is wrong with it ends its stream, and costs no other edge anything."""
+        try:
+            block = unpack_block(data)
+            if block.header == self._refused or block.header in self._ended:
+                return
+            if block.header != self._header:
+                self._begin(block.header)
+            self._hand_on(block)
+        except SmartEdgeError as error:
+            _log.warning("edge %s: a stream on the one-way link was refused: %s", self._edge, error)
+            if self._header is not None:
+                self._refused, self._header = self._header, None
+                self._handler.abort(self._edge, self._refused)
+
+    def _begin(self, header: StreamHeader) -> None:
+        if self._header is not None:
+            self._finish(self._header)  # its end was lost
+        try:
+            self._next_seq = self._handler.accept(self._edge, header)
+        except SmartEdgeError:
+            self._refused = header
+            raise
+        self._header = header
+
+    def _hand_on(self, block: Block) -> None:
+        header = block.header
+        for message in block.messages:
+            frame = receive(message, header)
+            if frame.seq < self._next_seq:  # sent again, after a restart of the edge
+                continue
+            if frame.seq > self._next_seq:
+                self._handler.lost(self._edge, header, frame.seq)
+            self._handler.ingest(self._edge, header, frame)
+            self._next_seq = frame.seq + 1
+        if block.ends:
+            self._finish(header)
+
+    def _finish(self, header: StreamHeader) -> None:
+        if self._next_seq < header.end_seq:
+            self._handler.lost(self._edge, header, header.end_seq)
+            self._next_seq = header.end_seq
+        self._header = None
+        self._ended.add(header)
+        self._handler.finish(self._edge, header)

@@ -1,0 +1,171 @@
+"""Datagrams, each encrypted and authenticated by itself (ChaCha20-Poly1305, RFC 8439).
+
+A datagram is
+
+    1 byte     version of this form
+    8 bytes    the edge's number: the first bytes of the SHA-256 of its name
+    8 bytes    counter, big-endian
+    the rest   the content, encrypted, with a tag of 16 bytes
+
+The first 17 bytes are authenticated with the content. The nonce is the counter, after four zero bytes. An edge has a
+key of its own, and a counter is used once: counters are reserved on the disk before they are used, so that a restart or
+a power failure skips some and repeats none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smartedge.errors import LinkError
+from smartedge.files import write_atomically
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+__all__ = ["KEY_BYTES", "OVERHEAD", "Opener", "Sealer"]
+
+KEY_BYTES = 32
+OVERHEAD = 33  # bytes of a datagram beyond its content
+
+_VERSION = 1
+_OUTSIDE = struct.Struct(">B8sQ")
+_RESERVED = 2**16  # counters that are reserved at a time
+_WINDOW = 2**13  # datagrams that may come later than a newer one
+
+
+class Sealer:
+    """The edge's side: seals contents.
+
+    Args:
+        edge: name of the edge.
+        key: ``KEY_BYTES`` bytes, known to the edge and the cloud alone.
+        counter_file: where the counter survives a restart. It belongs to the key: a lost file would repeat counters,
+            which breaks the encryption, so a new key is needed then.
+
+    Raises:
+        LinkError: the file cannot be read or written, or holds no counter.
+    """
+
+    def __init__(self, edge: str, key: bytes, counter_file: Path) -> None:
+        self._cipher = _cipher(key)
+        self._edge = _number_of(edge)
+        self._file = counter_file
+        self._next = self._end = self._read()
+
+    def seal(self, content: bytes) -> bytes:
+        """A datagram with this content.
+
+        Raises:
+            LinkError: the disk does not take the reservation of further counters.
+        """
+        counter = self._take()
+        outside = _OUTSIDE.pack(_VERSION, self._edge, counter)
+        return outside + self._cipher.encrypt(_nonce(counter), content, outside)
+
+    @property
+    def counter(self) -> int:
+        """The counter of the next datagram; it grows for as long as the key is used."""
+        return self._next
+
+    def _take(self) -> int:
+        if self._next == self._end:
+            try:
+                write_atomically(self._file, f"{self._end + _RESERVED}\n")
+            except OSError as error:
+                raise LinkError(
+                    f"{self._file}: the one-way link's counter cannot be kept ({error.strerror}). Nothing is sent: "
+                    "a counter that is used twice breaks the encryption. Make room, or mend the permissions"
+                ) from error
+            self._end += _RESERVED
+        self._next += 1
+        return self._next - 1
+
+    def _read(self) -> int:
+        try:
+            text = self._file.read_text(encoding="ascii")
+            if not text.endswith("\n") or not text[:-1].isdecimal():
+                raise ValueError("it holds no counter")
+            return int(text)
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError) as error:
+            raise LinkError(
+                f"{self._file}: the counter of the one-way link cannot be read ({error}); "
+                "get a new bundle for this edge ('smartedge fleet renew'), and remove the file"
+            ) from error
+
+
+class Opener:
+    """The cloud's side: opens the datagrams of all edges, each at most once.
+
+    Args:
+        keys: name of an edge → its key.
+    """
+
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
+        self._edges = {_number_of(edge): (edge, _cipher(key), _Window()) for edge, key in keys.items()}
+
+    def open(self, datagram: bytes) -> tuple[str, int, bytes] | None:
+        """The edge's name, the counter and the content; None where the datagram is forged, damaged or a repetition."""
+        from cryptography.exceptions import InvalidTag
+
+        if len(datagram) <= OVERHEAD:
+            return None
+        version, number, counter = _OUTSIDE.unpack_from(datagram)
+        if version != _VERSION or number not in self._edges:
+            return None
+        edge, cipher, window = self._edges[number]
+        if not window.may_come(counter):
+            return None
+        try:
+            content = cipher.decrypt(_nonce(counter), datagram[_OUTSIDE.size :], datagram[: _OUTSIDE.size])
+        except InvalidTag:
+            return None
+        window.note(counter)
+        return edge, counter, content
+
+
+class _Window:
+    """Which counters have come, among the newest ``_WINDOW`` ones. Older ones count as come (RFC 4303, 3.4.3)."""
+
+    def __init__(self) -> None:
+        self._newest = -1
+        self._come = 0  # bit i: the counter ``newest - i`` has come
+
+    def may_come(self, counter: int) -> bool:
+        age = self._newest - counter
+        return age < 0 or (age < _WINDOW and not self._come >> age & 1)
+
+    def note(self, counter: int) -> None:
+        age = self._newest - counter
+        if age >= 0:
+            self._come |= 1 << age
+        else:
+            self._come = ((self._come << min(-age, _WINDOW)) | 1) & ((1 << _WINDOW) - 1)
+            self._newest = counter
+
+
+def _cipher(key: bytes) -> ChaCha20Poly1305:
+    """ChaCha20-Poly1305 with this key.
+
+    Raises:
+        LinkError: the libraries of the one-way link are not installed.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("cryptography", "raptorq")):
+        raise LinkError("the one-way link needs further libraries: pip install 'smartedge[simplex]'")
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    return ChaCha20Poly1305(key)
+
+
+def _number_of(edge: str) -> bytes:
+    return hashlib.sha256(edge.encode()).digest()[:8]
+
+
+def _nonce(counter: int) -> bytes:
+    return counter.to_bytes(12, "big")

@@ -1,0 +1,154 @@
+"""The edge's end of the one-way link: sends datagrams, and never receives one."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+from smartedge.errors import FrameError, LinkError
+from smartedge.types import Frame, StreamHeader
+from smartedge.wire.frame import Message, serialise
+from smartedge.wire.link import check_kind
+from smartedge.wire.simplex.blocks import Block, pack_block, split_block
+from smartedge.wire.simplex.seal import Sealer
+from smartedge.wire.sockets import ByteCount
+
+__all__ = ["SimplexLink"]
+
+_BLOCK_BYTES = 64 * 1024  # frames are gathered to this size: longer blocks need fewer repair symbols
+_END_ROUNDS = 3  # the end of a stream is sent again after a pause: a burst of losses may swallow it
+_END_PAUSE_S = 0.1
+_UDP_IP_BYTES = 28  # of headers around a datagram (IPv4), which the link's rate includes
+
+
+class SimplexLink:
+    """A :class:`~smartedge.wire.link.FrameSender` over UDP that nothing comes back to.
+
+    What was sent counts as confirmed, since no news can come. So :meth:`confirmed` and :meth:`close` promise that the
+    datagrams have left this machine, and no more.
+
+    Args:
+        location: ``host:port`` of the receiver.
+        sealer: encrypts for this edge.
+        rate_bits_s: bits per second that the link carries; datagrams are spaced out to keep to it.
+        loss: share of datagrams that the link is expected to lose, at least 0 and below 1.
+
+    Raises:
+        LinkError: the location has another form.
+    """
+
+    def __init__(self, location: str, sealer: Sealer, *, rate_bits_s: float, loss: float) -> None:
+        host, _, port = location.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise LinkError(f"the cloud's location must be HOST:PORT, as in 192.168.0.7:8816, got {location!r}")
+        self._where = f"one-way link to {location}"
+        self._address = host.strip("[]"), int(port)
+        self._socket: socket.socket | None = None
+        self._sealer = sealer
+        self._rate_bits_s = rate_bits_s
+        self._loss = loss
+        self._header: StreamHeader | None = None
+        self._messages: list[Message] = []
+        self._gathered = 0  # bytes of these messages
+        self._sent_seq = 0
+        self._up = 0
+        self._free_at = 0.0  # when the link has carried what was sent
+        self._stopped = threading.Event()
+
+    def open(self, header: StreamHeader) -> int:
+        """Begin a stream. Nobody answers, so it always begins with its first frame.
+
+        Raises:
+            LinkError: a stream is open already, or the cloud's name cannot be resolved.
+            FrameError: its frames are to be answered.
+        """
+        if self._header is not None:
+            raise LinkError(f"{self._where}: a stream is open already; close it before opening another")
+        if header.answered:
+            raise FrameError(f"{self._where}: frames cannot be answered here; this needs a link with a way back")
+        if self._socket is None:
+            self._socket = self._connect()
+        self._header = header
+        self._stopped.clear()
+        return header.first_seq
+
+    def write(self, frame: Frame) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`. Waits where the link's rate is reached."""
+        header = self._stream()
+        check_kind(header, answered=False)
+        message = serialise(frame, header)
+        self._messages.append(message)
+        self._gathered += len(message.head) + len(message.payload)
+        if self._gathered >= _BLOCK_BYTES or len(self._messages) >= header.joined_frames:
+            self._flush(frame.seq + 1)
+
+    def exchange(self, frame: Frame) -> Frame:
+        """Not possible on a link without a way back."""
+        raise FrameError(f"{self._where}: frames cannot be answered here; this needs a link with a way back")
+
+    def close(self) -> None:
+        """Send what was kept and the end of the stream; returns when the link has carried it."""
+        header = self._stream()
+        self._flush(header.end_seq)
+        for round_ in range(_END_ROUNDS):
+            if round_:
+                self._pause(_END_PAUSE_S)
+            self._send(Block(header, (), ends=True))
+        self._header = None
+
+    def confirmed(self) -> int:
+        """Every frame before this number has been sent. Whether it arrived cannot be known here."""
+        return self._sent_seq
+
+    def counters(self) -> ByteCount:
+        """Bytes of all datagrams; none ever comes down."""
+        return ByteCount(self._up, 0, "udp datagrams")
+
+    def disconnect(self) -> None:
+        """Break off: what was gathered is dropped, and a thread that waits for the link's rate gets an error."""
+        self._stopped.set()
+        self._header, self._messages, self._gathered = None, [], 0
+        found, self._socket = self._socket, None
+        if found is not None:
+            found.close()
+
+    def _connect(self) -> socket.socket:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(*self._address, type=socket.SOCK_DGRAM)[0]
+            made = socket.socket(family, socket.SOCK_DGRAM)
+            made.connect(address)  # sends nothing: it sets the address, once
+        except OSError as error:
+            raise LinkError(f"{self._where}: {error.strerror or error}") from error
+        return made
+
+    def _stream(self) -> StreamHeader:
+        if self._header is None:
+            raise LinkError(f"{self._where}: no stream is open; call open(header) first")
+        return self._header
+
+    def _flush(self, sent_seq: int) -> None:
+        if self._messages:
+            messages, self._messages, self._gathered = tuple(self._messages), [], 0
+            self._send(Block(self._stream(), messages, ends=False))
+        self._sent_seq = sent_seq
+
+    def _send(self, block: Block) -> None:
+        # The counter of its first datagram numbers a block: it grows for ever, over restarts too.
+        for content in split_block(pack_block(block), self._sealer.counter, self._loss):
+            datagram = self._sealer.seal(content)
+            self._pause(self._free_at - time.monotonic())
+            try:
+                if self._socket is not None:
+                    self._socket.send(datagram)
+            except ConnectionRefusedError:
+                pass  # a message from the other machine's kernel: nobody listens there now. This link does not listen
+            except OSError as error:
+                raise LinkError(f"{self._where}: {error.strerror or error}") from error
+            self._up += len(datagram)
+            took = 8 * (len(datagram) + _UDP_IP_BYTES) / self._rate_bits_s
+            self._free_at = max(self._free_at, time.monotonic() - took) + took
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopped.wait(max(0.0, seconds)) or self._stopped.is_set():
+            raise LinkError(f"{self._where}: disconnected")

@@ -1,0 +1,96 @@
+"""Sealed datagrams: forged, damaged and repeated ones are refused, and no counter is used twice."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from smartedge.errors import LinkError
+from smartedge.wire.simplex import seal
+from smartedge.wire.simplex.seal import KEY_BYTES, OVERHEAD, Opener, Sealer
+
+KEY, OTHER = bytes(range(KEY_BYTES)), bytes(KEY_BYTES)
+
+
+@pytest.fixture
+def sealer(tmp_path: Path) -> Sealer:
+    return Sealer("cam-1", KEY, tmp_path / "counter")
+
+
+@pytest.fixture
+def opener() -> Opener:
+    return Opener({"cam-1": KEY, "cam-2": OTHER})
+
+
+def test_what_was_sealed_is_opened_once(sealer: Sealer, opener: Opener) -> None:
+    datagram = sealer.seal(b"four words of text")
+    assert len(datagram) == len(b"four words of text") + OVERHEAD
+    assert b"words" not in datagram
+    assert opener.open(datagram) == ("cam-1", 0, b"four words of text")
+    assert opener.open(datagram) is None
+
+
+def test_every_damaged_bit_is_seen(sealer: Sealer, opener: Opener) -> None:
+    datagram = sealer.seal(b"content")
+    for bit in range(8 * len(datagram)):
+        damaged = bytearray(datagram)
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert opener.open(bytes(damaged)) is None
+    for length in range(len(datagram)):
+        assert opener.open(datagram[:length]) is None
+    assert opener.open(datagram) is not None  # forgeries have not used up its counter
+
+
+def test_another_edge_cannot_speak_for_it(tmp_path: Path, opener: Opener) -> None:
+    assert opener.open(Sealer("cam-1", OTHER, tmp_path / "a").seal(b"x")) is None
+    assert opener.open(Sealer("cam-3", OTHER, tmp_path / "b").seal(b"x")) is None
+    assert opener.open(Sealer("cam-2", OTHER, tmp_path / "c").seal(b"x")) == ("cam-2", 0, b"x")
+
+
+def test_late_datagrams_come_once_within_the_window(
+    sealer: Sealer, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seal, "_WINDOW", 8)
+    sent = [sealer.seal(b"%d" % number) for number in range(20)]
+    assert opener.open(sent[10]) is not None
+    assert opener.open(sent[2]) is None  # too old
+    assert opener.open(sent[3]) is not None
+    assert opener.open(sent[3]) is None
+    assert opener.open(sent[19]) is not None
+    assert opener.open(sent[11]) is None  # too old now
+    assert [opener.open(sent[number]) is not None for number in range(12, 20)] == [True] * 7 + [False]
+
+
+def test_no_counter_is_used_twice_over_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal, "_RESERVED", 4)
+    used = []
+    for sends in (0, 3, 4, 9, 1):  # each time as if killed afterwards
+        sealer = Sealer("cam-1", KEY, tmp_path / "counter")
+        for _ in range(sends):
+            used.append(sealer.counter)
+            sealer.seal(b"x")
+    assert len(used) == len(set(used)) == 17
+    assert used == sorted(used)
+
+
+@pytest.mark.parametrize("text", ["", "12", "x\n", "-3\n", "4 4\n"])
+def test_a_damaged_counter_is_not_guessed(text: str, tmp_path: Path) -> None:
+    (tmp_path / "counter").write_text(text)
+    with pytest.raises(LinkError, match="counter of the one-way link cannot be read"):
+        Sealer("cam-1", KEY, tmp_path / "counter")
+
+
+def test_nothing_is_sealed_where_the_counter_cannot_be_kept(sealer: Sealer, tmp_path: Path) -> None:
+    tmp_path.rmdir()
+    with pytest.raises(LinkError, match="breaks the encryption"):
+        sealer.seal(b"x")
+
+
+@pytest.mark.parametrize("absent", ["cryptography", "raptorq"])
+def test_without_its_libraries(absent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else find(name))
+    with pytest.raises(LinkError, match=r"pip install 'smartedge\[simplex\]'"):
+        Sealer("cam-1", KEY, tmp_path / "counter")
