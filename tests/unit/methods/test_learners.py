@@ -52,7 +52,7 @@ def images():
     return Images(ImageBatch(np.arange(16), pixels, labels, {"club": club}))
 
 
-def learner(images: Images, **changes) -> ExitLearner:
+def learner(images: Images, *, task: Task = TASK, **changes) -> ExitLearner:
     config = load_config(
         {
             "data": {"image_size": 32, "sensitive": ["club"]},
@@ -63,7 +63,7 @@ def learner(images: Images, **changes) -> ExitLearner:
         },
         changes,
     )
-    made = get_method(config.method).edge(config, TASK, torch.device("cpu"), images)
+    made = get_method(config.method).edge(config, task, torch.device("cpu"), images)
     assert isinstance(made, ExitLearner)
     return made
 
@@ -130,6 +130,21 @@ def test_what_is_inferred_is_bounded_and_free_of_noise(images):
     features, _ = one.infer(images.batch)
     assert features.flatten(1).norm(dim=1).max() <= 0.1
     assert torch.equal(features, one.infer(images.batch)[0])
+
+
+@pytest.mark.parametrize("task", [TASK, Task("multi", ("smile", "hat"), ("smile", "hat"))])
+def test_answers_to_codewords_are_averaged_as_the_task_asks(images, task):
+    codewords = {
+        "model": {"bottleneck": None, "codebook": 4},
+        "dp": {"mechanism": "randomised-response", "sigma": None, "epsilon": 1.0},
+    }
+    one = learner(images, task=task, adversary={"exits": []}, data={"sensitive": []}, **codewords)
+    features, logits = one.infer(images.batch)
+    channel = torch.from_numpy(one.mechanism.channel())
+    to_shares = (lambda x: torch.softmax(x, dim=1)) if task.kind == "single" else torch.sigmoid
+    with torch.no_grad():
+        expected = features @ channel @ to_shares(one.modules["exit"](torch.eye(4)))
+    torch.testing.assert_close(to_shares(logits), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_exits_need_the_labels_of_a_data_set(images):

@@ -265,6 +265,37 @@ def test_a_distillation_pulls_the_exit_to_the_teacher(parts, batch):
     assert result.figures["distillation_loss"] < 4 * before
 
 
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_a_taught_step_is_the_plain_sum_of_labels_and_teacher(parts, batch, kind):
+    images, labels, _ = batch
+    teacher = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
+    front, task_exit = copy.deepcopy(parts)
+    logits = task_exit(front(images))
+    if kind == "single":
+        told = torch.softmax(teacher / 2, dim=1)
+        task_loss = F.cross_entropy(logits, labels)
+        taught = (told * (told.log() - F.log_softmax(logits / 2, dim=1))).sum(dim=1).mean()
+    else:
+        labels = torch.stack([labels, labels.flip(0)], dim=1).float()
+        told = torch.sigmoid(teacher / 2)
+        task_loss = F.binary_cross_entropy_with_logits(logits, labels)
+        taught = F.binary_cross_entropy_with_logits(logits / 2, told) - F.binary_cross_entropy(told, told)
+    (0.3 * task_loss + 0.7 * 2**2 * taught).backward()
+    with torch.no_grad():
+        for parameter in [*front.parameters(), *task_exit.parameters()]:
+            parameter -= 0.1 * parameter.grad
+    distillation = Distillation(teacher, 0.7, 2.0)
+    options = StepOptions(clip_norm=1e9)
+    found = protected_step(
+        *parts, sgd(*parts), images, labels, kind, Protection(NONE, distillation=distillation), options=options
+    )
+    assert found.loss == pytest.approx(task_loss.item(), rel=1e-5)
+    assert found.figures["distillation_loss"] == pytest.approx(4 * taught.item(), rel=1e-4)
+    for mine, plain in zip(parts, (front, task_exit), strict=True):
+        for name, tensor in mine.state_dict().items():
+            torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=0, atol=1e-6)
+
+
 # -- codewords
 
 
