@@ -21,6 +21,7 @@ from smartedge.data.columns import read_columns, yes_no_columns
 from smartedge.data.drawn import draw
 from smartedge.data.face import ATTRIBUTES
 from smartedge.lab.audit import suite
+from smartedge.lab.audit.certificate.run import CertifySettings, certify
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.gathering import gather
 from smartedge.lab.audit.run_evidence import RunEvidence
@@ -124,6 +125,25 @@ def test_what_is_attacked_is_what_crossed_the_link(tiny_config: Callable[..., Co
     # A mirrored view is the front's answer to the mirrored image.
     first = evidence.images(evidence.train.split, torch.arange(4))
     assert torch.allclose(evidence.train.views_VNF[1][:4], evidence.bounded(first.flip(-1)), rtol=0, atol=1e-5)
+
+
+def test_the_certificate_of_an_audit_is_that_of_certify(tiny_config: Callable[..., Config]) -> None:
+    data = {"limit": {"train": 128, "val": 20, "test": 60}, "audit_share": 0.25}
+    run_dir = trained(tiny_config, "certified", epochs=1, data=data, **PROTECTED)
+    asked = AuditSettings(attacks=("linear", "deep", "certificate"), seeds=1)
+    found = suite.audit(run_dir, asked, Quiet())
+    assert found.certificate is not None and found.certificate.training_image is not None
+    for ours, known in ((found.certificate.one_release, False), (found.certificate.training_image, True)):
+        theirs = certify(run_dir, CertifySettings(label_known=known), Quiet())
+        assert ours is not None and ours.assumptions == theirs.assumptions and ours.splits == ("test", "audit")
+        one, other = ours.attributes["masculine"], theirs.attributes["masculine"]
+        assert one.units == other.units and one.bound == pytest.approx(other.bound, abs=1e-3)
+    block, bound = found.attributes["masculine"], found.certificate.one_release
+    assert block.full_depth_needed is ("deep" in block.attacks) and bound is not None and block.best is not None
+    if not block.full_depth_needed:
+        assert bound.attributes["masculine"].bound <= block.best.balanced_accuracy + 0.02
+    kept = suite.audit(run_dir, AuditSettings(attacks=("linear",), seeds=1), Quiet())
+    assert kept.certificate == found.certificate, "a stage that was not asked for stays"
 
 
 def test_features_are_computed_once(tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,3 +231,34 @@ def test_the_page_says_what_was_audited_and_what_is_certified(
     assert f"exceeds {100 * bound.one_release.attributes['glasses'].bound:.1f}\N{NO-BREAK SPACE}% on glasses" in text
     assert "So attackers of full depth were not trained" in text and "no deep attacker was tried" not in text
     assert bound.one_release.assumptions[:60] in text
+
+
+def test_of_given_splits_the_certificate_takes_the_test_images_alone() -> None:
+    """The train split may be the network's own."""
+    splits = np.repeat(["train", "val", "test"], COUNT // 3)
+    found = audited({**faces(0.2), "splits": splits}, noise="gaussian:sigma=0.4,clip=1")
+    assert found.certificate is not None and found.certificate.one_release is not None
+    certificate = found.certificate.one_release
+    assert certificate.splits == ("test",) and sum(certificate.attributes["glasses"].units) == COUNT // 3
+    assert isinstance(found.audited, AuditedFeatures) and found.audited.splits == "given"
+
+
+def test_codewords() -> None:
+    """Word 0 or 1 tells the column; it survives with e/(e + 3) = 47.5 %, each other word comes with 17.5 %."""
+    glasses = np.random.default_rng(0).integers(0, 2, COUNT)
+    given = {"features": np.eye(4)[glasses], "sensitive": {"glasses": glasses}}
+    found = audited(given, noise="randomised-response:epsilon=1", attacks=("posterior", "certificate", "membership"))
+    assert found.certificate is not None and found.certificate.one_release is not None
+    bound = found.certificate.one_release.attributes["glasses"]
+    assert bound.draws == 0 and bound.plug_in == pytest.approx(0.65, abs=0.005)  # (1 + 0.475 - 0.175)/2, exactly
+    assert 0.53 < best(found) < 0.77  # four deviations, 12 points
+    assert found.membership is not None and found.dp.epsilon_claimed == pytest.approx(1)
+
+
+def test_too_few_persons_for_a_certificate_is_said() -> None:
+    given = {**faces(0.2), "persons": np.arange(COUNT) // 45}
+    found = audited(given, noise="gaussian:sigma=0.4,clip=1", attacks=("linear", "certificate"))
+    assert found.certificate is None and found.attributes["glasses"].full_depth_needed is None
+    assert [(entry.attack, "too few held-out persons" in entry.reason) for entry in found.skipped] == [
+        ("certificate", True)
+    ]
