@@ -240,8 +240,8 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
         trainer = BackTrainer(config, back, device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False)
         trainer.train_from(
             Shuffled(
-                log,
-                lambda seq: unpack_frame(log.frame(seq), log.header_of(seq)),
+                {"edge": log},
+                lambda key: unpack_frame(log.frame(key[1]), log.header_of(key[1])),
                 batch_size=config.train.batch_size,
                 seed=config.seed,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -337,8 +338,8 @@ def _prepare_run(config: Config, *, resume: bool) -> RunFacts:
             )
         _refuse_other_settings(config)
         edge_done = has_finished(run_dir / "edge")
-        if not edge_done and (run_dir / "cloud" / "closed").exists():
-            (run_dir / "cloud" / "closed").unlink()  # the cloud must wait for the edge again
+        if not edge_done:
+            shutil.rmtree(run_dir / "cloud" / "closed", ignore_errors=True)  # the cloud must wait for the edge again
         return RunFacts.read(facts_file)
     if resume and not facts_file.exists() and run_dir.exists():
         raise RunError(f"{run_dir}: there is no run to resume; start it without --resume")

@@ -9,26 +9,30 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from smartedge.cloud.store import FeatureLog
+from smartedge.cloud.store import FeatureLog, edges_of, log_folder
+from smartedge.cloud.values import check_values, largest_value
 from smartedge.codec import unpack_frame
 from smartedge.config import Config
-from smartedge.errors import FrameError, RunError
-from smartedge.files import sync_folder
+from smartedge.errors import FrameError, RunError, SmartEdgeError
+from smartedge.files import PRIVATE, private_folder, sync_folder
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Monitor, Update
 from smartedge.types import FeatureBatch, Frame, StreamHeader
 from smartedge.wire.frame import ReceivedFrame
+from smartedge.wire.link import UNNAMED_EDGE
 
-__all__ = ["CLOSED", "Decoded", "Handover", "Ingest"]
+__all__ = ["CLOSED", "Decoded", "Handover", "Ingest", "Intake", "Key"]
 
-CLOSED = "closed"  # a file in the cloud's folder: the edge's last stream was confirmed
+CLOSED = "closed"  # a folder in the cloud's folder, with a file for each edge whose last stream was confirmed
 _KEPT_BYTES = 64 * 2**20
 
 Found = TypeVar("Found")
+Key = tuple[str, int]  # edge, and number of a frame of it
 
 
 class Decoded(NamedTuple):
@@ -36,6 +40,57 @@ class Decoded(NamedTuple):
 
     batch: FeatureBatch
     seconds: float  # that decoding took
+
+
+class Intake:
+    """What the cloud holds of one edge: its log, and the stream that is open.
+
+    The log is made with the edge's first acceptable frame. So a stream of which no frame comes leaves nothing behind.
+
+    Args:
+        cloud: the cloud's folder of the run.
+        edge: name of the edge.
+
+    Raises:
+        RunError: the name cannot be a folder's.
+        LogError: the log is damaged, or another process writes it.
+    """
+
+    def __init__(self, cloud: Path, edge: str) -> None:
+        self.edge = edge
+        self.folder = log_folder(cloud, edge)
+        self.log = FeatureLog(self.folder, edge) if self.folder.exists() else None
+        self.stream: StreamHeader | None = None  # the open one
+        self._closed = cloud / CLOSED / edge
+        self.images = 0  # that came since the start
+        self.refused = 0  # streams and frames, since the start
+
+    @property
+    def streams(self) -> list[StreamHeader]:
+        """Headers of the streams of which a frame came, in order."""
+        return [] if self.log is None else self.log.streams
+
+    @property
+    def next_seq(self) -> int:
+        """Number of the next frame to come."""
+        return 0 if self.log is None else self.log.next_seq
+
+    @property
+    def closed(self) -> bool:
+        """Whether the last stream is in, and the edge knows it."""
+        return self._closed.exists()
+
+    def close(self) -> None:
+        """Note that the last stream is in. Durable when this returns."""
+        private_folder(self._closed.parent)
+        self._closed.touch(PRIVATE)
+        sync_folder(self._closed.parent)
+
+    def open_log(self) -> FeatureLog:
+        """The log; it is made where it is missing."""
+        if self.log is None:
+            self.log = FeatureLog(self.folder, self.edge)
+        return self.log
 
 
 class Handover:
@@ -48,36 +103,36 @@ class Handover:
 
     def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
         self.changed = threading.Condition()
-        self.learned = 0  # every frame before this one was learned from
-        self.stream: StreamHeader | None = None  # the open one
-        self.closed = False  # the last stream is in, and the edge knows it
+        self.intakes: dict[str, Intake] = {}  # of the edges that have sent a frame
+        self.learned: dict[str, int] = {}  # edge -> every frame of it before this one was used
+        self.complete = False  # nothing more is taken in
         self.answers: dict[int, Frame] = {}
         self.failure: BaseException | None = None  # of training
-        self._kept: dict[int, Decoded] = {}
+        self._kept: dict[Key, Decoded] = {}
         self._room = kept_bytes
 
-    def keep(self, seq: int, decoded: Decoded) -> None:
+    def keep(self, key: Key, decoded: Decoded) -> None:
         """Keep a decoded frame, where there is room."""
         size = int(decoded.batch.features_BF.nbytes)
-        if size <= self._room and seq not in self._kept:
+        if size <= self._room and key not in self._kept:
             self._room -= size
-            self._kept[seq] = decoded
+            self._kept[key] = decoded
 
-    def kept(self, seq: int) -> Decoded | None:
+    def kept(self, key: Key) -> Decoded | None:
         """The decoded frame, where it is kept."""
-        return self._kept.get(seq)
+        return self._kept.get(key)
 
-    def drop(self, seq: int) -> None:
+    def drop(self, key: Key) -> None:
         """Drop a frame that is not needed again."""
-        if (decoded := self._kept.pop(seq, None)) is not None:
+        if (decoded := self._kept.pop(key, None)) is not None:
             self._room += int(decoded.batch.features_BF.nbytes)
 
-    def go_back(self, seq: int) -> None:
-        """Forget frame ``seq`` and all later ones: they come again."""
-        for later in [each for each in self._kept if each >= seq]:
+    def go_back(self, edge: str, seq: int) -> None:
+        """Forget frame ``seq`` of an edge and all later ones: they come again."""
+        for later in [each for each in self._kept if each[0] == edge and each[1] >= seq]:
             self.drop(later)
         self.answers.clear()
-        self.learned = seq
+        self.learned[edge] = seq
 
     def wait(self, until: Callable[[], Found | None]) -> Found:
         """Wait until ``until`` returns a true value, and return it.
@@ -97,23 +152,25 @@ class Handover:
 
 
 class Ingest:
-    """The cloud's end of the link (a :class:`smartedge.wire.link.FrameHandler`).
+    """The cloud's end of the link (a :class:`smartedge.wire.link.FrameHandler`), for any number of edges at a time.
 
-    The link has checked the frame against its stream header. Only decoding can check the payload. So a frame is decoded
-    before it is appended: the log never holds a payload that cannot be decoded, and its sender gets an error.
+    Everything is validated before anything is changed. The link has checked a frame against its stream header. Only
+    decoding can check the payload. So a frame is decoded, and its values are checked, before it is appended: the log
+    never holds a payload that cannot be decoded or learned from, and its sender gets an error. A stream is recorded
+    with its first frame.
 
     Training takes the decoded batch from :class:`Handover`. So a frame is decoded once where training keeps up with
     the link. With schedule ``freeze-and-log`` decoded batches stay in memory for all epochs; those for which there is
     no room are decoded again in each epoch, from the disk.
 
     Args:
-        config: the run's settings, equal to the edge's in all that both must agree on.
+        config: the run's settings, equal to the edges' in all that both must agree on.
         folder: the cloud's folder of the run.
-        log: where frames go.
         feature_shape: F of what the back takes.
         handover: shared with the thread that trains.
         monitor: takes progress updates.
-        begin: called with the header of each stream before the stream is recorded; it may refuse the stream.
+        begin: called with the edge and the header when a stream of a known edge begins, and before the first frame of a
+            new edge is taken; it may refuse it.
         learn: trains on the frames that have come, in the same thread. None: another thread trains when it is notified.
     """
 
@@ -121,17 +178,15 @@ class Ingest:
         self,
         config: Config,
         folder: Path,
-        log: FeatureLog,
         feature_shape: tuple[int, ...],
         handover: Handover,
         monitor: Monitor,
         *,
-        begin: Callable[[StreamHeader], None],
+        begin: Callable[[str, StreamHeader], None],
         learn: Callable[[], None] | None,
     ) -> None:
         self._config = config
         self._folder = folder
-        self._log = log
         self._feature_shape = feature_shape
         self._handover = handover
         self._monitor = monitor
@@ -139,24 +194,29 @@ class Ingest:
         self._learn = learn
         self._method, self._schedule = get_method(config.method), get_schedule(config.schedule)
         self._order = list(self._schedule.streams(config))
-        handover.closed = (folder / CLOSED).exists()
+        self._largest = largest_value(config)
+        for edge in edges_of(folder):
+            handover.intakes[edge] = Intake(folder, edge)
+        self._strangers: dict[str, Intake] = {}  # edges of which no frame has come yet
 
     def accept(self, edge: str, header: StreamHeader) -> int:
         """Accept a stream, or refuse one that does not belong to this run. A refusal changes nothing.
 
         Raises:
-            RunError: settings differ between the sides, or the log belongs to another run.
+            RunError: settings differ between the sides, the log belongs to another run, or the run has no place for
+                this edge.
             FrameError: the header contradicts the settings, or frames are missing before this stream.
         """
-        self._check_agreement(header)
         with self._handover.changed:
-            first = self._log.streams[0] if self._log.streams else header
-            if _constants(header) != _constants(first):
-                raise RunError(f"{self._folder}: the log belongs to another run; choose another run_dir for this one")
-            self._check_order(header)
-            self._begin(header)
-            self._log.add_stream(header)
-            self._handover.stream = header
+            intake = self._intake(edge)
+            with self._counting(intake):
+                self._check_agreement(header)
+                self._check_place(intake)
+                self._check_run(intake, header)
+                self._check_order(intake, header)
+                if intake.streams:
+                    self._begin(edge, header)
+            intake.stream = header
             self._handover.answers.clear()  # of frames that were sent again
             self._handover.changed.notify_all()
         return header.first_seq  # the log knows repetitions, and refuses those that differ
@@ -166,43 +226,82 @@ class Ingest:
 
         Raises:
             CodecError: its payload cannot be decoded.
+            FrameError: its values cannot be those of this run, or the run is complete.
         """
         begun = time.perf_counter()
-        batch = unpack_frame(frame, header)
         handover = self._handover
+        intake = self._intake(edge)
+        with self._counting(intake):
+            batch = unpack_frame(frame, header)
+            check_values(batch.features_BF, self._largest, f"edge {edge!r}, frame {frame.seq}")
         with handover.changed:
             handover.raise_failure()
-            self._log.append(frame)
-            if frame.seq >= handover.learned:
-                handover.keep(frame.seq, Decoded(batch, time.perf_counter() - begun))
+            if handover.complete and frame.seq >= intake.next_seq:
+                raise FrameError("the run is complete; nothing more is taken in")
+            if header not in intake.streams:
+                if not intake.streams:
+                    with self._counting(intake):
+                        self._check_place(intake)  # another edge may have sent its first frame in between
+                        self._check_run(intake, header)
+                        self._begin(edge, header)
+                intake.open_log().add_stream(header)
+                handover.intakes[edge] = intake
+                self._strangers.pop(edge, None)
+            log = intake.open_log()
+            if log.append(frame):
+                intake.images += len(batch.ids)
+            if frame.seq >= handover.learned.get(edge, 0):
+                handover.keep((edge, frame.seq), Decoded(batch, time.perf_counter() - begun))
             self._tell()
             if header.answered:
                 return handover.wait(lambda: handover.answers.pop(frame.seq, None))
             if not self._schedule.once:
                 most = self._config.link.max_lead_frames
-                handover.wait(lambda: self._log.next_seq - handover.learned <= most)
+                handover.wait(lambda: handover.complete or log.next_seq - handover.learned.get(edge, 0) <= most)
         return None
 
     def finish(self, edge: str, header: StreamHeader) -> None:
         """All frames of the stream are in: make them durable. In split learning, wait until they are learned from."""
         handover = self._handover
+        intake = self._intake(edge)
+        intake.open_log().sync()
         with handover.changed:
-            self._log.sync()
             if self._method.answered:
-                handover.wait(lambda: handover.learned >= header.end_seq)
-            handover.stream = None
+                handover.wait(lambda: handover.learned.get(edge, 0) >= header.end_seq)
+            intake.stream = None
             if header.split == "test":
-                (self._folder / CLOSED).touch()
-                sync_folder(self._folder)
-                handover.closed = True
+                intake.close()
             self._tell()
 
     def abort(self, edge: str, header: StreamHeader) -> None:
         """The stream broke off. The appended frames stay, and the edge may come back."""
         with self._handover.changed:
-            self._handover.stream = None
+            self._intake(edge).stream = None
             self._handover.changed.notify_all()
-        self._monitor.update(Update("cloud", "link", text="the edge went away; waiting for it to come back"))
+        who = "the edge" if edge == UNNAMED_EDGE else f"edge {edge}"
+        self._monitor.update(Update("cloud", "link", text=f"{who} went away; waiting for it to come back"))
+
+    def close(self) -> None:
+        """Close the logs."""
+        for intake in self._handover.intakes.values():
+            if intake.log is not None:
+                intake.log.close()
+
+    def _intake(self, edge: str) -> Intake:
+        with self._handover.changed:
+            known = self._handover.intakes.get(edge) or self._strangers.get(edge)
+            if known is None:
+                known = self._strangers[edge] = Intake(self._folder, edge)
+            return known
+
+    @contextmanager
+    def _counting(self, intake: Intake) -> Iterator[None]:
+        """Count what is refused inside."""
+        try:
+            yield
+        except SmartEdgeError:
+            intake.refused += 1
+            raise
 
     def _tell(self) -> None:
         if self._learn is not None:
@@ -222,19 +321,47 @@ class Ingest:
         said = (header.codec, header.batch_size, header.feature_dtype, header.labels)
         if said != (self._config.codec_name, self._config.train.batch_size, self._method.wire_dtype, True):
             raise FrameError(f"the stream header says {said}, which its own settings contradict")
+        desired = self._config.data.desired
+        if not isinstance(desired, str) and (header.task_kind, header.outputs) != ("multi", len(desired)):
+            raise FrameError(
+                f"the stream header says {header.outputs} outputs; data.desired has {len(desired)} columns"
+            )
         shape = self._feature_shape
         if header.feature_shape != shape:
             raise FrameError(f"the edge sends tensors of shape {header.feature_shape}, but this cut gives {shape}")
         if header.answer_shape != (shape if self._method.answered and header.split == "train" else None):
             raise RunError(f"method {self._config.method!r} does not give the answers that this stream asks for")
 
-    def _check_order(self, header: StreamHeader) -> None:
-        """Refuse a stream that is neither the next one of the run nor one that the log has begun."""
-        known = self._log.streams
-        if header.first_seq > self._log.next_seq:
-            raise FrameError(
-                f"the stream begins at frame {header.first_seq}, but frame {self._log.next_seq} is missing"
+    def _check_place(self, intake: Intake) -> None:
+        """Refuse an edge for which the run has no place."""
+        expected, known = self._config.fleet.expect, self._handover.intakes
+        if self._handover.complete and not intake.closed:
+            raise RunError("the run is complete, and goes on with what came before")
+        if isinstance(expected, tuple):
+            if intake.edge not in expected:
+                raise RunError(f"edge {intake.edge!r} is not one of those that this run expects (fleet.expect)")
+        elif expected is not None and intake.edge not in known and len(known) >= expected:
+            raise RunError(
+                f"edge {intake.edge!r}: this run takes {expected} edge{'s' * (expected > 1)} (fleet.expect), and has "
+                f"{', '.join(sorted(known))}"
             )
+
+    def _check_run(self, intake: Intake, header: StreamHeader) -> None:
+        """Refuse a stream of another run, or one whose facts differ from those of the other edges."""
+        if intake.streams and _of_one_edge(header) != _of_one_edge(intake.streams[0]):
+            raise RunError(f"{self._folder}: the log belongs to another run; choose another run_dir for this one")
+        other = next((each.streams[0] for each in self._handover.intakes.values() if each.streams), header)
+        if _of_all_edges(header) != _of_all_edges(other):
+            raise RunError(
+                f"edge {intake.edge!r} learns another task than the other edges: {header.outputs} outputs "
+                f"({header.task_kind}), and they have {other.outputs} ({other.task_kind})"
+            )
+
+    def _check_order(self, intake: Intake, header: StreamHeader) -> None:
+        """Refuse a stream that is neither the next one of the edge nor one that its log has begun."""
+        known = intake.streams
+        if header.first_seq > intake.next_seq:
+            raise FrameError(f"the stream begins at frame {header.first_seq}, but frame {intake.next_seq} is missing")
         if header in known:
             return
         if header.answered:  # the edge may go back to a checkpoint, and its later streams come again
@@ -251,9 +378,14 @@ class Ingest:
             raise FrameError(f"the stream says that it carries {header.frames} frames, which cannot be")
 
 
-def _constants(header: StreamHeader) -> tuple[object, ...]:
+def _of_one_edge(header: StreamHeader) -> tuple[object, ...]:
+    """The facts that are equal in all streams of one edge, beyond the settings."""
+    return header.run, header.train_steps, *_of_all_edges(header)
+
+
+def _of_all_edges(header: StreamHeader) -> tuple[object, ...]:
     """The facts that are equal in all streams of one run, beyond the settings."""
-    return header.run, header.feature_shape, header.feature_dtype, header.task_kind, header.outputs, header.train_steps
+    return header.feature_shape, header.feature_dtype, header.task_kind, header.outputs
 
 
 def _differences(mine: object, theirs: object, path: str = "") -> Iterator[str]:

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from smartedge.artifacts.fleet_run import Snapshot
 from smartedge.artifacts.summary import CloudSummary, Session
-from smartedge.cloud.ingest import Decoded, Handover, Ingest
+from smartedge.cloud.completion import Completion
+from smartedge.cloud.edge_figures import figures_of_edges
+from smartedge.cloud.ingest import Decoded, Handover, Ingest, Key
+from smartedge.cloud.mixing import Mixing
 from smartedge.cloud.order import Shuffled, next_in_sequence
-from smartedge.cloud.store import FeatureLog, has_begun, log_folder
+from smartedge.cloud.store import FeatureLog, has_begun
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config
@@ -28,15 +32,15 @@ __all__ = ["CloudRunner"]
 
 
 class CloudRunner:
-    """The cloud's side of a run: the feature log, :attr:`ingest` that fills it, and the trainer that learns from it.
+    """The cloud's side of a run: :attr:`ingest` fills the feature logs, and the trainer learns from them.
 
     Args:
-        config: the run's settings, equal to the edge's in all that both must agree on.
+        config: the run's settings, equal to the edges' in all that both must agree on.
         folder: the cloud's folder of the run.
         monitor: takes progress updates.
-        resume: continue with the log and the newest checkpoint that ``folder`` holds.
-        inline: train while frames are taken in (one process). Otherwise :meth:`run` trains, in the thread that calls
-            it, while the link's threads take frames in.
+        resume: continue with the logs and the newest checkpoint that ``folder`` holds.
+        inline: train while frames are taken in (one process, one edge). Otherwise :meth:`run` trains, in the thread
+            that calls it, while the link's threads take frames in.
 
     Raises:
         RunError: ``folder`` holds a run already and ``resume`` is not set.
@@ -56,23 +60,29 @@ class CloudRunner:
         self.monitor = monitor
         self.resume = resume
         self.inline = inline
-        self.log = FeatureLog(log_folder(folder))
         self.trainer: BackTrainer | None = None
         self._handover = Handover()
         self._busy = False  # the training thread is learning
         self.ingest = Ingest(
             config,
             folder,
-            self.log,
             feature_shape,
             self._handover,
             monitor,
             begin=self._begin,
             learn=self._learn if inline else None,
         )
-        if resume and self.log.streams:
-            self._make_trainer(self.log.streams[0])
+        self._mixing = Mixing(config, folder, self._handover) if config.several_edges and not self._once else None
+        self._completion = Completion(config, folder, self._handover)
+        for edge in self._handover.intakes.values():
+            if resume and edge.streams and self.trainer is None:
+                self._make_trainer(edge.edge, edge.streams[0])
         self._first_epoch = self.trainer.progress.epoch if self.trainer else 0
+
+    @property
+    def logs(self) -> dict[str, FeatureLog]:
+        """Edge → its log, of the edges that have sent a frame."""
+        return {edge: intake.log for edge, intake in self._handover.intakes.items() if intake.log is not None}
 
     def run(self, stop: threading.Event) -> bool:
         """Train until the run is complete (True) or ``stop`` is set (False)."""
@@ -103,26 +113,31 @@ class CloudRunner:
             ),
             busy_seconds=trainer.busy if trainer else 0.0,
             test=trainer.test if trainer else None,
-            frames=self.log.next_seq,
+            frames=sum(log.next_seq for log in self.logs.values()),
             peak_rss_bytes=None if self.inline else peak_rss_bytes(),
         )
         if trainer is not None:
             save_weights(self.folder / "back.safetensors", trainer.back.state_dict())
             trainer.recorder.close()
+            if self.config.several_edges:
+                influence = None if self._mixing is None else self._mixing.influence
+                figures_of_edges(self._handover, trainer, influence).write(self.folder / "fleet.json")
         summary.write(self.folder / "summary.json")
-        self.log.close()
+        if self._mixing is not None:
+            self._mixing.close()
+        self.ingest.close()
         return summary
 
     # -- a stream begins
 
-    def _begin(self, header: StreamHeader) -> None:
+    def _begin(self, edge: str, header: StreamHeader) -> None:
         """Prepare for an accepted stream. In split learning the edge may go back to a checkpoint."""
         handover = self._handover
         if self.trainer is None:
-            self._make_trainer(header)
+            self._make_trainer(edge, header)
         trainer = self.trainer
         assert trainer is not None
-        if not header.answered:
+        if not header.answered or edge not in handover.intakes:
             return
         handover.wait(lambda: not self._busy)  # a step that the edge does not wait for any longer
         if header.first_seq != trainer.next_seq:
@@ -131,10 +146,10 @@ class CloudRunner:
                     f"the edge wants to go on at frame {header.first_seq}, but the cloud has no checkpoint there; "
                     "start a new run"
                 )
-            self.log.truncate(header.first_seq)
-            handover.go_back(header.first_seq)
+            handover.intakes[edge].open_log().truncate(header.first_seq)
+            handover.go_back(edge, header.first_seq)
 
-    def _make_trainer(self, header: StreamHeader) -> None:
+    def _make_trainer(self, edge: str, header: StreamHeader) -> None:
         back, _ = self._method.cloud(self.config, header.outputs)
         self.trainer = BackTrainer(
             self.config,
@@ -144,47 +159,80 @@ class CloudRunner:
             monitor=self.monitor,
             resume=self.resume,
         )
-        self._handover.learned = self.trainer.next_seq
+        if self._mixing is None:
+            self._handover.learned[edge] = self.trainer.next_seq
+        else:
+            self._mixing.follow(self.trainer)
 
     # -- learning
 
     def _done(self) -> bool:
-        return self._handover.closed and self.trainer is not None and self.trainer.finished
+        if self._handover.complete and self.trainer is None:
+            raise RunError("the run was closed, but no edge has sent anything; there is nothing to learn from")
+        return self._handover.complete and self.trainer is not None and self.trainer.finished
 
     def _can_learn(self) -> bool:
         """Whether there is something to learn from. In split learning only while the edge is there."""
+        handover = self._handover
+        if not handover.complete and self._completion.reached():
+            handover.complete = True
+            handover.changed.notify_all()
         if self.trainer is None or self.trainer.finished:
             return False
         if self._once:
-            return self._handover.closed
-        if self._method.answered and self._handover.stream is None:
+            return handover.complete
+        if self._mixing is not None:
+            return self._mixing.ready()
+        intake = next(iter(handover.intakes.values()), None)
+        if intake is None or intake.log is None or (self._method.answered and intake.stream is None):
             return False
-        return next_in_sequence(self.log, self.trainer.next_seq) is not None
+        return next_in_sequence(intake.log, self.trainer.next_seq) is not None
 
     def _learn(self, stop: threading.Event | None = None) -> None:
         """Learn from all frames that are ready."""
-        while self._can_learn() and not (stop is not None and stop.is_set()):
+        while True:
+            with self._handover.changed:
+                if not self._can_learn() or (stop is not None and stop.is_set()):
+                    return
             assert self.trainer is not None
             if self._once:
-                train = self.config.train
-                frames = Shuffled(self.log, self._read, batch_size=train.batch_size, seed=self.config.seed)
-                self.trainer.train_from(frames, stop=stop)
+                self._learn_from_logs(self.trainer, stop)
+            elif self._mixing is not None:
+                self._mixing.take(self._read)
             else:
-                self._learn_next()
+                self._learn_next(self.trainer, next(iter(self._handover.intakes)))
 
-    def _learn_next(self) -> None:
-        """Learn from the next frame of the sequence, and answer it where the edge waits."""
-        trainer, handover = self.trainer, self._handover
-        assert trainer is not None
-        seq = trainer.next_seq
+    def _learn_from_logs(self, trainer: BackTrainer, stop: threading.Event | None) -> None:
+        """Train all epochs on what the logs hold. A resumed run uses the same frames, whatever came since."""
+        train, file = self.config.train, self.folder / "snapshot.json"
+        snapshot = Snapshot.read_if_there(file)
+        if snapshot is None:
+            snapshot = Snapshot(frames={edge: log.next_seq for edge, log in self.logs.items()})
+            if self.config.several_edges:
+                snapshot.write(file)
+        logs = {edge: log for edge, log in self.logs.items() if edge in snapshot.frames}
+        frames = Shuffled(logs, self._read, batch_size=train.batch_size, seed=self.config.seed, frames=snapshot.frames)
+        trainer.train_from(frames, stop=stop)
+        trainer.test_images = frames.images("test")
+
+    def _learn_next(self, trainer: BackTrainer, edge: str) -> None:
+        """Learn from the next frame of the one edge's sequence, and answer it where the edge waits."""
+        handover, log, seq = self._handover, self.logs[edge], trainer.next_seq
         with handover.changed:
             self._busy = True
-        header, decoded = self.log.header_of(seq), self._decoded(seq)
+        header, decoded = log.header_of(seq), self._decoded((edge, seq))
         trainer.busy += decoded.seconds
-        gradient_BF = trainer.consume(header, seq, decoded.batch)
+        try:
+            gradient_BF = trainer.consume(header, seq, decoded.batch)
+        except (RunError, ValueError, RuntimeError) as error:
+            raise RunError(
+                f"edge {edge!r}, frame {seq}: the back cannot learn from it ({error}). The frames of an edge are used "
+                "in their order, so the run ends here, and would end here again: start a new one, with a lower "
+                "train.lr if training has diverged"
+            ) from error
         with handover.changed:
-            handover.drop(seq)
-            handover.learned = trainer.next_seq
+            handover.drop((edge, seq))
+            handover.learned[edge] = trainer.next_seq
             if gradient_BF is not None:
                 payload, side = get_codec("float32").encode(gradient_BF.numpy())
                 ids = decoded.batch.ids
@@ -193,14 +241,16 @@ class CloudRunner:
             self._busy = False
             handover.changed.notify_all()
 
-    def _read(self, seq: int) -> FeatureBatch:
-        return self._decoded(seq).batch
+    def _read(self, key: Key) -> FeatureBatch:
+        return self._decoded(key).batch
 
-    def _decoded(self, seq: int) -> Decoded:
+    def _decoded(self, key: Key) -> Decoded:
         """A decoded frame: from memory where it is kept, else from the log."""
+        edge, seq = key
         with self._handover.changed:
-            if (kept := self._handover.kept(seq)) is not None:
+            if (kept := self._handover.kept(key)) is not None:
                 return kept
         begun = time.perf_counter()
-        batch = unpack_frame(self.log.frame(seq), self.log.header_of(seq))
+        log = self.logs[edge]
+        batch = unpack_frame(log.frame(seq), log.header_of(seq))
         return Decoded(batch, time.perf_counter() - begun)

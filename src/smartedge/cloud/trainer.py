@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smartedge.artifacts.results import Figures
 from smartedge.augment import augment
 from smartedge.cloud.order import Shuffled
 from smartedge.config import Config
-from smartedge.methods.back_step import CloudStep, cloud_forward, cloud_step
+from smartedge.methods.back_step import CloudStep, cloud_forward, cloud_step, image_losses
 from smartedge.methods.loop import (
     Progress,
     fit,
@@ -66,11 +70,13 @@ class BackTrainer:
         self._rates = warmup_cosine(self.optimizer, train.lr)
         self.random = RandomStream(derive_seed(config.seed, "cloud"), device)
         self.progress = Progress(config.epochs, steps_per_epoch=1)  # the number of steps is known when frames have come
-        self.next_seq = 0  # the frame to learn from next
+        self.next_seq = 0  # the frame to learn from next; of several edges, the line of the journal
         self.busy = 0.0  # seconds of decoding and computing
         self.test: Figures | None = None
         self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.test_images: Counter[str] = Counter()  # edge -> its images among the predictions of the test split
         self._predictions = Predictions()
+        self._validation = Predictions()  # of several edges, whose validation frames come between training frames
         self._busy_recorded = 0.0
         if resume and (numbers := self.checkpoints.numbers()):
             self._restore(self.checkpoints.load(numbers[-1]))
@@ -106,7 +112,7 @@ class BackTrainer:
             self._record(self.progress.epoch, header.split)
             if header.split == ("test" if last_epoch else "val"):
                 self.progress.epoch += 1
-                self._save()
+                self.save()
         return None if gradient_BF is None else gradient_BF.cpu()
 
     def rewind(self, next_seq: int) -> bool:
@@ -120,6 +126,58 @@ class BackTrainer:
                 self.recorder = Recorder(self.folder, "cloud", resume_epoch=self.progress.epoch)
                 return True
         return False
+
+    # -- frames of several edges
+
+    def learn_mixed(self, batch: FeatureBatch) -> NDArray[np.float64]:
+        """Learn from images of several edges. Returns the loss of each before the update, float64 (B,)."""
+        begun = time.perf_counter()
+        result = take_step(self._learn, batch, self.progress, rates=self._rates, random=self.random)
+        if self.progress.step % 4 == 0:
+            self._report(self.progress)
+        self.busy += time.perf_counter() - begun
+        return image_losses(result.logits_BK.cpu(), torch.from_numpy(batch.labels))
+
+    def validate(self, batch: FeatureBatch) -> None:
+        """Evaluate validation images, between training steps."""
+        begun = time.perf_counter()
+        self._evaluate(batch, self._validation)
+        self.busy += time.perf_counter() - begun
+
+    def end_epochs(self, steps_per_epoch: int) -> None:
+        """Record and write a checkpoint where another epoch's number of steps is done. The last epoch is left open."""
+        epoch = min(self.config.epochs - 1, self.progress.step // steps_per_epoch)
+        if epoch > self.progress.epoch:
+            self._record_mixed(epoch - 1)
+            self.progress.epoch = epoch
+            self.save()
+
+    def finish(self, val: Iterator[tuple[str, FeatureBatch]], test: Iterator[tuple[str, FeatureBatch]]) -> None:
+        """Evaluate the validation images that are left, and the test images. Nothing is learned after that.
+
+        Args:
+            val: edge and batch.
+            test: edge and batch, one edge after the other.
+        """
+        begun = time.perf_counter()
+        for _, batch in val:
+            self._evaluate(batch, self._validation)
+        last = self.config.epochs - 1
+        self._record_mixed(last)
+        for edge, batch in test:
+            self._evaluate(batch)
+            self.test_images[edge] += len(batch.ids)
+        if len(self._predictions):
+            self._record(last, "test")
+        self.progress.epoch = self.config.epochs
+        self.busy += time.perf_counter() - begun
+
+    def _record_mixed(self, epoch: int) -> None:
+        if len(self._predictions):
+            self._record(epoch, "train")
+        if len(self._validation):
+            self._predictions, self._validation = self._validation, Predictions()
+            self._record(epoch, "val")
 
     # -- frames that were sent once
 
@@ -145,7 +203,7 @@ class BackTrainer:
                     self._evaluate(batch)
                 spent()
                 self._record(progress.epoch - 1, split)
-            self._save()
+            self.save()
 
         fit(
             self._learn,
@@ -191,7 +249,7 @@ class BackTrainer:
         self._predictions.add(batch.ids, labels, result.logits_BK, result.loss)
         return result
 
-    def _evaluate(self, batch: FeatureBatch) -> None:
+    def _evaluate(self, batch: FeatureBatch, into: Predictions | None = None) -> None:
         with self.random.active():
             self.back.eval()
             inputs_BF = self._inputs(batch, learning=False)
@@ -199,7 +257,7 @@ class BackTrainer:
         labels = torch.from_numpy(batch.labels)
         kind = "multi" if labels.dim() == 2 else "single"
         loss = task_loss(logits_BK, labels, kind).item()
-        self._predictions.add(batch.ids, labels, logits_BK, loss)
+        (self._predictions if into is None else into).add(batch.ids, labels, logits_BK, loss)
 
     def _report(self, progress: Progress) -> None:
         epoch = min(progress.epoch + 1, progress.epochs)
@@ -217,7 +275,8 @@ class BackTrainer:
             self.test = figures
             save_weights(self.folder / "predictions.safetensors", predictions.tensors())
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint."""
         state = {
             **training_state({"back": self.back}, self.optimizer, self.random, self.progress),
             "next_seq": self.next_seq,
@@ -231,4 +290,5 @@ class BackTrainer:
         load_training_state(state, {"back": self.back}, self.optimizer, self.random, self.progress)
         self.next_seq, self.busy = state["next_seq"], state["busy"]
         self.test = Figures.model_validate(state["test"]) if state["test"] else None
-        self._predictions, self._busy_recorded = Predictions(), self.busy
+        self._predictions, self._validation = Predictions(), Predictions()
+        self._busy_recorded = self.busy

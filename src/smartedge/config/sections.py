@@ -17,6 +17,7 @@ __all__ = [
     "DistillConfig",
     "DpConfig",
     "ExitConfig",
+    "FleetConfig",
     "HardwareConfig",
     "LinkConfig",
     "ModelConfig",
@@ -228,6 +229,32 @@ class LinkConfig(Section):
     tls_key: Path | None = Field(None, description="its private key (PEM)")
     tls_ca: Path | None = Field(None, description="certificates that check the other side's certificate (PEM)")
     insecure: bool = Field(False, description="allow listening beyond this machine without TLS and token")
+
+
+class FleetConfig(Section):
+    """Several edges in one run. Only the cloud uses these settings. docs/fleet.md explains them."""
+
+    expect: PositiveInt | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        1,
+        description="edges that the run waits for: how many, or a list of names; null: any number, until the deadline "
+        "or 'smartedge close'",
+    )
+    deadline: float | None = Field(
+        None, gt=0, description="hours after the cloud's start at which it goes on with what has come; default: none"
+    )
+    mix: int = Field(
+        8, ge=1, le=256, description="frames, of different edges where possible, that are mixed into as many steps"
+    )
+    patience: float = Field(
+        5.0, gt=0, description="seconds that the cloud waits for an edge that has nothing to give, before it goes on"
+    )
+    max_influence: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of an ordinary edge that an outlier keeps, by its training loss; 0: it is left out; "
+        "default: outliers are reported only",
+    )
 
 
 class HardwareConfig(Section):

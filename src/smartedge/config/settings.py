@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -19,6 +20,7 @@ from smartedge.config.sections import (
     CodecConfig,
     DataConfig,
     DpConfig,
+    FleetConfig,
     HardwareConfig,
     LinkConfig,
     ModelConfig,
@@ -30,6 +32,7 @@ from smartedge.errors import ConfigError
 from smartedge.methods.base import METHODS, get_method
 from smartedge.methods.schedules import SCHEDULES, get_schedule
 from smartedge.models.blueprint import Blueprint
+from smartedge.types import EDGE_NAME
 
 __all__ = ["Config", "NetworkArguments", "differences"]
 
@@ -91,6 +94,7 @@ class Config(Section):
     dp: DpConfig = Field(default_factory=lambda: DpConfig())
     codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
     link: LinkConfig = Field(default_factory=lambda: LinkConfig())
+    fleet: FleetConfig = Field(default_factory=lambda: FleetConfig())
     hardware: HardwareConfig = Field(default_factory=lambda: HardwareConfig())
 
     @model_validator(mode="after")
@@ -105,11 +109,30 @@ class Config(Section):
         part, parts = self.data.part
         if part > parts:
             problems.append(f"data.shard: there is no part {part} of {parts}; the first is 1/{parts}")
+        problems += self._fleet_problems()
         if (self.link.tls_cert is None) != (self.link.tls_key is None):
             problems.append("link.tls_cert, link.tls_key: give both or neither")
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _fleet_problems(self) -> list[str]:
+        names = self.fleet.expect if isinstance(self.fleet.expect, tuple) else ()
+        problems = [
+            f"fleet.expect: {name!r} is no edge's name: small letters, digits, '-' and '_', 63 at most"
+            for name in names
+            if not re.fullmatch(EDGE_NAME, name)
+        ]
+        if len(set(names)) != len(names):
+            problems.append("fleet.expect: a name is there twice")
+        if self.several_edges and get_method(self.method).answered:
+            problems.append(f"fleet.expect: method '{self.method}' answers one edge; use another method, or 1")
+        return problems
+
+    @property
+    def several_edges(self) -> bool:
+        """Whether more than one edge may take part."""
+        return self.fleet.expect != 1
 
     def _privacy_problems(self) -> list[str]:
         dp, model = self.dp, self.model
@@ -232,7 +255,8 @@ class Config(Section):
         The run's folder, the hardware and the link are not among them.
         """
         whole = self.model_dump(
-            mode="json", exclude={"run_dir": True, "hardware": True, "link": True, "data": {"cache_dir"}, **_FRONT}
+            mode="json",
+            exclude={"run_dir": True, "hardware": True, "link": True, "fleet": True, "data": {"cache_dir"}, **_FRONT},
         )
         return {**whole, "codec": {"name": self.codec_name}} | self._front()
 

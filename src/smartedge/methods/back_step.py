@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from smartedge.methods.options import PLAIN, StepOptions
 from smartedge.models.exits import noisy_task_loss, task_loss
 from smartedge.models.optim import apply_gradients
 
-__all__ = ["CloudStep", "cloud_forward", "cloud_step", "label_channel"]
+__all__ = ["CloudStep", "cloud_forward", "cloud_step", "image_losses", "label_channel"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,14 @@ def cloud_forward(back: nn.Module, features_BF: Tensor, *, precision: str = "flo
     with torch.autocast(features_BF.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         logits_BK: Tensor = back(features_BF)
     return logits_BK.float()
+
+
+def image_losses(logits_BK: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    """The cross-entropy of each image, float64 (B,); of a multi-label task, the mean over its columns."""
+    if labels.dim() == 2:
+        loss_BK = functional.binary_cross_entropy_with_logits(logits_BK, labels, reduction="none")
+        return loss_BK.mean(dim=1).double().numpy()
+    return functional.cross_entropy(logits_BK, labels, reduction="none").double().numpy()
 
 
 def label_channel(epsilon: float, outputs: int, task_kind: str) -> Tensor:

@@ -166,16 +166,17 @@ def test_the_handover_keeps_no_more_than_it_has_room_for() -> None:
     decoded = Decoded(FeatureBatch(np.arange(4), np.zeros((4, 64), np.float32), np.zeros(4, np.int64)), 0.0)  # 1 KiB
     handover = Handover(2500)
     for seq in range(3):
-        handover.keep(seq, decoded)
-        handover.keep(seq, decoded)
-    assert [handover.kept(seq) is not None for seq in range(3)] == [True, True, False]
-    handover.drop(0)
-    handover.drop(0)
-    handover.keep(3, decoded)
-    handover.keep(4, decoded)
-    assert [handover.kept(seq) is not None for seq in range(5)] == [False, True, False, True, False]
-    handover.go_back(2)
-    assert [handover.kept(seq) is not None for seq in (1, 3)] == [True, False] and handover.learned == 2
+        handover.keep(("edge", seq), decoded)
+        handover.keep(("edge", seq), decoded)
+    assert [handover.kept(("edge", seq)) is not None for seq in range(3)] == [True, True, False]
+    handover.drop(("edge", 0))
+    handover.drop(("edge", 0))
+    handover.keep(("edge", 3), decoded)
+    handover.keep(("other", 4), decoded)
+    assert [handover.kept(("edge", seq)) is not None for seq in range(5)] == [False, True, False, True, False]
+    handover.go_back("edge", 2)
+    assert [handover.kept(("edge", seq)) is not None for seq in (1, 3)] == [True, False]
+    assert handover.learned == {"edge": 2}
 
 
 def test_whoever_waits_hears_that_training_has_failed() -> None:
@@ -195,6 +196,6 @@ def test_a_refused_stream_changes_nothing(tmp_path: Path, changes: dict[str, obj
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     with pytest.raises(FrameError):
         MemoryLink(runner.ingest).open(dataclasses.replace(streams(runner.config)[0], **changes))
-    assert runner.trainer is None and runner.log.streams == []
+    assert runner.trainer is None and runner.logs == {}
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
     runner.close()

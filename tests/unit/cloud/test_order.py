@@ -7,10 +7,14 @@ import numpy as np
 from smartedge.cloud.order import Shuffled, next_in_sequence
 from smartedge.cloud.store import FeatureLog
 from smartedge.codec import unpack_frame
+from smartedge.types import FeatureBatch
 
 
 def shuffled(log: FeatureLog, seed: int = 0) -> Shuffled:
-    return Shuffled(log, lambda seq: unpack_frame(log.frame(seq), log.header_of(seq)), batch_size=5, seed=seed)
+    def read(key: tuple[str, int]) -> FeatureBatch:
+        return unpack_frame(log.frame(key[1]), log.header_of(key[1]))
+
+    return Shuffled({"edge": log}, read, batch_size=5, seed=seed)
 
 
 def images(frames: Shuffled, epoch: int) -> list[int]:

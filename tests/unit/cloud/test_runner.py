@@ -68,9 +68,9 @@ def send(runner: CloudRunner, header: StreamHeader) -> None:
 def test_what_does_not_belong_is_refused_and_the_right_one_taken_afterwards(runner, changes, error, problem):
     with pytest.raises(error, match=problem):
         MemoryLink(runner.ingest).open(dataclasses.replace(HEADER, **changes))
-    assert runner.log.next_seq == 0
+    assert runner.logs == {}
     send(runner, HEADER)
-    assert runner.log.next_seq == 2
+    assert runner.logs["edge"].next_seq == 2
 
 
 def test_streams_follow_each_other_to_the_end_of_the_run(runner):
@@ -112,7 +112,7 @@ def test_a_stream_that_is_here_already_changes_nothing(runner):
     send(runner, HEADER)
     before = {name: tensor.clone() for name, tensor in runner.trainer.back.state_dict().items()}
     send(runner, HEADER)
-    assert runner.log.next_seq == 2
+    assert runner.logs["edge"].next_seq == 2
     assert all(torch.equal(tensor, before[name]) for name, tensor in runner.trainer.back.state_dict().items())
 
 
@@ -139,7 +139,7 @@ def test_what_the_log_holds_and_the_trainer_did_not_learn_is_learned_after_a_sto
             link = MemoryLink(runner.ingest)
             link.open(HEADER)
             link.write(first_frame())
-            runner.log.close()  # killed: nothing else is written
+            runner.ingest.close()  # killed: nothing else is written
             runner = CloudRunner(CONFIG, folder, Quiet(), resume=True, inline=True)
         send(runner, HEADER)
         assert runner.trainer.next_seq == 2
@@ -155,9 +155,9 @@ def test_a_payload_that_cannot_be_decoded_is_told_to_its_sender_and_not_logged(r
     link.open(HEADER)
     with pytest.raises(SmartEdgeError):
         link.write(bad)
-    assert runner.log.next_seq == 0
+    assert runner.logs == {}
     send(runner, HEADER)
-    assert runner.log.next_seq == 2
+    assert runner.logs["edge"].next_seq == 2
 
 
 def first_frame() -> Frame:

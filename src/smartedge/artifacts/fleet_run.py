@@ -1,0 +1,73 @@
+"""Files of the cloud in a run of several edges: the journal of the order, the snapshot, the figures of each edge."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from smartedge.artifacts.base import Artifact, Part
+from smartedge.artifacts.results import Figures
+
+__all__ = ["EdgeFigures", "FleetFigures", "OrderLine", "Snapshot"]
+
+_NEW = "start a new run in another run_dir"
+
+
+class OrderLine(Part):
+    """One line of ``cloud/order.jsonl``. ``joined``, ``frames``, ``evaluated`` or ``closed`` is given."""
+
+    check: int = Field(description="CRC-32 of the line without this field")
+    joined: str | None = Field(None, description="an edge that takes part from here on")
+    frames: tuple[tuple[str, int], ...] | None = Field(
+        None, description="edge and number of the frames that are mixed and learned from next"
+    )
+    evaluated: tuple[str, int, int] | None = Field(
+        None, description="edge, and the first and last frame, that are evaluated next"
+    )
+    capped: tuple[str, ...] | None = Field(
+        None, description="edges of which only the share `fleet.max_influence` of the images is learned from"
+    )
+    closed: bool | None = Field(None, description="true: nothing more is learned from")
+
+
+class Snapshot(Artifact):
+    """``cloud/snapshot.json``: what the store held when training began (schedule ``freeze-and-log``)."""
+
+    missing: ClassVar[str] = "the cloud writes it when all edges have sent everything"
+    remedy: ClassVar[str] = _NEW
+    page: ClassVar[str] = "docs/run-files-schema.md"
+
+    schema_version: Literal[1] = 1
+    frames: dict[str, int] = Field(description="edge → number of its frames that are used, from 0 on")
+
+
+class EdgeFigures(Part):
+    """The cloud's figures of one edge."""
+
+    frames: int = Field(description="frames in its log")
+    images: int = Field(description="images that it sent, since the cloud was started")
+    bytes: int = Field(description="size of its log")
+    learned: int = Field(description="frames that the back has learned from or was evaluated on")
+    lag: int = Field(description="frames that wait to be used")
+    refused: int = Field(description="streams and frames that were refused, since the cloud was started")
+    closed: bool = Field(description="whether it has sent everything")
+    capped: bool = Field(description="whether only the share `fleet.max_influence` of its images is learned from")
+    loss: float | None = Field(description="mean training loss on its images, of late; null: not known")
+    outlier: float | None = Field(
+        description="how far its features lie from those of the other edges, in robust standard deviations; null: "
+        "there are fewer than three edges"
+    )
+    test: Figures | None = Field(description="of the back on the test images that it sent")
+
+
+class FleetFigures(Artifact):
+    """``cloud/fleet.json``: the cloud's figures of each edge."""
+
+    missing: ClassVar[str] = "the cloud writes it in a run of several edges (fleet.expect)"
+    remedy: ClassVar[str] = "continue the run with --resume"
+    page: ClassVar[str] = "docs/run-files-schema.md"
+
+    schema_version: Literal[1] = 1
+    complete: bool = Field(description="whether the run is complete")
+    edges: dict[str, EdgeFigures] = Field(description="edge → its figures")

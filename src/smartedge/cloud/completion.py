@@ -1,0 +1,52 @@
+"""Says when a run of several edges is complete: when all have sent everything, at a deadline, or when somebody asks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from smartedge.cloud.ingest import Handover
+from smartedge.config import Config
+from smartedge.files import PRIVATE, sync_folder
+
+__all__ = ["Completion", "ask_to_close"]
+
+_ASKED = "close"  # a file in the cloud's folder
+_SECONDS = 3600.0
+
+
+class Completion:
+    """Whether the cloud goes on with what has come.
+
+    Args:
+        config: the run's settings; ``fleet.expect`` and ``fleet.deadline`` matter.
+        folder: the cloud's folder of the run.
+        handover: knows the edges.
+    """
+
+    def __init__(self, config: Config, folder: Path, handover: Handover) -> None:
+        self._expected = config.fleet.expect
+        self._asked = folder / _ASKED
+        self._handover = handover
+        hours = config.fleet.deadline
+        self._deadline = None if hours is None else time.monotonic() + _SECONDS * hours
+
+    def reached(self) -> bool:
+        """Whether the run is complete. Hold ``handover.changed``."""
+        closed = {edge for edge, intake in self._handover.intakes.items() if intake.closed}
+        if isinstance(self._expected, tuple):
+            all_in = set(self._expected) <= closed
+        else:
+            all_in = self._expected is not None and len(closed) >= self._expected
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return all_in or late or self._asked.exists()
+
+
+def ask_to_close(cloud: Path) -> None:
+    """Ask the cloud with this folder to go on with what has come. It looks several times a second.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    (cloud / _ASKED).touch(PRIVATE)
+    sync_folder(cloud)

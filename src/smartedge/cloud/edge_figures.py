@@ -1,0 +1,65 @@
+"""The cloud's figures of each edge, for ``cloud/fleet.json``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from smartedge import metrics
+from smartedge.artifacts.fleet_run import EdgeFigures, FleetFigures
+from smartedge.artifacts.results import Figures
+from smartedge.cloud.influence import Influence
+from smartedge.cloud.ingest import Handover
+from smartedge.cloud.trainer import BackTrainer
+from smartedge.runs.checkpoint import load_weights
+
+__all__ = ["figures_of_edges"]
+
+
+def figures_of_edges(handover: Handover, trainer: BackTrainer, influence: Influence | None) -> FleetFigures:
+    """The figures of all edges that have sent a frame.
+
+    Args:
+        handover: knows the edges.
+        trainer: its test predictions are divided by edge, once it has finished.
+        influence: losses and features of the edges; None where frames are sent once.
+    """
+    distances = {} if influence is None else influence.distances()
+    tests = _test_figures(trainer)
+    edges = {}
+    for name, intake in sorted(handover.intakes.items()):
+        learned = handover.learned.get(name, 0)
+        if trainer.finished:
+            learned = intake.next_seq
+        edges[name] = EdgeFigures(
+            frames=intake.next_seq,
+            images=intake.images,
+            bytes=0 if intake.log is None else intake.log.total_bytes,
+            learned=learned,
+            lag=intake.next_seq - learned,
+            refused=intake.refused,
+            closed=intake.closed,
+            capped=influence is not None and name in influence.capped,
+            loss=None if influence is None else influence.loss(name),
+            outlier=distances.get(name),
+            test=tests.get(name),
+        )
+    return FleetFigures(complete=handover.complete and trainer.finished, edges=edges)
+
+
+def _test_figures(trainer: BackTrainer) -> dict[str, Figures]:
+    """Edge → figures on the test images that it sent. The predictions are in the order of the edges."""
+    if not trainer.test_images:
+        return {}
+    found = load_weights(trainer.folder / "predictions.safetensors")
+    parts = zip(*(tensor.split(list(trainer.test_images.values())) for tensor in found.values()), strict=True)
+    figures = {}
+    for edge, part in zip(trainer.test_images, parts, strict=True):
+        of = dict(zip(found, part, strict=True))
+        labels, scores = of["labels"], of["scores"]
+        kind: Literal["single", "multi"] = "multi" if labels.dim() == 2 else "single"
+        true = scores.clamp_min(1e-12) if kind == "multi" else scores.gather(1, labels[:, None]).clamp_min(1e-12)
+        loss = float(-torch.log(true).mean())
+        figures[edge] = Figures.model_validate({"loss": loss, **metrics.evaluate(labels.numpy(), scores.numpy(), kind)})
+    return figures

@@ -1,0 +1,56 @@
+"""The values that features may have. What lies outside never reaches the back's optimizer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smartedge.errors import FrameError
+from smartedge.types import Features
+
+if TYPE_CHECKING:
+    from smartedge.config import Config
+
+__all__ = ["check_values", "largest_value"]
+
+_ANY = 1e6  # no front gives more, and float32 computes with it; a front that does has diverged
+_SLACK = 1.5  # a lossy codec may go a little beyond the bound
+_GAUSSIAN, _LAPLACE = 12.0, 30.0  # standard deviations that noise exceeds with a probability below 1e-17, per number
+
+
+def largest_value(config: Config) -> float:
+    """The largest absolute value that a feature of this run can have.
+
+    Without noise, a codeword gives 1 and a bottleneck stays within 1. With noise of a known standard deviation it is
+    added to the clip. Otherwise the values are only kept within what training can compute with.
+    """
+    dp, model = config.dp, config.model
+    if dp.mechanism == "none" or model.codebook is not None:
+        return _SLACK if model.codebook is not None or model.bottleneck is not None else _ANY
+    clip = dp.clip or (None if model.bottleneck is None else math.sqrt(math.prod(model.bottleneck)))
+    if dp.sigma is None or clip is None:
+        return _ANY
+    return _SLACK * clip + (_LAPLACE if dp.mechanism == "laplace" else _GAUSSIAN) * dp.sigma
+
+
+def check_values(features_BF: Features, largest: float, what: str) -> None:
+    """Refuse features that are not finite, or larger than they can be.
+
+    Args:
+        features_BF: (B, *F); images, uint8, may have any value.
+        largest: see :func:`largest_value`.
+        what: names them in the message.
+
+    Raises:
+        FrameError: a value is out of range.
+    """
+    if features_BF.dtype == np.uint8 or not features_BF.size:
+        return
+    low, high = float(features_BF.min()), float(features_BF.max())  # NaN, where one is in it
+    if not (-largest <= low and high <= largest):
+        raise FrameError(
+            f"{what}: its features reach from {low:g} to {high:g}, but those of this run stay within ±{largest:g}; has "
+            "the front diverged? Lower train.lr"
+        )
