@@ -328,6 +328,11 @@ def _token(config: Config) -> str | None:
 
 def _prepare_run(config: Config, *, resume: bool) -> RunFacts:
     """Make the run directory, or check that it holds this run; returns facts for the results."""
+    if config.several_edges:
+        raise errors.ConfigError(
+            "fleet.expect: 'smartedge train' runs one edge; start 'smartedge cloud', and 'smartedge edge' on each "
+            "device"
+        )
     run_dir = config.run_dir
     facts_file = run_dir / "run.json"
     if facts_file.exists() and _has_begun(run_dir):

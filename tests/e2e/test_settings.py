@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from many_edges import edges_of, fleet_config, lines_of, run_fleet
 from runs import share_key
 from safetensors.torch import load_file
 from watching import Watch, facts_of
 
+from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import Config, Section, load_config
-from smartedge.errors import ConfigError
+from smartedge.errors import ConfigError, RunError
 from smartedge.files import write_atomically
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Quiet, Update
@@ -171,6 +173,11 @@ ELSEWHERE = {
     "data.cache_dir": "test_cache_dir",
     "link.queue_frames": "test_queue_frames",
     "link.max_lead_frames": "test_max_lead_frames",
+    "fleet.expect": "test_the_cloud_of_a_fleet_gets_its_settings",
+    "fleet.deadline": "test_the_cloud_of_a_fleet_gets_its_settings",
+    "fleet.mix": "test_the_cloud_of_a_fleet_gets_its_settings",
+    "fleet.patience": "test_the_cloud_of_a_fleet_gets_its_settings",
+    "fleet.max_influence": "test_the_cloud_of_a_fleet_gets_its_settings",
     "model.front": "test_a_front_that_was_trained_before_is_sent_and_not_trained",
     "link.connect_timeout": "test_the_link_gets_its_settings",
     "link.token_file": "test_the_link_gets_its_settings",
@@ -439,3 +446,42 @@ def test_a_front_that_was_trained_before_is_sent_and_not_trained(tiny_config):
         tiny_config("gone", **{**given, "model": {"front": "gone.safetensors"}}).agreement()
     with pytest.raises(ConfigError, match=r"train\.front_epochs: the front(.|\n)*model\.front: only for"):
         tiny_config("wrong", model={"front": str(front)}, train={"front_epochs": 2})
+
+
+def test_the_cloud_of_a_fleet_gets_its_settings(tmp_path, monkeypatch):
+    """What each setting does is tested in tests/unit/cloud/test_mixing.py; here, that its value arrives."""
+
+    def order(name: str, **fleet: Any) -> tuple[CloudRunner, list[OrderLine]]:
+        config = fleet_config(fleet={"expect": 2, **fleet})
+        runner = run_fleet(config, tmp_path / name, edges_of(config, 2, steps=12))
+        return runner, list(lines_of(tmp_path / name))
+
+    def largest(lines: list[OrderLine]) -> int:
+        return max(len(line.frames or ()) for line in lines)
+
+    assert largest(order("8")[1]) == 8 and largest(order("3", mix=3)[1]) == 3
+    assert order("capped", max_influence=0.5)[0]._mixing.influence.kept(10) == 5
+    config = fleet_config(fleet={"expect": ["edge1"]})
+    runner = CloudRunner(config, tmp_path / "named", Quiet(), resume=False, inline=False)
+    with pytest.raises(RunError, match="not one of those that this run expects"):
+        edges_of(config, 1)[0].send(runner)
+    runner.close()
+    for patience, waits in ((60.0, True), (1e-9, False)):
+        config = fleet_config(fleet={"expect": 2, "patience": patience})
+        runner = CloudRunner(config, tmp_path / f"patience {waits}", Quiet(), resume=False, inline=False)
+        edge = edges_of(config, 1)[0]
+        link = MemoryLink(runner.ingest, edge.name)
+        link.open(edge.streams()[0])
+        link.write(edge.frame(0))
+        with runner._handover.changed:
+            assert runner._can_learn()  # it joins
+        runner._mixing.take(runner._read)
+        with runner._handover.changed:
+            runner._can_learn()
+            assert runner._can_learn() != waits
+        runner.close()
+    ended = CloudRunner(
+        fleet_config(fleet={"expect": 2, "deadline": 1e-9}), tmp_path / "ended", Quiet(), resume=False, inline=False
+    )
+    assert ended._completion.reached()
+    ended.close()

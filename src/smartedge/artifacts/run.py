@@ -46,6 +46,29 @@ The cloud's figures of the run, written when it ends.
 
 Figures, and the blocks `privacy`, `task` and `reference_bytes`, are those of [results-schema.md](results-schema.md).
 
+## `cloud/order.jsonl`
+
+The journal of the order, in a run of several edges with schedule `joint` or `two-stage`. A line is written, and on the
+disk, before the cloud does what it says. A resumed run follows it.
+
+[table of OrderLine]
+
+## `cloud/snapshot.json`
+
+In a run of several edges with schedule `freeze-and-log`: the frames from which the back is trained.
+
+[table of Snapshot]
+
+## `cloud/fleet.json`
+
+The cloud's figures of each edge, in a run of several edges, written when the cloud ends.
+
+[table of FleetFigures]
+
+An edge:
+
+[table of EdgeFigures]
+
 ## `state.json` of a checkpoint
 
 The state without the tensors. Those are in `tensors.safetensors`, beside it.

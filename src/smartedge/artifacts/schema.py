@@ -25,6 +25,7 @@ from smartedge.artifacts import (
     certificate,
     checkpoint,
     fleet,
+    fleet_run,
     metrics,
     plan,
     profile,
@@ -76,7 +77,20 @@ def main(arguments: list[str]) -> int:
 
 
 def _model(name: str) -> type[Part]:
-    for module in (results, metrics, summary, run, checkpoint, audit, certificate, sweep, profile, plan, fleet):
+    for module in (
+        results,
+        metrics,
+        summary,
+        run,
+        checkpoint,
+        audit,
+        certificate,
+        sweep,
+        profile,
+        plan,
+        fleet,
+        fleet_run,
+    ):
         if found := vars(module).get(name):
             model: type[Part] = found
             return model

@@ -39,6 +39,7 @@ VERBS: dict[str, dict[str, str]] = {
         "cloud": "run the cloud's side alone, on the server",
         "edge": "run the edge's side alone, on the device",
         "fleet": "say which edges may send: make, renew and revoke their certificates",
+        "close": "let the cloud of a run go on with what has come, and take in nothing more",
         "sweep": "train over a grid of settings, attack each run, draw accuracy against privacy",
     },
     "Check": {

@@ -50,7 +50,7 @@ def figures_of_edges(handover: Handover, trainer: BackTrainer, influence: Influe
 
 def _test_figures(trainer: BackTrainer) -> dict[str, Figures]:
     """Edge → figures on the test images that it sent. The predictions are in the order of the edges."""
-    if not trainer.test_images:
+    if not trainer.finished or not trainer.test_images:
         return {}
     found = load_weights(trainer.folder / "predictions.safetensors")
     parts = zip(*(tensor.split(list(trainer.test_images.values())) for tensor in found.values()), strict=True)

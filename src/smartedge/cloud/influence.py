@@ -20,7 +20,7 @@ _FEWEST = 4  # edges that are needed to say what is usual
 _LATEST = 0.1  # weight of the latest window in the running means
 _WINDOWS = 20  # windows of an edge before it is judged
 _FAR = 5.0  # robust standard deviations
-_LEAST = 0.1  # of the median: differences below this share are no sign of anything
+_LEAST_SHARE, _LEAST = 0.1, 0.05  # of the median, and in nats: the spread counts as no less
 _MAD = 1.4826  # the standard deviation of a normal law, in median absolute deviations
 
 
@@ -59,7 +59,7 @@ class Influence:
             return
         losses = np.array(list(judged.values()))
         middle = float(np.median(losses))
-        spread = max(_MAD * float(np.median(np.abs(losses - middle))), _LEAST * middle / _FAR)
+        spread = max(_MAD * float(np.median(np.abs(losses - middle))), _LEAST_SHARE * middle, _LEAST)
         far = {edge for edge, loss in judged.items() if loss > middle + _FAR * spread}
         if self._most == 0:  # no loss of it is measured any more
             far |= set(self.capped)

@@ -108,8 +108,6 @@ class Mixing:
             self._handover.changed.notify_all()
         if line.closed:
             trainer.save()
-        else:
-            trainer.end_epochs(self._steps_per_epoch())
 
     def close(self) -> None:
         """Close the journal."""
@@ -203,6 +201,7 @@ class Mixing:
     def _learn(self, trainer: BackTrainer, line: OrderLine, read: Callable[[Key], FeatureBatch]) -> None:
         """Mix the images of a window, and learn from them in as many steps as it has frames."""
         assert line.frames is not None
+        trainer.end_epochs(self._steps_per_epoch())  # now, when the validation images of that epoch have been evaluated
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "mix", trainer.next_seq))
         batches, edges = [], []
         for edge, seq in line.frames:

@@ -74,9 +74,13 @@ class CloudRunner:
         )
         self._mixing = Mixing(config, folder, self._handover) if config.several_edges and not self._once else None
         self._completion = Completion(config, folder, self._handover)
-        for edge in self._handover.intakes.values():
-            if resume and edge.streams and self.trainer is None:
-                self._make_trainer(edge.edge, edge.streams[0])
+        try:
+            known = next((intake for intake in self._handover.intakes.values() if intake.streams), None)
+            if resume and known is not None:
+                self._make_trainer(known.edge, known.streams[0])
+        except BaseException:
+            self.ingest.close()
+            raise
         self._first_epoch = self.trainer.progress.epoch if self.trainer else 0
 
     @property

@@ -20,10 +20,15 @@ class MemoryLink:
     """A :class:`~smartedge.wire.link.FrameSender` whose frames reach the handler in the same call.
 
     They pass through the same bytes and checks as over a network.
+
+    Args:
+        handler: takes the frames.
+        edge: the name of the sender.
     """
 
-    def __init__(self, handler: FrameHandler) -> None:
+    def __init__(self, handler: FrameHandler, edge: str = UNNAMED_EDGE) -> None:
         self._handler = handler
+        self._edge = edge
         self._header: StreamHeader | None = None
         self._receiver: StreamReceiver | None = None
         self._confirmed = 0
@@ -37,7 +42,7 @@ class MemoryLink:
         data = header_to_json(header)
         self._up += len(data) + SCHEMA.serialize().size
         self._header = header_from_json(data)
-        self._receiver = StreamReceiver(self._handler, UNNAMED_EDGE, self._header)
+        self._receiver = StreamReceiver(self._handler, self._edge, self._header)
         self._confirmed = self._receiver.next_seq
         return self._confirmed
 

@@ -28,7 +28,9 @@ def back() -> nn.Module:
 
 
 def frames_of(log: FeatureLog) -> Shuffled:
-    return Shuffled(log, lambda seq: unpack_frame(log.frame(seq), log.header_of(seq)), batch_size=5, seed=0)
+    return Shuffled(
+        {"edge": log}, lambda key: unpack_frame(log.frame(key[1]), log.header_of(key[1])), batch_size=5, seed=0
+    )
 
 
 def trainer(folder, *, resume: bool = False, **changes) -> BackTrainer:

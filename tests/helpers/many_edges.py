@@ -1,0 +1,123 @@
+"""A cloud with several edges in one process: each edge is a thread that sends seeded frames over a link in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from headers import stream_header
+
+from smartedge.artifacts.fleet_run import OrderLine
+from smartedge.cloud.runner import CloudRunner
+from smartedge.codec import get_codec, pack
+from smartedge.config import Config, load_config
+from smartedge.methods.schedules import get_schedule
+from smartedge.privacy.release import release
+from smartedge.runs.progress import Quiet
+from smartedge.types import Frame, StreamHeader
+from smartedge.wire.memory import MemoryLink
+
+SHAPE = (512, 1, 1)
+SIZE = 4  # images in a frame
+
+
+def fleet_config(**changes: Any) -> Config:
+    """A back of one linear layer behind the cut, float32 features."""
+    return load_config(
+        {
+            "epochs": 2,
+            "data": {"image_size": 32},
+            "model": {"name": "resnet18", "cut": "layer4", "small_input": False},
+            "train": {"batch_size": SIZE, "lr": 0.01},
+            "codec": {"name": "float32"},
+            "hardware": {"cloud_device": "cpu"},
+            "fleet": {"patience": 30.0},
+        },
+        changes,
+    )
+
+
+@dataclasses.dataclass
+class SimulatedEdge:
+    """An edge that sends ``steps`` training frames per epoch, a validation frame, and a test frame."""
+
+    name: str
+    config: Config
+    steps: int = 3
+    seed: int = 0
+    wrong_labels: bool = False
+
+    def streams(self) -> list[StreamHeader]:
+        made: list[StreamHeader] = []
+        for epoch, split in get_schedule(self.config.schedule).streams(self.config):
+            made.append(
+                stream_header(
+                    run=f"run of {self.name}",
+                    agreement=json.dumps(self.config.agreement()),
+                    feature_shape=SHAPE,
+                    epoch=epoch,
+                    split=split,
+                    frames=self.steps if split == "train" else 1,
+                    first_seq=made[-1].end_seq if made else 0,
+                    train_steps=self.steps,
+                )
+            )
+        return made
+
+    def frame(self, seq: int, split: str = "train") -> Frame:
+        """Two classes, apart along one direction."""
+        rng = np.random.default_rng((self.seed, seq))
+        labels = rng.integers(0, 2, SIZE)
+        features_BF = rng.normal(size=(SIZE, *SHAPE)).astype(np.float32)
+        features_BF[:, :8] += (2.0 * labels - 1)[:, None, None, None]
+        sent = 1 - labels if self.wrong_labels and split == "train" else labels
+        return Frame(seq, pack(release(np.arange(SIZE) + SIZE * seq, features_BF, sent), get_codec("float32")))
+
+    def send(self, runner: CloudRunner, *, before: Callable[[StreamHeader], None] = lambda header: None) -> None:
+        link = MemoryLink(runner.ingest, self.name)
+        for header in self.streams():
+            before(header)
+            link.open(header)
+            for seq in range(header.first_seq, header.end_seq):
+                link.write(self.frame(seq, header.split))
+            link.close()
+
+
+def edges_of(config: Config, count: int, **facts: Any) -> list[SimulatedEdge]:
+    return [SimulatedEdge(f"edge{number}", config, seed=number, **facts) for number in range(count)]
+
+
+def run_fleet(
+    config: Config, folder: Path, edges: Sequence[SimulatedEdge], *, resume: bool = False, **before: Any
+) -> CloudRunner:
+    """Run the cloud while all edges send at once, to the end; the runner is closed."""
+    runner = CloudRunner(config, folder, Quiet(), resume=resume, inline=False)
+    failures: list[BaseException] = []
+
+    def work(edge: SimulatedEdge) -> None:
+        try:
+            edge.send(runner, **before)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(edge,)) for edge in edges]
+    for thread in threads:
+        thread.start()
+    try:
+        assert runner.run(threading.Event())
+    finally:
+        for thread in threads:
+            thread.join(timeout=60)
+        runner.close()
+    assert not failures, failures
+    return runner
+
+
+def lines_of(folder: Path) -> Iterator[OrderLine]:
+    for line in (folder / "order.jsonl").read_text().splitlines():
+        yield OrderLine.model_validate_json(line)

@@ -1,0 +1,298 @@
+"""Several edges in one run: every frame is used once, in a journaled order from which the same weights follow."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from many_edges import SIZE, SimulatedEdge, edges_of, fleet_config, lines_of, run_fleet
+
+from smartedge.artifacts.fleet_run import FleetFigures
+from smartedge.artifacts.metrics import EpochFigures
+from smartedge.cloud.completion import ask_to_close
+from smartedge.cloud.runner import CloudRunner
+from smartedge.errors import FrameError, LogError, RunError
+from smartedge.runs.progress import Quiet
+from smartedge.runs.record import read_metrics
+from smartedge.wire.memory import MemoryLink
+
+
+def same(one: CloudRunner, other: CloudRunner) -> bool:
+    assert one.trainer is not None and other.trainer is not None
+    mine, theirs = one.trainer.back.state_dict(), other.trainer.back.state_dict()
+    return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def used(folder: Path) -> Counter[tuple[str, int]]:
+    return Counter(key for line in lines_of(folder) for key in line.frames or ())
+
+
+def repeated(config, folder: Path, target: Path, *, checkpoints: bool = False) -> CloudRunner:
+    """The cloud again, from the store and the journal of a finished run."""
+    target.mkdir()
+    for name in ("store", "closed", *(["checkpoints"] if checkpoints else [])):
+        shutil.copytree(folder / name, target / name)
+    shutil.copy(folder / "order.jsonl", target / "order.jsonl")
+    return run_fleet(config, target, [], resume=True)
+
+
+@pytest.mark.parametrize("schedule", ["joint", "two-stage"])
+def test_every_training_frame_is_used_once_and_shares_are_equal_all_the_way(tmp_path: Path, schedule: str) -> None:
+    config = fleet_config(fleet={"expect": 4, "mix": 4}, schedule=schedule)
+    runner = run_fleet(config, tmp_path, edges_of(config, 4))
+    assert used(tmp_path) == {(f"edge{edge}", seq): 1 for edge in range(4) for seq in (0, 1, 2, 4, 5, 6)}, (
+        "frames 3, 7 and 8 are for validation and test"
+    )
+    taken = Counter[str]()
+    for line in lines_of(tmp_path):
+        taken.update(edge for edge, _ in line.frames or ())
+        if sum(taken.values()) >= 8:
+            shares = np.array([taken[f"edge{edge}"] for edge in range(4)], float)
+            assert shares.sum() ** 2 / (4 * (shares**2).sum()) >= 0.95
+    trainer = runner.trainer
+    assert trainer is not None and trainer.progress.step == 24 and trainer.test is not None
+    rows = {(row.epoch, row.split) for row in read_metrics(tmp_path / "metrics.jsonl")}
+    assert rows == {(0, "train"), (0, "val"), (1, "train"), (1, "val"), (1, "test")}
+
+
+def test_the_figures_of_each_edge_are_written(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 4})
+    edges = edges_of(config, 4)
+    edges[1].steps = 5
+    run_fleet(config, tmp_path, edges)
+    found = FleetFigures.read(tmp_path / "fleet.json")
+    assert found.complete and sorted(found.edges) == [edge.name for edge in edges]
+    figures = found.edges["edge1"]
+    assert (figures.frames, figures.images, figures.lag, figures.closed) == (13, 13 * SIZE, 0, True)
+    assert figures.bytes > 13 * SIZE * 512 * 4 and figures.refused == 0 and not figures.capped
+    assert figures.test is not None and figures.loss is not None and figures.outlier is not None
+    whole = next(row for row in read_metrics(tmp_path / "metrics.jsonl") if row.split == "test")
+    each = [edge.test.accuracy for edge in found.edges.values() if edge.test is not None]
+    assert np.mean(each) == pytest.approx(whole.accuracy)
+
+
+def test_the_same_journal_gives_the_same_weights_whatever_the_timing(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 3, "mix": 5})
+    first = run_fleet(config, tmp_path / "first", edges_of(config, 3))
+    again = repeated(config, tmp_path / "first", tmp_path / "again")
+    assert same(first, again)
+    assert (tmp_path / "first" / "order.jsonl").read_bytes() == (tmp_path / "again" / "order.jsonl").read_bytes()
+    assert metrics(tmp_path / "first") == metrics(tmp_path / "again")
+
+
+def metrics(folder: Path) -> list[EpochFigures]:
+    return [row.model_copy(update={"seconds": None}) for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def test_a_journal_in_another_order_gives_other_weights(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 3})
+    first = run_fleet(config, tmp_path / "first", edges_of(config, 3))
+    other = fleet_config(fleet={"expect": 3, "mix": 1})
+    assert not same(first, run_fleet(other, tmp_path / "other", edges_of(other, 3)))
+
+
+def test_a_cloud_that_was_stopped_goes_on_by_the_journal(tmp_path: Path) -> None:
+    """Stopped in the second epoch: the edges come again, what was done is done again, and the rest is done once."""
+    config = fleet_config(fleet={"expect": 3, "mix": 2}, epochs=3)
+    edges, folder = edges_of(config, 3), tmp_path / "stopped"
+    runner = CloudRunner(config, folder, Quiet(), resume=False, inline=False)
+    stop = threading.Event()
+    for edge in edges:
+        for header in edge.streams()[:3]:
+            link = MemoryLink(runner.ingest, edge.name)
+            link.open(header)
+            for seq in range(header.first_seq, header.end_seq):
+                link.write(edge.frame(seq, header.split))
+            link.close()
+    thread = threading.Thread(target=runner.run, args=(stop,))
+    thread.start()
+    with runner._handover.changed:
+        runner._handover.wait(lambda: sum(runner._handover.learned.values()) >= 3 * 7)
+    stop.set()
+    thread.join(timeout=30)
+    assert runner.trainer is not None and runner.trainer.checkpoints.numbers() == [1]
+    runner.ingest.close()  # killed: nothing else is written
+    before = (folder / "order.jsonl").read_bytes()
+    ended = run_fleet(config, folder, edges, resume=True)
+    assert (folder / "order.jsonl").read_bytes().startswith(before)
+    assert set(used(folder).values()) == {1} and len(used(folder)) == 3 * 9
+    assert same(ended, repeated(config, folder, tmp_path / "again"))
+    assert same(ended, repeated(config, folder, tmp_path / "from the checkpoint", checkpoints=True))
+
+
+def test_a_journal_that_lost_lines_is_no_journal(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 2})
+    run_fleet(config, tmp_path / "first", edges_of(config, 2))
+    journal = tmp_path / "first" / "order.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))
+    with pytest.raises(RunError, match=r"has 2 lines, and the checkpoint was written after \d+"):
+        CloudRunner(config, tmp_path / "first", Quiet(), resume=True, inline=False)
+    journal.write_bytes(b"nonsense\n")
+    with pytest.raises(LogError, match="line 1 is damaged"):
+        CloudRunner(config, tmp_path / "first", Quiet(), resume=True, inline=False)
+
+
+def test_a_silent_edge_holds_nobody_up_and_comes_back(tmp_path: Path) -> None:
+    """One edge waits after its first stream until the others have been learned from to their end."""
+    config = fleet_config(fleet={"expect": 3, "patience": 0.05})
+    edges = edges_of(config, 3)
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    shared = runner._handover
+
+    def wait(header) -> None:
+        if header.first_seq:
+            with shared.changed:
+                shared.wait(lambda: all(shared.learned.get(edge.name, 0) >= 7 for edge in edges[1:]))
+
+    threads = [threading.Thread(target=edges[0].send, args=(runner,), kwargs={"before": wait})]
+    threads += [threading.Thread(target=edge.send, args=(runner,)) for edge in edges[1:]]
+    for thread in threads:
+        thread.start()
+    assert runner.run(threading.Event())
+    for thread in threads:
+        thread.join(timeout=30)
+    runner.close()
+    assert len(used(tmp_path)) == 18
+    order = [key for line in lines_of(tmp_path) for key in line.frames or ()]
+    assert {edge for edge, _ in order[-3:]} == {"edge0"}
+
+
+def test_a_run_is_closed_by_hand_or_at_a_deadline_and_takes_nothing_more(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": None, "patience": 0.05})
+    edges = edges_of(config, 3)
+    runner = CloudRunner(config, tmp_path / "by hand", Quiet(), resume=False, inline=False)
+    for edge in edges[:2]:
+        edge.send(runner)
+    assert not runner._completion.reached()
+    ask_to_close(tmp_path / "by hand")
+    assert runner.run(threading.Event())
+    with pytest.raises(RunError, match="the run is complete"):
+        edges[2].send(runner)
+    runner.close()
+    assert len(used(tmp_path / "by hand")) == 12
+    late = fleet_config(fleet={"expect": 3, "patience": 0.05, "deadline": 1e-6})
+    runner = CloudRunner(late, tmp_path / "deadline", Quiet(), resume=False, inline=False)
+    edges[0].config = late
+    edges[0].send(runner)
+    assert runner.run(threading.Event())
+    runner.close()
+    assert {edge for edge, _ in used(tmp_path / "deadline")} == {"edge0"}
+
+
+def test_a_run_that_is_closed_without_a_frame_says_so(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 2, "deadline": 1e-9})
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    with pytest.raises(RunError, match="no edge has sent anything"):
+        runner.run(threading.Event())
+    runner.close()
+
+
+@pytest.mark.parametrize(
+    ("expect", "names", "refused", "told"),
+    [
+        (2, ["a", "b"], "c", r"takes 2 edges \(fleet\.expect\), and has a, b"),
+        (1, ["a"], "b", r"takes 1 edge \(fleet\.expect\), and has a"),
+        (["a", "b"], ["b"], "c", r"is not one of those that this run expects"),
+    ],
+)
+def test_who_is_not_expected_is_refused(tmp_path: Path, expect, names, refused: str, told: str) -> None:
+    config = fleet_config(fleet={"expect": expect})
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    for name in names:
+        edge = SimulatedEdge(name, config)
+        link = MemoryLink(runner.ingest, name)
+        link.open(edge.streams()[0])
+        link.write(edge.frame(0))
+    with pytest.raises(RunError, match=told):
+        MemoryLink(runner.ingest, refused).open(SimulatedEdge(refused, config).streams()[0])
+    assert sorted(runner.logs) == sorted(names) and not (tmp_path / "store" / refused).exists()
+    runner.close()
+
+
+def test_one_edge_that_learns_another_task_is_refused_and_its_log_is_its_own(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 3})
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    first, second = edges_of(config, 2)
+    for edge in (first, second):
+        link = MemoryLink(runner.ingest, edge.name)
+        link.open(edge.streams()[0])
+        link.write(edge.frame(0))
+        if edge is first:
+            link.write(edge.frame(1))
+    header = SimulatedEdge("edge2", config).streams()[0]
+    with pytest.raises(RunError, match="edge 'edge2' learns another task"):
+        MemoryLink(runner.ingest, "edge2").open(dataclasses.replace(header, outputs=7))
+    assert {name: log.next_seq for name, log in runner.logs.items()} == {"edge0": 2, "edge1": 1}
+    with pytest.raises(FrameError, match="is missing"):
+        MemoryLink(runner.ingest, "edge1").open(second.streams()[1])
+    runner.close()
+
+
+def test_frames_sent_once_give_the_same_weights_in_whatever_order_edges_came(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 3}, schedule="freeze-and-log")
+    edges = edges_of(config, 3)
+    runners = []
+    for name, order in (("up", edges), ("down", edges[::-1])):
+        runner = CloudRunner(config, tmp_path / name, Quiet(), resume=False, inline=False)
+        for edge in order:
+            edge.send(runner)
+        assert runner.run(threading.Event())
+        runner.close()
+        runners.append(runner)
+    assert same(*runners)
+    found = FleetFigures.read(tmp_path / "up" / "fleet.json")
+    assert all(figures.test is not None and figures.lag == 0 for figures in found.edges.values())
+
+
+def test_a_resumed_run_uses_the_frames_of_its_snapshot(tmp_path: Path) -> None:
+    """Closed with two edges and stopped; a frame of a third that came after is not used."""
+    config = fleet_config(fleet={"expect": None}, schedule="freeze-and-log", epochs=3)
+    edges = edges_of(config, 2)
+    whole = CloudRunner(config, tmp_path / "whole", Quiet(), resume=False, inline=False)
+    stopped = CloudRunner(config, tmp_path / "stopped", Quiet(), resume=False, inline=False)
+    for runner in (whole, stopped):
+        for edge in edges:
+            edge.send(runner)
+        ask_to_close(runner.folder)
+    assert whole.run(threading.Event())
+    stop = threading.Event()
+    original = stopped._learn_from_logs
+
+    def interrupted(trainer, event) -> None:
+        stop.set()
+        original(trainer, event)
+
+    stopped._learn_from_logs = interrupted  # type: ignore[method-assign]
+    assert not stopped.run(stop)
+    stopped.close()
+    late = SimulatedEdge("edge9", config, seed=9)
+    (tmp_path / "stopped" / "close").unlink()
+    resumed = CloudRunner(config, tmp_path / "stopped", Quiet(), resume=True, inline=False)
+    late.send(resumed)
+    ask_to_close(resumed.folder)
+    assert resumed.run(threading.Event())
+    assert same(whole, resumed)
+    for runner in (whole, resumed):
+        runner.close()
+
+
+def test_the_cap_keeps_an_edge_with_wrong_labels_from_harming_the_back(tmp_path: Path) -> None:
+    """One edge of eight has all labels the wrong way round, and four times the data of the others."""
+    found = {}
+    for most in (None, 0.0):
+        config = fleet_config(fleet={"expect": 8, "max_influence": most}, epochs=6)
+        edges = edges_of(config, 8, steps=8)
+        edges[3].steps, edges[3].wrong_labels = 32, True
+        run_fleet(config, tmp_path / str(most), edges)
+        figures = FleetFigures.read(tmp_path / str(most) / "fleet.json")
+        honest = [each.test.accuracy for name, each in figures.edges.items() if name != "edge3" and each.test]
+        found[most] = float(np.mean(honest))
+        assert [name for name, each in figures.edges.items() if each.capped] == ([] if most is None else ["edge3"])
+    assert found[0.0] >= found[None]
+    assert found[0.0] > 0.9
