@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from smartedge.cli.app import main
+from smartedge.config import load_config
 
 
 def test_a_fleet_from_its_beginning_to_a_revocation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,3 +69,28 @@ def test_the_verbs_that_use_a_fleet_check_what_they_are_given(
 ) -> None:
     assert main(arguments) != 0
     assert told in capsys.readouterr().err
+
+
+def test_a_run_of_several_edges_is_closed_and_one_of_one_edge_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for expect in (1, 3):
+        run_dir = tmp_path / str(expect)
+        (run_dir / "cloud").mkdir(parents=True)
+        (run_dir / "config.yaml").write_text(load_config({"fleet": {"expect": expect}}).to_yaml())
+    assert main(["close", str(tmp_path / "1")]) == 10
+    assert "ends when the edge has sent everything" in capsys.readouterr().err
+    assert main(["close", str(tmp_path / "3")]) == 0
+    assert (tmp_path / "3" / "cloud" / "close").exists()
+    assert main(["close", str(tmp_path)]) == 10
+    (tmp_path / "3" / "cloud" / "close").unlink()
+    (tmp_path / "3" / "cloud").rmdir()
+    assert main(["close", str(tmp_path / "3")]) == 10
+    assert "on the cloud's machine" in capsys.readouterr().err
+
+
+def test_train_runs_one_edge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = tmp_path / "run.yaml"
+    settings.write_text(load_config({"fleet": {"expect": 3}, "run_dir": str(tmp_path / "run")}).to_yaml())
+    assert main(["train", str(settings)]) == 2
+    assert "start 'smartedge cloud', and 'smartedge edge' on each device" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from smartedge.cloud.ingest import Decoded, Handover
 from smartedge.cloud.runner import CloudRunner
 from smartedge.codec import get_codec, pack, unpack_frame
 from smartedge.config import Config, load_config
-from smartedge.errors import FrameError, RunError
+from smartedge.errors import CodecError, FrameError, RunError
 from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
@@ -198,4 +198,61 @@ def test_a_refused_stream_changes_nothing(tmp_path: Path, changes: dict[str, obj
         MemoryLink(runner.ingest).open(dataclasses.replace(streams(runner.config)[0], **changes))
     assert runner.trainer is None and runner.logs == {}
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    runner.close()
+
+
+def test_a_stream_of_which_no_frame_came_leaves_nothing_and_locks_nobody_out(tmp_path: Path) -> None:
+    """Whatever an empty stream says about outputs or run: the rightful one trains the network that it would have."""
+    backs = []
+    for name in ("alone", "after"):
+        runner = CloudRunner(load_config(SETTINGS), tmp_path / name, Quiet(), resume=False, inline=True)
+        if name == "after":
+            before = sorted(tmp_path.rglob("*"))
+            for changes in ({"outputs": 7}, {"run": "another"}, {"train_steps": 2, "task_kind": "multi"}):
+                link = MemoryLink(runner.ingest)
+                link.open(dataclasses.replace(streams(runner.config)[0], **changes))
+                link.disconnect()
+            assert runner.trainer is None and runner.logs == {} and sorted(tmp_path.rglob("*")) == before
+        send_all(MemoryLink(runner.ingest), runner.config)
+        assert runner.trainer is not None and runner.trainer.finished
+        backs.append(runner.trainer.back.state_dict())
+        runner.close()
+    assert all(np.array_equal(backs[0][name].numpy(), backs[1][name].numpy()) for name in backs[0])
+
+
+@pytest.mark.parametrize("value", [3e38, np.inf, np.nan])
+def test_values_out_of_range_never_reach_the_optimizer(tmp_path: Path, value: float) -> None:
+    config = load_config(SETTINGS, {"codec": {"name": "float32"}})
+    header = dataclasses.replace(streams(config)[0], codec="float32")
+    runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=True)
+    for seq in range(6):
+        features_BF = np.zeros((4, *header.feature_shape), np.float32)
+        features_BF[seq % 4, seq] = value
+        batch = pack(release(np.arange(4), np.zeros_like(features_BF), np.array([0, 1, 0, 1])), get_codec("float32"))
+        hostile = dataclasses.replace(batch, payload=features_BF.tobytes())
+        link = MemoryLink(runner.ingest)
+        link.open(header)
+        with pytest.raises((FrameError, CodecError)):
+            link.write(Frame(0, hostile))
+    assert runner.trainer is None and runner.logs == {}
+    link = MemoryLink(runner.ingest)
+    link.open(header)
+    link.write(Frame(0, batch))
+    link.disconnect()
+    assert runner.trainer is not None and runner.trainer.next_seq == 1
+    assert all(bool(tensor.isfinite().all()) for tensor in runner.trainer.back.state_dict().values())
+    runner.close()
+
+
+def test_the_largest_value_that_is_taken_does_no_harm(tmp_path: Path) -> None:
+    config = load_config(SETTINGS, {"codec": {"name": "float32"}})
+    runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=True)
+    header = dataclasses.replace(streams(config)[0], codec="float32", frames=6, train_steps=6)
+    link = MemoryLink(runner.ingest)
+    link.open(header)
+    for seq in range(6):
+        features_BF = np.full((4, *header.feature_shape), 1e6 * (-1) ** seq, np.float32)
+        link.write(Frame(seq, pack(release(np.arange(4), features_BF, np.array([0, 1, 0, 1])), get_codec("float32"))))
+    assert runner.trainer is not None
+    assert all(bool(tensor.isfinite().all()) for tensor in runner.trainer.back.state_dict().values())
     runner.close()

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from smartedge.cloud.store import FeatureReader, log_folder
+from smartedge.artifacts.run import EdgeRun
+from smartedge.cloud.store import FeatureReader, edges_of, log_folder
 from smartedge.codec import get_codec, unpack_frame
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
@@ -285,20 +286,33 @@ def _stored_scores(file: Path, ids: np.ndarray) -> Tensor | None:
     return stored["scores"][[place[image] for image in ids.tolist()]].float()
 
 
+def _log_of_this_edge(run_dir: Path) -> FeatureReader:
+    """The log of the edge whose folder is in the run directory. The cloud may hold logs of other edges beside it.
+
+    Raises:
+        RunError: it is not there.
+    """
+    cloud = run_dir / "cloud"
+    run = EdgeRun.read(run_dir / "edge" / "run.json").run
+    for edge in edges_of(cloud):
+        log = FeatureReader(log_folder(cloud, edge), edge)
+        if log.streams and log.streams[0].run == run:
+            return log
+    raise RunError(
+        f"{cloud}: there is no feature log of this edge; the audit needs both sides' folders, edge/ and cloud/, in one "
+        "run directory: copy the missing one there"
+    )
+
+
 def _released(run_dir: Path, config: Config, ids: np.ndarray) -> Tensor:
     """The one release of every test image, decoded from the feature log in the order of ``ids``: float32 (N, *F).
 
     Raises:
         RunError: the log is not there, or does not hold every test image exactly once.
     """
-    folder = log_folder(run_dir / "cloud")
-    if not folder.exists():
-        raise RunError(
-            f"{folder}: there is no feature log; the audit needs both sides' folders, edge/ and cloud/, in one run "
-            "directory: copy the missing one there"
-        )
+    log = _log_of_this_edge(run_dir)
+    folder = log.folder
     found: dict[int, Tensor] = {}
-    log = FeatureReader(folder)
     for stream in log.streams:
         if stream.split != "test":
             continue
