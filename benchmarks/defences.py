@@ -9,8 +9,9 @@ LFW, ``Smiling`` learned, ``Male`` hidden, ResNet-18 cut at ``layer1``, one seed
 is set apart (persons too): attackers learn from it, and no front does. Every row has the same budget: six epochs of
 the front; then the front is frozen, and a back (three convolutions) has eight epochs of what is released; then the
 public audit of features, and the back's network as one more attacker. Each defence is on the plain map, as published,
-and on a bottleneck of as many bytes as ours. Where a number was tried in several sizes, the validation images chose: of
-the sizes whose task exit loses at most one point against the best, the one that a linear attacker reads least.
+and on a bottleneck of as many bytes as ours. Where a row names a number that was chosen, several were tried at 32×32,
+and the validation images chose: of those whose task exit loses at most one point against the best, the one that a linear
+attacker reads least. At 64×64 the same number is used.
 
 Fronts are kept in ``--work``, figures in ``benchmarks/results/defences/``; what is there is not made again.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +33,7 @@ from published.rows import ROWS
 from published.training import AUDIT_SHARE, FRONT_EPOCHS, SEED, choose
 
 RESULTS = HERE / "results" / "defences"
+CHOOSING_SIZE = 32
 
 
 def main() -> None:
@@ -47,7 +50,7 @@ def main() -> None:
     for name in () if args.table else args.only or ROWS:
         if time.monotonic() - begun < args.seconds and not result_file(name, args.size).exists():
             if args.fronts:
-                choose(name, args.size, args.work / str(args.size))
+                choose(name, args.size, args.work / str(args.size), value=value_of(name, args.size))
             else:
                 judge(name, args.size, args.work / str(args.size))
             print(f"{name}: done after {time.monotonic() - begun:.0f} s", flush=True)
@@ -59,9 +62,19 @@ def result_file(name: str, size: int) -> Path:
     return RESULTS / str(size) / f"{name}.json"
 
 
+def value_of(name: str, size: int) -> float | None:
+    """The number that was chosen at 32×32, for larger images; None: still to be chosen."""
+    if size == CHOOSING_SIZE:
+        return None
+    file = result_file(name, CHOOSING_SIZE)
+    if not file.exists():
+        sys.exit(f"{name}: its number is chosen with --size {CHOOSING_SIZE}; call that first")
+    return float(json.loads(file.read_text())["value"])
+
+
 def judge(name: str, size: int, work: Path) -> None:
     row, begun = ROWS[name], time.monotonic()
-    chosen = choose(name, size, work)
+    chosen = choose(name, size, work, value=value_of(name, size))
     sending = chosen.sending
     found: dict[str, Any] = {
         "defence": row.title,
@@ -98,7 +111,7 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
     best, floor = male["best"], male["floor"]["balanced_accuracy"]
     return {
         "defence": found["defence"],
-        "on": "plain map" if found["bottleneck"] is None else f"bottleneck {found['bottleneck']}",
+        "on": place(found),
         "bytes": found["bytes_per_image"],
         "chosen": f"{found['setting']} = {found['value']:g}" if found["setting"] else "",
         "desired": f"{100 * found['desired']['test']:.1f}",
@@ -111,6 +124,13 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
         "of more images": f"{100 * more['bound']:.1f}" if more else "",
         "note": found["note"],
     }
+
+
+def place(found: dict[str, Any]) -> str:
+    numbers = "x".join(map(str, found["feature_shape"]))
+    if found["bottleneck"]:
+        return f"bottleneck {numbers}"
+    return f"plain map {numbers}" if len(found["feature_shape"]) == 3 else f"{numbers} numbers of the plain map"
 
 
 def draw(found: Sequence[dict[str, Any]], file: Path) -> None:
@@ -126,7 +146,7 @@ def draw(found: Sequence[dict[str, Any]], file: Path) -> None:
     colours = {title: palette(number) for number, title in enumerate(titles)}
     figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
     for each in found:
-        plain, ours = each["bottleneck"] is None and each["bytes_per_image"] > 100, each["defence"].startswith("ours")
+        plain, ours = each["bytes_per_image"] > 100, each["defence"].startswith("ours")
         axes.scatter(
             100 * each["attribute"]["best"]["balanced_accuracy"],
             100 * each["desired"]["test"],

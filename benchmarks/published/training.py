@@ -151,16 +151,23 @@ class Chosen:
     tried: Mapping[str, Mapping[str, float]]  # value → balanced accuracy of the exit and of a linear attacker, seconds
 
 
-def choose(name: str, size: int, work: Path) -> Chosen:
-    """Train the row's front once for each value, and choose among them; a front that is there is only read."""
-    row = ROWS[name]
+def choose(name: str, size: int, work: Path, *, value: float | None = None) -> Chosen:
+    """Train the row's front once for each value, and choose among them; a front that is there is only read.
+
+    Args:
+        name: of the row.
+        size: of the images.
+        work: where fronts are kept.
+        value: the one value to train; None: all that the row tries.
+    """
     sendings, tried = [], {}
-    for value in row.values:
+    values = ROWS[name].values if value is None else (value,)
+    for value in values:
         begun = time.monotonic()
         sending = _sending(name, value, size, work)
         seconds = time.monotonic() - begun
         sendings.append(sending)
-        if len(row.values) > 1:
+        if len(values) > 1:
             tried[f"{value:g}"] = {**_glance(sending), "seconds": round(seconds, 1)}
     if len(sendings) == 1:
         return Chosen(sendings[0], tried)
