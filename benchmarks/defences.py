@@ -10,7 +10,7 @@ is set apart (persons too): attackers learn from it, and no front does. Every ro
 the front; then the front is frozen, and a back (three convolutions) has eight epochs of what is released; then the
 public audit of features, and the back's network as one more attacker. Each defence is on the plain map, as published,
 and on a bottleneck of as many bytes as ours. Where a row names a number that was chosen, several were tried at 32×32,
-and the validation images chose: of those whose task exit loses at most one point against the best, the one that a linear
+and the validation images chose: of those whose task exit loses at most one point against the best, that which a linear
 attacker reads least. At 64×64 the same number is used.
 
 Fronts are kept in ``--work``, figures in ``benchmarks/results/defences/``; what is there is not made again.

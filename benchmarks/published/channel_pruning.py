@@ -1,8 +1,8 @@
 """DISCO: a filter network chooses for each image the channels that are not sent.
 
 Singh, Chopra, Vepakomma, Sharma, Garza, Zhang and Raskar, "DISCO: Dynamic and Invariant Sensitive Channel Obfuscation
-for deep neural networks" (CVPR 2021, arXiv 2012.11025), section 3. The filter gives every channel a score. The share R
-of channels with the lowest scores is set to zero, in training by a steep sigmoid around the threshold (temperature
+for deep neural networks" (CVPR 2021, arXiv 2012.11025). The filter gives every channel a score. The share R of
+channels with the lowest scores is set to zero, in training by a steep sigmoid around the threshold (temperature
 1/30), so that the scores have a gradient. Three parts learn: an adversary its loss on the sensitive label from the
 pruned features; the front the task alone; the filter ``(1 − α) · CE(task) − α · CE(adversary)``.
 

@@ -1,7 +1,7 @@
 """NoPeek: distance correlation between image and features.
 
 Vepakomma, Singh, Gupta and Raskar, "NoPeek: Information leakage reduction to share activations in distributed deep
-learning" (ICDM Workshops 2020, arXiv 2008.09161), section III: the front minimises ``α₁ · DCOR(X, Z) + α₂ · CE(Y)``.
+learning" (ICDM Workshops 2020, arXiv 2008.09161), its loss: the front minimises ``α₁ · DCOR(X, Z) + α₂ · CE(Y)``.
 Here α₂ is 1 and α₁ is ``weight``. Distance correlation is that of Székely, Rizzo and Bakirov (Annals of Statistics
 35(6), 2007, definitions 4 and 5): of the batch, from its double-centred distances.
 

@@ -1,7 +1,7 @@
 """Shredder: noise tensors are learned for a network that stays as it is.
 
 Mireshghallah, Taram, Ramrakhyani, Jalali, Tullsen and Esmaeilzadeh, "Shredder: Learning Noise Distributions to Protect
-Inference Privacy" (ASPLOS 2020, arXiv 1905.11814), section 2: a noise tensor n is drawn from a Laplace distribution and
+Inference Privacy" (ASPLOS 2020, arXiv 1905.11814), its loss: a noise tensor n is drawn from a Laplace distribution and
 trained with the network's weights frozen, ``loss = CE(task of z + n) − λ · Σ|nᵢ|``: large noise that the task can bear.
 Several tensors are trained. For each image that is sent, one of them is drawn and added.
 

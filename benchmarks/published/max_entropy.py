@@ -1,7 +1,7 @@
 """MaxEnt-ARL: an adversary that is driven to the largest entropy.
 
 Roy and Boddeti, "Mitigating Information Leakage in Image Representations: A Maximum Entropy Approach" (CVPR 2019,
-arXiv 1904.05514), section 3: the discriminator minimises its cross-entropy on the sensitive label; the encoder
+arXiv 1904.05514), its game of three: the discriminator minimises its cross-entropy on the sensitive label; the encoder
 minimises ``CE(target) + α · KL(D(s | z) ‖ uniform)``, which is ``log S`` minus the entropy of the discriminator's
 answer. (The library's ``adversary.confusion: uniform`` has the two distributions in the other order.)
 """

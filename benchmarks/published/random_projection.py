@@ -1,7 +1,7 @@
 """Random projection: a random matrix maps the features to fewer numbers.
 
 Liu, Kargupta and Ryan, "Random Projection-Based Multiplicative Data Perturbation for Privacy Preserving Distributed
-Data Mining" (IEEE TKDE 18(1), 2006), section 4: ``u = R x / (√k σ_r)``, R a k×m matrix of independent normal numbers.
+Data Mining" (IEEE TKDE 18(1), 2006): ``u = R x / (√k σ_r)``, R a k×m matrix of independent normal numbers.
 Inner products are kept in expectation. The matrix is drawn once, after the front is trained.
 """
 
