@@ -14,6 +14,7 @@ from smartedge.artifacts.certificate import Certificate
 from smartedge.errors import DataError
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
+from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.runs.progress import Monitor
 from smartedge.runs.seeds import derive_seed
@@ -21,9 +22,12 @@ from smartedge.runs.seeds import derive_seed
 __all__ = ["certify_evidence"]
 
 _CONFIDENCE = 0.95
+_FEWEST_DRAWS, _MOST_DRAWS = 2_000, 100_000
 
 
-def certify_evidence(evidence: Evidence, attributes: Sequence[str], *, monitor: Monitor) -> Certificate | None:
+def certify_evidence(
+    evidence: Evidence, attributes: Sequence[str], *, clock: Clock, monitor: Monitor
+) -> Certificate | None:
     """What no attacker that has this evidence can exceed; None where nothing can be certified, for lack of noise.
 
     The held-out images are the protected ones, and the attacker's own where the front did not learn from them.
@@ -31,6 +35,7 @@ def certify_evidence(evidence: Evidence, attributes: Sequence[str], *, monitor: 
     Args:
         evidence: of one release, or of everything sent about a training image.
         attributes: the columns. Desired ones are left out where the attacker knows the desired label.
+        clock: when it is short, fewer draws are made, and the bound is a little higher.
         monitor: takes progress updates.
 
     Raises:
@@ -74,4 +79,15 @@ def certify_evidence(evidence: Evidence, attributes: Sequence[str], *, monitor: 
         evidence.crossing.apply_to == "training",
     )
     seed = derive_seed(evidence.seed, "audit", "certificate")
-    return certificate_of(evidence.mechanism, held, statement, seed=seed, monitor=monitor)
+
+    def certified(draws: int | None) -> Certificate:
+        return certificate_of(evidence.mechanism, held, statement, seed=seed, monitor=monitor, draws=draws)
+
+    if math.isinf(clock.remaining()):
+        return certified(None)
+    # The number of draws depends on the time alone, not on what was drawn: a certificate's confidence rests on that.
+    begun = clock.elapsed()
+    quick = certified(_FEWEST_DRAWS)
+    seconds = max(clock.elapsed() - begun, 1e-6)
+    draws = min(_MOST_DRAWS, int(_FEWEST_DRAWS * clock.remaining() / seconds))
+    return certified(draws) if draws > 2 * _FEWEST_DRAWS else quick

@@ -30,7 +30,13 @@ class Statement:
 
 
 def certificate_of(
-    mechanism: Mechanism, held: Mapping[str, HeldOut], statement: Statement, *, seed: int, monitor: Monitor
+    mechanism: Mechanism,
+    held: Mapping[str, HeldOut],
+    statement: Statement,
+    *,
+    seed: int,
+    monitor: Monitor,
+    draws: int | None = None,
 ) -> Certificate:
     """Bound what attackers read of each attribute.
 
@@ -40,6 +46,7 @@ def certificate_of(
         statement: what the attacker has.
         seed: seed of the draws.
         monitor: takes progress updates.
+        draws: number of draws; None: a number that takes some seconds for each attribute.
 
     Raises:
         DataError: an attribute has too few persons of a class.
@@ -55,6 +62,7 @@ def certificate_of(
                 label_known=statement.label_known,
                 confidence=statement.confidence,
                 seed=seed,
+                draws=draws,
                 progress=lambda done, total, name=name: monitor.update(  # type: ignore[misc]
                     Update("audit", f"draws {name}", done, total)
                 ),
