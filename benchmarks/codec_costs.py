@@ -33,12 +33,11 @@ from smartedge.codec.quantise import AffineCodec, by_range, quantise
 from smartedge.data.loader import batches
 from smartedge.data.sources import open_dataset
 from smartedge.methods.front_step import edge_forward, edge_step
-from smartedge.methods.schedules import get_schedule
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input
 from smartedge.types import EncodedBatch, Features, Frame, StreamHeader, Task
-from smartedge.wire.flight import FlightLink
-from smartedge.wire.flight_receiver import FlightReceiver
+from smartedge.wire.grpc_link import GrpcLink
+from smartedge.wire.grpc_receiver import GrpcReceiver
 
 FEATURE_CODECS = (
     "float32",
@@ -262,11 +261,10 @@ def bytes_at_socket(codec: Codec, shape: tuple[int, ...], count: int, schedule: 
         batch_size=count,
         split="train",
         frames=frames,
-        joined_frames=get_schedule(schedule).most_joined(frames),
     )
-    receiver = FlightReceiver(DropHandler(), "127.0.0.1")
+    receiver = GrpcReceiver(DropHandler(), "127.0.0.1")
     receiver.start()
-    sender = FlightLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=10)
+    sender = GrpcLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=10)
     sender.open(header)
     for seq in range(frames):
         sender.write(Frame(seq, encoded(codec, shape, count, seq)))

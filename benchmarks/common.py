@@ -115,6 +115,9 @@ class DropHandler:
 
     def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> None: ...
 
+    def sync(self, edge: str, header: StreamHeader) -> int:
+        return header.first_seq
+
     def finish(self, edge: str, header: StreamHeader) -> None: ...
 
     def abort(self, edge: str, header: StreamHeader) -> None: ...

@@ -26,9 +26,9 @@ import sys, tempfile
 from pathlib import Path
 from smartedge.codec import unpack_frame
 try:
-    from smartedge.wire.flight_receiver import FlightReceiver
+    from smartedge.wire.grpc_receiver import GrpcReceiver as Receiver
 except ImportError:
-    from smartedge.wire.flight import FlightReceiver
+    from smartedge.wire.flight_receiver import FlightReceiver as Receiver
 try:
     from smartedge.cloud.store import FeatureLog
     def take(log, header, frame):
@@ -48,6 +48,9 @@ class Handler:
         return given[-1].first_seq
     def ingest(self, *given):
         take(log, *given[-2:])
+    def sync(self, *given):
+        log.sync()
+        return log.next_seq
     def finish(self, *given):
         log.sync()
     def abort(self, *given): ...
@@ -55,7 +58,7 @@ import torch
 torch.set_num_threads(1)
 with tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
     log = FeatureLog(Path(folder))
-    receiver = FlightReceiver(Handler(), "127.0.0.1")
+    receiver = Receiver(Handler(), "127.0.0.1")
     receiver.start()
     print(receiver.port, flush=True)
     sys.stdin.read()
@@ -66,7 +69,10 @@ SENDER = """
 import sys, time
 import numpy as np
 from smartedge.types import EncodedBatch, Frame, StreamHeader
-from smartedge.wire.flight import FlightLink
+try:
+    from smartedge.wire.grpc_link import GrpcLink as Link
+except ImportError:
+    from smartedge.wire.flight import FlightLink as Link
 port, batch, numbers, frames = map(int, sys.argv[1:])
 facts = dict(run="benchmark", codec="float32", feature_shape=(numbers,), batch_size=batch, split="train", frames=frames)
 if hasattr(StreamHeader, "of"):
@@ -83,13 +89,8 @@ else:
         return Frame(seq, 0, "train", seq + 1 == frames, encoded)
 payload = np.random.default_rng(0).standard_normal((batch, numbers), np.float32).tobytes()
 encoded = EncodedBatch(np.arange(batch), np.zeros(batch, np.int64), payload, b"")
-link = FlightLink(f"127.0.0.1:{port}", connect_timeout_s=20)
+link = Link(f"127.0.0.1:{port}", connect_timeout_s=20)
 link.open(header)
-if hasattr(header, "joined_frames"):
-    assert header.joined_frames == 1
-else:
-    import smartedge.wire.flight
-    smartedge.wire.flight.most_joined = lambda frames, schedule: 1
 begun = time.perf_counter()
 for seq in range(frames):
     link.write(frame(seq, encoded))

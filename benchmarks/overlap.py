@@ -102,13 +102,13 @@ def alone(stage: str, config: Config) -> float:
 
 
 def link_alone(log: Any) -> float:
-    from smartedge.wire.flight import FlightLink
-    from smartedge.wire.flight_receiver import FlightReceiver
+    from smartedge.wire.grpc_link import GrpcLink
+    from smartedge.wire.grpc_receiver import GrpcReceiver
 
     frames = list(log.frames())
-    receiver = FlightReceiver(DropHandler(), "127.0.0.1")
+    receiver = GrpcReceiver(DropHandler(), "127.0.0.1")
     receiver.start()
-    link = FlightLink(f"127.0.0.1:{receiver.port}")
+    link = GrpcLink(f"127.0.0.1:{receiver.port}")
     begun = time.perf_counter()
     for header in log.streams:
         link.open(header)

@@ -256,13 +256,13 @@ def resend(config: Config, source: Any, target: Any) -> float:
     from smartedge.cloud.store import StoreHandler
     from smartedge.codec import get_codec, unpack_frame
     from smartedge.types import EncodedBatch
-    from smartedge.wire.flight import FlightLink
-    from smartedge.wire.flight_receiver import FlightReceiver
+    from smartedge.wire.grpc_link import GrpcLink
+    from smartedge.wire.grpc_receiver import GrpcReceiver
 
     codec = get_codec(config.codec_name)
-    receiver = FlightReceiver(StoreHandler(target), "127.0.0.1")
+    receiver = GrpcReceiver(StoreHandler(target), "127.0.0.1")
     receiver.start()
-    link = FlightLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=10)
+    link = GrpcLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=10)
     up, images = 0, 0
     for header in source.streams:
         before = link.counters().up

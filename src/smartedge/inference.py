@@ -248,6 +248,10 @@ class BackServer:
         encoded = EncodedBatch(frame.batch.ids, frame.batch.labels, payload, side)
         return Frame(frame.seq, encoded)
 
+    def sync(self, edge: str, header: StreamHeader) -> int:
+        """No frame is kept."""
+        return header.first_seq
+
     def finish(self, edge: str, header: StreamHeader) -> None:
         """Nothing to do: no frame is kept."""
 

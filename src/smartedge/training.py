@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
     from smartedge.data import DataSet
     from smartedge.wire.credentials import Credentials
-    from smartedge.wire.flight import FlightLink
-    from smartedge.wire.flight_receiver import FlightReceiver
+    from smartedge.wire.grpc_link import GrpcLink
+    from smartedge.wire.grpc_receiver import GrpcReceiver
     from smartedge.wire.link import FrameHandler
 
 __all__ = [
     "collect",
     "dataset_of",
-    "flight_link",
-    "flight_receiver",
+    "link_to",
     "open_data",
+    "receiver_for",
     "run_cloud",
     "run_edge",
     "train",
@@ -132,7 +132,7 @@ def run_edge(
         if bundle is not None and location is None:
             location = bundle.cloud
         assert location is not None
-        sender = flight_link(config, location, bundle)
+        sender = link_to(config, location, bundle)
     dataset = open_data(config, monitor)
     _warn_of_early_releases(config, monitor)
     runner = EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
@@ -153,7 +153,7 @@ def run_cloud(
     """The cloud's process: listens, logs the frames, trains. True when done.
 
     ``monitor`` gets the port as :attr:`Update.port` once frames can be accepted. ``fleet`` and ``behind_proxy`` are
-    those of :func:`flight_receiver`.
+    those of :func:`receiver_for`.
     """
     import torch
 
@@ -166,7 +166,7 @@ def run_cloud(
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=False)
     runner = CloudRunner(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
-    receiver = flight_receiver(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
+    receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
     receiver.start()
     monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))
     try:
@@ -176,23 +176,23 @@ def run_cloud(
         runner.close()
 
 
-def flight_link(config: Config, location: str, bundle: Bundle | None = None) -> FlightLink:
+def link_to(config: Config, location: str, bundle: Bundle | None = None) -> GrpcLink:
     """The edge's end of the link, with the credentials of the bundle, or else with those that the settings name.
 
     Raises:
         LinkError: the cloud answers, but its certificate or this edge's is not accepted.
     """
     from smartedge.fleet.bundle import credentials_of
-    from smartedge.wire.flight import FlightLink
+    from smartedge.wire.grpc_link import GrpcLink
     from smartedge.wire.handshake import check_handshake
 
     credentials = _credentials(config) if bundle is None else credentials_of(bundle)
     check_handshake(location, credentials)
     link = config.link
-    return FlightLink(location, credentials, connect_timeout_s=link.connect_timeout, insecure=link.insecure)
+    return GrpcLink(location, credentials, connect_timeout_s=link.connect_timeout, insecure=link.insecure)
 
 
-def flight_receiver(
+def receiver_for(
     config: Config,
     handler: FrameHandler,
     host: str,
@@ -200,7 +200,8 @@ def flight_receiver(
     *,
     fleet: Path | None = None,
     behind_proxy: bool = False,
-) -> FlightReceiver:
+    streams_per_edge: int = 1,
+) -> GrpcReceiver:
     """The cloud's end of the link.
 
     Args:
@@ -211,6 +212,7 @@ def flight_receiver(
         fleet: a fleet's folder: its edges may send, each by its certificate. None: token and certificates are those of
             the settings, and every sender that shows them may send.
         behind_proxy: a proxy of this machine ends TLS, so the fleet's edges show tokens.
+        streams_per_edge: how many an edge may have open at the same time.
 
     Raises:
         FleetError: the fleet's files cannot be used.
@@ -219,7 +221,7 @@ def flight_receiver(
     from smartedge.fleet.bundle import cloud_credentials
     from smartedge.fleet.register import Register
     from smartedge.wire.credentials import Credentials
-    from smartedge.wire.flight_receiver import FlightReceiver
+    from smartedge.wire.grpc_receiver import GrpcReceiver, Limits
 
     guard, credentials, link = None, _credentials(config), config.link
     if fleet is not None:
@@ -227,7 +229,10 @@ def flight_receiver(
             raise errors.ConfigError("link.token_file, link.tls_*: remove them, since --fleet says who may send")
         guard = Register(fleet)
         credentials = Credentials() if behind_proxy else cloud_credentials(fleet)
-    return FlightReceiver(handler, host, port, credentials=credentials, guard=guard, insecure=link.insecure)
+    limits = Limits(streams_per_edge=streams_per_edge)
+    return GrpcReceiver(
+        handler, host, port, credentials=credentials, guard=guard, limits=limits, insecure=link.insecure
+    )
 
 
 def _credentials(config: Config) -> Credentials:

@@ -12,8 +12,8 @@ from headers import stream_header
 
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.types import PROTOCOL, EncodedBatch, Frame, StreamHeader
-from smartedge.wire.flight import FlightLink
-from smartedge.wire.flight_receiver import FlightReceiver
+from smartedge.wire.grpc_link import GrpcLink
+from smartedge.wire.grpc_receiver import GrpcReceiver
 from smartedge.wire.link import UNNAMED_EDGE, FrameSender
 from smartedge.wire.memory import MemoryLink
 
@@ -53,6 +53,7 @@ class Handler:
         self.fails = ""
         self.failure: Exception = RuntimeError("a bug in the handler")
         self.aborted = threading.Event()
+        self.synced = threading.Semaphore(0)
         self.reply: Callable[[Frame], Frame | None] = lambda frame: (
             dataclasses.replace(frame, batch=dataclasses.replace(frame.batch, payload=b"gradient", side=b""))
             if self.headers[-1].answered
@@ -76,6 +77,11 @@ class Handler:
         self.frames.append(frame)
         return self.reply(frame)
 
+    def sync(self, edge: str, header: StreamHeader) -> int:
+        assert (edge, header) == (self.edges[-1], self.headers[-1])
+        self.synced.release()
+        return self.frames[-1].seq + 1
+
     def finish(self, edge: str, header: StreamHeader) -> None:
         assert (edge, header) == (self.edges[-1], self.headers[-1])
         self._called("finish")
@@ -91,14 +97,14 @@ def handler() -> Handler:
     return Handler()
 
 
-@pytest.fixture(params=["memory", "flight"])
+@pytest.fixture(params=["memory", "grpc"])
 def link(request: pytest.FixtureRequest, handler: Handler) -> Iterator[FrameSender]:
     if request.param == "memory":
         yield MemoryLink(handler)
         return
-    receiver = FlightReceiver(handler, "127.0.0.1")
+    receiver = GrpcReceiver(handler, "127.0.0.1")
     receiver.start()
-    sender = FlightLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=5)
+    sender = GrpcLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=5)
     yield sender
     sender.disconnect()
     receiver.close()

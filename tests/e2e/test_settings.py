@@ -29,7 +29,7 @@ from smartedge.errors import ConfigError, RunError
 from smartedge.files import write_atomically
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import flight_link, flight_receiver, run_cloud, run_edge, train
+from smartedge.training import link_to, receiver_for, run_cloud, run_edge, train
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.memory import MemoryLink
 
@@ -378,8 +378,8 @@ def test_max_lead_frames(tiny_config, tmp_path):
 @pytest.fixture
 def at_the_link(monkeypatch) -> dict[str, Any]:
     """What the two ends of the link are made with."""
-    import smartedge.wire.flight
-    import smartedge.wire.flight_receiver
+    import smartedge.wire.grpc_link
+    import smartedge.wire.grpc_receiver
     import smartedge.wire.handshake
 
     made: dict[str, Any] = {}
@@ -387,8 +387,8 @@ def at_the_link(monkeypatch) -> dict[str, Any]:
     def link(location: str, credentials: Credentials, **given: Any) -> None:
         made["edge"] = {"credentials": credentials, **given}
 
-    monkeypatch.setattr(smartedge.wire.flight, "FlightLink", link)
-    monkeypatch.setattr(smartedge.wire.flight_receiver, "FlightReceiver", lambda *_, **given: made.update(cloud=given))
+    monkeypatch.setattr(smartedge.wire.grpc_link, "GrpcLink", link)
+    monkeypatch.setattr(smartedge.wire.grpc_receiver, "GrpcReceiver", lambda *_, **given: made.update(cloud=given))
     monkeypatch.setattr(smartedge.wire.handshake, "check_handshake", lambda *_: None)  # the files are no certificates
     return made
 
@@ -412,8 +412,8 @@ def test_the_link_gets_its_settings(at_the_link, tmp_path, monkeypatch, link, ed
         write_atomically(tmp_path / name, content)
     made = []
     for config in (load_config({}), load_config({"link": link})):
-        flight_link(config, "127.0.0.1:1")
-        flight_receiver(config, None, "127.0.0.1", 0)
+        link_to(config, "127.0.0.1:1")
+        receiver_for(config, None, "127.0.0.1", 0)
         made.append({side: dict(given) for side, given in at_the_link.items()})
     for side, expected in (("edge", edge), ("cloud", cloud)):
         changed = {name: value for name, value in made[1][side].items() if value != made[0][side][name]}

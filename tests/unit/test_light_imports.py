@@ -58,6 +58,6 @@ def test_heavy_packages_are_not_loaded(modules: tuple[str, ...], heavy: tuple[st
 
 
 def test_all_of_the_sending_path_is_looked_at() -> None:
-    assert {"smartedge.privacy.mechanisms.additive", "smartedge.codec.quantise", "smartedge.wire.flight"} <= set(
+    assert {"smartedge.privacy.mechanisms.additive", "smartedge.codec.quantise", "smartedge.wire.grpc_link"} <= set(
         SENDING
     )

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     from smartedge import inference, metrics
     from smartedge.fleet.bundle import open_bundle
-    from smartedge.training import flight_link
+    from smartedge.training import link_to
 
     if args.bundle is not None and args.connect is None:
         raise ConfigError("--bundle: only with --connect HOST:PORT; without a server nothing leaves this machine")
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if not readable:
         raise DataError("none of the images can be read")
     bundle = None if args.bundle is None else open_bundle(args.bundle)
-    server = None if args.connect is None else flight_link(trained.config, args.connect, bundle)
+    server = None if args.connect is None else link_to(trained.config, args.connect, bundle)
     try:
         answers = inference.answer(trained, images_BCHW, threshold=args.threshold, server=server)
     finally:

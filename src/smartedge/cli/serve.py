@@ -10,6 +10,8 @@ from smartedge.cli.cloud import add_fleet_arguments, fleet_of, parse_address
 
 __all__ = ["add_parser", "run"]
 
+_CLIENTS = 64  # that are answered at the same time
+
 _DESCRIPTION = """\
 Answer 'smartedge infer --connect' with the back of a trained run. Runs until it is stopped.
 
@@ -40,11 +42,13 @@ def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     from smartedge.inference import BackServer, TrainedRun
     from smartedge.processes import stop_on_signals
-    from smartedge.training import flight_receiver
+    from smartedge.training import receiver_for
 
     host, port = parse_address(args.listen, "--listen")
     trained = TrainedRun.open(args.run_dir)
-    receiver = flight_receiver(trained.config, BackServer(trained), host, port, **fleet_of(args))
+    receiver = receiver_for(
+        trained.config, BackServer(trained), host, port, **fleet_of(args), streams_per_edge=_CLIENTS
+    )
     with stop_on_signals() as stop:
         receiver.start()
         print(f"listening on {host}:{receiver.port}; Ctrl-C stops", flush=True)

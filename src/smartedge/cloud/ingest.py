@@ -260,6 +260,12 @@ class Ingest:
                 handover.wait(lambda: handover.complete or log.next_seq - handover.learned.get(edge, 0) <= most)
         return None
 
+    def sync(self, edge: str, header: StreamHeader) -> int:
+        """Make the frames that came durable."""
+        with self._handover.changed:
+            self._log.sync()
+            return self._log.next_seq
+
     def finish(self, edge: str, header: StreamHeader) -> None:
         """All frames of the stream are in: make them durable. In split learning, wait until they are learned from."""
         handover = self._handover

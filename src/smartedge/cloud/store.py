@@ -238,6 +238,11 @@ class StoreHandler:
         """Append the frame."""
         self.log.append(frame)
 
+    def sync(self, edge: str, header: StreamHeader) -> int:
+        """Make them durable."""
+        self.log.sync()
+        return self.log.next_seq
+
     def finish(self, edge: str, header: StreamHeader) -> None:
         """Make it durable."""
         self.log.sync()

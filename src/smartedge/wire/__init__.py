@@ -1,7 +1,8 @@
 """Frames over a link.
 
-:mod:`~smartedge.wire.frame` turns frames into Arrow record batches and checks what arrives,
+:mod:`~smartedge.wire.frame` turns frames and stream headers into bytes and checks what arrives,
 :mod:`~smartedge.wire.link` says what a link is. :mod:`~smartedge.wire.memory` is the link within one process.
-:mod:`~smartedge.wire.flight` and :mod:`~smartedge.wire.flight_receiver` are the two ends of the link over a network.
-:mod:`~smartedge.wire.sockets` counts bytes at the socket.
+:mod:`~smartedge.wire.grpc_link` and :mod:`~smartedge.wire.grpc_receiver` are the two ends of the link over a network:
+``link.proto`` has its messages, :mod:`~smartedge.wire.admission` decides who may send,
+:mod:`~smartedge.wire.connections` bounds the connections, :mod:`~smartedge.wire.sockets` counts bytes at the socket.
 """

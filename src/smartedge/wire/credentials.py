@@ -9,7 +9,9 @@ from typing import Protocol
 from smartedge.errors import LinkError
 from smartedge.files import refuse_if_others_can_read
 
-__all__ = ["Credentials", "Guard"]
+__all__ = ["TOKEN_HEADER", "Credentials", "Guard", "bearer"]
+
+TOKEN_HEADER = "authorization"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class Guard(Protocol):
     def edge_of(self, token: str) -> str | None:
         """Name of the edge that a token belongs to and that may send now; None: the token admits nobody."""
         ...
+
+
+def bearer(token: str) -> str:
+    """The value of the header :data:`TOKEN_HEADER` that shows a token."""
+    return f"Bearer {token}"
 
 
 def _bytes(path: Path | None) -> bytes | None:

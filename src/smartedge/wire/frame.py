@@ -5,16 +5,14 @@ Everything that is constant over a stream is in its header, sent once, as JSON. 
     head     uint32 sequence number, uint16 B - 1, then B ids as int32, then the labels, then the codec's side
     payload  the encoded features
 
-On the wire they are one row of two binary columns of Arrow. There are only two columns because Arrow spends 56 to 72
-bytes on each. A message holds one row, or several rows where frames are small (``StreamHeader.joined_frames``): Arrow
-and gRPC spend about 260 bytes on each message, and 14 on each row.
+On the wire they are the two fields of one message (``link.proto``).
 
 A label of a single-label task is one unsigned integer of the smallest width that holds K - 1 (1, 2 or 4 bytes). Labels
 of a multi-label task are one bit each: B * K bits in row order, the highest bit first. Where the header says that no
 labels travel, the head holds none, and the receiver fills in zeros. All numbers are little-endian.
 
-Bytes that arrive may be wrong or hostile. :func:`header_from_json`, :func:`messages_of` and :func:`receive` check all
-of them, once, before use.
+Bytes that arrive may be wrong or hostile. :func:`header_from_json` and :func:`receive` check all of them, once,
+before use.
 """
 
 from __future__ import annotations
@@ -23,41 +21,36 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from smartedge.errors import FrameError
 from smartedge.types import PROTOCOL, EncodedBatch, Frame, SplitName, StreamHeader
 
 __all__ = [
-    "JOINED_BYTES",
     "MAX_HEADER_BYTES",
+    "MAX_HEAD_BYTES",
     "MAX_PAYLOAD_BYTES",
-    "SCHEMA",
     "Message",
     "ReceivedFrame",
     "answer_header",
     "header_from_json",
     "header_to_json",
     "image_count",
+    "max_head_bytes",
     "max_payload_bytes",
     "max_side_bytes",
-    "messages_of",
     "parse",
     "receive",
     "serialise",
-    "to_arrow",
 ]
 
-JOINED_BYTES = 32 * 1024  # no frame is added to a message of this size: its overhead is below 1 % then
 MAX_HEADER_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 2**20
 MAX_PAYLOAD_BYTES = 2**30
-SCHEMA = pa.schema([pa.field("head", pa.binary(), nullable=False), pa.field("payload", pa.binary(), nullable=False)])
 
 _HEAD = struct.Struct("<IH")
 
@@ -106,7 +99,6 @@ class _Header(BaseModel):
     split: SplitName
     first_seq: _Count
     frames: _Count
-    joined_frames: Annotated[int, Field(ge=1, lt=2**32)]
     train_steps: _Count
 
 
@@ -138,6 +130,11 @@ def header_from_json(data: bytes) -> StreamHeader:
             f"{max_payload_bytes(header)} bytes, more than the {MAX_PAYLOAD_BYTES} that a frame can hold; "
             "lower batch_size or cut where the feature map is smaller"
         )
+    if max_head_bytes(header) > MAX_HEAD_BYTES:
+        raise FrameError(
+            f"stream header: ids and labels of {header.batch_size} images may take {max_head_bytes(header)} bytes, "
+            f"more than the {MAX_HEAD_BYTES} that a frame can hold; lower batch_size"
+        )
     return header
 
 
@@ -160,6 +157,13 @@ def answer_header(header: StreamHeader) -> StreamHeader:
     return dataclasses.replace(
         header, codec="float32", feature_dtype="float32", feature_shape=header.answer_shape, labels=False
     )
+
+
+def max_head_bytes(header: StreamHeader) -> int:
+    """No head may be longer than this: number and count, ids and labels of a full batch, side."""
+    count, single = header.batch_size, header.task_kind == "single"
+    labels = count * _label_dtype(header).itemsize if single else (count * header.outputs + 7) // 8
+    return _HEAD.size + 4 * count + labels * header.labels + max_side_bytes(header)
 
 
 def max_payload_bytes(header: StreamHeader) -> int:
@@ -207,30 +211,6 @@ def serialise(frame: Frame, header: StreamHeader) -> Message:
         labels = given.astype(_label_dtype(header)).tobytes() if single else np.packbits(given).tobytes()
     head = (_HEAD.pack(frame.seq, count - 1), batch.ids.astype("<i4").tobytes(), labels, batch.side)
     return Message(b"".join(head), batch.payload)
-
-
-def to_arrow(messages: Sequence[Message]) -> pa.RecordBatch:
-    """One Arrow message with a row for each frame."""
-    columns = [pa.array(column, pa.binary()) for column in zip(*messages, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
-
-
-def messages_of(batch: pa.RecordBatch) -> list[Message]:
-    """The rows of an Arrow message that may come from anybody.
-
-    Raises:
-        FrameError: when it has other columns, or its data are damaged or missing.
-    """
-    if not batch.schema.equals(SCHEMA):
-        raise FrameError(f"frame: columns must be {_describe(SCHEMA)}, got {_describe(batch.schema)}")
-    try:
-        batch.validate(full=True)
-    except pa.ArrowException as error:
-        raise FrameError(f"frame: the Arrow data is corrupt ({error})") from error
-    heads, payloads = batch.columns
-    if heads.null_count or payloads.null_count:
-        raise FrameError("frame: a column is null")
-    return list(map(Message, heads.to_pylist(), payloads.to_pylist()))
 
 
 def receive(message: Message, header: StreamHeader) -> ReceivedFrame:
@@ -307,8 +287,3 @@ def _label_limit(header: StreamHeader) -> int:
 def _label_dtype(header: StreamHeader) -> np.dtype[np.unsignedinteger]:
     """The dtype of one label of a single-label task on the wire."""
     return np.min_scalar_type(header.outputs - 1).newbyteorder("<")
-
-
-def _describe(schema: pa.Schema) -> str:
-    text = ", ".join(f"{field.name}: {field.type}{'' if field.nullable else ' not null'}" for field in schema)
-    return text[:200]

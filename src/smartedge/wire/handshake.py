@@ -16,7 +16,7 @@ from pathlib import Path
 from smartedge.errors import LinkError
 from smartedge.files import PRIVATE
 from smartedge.wire.credentials import Credentials
-from smartedge.wire.flight import split_location
+from smartedge.wire.sockets import split_location
 
 __all__ = ["check_handshake"]
 
@@ -38,8 +38,8 @@ def check_handshake(location: str, credentials: Credentials) -> None:
     try:
         context = _context(credentials)
         with (
-            socket.create_connection((host.strip("[]"), port), timeout=_WAIT_S) as connection,
-            context.wrap_socket(connection, server_hostname=credentials.server_name or host.strip("[]")) as secured,
+            socket.create_connection((host, port), timeout=_WAIT_S) as connection,
+            context.wrap_socket(connection, server_hostname=credentials.server_name or host) as secured,
         ):
             answered = secured.recv(1) != b""
     except ssl.SSLCertVerificationError as error:

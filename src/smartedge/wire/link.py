@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import pyarrow as pa
-
 from smartedge.errors import FrameError
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import ReceivedFrame, answer_header, messages_of, receive, serialise, to_arrow
+from smartedge.wire.frame import Message, ReceivedFrame, answer_header, receive, serialise
 from smartedge.wire.sockets import ByteCount
 
 __all__ = ["UNNAMED_EDGE", "FrameHandler", "FrameSender", "StreamReceiver", "check_answer", "check_kind"]
@@ -37,7 +35,7 @@ class FrameSender(Protocol):
         ...
 
     def write(self, frame: Frame) -> None:
-        """Send a frame, or keep it until the next ones to send them as one message (``StreamHeader.joined_frames``).
+        """Send a frame.
 
         Nothing comes back, so an error of the receiver may be raised a few frames later. Blocks while the receiver is
         full.
@@ -99,6 +97,14 @@ class FrameHandler(Protocol):
         """
         ...
 
+    def sync(self, edge: str, header: StreamHeader) -> int:
+        """Make every frame that was ingested durable. Called now and then within a stream, not after every frame.
+
+        Returns:
+            The number before which every frame of the edge is durable. The sender may forget these frames.
+        """
+        ...
+
     def finish(self, edge: str, header: StreamHeader) -> None:
         """All frames are in: make them durable. The sender's ``close`` returns after this."""
         ...
@@ -128,49 +134,50 @@ class StreamReceiver:
         self._handler = handler
         self._edge = edge
         self._header = header
+        self._open = True
         self.next_seq = handler.accept(edge, header)
 
-    def take(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
-        """Check the next frames and hand them on. Returns the answer, where frames are answered."""
+    def take(self, message: Message) -> Message | None:
+        """Check the next frame and hand it on. Returns the answer, where frames are answered."""
         header = self._header
-        most = 1 if header.answered else header.joined_frames
-        if not 1 <= batch.num_rows <= most:
-            raise FrameError(f"frame: a message has {batch.num_rows} rows; those of this stream have 1 to {most}")
-        answer = None
-        for message in messages_of(batch):
-            frame = receive(message, header)
-            if frame.seq != self.next_seq:
-                raise FrameError(f"frame {frame.seq}: out of order, {self.next_seq} is next in this stream")
-            self.next_seq += 1
-            answer = self._handler.ingest(self._edge, header, frame)
-            if (answer is not None) != header.answered:
-                must = "must be" if answer is None else "must not be"
-                raise FrameError(f"frame {frame.seq}: a {header.split} frame of this stream {must} replied to")
-        return None if answer is None else to_arrow([serialise(answer, answer_header(header))])
+        frame = receive(message, header)
+        if frame.seq != self.next_seq:
+            raise FrameError(f"frame {frame.seq}: out of order, {self.next_seq} is next in this stream")
+        self.next_seq += 1
+        answer = self._handler.ingest(self._edge, header, frame)
+        if (answer is not None) != header.answered:
+            must = "must be" if answer is None else "must not be"
+            raise FrameError(f"frame {frame.seq}: a {header.split} frame of this stream {must} replied to")
+        return None if answer is None else serialise(answer, answer_header(header))
+
+    def sync(self) -> int:
+        """Make the frames that were taken durable. Returns the number before which every frame is."""
+        return self._handler.sync(self._edge, self._header)
 
     def finish(self) -> None:
         """The sender ended the stream: check that no frame is missing, and let the handler make it durable."""
-        received = self.next_seq - self._header.first_seq
-        if received != self._header.frames:
+        if self.next_seq != self._header.end_seq:
             self.abort()
-            raise FrameError(f"stream: ended after {received} of {self._header.frames} frames; send it again")
+            frames = self._header.frames
+            received = frames - (self._header.end_seq - self.next_seq)
+            raise FrameError(f"stream: ended after {received} of {frames} frames; send it again")
+        self._open = False
         self._handler.finish(self._edge, self._header)
 
     def abort(self) -> None:
-        """The stream broke off."""
-        self._handler.abort(self._edge, self._header)
+        """The stream broke off. Nothing happens where it has ended already."""
+        if self._open:
+            self._open = False
+            self._handler.abort(self._edge, self._header)
 
 
-def check_answer(batch: pa.RecordBatch, frame: Frame, header: StreamHeader) -> ReceivedFrame:
-    """The answer to ``frame`` in an Arrow message, checked.
+def check_answer(message: Message, frame: Frame, header: StreamHeader) -> ReceivedFrame:
+    """The answer to ``frame``, checked.
 
     Raises:
         FrameError: when it is no acceptable frame, or answers another one.
     """
-    messages = messages_of(batch)
-    if len(messages) != 1:
-        raise FrameError(f"frame {frame.seq}: the answer has {len(messages)} rows, must have one")
-    answer = receive(messages[0], answer_header(header))
+    answer = receive(message, answer_header(header))
     if answer.seq != frame.seq or answer.batch.ids.tolist() != frame.batch.ids.tolist():
         raise FrameError(f"frame {frame.seq}: the reply is to frame {answer.seq}, or of other images")
     return answer

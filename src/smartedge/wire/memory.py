@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import pyarrow as pa
-
 from smartedge.errors import LinkError
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import SCHEMA, header_from_json, header_to_json, serialise, to_arrow
+from smartedge.wire.frame import header_from_json, header_to_json, serialise
 from smartedge.wire.link import UNNAMED_EDGE, FrameHandler, StreamReceiver, check_answer, check_kind
 from smartedge.wire.sockets import ByteCount
 
@@ -40,7 +38,7 @@ class MemoryLink:
         if self._receiver is not None:
             raise LinkError("link: a stream is open already; close it before opening another")
         data = header_to_json(header)
-        self._up += len(data) + SCHEMA.serialize().size
+        self._up += len(data)
         self._header = header_from_json(data)
         self._receiver = StreamReceiver(self._handler, self._edge, self._header)
         self._confirmed = self._receiver.next_seq
@@ -49,16 +47,19 @@ class MemoryLink:
     def write(self, frame: Frame) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._stream(answered=False) as (header, receiver):
-            receiver.take(self._across(frame, header))
+            message = serialise(frame, header)
+            self._up += len(message.head) + len(message.payload)
+            receiver.take(message)
 
     def exchange(self, frame: Frame) -> Frame:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._stream(answered=True) as (header, receiver):
-            answer = receiver.take(self._across(frame, header))
+            message = serialise(frame, header)
+            self._up += len(message.head) + len(message.payload)
+            answer = receiver.take(message)
             assert answer is not None  # StreamReceiver.take sees to it
-            data = answer.serialize()
-            self._down += data.size
-            return check_answer(pa.ipc.read_record_batch(data, SCHEMA), frame, header)
+            self._down += len(answer.head) + len(answer.payload)
+            return check_answer(answer, frame, header)
 
     def close(self) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
@@ -72,7 +73,7 @@ class MemoryLink:
         return self._confirmed
 
     def counters(self) -> ByteCount:
-        """Bytes of the Arrow messages and stream headers; there is no socket here."""
+        """Bytes of the frames and stream headers; there is no socket here."""
         return ByteCount(self._up, self._down, "payload")
 
     def disconnect(self) -> None:
@@ -80,12 +81,6 @@ class MemoryLink:
         if self._receiver is not None:
             receiver, self._receiver = self._receiver, None
             receiver.abort()
-
-    def _across(self, frame: Frame, header: StreamHeader) -> pa.RecordBatch:
-        """The frame as the receiver gets it: read from serialised bytes."""
-        data = to_arrow([serialise(frame, header)]).serialize()
-        self._up += data.size
-        return pa.ipc.read_record_batch(data, SCHEMA)
 
     @contextlib.contextmanager
     def _stream(self, *, answered: bool | None = None) -> Iterator[tuple[StreamHeader, StreamReceiver]]:

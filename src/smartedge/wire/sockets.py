@@ -1,8 +1,10 @@
 """Bytes at the socket, as the kernel counted them, and how soon the kernel notices that a peer is gone.
 
-gRPC, on which Arrow Flight is built, shows neither its sockets nor its counters, and pyarrow cannot set its keepalive.
-But the sockets are this process's own: psutil finds them by their ports, and a duplicate of the file descriptor
-reaches the same kernel socket.
+gRPC shows neither its sockets nor their counters. But the sockets are this process's own: they are among its open
+descriptors, and a duplicate of a descriptor reaches the same kernel socket.
+
+gRPC's own keepalive is not used: its ping waits behind the data that the kernel has taken, which on a slow link is
+more than any reasonable time. The kernel counts what the peer acknowledges.
 """
 
 from __future__ import annotations
@@ -11,15 +13,33 @@ import contextlib
 import ipaddress
 import os
 import socket
+import stat
 import struct
 import sys
 from dataclasses import dataclass
 
-import psutil
+from smartedge.errors import LinkError
 
-__all__ = ["PEER_TIMEOUT_S", "ByteCount", "SocketMeter", "is_loopback", "own_sockets", "watch_peer"]
+__all__ = [
+    "PEER_TIMEOUT_S",
+    "Address",
+    "ByteCount",
+    "SocketMeter",
+    "address_of",
+    "byte_counts",
+    "descriptors",
+    "duplicate",
+    "is_loopback",
+    "own_sockets",
+    "split_location",
+    "watch_peer",
+]
 
 PEER_TIMEOUT_S = 20  # a peer that is suddenly gone (power, cable) is noticed within this time
+
+Address = tuple[str, int]  # host and port
+
+_DESCRIPTORS = "/dev/fd"  # of this process; on Linux and macOS
 
 # Offsets in Linux's struct tcp_info.
 _BYTES_ACKED = 120  # since Linux 4.1
@@ -32,13 +52,25 @@ class ByteCount:
     """Bytes since the link was made, over all its connections.
 
     ``source`` is ``"kernel tcp_info"`` where the kernel counted what passed through the TCP socket: everything above
-    TCP (TLS, HTTP/2, gRPC, Arrow), and retransmissions in ``up``, but not the headers of TCP and IP. It is
-    ``"payload"`` where only Arrow messages and stream headers were counted, without gRPC, TLS and TCP.
+    TCP (TLS, HTTP/2, gRPC), and retransmissions in ``up``, but not the headers of TCP and IP. It is
+    ``"payload"`` where only frames and stream headers were counted, without gRPC, TLS and TCP.
     """
 
     up: int
     down: int
     source: str
+
+
+def split_location(location: str) -> tuple[str, int]:
+    """Host and port of ``host:port``.
+
+    Raises:
+        LinkError: it has another form.
+    """
+    host, _, port = location.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise LinkError(f"the cloud's location must be HOST:PORT, as in 192.168.0.7:8815, got {location!r}")
+    return host.strip("[]"), int(port)
 
 
 def is_loopback(host: str) -> bool:
@@ -49,30 +81,62 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def descriptors() -> dict[int, list[int]]:
+    """This process's open sockets: inode -> descriptors. Duplicates share an inode, and nothing else does."""
+    found: dict[int, list[int]] = {}
+    for name in os.listdir(_DESCRIPTORS):
+        with contextlib.suppress(OSError):  # closed in between
+            status = os.fstat(int(name))
+            if stat.S_ISSOCK(status.st_mode):
+                found.setdefault(status.st_ino, []).append(int(name))
+    return found
+
+
+def duplicate(inode: int, descriptor: int) -> socket.socket | None:
+    """The same kernel socket under a new descriptor, which the caller must close. None: it was closed in between."""
+    try:
+        connection = socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        return None
+    if os.fstat(connection.fileno()).st_ino == inode:
+        return connection
+    connection.close()  # the descriptor was closed and given to another socket in between
+    return None
+
+
+def address_of(address: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+    """Host and port of a socket's end. A host of IPv4 has one form, also where the socket is of IPv6."""
+    host = ipaddress.ip_address(address[0].partition("%")[0])
+    if isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped:
+        host = host.ipv4_mapped
+    return str(host), address[1]
+
+
 def own_sockets(*, local_port: int | None = None, peer_port: int | None = None) -> list[socket.socket]:
     """This process's established TCP connections with those ports.
 
     Each is the same kernel socket under a new descriptor, which the caller must close.
     """
     found = []
-    for connection in psutil.Process().net_connections(kind="tcp"):
-        if connection.status != psutil.CONN_ESTABLISHED:
-            continue
-        ports = (connection.laddr.port, connection.raddr.port)
-        if local_port in (None, ports[0]) and peer_port in (None, ports[1]):
-            try:
-                duplicate = socket.socket(fileno=os.dup(connection.fd))
-                if _ports(duplicate) == ports:
-                    found.append(duplicate)
-                else:
-                    duplicate.close()  # the descriptor was closed and given to another one in between
-            except OSError:  # closed in between
-                continue
+    for inode, numbers in descriptors().items():
+        connection = duplicate(inode, numbers[0])
+        if connection is not None:
+            ports = _ports(connection)
+            if ports and local_port in (None, ports[0]) and peer_port in (None, ports[1]):
+                found.append(connection)
+            else:
+                connection.close()
     return found
 
 
-def _ports(connection: socket.socket) -> tuple[int, int]:
-    return connection.getsockname()[1], connection.getpeername()[1]
+def _ports(connection: socket.socket) -> tuple[int, int] | None:
+    """Own port and the peer's; None where it is no TCP socket, or not connected."""
+    if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
+        return None
+    try:
+        return connection.getsockname()[1], connection.getpeername()[1]
+    except OSError:
+        return None
 
 
 def watch_peer(connection: socket.socket) -> None:
@@ -101,7 +165,7 @@ class SocketMeter:
     def __init__(self, port: int) -> None:
         self._port = port
         self._sockets: list[socket.socket] = []
-        self._known: set[tuple[int, int]] = set()
+        self._known: set[tuple[int, int] | None] = set()
         self._closed_up = 0
         self._closed_down = 0
 
@@ -131,7 +195,7 @@ class SocketMeter:
     def release(self) -> None:
         """Keep the counts of the connections and close them."""
         for connection in self._sockets:
-            up, down = _tcp_info(connection)
+            up, down = byte_counts(connection)
             self._closed_up += up
             self._closed_down += down
             connection.close()
@@ -141,11 +205,11 @@ class SocketMeter:
         """Bytes (up, down) over all connections so far, or None where the kernel does not tell."""
         if sys.platform != "linux":
             return None
-        open_counts = [_tcp_info(connection) for connection in self._sockets]
+        open_counts = [byte_counts(connection) for connection in self._sockets]
         return self._closed_up + sum(up for up, _ in open_counts), self._closed_down + sum(d for _, d in open_counts)
 
 
-def _tcp_info(connection: socket.socket) -> tuple[int, int]:
+def byte_counts(connection: socket.socket) -> tuple[int, int]:
     """Bytes (sent, received) over a connection; zeros where the kernel does not tell."""
     if sys.platform != "linux":
         return 0, 0

@@ -23,9 +23,9 @@ from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
 from smartedge.types import FeatureBatch, Frame, StreamHeader
-from smartedge.wire.flight import FlightLink
-from smartedge.wire.flight_receiver import FlightReceiver
 from smartedge.wire.frame import receive, serialise
+from smartedge.wire.grpc_link import GrpcLink
+from smartedge.wire.grpc_receiver import GrpcReceiver
 from smartedge.wire.memory import MemoryLink
 
 SETTINGS = {
@@ -88,7 +88,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Counter[str]]:
     return watch
 
 
-def send_all(sender: FlightLink | MemoryLink, config: Config) -> None:
+def send_all(sender: GrpcLink | MemoryLink, config: Config) -> None:
     for header in streams(config):
         sender.open(header)
         for frame in frames_of(header):
@@ -100,9 +100,9 @@ def send_all(sender: FlightLink | MemoryLink, config: Config) -> None:
 
 
 def run_over_a_socket(runner: CloudRunner) -> None:
-    receiver = FlightReceiver(runner.ingest, "127.0.0.1")
+    receiver = GrpcReceiver(runner.ingest, "127.0.0.1")
     receiver.start()
-    sender = FlightLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=5)
+    sender = GrpcLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=5)
     failures: list[BaseException] = []
 
     def edge() -> None:

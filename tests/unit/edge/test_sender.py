@@ -53,6 +53,9 @@ class Receiver:
             raise LinkError("the cable was pulled")
         self.frames.append(frame)
 
+    def sync(self, edge: str, header: StreamHeader) -> int:
+        return header.first_seq
+
     def finish(self, edge: str, header: StreamHeader) -> None:
         self.finished.append(header)
 

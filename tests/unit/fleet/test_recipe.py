@@ -12,8 +12,8 @@ from headers import stream_header
 from smartedge.errors import LinkError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import Credentials
-from smartedge.wire.flight import FlightLink
-from smartedge.wire.flight_receiver import FlightReceiver
+from smartedge.wire.grpc_link import GrpcLink
+from smartedge.wire.grpc_receiver import GrpcReceiver
 
 
 class Names:
@@ -44,16 +44,16 @@ def test_the_recipe_works_as_it_stands(repo_root: Path, tmp_path: Path) -> None:
         return Credentials.from_files(ca=tmp_path / "authority.pem", certificate=certificate, key=key)
 
     handler = Names()
-    receiver = FlightReceiver(handler, "127.0.0.1", credentials=of("cloud"))  # type: ignore[arg-type]
+    receiver = GrpcReceiver(handler, "127.0.0.1", credentials=of("cloud"))  # type: ignore[arg-type]
     receiver.start()
     try:
-        link = FlightLink(f"127.0.0.1:{receiver.port}", of("door"), connect_timeout_s=10)
+        link = GrpcLink(f"127.0.0.1:{receiver.port}", of("door"), connect_timeout_s=10)
         link.open(stream_header())
         link.close()
         link.disconnect()
         assert handler.edges == ["door"]
         with pytest.raises(LinkError):  # a certificate of the cloud is none of an edge
-            FlightLink(f"127.0.0.1:{receiver.port}", of("cloud"), connect_timeout_s=0.3).open(stream_header())
+            GrpcLink(f"127.0.0.1:{receiver.port}", of("cloud"), connect_timeout_s=0.3).open(stream_header())
         assert handler.edges == ["door"]
     finally:
         receiver.close()

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from headers import stream_header
 
-import smartedge.wire.flight_receiver
+import smartedge.wire.grpc_receiver
 from smartedge.artifacts.fleet import Bundle
 from smartedge.config import load_config
 from smartedge.errors import ConfigError, FleetError, LinkError, SmartEdgeError
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
-from smartedge.training import flight_link, flight_receiver
+from smartedge.training import link_to, receiver_for
 from smartedge.types import StreamHeader
-from smartedge.wire.flight import FlightLink
-from smartedge.wire.flight_receiver import FlightReceiver
+from smartedge.wire.grpc_link import GrpcLink
+from smartedge.wire.grpc_receiver import GrpcReceiver
 
 HEADER = stream_header(frames=2)
 CONFIG = load_config({"link": {"connect_timeout": 5.0}})
@@ -34,6 +34,9 @@ class Names:
 
     def accept(self, edge: str, header: StreamHeader) -> int:
         self.edges.append(edge)
+        return header.end_seq
+
+    def sync(self, edge: str, header: StreamHeader) -> int:
         return header.end_seq
 
     def finish(self, edge: str, header: StreamHeader) -> None: ...
@@ -55,10 +58,10 @@ def fleet(tmp_path: Path) -> Authority:
 @pytest.fixture
 def listen(names: Names, fleet: Authority) -> Iterator[Callable[..., str]]:
     """``listen()``: a cloud of the fleet; gives its address."""
-    opened: list[FlightReceiver] = []
+    opened: list[GrpcReceiver] = []
 
     def listen(**options: bool) -> str:
-        receiver = flight_receiver(CONFIG, names, "127.0.0.1", 0, fleet=fleet.folder, **options)  # type: ignore[arg-type]
+        receiver = receiver_for(CONFIG, names, "127.0.0.1", 0, fleet=fleet.folder, **options)  # type: ignore[arg-type]
         opened.append(receiver)
         receiver.start()
         return f"127.0.0.1:{receiver.port}"
@@ -69,11 +72,11 @@ def listen(names: Names, fleet: Authority) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[..., FlightLink]]:
-    links: list[FlightLink] = []
+def connect() -> Iterator[Callable[..., GrpcLink]]:
+    links: list[GrpcLink] = []
 
-    def connect(location: str, bundle: Bundle | None) -> FlightLink:
-        links.append(flight_link(CONFIG, location, bundle))
+    def connect(location: str, bundle: Bundle | None) -> GrpcLink:
+        links.append(link_to(CONFIG, location, bundle))
         return links[-1]
 
     yield connect
@@ -81,13 +84,13 @@ def connect() -> Iterator[Callable[..., FlightLink]]:
         link.disconnect()
 
 
-def send(link: FlightLink) -> None:
+def send(link: GrpcLink) -> None:
     link.open(HEADER)
     link.close()
     link.disconnect()
 
 
-Listen, Connect = Callable[..., str], Callable[..., FlightLink]
+Listen, Connect = Callable[..., str], Callable[..., GrpcLink]
 
 
 def test_edges_are_the_names_in_their_certificates(
@@ -157,7 +160,7 @@ def test_an_expired_certificate_is_refused(
 def test_a_revoked_edge_is_refused_and_its_open_stream_is_ended_without_a_restart(
     fleet: Authority, listen: Listen, names: Names, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(smartedge.wire.flight_receiver, "_WATCH_S", 0.05)
+    monkeypatch.setattr(smartedge.wire.grpc_receiver, "_WATCH_S", 0.05)
     where = listen()
     bundle = open_bundle(fleet.add(["door"], cloud=where, days=1)[0])
     link = connect(where, bundle)
@@ -176,10 +179,10 @@ def test_behind_a_proxy_each_edge_shows_its_token(
     where = listen(behind_proxy=True)
     door, gate = (Bundle.read(path) for path in fleet.add_with_tokens(["door", "gate"], cloud=where, days=1))
 
-    def behind(bundle: Bundle) -> FlightLink:  # the proxy passes the token on, in clear
+    def behind(bundle: Bundle) -> GrpcLink:  # the proxy passes the token on, in clear
         from smartedge.wire.credentials import Credentials
 
-        return FlightLink(where, Credentials(token=bundle.token), connect_timeout_s=5)
+        return GrpcLink(where, Credentials(token=bundle.token), connect_timeout_s=5)
 
     send(behind(door))
     send(behind(gate))
@@ -204,7 +207,7 @@ def test_settings_and_fleet_do_not_both_say_who_may_send(fleet: Authority, tmp_p
     token.chmod(0o600)
     config = load_config({"link": {"token_file": str(token)}})
     with pytest.raises(ConfigError, match="--fleet says who may send"):
-        flight_receiver(config, None, "127.0.0.1", 0, fleet=fleet.folder)  # type: ignore[arg-type]
+        receiver_for(config, None, "127.0.0.1", 0, fleet=fleet.folder)  # type: ignore[arg-type]
     token.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        flight_link(config, "127.0.0.1:1")
+        link_to(config, "127.0.0.1:1")

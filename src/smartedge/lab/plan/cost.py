@@ -24,17 +24,16 @@ do not include starting Python and opening the data set.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 
 import numpy as np
 
 from smartedge.artifacts.profile import CodecFigures, Profile, Timing
 from smartedge.lab.plan.energy import edge_energy
 from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
-from smartedge.lab.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES
+from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
 from smartedge.lab.plan.pipeline import Pass, coarsen, departures
 from smartedge.types import SplitName
-from smartedge.wire.frame import JOINED_BYTES
 
 __all__ = ["STAGES", "predict"]
 
@@ -233,8 +232,8 @@ class _Costs:
         gradient_codec = (edge_cut.codecs["float32"], cloud_cut.codecs["float32"])
         size = sum(job.frames("train", learning=True)) / len(job.frames("train", learning=True))
         steps = len(job.frames("train", learning=True))
-        up = self._frame_bytes(size, 1)
-        down = size * (4 * prod(edge_cut.shape) + 4) + MESSAGE_OVERHEAD_BYTES + ROW_OVERHEAD_BYTES
+        up = self._frame_bytes(size)
+        down = size * (4 * prod(edge_cut.shape) + 4) + FRAME_OVERHEAD_BYTES
         at_edge = size * (edge_cut.split_forward.seconds + edge_cut.split_backward.seconds)
         coding = size * (edge_cut.release.seconds + here.encode.seconds + gradient_codec[0].decode.seconds)
         on_link = self._transport(up) + self._transport(down) + 2 * link.latency_s
@@ -288,7 +287,7 @@ class _Costs:
         sent = 0.0
         for row in range(count):
             size = last if row + 1 == count else (sizes[0] if stands_for == 1.0 else images)
-            bytes_ = self._frame_bytes(size / stands_for, choice.when.most_joined(len(sizes))) * stands_for
+            bytes_ = self._frame_bytes(size / stands_for) * stands_for
             sent += bytes_
             work[row, 0] = size * reading.seconds
             work[row, 1] = size * own.seconds * self.slow_edge
@@ -358,14 +357,9 @@ class _Costs:
         figures = profile.whole if self.choice.cut is None else profile.cut(self.choice.cut)
         return figures.codecs[self.choice.codec]
 
-    def _frame_bytes(self, images: float, most: int) -> float:
-        """One frame at the socket: payload, side, four bytes of id and the label per image, its part of the framing.
-
-        ``most`` frames share a message at most.
-        """
-        row = images * (self._codec(self.edge).bytes_per_image + self.job.label_bytes + 4) + ROW_OVERHEAD_BYTES
-        joined = max(1, min(most, ceil(JOINED_BYTES / row)))
-        return row + MESSAGE_OVERHEAD_BYTES / joined
+    def _frame_bytes(self, images: float) -> float:
+        """One frame at the socket: payload, side, four bytes of id and the label per image, and its framing."""
+        return images * (self._codec(self.edge).bytes_per_image + self.job.label_bytes + 4) + FRAME_OVERHEAD_BYTES
 
     def _transport(self, bytes_: float, frames: float = 1.0) -> float:
         """Handling at both ends: gRPC, checks, log."""

@@ -13,17 +13,15 @@ from typing import Literal
 
 from smartedge.errors import ConfigError
 
-__all__ = ["LINKS", "MESSAGE_OVERHEAD_BYTES", "ROW_OVERHEAD_BYTES", "Link", "parse_link"]
+__all__ = ["FRAME_OVERHEAD_BYTES", "LINKS", "Link", "parse_link"]
 
 Radio = Literal["3g", "4g", "wifi"]
 
 # Ethernet, IP and TCP headers of full segments: 1514 bytes on the wire carry 1448. Small next to them, and left out:
 # acknowledgements.
 _HEADERS = 1514 / 1448
-# What Arrow, gRPC and HTTP/2 add beside payload, ids and labels to each message, and to each frame in it: measured,
-# docs/decisions/0005.
-MESSAGE_OVERHEAD_BYTES = 252
-ROW_OVERHEAD_BYTES = 14
+# What gRPC and HTTP/2 add to each frame beside payload, ids and labels: measured, docs/decisions/0005.
+FRAME_OVERHEAD_BYTES = 29
 
 
 @dataclass(frozen=True)

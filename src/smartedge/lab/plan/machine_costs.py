@@ -13,8 +13,8 @@ from smartedge.artifacts.profile import CheckpointCost, Transport
 from smartedge.cloud.store import FeatureLog, StoreHandler
 from smartedge.runs.checkpoint import Checkpoints
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
-from smartedge.wire.flight import FlightLink
-from smartedge.wire.flight_receiver import FlightReceiver
+from smartedge.wire.grpc_link import GrpcLink
+from smartedge.wire.grpc_receiver import GrpcReceiver
 
 __all__ = ["checkpoint_cost", "transport_cost"]
 
@@ -38,7 +38,7 @@ def transport_cost(folder: Path, repeats: int) -> Transport:
     """Seconds per frame and per byte over loopback, log included, from small frames and large ones."""
     wall: dict[int, float] = {}
     cpu: dict[int, float] = {}
-    frames, batch = min(4 * repeats, 31), 64  # so few frames that each has its own message
+    frames, batch = min(4 * repeats, 31), 64
     for numbers in (16, 4096):
         shape, payload = (numbers,), np.random.default_rng(0).standard_normal((batch, numbers), np.float32).tobytes()
         encoded = EncodedBatch(np.arange(batch), np.zeros(batch, np.int64), payload, b"")
@@ -53,9 +53,9 @@ def transport_cost(folder: Path, repeats: int) -> Transport:
             frames=frames,
         )
         log = FeatureLog(folder / f"log-{numbers}")
-        receiver = FlightReceiver(StoreHandler(log), "127.0.0.1")
+        receiver = GrpcReceiver(StoreHandler(log), "127.0.0.1")
         receiver.start()
-        link = FlightLink(f"127.0.0.1:{receiver.port}")
+        link = GrpcLink(f"127.0.0.1:{receiver.port}")
         try:
             link.open(header)
             begun, begun_cpu = time.perf_counter(), time.process_time()

@@ -12,10 +12,10 @@ from simulation import Line
 from smartedge.artifacts.profile import Profile
 from smartedge.lab.plan.cost import predict
 from smartedge.lab.plan.job import Choice, Job, Setting
-from smartedge.lab.plan.links import MESSAGE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES
+from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
 
 B = 64
-FRAMING = MESSAGE_OVERHEAD_BYTES + ROW_OVERHEAD_BYTES  # of a frame of 131 kB, which shares its message with no other
+FRAMING = FRAME_OVERHEAD_BYTES
 HIERARCHICAL = Choice("hierarchical", "joint", "early", "uint8")
 MS = 1e-3
 WIRE = 1514 / 1448

@@ -1,0 +1,143 @@
+"""Who a sender is, whether it may send, and how often a sender that was refused may be heard.
+
+A call is checked by its metadata and its connection's certificate, before a message of it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from smartedge.errors import FleetError, LinkError
+from smartedge.types import EDGE_NAME
+from smartedge.wire.credentials import TOKEN_HEADER, Credentials, Guard, bearer
+from smartedge.wire.link import UNNAMED_EDGE
+from smartedge.wire.x509 import serial_of
+
+__all__ = ["Access", "Peer", "RefusalLog"]
+
+_log = logging.getLogger(__name__)
+
+_WINDOW_S = 60.0
+_HOSTS = 4096  # remembered at most
+_LINES_OF_A_HOST = 5  # in a window
+_LINES = 100  # of all hosts, in a window
+_DELAY_S = 1.0  # of a refusal, where the host had several in this window
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A sender that was let in."""
+
+    edge: str
+    serial: int | None  # of its certificate
+
+
+class Access:
+    """Lets senders in.
+
+    Args:
+        credentials: with ``ca``, senders have certificates, which TLS has checked, and the common name is the edge's.
+            With ``token``, senders must show the same one.
+        guard: says which edges may send. Where senders have no certificates, each must show a token of its own.
+    """
+
+    def __init__(self, credentials: Credentials, guard: Guard | None) -> None:
+        self._certified = credentials.ca is not None
+        self._guard = guard
+        self._expected = None if credentials.token is None else bearer(credentials.token).encode()
+
+    @property
+    def proves(self) -> bool:
+        """Whether a sender that was let in has proved who it is, or that it knows a secret."""
+        return self._certified or self._guard is not None or self._expected is not None
+
+    def admit(self, metadata: Mapping[str, str], auth: Mapping[str, Any]) -> Peer:
+        """The sender of a call.
+
+        Args:
+            metadata: of the call.
+            auth: what gRPC knows of the connection's certificate.
+
+        Raises:
+            LinkError, FleetError: it may not send.
+        """
+        shown = str(metadata.get(TOKEN_HEADER, ""))
+        if self._expected is not None and not hmac.compare_digest(shown.encode("utf-8", "replace"), self._expected):
+            raise LinkError("the token is missing or wrong; set link.token_file to the same secret on both sides")
+        peer = Peer(UNNAMED_EDGE, None)
+        if self._certified:
+            peer = self._certificate_of(auth)
+        elif self._guard is not None:
+            edge = self._guard.edge_of(shown.removeprefix("Bearer "))
+            if edge is None:
+                raise FleetError("the edge's token is missing, wrong, expired or revoked; renew its bundle")
+            peer = Peer(edge, None)
+        if refusal := self.refusal(peer):
+            raise FleetError(refusal)
+        return peer
+
+    def refusal(self, peer: Peer) -> str | None:
+        """Why a sender that was let in may not send any more; None: it may."""
+        return None if self._guard is None else self._guard.refusal(peer.edge, peer.serial)
+
+    def _certificate_of(self, auth: Mapping[str, Any]) -> Peer:
+        names, certificates = list(auth.get("x509_common_name", ())), list(auth.get("x509_pem_cert", ()))
+        edge = names[0].decode("utf-8", "replace") if len(names) == 1 else ""
+        if not re.fullmatch(EDGE_NAME, edge):
+            if self._guard is None:
+                return Peer(UNNAMED_EDGE, None)
+            raise FleetError("the certificate's common name is no name of an edge; use a bundle of the cloud's fleet")
+        return Peer(edge, serial_of(certificates[0]) if certificates else None)
+
+
+@dataclass
+class _Host:
+    since: float
+    refusals: int = 0
+    unsaid: int = 0
+
+
+@dataclass
+class RefusalLog:
+    """Says who was refused and why, a few times a minute for each host; slows down who is refused often."""
+
+    _hosts: dict[str, _Host] = field(default_factory=dict)
+    _since: float = 0.0
+    _lines: int = 0
+
+    async def refuse(self, host: str, who: str, error: Exception) -> None:
+        """Log a refusal. Returns late where the host was refused several times within a minute."""
+        now = time.monotonic()
+        if now - self._since > _WINDOW_S:
+            self._since, self._lines = now, 0
+        seen = self._hosts.get(host)
+        if seen is None or now - seen.since > _WINDOW_S:
+            if seen is not None and seen.unsaid:
+                self._say("%s: %d more refusals within a minute", _plain(host), seen.unsaid)
+            if len(self._hosts) >= _HOSTS:
+                del self._hosts[next(iter(self._hosts))]
+            self._hosts.pop(host, None)
+            seen = self._hosts[host] = _Host(now)
+        seen.refusals += 1
+        if seen.refusals <= _LINES_OF_A_HOST:
+            self._say("stream from %s: [%s] %s", _plain(who), getattr(error, "code", "SE"), _plain(str(error)))
+            return
+        seen.unsaid += 1
+        await asyncio.sleep(_DELAY_S)
+
+    def _say(self, text: str, *values: object) -> None:
+        self._lines += 1
+        if self._lines <= _LINES:
+            _log.warning(text, *values)
+
+
+def _plain(text: str) -> str:
+    """Text that may come from anybody, on one line, without control characters and of bounded length."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:500])

@@ -1,0 +1,164 @@
+"""Bounds the connections of a receiver, and counts their bytes by edge.
+
+gRPC accepts connections by itself, and can only refuse the newest where there are too many. Then whoever holds enough
+idle connections keeps everybody out. :class:`Connections` closes the oldest connection that has not proved who it is
+instead. An edge proves it within milliseconds, so it gets through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from smartedge.wire.sockets import Address, ByteCount, address_of, byte_counts, descriptors, duplicate, watch_peer
+
+__all__ = ["Connections", "room_for"]
+
+_SPARE_DESCRIPTORS = 256  # for logs, checkpoints and the rest of the process
+
+
+def room_for(connections: int) -> int:
+    """How many connections the process can hold, ``connections`` at most. Raises its own limit of descriptors for it.
+
+    A connection takes two descriptors: gRPC's, and ours to count its bytes.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + _SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):  # the system allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        connections = min(connections, max(16, (soft - _SPARE_DESCRIPTORS) // 2))
+    return connections
+
+
+@dataclass
+class _Connection:
+    peer: Address
+    since: float
+    descriptor: int
+    edge: str | None = None  # once it has proved who it is
+    counted: socket.socket | None = None  # a duplicate, kept while the edge is connected
+
+
+class Connections:
+    """The connections to one port of this process. Call :meth:`look` several times a second.
+
+    Args:
+        port: the port listened on.
+        most: connections in total.
+        most_per_host: connections from one host.
+        unproven_s: seconds after which a connection is closed that has not proved who it is.
+    """
+
+    def __init__(self, port: int, *, most: int, most_per_host: int, unproven_s: float) -> None:
+        self._port = port
+        self._most = most
+        self._most_per_host = most_per_host
+        self._unproven_s = unproven_s
+        self._known: dict[int, _Connection | None] = {}  # by inode; None: a socket of something else
+        self._ended: dict[str, tuple[int, int]] = {}  # by edge: bytes (up, down) of connections that have ended
+        self._lock = threading.Lock()
+
+    def look(self) -> None:
+        """Find new connections, forget ended ones, and close what is too much."""
+        with self._lock:
+            found = descriptors()
+            self._meet_new(found)
+            for inode in self._known.keys() - found.keys():
+                del self._known[inode]
+            for inode, known in self._known.items():
+                if known and known.counted and found[inode] == [known.counted.fileno()]:  # gRPC has closed it
+                    self._settle(known)
+            self._close_what_is_too_much()
+
+    def prove(self, peer: Address, edge: str) -> None:
+        """The connection from ``peer`` belongs to ``edge``: from now on it is kept, and its bytes are counted."""
+        with self._lock:
+            inode = self._find(peer)
+            if inode is None:  # it came after the last look
+                self._meet_new(descriptors())
+                inode = self._find(peer)
+            if inode is not None and (known := self._known[inode]) and known.edge is None:
+                known.edge = edge
+                known.counted = duplicate(inode, known.descriptor)
+
+    def counters(self) -> dict[str, ByteCount]:
+        """Bytes from each edge (up) and to it (down) so far, as the kernel counted them."""
+        with self._lock:
+            totals = dict(self._ended)
+            for known in self._known.values():
+                if known and known.edge is not None and known.counted:
+                    up, down = totals.get(known.edge, (0, 0))
+                    sent, received = byte_counts(known.counted)
+                    totals[known.edge] = (up + received, down + sent)
+        return {edge: ByteCount(up, down, "kernel tcp_info") for edge, (up, down) in totals.items()}
+
+    def close(self) -> None:
+        """Break every connection."""
+        with self._lock:
+            for inode, known in list(self._known.items()):
+                if known:
+                    self._settle(known)
+                    self._break(inode, known)
+            self._known.clear()
+
+    def _find(self, peer: Address) -> int | None:
+        return next((inode for inode, known in self._known.items() if known and known.peer == peer), None)
+
+    def _meet_new(self, found: dict[int, list[int]]) -> None:
+        for inode, numbers in found.items():
+            if inode not in self._known:
+                self._known[inode] = self._meet(inode, numbers[0])
+
+    def _meet(self, inode: int, descriptor: int) -> _Connection | None:
+        connection = duplicate(inode, descriptor)
+        if connection is None:
+            return None
+        with connection:
+            try:
+                if connection.getsockname()[1] != self._port:
+                    return None
+                peer = address_of(connection.getpeername())
+                watch_peer(connection)
+            except (OSError, IndexError, ValueError):  # it listens, is of another family, or is closed already
+                return None
+        return _Connection(peer, time.monotonic(), descriptor)
+
+    def _close_what_is_too_much(self) -> None:
+        """Close unproven connections: those that are too old, and the oldest where there are too many."""
+        now = time.monotonic()
+        all_ = [known for known in self._known.values() if known]
+        hosts = Counter(known.peer[0] for known in all_)
+        total = len(all_)
+        unproven = sorted(
+            ((i, c) for i, c in self._known.items() if c and c.edge is None), key=lambda each: each[1].since
+        )
+        for inode, known in unproven:
+            host = known.peer[0]
+            if total > self._most or hosts[host] > self._most_per_host or now - known.since > self._unproven_s:
+                self._break(inode, known)
+                total -= 1
+                hosts[host] -= 1
+
+    def _break(self, inode: int, known: _Connection) -> None:
+        connection = duplicate(inode, known.descriptor)
+        if connection is not None:
+            with connection, contextlib.suppress(OSError):  # the peer may be faster
+                connection.shutdown(socket.SHUT_RDWR)
+        self._known[inode] = None
+
+    def _settle(self, known: _Connection) -> None:
+        """Keep the counts of a connection that has ended, and close our duplicate."""
+        if known.edge is not None and known.counted is not None:
+            sent, received = byte_counts(known.counted)
+            up, down = self._ended.get(known.edge, (0, 0))
+            self._ended[known.edge] = (up + received, down + sent)
+            known.counted.close()
+            known.counted = None

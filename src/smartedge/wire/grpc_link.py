@@ -1,0 +1,324 @@
+"""The edge's end of the link over gRPC, with TLS and a token.
+
+The other end is :mod:`smartedge.wire.grpc_receiver`. ``link.proto`` has the messages, ``docs/wire-protocol.md`` the
+rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC itself logs what a peer sends, and errors are raised anyway
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from smartedge.errors import FrameError, LinkError
+from smartedge.types import Frame, StreamHeader
+from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
+from smartedge.wire.frame import Message, answer_header, header_to_json, serialise
+from smartedge.wire.grpc_errors import from_rpc_error
+from smartedge.wire.link import check_answer, check_kind
+from smartedge.wire.link_pb2 import Down, Up
+from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
+from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, split_location
+
+__all__ = ["METHOD", "GrpcLink"]
+
+_log = logging.getLogger(__name__)
+
+METHOD = "/smartedge.link.v1.Link/Send"
+
+_NOTHING = Credentials()
+_RETRY_S = 0.1
+_LOOK_S = 0.2  # how often a thread that waits looks whether the call still lives
+_WAITING_MESSAGES = 4  # between the caller and gRPC
+
+
+class GrpcLink:
+    """A :class:`~smartedge.wire.link.FrameSender` to a :class:`~smartedge.wire.grpc_receiver.GrpcReceiver`.
+
+    A link holds one connection, made at the first :meth:`open` and again after an error. The end of the
+    receiver's process is noticed at once; a lost machine (power, cable) within ``PEER_TIMEOUT_S`` seconds.
+
+    Args:
+        location: ``host:port`` of the receiver.
+        credentials: what this side shows, and how it checks the receiver. Certificates turn TLS on.
+        connect_timeout_s: how long :meth:`open` tries, in seconds, while the receiver is not there or not free.
+        insecure: allow a receiver beyond this machine without TLS.
+
+    Raises:
+        LinkError: when the location has another form, or ``insecure`` would be needed.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        credentials: Credentials = _NOTHING,
+        *,
+        connect_timeout_s: float = 30.0,
+        insecure: bool = False,
+    ) -> None:
+        host, port = split_location(location)
+        if not credentials.tls and not is_loopback(host):
+            if not insecure:
+                raise LinkError(
+                    f"refusing to send to {host}, beyond this machine, without TLS: use a bundle of the cloud's fleet, "
+                    "set link.tls_ca, or set link.insecure to accept it"
+                )
+            _log.warning("sending to %s in clear: anybody on the way can read and change what is sent", host)
+        self._where = f"link to {location}"
+        self._target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._credentials = None
+        if credentials.tls:
+            self._credentials = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
+        self._metadata = [] if credentials.token is None else [(TOKEN_HEADER, bearer(credentials.token))]
+        name = credentials.server_name
+        self._options = [
+            *([] if name is None else [("grpc.ssl_target_name_override", name)]),
+            ("grpc.use_local_subchannel_pool", 1),  # a connection of its own, so that its bytes can be counted
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.min_reconnect_backoff_ms", int(1000 * connect_timeout_s)),  # also ends a connection attempt
+            ("grpc.max_receive_message_length", MESSAGE_BYTES),
+        ]
+        self._connect_timeout_s = connect_timeout_s
+        self._meter = SocketMeter(port)
+        self._lock = threading.Lock()  # of the meter
+        self._calling = threading.Lock()  # held by the thread that uses the connection
+        self._disconnected = threading.Event()
+        self._channel: Any = None
+        self._stream: _Stream | None = None
+        self._confirmed = 0
+        self._counted_up = 0
+        self._counted_down = 0
+
+    def open(self, header: StreamHeader) -> int:
+        """See :class:`~smartedge.wire.link.FrameSender`. Tries for ``connect_timeout_s`` to reach a free receiver."""
+        if self._stream is not None:
+            raise LinkError(f"{self._where}: a stream is open already; close it before opening another")
+        self._disconnected.clear()
+        deadline = time.monotonic() + self._connect_timeout_s
+        while True:
+            with self._call():
+                try:
+                    return self._open(header)
+                except grpc.RpcError as error:
+                    self._drop()
+                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    if time.monotonic() >= deadline:
+                        reason = from_rpc_error(error, self._where)
+                        raise LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") from error
+            if self._disconnected.wait(_RETRY_S):
+                raise LinkError(f"{self._where}: disconnected while opening a stream")
+
+    def write(self, frame: Frame) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        with self._call():
+            stream = self._opened(answered=False)
+            stream.send(Up(frame=part) for part in split(serialise(frame, stream.header)))
+
+    def exchange(self, frame: Frame) -> Frame:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        with self._call():
+            stream = self._opened(answered=True)
+            stream.send(Up(frame=part) for part in split(serialise(frame, stream.header)))
+            answer = stream.answer()
+            if answer is None:
+                raise LinkError(f"{self._where}: the receiver ended the stream instead of replying")
+            return check_answer(answer, frame, stream.header)
+
+    def close(self) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        with self._call():
+            stream = self._opened()
+            stream.finish()
+            self._end_stream()
+            if self._confirmed != stream.header.end_seq:
+                raise LinkError(f"{self._where}: the receiver has not confirmed the last frames")
+
+    def confirmed(self) -> int:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        stream = self._stream
+        return self._confirmed if stream is None else stream.confirmed
+
+    def counters(self) -> ByteCount:
+        """Bytes at the socket where the kernel counts them (Linux), else bytes of the messages.
+
+        After :meth:`close` has returned, everything that was sent is counted.
+        """
+        with self._lock:
+            counts = self._meter.counts()
+        if counts is None:
+            stream = self._stream
+            up, down = (stream.up, stream.down) if stream is not None else (0, 0)
+            return ByteCount(self._counted_up + up, self._counted_down + down, "payload")
+        return ByteCount(*counts, "kernel tcp_info")
+
+    def disconnect(self) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        self._disconnected.set()
+        stream = self._stream
+        if stream is not None:
+            stream.cancel()  # a thread that waits for the receiver gets an error, and drops the connection
+        if self._calling.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._calling.release()
+
+    def _open(self, header: StreamHeader) -> int:
+        if self._channel is None:
+            with self._lock:
+                self._meter.snapshot()
+            self._channel = (
+                grpc.insecure_channel(self._target, self._options)
+                if self._credentials is None
+                else grpc.secure_channel(self._target, self._credentials, self._options)
+            )
+        call = self._channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
+        stream = self._stream = _Stream(header, call, self._metadata)
+        try:
+            while not stream.heard.wait(_LOOK_S):
+                with self._lock:
+                    self._meter.attach()  # a peer that is lost now is noticed, too
+        finally:
+            with self._lock:
+                self._meter.attach()
+        if self._disconnected.is_set():
+            raise LinkError(f"{self._where}: disconnected while opening a stream")
+        stream.raise_failure()
+        if stream.confirmed < 0:
+            raise LinkError(f"{self._where}: what answers there is not a smartedge cloud")
+        return stream.confirmed
+
+    def _opened(self, *, answered: bool | None = None) -> _Stream:
+        if self._stream is None:
+            raise LinkError(f"{self._where}: no stream is open; call open(header) first")
+        if answered is not None:
+            check_kind(self._stream.header, answered=answered)
+        return self._stream
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[None]:
+        """Guards calls that may wait for the receiver. An error inside ends stream and connection."""
+        with self._calling:
+            try:
+                yield
+            except grpc.RpcError as error:
+                self._drop()
+                raise from_rpc_error(error, self._where) from error
+            except BaseException:
+                self._drop()
+                raise
+        if self._disconnected.is_set():  # by another thread, which could not drop the connection
+            self.disconnect()
+
+    def _end_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._confirmed = max(stream.confirmed, 0)
+            self._counted_up += stream.up
+            self._counted_down += stream.down
+
+    def _drop(self) -> None:
+        """Close stream and connection; called by the thread that holds ``_calling``."""
+        channel, self._channel = self._channel, None
+        if self._stream is not None:
+            self._stream.cancel()
+        self._end_stream()
+        with self._lock:
+            self._meter.shutdown()
+            self._meter.release()
+        if channel is not None:
+            channel.close()
+
+
+class _Stream:
+    """A call. gRPC takes messages from a short queue, on a thread of its own. Another thread reads what comes back."""
+
+    def __init__(self, header: StreamHeader, call: Any, metadata: list[tuple[str, str]]) -> None:
+        self.header = header
+        self.confirmed = -1  # nothing was heard yet
+        self.heard = threading.Event()  # the first message, or the end
+        self.up = self.down = 0  # bytes of messages
+        self._failure: BaseException | None = None
+        self._ended = False
+        self._answers: queue.SimpleQueue[Message | None] = queue.SimpleQueue()  # None: the call has ended
+        self._waiting: queue.Queue[bytes | None] = queue.Queue(_WAITING_MESSAGES)
+        self.send([Up(header=header_to_json(header))])
+        self._call = call(iter(self._waiting.get, None), metadata=metadata)
+        self._reader = threading.Thread(target=self._read, name="link", daemon=True)
+        self._reader.start()
+
+    def send(self, messages: Iterable[Up | None]) -> None:
+        """Hand messages to gRPC, None for the end of the stream. Wait where the receiver is full.
+
+        Raises:
+            RpcError: the call has ended.
+        """
+        for message in messages:
+            data = None if message is None else message.SerializeToString()
+            self.up += len(data or b"")
+            while not self._ended:
+                with contextlib.suppress(queue.Full):
+                    self._waiting.put(data, timeout=_LOOK_S)
+                    break
+            else:
+                self.raise_failure()
+                if message is not None:
+                    raise LinkError("the receiver ended the stream before the last frame")
+
+    def answer(self) -> Message | None:
+        """The next answer; None where the call ended well without one."""
+        answer = self._answers.get()
+        if answer is None:
+            self._answers.put(None)
+            self.raise_failure()
+        return answer
+
+    def finish(self) -> None:
+        """End the stream, and wait for the receiver's last word."""
+        self.send([None])
+        self._reader.join()
+        self.raise_failure()
+
+    def cancel(self) -> None:
+        """Break the call off. May be called from any thread."""
+        self._call.cancel()
+
+    def raise_failure(self) -> None:
+        """Raise what ended the call, unless it ended well."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _read(self) -> None:
+        joiner = Joiner(answer_header(self.header)) if self.header.answered else None
+        try:
+            for data in self._call:
+                self.down += len(data)
+                down = Down.FromString(data)
+                if down.HasField("confirmed"):
+                    self.confirmed = down.confirmed
+                if joiner and down.HasField("answer") and (message := joiner.add(down.answer)) is not None:
+                    self._answers.put(message)
+                self.heard.set()
+        except DecodeError:
+            self._failure = FrameError("what came back over the link is not readable")
+        except BaseException as error:
+            self._failure = error
+        self._call.cancel()  # does nothing where it has ended
+        self._ended = True
+        self.heard.set()
+        self._answers.put(None)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        self._waiting.put_nowait(None)  # lets gRPC's thread end, which waits for the next message

@@ -1,0 +1,416 @@
+"""The cloud's end of the link over gRPC, with TLS and tokens; see :mod:`smartedge.wire.grpc_link`.
+
+All streams are served by one event loop, on a thread of its own. A handler may block, so it is called on other threads,
+one at a time for each stream: a stream that waits holds no other one up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from smartedge.errors import FleetError, FrameError, LinkError, SmartEdgeError
+from smartedge.types import StreamHeader
+from smartedge.wire.admission import Access, Peer, RefusalLog
+from smartedge.wire.connections import Connections, room_for
+from smartedge.wire.credentials import Credentials, Guard
+from smartedge.wire.frame import header_from_json
+from smartedge.wire.grpc_errors import status_of
+from smartedge.wire.grpc_link import METHOD
+from smartedge.wire.link import FrameHandler, StreamReceiver
+from smartedge.wire.link_pb2 import Down, Up
+from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
+from smartedge.wire.sockets import Address, ByteCount, address_of, is_loopback
+
+__all__ = ["GrpcReceiver", "Limits"]
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+_SYNC_S = 0.3  # frames are made durable, and confirmed, after this time
+_SYNC_BYTES = 16 * 2**20  # or after so many bytes
+_LOOK_S = 0.25  # how often connections are looked at
+_WATCH_S = 5.0  # how often is asked whether the senders of open streams still may send
+_REPLACED_AFTER_S = 5.0  # a stream that was silent for so long gives way to a new one of the same edge
+_BUSY_S = 0.1  # until a sender that finds no place hears of it
+_LAST_WORD_S = 2.0  # for the statuses of streams when the receiver is closed
+_GRACE_S = 5.0  # for the end of a stream that is replaced
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What senders may take of the receiver."""
+
+    connections: int = 1024  # open at the same time
+    connections_per_host: int = 512
+    streams_per_edge: int = 1  # open at the same time
+    bytes_per_second: float = float("inf")  # of each stream
+    handshake_s: float = 10.0  # until a connection can carry calls
+    header_s: float = 10.0  # from the begin of a call to its header; twice that to prove who a sender is
+    idle_s: float = 1800.0  # between two messages of a stream
+
+
+@dataclass(eq=False)
+class _Open:
+    """A stream that is open."""
+
+    peer: Peer
+    heard: float  # when its last message came
+    stop: asyncio.Future[SmartEdgeError]  # set to the reason, it ends the stream
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class _Busy(LinkError):
+    """A stream is refused for now; its sender tries again."""
+
+
+class _Refused(Exception):
+    """A sender may not send; holds the reason."""
+
+    def __init__(self, reason: SmartEdgeError, code: grpc.StatusCode) -> None:
+        self.reason, self.code = reason, code
+
+
+_NOTHING = Credentials()
+_USUAL = Limits()
+
+
+class GrpcReceiver:
+    """Listens, and hands the frames of the streams to a handler: many edges at a time, one stream of each.
+
+    It is bound when made, and takes streams from :meth:`start` to :meth:`close`. A sender that does
+    something wrong gets an error; the receiver keeps serving.
+
+    Args:
+        handler: gets the frames, in threads of the receiver.
+        host: address to listen on.
+        port: 0 for any free one.
+        credentials: what this side shows, and how it checks senders. A certificate turns TLS on. With ``ca`` a sender
+            must show a certificate, and is the edge of that name. With ``token`` a sender must show the same token.
+        guard: says which edges may send; open streams of an edge that no longer may are broken off within seconds.
+            Without TLS, every edge must show a token of its own: for a proxy on this machine that ends TLS. It is asked
+            on the thread that serves all edges, so it must answer at once.
+        limits: what senders may take.
+        insecure: allow an address beyond this machine without TLS, or with TLS and neither token nor ``ca``.
+
+    Raises:
+        LinkError: when it cannot listen there, a certificate cannot be read, or ``insecure`` would be needed.
+    """
+
+    def __init__(
+        self,
+        handler: FrameHandler,
+        host: str,
+        port: int = 0,
+        *,
+        credentials: Credentials = _NOTHING,
+        guard: Guard | None = None,
+        limits: Limits = _USUAL,
+        insecure: bool = False,
+    ) -> None:
+        tls = credentials.certificate is not None
+        if not is_loopback(host):
+            protected = tls and (credentials.token is not None or credentials.ca is not None)
+            if not protected and not insecure:
+                raise LinkError(
+                    f"refusing to listen on {host}, beyond this machine, without TLS and a token (or client "
+                    "certificates): give --fleet, or set link.tls_cert, link.tls_key and link.token_file, or "
+                    "link.insecure to accept it"
+                )
+            if not protected:
+                _log.warning("listening on %s without TLS and token: anybody there can read and send frames", host)
+        self._handler = handler
+        self._limits = limits
+        self._access = Access(credentials, guard)
+        self._refusals = RefusalLog()
+        self._open: dict[str, list[_Open]] = {}
+        self._endings: set[asyncio.Task[None]] = set()
+        self._pool = ThreadPoolExecutor(max_workers=self._limits.connections, thread_name_prefix="ingest")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="receiver", daemon=True)
+        self._thread.start()
+        try:
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self.port: int = self._run(self._bind(where, credentials))
+        except Exception as error:
+            self._stop_threads()
+            if isinstance(error, SmartEdgeError):
+                raise
+            raise LinkError(
+                f"cannot listen on {host}:{port} ({error}); is the port taken, the address this machine's, "
+                "and the certificate valid?"
+            ) from error
+
+    def start(self) -> None:
+        """Take streams from now on; returns at once. Senders that came earlier are waiting."""
+        self._run(self._server.start())
+        self._watching = asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
+
+    def counters(self) -> dict[str, ByteCount]:
+        """Bytes from each edge (``up``) and to it (``down``), as the kernel counted them at the sockets."""
+        return self._connections.counters()
+
+    def close(self) -> None:
+        """Break off open streams, and stop listening. A handler that blocks must be released before.
+
+        A sender whose stream has just been finished still hears of it.
+        """
+        self._run(self._close())
+        self._stop_threads()
+
+    async def _bind(self, where: str, credentials: Credentials) -> int:
+        most = room_for(self._limits.connections)
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),  # a port belongs to one receiver
+                ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.max_metadata_size", 8192),
+                ("grpc.absolute_max_metadata_size", 16384),
+                ("grpc.compression_enabled_algorithms_bitset", 1),  # none: what is unpacked has no limit of its own
+                ("grpc.max_concurrent_streams", max(4, self._limits.streams_per_edge)),  # of one connection
+                ("grpc.max_allowed_incoming_connections", most + most // 4 + 4),
+                ("grpc.server_handshake_timeout_ms", int(1000 * self._limits.handshake_s)),
+                ("grpc.max_connection_idle_ms", 60_000),
+            ]
+        )
+        self._server.add_generic_rpc_handlers((_Calls(self._serve),))
+        if credentials.certificate is None:
+            bound: int = self._server.add_insecure_port(where)
+        else:
+            pair = (credentials.key, credentials.certificate)
+            bound = self._server.add_secure_port(
+                where,
+                grpc.ssl_server_credentials([pair], credentials.ca, require_client_auth=credentials.ca is not None),
+            )
+        self._connections = Connections(
+            bound, most=most, most_per_host=self._limits.connections_per_host, unproven_s=2 * self._limits.header_s
+        )
+        return bound
+
+    # -- one stream
+
+    async def _serve(self, known: bool, request: Any, context: Any) -> None:
+        """Serve one call. It ends well, or with a status that carries the error."""
+        who = unquote(context.peer())
+        address = _address(who)
+        code = grpc.StatusCode.FAILED_PRECONDITION
+        error: SmartEdgeError | None = None
+        try:
+            if not known:
+                raise _Refused(LinkError("there is no such call here"), grpc.StatusCode.UNIMPLEMENTED)
+            await self._take_stream(context, address)
+        except _Busy as busy:
+            await asyncio.sleep(_BUSY_S)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, *status_of(busy))
+        except _Refused as refused:
+            code, error = refused.code, refused.reason
+        except SmartEdgeError as ours:
+            error = ours
+        except DecodeError:
+            error = FrameError("stream: what arrived is not readable as a message of link.proto")
+        except Exception:
+            _log.exception("stream from %s: unexpected error", who)
+            error = SmartEdgeError("the receiver failed unexpectedly; see its log")
+        if error is not None:
+            await self._refusals.refuse(address[0], who, error)
+            await context.abort(code, *status_of(error))
+
+    async def _take_stream(self, context: Any, address: Address) -> None:
+        try:
+            peer = self._access.admit(dict(context.invocation_metadata() or ()), context.auth_context() or {})
+        except SmartEdgeError as error:
+            raise _Refused(error, grpc.StatusCode.UNAUTHENTICATED) from error
+        if self._access.proves:
+            self._connections.prove(address, peer.edge)
+        header = header_from_json(Up.FromString(await _within(self._limits.header_s, context.read())).header)
+        place = await self._claim(peer)
+        calls = _Turns(self._pool)
+        receiver: StreamReceiver | None = None
+        try:
+            receiver = await calls.run(functools.partial(StreamReceiver, self._handler, peer.edge, header))
+            self._connections.prove(address, peer.edge)
+            await context.write(Down(confirmed=receiver.next_seq).SerializeToString())
+            await self._take_frames(context, place, receiver, header, calls)
+            await calls.run(receiver.finish)
+            await context.write(Down(confirmed=header.end_seq).SerializeToString())
+        finally:
+            ending = self._loop.create_task(self._end(place, receiver, calls))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            await asyncio.shield(ending)  # the sender hears of the end when the handler has heard of it
+
+    async def _take_frames(
+        self, context: Any, place: _Open, receiver: StreamReceiver, header: StreamHeader, calls: _Turns
+    ) -> None:
+        """Take frames to the end of the stream, and confirm them in groups."""
+        joiner = Joiner(header)
+        rate = self._limits.bytes_per_second
+        free_at = unsynced = 0.0
+        synced_at = self._loop.time()
+        reading = self._loop.create_task(context.read())
+        try:
+            while True:
+                wait = self._limits.idle_s if not unsynced else max(0.0, synced_at + _SYNC_S - self._loop.time())
+                await asyncio.wait({reading, place.stop}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                if place.stop.done():
+                    raise place.stop.result()
+                if reading.done():
+                    data = reading.result()
+                    if data is grpc.aio.EOF:
+                        return
+                    place.heard = self._loop.time()
+                    message = joiner.add(Up.FromString(data).frame)
+                    if rate != float("inf"):
+                        free_at = max(free_at, place.heard - 1.0) + len(data) / rate
+                        await asyncio.sleep(max(0.0, free_at - place.heard))
+                    reading = self._loop.create_task(context.read())  # while the handler works
+                    if message is not None:
+                        answer = await calls.run(functools.partial(receiver.take, message))
+                        if answer is not None:
+                            for part in split(answer):
+                                await context.write(Down(answer=part).SerializeToString())
+                    synced_at = synced_at if unsynced else place.heard
+                    unsynced += len(data)
+                elif not unsynced:
+                    raise LinkError(f"the stream was silent for {self._limits.idle_s:g} s")
+                if unsynced >= _SYNC_BYTES or self._loop.time() >= synced_at + _SYNC_S:
+                    unsynced = 0.0
+                    confirmed = await calls.run(receiver.sync)
+                    await context.write(Down(confirmed=confirmed).SerializeToString())
+        finally:
+            reading.cancel()
+
+    async def _claim(self, peer: Peer) -> _Open:
+        """A place for a stream of this edge.
+
+        Raises:
+            _Busy: the edge has as many streams as it may have, and they are alive.
+        """
+        mine = self._open.get(peer.edge, [])
+        if len(mine) >= self._limits.streams_per_edge:
+            oldest = min(mine, key=lambda each: each.heard)
+            if self._loop.time() - oldest.heard > _REPLACED_AFTER_S:
+                if not oldest.stop.done():
+                    oldest.stop.set_result(LinkError("another stream of the same edge took the place of this one"))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(oldest.ended.wait(), _GRACE_S)
+            if len(self._open.get(peer.edge, [])) >= self._limits.streams_per_edge:
+                raise _Busy(f"edge {peer.edge} has an open stream, and takes one at a time; is it running twice?")
+        place = _Open(peer, self._loop.time(), self._loop.create_future())
+        self._open.setdefault(peer.edge, []).append(place)
+        return place
+
+    async def _end(self, place: _Open, receiver: StreamReceiver | None, calls: _Turns) -> None:
+        """Free the place of a stream, once its handler has returned."""
+        await calls.idle()
+        receiver = receiver or calls.made(StreamReceiver)
+        if receiver is not None:
+            with contextlib.suppress(Exception):
+                await calls.run(receiver.abort)
+        mine = self._open[place.peer.edge]
+        mine.remove(place)
+        if not mine:
+            del self._open[place.peer.edge]
+        place.ended.set()
+
+    # -- all streams
+
+    async def _watch(self) -> None:
+        asked = time.monotonic()
+        while True:
+            self._connections.look()
+            if time.monotonic() - asked > _WATCH_S:
+                asked = time.monotonic()
+                self._ask()
+            await asyncio.sleep(_LOOK_S)
+
+    def _ask(self) -> None:
+        """End the streams of edges that may send no longer."""
+        for place in [each for places in self._open.values() for each in places]:
+            if not place.stop.done() and (refusal := self._access.refusal(place.peer)):
+                _log.warning("edge %s may not send any more; its stream is broken off", place.peer.edge)
+                place.stop.set_result(FleetError(refusal))
+
+    async def _close(self) -> None:
+        if hasattr(self, "_watching"):
+            self._watching.cancel()
+        for place in [each for places in self._open.values() for each in places]:
+            if not place.stop.done():
+                place.stop.set_result(_Busy("the receiver was closed; it may come back"))
+        await self._server.stop(_LAST_WORD_S)  # a stream whose frames are durable still gets its confirmation
+        self._connections.look()
+        self._connections.close()
+        while self._endings:
+            await asyncio.wait(self._endings)
+
+    def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _stop_threads(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._pool.shutdown(wait=False)
+
+
+class _Turns:
+    """Calls the handler of one stream on a thread, one call at a time, also where the stream is cancelled meanwhile."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._running: asyncio.Future[Any] | None = None
+
+    async def run(self, call: Callable[[], _Result]) -> _Result:
+        self._running = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        result: _Result = await asyncio.shield(self._running)
+        return result
+
+    async def idle(self) -> None:
+        """Wait until no call runs."""
+        if self._running is not None:
+            await asyncio.wait({self._running})
+
+    def made(self, kind: type[_Result]) -> _Result | None:
+        """What the last call returned, where it is of this kind."""
+        if self._running is None or self._running.cancelled() or self._running.exception() is not None:
+            return None
+        result = self._running.result()
+        return result if isinstance(result, kind) else None
+
+
+class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
+    """Gives every call, known or not, to one function, so that what is unknown is refused in the same way."""
+
+    def __init__(self, serve: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        self._serve = serve
+
+    def service(self, details: Any) -> Any:
+        return grpc.stream_stream_rpc_method_handler(functools.partial(self._serve, details.method == METHOD))
+
+
+def _address(peer: str) -> Address:
+    """Host and port of gRPC's name of a peer, such as ipv4:127.0.0.1:4711 or ipv6:[::1]:4711."""
+    host, _, port = peer.partition(":")[2].rpartition(":")
+    return address_of((host.strip("[]"), int(port)))
+
+
+async def _within(seconds: float, reading: Coroutine[Any, Any, Any]) -> bytes:
+    try:
+        data = await asyncio.wait_for(reading, seconds)
+    except asyncio.TimeoutError as error:
+        raise FrameError(f"stream: no header came within {seconds:g} s") from error
+    if data is grpc.aio.EOF:
+        raise FrameError("stream header: the stream ended without one")
+    return bytes(data)

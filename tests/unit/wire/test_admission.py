@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from smartedge.errors import FleetError, FrameError, LinkError
+from smartedge.wire.admission import Access, Peer, RefusalLog
+from smartedge.wire.credentials import Credentials
+from smartedge.wire.x509 import serial_of
+
+
+class Fleet:
+    """A guard: tokens of edges, and who was revoked."""
+
+    def __init__(self, tokens: dict[str, str], revoked: set[str] | None = None) -> None:
+        self.tokens, self.revoked = tokens, revoked or set()
+        self.asked: list[tuple[str, int | None]] = []
+
+    def refusal(self, edge: str, serial: int | None = None) -> str | None:
+        self.asked.append((edge, serial))
+        return f"edge {edge} was revoked" if edge in self.revoked else None
+
+    def edge_of(self, token: str) -> str | None:
+        return self.tokens.get(token)
+
+
+def test_a_token_names_the_edge() -> None:
+    access = Access(Credentials(), Fleet({"one": "camera-1", "two": "camera-2"}))
+    assert access.proves
+    assert access.admit({"authorization": "Bearer one"}, {}) == Peer("camera-1", None)
+    assert access.admit({"authorization": "Bearer two"}, {}) == Peer("camera-2", None)
+    for shown in ({}, {"authorization": "Bearer three"}, {"authorization": b"Bearer one"}):
+        with pytest.raises(FleetError, match="token is missing, wrong, expired or revoked"):
+            access.admit(shown, {})  # type: ignore[arg-type]
+
+
+def test_a_secret_that_all_share_names_nobody() -> None:
+    access = Access(Credentials(token="secret"), None)
+    assert access.proves
+    assert access.admit({"authorization": "Bearer secret"}, {}) == Peer("edge", None)
+    for shown in ({}, {"authorization": "Bearer other"}, {"authorization": "secret"}, {"authorization": "Bearer é"}):
+        with pytest.raises(LinkError, match="token is missing or wrong"):
+            access.admit(shown, {})
+
+
+def test_nobody_need_prove_anything_where_nothing_is_set() -> None:
+    access = Access(Credentials(), None)
+    assert not access.proves
+    assert access.admit({}, {}) == Peer("edge", None)
+    assert access.refusal(Peer("edge", None)) is None
+
+
+def test_a_certificate_names_the_edge(certificates: Path) -> None:
+    pem = (certificates / "cert.pem").read_bytes()
+    fleet = Fleet({})
+    access = Access(Credentials(ca=b"ca"), fleet)
+    assert access.proves
+    auth = {"x509_common_name": [b"camera-1"], "x509_pem_cert": [pem]}
+    assert access.admit({}, auth) == Peer("camera-1", serial_of(pem))
+    assert fleet.asked == [("camera-1", serial_of(pem))]
+    fleet.revoked.add("camera-1")
+    with pytest.raises(FleetError, match="camera-1 was revoked"):
+        access.admit({}, auth)
+    assert access.refusal(Peer("camera-1", 7)) == "edge camera-1 was revoked" and fleet.asked[-1] == ("camera-1", 7)
+
+
+@pytest.mark.parametrize(
+    "names", [[], [b""], [b"../x"], [b"a/b"], [b".hidden"], ["é".encode()], [b"x" * 65], [b"a\n"], [b"a", b"b"]]
+)
+def test_a_name_must_be_fit_for_a_folder(certificates: Path, names: list[bytes]) -> None:
+    auth = {"x509_common_name": names, "x509_pem_cert": [(certificates / "cert.pem").read_bytes()]}
+    with pytest.raises(FleetError, match="no name of an edge"):
+        Access(Credentials(ca=b"ca"), Fleet({})).admit({}, auth)
+    assert Access(Credentials(ca=b"ca"), None).admit({}, auth).edge == "edge"
+
+
+def test_a_token_is_still_needed_beside_a_certificate(certificates: Path) -> None:
+    auth = {"x509_common_name": [b"a"], "x509_pem_cert": [(certificates / "cert.pem").read_bytes()]}
+    access = Access(Credentials(ca=b"ca", token="one"), None)
+    with pytest.raises(LinkError, match="token"):
+        access.admit({}, auth)
+    assert access.admit({"authorization": "Bearer one"}, auth).edge == "a"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """``[now, slept]``."""
+    found = [1000.0, 0.0]
+
+    async def sleep(seconds: float) -> None:
+        found[1] += seconds
+
+    monkeypatch.setattr("smartedge.wire.admission.asyncio.sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: found[0])
+    return found
+
+
+def refuse(log: RefusalLog, host: str, text: str = "no") -> None:
+    asyncio.run(log.refuse(host, f"ipv4:{host}:1", FrameError(text)))
+
+
+def test_a_host_gets_five_lines_a_minute_and_waits_from_then_on(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = RefusalLog()
+    for _ in range(2600):
+        refuse(log, "10.0.0.1")
+    assert len(caplog.records) == 5 and clock[1] == 2595
+    refuse(log, "10.0.0.2")
+    assert len(caplog.records) == 6 and clock[1] == 2595
+    clock[0] += 61
+    refuse(log, "10.0.0.1")
+    assert [record.getMessage() for record in caplog.records[6:]] == [
+        "10.0.0.1: 2595 more refusals within a minute",
+        "stream from ipv4:10.0.0.1:1: [SE-FRAME] no",
+    ]
+
+
+def test_many_hosts_get_a_hundred_lines_a_minute_and_are_forgotten(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = RefusalLog()
+    for number in range(5000):
+        refuse(log, f"10.0.{number // 256}.{number % 256}")
+    assert len(caplog.records) == 100 and len(log._hosts) <= 4096
+    clock[0] += 61
+    refuse(log, "10.9.9.9")
+    assert len(caplog.records) == 101
+
+
+def test_what_comes_from_a_peer_is_one_harmless_line(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    refuse(RefusalLog(), "10.0.0.1", "\x1b[31mred\nsecond line\r\x00\u202e" + "x" * 1000)
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.isprintable() and r"\x1b[31mred\nsecond line\r\x00\u202e" in message and len(message) < 700

@@ -1,0 +1,477 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from link_ends import HEADER, Handler, Links, frame, send
+
+from smartedge.errors import LinkError, LogError, SmartEdgeError
+from smartedge.types import StreamHeader
+from smartedge.wire.credentials import Credentials
+from smartedge.wire.grpc_link import GrpcLink
+from smartedge.wire.grpc_receiver import GrpcReceiver
+from smartedge.wire.sockets import own_sockets
+
+LINUX = sys.platform == "linux"
+SECRET = Credentials(token="secret")
+NONE = Credentials()
+
+
+@pytest.fixture
+def handler() -> Handler:
+    return Handler()
+
+
+@pytest.fixture
+def receiver(handler: Handler) -> Iterator[GrpcReceiver]:
+    made = GrpcReceiver(handler, "127.0.0.1", credentials=SECRET)
+    made.start()
+    yield made
+    handler.gate.set()
+    made.close()
+
+
+@pytest.fixture
+def links() -> Iterator[Links]:
+    made = Links()
+    yield made
+    made.disconnect()
+
+
+@pytest.fixture
+def connect(links: Links) -> Callable[..., GrpcLink]:
+    """Makes a link that has the token."""
+    return lambda receiver, **options: links(receiver, **{"credentials": SECRET, **options})
+
+
+@pytest.fixture
+def assert_serves(receiver: GrpcReceiver, handler: Handler, links: Links) -> Callable[[], None]:
+    """Checks that an honest sender gets through, whatever went before."""
+
+    def assert_serves() -> None:
+        before = handler.finished
+        link = links(receiver, credentials=SECRET)
+        send(link)
+        link.disconnect()
+        assert handler.finished == before + 1
+
+    return assert_serves
+
+
+Connect = Callable[..., GrpcLink]
+
+
+# -- one stream at a time, start, close
+
+
+def test_a_second_stream_waits_for_the_first(receiver: GrpcReceiver, handler: Handler, connect: Connect) -> None:
+    first = connect(receiver)
+    first.open(HEADER)
+    begun = time.monotonic()
+    with pytest.raises(LinkError, match=r"has an open stream, and takes one at a time.*tried for 0\.3 s"):
+        connect(receiver, connect_timeout_s=0.3).open(HEADER)
+    assert time.monotonic() - begun < 5
+    second = connect(receiver, connect_timeout_s=30)
+    waiting = threading.Thread(target=send, args=(second,))
+    waiting.start()
+    for seq in range(3):
+        first.write(frame(seq))
+    first.close()
+    waiting.join(timeout=30)
+    assert handler.finished == 2
+    first.disconnect()
+    second.disconnect()
+
+
+def test_a_receiver_takes_streams_once_started(handler: Handler, connect: Connect) -> None:
+    receiver = GrpcReceiver(handler, "127.0.0.1")
+    waiting = threading.Thread(target=send, args=(connect(receiver, credentials=NONE),))
+    waiting.start()
+    waiting.join(timeout=0.5)
+    assert waiting.is_alive() and handler.edges == []
+    receiver.start()
+    waiting.join(timeout=30)
+    assert handler.finished == 1
+    receiver.close()
+    with pytest.raises(LinkError, match=r"not there.*tried for 0\.2 s"):
+        connect(receiver, credentials=NONE, connect_timeout_s=0.2).open(HEADER)
+
+
+def test_a_sender_may_come_first(handler: Handler) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:
+        port = placeholder.getsockname()[1]
+    link = GrpcLink(f"127.0.0.1:{port}", connect_timeout_s=30)
+    sending = threading.Thread(target=send, args=(link,))
+    sending.start()
+    receiver = GrpcReceiver(handler, "127.0.0.1", port)
+    receiver.start()
+    sending.join(timeout=60)
+    assert handler.finished == 1
+    link.disconnect()
+    receiver.close()
+
+
+def test_disconnecting_ends_the_wait_for_a_receiver() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:
+        port = placeholder.getsockname()[1]
+    link = GrpcLink(f"127.0.0.1:{port}", connect_timeout_s=300)
+    errors: list[Exception] = []
+    begun = threading.Event()
+
+    def open_link() -> None:
+        begun.set()
+        try:
+            link.open(HEADER)
+        except LinkError as error:
+            errors.append(error)
+
+    opening = threading.Thread(target=open_link)
+    opening.start()
+    begun.wait(timeout=10)
+    while opening.is_alive():  # open() begins with a clean slate, so that a first call may come too early
+        link.disconnect()
+        opening.join(timeout=0.05)
+    assert "disconnected" in str(errors[0])
+
+
+def test_closing_the_receiver_breaks_an_open_stream_off(handler: Handler, connect: Connect) -> None:
+    receiver = GrpcReceiver(handler, "127.0.0.1")
+    receiver.start()
+    link = connect(receiver, credentials=NONE)
+    link.open(HEADER)
+    link.write(frame(0))
+    receiver.close()
+    assert handler.aborted.acquire(timeout=10)
+    with pytest.raises(LinkError):
+        link.close()
+
+
+def test_a_stream_that_is_durable_is_confirmed_even_if_the_receiver_is_closed_at_that_moment(links: Links) -> None:
+    durable = threading.Event()
+
+    class Closing(Handler):
+        def finish(self, edge: str, header: StreamHeader) -> None:
+            durable.set()
+
+    for _ in range(10):
+        durable.clear()
+        receiver = GrpcReceiver(Closing(), "127.0.0.1")
+        receiver.start()
+        link = links(receiver)
+        sending = threading.Thread(target=send, args=(link,))
+        sending.start()
+        assert durable.wait(timeout=30)
+        receiver.close()
+        sending.join(timeout=30)
+        assert link.confirmed() == 3
+
+
+def test_a_bug_in_the_handler_is_told_without_its_details(
+    receiver: GrpcReceiver,
+    handler: Handler,
+    caplog: pytest.LogCaptureFixture,
+    connect: Connect,
+    assert_serves: Callable[[], None],
+) -> None:
+    handler.failure = ZeroDivisionError("private details")
+    with pytest.raises(SmartEdgeError, match="failed unexpectedly") as caught:
+        send(connect(receiver))
+    assert "private" not in str(caught.value) and "private details" in caplog.text
+    assert handler.aborted.acquire(timeout=10)
+    handler.failure = None
+    assert_serves()
+
+
+def test_a_long_message_of_the_handler_still_arrives(
+    receiver: GrpcReceiver, handler: Handler, connect: Connect
+) -> None:
+    handler.failure = LogError("disk — full. " * 1000)
+    with pytest.raises(LogError, match="disk — full"):
+        send(connect(receiver))
+
+
+# -- backpressure, and what happens when one side goes away
+
+
+def test_a_blocked_handler_stops_the_sender_and_what_is_in_flight_is_bounded(
+    receiver: GrpcReceiver, handler: Handler, connect: Connect
+) -> None:
+    size, frames = 1_000_000, 200
+    header = dataclasses.replace(HEADER, frames=frames)
+    handler.gate.clear()
+    link = connect(receiver)
+    link.open(header)
+    written = threading.Semaphore(0)
+
+    def write_all() -> None:
+        for seq in range(frames):
+            link.write(frame(seq, size=size))
+            written.release()
+        link.close()
+
+    sending = threading.Thread(target=write_all)
+    sending.start()
+    in_flight = 0
+    while written.acquire(timeout=1.5):
+        in_flight += 1
+    assert in_flight * size < 64_000_000, "the sender must wait"
+    assert sending.is_alive() and handler.ingested == 0
+    handler.gate.set()
+    sending.join(timeout=60)
+    assert handler.ingested == frames and handler.finished == 1
+    link.disconnect()
+
+
+def test_disconnecting_wakes_a_blocked_sender(
+    receiver: GrpcReceiver, handler: Handler, connect: Connect, assert_serves: Callable[[], None]
+) -> None:
+    header = dataclasses.replace(HEADER, frames=100)
+    handler.gate.clear()
+    link = connect(receiver)
+    link.open(header)
+    errors: list[Exception] = []
+    begun = threading.Event()
+
+    def write_all() -> None:
+        try:
+            for seq in range(100):
+                link.write(frame(seq, size=4_000_000))
+                begun.set()
+        except LinkError as error:
+            errors.append(error)
+
+    sending = threading.Thread(target=write_all)
+    sending.start()
+    assert begun.wait(timeout=30)
+    link.disconnect()
+    sending.join(timeout=30)
+    assert len(errors) == 1 and not sending.is_alive()
+    handler.gate.set()
+    assert handler.aborted.acquire(timeout=30)
+    assert_serves()
+
+
+def test_disconnecting_does_not_wait_for_a_call(receiver: GrpcReceiver, connect: Connect) -> None:
+    """The call may be one that nothing wakes, as an attempt to connect; it drops the connection itself."""
+    link = connect(receiver)
+    with link._calling:
+        disconnecting = threading.Thread(target=link.disconnect)
+        disconnecting.start()
+        disconnecting.join(timeout=5)
+        waits = disconnecting.is_alive()
+    assert not waits
+
+
+def write_all(link: GrpcLink, header: StreamHeader, *, first: int = 0) -> None:
+    for seq in range(first, header.frames):
+        link.write(frame(seq))
+
+
+SERVER = """
+import sys
+from smartedge.wire.grpc_receiver import GrpcReceiver
+class Handler:
+    def accept(self, edge, header): return header.first_seq
+    def ingest(self, edge, header, frame): pass
+    def sync(self, edge, header): return 0
+    def finish(self, edge, header): pass
+    def abort(self, edge, header): pass
+receiver = GrpcReceiver(Handler(), "127.0.0.1")
+receiver.start()
+print(receiver.port, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_killed_receiver_is_noticed_at_once() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None and process.stdin is not None
+        header = dataclasses.replace(HEADER, frames=100_000)
+        link = GrpcLink(f"127.0.0.1:{int(process.stdout.readline())}")
+        link.open(header)
+        link.write(frame(0))
+        process.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        with pytest.raises(LinkError, match="went away"):
+            write_all(link, header, first=1)
+        assert time.monotonic() - killed < 2
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_sender_that_goes_away_is_noticed(
+    receiver: GrpcReceiver, handler: Handler, connect: Connect, assert_serves: Callable[[], None]
+) -> None:
+    link = connect(receiver)
+    link.open(HEADER)
+    link.write(frame(0))
+    for connection in own_sockets(peer_port=receiver.port):  # as when its process is killed
+        with connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    assert handler.aborted.acquire(timeout=10) and handler.finished == 0
+    with pytest.raises(LinkError):
+        link.close()
+    assert_serves()
+
+
+@pytest.mark.skipif(not LINUX, reason="socket options of Linux")
+def test_both_ends_watch_for_a_peer_that_vanished(receiver: GrpcReceiver, connect: Connect) -> None:
+    link = connect(receiver)
+    link.open(HEADER)
+    ends = own_sockets(peer_port=receiver.port) + own_sockets(local_port=receiver.port)
+    assert len(ends) == 2
+    for connection in ends:
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+    link.disconnect()
+
+
+# -- bytes
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux tells the bytes of a socket")
+def test_bytes_are_counted_at_the_socket(receiver: GrpcReceiver, connect: Connect) -> None:
+    link = connect(receiver)
+    send(link)
+    opened = link.counters()
+    size, frames = 100_000, 20
+    send(link, dataclasses.replace(HEADER, frames=frames), size=size)
+    sent = link.counters()
+    assert sent.source == "kernel tcp_info"
+    # The kernel counts what it had to send again, too; on a busy machine that happens even within it.
+    assert size * frames < sent.up - opened.up < 1.2 * size * frames + 2000
+    assert 0 < sent.down - opened.down < 10_000, "nothing comes back but HTTP/2's own housekeeping"
+    link.disconnect()
+    assert link.counters() == dataclasses.replace(sent, up=link.counters().up, down=link.counters().down)
+    assert link.counters().up >= sent.up
+
+
+def test_without_the_kernels_counts_those_of_messages_are_given(
+    receiver: GrpcReceiver, monkeypatch: pytest.MonkeyPatch, connect: Connect
+) -> None:
+    monkeypatch.setattr("smartedge.wire.sockets.sys.platform", "darwin")
+    link = connect(receiver)
+    assert link.counters().up == 0
+    send(link)
+    link.open(dataclasses.replace(HEADER, answer_shape=HEADER.feature_shape, frames=1))
+    link.exchange(frame(0))
+    link.close()
+    counts = link.counters()
+    assert counts.source == "payload" and 4000 < counts.up < 8000 and 1000 < counts.down < 1500
+    link.disconnect()
+
+
+# -- TLS
+
+
+def files_of(folder: Path, *names: str, token: str | None = None) -> Credentials:
+    """Credentials from the files ca.pem, cert.pem, key.pem of those names."""
+    of = {name: folder / name if name in names else None for name in ("ca.pem", "other.pem", "cert.pem", "key.pem")}
+    ca = of["ca.pem"] or of["other.pem"]
+    return Credentials.from_files(ca=ca, certificate=of["cert.pem"], key=of["key.pem"], token=token)
+
+
+def test_tls_with_certificates_on_both_sides(handler: Handler, certificates: Path, connect: Connect) -> None:
+    mine = files_of(certificates, "ca.pem", "cert.pem", "key.pem")
+    receiver = GrpcReceiver(handler, "127.0.0.1", credentials=mine)
+    receiver.start()
+    link = connect(receiver, credentials=mine)
+    send(link)
+    assert handler.finished == 1 and link.counters().up > 3000
+    assert handler.edges == ["smartedge"], "the common name of the sender's certificate"
+    link.disconnect()
+    for names in (["ca.pem"], ["other.pem", "cert.pem", "key.pem"], []):
+        with pytest.raises(LinkError):
+            connect(receiver, credentials=files_of(certificates, *names), connect_timeout_s=0.5).open(HEADER)
+    assert handler.finished == 1
+    receiver.close()
+
+
+def test_tls_with_a_token_needs_no_certificate_of_the_sender(
+    handler: Handler, certificates: Path, connect: Connect
+) -> None:
+    mine = files_of(certificates, "cert.pem", "key.pem", token="secret")
+    receiver = GrpcReceiver(handler, "127.0.0.1", credentials=mine)
+    receiver.start()
+    send(connect(receiver, credentials=files_of(certificates, "ca.pem", token="secret")))
+    assert handler.finished == 1
+    receiver.close()
+
+
+def test_nothing_is_sent_in_clear_beyond_this_machine_without_consent(
+    certificates: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for credentials in (Credentials(), Credentials(token="t")):
+        with pytest.raises(LinkError, match=r"refusing to send to 192\.0\.2\.1.*link\.insecure"):
+            GrpcLink("192.0.2.1:1", credentials)
+        GrpcLink("127.0.0.1:1", credentials)
+        assert caplog.text == ""
+    for credentials in (files_of(certificates, "ca.pem", token="t"), Credentials(token="t", encrypted=True)):
+        GrpcLink("192.0.2.1:1", credentials)
+        assert caplog.text == ""
+    GrpcLink("192.0.2.1:1", insecure=True)
+    assert "sending to 192.0.2.1 in clear" in caplog.text
+
+
+def test_a_certificate_that_is_none_is_told(handler: Handler) -> None:
+    with pytest.raises(LinkError, match="cannot listen"):
+        GrpcReceiver(handler, "127.0.0.1", credentials=Credentials(certificate=b"nonsense", key=b"nonsense"))
+
+
+# -- where it listens, and settings
+
+
+@pytest.mark.parametrize("token", [None, "t"])
+def test_an_open_address_needs_protection_or_consent(handler: Handler, token: str | None) -> None:
+    with pytest.raises(LinkError, match=r"refusing to listen on 0\.0\.0\.0.*link\.insecure"):
+        GrpcReceiver(handler, "0.0.0.0", credentials=Credentials(token=token))
+
+
+def test_consent_is_warned_about(handler: Handler, caplog: pytest.LogCaptureFixture) -> None:
+    receiver = GrpcReceiver(handler, "0.0.0.0", insecure=True)
+    assert "without TLS and token" in caplog.text
+    receiver.close()
+
+
+def test_a_protected_open_address_is_fine(handler: Handler, certificates: Path) -> None:
+    mine = files_of(certificates, "cert.pem", "key.pem", token="t")
+    GrpcReceiver(handler, "0.0.0.0", credentials=mine).close()
+
+
+def test_a_taken_port_is_told(handler: Handler, receiver: GrpcReceiver) -> None:
+    with pytest.raises(LinkError, match=f"cannot listen on 127.0.0.1:{receiver.port}"):
+        GrpcReceiver(handler, "127.0.0.1", receiver.port)
+
+
+@pytest.mark.parametrize("location", ["", "host", "host:", ":80", "host:http", "host:0", "host:65536"])
+def test_a_location_is_host_and_port(location: str) -> None:
+    with pytest.raises(LinkError, match="must be HOST:PORT"):
+        GrpcLink(location)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_may_stand_in_brackets_or_not(handler: Handler, host: str) -> None:
+    receiver = GrpcReceiver(handler, "::1")
+    receiver.start()
+    link = GrpcLink(f"{host}:{receiver.port}", connect_timeout_s=5)
+    send(link)
+    link.disconnect()
+    receiver.close()
+    assert handler.finished == 1

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from headers import stream_header
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smartedge.errors import FrameError
+from smartedge.wire.frame import MAX_HEAD_BYTES, Message, max_head_bytes, max_payload_bytes
+from smartedge.wire.link_pb2 import Frame, Up
+from smartedge.wire.parts import MESSAGE_BYTES, MIN_PART_BYTES, Joiner, split
+
+HEADER = stream_header(feature_shape=(256, 64, 64), batch_size=4)
+PART = 2 * 2**20
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from([0, 1, 1000, PART - 1, PART, PART + 1, 2 * PART, 2 * PART + 1, 3 * PART]), st.binary(max_size=30)
+)
+def test_a_frame_comes_out_as_it_went_in(size: int, head: bytes) -> None:
+    joiner = Joiner(HEADER)
+    message = Message(head, bytes(range(256)) * (size // 256) + bytes(size % 256))
+    for _ in range(2):
+        parts = list(split(message))
+        assert len(parts) == max(1, -(-size // PART))
+        got = [joiner.add(Frame.FromString(part.SerializeToString())) for part in parts]
+        assert got[:-1] == [None] * (len(parts) - 1) and got[-1] == message
+
+
+def test_no_message_is_longer_than_the_limit() -> None:
+    longest = Message(bytes(MAX_HEAD_BYTES), bytes(3 * PART))
+    assert max(len(Up(frame=part).SerializeToString()) for part in split(longest)) <= MESSAGE_BYTES
+    assert min(len(part.payload) for part in split(longest) if part.more) >= MIN_PART_BYTES
+
+
+def test_a_part_that_is_continued_is_not_small() -> None:
+    with pytest.raises(FrameError, match="a part of 65535 bytes is continued"):
+        Joiner(HEADER).add(Frame(head=b"h", payload=bytes(65535), more=True))
+    assert Joiner(HEADER).add(Frame(head=b"h", payload=bytes(65536), more=True)) is None
+
+
+def test_only_the_first_part_has_a_head() -> None:
+    joiner = Joiner(HEADER)
+    joiner.add(Frame(head=b"h", payload=bytes(PART), more=True))
+    with pytest.raises(FrameError, match="must have no head"):
+        joiner.add(Frame(head=b"h", payload=b"p"))
+
+
+def test_no_more_is_held_than_the_header_allows() -> None:
+    header = dataclasses.replace(HEADER, feature_shape=(1024, 32, 32))  # four float32 images: 16 MiB and a little
+    most = max_payload_bytes(header)
+    joiner = Joiner(header)
+    whole = most // PART
+    for _ in range(whole):
+        assert joiner.add(Frame(payload=bytes(PART), more=True)) is None
+    with pytest.raises(FrameError, match=f"up to {max_head_bytes(header)} and {most} are possible"):
+        joiner.add(Frame(payload=bytes(most - whole * PART + 1), more=True))
+    head = bytes(max_head_bytes(header))
+    assert Joiner(header).add(Frame(head=head)) == Message(head, b"")
+    with pytest.raises(FrameError, match=f"a head of {len(head) + 1} bytes"):
+        Joiner(header).add(Frame(head=head + b"h"))
