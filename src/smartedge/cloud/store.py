@@ -240,8 +240,7 @@ class StoreHandler:
 
     def sync(self, edge: str, header: StreamHeader) -> int:
         """Make them durable."""
-        self.log.sync()
-        return self.log.next_seq
+        return self.log.sync()
 
     def finish(self, edge: str, header: StreamHeader) -> None:
         """Make it durable."""

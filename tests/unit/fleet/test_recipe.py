@@ -26,6 +26,9 @@ class Names:
         self.edges.append(edge)
         return header.end_seq
 
+    def sync(self, edge: str, header: StreamHeader) -> int:
+        return header.end_seq
+
     def finish(self, edge: str, header: StreamHeader) -> None: ...
 
     def abort(self, edge: str, header: StreamHeader) -> None: ...
