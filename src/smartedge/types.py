@@ -39,7 +39,7 @@ __all__ = [
     "Task",
 ]
 
-PROTOCOL = 4  # version of headers and frames; another version is refused (format: smartedge.wire.frame)
+PROTOCOL = 3  # version of headers and frames; another version is refused (format: smartedge.wire.frame)
 
 EDGE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"  # pattern of an edge's name; it becomes the name of a folder
 
@@ -169,6 +169,7 @@ class StreamHeader:
     split: SplitName  # and the split
     first_seq: int  # sequence number of the first frame of this stream
     frames: int  # how many frames this stream will carry
+    joined_frames: int  # a one-way link that gathers frames sends no more than this together
     train_steps: int  # training frames per epoch
 
     @classmethod
@@ -187,6 +188,7 @@ class StreamHeader:
         split: SplitName,
         frames: int,
         first_seq: int = 0,
+        joined_frames: int = 1,
         epoch: int = 0,
         train_steps: int = 0,
     ) -> StreamHeader:
@@ -210,6 +212,7 @@ class StreamHeader:
             split=split,
             first_seq=first_seq,
             frames=frames,
+            joined_frames=joined_frames,
             train_steps=train_steps,
         )
 

@@ -262,7 +262,7 @@ class Ingest:
 
     def sync(self, edge: str, header: StreamHeader) -> int:
         """Make the frames that came durable."""
-        return self._log.sync()
+        return self._intake(edge).open_log().sync()
 
     def finish(self, edge: str, header: StreamHeader) -> None:
         """All frames of the stream are in: make them durable. In split learning, wait until they are learned from."""

@@ -333,6 +333,7 @@ class EdgeRunner:
                 split=split,
                 first_seq=self._sender.next_seq,
                 frames=frames,
+                joined_frames=self.schedule.most_joined(frames),
                 train_steps=self._per_epoch,
             )
         )

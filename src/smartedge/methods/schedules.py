@@ -89,6 +89,14 @@ class Schedule:
         """How often one training image is sent in the whole run, at most."""
         return sum(split == "train" for _, split in self.streams(config))
 
+    def most_joined(self, frames: int) -> int:
+        """How many frames of a stream of ``frames`` a one-way link may gather before it sends them.
+
+        A cloud that trains while frames come gets at most a sixteenth of the stream at once, so that it need not
+        wait long. A cloud that trains when all frames are there loses nothing by waiting.
+        """
+        return frames if self.once else max(1, frames // 16)
+
     def refuses(self, method: Method) -> str | None:
         """Why the schedule does not go with a method. None: it does."""
         if self.front_first and method.answered:

@@ -99,6 +99,7 @@ class _Header(BaseModel):
     split: SplitName
     first_seq: _Count
     frames: _Count
+    joined_frames: Annotated[int, Field(ge=1, lt=2**32)]
     train_steps: _Count
 
 

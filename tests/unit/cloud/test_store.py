@@ -109,7 +109,7 @@ def test_gaps_are_left_out(tmp_path):
 
 
 def test_a_header_or_frame_that_this_version_cannot_read_is_an_error(tmp_path):
-    older = header_to_json(HEADER).replace(b'"protocol":4', b'"protocol":2')
+    older = header_to_json(HEADER).replace(b'"protocol":3', b'"protocol":2')
     assert older != header_to_json(HEADER)
     for header, error in ((older, "stream header 0: .*speaks protocol 2"), (header_to_json(HEADER), "frame 0: ")):
         folder = tmp_path / error[:5]

@@ -52,6 +52,11 @@ def test_what_is_sent_once_is_sent_as_it_is():
     assert [epoch.shuffled for epoch in get_schedule(config.schedule).epochs(config)] == [True, True, False]
 
 
+def test_frames_are_joined_where_nobody_waits_for_them():
+    assert [schedule.most_joined(320) for schedule in SCHEDULES.values()] == [20, 20, 320]
+    assert get_schedule("joint").most_joined(3) == 1
+
+
 def test_the_tables_and_the_settings_name_the_same():
     for name in METHODS:
         assert load_config({"method": name}).method == get_method(name).name

@@ -62,6 +62,7 @@ headers = st.builds(
     split=st.sampled_from(["train", "val", "test"]),
     first_seq=st.integers(0, 2**31),
     frames=st.integers(1, 1000),
+    joined_frames=st.integers(1, 1000),
     train_steps=st.integers(0, 1000),
 )
 
@@ -204,7 +205,7 @@ def changed(**changes: Any) -> bytes:
         (b"{" * 10_000, "JSON"),
         (changed(codec=...), "codec: Field required"),
         (changed(colour="red"), "colour: Extra inputs"),
-        (changed(protocol=1), "speaks protocol 1, this side 4"),
+        (changed(protocol=1), "speaks protocol 1, this side 3"),
         (changed(protocol="1"), "protocol: "),
         (changed(outputs=True), "outputs: "),
         (changed(outputs=1.0), "outputs: "),
@@ -241,5 +242,5 @@ def test_answers_are_float32_of_the_shape_asked_for_and_without_labels() -> None
 
 def test_a_side_of_an_older_version_is_told_so() -> None:
     older = {"protocol": 2, "run": "run", "agreement": "{}", "method": "hierarchical", "schedule": "joint"}
-    with pytest.raises(FrameError, match="speaks protocol 2, this side 4; install the same version"):
+    with pytest.raises(FrameError, match="speaks protocol 2, this side 3; install the same version"):
         header_from_json(json.dumps(older).encode())
