@@ -291,6 +291,7 @@ def dataset_of(config: Config) -> DataSet:
         image_size=data.image_size,
         limit=data.limit,
         cache_dir=data.cache_dir,
+        cache_bytes=data.cache_bytes,
         audit_share=config.audit_share,
     )
     return whole if data.shard is None else shard(whole, *data.part)

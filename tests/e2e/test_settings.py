@@ -171,6 +171,7 @@ ELSEWHERE = {
     "run_dir": "test_run_dir",
     "data.path": "test_data_path",
     "data.cache_dir": "test_cache_dir",
+    "data.cache_bytes": "test_cache_bytes",
     "link.queue_frames": "test_queue_frames",
     "link.max_lead_frames": "test_max_lead_frames",
     "fleet.expect": "test_the_cloud_of_a_fleet_gets_its_settings",
@@ -293,6 +294,16 @@ def test_cache_dir(tiny_config, tmp_path):
     config = tiny_config("run", **merged(SMALL, {"method": "local", "data": {"cache_dir": str(tmp_path / "kept")}}))
     train(config, single_process=True, monitor=Quiet())
     assert [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
+
+
+def test_cache_bytes(tiny_config, tmp_path):
+    """A run whose images do not fit beside those of an earlier one takes their place."""
+    kept = tmp_path / "kept"
+    for size, cache_bytes in ((8, None), (12, None), (16, 1)):
+        changes = {"method": "local", "data": {"cache_dir": str(kept), "image_size": size, "cache_bytes": cache_bytes}}
+        train(tiny_config(f"run{size}", **merged(SMALL, changes)), single_process=True, monitor=Quiet())
+        held = {file.name.split("-")[2] for file in kept.glob("*.npy")}
+        assert held == {8: {"8px"}, 12: {"8px", "12px"}, 16: {"16px"}}[size]
 
 
 def test_threads(facts):

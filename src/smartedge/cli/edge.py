@@ -18,8 +18,8 @@ Train the front with its own exit on this device, and stream features to the clo
   $ smartedge edge run.yaml --bundle door.bundle
    edge train   ━━━━━━━━━━━━━━━━━━━━━━━━ 372/372 0:01:10 epoch 6/6 loss 0.215
 
-Both sides need the same settings, except for data.path, data.sensitive, data.limit, data.cache_dir, adversary, run_dir,
-link and hardware. So the cloud need not know what is hidden, or how.
+Both sides need the same settings, except for data.path, data.sensitive, data.limit, data.cache_dir,
+data.cache_bytes, adversary, run_dir, link and hardware. So the cloud need not know what is hidden, or how.
 """
 
 

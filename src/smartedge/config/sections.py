@@ -76,6 +76,11 @@ class DataConfig(Section):
         "from them; default: a tenth where there are sensitive columns, else 0",
     )
     cache_dir: Path | None = Field(None, description="where decoded images are kept; default: the user's cache folder")
+    cache_bytes: PositiveInt | None = Field(
+        20 * 10**9,
+        description="how much that folder may hold: what was not used for the longest time gives way to new images; "
+        "null: no limit",
+    )
 
     @property
     def part(self) -> tuple[int, int]:

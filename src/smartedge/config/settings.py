@@ -256,7 +256,14 @@ class Config(Section):
         """
         whole = self.model_dump(
             mode="json",
-            exclude={"run_dir": True, "hardware": True, "link": True, "fleet": True, "data": {"cache_dir"}, **_FRONT},
+            exclude={
+                "run_dir": True,
+                "hardware": True,
+                "link": True,
+                "fleet": True,
+                "data": {"cache_dir", "cache_bytes"},
+                **_FRONT,
+            },
         )
         return {**whole, "codec": {"name": self.codec_name}} | self._front()
 

@@ -31,31 +31,45 @@ from smartedge.files import private_folder, replacing, write_atomically
 __all__ = ["ImageStore", "default_cache_dir", "open_images"]
 
 FORMAT = 2  # raise it when decoding or the files change: older files are then left alone
-CHUNK = 256  # images that are decoded at a time
+CHUNK = 32  # images that are decoded at a time
 LEFT_OVER_S = 10.0  # a younger file may belong to a process that has not locked it yet
 PATIENCE_S = 2.0  # decoding that takes longer shows its progress
 
 Pixels = NDArray[np.uint8]
+Indices = NDArray[np.int64]
 
 
 class ImageStore:
-    """The decoded images of one source: uint8 (N, 3, S, S) in a file, of which only what is read is in memory.
+    """Decoded images of one source: uint8 (N, 3, S, S) in a file, of which only what is read is in memory.
 
-    ``bad`` says which images could not be decoded (index → reason); their bytes are zero.
+    ``bad`` says which images could not be decoded (index in the source → reason); their bytes are zero. ``rows`` are
+    the indices of the images that are there, ascending; None: all.
     """
 
-    def __init__(self, pixels: Path, offset: int, shape: tuple[int, int, int, int], bad: dict[int, str]) -> None:
+    def __init__(
+        self,
+        pixels: Path,
+        offset: int,
+        shape: tuple[int, int, int, int],
+        bad: dict[int, str],
+        rows: Indices | None = None,
+    ) -> None:
         self._file = os.open(pixels, os.O_RDONLY)  # held open, so that cleaning the cache does not end a run
         weakref.finalize(self, os.close, self._file)
         self._offset = offset
         self._shape = shape
+        self._rows = rows
         self.bad = bad
 
-    def read(self, indices: NDArray[np.int64]) -> Tensor:
-        """uint8 (B, 3, S, S). The file is mapped during the call only: what was read does not stay in the process."""
+    def read(self, indices: Indices) -> Tensor:
+        """The images of these indices in the source, uint8 (B, 3, S, S).
+
+        The file is mapped during the call only: what was read does not stay in the process.
+        """
         mapped = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
         pixels = np.frombuffer(mapped, np.uint8, offset=self._offset).reshape(self._shape)
-        return torch.from_numpy(pixels[indices])
+        places = indices if self._rows is None else np.searchsorted(self._rows, indices)
+        return torch.from_numpy(pixels[places])
 
 
 def default_cache_dir() -> Path:
@@ -74,33 +88,55 @@ def default_cache_dir() -> Path:
         ) from error
 
 
-def open_images(images: Images, *, name: str, image_size: int, cache_dir: Path) -> ImageStore:
+def open_images(
+    images: Images,
+    *,
+    name: str,
+    image_size: int,
+    cache_dir: Path,
+    rows: Indices | None = None,
+    cache_bytes: int | None = None,
+) -> ImageStore:
     """The images of a source, decoded now or in an earlier call.
 
     The cached files are found again as long as the source's files have the same paths, sizes and times of change.
     They are put in place in one step each, so that any number of processes can do this at once.
+
+    Args:
+        images: the source.
+        name: for people: in the file's name and beside the progress bar.
+        image_size: S.
+        cache_dir: where the files are kept.
+        rows: indices of the images that are needed, ascending; None: all. Others are not decoded.
+        cache_bytes: when files are added, those that were not used for the longest time are removed until the folder
+            holds no more than this. Files that a run has open can still be read by it. None: no limit.
 
     Raises:
         DataError: the cache folder cannot be written.
     """
     label = re.sub(r"[^\w.-]+", "-", name)
     base = cache_dir / f"{label}-{image_size}px-{_digest(images, image_size)}"
-    pixels, notes = base.with_name(base.name + ".npy"), base.with_name(base.name + ".json")
     shape = (images.count, 3, image_size, image_size)
-    store = _open(pixels, notes, shape)
+    if (store := _open(base, shape, None)) is not None:
+        return store
+    if rows is not None:
+        base = base.with_name(f"{base.name}-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}")
+        shape = (len(rows), *shape[1:])
+        store = _open(base, shape, rows)
     if store is None:
         try:
             private_folder(cache_dir)
             _remove_left_over(cache_dir)
-            _build(images, name, shape, pixels, notes)
+            _build(images, name, shape, base, rows)
+            _evict(cache_dir, base, cache_bytes)
         except OSError as error:
             raise DataError(
                 f"cannot keep decoded images in {cache_dir}: {error.strerror or error}; "
                 "make room there, or name another folder (data.cache_dir, or the variable XDG_CACHE_HOME)"
             ) from error
-        store = _open(pixels, notes, shape)
+        store = _open(base, shape, rows)
         if store is None:
-            raise DataError(f"{pixels} was changed while it was being written; try again")
+            raise DataError(f"{base}.npy was changed while it was being written; try again")
     return store
 
 
@@ -116,8 +152,14 @@ def _digest(images: Images, image_size: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open(pixels: Path, notes: Path, shape: tuple[int, int, int, int]) -> ImageStore | None:
+def _files(base: Path) -> tuple[Path, Path]:
+    """The file of the pixels, and that of what is said about them."""
+    return base.with_name(base.name + ".npy"), base.with_name(base.name + ".json")
+
+
+def _open(base: Path, shape: tuple[int, int, int, int], rows: Indices | None) -> ImageStore | None:
     """The store in these two files, or None if one of them is missing or incomplete."""
+    pixels, notes = _files(base)
     try:
         bad = {int(index): str(reason) for index, reason in json.loads(notes.read_text(encoding="utf-8"))["bad"]}
         with pixels.open("rb") as file:
@@ -126,15 +168,19 @@ def _open(pixels: Path, notes: Path, shape: tuple[int, int, int, int]) -> ImageS
             offset = file.tell()
             whole = os.fstat(file.fileno()).st_size == offset + int(np.prod(shape))
         if whole and header == (shape, False, np.dtype(np.uint8)):
-            return ImageStore(pixels, offset, shape, bad)
+            os.utime(notes)  # the time of its last use
+            return ImageStore(pixels, offset, shape, bad, rows)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
 
 
-def _build(images: Images, name: str, shape: tuple[int, int, int, int], pixels: Path, notes: Path) -> None:
-    """Decode everything, and write both files: each to a temporary name, then moved into place."""
+def _build(images: Images, name: str, shape: tuple[int, int, int, int], base: Path, rows: Indices | None) -> None:
+    """Decode what is needed, and write both files: each to a temporary name, then moved into place."""
     count, _, _, image_size = shape
+    pixels, notes = _files(base)
+    indices = range(count) if rows is None else rows.tolist()
+    wanted = set(indices)
     bad: list[tuple[int, str]] = []
     with (
         replacing(pixels) as temporary,
@@ -144,19 +190,35 @@ def _build(images: Images, name: str, shape: tuple[int, int, int, int], pixels: 
     ):
         _hold(file.fileno())
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        items = iter(images.items())
+        items = (item for index, item in enumerate(images.items()) if index in wanted)
         done = 0
         while chunk := list(itertools.islice(items, CHUNK)):
             block = np.zeros((len(chunk), *shape[1:]), np.uint8)
             for row, result in enumerate(pool.map(lambda item: decode(item, image_size), chunk)):
                 if isinstance(result, str):
-                    bad.append((done + row, result))
+                    bad.append((indices[done + row], result))
                 else:
                     block[row] = result.transpose(2, 0, 1)
             file.write(block.data)
             done += len(chunk)
             on.update(done)
     write_atomically(notes, json.dumps({"format": FORMAT, "bad": bad}))
+
+
+def _evict(cache_dir: Path, added: Path, cache_bytes: int | None) -> None:
+    """Remove the files that were not used for the longest time, until the folder holds no more than ``cache_bytes``."""
+    if cache_bytes is None:
+        return
+    kept = [(notes.stat().st_mtime, *_files(notes.with_suffix(""))) for notes in cache_dir.glob("*px-*.json")]
+    kept = [each for each in kept if each[1].is_file()]
+    held = sum(pixels.stat().st_size for _, pixels, _ in kept)
+    for _, pixels, notes in sorted(kept):
+        if held <= cache_bytes:
+            return
+        if pixels != _files(added)[0]:
+            held -= pixels.stat().st_size
+            pixels.unlink(missing_ok=True)
+            notes.unlink(missing_ok=True)
 
 
 def _hold(descriptor: int) -> bool:

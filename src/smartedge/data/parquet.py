@@ -19,7 +19,7 @@ from smartedge.types import SplitName
 __all__ = ["ParquetFiles", "find_parquet", "open_parquet"]
 
 _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)", re.IGNORECASE)
-_ROWS = 256  # read at a time
+_ROWS = 16  # read at a time: images may be large
 
 
 class ParquetFiles(NamedTuple):
@@ -119,7 +119,7 @@ def open_parquet(name: str, files: Mapping[SplitName, Sequence[Path]], notes: Se
 
 def _opened(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)  # not a whole row group at once
     except (pa.ArrowException, OSError) as error:
         refuse_lfs_pointer(path)
         raise DataError(f"{path} is not a parquet file that can be read: {error}") from error
@@ -181,9 +181,9 @@ def _items(paths: Sequence[Path], image: str) -> Iterator[Item]:
     for path in paths:
         with _opened(path) as file:
             try:
-                for rows in file.iter_batches(batch_size=_ROWS, columns=[image]):
-                    for value in rows.column(0).to_pylist():
-                        yield _item(value, path.parent)
+                for rows in file.iter_batches(batch_size=_ROWS, columns=[image], use_threads=False):
+                    for value in rows.column(0):
+                        yield _item(value.as_py(), path.parent)
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"the images of {path} cannot be read: {error}") from error
 

@@ -34,7 +34,7 @@ CARVED = 0.1  # share of the training images that is set apart for a split that 
 Indices = NDArray[np.int64]
 
 
-def open_dataset(
+def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a data set
     path: str,
     desired: str | Sequence[str],
     *,
@@ -43,6 +43,7 @@ def open_dataset(
     limit: Mapping[SplitName, int] | None = None,
     seed: int = 0,
     cache_dir: Path | None = None,
+    cache_bytes: int | None = None,
     audit_share: float = 0.0,
 ) -> DataSet:
     """Open a data set.
@@ -62,6 +63,7 @@ def open_dataset(
             asked for.
         seed: decides the subset of ``limit`` and which images are set apart. Drawn faces do not depend on it.
         cache_dir: where decoded images are kept; default ``$XDG_CACHE_HOME/smartedge`` or ``~/.cache/smartedge``.
+        cache_bytes: how much that folder may hold; what was not used for the longest time gives way. None: no limit.
         audit_share: share of the training images that become ``DataSet.audit``, at most a half. Where there is a column
             ``identity``, it is the images of so many persons, so that nobody is in both parts.
 
@@ -78,11 +80,10 @@ def open_dataset(
     task, columns, hidden = _labels(data, desired, sensitive)
 
     skipped: Counter[str] = Counter()
-    stores: dict[SplitName, ImageStore] = {}
-    rows: dict[SplitName, Indices] = {}
-    for split, raw in data.splits.items():
-        stores[split] = open_images(raw.images, name=f"{data.name}-{split}", image_size=image_size, cache_dir=cache_dir)
-        rows[split] = _usable(data.name, split, raw.images, stores[split], [*columns, *hidden], skipped)
+    rows = {
+        split: _labelled(data.name, split, raw.images, [*columns, *hidden], skipped)
+        for split, raw in data.splits.items()
+    }
 
     def classes_of(source: SplitName, chosen: Indices) -> Indices:
         """What the subsets are balanced by: the class, or nothing (one class for all) in a multi-label task."""
@@ -98,13 +99,16 @@ def open_dataset(
             rows[split], rows["train"], origin[split] = rows["train"][take], np.delete(rows["train"], take), "train"
             notes.append(f"{data.name} has no {split} split: {len(take)} of its training images were set apart for it")
     _check_classes(data, [*columns, *hidden], task, {split: (origin[split], rows[split]) for split in rows}, notes)
+    for split, most in limit.items():
+        if most > len(rows[split]):
+            notes.append(f"{most} {split} images were asked for; {data.name} has {len(rows[split])}")
+        rng = np.random.default_rng((seed, 0))
+        rows[split] = rows[split][_balanced(classes_of(origin[split], rows[split]), most, rng)]
+    stores = _decode(data, rows, origin, skipped, image_size=image_size, cache_dir=cache_dir, cache_bytes=cache_bytes)
+
     splits: dict[SplitName, Split] = {}
     for split in ("train", "val", "test"):
         chosen, source = rows[split], origin[split]
-        most = limit.get(split, len(chosen))
-        if most > len(chosen):
-            notes.append(f"{most} {split} images were asked for; {data.name} has {len(chosen)}")
-        chosen = chosen[_balanced(classes_of(source, chosen), most, np.random.default_rng((seed, 0)))]
         if not len(chosen):
             raise DataError(f"{data.name}: no image is left for the {split} split; the data set is too small")
         splits[split] = Split(
@@ -177,29 +181,71 @@ def _absent(place: Path) -> str:
     return f"there is no data set at {place}{hint}"
 
 
-def _usable(
-    name: str, split: SplitName, images: Images, store: ImageStore, columns: Sequence[Column], skipped: Counter[str]
-) -> Indices:
-    """The rows of a split that have an image and all labels. The others are counted in ``skipped``.
+def _labelled(name: str, split: SplitName, images: Images, columns: Sequence[Column], skipped: Counter[str]) -> Indices:
+    """The rows of a split that have all labels. The others are counted in ``skipped``.
 
     Raises:
-        DataError: too many cannot be used.
+        DataError: too many have not.
     """
-    count = images.count
-    if not count:
+    if not images.count:
         raise DataError(f"{name}: the {split} split holds no images")
-    reasons = dict(store.bad)
+    reasons: dict[int, str] = {}
     for column in columns:
         for row in np.flatnonzero(column.codes[split] < 0):
             reasons.setdefault(int(row), column.unusable)
-    if len(reasons) > MOST_SKIPPED * count or len(reasons) == count:
-        first = "; ".join(f"{images.name_of(row)}: {reasons[row]}" for row in sorted(reasons)[:3])
+    return _without(name, split, images, np.arange(images.count), reasons, skipped)
+
+
+def _decode(
+    data: RawData,
+    rows: dict[SplitName, Indices],
+    origin: Mapping[SplitName, SplitName],
+    skipped: Counter[str],
+    *,
+    image_size: int,
+    cache_dir: Path,
+    cache_bytes: int | None,
+) -> dict[SplitName, ImageStore]:
+    """The images of ``rows``, decoded, by the split of ``data`` that has them. Rows that cannot be decoded are removed.
+
+    Raises:
+        DataError: too many cannot be decoded.
+    """
+    stores: dict[SplitName, ImageStore] = {}
+    for source, raw in data.splits.items():
+        splits = [split for split in rows if origin[split] == source]
+        needed = np.unique(np.concatenate([rows[split] for split in splits]))
+        stores[source] = open_images(
+            raw.images,
+            name=f"{data.name}-{source}",
+            image_size=image_size,
+            cache_dir=cache_dir,
+            rows=needed if len(needed) < (1 - MOST_SKIPPED) * raw.images.count else None,
+            cache_bytes=cache_bytes,
+        )
+        usable = _without(data.name, source, raw.images, needed, stores[source].bad, skipped)
+        for split in splits:
+            rows[split] = np.intersect1d(rows[split], usable)
+    return stores
+
+
+def _without(
+    name: str, split: SplitName, images: Images, rows: Indices, reasons: Mapping[int, str], skipped: Counter[str]
+) -> Indices:
+    """``rows`` without those for which there is a reason. These are counted in ``skipped``.
+
+    Raises:
+        DataError: they are too many.
+    """
+    found = {row: reasons[row] for row in rows.tolist() if row in reasons} if reasons else {}
+    if len(found) > MOST_SKIPPED * len(rows) or (found and len(found) == len(rows)):
+        first = "; ".join(f"{images.name_of(row)}: {found[row]}" for row in sorted(found)[:3])
         raise DataError(
-            f"{name}: {len(reasons)} of the {count} images in the {split} split cannot be used ({first}). "
+            f"{name}: {len(found)} of the {len(rows)} images in the {split} split cannot be used ({first}). "
             f"Up to {MOST_SKIPPED:.0%} would be left out and counted; mend or remove these"
         )
-    skipped.update(reasons.values())
-    return np.setdiff1d(np.arange(count), np.fromiter(reasons, np.int64, len(reasons)))
+    skipped.update(found.values())
+    return rows[~np.isin(rows, list(found))] if found else rows
 
 
 def _persons(data: RawData, source: SplitName, chosen: Indices) -> Indices:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from smartedge.data import images as module
@@ -203,6 +204,59 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, picture: Picture) -> No
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match=r"cannot keep decoded images in .*file.*data\.cache_dir"):
         open_images(source(tmp_path / "d", 1, picture), name="d", image_size=8, cache_dir=tmp_path / "file" / "cache")
+
+
+def test_only_what_is_needed_is_decoded(
+    tmp_path: Path, cache: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = source(tmp_path / "d", 9, picture)
+    (tmp_path / "d" / "4.png").write_bytes(b"garbage")
+    (tmp_path / "d" / "5.png").write_bytes(b"garbage")
+    decoded: list[object] = []
+    monkeypatch.setattr(module, "decode", lambda item, size: (decoded.append(item), decode(item, size))[1])
+    rows = np.array([1, 4, 7])
+    store = open_images(images, name="d", image_size=8, cache_dir=cache, rows=rows)
+    assert len(decoded) == 3
+    assert store.bad == {4: "image cannot be decoded"}
+    whole = open_images(images, name="d", image_size=8, cache_dir=cache)
+    assert len(decoded) == 3 + 9
+    assert torch.equal(store.read(np.array([7, 1])), whole.read(np.array([7, 1])))
+    assert store.read(np.array([7, 1])).float().var() > 0
+    again = open_images(images, name="d", image_size=8, cache_dir=cache, rows=np.array([2]))  # all are there already
+    assert len(decoded) == 3 + 9
+    assert torch.equal(again.read(np.array([2])), whole.read(np.array([2])))
+
+
+def test_a_limit_is_applied_before_decoding(
+    tmp_path: Path, cache: Path, write_parquet: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "val", "test"):
+        write_parquet(tmp_path / "d" / f"{split}.parquet", {"x": [i % 2 for i in range(100)]})
+    decoded: list[object] = []
+    monkeypatch.setattr(module, "decode", lambda item, size: (decoded.append(item), decode(item, size))[1])
+    limit = {"train": 10, "val": 4, "test": 6}
+    data = open_dataset(str(tmp_path / "d"), "x", image_size=8, limit=limit, cache_dir=cache)  # type: ignore[arg-type]
+    assert {split: len(part) for split, part in data.splits.items()} == limit
+    assert len(decoded) == 20
+    train = data.splits["train"]
+    shades = train.read(np.arange(10)).images_BCHW[:, 0, 4, 4].tolist()
+    assert shades == [10 * i % 256 for i in train.ids.tolist()]
+
+
+def test_what_was_not_used_for_long_gives_way(tmp_path: Path, cache: Path, picture: Picture) -> None:
+    images = source(tmp_path / "d", 2, picture)
+    for age, size in ((3, 8), (2, 9), (1, 10)):
+        open_images(images, name="d", image_size=size, cache_dir=cache)
+        for file in cache.glob(f"*-{size}px-*.json"):
+            os.utime(file, (1_000_000 - age, 1_000_000 - age))
+    open_images(images, name="d", image_size=8, cache_dir=cache)  # used just now
+    old = open_images(images, name="d", image_size=9, cache_dir=cache)
+    for file in cache.glob("*-9px-*.json"):
+        os.utime(file, (1, 1))
+    room = sum(file.stat().st_size for file in cache.glob("*.npy"))
+    open_images(images, name="d", image_size=11, cache_dir=cache, cache_bytes=room)
+    assert sorted(file.name.split("-")[1] for file in cache.glob("*.npy")) == ["11px", "8px"]
+    assert old.read(np.array([1])).shape == (1, 3, 9, 9)  # who has it open can still read it
 
 
 def test_progress_shows_on_a_terminal_only(
