@@ -9,7 +9,9 @@ import pytest
 import torch
 from mechanisms import BATCH, MECHANISMS
 
+from smartedge.errors import PrivacyError
 from smartedge.methods.differentiable import Differentiable, differentiable
+from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Gaussian, Laplace, Mechanism, RandomisedResponse
 from smartedge.privacy.noise import Noise
 
@@ -108,3 +110,23 @@ def test_outcomes_of_probabilities_of_codewords():
 
 def test_one_twin_for_a_mechanism(mechanism, twin):
     assert differentiable(mechanism) is twin
+
+
+def test_both_have_the_same_density(mechanism, twin, features_BF):
+    """Up to a term of the release alone: against :mod:`smartedge.privacy.laws`, which the certificate computes with."""
+    if math.isinf(mechanism.epsilon):
+        if twin.outcomes is None:
+            with pytest.raises(PrivacyError, match="no density"):
+                twin.log_density(twin.released(features_BF), features_BF)
+        return
+    law = release_law(mechanism)
+    inputs_ND = law.inputs(twin.bound(features_BF).numpy())  # on the grid, where the law puts them
+    inputs_BF = twin.bound(features_BF)
+    if twin.outcomes is None:
+        inputs_BF = torch.from_numpy(inputs_ND).float().reshape(features_BF.shape)
+    released = twin.released(inputs_BF)
+    mine_RN = twin.log_density(released, inputs_BF).double().numpy()
+    its_RN = law.log_density(law.seen(released.features_NF.numpy()[None]), inputs_ND)
+    mine_RN, its_RN = (log_RN - log_RN[:, :1] for log_RN in (mine_RN, its_RN))
+    np.testing.assert_allclose(mine_RN, its_RN, rtol=1e-4, atol=1e-4 * np.abs(its_RN).max())
+    assert np.ptp(its_RN) > 0.1, "they differ at all"

@@ -52,7 +52,7 @@ def test_two_processes_give_the_weights_of_one(tiny_config, kind, schedule):
         row = next(row for row in rows if row["side"] == "edge" and row["split"] == "train" and row["epoch"] == 1)
         assert row["adversary_loss"] > 0
         assert row["lambda"] == 3.0, "the warm-up of 0.2 is over in the second of two epochs"
-        assert np.isfinite([row["confusion"], row["dependence"]]).all()
+        assert np.isfinite([row["confusion"], row["dependence"], row["mixture"]]).all()
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "codewords"])

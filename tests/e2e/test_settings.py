@@ -144,6 +144,7 @@ ROWS: dict[str, Row] = {
     "adversary.warmup": Row(1.0, {"protected": ("front update",)}),
     "adversary.confusion": Row("minimax", {"protected": ("front update",)}),
     "adversary.dependence": Row(1.0, {"protected": ("front update",)}),
+    "adversary.mixture": Row(1.0, {"protected": ("front update",)}),
     "adversary.steps": Row(2, {"protected": ("adversary steps",)}),
     "adversary.lr": Row(0.01, {"protected": ("adversary update",)}),
     "adversary.reset_every": Row(1, {"protected": ("adversary updates",)}, given={"epochs": 2}),

@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 # Settings of protected runs of the tiny network.
-ADVERSARY: dict[str, Any] = {"exits": ["linear", "mlp"], "steps": 2, "reset_every": 1, "dependence": 1.0}
+ADVERSARY: dict[str, Any] = {
+    "exits": ["linear", "mlp"],
+    "steps": 2,
+    "reset_every": 1,
+    "dependence": 1.0,
+    "mixture": 1.0,
+}
 GAUSSIAN: dict[str, Any] = {"mechanism": "gaussian", "epsilon": 8.0}
 CODEWORDS: dict[str, Any] = {"mechanism": "randomised-response", "epsilon": 30.0}
 PROTECTED: dict[str, dict[str, Any]] = {

@@ -110,6 +110,7 @@ def test_the_keys_that_configs_rely_on():
 
 
 HIDDEN = {"data": {"sensitive": "masculine"}, "adversary": {"exits": "mlp"}}
+SEVEN = {"desired": ["a", "b", "c", "d", "e", "f", "g"]}
 NOISE = {"model": {"bottleneck": "4x1x1"}, "dp": {"mechanism": "gaussian", "epsilon": 4}}
 
 
@@ -118,6 +119,9 @@ NOISE = {"model": {"bottleneck": "4x1x1"}, "dp": {"mechanism": "gaussian", "epsi
     [
         ({"adversary": {"exits": ["mlp"]}}, "data.sensitive"),
         ({"adversary": {"dependence": 1.0}}, "data.sensitive"),
+        ({**NOISE, "adversary": {"mixture": 1.0}}, "data.sensitive"),
+        ({"data": {"sensitive": "masculine"}, "adversary": {"mixture": 1.0}}, "adversary.mixture"),
+        ({**NOISE, "data": {**SEVEN, "sensitive": "masculine"}, "adversary": {"mixture": 1.0}}, "adversary.mixture"),
         ({**HIDDEN, "method": "split"}, "adversary"),
         ({"method": "local", "train": {"distill": {"epochs": 1}}}, "train.distill"),
         ({**NOISE, "method": "split"}, "dp"),
@@ -150,6 +154,12 @@ def test_protection_that_fits_is_taken():
     assert load_config({"method": "local"}).releases == 0
     assert load_config({"model": {"codebook": 4}}).codec_name == "code"
     assert load_config({"method": "upload", "codec": {"name": "avif-40"}}).codec_name == "avif-40"
+
+
+def test_the_mixture_term_suppresses_without_exits():
+    six = {"desired": SEVEN["desired"][:6], "sensitive": "masculine"}
+    config = load_config({**NOISE, "data": six, "adversary": {"mixture": 1.0}})
+    assert config.suppresses and not config.adversary.exits
 
 
 def test_the_cloud_knows_the_noise_and_not_what_it_hides():

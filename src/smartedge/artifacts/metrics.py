@@ -15,7 +15,7 @@ __all__ = ["EpochFigures"]
 class EpochFigures(Part):
     """The figures of one side, after one epoch, on one split."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2  # 1 lacks ``mixture``
     side: str = Field(
         description="`edge` (the task exit; the whole network where `method` is `local`) or `cloud` (the back)"
     )
@@ -32,10 +32,11 @@ class EpochFigures(Part):
     )
     adversary_loss: float | None = Field(
         default=None,
-        description="mean loss of the adversarial exits; absent without protection, as the next four",
+        description="mean loss of the adversarial exits; absent without protection, as the next five",
     )
     confusion: float | None = Field(default=None, description="likewise")
     dependence: float | None = Field(default=None, description="likewise")
+    mixture: float | None = Field(default=None, description="likewise")
     distillation_loss: float | None = Field(default=None, description="likewise")
     weight: float | None = Field(default=None, alias="lambda", description="of the confusion, at the end of the epoch")
 

@@ -113,7 +113,9 @@ class ProfiledNetwork(Part):
     augment: str
     desired: str | tuple[str, ...] = Field(description="a column, or several")
     sensitive: tuple[str, ...] = Field(description="columns that adversarial exits unlearn")
-    adversary: dict[str, JsonValue] = Field(description="exits, steps, and whether there is a dependence penalty")
+    adversary: dict[str, JsonValue] = Field(
+        description="exits, steps, and whether there are a dependence and a mixture penalty"
+    )
     distill: bool = Field(description="whether an undivided network teaches")
     mechanism: str = Field(description="of releases")
 

@@ -166,6 +166,12 @@ class AdversaryConfig(Section):
         ge=0,
         description="weight of a penalty on the kernel dependence (HSIC) between features and sensitive label",
     )
+    mixture: float = Field(
+        0.0,
+        ge=0,
+        description="weight of a penalty on what the best possible attacker reads of earlier features through the "
+        "noise, among images of the same desired label; needs noise (dp.mechanism) and no exits",
+    )
     steps: PositiveInt = Field(3, description="steps of the adversarial exits per step of the front")
     lr: float = Field(1e-3, gt=0, description="learning rate of the adversarial exits (constant)")
     reset_every: int = Field(2, ge=0, description="epochs after which one exit, in turn, gets new weights; 0: never")

@@ -49,6 +49,7 @@ class NetworkArguments(TypedDict):
 
 _AGREED = {"method", "schedule", "epochs", "seed", "model", "train", "dp"}
 _FRONT = {"model": {"front"}}  # its place differs between machines; its content must not
+_MOST_LABELS = 6  # that adversary.mixture compares: 64 combinations; with more, too few images are alike
 _RENAMED_METHODS = {"cloud": "upload", "edge": "local"}
 
 
@@ -138,10 +139,21 @@ class Config(Section):
         dp, model = self.dp, self.model
         additive, discrete = dp.mechanism in ADDITIVE, dp.mechanism in DISCRETE
         without = dp.mechanism == "none"
+        labels = 1 if isinstance(self.data.desired, str) else len(self.data.desired)
         rules = (
             (
                 self.suppresses and not self.data.sensitive,
                 "data.sensitive: adversarial exits need at least one column to hide; name it here",
+            ),
+            (
+                self.adversary.mixture > 0 and without,
+                "adversary.mixture: it computes what the noise leaves readable, so it needs noise; choose a "
+                "dp.mechanism, or hide by adversary.exits",
+            ),
+            (
+                self.adversary.mixture > 0 and labels > _MOST_LABELS,
+                "adversary.mixture: it compares images with the same combination of desired labels, and "
+                f"{labels} labels have too many combinations; name at most {_MOST_LABELS}, or hide by adversary.exits",
             ),
             (
                 model.bottleneck is not None and model.codebook is not None,
@@ -181,7 +193,8 @@ class Config(Section):
     @property
     def suppresses(self) -> bool:
         """Whether the front is trained to hide the sensitive columns."""
-        return bool(self.adversary.exits) or self.adversary.dependence > 0
+        adversary = self.adversary
+        return bool(adversary.exits) or adversary.dependence > 0 or adversary.mixture > 0
 
     @property
     def front_first(self) -> bool:

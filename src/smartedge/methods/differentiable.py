@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from smartedge.errors import PrivacyError
 from smartedge.models.released import SimulatedRelease
 from smartedge.privacy.mechanisms import Mechanism
 
@@ -40,6 +41,24 @@ class Differentiable(ABC):
     @abstractmethod
     def simulate(self, bounded_BF: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One random release of each image, float32 (B, *F)."""
+
+    def law_inputs(self, features_BF: Tensor) -> Tensor:
+        """What :meth:`log_density` takes of features: bounded ones. Of codewords, their probabilities."""
+        return self.bound(features_BF)
+
+    def log_density(self, released: SimulatedRelease, inputs_NF: Tensor) -> Tensor:
+        """The logarithm of the density of each row of a release for each of N images, (R, N); differentiable in both.
+
+        It lacks a term that depends on the row alone, as in :meth:`smartedge.privacy.laws.ReleaseLaw.log_density`.
+
+        Args:
+            released: a release with all of the mechanism's noise. Its R rows are drawn, or are all outcomes.
+            inputs_NF: from :meth:`law_inputs`.
+
+        Raises:
+            PrivacyError: the mechanism adds no noise, so a release has no density.
+        """
+        raise PrivacyError("without noise a release is the features themselves: it has no density")
 
     def released(self, features_BF: Tensor, *, noise: float = 1.0) -> SimulatedRelease:
         """A new simulated release, differentiable in the features. The heads on the edge learn from it.
@@ -101,6 +120,13 @@ class _Additive(Differentiable):
         half = (unit - 0.5).clamp(-0.4999999, 0.4999999)
         return bounded_BF - self.sigma / math.sqrt(2) * half.sign() * torch.log1p(-2 * half.abs())
 
+    def log_density(self, released: SimulatedRelease, inputs_NF: Tensor) -> Tensor:
+        """See :meth:`Differentiable.log_density`: −‖z − x‖²/2σ² without the term in z alone, or −‖z − x‖₁/b."""
+        seen_RD, inputs_ND = released.features_NF.flatten(1), inputs_NF.flatten(1)
+        if self.norm == 2:
+            return (seen_RD @ inputs_ND.T - inputs_ND.square().sum(dim=1) / 2) / self.sigma**2
+        return -torch.cdist(seen_RD, inputs_ND, p=1) * math.sqrt(2) / self.sigma
+
 
 class _Codewords(Differentiable):
     """One of K codewords in, one of O outcomes out."""
@@ -121,6 +147,16 @@ class _Codewords(Differentiable):
         shares_BO = bounded_BF.detach() @ self.channel.to(bounded_BF.device)
         drawn_B = torch.multinomial(shares_BO, 1, generator=generator).squeeze(1)
         return self.outcomes.to(bounded_BF.device)[drawn_B]
+
+    def law_inputs(self, features_BF: Tensor) -> Tensor:
+        """The probabilities of codewords themselves."""
+        return features_BF
+
+    def log_density(self, released: SimulatedRelease, inputs_NF: Tensor) -> Tensor:
+        """See :meth:`Differentiable.log_density`; here it is a probability, and R is the number of outcomes."""
+        assert self.channel is not None
+        shares_NO = inputs_NF @ self.channel.to(inputs_NF.device)
+        return shares_NO.clamp(min=torch.finfo(torch.float32).tiny).log().T
 
     def released(self, features_BF: Tensor, *, noise: float = 1.0) -> SimulatedRelease:
         """See :meth:`Differentiable.released`: all outcomes, and their probabilities for each image."""

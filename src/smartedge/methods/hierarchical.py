@@ -20,9 +20,10 @@ from smartedge.methods.local import UndividedLearner
 from smartedge.methods.loop import Progress
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import options_of
-from smartedge.methods.protected_step import Distillation, Protection, Suppression, protected_step
+from smartedge.methods.protected_step import Distillation, MixtureTerm, Protection, Suppression, protected_step
 from smartedge.models.adversary import Adversaries, TrainingLabels
 from smartedge.models.confusion import weight_at
+from smartedge.models.mixtures import Mixtures
 from smartedge.models.network import Divided, divide
 from smartedge.runs.checkpoint import State, load_weights
 from smartedge.runs.seeds import derive_seed
@@ -64,6 +65,9 @@ class ExitLearner(NetworkLearner):
         super().__init__(config, task, device, {"front": divided.front, "exit": divided.task_exit})
         self.mechanism = mechanism_of(config, self.feature_shape)
         self.adversaries, self.adversary_optimizer = _adversaries(config, dataset, divided, device)
+        self.mixtures: Mixtures | None = None
+        if config.adversary.mixture > 0:
+            self.mixtures = Mixtures(self.feature_shape, _training_labels(config, dataset)).to(device)
         if config.train.distill.epochs:
             self.teacher = UndividedLearner(config, task, device)
         mixing = any(isinstance(module, _BatchNorm) for module in divided.front.modules())
@@ -116,11 +120,16 @@ class ExitLearner(NetworkLearner):
         )
 
     def state(self) -> State:
-        """The state, with adversarial exits and their optimizer. λ and the resets follow from step and epoch."""
+        """The state, with adversarial exits, their optimizer, and the memory of the mixture term.
+
+        λ and the resets follow from step and epoch.
+        """
         state = super().state()
         if self.adversaries is not None and self.adversary_optimizer is not None:
             state["adversaries"] = self.adversaries.state_dict()
             state["adversary_optimizer"] = self.adversary_optimizer.state_dict()
+        if self.mixtures is not None:
+            state["mixtures"] = self.mixtures.state_dict()
         return state
 
     def load_state(self, state: State) -> None:
@@ -129,6 +138,8 @@ class ExitLearner(NetworkLearner):
         if self.adversaries is not None and self.adversary_optimizer is not None:
             self.adversaries.load_state_dict(state["adversaries"], strict=True)
             self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
+        if self.mixtures is not None:
+            self.mixtures.load_state_dict(state["mixtures"], strict=True)
 
     def _protection(self, batch: ImageBatch, inputs_BCHW: Tensor, progress: Progress) -> Protection:
         """Noise, suppression and distillation at this point of the training."""
@@ -147,6 +158,10 @@ class ExitLearner(NetworkLearner):
             return None
         adversary = self.config.adversary
         rise = weight_at(progress.step, progress.steps, weight=1.0, warmup=adversary.warmup)
+        mixture = None
+        if self.mixtures is not None:
+            ids_B = torch.from_numpy(batch.ids).to(self.device)
+            mixture = MixtureTerm(self.mixtures, ids_B, weight=rise * adversary.mixture)
         return Suppression(
             self.adversaries.train(),
             self.adversary_optimizer,
@@ -154,6 +169,7 @@ class ExitLearner(NetworkLearner):
             steps=adversary.steps,
             weight=rise * adversary.weight,
             dependence=rise * adversary.dependence,
+            mixture=mixture,
         )
 
 
@@ -182,18 +198,10 @@ def _adversaries(
     adversary = config.adversary
     if not config.suppresses:
         return None, None
-    if dataset is None:
-        raise ValueError("adversarial exits learn the labels of a data set; give one")
-    learning = dataset.splits["train"]
     adversaries = Adversaries(
         adversary.exits,
         divided.feature_shape,
-        TrainingLabels(
-            dataset.task,
-            learning.labels,
-            {column: dataset.sensitive[column] for column in config.data.sensitive},
-            learning.sensitive_labels,
-        ),
+        _training_labels(config, dataset),
         confusion=adversary.confusion,
         seed=derive_seed(config.seed, "adversary"),
         layout=divided.layout,
@@ -201,3 +209,11 @@ def _adversaries(
     if not adversary.exits:
         return adversaries, None
     return adversaries, torch.optim.Adam(adversaries.parameters(), lr=adversary.lr)
+
+
+def _training_labels(config: Config, dataset: DataSet | None) -> TrainingLabels:
+    if dataset is None:
+        raise ValueError("what is to be hidden is learned from the labels of a data set; give one")
+    learning = dataset.splits["train"]
+    columns = {column: dataset.sensitive[column] for column in config.data.sensitive}
+    return TrainingLabels(dataset.task, learning.labels, columns, learning.sensitive_labels)

@@ -5,7 +5,8 @@ minimise ``CE(desired) + λ · confusion(sensitive)``.
 
 This step goes beyond PriPHiT in three ways. Every head learns from simulated releases, with the mechanism's own bound
 and noise, so that the front learns to use its few dimensions well. An undivided network that was trained on the edge
-may teach the task exit. A penalty on the kernel dependence may be added to the loss.
+may teach the task exit. Two penalties that need no exits may be added to the loss: on the kernel dependence, and on
+what the exact posterior reads (:mod:`smartedge.models.mixtures`).
 """
 
 from __future__ import annotations
@@ -13,20 +14,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from smartedge.methods.differentiable import differentiable
+from smartedge.methods.differentiable import Differentiable, differentiable
 from smartedge.methods.front_step import EdgeStep
 from smartedge.methods.options import PLAIN, StepOptions
 from smartedge.models.adversary import Adversaries
 from smartedge.models.exits import distillation_losses, task_losses
+from smartedge.models.mixtures import Mixtures
 from smartedge.models.optim import apply_gradients
 from smartedge.models.released import SimulatedRelease
 from smartedge.privacy.mechanisms import Mechanism
 
-__all__ = ["Distillation", "Protection", "Suppression", "adversary_step", "protected_step"]
+__all__ = ["Distillation", "MixtureTerm", "Protection", "Suppression", "adversary_step", "protected_step"]
+
+
+@dataclass(frozen=True)
+class MixtureTerm:
+    """Suppression against the exact posterior: the memory, and how strongly the front is trained against it."""
+
+    mixtures: Mixtures
+    ids_B: Tensor  # int64: which image of the data set each one of the batch is
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Suppression:
     steps: int  # of the exits, before the step of the front
     weight: float  # λ, of the confusion term
     dependence: float = 0.0  # of the kernel-dependence penalty
+    mixture: MixtureTerm | None = None  # None: no term against the exact posterior
 
 
 @dataclass(frozen=True)
@@ -144,6 +157,8 @@ def protected_step(
         figures["distillation_loss"] = released.expect(taught_BO.detach()).mean().item()
     if suppression is not None:
         loss = loss + _unlearning(suppression, released, labels, autocast, figures)
+        if suppression.mixture is not None:
+            loss = loss + _against_posterior(suppression, suppression.mixture, twin, features_BF, labels, figures)
     loss.backward()
     apply_gradients(optimizer, clip_norm=options.clip_norm)
     bounded_BF = twin.bound(features_BF.detach())
@@ -171,6 +186,28 @@ def _unlearning(
         total = total + suppression.dependence * dependence
         figures["dependence"] = dependence.item()
     return total
+
+
+def _against_posterior(
+    suppression: Suppression,
+    term: MixtureTerm,
+    twin: Differentiable,
+    features_BF: Tensor,
+    labels: Tensor,
+    figures: dict[str, float],
+) -> Tensor:
+    """The weighted mixture term of a batch, which is then put into the memory.
+
+    The release has all of the noise from the first step on, unlike the one that the heads learn from: it is the law
+    of what will be released.
+    """
+    inputs_BF = twin.law_inputs(features_BF)
+    batch = term.mixtures.known(inputs_BF, term.ids_B, labels, suppression.sensitive)
+    released = twin.released(features_BF)
+    mixture = term.mixtures.confuse(released, partial(twin.log_density, released), batch)
+    term.mixtures.remember(batch)
+    figures["mixture"] = mixture.item()
+    return term.weight * mixture
 
 
 @contextmanager

@@ -93,7 +93,8 @@ def test_one_exit_in_turn_starts_anew(images):
     assert not any(moved(never, epoch) for epoch in range(7))
 
 
-def test_a_state_goes_on_where_it_stopped(images):
+@pytest.mark.parametrize("mixture", [0.0, 2.0])
+def test_a_state_goes_on_where_it_stopped(images, mixture):
     def go_on(one: ExitLearner) -> list[torch.Tensor]:
         torch.manual_seed(7)
         one.begin_epoch(2)
@@ -101,7 +102,7 @@ def test_a_state_goes_on_where_it_stopped(images):
             learn(one, images.batch, step, 6)
         return [*one.modules["front"].state_dict().values(), *one.adversaries.state_dict().values()]
 
-    first, second = learner(images), learner(images)
+    first, second = (learner(images, adversary={"mixture": mixture}) for _ in range(2))
     torch.manual_seed(1)
     for step in range(2):
         learn(first, images.batch, step, 6)
@@ -123,6 +124,50 @@ def test_dependence_alone_needs_no_exits(images):
     figures = learn(one, images.batch, 3, 4).step.figures
     assert set(figures) == {"dependence"}
     assert "adversaries" not in one.state()
+
+
+def test_the_memory_of_the_mixture_term_is_part_of_the_state(images):
+    """A run that goes on with an empty memory ends with other weights than one that was not interrupted."""
+    ends = []
+    for keep in (True, False):
+        one = learner(images, adversary={"exits": [], "mixture": 2.0})
+        torch.manual_seed(1)
+        learn(one, images.batch, 2, 6)
+        saved = copy.deepcopy(one.state())
+        assert sorted(saved) == ["mixtures", "modules", "optimizer"]
+        other = learner(images, adversary={"exits": [], "mixture": 2.0})
+        if not keep:
+            saved["mixtures"] = other.state()["mixtures"]
+        other.load_state(saved)
+        assert (other.mixtures.ids >= 0).any() == keep
+        strangers = ImageBatch(
+            images.batch.ids + 16, images.batch.images_BCHW, images.batch.labels, images.batch.sensitive
+        )
+        for two in (one, other):
+            torch.manual_seed(7)
+            learn(two, strangers, 3, 6)
+        ends.append(
+            [
+                torch.equal(a, b)
+                for a, b in zip(one.modules["front"].parameters(), other.modules["front"].parameters(), strict=True)
+            ]
+        )
+    assert all(ends[0]) and not all(ends[1])
+
+
+def test_the_mixture_term_alone_needs_no_exits_and_its_weight_rises(images, monkeypatch):
+    weights = []
+
+    def spy(*args, **settings):
+        weights.append(next(one.suppression.mixture.weight for one in args if isinstance(one, Protection)))
+        return protected_step(*args, **settings)
+
+    monkeypatch.setattr("smartedge.methods.hierarchical.protected_step", spy)
+    one = learner(images, adversary={"exits": [], "mixture": 4.0, "warmup": 0.5})
+    figures = [learn(one, images.batch, step, 4).step.figures for step in range(4)]
+    assert all(set(part) == {"mixture"} for part in figures)
+    assert weights == pytest.approx([0.0, 2.0, 4.0, 4.0])
+    assert one.mixtures.ids[:16].tolist() == list(range(16))
 
 
 def test_what_is_inferred_is_bounded_and_free_of_noise(images):

@@ -15,7 +15,7 @@ def network_of(config: Config) -> ProfiledNetwork:
     """The settings that affect the time of a step. A profile is valid for settings where these are equal."""
     dumped = config.model_dump(mode="json")
     adversary, sensitive = dumped["adversary"], dumped["data"]["sensitive"]
-    hidden = bool(adversary["exits"] or adversary["dependence"])
+    hidden = bool(adversary["exits"] or adversary["dependence"] or adversary["mixture"])
     return ProfiledNetwork.model_validate(
         {
             "model": {key: value for key, value in dumped["model"].items() if key != "cut"},
@@ -28,6 +28,7 @@ def network_of(config: Config) -> ProfiledNetwork:
                 "exits": adversary["exits"],
                 "steps": adversary["steps"],
                 "dependence": bool(adversary["dependence"]),
+                "mixture": bool(adversary["mixture"]),
             },
             "distill": bool(dumped["train"]["distill"]["epochs"]),
             "mechanism": dumped["dp"]["mechanism"],
