@@ -86,7 +86,6 @@ def judge(name: str, size: int, work: Path) -> None:
         "setting": row.setting,
         "value": sending.value,
         "tried": chosen.tried,
-        "note": row.note,
         "seed": SEED,
         "image_size": size,
         "budget": {"audit_share": AUDIT_SHARE, "front_epochs": FRONT_EPOCHS, "back_epochs": BACK_EPOCHS},
@@ -100,12 +99,12 @@ def judge(name: str, size: int, work: Path) -> None:
 def print_table(size: int) -> None:
     found = {name: json.loads(result_file(name, size).read_text()) for name in ROWS if result_file(name, size).exists()}
     title = "balanced accuracy in %, on the test images; the certificate holds with 95 % confidence"
-    show_table(title, [row(each) for each in found.values()], RESULTS.with_name(f"defences-{size}.csv"))
+    show_table(title, [row(name, each) for name, each in found.items()], RESULTS.with_name(f"defences-{size}.csv"))
     if found:
         draw(list(found.values()), RESULTS.with_name(f"defences-{size}.png"))
 
 
-def row(found: dict[str, Any]) -> dict[str, Any]:
+def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
     male, certificate = found["attribute"], found["certificate"]
     more = found["certificate_with_images_set_apart"]
     best, floor = male["best"], male["floor"]["balanced_accuracy"]
@@ -122,7 +121,7 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
         "attack - floor": f"{100 * (best['balanced_accuracy'] - floor):+.1f}",
         "no attacker exceeds": f"{100 * certificate['bound']:.1f}" if "bound" in certificate else certificate["reason"],
         "of more images": f"{100 * more['bound']:.1f}" if more else "",
-        "note": found["note"],
+        "note": ROWS[name].note,
     }
 
 
@@ -143,7 +142,7 @@ def draw(found: Sequence[dict[str, Any]], file: Path) -> None:
 
     titles = list(dict.fromkeys(each["defence"] for each in found))
     palette = plt.get_cmap("tab10")
-    colours = {title: palette(number) for number, title in enumerate(titles)}
+    colours = {title: palette(number) if number < 10 else "black" for number, title in enumerate(titles)}
     figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
     for each in found:
         plain, ours = each["bytes_per_image"] > 100, each["defence"].startswith("ours")
