@@ -94,12 +94,19 @@ def audit_in_own_process(run: Path, undefended: Path, attacks: Sequence[str], bu
 
 
 def certify_in_own_process(run: Path) -> dict[str, Any]:
-    """The certificate of a run, of the release alone and with the desired label known, on one thread."""
+    """The certificate of a run, of the release alone and with the desired label known, on one thread.
+
+    Empty where nothing can be certified, for example because the class is too rare; the reason is printed.
+    """
     in_own_process(
         "import torch; torch.set_num_threads(1); "
         "from smartedge.lab.audit.certificate.run import CertifySettings, certify; run = Path(sys.argv[1]); "
-        "found = {name: certify(run, CertifySettings(label_known=known), Quiet()).model_dump(mode='json') "
-        "for name, known in (('label known', True), ('release alone', False))}; "
+        "from smartedge.errors import DataError; found = {}\n"
+        "try:\n"
+        "    for name, known in (('label known', True), ('release alone', False)):\n"
+        "        found[name] = certify(run, CertifySettings(label_known=known), Quiet()).model_dump(mode='json')\n"
+        "except DataError as error:\n"
+        "    print(error)\n"
         "(run / 'certificates.json').write_text(json.dumps(found))",
         str(run),
     )

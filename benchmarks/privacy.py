@@ -223,7 +223,7 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
         return [each[kind]["test"][head]["balanced_accuracy"] for each in found]
 
     def certified(known: str, key: str) -> list[float]:
-        return [each["certificate"][known][comparison.sensitive][key] for each in found if "certificate" in each]
+        return [each["certificate"][known][comparison.sensitive][key] for each in found if each.get("certificate")]
 
     bounds, floors = certified("release alone", "bound"), certified("release alone", "label_floor")
     above = [bound - floor for bound, floor in zip(bounds, floors, strict=True)]
