@@ -16,7 +16,7 @@ from torch import Tensor
 from watching import Watch
 
 import smartedge
-from smartedge.runs.progress import Quiet
+from smartedge.runs.progress import Quiet, Update
 from smartedge.training import open_data, train
 
 RUNS = [
@@ -80,6 +80,36 @@ def test_figures_are_those_of_the_final_weights_on_images_as_they_are(tiny_confi
             loss = -scores[torch.arange(len(labels)), labels].log().mean().item()
             assert row["loss"] == pytest.approx(loss, abs=1e-4), (head, split)
             assert row["accuracy"] == pytest.approx((scores.argmax(1) == labels).float().mean().item())
+
+
+class Phases(Quiet):
+    """Keeps how many steps were done, of how many, in every phase of the edge."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[tuple[int, int]]] = {}
+
+    def update(self, update: Update) -> None:
+        if update.side == "edge" and update.total:
+            self.seen.setdefault(update.phase, []).append((update.done, update.total))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps"),
+    [
+        ("joint", {"train": 12}),
+        ("two-stage", {"train": 12, "release train": 12, "release val": 4, "release test": 3}),
+        ("freeze-and-log", {"train": 12, "release train": 6, "release val": 2, "release test": 3}),
+    ],
+)
+def test_progress_goes_through_all_steps_of_a_phase(tiny_config, schedule, steps):
+    """96 + 20 + 40 images in batches of 16; the test images are sent in the last epoch alone."""
+    monitor = Phases()
+    train(run_of(tiny_config, "hierarchical", schedule), single_process=True, monitor=monitor)
+    assert monitor.seen.keys() == steps.keys()
+    for phase, total in steps.items():
+        done = [each for each, of in monitor.seen[phase] if of == total]
+        assert len(done) == len(monitor.seen[phase]), phase
+        assert done == (list(range(1, total + 1)) if phase != "train" else [4, 8, 12]), phase
 
 
 @pytest.mark.parametrize(("method", "schedule"), RUNS[:-1])

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +127,7 @@ class Sender:
         assert self._header is not None
         gradient_BF = unpack_frame(reply, answer_header(self._header)).features_BF
         assert gradient_BF.dtype == np.float32
-        return gradient_BF.astype(np.float32, copy=False)
+        return cast("NDArray[np.float32]", gradient_BF)
 
     def close_stream(self) -> None:
         """End the stream, and wait until the receiver has confirmed that every frame is durable."""
