@@ -25,13 +25,15 @@ from watching import Watch, facts_of
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import Config, Section, load_config
-from smartedge.errors import ConfigError, RunError
+from smartedge.edge.runner import EdgeRunner
+from smartedge.errors import ConfigError, LinkError, LogError, RunError
 from smartedge.files import write_atomically
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import link_to, receiver_for, run_cloud, run_edge, train
+from smartedge.training import link_to, open_data, receiver_for, run_cloud, run_edge, train
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.memory import MemoryLink
+from smartedge.wire.sockets import ByteCount
 
 BOTTLENECK = {"bottleneck": [4, 2, 2]}
 GAUSSIAN = {"mechanism": "gaussian", "epsilon": 8.0}
@@ -180,6 +182,8 @@ ELSEWHERE = {
     "fleet.mix": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.patience": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.max_influence": "test_the_cloud_of_a_fleet_gets_its_settings",
+    "spool.max_bytes": "test_the_spool_gets_its_settings",
+    "spool.when_full": "test_the_spool_gets_its_settings",
     "model.front": "test_a_front_that_was_trained_before_is_sent_and_not_trained",
     "link.connect_timeout": "test_the_link_gets_its_settings",
     "link.token_file": "test_the_link_gets_its_settings",
@@ -385,6 +389,27 @@ def test_max_lead_frames(tiny_config, tmp_path):
         thread.join(timeout=60)
         assert not thread.is_alive()
     runner.close()
+
+
+def test_the_spool_gets_its_settings(tiny_config):
+    """A frame is larger than a spool of that size: with ``stop`` that is an error, and nothing is sent."""
+    limits = {"spool": {"max_bytes": 2**16, "when_full": "stop"}}
+    config = tiny_config("run", **SMALL, codec={"name": "float32"}, model={"bottleneck": None}, **limits)
+
+    class Nowhere:
+        def __getattr__(self, name: str) -> Any:
+            raise LinkError("the cloud is away")
+
+        def counters(self) -> ByteCount:
+            return ByteCount(0, 0, "payload")
+
+        def disconnect(self) -> None: ...
+
+    runner = EdgeRunner(
+        config, open_data(config, Quiet()), Nowhere(), config.run_dir / "edge", Quiet(), resume=False, threaded=True
+    )
+    with pytest.raises(LogError, match=r"the spool is full \(\d+ bytes of 65536 are used\)"):
+        runner.run(threading.Event())
 
 
 @pytest.fixture

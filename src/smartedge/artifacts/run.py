@@ -24,9 +24,17 @@ Which run the edge's folder belongs to.
 
 ## `edge/confirmed.json`
 
-A checkpoint of the edge counts once the cloud has confirmed that it holds every frame that was sent before it.
+A checkpoint of the edge counts once every frame that was released before it is durable: in the edge's spool, or, where
+there is no spool, in the cloud, which has confirmed it.
 
 [table of Confirmed]
+
+## `edge/shipped.json`
+
+How far the cloud has confirmed the frames of the spool, and what the link carried for it. The files of the spool itself
+are described in [store.md](store.md).
+
+[table of Shipped]
 
 `traffic`, here and in the edge's summary:
 
@@ -86,7 +94,7 @@ from smartedge.artifacts.base import Artifact
 from smartedge.artifacts.results import MachineFacts, TaskFacts
 from smartedge.artifacts.summary import TrafficTotals
 
-__all__ = ["Confirmed", "EdgeRun", "RunFacts", "SharedRun"]
+__all__ = ["Confirmed", "EdgeRun", "RunFacts", "SharedRun", "Shipped"]
 
 _NEW = "start a new run in another run_dir"
 
@@ -136,12 +144,27 @@ class EdgeRun(Artifact):
 
 
 class Confirmed(Artifact):
-    """``edge/confirmed.json``: the newest checkpoint whose frames the cloud has confirmed."""
+    """``edge/confirmed.json``: the newest checkpoint whose frames are durable."""
 
     missing: ClassVar[str] = "no checkpoint was confirmed yet"
     remedy: ClassVar[str] = _NEW
     page: ClassVar[str] = "docs/run-files-schema.md"
 
-    schema_version: Literal[1] = 1
-    checkpoint: int = Field(description="the newest checkpoint before which the cloud holds every frame")
+    schema_version: Literal[2] = 2
+    checkpoint: int = Field(description="the newest checkpoint before which every frame is durable")
+    spooled: bool = Field(description="the frames are in the spool; false: the cloud has confirmed them")
     traffic: TrafficTotals = Field(description="counts of what was sent until then")
+
+
+class Shipped(Artifact):
+    """``edge/shipped.json``: how far the cloud has confirmed the frames of the spool."""
+
+    missing: ClassVar[str] = "nothing was sent yet"
+    remedy: ClassVar[str] = "remove it: the edge asks the cloud then"
+    page: ClassVar[str] = "docs/run-files-schema.md"
+
+    schema_version: Literal[1] = 1
+    confirmed: int = Field(description="the cloud holds every frame before this number")
+    up: dict[str, int] = Field(description="split → bytes")
+    down: dict[str, int] = Field(description="split → bytes")
+    source: str = Field(description="where bytes are counted")

@@ -44,6 +44,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "Check": {
         "ledger": "show the privacy budget that each image has spent",
+        "log": "show, check and export what the cloud stored of each edge",
         "audit": "attack a finished run as the cloud could, and measure the success",
         "certify": "state an upper bound on what any attacker can read of a sensitive column",
     },

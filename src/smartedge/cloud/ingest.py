@@ -219,7 +219,10 @@ class Ingest:
             intake.stream = header
             self._handover.answers.clear()  # of frames that were sent again
             self._handover.changed.notify_all()
-        return header.first_seq  # the log knows repetitions, and refuses those that differ
+        if header.answered:
+            return header.first_seq  # the edge goes back to a checkpoint, and wants every answer again
+        durable = 0 if intake.log is None else intake.log.durable
+        return min(max(header.first_seq, durable), header.end_seq)
 
     def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
         """Append a frame. Where frames are answered, wait for the answer; else wait where training is too far behind.

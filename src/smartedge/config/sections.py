@@ -23,6 +23,7 @@ __all__ = [
     "ModelConfig",
     "PositiveInt",
     "Section",
+    "SpoolConfig",
     "TrainConfig",
 ]
 
@@ -234,7 +235,7 @@ class LinkConfig(Section):
 
     queue_frames: int = Field(8, ge=1, le=1024, description="frames that may wait for the link before the edge waits")
     max_lead_frames: int = Field(4096, ge=1, description="frames the log may be ahead of the cloud's training")
-    connect_timeout: float = Field(30.0, gt=0, description="seconds to wait for the cloud")
+    connect_timeout: float = Field(30.0, gt=0, description="seconds that one attempt to reach the cloud may take")
     token_file: Path | None = Field(None, description="a file; its first line is the token, the same on both sides")
     tls_cert: Path | None = Field(None, description="this side's certificate (PEM)")
     tls_key: Path | None = Field(None, description="its private key (PEM)")
@@ -265,6 +266,16 @@ class FleetConfig(Section):
         le=1,
         description="share of an ordinary edge that an outlier keeps, by its training loss; 0: it is left out; "
         "default: outliers are reported only",
+    )
+
+
+class SpoolConfig(Section):
+    """The edge's outbox on disk. What was released waits there until the cloud has confirmed it."""
+
+    max_bytes: int | None = Field(None, ge=2**16, description="bytes that it may take; default: what the disk holds")
+    when_full: Literal["block", "stop"] = Field(
+        "block",
+        description="block: training waits until the cloud has confirmed more; stop: the run ends with an error",
     )
 
 

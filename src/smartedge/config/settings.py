@@ -26,6 +26,7 @@ from smartedge.config.sections import (
     ModelConfig,
     PositiveInt,
     Section,
+    SpoolConfig,
     TrainConfig,
 )
 from smartedge.errors import ConfigError
@@ -96,6 +97,7 @@ class Config(Section):
     codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
     link: LinkConfig = Field(default_factory=lambda: LinkConfig())
     fleet: FleetConfig = Field(default_factory=lambda: FleetConfig())
+    spool: SpoolConfig = Field(default_factory=lambda: SpoolConfig())
     hardware: HardwareConfig = Field(default_factory=lambda: HardwareConfig())
 
     @model_validator(mode="after")
@@ -265,19 +267,10 @@ class Config(Section):
     def identity(self) -> dict[str, JsonValue]:
         """All settings that a run's results depend on. A change of one of them makes another run.
 
-        The run's folder, the hardware and the link are not among them.
+        The run's folder, the hardware, the link and the spool are not among them.
         """
-        whole = self.model_dump(
-            mode="json",
-            exclude={
-                "run_dir": True,
-                "hardware": True,
-                "link": True,
-                "fleet": True,
-                "data": {"cache_dir", "cache_bytes"},
-                **_FRONT,
-            },
-        )
+        places = dict.fromkeys(("run_dir", "hardware", "link", "spool", "fleet"), True)
+        whole = self.model_dump(mode="json", exclude={**places, "data": {"cache_dir", "cache_bytes"}, **_FRONT})
         return {**whole, "codec": {"name": self.codec_name}} | self._front()
 
     def _front(self) -> dict[str, JsonValue]:

@@ -17,6 +17,8 @@ from smartedge.data import DataSet, batches
 from smartedge.data.loader import Batches
 from smartedge.edge.protection import open_gate
 from smartedge.edge.sender import Sender
+from smartedge.edge.shipper import Shipper
+from smartedge.edge.spool import Spool
 from smartedge.edge.state import EdgeState
 from smartedge.edge.summary import Process, save_samples, save_trained, summarise, write_shared
 from smartedge.errors import ConfigError, PrivacyError, RunError
@@ -49,8 +51,9 @@ class EdgeRunner:
         link: to the cloud; None where the method sends nothing.
         folder: the edge's folder of the run.
         monitor: takes progress updates.
-        resume: continue from the newest confirmed checkpoint in ``folder``.
-        threaded: send on a thread of its own, except where the edge waits for answers. False for a run in one process.
+        resume: continue from the newest checkpoint in ``folder`` whose frames are durable.
+        threaded: send by way of a spool on disk, on threads of their own, except where the edge waits for answers.
+            False for a run in one process.
 
     Raises:
         RunError: ``folder`` holds a run already and ``resume`` is not set.
@@ -91,9 +94,11 @@ class EdgeRunner:
         threaded = threaded and not self.method.answered
         self.process = Process(threaded, self.state.counts.epochs, rss_bytes=rss_before)
         self.gate: Gate | None = None
+        self.shipper: Shipper | None = None
         self.sender: Sender | None = None
         if link is not None:
             self.gate = self._open_gate(existing=existing)
+            self.shipper = self._make_shipper(link)
             self.sender = self._make_sender(link, self.gate)
         self.state.begin()
         self.recorder = Recorder(folder, "edge", resume_epoch=self.state.counts.done)
@@ -101,10 +106,12 @@ class EdgeRunner:
     def run(self, stop: threading.Event) -> bool:
         """Train and send until done (True) or until ``stop`` is set (False)."""
         finished = False
+        if self.shipper is not None:
+            self.shipper.start()
         try:
             finished = self._teach(stop) and self._learn(stop) and self._send_only(stop)
             if finished and self.sender is not None:
-                self.sender.finish()
+                finished = self.sender.finish(stop)
             return finished
         finally:
             if not finished and self.sender is not None:
@@ -303,7 +310,34 @@ class EdgeRunner:
             queue_frames=self.config.link.queue_frames,
             threaded=self.process.threaded,
             traffic=self.state.counts.traffic,
+            shipper=self.shipper,
         )
+
+    def _make_shipper(self, link: FrameSender) -> Shipper | None:
+        """The spool, and what sends from it. None for a run in one process, and where the edge waits for answers.
+
+        A spool may be there although this process has none: the run went on in two processes before. Then the cloud
+        first gets what it holds.
+        """
+        folder, monitor = self.folder / "spool", self.monitor
+        if not self.process.threaded and not folder.exists():
+            return None
+
+        def tell(text: str) -> None:
+            monitor.update(Update("edge", "link", text=text))
+
+        spool = Spool(
+            folder,
+            max_bytes=self.config.spool.max_bytes,
+            when_full=self.config.spool.when_full,
+            waiting=lambda: tell("the spool is full; training waits until the cloud has confirmed what is in it"),
+        )
+        spool.begin(self.state.next_seq, spooled=self.state.spooled)
+        shipper = Shipper(spool, link, self.folder / "shipped.json", self.state.counts.traffic, tell=tell)
+        if self.process.threaded:
+            return shipper
+        shipper.ship_all()
+        return None
 
     def _open_gate(self, *, existing: bool) -> Gate:
         config, folder, shape = self.config, self.folder, self.learner.feature_shape
@@ -347,12 +381,15 @@ class EdgeRunner:
             finish(torch.from_numpy(self._sender.exchange(batch.ids, sent, labels)))
 
     def _checkpoint(self) -> None:
-        """Write a checkpoint. A run that sends needs none after its last epoch: its summary says that it is done."""
-        sender = self.sender
+        """Write a checkpoint.
+
+        After the last epoch one is needed only where frames may wait in the spool for long. Else the summary follows.
+        """
+        sender, spooled = self.sender, self.shipper is not None
         if sender is None:
             self.state.checkpoint(0, lambda confirm: confirm())
-        elif self.state.counts.done < len(self.epochs):
-            self.state.checkpoint(sender.next_seq, sender.after_sent)
+        elif spooled or self.state.counts.done < len(self.epochs):
+            self.state.checkpoint(sender.next_seq, sender.when_durable, spooled=spooled)
 
     def _close(self, *, finished: bool) -> None:
         if finished:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from smartedge.artifacts.results import Distortion
 from smartedge.artifacts.summary import TrafficTotals
 from smartedge.codec import Codec, decoding_error, pack, unpack_frame
+from smartedge.edge.shipper import Shipper
+from smartedge.edge.spool import Spool
 from smartedge.errors import SmartEdgeError
 from smartedge.privacy.release import Gate
 from smartedge.types import Features, Frame, Labels, StreamHeader
@@ -55,6 +57,7 @@ class Sender:
 
     Args:
         link: carries the frames.
+        shipper: carries them in the place of ``link``, by way of a spool on disk; None: they go over the link at once.
         codec: how features become bytes.
         gate: makes every release; it records each one, and may refuse it.
         next_seq: sequence number of the first frame.
@@ -73,8 +76,11 @@ class Sender:
         queue_frames: int,
         threaded: bool,
         traffic: Traffic,
+        shipper: Shipper | None = None,
     ) -> None:
         self.link = link
+        self.shipper = shipper
+        self._out: FrameSender | Spool = link if shipper is None else shipper.spool
         self.codec = codec
         self.next_seq = next_seq
         self.gate = gate
@@ -112,8 +118,8 @@ class Sender:
             frame = self._frame(ids, features_BF, labels)
             begun = time.perf_counter()
             if frame.seq >= self._wanted:
-                self.link.write(frame)
-            self.traffic.link_seconds += time.perf_counter() - begun
+                self._out.write(frame)
+            self._took(time.perf_counter() - begun)
 
         self._do(release_and_write)
 
@@ -130,26 +136,36 @@ class Sender:
         return cast("NDArray[np.float32]", gradient_BF)
 
     def close_stream(self) -> None:
-        """End the stream, and wait until the receiver has confirmed that every frame is durable."""
+        """End the stream, and wait until every frame is durable: in the spool, or else at the receiver."""
         self._do(self._close)
 
-    def after_sent(self, job: Callable[[], None]) -> None:
+    def when_durable(self, job: Callable[[], None]) -> None:
         """Call ``job`` on the sending thread, after all earlier work."""
         self._do(job)
 
-    def finish(self) -> None:
-        """Wait until everything is sent and confirmed, then disconnect."""
+    def finish(self, stop: threading.Event) -> bool:
+        """Wait until everything is sent and confirmed, then disconnect. False where ``stop`` was set before.
+
+        Raises:
+            SmartEdgeError: something failed on the sending thread, or the cloud refuses what is sent.
+        """
         if self._queue is not None:
             self._put(None)
             while self._thread.is_alive():
                 self._thread.join(timeout=0.2)
         self._raise_failure()
+        if self.shipper is not None:
+            return self.shipper.finish(stop)
         self.link.disconnect()
+        return True
 
     def abort(self) -> None:
         """Drop the batches that wait, and disconnect."""
         self._failure = self._failure or SmartEdgeError("the run was stopped")
-        self.link.disconnect()
+        if self.shipper is None:
+            self.link.disconnect()
+        else:
+            self.shipper.spool.stop()  # a thread that waits for room in it goes on
         if self._queue is not None:
             while self._thread.is_alive():
                 try:
@@ -157,13 +173,20 @@ class Sender:
                 except queue.Full:
                     self._queue.get_nowait()
                 self._thread.join(timeout=0.05)
+        if self.shipper is not None:
+            self.shipper.stop()
 
     # -- on the sending thread
 
     def _open(self, header: StreamHeader) -> None:
         self._before = self.link.counters()
         self._header = header
-        self._wanted = self.link.open(header)
+        self._wanted = self._out.open(header)
+
+    def _took(self, seconds: float) -> None:
+        """Count the time of the link. The shipper counts its own."""
+        if self.shipper is None:
+            self.traffic.link_seconds += seconds
 
     def _frame(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> Frame:
         header = self._header
@@ -185,8 +208,11 @@ class Sender:
     def _close(self) -> None:
         assert self._header is not None
         begun = time.perf_counter()
+        if self.shipper is not None:
+            self.shipper.spool.sync()
+            return
         self.link.close()
-        self.traffic.link_seconds += time.perf_counter() - begun
+        self._took(time.perf_counter() - begun)
         now, split = self.link.counters(), self._header.split
         self.traffic.up[split] = self.traffic.up.get(split, 0) + now.up - self._before.up
         self.traffic.down[split] = self.traffic.down.get(split, 0) + now.down - self._before.down
@@ -219,5 +245,7 @@ class Sender:
                 continue
 
     def _raise_failure(self) -> None:
+        if self.shipper is not None:
+            self.shipper.raise_failure()
         if self._failure is not None:
             raise self._failure

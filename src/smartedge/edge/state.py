@@ -1,7 +1,7 @@
 """The edge's state on disk: how far it is, and the checkpoint from which an interrupted run continues.
 
-A checkpoint is written at the end of every epoch. It is used only once the cloud has confirmed every frame that
-was sent before it (``confirmed.json``). So a resumed run repeats only frames that the cloud may not have.
+A checkpoint is written at the end of every epoch. It is used only once every frame that was released before it is
+durable (``confirmed.json``): in the spool, or, where there is none, in the cloud. A resumed run repeats later frames.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class EdgeState:
         self.random = random
         self.counts = Counts()
         self.next_seq = 0  # sequence number of the next frame, when the state was restored
+        self.spooled = False  # earlier frames are in the spool; else the cloud has confirmed them
         self.run = uuid.uuid4().hex
         self._data = _fingerprint(dataset)
         self._run_file, self._confirmed_file = folder / "run.json", folder / "confirmed.json"
@@ -111,7 +112,7 @@ class EdgeState:
         test, teacher_val = (None if state[name] is None else Figures.model_validate(state[name]) for name in _FIGURES)
         plain = {name: state[name] for name in _PLAIN}
         self.counts = Counts(**plain, test=test, teacher_val=teacher_val, traffic=Traffic.of(confirmed.traffic))
-        self.next_seq = int(state["next_seq"])
+        self.next_seq, self.spooled = int(state["next_seq"]), confirmed.spooled
 
     def keep_teacher(self) -> None:
         """Write the weights of the undivided network, now that it is trained; checkpoints no longer hold it."""
@@ -119,12 +120,15 @@ class EdgeState:
         save_weights(self._teacher_file, self.learner.teacher.modules["network"].state_dict())
         self._teacher_trained = True
 
-    def checkpoint(self, next_seq: int, when_sent: Callable[[Callable[[], None]], None]) -> None:
+    def checkpoint(
+        self, next_seq: int, when_durable: Callable[[Callable[[], None]], None], *, spooled: bool = False
+    ) -> None:
         """Write a checkpoint.
 
         Args:
             next_seq: sequence number of the next frame.
-            when_sent: calls its argument once all earlier frames are sent and confirmed.
+            when_durable: calls its argument once all earlier frames are durable.
+            spooled: in the spool; False: in the cloud.
         """
         counts, number = self.counts, self.counts.epochs
         teacher = None if self._teacher_trained else self.learner.teacher
@@ -139,10 +143,11 @@ class EdgeState:
         self._checkpoints.save(number, state)
 
         def confirm() -> None:
-            Confirmed(checkpoint=number, traffic=counts.traffic.totals()).write(self._confirmed_file)
+            totals = counts.traffic.totals()
+            Confirmed(checkpoint=number, spooled=spooled, traffic=totals).write(self._confirmed_file)
             self._checkpoints.forget_before(number)
 
-        when_sent(confirm)
+        when_durable(confirm)
 
 
 def _fingerprint(dataset: DataSet) -> str:

@@ -82,10 +82,10 @@ class FrameLog(OpenLog):
         number = len(self.streams)
         record = Record(STREAM, number, first_seq, len(header), 0, checksum_of(header, b""))
         with self._lock, self._writing(f"stream header {number}"):
-            self._check_room(RECORD_HEADER_BYTES + len(header), f"stream header {number}")
+            self._check_room(len(header), 0, f"stream header {number}")
             if self._streams_file is None:
                 self._streams_file = self._new_file(self.folder / STREAMS, STREAMS_NUMBER, 0)
-            self._write(self._streams_file, record, header)
+            self._streams_file.append(record.pack(self._streams_file.header.seed), header)
             self._streams_position = self._streams_file.end
             self.streams.append(Stream(header, first_seq))
         return number
@@ -132,9 +132,16 @@ class FrameLog(OpenLog):
                 self._add(Record(GAP, 0, self.next_seq, len(body), 0, checksum_of(body, b"")), body, b"")
                 self._index.add_gap(end)
 
-    def room_for(self, head: int, payload: int) -> bool:
-        """Whether a frame with a head and a payload of so many bytes keeps the log within ``max_bytes``."""
-        return self.max_bytes is None or self._size + RECORD_HEADER_BYTES + head + payload <= self.max_bytes
+    def full_for(self, head: int, payload: int) -> str | None:
+        """Why there is no room for a frame with a head and a payload of so many bytes; None: there is."""
+        count = FILE_HEADER_BYTES + RECORD_HEADER_BYTES + head + payload  # it may begin a file
+        if self.max_bytes is not None and self._size + count > self.max_bytes:
+            return f"{self._size} bytes of {self.max_bytes} are used"
+        disk = os.statvfs(self.folder)
+        free = disk.f_bavail * disk.f_frsize
+        if free < count + self.spare_bytes:
+            return f"{free} bytes are free on the disk, and {self.spare_bytes} must stay free"
+        return None
 
     def sync(self) -> int:
         """Return when everything appended before the call is durable, with the watermark moved. Returns the watermark.
@@ -237,14 +244,14 @@ class FrameLog(OpenLog):
         """Write a record of the segments; returns the position of its head."""
         what = f"frame {record.seq}"
         with self._writing(what):
-            self._check_room(RECORD_HEADER_BYTES + record.body, what)
+            self._check_room(record.head, record.payload, what)
             if self._file is None or self._file.end >= self.segment_bytes:
                 number = self._segment if self._file is None else self._segment + 1
                 self._go_on_in(self._new_file(self.folder / segment_name(number), number, self.next_seq))
                 self._size += FILE_HEADER_BYTES
             assert self._file is not None
             at = self._file.end + RECORD_HEADER_BYTES
-            self._write(self._file, record, head, payload)
+            self._file.append(record.pack(self._file.header.seed), head, payload)
             self._position = self._file.end
             self._size += RECORD_HEADER_BYTES + record.body
         return at
@@ -253,27 +260,12 @@ class FrameLog(OpenLog):
         self._new_files = True
         return LogFile.new(path, FileHeader(self._known_mark.log, number, first_seq))
 
-    def _write(self, file: LogFile, record: Record, *body: bytes) -> None:
-        try:
-            file.append(record.pack(file.header.seed), *body)
-        except OSError as error:
-            if file.size != file.end:
-                self._failure = f"an earlier write failed: {disk_error(error)}"
-            raise
-
-    def _check_room(self, count: int, what: str) -> None:
+    def _check_room(self, head: int, payload: int, what: str) -> None:
         """Refuse before the disk is full, or the log's limit is exceeded."""
-        if self.max_bytes is not None and self._size + count > self.max_bytes:
+        if (reason := self.full_for(head, payload)) is not None:
             raise LogError(
-                f"{self.folder}: edge {self.edge!r}, {what}: the log would exceed its limit of {self.max_bytes} bytes; "
-                "raise store.max_bytes (in the cloud) or spool.max_bytes (on the edge), and continue with --resume"
-            )
-        disk = os.statvfs(self.folder)
-        free = disk.f_bavail * disk.f_frsize
-        if free < count + self.spare_bytes:
-            raise LogError(
-                f"{self.folder}: edge {self.edge!r}, {what}: {free} bytes are free on the disk, and {self.spare_bytes} "
-                "must stay free; free space on it, and continue with --resume"
+                f"{self.folder}: edge {self.edge!r}, {what}: {reason}; free space on the disk, or raise "
+                "store.max_bytes (in the cloud) or spool.max_bytes (on the edge), and continue with --resume"
             )
 
     # -- cutting

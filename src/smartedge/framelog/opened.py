@@ -168,6 +168,8 @@ class OpenLog(LogReader):
         try:
             yield
         except OSError as error:
+            if any(file is not None and file.broken for file in (self._file, self._streams_file)):
+                self._failure = f"an earlier write failed: {disk_error(error)}"
             raise LogError(
                 f"{self.folder}: edge {self.edge!r}, {what}: cannot be written: {disk_error(error)}"
             ) from error

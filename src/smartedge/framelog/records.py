@@ -118,6 +118,7 @@ class LogFile:
         self.descriptor = descriptor
         self.header = header
         self.end = end
+        self.broken = False  # what follows the end is not known
 
     @classmethod
     def new(cls, path: Path, header: FileHeader) -> LogFile:
@@ -161,8 +162,8 @@ class LogFile:
         """Write all parts at the end, or nothing.
 
         Raises:
-            OSError: the disk does not take them. Where it does not take the file's old end either, ``size`` is not
-                ``end`` any more.
+            OSError: the disk does not take them. The file ends where it did; or, if the disk does not take that
+                either, it is ``broken``.
         """
         rest, place = memoryview(b"".join(parts)), self.end
         try:
@@ -170,7 +171,9 @@ class LogFile:
                 count = os.pwrite(self.descriptor, rest, place)
                 rest, place = rest[count:], place + count
         except OSError:
+            self.broken = True
             os.ftruncate(self.descriptor, self.end)
+            self.broken = False
             raise
         self.end = place
 

@@ -93,11 +93,11 @@ def test_frames_arrive_in_order_and_are_counted(threaded):
     for seq in range(4):
         send(box, seq)
     box.close_stream()
-    box.after_sent(lambda: confirmed.append(len(receiver.finished)))
+    box.when_durable(lambda: confirmed.append(len(receiver.finished)))
     box.open(dataclasses.replace(HEADER, split="val", first_seq=4, frames=1))
     send(box, 4)
     box.close_stream()
-    box.finish()
+    box.finish(threading.Event())
     assert [frame.seq for frame in receiver.frames] == list(range(5))
     assert confirmed == [1], "after the first stream was confirmed, before the second one"
     assert box.next_seq == 5
@@ -118,7 +118,7 @@ def test_frames_that_the_receiver_holds_are_released_again_but_not_sent():
     box.open(HEADER)
     send_many(box, 4)
     box.close_stream()
-    box.finish()
+    box.finish(threading.Event())
     assert [frame.seq for frame in receiver.frames] == [2, 3]
     assert box.gate.ledger.debits == [("train", 0), ("train", 1), ("train", 2), ("train", 3)]
 
@@ -143,7 +143,7 @@ def test_training_waits_where_the_queue_is_full():
     gate.set()
     training.join(timeout=30)
     box.close_stream()
-    box.finish()
+    box.finish(threading.Event())
     assert [frame.seq for frame in receiver.frames] == [0, 1, 2, 3]
 
 
@@ -153,7 +153,7 @@ def test_what_fails_on_the_sending_thread_is_raised_in_training():
     with pytest.raises(LinkError, match="the cable was pulled"):
         send_many(box, 1000)
     with pytest.raises(LinkError, match="the cable was pulled"):
-        box.finish()
+        box.finish(threading.Event())
     box.abort()
     assert not box._thread.is_alive()
 

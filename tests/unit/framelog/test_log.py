@@ -390,12 +390,13 @@ def test_a_disk_that_is_nearly_full_is_refused_before(tmp_path, monkeypatch):
 def test_the_limit_of_the_log_is_kept(tmp_path):
     written(tmp_path, 2, segment_bytes=2**20)
     size = (tmp_path / "000000.frames").stat().st_size
-    record = 32 + len(head(2)) + len(payload(2))
-    with opened(tmp_path, max_bytes=size + record) as log:
-        assert log.room_for(len(head(2)), len(payload(2)))
+    limit = size + 48 + 32 + len(head(2)) + len(payload(2))
+    with opened(tmp_path, max_bytes=limit) as log:
+        assert log.full_for(len(head(2)), len(payload(2)) + 1)
+        assert log.full_for(len(head(2)), len(payload(2))) is None
         fill(log, 2, 3)
-        assert not log.room_for(0, 0)
-        with pytest.raises(LogError, match=rf"frame 3: the log would exceed its limit of {size + record} bytes"):
+        assert log.full_for(0, 0)
+        with pytest.raises(LogError, match=rf"frame 3: \d+ bytes of {limit} are used; free space"):
             log.append(3, head(3), payload(3), stream=0)
 
 

@@ -313,7 +313,8 @@ class _Costs:
         """The times at which each frame leaves each stage. The cloud begins when it has built its network."""
         job = self.job
         queue = round(job.queue_frames / max(part.stands_for for part in parts))
-        rooms = [None, _READ_AHEAD, queue, 0, job.max_lead_frames]
+        spool = 0 if self.choice.how.answered else None  # on disk: the edge does not wait for the link
+        rooms = [None, _READ_AHEAD, queue, spool, job.max_lead_frames]
         build = self.cut_cloud.build_seconds if self.cut_cloud else self.cloud.whole.build_seconds
         # The link opens when the cloud has built its network. Meanwhile the edge computes.
         ready = [0.0, 0.0, 0.0, build, build]

@@ -1,0 +1,120 @@
+"""``smartedge log``: what the cloud stored of each edge; checks it, and exports it to Parquet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smartedge.cloud.store import FeatureReader
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Show what the cloud stored of each edge. Works where the run's folder cloud/ is, also while the run goes on.
+
+  $ smartedge log runs/faces
+  edge camera-7: 845 frames, 54 000 images, 412.0 MB, durable before frame 845
+    epoch 5 train: frames 0 to 702, 45 000 images
+    epoch 5 val: frames 703 to 771, 4 500 images
+    epoch 5 test: frames 772 to 844, 4 500 images
+    missing: frames 12 to 14
+  1 edge, 845 frames, 54 000 images, 412.0 MB
+
+--verify reads every frame and checks its checksum. --export writes one row for each image: its edge, frame, epoch,
+split, id, labels and decoded features. Arrow, Polars, pandas and DuckDB open that file (docs/store.md).
+Exit code 8 where something that was confirmed is missing or damaged; every error names edge and frame.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
+    """Describe the verb's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "log", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory with the cloud's folder")
+    parser.add_argument("--verify", action="store_true", help="read every frame and check its checksum")
+    parser.add_argument("--export", metavar="FILE.parquet", type=Path, help="write all images of all edges as Parquet")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the logs, and check or export them."""
+    from smartedge.cloud.store import FeatureReader, edges_of, log_folder
+    from smartedge.errors import LogError
+
+    cloud = args.run_dir / "cloud"
+    edges = edges_of(cloud)
+    if not edges:
+        raise LogError(f"{cloud / 'store'}: the cloud has stored nothing there; is this the run directory of a cloud?")
+    readers, damages = [], []
+    for edge in edges:
+        try:
+            readers.append(FeatureReader(log_folder(cloud, edge), edge))
+        except LogError as error:
+            damages.append(error)
+    found = [_facts(reader) for reader in readers]
+    if args.json:
+        print(json.dumps({"edges": found}, indent=1))
+    else:
+        print("\n".join(_as_text(found)))
+    if args.verify:
+        damages += [error for reader in readers for error in reader.damages()]
+        if not damages and not args.json:
+            print("Every checksum is right.")
+    if damages:
+        raise LogError("\n".join(map(str, damages)))
+    if args.export:
+        from smartedge.cloud.export import export_images
+
+        images = export_images(readers, args.export)
+        if not args.json:
+            print(f"{args.export}: {_number(images)} images")
+    return 0
+
+
+def _facts(reader: FeatureReader) -> dict[str, Any]:
+    streams = []
+    for header in reader.streams:
+        seqs = range(max(header.first_seq, reader.first_seq), min(header.end_seq, reader.next_seq))
+        images = sum(reader.images(seq) for seq in seqs if reader.came(seq))
+        facts = {"epoch": header.epoch, "split": header.split, "first_seq": header.first_seq, "frames": header.frames}
+        streams.append({**facts, "there": sum(map(reader.came, seqs)), "images": images})
+    return {
+        "edge": reader.edge,
+        "first_seq": reader.first_seq,
+        "next_seq": reader.next_seq,
+        "durable": reader.durable,
+        "frames": sum(stream["there"] for stream in streams),
+        "images": sum(stream["images"] for stream in streams),
+        "bytes": reader.total_bytes,
+        "gaps": reader.gaps,
+        "streams": streams,
+    }
+
+
+def _as_text(found: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for edge in found:
+        lines.append(f"edge {edge['edge']}: {_sums([edge])}, durable before frame {edge['durable']}")
+        if edge["first_seq"]:
+            lines.append(f"  frames before {edge['first_seq']} were dropped after use (store.keep)")
+        for stream in edge["streams"]:
+            end = stream["first_seq"] + stream["frames"]
+            line = f"  epoch {stream['epoch'] + 1} {stream['split']}: frames {stream['first_seq']} to {end - 1}"
+            part = "" if stream["there"] == stream["frames"] else f", {_number(stream['there'])} are there"
+            lines.append(f"{line}{part}, {_number(stream['images'])} images")
+        lines += [f"  missing: frames {first} to {end - 1}" for first, end in edge["gaps"]]
+    return [*lines, f"{len(found)} edge{'s' * (len(found) != 1)}, {_sums(found)}"]
+
+
+def _sums(found: list[dict[str, Any]]) -> str:
+    frames, images, size = (sum(edge[key] for edge in found) for key in ("frames", "images", "bytes"))
+    return f"{_number(frames)} frames, {_number(images)} images, {size / 1e6:.1f} MB"
+
+
+def _number(count: int) -> str:
+    return f"{count:,}".replace(",", " ")

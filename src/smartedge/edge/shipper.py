@@ -1,0 +1,195 @@
+"""Sends what the spool holds to the cloud, on a thread of its own, and reconnects for ever."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smartedge.artifacts.run import Shipped
+from smartedge.edge.spool import Spool
+from smartedge.errors import LinkError, LogError, RunError
+from smartedge.files import disk_error
+from smartedge.types import StreamHeader
+from smartedge.wire.link import FrameSender
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from smartedge.edge.sender import Traffic
+
+__all__ = ["Shipper"]
+
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 60.0
+_LOOK_S = 0.5  # how often a thread that waits looks whether it should end
+
+
+class Shipper:
+    """Ships the frames of a spool over a link, in order, from the first one that the cloud has not confirmed.
+
+    Where the link breaks, or the cloud is not there, it waits and tries again: 0.5 s, then twice as long each time, up
+    to a minute; each wait is 0.5 to 1.5 times that, so that many edges do not come back at one moment. It goes on at
+    the frame that the cloud wants next.
+
+    Args:
+        spool: where frames come from.
+        link: where they go.
+        record: a file that keeps how far the cloud has confirmed, and the bytes that were counted.
+        traffic: its ``up``, ``down``, ``source`` and ``link_seconds`` are updated in place.
+        tell: takes lines for the user.
+    """
+
+    def __init__(
+        self, spool: Spool, link: FrameSender, record: Path, traffic: Traffic, *, tell: Callable[[str], None]
+    ) -> None:
+        self.spool = spool
+        self.link = link
+        self._record = record
+        self._traffic = traffic
+        self._tell = tell
+        self._random = random.Random()
+        self._stopping = threading.Event()
+        self._ending = threading.Event()
+        self._failure: BaseException | None = None
+        self._lost_since: float | None = None
+        self._waits = 0  # since the cloud last answered
+        self._shipped = False  # a stream, to its end
+        if (shipped := Shipped.read_if_there(record)) is not None:
+            spool.confirm(shipped.confirmed)
+            traffic.up, traffic.down, traffic.source = dict(shipped.up), dict(shipped.down), shipped.source
+        self._thread = threading.Thread(target=self._work, name="shipper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ship."""
+        self._thread.start()
+
+    def raise_failure(self) -> None:
+        """Raise where shipping has ended for good: the cloud refuses the stream, or the spool cannot be read."""
+        if self._failure is not None:
+            raise self._failure
+
+    def finish(self, stop: threading.Event) -> bool:
+        """Wait until the cloud has confirmed every frame. False where ``stop`` was set before.
+
+        Raises:
+            SmartEdgeError: as :meth:`raise_failure`.
+        """
+        self._ending.set()
+        self.spool.wake()
+        while self._thread.is_alive() and not stop.is_set():
+            self._thread.join(timeout=0.2)
+        self.raise_failure()
+        if self._thread.is_alive():
+            return False
+        self.spool.close()
+        self.link.disconnect()
+        return True
+
+    def stop(self) -> None:
+        """End now. What was not confirmed stays in the spool."""
+        self._stopping.set()
+        self.spool.stop()
+        while self._thread.is_alive():
+            self.link.disconnect()
+            self._thread.join(timeout=0.1)
+        self.spool.close()
+
+    def ship_all(self) -> None:
+        """Ship what the spool holds, in this thread, without a second try.
+
+        Raises:
+            LinkError: the link does not carry it.
+        """
+        while (header := self.spool.stream_at(self.spool.confirmed)) is not None:
+            if header.end_seq > self.spool.next_seq:
+                break  # it goes on with a stream that has not ended
+            self._ship(header)
+        self.spool.close()
+
+    # -- on the thread
+
+    def _work(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                header = self.spool.stream_at(self.spool.confirmed)
+                if header is None and self._ending.is_set():
+                    if self._shipped or not self.spool.streams:
+                        return
+                    header = self.spool.streams[-1]  # the cloud may not know that this edge has heard of its end
+                if header is None:
+                    self.spool.wait(_LOOK_S)
+                    continue
+                try:
+                    self._ship(header)
+                except LinkError as error:
+                    self._wait_after(error)
+        except BaseException as error:
+            self._failure = error
+            self.spool.stop()
+
+    def _ship(self, header: StreamHeader) -> None:
+        """Ship one stream, and return when it is confirmed or shipping is to stop."""
+        before = self.link.counters()
+        begun = time.perf_counter()
+        waited = 0.0
+        try:
+            seq = self.link.open(header)
+            self._back()
+            while seq < header.end_seq:
+                if not self.spool.holds(seq):
+                    if self._stopping.is_set():
+                        return
+                    pause = time.perf_counter()
+                    self.spool.wait(_LOOK_S)
+                    waited += time.perf_counter() - pause
+                    continue
+                if seq < self.spool.confirmed:
+                    raise RunError(
+                        f"the cloud wants frame {seq}, but had confirmed all before {self.spool.confirmed}, and this "
+                        "edge keeps what was confirmed no longer; restore the cloud's run directory, or start a new run"
+                    )
+                self.link.write(self.spool.message(seq, header))
+                seq += 1
+                self.spool.confirm(min(self.link.confirmed(), seq))
+            self.link.close()
+            self.spool.confirm(header.end_seq)
+            self._shipped = True
+        finally:
+            self._count(header, before.up, before.down, time.perf_counter() - begun - waited)
+
+    def _count(self, header: StreamHeader, up: int, down: int, seconds: float) -> None:
+        """Add what the link carried for a stream, and keep how far it came."""
+        now, traffic, split = self.link.counters(), self._traffic, header.split
+        if (now.up, now.down) == (up, down):
+            return
+        # New dictionaries: another thread may read the old ones at this moment.
+        traffic.up = {**traffic.up, split: traffic.up.get(split, 0) + now.up - up}
+        traffic.down = {**traffic.down, split: traffic.down.get(split, 0) + now.down - down}
+        traffic.source = now.source
+        traffic.link_seconds += seconds
+        shipped = Shipped(confirmed=self.spool.confirmed, up=traffic.up, down=traffic.down, source=traffic.source)
+        try:
+            shipped.write(self._record)
+        except OSError as error:
+            raise LogError(f"{self._record}: cannot be written: {disk_error(error)}") from error
+
+    def _back(self) -> None:
+        """The cloud answers."""
+        if self._lost_since is not None:
+            self._tell(f"the cloud is there again, after {time.monotonic() - self._lost_since:.0f} s")
+        self._lost_since, self._waits = None, 0
+
+    def _wait_after(self, error: LinkError) -> None:
+        """The link broke, or the cloud is not there: say so, and wait."""
+        if self._stopping.is_set():
+            return
+        now = time.monotonic()
+        self._lost_since = self._lost_since or now
+        frames = f"{self.spool.waiting_frames:,}".replace(",", " ")
+        self._tell(f"cloud unreachable for {now - self._lost_since:.0f} s; {frames} frames are on disk ({error})")
+        wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**self._waits) * self._random.uniform(0.5, 1.5)
+        self._waits += 1
+        self._stopping.wait(wait)

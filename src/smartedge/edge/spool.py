@@ -1,0 +1,218 @@
+"""The edge's durable outbox. What was released is on the edge's disk before it counts; the link sends it from there.
+
+:class:`~smartedge.edge.sender.Sender` writes, :class:`~smartedge.edge.shipper.Shipper` reads. Frames are numbered as in
+the run. Those that the cloud has confirmed are dropped, by whole files.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from smartedge.errors import LogError
+from smartedge.framelog.log import FrameLog
+from smartedge.types import Frame, StreamHeader
+from smartedge.wire.frame import Message, header_from_json, header_to_json, parse, serialise
+from smartedge.wire.link import UNNAMED_EDGE
+
+__all__ = ["Spool"]
+
+_SEGMENT_BYTES = 16 * 2**20
+_SYNC_BYTES = 8 * 2**20  # no more than this, and nothing older than this, is appended without being durable
+_SYNC_SECONDS = 0.5
+
+
+class Spool:
+    """Frames on the edge's disk that the cloud may not have yet. Methods may be called from any thread.
+
+    Args:
+        folder: made where it is missing; an existing spool is continued.
+        max_bytes: it takes no more than this; None: what the disk holds.
+        when_full: what then happens. "block": the edge waits; "stop": an error.
+        waiting: called once where a full spool makes the edge wait.
+
+    Raises:
+        LogError: another process uses it, or something that was durable is missing or damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int | None = None,
+        when_full: Literal["block", "stop"] = "block",
+        waiting: Callable[[], None],
+    ) -> None:
+        self.folder = folder
+        self._when_full = when_full
+        self._waiting = waiting
+        self._changed = threading.Condition()
+        self._stopped = False
+        segment_bytes = _SEGMENT_BYTES if max_bytes is None else min(_SEGMENT_BYTES, max_bytes // 8)
+        self._log = FrameLog(folder, UNNAMED_EDGE, segment_bytes=segment_bytes, max_bytes=max_bytes)
+        self.streams = [header_from_json(stream.header) for stream in self._log.streams]
+        self._confirmed = self._log.first_seq
+        self._unsynced_bytes, self._synced_at = 0, time.monotonic()
+
+    @property
+    def next_seq(self) -> int:
+        """Number of the next frame to come."""
+        return self._log.next_seq
+
+    @property
+    def waiting_frames(self) -> int:
+        """Frames that the cloud has not confirmed."""
+        return max(0, self._log.next_seq - self._confirmed)
+
+    # -- the sender's side
+
+    def begin(self, next_seq: int, *, spooled: bool) -> None:
+        """Check that all frames before ``next_seq`` are there, where the edge goes on.
+
+        Args:
+            next_seq: the number of the next frame.
+            spooled: they must be in the spool. False: the cloud has confirmed them, and they need not be.
+
+        Raises:
+            LogError: they are not there.
+        """
+        if self.next_seq < next_seq:
+            if spooled:
+                raise LogError(
+                    f"{self.folder}: frames before {next_seq} were put there, and it holds those before "
+                    f"{self.next_seq}; restore the edge's folder from a copy, all of it, or start a new run"
+                )
+            self._log.mark_gap(next_seq)
+            self._log.sync()
+            self.confirm(next_seq)
+
+    def open(self, header: StreamHeader) -> int:
+        """Begin a stream, or go on with one that the spool holds. Returns the frame that is to be written first."""
+        if header not in self.streams:
+            self._log.add_stream(header_to_json(header), header.first_seq)
+            with self._changed:
+                self.streams.append(header)
+                self._changed.notify_all()
+        return header.first_seq
+
+    def write(self, frame: Frame) -> None:
+        """Append a frame. It is durable soon, and when :meth:`sync` returns; the link sends it only then.
+
+        Where the spool is full, this waits until the cloud has confirmed enough, or raises (``spool.when_full``).
+
+        Raises:
+            FrameError: the spool holds another frame of that number.
+            LogError: the spool is full, or the disk does not take it.
+        """
+        stream = next(at for at in reversed(range(len(self.streams))) if self.streams[at].first_seq <= frame.seq)
+        message = serialise(frame, self.streams[stream])
+        if frame.seq >= self.next_seq:
+            self._make_room(frame.seq, len(message.head), len(message.payload))
+        if not self._log.append(frame.seq, *message, stream=stream):
+            return
+        self._unsynced_bytes += len(message.head) + len(message.payload)
+        if self._unsynced_bytes >= _SYNC_BYTES or time.monotonic() - self._synced_at >= _SYNC_SECONDS:
+            self.sync()
+        with self._changed:
+            self._changed.notify_all()
+
+    def sync(self) -> None:
+        """Return when every frame that was written is durable.
+
+        Raises:
+            LogError: the disk does not take it.
+        """
+        self._unsynced_bytes = 0
+        self._log.sync()
+        self._synced_at = time.monotonic()
+
+    def _make_room(self, seq: int, head: int, payload: int) -> None:
+        told = False
+        while (reason := self._log.full_for(head, payload)) is not None:
+            if self._when_full == "stop":
+                raise LogError(
+                    f"{self.folder}: frame {seq}: the spool is full ({reason}), since the cloud has not confirmed "
+                    f"{self.waiting_frames} frames; make room (spool.max_bytes), or let the edge wait "
+                    "(spool.when_full: block), and continue with --resume"
+                )
+            if not self.waiting_frames:
+                raise LogError(
+                    f"{self.folder}: frame {seq}: there is no room for a frame of {head + payload} bytes, although the "
+                    f"cloud has confirmed all others ({reason})"
+                )
+            if not told:
+                told = True
+                self._waiting()
+            self.sync()  # what is not durable is not sent, and so never confirmed
+            with self._changed:
+                if self._stopped:
+                    raise LogError(f"{self.folder}: frame {seq}: the run was stopped while the spool was full")
+                self._changed.wait(timeout=0.5)
+
+    # -- the shipper's side
+
+    def stream_at(self, seq: int) -> StreamHeader | None:
+        """The stream that frame ``seq`` belongs to, or else the first later one; None where it has not begun."""
+        return next((header for header in self.streams if header.end_seq > seq), None)
+
+    def message(self, seq: int, header: StreamHeader) -> Frame:
+        """Read a frame of a stream.
+
+        Raises:
+            LogError: it is not there any more, or damaged.
+        """
+        return parse(Message(*self._log.read(seq)), header)
+
+    def holds(self, seq: int) -> bool:
+        """Whether frame ``seq`` is there and durable. Makes durable what was written, where that would help."""
+        if self._log.durable <= seq < self._log.next_seq:
+            self.sync()
+        return seq < self._log.durable
+
+    def wait(self, seconds: float) -> None:
+        """Wait until something changes, but not longer than ``seconds``."""
+        with self._changed:
+            if not self._stopped:
+                self._changed.wait(timeout=seconds)
+
+    def confirm(self, seq: int) -> None:
+        """The cloud holds every frame before ``seq`` durably.
+
+        Raises:
+            LogError: the disk does not allow to drop them.
+        """
+        if seq > self._confirmed:
+            self._log.forget_before(min(seq, self._log.durable))
+            with self._changed:
+                self._confirmed = seq
+                self._changed.notify_all()
+
+    @property
+    def confirmed(self) -> int:
+        """The cloud holds every frame before this number, as far as this process knows."""
+        return self._confirmed
+
+    def wake(self) -> None:
+        """Let whoever waits for a change look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Let whoever waits here go on. A full spool raises from now on."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Make durable what was written, and release the folder.
+
+        Raises:
+            LogError: the disk does not take it.
+        """
+        try:
+            self._log.sync()
+        finally:
+            self._log.close()

@@ -1,0 +1,220 @@
+"""What carries the spool to the cloud: in order, once, over any number of broken links."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from headers import stream_header
+
+from smartedge.artifacts.run import Shipped
+from smartedge.cloud.store import FeatureLog, StoreHandler
+from smartedge.edge import shipper as shipper_module
+from smartedge.edge.sender import Traffic
+from smartedge.edge.shipper import Shipper
+from smartedge.edge.spool import Spool
+from smartedge.errors import LinkError, RunError
+from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.wire.memory import MemoryLink
+
+HEADER = stream_header(batch_size=3, frames=8, train_steps=8)
+LATER = dataclasses.replace(HEADER, split="val", first_seq=8, frames=4)
+
+
+def frame(seq: int) -> Frame:
+    return Frame(seq, EncodedBatch(np.arange(3), np.array([0, 1, 0]), bytes([seq]) * 96, b""))
+
+
+class Breaking(MemoryLink):
+    """A link that breaks whenever ``breaks`` says so of the number of the call."""
+
+    def __init__(self, handler: StoreHandler, breaks: Callable[[int], bool]) -> None:
+        super().__init__(handler)
+        self.calls = 0
+        self.breaks = breaks
+        self.after_write: Callable[[], Any] = lambda: None
+        self.opened: list[tuple[str, int]] = []
+        self.written: list[int] = []
+
+    def _may_break(self) -> None:
+        self.calls += 1
+        if self.breaks(self.calls):
+            self.disconnect()
+            raise LinkError("the cable was pulled")
+
+    def open(self, header: StreamHeader) -> int:
+        self._may_break()
+        wanted = super().open(header)
+        self.opened.append((header.split, wanted))
+        return wanted
+
+    def write(self, frame: Frame) -> None:
+        self._may_break()
+        super().write(frame)
+        self.written.append(frame.seq)
+        self.after_write()
+
+    def close(self) -> None:
+        self._may_break()
+        super().close()
+
+
+@pytest.fixture
+def log(tmp_path):
+    with contextlib.closing(FeatureLog(tmp_path / "store")) as log:
+        yield log
+
+
+@pytest.fixture(autouse=True)
+def no_long_waits(monkeypatch):
+    monkeypatch.setattr(shipper_module, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(shipper_module, "_LONGEST_WAIT_S", 0.01)
+
+
+def filled(folder: Path, *, end: int = 12) -> Spool:
+    spool = Spool(folder / "spool", waiting=lambda: None)
+    write(spool, 0, end)
+    return spool
+
+
+def write(spool: Spool, first: int, end: int) -> None:
+    for seq in range(first, end):
+        if seq in (0, 8):
+            spool.open(HEADER if seq == 0 else LATER)
+        spool.write(frame(seq))
+
+
+def shipper(spool: Spool, link: Any, folder: Path, told: list[str] | None = None) -> Shipper:
+    tell = (told if told is not None else []).append
+    made = Shipper(spool, link, folder / "shipped.json", Traffic(), tell=tell)
+    made.start()
+    return made
+
+
+def never(call: int) -> bool:
+    return False
+
+
+def test_everything_arrives_once_and_is_counted(tmp_path, log):
+    link = Breaking(StoreHandler(log), never)
+    made = shipper(filled(tmp_path), link, tmp_path)
+    assert made.finish(threading.Event())
+    assert link.written == list(range(12)) and log.durable == 12
+    assert link.opened == [("train", 0), ("val", 8)]
+    traffic = made._traffic
+    assert traffic.up["train"] > 8 * 96 and traffic.up["train"] > traffic.up["val"] > 4 * 96
+    assert traffic.source == "payload" and traffic.link_seconds > 0
+    shipped = Shipped.read(tmp_path / "shipped.json")
+    assert (shipped.confirmed, shipped.up) == (12, traffic.up)
+
+
+@pytest.mark.parametrize("every", [3, 4, 7])
+def test_a_link_that_breaks_again_and_again_loses_and_repeats_nothing(tmp_path, log, every):
+    told: list[str] = []
+    link = Breaking(StoreHandler(log), lambda call: call % every == 0)
+    link.after_write = log.sync
+    made = shipper(filled(tmp_path), link, tmp_path, told)
+    assert made.finish(threading.Event())
+    assert link.written == list(range(12)), "goes on at the frame that the cloud wants"
+    assert [found.seq for found in log.frames()] == list(range(12))
+    assert any("cloud unreachable for 0 s; " in text and "frames are on disk" in text for text in told)
+    assert any(text.startswith("the cloud is there again, after") for text in told)
+
+
+def test_waits_grow_and_differ(tmp_path, log, monkeypatch):
+    monkeypatch.setattr(shipper_module, "_FIRST_WAIT_S", 0.5)
+    monkeypatch.setattr(shipper_module, "_LONGEST_WAIT_S", 60.0)
+    waits: list[float] = []
+
+    class Stopping(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return False
+
+    link = Breaking(StoreHandler(log), lambda call: call <= 10)
+    made = Shipper(filled(tmp_path), link, tmp_path / "shipped.json", Traffic(), tell=lambda text: None)
+    made._stopping = Stopping()
+    made.start()
+    assert made.finish(threading.Event())
+    usual = [min(60.0, 0.5 * 2**number) for number in range(10)]
+    assert len(waits) == 10
+    assert all(0.5 * mean <= wait <= 1.5 * mean for wait, mean in zip(waits, usual, strict=True))
+    assert len({round(wait / mean, 6) for wait, mean in zip(waits, usual, strict=True)}) > 1, "jitter"
+
+
+def test_frames_that_are_written_later_are_shipped_too(tmp_path, log):
+    spool = filled(tmp_path, end=3)
+    made = shipper(spool, Breaking(StoreHandler(log), never), tmp_path)
+    write(spool, 3, 12)
+    assert made.finish(threading.Event())
+    assert log.durable == 12
+
+
+def test_the_edge_does_not_wait_while_the_cloud_is_away_and_stops_when_told(tmp_path, log):
+    told: list[str] = []
+    spool = filled(tmp_path, end=3)
+    made = shipper(spool, Breaking(StoreHandler(log), lambda call: True), tmp_path, told)
+    write(spool, 3, 12)
+    stop = threading.Event()
+    stop.set()
+    assert not made.finish(stop), "nothing is confirmed"
+    made.stop()
+    assert not made._thread.is_alive()
+    again = shipper(Spool(tmp_path / "spool", waiting=lambda: None), MemoryLink(StoreHandler(log)), tmp_path)
+    assert again.finish(threading.Event()) and log.durable == 12
+
+
+def test_after_a_restart_it_goes_on_where_it_was_and_keeps_the_counts(tmp_path, log):
+    first = shipper(filled(tmp_path, end=8), MemoryLink(StoreHandler(log)), tmp_path)
+    assert first.finish(threading.Event())
+    spool = Spool(tmp_path / "spool", waiting=lambda: None)
+    write(spool, 8, 12)
+    link = Breaking(StoreHandler(log), never)
+    second = shipper(spool, link, tmp_path)
+    assert second.finish(threading.Event())
+    assert link.opened == [("val", 8)] and link.written == [8, 9, 10, 11]
+    assert second._traffic.up["train"] == first._traffic.up["train"]
+
+
+def test_where_all_was_confirmed_before_the_cloud_hears_of_the_end_once_more(tmp_path, log):
+    assert shipper(filled(tmp_path), MemoryLink(StoreHandler(log)), tmp_path).finish(threading.Event())
+    link = Breaking(StoreHandler(log), never)
+    again = shipper(Spool(tmp_path / "spool", waiting=lambda: None), link, tmp_path)
+    assert again.finish(threading.Event())
+    assert (link.opened, link.written) == ([("val", 12)], [])
+
+
+def test_a_refusal_ends_it_with_the_clouds_reason(tmp_path, log):
+    class Refusing(StoreHandler):
+        def accept(self, edge: str, header: StreamHeader) -> int:
+            raise RunError("edge and cloud were started with different settings")
+
+    made = shipper(filled(tmp_path), MemoryLink(Refusing(log)), tmp_path)
+    with pytest.raises(RunError, match="different settings"):
+        made.finish(threading.Event())
+    with pytest.raises(RunError, match="different settings"):
+        made.raise_failure()
+    made.stop()
+
+
+def test_a_cloud_that_lost_its_store_is_an_error(tmp_path, log):
+    spool = filled(tmp_path)
+    spool.sync()
+    spool.confirm(10)
+    made = shipper(spool, MemoryLink(StoreHandler(log)), tmp_path)
+    with pytest.raises(RunError, match="wants frame 8, but had confirmed all before 10"):
+        made.finish(threading.Event())
+    made.stop()
+
+
+def test_without_a_thread_it_ships_the_streams_that_have_ended(tmp_path, log):
+    spool = filled(tmp_path, end=10)
+    made = Shipper(spool, MemoryLink(StoreHandler(log)), tmp_path / "shipped.json", Traffic(), tell=lambda text: None)
+    made.ship_all()
+    assert log.durable == 8
