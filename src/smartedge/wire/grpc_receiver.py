@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -29,6 +29,7 @@ from smartedge.wire.credentials import Credentials, Guard
 from smartedge.wire.frame import header_from_json
 from smartedge.wire.grpc_errors import status_of
 from smartedge.wire.grpc_link import METHOD
+from smartedge.wire.inbox import Inbox, Open, Turns, take_all
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
@@ -60,16 +61,6 @@ class Limits:
     handshake_s: float = 10.0  # until a connection can carry calls
     header_s: float = 10.0  # from the begin of a call to its header; twice that to prove who a sender is
     idle_s: float = 1800.0  # between two messages of a stream
-
-
-@dataclass(eq=False)
-class _Open:
-    """A stream that is open."""
-
-    peer: Peer
-    heard: float  # when its last message came
-    stop: asyncio.Future[SmartEdgeError]  # set to the reason, it ends the stream
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class _Busy(LinkError):
@@ -135,7 +126,7 @@ class GrpcReceiver:
         self._limits = limits
         self._access = Access(credentials, guard)
         self._refusals = RefusalLog()
-        self._open: dict[str, list[_Open]] = {}
+        self._open: dict[str, list[Open]] = {}
         self._endings: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(max_workers=self._limits.connections, thread_name_prefix="ingest")
         self._loop = asyncio.new_event_loop()
@@ -236,7 +227,7 @@ class GrpcReceiver:
             self._connections.prove(address, peer.edge)
         header = header_from_json(Up.FromString(await _within(self._limits.header_s, context.read())).header)
         place = await self._claim(peer)
-        calls = _Turns(self._pool)
+        calls = Turns(self._pool)
         receiver: StreamReceiver | None = None
         try:
             receiver = await calls.run(functools.partial(StreamReceiver, self._handler, peer.edge, header))
@@ -252,47 +243,37 @@ class GrpcReceiver:
             await asyncio.shield(ending)  # the sender hears of the end when the handler has heard of it
 
     async def _take_frames(
-        self, context: Any, place: _Open, receiver: StreamReceiver, header: StreamHeader, calls: _Turns
+        self, context: Any, place: Open, receiver: StreamReceiver, header: StreamHeader, calls: Turns
     ) -> None:
-        """Take frames to the end of the stream, and confirm them in groups."""
-        joiner = Joiner(header)
-        rate = self._limits.bytes_per_second
-        free_at = unsynced = 0.0
-        synced_at = self._loop.time()
-        reading = self._loop.create_task(context.read())
+        """Take frames to the end of the stream, and confirm them in groups. Those that wait are taken together."""
+        inbox = Inbox(self._loop, place, self._limits.bytes_per_second)
+        reading = self._loop.create_task(inbox.fill(context, Joiner(header)))
+        unsynced, synced_at = 0, 0.0
         try:
-            while True:
-                wait = self._limits.idle_s if not unsynced else max(0.0, synced_at + _SYNC_S - self._loop.time())
-                await asyncio.wait({reading, place.stop}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            while inbox.messages or not inbox.ended:
+                if not inbox.messages:
+                    wait = self._limits.idle_s if not unsynced else max(0.0, synced_at + _SYNC_S - self._loop.time())
+                    await asyncio.wait({inbox.came, place.stop}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 if place.stop.done():
                     raise place.stop.result()
-                if reading.done():
-                    data = reading.result()
-                    if data is grpc.aio.EOF:
-                        return
-                    place.heard = self._loop.time()
-                    message = joiner.add(Up.FromString(data).frame)
-                    if rate != float("inf"):
-                        free_at = max(free_at, place.heard - 1.0) + len(data) / rate
-                        await asyncio.sleep(max(0.0, free_at - place.heard))
-                    reading = self._loop.create_task(context.read())  # while the handler works
-                    if message is not None:
-                        answer = await calls.run(functools.partial(receiver.take, message))
-                        if answer is not None:
-                            for part in split(answer):
-                                await context.write(Down(answer=part).SerializeToString())
-                    synced_at = synced_at if unsynced else place.heard
-                    unsynced += len(data)
-                elif not unsynced:
+                if inbox.messages:
+                    synced_at = synced_at if unsynced else self._loop.time()
+                    messages, size = inbox.empty()
+                    unsynced += size
+                    for answer in await calls.run(functools.partial(take_all, receiver, messages)):
+                        for part in split(answer):
+                            await context.write(Down(answer=part).SerializeToString())
+                elif not unsynced and not inbox.came.done():
                     raise LinkError(f"the stream was silent for {self._limits.idle_s:g} s")
-                if unsynced >= _SYNC_BYTES or self._loop.time() >= synced_at + _SYNC_S:
-                    unsynced = 0.0
+                if unsynced and (unsynced >= _SYNC_BYTES or self._loop.time() >= synced_at + _SYNC_S):
+                    unsynced = 0
                     confirmed = await calls.run(receiver.sync)
                     await context.write(Down(confirmed=confirmed).SerializeToString())
+            await reading  # raises what ended it
         finally:
             reading.cancel()
 
-    async def _claim(self, peer: Peer) -> _Open:
+    async def _claim(self, peer: Peer) -> Open:
         """A place for a stream of this edge.
 
         Raises:
@@ -308,11 +289,11 @@ class GrpcReceiver:
                     await asyncio.wait_for(oldest.ended.wait(), _GRACE_S)
             if len(self._open.get(peer.edge, [])) >= self._limits.streams_per_edge:
                 raise _Busy(f"edge {peer.edge} has an open stream, and takes one at a time; is it running twice?")
-        place = _Open(peer, self._loop.time(), self._loop.create_future())
+        place = Open(peer, self._loop.time(), self._loop.create_future())
         self._open.setdefault(peer.edge, []).append(place)
         return place
 
-    async def _end(self, place: _Open, receiver: StreamReceiver | None, calls: _Turns) -> None:
+    async def _end(self, place: Open, receiver: StreamReceiver | None, calls: Turns) -> None:
         """Free the place of a stream, once its handler has returned."""
         await calls.idle()
         receiver = receiver or calls.made(StreamReceiver)
@@ -363,31 +344,6 @@ class GrpcReceiver:
         self._thread.join()
         self._loop.close()
         self._pool.shutdown(wait=False)
-
-
-class _Turns:
-    """Calls the handler of one stream on a thread, one call at a time, also where the stream is cancelled meanwhile."""
-
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
-        self._running: asyncio.Future[Any] | None = None
-
-    async def run(self, call: Callable[[], _Result]) -> _Result:
-        self._running = asyncio.get_running_loop().run_in_executor(self._pool, call)
-        result: _Result = await asyncio.shield(self._running)
-        return result
-
-    async def idle(self) -> None:
-        """Wait until no call runs."""
-        if self._running is not None:
-            await asyncio.wait({self._running})
-
-    def made(self, kind: type[_Result]) -> _Result | None:
-        """What the last call returned, where it is of this kind."""
-        if self._running is None or self._running.cancelled() or self._running.exception() is not None:
-            return None
-        result = self._running.result()
-        return result if isinstance(result, kind) else None
 
 
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types

@@ -1,0 +1,112 @@
+"""One stream at the receiver, between the event loop that reads it and the threads on which the handler works."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import grpc
+
+from smartedge.errors import SmartEdgeError
+from smartedge.wire.admission import Peer
+from smartedge.wire.frame import Message
+from smartedge.wire.link import StreamReceiver
+from smartedge.wire.link_pb2 import Up
+from smartedge.wire.parts import Joiner
+
+__all__ = ["Inbox", "Open", "Turns", "take_all"]
+
+_AHEAD_BYTES = 2 * 2**20  # no more is read while the handler works
+_AHEAD_FRAMES = 64  # nor more than this
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(eq=False)
+class Open:
+    """A stream that is open."""
+
+    peer: Peer
+    heard: float  # when its last message came
+    stop: asyncio.Future[SmartEdgeError]  # set to the reason, it ends the stream
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Inbox:
+    """The frames of a stream that were read and not yet handed on. Reading goes on while the handler works."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, place: Open, rate: float) -> None:
+        self._loop = loop
+        self._place = place
+        self._rate = rate
+        self._room = asyncio.Event()
+        self._free_at = 0.0
+        self._size = 0
+        self.messages: list[Message] = []
+        self.ended = False
+        self.came: asyncio.Future[None] = loop.create_future()  # done once there is something, or the end
+
+    async def fill(self, context: Any, joiner: Joiner) -> None:
+        """Read to the end of the stream. Waits while too much is there."""
+        try:
+            while (data := await context.read()) is not grpc.aio.EOF:
+                now = self._place.heard = self._loop.time()
+                if (message := joiner.add(Up.FromString(data).frame)) is not None:
+                    self.messages.append(message)
+                    self._size += len(message.head) + len(message.payload)
+                    self._wake()
+                if self._rate != float("inf"):
+                    self._free_at = max(self._free_at, now - 1.0) + len(data) / self._rate
+                    await asyncio.sleep(max(0.0, self._free_at - now))
+                while self._size >= _AHEAD_BYTES or len(self.messages) >= _AHEAD_FRAMES:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self.ended = True
+            self._wake()
+
+    def empty(self) -> tuple[list[Message], int]:
+        """Take out what is there; gives the frames and their bytes."""
+        messages, size = self.messages, self._size
+        self.messages, self._size = [], 0
+        if not self.ended:
+            self.came = self._loop.create_future()
+        self._room.set()
+        return messages, size
+
+    def _wake(self) -> None:
+        if not self.came.done():
+            self.came.set_result(None)
+
+
+def take_all(receiver: StreamReceiver, messages: list[Message]) -> list[Message]:
+    """Hand frames on; gives the answers to them."""
+    return [answer for message in messages if (answer := receiver.take(message)) is not None]
+
+
+class Turns:
+    """Calls the handler of one stream on a thread, one call at a time, also where the stream is cancelled meanwhile."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._running: asyncio.Future[Any] | None = None
+
+    async def run(self, call: Callable[[], _Result]) -> _Result:
+        self._running = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        result: _Result = await asyncio.shield(self._running)
+        return result
+
+    async def idle(self) -> None:
+        """Wait until no call runs."""
+        if self._running is not None:
+            await asyncio.wait({self._running})
+
+    def made(self, kind: type[_Result]) -> _Result | None:
+        """What the last call returned, where it is of this kind."""
+        if self._running is None or self._running.cancelled() or self._running.exception() is not None:
+            return None
+        result = self._running.result()
+        return result if isinstance(result, kind) else None
