@@ -253,7 +253,8 @@ class GrpcReceiver:
             while inbox.messages or not inbox.ended:
                 if not inbox.messages:
                     wait = self._limits.idle_s if not unsynced else max(0.0, synced_at + _SYNC_S - self._loop.time())
-                    await asyncio.wait({inbox.came, place.stop}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                    news: set[asyncio.Future[Any]] = {inbox.came, place.stop}
+                    await asyncio.wait(news, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 if place.stop.done():
                     raise place.stop.result()
                 if inbox.messages:

@@ -95,6 +95,7 @@ class Turns:
         self._running: asyncio.Future[Any] | None = None
 
     async def run(self, call: Callable[[], _Result]) -> _Result:
+        """Call on a thread, and wait for it."""
         self._running = asyncio.get_running_loop().run_in_executor(self._pool, call)
         result: _Result = await asyncio.shield(self._running)
         return result

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import resource
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from smartedge.wire.connections import Connections, room_for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at descriptors as Linux shows them")
+
+
+class Server:
+    """Accepts connections, as gRPC does for a receiver."""
+
+    def __init__(self) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listening.getsockname()[1]
+        self.sockets: list[socket.socket] = [self.listening]
+
+    def connect(self, host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=10, source_address=(host, 0))
+        accepted, _ = self.listening.accept()
+        accepted.settimeout(10)
+        self.sockets += [client, accepted]
+        return client, accepted
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    for each in made.sockets:
+        each.close()
+
+
+def watch(server: Server, *, most: int = 100, most_per_host: int = 100, unproven_s: float = 1000.0) -> Connections:
+    return Connections(server.port, most=most, most_per_host=most_per_host, unproven_s=unproven_s)
+
+
+def is_open(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return client.recv(1) != b""
+    except BlockingIOError:
+        return True
+
+
+def test_the_oldest_that_has_not_proved_who_it_is_gives_way(server: Server) -> None:
+    connections = watch(server, most=3)
+    clients = []
+    for number in range(5):
+        clients.append(server.connect()[0])
+        if number == 0:
+            connections.prove(clients[0].getsockname(), "edge")
+        connections.look()
+    assert [is_open(client) for client in clients] == [True, False, False, True, True]
+    connections.close()
+    assert not any(map(is_open, clients))
+
+
+def test_a_host_has_a_share(server: Server) -> None:
+    connections = watch(server, most_per_host=2)
+    mine = [server.connect()[0] for _ in range(3)]
+    connections.look()
+    other = server.connect("127.0.0.2")[0]
+    connections.look()
+    assert [is_open(client) for client in [*mine, other]] == [False, True, True, True]
+    connections.close()
+
+
+def test_who_proves_nothing_is_closed_in_time(server: Server) -> None:
+    connections = watch(server, unproven_s=0.0)
+    first, second = server.connect()[0], server.connect()[0]
+    connections.prove(second.getsockname(), "edge")
+    connections.look()
+    assert not is_open(first) and is_open(second)
+    connections.close()
+
+
+def test_bytes_are_counted_by_edge_over_all_its_connections(server: Server) -> None:
+    connections = watch(server)
+    for edge, size in (("a", 1000), ("b", 50), ("a", 200)):
+        client, accepted = server.connect()
+        connections.prove(client.getsockname(), edge)
+        client.sendall(bytes(size))
+        while size:
+            size -= len(accepted.recv(size))
+        accepted.sendall(b"four")
+        assert client.recv(4) == b"four"
+        if edge == "a":
+            accepted.close()
+            connections.look()
+    found = connections.counters()
+    assert {edge: (count.up, count.down, count.source) for edge, count in found.items()} == {
+        "a": (1200, 8, "kernel tcp_info"),
+        "b": (50, 4, "kernel tcp_info"),
+    }
+    connections.close()
+    assert connections.counters() == found
+
+
+def test_a_connection_that_its_owner_closes_is_closed(server: Server) -> None:
+    connections = watch(server)
+    client, accepted = server.connect()
+    connections.prove(client.getsockname(), "edge")
+    accepted.close()
+    assert is_open(client), "our own descriptor still holds it"
+    connections.look()
+    assert not is_open(client)
+
+
+def test_sockets_of_others_are_left_alone(server: Server) -> None:
+    other = Server()
+    client, _ = other.connect()
+    connections = watch(server, most=0)
+    connections.look()
+    assert is_open(client)
+    for each in other.sockets:
+        each.close()
+
+
+def test_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [1024, 4096]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, given: limits.__setitem__(slice(None), list(given)))
+    assert room_for(100) == 100 and limits == [1024, 4096]
+    assert room_for(1024) == 1024 and limits == [2304, 4096]
+    assert room_for(10_000) == 1920 and limits == [4096, 4096]
