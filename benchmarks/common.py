@@ -9,14 +9,22 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from smartedge.config import load_config
+import torch
+
+from smartedge.config import Config, load_config
+from smartedge.data import batches
+from smartedge.methods.hierarchical import ExitLearner
+from smartedge.methods.loop import Progress, fit
+from smartedge.runs.checkpoint import Checkpoints, save_weights
 from smartedge.runs.machine import describe_machine, versions
-from smartedge.types import Frame, StreamHeader
+from smartedge.runs.seeds import RandomStream, derive_seed
+from smartedge.training import dataset_of
+from smartedge.types import Frame, ImageBatch, StreamHeader
 
 HERE = Path(__file__).resolve().parent
 
@@ -112,6 +120,38 @@ def certify_in_own_process(run: Path) -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads((run / "certificates.json").read_text())
     return found
+
+
+def train_front(config: Config, folder: Path) -> None:
+    """Train front and task exit as the edge does before it releases anything; a later call goes on after an epoch."""
+    if (folder / "front.safetensors").exists():
+        return
+    dataset = dataset_of(config)
+    split, size, device = dataset.splits["train"], config.train.batch_size, torch.device("cpu")
+    learner = ExitLearner(config, dataset.task, device, dataset)
+    random = RandomStream(derive_seed(config.seed, "edge"), device)
+    progress = Progress(config.front_epochs, len(split) // size)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if numbers := checkpoints.numbers():
+        kept = checkpoints.load(numbers[-1])
+        learner.load_state(kept["learner"])
+        random.state = kept["random"]
+        progress.epoch, progress.step = numbers[-1], numbers[-1] * progress.steps_per_epoch
+
+    def shuffled(epoch: int) -> Generator[ImageBatch, None, None]:
+        learner.begin_epoch(epoch)
+        with batches(
+            split, size, seed=config.seed, epoch=epoch, shuffle=True, augment=config.data.augment, drop_last=True
+        ) as loader:
+            yield from loader
+
+    def keep(progress: Progress) -> None:
+        checkpoints.save(progress.epoch, {"learner": learner.state(), "random": random.state})
+        checkpoints.forget_before(progress.epoch)
+
+    fit(learner.learn, shuffled, progress, rates=learner.rates, random=random, after_epoch=keep)
+    save_weights(folder / "exit.safetensors", learner.modules["exit"].state_dict())
+    save_weights(folder / "front.safetensors", learner.modules["front"].state_dict())  # last: it marks the end
 
 
 class DropHandler:

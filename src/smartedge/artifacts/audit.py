@@ -14,7 +14,8 @@ Where `--undefended RUN2` names an unprotected run, no such front is trained. Th
 `RUN2/audit/attacks/`, and all audits that name it share them.
 
 The next call reuses finished attacks, as long as settings, releases and labels are the same. It keeps the stages
-(attribute inference, membership, epsilon, reconstruction) that it does not ask for. `--fresh` does everything again.
+(attribute inference, membership, identity, persons, epsilon, reconstruction) that it does not ask for. `--fresh` does
+everything again.
 For each stage, `audit.json` holds the attacks of the last call that asked for the stage.
 These files come from protected images and sensitive labels: keep them where those may be kept.
 
@@ -81,6 +82,47 @@ The attacker gets a release and a candidate image. Is the release of that image?
 
 [table of Membership]
 
+### `identity`
+
+Are two releases of one person? A linker gives each pair of releases a score. It learns from the persons in train, is
+chosen by those in val, and is judged on those in test: nobody is in two of them, and no protected image chooses. The
+attacker has everything sent about a training image. Each person counts once: a pair of one person is two images of a
+person who has several, a pair of strangers is an image of each of two persons. Where the desired labels travel in
+clear, each linker is also tried with the labels (`NAME+label`).
+
+| linker | what it is |
+| --- | --- |
+| `cosine`, `euclid` | similarity of the standardised numbers; of many numbers, of 256 principal components |
+| `plda` | the likelihood ratio where persons and deviations are Gaussian (two-covariance model) |
+| `mixture` | the likelihood ratio under the exact noise, as if persons were those of train; needs a known law |
+| `siamese` | a small network that learned to put images of one person close together |
+
+What two images of one person have in common is not only identity: a gender, an age, and often the desired label stay.
+So there are two floors. The label floor has the true desired labels of the two images; no defence that keeps the label
+can be below it. The attribute floor also has the true attributes that were audited.
+
+[table of Identity]
+
+[table of LinkFigures]
+
+### `persons.NAME.IMAGES`
+
+What several images of one person tell together of an attribute. `IMAGES` is the number of images: `1`, `2-3`, `4-9`, or
+`10-`. A person with enough images gives one set of so many; its class is that of most of these images. Attackers have
+the releases of the set, and its desired labels where they travel in clear. As for `identity`, nobody is in two splits,
+val chooses, and persons are the units. Fewer than five persons of a class: the row is left out.
+
+| attack | what it is |
+| --- | --- |
+| `mixture-images` | the product of the exact likelihoods of the images, as if they were independent |
+| `mixture-persons` | the exact posterior, of a person of train, from whose images each one is drawn |
+| `network-images` | a network that learned from single images; its log-posteriors are added up |
+| `network-sets` | a network that learned from whole sets: the mean of the images' embeddings, and their number |
+
+[table of PersonBand]
+
+[table of PersonFigures]
+
 ### `dp`
 
 [table of NoiseTest]
@@ -128,7 +170,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from smartedge.artifacts.base import Artifact, Fields, Part
-from smartedge.artifacts.certificate import Certificate
+from smartedge.artifacts.certificate import AttributeBound, Certificate
 
 __all__ = [
     "AttackFigures",
@@ -219,8 +261,8 @@ class AuditSettingsUsed(Effort):
     attributes: tuple[str, ...] = Field(description="of all figures in this file")
     attacks: tuple[str, ...] = Field(description="of all figures in this file")
     stages: dict[str, Effort] = Field(
-        description="`attributes`, `membership`, `dp` (epsilon), `reconstruction` → `budget_seconds`, `seeds`, "
-        "`undefended` of the call that made its figures"
+        description="`attributes`, `membership`, `identity`, `persons`, `dp` (epsilon), `reconstruction` → "
+        "`budget_seconds`, `seeds`, `undefended` of the call that made its figures"
     )
 
 
@@ -354,6 +396,60 @@ class NoiseTest(Part):
     )
     holds: bool | None = Field(
         default=None, description="no lower bound exceeds the claim; null where nothing is claimed or tested"
+    )
+
+
+class LinkFigures(Part):
+    """How well pairs of releases of one person are told from pairs of strangers. Intervals: bootstrap over persons."""
+
+    auroc: float = Field(description="0.5 is a guess")
+    auroc_ci95: Interval
+    equal_error_rate: float = Field(description="where as many pairs of one person as of strangers are misjudged")
+    equal_error_rate_ci95: Interval
+
+
+class Identity(Part):
+    """Are two releases of one person?"""
+
+    persons: int = Field(description="protected persons")
+    persons_with_pairs: int = Field(description="of these, with two or more images")
+    labelled: bool = Field(description="whether linkers could also use the true desired label of each image")
+    best: str = Field(description="the linker that is best on val")
+    best_of_release: str = Field(description="the same, of the linkers that have the releases alone")
+    linkers: dict[str, LinkFigures] = Field(description="linker → figures")
+    label_floor: LinkFigures = Field(description="of a linker that sees only the true desired labels")
+    attribute_floor: LinkFigures = Field(
+        description="of a linker that sees only the true desired label and the true attributes that were audited"
+    )
+    undefended: LinkFigures | None = Field(
+        default=None, description="of the best linker on the front without protection; null where there is none"
+    )
+
+
+class PersonFigures(Part):
+    """Figures of one attack on persons. The interval is a bootstrap over persons."""
+
+    balanced_accuracy: float = Field(description="at a threshold chosen on val")
+    ci95: Interval
+    auroc: float | None
+
+
+class PersonBand(Part):
+    """What so many images of one person tell together of an attribute."""
+
+    persons: tuple[int, ...] = Field(description="protected persons of each class")
+    best: str = Field(description="the attack that is best on val")
+    attacks: dict[str, PersonFigures] = Field(description="attack → figures")
+    label_floor: PersonFigures = Field(
+        description="the same attacks on the true desired labels of the same images; the one that is best on val"
+    )
+    undefended: PersonFigures | None = Field(
+        default=None, description="the best attack on the front without protection; null where there is none"
+    )
+    certificate: AttributeBound | None = Field(
+        default=None,
+        description="what no attacker exceeds that has the smallest number of images of this band, of one person, at "
+        "95 % confidence; null where there is no noise of known law, too few persons, or another band",
     )
 
 
@@ -507,6 +603,12 @@ class Audit(Artifact):
     attributes: dict[str, AttributeBlock] = Field(description="attribute → results of the attacks on it: see below")
     reconstruction: Reconstruction | None = Field(description="see below; null where not asked for")
     membership: Membership | None = Field(description="see below; null where not asked for")
+    identity: Identity | None = Field(
+        default=None, description="see below; null where not asked for, or where the persons are not known"
+    )
+    persons: dict[str, dict[str, PersonBand]] | None = Field(
+        default=None, description="attribute → number of images → figures: see below; null as for `identity`"
+    )
     certificate: AuditCertificates | None = Field(
         default=None, description="see below; null where not asked for, or without noise"
     )

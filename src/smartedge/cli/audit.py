@@ -48,7 +48,8 @@ no attacker       with 95 % confidence no attacker that has the features of one 
 exceeds           computes (docs/certificate.md). Within 2 points of the best attack, deep attackers are left out
 
 attacks: linear, linear-pooled, posterior, mixture, trees, mlp, deep, fine-tuned (attributes); membership,
-epsilon, certificate, reconstruction
+identity, persons, epsilon, certificate, reconstruction. identity (are two releases of one person?) and persons (what
+several images of one person tell together) need a column 'identity' that names the person in each image.
 Finished attacks are kept and reused. Give the command again to continue after Ctrl-C, or with a larger budget. Attacks
 that the budget left out are listed.
 
@@ -245,6 +246,7 @@ def _print(result: Audit) -> None:
     _print_kinds(result, console)
     if result.membership:
         console.print(f"membership of a release: AUROC {result.membership.any.auroc:.2f}")
+    _print_people(result, console)
     dp = result.dp
     if dp.epsilon_lower_bound is not None and dp.confidence is not None:
         claim = f"claimed {dp.epsilon_claimed:.2f}" if dp.epsilon_claimed is not None else "nothing claimed"
@@ -280,6 +282,27 @@ def _print_kinds(result: Audit, console: Console) -> None:
             console.print(
                 f"{name}: attackers of full depth were not needed, since no attacker exceeds "
                 f"{_certified(result, name)} %, and a cheap one is within 2 points of that",
+                markup=False,
+            )
+
+
+def _print_people(result: Audit, console: Console) -> None:
+    """Identity, and what several images of one person tell."""
+    if found := result.identity:
+        best, floor = found.linkers[found.best], found.label_floor
+        plain = f", undefended {found.undefended.auroc:.2f}" if found.undefended else ""
+        console.print(
+            f"two releases of one person: AUROC {best.auroc:.2f} ({found.best}){plain}, label floor {floor.auroc:.2f}, "
+            f"equal-error rate {100 * best.equal_error_rate:.1f} %"
+        )
+    for name, bands in (result.persons or {}).items():
+        for images, band in bands.items():
+            figures = band.attacks[band.best]
+            low, high = figures.ci95
+            bound = f", no attacker exceeds {100 * band.certificate.bound:.1f}" if band.certificate else ""
+            console.print(
+                f"{name} from {images} of one person's images: {100 * figures.balanced_accuracy:.1f} "
+                f"± {50 * (high - low):.1f} %, label floor {100 * band.label_floor.balanced_accuracy:.1f}{bound}",
                 markup=False,
             )
 

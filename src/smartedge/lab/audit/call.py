@@ -15,8 +15,10 @@ from smartedge.artifacts.audit import (
     Audited,
     AuditSettingsUsed,
     Effort,
+    Identity,
     Membership,
     NoiseTest,
+    PersonBand,
     Reconstruction,
     Skipped,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "REFERENCE",
     "AuditSettings",
     "Call",
+    "Stages",
     "attribute_blocks",
     "certificates",
     "cheap_attacks",
@@ -104,6 +107,18 @@ class Call:
         """The folder of attacks on the undefended front. It is in a named undefended run, so that audits share it."""
         named = self.settings.undefended
         return (self.folder if named is None else named / "audit") / "attacks"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The results of the stages, beside those on attributes; None where a stage was not made."""
+
+    dp: NoiseTest
+    membership: Membership | None = None
+    reconstruction: Reconstruction | None = None
+    certificate: AuditCertificates | None = None
+    identity: Identity | None = None
+    persons: dict[str, dict[str, PersonBand]] | None = None
 
 
 def check_classes(evidence: Evidence) -> None:
@@ -338,11 +353,7 @@ def result_of(
     call: Call,
     audited: Audited,
     found: dict[str, AttributeBlock],
-    *,
-    dp: NoiseTest,
-    membership: Membership | None = None,
-    reconstruction: Reconstruction | None = None,
-    certificate: AuditCertificates | None = None,
+    stages: Stages,
 ) -> Audit:
     """Put the results of the stages together with those of an earlier call, and write ``audit.json``."""
     settings = call.settings
@@ -361,10 +372,12 @@ def result_of(
             stages={stage: effort for stage in dict.fromkeys(map(stage_of, call.wanted))},
         ),
         attributes=found,
-        reconstruction=reconstruction,
-        membership=membership,
-        certificate=certificate,
-        dp=dp,
+        reconstruction=stages.reconstruction,
+        membership=stages.membership,
+        identity=stages.identity,
+        persons=stages.persons,
+        certificate=stages.certificate,
+        dp=stages.dp,
         skipped=tuple(call.skipped),
         verdict="",
     )

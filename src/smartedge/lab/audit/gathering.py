@@ -35,10 +35,10 @@ from smartedge.runs.seeds import derive_seed
 from smartedge.training import dataset_of
 from smartedge.types import SplitName, Task
 
-__all__ = ["Crossed", "Opened", "Parts", "affordable", "assemble", "gather", "open_audited", "trained_parts"]
+__all__ = ["PERSONS", "Crossed", "Opened", "Parts", "affordable", "assemble", "gather", "open_audited", "trained_parts"]
 
 _FEWEST_IMAGES = 512  # own images that an attacker learns from, if it has so many
-_PERSONS = "identity"  # the column that LFW and CelebA have
+PERSONS = "identity"  # the column that LFW and CelebA have
 _CPU = torch.device("cpu")
 
 
@@ -127,7 +127,7 @@ def _persons(config: Config, dataset: DataSet, own: Split) -> Persons | None:
             read_columns(
                 replace(dataset, splits={**dataset.splits, "train": train}),
                 data.path,
-                [_PERSONS],
+                [PERSONS],
                 image_size=data.image_size,
                 limit=data.limit,
                 cache_dir=data.cache_dir,
@@ -136,17 +136,17 @@ def _persons(config: Config, dataset: DataSet, own: Split) -> Persons | None:
         )
     except DataError:
         return None
-    parts = [labels[split][_PERSONS] for split in ("train", "val", "test")]
+    parts = [labels[split][PERSONS] for split in ("train", "val", "test")]
     first = 1 + max(int(part.max()) for part in parts)
     ends = np.cumsum([len(part) for part in parts]).tolist()
     train, val, test = (
         torch.where(part >= 0, part, first + torch.arange(end - len(part), end))
         for part, end in zip(parts, ends, strict=True)
     )
-    trained_on = learned["train"][_PERSONS]
+    trained_on = learned["train"][PERSONS]
     held_out = test if dataset.audit is None else torch.cat([test, train])
     both = np.intersect1d(held_out.numpy(), trained_on[trained_on >= 0].numpy())
-    return Persons(_PERSONS, train, val, test, len(both))
+    return Persons(PERSONS, train, val, test, len(both))
 
 
 def trained_parts(config: Config, task: Task, folder: Path) -> Parts:

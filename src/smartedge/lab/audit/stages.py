@@ -10,7 +10,7 @@ from smartedge.lab.audit.attacks import ATTACKS
 
 __all__ = ["ATTACK_NAMES", "stage_of", "with_earlier"]
 
-ATTACK_NAMES = (*ATTACKS, "membership", "epsilon", "certificate", "reconstruction")
+ATTACK_NAMES = (*ATTACKS, "membership", "identity", "persons", "epsilon", "certificate", "reconstruction")
 
 
 def with_earlier(result: Audit, file: Path) -> Audit:
@@ -51,4 +51,4 @@ def stage_of(attack: str) -> str:
     name = attack.split(" ")[0]
     if name == "epsilon":
         return "dp"
-    return name if name in ("membership", "certificate", "reconstruction") else "attributes"
+    return name if name in ("membership", "identity", "persons", "certificate", "reconstruction") else "attributes"

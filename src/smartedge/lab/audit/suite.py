@@ -13,6 +13,7 @@ from smartedge.lab.audit.call import (
     REFERENCE,
     AuditSettings,
     Call,
+    Stages,
     attribute_blocks,
     certificates,
     cheap_attacks,
@@ -23,7 +24,8 @@ from smartedge.lab.audit.call import (
     result_of,
 )
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.gathering import gather
+from smartedge.lab.audit.gathering import PERSONS, gather
+from smartedge.lab.audit.people import find_identity, find_persons
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.stages import ATTACK_NAMES
 from smartedge.lab.audit.undefended import gather_undefended, is_undefended
@@ -42,7 +44,8 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
 
     Every finished attack is kept under ``RUN/audit/`` and reused by the next call. So an audit that was stopped, or cut
     short by its time budget, can continue. ``skipped`` lists the attacks that were left out or cut short. If a call
-    does not ask for a stage (attribute inference, membership, epsilon, reconstruction), its earlier result is kept.
+    does not ask for a stage (attribute inference, membership, identity, persons, epsilon, reconstruction), its earlier
+    result is kept.
 
     Raises:
         ConfigError: an attribute or attack does not exist, or a package that the attacks need is not installed.
@@ -66,18 +69,12 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor) -> Audit:
     certificate = certificates(call, evidence)
     images = "reconstruction" in call.wanted
     undefended = _undefended(call, evidence) if images or any(name in REFERENCE for name in call.wanted) else None
+    identity, persons = find_identity(call, evidence, undefended), find_persons(call, evidence, undefended)
     inference = clock.part(clock.remaining() * (_ATTRIBUTE_SHARE if images else 1.0))
     found = attribute_blocks(call, evidence, undefended, inference, certificate)
     reconstruction = _reconstruction(call, evidence, undefended) if images else None
-    return result_of(
-        call,
-        _run_facts(evidence),
-        found,
-        dp=dp,
-        membership=membership,
-        reconstruction=reconstruction,
-        certificate=certificate,
-    )
+    stages = Stages(dp, membership, reconstruction, certificate, identity, persons)
+    return result_of(call, _run_facts(evidence), found, stages)
 
 
 # -- stages
@@ -155,8 +152,9 @@ def _attributes(run_dir: Path, settings: AuditSettings) -> tuple[str, ...]:
     data = load_run_config(run_dir).data
     if settings.attributes == ("all",):
         every = yes_no_columns(data.path, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir)
-        return tuple(dict.fromkeys([*data.sensitive, *every]))
-    names = settings.attributes or data.sensitive
+        return tuple(dict.fromkeys([*(name for name in data.sensitive if name != PERSONS), *every]))
+    # Who it is has an attack of its own: no attacker could learn the name of somebody that it has never met.
+    names = tuple(name for name in settings.attributes or data.sensitive if name != PERSONS)
     if not names:
         raise ConfigError(
             f"{run_dir}: the run names no sensitive column (data.sensitive), so say what attackers should try to read: "

@@ -10,6 +10,7 @@ from smartedge.lab.report.canvas import Figure
 from smartedge.lab.report.gallery import gallery
 from smartedge.lab.report.guarantee import guarantee, guarantee_of_noise
 from smartedge.lab.report.leakage import epsilon_words, judge, kinds_of, membership_words, read_leaks
+from smartedge.lab.report.people import identity_rows, identity_words, person_rows, persons_figure
 from smartedge.lab.report.read import Run
 from smartedge.lab.report.verdict import Verdict
 
@@ -65,6 +66,11 @@ def _attacks(audit: Audit | None) -> dict[str, object]:
     figures: list[Figure] = [attack_plots.attackers(leak) for leak in leaks[:_DRAWN]]
     if len(leaks) > 1:
         figures.append(attack_plots.attributes(leaks[:_COMPARED]))
+    persons = person_rows(audit)
+    together = [
+        persons_figure(name, [row for row in persons if row.attribute == name])
+        for name in list(dict.fromkeys(row.attribute for row in persons))[:_DRAWN]
+    ]
     reconstruction = audit.reconstruction if audit else None
     nearest_first = _nearest_first(reconstruction.attacks) if reconstruction else []
     return {
@@ -75,6 +81,10 @@ def _attacks(audit: Audit | None) -> dict[str, object]:
         "bounded": any(leak.bound or leak.noise_bound for leak in leaks),
         "figures": figures,
         "membership": membership_words(audit.membership) if audit and audit.membership else [],
+        "identity": identity_words(audit.identity) if audit else [],
+        "linkers": identity_rows(audit),
+        "persons": persons,
+        "person_figures": together,
         "epsilon": epsilon_words(audit.dp)[1] if audit else [],
         "reconstructions": nearest_first,
         "originals": reconstruction.originals if reconstruction else None,

@@ -19,7 +19,7 @@ from smartedge.lab.audit.evidence import Evidence
 from smartedge.runs.progress import Monitor
 from smartedge.runs.seeds import derive_seed
 
-__all__ = ["certify_evidence"]
+__all__ = ["certify_evidence", "held_out"]
 
 _CONFIDENCE = 0.95
 _FEWEST_DRAWS, _MOST_DRAWS = 2_000, 100_000
@@ -44,37 +44,18 @@ def certify_evidence(
     names = [name for name in attributes if not (evidence.labelled and name in evidence.task.columns)]
     if not evidence.noisy or math.isinf(evidence.mechanism.epsilon) or not names:
         return None
-    own = evidence.train
-    both = own.seen is False and own.views_VNF[0].dtype == torch.float32  # rounded features are not those released
     persons = evidence.persons
     if persons and persons.also_in_training:
         raise DataError(
             f"{persons.also_in_training} persons of the protected images are also among the images that the front "
             "learned from; divide the data set by persons"
         )
-
-    def joined(test: Tensor, train: Tensor) -> NDArray[np.generic]:
-        return torch.cat([test, train] if both else [test]).numpy()
-
-    bounded_NF = np.asarray(joined(evidence.bounded_test_NF, own.views_VNF[0]), dtype=np.float32)
-    persons_N = None if persons is None else np.asarray(joined(persons.test, persons.train), dtype=np.int64)
-    told = joined(evidence.test_desired, own.desired)
-    desired_N = np.unique(told.reshape(len(told), -1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    held = {
-        name: HeldOut(
-            bounded_NF,
-            np.asarray(joined(evidence.test_labels[name], own.labels[name]), dtype=np.int64),
-            evidence.classes[name],
-            persons_N,
-            None if name in evidence.task.columns else desired_N,
-        )
-        for name in names
-    }
+    held = {name: held_out(evidence, name) for name in names}
     statement = Statement(
         _CONFIDENCE,
         evidence.crossing.releases if evidence.releases > 1 else 1,
         evidence.labelled,
-        ("test", evidence.own_split) if both else ("test",),
+        ("test", evidence.own_split) if _own_too(evidence) else ("test",),
         persons.column if persons else None,
         evidence.crossing.apply_to == "training",
     )
@@ -91,3 +72,28 @@ def certify_evidence(
     seconds = max(clock.elapsed() - begun, 1e-6)
     draws = min(_MOST_DRAWS, int(_FEWEST_DRAWS * clock.remaining() / seconds))
     return certified(draws) if draws > 2 * _FEWEST_DRAWS else quick
+
+
+def held_out(evidence: Evidence, name: str) -> HeldOut:
+    """The protected images, and the attacker's own where the front did not learn from them, with one attribute."""
+    own, persons, both = evidence.train, evidence.persons, _own_too(evidence)
+
+    def joined(test: Tensor, train: Tensor) -> NDArray[np.generic]:
+        return torch.cat([test, train] if both else [test]).numpy()
+
+    bounded_NF = np.asarray(joined(evidence.bounded_test_NF, own.views_VNF[0]), dtype=np.float32)
+    persons_N = None if persons is None else np.asarray(joined(persons.test, persons.train), dtype=np.int64)
+    told = joined(evidence.test_desired, own.desired)
+    desired_N = np.unique(told.reshape(len(told), -1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return HeldOut(
+        bounded_NF,
+        np.asarray(joined(evidence.test_labels[name], own.labels[name]), dtype=np.int64),
+        evidence.classes[name],
+        persons_N,
+        None if name in evidence.task.columns else desired_N,
+    )
+
+
+def _own_too(evidence: Evidence) -> bool:
+    own = evidence.train
+    return own.seen is False and own.views_VNF[0].dtype == torch.float32  # rounded features are not those released

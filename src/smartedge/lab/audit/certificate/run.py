@@ -19,7 +19,7 @@ from smartedge.errors import ConfigError, DataError
 from smartedge.files import private_folder
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
-from smartedge.lab.audit.gathering import Opened, open_audited, trained_parts
+from smartedge.lab.audit.gathering import PERSONS, Opened, open_audited, trained_parts
 from smartedge.lab.audit.run_evidence import BATCH, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
@@ -31,7 +31,6 @@ from smartedge.types import SplitName
 
 __all__ = ["CertifySettings", "certify"]
 
-_PERSONS = "identity"  # the column that LFW and CelebA have
 # Split → where Opened.labels has its labels.
 _KEYS: dict[str, SplitName] = {"test": "test", "val": "val", "audit": "train"}
 
@@ -63,7 +62,7 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     """
     config = load_run_config(run_dir)
     _check(run_dir, config, settings)
-    names = settings.attributes or tuple(config.data.sensitive)
+    names = settings.attributes or tuple(name for name in config.data.sensitive if name != PERSONS)
     opened = open_audited(config, names)
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
     mechanism = mechanism_of(config, parts.feature_shape)
@@ -141,7 +140,7 @@ def _persons(
     Raises:
         DataError: the column that was named is not there; or the front learned from other images of the same persons.
     """
-    column, data, dataset = named or _PERSONS, config.data, opened.dataset
+    column, data, dataset = named or PERSONS, config.data, opened.dataset
     own = replace(dataset, splits={**dataset.splits, "train": opened.own})
     try:
         (trained, _), (labels, _) = (

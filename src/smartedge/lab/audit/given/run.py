@@ -15,6 +15,7 @@ from smartedge.files import private_folder
 from smartedge.lab.audit.call import (
     AuditSettings,
     Call,
+    Stages,
     attribute_blocks,
     certificates,
     cheap_attacks,
@@ -30,6 +31,7 @@ from smartedge.lab.audit.given.evidence import GivenEvidence, evidence_of
 from smartedge.lab.audit.given.files import read_table
 from smartedge.lab.audit.given.noise import mechanism_from, releases_of
 from smartedge.lab.audit.given.table import FeatureTable, table_of
+from smartedge.lab.audit.people import find_identity, find_persons
 from smartedge.lab.audit.stages import ATTACK_NAMES
 from smartedge.runs.progress import Monitor, Quiet
 
@@ -145,10 +147,10 @@ def audit_features(
     membership = find_membership(call, evidence) if evidence.noisy else None
     dp = noise_test(call, evidence)
     certificate = certificates(call, evidence)
+    identity, persons = find_identity(call, evidence, None), find_persons(call, evidence, None)
     found = attribute_blocks(call, evidence, None, call.clock, certificate)
-    return result_of(
-        call, _facts(table, evidence, how.source), found, dp=dp, membership=membership, certificate=certificate
-    )
+    stages = Stages(dp, membership, certificate=certificate, identity=identity, persons=persons)
+    return result_of(call, _facts(table, evidence, how.source), found, stages)
 
 
 def _facts(table: FeatureTable, evidence: GivenEvidence, source: str | None) -> AuditedFeatures:
