@@ -96,6 +96,12 @@ ROWS: dict[str, Row] = {
         settings=_OURS,
         note="every training image is released once",
     ),
+    "ours-mixture": Row(
+        "ours: bottleneck, Gaussian noise, the mixture term",
+        bottleneck=NARROW,
+        settings={**_OURS, "adversary": {"mixture": 3.0}},
+        note="every training image is released once",
+    ),
     "projection": Row("random projection", "Liu et al. 2006", front="undefended", after="projection", values=(1024,)),
     "projection-narrow": Row(
         "random projection", "Liu et al. 2006", front="undefended", after="projection", values=(4,)
