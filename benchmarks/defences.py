@@ -160,10 +160,10 @@ def draw(found: Sequence[dict[str, Any]], file: Path) -> None:
     axes.axvline(floor, color="grey", linestyle="--", linewidth=1)
     axes.text(floor, 0.02, " label floor", color="grey", rotation=90, transform=axes.get_xaxis_transform(), ha="right")
     handles = [Line2D([], [], marker="o", linestyle="", color=colours[title], label=title) for title in titles]
-    handles += [
-        Line2D([], [], marker="o", linestyle="", color="black", label="filled: as published, many bytes"),
-        Line2D([], [], marker="s", linestyle="", color="black", markerfacecolor="none", label="open: 4 or 5 bytes"),
-    ]
+    kinds = {"o": "filled: as published, many bytes", "s": "open: 4 or 5 bytes", "*": "star: ours, 4 bytes"}
+    for marker, label in kinds.items():
+        inside = "none" if marker == "s" else "lightgrey"
+        handles.append(Line2D([], [], marker=marker, linestyle="", color="grey", markerfacecolor=inside, label=label))
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False)
     axes.set_xlabel("best attack on Male, balanced accuracy in %  (left is better)")
     axes.set_ylabel("Smiling, balanced accuracy in %  (up is better)")
