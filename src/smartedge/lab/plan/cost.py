@@ -68,8 +68,8 @@ def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
 def _slowdowns(shares: tuple[float, float], slowdown: float) -> tuple[float, float]:
     """Factors on the times of edge and cloud, from the shares of the pipeline's time in which each is busy.
 
-    While both compute, each advances at 1/s of its speed. A side that meets the other one busy for a share p of its own
-    time does ``1 - p·(1 - 1/s)`` of the work that it would do alone.
+    While both sides compute, each has 1/s of its speed. If the other side is busy during a share p of the time, this
+    side does ``1 - p·(1 - 1/s)`` of the work that it would do alone.
     """
     edge, cloud = (min(1.0, share) for share in shares)
     loss = 1 - 1 / slowdown

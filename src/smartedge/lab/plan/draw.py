@@ -53,8 +53,8 @@ def draw_plan(plan: Plan, path: Path) -> Path:
 def rows_by_cut(plan: Plan) -> list[tuple[str, Prediction]]:
     """Label and prediction of each bar: the fastest choice at each cut, in the network's order, then the other methods.
 
-    Cuts are those of the settings' method, or of the first that divides the network where that one does not. Where
-    constraints allow a choice, it goes before one that they do not.
+    The cuts are those of the settings' method. If it does not divide the network, they are those of the first method
+    that does. Choices that the constraints allow come before the others.
     """
     method = plan.method if get_method(plan.method).divides else next(m.name for m in METHODS.values() if m.divides)
     by_cut: dict[str, Prediction] = {}

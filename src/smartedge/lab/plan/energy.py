@@ -46,7 +46,8 @@ def edge_energy(
     """Energy of a run.
 
     Args:
-        link: says which radio sends, and how fast; without one there is no model, unless nothing is sent.
+        link: has the kind of radio and its rates. If one of them is not known, the radio's energy is None, except where
+            nothing is sent.
         compute_watts: power of the edge while it computes; None: not known.
         busy_s: seconds in which the edge computes.
         bytes_up: over the whole run.

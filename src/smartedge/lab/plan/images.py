@@ -41,7 +41,7 @@ def sample_images(config: Config) -> Images:
     """A few batches of the data set that the settings name; random pixels where it is not on this machine.
 
     Raises:
-        DataError: the data set is not here and the settings hide a column of it, so that labels are needed.
+        DataError: the data set is not on this machine, but its labels are needed, since the settings hide a column.
     """
     data, size = config.data, config.train.batch_size
     try:

@@ -60,10 +60,10 @@ _LATENCY = re.compile(r"(\d+(?:\.\d+)?)ms$")
 
 
 def parse_link(text: str) -> Link:
-    """``3g``, ``4g``, ``wifi``, ``local``; ``RATE[/DOWN][,LATENCY][,RADIO]``, or a name with some of it replaced.
+    """``3g``, ``4g``, ``wifi``, ``local``; ``RATE[/DOWN][,LATENCY][,RADIO]``; or a name and other values for it.
 
-    ``5.85`` is 5.85 Mbit/s both ways without latency; ``1.1/2.0,50ms,3g`` says all of it; ``4g,0ms`` takes the latency
-    away.
+    ``5.85`` is 5.85 Mbit/s both ways without latency; ``1.1/2.0,50ms,3g`` names all four; ``4g,0ms`` is 4g without
+    latency.
 
     Raises:
         ConfigError: anything else.

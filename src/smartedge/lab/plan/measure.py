@@ -49,7 +49,7 @@ __all__ = ["figures_of_cut", "figures_of_whole", "main", "steps_on_demand"]
 
 
 def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, repeats: int) -> dict[str, object]:
-    """Everything about ``config.model.cut``: :class:`~smartedge.lab.plan.profile.CutFigures` but for its place.
+    """Everything about ``config.model.cut``: :class:`~smartedge.lab.plan.profile.CutFigures` without its place.
 
     Returns:
         ``figures`` as a mapping, and ``left_out``: codec → why it does not encode these features.

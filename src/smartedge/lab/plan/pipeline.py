@@ -74,8 +74,8 @@ def departures(work_FS: Seconds, rooms: Sequence[int | None], ready: Sequence[fl
 def coarsen(frames: int, most: int) -> tuple[int, float]:
     """A smaller number of larger frames in place of ``frames``, and how many real frames each one stands for.
 
-    The time of a pipeline is proportional to the frames but for the fill, which grows with the frame: with ``most``
-    frames the error is about one part in ``most``.
+    Larger frames take longer to fill the pipeline at its start; otherwise its time stays the same. So the relative
+    error is about 1 ÷ ``most``.
     """
     count = min(frames, most)
     return count, frames / count if count else 1.0

@@ -1,7 +1,7 @@
 """Machines that cannot be measured: a measured profile is scaled by their published throughput and power.
 
-A scaled profile is a guess of another kind than a measured one, and says so: all steps are slowed or sped up by one
-factor, as if the machine were the measured one at another clock. What it rests on is in the machine's file, with the
+A scaled profile is less certain than a measured one, and says that it is scaled. All steps get one factor, as if the
+machine were the measured one with a slower or faster clock. The published figures are in the machine's file, with the
 sources.
 """
 

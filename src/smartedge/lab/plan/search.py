@@ -1,4 +1,4 @@
-"""Predicts every choice, keeps those that the constraints allow, ranks them, and says in words what follows."""
+"""Predicts every choice, keeps those that the constraints allow, ranks them, and explains the recommendation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def choices(setting: Setting, methods: Sequence[str] = tuple(METHODS), schedules
     """Every choice for which both profiles have figures.
 
     Args:
-        setting: whose profiles say which cuts and codecs there are.
+        setting: machines and link. The profiles of the machines list the cuts and codecs.
         methods: names; default: all.
         schedules: names; default: all that a method has. A method with one schedule keeps it.
     """

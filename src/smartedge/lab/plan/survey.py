@@ -1,4 +1,4 @@
-"""Measures a network on this machine, cut by cut, each in a process of its own, and puts the profile together."""
+"""Measures a network on this machine, each cut in a separate process, and puts the profile together."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure_here(
         The profile, and the images by split of the data set (empty where it is not on this machine).
 
     Raises:
-        ConfigError: a cut is unknown, or not one can be measured.
+        ConfigError: a cut is unknown, or no cut can be measured.
         SmartEdgeError: what went wrong in measuring.
     """
     names = tuple(dict.fromkeys([*(codecs or DEFAULT_CODECS), config.codec_name]))
@@ -114,7 +114,7 @@ def thin(cuts: dict[str, tuple[int, int, int]], most: int, keep: str) -> list[st
     Args:
         cuts: name → FLOPs of front and back, bytes of the tensor that crosses; in the order of execution.
         most: how many.
-        keep: a name that is among them, if it is a cut at all.
+        keep: a name that is kept in any case, if it is a cut.
     """
     if len(cuts) <= most:
         return list(cuts)
@@ -166,7 +166,7 @@ def _request(config: Config, part: str, codecs: Sequence[str], repeats: int) -> 
 
 
 def _ask(config: Config, part: str, codecs: Sequence[str], repeats: int) -> dict[str, Any]:
-    """One part, measured by a process of its own."""
+    """One part, measured in a separate process."""
     with _start() as child:
         try:
             out, _ = child.communicate(_request(config, part, codecs, repeats))

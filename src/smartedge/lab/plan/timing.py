@@ -14,7 +14,13 @@ __all__ = ["timed"]
 
 
 def timed(work: Callable[[int], object], *, images: int, repeats: int) -> Timing:
-    """Median of ``repeats`` calls after two that do not count, ``work(number)``, each over so many images."""
+    """The median time per image of ``repeats`` calls of ``work(number)``. Two calls before them are not counted.
+
+    Args:
+        work: gets the number of the call, from 0.
+        images: that one call goes through.
+        repeats: calls that count.
+    """
     wall: list[float] = []
     cpu: list[float] = []
     for number in range(repeats + 2):
