@@ -62,7 +62,7 @@ def main() -> int:
     """Measure the packages that are named, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", nargs="*", default=list(TESTS), help=f"of {', '.join(TESTS)}; default: all")
-    parser.add_argument("--sample", type=int, default=150, help="mutants of each package (default: %(default)s)")
+    parser.add_argument("--sample", type=int, default=60, help="mutants of each package (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=10.0, help="for each package (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="at the same time (default: %(default)s)")
