@@ -257,7 +257,8 @@ def _print(result: Audit) -> None:
         if figures.psnr is not None and figures.ssim is not None:
             console.print(f"reconstruction by {name}: PSNR {figures.psnr:.1f} dB, SSIM {figures.ssim:.2f}")
     for entry in result.skipped:
-        where = f" on {entry.evidence} {', '.join(entry.attributes)}" if entry.attributes is not None else ""
+        where = " ".join(filter(None, (entry.evidence, ", ".join(entry.attributes or ()))))
+        where = f" on {where}" if where else ""
         console.print(f"not in full: {entry.attack}{where}: {entry.reason}", markup=False)
     console.print(result.verdict, markup=False)
 
@@ -269,7 +270,8 @@ def _print_kinds(result: Audit, console: Console) -> None:
 
     if not 0 < len(result.attributes) <= _MOST_SHOWN:
         return
-    table = Table(title="the best of each kind of attacker (balanced accuracy, %)", title_justify="left")
+    console.print("the best of each kind of attacker (balanced accuracy, %)")
+    table = Table()
     table.add_column("")
     for name in result.attributes:
         table.add_column(escape(name), justify="right")
