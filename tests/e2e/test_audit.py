@@ -206,6 +206,12 @@ def test_a_budget_covers_images_and_references_and_the_cheap_attack_is_made(
     assert now[0] < 20 < 0.05 * 2 * full, "with all images of run and reference it would have taken longer"
     assert found.attributes["masculine"].best is not None and found.membership is not None
     assert [entry.attack for entry in found.skipped] == ["features"]
+    # The protected images would take two seconds, and there is one left.
+    found = suite.audit(run_dir, AuditSettings(attacks=asked.attacks, seeds=1, budget=7.0, fresh=True), Quiet())
+    assert found.attributes["masculine"].best is not None and found.membership is None
+    assert ("membership", "the protected images would take the front 2 s") in [
+        (entry.attack, entry.reason) for entry in found.skipped
+    ]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

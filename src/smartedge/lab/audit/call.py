@@ -180,20 +180,22 @@ def certificates(call: Call, evidence: Evidence) -> AuditCertificates | None:
     """What no attacker can exceed on the attributes in focus; None where not asked for, or nothing can be certified."""
     if "certificate" not in call.wanted:
         return None
-    stronger = of_a_training_image(evidence)
+    stronger = None if _too_short(call.clock, evidence) else of_a_training_image(evidence)
     found: list[Certificate | None] = []
     for each in (evidence, stronger):
-        if each is None or call.clock.remaining() == 0:
-            if each is not None:
-                call.skipped.append(Skipped(attack="certificate", reason="no time was left", evidence=each.name))
+        if each is None:
+            found.append(None)
+            continue
+        if reason := _too_short(call.clock, each):
+            call.skipped.append(Skipped(attack="certificate", reason=reason, evidence=each.name))
             found.append(None)
             continue
         try:
             clock = call.clock.part(call.clock.remaining() * _CERTIFICATE_SHARE)
             focus = in_focus(each, each.sensitive)
             found.append(certify_evidence(each, focus, clock=clock, monitor=call.monitor))
-        except DataError as reason:
-            call.skipped.append(Skipped(attack="certificate", reason=str(reason), evidence=each.name))
+        except DataError as error:
+            call.skipped.append(Skipped(attack="certificate", reason=str(error), evidence=each.name))
             found.append(None)
     one_release, training_image = found
     return AuditCertificates(one_release=one_release, training_image=training_image) if any(found) else None
@@ -203,10 +205,20 @@ def find_membership(call: Call, evidence: Evidence) -> Membership | None:
     """The attack on membership; None where it is not asked for, or no time is left."""
     if "membership" not in call.wanted:
         return None
-    if call.clock.remaining() == 0:
-        call.skipped.append(Skipped(attack="membership", reason="no time was left"))
+    if reason := _too_short(call.clock, evidence):
+        call.skipped.append(Skipped(attack="membership", reason=reason))
         return None
     return membership(evidence)
+
+
+def _too_short(clock: Clock, evidence: Evidence) -> str | None:
+    """Why there is no time for what needs the protected images' features without noise; None where there is."""
+    needed = evidence.bounded_test_seconds
+    if clock.remaining() > needed:
+        return None
+    if clock.remaining() == 0:
+        return "no time was left"
+    return f"the protected images would take the front {needed:.0f} s"
 
 
 def attribute_blocks(
@@ -231,7 +243,7 @@ def attribute_blocks(
     evidences = {evidence.name: evidence}
     folders = {evidence.name: call.folder / "attacks"}
     bounds = {evidence.name: certificate.one_release if certificate else None}
-    stronger = of_a_training_image(evidence) if clock.remaining() > 0 else None
+    stronger = None if _too_short(clock, evidence) else of_a_training_image(evidence)
     if stronger:
         evidences[stronger.name], folders[stronger.name] = stronger, folders[evidence.name]
         bounds[stronger.name] = certificate.training_image if certificate else None

@@ -165,6 +165,11 @@ class Evidence(ABC):
     def bounded_test_NF(self) -> Tensor:
         """Bounded features without noise of the protected images, float32 (N, *F). No attacker of attributes has it."""
 
+    @property
+    def bounded_test_seconds(self) -> float:
+        """How long ``bounded_test_NF`` will take, estimated; 0 where it is there."""
+        return 0.0
+
     @abstractmethod
     def deep_network(self, outputs: int, *, seed: int) -> nn.Module:
         """A network of full depth with new weights, for the attacks ``deep`` and ``fine-tuned``: (B, *F) → (B, K)."""

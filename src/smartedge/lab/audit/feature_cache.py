@@ -41,11 +41,7 @@ class FeatureCache:
         In half precision where they need much memory.
         """
         keeps = self.keeps(evidence, split)
-        view = f"{split_name}-mirrored" if mirrored else split_name
-        name = f"features-{evidence.name}-{view}"
-        law = repr(evidence.mechanism)
-        ids = hashlib.sha256(split.ids.tobytes()).hexdigest()
-        key = hashlib.sha256(json.dumps([evidence.origin, law, view, ids]).encode()).hexdigest()[:32]
+        name, key = self._piece(evidence, split, f"{split_name}-mirrored" if mirrored else split_name)
         if kept := self.store.load(name, key):
             return kept[1]["features"], float(kept[0]["seconds_each"])
         begun = self.clock.elapsed()
@@ -62,3 +58,14 @@ class FeatureCache:
         if keeps:
             self.store.save(name, key, {"seconds_each": seconds_each}, {"features": features_NF})
         return features_NF, seconds_each
+
+    def has(self, evidence: RunEvidence, split: Split, view: str) -> bool:
+        """Whether features are on disk."""
+        return self.store.load(*self._piece(evidence, split, view)) is not None
+
+    @staticmethod
+    def _piece(evidence: RunEvidence, split: Split, view: str) -> tuple[str, str]:
+        """Name and key of a file."""
+        ids = hashlib.sha256(split.ids.tobytes()).hexdigest()
+        what = json.dumps([evidence.origin, repr(evidence.mechanism), view, ids])
+        return f"features-{evidence.name}-{view}", hashlib.sha256(what.encode()).hexdigest()[:32]

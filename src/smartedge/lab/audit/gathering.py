@@ -238,6 +238,7 @@ def assemble(
     return replace(
         evidence,
         cache=cache,
+        seconds_each=seconds,
         train=replace(evidence.train, views_VNF=tuple(views_VNF)),
         val=replace(evidence.val, views_VNF=(val_NF,)),
         exit_scores=scores,

@@ -51,6 +51,7 @@ class RunEvidence(Evidence):
     val: OwnImages
     test: Split  # the protected images; used to judge attacks and to show reconstructions
     cache: FeatureCache | None = None  # keeps features on disk
+    seconds_each: float = 0.0  # that the front needs for an image
 
     @property
     def seed(self) -> int:
@@ -105,6 +106,12 @@ class RunEvidence(Evidence):
             return self.cache.views(self, self.test, "test")[0]
         rows = torch.arange(len(self.test)).split(BATCH)
         return torch.cat([self.bounded(self.images(self.test, part)) for part in rows])
+
+    @property
+    def bounded_test_seconds(self) -> float:
+        """By the time that the front needed for other images."""
+        there = "bounded_test_NF" in self.__dict__ or (self.cache and self.cache.has(self, self.test, "test"))
+        return 0.0 if there else self.seconds_each * len(self.test)
 
     def deep_network(self, outputs: int, *, seed: int) -> nn.Module:
         """The run's back."""
