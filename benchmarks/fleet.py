@@ -1,0 +1,217 @@
+"""Accuracy of a fleet of eight edges, against one edge with all of their data. CIFAR-10, a small network.
+
+    python benchmarks/fleet.py                            # all arms; about 25 minutes on one core
+    python benchmarks/fleet.py --only own-iid published-iid
+    python benchmarks/fleet.py --table                    # from the results that are there
+
+Two ways to have fronts: ``own``, each edge trains its own from the same start (schedule joint); ``published``, all hold
+one that was trained before on other images (schedule freeze-and-log). Two ways to divide the training images: ``iid``, at
+random; ``skewed``, each class by shares from a Dirichlet law with concentration 0.3. ``poisoned``: as own-iid, but one
+edge has its labels shifted by one class; ``capped``: that with fleet.max_influence 0. The test images are divided at
+random, so that together they are always the same.
+
+Edges and cloud are those of real runs; they talk over the link in memory, one edge after the other. Then the cloud
+learns, as if all had come at once. An arm that is done is kept in benchmarks/results/fleet/ and is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import data_folder, provenance
+
+from smartedge.cloud.runner import CloudRunner
+from smartedge.config import Config, load_config
+from smartedge.data import DataSet, Split, open_dataset, shard
+from smartedge.edge.runner import EdgeRunner
+from smartedge.runs.progress import Quiet
+from smartedge.wire.memory import MemoryLink
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "fleet"
+EDGES = 8
+EPOCHS = 10
+TRAIN, VAL, TEST, PUBLIC = 6000, 400, 2000, 2000  # images
+CONCENTRATION = 0.3
+ARMS = {
+    # name: (edges, fronts, division of the images, cap)
+    "one-own": (1, "own", "iid", None),
+    "own-iid": (EDGES, "own", "iid", None),
+    "own-skewed": (EDGES, "own", "skewed", None),
+    "one-published": (1, "published", "iid", None),
+    "published-iid": (EDGES, "published", "iid", None),
+    "published-skewed": (EDGES, "published", "skewed", None),
+    "own-poisoned": (EDGES, "own", "poisoned", None),
+    "own-capped": (EDGES, "own", "poisoned", 0.0),
+}
+
+
+def settings(fronts: str, edges: int, cap: float | None, front: Path | None, seed: int) -> Config:
+    """The settings of one arm."""
+    return load_config(
+        {
+            "schedule": "joint" if fronts == "own" else "freeze-and-log",
+            "epochs": EPOCHS,
+            "seed": seed,
+            "data": {"path": "cifar10", "desired": "label", "image_size": 32},
+            "model": {
+                "name": "fleet_network:build",
+                "cut": "stage1",
+                "front": None if front is None else str(front),
+                "exit": {"width": 32, "depth": 1},
+            },
+            "train": {"batch_size": 32, "lr": 2e-3},
+            "link": {"max_lead_frames": 10**6},
+            "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
+            "fleet": {"expect": edges, "max_influence": cap},
+        }
+    )
+
+
+def whole_data() -> DataSet:
+    """The images of all edges and the public ones (the split ``audit``)."""
+    folder = str(data_folder("cifar10"))
+    limit = {"train": TRAIN + PUBLIC, "val": VAL, "test": TEST}
+    share = PUBLIC / (TRAIN + PUBLIC)
+    return open_dataset(folder, "label", image_size=32, limit=limit, audit_share=share)
+
+
+def parts_of(data: DataSet, edges: int, division: str, seed: int) -> list[DataSet]:
+    """The part of each edge."""
+    parts = [shard(data, number + 1, edges, seed=seed) for number in range(edges)] if edges > 1 else [data]
+    train = data.splits["train"]
+    if division == "skewed":
+        rng = np.random.default_rng((seed, 7))
+        owner_N = np.zeros(len(train), np.int64)
+        labels = train.labels.numpy()
+        while True:
+            for label in np.unique(labels):
+                of = np.flatnonzero(labels == label)
+                shares = rng.dirichlet(np.full(edges, CONCENTRATION))
+                ends = np.round(shares.cumsum() * len(of)).astype(int)
+                owners = np.searchsorted(ends, np.arange(len(of)), side="right")
+                owner_N[rng.permutation(of)] = owners.clip(max=edges - 1)
+            if np.bincount(owner_N, minlength=edges).min() >= 64:
+                break
+        parts = [
+            dataclasses.replace(part, splits={**part.splits, "train": train.subset(np.flatnonzero(owner_N == number))})
+            for number, part in enumerate(parts)
+        ]
+    if division == "poisoned":
+        parts[3] = dataclasses.replace(parts[3], splits={**parts[3].splits, "train": shifted(parts[3].splits["train"])})
+    return parts
+
+
+def shifted(split: Split) -> Split:
+    """The split with every label replaced by that of the next class."""
+    made = split.subset(np.arange(len(split)))
+    made.labels = (made.labels + 1) % 10
+    return made
+
+
+def published_front(data: DataSet, folder: Path, seed: int) -> Path:
+    """A front that was trained on the public images, in a run of its own."""
+    target = folder / f"published-{seed}" / "edge" / "front.safetensors"
+    if not target.exists():
+        assert data.audit is not None
+        public = dataclasses.replace(data, splits={**data.splits, "train": data.audit})
+        config = settings("published", 1, None, None, seed)
+        runner = CloudRunner(config, target.parents[1] / "cloud", Quiet(), resume=False, inline=True)
+        edge(config, public, MemoryLink(runner.ingest), target.parent)
+        runner.close()
+    return target
+
+
+def edge(config: Config, data: DataSet, link: MemoryLink, folder: Path) -> None:
+    """One edge of a fleet, to its end."""
+    assert EdgeRunner(config, data, link, folder, Quiet(), resume=False, threaded=False).run(threading.Event())
+
+
+def run_arm(name: str, seed: int) -> dict[str, Any]:
+    """Train one arm. Returns its figures."""
+    edges, fronts, division, cap = ARMS[name]
+    data = whole_data()
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        front = published_front(data, folder, seed) if fronts == "published" else None
+        config = settings(fronts, edges, cap, front, seed)
+        runner = CloudRunner(config, folder / "cloud", Quiet(), resume=False, inline=False)
+        parts = parts_of(data, edges, division, seed)
+        for number, part in enumerate(parts):
+            edge(config, part, MemoryLink(runner.ingest, f"edge{number}"), folder / f"edge{number}")
+        assert runner.run(threading.Event())
+        trainer = runner.trainer
+        summary = runner.close()
+        assert summary.test is not None and trainer is not None
+        each: dict[str, Any] = {}
+        if (folder / "cloud" / "fleet.json").exists():
+            each = json.loads((folder / "cloud" / "fleet.json").read_text())["edges"]
+        return {
+            "arm": name,
+            "seed": seed,
+            "accuracy": summary.test.accuracy,
+            "images": [len(part.splits["train"]) for part in parts],
+            "edges": {
+                name: {"accuracy": figures["test"]["accuracy"], "capped": figures["capped"], "loss": figures["loss"]}
+                for name, figures in each.items()
+            },
+            "steps": trainer.progress.step,
+            "seconds": time.perf_counter() - begun,
+            **provenance(f"--only {name} --seeds {seed}"),
+        }
+
+
+def table() -> None:
+    """Print what is there: accuracy on all test images, mean over the seeds, beside that of one edge."""
+    found: dict[str, list[float]] = {}
+    honest: dict[str, list[float]] = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text())
+        found.setdefault(result["arm"], []).append(result["accuracy"])
+        accuracies = [each["accuracy"] for edge, each in result["edges"].items() if edge != "edge3"]
+        honest.setdefault(result["arm"], []).append(float(np.mean(accuracies)) if accuracies else result["accuracy"])
+    print(f"{'arm':<18}{'seeds':>6}{'accuracy %':>12}{'less than one edge, points':>28}")
+    for name, (_, fronts, division, _) in ARMS.items():
+        if name not in found:
+            continue
+        values = honest[name] if division == "poisoned" else found[name]
+        one = found.get(f"one-{fronts}")
+        less = "" if one is None else f"{100 * (np.mean(one) - np.mean(values)):28.1f}"
+        print(f"{name:<18}{len(values):>6}{100 * np.mean(values):12.1f}{less}")
+    print("own-poisoned and own-capped: accuracy on the test images of the seven honest edges")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(HERE))
+    if not args.table:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        for seed in args.seeds:
+            for name in args.only:
+                path = RESULTS / f"{name}-{seed}.json"
+                if not path.exists():
+                    path.write_text(json.dumps(run_arm(name, seed), indent=1) + "\n")
+                    print(f"{name} {seed}: done", flush=True)
+    table()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
