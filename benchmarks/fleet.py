@@ -4,11 +4,11 @@
     python benchmarks/fleet.py --only own-iid published-iid
     python benchmarks/fleet.py --table                    # from the results that are there
 
-Two ways to have fronts: ``own``, each edge trains its own from the same start (schedule joint); ``published``, all hold
-one that was trained before on other images (schedule freeze-and-log). Two ways to divide the training images: ``iid``, at
-random; ``skewed``, each class by shares from a Dirichlet law with concentration 0.3. ``poisoned``: as own-iid, but one
-edge has its labels shifted by one class; ``capped``: that with fleet.max_influence 0. The test images are divided at
-random, so that together they are always the same.
+Two ways to have fronts: ``own``, each edge trains its own from the same start (schedule joint); ``published``, all
+hold one that was trained before on other images (schedule freeze-and-log). Two ways to divide the training images:
+``iid``, at random; ``skewed``, each class by shares from a Dirichlet law with concentration 0.3. ``poisoned``: as
+own-iid, but one edge has its labels shifted by one class; ``capped``: that with fleet.max_influence 0. The test images
+are divided at random, so that together they are always the same.
 
 Edges and cloud are those of real runs; they talk over the link in memory, one edge after the other. Then the cloud
 learns, as if all had come at once. An arm that is done is kept in benchmarks/results/fleet/ and is not done again.
@@ -36,13 +36,14 @@ from smartedge.config import Config, load_config
 from smartedge.data import DataSet, Split, open_dataset, shard
 from smartedge.edge.runner import EdgeRunner
 from smartedge.runs.progress import Quiet
+from smartedge.types import SplitName
 from smartedge.wire.memory import MemoryLink
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "fleet"
 EDGES = 8
-EPOCHS = 10
-TRAIN, VAL, TEST, PUBLIC = 6000, 400, 2000, 2000  # images
+EPOCHS = 8
+TRAIN, VAL, TEST, PUBLIC = 4000, 160, 1000, 1000  # images
 CONCENTRATION = 0.3
 ARMS = {
     # name: (edges, fronts, division of the images, cap)
@@ -82,7 +83,7 @@ def settings(fronts: str, edges: int, cap: float | None, front: Path | None, see
 def whole_data() -> DataSet:
     """The images of all edges and the public ones (the split ``audit``)."""
     folder = str(data_folder("cifar10"))
-    limit = {"train": TRAIN + PUBLIC, "val": VAL, "test": TEST}
+    limit: dict[SplitName, int] = {"train": TRAIN + PUBLIC, "val": VAL, "test": TEST}
     share = PUBLIC / (TRAIN + PUBLIC)
     return open_dataset(folder, "label", image_size=32, limit=limit, audit_share=share)
 

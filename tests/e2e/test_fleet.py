@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from runs import assert_same_run
+from safetensors.torch import load_file
 
+from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.cli.app import main
 from smartedge.config import Config
 from smartedge.runs.progress import Quiet, parse_update
@@ -80,3 +85,49 @@ def test_a_run_of_an_edge_with_a_bundle_equals_one_on_this_machine(tiny_config, 
     assert [code for code, _ in ends(edge, cloud)] == [0, 0]
     collect(secured.run_dir)
     assert_same_run(plain.run_dir, secured.run_dir)
+
+
+@pytest.mark.slow
+def test_a_fleet_whose_cloud_is_killed_ends_by_its_journal(tiny_config, tmp_path: Path, start: Start) -> None:
+    """Three edges; kill -9 for the cloud within its training. Its weights are those that store and journal give."""
+    names = ["door", "gate", "hall"]
+    fleet = tmp_path / "fleet"
+    assert main(["fleet", "init", str(fleet)]) == 0
+    assert main(["fleet", "add", str(fleet), *names, "--cloud", "127.0.0.1:1"]) == 0
+    config = tiny_config("cloud", fleet={"expect": names, "mix": 4}, epochs=4)
+    edges = {
+        name: tiny_config(name, data={"shard": f"{number}/3"}, epochs=4) for number, name in enumerate(names, start=1)
+    }
+    journal = config.run_dir / "cloud" / "order.jsonl"
+
+    def start_edges(port: int, *more: str) -> list[subprocess.Popen[str]]:
+        bundles = {name: str(fleet / "bundles" / f"{name}.bundle") for name in names}
+        where = f"127.0.0.1:{port}"
+        return [start("edge", edges[name], "--bundle", bundles[name], "--connect", where, *more) for name in names]
+
+    cloud = start("cloud", config, "--fleet", str(fleet), "--listen", "127.0.0.1:0")
+    first = start_edges(port_of(cloud))
+    deadline = time.monotonic() + 120
+    while not journal.exists() or journal.read_bytes().count(b"frames") < 2:
+        assert cloud.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    cloud.kill()
+    before = journal.read_bytes()
+    for edge in first:
+        edge.kill()
+    cloud = start("cloud", config, "--fleet", str(fleet), "--listen", "127.0.0.1:0", "--resume")
+    again = start_edges(port_of(cloud), "--resume")
+    assert [(code, told) for code, told in ends(*again, cloud) if code] == []
+    whole = journal.read_bytes()
+    assert whole.startswith(before[: before.rfind(b"\n") + 1]) and len(whole) > len(before)
+    repeat = tiny_config("repeat", fleet={"expect": names, "mix": 4}, epochs=4)
+    (repeat.run_dir / "cloud").mkdir(parents=True)
+    for name in ("store", "closed"):
+        shutil.copytree(config.run_dir / "cloud" / name, repeat.run_dir / "cloud" / name)
+    shutil.copy(journal, repeat.run_dir / "cloud" / "order.jsonl")
+    (repeat.run_dir / "config.yaml").write_text(repeat.to_yaml())
+    assert ends(start("cloud", repeat, "--listen", "127.0.0.1:0", "--resume"))[0][0] == 0
+    backs = [load_file(each.run_dir / "cloud" / "back.safetensors") for each in (config, repeat)]
+    assert all(torch.equal(backs[0][name], backs[1][name]) for name in backs[0])
+    figures = FleetFigures.read(config.run_dir / "cloud" / "fleet.json")
+    assert sorted(figures.edges) == names and figures.complete

@@ -15,7 +15,7 @@ _NEW = "start a new run in another run_dir"
 
 
 class OrderLine(Part):
-    """One line of ``cloud/order.jsonl``. ``joined``, ``frames``, ``evaluated`` or ``closed`` is given."""
+    """One line of ``cloud/order.jsonl``: ``joined``, ``frames``, ``evaluated``, ``quarantined`` or ``closed``."""
 
     check: int = Field(description="CRC-32 of the line without this field")
     joined: str | None = Field(None, description="an edge that takes part from here on")
@@ -27,6 +27,11 @@ class OrderLine(Part):
     )
     capped: tuple[str, ...] | None = Field(
         None, description="edges of which only the share `fleet.max_influence` of the images is learned from"
+    )
+    quarantined: tuple[str, int] | None = Field(
+        None,
+        description="training failed on this frame of this edge: from it on, no frame of the edge is used, in earlier "
+        "lines neither",
     )
     closed: bool | None = Field(None, description="true: nothing more is learned from")
 
@@ -52,6 +57,7 @@ class EdgeFigures(Part):
     lag: int = Field(description="frames that wait to be used")
     refused: int = Field(description="streams and frames that were refused, since the cloud was started")
     closed: bool = Field(description="whether it has sent everything")
+    quarantined: int | None = Field(description="the frame on which training failed; null: none")
     capped: bool = Field(description="whether only the share `fleet.max_influence` of its images is learned from")
     loss: float | None = Field(description="mean training loss on its images, of late; null: not known")
     outlier: float | None = Field(

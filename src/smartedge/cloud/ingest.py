@@ -106,6 +106,7 @@ class Handover:
         self.intakes: dict[str, Intake] = {}  # of the edges that have sent a frame
         self.learned: dict[str, int] = {}  # edge -> every frame of it before this one was used
         self.complete = False  # nothing more is taken in
+        self.quarantined: dict[str, int] = {}  # edge -> the frame on which training failed
         self.answers: dict[int, Frame] = {}
         self.failure: BaseException | None = None  # of training
         self._kept: dict[Key, Decoded] = {}
@@ -241,6 +242,8 @@ class Ingest:
             handover.raise_failure()
             if handover.complete and frame.seq >= intake.next_seq:
                 raise FrameError("the run is complete; nothing more is taken in")
+            if edge in handover.quarantined:
+                self._check_place(intake)
             if header not in intake.streams:
                 if not intake.streams:
                     with self._counting(intake):
@@ -342,6 +345,11 @@ class Ingest:
     def _check_place(self, intake: Intake) -> None:
         """Refuse an edge for which the run has no place."""
         expected, known = self._config.fleet.expect, self._handover.intakes
+        if (failed := self._handover.quarantined.get(intake.edge)) is not None:
+            raise RunError(
+                f"edge {intake.edge!r} is in quarantine: training failed on its frame {failed}. The run goes on "
+                "without it; look for the fault, and let the edge take part in the next run"
+            )
         if self._handover.complete and not intake.closed:
             raise RunError("the run is complete, and goes on with what came before")
         if isinstance(expected, tuple):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.cloud.influence import Influence
@@ -28,7 +29,19 @@ from smartedge.methods.schedules import get_schedule
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import FeatureBatch, StreamHeader
 
-__all__ = ["Mixing"]
+__all__ = ["Mixing", "WindowError"]
+
+
+class WindowError(Exception):
+    """Training failed on a window of frames.
+
+    Attributes:
+        frames: edge and number of each.
+    """
+
+    def __init__(self, frames: list[Key], reason: str) -> None:
+        super().__init__(reason)
+        self.frames = frames
 
 
 class Mixing:
@@ -56,6 +69,36 @@ class Mixing:
         self._last_epoch = max(epoch for epoch, _ in get_schedule(config.schedule).streams(config))
         self._trainer: BackTrainer | None = None
         self._chosen: OrderLine | None = None
+        handover.quarantined |= dict(line.quarantined for line in self._journal.lines if line.quarantined is not None)
+
+    def quarantine(self, trainer: BackTrainer, failed: WindowError, read: Callable[[Key], FeatureBatch]) -> list[Key]:
+        """Find the frames of a window on which training fails, and use none of their edges from there on.
+
+        Args:
+            trainer: in the state of its newest checkpoint; :meth:`follow` has been called with it.
+            failed: the window.
+            read: gives the decoded batch of a frame.
+
+        Returns:
+            The frames.
+
+        Raises:
+            RunError: training fails on no frame alone. So it has diverged, and no edge is to blame.
+        """
+        guilty = [key for key in failed.frames if not trainer.can_learn(read(key))]
+        if not guilty:
+            raise RunError(f"training has failed ({failed}), on no frame alone: start a new run with a lower train.lr")
+        for edge, seq in guilty:
+            if edge not in self._handover.quarantined:
+                self._journal.append(OrderLine(check=0, quarantined=(edge, seq)))
+                with self._handover.changed:
+                    self._handover.quarantined[edge] = seq
+        return guilty
+
+    def _is_used(self, key: Key) -> bool:
+        """Whether a frame is not in quarantine."""
+        failed = self._handover.quarantined.get(key[0])
+        return failed is None or key[1] < failed
 
     def follow(self, trainer: BackTrainer) -> None:
         """Go to the line of the journal at which the trainer is.
@@ -68,7 +111,9 @@ class Mixing:
                 f"{self._journal.path}: has {len(self._journal.lines)} lines, and the checkpoint was written after "
                 f"{trainer.next_seq}; restore the file from a copy, or start a new run"
             )
-        self._trainer = trainer
+        self._trainer, self._chosen = trainer, None
+        self._announced.clear()
+        self._cursors.clear()
         for line in self._journal.lines[: trainer.next_seq]:
             self._note(line)
             if line.frames is not None:
@@ -97,7 +142,7 @@ class Mixing:
         if line.frames is not None:
             self._learn(trainer, line, read)
         elif line.evaluated is not None:
-            for key in _keys(line.evaluated):
+            for key in filter(self._is_used, _keys(line.evaluated)):
                 trainer.validate(read(key))
         elif line.closed:
             self._finish(trainer, read)
@@ -142,7 +187,7 @@ class Mixing:
     def _ready_frames(self, intake: Intake) -> int:
         """How many training frames of an edge are there, from its cursor on."""
         header = self._header(intake)
-        if header is None or header.split != "train":
+        if header is None or header.split != "train" or intake.edge in self._handover.quarantined:
             return 0
         return min(header.end_seq, intake.next_seq) - self._cursors[intake.edge]
 
@@ -163,7 +208,7 @@ class Mixing:
         waited = False
         for edge, count in ready.items():
             header = self._header(self._handover.intakes[edge])
-            if count or (header is not None and self._kept_for_the_end(header)):
+            if count or edge in self._handover.quarantined or (header is not None and self._kept_for_the_end(header)):
                 self._silent.pop(edge, None)
             else:
                 waited |= now - self._silent.setdefault(edge, now) < patience
@@ -204,7 +249,8 @@ class Mixing:
         trainer.end_epochs(self._steps_per_epoch())  # now, when the validation images of that epoch have been evaluated
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "mix", trainer.next_seq))
         batches, edges = [], []
-        for edge, seq in line.frames:
+        frames = [key for key in line.frames if self._is_used(key)]
+        for edge, seq in frames:
             batch = read((edge, seq))
             self.influence.see(edge, batch.features_BF)
             if edge in (line.capped or ()):
@@ -212,16 +258,28 @@ class Mixing:
                 batch = take(batch, torch.randperm(len(batch.ids), generator=generator)[:kept].numpy())
             batches.append(batch)
             edges += [edge] * len(batch.ids)
+        if not frames:
+            return
         pool, edge_N = join(batches), np.array(edges)
         order = torch.randperm(len(edge_N), generator=generator).numpy()
         trainer.progress.steps_per_epoch = self._steps_per_epoch()
-        for part in np.array_split(order, len(line.frames)):
+        for part in np.array_split(order, len(frames)):
             if len(part) > 1:  # batch normalisation needs two
-                loss_B = trainer.learn_mixed(take(pool, part))
+                loss_B = self._loss(trainer, take(pool, part), frames)
                 self.influence.note(edge_N[part], loss_B)
             else:
                 trainer.progress.step += 1
         self.influence.judge()
+
+    def _loss(self, trainer: BackTrainer, batch: FeatureBatch, frames: list[Key]) -> NDArray[np.float64]:
+        """Learn from a batch; the loss of each image."""
+        try:
+            loss_B = trainer.learn_mixed(batch)
+        except (ValueError, RuntimeError, ArithmeticError) as error:
+            raise WindowError(frames, str(error)) from error
+        if not np.isfinite(loss_B).all():
+            raise WindowError(frames, "the loss is not finite")
+        return loss_B
 
     def _steps_per_epoch(self) -> int:
         """Training frames of all edges in an epoch. An edge that is expected but has not come counts as a mean one."""
@@ -233,8 +291,8 @@ class Mixing:
             for edge, intake in sorted(self._handover.intakes.items()):
                 for header in intake.streams:
                     if header.split == split and self._kept_for_the_end(header):
-                        for seq in range(header.first_seq, min(header.end_seq, intake.next_seq)):
-                            yield edge, read((edge, seq))
+                        keys = [(edge, seq) for seq in range(header.first_seq, min(header.end_seq, intake.next_seq))]
+                        yield from ((edge, read(key)) for key in filter(self._is_used, keys))
 
         trainer.finish(of("val"), of("test"))
 

@@ -13,7 +13,7 @@ from smartedge.artifacts.summary import CloudSummary, Session
 from smartedge.cloud.completion import Completion
 from smartedge.cloud.edge_figures import figures_of_edges
 from smartedge.cloud.ingest import Decoded, Handover, Ingest, Key
-from smartedge.cloud.mixing import Mixing
+from smartedge.cloud.mixing import Mixing, WindowError
 from smartedge.cloud.order import Shuffled, next_in_sequence
 from smartedge.cloud.store import FeatureLog, has_begun
 from smartedge.cloud.trainer import BackTrainer
@@ -25,7 +25,7 @@ from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import peak_rss_bytes, pick_device
-from smartedge.runs.progress import Monitor
+from smartedge.runs.progress import Monitor, Update
 from smartedge.types import EncodedBatch, FeatureBatch, Frame, StreamHeader
 
 __all__ = ["CloudRunner"]
@@ -202,9 +202,23 @@ class CloudRunner:
             if self._once:
                 self._learn_from_logs(self.trainer, stop)
             elif self._mixing is not None:
-                self._mixing.take(self._read)
+                self._learn_window(self._mixing, self.trainer)
             else:
                 self._learn_next(self.trainer, next(iter(self._handover.intakes)))
+
+    def _learn_window(self, mixing: Mixing, trainer: BackTrainer) -> None:
+        """Do what the journal says next. Where training fails, go back, and on without the edge whose frame it was."""
+        try:
+            mixing.take(self._read)
+        except WindowError as error:
+            trainer.recorder.close()
+            self.resume = True
+            known = next(intake for intake in self._handover.intakes.values() if intake.streams)
+            self._make_trainer(known.edge, known.streams[0])
+            assert self.trainer is not None
+            for edge, seq in mixing.quarantine(self.trainer, error, self._read):
+                text = f"training failed on frame {seq} of edge {edge} ({error}): it is in quarantine, the others go on"
+                self.monitor.update(Update("cloud", "quarantine", text=text))
 
     def _learn_from_logs(self, trainer: BackTrainer, stop: threading.Event | None) -> None:
         """Train all epochs on what the logs hold. A resumed run uses the same frames, whatever came since."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections import Counter
@@ -137,6 +138,22 @@ class BackTrainer:
             self._report(self.progress)
         self.busy += time.perf_counter() - begun
         return image_losses(result.logits_BK.cpu(), torch.from_numpy(batch.labels))
+
+    def can_learn(self, batch: FeatureBatch) -> bool:
+        """Whether an update on this batch alone succeeds, with finite results. It is tried on a copy of the back."""
+        kept, optimizer = copy.deepcopy(self.back.state_dict()), copy.deepcopy(self.optimizer.state_dict())
+        predictions, self._predictions = self._predictions, Predictions()
+        try:
+            with self.random.active():
+                result = self._learn(batch, self.progress)
+            whole = all(bool(tensor.isfinite().all()) for tensor in self.back.state_dict().values())
+            return whole and bool(result.logits_BK.isfinite().all())
+        except (ValueError, RuntimeError, ArithmeticError):
+            return False
+        finally:
+            self._predictions = predictions
+            self.optimizer.load_state_dict(optimizer)
+            self.back.load_state_dict(kept)
 
     def validate(self, batch: FeatureBatch) -> None:
         """Evaluate validation images, between training steps."""

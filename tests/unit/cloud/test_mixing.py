@@ -18,8 +18,9 @@ from smartedge.artifacts.metrics import EpochFigures
 from smartedge.cloud.completion import ask_to_close
 from smartedge.cloud.runner import CloudRunner
 from smartedge.errors import FrameError, LogError, RunError
-from smartedge.runs.progress import Quiet
+from smartedge.runs.progress import Quiet, Update
 from smartedge.runs.record import read_metrics
+from smartedge.types import Frame
 from smartedge.wire.memory import MemoryLink
 
 
@@ -296,3 +297,81 @@ def test_the_cap_keeps_an_edge_with_wrong_labels_from_harming_the_back(tmp_path:
         assert [name for name, each in figures.edges.items() if each.capped] == ([] if most is None else ["edge3"])
     assert found[0.0] >= found[None]
     assert found[0.0] > 0.9
+
+
+class Marked(CloudRunner):
+    """The network gives NaN for an image that holds the mark, as a defect in it would."""
+
+    MARK = 777.0
+
+    def _make_trainer(self, edge, header) -> None:
+        super()._make_trainer(edge, header)
+        assert self.trainer is not None
+        self.trainer.back.register_forward_pre_hook(
+            lambda _, inputs: (torch.where((inputs[0] == self.MARK).any(), torch.nan, inputs[0]),)
+        )
+
+
+class DefectEdge(SimulatedEdge):
+    """Its fourth training frame holds the mark."""
+
+    def frame(self, seq: int, split: str = "train") -> Frame:
+        made = super().frame(seq, split)
+        if seq != 4:
+            return made
+        payload = np.frombuffer(made.batch.payload, np.float32).copy()
+        payload[5] = Marked.MARK
+        return dataclasses.replace(made, batch=dataclasses.replace(made.batch, payload=payload.tobytes()))
+
+
+def test_an_edge_on_whose_frame_training_fails_is_put_in_quarantine_and_the_others_go_on(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 3, "patience": 0.05})
+    edges = [*edges_of(config, 2), DefectEdge("edge2", config, seed=2)]
+    told: list[str] = []
+
+    class Told(Quiet):
+        def update(self, update: Update) -> None:
+            told.append(update.text)
+
+    runners = []
+    for name in ("first", "again"):
+        folder = tmp_path / name
+        if name == "again":
+            folder.mkdir()
+            for kept in ("store", "closed"):
+                shutil.copytree(tmp_path / "first" / kept, folder / kept)
+            shutil.copy(tmp_path / "first" / "order.jsonl", folder / "order.jsonl")
+        runner = Marked(config, folder, Told(), resume=name == "again", inline=False)
+        if name == "first":
+            for edge in edges:
+                edge.send(runner)
+        assert runner.run(threading.Event())
+        with pytest.raises(RunError, match="edge 'edge2' is in quarantine: training failed on its frame 4"):
+            MemoryLink(runner.ingest, "edge2").open(edges[2].streams()[0])
+        runner.close()
+        runners.append(runner)
+    assert same(*runners)
+    assert [text for text in told if "quarantine" in text] == [
+        "training failed on frame 4 of edge edge2 (the loss is not finite): it is in quarantine, the others go on"
+    ]
+    assert [line.quarantined for line in lines_of(tmp_path / "first") if line.quarantined] == [("edge2", 4)]
+    found = FleetFigures.read(tmp_path / "first" / "fleet.json")
+    assert found.complete and {name: each.quarantined for name, each in found.edges.items()} == {
+        "edge0": None,
+        "edge1": None,
+        "edge2": 4,
+    }
+    trainer = runners[0].trainer
+    assert trainer is not None and all(bool(tensor.isfinite().all()) for tensor in trainer.back.state_dict().values())
+
+
+def test_training_that_fails_on_no_frame_alone_blames_no_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = fleet_config(fleet={"expect": 2})
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    for edge in edges_of(config, 2):
+        edge.send(runner)
+    monkeypatch.setattr("smartedge.cloud.trainer.image_losses", lambda logits_BK, labels: np.full(len(labels), np.inf))
+    with pytest.raises(RunError, match=r"the loss is not finite\), on no frame alone: start a new run with a lower"):
+        runner.run(threading.Event())
+    assert runner._handover.quarantined == {}
+    runner.close()
