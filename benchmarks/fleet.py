@@ -42,8 +42,8 @@ from smartedge.wire.memory import MemoryLink
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "fleet"
 EDGES = 8
-EPOCHS = 8
-TRAIN, VAL, TEST, PUBLIC = 4000, 160, 1000, 1000  # images
+EPOCHS = 6
+TRAIN, VAL, TEST, PUBLIC = 2400, 160, 4000, 800  # images
 CONCENTRATION = 0.3
 ARMS = {
     # name: (edges, fronts, division of the images, cap)
