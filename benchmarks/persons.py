@@ -67,7 +67,7 @@ FRONTS: dict[str, dict[str, Any]] = {
     "wide": {"model": WIDE},
     "wide-noise": {"model": WIDE, "dp": NOISE},
     "wide-male": {"model": WIDE, "dp": NOISE, "adversary": exits("conv"), "data": {"sensitive": ["Male"]}},
-    "wide-several": {"model": WIDE, "dp": NOISE, "adversary": exits("conv")},
+    "wide-several": {"model": WIDE, "dp": NOISE, "adversary": exits("conv"), "train": {"front_epochs": 10}},
     "wide-identity": {
         "model": WIDE,
         "dp": NOISE,
