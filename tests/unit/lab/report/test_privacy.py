@@ -326,6 +326,55 @@ def test_where_test_images_crossed_without_noise_it_says_so(write_run, write_aud
     assert "these attacks met no noise either" in text_of(write_report(run))
 
 
+def test_what_is_read_of_persons_has_tables_and_a_figure(write_run, write_audit):
+    def linked(auroc):
+        interval = [auroc - 0.02, auroc + 0.02]
+        rates = {"equal_error_rate": 1 - auroc, "equal_error_rate_ci95": [0.1, 0.3]}
+        return {"auroc": auroc, "auroc_ci95": interval, **rates}
+
+    def read(value):
+        return {"balanced_accuracy": value, "ci95": [value - 0.05, value + 0.05], "auroc": value}
+
+    def people(audit):
+        audit["identity"] = {
+            "persons": 90,
+            "persons_with_pairs": 37,
+            "labelled": True,
+            "best": "plda+label",
+            "best_of_release": "plda",
+            "linkers": {"plda": linked(0.61), "plda+label": linked(0.66)},
+            "label_floor": linked(0.57),
+            "attribute_floor": linked(0.83),
+            "undefended": linked(0.94),
+        }
+        bands = {
+            images: {
+                "persons": [30, 41],
+                "best": "network-sets",
+                "attacks": {"network-sets": read(value), "mixture-images": read(value + 0.03)},
+                "label_floor": read(value - 0.07),
+                "undefended": read(0.97),
+            }
+            for images, value in (("1", 0.63), ("4-9", 0.78))
+        }
+        audit["persons"] = {"masculine": bands}
+
+    page = write_report(write_audit(write_run(), change=people))
+    text = text_of(page)
+    assert "whether they show one person, with AUROC 0.66 (95 % interval 0.64 to 0.68; guessing: 0.50)" in text
+    assert "on the undefended front 0.94. The true desired labels alone give 0.57." in text
+    assert "37 persons with two or more images" in text
+    assert "30 + 41" in text
+    assert "78.0 % network-sets" in text
+    drawn = [label for label in labels_of(page) if "several images of one person" in label]
+    assert drawn == [
+        "How well attackers read masculine from several images of one person. 1 images: 63.0 %, label floor 56.0 %; "
+        "4-9 images: 78.0 %, label floor 71.0 %."
+    ]
+    without = text_of(write_report(write_audit(write_run())))
+    assert "What is read of a person" not in without
+
+
 def test_attacks_that_were_left_out_leave_a_report(write_run, write_audit, attribute):
     def short(audit):
         audit.update(reconstruction=None, membership=None)
