@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 import torch
 from many_edges import edges_of, fleet_config, lines_of, run_fleet
-from runs import share_key
+from runs import assert_same_run, share_key
 from safetensors.torch import load_file
 from watching import Watch, facts_of
 
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.cloud.runner import CloudRunner
+from smartedge.cloud.store import FeatureLog
 from smartedge.config import Config, Section, load_config
 from smartedge.edge.runner import EdgeRunner
 from smartedge.errors import ConfigError, LinkError, LogError, RunError
@@ -182,6 +183,8 @@ ELSEWHERE = {
     "fleet.mix": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.patience": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.max_influence": "test_the_cloud_of_a_fleet_gets_its_settings",
+    "store.keep": "test_frames_that_no_run_needs_are_dropped",
+    "store.max_bytes": "test_the_store_gets_its_limit",
     "spool.max_bytes": "test_the_spool_gets_its_settings",
     "spool.when_full": "test_the_spool_gets_its_settings",
     "model.front": "test_a_front_that_was_trained_before_is_sent_and_not_trained",
@@ -410,6 +413,36 @@ def test_the_spool_gets_its_settings(tiny_config):
     )
     with pytest.raises(LogError, match=r"the spool is full \(\d+ bytes of 65536 are used\)"):
         runner.run(threading.Event())
+
+
+def test_the_store_gets_its_limit(tiny_config):
+    config = tiny_config("run", **SMALL, codec={"name": "float32"}, store={"max_bytes": 2**16})
+    with pytest.raises(LogError, match=r"cloud/store/edge: edge 'edge', frame 1: \d+ bytes of 65536 are used"):
+        train(config, single_process=True, monitor=Quiet())
+
+
+@pytest.mark.parametrize("schedule", ["joint", "freeze-and-log"])
+def test_frames_that_no_run_needs_are_dropped(tiny_config, monkeypatch, schedule):
+    """While the run goes on, those before the last but one checkpoint; at its end, all but the last file."""
+    monkeypatch.setattr(FeatureLog.__init__, "__kwdefaults__", {"segment_bytes": 8000, "max_bytes": None})
+    dropped: list[tuple[int, int]] = []
+    forget_as_usual = FeatureLog.forget_before
+
+    def forget(log: FeatureLog, seq: int) -> None:
+        forget_as_usual(log, seq)
+        dropped.append((seq, log.first_seq))
+
+    monkeypatch.setattr(FeatureLog, "forget_before", forget)
+    usual = tiny_config("usual", epochs=3, schedule=schedule)
+    config = tiny_config("run", epochs=3, schedule=schedule, store={"keep": "unconsumed"})
+    train(usual, single_process=True, monitor=Quiet())
+    assert not dropped
+    train(config, single_process=True, monitor=Quiet())
+    assert_same_run(usual.run_dir, config.run_dir)
+    each = 96 // 16 + 2  # frames of an epoch
+    steps = [0, each, 2 * each] if schedule == "joint" else []
+    assert [seq for seq, _ in dropped] == [*steps, (3 if steps else 1) * each + 3]
+    assert all(first <= seq for seq, first in dropped) and dropped[-1][1] > 0
 
 
 @pytest.fixture

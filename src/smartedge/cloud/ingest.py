@@ -50,16 +50,18 @@ class Intake:
     Args:
         cloud: the cloud's folder of the run.
         edge: name of the edge.
+        max_bytes: the log takes no more than this; None: what the disk holds.
 
     Raises:
         RunError: the name cannot be a folder's.
         LogError: the log is damaged, or another process writes it.
     """
 
-    def __init__(self, cloud: Path, edge: str) -> None:
+    def __init__(self, cloud: Path, edge: str, *, max_bytes: int | None = None) -> None:
         self.edge = edge
         self.folder = log_folder(cloud, edge)
-        self.log = FeatureLog(self.folder, edge) if self.folder.exists() else None
+        self._max_bytes = max_bytes
+        self.log = self._open() if self.folder.exists() else None
         self.stream: StreamHeader | None = None  # the open one
         self._closed = cloud / CLOSED / edge
         self.images = 0  # that came since the start
@@ -89,8 +91,11 @@ class Intake:
     def open_log(self) -> FeatureLog:
         """The log; it is made where it is missing."""
         if self.log is None:
-            self.log = FeatureLog(self.folder, self.edge)
+            self.log = self._open()
         return self.log
+
+    def _open(self) -> FeatureLog:
+        return FeatureLog(self.folder, self.edge, max_bytes=self._max_bytes)
 
 
 class Handover:
@@ -197,7 +202,7 @@ class Ingest:
         self._order = list(self._schedule.streams(config))
         self._largest = largest_value(config)
         for edge in edges_of(folder):
-            handover.intakes[edge] = Intake(folder, edge)
+            handover.intakes[edge] = Intake(folder, edge, max_bytes=config.store.max_bytes)
         self._strangers: dict[str, Intake] = {}  # edges of which no frame has come yet
 
     def accept(self, edge: str, header: StreamHeader) -> int:
@@ -301,7 +306,7 @@ class Ingest:
         with self._handover.changed:
             known = self._handover.intakes.get(edge) or self._strangers.get(edge)
             if known is None:
-                known = self._strangers[edge] = Intake(self._folder, edge)
+                known = self._strangers[edge] = Intake(self._folder, edge, max_bytes=self._config.store.max_bytes)
             return known
 
     @contextmanager

@@ -63,6 +63,7 @@ class CloudRunner:
         self.trainer: BackTrainer | None = None
         self._handover = Handover()
         self._busy = False  # the training thread is learning
+        self._needed = 0  # the first frame that a run resumed from the checkpoint before the newest one would need
         self.ingest = Ingest(
             config,
             folder,
@@ -126,6 +127,9 @@ class CloudRunner:
             if self.config.several_edges:
                 influence = None if self._mixing is None else self._mixing.influence
                 figures_of_edges(self._handover, trainer, influence).write(self.folder / "fleet.json")
+        if summary.finished and self.config.store.keep == "unconsumed":
+            for log in self.logs.values():
+                log.forget_before(log.next_seq)
         summary.write(self.folder / "summary.json")
         if self._mixing is not None:
             self._mixing.close()
@@ -238,7 +242,7 @@ class CloudRunner:
         handover, log, seq = self._handover, self.logs[edge], trainer.next_seq
         with handover.changed:
             self._busy = True
-        header, decoded = log.header_of(seq), self._decoded((edge, seq))
+        header, decoded, epoch = log.header_of(seq), self._decoded((edge, seq)), trainer.progress.epoch
         trainer.busy += decoded.seconds
         try:
             gradient_BF = trainer.consume(header, seq, decoded.batch)
@@ -248,6 +252,9 @@ class CloudRunner:
                 "in their order, so the run ends here, and would end here again: start a new one, with a lower "
                 "train.lr if training has diverged"
             ) from error
+        if trainer.progress.epoch != epoch and self.config.store.keep == "unconsumed":
+            log.forget_before(self._needed)
+            self._needed = trainer.next_seq
         with handover.changed:
             handover.drop((edge, seq))
             handover.learned[edge] = trainer.next_seq

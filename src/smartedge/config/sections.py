@@ -24,6 +24,7 @@ __all__ = [
     "PositiveInt",
     "Section",
     "SpoolConfig",
+    "StoreConfig",
     "TrainConfig",
 ]
 
@@ -276,6 +277,18 @@ class SpoolConfig(Section):
     when_full: Literal["block", "stop"] = Field(
         "block",
         description="block: training waits until the cloud has confirmed more; stop: the run ends with an error",
+    )
+
+
+class StoreConfig(Section):
+    """The cloud's logs of accepted frames, one for each edge."""
+
+    keep: Literal["all", "unconsumed"] = Field(
+        "all",
+        description="unconsumed: frames that no resumed run needs are dropped; then there is nothing to audit",
+    )
+    max_bytes: int | None = Field(
+        None, ge=2**16, description="bytes that the log of one edge may take; default: what the disk holds"
     )
 
 

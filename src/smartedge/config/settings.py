@@ -27,6 +27,7 @@ from smartedge.config.sections import (
     PositiveInt,
     Section,
     SpoolConfig,
+    StoreConfig,
     TrainConfig,
 )
 from smartedge.errors import ConfigError
@@ -98,6 +99,7 @@ class Config(Section):
     link: LinkConfig = Field(default_factory=lambda: LinkConfig())
     fleet: FleetConfig = Field(default_factory=lambda: FleetConfig())
     spool: SpoolConfig = Field(default_factory=lambda: SpoolConfig())
+    store: StoreConfig = Field(default_factory=lambda: StoreConfig())
     hardware: HardwareConfig = Field(default_factory=lambda: HardwareConfig())
 
     @model_validator(mode="after")
@@ -267,9 +269,9 @@ class Config(Section):
     def identity(self) -> dict[str, JsonValue]:
         """All settings that a run's results depend on. A change of one of them makes another run.
 
-        The run's folder, the hardware, the link and the spool are not among them.
+        The run's folder, the hardware, the link, the spool and the store are not among them.
         """
-        places = dict.fromkeys(("run_dir", "hardware", "link", "spool", "fleet"), True)
+        places = dict.fromkeys(("run_dir", "hardware", "link", "spool", "store", "fleet"), True)
         whole = self.model_dump(mode="json", exclude={**places, "data": {"cache_dir", "cache_bytes"}, **_FRONT})
         return {**whole, "codec": {"name": self.codec_name}} | self._front()
 

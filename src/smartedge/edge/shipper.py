@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +138,8 @@ class Shipper:
         begun = time.perf_counter()
         waited = 0.0
         try:
-            seq = self.link.open(header)
+            with _cloud_stores():
+                seq = self.link.open(header)
             self._back()
             while seq < header.end_seq:
                 if not self.spool.holds(seq):
@@ -151,10 +154,13 @@ class Shipper:
                         f"the cloud wants frame {seq}, but had confirmed all before {self.spool.confirmed}, and this "
                         "edge keeps what was confirmed no longer; restore the cloud's run directory, or start a new run"
                     )
-                self.link.write(self.spool.message(seq, header))
+                frame = self.spool.message(seq, header)
+                with _cloud_stores():
+                    self.link.write(frame)
                 seq += 1
                 self.spool.confirm(min(self.link.confirmed(), seq))
-            self.link.close()
+            with _cloud_stores():
+                self.link.close()
             self.spool.confirm(header.end_seq)
             self._shipped = True
         finally:
@@ -193,3 +199,12 @@ class Shipper:
         wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**self._waits) * self._random.uniform(0.5, 1.5)
         self._waits += 1
         self._stopping.wait(wait)
+
+
+@contextmanager
+def _cloud_stores() -> Iterator[None]:
+    """Take a cloud whose disk is full for one that is away: it may have room again."""
+    try:
+        yield
+    except LogError as error:
+        raise LinkError(f"the cloud cannot store what is sent: {error}") from error

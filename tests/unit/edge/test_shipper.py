@@ -19,7 +19,7 @@ from smartedge.edge import shipper as shipper_module
 from smartedge.edge.sender import Traffic
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
-from smartedge.errors import LinkError, RunError
+from smartedge.errors import LinkError, LogError, RunError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.memory import MemoryLink
 
@@ -188,6 +188,22 @@ def test_where_all_was_confirmed_before_the_cloud_hears_of_the_end_once_more(tmp
     again = shipper(Spool(tmp_path / "spool", waiting=lambda: None), link, tmp_path)
     assert again.finish(threading.Event())
     assert (link.opened, link.written) == ([("val", 12)], [])
+
+
+def test_a_cloud_whose_disk_is_full_is_waited_for(tmp_path, log):
+    class Full(StoreHandler):
+        left = 2
+
+        def ingest(self, edge: str, header: StreamHeader, frame: Any) -> None:
+            if frame.seq == 3 and self.left:
+                self.left -= 1
+                raise LogError("the disk is full: free space on it")
+            super().ingest(edge, header, frame)
+
+    told: list[str] = []
+    made = shipper(filled(tmp_path), MemoryLink(Full(log)), tmp_path, told)
+    assert made.finish(threading.Event()) and log.durable == 12
+    assert sum("the cloud cannot store what is sent: the disk is full" in text for text in told) == 2
 
 
 def test_a_refusal_ends_it_with_the_clouds_reason(tmp_path, log):
