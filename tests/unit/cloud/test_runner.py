@@ -43,8 +43,7 @@ def runner(tmp_path):
 
 def send(runner: CloudRunner, header: StreamHeader) -> None:
     link = MemoryLink(runner.ingest)
-    link.open(header)
-    for seq in range(header.first_seq, header.first_seq + header.frames):
+    for seq in range(link.open(header), header.end_seq):
         features = np.full((4, *header.feature_shape), seq, np.float32)
         batch = pack(release(np.arange(4), features, np.array([0, 1, 0, 1])), get_codec("uint8"))
         link.write(Frame(seq, batch))
