@@ -116,7 +116,7 @@ def test_the_integer_law_is_the_law_rounded_to_the_grid(law):
     assert whole.sum() == pytest.approx(1, abs=1e-12)
     np.testing.assert_array_equal(whole, whole[::-1])
     ends = ideal.sf((len(whole) // 2 - 0.5) * grid.step)
-    assert whole[0] == pytest.approx(ends, rel=1e-9) and ends < 2.0**-64, "all that lies beyond"
+    assert whole[0] == pytest.approx(ends, rel=1e-9, abs=0) and ends < 2.0**-64, "all that lies beyond"
 
 
 def test_each_word_stands_for_its_number_of_steps():
@@ -224,7 +224,7 @@ def test_words_of_outcomes_keep_epsilon_exactly(epsilon, likely, unlikely):
     assert Fraction(often, rare) <= power
     assert Fraction(often + rest, rare + rest) <= power
     ideal = math.exp(min(epsilon, 40)) / (likely * math.exp(min(epsilon, 40)) + unlikely)
-    assert often / 2**64 == pytest.approx(ideal, rel=1e-12)
+    assert often / 2**64 == pytest.approx(ideal, rel=1e-12, abs=0)
 
 
 def test_one_of_eight_codewords_survives_89_times_in_100():
