@@ -51,9 +51,20 @@ SENSITIVE = "Male"
 SHAPES = {4: "4x1x1", 8: "8x1x1", 16: "4x2x2", 32: "8x2x2", 128: "8x4x4"}  # numbers -> model.bottleneck
 EXITS = {"exits": ["mlp", "mlp"], "weight": 3.0, "confusion": "conditional", "steps": 3}
 MIXTURE = {"mixture": 3.0}
-TERMS: dict[str, dict[str, Any]] = {"neither": {}, "exits": EXITS, "mixture": MIXTURE, "both": {**EXITS, **MIXTURE}}
+TERMS: dict[str, dict[str, Any]] = {
+    "neither": {},
+    "exits": EXITS,
+    "mixture": MIXTURE,
+    "both": {**EXITS, **MIXTURE},
+    "mixture-1": {"mixture": 1.0},  # a smaller weight, for 128 numbers only
+}
 ATTACKS = ("linear", "trees", "mlp", "mixture")
-CELLS = {f"{numbers}-{term}": (numbers, term) for numbers in (16, 4, 128, 32, 8) for term in TERMS}
+CELLS = {
+    f"{numbers}-{term}": (numbers, term)
+    for numbers in (16, 4, 128, 32, 8)
+    for term in TERMS
+    if term != "mixture-1" or numbers == 128
+}
 PERSONS = "identity"
 
 
@@ -229,14 +240,21 @@ def draw(rows: list[dict[str, Any]]) -> None:
         "exits": {"color": surface.EDGE, "marker": "o", "linestyle": "--"},
         "mixture": {"color": surface.CLOUD, "marker": "^", "linestyle": "-"},
         "both": {"color": surface.INK, "marker": "D", "linestyle": "-."},
+        "mixture-1": {"color": surface.CLOUD, "marker": "v", "linestyle": ""},
     }
-    panels = {"attack, release": "best attack", "plug-in, release": "plug-in", "certificate, release": "certificate"}
+    panels = {
+        "attack, release": "best attack",
+        "plug-in, release": "best possible on these images",
+        "certificate, release": "no attacker exceeds (95 %)",
+    }
     with surface.drawing(2.2 * surface.WIDTH, 3.4) as canvas:
         for axis, (key, title) in zip(canvas.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
             for term, look in looks.items():
                 of_term = [row for row in rows if row["term"] == term]
-                numbers = [row["numbers"] for row in of_term]
-                axis.plot(numbers, [float(row[key].split()[0]) / 100 for row in of_term], label=term, **look)
+                if of_term:
+                    numbers = [row["numbers"] for row in of_term]
+                    values = [float(row[key].split()[0]) / 100 for row in of_term]
+                    axis.plot(numbers, values, label=term.replace("-1", ", weight 1"), **look)
             axis.axhline(float(rows[0]["floor"].split()[0]) / 100, color=surface.LINE, label="label floor")
             axis.set(title=title, xscale="log", xlabel="numbers per image")
             axis.set_xticks(list(SHAPES), labels=[str(numbers) for numbers in SHAPES])
