@@ -25,16 +25,19 @@ _DESCRIPTION = """\
 Attack a finished run as the cloud could: with the front's weights, the noise law, labelled images of its own, and the
 features that crossed the link. The run directory must hold both sides' folders, edge/ and cloud/.
 
-  $ smartedge audit runs/faces --budget 10m
-  audit undefended front 852/852 epoch 6/6
-  audit defended deep 0.001 seed 0 masculine 420/420
-  what an attacker reads from 1000 protected images (balanced accuracy, %)
-                best attack       training image  undefended  floor  prediction floor  chance  DP bound
-  masculine     52.4 ± 3.1  deep            52.6        97.3   50.9              50.8    50.0      67.8
-  membership of a release: AUROC 0.61
-  epsilon of one release: claimed 4.00, at least 2.31 (confidence 99.9 %)
-  masculine: the best attacker (deep) reads it at 52.4 % balanced accuracy, 97.3 % from the undefended front: no more
-  than 3 points above what the desired label alone tells (50.9 %).
+  $ smartedge audit runs/faces --budget 60s
+  audit defended mlp 0.001 seed 0 31/200
+  what an attacker reads from 600 protected images (balanced accuracy, %)
+        best attack           no attacker exceeds  training image  undefended  floor  prediction floor  chance  DP bound
+  Male  56.2 ± 4.4  ensemble                 56.5            67.3        none   67.8              50.0    50.0     100.0
+  the best of each kind of attacker (balanced accuracy, %)
+  linear 51.8, mixture 53.4, trees 54.6, mlp 54.4, ensemble 56.2
+  Male: attackers of full depth were not needed, since no attacker exceeds 56.5 %, and a cheap one is within 2 points
+  membership of a release: AUROC 0.68
+  epsilon of one release: claimed 91.82, at least 54.37 (confidence 99.9 %)
+  not in full: undefended: the undefended front is at epoch 1 of 1; another call continues there
+  Male: the best attacker (mlp, with everything sent about a training image) reads it at 67.3 % balanced accuracy: no
+  more than 3 points above what the desired label alone tells (67.8 %). Some attacks were left out or cut short: ...
   runs/faces/audit/audit.json
 
 best attack       the best attacker that has the features of one release
