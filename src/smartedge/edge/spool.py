@@ -143,10 +143,10 @@ class Spool:
                     f"{self.folder}: frame {seq}: there is no room for a frame of {head + payload} bytes, although the "
                     f"cloud has confirmed all others ({reason})"
                 )
+            self.sync()  # what is not durable is not sent, and so never confirmed
             if not told:
                 told = True
                 self._waiting()
-            self.sync()  # what is not durable is not sent, and so never confirmed
             with self._changed:
                 if self._stopped:
                     raise LogError(f"{self.folder}: frame {seq}: the run was stopped while the spool was full")
