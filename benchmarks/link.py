@@ -4,7 +4,8 @@
     python benchmarks/link.py hostile --messages 100000    # the rate and the memory beside attackers
 
 Receivers are processes of their own on this machine. Rounds of all contenders alternate, and the best round counts, as
-other programs may run. Attackers are niced, since they share the processors with the edge that they attack.
+other programs may run. Attackers are niced, since they share the processors with the edge that they attack, and are
+stopped now and then, so that rounds alone and beside them alternate.
 Results: benchmarks/results/link-transport.json, link-hostile.json.
 """
 
@@ -261,7 +262,7 @@ def bomb(port: int, token: str) -> Callable[[], None]:
 def parts(port: int, token: str) -> Callable[[], None]:
     """One call with a frame of endless parts."""
     header = Up(header=header_to_json(header_of(5, 10, 256))).SerializeToString()
-    part = Up(frame=Part(head=b"h", payload=bytes(2**21), more=True)).SerializeToString()
+    part = Up(frame=Part(head=b"h", payload=bytes(2**20), more=True)).SerializeToString()
     return _caller(port, token, lambda: [header, *[part] * 100])
 
 
@@ -280,7 +281,7 @@ ATTACKS = {"junk headers": junk_headers, "malformed": malformed, "bombs": bomb, 
 
 
 def attack_here(kind: str, port: int, token: str, count: int) -> None:
-    """The attacker's process: ``count`` calls from four threads, then it holds what it has until it is killed."""
+    """The attacker's process: ``count`` calls from each of four threads, or what it holds, until it is killed."""
     os.nice(19)
     if kind == "idle":
         held = []
@@ -294,15 +295,13 @@ def attack_here(kind: str, port: int, token: str, count: int) -> None:
         calls = [ATTACKS[kind](port, f"{token}{number}") for number in range(4)]
 
         def run(call: Callable[[], None]) -> None:
-            for _ in range(count // 4):
+            for _ in range(count):
                 call()
 
-        threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+        threads = [threading.Thread(target=run, args=(call,), daemon=True) for call in calls]
         for each in threads:
             each.start()
-        for each in threads:
-            each.join()
-    print("done", flush=True)
+    print("attacking", flush=True)
     sys.stdin.read()
 
 
@@ -316,36 +315,48 @@ def attackers(kind: str, receiver: Receiver, token: str, count: int) -> Iterator
             process.kill()
 
 
-def hostile(messages: int, seconds: float) -> dict[str, Any]:
+def hostile(messages: int, rounds: int, seconds: float) -> dict[str, Any]:
     """The valid edge's rate and the receiver's memory, alone and beside each kind of attack."""
     receiver = Receiver(OURS)
     edge = Edge(receiver)
-    images, numbers, frames = 64, 4096, 50
+    images, numbers, frames = 64, 4096, 20
     kinds = {
-        "junk headers, no token": ("junk headers", "stranger", messages // 2),
-        "junk headers": ("junk headers", "edge-x", messages // 2),
-        "malformed messages": ("malformed", "edge-x", messages // 2),
+        "junk headers, no token": ("junk headers", "stranger", 10**6),
+        "junk headers": ("junk headers", "edge-x", 10**6),
+        "malformed messages": ("malformed", "edge-x", 10**6),
         "2 000 idle connections": ("idle", "", 2000),
         "a stalled stream": ("stalled", "edge-s", 1),
-        "bombs": ("bombs", "edge-x", 40),
-        "endless parts": ("endless parts", "edge-x", 40),
+        "bombs": ("bombs", "edge-x", 10**6),
+        "endless parts": ("endless parts", "edge-x", 10**6),
     }
     edge.send(images, numbers, frames)
     start = receiver.process.memory_info().rss
     found: dict[str, Any] = {}
+
+    def rate() -> float:
+        begun, before = time.perf_counter(), edge.seq
+        while time.perf_counter() - begun < seconds:
+            edge.send(images, numbers, frames)
+        return (edge.seq - before) / (time.perf_counter() - begun)
+
     for name, (kind, token, count) in kinds.items():
-        alone = _rate(edge, images, numbers, frames, seconds)
+        alone, beside = [rate()], []
         with attackers(kind, receiver, token, count) as process:
-            peak = _Peak(receiver.process)
-            if kind in ("idle", "stalled"):  # these attack by what they hold
-                assert process.stdout is not None and process.stdout.readline() == b"done\n"
-            beside = _rate(edge, images, numbers, frames, seconds)
+            attacker, peak = psutil.Process(process.pid), _Peak(receiver.process)
+            holds = kind in ("idle", "stalled")  # these attack by what they hold, also while they sleep
+            assert process.stdout is not None and process.stdout.readline() == b"attacking\n"
+            for _ in range(rounds):
+                beside.append(rate())
+                if not holds:
+                    attacker.suspend()
+                    alone.append(rate())
+                    attacker.resume()
             over = peak.stop() - start
-        again = _rate(edge, images, numbers, frames, seconds)
+        alone.append(rate())
         found[name] = {
-            "frames_per_second_alone": round(statistics.mean([alone, again])),
-            "beside": round(beside),
-            "share": round(beside / statistics.mean([alone, again]), 2),
+            "frames_per_second_alone": round(statistics.median(alone)),
+            "beside": round(statistics.median(beside)),
+            "share": round(statistics.median(beside) / statistics.median(alone), 2),
             "peak_mib_over_start": round(over / 2**20, 1),
         }
         print(name, found[name], flush=True)
@@ -380,14 +391,6 @@ def hostile(messages: int, seconds: float) -> dict[str, Any]:
     return found
 
 
-def _rate(edge: Edge, images: int, numbers: int, frames: int, seconds: float) -> float:
-    begun, sent = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds:
-        edge.send(images, numbers, frames)
-        sent += frames
-    return sent / (time.perf_counter() - begun)
-
-
 class _Peak:
     """The largest resident size of a process until it is stopped."""
 
@@ -416,9 +419,9 @@ def main() -> None:
     parser.add_argument("part", choices=["transport", "hostile"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--messages", type=int, default=2000)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement beside an attack")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement beside an attack")
     args = parser.parse_args()
-    found = transport(args.rounds) if args.part == "transport" else hostile(args.messages, args.seconds)
+    found = transport(args.rounds) if args.part == "transport" else hostile(args.messages, args.rounds, args.seconds)
     keep_result(RESULTS / f"link-{args.part}.json", found)
 
 

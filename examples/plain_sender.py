@@ -39,7 +39,7 @@ def messages(header: dict[str, object], shape: list[int]) -> Iterator[bytes]:
         labels = (ids % OUTPUTS).astype("u1")
         head = struct.pack("<IH", seq, IMAGES - 1) + ids.tobytes() + labels.tobytes()
         payload = np.random.default_rng(seq).normal(size=(IMAGES, *shape)).astype("<f4").tobytes()
-        yield field(2, field(1, head) + field(2, payload))  # longer payloads than 3 MB go in parts
+        yield field(2, field(1, head) + field(2, payload))  # longer payloads than 1 MiB go in parts
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 MAX_HEADER_BYTES = 64 * 1024
-MAX_HEAD_BYTES = 2**20
+MAX_HEAD_BYTES = 2**19
 MAX_PAYLOAD_BYTES = 2**30
 
 _HEAD = struct.Struct("<IH")

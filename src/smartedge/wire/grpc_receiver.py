@@ -174,6 +174,8 @@ class GrpcReceiver:
                 ("grpc.max_allowed_incoming_connections", most + most // 4 + 4),
                 ("grpc.server_handshake_timeout_ms", int(1000 * self._limits.handshake_s)),
                 ("grpc.max_connection_idle_ms", 60_000),
+                ("grpc.http2.bdp_probe", 0),  # it would let gRPC hold many MiB of each stream
+                ("grpc.http2.lookahead_bytes", 2**20),
             ]
         )
         self._server.add_generic_rpc_handlers((_Calls(self._serve),))

@@ -11,10 +11,10 @@ from smartedge.wire.frame import Message, max_head_bytes, max_payload_bytes
 
 __all__ = ["MESSAGE_BYTES", "MIN_PART_BYTES", "Joiner", "split"]
 
-MESSAGE_BYTES = 4 * 2**20  # no message of the link is longer; it is gRPC's own limit in every language
+MESSAGE_BYTES = 2 * 2**20  # no message of the link is longer
 MIN_PART_BYTES = 64 * 1024  # of the payload in a message that another one continues: so that parts are few
 
-_PART_BYTES = 2 * 2**20  # so that a head fits too (MAX_HEAD_BYTES)
+_PART_BYTES = 2**20  # so that a head fits too (MAX_HEAD_BYTES)
 
 
 def split(message: Message) -> Iterator[link_pb2.Frame]:

@@ -13,7 +13,7 @@ from smartedge.wire.link_pb2 import Frame, Up
 from smartedge.wire.parts import MESSAGE_BYTES, MIN_PART_BYTES, Joiner, split
 
 HEADER = stream_header(feature_shape=(256, 64, 64), batch_size=4)
-PART = 2 * 2**20
+PART = 2**20
 
 
 @settings(max_examples=30)
