@@ -81,12 +81,7 @@ def main() -> None:
         rows.append(measured(f"codewords of {words}", "code", torch.eye(words)[places].numpy()))
     show(rows)
     show(coders)
-    overhead = [
-        frame_overhead(name, shape, count, schedule)
-        for schedule in ("joint", "freeze-and-log")
-        for name, shape in OVERHEADS
-        for count in (64, 256)
-    ]
+    overhead = [frame_overhead(name, shape, count) for name, shape in OVERHEADS for count in (64, 256)]
     show(overhead)
     stem = HERE / "results" / "codecs"
     facts = {"edge_step_us_per_image": edge_us, "codecs": rows, "entropy_coders": coders, "frames": overhead}
@@ -220,16 +215,15 @@ OVERHEADS = (("uint8", (8, 4, 4)), ("uint4", (8, 4, 4)), ("uint2", (8, 4, 4)), (
 STREAM_FRAMES = 160  # an epoch of 10 000 images in frames of 64
 
 
-def frame_overhead(name: str, shape: tuple[int, ...], count: int, schedule: str) -> dict[str, Any]:
+def frame_overhead(name: str, shape: tuple[int, ...], count: int) -> dict[str, Any]:
     """What a frame of so many images takes at the socket, by part: one of a stream, its opening included."""
     codec = get_codec(name)
-    at_socket = bytes_at_socket(codec, shape, count, schedule) / STREAM_FRAMES
+    at_socket = bytes_at_socket(codec, shape, count) / STREAM_FRAMES
     batch = encoded(codec, shape, count, 0)
     features, labels = len(batch.payload) + len(batch.side), count
     ids = 4 * count
     return {
         "codec": name,
-        "schedule": schedule,
         "features": "x".join(map(str, shape)),
         "images/frame": count,
         "features B/image": round(features / count, 2),
@@ -250,7 +244,7 @@ def encoded(codec: Codec, shape: tuple[int, ...], count: int, seed: int) -> Enco
     return EncodedBatch(np.arange(count), np.arange(count) % 2, *codec.encode(features_BF.numpy()))
 
 
-def bytes_at_socket(codec: Codec, shape: tuple[int, ...], count: int, schedule: Any) -> int:
+def bytes_at_socket(codec: Codec, shape: tuple[int, ...], count: int) -> int:
     frames = STREAM_FRAMES
     header = StreamHeader.of(
         run="benchmark",

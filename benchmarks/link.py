@@ -212,6 +212,8 @@ def transport(rounds: int) -> dict[str, Any]:
             statistics.median(ours / plain for ours, plain in pairs), 2
         )
         print(size, found[size], flush=True)
+    found["bytes_of_framing_per_frame"] = framing(edges["link"])
+    print("framing", found["bytes_of_framing_per_frame"], flush=True)
     found["memory"] = memory(receivers["link"])
     print("memory", found["memory"], flush=True)
     for receiver in receivers.values():
@@ -221,6 +223,19 @@ def transport(rounds: int) -> dict[str, Any]:
 
 def _bound(send: Callable[..., None], receiver: Receiver) -> Callable[..., None]:
     return lambda *arguments: send(receiver, *arguments)
+
+
+def framing(edge: Edge) -> dict[str, float]:
+    """Bytes at the socket of each further frame, without payload, ids and labels."""
+    found = {}
+    for size, (images, numbers) in {"2 kB": (64, 8), "10 kB": (10, 256), "1 MB": (64, 4096)}.items():
+        up = []
+        for frames in (50, 150):
+            before = edge.link.counters().up
+            edge.send(images, numbers, frames)
+            up.append(edge.link.counters().up - before)
+        found[size] = round((up[1] - up[0]) / 100 - images * (4 * numbers + 4 + 1), 1)
+    return found
 
 
 def memory(receiver: Receiver, edges: int = 200) -> dict[str, Any]:

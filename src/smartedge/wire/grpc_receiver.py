@@ -38,6 +38,8 @@ from smartedge.wire.sockets import Address, ByteCount, address_of, is_loopback
 __all__ = ["GrpcReceiver", "Limits"]
 
 _log = logging.getLogger(__name__)
+# gRPC logs a traceback each time that a call ended before its status could be sent: any peer could fill the log.
+logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 _Result = TypeVar("_Result")
 
 _SYNC_S = 0.3  # frames are made durable, and confirmed, after this time
@@ -211,6 +213,8 @@ class GrpcReceiver:
             code, error = refused.code, refused.reason
         except SmartEdgeError as ours:
             error = ours
+        except (grpc.aio.InternalError, grpc.aio.UsageError):
+            error = LinkError("the sender went away within the stream")
         except DecodeError:
             error = FrameError("stream: what arrived is not readable as a message of link.proto")
         except Exception:

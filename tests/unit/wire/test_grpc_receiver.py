@@ -143,13 +143,14 @@ def test_hostile_senders_get_a_clear_error(raw: Raw, handler: Handler, messages:
     ids=["long message", "bomb", "metadata", "method", "service", "no token", "wrong token"],
 )
 def test_what_grpc_or_admission_refuses(
-    raw: Raw, handler: Handler, options: dict[str, Any], code: grpc.StatusCode
+    raw: Raw, handler: Handler, options: dict[str, Any], code: grpc.StatusCode, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = psutil.Process().memory_info().rss  # the bomb is in it
     with pytest.raises(grpc.RpcError) as caught:
         raw.call(**{"messages": GOOD, **options})
     assert caught.value.code() == code
     assert psutil.Process().memory_info().rss - before < 64 * 2**20
+    assert not [record for record in caplog.records if record.name.startswith("grpc")], "a log that anybody can fill"
     assert handler.edges == []
 
 
