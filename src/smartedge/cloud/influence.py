@@ -20,7 +20,7 @@ _FEWEST = 4  # edges that are needed to say what is usual
 _LATEST = 0.1  # weight of the latest window in the running means
 _WINDOWS = 20  # windows of an edge before it is judged
 _FAR = 5.0  # robust standard deviations
-_LEAST_SHARE, _LEAST = 0.1, 0.05  # of the median, and in nats: the spread counts as no less
+_LEAST_SHARE, _LEAST = 0.05, 0.05  # of the median, and in nats: the spread counts as no less
 _MAD = 1.4826  # the standard deviation of a normal law, in median absolute deviations
 
 
