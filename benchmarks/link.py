@@ -96,7 +96,7 @@ class Receiver:
     """A receiver in a process of its own."""
 
     def __init__(self, program: str, kind: str = "drop") -> None:
-        self._folder = tempfile.TemporaryDirectory(dir=HERE)
+        self._folder = tempfile.TemporaryDirectory()
         self.log = Path(self._folder.name) / "log.txt"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(

@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
+from grpc._cython import cygrpc
 
 from smartedge.errors import FleetError, FrameError, LinkError, SmartEdgeError
 from smartedge.types import StreamHeader
@@ -38,8 +40,9 @@ from smartedge.wire.sockets import Address, ByteCount, address_of, is_loopback
 __all__ = ["GrpcReceiver", "Limits"]
 
 _log = logging.getLogger(__name__)
-# gRPC logs a traceback each time that a call ended before its status could be sent: any peer could fill the log.
-logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
+# gRPC logs and prints a traceback where a call ended before its status could be sent: any peer could fill the log.
+logging.getLogger(cygrpc.__name__).setLevel(logging.CRITICAL)
+cygrpc.traceback = SimpleNamespace(print_exc=lambda: None)
 _Result = TypeVar("_Result")
 
 _SYNC_S = 0.3  # frames are made durable, and confirmed, after this time
@@ -160,8 +163,9 @@ class GrpcReceiver:
 
         A sender whose stream has just been finished still hears of it.
         """
-        self._run(self._close())
-        self._stop_threads()
+        if not self._loop.is_closed():
+            self._run(self._close())
+            self._stop_threads()
 
     async def _bind(self, where: str, credentials: Credentials) -> int:
         most = room_for(self._limits.connections)

@@ -154,6 +154,18 @@ def test_what_grpc_or_admission_refuses(
     assert handler.edges == []
 
 
+def test_a_call_that_grpc_ends_by_itself_prints_nothing(
+    listen: Callable[..., GrpcReceiver], capsys: pytest.CaptureFixture[str]
+) -> None:
+    receiver = listen()
+    client = Raw(receiver)
+    with pytest.raises(grpc.RpcError, match="Compression algorithm 'gzip' is disabled"):
+        client.call([bytes(20_000_000)], compression=grpc.Compression.Gzip)
+    client.close()
+    receiver.close()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_secret_is_never_told(raw: Raw, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with pytest.raises(grpc.RpcError, match="token is missing or wrong") as caught:
