@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import shlex
 import shutil
@@ -25,22 +26,28 @@ from smartedge.runs.progress import Bars, Monitor, Update
 
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
+    from smartedge.cloud.ingest import Ingest
     from smartedge.data import DataSet
     from smartedge.wire.credentials import Credentials
     from smartedge.wire.grpc_link import GrpcLink
     from smartedge.wire.grpc_receiver import GrpcReceiver
-    from smartedge.wire.link import FrameHandler
+    from smartedge.wire.link import FrameHandler, FrameSender
+    from smartedge.wire.simplex.receiver import SimplexReceiver
+    from smartedge.wire.simplex.sender import SimplexLink
 
 __all__ = [
     "collect",
     "dataset_of",
     "link_to",
+    "one_way_link",
     "open_data",
     "receiver_for",
     "run_cloud",
     "run_edge",
     "train",
 ]
+
+UDP = "udp://"  # before the address of a cloud that is reached without a way back
 
 
 def train(
@@ -112,7 +119,8 @@ def run_edge(
 
     Args:
         config: the run's settings.
-        location: where the cloud listens, ``host:port``; None: the address in ``bundle``, or the method has no cloud.
+        location: where the cloud listens, ``host:port``, or ``udp://host:port`` for a link without a way back; None:
+            the address in ``bundle``, or the method has no cloud.
         monitor: takes progress updates.
         bundle: of an edge of the cloud's fleet.
         resume: continue the run that ``run_dir`` holds.
@@ -127,19 +135,20 @@ def run_edge(
 
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=True)
-    sender = None
+    sender: FrameSender | None = None
     if get_method(config.method).has_cloud:
         if bundle is not None and location is None:
             location = bundle.cloud
         assert location is not None
-        sender = link_to(config, location, bundle)
+        one_way = location.startswith(UDP)
+        sender = one_way_link(config, location, bundle) if one_way else link_to(config, location, bundle)
     dataset = open_data(config, monitor)
     _warn_of_early_releases(config, monitor)
     runner = EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
     return runner.run(stop or threading.Event())
 
 
-def run_cloud(
+def run_cloud(  # noqa: PLR0913 - one argument for each option of the command line
     config: Config,
     host: str,
     port: int,
@@ -147,13 +156,14 @@ def run_cloud(
     *,
     fleet: Path | None = None,
     behind_proxy: bool = False,
+    udp: tuple[str, int] | None = None,
     resume: bool = False,
     stop: threading.Event | None = None,
 ) -> bool:
     """The cloud's process: listens, logs the frames, trains. True when done.
 
     ``monitor`` gets the port as :attr:`Update.port` once frames can be accepted. ``fleet`` and ``behind_proxy`` are
-    those of :func:`receiver_for`.
+    those of :func:`receiver_for`. ``udp`` is where to listen for the fleet's edges without a way back, too.
     """
     import torch
 
@@ -167,12 +177,18 @@ def run_cloud(
     _note_facts(config, edge=False)
     runner = CloudRunner(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
     receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
+    one_way = None if udp is None else _one_way_receiver(runner.ingest, *udp, fleet=fleet)
     receiver.start()
     monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))
+    if udp is not None and one_way is not None:
+        one_way.start()
+        monitor.update(Update("cloud", "listen", text=f"listening for datagrams on {udp[0]}:{one_way.port}"))
     try:
         return runner.run(stop or threading.Event())
     finally:
         receiver.close()
+        if one_way is not None:
+            one_way.close()
         runner.close()
 
 
@@ -190,6 +206,34 @@ def link_to(config: Config, location: str, bundle: Bundle | None = None) -> Grpc
     check_handshake(location, credentials)
     link = config.link
     return GrpcLink(location, credentials, connect_timeout_s=link.connect_timeout, insecure=link.insecure)
+
+
+def one_way_link(config: Config, location: str, bundle: Bundle | None) -> SimplexLink:
+    """The edge's end of a link without a way back.
+
+    Raises:
+        ConfigError: without a bundle there is no key; or the method needs answers.
+        LinkError: the libraries of the link are not installed, or its counter cannot be read.
+    """
+    from smartedge.artifacts.run import Shipped
+    from smartedge.wire.simplex.seal import Sealer
+    from smartedge.wire.simplex.sender import SimplexLink
+
+    if bundle is None:
+        raise errors.ConfigError(f"{location}: a link without a way back needs --bundle FILE, which holds its key")
+    if get_method(config.method).answered:
+        raise errors.ConfigError(f"{location}: method {config.method!r} needs a link with a way back")
+    folder, key = config.run_dir / "edge", bytes.fromhex(bundle.simplex_key)
+    private_folder(folder)
+    counter = folder / f"simplex-{hashlib.sha256(key).hexdigest()[:8]}.counter"
+    shipped = Shipped.read_if_there(folder / "shipped.json")
+    return SimplexLink(
+        location.removeprefix(UDP),
+        Sealer(bundle.edge, key, counter),
+        rate_bits_s=config.link.simplex_rate,
+        loss=config.link.simplex_loss,
+        sent=0 if shipped is None else shipped.confirmed,
+    )
 
 
 def receiver_for(
@@ -233,6 +277,21 @@ def receiver_for(
     return GrpcReceiver(
         handler, host, port, credentials=credentials, guard=guard, limits=limits, insecure=link.insecure
     )
+
+
+def _one_way_receiver(ingest: Ingest, host: str, port: int, *, fleet: Path | None) -> SimplexReceiver:
+    """The cloud's end of links without a way back.
+
+    Raises:
+        ConfigError: without a fleet there are no keys.
+        FleetError: the fleet's files cannot be used.
+    """
+    from smartedge.fleet.register import SimplexRegister
+    from smartedge.wire.simplex.receiver import SimplexReceiver
+
+    if fleet is None:
+        raise errors.ConfigError("--listen-udp: only with --fleet DIR, which holds the edges' keys")
+    return SimplexReceiver(ingest, SimplexRegister(fleet).keys, host, port)
 
 
 def _credentials(config: Config) -> Credentials:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import assert_same_run
+from lossy_proxy import LossyProxy
+from runs import assert_same_run, share_key
 from safetensors.torch import load_file
 
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.cli.app import main
+from smartedge.cloud.store import FeatureReader
 from smartedge.config import Config
 from smartedge.runs.progress import Quiet, parse_update
 from smartedge.training import collect, train
@@ -44,6 +47,15 @@ def start() -> Iterator[Start]:
         side.communicate()
     os.close(reading)
     os.close(writing)
+
+
+def udp_port_of(cloud: subprocess.Popen[str]) -> int:
+    assert cloud.stdout is not None
+    for line in cloud.stdout:
+        update = parse_update(line)
+        if update is not None and "for datagrams on" in update.text:
+            return int(update.text.rpartition(":")[2])
+    raise AssertionError(cloud.communicate()[1])
 
 
 def port_of(cloud: subprocess.Popen[str]) -> int:
@@ -131,3 +143,45 @@ def test_a_fleet_whose_cloud_is_killed_ends_by_its_journal(tiny_config, tmp_path
     assert all(torch.equal(backs[0][name], backs[1][name]) for name in backs[0])
     figures = FleetFigures.read(config.run_dir / "cloud" / "fleet.json")
     assert sorted(figures.edges) == names and figures.complete
+
+
+@pytest.mark.parametrize(
+    ("made_for", "loss", "schedule"),
+    [
+        (0.3, 0.2, "joint"),
+        (0.0, 0.1, "freeze-and-log"),
+        pytest.param(0.3, 0.2, "freeze-and-log", marks=pytest.mark.slow),
+        pytest.param(0.0, 0.1, "joint", marks=pytest.mark.slow),
+    ],
+)
+def test_an_edge_without_a_way_back(
+    made_for: float, loss: float, schedule: str, tiny_config, tmp_path: Path, start: Start
+) -> None:
+    """Over datagrams of which some are lost, and none comes back. Where more is lost than the link is made for, the run
+    ends all the same, and its log says what is missing. The seed of the losses is fixed."""
+    changes = {"epochs": 2, "schedule": schedule, "link": {"simplex_rate": 1e8, "simplex_loss": made_for}}
+    plain, one_way = tiny_config("plain", **changes), tiny_config("one_way", **changes)
+    share_key(plain.run_dir, one_way.run_dir)
+    train(plain, single_process=True, monitor=Quiet())
+    fleet = tmp_path / "fleet"
+    assert main(["fleet", "init", str(fleet)]) == 0
+    assert main(["fleet", "add", str(fleet), "door", "--cloud", "127.0.0.1:9"]) == 0
+    cloud = start("cloud", one_way, "--fleet", str(fleet), "--listen", "127.0.0.1:0", "--listen-udp", "127.0.0.1:0")
+    rng = random.Random(3)
+    proxy = LossyProxy(udp_port_of(cloud), lambda number, datagram: rng.random() < loss)
+    try:
+        bundle = fleet / "bundles" / "door.bundle"
+        edge = start("edge", one_way, "--bundle", str(bundle), "--connect", f"udp://127.0.0.1:{proxy.port}")
+        assert [code for code, _ in ends(edge, cloud)] == [0, 0]
+        assert proxy.dropped > 0
+        assert proxy.came_back == 0
+    finally:
+        proxy.close()
+    results = collect(one_way.run_dir)
+    assert results.bytes_per_image.down == 0
+    gaps = FeatureReader(one_way.run_dir / "cloud" / "store" / "door").gaps
+    if made_for > loss:
+        assert gaps == []
+        assert_same_run(plain.run_dir, one_way.run_dir)
+    else:
+        assert gaps

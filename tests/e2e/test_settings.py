@@ -11,12 +11,14 @@ import dataclasses
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from headers import stream_header
 from many_edges import edges_of, fleet_config, lines_of, run_fleet
 from runs import assert_same_run, share_key
 from safetensors.torch import load_file
@@ -29,9 +31,11 @@ from smartedge.config import Config, Section, load_config
 from smartedge.edge.runner import EdgeRunner
 from smartedge.errors import ConfigError, LinkError, LogError, RunError
 from smartedge.files import write_atomically
+from smartedge.fleet.authority import Authority
+from smartedge.fleet.bundle import open_bundle
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import link_to, open_data, receiver_for, run_cloud, run_edge, train
+from smartedge.training import link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.memory import MemoryLink
 from smartedge.wire.sockets import ByteCount
@@ -194,6 +198,8 @@ ELSEWHERE = {
     "link.tls_key": "test_the_link_gets_its_settings",
     "link.tls_ca": "test_the_link_gets_its_settings",
     "link.insecure": "test_the_link_gets_its_settings",
+    "link.simplex_rate": "test_the_one_way_link_gets_its_settings",
+    "link.simplex_loss": "test_the_one_way_link_gets_its_settings",
     "hardware.edge_device": "test_devices",
     "hardware.cloud_device": "test_devices",
     "hardware.threads": "test_threads",
@@ -488,6 +494,27 @@ def test_the_link_gets_its_settings(at_the_link, tmp_path, monkeypatch, link, ed
     for side, expected in (("edge", edge), ("cloud", cloud)):
         changed = {name: value for name, value in made[1][side].items() if value != made[0][side][name]}
         assert changed == expected, side
+
+
+def test_the_one_way_link_gets_its_settings(tmp_path):
+    """Half the rate takes twice the time on the link; more loss takes more datagrams."""
+    folder = tmp_path / "fleet"
+    fleet = Authority.create(folder, days=1)
+    [file] = fleet.add(["door"], cloud="127.0.0.1:9", days=1)
+    bundle, header = open_bundle(file), stream_header(frames=1)
+    sent = {}
+    for name, link in {"plain": {}, "slow": {"simplex_rate": 5e5}, "lossy": {"simplex_loss": 0.3}}.items():
+        config = load_config({"run_dir": str(tmp_path / name), "link": link})
+        made = one_way_link(config, "udp://127.0.0.1:9", bundle)
+        made.open(header)
+        begun = time.monotonic()
+        made.close()
+        sent[name] = made.counters().up, made._free_at - begun
+        made.disconnect()
+    assert sent["slow"][0] == sent["plain"][0] < sent["lossy"][0]
+    bits = 8 * sent["slow"][0]
+    assert sent["slow"][1] > bits / 5e5
+    assert made._rate_bits_s == 1e6
 
 
 def test_a_front_that_was_trained_before_is_sent_and_not_trained(tiny_config):

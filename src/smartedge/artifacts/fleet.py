@@ -10,6 +10,13 @@ it changes. It holds no secret.
 
 [table of EdgeRegister]
 
+## `simplex.json`
+
+The keys of the one-way link. It is secret: only its owner may read it. The cloud needs it where edges send without a
+way back (`--listen-udp`), and reads it again within seconds when it changes.
+
+[table of SimplexKeys]
+
 ## `bundles/EDGE.bundle`
 
 All that one edge needs. It holds secrets: only its owner may read it.
@@ -20,7 +27,7 @@ All that one edge needs. It holds secrets: only its owner may read it.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,7 +35,7 @@ from smartedge.artifacts.base import Artifact, Part
 from smartedge.errors import FleetError, SmartEdgeError
 from smartedge.types import EDGE_NAME
 
-__all__ = ["Bundle", "EdgeEntry", "EdgeRegister", "Issued"]
+__all__ = ["Bundle", "EdgeEntry", "EdgeRegister", "Issued", "SimplexKeys"]
 
 
 class Issued(Part):
@@ -70,6 +77,20 @@ class EdgeRegister(Artifact):
     edges: dict[str, EdgeEntry] = Field(description="name of the edge → its certificates and token")
 
 
+class SimplexKeys(Artifact):
+    """``simplex.json``: the keys of the one-way link."""
+
+    error: ClassVar[type[SmartEdgeError]] = FleetError
+    missing: ClassVar[str] = "'smartedge fleet add DIR EDGE' writes it"
+    remedy: ClassVar[str] = "renew the bundles of all edges with 'smartedge fleet renew DIR EDGE'"
+    page: ClassVar[str] = "docs/fleet-schema.md"
+
+    schema_version: Literal[1] = 1
+    keys: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        description="name of the edge → 256 bits in hexadecimal, the `simplex_key` of its newest bundle"
+    )
+
+
 class Bundle(Artifact):
     """``bundles/EDGE.bundle``: what one edge needs to send to the cloud of its fleet."""
 
@@ -92,5 +113,5 @@ class Bundle(Artifact):
     token: str | None = Field(description="its token; null: it shows a certificate instead")
     until: datetime = Field(description="ISO 8601, UTC; the certificate or token is not valid after it")
     simplex_key: str = Field(
-        pattern=r"^[0-9a-f]{64}$", description="256 bits in hexadecimal, for a link without a way back (not in use yet)"
+        pattern=r"^[0-9a-f]{64}$", description="256 bits in hexadecimal: encrypts on the link without a way back"
     )

@@ -40,6 +40,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument(
         "--listen", metavar="HOST:PORT", default="127.0.0.1:8815", help="default: %(default)s; port 0: any free one"
     )
+    parser.add_argument(
+        "--listen-udp",
+        metavar="HOST:PORT",
+        help="with --fleet: also take datagrams of edges that have no way back ('smartedge edge --connect udp://...')",
+    )
     add_fleet_arguments(parser)
     return parser
 
@@ -50,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
     host, port = parse_address(args.listen, "--listen")
     fleet = fleet_of(args)
+    udp = None if args.listen_udp is None else parse_address(args.listen_udp, "--listen-udp")
     with side(args) as (config, monitor, stop):
-        done = run_cloud(config, host, port, monitor, **fleet, resume=args.resume, stop=stop)
+        done = run_cloud(config, host, port, monitor, **fleet, udp=udp, resume=args.resume, stop=stop)
     return 0 if done else 130
 
 

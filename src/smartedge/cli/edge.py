@@ -32,7 +32,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument(
         "--connect",
         metavar="HOST:PORT",
-        help="where the cloud listens; default: the address in the bundle; not for method 'local'",
+        help="where the cloud listens; udp://HOST:PORT: a link without a way back, see 'smartedge cloud --listen-udp'; "
+        "default: the address in the bundle; not for method 'local'",
     )
     parser.add_argument(
         "--bundle", metavar="FILE", type=Path, help="this edge's file of the cloud's fleet ('smartedge fleet add')"

@@ -204,6 +204,7 @@ class Ingest:
         for edge in edges_of(folder):
             handover.intakes[edge] = Intake(folder, edge, max_bytes=config.store.max_bytes)
         self._strangers: dict[str, Intake] = {}  # edges of which no frame has come yet
+        self._one_way: set[str] = set()  # edges that send over a link without a way back
 
     def accept(self, edge: str, header: StreamHeader) -> int:
         """Accept a stream, or refuse one that does not belong to this run. A refusal changes nothing.
@@ -213,6 +214,18 @@ class Ingest:
                 this edge.
             FrameError: the header contradicts the settings, or frames are missing before this stream.
         """
+        self._one_way.discard(edge)
+        return self._accept(edge, header)
+
+    def accept_one_way(self, edge: str, header: StreamHeader) -> int:
+        """As :meth:`accept`, for a link without a way back.
+
+        Where each image is sent once, whole streams may have been lost before this one.
+        """
+        self._one_way.add(edge)
+        return self._accept(edge, header)
+
+    def _accept(self, edge: str, header: StreamHeader) -> int:
         with self._handover.changed:
             intake = self._intake(edge)
             with self._counting(intake):
@@ -233,6 +246,8 @@ class Ingest:
     def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
         """Append a frame. Where frames are answered, wait for the answer; else wait where training is too far behind.
 
+        On a one-way link nobody would notice that it waits, so it does not.
+
         Raises:
             CodecError: its payload cannot be decoded.
             FrameError: its values cannot be those of this run, or the run is complete.
@@ -249,15 +264,7 @@ class Ingest:
                 raise FrameError("the run is complete; nothing more is taken in")
             if edge in handover.quarantined:
                 self._check_place(intake)
-            if header not in intake.streams:
-                if not intake.streams:
-                    with self._counting(intake):
-                        self._check_place(intake)  # another edge may have sent its first frame in between
-                        self._check_run(intake, header)
-                        self._begin(edge, header)
-                intake.open_log().add_stream(header)
-                handover.intakes[edge] = intake
-                self._strangers.pop(edge, None)
+            self._record_stream(intake, header)
             log = intake.open_log()
             if log.append(frame):
                 intake.images += len(batch.ids)
@@ -266,10 +273,18 @@ class Ingest:
             self._tell()
             if header.answered:
                 return handover.wait(lambda: handover.answers.pop(frame.seq, None))
-            if not self._schedule.once:
+            if not self._schedule.once and edge not in self._one_way:
                 most = self._config.link.max_lead_frames
                 handover.wait(lambda: handover.complete or log.next_seq - handover.learned.get(edge, 0) <= most)
         return None
+
+    def lost(self, edge: str, header: StreamHeader, end: int) -> None:
+        """Mark the frames from the next one up to ``end`` (not included) as a gap: they will never come."""
+        intake = self._intake(edge)
+        with self._handover.changed:
+            self._record_stream(intake, header)
+            intake.open_log().mark_gap(end)
+            self._tell()
 
     def sync(self, edge: str, header: StreamHeader) -> int:
         """Make the frames that came durable."""
@@ -301,6 +316,21 @@ class Ingest:
         for intake in self._handover.intakes.values():
             if intake.log is not None:
                 intake.log.close()
+
+    def _record_stream(self, intake: Intake, header: StreamHeader) -> None:
+        """Note the stream in the log, with its first frame. A one-way link may have lost whole streams before it."""
+        if header in intake.streams:
+            return
+        if not intake.streams:
+            with self._counting(intake):
+                self._check_place(intake)  # another edge may have sent its first frame in between
+                self._check_run(intake, header)
+                self._begin(intake.edge, header)
+        log = intake.open_log()
+        log.mark_gap(header.first_seq)
+        log.add_stream(header)
+        self._handover.intakes[intake.edge] = intake
+        self._strangers.pop(intake.edge, None)
 
     def _intake(self, edge: str) -> Intake:
         with self._handover.changed:
@@ -380,6 +410,11 @@ class Ingest:
     def _check_order(self, intake: Intake, header: StreamHeader) -> None:
         """Refuse a stream that is neither the next one of the edge nor one that its log has begun."""
         known = intake.streams
+        if intake.edge in self._one_way and self._schedule.once and header not in known:
+            place = (header.epoch, header.split)
+            if place not in self._order[len(known) :] or header.first_seq < intake.next_seq or header.frames < 1:
+                raise FrameError(f"a stream of (epoch, split) {place} from frame {header.first_seq} on is not awaited")
+            return
         if header.first_seq > intake.next_seq:
             raise FrameError(f"the stream begins at frame {header.first_seq}, but frame {intake.next_seq} is missing")
         if header in known:

@@ -96,9 +96,10 @@ class Mixing:
         return guilty
 
     def _is_used(self, key: Key) -> bool:
-        """Whether a frame is not in quarantine."""
-        failed = self._handover.quarantined.get(key[0])
-        return failed is None or key[1] < failed
+        """Whether a frame is there and not in quarantine. A link without a way back may have lost it."""
+        edge, seq = key
+        failed, log = self._handover.quarantined.get(edge), self._handover.intakes[edge].log
+        return (failed is None or seq < failed) and log is not None and log.came(seq)
 
     def follow(self, trainer: BackTrainer) -> None:
         """Go to the line of the journal at which the trainer is.

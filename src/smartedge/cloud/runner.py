@@ -240,6 +240,12 @@ class CloudRunner:
     def _learn_next(self, trainer: BackTrainer, edge: str) -> None:
         """Learn from the next frame of the one edge's sequence, and answer it where the edge waits."""
         handover, log, seq = self._handover, self.logs[edge], trainer.next_seq
+        if not log.came(seq):
+            trainer.skip(log.header_of(seq), seq)
+            with handover.changed:
+                handover.learned[edge] = trainer.next_seq
+                handover.changed.notify_all()
+            return
         with handover.changed:
             self._busy = True
         header, decoded, epoch = log.header_of(seq), self._decoded((edge, seq)), trainer.progress.epoch

@@ -138,6 +138,8 @@ class FeatureReader:
 
     def header_of(self, seq: int) -> StreamHeader:
         """The stream header under which frame ``seq`` was accepted."""
+        if not self._log.came(seq):  # in a gap
+            return self.streams[bisect_right(self.streams, seq, key=lambda header: header.first_seq) - 1]
         return self.streams[self._log.stream_of(seq)]
 
     def damages(self) -> Iterator[LogError]:

@@ -107,6 +107,18 @@ class BackTrainer:
         else:
             self._evaluate(batch)
         self.busy += time.perf_counter() - begun
+        self._pass(header, seq)
+        return None if gradient_BF is None else gradient_BF.cpu()
+
+    def skip(self, header: StreamHeader, seq: int) -> None:
+        """Go past frame ``seq``, which was lost on the way. A training frame counts as a step that changed nothing."""
+        if header.split == "train":
+            self.progress.steps_per_epoch = header.train_steps
+            self.progress.step += 1
+        self._pass(header, seq)
+
+    def _pass(self, header: StreamHeader, seq: int) -> None:
+        """Frame ``seq`` is done. At a stream's end its figures are written, and at an epoch's end a checkpoint."""
         self.next_seq = seq + 1
         if self.next_seq == header.end_seq:
             last_epoch = self.progress.epoch + 1 == self.config.epochs
@@ -114,7 +126,6 @@ class BackTrainer:
             if header.split == ("test" if last_epoch else "val"):
                 self.progress.epoch += 1
                 self.save()
-        return None if gradient_BF is None else gradient_BF.cpu()
 
     def rewind(self, next_seq: int) -> bool:
         """Go back to the checkpoint from which ``next_seq`` is the next frame; False where there is none."""
@@ -285,6 +296,8 @@ class BackTrainer:
 
     def _record(self, epoch: int, split: SplitName) -> None:
         predictions, self._predictions = self._predictions, Predictions()
+        if not len(predictions):  # every frame of it was lost on the way
+            return
         figures = predictions.figures()
         self.recorder.write(epoch, split, {**figures.model_dump(), "seconds": self.busy - self._busy_recorded})
         self._busy_recorded = self.busy

@@ -242,6 +242,12 @@ class LinkConfig(Section):
     tls_key: Path | None = Field(None, description="its private key (PEM)")
     tls_ca: Path | None = Field(None, description="certificates that check the other side's certificate (PEM)")
     insecure: bool = Field(False, description="allow listening beyond this machine without TLS and token")
+    simplex_rate: float = Field(
+        1e6, gt=0, description="on a link without a way back (udp://): bits per second that it carries"
+    )
+    simplex_loss: float = Field(
+        0.1, ge=0, lt=1, description="on a link without a way back: share of the datagrams that it may lose"
+    )
 
 
 class FleetConfig(Section):

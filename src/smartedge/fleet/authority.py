@@ -7,6 +7,7 @@ A fleet is a folder::
     cloud.key        secret of the cloud
     cloud.pem        certificate of the cloud
     edges.json       the register (:mod:`smartedge.fleet.register`)
+    simplex.json     secret: keys of the one-way link, for the cloud
     bundles/         one bundle per edge, to be copied there and then deleted here
 
 Keys are of the curve P-256 and certificates of X.509 version 3, signed with SHA-256. A certificate of an edge is for
@@ -24,11 +25,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued
+from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued, SimplexKeys
 from smartedge.errors import FleetError
 from smartedge.files import private_folder, refuse_if_others_can_read, write_atomically
-from smartedge.fleet.register import REGISTER
+from smartedge.fleet.register import REGISTER, SIMPLEX_KEYS
 from smartedge.types import EDGE_NAME
+from smartedge.wire.simplex.seal import KEY_BYTES
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -169,6 +171,7 @@ class Authority:
         revoked = tuple(issued.model_copy(update={"revoked": True}) for issued in entry.certificates)
         changes = {"certificates": revoked, "token_sha256": None, "token_until": None}
         self._put(edge, entry.model_copy(update=changes))
+        self._put_simplex_key(edge, None)
         self._bundle_file(edge).unlink(missing_ok=True)
 
     def edges(self) -> dict[str, EdgeEntry]:
@@ -217,6 +220,8 @@ class Authority:
     ) -> Path:
         private_folder(self.folder / "bundles")
         path = self._bundle_file(edge)
+        simplex_key = secrets.token_hex(KEY_BYTES)
+        self._put_simplex_key(edge, simplex_key)
         Bundle(
             edge=edge,
             cloud=cloud,
@@ -226,7 +231,7 @@ class Authority:
             key=key,
             token=token,
             until=until,
-            simplex_key=secrets.token_hex(32),
+            simplex_key=simplex_key,
         ).write(path)
         return path
 
@@ -251,6 +256,11 @@ class Authority:
     def _put(self, edge: str, entry: EdgeEntry) -> None:
         edges = {**self.edges(), edge: entry}
         EdgeRegister(edges=dict(sorted(edges.items()))).write(self.folder / REGISTER)
+
+    def _put_simplex_key(self, edge: str, key: str | None) -> None:
+        known = SimplexKeys.read_if_there(self.folder / SIMPLEX_KEYS)
+        keys = {name: value for name, value in (known.keys if known else {}).items() if name != edge}
+        SimplexKeys(keys=keys if key is None else {**keys, edge: key}).write(self.folder / SIMPLEX_KEYS)
 
     # -- certificates
 

@@ -8,12 +8,14 @@ import threading
 from datetime import datetime, timezone
 from pathlib import Path
 
-from smartedge.artifacts.fleet import EdgeRegister
+from smartedge.artifacts.fleet import EdgeRegister, SimplexKeys
 from smartedge.errors import FleetError
+from smartedge.files import refuse_if_others_can_read
 
-__all__ = ["REGISTER", "Register"]
+__all__ = ["REGISTER", "SIMPLEX_KEYS", "Register", "SimplexRegister"]
 
 REGISTER = "edges.json"
+SIMPLEX_KEYS = "simplex.json"
 
 
 class Register:
@@ -103,3 +105,32 @@ class Register:
         except OSError:
             return None
         return facts.st_mtime_ns, facts.st_size, facts.st_ino
+
+
+class SimplexRegister:
+    """The keys of the one-way link, as the cloud asks for them. An edge that may not send has none.
+
+    Args:
+        folder: of the fleet.
+
+    Raises:
+        FleetError: a file is missing or damaged, or others may read the keys.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / SIMPLEX_KEYS
+        self._register = Register(folder)
+        self._read()
+
+    def keys(self) -> dict[str, bytes]:
+        """Name of an edge → its key, now. Empty where the file cannot be read at the moment."""
+        try:
+            found = self._read()
+        except FleetError:
+            return {}
+        return {edge: key for edge, key in found.items() if self._register.refusal(edge) is None}
+
+    def _read(self) -> dict[str, bytes]:
+        if self._path.exists():
+            refuse_if_others_can_read(self._path, FleetError, "the keys of the one-way link")
+        return {edge: bytes.fromhex(key) for edge, key in SimplexKeys.read(self._path).keys.items()}

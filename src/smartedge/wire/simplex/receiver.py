@@ -7,7 +7,8 @@ import logging
 import queue
 import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from smartedge.errors import LinkError, SmartEdgeError
@@ -23,11 +24,16 @@ _log = logging.getLogger(__name__)
 
 _WAITING = 4096  # contents of datagrams of one edge that may wait for the handler; later ones are lost
 _TICK_S = 0.1
+_ASK_S = 5.0  # how often the keys are asked for: a revoked edge is refused after that
 _BUFFER_BYTES = 8 * 2**20  # of the kernel, for datagrams that come while this process is busy
 
 
 class OneWayHandler(FrameHandler, Protocol):
     """A handler that can be told of frames that will never come."""
+
+    def accept_one_way(self, edge: str, header: StreamHeader) -> int:
+        """As ``accept``; streams before this one may be lost."""
+        ...
 
     def lost(self, edge: str, header: StreamHeader, end: int) -> None:
         """The frames from the next one up to ``end`` (not included) are lost. Frame ``end`` may be handed on next."""
@@ -42,7 +48,8 @@ class SimplexReceiver:
 
     Args:
         handler: gets the frames.
-        keys: name of an edge → its key. Datagrams of others are dropped, at the cost of looking up eight bytes.
+        keys: gives name of an edge → its key; asked again every few seconds. Datagrams of others are dropped, at the
+            cost of looking up eight bytes.
         host: address to listen on.
         port: 0 for any free one.
         patience_s: how long a block waits for the missing datagrams of an older one.
@@ -52,10 +59,20 @@ class SimplexReceiver:
     """
 
     def __init__(
-        self, handler: OneWayHandler, keys: Mapping[str, bytes], host: str, port: int = 0, *, patience_s: float = 2.0
+        self,
+        handler: OneWayHandler,
+        keys: Callable[[], Mapping[str, bytes]],
+        host: str,
+        port: int = 0,
+        *,
+        patience_s: float = 2.0,
     ) -> None:
-        self._opener = Opener(keys)
-        self._edges = {edge: _EdgeReceiver(handler, edge, Assembler(patience_s)) for edge in keys}
+        self._handler = handler
+        self._keys = keys
+        self._patience_s = patience_s
+        self._opener = Opener(keys())
+        self._asked = time.monotonic()
+        self._edges: dict[str, _EdgeReceiver] = {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
@@ -85,6 +102,9 @@ class SimplexReceiver:
 
     def _receive(self) -> None:
         while not self._stop.is_set():
+            if time.monotonic() - self._asked > _ASK_S:
+                self._opener.admit(self._keys())
+                self._asked = time.monotonic()
             try:
                 datagram = self._socket.recv(2**16)
             except TimeoutError:
@@ -94,6 +114,8 @@ class SimplexReceiver:
                 self.refused += 1
                 continue
             edge, _, content = opened
+            if edge not in self._edges:
+                self._edges[edge] = _EdgeReceiver(self._handler, edge, Assembler(self._patience_s))
             self._edges[edge].put(content)
 
 
@@ -157,7 +179,7 @@ class _EdgeReceiver:
         if self._header is not None:
             self._finish(self._header)  # its end was lost
         try:
-            self._next_seq = self._handler.accept(self._edge, header)
+            self._next_seq = self._handler.accept_one_way(self._edge, header)
         except SmartEdgeError:
             self._refused = header
             raise

@@ -108,7 +108,18 @@ class Opener:
     """
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
-        self._edges = {_number_of(edge): (edge, _cipher(key), _Window()) for edge, key in keys.items()}
+        self._keys: dict[str, bytes] = {}
+        self._edges: dict[bytes, tuple[str, ChaCha20Poly1305, _Window]] = {}
+        self.admit(keys)
+
+    def admit(self, keys: Mapping[str, bytes]) -> None:
+        """Open the datagrams of these edges from now on, and of no others. What has come is remembered by key."""
+        for edge in [edge for edge, key in self._keys.items() if keys.get(edge) != key]:
+            del self._keys[edge], self._edges[_number_of(edge)]
+        for edge, key in keys.items():
+            if edge not in self._keys:
+                self._keys[edge] = key
+                self._edges[_number_of(edge)] = edge, _cipher(key), _Window()
 
     def open(self, datagram: bytes) -> tuple[str, int, bytes] | None:
         """The edge's name, the counter and the content; None where the datagram is forged, damaged or a repetition."""

@@ -33,12 +33,13 @@ class SimplexLink:
         sealer: encrypts for this edge.
         rate_bits_s: bits per second that the link carries; datagrams are spaced out to keep to it.
         loss: share of datagrams that the link is expected to lose, at least 0 and below 1.
+        sent: every frame before this number was sent by an earlier process. It is not sent again.
 
     Raises:
         LinkError: the location has another form.
     """
 
-    def __init__(self, location: str, sealer: Sealer, *, rate_bits_s: float, loss: float) -> None:
+    def __init__(self, location: str, sealer: Sealer, *, rate_bits_s: float, loss: float, sent: int = 0) -> None:
         host, _, port = location.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise LinkError(f"the cloud's location must be HOST:PORT, as in 192.168.0.7:8816, got {location!r}")
@@ -51,13 +52,13 @@ class SimplexLink:
         self._header: StreamHeader | None = None
         self._messages: list[Message] = []
         self._gathered = 0  # bytes of these messages
-        self._sent_seq = 0
+        self._sent_seq = sent
         self._up = 0
         self._free_at = 0.0  # when the link has carried what was sent
         self._stopped = threading.Event()
 
     def open(self, header: StreamHeader) -> int:
-        """Begin a stream. Nobody answers, so it always begins with its first frame.
+        """Begin a stream. Nobody answers, so it goes on after what was sent.
 
         Raises:
             LinkError: a stream is open already, or the cloud's name cannot be resolved.
@@ -71,7 +72,7 @@ class SimplexLink:
             self._socket = self._connect()
         self._header = header
         self._stopped.clear()
-        return header.first_seq
+        return min(max(header.first_seq, self._sent_seq), header.end_seq)
 
     def write(self, frame: Frame) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`. Waits where the link's rate is reached."""
@@ -131,7 +132,7 @@ class SimplexLink:
         if self._messages:
             messages, self._messages, self._gathered = tuple(self._messages), [], 0
             self._send(Block(self._stream(), messages, ends=False))
-        self._sent_seq = sent_seq
+        self._sent_seq = max(self._sent_seq, sent_seq)
 
     def _send(self, block: Block) -> None:
         # The counter of its first datagram numbers a block: it grows for ever, over restarts too.

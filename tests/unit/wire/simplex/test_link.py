@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.wire.simplex.conftest import Kept, LossyProxy, frame_of, header_of
+from lossy_proxy import LossyProxy
+from tests.unit.wire.simplex.conftest import Kept, frame_of, header_of
 
 from smartedge.errors import FrameError, LinkError
 from smartedge.wire.simplex.receiver import SimplexReceiver
@@ -25,7 +26,7 @@ Proxies = Callable[..., LossyProxy]
 
 @pytest.fixture
 def receiver(kept: Kept) -> Iterator[SimplexReceiver]:
-    listening = SimplexReceiver(kept, KEYS, "127.0.0.1", patience_s=0.2)
+    listening = SimplexReceiver(kept, lambda: KEYS, "127.0.0.1", patience_s=0.2)
     listening.start()
     yield listening
     listening.close()
