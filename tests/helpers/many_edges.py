@@ -82,8 +82,7 @@ class SimulatedEdge:
         link = MemoryLink(runner.ingest, self.name)
         for header in self.streams():
             before(header)
-            link.open(header)
-            for seq in range(header.first_seq, header.end_seq):
+            for seq in range(link.open(header), header.end_seq):
                 link.write(self.frame(seq, header.split))
             link.close()
 

@@ -100,7 +100,7 @@ def test_a_journal_in_another_order_gives_other_weights(tmp_path: Path) -> None:
 
 def test_a_cloud_that_was_stopped_goes_on_by_the_journal(tmp_path: Path) -> None:
     """Stopped in the second epoch: the edges come again, what was done is done again, and the rest is done once."""
-    config = fleet_config(fleet={"expect": 3, "mix": 2}, epochs=3)
+    config = fleet_config(fleet={"expect": 3, "mix": 2, "patience": 1.0}, epochs=3)
     edges, folder = edges_of(config, 3), tmp_path / "stopped"
     runner = CloudRunner(config, folder, Quiet(), resume=False, inline=False)
     stop = threading.Event()
