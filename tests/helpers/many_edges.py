@@ -98,22 +98,26 @@ def run_fleet(
     runner = CloudRunner(config, folder, Quiet(), resume=resume, inline=False)
     failures: list[BaseException] = []
 
+    stop = threading.Event()
+
     def work(edge: SimulatedEdge) -> None:
         try:
             edge.send(runner, **before)
         except BaseException as error:
             failures.append(error)
+            stop.set()
 
     threads = [threading.Thread(target=work, args=(edge,)) for edge in edges]
     for thread in threads:
         thread.start()
     try:
-        assert runner.run(threading.Event())
+        ended = runner.run(stop)
     finally:
         for thread in threads:
             thread.join(timeout=60)
         runner.close()
     assert not failures, failures
+    assert ended
     return runner
 
 
