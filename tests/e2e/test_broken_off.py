@@ -64,8 +64,10 @@ def test_a_resumed_run_counts_and_writes_what_a_whole_one_does(
     assert second.finished and second.session.epochs == first.session.epochs - checkpoint
     assert second.traffic.images == first.traffic.images
     assert second.traffic.codec_error == first.traffic.codec_error
-    for split, count in first.traffic.up.items():  # a header holds the run's name, and numbers of other lengths
-        assert second.traffic.up[split] == pytest.approx(count, abs=100)
+    # Frames that the cloud held are not sent again, and what was sent after the checkpoint had been counted in the
+    # session that broke off. A header holds the run's name, and numbers of other lengths.
+    for split, count in first.traffic.up.items():
+        assert 0.4 * count < second.traffic.up[split] <= count + 100
     assert (second.test, second.teacher_val) == (first.test, first.teacher_val)
     assert second.busy_seconds > half.busy_seconds * checkpoint / (checkpoint + 1) / 2, "of earlier sessions too"
     assert second.privacy == first.privacy

@@ -50,7 +50,9 @@ BEGUN = {
     "model": {"bottleneck": "4x4x4"},
     "dp": {"mechanism": "gaussian", "sigma": 0.4},
 }
-FREE = ("run_dir", "hardware", "link", "data.cache_dir")  # no result depends on these
+# No result depends on these. Of model.front the file's content counts, which has a test of its own.
+FREE = ("run_dir", "hardware", "link", "spool", "store", "data.cache_dir", "data.cache_bytes", "model.front")
+FREE += ("fleet.expect", "fleet.deadline", "fleet.patience")
 
 
 def begun(folder: Path, settings: dict[str, object] = BEGUN) -> Config:
@@ -77,6 +79,7 @@ OTHER = {
     "data.desired": "smile2",
     "data.sensitive": ("glasses",),
     "data.limit": {"train": 7},
+    "data.shard": "1/2",
     "data.augment": "none",
     "model.bottleneck": (2, 2, 2),
     "model.codebook": 4,
@@ -106,6 +109,20 @@ def changed(key: str, value: object) -> object:
     if isinstance(value, float):
         return value * 0.5 + 0.01
     return 1 if value is None else value + 1 if isinstance(value, int) else f"{value}2"
+
+
+def test_another_front_makes_another_run(tmp_path: Path) -> None:
+    front, config = tmp_path / "front.safetensors", load_config(BEGUN)
+    given = put(config, ["model", "front"], front)
+    assert isinstance(given, Config)
+    found = [config.identity()]
+    for content in (b"one", b"other"):
+        front.write_bytes(content)
+        found.append(given.identity())
+    assert all(a != b for a, b in ((found[0], found[1]), (found[1], found[2])))
+    front.rename(tmp_path / "moved")
+    moved = put(config, ["model", "front"], tmp_path / "moved")
+    assert isinstance(moved, Config) and moved.identity() == found[2]
 
 
 ALL = leaves(load_config(BEGUN))

@@ -269,10 +269,12 @@ class Config(Section):
     def identity(self) -> dict[str, JsonValue]:
         """All settings that a run's results depend on. A change of one of them makes another run.
 
-        The run's folder, the hardware, the link, the spool and the store are not among them.
+        The run's folder, the hardware, the link, the spool and the store are not among them, nor which edges are
+        waited for and how long.
         """
-        places = dict.fromkeys(("run_dir", "hardware", "link", "spool", "store", "fleet"), True)
-        whole = self.model_dump(mode="json", exclude={**places, "data": {"cache_dir", "cache_bytes"}, **_FRONT})
+        places = dict.fromkeys(("run_dir", "hardware", "link", "spool", "store"), True)
+        waiting = {"fleet": {"expect", "deadline", "patience"}, "data": {"cache_dir", "cache_bytes"}}
+        whole = self.model_dump(mode="json", exclude={**places, **waiting, **_FRONT})
         return {**whole, "codec": {"name": self.codec_name}} | self._front()
 
     def _front(self) -> dict[str, JsonValue]:
