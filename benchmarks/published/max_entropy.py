@@ -9,14 +9,13 @@ answer. (The library's ``adversary.confusion: uniform`` has the two distribution
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from published.learner import Defence, Seen
+from smartedge.methods.protected_step import as_constants
 from smartedge.models.layout import Layout
 from smartedge.models.trunk import trunk
 
@@ -41,7 +40,7 @@ class Adversary(nn.Module):
 
     def answer(self, features_BF: Tensor) -> Tensor:
         """Logits (B, 2), differentiable in the features alone."""
-        with _as_constants(self.network):
+        with as_constants(self.network):
             logits_BS: Tensor = self.network(features_BF)
         return logits_BS
 
@@ -61,12 +60,3 @@ def divergence_from_uniform(logits_BS: Tensor) -> Tensor:
     """``KL(D ‖ uniform) = log S − entropy(D)``, mean over the batch: 0 for an even answer, log S for a sure one."""
     logs_BS = F.log_softmax(logits_BS.float(), dim=1)
     return math.log(logits_BS.shape[1]) + (logs_BS.exp() * logs_BS).sum(dim=1).mean()
-
-
-@contextmanager
-def _as_constants(module: nn.Module) -> Iterator[None]:
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.requires_grad_(True)

@@ -29,7 +29,15 @@ from smartedge.models.optim import apply_gradients
 from smartedge.models.released import SimulatedRelease
 from smartedge.privacy.mechanisms import Mechanism
 
-__all__ = ["Distillation", "MixtureTerm", "Protection", "Suppression", "adversary_step", "protected_step"]
+__all__ = [
+    "Distillation",
+    "MixtureTerm",
+    "Protection",
+    "Suppression",
+    "adversary_step",
+    "as_constants",
+    "protected_step",
+]
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,7 @@ def _unlearning(
     adversaries = suppression.adversaries
     total = released.features_NF.new_zeros(())
     if suppression.optimizer is not None:
-        with autocast, _as_constants(adversaries):
+        with autocast, as_constants(adversaries):
             confusion = adversaries.confuse(released, labels, suppression.sensitive)
         total = total + suppression.weight * confusion
         figures["confusion"] = confusion.item()
@@ -211,7 +219,7 @@ def _against_posterior(
 
 
 @contextmanager
-def _as_constants(module: nn.Module) -> Iterator[None]:
+def as_constants(module: nn.Module) -> Iterator[None]:
     """Inside the block, no gradient is computed for the module's parameters."""
     module.requires_grad_(False)
     try:
