@@ -178,7 +178,7 @@ def entropy_coders(what: str, frames: list[Features], bits: int) -> list[dict[st
         import zstandard
 
         others = [pack_bits(quantise(by_range(frame, bits), bits, "benchmark")[0], bits) for frame in frames[1:]]
-        samples = [other[start : start + 1000] for other in others for start in range(0, len(other), 1000)]
+        samples: list[Any] = [other[start : start + 1000] for other in others for start in range(0, len(other), 1000)]
         if len(samples) > 50:
             trained = zstandard.train_dictionary(min(16384, len(b"".join(samples)) // 10), samples)
             with_dictionary = zstandard.ZstdCompressor(level=3, dict_data=trained)

@@ -45,7 +45,7 @@ class Ours:
             self.log.add_stream(b"header", 0)
 
     def append(self, seq: int, head: bytes, payload: bytes) -> None:
-        self.log.append(seq, head, payload, stream=0)
+        self.log.append(seq, head, payload)
 
     def sync(self) -> None:
         self.log.sync()

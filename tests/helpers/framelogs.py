@@ -32,7 +32,7 @@ def fill(log: FrameLog, first: int, end: int) -> None:
     for seq in range(first, end):
         if seq % 3 == 0:
             log.add_stream(f"stream from {seq}".encode(), seq)
-        assert log.append(seq, head(seq), payload(seq), stream=len(log.streams) - 1)
+        assert log.append(seq, head(seq), payload(seq))
 
 
 def written(folder: Path, frames: int = FRAMES, *, segment_bytes: int = 150) -> None:

@@ -196,8 +196,7 @@ class FeatureLog(FeatureReader):
             FrameError: frames are missing before it, or the log holds a different frame of that number.
             LogError: the disk does not take it, or the log is full.
         """
-        stream = bisect_right(self.streams, frame.seq, key=lambda header: header.first_seq) - 1
-        return self._writer.append(frame.seq, frame.head, frame.batch.payload, stream=stream)
+        return self._writer.append(frame.seq, frame.head, frame.batch.payload)
 
     def mark_gap(self, end: int) -> None:
         """Note that the frames from :attr:`next_seq` to ``end`` - 1 will never come."""

@@ -107,13 +107,14 @@ class Spool:
             FrameError: the spool holds another frame of that number.
             LogError: the spool is full, or the disk does not take it.
         """
-        stream = next(at for at in reversed(range(len(self.streams))) if self.streams[at].first_seq <= frame.seq)
-        message = serialise(frame, self.streams[stream])
+        header = next(stream for stream in reversed(self.streams) if stream.first_seq <= frame.seq)
+        message = serialise(frame, header)
+        size = len(message.head) + len(message.payload)
         if frame.seq >= self.next_seq:
-            self._make_room(frame.seq, len(message.head), len(message.payload))
-        if not self._log.append(frame.seq, *message, stream=stream):
+            self._make_room(frame.seq, size)
+        if not self._log.append(frame.seq, *message):
             return
-        self._unsynced_bytes += len(message.head) + len(message.payload)
+        self._unsynced_bytes += size
         if self._unsynced_bytes >= _SYNC_BYTES or time.monotonic() - self._synced_at >= _SYNC_SECONDS:
             self.sync()
         with self._changed:
@@ -129,9 +130,9 @@ class Spool:
         self._log.sync()
         self._synced_at = time.monotonic()
 
-    def _make_room(self, seq: int, head: int, payload: int) -> None:
+    def _make_room(self, seq: int, size: int) -> None:
         told = False
-        while (reason := self._log.full_for(head, payload)) is not None:
+        while (reason := self._log.full_for(size)) is not None:
             if self._when_full == "stop":
                 raise LogError(
                     f"{self.folder}: frame {seq}: the spool is full ({reason}), since the cloud has not confirmed "
@@ -140,7 +141,7 @@ class Spool:
                 )
             if not self.waiting_frames:
                 raise LogError(
-                    f"{self.folder}: frame {seq}: there is no room for a frame of {head + payload} bytes, although the "
+                    f"{self.folder}: frame {seq}: there is no room for a frame of {size} bytes, although the "
                     f"cloud has confirmed all others ({reason})"
                 )
             self.sync()  # what is not durable is not sent, and so never confirmed

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from bisect import bisect_right
+from operator import attrgetter
 from pathlib import Path
 
 from smartedge.errors import FrameError, LogError
@@ -22,13 +24,15 @@ from smartedge.framelog.records import (
     GAP,
     RECORD_HEADER_BYTES,
     STREAM,
+    Bytes,
     FileHeader,
     LogFile,
-    Record,
     checksum_of,
 )
 
 __all__ = ["FrameLog"]
+
+_first_seq = attrgetter("first_seq")
 
 _SEGMENT_BYTES = 64 * 2**20
 _SPARE_BYTES = 64 * 2**20  # left free on the disk: for checkpoints, and so that other programs go on
@@ -73,50 +77,52 @@ class FrameLog(OpenLog):
 
     # -- appending
 
-    def add_stream(self, header: bytes, first_seq: int) -> int:
-        """Add a stream header; returns its number, for :meth:`append`. Durable with the next :meth:`sync`.
+    def add_stream(self, header: bytes, first_seq: int) -> None:
+        """Add the header of the stream that begins with frame ``first_seq``. Durable with the next :meth:`sync`.
 
         Raises:
             LogError: the disk does not take it.
         """
         number = len(self.streams)
-        record = Record(STREAM, number, first_seq, len(header), 0, checksum_of(header, b""))
         with self._lock, self._writing(f"stream header {number}"):
-            self._check_room(len(header), 0, f"stream header {number}")
+            self._check_room(len(header), f"stream header {number}")
             if self._streams_file is None:
                 self._streams_file = self._new_file(self.folder / STREAMS, STREAMS_NUMBER, 0)
-            self._streams_file.append(record.pack(self._streams_file.header.seed), header)
+            self._streams_file.append(STREAM, number, first_seq, header)
             self._streams_position = self._streams_file.end
             self.streams.append(Stream(header, first_seq))
-        return number
 
-    def append(self, seq: int, head: bytes, payload: bytes, *, stream: int) -> bool:
-        """Append frame ``seq`` as it came. Durable with the next :meth:`sync`.
+    def append(self, seq: int, head: Bytes, payload: Bytes) -> bool:
+        """Append frame ``seq`` as it came, to the last stream that begins with it or before. Durable with :meth:`sync`.
 
         Args:
             seq: must be :attr:`next_seq`, or the number of a frame that the log holds.
-            head: bytes, kept as they are.
-            payload: bytes, kept as they are.
-            stream: what :meth:`add_stream` returned.
+            head: kept as it is.
+            payload: kept as it is.
 
         Returns:
             False where the log holds that frame already, equal in every byte; or where it dropped the frame after use,
             or had given it up as missing.
 
         Raises:
-            FrameError: frames are missing before it, or the log holds a different frame of that number.
+            FrameError: frames are missing before it, the log holds a different frame of that number, or no stream
+                begins with it or before.
             LogError: the disk does not take it, or the log is full.
         """
-        checksum = checksum_of(head, payload)
         with self._lock:
             if seq < self.next_seq:
-                return self._repeated(seq, (len(head), len(payload), checksum))
+                self._check_equal(seq, (len(head), len(payload), checksum_of(head, payload)))
+                return False
             if seq > self.next_seq:
                 raise FrameError(f"frame {seq} arrived, but frame {self.next_seq} is missing; resume the edge's run")
-            if not 0 <= stream < len(self.streams):
-                raise FrameError(f"frame {seq}: stream {stream} has no header in the log")
-            record = Record(FRAME, stream, seq, len(head), len(payload), checksum)
-            at = self._add(record, head, payload)
+            stream = bisect_right(self.streams, seq, key=_first_seq) - 1
+            if stream < 0:
+                raise FrameError(f"frame {seq}: the log has no header of its stream")
+            with self._writing(f"frame {seq}"):
+                file = self._file_for(seq, len(head) + len(payload))
+                at = file.end + RECORD_HEADER_BYTES
+                record = file.append(FRAME, stream, seq, head, payload)
+                self._wrote(file)
             self._index.add(self._segment, at, record)
         return True
 
@@ -129,12 +135,15 @@ class FrameLog(OpenLog):
         with self._lock:
             if end > self.next_seq:
                 body = end.to_bytes(8, "little")
-                self._add(Record(GAP, 0, self.next_seq, len(body), 0, checksum_of(body, b"")), body, b"")
+                with self._writing(f"frame {self.next_seq}"):
+                    file = self._file_for(self.next_seq, len(body))
+                    file.append(GAP, 0, self.next_seq, body)
+                    self._wrote(file)
                 self._index.add_gap(end)
 
-    def full_for(self, head: int, payload: int) -> str | None:
-        """Why there is no room for a frame with a head and a payload of so many bytes; None: there is."""
-        count = FILE_HEADER_BYTES + RECORD_HEADER_BYTES + head + payload  # it may begin a file
+    def full_for(self, body: int) -> str | None:
+        """Why there is no room for a frame whose head and payload have so many bytes together; None: there is."""
+        count = FILE_HEADER_BYTES + RECORD_HEADER_BYTES + body  # it may begin a file
         if self.max_bytes is not None and self._size + count > self.max_bytes:
             return f"{self._size} bytes of {self.max_bytes} are used"
         disk = os.statvfs(self.folder)
@@ -231,38 +240,35 @@ class FrameLog(OpenLog):
             "with --resume"
         )
 
-    def _repeated(self, seq: int, facts: tuple[int, int, int]) -> bool:
-        """A frame that came before. Always False, where it is equal."""
+    def _check_equal(self, seq: int, facts: tuple[int, int, int]) -> None:
+        """Refuse a frame that came before and was another one then."""
         if seq >= self.first_seq and (place := self._index.place(seq)) and place[3:] != facts:
             raise FrameError(
                 f"frame {seq} differs from the one that the log holds: the edge did not resume from the state it had; "
                 "start a new run"
             )
-        return False
 
-    def _add(self, record: Record, head: bytes, payload: bytes) -> int:
-        """Write a record of the segments; returns the position of its head."""
-        what = f"frame {record.seq}"
-        with self._writing(what):
-            self._check_room(record.head, record.payload, what)
-            if self._file is None or self._file.end >= self.segment_bytes:
-                number = self._segment if self._file is None else self._segment + 1
-                self._go_on_in(self._new_file(self.folder / segment_name(number), number, self.next_seq))
-                self._size += FILE_HEADER_BYTES
-            assert self._file is not None
-            at = self._file.end + RECORD_HEADER_BYTES
-            self._file.append(record.pack(self._file.header.seed), head, payload)
-            self._position = self._file.end
-            self._size += RECORD_HEADER_BYTES + record.body
-        return at
+    def _file_for(self, seq: int, body: int) -> LogFile:
+        """The segment that frame ``seq`` goes to, with room for a body of so many bytes; a new one after a full one."""
+        self._check_room(body, f"frame {seq}")
+        if self._file is None or self._file.end >= self.segment_bytes:
+            number = self._segment if self._file is None else self._segment + 1
+            self._go_on_in(self._new_file(self.folder / segment_name(number), number, seq))
+            self._size += FILE_HEADER_BYTES
+        assert self._file is not None
+        return self._file
+
+    def _wrote(self, file: LogFile) -> None:
+        self._size += file.end - self._position
+        self._position = file.end
 
     def _new_file(self, path: Path, number: int, first_seq: int) -> LogFile:
         self._new_files = True
         return LogFile.new(path, FileHeader(self._known_mark.log, number, first_seq))
 
-    def _check_room(self, head: int, payload: int, what: str) -> None:
+    def _check_room(self, body: int, what: str) -> None:
         """Refuse before the disk is full, or the log's limit is exceeded."""
-        if (reason := self.full_for(head, payload)) is not None:
+        if (reason := self.full_for(body)) is not None:
             raise LogError(
                 f"{self.folder}: edge {self.edge!r}, {what}: {reason}; free space on the disk, or raise "
                 "store.max_bytes (in the cloud) or spool.max_bytes (on the edge), and continue with --resume"

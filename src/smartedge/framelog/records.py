@@ -15,11 +15,12 @@ one in an old block of the disk, is not taken for a record of this file.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from smartedge.files import PRIVATE
 
@@ -29,6 +30,7 @@ __all__ = [
     "GAP",
     "RECORD_HEADER_BYTES",
     "STREAM",
+    "Bytes",
     "FileHeader",
     "LogFile",
     "Record",
@@ -40,6 +42,8 @@ _MAGIC = b"smartedge-log 1\n"
 _FILE = struct.Struct("<16s16sIQ")
 _RECORD = struct.Struct("<4sIQIII")
 _CRC = struct.Struct("<I")
+
+Bytes: TypeAlias = "bytes | memoryview"
 
 FILE_HEADER_BYTES = _FILE.size + _CRC.size
 RECORD_HEADER_BYTES = _RECORD.size + _CRC.size
@@ -129,7 +133,10 @@ class LogFile:
         """
         made = cls(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE), header, 0)
         try:
-            made.append(header.pack())
+            data = header.pack()
+            made.end = os.pwrite(made.descriptor, data, 0)
+            if made.end < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except BaseException:
             made.close()
             path.unlink()
@@ -158,24 +165,32 @@ class LogFile:
         """Bytes of the file."""
         return os.fstat(self.descriptor).st_size
 
-    def append(self, *parts: bytes) -> None:
-        """Write all parts at the end, or nothing.
+    def append(self, kind: bytes, stream: int, seq: int, head: Bytes, payload: Bytes = b"") -> Record:
+        """Write a record at the end, or nothing. Returns the record's header.
+
+        Head and payload go to the system from where they are: they are not copied before.
 
         Raises:
             OSError: the disk does not take them. The file ends where it did; or, if the disk does not take that
                 either, it is ``broken``.
         """
-        rest, place = memoryview(b"".join(parts)), self.end
+        record = Record(kind, stream, seq, len(head), len(payload), checksum_of(head, payload))
+        rest, place = [memoryview(part) for part in (record.pack(self.header.seed), head, payload)], self.end
         try:
             while rest:
-                count = os.pwrite(self.descriptor, rest, place)
-                rest, place = rest[count:], place + count
+                count = os.pwritev(self.descriptor, rest, place)
+                place += count
+                while rest and count >= len(rest[0]):
+                    count -= len(rest.pop(0))
+                if count:
+                    rest[0] = rest[0][count:]
         except OSError:
             self.broken = True
             os.ftruncate(self.descriptor, self.end)
             self.broken = False
             raise
         self.end = place
+        return record
 
     def cut_off(self, end: int) -> int:
         """Cut the file off at ``end``; returns how many bytes went.
@@ -194,7 +209,7 @@ class LogFile:
         os.close(self.descriptor)
 
 
-def checksum_of(head: bytes, payload: bytes) -> int:
+def checksum_of(head: Bytes, payload: Bytes) -> int:
     """The CRC-32 of a record's body."""
     return zlib.crc32(payload, zlib.crc32(head))
 

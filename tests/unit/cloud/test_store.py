@@ -115,7 +115,7 @@ def test_a_header_or_frame_that_this_version_cannot_read_is_an_error(tmp_path):
         folder = tmp_path / error[:5]
         with contextlib.closing(FrameLog(folder, "edge")) as log:
             log.add_stream(header, 0)
-            log.append(0, b"no head", b"x", stream=0)
+            log.append(0, b"no head", b"x")
             log.sync()
         with pytest.raises(LogError, match=error):
             FeatureReader(folder).frame(0)

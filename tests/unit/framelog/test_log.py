@@ -38,20 +38,20 @@ def test_a_repetition_changes_nothing_and_another_frame_of_that_number_is_refuse
     written(tmp_path, 3)
     with opened(tmp_path) as log:
         size = log.total_bytes
-        assert not log.append(1, head(1), payload(1), stream=0)
+        assert not log.append(1, head(1), payload(1))
         for other in ((head(2), payload(1)), (head(1), payload(1) + b"x"), (head(1), payload(1)[:-1] + b"x")):
             with pytest.raises(FrameError, match="frame 1 differs"):
-                log.append(1, *other, stream=0)
+                log.append(1, *other)
         assert (log.next_seq, log.total_bytes) == (3, size)
 
 
 def test_a_frame_too_early_or_of_no_stream_is_refused(tmp_path):
     with opened(tmp_path) as log:
-        with pytest.raises(FrameError, match="stream 0 has no header"):
-            log.append(0, b"", b"x", stream=0)
+        with pytest.raises(FrameError, match="frame 0: the log has no header of its stream"):
+            log.append(0, b"", b"x")
         fill(log, 0, 3)
         with pytest.raises(FrameError, match="frame 3 is missing"):
-            log.append(4, b"", b"x", stream=0)
+            log.append(4, b"", b"x")
 
 
 def test_a_frame_that_is_not_there(tmp_path):
@@ -88,7 +88,7 @@ def test_one_wait_for_the_disk_makes_all_earlier_frames_durable(tmp_path, monkey
         assert len(waits) == 3, "the streams, the segment, the mark"
         log.sync()
         assert len(waits) == 3, "there was nothing new"
-        log.append(100, b"", b"x", stream=0)
+        log.append(100, b"", b"x")
         log.sync()
         assert len(waits) == 5, "the segment, the mark"
 
@@ -176,7 +176,7 @@ def fill_rest(log: FrameLog) -> None:
     for seq in range(log.next_seq, 7):
         if seq % 3 == 0 and not any(stream.first_seq == seq for stream in log.streams):
             log.add_stream(f"stream from {seq}".encode(), seq)
-        log.append(seq, head(seq), payload(seq), stream=seq // 3)
+        log.append(seq, head(seq), payload(seq))
 
 
 def test_what_the_file_system_left_behind_the_end_is_cut_off(tmp_path, caplog):
@@ -211,7 +211,7 @@ def test_a_process_that_is_killed_while_it_appends_loses_nothing_that_was_confir
         "seq = log.next_seq\n"
         "while True:\n"
         "    if seq % 10 == 0: log.add_stream(b'h%d' % seq, seq)\n"
-        "    log.append(seq, b'%d' % seq, b'%d' % seq * 100, stream=len(log.streams) - 1)\n"
+        "    log.append(seq, b'%d' % seq, b'%d' % seq * 100)\n"
         "    seq += 1\n"
         "    if seq % 7 == 0: print(log.sync(), flush=True)\n"
     )
@@ -280,7 +280,7 @@ def test_gaps_are_marked_and_kept(tmp_path, segment_bytes):
         log.mark_gap(6)
         fill(log, 6, 8)
         log.sync()
-        assert not log.append(4, head(4), payload(4), stream=0), "it comes too late"
+        assert not log.append(4, head(4), payload(4)), "it comes too late"
         assert log.gaps == [(3, 6)]
         with pytest.raises(LogError, match="no frame 4; it never came, and is marked as missing"):
             log.read(4)
@@ -301,7 +301,7 @@ def test_a_cut_forgets_frames_and_the_streams_that_began_later(tmp_path, segment
         reader.refresh()
         assert reader.next_seq == log.next_seq == log.durable == next_seq
         log.add_stream(b"again", next_seq)
-        log.append(next_seq, b"another", b"frame", stream=len(log.streams) - 1)
+        log.append(next_seq, b"another", b"frame")
         log.sync()
         found = content(log)
         reader.refresh()
@@ -326,7 +326,7 @@ def test_used_frames_are_dropped_by_whole_files(tmp_path, used):
         if log.first_seq:
             with pytest.raises(LogError, match="dropped after use"):
                 log.read(0)
-            assert not log.append(0, b"any", b"thing", stream=0)
+            assert not log.append(0, b"any", b"thing")
         fill(log, 7, 9)
         log.sync()
         found, first = content(log), log.first_seq
@@ -364,10 +364,14 @@ def test_a_full_disk_leaves_the_log_whole_and_the_log_goes_on_when_there_is_room
         left[0] -= count
         return count
 
+    def pwritev(file: int, parts: list[memoryview], position: int) -> int:
+        return pwrite(file, b"".join(parts), position)
+
     with opened(tmp_path, segment_bytes=segment_bytes) as log:
         monkeypatch.setattr(os, "pwrite", pwrite)
+        monkeypatch.setattr(os, "pwritev", pwritev)
         with pytest.raises(LogError, match="edge 'camera-7', frame 2: cannot be written: the disk is full: free space"):
-            log.append(2, head(2), payload(2), stream=0)
+            log.append(2, head(2), payload(2))
         with pytest.raises(LogError, match="stream header 1: cannot be written: the disk is full"):
             log.add_stream(b"another", 2)
         left[0] = 10**6
@@ -383,7 +387,7 @@ def test_a_disk_that_is_nearly_full_is_refused_before(tmp_path, monkeypatch):
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     with opened(tmp_path, spare_bytes=2 * free) as log:
         with pytest.raises(LogError, match=r"frame 2: \d+ bytes are free on the disk, and \d+ must stay free"):
-            log.append(2, head(2), payload(2), stream=0)
+            log.append(2, head(2), payload(2))
         assert log.next_seq == 2
 
 
@@ -392,12 +396,12 @@ def test_the_limit_of_the_log_is_kept(tmp_path):
     size = (tmp_path / "000000.frames").stat().st_size
     limit = size + 48 + 32 + len(head(2)) + len(payload(2))
     with opened(tmp_path, max_bytes=limit) as log:
-        assert log.full_for(len(head(2)), len(payload(2)) + 1)
-        assert log.full_for(len(head(2)), len(payload(2))) is None
+        assert log.full_for(len(head(2)) + len(payload(2)) + 1)
+        assert log.full_for(len(head(2)) + len(payload(2))) is None
         fill(log, 2, 3)
-        assert log.full_for(0, 0)
+        assert log.full_for(0)
         with pytest.raises(LogError, match=rf"frame 3: \d+ bytes of {limit} are used; free space"):
-            log.append(3, head(3), payload(3), stream=0)
+            log.append(3, head(3), payload(3))
 
 
 @pytest.mark.parametrize(
