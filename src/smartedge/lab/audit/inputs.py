@@ -61,6 +61,7 @@ class Inputs:
             if attack in ("deep", "fine-tuned")
             else Pool(evidence.feature_shape, _COLUMNS.get(attack, whole), evidence.layout)
         )
+        self.layout: Layout = evidence.layout if self.pool is None else "vector"  # of what this attacker takes
         self.task = evidence.task if evidence.labelled else None
 
     def __call__(self, features_NF: Tensor, desired_N: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class _Attacker:
         if evidence.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator = torch.Generator().manual_seed(derive_seed(unit.seed, "audit", "draws"))
-        self.draws = Draws(evidence, inputs, self.generator)
+        self.draws, self.layout = Draws(evidence, inputs, self.generator), inputs.layout
         self.val_N = inputs(*val_releases(evidence))
         self.test_N = inputs(evidence.test_features_NF, evidence.test_desired)
         self.val_truth = {name: val_labels(evidence, name) for name in unit.attributes}
@@ -153,7 +153,7 @@ class _Attacker:
 
     def step(self, rows: Tensor, progress: Progress) -> None:
         """One update on a fresh release of these images."""
-        features_B = _placed(self.draws(rows), self.evidence)
+        features_B = self.placed(self.draws(rows))
         with self.evidence.autocast():
             logits_BO = self.network(features_B)
         loss = _balanced_loss(logits_BO, self.labels_NA[rows].to(self.evidence.device), self.weights)
@@ -167,7 +167,7 @@ class _Attacker:
 
     def read(self, progress: Progress) -> None:
         """Let the network read all images, and keep its answers where they are the best so far."""
-        said = (_scores(self.network, each_N, self.outputs, self.evidence) for each_N in (self.val_N, self.test_N))
+        said = (self.scores(each_N) for each_N in (self.val_N, self.test_N))
         for name, val_NK, test_NK in zip(self.unit.attributes, *said, strict=True):
             if not (np.isfinite(val_NK).all() and np.isfinite(test_NK).all()):
                 continue
@@ -181,6 +181,21 @@ class _Attacker:
             progress.epochs = min(progress.epochs, max(_FEWEST_EPOCHS, affordable))
         if left == 0:
             progress.epochs = progress.epoch
+
+    @torch.no_grad()
+    def scores(self, features_NF: Tensor) -> list[Floats]:
+        """Probabilities (N, K) for each attribute."""
+        self.network.eval()
+        with self.evidence.autocast():
+            logits_NO = torch.cat([self.network(self.placed(part)).float() for part in features_NF.split(256)])
+        return [
+            torch.softmax(logits_NK, dim=1).cpu().double().numpy() for logits_NK in logits_NO.split(self.outputs, dim=1)
+        ]
+
+    def placed(self, features_BF: Tensor) -> Tensor:
+        """The features on the device, in the order in memory that the network computes fastest with."""
+        channels_last = self.evidence.channels_last
+        return in_memory(features_BF.to(self.evidence.device), self.layout, channels_last=channels_last)
 
 
 def _affordable(clock: Clock, epochs: int, seconds_per_epoch: float) -> int:
@@ -208,18 +223,3 @@ def _balanced_loss(logits_BO: Tensor, labels_BA: Tensor, weights: Sequence[Tenso
         loss_B = F.cross_entropy(logits_BK, labels_BA[:, a].clamp(min=0), weight=weight_K, reduction="none")
         total = total + (loss_B * known).sum() / known.sum().clamp(min=1)
     return total
-
-
-@torch.no_grad()
-def _scores(network: nn.Module, features_NF: Tensor, outputs: Sequence[int], evidence: Evidence) -> list[Floats]:
-    """Probabilities (N, K) for each attribute."""
-    network.eval()
-    with evidence.autocast():
-        logits_NO = torch.cat([network(_placed(part, evidence)).float() for part in features_NF.split(256)])
-    return [
-        torch.softmax(logits_NK, dim=1).cpu().double().numpy() for logits_NK in logits_NO.split(list(outputs), dim=1)
-    ]
-
-
-def _placed(features_BF: Tensor, evidence: Evidence) -> Tensor:
-    return in_memory(features_BF.to(evidence.device), evidence.layout, channels_last=evidence.channels_last)

@@ -64,6 +64,16 @@ def test_a_feature_that_is_the_label_is_read(
     assert figures(evidence, name).balanced_accuracy > 0.98
 
 
+@pytest.mark.parametrize("name", ["linear", "linear-pooled", "mlp"])
+def test_attackers_of_columns_read_a_run_whose_maps_have_their_channels_last_in_memory(
+    evidence_of: Callable[..., Evidence], name: str
+) -> None:
+    truth = labels()
+    evidence = evidence_of(telling(truth, (1, 2, 2), strength=6.0), truth, train={"channels_last": True})
+    assert evidence.layout == "channels-first"
+    assert figures(evidence, name).balanced_accuracy > 0.9
+
+
 @pytest.mark.parametrize("name", ["linear", "linear-pooled", "mlp", "trees"])
 def test_features_that_tell_nothing_are_read_at_chance(evidence_of: Callable[..., Evidence], name: str) -> None:
     evidence = evidence_of(telling(labels(), (3, 2, 2), strength=0.0), labels(seed=7))
