@@ -36,6 +36,7 @@ from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input
 from smartedge.types import EncodedBatch, Features, Frame, StreamHeader, Task
+from smartedge.wire.frame import serialise
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
 
@@ -261,7 +262,7 @@ def bytes_at_socket(codec: Codec, shape: tuple[int, ...], count: int) -> int:
     sender = GrpcLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=10)
     sender.open(header)
     for seq in range(frames):
-        sender.write(Frame(seq, encoded(codec, shape, count, seq)))
+        sender.write(serialise(Frame(seq, encoded(codec, shape, count, seq)), header))
     sender.close()
     up = sender.counters().up
     sender.disconnect()

@@ -147,10 +147,10 @@ class Edge:
         self.seq = 0
 
     def send(self, images: int, numbers: int, frames: int) -> None:
-        batch = encoded(images, numbers)
-        self.link.open(header_of(frames, images, numbers, self.seq))
+        header, batch = header_of(frames, images, numbers, self.seq), encoded(images, numbers)
+        self.link.open(header)
         for _ in range(frames):
-            self.link.write(Frame(self.seq, batch))
+            self.link.write(serialise(Frame(self.seq, batch), header))
             self.seq += 1
         self.link.close()
 
@@ -241,13 +241,13 @@ def framing(edge: Edge) -> dict[str, float]:
 def memory(receiver: Receiver, edges: int = 200) -> dict[str, Any]:
     """KiB of the receiver for each further edge that has a stream open and has sent frames of 10 kB."""
     images, numbers, _ = SIZES["10 kB"]
-    batch = encoded(images, numbers)
+    header, batch = header_of(10, images, numbers), encoded(images, numbers)
     before = receiver.process.memory_info().rss
     opened = [Edge(receiver, f"edge{number}") for number in range(edges)]
     for edge in opened:
-        edge.link.open(header_of(10, images, numbers))
+        edge.link.open(header)
         for seq in range(5):
-            edge.link.write(Frame(seq, batch))
+            edge.link.write(serialise(Frame(seq, batch), header))
     time.sleep(1.0)
     after = receiver.process.memory_info().rss
     for edge in opened:

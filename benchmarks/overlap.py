@@ -102,6 +102,7 @@ def alone(stage: str, config: Config) -> float:
 
 
 def link_alone(log: Any) -> float:
+    from smartedge.wire.frame import serialise
     from smartedge.wire.grpc_link import GrpcLink
     from smartedge.wire.grpc_receiver import GrpcReceiver
 
@@ -113,7 +114,7 @@ def link_alone(log: Any) -> float:
     for header in log.streams:
         link.open(header)
         for frame in frames[header.first_seq : header.first_seq + header.frames]:
-            link.write(frame)
+            link.write(serialise(frame, header))
         link.close()
     seconds = time.perf_counter() - begun
     link.disconnect()

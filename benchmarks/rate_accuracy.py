@@ -256,6 +256,7 @@ def resend(config: Config, source: Any, target: Any) -> float:
     from smartedge.cloud.store import StoreHandler
     from smartedge.codec import get_codec, unpack_frame
     from smartedge.types import EncodedBatch
+    from smartedge.wire.frame import serialise
     from smartedge.wire.grpc_link import GrpcLink
     from smartedge.wire.grpc_receiver import GrpcReceiver
 
@@ -271,7 +272,7 @@ def resend(config: Config, source: Any, target: Any) -> float:
             frame = source.frame(seq)
             batch = unpack_frame(frame, header)
             encoded = EncodedBatch(frame.batch.ids, frame.batch.labels, *codec.encode(batch.features_BF))
-            link.write(replace(frame, batch=encoded))
+            link.write(serialise(replace(frame, batch=encoded), header))
             images += len(batch.ids) if header.split == "train" else 0
         link.close()
         if header.split == "train":

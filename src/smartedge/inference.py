@@ -27,6 +27,7 @@ from smartedge.models.exits import probabilities
 from smartedge.models.network import divide, to_input
 from smartedge.privacy.release import select
 from smartedge.types import EncodedBatch, Frame, Labels, ReleasedBatch, StreamHeader, Task
+from smartedge.wire.frame import serialise
 from smartedge.wire.link import FrameSender
 
 __all__ = ["Answer", "BackServer", "EdgeModel", "TrainedRun", "answer", "image_names"]
@@ -172,11 +173,12 @@ def _ask(server: FrameSender, run: TrainedRun, edge: EdgeModel, released: Releas
     codec, reply_codec = get_codec(run.config.codec_name), get_codec("float32")
     frames = -(-len(released.ids) // _BATCH)
     found = []
-    server.open(_header(run, edge.feature_shape, frames=frames))
+    header = _header(run, edge.feature_shape, frames=frames)
+    server.open(header)
     for seq in range(frames):
         rows = np.arange(seq * _BATCH, min((seq + 1) * _BATCH, len(released.ids)))
         encoded = pack(select(released, rows, released.ids[rows]), codec)
-        reply = server.exchange(Frame(seq, encoded))
+        reply = server.exchange(serialise(Frame(seq, encoded), header))
         scores_BK = reply_codec.decode(
             reply.batch.payload,
             reply.batch.side,

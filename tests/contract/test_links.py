@@ -12,6 +12,7 @@ from headers import stream_header
 
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.types import PROTOCOL, EncodedBatch, Frame, StreamHeader
+from smartedge.wire.frame import Message, serialise
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
 from smartedge.wire.link import UNNAMED_EDGE, FrameSender
@@ -28,6 +29,10 @@ def frame(header: StreamHeader, seq: int, *, payload: bytes = b"payload") -> Fra
     labels = np.arange(count) if header.task_kind == "single" else np.eye(count, header.outputs, dtype=np.uint8)
     batch = EncodedBatch(np.arange(count) + 100 * seq, labels, payload, b"side")
     return Frame(seq, batch)
+
+
+def message(header: StreamHeader, seq: int, **facts: bytes) -> Message:
+    return serialise(frame(header, seq, **facts), header)
 
 
 def frames(header: StreamHeader) -> list[Frame]:
@@ -113,7 +118,7 @@ def link(request: pytest.FixtureRequest, handler: Handler) -> Iterator[FrameSend
 def send(link: FrameSender, header: StreamHeader, seqs: Iterable[int] | None = None) -> None:
     link.open(header)
     for seq in range(header.first_seq, header.first_seq + header.frames) if seqs is None else seqs:
-        link.write(frame(header, seq))
+        link.write(message(header, seq))
     link.close()
 
 
@@ -136,7 +141,7 @@ def test_a_stream_goes_on_at_the_frame_that_the_receiver_wants(
         handler.frames.clear()
         assert link.open(header) == link.confirmed() == 5 + held
         for each in frames(header)[held:]:
-            (link.exchange if header.answered else link.write)(each)
+            (link.exchange if header.answered else link.write)(serialise(each, header))
         link.close()
         assert link.confirmed() == 8
         assert [each.seq for each in handler.frames] == [5, 6, 7][held:]
@@ -158,7 +163,7 @@ def test_a_stream_may_be_empty(link: FrameSender, handler: Handler) -> None:
 def test_exchange_gives_the_reply(link: FrameSender, handler: Handler) -> None:
     link.open(ANSWERED)
     for each in frames(ANSWERED):
-        reply = link.exchange(each)
+        reply = link.exchange(serialise(each, ANSWERED))
         assert reply.batch.payload == b"gradient" and reply.seq == each.seq
     link.close()
     assert handler.calls == ["accept", *["ingest"] * 3, "finish"]
@@ -168,11 +173,11 @@ def test_exchange_gives_the_reply(link: FrameSender, handler: Handler) -> None:
 def test_each_kind_of_stream_has_its_call(link: FrameSender, handler: Handler) -> None:
     link.open(HEADER)
     with pytest.raises(FrameError, match=r"not answered; send them by write\(\)"):
-        link.exchange(frame(HEADER, 5))
+        link.exchange(message(HEADER, 5))
     link.disconnect()
     link.open(ANSWERED)
     with pytest.raises(FrameError, match=r"answered; send them by exchange\(\)"):
-        link.write(frame(ANSWERED, 5))
+        link.write(message(ANSWERED, 5))
 
 
 @pytest.mark.parametrize(
@@ -202,12 +207,12 @@ def test_the_handlers_error_reaches_who_waits_for_a_reply(link: FrameSender, han
     link.open(ANSWERED)
     handler.fails, handler.failure = "ingest", LogError("disk full")
     with pytest.raises(LogError, match=r"^disk full$"):
-        link.exchange(frame(ANSWERED, 5))
+        link.exchange(message(ANSWERED, 5))
 
 
 def test_close_refuses_a_stream_that_lacks_frames(link: FrameSender, handler: Handler) -> None:
     link.open(HEADER)
-    link.write(frame(HEADER, 5))
+    link.write(message(HEADER, 5))
     with pytest.raises(FrameError, match="ended after 1 of 3 frames"):
         link.close()
     assert handler.calls == ["accept", "ingest", "abort"]
@@ -230,16 +235,17 @@ def test_a_frame_must_go_with_the_header(link: FrameSender, handler: Handler, ch
     good = frame(HEADER, 5)
     assert len(good.batch.ids) == 2
     seq, batch = change.get("seq", 5), {key: value for key, value in change.items() if key != "seq"}
+    lenient = dataclasses.replace(HEADER, outputs=256)
     link.open(HEADER)
 
     def send_wrong() -> None:
-        link.write(Frame(seq, dataclasses.replace(good.batch, **batch)))  # type: ignore[arg-type]
+        link.write(serialise(Frame(seq, dataclasses.replace(good.batch, **batch)), lenient))  # type: ignore[arg-type]
         link.close()
 
     with pytest.raises(FrameError, match="frame"):
         send_wrong()
     with pytest.raises(LinkError, match="no stream is open"):
-        link.write(frame(HEADER, 5))
+        link.write(message(HEADER, 5))
     assert handler.aborted.wait(timeout=10) and handler.frames == []
 
 
@@ -255,7 +261,7 @@ def test_a_reply_must_be_to_the_frame(link: FrameSender, handler: Handler, chang
     handler.reply = reply
     link.open(ANSWERED)
     with pytest.raises(FrameError, match="frame 5"):
-        link.exchange(frame(ANSWERED, 5))
+        link.exchange(message(ANSWERED, 5))
     assert handler.aborted.wait(timeout=10)
 
 
@@ -280,12 +286,16 @@ def test_a_header_that_means_nothing_is_refused_before_the_handler(link: FrameSe
 
 def test_disconnect_breaks_the_stream_off(link: FrameSender, handler: Handler) -> None:
     link.open(HEADER)
-    link.write(frame(HEADER, 5))
+    link.write(message(HEADER, 5))
     link.disconnect()
     link.disconnect()
     assert handler.aborted.wait(timeout=10)
     assert "finish" not in handler.calls
-    for call in (link.close, lambda: link.write(frame(HEADER, 6)), lambda: link.exchange(frame(HEADER, 6))):
+    for call in (
+        link.close,
+        lambda: link.write(message(HEADER, 6)),
+        lambda: link.exchange(message(HEADER, 6)),
+    ):
         with pytest.raises(LinkError, match="no stream is open"):
             call()
     send(link, HEADER)
@@ -304,7 +314,7 @@ def test_counters_grow_with_what_is_sent(link: FrameSender) -> None:
     for size in (1000, 4000):
         header = dataclasses.replace(HEADER, frames=1)
         link.open(header)
-        link.write(frame(header, 5, payload=bytes(size)))
+        link.write(message(header, 5, payload=bytes(size)))
         link.close()
         up = link.counters().up
         assert size < up - previous < size + 3000

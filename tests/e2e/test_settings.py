@@ -37,6 +37,7 @@ from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
 from smartedge.wire.credentials import Credentials
+from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink
 from smartedge.wire.sockets import ByteCount
 
@@ -381,7 +382,7 @@ def test_max_lead_frames(tiny_config, tmp_path):
     def send() -> None:
         link.open(watch.streams[0])
         for frame in watch.frames["train"][:3]:
-            link.write(frame)
+            link.write(serialise(frame, watch.streams[0]))
             taken.put(frame.seq)
 
     sending = threading.Thread(target=send)
@@ -569,7 +570,7 @@ def test_the_cloud_of_a_fleet_gets_its_settings(tmp_path, monkeypatch):
         edge = edges_of(config, 1)[0]
         link = MemoryLink(runner.ingest, edge.name)
         link.open(edge.streams()[0])
-        link.write(edge.frame(0))
+        link.write(serialise(edge.frame(0), edge.streams()[0]))
         with runner._handover.changed:
             assert runner._can_learn()  # it joins
         runner._mixing.take(runner._read)

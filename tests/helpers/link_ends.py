@@ -12,7 +12,7 @@ import numpy as np
 from headers import stream_header
 
 from smartedge.types import EncodedBatch, Frame, StreamHeader
-from smartedge.wire.frame import header_to_json, serialise
+from smartedge.wire.frame import Message, header_to_json, serialise
 from smartedge.wire.grpc_link import METHOD, GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
 from smartedge.wire.link_pb2 import Down, Up
@@ -23,8 +23,8 @@ __all__ = ["HEADER", "Handler", "Links", "Raw", "frame", "send", "ups"]
 HEADER = stream_header(feature_shape=(256, 32, 32), outputs=10, batch_size=64, frames=3, train_steps=3)
 
 
-def frame(seq: int, *, size: int = 1000) -> Frame:
-    return Frame(seq, EncodedBatch(np.arange(4), np.arange(4), os.urandom(size), b""))
+def frame(seq: int, *, size: int = 1000) -> Message:
+    return serialise(Frame(seq, EncodedBatch(np.arange(4), np.arange(4), os.urandom(size), b"")), HEADER)
 
 
 def send(link: GrpcLink, header: StreamHeader = HEADER, **options: Any) -> None:
@@ -89,11 +89,11 @@ class Links:
             link.disconnect()
 
 
-def ups(header: StreamHeader, frames: Iterable[Frame]) -> Iterator[bytes]:
+def ups(header: StreamHeader, frames: Iterable[Message]) -> Iterator[bytes]:
     """The messages of a stream."""
     yield Up(header=header_to_json(header)).SerializeToString()
     for each in frames:
-        for part in split(serialise(each, header)):
+        for part in split(each):
             yield Up(frame=part).SerializeToString()
 
 

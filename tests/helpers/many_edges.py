@@ -20,6 +20,7 @@ from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
 from smartedge.types import Frame, StreamHeader
+from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink
 
 SHAPE = (512, 1, 1)
@@ -83,7 +84,7 @@ class SimulatedEdge:
         for header in self.streams():
             before(header)
             for seq in range(link.open(header), header.end_seq):
-                link.write(self.frame(seq, header.split))
+                link.write(serialise(self.frame(seq, header.split), header))
             link.close()
 
 

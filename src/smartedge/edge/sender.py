@@ -23,7 +23,7 @@ from smartedge.edge.spool import Spool
 from smartedge.errors import SmartEdgeError
 from smartedge.privacy.release import Gate
 from smartedge.types import Features, Frame, Labels, StreamHeader
-from smartedge.wire.frame import answer_header
+from smartedge.wire.frame import Message, answer_header, serialise
 from smartedge.wire.link import FrameSender
 
 __all__ = ["Sender", "Traffic"]
@@ -115,10 +115,10 @@ class Sender:
         self.next_seq += 1
 
         def release_and_write() -> None:
-            frame = self._frame(ids, features_BF, labels)
+            message = self._message(ids, features_BF, labels)
             begun = time.perf_counter()
-            if frame.seq >= self._wanted:
-                self._out.write(frame)
+            if message.seq >= self._wanted:
+                self._out.write(message)
             self._took(time.perf_counter() - begun)
 
         self._do(release_and_write)
@@ -126,9 +126,9 @@ class Sender:
     def exchange(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> NDArray[np.float32]:
         """Send a batch and wait for the gradient (B, *F) that answers it (split learning)."""
         self.next_seq += 1
-        frame = self._frame(ids, features_BF, labels)
+        message = self._message(ids, features_BF, labels)
         begun = time.perf_counter()
-        reply = self.link.exchange(frame)
+        reply = self.link.exchange(message)
         self.traffic.link_seconds += time.perf_counter() - begun
         assert self._header is not None
         gradient_BF = unpack_frame(reply, answer_header(self._header)).features_BF
@@ -188,7 +188,8 @@ class Sender:
         if self.shipper is None:
             self.traffic.link_seconds += seconds
 
-    def _frame(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> Frame:
+    def _message(self, ids: np.ndarray, features_BF: Features, labels: Labels) -> Message:
+        """Release a batch, and make the next frame of it."""
         header = self._header
         assert header is not None
         begun = time.perf_counter()
@@ -200,10 +201,10 @@ class Sender:
         if header.split == "train" and self._seq == header.first_seq:
             error = decoding_error(self.codec, encoded.payload, encoded.side, released.features_BF)
             self.traffic.codec_error = Distortion.model_validate(error)
-        frame = Frame(self._seq, encoded)
+        message = serialise(Frame(self._seq, encoded), header)
         self._seq += 1
         self.traffic.images[header.split] = self.traffic.images.get(header.split, 0) + len(ids)
-        return frame
+        return message
 
     def _close(self) -> None:
         assert self._header is not None

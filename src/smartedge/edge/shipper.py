@@ -154,9 +154,9 @@ class Shipper:
                         f"the cloud wants frame {seq}, but had confirmed all before {self.spool.confirmed}, and this "
                         "edge keeps what was confirmed no longer; restore the cloud's run directory, or start a new run"
                     )
-                frame = self.spool.message(seq, header)
+                message = self.spool.message(seq)
                 with _cloud_stores():
-                    self.link.write(frame)
+                    self.link.write(message)
                 seq += 1
                 self.spool.confirm(min(self.link.confirmed(), seq))
             with _cloud_stores():

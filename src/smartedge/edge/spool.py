@@ -14,8 +14,8 @@ from typing import Literal
 
 from smartedge.errors import LogError
 from smartedge.framelog.log import FrameLog
-from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import Message, header_from_json, header_to_json, parse, serialise
+from smartedge.types import StreamHeader
+from smartedge.wire.frame import Message, header_from_json, header_to_json
 from smartedge.wire.link import UNNAMED_EDGE
 
 __all__ = ["Spool"]
@@ -98,7 +98,7 @@ class Spool:
                 self._changed.notify_all()
         return header.first_seq
 
-    def write(self, frame: Frame) -> None:
+    def write(self, message: Message) -> None:
         """Append a frame. It is durable soon, and when :meth:`sync` returns; the link sends it only then.
 
         Where the spool is full, this waits until the cloud has confirmed enough, or raises (``spool.when_full``).
@@ -107,14 +107,11 @@ class Spool:
             FrameError: the spool holds another frame of that number.
             LogError: the spool is full, or the disk does not take it.
         """
-        header = next(stream for stream in reversed(self.streams) if stream.first_seq <= frame.seq)
-        message = serialise(frame, header)
-        size = len(message.head) + len(message.payload)
-        if frame.seq >= self.next_seq:
-            self._make_room(frame.seq, size)
-        if not self._log.append(frame.seq, *message):
+        if message.seq >= self.next_seq:
+            self._make_room(message.seq, message.size)
+        if not self._log.append(message.seq, *message):
             return
-        self._unsynced_bytes += size
+        self._unsynced_bytes += message.size
         if self._unsynced_bytes >= _SYNC_BYTES or time.monotonic() - self._synced_at >= _SYNC_SECONDS:
             self.sync()
         with self._changed:
@@ -159,13 +156,13 @@ class Spool:
         """The stream that frame ``seq`` belongs to, or else the first later one; None where it has not begun."""
         return next((header for header in self.streams if header.end_seq > seq), None)
 
-    def message(self, seq: int, header: StreamHeader) -> Frame:
-        """Read a frame of a stream.
+    def message(self, seq: int) -> Message:
+        """Read a frame.
 
         Raises:
             LogError: it is not there any more, or damaged.
         """
-        return parse(Message(*self._log.read(seq)), header)
+        return Message(*self._log.read(seq))
 
     def holds(self, seq: int) -> bool:
         """Whether frame ``seq`` is there and durable. Makes durable what was written, where that would help."""

@@ -60,10 +60,21 @@ _Shape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_
 
 
 class Message(NamedTuple):
-    """A frame as bytes."""
+    """A frame as bytes. Made by :func:`serialise`, once; links and logs carry these bytes as they are."""
 
     head: bytes
     payload: bytes
+
+    @property
+    def seq(self) -> int:
+        """The frame's sequence number."""
+        seq: int = _HEAD.unpack_from(self.head)[0]
+        return seq
+
+    @property
+    def size(self) -> int:
+        """Bytes of head and payload."""
+        return len(self.head) + len(self.payload)
 
 
 @dataclass(frozen=True)

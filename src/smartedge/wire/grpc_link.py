@@ -21,9 +21,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from smartedge.errors import FrameError, LinkError
-from smartedge.types import Frame, StreamHeader
+from smartedge.types import StreamHeader
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
-from smartedge.wire.frame import Message, answer_header, header_to_json, serialise
+from smartedge.wire.frame import Message, ReceivedFrame, answer_header, header_to_json
 from smartedge.wire.grpc_errors import from_rpc_error
 from smartedge.wire.link import check_answer, check_kind
 from smartedge.wire.link_pb2 import Down, Up
@@ -119,21 +119,20 @@ class GrpcLink:
             if self._disconnected.wait(_RETRY_S):
                 raise LinkError(f"{self._where}: disconnected while opening a stream")
 
-    def write(self, frame: Frame) -> None:
+    def write(self, message: Message) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._call():
-            stream = self._opened(answered=False)
-            stream.send(Up(frame=part) for part in split(serialise(frame, stream.header)))
+            self._opened(answered=False).send(Up(frame=part) for part in split(message))
 
-    def exchange(self, frame: Frame) -> Frame:
+    def exchange(self, message: Message) -> ReceivedFrame:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._call():
             stream = self._opened(answered=True)
-            stream.send(Up(frame=part) for part in split(serialise(frame, stream.header)))
+            stream.send(Up(frame=part) for part in split(message))
             answer = stream.answer()
             if answer is None:
                 raise LinkError(f"{self._where}: the receiver ended the stream instead of replying")
-            return check_answer(answer, frame, stream.header)
+            return check_answer(answer, message, stream.header)
 
     def close(self) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""

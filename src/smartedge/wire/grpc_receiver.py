@@ -31,7 +31,7 @@ from smartedge.wire.credentials import Credentials, Guard
 from smartedge.wire.frame import header_from_json
 from smartedge.wire.grpc_errors import status_of
 from smartedge.wire.grpc_link import METHOD
-from smartedge.wire.inbox import Inbox, Open, Turns, take_all
+from smartedge.wire.inbox import Inbox, Open, Turns
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
@@ -271,7 +271,7 @@ class GrpcReceiver:
                     synced_at = synced_at if unsynced else self._loop.time()
                     messages, size = inbox.empty()
                     unsynced += size
-                    for answer in await calls.run(functools.partial(take_all, receiver, messages)):
+                    for answer in await calls.run(functools.partial(receiver.take, messages)):
                         for part in split(answer):
                             await context.write(Down(answer=part).SerializeToString())
                 elif not unsynced and not inbox.came.done():

@@ -13,11 +13,10 @@ import grpc
 from smartedge.errors import SmartEdgeError
 from smartedge.wire.admission import Peer
 from smartedge.wire.frame import Message
-from smartedge.wire.link import StreamReceiver
 from smartedge.wire.link_pb2 import Up
 from smartedge.wire.parts import Joiner
 
-__all__ = ["Inbox", "Open", "Turns", "take_all"]
+__all__ = ["Inbox", "Open", "Turns"]
 
 _AHEAD_BYTES = 2 * 2**20  # no more is read while the handler works
 _AHEAD_FRAMES = 64  # nor more than this
@@ -56,7 +55,7 @@ class Inbox:
                 now = self._place.heard = self._loop.time()
                 if (message := joiner.add(Up.FromString(data).frame)) is not None:
                     self.messages.append(message)
-                    self._size += len(message.head) + len(message.payload)
+                    self._size += message.size
                     self._wake()
                 if self._rate != float("inf"):
                     self._free_at = max(self._free_at, now - 1.0) + len(data) / self._rate
@@ -80,11 +79,6 @@ class Inbox:
     def _wake(self) -> None:
         if not self.came.done():
             self.came.set_result(None)
-
-
-def take_all(receiver: StreamReceiver, messages: list[Message]) -> list[Message]:
-    """Hand frames on; gives the answers to them."""
-    return [answer for message in messages if (answer := receiver.take(message)) is not None]
 
 
 class Turns:

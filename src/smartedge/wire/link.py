@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from smartedge.errors import FrameError
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import Message, ReceivedFrame, answer_header, receive, serialise
+from smartedge.wire.frame import Message, ReceivedFrame, answer_header, parse, receive, serialise
 from smartedge.wire.sockets import ByteCount
 
 __all__ = ["UNNAMED_EDGE", "FrameHandler", "FrameSender", "StreamReceiver", "check_answer", "check_kind"]
@@ -34,15 +35,15 @@ class FrameSender(Protocol):
         """
         ...
 
-    def write(self, frame: Frame) -> None:
-        """Send a frame.
+    def write(self, message: Message) -> None:
+        """Send a frame, as :func:`~smartedge.wire.frame.serialise` makes it.
 
         Nothing comes back, so an error of the receiver may be raised a few frames later. Blocks while the receiver is
         full.
         """
         ...
 
-    def exchange(self, frame: Frame) -> Frame:
+    def exchange(self, message: Message) -> ReceivedFrame:
         """Send a frame and wait for the answer to it (``StreamHeader.answer_shape``)."""
         ...
 
@@ -137,18 +138,21 @@ class StreamReceiver:
         self._open = True
         self.next_seq = handler.accept(edge, header)
 
-    def take(self, message: Message) -> Message | None:
-        """Check the next frame and hand it on. Returns the answer, where frames are answered."""
-        header = self._header
-        frame = receive(message, header)
-        if frame.seq != self.next_seq:
-            raise FrameError(f"frame {frame.seq}: out of order, {self.next_seq} is next in this stream")
-        self.next_seq += 1
-        answer = self._handler.ingest(self._edge, header, frame)
-        if (answer is not None) != header.answered:
-            must = "must be" if answer is None else "must not be"
-            raise FrameError(f"frame {frame.seq}: a {header.split} frame of this stream {must} replied to")
-        return None if answer is None else serialise(answer, answer_header(header))
+    def take(self, messages: Iterable[Message]) -> list[Message]:
+        """Check the next frames, each before it is handed on. Returns the answers, where frames are answered."""
+        header, answers = self._header, []
+        for message in messages:
+            frame = receive(message, header)
+            if frame.seq != self.next_seq:
+                raise FrameError(f"frame {frame.seq}: out of order, {self.next_seq} is next in this stream")
+            self.next_seq += 1
+            answer = self._handler.ingest(self._edge, header, frame)
+            if (answer is not None) != header.answered:
+                must = "must be" if answer is None else "must not be"
+                raise FrameError(f"frame {frame.seq}: a {header.split} frame of this stream {must} replied to")
+            if answer is not None:
+                answers.append(serialise(answer, answer_header(header)))
+        return answers
 
     def sync(self) -> int:
         """Make the frames that were taken durable. Returns the number before which every frame is."""
@@ -171,13 +175,13 @@ class StreamReceiver:
             self._handler.abort(self._edge, self._header)
 
 
-def check_answer(message: Message, frame: Frame, header: StreamHeader) -> ReceivedFrame:
-    """The answer to ``frame``, checked.
+def check_answer(answer: Message, sent: Message, header: StreamHeader) -> ReceivedFrame:
+    """The answer to a frame that was sent, checked.
 
     Raises:
         FrameError: when it is no acceptable frame, or answers another one.
     """
-    answer = receive(message, answer_header(header))
-    if answer.seq != frame.seq or answer.batch.ids.tolist() != frame.batch.ids.tolist():
-        raise FrameError(f"frame {frame.seq}: the reply is to frame {answer.seq}, or of other images")
-    return answer
+    frame = receive(answer, answer_header(header))
+    if frame.seq != sent.seq or frame.batch.ids.tolist() != parse(sent, header).batch.ids.tolist():
+        raise FrameError(f"frame {sent.seq}: the reply is to frame {frame.seq}, or of other images")
+    return frame

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 from smartedge.errors import LinkError
-from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import header_from_json, header_to_json, serialise
+from smartedge.types import StreamHeader
+from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json
 from smartedge.wire.link import UNNAMED_EDGE, FrameHandler, StreamReceiver, check_answer, check_kind
 from smartedge.wire.sockets import ByteCount
 
@@ -44,22 +44,19 @@ class MemoryLink:
         self._confirmed = self._receiver.next_seq
         return self._confirmed
 
-    def write(self, frame: Frame) -> None:
+    def write(self, message: Message) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
-        with self._stream(answered=False) as (header, receiver):
-            message = serialise(frame, header)
-            self._up += len(message.head) + len(message.payload)
-            receiver.take(message)
+        with self._stream(answered=False) as (_, receiver):
+            self._up += message.size
+            receiver.take([message])
 
-    def exchange(self, frame: Frame) -> Frame:
+    def exchange(self, message: Message) -> ReceivedFrame:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._stream(answered=True) as (header, receiver):
-            message = serialise(frame, header)
-            self._up += len(message.head) + len(message.payload)
-            answer = receiver.take(message)
-            assert answer is not None  # StreamReceiver.take sees to it
-            self._down += len(answer.head) + len(answer.payload)
-            return check_answer(answer, frame, header)
+            self._up += message.size
+            (answer,) = receiver.take([message])
+            self._down += answer.size
+            return check_answer(answer, message, header)
 
     def close(self) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""

@@ -18,9 +18,14 @@ from smartedge.cloud.ingest import Decoded, Handover
 from smartedge.cloud.runner import CloudRunner
 from smartedge.codec import get_codec, pack, unpack_frame
 from smartedge.config import Config, load_config
+from smartedge.edge.sender import Sender, Traffic
+from smartedge.edge.shipper import Shipper
+from smartedge.edge.spool import Spool
 from smartedge.errors import CodecError, FrameError, RunError
 from smartedge.methods.schedules import get_schedule
-from smartedge.privacy.release import release
+from smartedge.privacy.mechanisms import Unprotected
+from smartedge.privacy.noise import Noise
+from smartedge.privacy.release import Gate, release
 from smartedge.runs.progress import Quiet
 from smartedge.types import FeatureBatch, Frame, StreamHeader
 from smartedge.wire.frame import receive, serialise
@@ -88,18 +93,53 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Counter[str]]:
     return watch
 
 
-def send_all(sender: GrpcLink | MemoryLink, config: Config) -> None:
+def send_all(sender: MemoryLink, config: Config) -> None:
     for header in streams(config):
         sender.open(header)
         for frame in frames_of(header):
             if header.answered:
-                assert sender.exchange(frame).batch.payload
+                assert sender.exchange(serialise(frame, header)).batch.payload
             else:
-                sender.write(frame)
+                sender.write(serialise(frame, header))
         sender.close()
 
 
-def run_over_a_socket(runner: CloudRunner) -> None:
+class NoLedger:
+    """Records nothing."""
+
+    def debit(self, *release: object, **facts: object) -> bool:
+        return True
+
+
+def send_as_an_edge(link: GrpcLink, config: Config, folder: Path) -> None:
+    """By way of gate, codec and spool, as an edge of its own process does; answered frames have no spool."""
+    traffic, first = Traffic(), streams(config)[0]
+    shipper = None
+    if not first.answered:
+        spool = Spool(folder / "spool", waiting=lambda: None)
+        shipper = Shipper(spool, link, folder / "shipped.json", traffic, tell=lambda text: None)
+        shipper.start()
+    gate = Gate(Unprotected(first.feature_shape), NoLedger(), Noise(bytes(32)), task=None)  # type: ignore[arg-type]
+    sender = Sender(
+        link,
+        get_codec(first.codec),
+        gate,
+        next_seq=0,
+        queue_frames=2,
+        threaded=False,
+        traffic=traffic,
+        shipper=shipper,
+    )
+    for header in streams(config):
+        sender.open(header)
+        for seq in range(header.first_seq, header.end_seq):
+            features_BF = np.random.default_rng(seq).normal(size=(4, *header.feature_shape)).astype(np.float32)
+            (sender.exchange if header.answered else sender.send)(np.arange(4), features_BF, np.array([0, 1, 0, 1]))
+        sender.close_stream()
+    assert sender.finish(threading.Event())
+
+
+def run_over_a_socket(runner: CloudRunner, folder: Path) -> None:
     receiver = GrpcReceiver(runner.ingest, "127.0.0.1")
     receiver.start()
     sender = GrpcLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=5)
@@ -107,7 +147,7 @@ def run_over_a_socket(runner: CloudRunner) -> None:
 
     def edge() -> None:
         try:
-            send_all(sender, runner.config)
+            send_as_an_edge(sender, runner.config, folder)
         except BaseException as error:
             failures.append(error)
 
@@ -130,7 +170,7 @@ def test_over_a_socket_a_frame_is_serialised_checked_and_decoded_once(
     config = load_config(SETTINGS, {"schedule": schedule, "epochs": 1 if schedule == "joint" else 3})
     runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)
     found = calls(serialise, receive, unpack_frame)
-    run_over_a_socket(runner)
+    run_over_a_socket(runner, tmp_path / "edge")
     assert found == {"serialise": 4, "receive": 4, "unpack_frame": 4}, "of four frames"
     assert runner.trainer is not None and runner.trainer.finished
 
@@ -141,8 +181,8 @@ def test_an_answered_frame_is_handled_once_too_and_its_answer_as_well(
     config = load_config(SETTINGS, {"method": "split"})
     runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)
     found = calls(serialise, receive, unpack_frame)
-    run_over_a_socket(runner)
-    assert found == {"serialise": 4 + 2, "receive": 4 + 2, "unpack_frame": 4}
+    run_over_a_socket(runner, tmp_path / "edge")
+    assert found == {"serialise": 4 + 2, "receive": 4 + 2, "unpack_frame": 4 + 2}
 
 
 def test_what_there_is_no_room_for_is_read_from_the_log(
@@ -233,11 +273,11 @@ def test_values_out_of_range_never_reach_the_optimizer(tmp_path: Path, value: fl
         link = MemoryLink(runner.ingest)
         link.open(header)
         with pytest.raises((FrameError, CodecError)):
-            link.write(Frame(0, hostile))
+            link.write(serialise(Frame(0, hostile), header))
     assert runner.trainer is None and runner.logs == {}
     link = MemoryLink(runner.ingest)
     link.open(header)
-    link.write(Frame(0, batch))
+    link.write(serialise(Frame(0, batch), header))
     link.disconnect()
     assert runner.trainer is not None and runner.trainer.next_seq == 1
     assert all(bool(tensor.isfinite().all()) for tensor in runner.trainer.back.state_dict().values())
@@ -252,7 +292,8 @@ def test_the_largest_value_that_is_taken_does_no_harm(tmp_path: Path) -> None:
     link.open(header)
     for seq in range(6):
         features_BF = np.full((4, *header.feature_shape), 1e6 * (-1) ** seq, np.float32)
-        link.write(Frame(seq, pack(release(np.arange(4), features_BF, np.array([0, 1, 0, 1])), get_codec("float32"))))
+        batch = pack(release(np.arange(4), features_BF, np.array([0, 1, 0, 1])), get_codec("float32"))
+        link.write(serialise(Frame(seq, batch), header))
     assert runner.trainer is not None
     assert all(bool(tensor.isfinite().all()) for tensor in runner.trainer.back.state_dict().values())
     runner.close()

@@ -21,6 +21,7 @@ from smartedge.errors import FrameError, LogError, RunError
 from smartedge.runs.progress import Quiet, Update
 from smartedge.runs.record import read_metrics
 from smartedge.types import Frame
+from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink
 
 
@@ -109,7 +110,7 @@ def test_a_cloud_that_was_stopped_goes_on_by_the_journal(tmp_path: Path) -> None
             link = MemoryLink(runner.ingest, edge.name)
             link.open(header)
             for seq in range(header.first_seq, header.end_seq):
-                link.write(edge.frame(seq, header.split))
+                link.write(serialise(edge.frame(seq, header.split), header))
             link.close()
     thread = threading.Thread(target=runner.run, args=(stop,))
     thread.start()
@@ -209,7 +210,7 @@ def test_who_is_not_expected_is_refused(tmp_path: Path, expect, names, refused: 
         edge = SimulatedEdge(name, config)
         link = MemoryLink(runner.ingest, name)
         link.open(edge.streams()[0])
-        link.write(edge.frame(0))
+        link.write(serialise(edge.frame(0), edge.streams()[0]))
     with pytest.raises(RunError, match=told):
         MemoryLink(runner.ingest, refused).open(SimulatedEdge(refused, config).streams()[0])
     assert sorted(runner.logs) == sorted(names) and not (tmp_path / "store" / refused).exists()
@@ -223,9 +224,9 @@ def test_one_edge_that_learns_another_task_is_refused_and_its_log_is_its_own(tmp
     for edge in (first, second):
         link = MemoryLink(runner.ingest, edge.name)
         link.open(edge.streams()[0])
-        link.write(edge.frame(0))
+        link.write(serialise(edge.frame(0), edge.streams()[0]))
         if edge is first:
-            link.write(edge.frame(1))
+            link.write(serialise(edge.frame(1), edge.streams()[0]))
     header = SimulatedEdge("edge2", config).streams()[0]
     with pytest.raises(RunError, match="edge 'edge2' learns another task"):
         MemoryLink(runner.ingest, "edge2").open(dataclasses.replace(header, outputs=7))

@@ -17,6 +17,7 @@ from smartedge.errors import ConfigError, CutError, FrameError, RunError, SmartE
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
 from smartedge.types import Frame, StreamHeader
+from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink
 
 CONFIG = load_config(
@@ -46,7 +47,7 @@ def send(runner: CloudRunner, header: StreamHeader) -> None:
     for seq in range(link.open(header), header.end_seq):
         features = np.full((4, *header.feature_shape), seq, np.float32)
         batch = pack(release(np.arange(4), features, np.array([0, 1, 0, 1])), get_codec("uint8"))
-        link.write(Frame(seq, batch))
+        link.write(serialise(Frame(seq, batch), header))
     link.close()
 
 
@@ -137,7 +138,7 @@ def test_what_the_log_holds_and_the_trainer_did_not_learn_is_learned_after_a_sto
         if stopped:
             link = MemoryLink(runner.ingest)
             link.open(HEADER)
-            link.write(first_frame())
+            link.write(serialise(first_frame(), HEADER))
             runner.ingest.close()  # killed: nothing else is written
             runner = CloudRunner(CONFIG, folder, Quiet(), resume=True, inline=True)
         send(runner, HEADER)
@@ -153,7 +154,7 @@ def test_a_payload_that_cannot_be_decoded_is_told_to_its_sender_and_not_logged(r
     link = MemoryLink(runner.ingest)
     link.open(HEADER)
     with pytest.raises(SmartEdgeError):
-        link.write(bad)
+        link.write(serialise(bad, HEADER))
     assert runner.logs == {}
     send(runner, HEADER)
     assert runner.logs["edge"].next_seq == 2

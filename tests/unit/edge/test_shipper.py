@@ -21,14 +21,15 @@ from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
 from smartedge.errors import LinkError, LogError, RunError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.wire.frame import Message, serialise
 from smartedge.wire.memory import MemoryLink
 
 HEADER = stream_header(batch_size=3, frames=8, train_steps=8)
 LATER = dataclasses.replace(HEADER, split="val", first_seq=8, frames=4)
 
 
-def frame(seq: int) -> Frame:
-    return Frame(seq, EncodedBatch(np.arange(3), np.array([0, 1, 0]), bytes([seq]) * 96, b""))
+def frame(seq: int) -> Message:
+    return serialise(Frame(seq, EncodedBatch(np.arange(3), np.array([0, 1, 0]), bytes([seq]) * 96, b"")), HEADER)
 
 
 class Breaking(MemoryLink):
@@ -54,10 +55,10 @@ class Breaking(MemoryLink):
         self.opened.append((header.split, wanted))
         return wanted
 
-    def write(self, frame: Frame) -> None:
+    def write(self, message: Message) -> None:
         self._may_break()
-        super().write(frame)
-        self.written.append(frame.seq)
+        super().write(message)
+        self.written.append(message.seq)
         self.after_write()
 
     def close(self) -> None:

@@ -17,13 +17,14 @@ from smartedge.edge.spool import Spool
 from smartedge.errors import FrameError, LogError
 from smartedge.framelog.reader import LogReader
 from smartedge.types import EncodedBatch, Frame
+from smartedge.wire.frame import Message, serialise
 
 HEADER = stream_header(batch_size=3, frames=8, train_steps=8)
 LATER = dataclasses.replace(HEADER, split="val", first_seq=8, frames=4)
 
 
-def frame(seq: int, size: int = 96) -> Frame:
-    return Frame(seq, EncodedBatch(np.arange(3), np.array([0, 1, 0]), bytes([seq]) * size, b""))
+def frame(seq: int, size: int = 96) -> Message:
+    return serialise(Frame(seq, EncodedBatch(np.arange(3), np.array([0, 1, 0]), bytes([seq]) * size, b"")), HEADER)
 
 
 @contextlib.contextmanager
@@ -55,8 +56,7 @@ def test_what_was_written_is_there_after_a_restart_and_may_be_written_again(tmp_
         fill(spool, 5, 12)  # an edge that goes on at a checkpoint
         with pytest.raises(FrameError, match="frame 5 differs"):
             spool.write(frame(5, size=95))
-        read = spool.message(9, LATER)
-        assert read.batch.payload == frame(9).batch.payload and read.batch.ids.tolist() == [0, 1, 2]
+        assert spool.message(9) == frame(9)
 
 
 def test_frames_become_durable_where_the_reader_wants_them_and_by_themselves(tmp_path, monkeypatch):
@@ -96,7 +96,7 @@ def test_what_the_cloud_confirmed_is_dropped(tmp_path):
         first = LogReader(tmp_path, "edge").first_seq
         assert 20 < first <= 30
         with pytest.raises(LogError, match="dropped after use"):
-            spool.message(0, HEADER)
+            spool.message(0)
     with opened(tmp_path, max_bytes=2**16) as spool:
         assert spool.confirmed == first and spool.next_seq == 40
 

@@ -33,7 +33,7 @@ def test_counters_are_the_bytes_of_the_messages_and_say_so() -> None:
     link = MemoryLink(Handler())
     link.open(HEADER)
     frame = Frame(0, EncodedBatch(np.arange(4), np.zeros(4, np.int64), bytes(100), b""))
-    link.exchange(frame)
+    link.exchange(serialise(frame, HEADER))
     link.close()
     opening = len(header_to_json(HEADER))
     message = sum(map(len, serialise(frame, HEADER)))

@@ -13,6 +13,7 @@ from smartedge.artifacts.profile import CheckpointCost, Transport
 from smartedge.cloud.store import FeatureLog, StoreHandler
 from smartedge.runs.checkpoint import Checkpoints
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
+from smartedge.wire.frame import serialise
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
 
@@ -60,7 +61,7 @@ def transport_cost(folder: Path, repeats: int) -> Transport:
             link.open(header)
             begun, begun_cpu = time.perf_counter(), time.process_time()
             for seq in range(frames):
-                link.write(Frame(seq, encoded))
+                link.write(serialise(Frame(seq, encoded), header))
             link.close()
             wall[len(payload)] = (time.perf_counter() - begun) / frames
             cpu[len(payload)] = (time.process_time() - begun_cpu) / frames

@@ -7,8 +7,8 @@ import threading
 import time
 
 from smartedge.errors import FrameError, LinkError
-from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import Message, serialise
+from smartedge.types import StreamHeader
+from smartedge.wire.frame import Message, ReceivedFrame
 from smartedge.wire.link import check_kind
 from smartedge.wire.simplex.blocks import Block, pack_block, split_block
 from smartedge.wire.simplex.seal import Sealer
@@ -74,17 +74,16 @@ class SimplexLink:
         self._stopped.clear()
         return min(max(header.first_seq, self._sent_seq), header.end_seq)
 
-    def write(self, frame: Frame) -> None:
+    def write(self, message: Message) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`. Waits where the link's rate is reached."""
         header = self._stream()
         check_kind(header, answered=False)
-        message = serialise(frame, header)
         self._messages.append(message)
-        self._gathered += len(message.head) + len(message.payload)
+        self._gathered += message.size
         if self._gathered >= _BLOCK_BYTES or len(self._messages) >= header.joined_frames:
-            self._flush(frame.seq + 1)
+            self._flush(message.seq + 1)
 
-    def exchange(self, frame: Frame) -> Frame:
+    def exchange(self, message: Message) -> ReceivedFrame:
         """Not possible on a link without a way back."""
         raise FrameError(f"{self._where}: frames cannot be answered here; this needs a link with a way back")
 

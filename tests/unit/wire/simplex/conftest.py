@@ -11,7 +11,7 @@ from lossy_proxy import LossyProxy
 
 from smartedge.errors import RunError
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
-from smartedge.wire.frame import ReceivedFrame
+from smartedge.wire.frame import Message, ReceivedFrame, serialise
 
 
 class Kept:
@@ -90,7 +90,7 @@ def header_of(frames: int, *, first_seq: int = 0, run: str = "r", joined: int = 
     )
 
 
-def frame_of(seq: int, size: int = 5000) -> Frame:
+def frame_of(seq: int, size: int = 5000) -> Message:
     """A frame of four images with a payload of ``size`` bytes that depends on ``seq``."""
     payload = np.random.default_rng(seq).integers(0, 256, size, dtype=np.uint8).tobytes()
-    return Frame(seq, EncodedBatch(np.arange(4), np.array([0, 1, 1, 0]), payload, b""))
+    return serialise(Frame(seq, EncodedBatch(np.arange(4), np.array([0, 1, 1, 0]), payload, b"")), header_of(1))
