@@ -82,6 +82,7 @@ def test_what_the_ledger_fixes_and_reports_say_is_json(mechanism):
     assert json.loads(json.dumps(said, allow_nan=False)) == said
     assert (said["clip"], said["sigma"]) == (policy["clip"], policy["sigma"]) == (mechanism.clip, mechanism.sigma)
     assert said["epsilon"] == policy["epsilon_each"] == (None if mechanism.name == "none" else mechanism.epsilon)
+    assert said["vector_epsilon"] == (None if mechanism.name == "none" else mechanism.vector_epsilon)
 
 
 def test_the_likelihood_is_that_of_the_sampler(mechanism, features_BF):

@@ -171,12 +171,11 @@ def randomise_labels(labels: Labels, task: Task, epsilon: float, words: NDArray[
         Of the same shape and dtype.
     """
     classes, each = (task.outputs, epsilon) if task.kind == "single" else (2, epsilon / task.outputs)
-    often, rare, _ = response_weights(each, likely=1, unlikely=classes - 1)
+    often, rare, _ = response_weights(each, likely=1, unlikely=classes - 1)  # no words are left over
     truth_BX = labels.astype(np.int64).reshape(words.shape)
     ends = np.array([often + rare * i - 1 for i in range(classes)], dtype=np.uint64)
-    # Words beyond the last end give class 0, for every true class.
     place_BX = np.searchsorted(ends, words)  # 0: the truth; i: the i-th other class
     other_BX = place_BX - 1 + (place_BX - 1 >= truth_BX)
-    answer_BX = np.where(place_BX == 0, truth_BX, np.where(place_BX > classes - 1, 0, other_BX))
+    answer_BX = np.where(place_BX == 0, truth_BX, other_BX)
     answers = answer_BX.reshape(labels.shape)
     return answers.astype(np.int64) if labels.dtype == np.int64 else answers.astype(np.float32)

@@ -420,3 +420,8 @@ def test_laplace_by_its_sigma_keeps_the_granularity_that_was_asked_for():
         assert made.event.granularity == granularity
         assert made.describe().granularity == granularity
         assert made.sigma == pytest.approx(0.5)
+
+
+def test_without_a_mechanism_what_is_released_is_the_map_or_its_codeword():
+    assert make_mechanism("none", feature_shape=(4,)) == Unprotected((4,))
+    assert make_mechanism("none", feature_shape=(4,), codebook=4) == UnprotectedCodeword(4)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from link_ends import HEADER, Handler, Links, frame, send
 
@@ -19,6 +20,7 @@ from smartedge.types import StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
+from smartedge.wire.parts import MESSAGE_BYTES
 from smartedge.wire.sockets import own_sockets
 
 LINUX = sys.platform == "linux"
@@ -279,6 +281,7 @@ def write_all(link: GrpcLink, header: StreamHeader, *, first: int = 0) -> None:
 SERVER = """
 import sys
 from smartedge.wire.grpc_receiver import GrpcReceiver
+from smartedge.wire.parts import MESSAGE_BYTES
 class Handler:
     def accept(self, edge, header): return header.first_seq
     def ingest(self, edge, header, frame): pass
@@ -475,3 +478,25 @@ def test_an_ipv6_address_may_stand_in_brackets_or_not(handler: Handler, host: st
     link.disconnect()
     receiver.close()
     assert handler.finished == 1
+
+
+def test_the_limits_of_a_connection_are_the_same_with_tls(
+    receiver: GrpcReceiver, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[dict[str, object]] = []
+    connecting = grpc.insecure_channel
+
+    def channel(target: str, *arguments: object) -> grpc.Channel:
+        options = arguments[-1]
+        assert isinstance(options, list)
+        used.append(dict(options))
+        return connecting(target, options)
+
+    monkeypatch.setattr(grpc, "insecure_channel", channel)
+    monkeypatch.setattr(grpc, "secure_channel", channel)
+    send(connect(receiver, connect_timeout_s=7.0))
+    tls = Credentials(ca=b"an authority", token="secret")
+    send(connect(receiver, credentials=tls, connect_timeout_s=7.0))
+    assert used[0] == used[1]
+    assert used[0]["grpc.min_reconnect_backoff_ms"] == 7000
+    assert used[0]["grpc.max_receive_message_length"] == MESSAGE_BYTES

@@ -20,6 +20,7 @@ from link_ends import HEADER, Handler, Links, Raw, frame, send, ups
 
 import smartedge.wire.grpc_receiver
 from smartedge.errors import FleetError, LinkError
+from smartedge.types import StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import header_to_json
 from smartedge.wire.grpc_receiver import GrpcReceiver, Limits
@@ -274,6 +275,25 @@ def test_a_new_stream_replaces_one_that_is_silent(
     assert handler.aborted.acquire(timeout=10) and handler.finished == 1
     with pytest.raises(LinkError, match="another stream of the same edge took the place"):
         first.close()
+
+
+def test_a_handler_that_fails_to_break_off_frees_the_place_of_its_stream(
+    listen: Callable[..., GrpcReceiver], handler: Handler, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off = threading.Event()
+
+    def fails(edge: str, header: StreamHeader) -> None:
+        broken_off.set()
+        raise RuntimeError("as a disk would")
+
+    monkeypatch.setattr(handler, "abort", fails)
+    receiver = listen()
+    first = links(receiver)
+    first.open(HEADER)
+    first.disconnect()
+    assert broken_off.wait(10)
+    send(links(receiver))
+    assert handler.finished == 1
 
 
 def test_a_receiver_may_take_several_streams_of_an_edge(

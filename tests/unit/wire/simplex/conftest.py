@@ -15,13 +15,18 @@ from smartedge.wire.frame import Message, ReceivedFrame, serialise
 
 
 class Kept:
-    """A handler. ``events`` are what it was told, in order; ``settled`` is set at every end of a stream."""
+    """A handler. ``events`` are what it was told, in order; ``ended`` counts ends of streams, ``frames`` frames.
+
+    What it is told of a stream that it did not accept, or of another edge's, becomes the event ``unknown stream``.
+    """
 
     def __init__(self) -> None:
         self.events: list[tuple[object, ...]] = []
         self.payloads: dict[tuple[str, int], bytes] = {}
         self.refuses: set[str] = set()  # names of runs
+        self._accepted: set[tuple[str, StreamHeader]] = set()
         self.ended = threading.Semaphore(0)
+        self.frames = threading.Semaphore(0)
 
     def accept(self, edge: str, header: StreamHeader) -> int:
         if header.run in self.refuses:
@@ -29,6 +34,7 @@ class Kept:
             self.ended.release()
             raise RunError("not of this run")
         self.events.append(("accept", edge, header.first_seq))
+        self._accepted.add((edge, header))
         return header.first_seq
 
     def accept_one_way(self, edge: str, header: StreamHeader) -> int:
@@ -38,19 +44,24 @@ class Kept:
         raise AssertionError("nobody would hear of it")
 
     def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> None:
-        self.events.append(("frame", edge, frame.seq))
+        self._told(edge, header, "frame", frame.seq)
         self.payloads[edge, frame.seq] = frame.batch.payload
+        self.frames.release()
 
     def lost(self, edge: str, header: StreamHeader, end: int) -> None:
-        self.events.append(("lost", edge, end))
+        self._told(edge, header, "lost", end)
 
     def finish(self, edge: str, header: StreamHeader) -> None:
-        self.events.append(("finish", edge))
+        self._told(edge, header, "finish")
         self.ended.release()
 
     def abort(self, edge: str, header: StreamHeader) -> None:
-        self.events.append(("abort", edge))
+        self._told(edge, header, "abort")
         self.ended.release()
+
+    def _told(self, edge: str, header: StreamHeader, event: str, *facts: int) -> None:
+        known = (edge, header) in self._accepted
+        self.events.append((event, edge, *facts) if known else ("unknown stream", edge, event))
 
 
 @pytest.fixture

@@ -123,5 +123,6 @@ def test_contents_that_are_no_packets_are_dropped() -> None:
 
 
 def test_a_block_that_is_too_long() -> None:
+    assert len(split_block(bytes(MAX_BLOCK_BYTES), 0, 0.0)) > MAX_BLOCK_BYTES // 1176
     with pytest.raises(LinkError, match="too long for the one-way link"):
         split_block(bytes(MAX_BLOCK_BYTES + 1), 0, 0.1)

@@ -99,6 +99,35 @@ def test_what_is_lost_is_marked(
     ]
 
 
+def test_later_frames_do_not_wait_for_ever_for_a_lost_one(
+    kept: Kept, receiver: SimplexReceiver, link_to: Callable[..., SimplexLink], proxies: Proxies
+) -> None:
+    """Of frame 0 one datagram arrives, frame 1 arrives whole, and then nothing comes any more."""
+    first: list[bytes] = []
+    proxy = proxies(receiver.port, lambda number, datagram: bool(first) and first.append(datagram) is None)
+    link = link_to(proxy.port)
+    link.open(header_of(2))
+    first.append(b"")
+    link.write(frame_of(0))
+    proxy.wait_for(link.counters().up)
+    proxy.send(first[1])
+    first.clear()
+    link.write(frame_of(1))
+    assert kept.frames.acquire(timeout=WAIT_S)
+    assert kept.events == [("accept", "cam-1", 0), ("lost", "cam-1", 1), ("frame", "cam-1", 1)]
+
+
+def test_a_receiver_that_closes_breaks_off_open_streams(
+    kept: Kept, receiver: SimplexReceiver, link_to: Callable[..., SimplexLink]
+) -> None:
+    link = link_to(receiver.port)
+    link.open(header_of(2))
+    link.write(frame_of(0))
+    assert kept.frames.acquire(timeout=WAIT_S)
+    receiver.close()
+    assert kept.events == [("accept", "cam-1", 0), ("frame", "cam-1", 0), ("abort", "cam-1")]
+
+
 def test_a_lost_end_is_seen_at_the_next_stream(
     kept: Kept, receiver: SimplexReceiver, link_to: Callable[..., SimplexLink], proxies: Proxies
 ) -> None:
