@@ -247,18 +247,19 @@ def attribute_blocks(
     if stronger:
         evidences[stronger.name], folders[stronger.name] = stronger, folders[evidence.name]
         bounds[stronger.name] = certificate.training_image if certificate else None
+    attacked = tuple(evidences.values())  # without the reference, which joins below
     found: dict[str, Findings] = {name: {} for name in evidences}
     focus = in_focus(evidence, evidence.sensitive)
     settled: dict[str, frozenset[str]] = dict.fromkeys(evidences, frozenset())
     if any(bounds.values()):
         # The cheap attackers first: they may show that the costly ones have nothing left to find.
-        units = [unit for each in evidences.values() for unit in plan(each, _cheap(each, wanted), focus=focus, seeds=1)]
+        units = [unit for each in attacked for unit in plan(each, _cheap(each, wanted), focus=focus, seeds=1)]
         part = clock.part(clock.remaining() * _CHEAP_SHARE)
         cheap = infer(evidences, units, folders=folders, clock=part, monitor=call.monitor, skipped=[])
         settled = {name: _settled(bounds[name], cheap[name], each) for name, each in evidences.items()}
     units = []
     for round_ in range(seeds):
-        for each in evidences.values():
+        for each in attacked:
             names = [name for name in available(each) if name in wanted]
             if each is stronger and round_:  # its costly attackers have one seed
                 names = _cheap(each, wanted)
