@@ -33,7 +33,10 @@ try:
     from smartedge.cloud.store import FeatureLog
     def take(log, header, frame):
         batch = unpack_frame(frame, header)
-        log.append(frame)
+        if hasattr(log, "begin"):
+            log.append(frame.seq, frame.head, frame.batch.payload)
+        else:
+            log.append(frame)
         return batch
 except ImportError:
     from smartedge.cloud.log import FeatureLog
@@ -44,7 +47,7 @@ except ImportError:
 class Handler:
     # A checkout from before the edge's name was an argument passes one argument less.
     def accept(self, *given, **kind):
-        log.add_stream(given[-1])
+        getattr(log, "begin", log.add_stream)(given[-1])
         return given[-1].first_seq
     def ingest(self, *given):
         take(log, *given[-2:])

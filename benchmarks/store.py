@@ -41,7 +41,7 @@ class Ours:
 
     def __init__(self, folder: Path) -> None:
         self.log = FrameLog(folder, "edge")
-        if not self.log.streams:
+        if not self.log.stream_headers:
             self.log.add_stream(b"header", 0)
 
     def append(self, seq: int, head: bytes, payload: bytes) -> None:

@@ -44,7 +44,7 @@ def written(folder: Path, frames: int = FRAMES, *, segment_bytes: int = 150) -> 
 
 def content(log: LogReader) -> list[object]:
     """All that a log holds."""
-    found: list[object] = [*log.streams]
+    found: list[object] = [*log.stream_headers]
     for seq in range(log.first_seq, log.next_seq):
         found.append((seq, log.stream_of(seq), log.read(seq)) if log.came(seq) else (seq, "gap"))
     return found

@@ -15,7 +15,7 @@ from smartedge.cloud.export import SCHEMA, export_images
 from smartedge.cloud.store import FeatureLog, FeatureReader
 from smartedge.framelog import log, mark, records
 from smartedge.types import EncodedBatch, Frame
-from smartedge.wire.frame import receive, serialise
+from smartedge.wire.frame import serialise
 
 PAGE = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(# (\w+)\n.*?)```", PAGE, flags=re.DOTALL)
@@ -27,9 +27,9 @@ def exported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = np.zeros((3, *HEADER.feature_shape), np.float32)
     with contextlib.closing(FeatureLog(tmp_path / "log")) as opened:
-        opened.add_stream(HEADER)
+        opened.begin(HEADER)
         batch = EncodedBatch(np.arange(3), np.array([0, 1, 0]), values.tobytes(), b"")
-        opened.append(receive(serialise(Frame(0, batch), HEADER), HEADER))
+        opened.append(0, *serialise(Frame(0, batch), HEADER))
         opened.sync()
         export_images([FeatureReader(tmp_path / "log")], tmp_path / "images.parquet")
 

@@ -266,7 +266,7 @@ class Ingest:
                 self._check_place(intake)
             self._record_stream(intake, header)
             log = intake.open_log()
-            if log.append(frame):
+            if log.append(frame.seq, frame.head, frame.batch.payload):
                 intake.images += len(batch.ids)
             if frame.seq >= handover.learned.get(edge, 0):
                 handover.keep((edge, frame.seq), Decoded(batch, time.perf_counter() - begun))
@@ -328,7 +328,7 @@ class Ingest:
                 self._begin(intake.edge, header)
         log = intake.open_log()
         log.mark_gap(header.first_seq)
-        log.add_stream(header)
+        log.begin(header)
         self._handover.intakes[intake.edge] = intake
         self._strangers.pop(intake.edge, None)
 

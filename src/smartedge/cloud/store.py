@@ -53,7 +53,7 @@ def has_begun(cloud: Path) -> bool:
     return (cloud / "log").exists() or any((cloud / "store").glob("*/streams"))
 
 
-class FeatureReader:
+class FeatureReader(LogReader):
     """The durable frames of one edge. :meth:`refresh` finds those that came since; no lock is needed.
 
     Args:
@@ -65,18 +65,18 @@ class FeatureReader:
     """
 
     def __init__(self, folder: Path, edge: str = UNNAMED_EDGE) -> None:
-        self.folder = folder
-        self.edge = edge
         self.streams: list[StreamHeader] = []  # in the order of their frames
-        self._log = self._open()
+        super().__init__(folder, edge)
+
+    def refresh(self) -> None:
+        """Find what became durable since. Raises as the constructor."""
+        super().refresh()
         self._parse_headers()
 
-    def _open(self) -> LogReader:
-        return LogReader(self.folder, self.edge)
-
     def _parse_headers(self) -> None:
-        """Turn the headers that are new into objects."""
-        known = self._log.streams
+        """Turn the headers that are new into objects, and forget those that the log holds no longer."""
+        known = self.stream_headers
+        del self.streams[len(known) :]
         for number in range(len(self.streams), len(known)):
             try:
                 self.streams.append(header_from_json(known[number].header))
@@ -85,42 +85,13 @@ class FeatureReader:
                     f"{self.folder}: edge {self.edge!r}, stream header {number}: cannot be used ({error})"
                 ) from error
 
-    @property
-    def next_seq(self) -> int:
-        """Number of the next frame to come."""
-        return self._log.next_seq
-
-    @property
-    def first_seq(self) -> int:
-        """Number of the oldest frame that is kept."""
-        return self._log.first_seq
-
-    @property
-    def durable(self) -> int:
-        """The watermark: every frame before this number is on the disk for good."""
-        return self._log.durable
-
-    @property
-    def gaps(self) -> list[tuple[int, int]]:
-        """Runs of frames that never came: the first one, and the one after the last."""
-        return self._log.gaps
-
-    @property
-    def total_bytes(self) -> int:
-        """Size of the frames' files."""
-        return self._log.total_bytes
-
-    def came(self, seq: int) -> bool:
-        """Whether the log holds frame ``seq``."""
-        return self._log.came(seq)
-
     def frame(self, seq: int) -> Frame:
         """Read one frame.
 
         Raises:
             LogError: there is no such frame, or the disk does not give back what was written.
         """
-        stored = self._log.read(seq)
+        stored = self.read(seq)
         try:
             return parse(Message(*stored), self.header_of(seq))
         except FrameError as error:
@@ -128,7 +99,7 @@ class FeatureReader:
 
     def images(self, seq: int) -> int:
         """How many images frame ``seq`` holds; reads its head alone."""
-        return image_count(self._log.head(seq))
+        return image_count(self.head(seq))
 
     def frames(self) -> Iterator[Frame]:
         """All frames that are there, in order."""
@@ -138,22 +109,12 @@ class FeatureReader:
 
     def header_of(self, seq: int) -> StreamHeader:
         """The stream header under which frame ``seq`` was accepted."""
-        if not self._log.came(seq):  # in a gap
+        if not self.came(seq):  # in a gap
             return self.streams[bisect_right(self.streams, seq, key=lambda header: header.first_seq) - 1]
-        return self.streams[self._log.stream_of(seq)]
-
-    def damages(self) -> Iterator[LogError]:
-        """Read every frame; yields an error for each one that is damaged."""
-        return self._log.damages()
-
-    def refresh(self) -> None:
-        """Find what became durable since. Raises as the constructor."""
-        self._log.refresh()
-        del self.streams[len(self._log.streams) :]
-        self._parse_headers()
+        return self.streams[self.stream_of(seq)]
 
 
-class FeatureLog(FeatureReader):
+class FeatureLog(FrameLog, FeatureReader):
     """The log of one edge, open for writing. One process writes it; any may read what is durable.
 
     Args:
@@ -175,53 +136,23 @@ class FeatureLog(FeatureReader):
         segment_bytes: int = 64 * 2**20,
         max_bytes: int | None = None,
     ) -> None:
-        self._segment_bytes, self._max_bytes = segment_bytes, max_bytes
-        self._writer: FrameLog
-        super().__init__(folder, edge)
+        super().__init__(folder, edge, segment_bytes=segment_bytes, max_bytes=max_bytes)
+        try:
+            self._parse_headers()  # also of what was not durable when the last process ended
+        except BaseException:
+            self.close()
+            raise
 
-    def _open(self) -> LogReader:
-        self._writer = FrameLog(self.folder, self.edge, segment_bytes=self._segment_bytes, max_bytes=self._max_bytes)
-        return self._writer
-
-    def add_stream(self, header: StreamHeader) -> None:
+    def begin(self, header: StreamHeader) -> None:
         """Record the header under which the following frames are accepted. Durable with the next :meth:`sync`."""
         if header not in self.streams:
-            self._writer.add_stream(header_to_json(header), header.first_seq)
+            self.add_stream(header_to_json(header), header.first_seq)
             self.streams.append(header)
-
-    def append(self, frame: ReceivedFrame) -> bool:
-        """Append a frame as it came; returns False where the log holds it already. Durable with the next :meth:`sync`.
-
-        Raises:
-            FrameError: frames are missing before it, or the log holds a different frame of that number.
-            LogError: the disk does not take it, or the log is full.
-        """
-        return self._writer.append(frame.seq, frame.head, frame.batch.payload)
-
-    def mark_gap(self, end: int) -> None:
-        """Note that the frames from :attr:`next_seq` to ``end`` - 1 will never come."""
-        self._writer.mark_gap(end)
-
-    def sync(self) -> int:
-        """Return when everything appended is durable. Returns the watermark. May be called from any thread.
-
-        Raises:
-            LogError: the disk does not take it.
-        """
-        return self._writer.sync()
 
     def truncate(self, next_seq: int) -> None:
         """Forget frame ``next_seq`` and all later ones (split learning goes back to a checkpoint)."""
-        self._writer.truncate(next_seq)
-        del self.streams[len(self._writer.streams) :]
-
-    def forget_before(self, seq: int) -> None:
-        """Drop files all of whose frames come before ``seq`` (``store.keep: unconsumed``)."""
-        self._writer.forget_before(seq)
-
-    def close(self) -> None:
-        """Close the files and release the lock."""
-        self._writer.close()
+        super().truncate(next_seq)
+        self._parse_headers()
 
 
 class StoreHandler:
@@ -232,12 +163,12 @@ class StoreHandler:
 
     def accept(self, edge: str, header: StreamHeader) -> int:
         """Note the stream."""
-        self.log.add_stream(header)
+        self.log.begin(header)
         return min(max(header.first_seq, self.log.durable), header.end_seq)
 
     def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> None:
         """Append the frame."""
-        self.log.append(frame)
+        self.log.append(frame.seq, frame.head, frame.batch.payload)
 
     def sync(self, edge: str, header: StreamHeader) -> int:
         """Make them durable."""

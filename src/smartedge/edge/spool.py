@@ -53,7 +53,7 @@ class Spool:
         self._stopped = False
         segment_bytes = _SEGMENT_BYTES if max_bytes is None else min(_SEGMENT_BYTES, max_bytes // 8)
         self._log = FrameLog(folder, UNNAMED_EDGE, segment_bytes=segment_bytes, max_bytes=max_bytes)
-        self.streams = [header_from_json(stream.header) for stream in self._log.streams]
+        self.streams = [header_from_json(stream.header) for stream in self._log.stream_headers]
         self._confirmed = self._log.first_seq
         self._unsynced_bytes, self._synced_at = 0, time.monotonic()
 
@@ -107,11 +107,12 @@ class Spool:
             FrameError: the spool holds another frame of that number.
             LogError: the spool is full, or the disk does not take it.
         """
-        if message.seq >= self.next_seq:
-            self._make_room(message.seq, message.size)
-        if not self._log.append(message.seq, *message):
+        seq, size = message.seq, len(message.head) + len(message.payload)
+        if seq >= self.next_seq:
+            self._make_room(seq, size)
+        if not self._log.append(seq, *message):
             return
-        self._unsynced_bytes += message.size
+        self._unsynced_bytes += size
         if self._unsynced_bytes >= _SYNC_BYTES or time.monotonic() - self._synced_at >= _SYNC_SECONDS:
             self.sync()
         with self._changed:

@@ -69,7 +69,7 @@ class FrameLog(OpenLog):
         self.spare_bytes = spare_bytes
         super().__init__(folder, edge)
         try:
-            if (self.next_seq, len(self.streams)) != (self._known_mark.frames, self._known_mark.streams):
+            if (self.next_seq, len(self.stream_headers)) != (self._known_mark.frames, self._known_mark.streams):
                 self._sync()
         except BaseException:
             self.close()
@@ -83,14 +83,14 @@ class FrameLog(OpenLog):
         Raises:
             LogError: the disk does not take it.
         """
-        number = len(self.streams)
+        number = len(self.stream_headers)
         with self._lock, self._writing(f"stream header {number}"):
             self._check_room(len(header), f"stream header {number}")
             if self._streams_file is None:
                 self._streams_file = self._new_file(self.folder / STREAMS, STREAMS_NUMBER, 0)
             self._streams_file.append(STREAM, number, first_seq, header)
             self._streams_position = self._streams_file.end
-            self.streams.append(Stream(header, first_seq))
+            self.stream_headers.append(Stream(header, first_seq))
 
     def append(self, seq: int, head: Bytes, payload: Bytes) -> bool:
         """Append frame ``seq`` as it came, to the last stream that begins with it or before. Durable with :meth:`sync`.
@@ -115,7 +115,7 @@ class FrameLog(OpenLog):
                 return False
             if seq > self.next_seq:
                 raise FrameError(f"frame {seq} arrived, but frame {self.next_seq} is missing; resume the edge's run")
-            stream = bisect_right(self.streams, seq, key=_first_seq) - 1
+            stream = bisect_right(self.stream_headers, seq, key=_first_seq) - 1
             if stream < 0:
                 raise FrameError(f"frame {seq}: the log has no header of its stream")
             with self._writing(f"frame {seq}"):
@@ -160,7 +160,7 @@ class FrameLog(OpenLog):
         Raises:
             LogError: the disk does not take it. The log is of no more use then; open it again.
         """
-        target = (self.next_seq, len(self.streams))
+        target = (self.next_seq, len(self.stream_headers))
         with self._syncing:
             assert self._mark is not None
             if (self._mark.frames, self._mark.streams) < target or self._failure:
@@ -209,7 +209,7 @@ class FrameLog(OpenLog):
                     frames=self.next_seq,
                     segment=self._segment,
                     position=self._position,
-                    streams=len(self.streams),
+                    streams=len(self.stream_headers),
                     streams_position=self._streams_position,
                 )
                 ended, self._ended = self._ended, []
@@ -280,7 +280,7 @@ class FrameLog(OpenLog):
         place = self._index.place(next_seq)
         if place is None:
             raise LogError(f"{self.folder}: edge {self.edge!r}: cannot be cut at frame {next_seq}, which never came")
-        streams = [stream for stream in self.streams if stream.first_seq < next_seq]
+        streams = [stream for stream in self.stream_headers if stream.first_seq < next_seq]
         streams_end = FILE_HEADER_BYTES + sum(RECORD_HEADER_BYTES + len(stream.header) for stream in streams)
         end = place.position - RECORD_HEADER_BYTES
         with self._writing("the removal of later frames"):
@@ -305,4 +305,4 @@ class FrameLog(OpenLog):
             self._streams_file.cut_off(streams_end)
             self._position, self._streams_position = end, streams_end
         self._index.cut(next_seq)
-        self.streams = streams
+        self.stream_headers = streams

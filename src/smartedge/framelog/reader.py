@@ -71,7 +71,7 @@ class LogReader:
     def __init__(self, folder: Path, edge: str) -> None:
         self.folder = folder
         self.edge = edge
-        self.streams: list[Stream] = []  # in the order of their frames
+        self.stream_headers: list[Stream] = []  # in the order of their frames
         self._lock = threading.RLock()
         self._index = Index()
         self._mark: Mark | None = None
@@ -202,12 +202,12 @@ class LogReader:
     def _start_over(self, mark: Mark) -> None:
         self._index = Index()
         self._segment, self._position, self._starts = mark.first_segment, 0, {}
-        self.streams, self._streams_position = [], 0
+        self.stream_headers, self._streams_position = [], 0
 
     def _read_streams(self, mark: Mark) -> None:
         """Read the durable stream headers that are not known yet."""
         path = self.folder / STREAMS
-        if mark.streams == len(self.streams):
+        if mark.streams == len(self.stream_headers):
             return
         with self._opened(path, "its stream headers") as file:
             header = self._file_header(file, path, mark, STREAMS_NUMBER, "its stream headers")
@@ -215,20 +215,20 @@ class LogReader:
             while self._streams_position < mark.streams_position:
                 if not self._next_stream(file, header, mark.streams_position):
                     break
-        if (len(self.streams), self._streams_position) != (mark.streams, mark.streams_position):
+        if (len(self.stream_headers), self._streams_position) != (mark.streams, mark.streams_position):
             raise LogError(
-                f"{path}: edge {self.edge!r}, stream header {len(self.streams)}: damaged or missing at byte "
+                f"{path}: edge {self.edge!r}, stream header {len(self.stream_headers)}: damaged or missing at byte "
                 f"{self._streams_position}, although it was confirmed; restore the log from a copy"
             )
 
     def _next_stream(self, file: int, header: FileHeader, limit: int) -> bool:
         record = self._record(file, header, self._streams_position, limit)
-        if record is None or record.kind != STREAM or record.stream != len(self.streams):
+        if record is None or record.kind != STREAM or record.stream != len(self.stream_headers):
             return False
         data = read_at(file, self._streams_position + RECORD_HEADER_BYTES, record.body)
         if len(data) != record.body or checksum_of(data, b"") != record.checksum:
             return False
-        self.streams.append(Stream(data, record.seq))
+        self.stream_headers.append(Stream(data, record.seq))
         self._streams_position += RECORD_HEADER_BYTES + record.body
         return True
 
@@ -283,7 +283,7 @@ class LogReader:
                 return False
         if record.kind == GAP:
             self._index.add_gap(int.from_bytes(body, "little"))
-        elif record.stream >= len(self.streams):
+        elif record.stream >= len(self.stream_headers):
             return False
         else:
             self._index.add(self._segment, at, record)

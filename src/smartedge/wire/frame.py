@@ -71,11 +71,6 @@ class Message(NamedTuple):
         seq: int = _HEAD.unpack_from(self.head)[0]
         return seq
 
-    @property
-    def size(self) -> int:
-        """Bytes of head and payload."""
-        return len(self.head) + len(self.payload)
-
 
 @dataclass(frozen=True)
 class ReceivedFrame(Frame):

@@ -55,7 +55,7 @@ class Inbox:
                 now = self._place.heard = self._loop.time()
                 if (message := joiner.add(Up.FromString(data).frame)) is not None:
                     self.messages.append(message)
-                    self._size += message.size
+                    self._size += len(message.head) + len(message.payload)
                     self._wake()
                 if self._rate != float("inf"):
                     self._free_at = max(self._free_at, now - 1.0) + len(data) / self._rate

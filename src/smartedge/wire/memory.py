@@ -47,15 +47,15 @@ class MemoryLink:
     def write(self, message: Message) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._stream(answered=False) as (_, receiver):
-            self._up += message.size
+            self._up += len(message.head) + len(message.payload)
             receiver.take([message])
 
     def exchange(self, message: Message) -> ReceivedFrame:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._stream(answered=True) as (header, receiver):
-            self._up += message.size
+            self._up += len(message.head) + len(message.payload)
             (answer,) = receiver.take([message])
-            self._down += answer.size
+            self._down += len(answer.head) + len(answer.payload)
             return check_answer(answer, message, header)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from smartedge.cli.app import main
 from smartedge.cloud.store import FeatureLog, log_folder
 from smartedge.errors import LogError
 from smartedge.types import EncodedBatch, Frame
-from smartedge.wire.frame import receive, serialise
+from smartedge.wire.frame import serialise
 
 HEADER = stream_header(batch_size=3, frames=4, train_steps=4)
 COUNT = int(np.prod(HEADER.feature_shape))
@@ -25,12 +25,12 @@ def run_dir(tmp_path):
     """A run of two edges; the second one misses frames 1 and 2."""
     for edge, seqs in (("door", (0, 1, 2)), ("roof", (0, 3))):
         with contextlib.closing(FeatureLog(log_folder(tmp_path / "cloud", edge), edge)) as log:
-            log.add_stream(HEADER)
+            log.begin(HEADER)
             for seq in seqs:
                 log.mark_gap(seq)
                 values = np.arange(3 * COUNT, dtype=np.float32) + 100 * seq
                 batch = EncodedBatch(np.arange(3) + 3 * seq, np.array([0, 1, 0]), values.tobytes(), b"")
-                log.append(receive(serialise(Frame(seq, batch), HEADER), HEADER))
+                log.append(seq, *serialise(Frame(seq, batch), HEADER))
             log.sync()
     return tmp_path
 

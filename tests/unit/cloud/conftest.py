@@ -13,7 +13,7 @@ from smartedge.cloud.store import FeatureLog
 from smartedge.codec import get_codec, pack
 from smartedge.privacy.release import release
 from smartedge.types import Frame
-from smartedge.wire.frame import receive, serialise
+from smartedge.wire.frame import serialise
 
 SHAPE = (2, 3, 3)
 
@@ -28,12 +28,12 @@ def log(tmp_path) -> Iterator[FeatureLog]:
             header = stream_header(
                 feature_shape=SHAPE, epoch=2, split=split, first_seq=seq, frames=-(-images // 4), train_steps=5
             )
-            opened.add_stream(header)
+            opened.begin(header)
             for start in range(0, images, 4):
                 ids = torch.arange(start, min(start + 4, images))
                 labels = torch.randint(0, 2, (len(ids),), generator=generator)
                 features = torch.randn(len(ids), *SHAPE, generator=generator) + labels[:, None, None, None]
                 batch = pack(release(ids.numpy(), features.numpy(), labels.numpy()), get_codec("float32"))
-                opened.append(receive(serialise(Frame(seq, batch), header), header))
+                opened.append(seq, *serialise(Frame(seq, batch), header))
                 seq += 1
         yield opened

@@ -27,6 +27,10 @@ def frame(seq: int, fill: int = 0, header: StreamHeader = HEADER) -> ReceivedFra
     return receive(serialise(Frame(seq, EncodedBatch(ids, labels, payload, b"")), header), header)
 
 
+def put(log: FeatureLog, frame: ReceivedFrame) -> bool:
+    return log.append(frame.seq, frame.head, frame.batch.payload)
+
+
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[FeatureLog]:
     with contextlib.closing(FeatureLog(folder)) as log:
@@ -35,9 +39,9 @@ def opened(folder: Path) -> Iterator[FeatureLog]:
 
 def written(folder: Path, count: int) -> None:
     with opened(folder) as log:
-        log.add_stream(HEADER)
+        log.begin(HEADER)
         for seq in range(count):
-            assert log.append(frame(seq))
+            assert put(log, frame(seq))
         log.sync()
 
 
@@ -55,32 +59,32 @@ def test_what_was_appended_is_read_back_after_reopening(tmp_path):
         for seq, found in enumerate(log.frames()):
             assert_equal(found, frame(seq))
         assert log.header_of(3) == HEADER and log.images(3) == 3
-        log.add_stream(HEADER)
+        log.begin(HEADER)
         assert log.streams == [HEADER], "known already"
-        assert log.append(frame(5))
+        assert put(log, frame(5))
         assert_equal(log.frame(5), frame(5))
 
 
 def test_a_repetition_changes_nothing_and_another_frame_is_refused(tmp_path):
     written(tmp_path, 3)
     with opened(tmp_path) as log:
-        assert not log.append(frame(1))
+        assert not put(log, frame(1))
         with pytest.raises(FrameError, match="frame 1 differs"):
-            log.append(frame(1, fill=1))
+            put(log, frame(1, fill=1))
         with pytest.raises(FrameError, match="frame 3 is missing"):
-            log.append(frame(4))
+            put(log, frame(4))
         assert log.next_seq == 3
 
 
 def test_each_frame_has_the_header_that_it_came_by_and_a_cut_forgets_later_ones(tmp_path):
     written(tmp_path, 8)
     with opened(tmp_path) as log:
-        log.add_stream(LATER)
-        log.append(frame(8, header=LATER))
+        log.begin(LATER)
+        put(log, frame(8, header=LATER))
         assert (log.header_of(7), log.header_of(8)) == (HEADER, LATER)
         log.truncate(4)
         assert (log.next_seq, log.streams) == (4, [HEADER])
-        assert log.append(frame(4, fill=9))
+        assert put(log, frame(4, fill=9))
         log.sync()
         reader = FeatureReader(tmp_path)
         assert_equal(reader.frame(4), frame(4, fill=9))
@@ -90,8 +94,8 @@ def test_a_reader_follows_the_writer(tmp_path):
     written(tmp_path, 8)
     with opened(tmp_path) as log:
         reader = FeatureReader(tmp_path)
-        log.add_stream(LATER)
-        log.append(frame(8, header=LATER))
+        log.begin(LATER)
+        put(log, frame(8, header=LATER))
         log.sync()
         assert reader.next_seq == 8
         reader.refresh()
@@ -103,7 +107,7 @@ def test_gaps_are_left_out(tmp_path):
     written(tmp_path, 3)
     with opened(tmp_path) as log:
         log.mark_gap(5)
-        log.append(frame(5))
+        put(log, frame(5))
         assert [found.seq for found in log.frames()] == [0, 1, 2, 5]
         assert log.gaps == [(3, 5)]
 
@@ -134,7 +138,7 @@ def test_a_stream_goes_on_where_the_log_is_durable(tmp_path):
     with opened(tmp_path) as log:
         handler = StoreHandler(log)
         assert handler.accept("edge", HEADER) == 3
-        log.append(frame(3))
+        put(log, frame(3))
         assert handler.accept("edge", HEADER) == 3, "frame 3 may still be lost"
         handler.ingest("edge", HEADER, frame(4))
         handler.finish("edge", HEADER)

@@ -26,7 +26,7 @@ def test_what_was_appended_is_read_back_after_reopening(tmp_path, segment_bytes)
     written(tmp_path, 5, segment_bytes=segment_bytes)
     with opened(tmp_path, segment_bytes=segment_bytes) as log:
         assert (log.first_seq, log.next_seq, log.durable) == (0, 5, 5)
-        assert [stream.first_seq for stream in log.streams] == [0, 3]
+        assert [stream.first_seq for stream in log.stream_headers] == [0, 3]
         fill(log, 5, 8)
         found = content(log)
         log.sync()
@@ -152,7 +152,7 @@ def test_every_torn_end_above_the_watermark_is_cut_off_and_said(tmp_path, segmen
         caplog.clear()
         with caplog.at_level(logging.WARNING), opened(folder, segment_bytes=segment_bytes) as log:
             assert log.next_seq >= 4
-            assert content(log)[len(log.streams) :] == expected[3 : 3 + log.next_seq], "what is left is right"
+            assert content(log)[len(log.stream_headers) :] == expected[3 : 3 + log.next_seq], "what is left is right"
             fill_rest(log)
             assert content(log) == expected
             log.sync()
@@ -174,7 +174,7 @@ def whole_ends(path: Path, durable: int) -> list[int]:
 
 def fill_rest(log: FrameLog) -> None:
     for seq in range(log.next_seq, 7):
-        if seq % 3 == 0 and not any(stream.first_seq == seq for stream in log.streams):
+        if seq % 3 == 0 and not any(stream.first_seq == seq for stream in log.stream_headers):
             log.add_stream(f"stream from {seq}".encode(), seq)
         log.append(seq, head(seq), payload(seq))
 
@@ -200,7 +200,7 @@ def test_frames_that_came_before_a_crash_are_kept_and_made_durable(tmp_path):
     with opened(tmp_path, segment_bytes=150) as log:
         fill(log, 0, 7)
     with opened(tmp_path) as log:
-        assert (log.next_seq, log.durable, len(log.streams)) == (7, 7, 3)
+        assert (log.next_seq, log.durable, len(log.stream_headers)) == (7, 7, 3)
     assert LogReader(tmp_path, EDGE).next_seq == 7
 
 
@@ -228,7 +228,7 @@ def test_a_process_that_is_killed_while_it_appends_loses_nothing_that_was_confir
             assert log.next_seq >= confirmed > 0
             for seq in range(log.next_seq):
                 assert log.read(seq) == (b"%d" % seq, b"%d" % seq * 100)
-                assert log.streams[log.stream_of(seq)].first_seq <= seq
+                assert log.stream_headers[log.stream_of(seq)].first_seq <= seq
 
 
 # -- one writer
@@ -297,7 +297,7 @@ def test_a_cut_forgets_frames_and_the_streams_that_began_later(tmp_path, segment
     with opened(tmp_path, segment_bytes=segment_bytes) as log:
         reader = LogReader(tmp_path, EDGE)
         log.truncate(next_seq)
-        assert [stream.first_seq for stream in log.streams] == [seq for seq in (0, 3, 6) if seq < next_seq]
+        assert [stream.first_seq for stream in log.stream_headers] == [seq for seq in (0, 3, 6) if seq < next_seq]
         reader.refresh()
         assert reader.next_seq == log.next_seq == log.durable == next_seq
         log.add_stream(b"again", next_seq)

@@ -79,7 +79,7 @@ class SimplexLink:
         header = self._stream()
         check_kind(header, answered=False)
         self._messages.append(message)
-        self._gathered += message.size
+        self._gathered += len(message.head) + len(message.payload)
         if self._gathered >= _BLOCK_BYTES or len(self._messages) >= header.joined_frames:
             self._flush(message.seq + 1)
 
