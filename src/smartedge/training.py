@@ -458,7 +458,7 @@ def _refuse_other_settings(config: Config, *, edge: bool = True) -> None:
     changed = (
         differences(before.identity(), config.identity())
         if edge
-        else differences(before.agreement(), config.agreement())
+        else differences(before.cloud_identity(), config.cloud_identity())
     )
     if changed:
         told = "; ".join(f"{key} was {json.dumps(old)}, now {json.dumps(new)}" for key, (old, new) in changed.items())

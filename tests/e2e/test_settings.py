@@ -173,6 +173,16 @@ ROWS: dict[str, Row] = {
     "dp.warmup": Row(1.0, {"protected": ("front update",)}),
     "dp.label_epsilon": Row(0.5, {"labels": ("train labels", "back update", "ledger", "privacy")}),
     "dp.apply_to": Row("training", {"protected": ("val frames", "ledger", "privacy")}),
+    "cloud.shards": Row(
+        2,
+        {
+            "plain": ("back update",),
+            "two-stage": ("back updates",),
+            "freeze-and-log": ("back updates",),
+            "upload": ("whole update",),
+            "upload once": ("whole update",),
+        },
+    ),
     "codec.name": Row("uint4", {"plain": ("header", "train frames", "back update")}),
 }
 # Settings that decide with whom, where and on what a run works are looked at one by one, below.
@@ -558,7 +568,7 @@ def test_the_cloud_of_a_fleet_gets_its_settings(tmp_path, monkeypatch):
         return max(len(line.frames or ()) for line in lines)
 
     assert largest(order("8")[1]) == 8 and largest(order("3", mix=3)[1]) == 3
-    assert order("capped", max_influence=0.5)[0]._mixing.influence.kept(10) == 5
+    assert order("capped", max_influence=0.5)[0].learning.mixing.influence.kept(10) == 5
     config = fleet_config(fleet={"expect": ["edge1"]})
     runner = CloudRunner(config, tmp_path / "named", Quiet(), resume=False, inline=False)
     with pytest.raises(RunError, match="not one of those that this run expects"):
@@ -572,11 +582,12 @@ def test_the_cloud_of_a_fleet_gets_its_settings(tmp_path, monkeypatch):
         link.open(edge.streams()[0])
         link.write(serialise(edge.frame(0), edge.streams()[0]))
         with runner._handover.changed:
-            assert runner._can_learn()  # it joins
-        runner._mixing.take(runner._read)
+            joins = runner.learning.next()
+        assert joins is not None
+        runner.learning.do(joins)
         with runner._handover.changed:
-            runner._can_learn()
-            assert runner._can_learn() != waits
+            runner.learning.next()
+            assert (runner.learning.next() is None) == waits
         runner.close()
     ended = CloudRunner(
         fleet_config(fleet={"expect": 2, "deadline": 1e-9}), tmp_path / "ended", Quiet(), resume=False, inline=False

@@ -53,6 +53,8 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
         ({"train": {"front_epochs": 3}}, ["train.front_epochs", "remove it"]),
         ({"data": {"desired": "a", "sensitive": ["a"]}}, ["data.sensitive", "cannot be desired and sensitive"]),
         ({"link": {"tls_cert": "x.pem"}}, ["link.tls_cert", "both or neither"]),
+        ({"method": "split", "cloud": {"shards": 2}}, ["cloud.shards", "'split' answers"]),
+        ({"train": {"batch_size": 7}, "cloud": {"shards": 4}}, ["cloud.shards", "7 images", "at most 3"]),
     ],
 )
 def test_what_is_wrong_is_named_with_a_remedy(raw, words):

@@ -163,6 +163,9 @@ def test_a_cloud_alone_need_not_know_what_is_hidden(tmp_path: Path) -> None:
     _note_facts(load_config(config, UNPROTECTED), edge=False)
     with pytest.raises(RunError, match=r"dp\.sigma was 0\.4, now 0\.3; train\.lr was 0\.001, now 0\.1"):
         run_cloud(load_config(config, ["train.lr=0.1", "dp.sigma=0.3"]), "127.0.0.1", 0, Quiet(), resume=True)
+    for key in ("cloud.shards", "fleet.mix"):
+        with pytest.raises(RunError, match=f"{key} was ., now 4"):
+            run_cloud(load_config(config, [f"{key}=4"]), "127.0.0.1", 0, Quiet(), resume=True)
     assert load_config(config.run_dir / "config.yaml") == config
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from smartedge.cloud.store import FeatureLog, edges_of, log_folder
+from smartedge.cloud.store import FeatureLog, FeatureReader, edges_of, log_folder
 from smartedge.cloud.values import check_values, largest_value
 from smartedge.codec import unpack_frame
 from smartedge.config import Config
@@ -51,17 +51,23 @@ class Intake:
         cloud: the cloud's folder of the run.
         edge: name of the edge.
         max_bytes: the log takes no more than this; None: what the disk holds.
+        reads_only: another process writes the log.
 
     Raises:
         RunError: the name cannot be a folder's.
         LogError: the log is damaged, or another process writes it.
     """
 
-    def __init__(self, cloud: Path, edge: str, *, max_bytes: int | None = None) -> None:
+    def __init__(self, cloud: Path, edge: str, *, max_bytes: int | None = None, reads_only: bool = False) -> None:
         self.edge = edge
         self.folder = log_folder(cloud, edge)
         self._max_bytes = max_bytes
-        self.log = self._open() if self.folder.exists() else None
+        self._written: FeatureLog | None = None
+        self.log: FeatureReader | None = None
+        if reads_only:
+            self.log = FeatureReader(self.folder, edge)
+        elif self.folder.exists():
+            self.open_log()
         self.stream: StreamHeader | None = None  # the open one
         self._closed = cloud / CLOSED / edge
         self.images = 0  # that came since the start
@@ -89,13 +95,15 @@ class Intake:
         sync_folder(self._closed.parent)
 
     def open_log(self) -> FeatureLog:
-        """The log; it is made where it is missing."""
-        if self.log is None:
-            self.log = self._open()
-        return self.log
+        """The log, to be written; it is made where it is missing."""
+        if self._written is None:
+            self.log = self._written = FeatureLog(self.folder, self.edge, max_bytes=self._max_bytes)
+        return self._written
 
-    def _open(self) -> FeatureLog:
-        return FeatureLog(self.folder, self.edge, max_bytes=self._max_bytes)
+    def close_log(self) -> None:
+        """Close the log that this process writes."""
+        if self._written is not None:
+            self._written.close()
 
 
 class Handover:
@@ -311,11 +319,16 @@ class Ingest:
         who = "the edge" if edge == UNNAMED_EDGE else f"edge {edge}"
         self._monitor.update(Update("cloud", "link", text=f"{who} went away; waiting for it to come back"))
 
+    def forget_everything(self) -> None:
+        """Drop the frames of all edges (``store.keep: unconsumed``)."""
+        for intake in self._handover.intakes.values():
+            log = intake.open_log()
+            log.forget_before(log.next_seq)
+
     def close(self) -> None:
         """Close the logs."""
         for intake in self._handover.intakes.values():
-            if intake.log is not None:
-                intake.log.close()
+            intake.close_log()
 
     def _record_stream(self, intake: Intake, header: StreamHeader) -> None:
         """Note the stream in the log, with its first frame. A one-way link may have lost whole streams before it."""

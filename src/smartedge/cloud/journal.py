@@ -17,7 +17,7 @@ from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.errors import LogError
 from smartedge.files import PRIVATE, disk_error, sync_folder
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "JournalCopy"]
 
 
 class Journal:
@@ -62,6 +62,10 @@ class Journal:
             raise LogError(f"{self.path}: the journal cannot be written: {disk_error(error)}") from error
         self.lines.append(line)
 
+    def text(self) -> str:
+        """All lines, for :class:`JournalCopy`."""
+        return "\n".join(line.model_dump_json() for line in self.lines)
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
@@ -85,6 +89,26 @@ class Journal:
                 )
             self.lines.append(found)
             good += len(line)
+
+
+class JournalCopy:
+    """The journal as a worker knows it that does not write it.
+
+    Args:
+        path: of the journal; for messages.
+        text: :meth:`Journal.text` of the worker that writes it.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.lines = [OrderLine.model_validate_json(line) for line in text.splitlines()]
+
+    def append(self, line: OrderLine) -> None:
+        """Note a line that the other worker writes."""
+        self.lines.append(line)
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 def _check(fields: object) -> int:

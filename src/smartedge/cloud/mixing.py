@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.cloud.influence import Influence
 from smartedge.cloud.ingest import Handover, Intake, Key
-from smartedge.cloud.journal import Journal
+from smartedge.cloud.journal import Journal, JournalCopy
 from smartedge.cloud.order import join, take
 from smartedge.cloud.share import FairShare, capped
 from smartedge.cloud.trainer import BackTrainer
@@ -49,17 +48,14 @@ class Mixing:
 
     Args:
         config: the run's settings.
-        folder: the cloud's folder of the run; the journal is there.
         handover: shared with the link's threads.
-
-    Raises:
-        LogError: the journal is damaged.
+        journal: of the order.
     """
 
-    def __init__(self, config: Config, folder: Path, handover: Handover) -> None:
+    def __init__(self, config: Config, handover: Handover, journal: Journal | JournalCopy) -> None:
         self._config = config
         self._handover = handover
-        self._journal = Journal(folder / "order.jsonl")
+        self._journal = journal
         self._share = FairShare()
         self.influence = Influence(config.fleet.max_influence)
         self._announced: dict[str, int] = {}  # edge that joined -> training frames of an epoch
@@ -120,11 +116,11 @@ class Mixing:
             if line.frames is not None:
                 self.influence.capped = line.capped or ()
 
-    def ready(self) -> bool:
-        """Whether there is something to do. Hold ``handover.changed``."""
+    def next(self) -> OrderLine | None:
+        """What is to be done next; None: nothing yet. Hold ``handover.changed``."""
         trainer = self._trainer
         if trainer is None:
-            return False
+            return None
         if self._chosen is None:
             lines = self._journal.lines
             if trainer.next_seq < len(lines):
@@ -132,12 +128,12 @@ class Mixing:
                 self._chosen = line if self._has_come(line) else None
             else:
                 self._chosen = self._choose()
-        return self._chosen is not None
+        return self._chosen
 
-    def take(self, read: Callable[[Key], FeatureBatch]) -> None:
-        """Do what :meth:`ready` found. ``read`` gives the decoded batch of a frame."""
-        trainer, line = self._trainer, self._chosen
-        assert trainer is not None and line is not None
+    def take(self, line: OrderLine, read: Callable[[Key], FeatureBatch]) -> None:
+        """Do what :meth:`next` gave. ``read`` gives the decoded batch of a frame."""
+        trainer = self._trainer
+        assert trainer is not None
         if trainer.next_seq == len(self._journal.lines):
             self._journal.append(line)
         if line.frames is not None:
@@ -222,13 +218,18 @@ class Mixing:
 
     def _has_come(self, line: OrderLine) -> bool:
         """Whether the frames of a line of the journal are here. After a power failure an edge repeats some."""
-        needed = {edge: seq for edge, seq in line.frames or ()}
-        if line.evaluated is not None:
-            needed[line.evaluated[0]] = line.evaluated[2]
-        if line.joined is not None:
-            needed[line.joined] = 0
         intakes = self._handover.intakes
-        return all(edge in intakes and seq < intakes[edge].next_seq for edge, seq in needed.items())
+        return all(edge in intakes and count <= intakes[edge].next_seq for edge, count in self.needed(line).items())
+
+    @staticmethod
+    def needed(line: OrderLine) -> dict[str, int]:
+        """Edge → how many of its frames must be there for a line of the journal."""
+        needed = {edge: seq + 1 for edge, seq in line.frames or ()}
+        if line.evaluated is not None:
+            needed[line.evaluated[0]] = line.evaluated[2] + 1
+        if line.joined is not None:
+            needed[line.joined] = 1
+        return needed
 
     # -- doing
 

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from smartedge.cloud.ingest import Key
+from smartedge.cloud.shared_step import ShardedBatch
 from smartedge.cloud.store import FeatureReader
+from smartedge.methods.sharded_step import shard_sizes
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import FeatureBatch, SplitName
 
@@ -53,12 +55,15 @@ class Shuffled:
         self._seed = seed
         self._keys: dict[SplitName, list[Key]] = {"train": [], "val": [], "test": []}
         self._images: dict[SplitName, Counter[str]] = {"train": Counter(), "val": Counter(), "test": Counter()}
+        self._sizes: dict[Key, int] = {}  # images of each frame
         for edge, log in sorted(logs.items()):
             for seq in range(log.next_seq if frames is None else frames[edge]):
                 if log.came(seq):
                     split = log.header_of(seq).split
-                    self._keys[split].append((edge, seq))
-                    self._images[split][edge] += log.images(seq)
+                    key = (edge, seq)
+                    self._keys[split].append(key)
+                    self._sizes[key] = log.images(seq)
+                    self._images[split][edge] += self._sizes[key]
         self.steps = max(1, self._images["train"].total() // batch_size)
 
     def images(self, split: SplitName) -> Counter[str]:
@@ -72,23 +77,65 @@ class Shuffled:
     def epoch(self, number: int) -> Generator[FeatureBatch, None, None]:
         """``steps`` batches of the training images, each image at most once; a few frames are decoded at a time."""
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "log", number))
-        keys, size = self._keys["train"], self._batch_size
-        order = torch.randperm(len(keys), generator=generator).tolist()
-        held: list[FeatureBatch] = []
-        given = 0
-        for place, index in enumerate(order, start=1):
-            held.append(self._read(keys[index]))
-            last = place == len(order)
-            if place % _SHUFFLE_FRAMES and not last:
-                continue
-            pool = join(held)
-            mixed = torch.randperm(len(pool.ids), generator=generator).numpy()
-            whole = len(mixed) // size
-            for part in range(max(1, whole) if last else whole):
-                if given < self.steps:
-                    given += 1
-                    yield take(pool, mixed[part * size : (part + 1) * size])
-            held = [take(pool, mixed[whole * size :])]
+        order = self._order(generator)
+        frames = (self._read(key) for key in order)
+        return _mixed(frames, len(order), _SHUFFLE_FRAMES, self._batch_size, self.steps, generator)
+
+    def sharded_epoch(self, number: int, *, shards: int, own: range) -> Generator[ShardedBatch, None, None]:
+        """The same steps for a worker that computes some of the shards of each step.
+
+        The frames are put in the order of the epoch. The first shard of every step takes its images from the first
+        part of them, and so on. So a worker reads and decodes the frames of its own shards only.
+        """
+        order = self._order(torch.Generator().manual_seed(derive_seed(self._seed, "log", number)))
+        images = min(self._batch_size, sum(self._sizes[key] for key in order))
+        sizes = shard_sizes(images, shards)
+        parts: dict[int, Iterator[FeatureBatch]] = {}
+        for shard in own:
+            begin, end = (self.steps * sum(sizes[:until]) for until in (shard, shard + 1))
+            if begin < end:
+                generator = torch.Generator().manual_seed(derive_seed(self._seed, "log", number, shard))
+                pieces = list(self._pieces(order, begin, end))
+                frames = (take(self._read(key), np.arange(first, last)) for key, first, last in pieces)
+                pool = max(1, _SHUFFLE_FRAMES // shards)
+                parts[shard] = _mixed(frames, len(pieces), pool, sizes[shard], self.steps, generator)
+        for _ in range(self.steps):
+            yield ShardedBatch({shard: next(part) for shard, part in parts.items()}, images)
+
+    def _order(self, generator: torch.Generator) -> list[Key]:
+        """The training frames in the order of an epoch."""
+        keys = self._keys["train"]
+        return [keys[index] for index in torch.randperm(len(keys), generator=generator).tolist()]
+
+    def _pieces(self, order: list[Key], begin: int, end: int) -> Iterator[tuple[Key, int, int]]:
+        """The frames that hold the images ``begin`` to ``end`` - 1 of all, and which images of each."""
+        passed = 0
+        for key in order:
+            first, last = max(begin - passed, 0), min(end - passed, self._sizes[key])
+            if first < last:
+                yield key, first, last
+            passed += self._sizes[key]
+
+
+def _mixed(
+    frames: Iterator[FeatureBatch], count: int, pool: int, size: int, steps: int, generator: torch.Generator
+) -> Generator[FeatureBatch, None, None]:
+    """Batches of ``size`` images of ``count`` frames; ``pool`` frames are decoded and shuffled at a time."""
+    held: list[FeatureBatch] = []
+    given = 0
+    for place, frame in enumerate(frames, start=1):
+        held.append(frame)
+        last = place == count
+        if place % pool and not last:
+            continue
+        joined = join(held)
+        mixed = torch.randperm(len(joined.ids), generator=generator).numpy()
+        whole = len(mixed) // size
+        for part in range(max(1, whole) if last else whole):
+            if given < steps:
+                given += 1
+                yield take(joined, mixed[part * size : (part + 1) * size])
+        held = [take(joined, mixed[whole * size :])]
 
 
 def join(batches: Sequence[FeatureBatch]) -> FeatureBatch:

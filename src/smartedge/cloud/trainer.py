@@ -6,7 +6,7 @@ import copy
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from smartedge.artifacts.results import Figures
 from smartedge.augment import augment
+from smartedge.cloud.group import ALONE, Group
 from smartedge.cloud.order import Shuffled
+from smartedge.cloud.shared_step import ShardedBatch, divided, shared_step
 from smartedge.config import Config
 from smartedge.methods.back_step import CloudStep, cloud_forward, cloud_step, image_losses
 from smartedge.methods.loop import (
@@ -52,10 +54,19 @@ class BackTrainer:
         folder: the cloud's folder of the run: checkpoints, metrics and predictions go there.
         monitor: takes progress updates.
         resume: continue from the newest checkpoint in ``folder``.
+        group: the workers that train it. The first one alone writes files.
     """
 
     def __init__(
-        self, config: Config, back: nn.Module, *, device: torch.device, folder: Path, monitor: Monitor, resume: bool
+        self,
+        config: Config,
+        back: nn.Module,
+        *,
+        device: torch.device,
+        folder: Path,
+        monitor: Monitor,
+        resume: bool,
+        group: Group = ALONE,
     ) -> None:
         self.config = config
         self.back = back.to(device)
@@ -64,6 +75,7 @@ class BackTrainer:
         self.device = device
         self.folder = folder
         self.monitor = monitor
+        self.group = group
         train = config.train
         self.optimizer = make_optimizer(
             [self.back], name=train.optimizer, lr=train.lr, weight_decay=train.weight_decay, momentum=train.momentum
@@ -81,12 +93,20 @@ class BackTrainer:
         self._busy_recorded = 0.0
         if resume and (numbers := self.checkpoints.numbers()):
             self._restore(self.checkpoints.load(numbers[-1]))
-        self.recorder = Recorder(folder, "cloud", resume_epoch=self.progress.epoch)
+        self.recorder = self._open_recorder()
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are completed."""
         return self.progress.epoch >= self.config.epochs
+
+    def close(self) -> None:
+        """Close the files of figures."""
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def _open_recorder(self) -> Recorder | None:
+        return Recorder(self.folder, "cloud", resume_epoch=self.progress.epoch) if self.group.leads else None
 
     # -- frames that come in sequence
 
@@ -134,8 +154,8 @@ class BackTrainer:
             if state["next_seq"] == next_seq:
                 self._restore(state)
                 self.checkpoints.forget_after(number)
-                self.recorder.close()
-                self.recorder = Recorder(self.folder, "cloud", resume_epoch=self.progress.epoch)
+                self.close()
+                self.recorder = self._open_recorder()
                 return True
         return False
 
@@ -156,7 +176,7 @@ class BackTrainer:
         predictions, self._predictions = self._predictions, Predictions()
         try:
             with self.random.active():
-                result = self._learn(batch, self.progress)
+                result = self._learn_whole(batch)
             whole = all(bool(tensor.isfinite().all()) for tensor in self.back.state_dict().values())
             return whole and bool(result.logits_BK.isfinite().all())
         except (ValueError, RuntimeError, ArithmeticError):
@@ -233,25 +253,30 @@ class BackTrainer:
                 self._record(progress.epoch - 1, split)
             self.save()
 
+        shards = self.config.cloud.shards
+        batches: Callable[[int], Generator[FeatureBatch | ShardedBatch, None, None]] = frames.epoch
+        if shards > 1:
+            batches = partial(frames.sharded_epoch, shards=shards, own=self.group.own(shards))
         fit(
             self._learn,
-            frames.epoch,
+            batches,
             progress,
             rates=self._rates,
             random=self.random,
             report=self._report,
             after_epoch=after_epoch,
-            stop=None if stop is None else stop.is_set,
+            stop=lambda: self.group.agree(lambda: "stop" if stop is not None and stop.is_set() else "") == "stop",
         )
 
     # -- one batch
 
-    def _inputs(self, batch: FeatureBatch, *, learning: bool) -> Tensor:
-        """The inputs of the back: features, or images. Images are augmented for learning."""
+    def _inputs(self, batch: FeatureBatch, *, learning: bool, shard: int | None = None) -> Tensor:
+        """The inputs of the back: features, or images. Images are augmented for learning, each shard by itself."""
         features_BF = torch.from_numpy(batch.features_BF)
         if features_BF.dtype == torch.uint8:
             if learning:
-                generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "augment", self.progress.step))
+                place = (self.progress.step,) if shard is None else (self.progress.step, shard)
+                generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "augment", *place))
                 features_BF = augment(features_BF, generator=generator, kind=self.config.data.augment)
             return to_input(features_BF, self.device, channels_last=self.config.train.channels_last)
         features_BF = features_BF.to(self.device)
@@ -259,8 +284,18 @@ class BackTrainer:
             features_BF = features_BF.contiguous(memory_format=torch.channels_last)
         return features_BF
 
-    def _learn(self, batch: FeatureBatch, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
-        """One update."""
+    def _learn(
+        self, batch: FeatureBatch | ShardedBatch, progress: Progress, *, want_gradient: bool = False
+    ) -> CloudStep:
+        """One update, with all images at once or in shards."""
+        shards = self.config.cloud.shards
+        if isinstance(batch, ShardedBatch):
+            return self._learn_shards(batch)
+        if shards > 1:
+            return self._learn_shards(divided(batch, shards, self.group.own(shards)))
+        return self._learn_whole(batch, want_gradient=want_gradient)
+
+    def _learn_whole(self, batch: FeatureBatch, *, want_gradient: bool = False) -> CloudStep:
         self.back.train()
         labels = torch.from_numpy(batch.labels)
         kind = "multi" if labels.dim() == 2 else "single"
@@ -277,8 +312,25 @@ class BackTrainer:
         self._predictions.add(batch.ids, labels, result.logits_BK, result.loss)
         return result
 
+    def _learn_shards(self, step: ShardedBatch) -> CloudStep:
+        """One update with the shards of this worker and those of the others."""
+        self.back.train()
+        told = shared_step(
+            self.back,
+            self.optimizer,
+            step,
+            lambda number, batch: self._inputs(batch, learning=True, shard=number),
+            self.group,
+            label_epsilon=self.config.dp.label_epsilon,
+            options=options_of(self.config),
+        )
+        self._predictions.add(told.ids, told.labels, told.logits_BK, told.loss)
+        return CloudStep(told.logits_BK, told.loss, None)
+
     def _evaluate(self, batch: FeatureBatch, into: Predictions | None = None) -> None:
-        with self.random.active():
+        with self.random.active():  # in all workers, so that they draw the same numbers
+            if not self.group.leads:
+                return
             self.back.eval()
             inputs_BF = self._inputs(batch, learning=False)
             logits_BK = cloud_forward(self.back, inputs_BF, precision=self.config.train.precision).cpu()
@@ -296,7 +348,7 @@ class BackTrainer:
 
     def _record(self, epoch: int, split: SplitName) -> None:
         predictions, self._predictions = self._predictions, Predictions()
-        if not len(predictions):  # every frame of it was lost on the way
+        if self.recorder is None or not len(predictions):  # or every frame of it was lost on the way
             return
         figures = predictions.figures()
         self.recorder.write(epoch, split, {**figures.model_dump(), "seconds": self.busy - self._busy_recorded})
@@ -307,6 +359,8 @@ class BackTrainer:
 
     def save(self) -> None:
         """Write a checkpoint."""
+        if not self.group.leads:
+            return
         state = {
             **training_state({"back": self.back}, self.optimizer, self.random, self.progress),
             "next_seq": self.next_seq,

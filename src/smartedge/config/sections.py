@@ -12,6 +12,7 @@ __all__ = [
     "ADDITIVE",
     "DISCRETE",
     "AdversaryConfig",
+    "CloudConfig",
     "CodecConfig",
     "DataConfig",
     "DistillConfig",
@@ -295,6 +296,17 @@ class StoreConfig(Section):
     )
     max_bytes: int | None = Field(
         None, ge=2**16, description="bytes that the log of one edge may take; default: what the disk holds"
+    )
+
+
+class CloudConfig(Section):
+    """How the back is trained."""
+
+    shards: PositiveInt = Field(
+        1,
+        le=1024,
+        description="parts of each step that are computed one by one, and added; batch normalisation is per part, so "
+        "this changes the result",
     )
 
 

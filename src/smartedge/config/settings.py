@@ -17,6 +17,7 @@ from smartedge.config.sections import (
     ADDITIVE,
     DISCRETE,
     AdversaryConfig,
+    CloudConfig,
     CodecConfig,
     DataConfig,
     DpConfig,
@@ -100,6 +101,7 @@ class Config(Section):
     fleet: FleetConfig = Field(default_factory=lambda: FleetConfig())
     spool: SpoolConfig = Field(default_factory=lambda: SpoolConfig())
     store: StoreConfig = Field(default_factory=lambda: StoreConfig())
+    cloud: CloudConfig = Field(default_factory=lambda: CloudConfig())
     hardware: HardwareConfig = Field(default_factory=lambda: HardwareConfig())
 
     @model_validator(mode="after")
@@ -114,7 +116,7 @@ class Config(Section):
         part, parts = self.data.part
         if part > parts:
             problems.append(f"data.shard: there is no part {part} of {parts}; the first is 1/{parts}")
-        problems += self._fleet_problems()
+        problems += self._fleet_problems() + self._shard_problems()
         if (self.link.tls_cert is None) != (self.link.tls_key is None):
             problems.append("link.tls_cert, link.tls_key: give both or neither")
         if problems:
@@ -132,6 +134,18 @@ class Config(Section):
             problems.append("fleet.expect: a name is there twice")
         if self.several_edges and get_method(self.method).answered:
             problems.append(f"fleet.expect: method '{self.method}' answers one edge; use another method, or 1")
+        return problems
+
+    def _shard_problems(self) -> list[str]:
+        shards, batch = self.cloud.shards, self.train.batch_size
+        problems = []
+        if get_method(self.method).answered and shards > 1:
+            problems.append(f"cloud.shards: method '{self.method}' answers a whole step; use another method, or 1")
+        if 2 * shards > batch:
+            problems.append(
+                f"cloud.shards: a step has {batch} images (train.batch_size), and each of {shards} parts needs two; "
+                f"choose at most {batch // 2}"
+            )
         return problems
 
     @property
@@ -258,13 +272,18 @@ class Config(Section):
         )
 
     def agreement(self) -> dict[str, JsonValue]:
-        """The settings on which edge and cloud must agree. The cloud's results depend on these alone.
+        """The settings on which edge and cloud must agree.
 
         The sensitive columns and the paths of the data are not among them: only the edge knows them.
         """
         whole = self.model_dump(mode="json", include=_AGREED, exclude=_FRONT)
         data = self.data.model_dump(mode="json", include={"desired", "image_size", "augment"})
         return {**whole, "data": data, "codec": {"name": self.codec_name}} | self._front()
+
+    def cloud_identity(self) -> dict[str, JsonValue]:
+        """The settings that the cloud's results depend on: those of :meth:`agreement`, and how it trains."""
+        own = self.model_dump(mode="json", include={"fleet": {"mix", "max_influence"}, "cloud": {"shards"}})
+        return {**self.agreement(), **own}
 
     def identity(self) -> dict[str, JsonValue]:
         """All settings that a run's results depend on. A change of one of them makes another run.

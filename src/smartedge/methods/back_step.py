@@ -15,7 +15,7 @@ from smartedge.methods.options import PLAIN, StepOptions
 from smartedge.models.exits import noisy_task_loss, task_loss
 from smartedge.models.optim import apply_gradients
 
-__all__ = ["CloudStep", "cloud_forward", "cloud_step", "image_losses", "label_channel"]
+__all__ = ["CloudStep", "cloud_forward", "cloud_step", "forward_loss", "image_losses", "label_channel"]
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,28 @@ def cloud_step(
         options: how the update is computed.
     """
     features_BF = features_BF.detach().requires_grad_(want_gradient)
-    with options.autocast(features_BF.device):
-        logits_BK = back(features_BF)
-    if label_epsilon is None:
-        loss = task_loss(logits_BK, labels, task_kind, label_smoothing=options.label_smoothing)
-    else:
-        channel_JJ = label_channel(label_epsilon, logits_BK.shape[1], task_kind).to(logits_BK.device)
-        loss = noisy_task_loss(logits_BK, labels, task_kind, channel_JJ, label_smoothing=options.label_smoothing)
+    logits_BK, loss = forward_loss(back, features_BF, labels, task_kind, label_epsilon, options)
     loss.backward()
     apply_gradients(optimizer, clip_norm=options.clip_norm)
     return CloudStep(logits_BK.detach().float(), loss.item(), features_BF.grad)
+
+
+def forward_loss(
+    back: nn.Module,
+    features_BF: Tensor,
+    labels: Tensor,
+    task_kind: str,
+    label_epsilon: float | None,
+    options: StepOptions,
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, K) and the mean loss over the batch, with gradients. For the arguments see :func:`cloud_step`."""
+    with options.autocast(features_BF.device):
+        logits_BK: Tensor = back(features_BF)
+    if label_epsilon is None:
+        return logits_BK, task_loss(logits_BK, labels, task_kind, label_smoothing=options.label_smoothing)
+    channel_JJ = label_channel(label_epsilon, logits_BK.shape[1], task_kind).to(logits_BK.device)
+    loss = noisy_task_loss(logits_BK, labels, task_kind, channel_JJ, label_smoothing=options.label_smoothing)
+    return logits_BK, loss
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from many_edges import SIZE, SimulatedEdge, edges_of, fleet_config, lines_of, ru
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
 from smartedge.cloud.completion import ask_to_close
+from smartedge.cloud.learning import Learning
 from smartedge.cloud.runner import CloudRunner
 from smartedge.errors import FrameError, LogError, RunError
 from smartedge.runs.progress import Quiet, Update
@@ -264,13 +265,13 @@ def test_a_resumed_run_uses_the_frames_of_its_snapshot(tmp_path: Path) -> None:
         ask_to_close(runner.folder)
     assert whole.run(threading.Event())
     stop = threading.Event()
-    original = stopped._learn_from_logs
+    original = stopped.learning.do
 
-    def interrupted(trainer, event) -> None:
+    def interrupted(task, event) -> None:
         stop.set()
-        original(trainer, event)
+        original(task, event)
 
-    stopped._learn_from_logs = interrupted  # type: ignore[method-assign]
+    stopped.learning.do = interrupted  # type: ignore[method-assign]
     assert not stopped.run(stop)
     stopped.close()
     late = SimulatedEdge("edge9", config, seed=9)
@@ -300,13 +301,13 @@ def test_the_cap_keeps_an_edge_with_wrong_labels_from_harming_the_back(tmp_path:
     assert found[0.0] > 0.9
 
 
-class Marked(CloudRunner):
+class Marked(Learning):
     """The network gives NaN for an image that holds the mark, as a defect in it would."""
 
     MARK = 777.0
 
-    def _make_trainer(self, edge, header) -> None:
-        super()._make_trainer(edge, header)
+    def make_trainer(self, edge, header) -> None:
+        super().make_trainer(edge, header)
         assert self.trainer is not None
         self.trainer.back.register_forward_pre_hook(
             lambda _, inputs: (torch.where((inputs[0] == self.MARK).any(), torch.nan, inputs[0]),)
@@ -325,7 +326,10 @@ class DefectEdge(SimulatedEdge):
         return dataclasses.replace(made, batch=dataclasses.replace(made.batch, payload=payload.tobytes()))
 
 
-def test_an_edge_on_whose_frame_training_fails_is_put_in_quarantine_and_the_others_go_on(tmp_path: Path) -> None:
+def test_an_edge_on_whose_frame_training_fails_is_put_in_quarantine_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartedge.cloud.runner.Learning", Marked)
     config = fleet_config(fleet={"expect": 3, "patience": 0.05})
     edges = [*edges_of(config, 2), DefectEdge("edge2", config, seed=2)]
     told: list[str] = []
@@ -342,7 +346,7 @@ def test_an_edge_on_whose_frame_training_fails_is_put_in_quarantine_and_the_othe
             for kept in ("store", "closed"):
                 shutil.copytree(tmp_path / "first" / kept, folder / kept)
             shutil.copy(tmp_path / "first" / "order.jsonl", folder / "order.jsonl")
-        runner = Marked(config, folder, Told(), resume=name == "again", inline=False)
+        runner = CloudRunner(config, folder, Told(), resume=name == "again", inline=False)
         if name == "first":
             for edge in edges:
                 edge.send(runner)

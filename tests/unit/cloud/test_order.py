@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from smartedge.cloud.order import Shuffled, next_in_sequence
 from smartedge.cloud.store import FeatureLog
@@ -10,11 +11,11 @@ from smartedge.codec import unpack_frame
 from smartedge.types import FeatureBatch
 
 
-def shuffled(log: FeatureLog, seed: int = 0) -> Shuffled:
+def shuffled(log: FeatureLog, seed: int = 0, batch_size: int = 5) -> Shuffled:
     def read(key: tuple[str, int]) -> FeatureBatch:
         return unpack_frame(log.frame(key[1]), log.header_of(key[1]))
 
-    return Shuffled({"edge": log}, read, batch_size=5, seed=seed)
+    return Shuffled({"edge": log}, read, batch_size=batch_size, seed=seed)
 
 
 def images(frames: Shuffled, epoch: int) -> list[int]:
@@ -54,6 +55,47 @@ def test_labels_stay_with_their_features(log):
         for image, label, features in zip(batch.ids.tolist(), batch.labels.tolist(), batch.features_BF, strict=True):
             assert label == known[image][0]
             assert np.array_equal(features, known[image][1])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_share_the_images_of_an_epoch(log, workers, monkeypatch):
+    """Three shards of steps of seven images: whoever computes a shard gets the same images, none of them twice."""
+    monkeypatch.setattr("smartedge.cloud.order._SHUFFLE_FRAMES", 6)
+    whole = list(shuffled(log, batch_size=7).sharded_epoch(1, shards=3, own=range(3)))
+    assert [{number: len(part.ids) for number, part in step.shards.items()} for step in whole] == [
+        {0: 3, 1: 2, 2: 2}
+    ] * 3
+    used = [image for step in whole for part in step.shards.values() for image in part.ids.tolist()]
+    assert len(used) == len(set(used)) == 21
+    own = np.array_split(np.arange(3), workers)
+    shared = [
+        list(shuffled(log, batch_size=7).sharded_epoch(1, shards=3, own=range(part[0], part[-1] + 1))) for part in own
+    ]
+    for step, steps in zip(whole, zip(*shared, strict=True), strict=True):
+        found = {number: batch for each in steps for number, batch in each.shards.items()}
+        assert list(found) == [0, 1, 2] and {each.images for each in steps} == {7}
+        for number, batch in step.shards.items():
+            assert np.array_equal(batch.ids, found[number].ids)
+            assert np.array_equal(batch.features_BF, found[number].features_BF)
+
+
+def test_a_worker_decodes_the_frames_of_its_own_shards_only(log):
+    read: list[tuple[str, int]] = []
+
+    def counting(key: tuple[str, int]) -> FeatureBatch:
+        read.append(key)
+        return unpack_frame(log.frame(key[1]), log.header_of(key[1]))
+
+    frames = Shuffled({"edge": log}, counting, batch_size=6, seed=0)
+    for own in (range(1), range(1, 2), range(2, 3)):
+        list(frames.sharded_epoch(0, shards=3, own=own))
+    assert len(set(read)) >= 5, "18 images are used, and a frame has 4"
+    assert len(read) <= 6 + 2, "a frame is decoded twice only where two shards meet in it"
+
+
+def test_fewer_images_than_a_step_are_one_step(log):
+    (step,) = shuffled(log, batch_size=40).sharded_epoch(0, shards=4, own=range(4))
+    assert step.images == 22 and [len(part.ids) for part in step.shards.values()] == [6, 6, 5, 5]
 
 
 def test_validation_and_test_images_come_as_they_were_sent(log):

@@ -1,0 +1,164 @@
+"""The workers that train one back together: processes of torchrun, joined by ``torch.distributed``.
+
+The first worker leads. It decides what is done next, and it alone writes files. Nothing is pickled: workers exchange
+tensors, and text.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["ALONE", "Group", "WorkerGroup", "WorkersLost"]
+
+_PIECE = 2**20  # numbers of a vector that are on the way at a time
+_PATIENCE = datetime.timedelta(minutes=30)  # that a worker waits for the others within a step
+
+
+class WorkersLost(Exception):
+    """Another worker has ended, or cannot be reached. The launcher starts all workers again."""
+
+
+class Group:
+    """One worker alone; the base of :class:`WorkerGroup`.
+
+    Attributes:
+        rank: number of this worker, from 0.
+        size: how many workers there are.
+    """
+
+    rank = 0
+    size = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this worker decides, and writes files."""
+        return self.rank == 0
+
+    def own(self, shards: int) -> range:
+        """The shards of a step that this worker computes: a block, in their order."""
+        each, more = divmod(shards, self.size)
+        begin = self.rank * each + min(self.rank, more)
+        return range(begin, begin + each + (self.rank < more))
+
+    def agree(self, decide: Callable[[], str]) -> str:
+        """What the first worker decides. The others get its text."""
+        return decide()
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """The data of all workers, in their order."""
+        return [data]
+
+    def wait_for_all(self) -> None:
+        """Return when all workers are here."""
+        self.gather(b"")
+
+    def add_up(self, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
+        """Add the terms of all shards of a step, in the order of the shards.
+
+        Args:
+            terms: those of this worker, in order, see :func:`smartedge.methods.sharded_step.run_shards`. May be empty.
+                The first one may be changed.
+            like: tensors of the shapes of a term, which are on this worker's device.
+
+        Returns:
+            The sum. Every worker gets the same.
+        """
+        total = list(terms[0])
+        for term in terms[1:]:
+            torch._foreach_add_(total, list(term))
+        return total
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+ALONE = Group()
+
+
+class WorkerGroup(Group):
+    """The workers that torchrun started. Its environment variables say who they are.
+
+    Args:
+        device: where this worker computes. Vectors on a GPU travel by NCCL, others by Gloo.
+
+    Raises:
+        WorkersLost: the others cannot be reached.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self._device = device
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        with _guarded():
+            dist.init_process_group(backend, timeout=_PATIENCE)
+
+    def agree(self, decide: Callable[[], str]) -> str:
+        """See :meth:`Group.agree`."""
+        data = np.frombuffer(decide().encode(), np.uint8) if self.leads else np.empty(0, np.uint8)
+        size = torch.tensor([len(data)])
+        with _guarded():
+            dist.broadcast(size, src=0)
+            text = torch.from_numpy(data.copy()) if self.leads else torch.empty(int(size), dtype=torch.uint8)
+            dist.broadcast(text, src=0)
+        return text.numpy().tobytes().decode()
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """See :meth:`Group.gather`."""
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        with _guarded():
+            dist.all_gather(sizes, torch.tensor([len(data)]))
+            longest = max(int(size) for size in sizes)
+            mine = torch.zeros(longest, dtype=torch.uint8)
+            mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            found = [torch.empty_like(mine) for _ in range(self.size)]
+            dist.all_gather(found, mine)
+        return [each[: int(size)].numpy().tobytes() for each, size in zip(found, sizes, strict=True)]
+
+    def add_up(self, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
+        """See :meth:`Group.add_up`. The sum goes from worker to worker, and each adds its terms to it.
+
+        An all-reduce would add in an order of its own, which depends on the number of workers.
+        """
+        vectors = [torch.cat([tensor.reshape(-1) for tensor in term]) for term in terms]
+        total = vectors.pop(0) if self.rank == 0 else _empty(like)
+        sending = []
+        with _guarded():
+            for begin in range(0, len(total), _PIECE):
+                piece = total[begin : begin + _PIECE]
+                if self.rank > 0:
+                    dist.recv(piece, src=self.rank - 1)
+                for vector in vectors:
+                    piece += vector[begin : begin + _PIECE]
+                if self.rank + 1 < self.size:
+                    sending.append(dist.isend(piece, dst=self.rank + 1))
+            for work in sending:
+                assert work is not None
+                work.wait()
+            dist.broadcast(total, src=self.size - 1)
+        parts = total.split([tensor.numel() for tensor in like])
+        return [part.reshape(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
+
+    def close(self) -> None:
+        """See :meth:`Group.close`."""
+        dist.destroy_process_group()
+
+
+def _empty(like: Sequence[Tensor]) -> Tensor:
+    return torch.empty(sum(tensor.numel() for tensor in like), dtype=like[0].dtype, device=like[0].device)
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Tell a lost worker apart from errors of training, which are RuntimeErrors too."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise WorkersLost(f"another worker has ended, or cannot be reached ({error})") from error

@@ -1,0 +1,292 @@
+"""Decides what the back learns from next, and lets the trainer do it.
+
+Where the back is trained by several workers, the first one asks :meth:`Learning.next`, and all of them do what it says
+(:meth:`Learning.do`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel
+
+from smartedge.artifacts.fleet_run import OrderLine, Snapshot
+from smartedge.artifacts.summary import CloudSummary, Session
+from smartedge.cloud.edge_figures import figures_of_edges
+from smartedge.cloud.group import ALONE, Group
+from smartedge.cloud.ingest import Decoded, Handover, Key
+from smartedge.cloud.journal import Journal, JournalCopy
+from smartedge.cloud.mixing import Mixing, WindowError
+from smartedge.cloud.order import Shuffled, next_in_sequence
+from smartedge.cloud.store import FeatureReader
+from smartedge.cloud.trainer import BackTrainer
+from smartedge.codec import get_codec, unpack_frame
+from smartedge.config import Config
+from smartedge.errors import RunError
+from smartedge.methods.base import get_method
+from smartedge.methods.schedules import get_schedule
+from smartedge.runs.checkpoint import save_weights
+from smartedge.runs.machine import pick_device
+from smartedge.runs.progress import Monitor, Update
+from smartedge.types import EncodedBatch, FeatureBatch, Frame, StreamHeader
+
+__all__ = ["Learning", "Task"]
+
+
+class Task(BaseModel):
+    """What is learned from next. One of the first three fields is set.
+
+    Attributes:
+        frame: edge, and number of a frame: of the one edge's sequence.
+        line: the next line of the journal: of several edges.
+        snapshot: the frames from which all epochs learn: where each image was sent once.
+        needed: edge → how many of its frames must be there.
+    """
+
+    frame: Key | None = None
+    line: OrderLine | None = None
+    snapshot: Snapshot | None = None
+    needed: dict[str, int]
+
+
+class Learning:
+    """The trainer, and the order of what it learns from.
+
+    Args:
+        config: the run's settings.
+        folder: the cloud's folder of the run.
+        handover: knows the edges and their logs.
+        monitor: takes progress updates.
+        resume: continue with the newest checkpoint that ``folder`` holds.
+        group: the workers that train the back.
+
+    Raises:
+        LogError: the journal of the order is damaged.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        handover: Handover,
+        monitor: Monitor,
+        *,
+        resume: bool,
+        group: Group = ALONE,
+    ) -> None:
+        self._started = time.time()
+        self.config = config
+        self.folder = folder
+        self.monitor = monitor
+        self.resume = resume
+        self.trainer: BackTrainer | None = None
+        self.group = group
+        self._handover = handover
+        self._method, self._once = get_method(config.method), get_schedule(config.schedule).once
+        self.mixing = self._mix() if config.several_edges and not self._once else None
+        self._busy = False  # the training thread is learning
+        self._needed = 0  # the first frame that a run resumed from the checkpoint before the newest one would need
+        self._first_epoch: int | None = None
+
+    def _mix(self) -> Mixing:
+        file = self.folder / "order.jsonl"
+        journal = Journal(file) if self.group.leads else None
+        text = self.group.agree(lambda: "" if journal is None else journal.text())
+        return Mixing(self.config, self._handover, journal or JournalCopy(file, text))
+
+    @property
+    def logs(self) -> dict[str, FeatureReader]:
+        """Edge → its log, of the edges that have sent a frame."""
+        return {edge: intake.log for edge, intake in self._handover.intakes.items() if intake.log is not None}
+
+    # -- the trainer
+
+    def begin(self, edge: str, header: StreamHeader) -> None:
+        """Prepare for an accepted stream. In split learning the edge may go back to a checkpoint."""
+        handover = self._handover
+        if self.trainer is None:
+            self.make_trainer(edge, header)
+        trainer = self.trainer
+        assert trainer is not None
+        if not header.answered or edge not in handover.intakes:
+            return
+        handover.wait(lambda: not self._busy)  # a step that the edge does not wait for any longer
+        if header.first_seq != trainer.next_seq:
+            if not trainer.rewind(header.first_seq):
+                raise RunError(
+                    f"the edge wants to go on at frame {header.first_seq}, but the cloud has no checkpoint there; "
+                    "start a new run"
+                )
+            handover.intakes[edge].open_log().truncate(header.first_seq)
+            handover.go_back(edge, header.first_seq)
+
+    def make_trainer(self, edge: str, header: StreamHeader) -> None:
+        """Build the back, and load its newest checkpoint where the run is resumed."""
+        back, _ = self._method.cloud(self.config, header.outputs)
+        self.trainer = BackTrainer(
+            self.config,
+            back,
+            device=pick_device(self.config.hardware.cloud_device, "hardware.cloud_device"),
+            folder=self.folder,
+            monitor=self.monitor,
+            resume=self.resume,
+            group=self.group,
+        )
+        if self._first_epoch is None:
+            self._first_epoch = self.trainer.progress.epoch if self.resume else 0
+        if self.mixing is None:
+            self._handover.learned[edge] = self.trainer.next_seq
+        else:
+            self.mixing.follow(self.trainer)
+        self.group.wait_for_all()  # no worker may write the next checkpoint before all have read this one
+
+    @property
+    def done(self) -> bool:
+        """Whether everything has come, and was learned from."""
+        return self._handover.complete and self.trainer is not None and self.trainer.finished
+
+    def close(self, *, peak_rss_bytes: int | None) -> CloudSummary:
+        """Write weights, figures and summary; returns the summary. Workers other than the first write nothing."""
+        trainer = self.trainer
+        summary = CloudSummary(
+            finished=bool(trainer and trainer.finished),
+            session=Session(
+                started=self._started,
+                ended=time.time(),
+                epochs=trainer.progress.epoch - (self._first_epoch or 0) if trainer else 0,
+            ),
+            busy_seconds=trainer.busy if trainer else 0.0,
+            test=trainer.test if trainer else None,
+            frames=sum(log.next_seq for log in self.logs.values()),
+            peak_rss_bytes=peak_rss_bytes,
+        )
+        if self.group.leads:
+            if trainer is not None:
+                save_weights(self.folder / "back.safetensors", trainer.back.state_dict())
+                if self.config.several_edges:
+                    influence = None if self.mixing is None else self.mixing.influence
+                    figures_of_edges(self._handover, trainer, influence).write(self.folder / "fleet.json")
+            summary.write(self.folder / "summary.json")
+        if trainer is not None:
+            trainer.close()
+        if self.mixing is not None:
+            self.mixing.close()
+        return summary
+
+    # -- what is learned from next
+
+    def next(self) -> Task | None:
+        """What there is to learn from; None: nothing yet. Hold ``handover.changed``.
+
+        In split learning only while the edge is there.
+        """
+        handover, trainer = self._handover, self.trainer
+        if trainer is None or trainer.finished:
+            return None
+        if self._once:
+            return self._task_of_snapshot() if handover.complete else None
+        if self.mixing is not None:
+            line = self.mixing.next()
+            return None if line is None else Task(line=line, needed=self.mixing.needed(line))
+        intake = next(iter(handover.intakes.values()), None)
+        if intake is None or intake.log is None or (self._method.answered and intake.stream is None):
+            return None
+        seq = next_in_sequence(intake.log, trainer.next_seq)
+        return None if seq is None else Task(frame=(intake.edge, seq), needed={intake.edge: seq + 1})
+
+    def _task_of_snapshot(self) -> Task:
+        """A resumed run uses the same frames, whatever came since."""
+        snapshot = Snapshot.read_if_there(self.folder / "snapshot.json")
+        if snapshot is None:
+            snapshot = Snapshot(frames={edge: log.next_seq for edge, log in self.logs.items()})
+        return Task(snapshot=snapshot, needed=snapshot.frames)
+
+    def do(self, task: Task, stop: threading.Event | None = None) -> None:
+        """Learn from what :meth:`next` gave. Training on a snapshot ends after a step where ``stop`` is set."""
+        trainer = self.trainer
+        assert trainer is not None
+        if task.snapshot is not None:
+            self._learn_from_logs(trainer, task.snapshot, stop)
+        elif task.line is not None:
+            assert self.mixing is not None
+            self._learn_window(self.mixing, trainer, task.line)
+        elif task.frame is not None:
+            self._learn_frame(trainer, task.frame)
+
+    def _learn_window(self, mixing: Mixing, trainer: BackTrainer, line: OrderLine) -> None:
+        """Do what the journal says next. Where training fails, go back, and on without the edge whose frame it was."""
+        try:
+            mixing.take(line, self.read)
+        except WindowError as error:
+            trainer.close()
+            self.resume = True
+            known = next(intake for intake in self._handover.intakes.values() if intake.streams)
+            self.make_trainer(known.edge, known.streams[0])
+            assert self.trainer is not None
+            for edge, seq in mixing.quarantine(self.trainer, error, self.read):
+                text = f"training failed on frame {seq} of edge {edge} ({error}): it is in quarantine, the others go on"
+                self.monitor.update(Update("cloud", "quarantine", text=text))
+
+    def _learn_from_logs(self, trainer: BackTrainer, snapshot: Snapshot, stop: threading.Event | None) -> None:
+        """Train all epochs on what the logs hold."""
+        train, file = self.config.train, self.folder / "snapshot.json"
+        if self.group.leads and self.config.several_edges and not file.exists():
+            snapshot.write(file)
+        logs = {edge: log for edge, log in self.logs.items() if edge in snapshot.frames}
+        frames = Shuffled(logs, self.read, batch_size=train.batch_size, seed=self.config.seed, frames=snapshot.frames)
+        trainer.train_from(frames, stop=stop)
+        trainer.test_images = frames.images("test")
+
+    def _learn_frame(self, trainer: BackTrainer, key: Key) -> None:
+        """Learn from the next frame of the one edge's sequence, and answer it where the edge waits."""
+        handover, (edge, seq) = self._handover, key
+        log = self.logs[edge]
+        if not log.came(seq):
+            trainer.skip(log.header_of(seq), seq)
+            with handover.changed:
+                handover.learned[edge] = trainer.next_seq
+                handover.changed.notify_all()
+            return
+        with handover.changed:
+            self._busy = True
+        header, decoded, epoch = log.header_of(seq), self._decoded(key), trainer.progress.epoch
+        trainer.busy += decoded.seconds
+        try:
+            gradient_BF = trainer.consume(header, seq, decoded.batch)
+        except (RunError, ValueError, RuntimeError) as error:
+            raise RunError(
+                f"edge {edge!r}, frame {seq}: the back cannot learn from it ({error}). The frames of an edge are used "
+                "in their order, so the run ends here, and would end here again: start a new one, with a lower "
+                "train.lr if training has diverged"
+            ) from error
+        if trainer.progress.epoch != epoch and self.config.store.keep == "unconsumed":
+            handover.intakes[edge].open_log().forget_before(self._needed)
+            self._needed = trainer.next_seq
+        with handover.changed:
+            handover.drop(key)
+            handover.learned[edge] = trainer.next_seq
+            if gradient_BF is not None:
+                payload, side = get_codec("float32").encode(gradient_BF.numpy())
+                ids = decoded.batch.ids
+                no_labels = np.zeros(len(ids), np.int64)  # none travel with an answer
+                handover.answers[seq] = Frame(seq, EncodedBatch(ids, no_labels, payload, side))
+            self._busy = False
+            handover.changed.notify_all()
+
+    def read(self, key: Key) -> FeatureBatch:
+        """A decoded frame."""
+        return self._decoded(key).batch
+
+    def _decoded(self, key: Key) -> Decoded:
+        """A decoded frame: from memory where it is kept, else from the log."""
+        edge, seq = key
+        with self._handover.changed:
+            if (kept := self._handover.kept(key)) is not None:
+                return kept
+        begun = time.perf_counter()
+        log = self.logs[edge]
+        batch = unpack_frame(log.frame(seq), log.header_of(seq))
+        return Decoded(batch, time.perf_counter() - begun)
