@@ -22,6 +22,7 @@ from smartedge.errors import RunError
 from smartedge.files import private_folder, refuse_if_others_can_read, write_atomically
 from smartedge.methods.base import get_method
 from smartedge.processes import run_both, stop_on_signals
+from smartedge.run_folder import has_begun, in_folder, name_of
 from smartedge.runs.progress import Bars, Monitor, Update
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def train(
         SmartEdgeError: what went wrong on either side.
         KeyboardInterrupt: after both sides have stopped cleanly.
     """
-    settings = load_config(config, overrides)
+    settings = in_folder(load_config(config, overrides), name_of(config), resume=resume)
     run_dir = settings.run_dir
     facts = _prepare_run(settings, resume=resume)
     shown = monitor or Bars()
@@ -133,6 +134,7 @@ def run_edge(
 
     from smartedge.edge.runner import EdgeRunner
 
+    config = in_folder(config, "run", ["edge"], resume=resume)
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=True)
     sender: FrameSender | None = None
@@ -173,6 +175,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
         raise errors.ConfigError(
             f"method: '{config.method}' sends nothing, so there is no cloud to start; use 'smartedge edge'"
         )
+    config = in_folder(config, "run", ["cloud"], resume=resume)
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=False)
     runner = CloudRunner(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
@@ -400,7 +403,7 @@ def _prepare_run(config: Config, *, resume: bool) -> RunFacts:
         )
     run_dir = config.run_dir
     facts_file = run_dir / "run.json"
-    if facts_file.exists() and _has_begun(run_dir):
+    if facts_file.exists() and has_begun(run_dir):
         if not resume:
             raise RunError(
                 f"{run_dir}: holds a run already; continue it with --resume, or choose another run_dir "
@@ -440,7 +443,7 @@ def _note_facts(config: Config, *, edge: bool) -> None:
     The cloud need not know the sensitive columns or the paths of the data. So only settings that matter to it are
     compared.
     """
-    if _has_begun(config.run_dir):
+    if has_begun(config.run_dir):
         _refuse_other_settings(config, edge=edge)
         return
     file = config.run_dir / "config.yaml"
@@ -466,10 +469,3 @@ def _refuse_other_settings(config: Config, *, edge: bool = True) -> None:
             f"{config.run_dir}: the run began with other settings ({told}); resume it with {file}, or start a new run "
             "in another run_dir"
         )
-
-
-def _has_begun(run_dir: Path) -> bool:
-    """Whether a side has done work that a new start would lose. A start that failed at the settings has not."""
-    from smartedge.cloud.store import has_begun
-
-    return (run_dir / "edge" / "run.json").exists() or has_begun(run_dir / "cloud")

@@ -65,8 +65,8 @@ first steps:
   smartedge init run.yaml                      # then set data.path, data.desired, model.name
   smartedge cuts resnet18 --input 3x64x64      # choose model.cut
   smartedge train run.yaml                     # both sides here, as two processes
-  smartedge report runs/default                # curves, bytes, times: one HTML file
-  smartedge audit runs/default --attributes A  # what an attacker reads of column A from what was sent
+  smartedge report runs/latest                 # curves, bytes, times: one HTML file
+  smartedge audit runs/latest --attributes A   # what an attacker reads of column A from what was sent
   smartedge plan run.yaml --link 3g            # would another cut, codec or schedule be better?
 
 on two machines, with the same settings file:

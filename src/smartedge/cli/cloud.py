@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     host, port = parse_address(args.listen, "--listen")
     fleet = fleet_of(args)
     udp = None if args.listen_udp is None else parse_address(args.listen_udp, "--listen-udp")
-    with side(args) as (config, monitor, stop):
+    with side(args, "cloud") as (config, monitor, stop):
         done = run_cloud(config, host, port, monitor, **fleet, udp=udp, resume=args.resume, stop=stop)
     return 0 if done else 130
 

@@ -49,11 +49,12 @@ def add_side_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def side(args: argparse.Namespace) -> Iterator[tuple[Config, Monitor, threading.Event]]:
-    """Settings, monitor and stop event of a verb that runs one side."""
+def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor, threading.Event]]:
+    """Settings, monitor and stop event of a verb that runs one side, ``edge`` or ``cloud``."""
     from smartedge.processes import stop_on_signals
+    from smartedge.run_folder import in_folder, name_of
 
-    config = load_config(args.config, args.overrides)
+    config = in_folder(load_config(args.config, args.overrides), name_of(args.config), [name], resume=args.resume)
     with stop_on_signals() as stop:
         if args.progress == "json":
             # The program that reads the lines holds our standard input open. When that program ends, we stop.

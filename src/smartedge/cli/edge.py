@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.training import run_edge
 
     bundle = None if args.bundle is None else open_bundle(args.bundle)
-    with side(args) as (config, monitor, stop):
+    with side(args, "edge") as (config, monitor, stop):
         if args.connect is None and bundle is None and get_method(config.method).has_cloud:
             raise ConfigError(
                 f"--bundle FILE or --connect HOST:PORT is needed: method {config.method!r} sends to a cloud"

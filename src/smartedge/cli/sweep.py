@@ -24,8 +24,8 @@ Train with every value of a setting, attack each run, and draw accuracy on the d
                   0  91.4 % ± 0.3       81.3 % ± 0.9    81.5 % ± 0.9      92.8 %       64.5 %     3
                   3  91.0 % ± 0.4       68.0 % ± 1.1    68.4 % ± 1.0      92.8 %       64.5 %     3
   ...
-  runs/default-sweep/sweep.html
-  runs/default-sweep/frontier.png
+  runs/run-sweep/sweep.html
+  runs/run-sweep/frontier.png
 
   $ smartedge sweep run.yaml --vary dp.epsilon=1,2,4,8,16 --vary model.codebook=4,8 --audit
 
@@ -61,12 +61,13 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.cli.audit import seconds
     from smartedge.config import load_config
     from smartedge.lab.sweep import folder_of, parse_axes, sweep
+    from smartedge.run_folder import name_of
 
     if args.seeds < 1:
         raise ConfigError("--seeds: at least 1 is needed")
     if args.budget is not None and not args.audit:
         raise ConfigError("--budget: is the time of the audit; give --audit as well")
-    folder = args.out or folder_of(load_config(args.config, args.overrides))
+    folder = args.out or folder_of(load_config(args.config, args.overrides), name_of(args.config))
     try:
         found = sweep(
             args.config,

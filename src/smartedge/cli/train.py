@@ -19,9 +19,11 @@ Run edge and cloud as two processes of this machine, joined by a socket, and rep
    edge train   ━━━━━━━━━━━━━━━━━━━━━━━━ 372/372 0:01:10 epoch 6/6 loss 0.215
   cloud train   ━━━━━━━━━━━━━━━━━━━━━━━━ 372/372 0:01:12 epoch 6/6 loss 0.148
   hierarchical: back 97.2 %, exit 96.2 % balanced accuracy (test); 596 bytes up, 0 down per image; 8.9 s per epoch
-  runs/default/report.html
+  runs/run/report.html
 
-Everything that the run writes goes to run_dir. Ctrl-C stops both sides cleanly; --resume continues to the same result.
+Everything that the run writes goes to run_dir, or, where the settings name none, to a new folder runs/NAME, which is
+named after the settings file. runs/latest leads to it. Ctrl-C stops both sides cleanly; --resume continues to the
+same result.
 """
 
 
@@ -44,13 +46,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the results are."""
     from smartedge.config import load_config
+    from smartedge.run_folder import in_folder, name_of
     from smartedge.training import train
 
     shorthands = [f"{key}={value}" for key in ("method", "schedule") if (value := getattr(args, key)) is not None]
-    overrides = [*args.overrides, *shorthands]
-    results = train(args.config, overrides, resume=args.resume, single_process=args.single_process)
+    settings = load_config(args.config, [*args.overrides, *shorthands])
+    config = in_folder(settings, name_of(args.config), resume=args.resume)
+    results = train(config, resume=args.resume, single_process=args.single_process)
     print(summary_line(results))
-    report = write_report_where_possible(load_config(args.config, overrides).run_dir)
+    report = write_report_where_possible(config.run_dir)
     if report is not None:
         print(report)
     return 0

@@ -2,6 +2,6 @@
 
 from smartedge.config.reading import load_config, load_run_config, parse_overrides
 from smartedge.config.sections import Section
-from smartedge.config.settings import Config, differences
+from smartedge.config.settings import AUTO, Config, differences
 
-__all__ = ["Config", "Section", "differences", "load_config", "load_run_config", "parse_overrides"]
+__all__ = ["AUTO", "Config", "Section", "differences", "load_config", "load_run_config", "parse_overrides"]

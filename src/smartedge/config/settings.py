@@ -37,7 +37,7 @@ from smartedge.methods.schedules import SCHEDULES, get_schedule
 from smartedge.models.blueprint import Blueprint
 from smartedge.types import EDGE_NAME
 
-__all__ = ["Config", "NetworkArguments", "differences"]
+__all__ = ["AUTO", "Config", "NetworkArguments", "differences"]
 
 
 class NetworkArguments(TypedDict):
@@ -50,6 +50,7 @@ class NetworkArguments(TypedDict):
     seed: int
 
 
+AUTO = Path("auto")  # as run_dir: a new folder
 _AGREED = {"method", "schedule", "epochs", "seed", "model", "train", "dp"}
 _FRONT = {"model": {"front"}}  # its place differs between machines; its content must not
 _MOST_LABELS = 6  # that adversary.mixture compares: 64 combinations; with more, too few images are alike
@@ -90,7 +91,11 @@ class Config(Section):
     )
     epochs: PositiveInt = Field(6, description="passes over the training images")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of initial parameters, order, augmentation and dropout")
-    run_dir: Path = Field(Path("runs/default"), description="everything the run writes goes here")
+    run_dir: Path = Field(
+        AUTO,
+        description="everything the run writes goes here; auto: a new folder in runs/ with the name of the settings "
+        "file, to which runs/latest leads",
+    )
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     train: TrainConfig = Field(default_factory=lambda: TrainConfig())

@@ -347,7 +347,8 @@ def test_arguments_that_do_not_fit(argv, message, config_file):
 
 
 def test_the_sweep_lies_beside_the_run():
-    assert folder_of(load_config({"run_dir": "runs/faces"})) == Path("runs/faces-sweep")
+    assert folder_of(load_config({"run_dir": "runs/faces"}), "other") == Path("runs/faces-sweep")
+    assert folder_of(load_config({}), "faces") == Path("runs/faces-sweep")
 
 
 def test_without_optuna_the_message_names_the_extra():

@@ -13,8 +13,9 @@ from typing import Any
 
 from smartedge.artifacts.audit import Audit
 from smartedge.artifacts.results import Results
-from smartedge.config import Config, load_config, parse_overrides
+from smartedge.config import AUTO, Config, load_config, parse_overrides
 from smartedge.errors import ConfigError, RunError
+from smartedge.run_folder import RUNS
 
 __all__ = ["Point", "check_folder", "folder_of", "grid_points", "parse_axes", "text_of"]
 
@@ -90,9 +91,10 @@ def parse_axes(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     return axes
 
 
-def folder_of(config: Config) -> Path:
-    """The default folder of a sweep: it lies beside the settings' ``run_dir``."""
-    return config.run_dir.with_name(config.run_dir.name + "-sweep")
+def folder_of(config: Config, name: str) -> Path:
+    """The default folder of a sweep: it lies beside the settings' ``run_dir``, or beside ``runs/NAME``."""
+    run_dir = RUNS / name if config.run_dir == AUTO else config.run_dir
+    return run_dir.with_name(run_dir.name + "-sweep")
 
 
 def grid_points(base: Config, axes: Mapping[str, Sequence[Any]], seeds: Sequence[int], root: Path) -> list[Point]:

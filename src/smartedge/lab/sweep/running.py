@@ -20,6 +20,7 @@ from smartedge.errors import ConfigError, RunError
 from smartedge.files import private_folder
 from smartedge.lab.sweep.figures import point_entry, rows_of, undefended_entry, write_csv
 from smartedge.lab.sweep.points import Point, check_folder, folder_of, grid_points, text_of
+from smartedge.run_folder import name_of
 from smartedge.runs.progress import Bars, Monitor, Update
 from smartedge.training import train
 
@@ -48,7 +49,8 @@ def sweep(
         config: the settings that all points share: a YAML file, a mapping, or a :class:`Config`.
         axes: key → the values to try, written as for ``--set``; several keys make a grid.
         overrides: as for ``--set``.
-        folder: where all files go; default: ``run_dir`` of the settings with ``-sweep`` after its name.
+        folder: where all files go; default: ``run_dir`` of the settings, or ``runs/`` and the
+            settings' name, with ``-sweep`` after it.
         seeds: number of runs of each setting; the first has the settings' seed, the next one more, and so on.
         audit_seconds: time limit in seconds for the audit of each run (``math.inf``: no limit); None: no audit.
             An audited sweep also makes undefended runs to compare with.
@@ -64,7 +66,7 @@ def sweep(
         KeyboardInterrupt: the sweep was stopped; the same call continues it.
     """
     base = load_config(config, overrides)
-    root = folder or folder_of(base)
+    root = folder or folder_of(base, name_of(config))
     _check_optuna()
     if not axes:
         raise ConfigError("a sweep needs a setting to vary, for example --vary adversary.weight=0,1,3")

@@ -1,0 +1,104 @@
+"""Which folder a run writes to, where its settings name none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smartedge.config import AUTO, Config, load_config
+from smartedge.errors import RunError
+from smartedge.run_folder import has_begun, in_folder, name_of
+
+LATEST = Path("runs/latest")
+
+
+@pytest.fixture(autouse=True)
+def at_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def config() -> Config:
+    return load_config({})
+
+
+def begin(config: Config, *sides: str) -> None:
+    """What sides leave in their folder as soon as there is work to lose."""
+    for side in sides:
+        sign = config.run_dir / {"edge": "edge/run.json", "cloud": "cloud/store/edge/streams"}[side]
+        sign.parent.mkdir(parents=True)
+        sign.touch()
+    (config.run_dir / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+
+
+def folder(config: Config, name: str = "faces", *sides: str, resume: bool = False) -> str:
+    return in_folder(config, name, sides or ("edge", "cloud"), resume=resume).run_dir.as_posix()
+
+
+def test_settings_that_name_a_folder_keep_it() -> None:
+    named = load_config({"run_dir": "somewhere"})
+    assert in_folder(named, "faces") is named
+    assert not LATEST.is_symlink()
+
+
+def test_every_run_gets_a_folder_of_its_own(config: Config) -> None:
+    assert config.run_dir == AUTO
+    found = []
+    for _ in range(3):
+        chosen = in_folder(config, "faces")
+        begin(chosen, "edge", "cloud")
+        found.append(chosen.run_dir.as_posix())
+        assert LATEST.resolve() == chosen.run_dir.resolve()
+    assert found == ["runs/faces", "runs/faces-2", "runs/faces-3"]
+    assert folder(config, "others") == "runs/others"
+
+
+def test_a_start_that_failed_at_the_settings_takes_no_folder(config: Config) -> None:
+    chosen = in_folder(config, "faces")
+    chosen.run_dir.mkdir(parents=True)
+    (chosen.run_dir / "config.yaml").write_text(chosen.to_yaml(), encoding="utf-8")
+    assert not has_begun(chosen.run_dir)
+    assert folder(config) == "runs/faces"
+
+
+def test_two_sides_of_one_machine_meet(config: Config) -> None:
+    for number in ("", "-2"):
+        cloud = in_folder(config, "faces", ["cloud"])
+        begin(cloud, "cloud")
+        assert folder(config, "faces", "edge") == cloud.run_dir.as_posix() == f"runs/faces{number}"
+        begin(cloud, "edge")
+
+
+def test_a_side_does_not_join_a_run_of_other_settings(config: Config) -> None:
+    begin(in_folder(load_config({"seed": 5}), "faces", ["cloud"]), "cloud")
+    assert folder(config, "faces", "edge") == "runs/faces-2"
+
+
+def test_the_last_run_is_resumed(config: Config) -> None:
+    for _ in range(2):
+        begin(in_folder(config, "faces"), "edge", "cloud")
+    begin(in_folder(config, "faces", ["cloud"]), "cloud")
+    assert folder(config, resume=True) == folder(config, "faces", "cloud", resume=True) == "runs/faces-3"
+    assert folder(config, "faces", "edge", resume=True) == "runs/faces-2"
+    assert LATEST.resolve() == Path("runs/faces-2").resolve()
+
+
+def test_nothing_can_be_resumed_where_nothing_began(config: Config) -> None:
+    in_folder(config, "faces").run_dir.mkdir(parents=True)
+    with pytest.raises(RunError, match="runs/faces: there is no run to resume"):
+        in_folder(config, "faces", resume=True)
+
+
+def test_a_folder_of_that_name_is_left_alone(config: Config) -> None:
+    LATEST.mkdir(parents=True)
+    assert folder(config) == "runs/faces"
+    assert LATEST.is_dir() and not LATEST.is_symlink()
+    assert list(Path("runs").iterdir()) == [LATEST]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("a/private.yaml", "private"), (Path("x.yml"), "x"), ({}, "run"), (load_config({}), "run")]
+)
+def test_settings_have_the_name_of_their_file(source: object, name: str) -> None:
+    assert name_of(source) == name
