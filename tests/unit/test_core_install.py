@@ -7,7 +7,8 @@ import sys
 
 _CODE = """
 import importlib, pkgutil, sys
-extras = ("torchvision", "timm", "matplotlib", "jinja2", "tensorboard", "sklearn", "scipy", "cryptography", "raptorq")
+extras = ("torchvision", "timm", "matplotlib", "jinja2", "tensorboard", "sklearn", "scipy", "cryptography", "raptorq",
+    "onnx", "onnxruntime", "av")
 for extra in extras:
     sys.modules[extra] = None  # importing it raises ModuleNotFoundError
 import smartedge

@@ -55,6 +55,10 @@ VERBS: dict[str, dict[str, str]] = {
     },
 }
 
+# Packages that a verb may find missing, and the extra that brings them. All others are reported where they are used.
+_EXTRAS = {"torch": "train", "pyarrow": "train", "safetensors": "train", "onnxruntime": "front", "onnx": "export"}
+_NEEDS = "this needs the package '{package}', which is not installed; run: pip install 'smartedge[{extra}]'"
+
 _TOUR = """\
 smartedge trains one vision network on two machines. The edge holds the images and the first layers; it learns from
 an exit of its own and sends compressed feature maps. The cloud trains the rest. Nothing comes back.
@@ -115,6 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error [{error.code}]: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (extra := _EXTRAS.get(error.name or "")) is None:
+            raise
+        print(f"error [SE-CONFIG]: {_NEEDS.format(package=error.name, extra=extra)}", file=sys.stderr)
+        return ConfigError.exit_code
     except KeyboardInterrupt as interrupt:
         print(interrupt.args[0] if interrupt.args else "stopped", file=sys.stderr)
         return 130

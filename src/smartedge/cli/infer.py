@@ -92,7 +92,7 @@ def _read(paths: list[Path], image_size: int) -> tuple[list[Path], Any, dict[Pat
     import numpy as np
     import torch
 
-    from smartedge.data.images import decode
+    from smartedge.decode import decode
 
     good: dict[Path, Any] = {}
     problems: dict[Path, str] = {}

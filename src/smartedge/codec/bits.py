@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
-import pyarrow as pa
 
 from smartedge.errors import CodecError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 __all__ = ["compress", "decompress", "max_compressed", "pack_bits", "packed_size", "unpack_bits"]
 
 # Level 1 on packed levels, by measurement (docs/decisions/0009-codecs.md): higher levels, a trained dictionary and an
 # ANS coder with a model per channel take 2 to 100 times as long and save little or nothing.
-_ZSTD = pa.Codec("zstd", compression_level=1)
+_LEVEL = 1
+_LARGEST_WINDOW = 21  # log2 of the bytes that zstd may keep while it decompresses; level 1 needs 19
 
 
 def packed_size(count: int, width: int) -> int:
@@ -60,8 +67,7 @@ def unpack_bits(data: bytes | memoryview, width: int, count: int) -> np.ndarray:
 
 def compress(data: bytes | np.ndarray) -> bytes:
     """``data`` (bytes, or a contiguous array) as one zstd frame."""
-    compressed: bytes = _ZSTD.compress(data, asbytes=True)
-    return compressed
+    return zstd.compress(data if isinstance(data, bytes) else data.data, level=_LEVEL)
 
 
 def max_compressed(size: int) -> int:
@@ -72,16 +78,22 @@ def max_compressed(size: int) -> int:
 def decompress(data: bytes | memoryview, size: int, codec: str) -> memoryview:
     """What :func:`compress` was given, which must be exactly ``size`` bytes.
 
-    zstd writes into a buffer of ``size`` bytes and stops with an error where the data would not fit or not fill it,
-    so a decompression bomb costs no more memory than an honest payload.
+    zstd writes no more than ``size`` + 1 bytes, and keeps no more than it needs for ``size`` bytes. So a decompression
+    bomb costs no more memory than an honest payload.
 
     Raises:
         CodecError: when ``data`` is no zstd frame, or not one of ``size`` bytes.
     """
+    window = min(_LARGEST_WINDOW, max(10, size.bit_length()))
+    decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window})
+    problem = "another length"
     try:
-        return memoryview(_ZSTD.decompress(data, size))
-    except (OSError, pa.ArrowException) as error:
-        raise CodecError(
-            f"codec {codec}: the payload is not {size} bytes in one zstd frame ({error}): it is truncated or corrupt, "
-            "or the two sides disagree about feature shape or codec"
-        ) from error
+        plain = decompressor.decompress(data, max_length=size + 1)
+        if len(plain) == size and decompressor.eof and not decompressor.unused_data:
+            return memoryview(plain)
+    except zstd.ZstdError as error:
+        problem = str(error)
+    raise CodecError(
+        f"codec {codec}: the payload is not {size} bytes in one zstd frame ({problem}): it is truncated or corrupt, "
+        "or the two sides disagree about feature shape or codec"
+    )

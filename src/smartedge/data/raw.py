@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from smartedge.decode import Item, is_lfs_pointer
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
@@ -27,9 +26,6 @@ __all__ = [
     "split_in",
     "split_of",
 ]
-
-Item = bytes | Path | NDArray[np.uint8] | None
-"""One image before decoding: a file's bytes, a file's path, pixels (H, W) or (H, W, 3), or None if there is none."""
 
 SPLIT_NAMES: Mapping[str, SplitName] = {
     "train": "train",
@@ -60,11 +56,6 @@ def split_in(name: str) -> SplitName | None:
 def is_hidden(path: Path) -> bool:
     """Whether a file or folder is one that a system or a program keeps for itself, such as ``.git`` or ``__MACOSX``."""
     return path.name.startswith((".", "__", "@"))
-
-
-def is_lfs_pointer(data: bytes) -> bool:
-    """Whether these are the first bytes of a git-LFS pointer, which stands for a file that was not fetched."""
-    return data.startswith(b"version https://git-lfs")
 
 
 def refuse_lfs_pointer(path: Path) -> None:

@@ -170,3 +170,13 @@ def test_a_reader_that_goes_away_is_no_error(lines: int) -> None:
 def test_a_folder_that_is_no_run(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main([word.replace("FOLDER", str(tmp_path)) for word in argv]) == 10
     assert f"{tmp_path}: holds no run; train one with 'smartedge train'" in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None\nfrom smartedge.cli.app import main; sys.exit(main(['cuts', 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "needs the package 'torch'" in done.stderr
+    assert "pip install 'smartedge[train]'" in done.stderr

@@ -15,8 +15,9 @@ from PIL import Image
 
 from smartedge.data import images as module
 from smartedge.data import open_dataset
-from smartedge.data.images import decode, default_cache_dir, open_images
+from smartedge.data.images import default_cache_dir, open_images
 from smartedge.data.raw import Images
+from smartedge.decode import decode
 from smartedge.errors import DataError
 
 Picture = Callable[..., bytes]
