@@ -132,13 +132,15 @@ def run_edge(
     """
     import torch
 
+    from smartedge.edge.outage import run_again_after_outages
     from smartedge.edge.runner import EdgeRunner
 
     config = in_folder(config, "run", ["edge"], resume=resume)
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=True)
     sender: FrameSender | None = None
-    if get_method(config.method).has_cloud:
+    method, stop = get_method(config.method), stop or threading.Event()
+    if method.has_cloud:
         if bundle is not None and location is None:
             location = bundle.cloud
         assert location is not None
@@ -146,8 +148,17 @@ def run_edge(
         sender = one_way_link(config, location, bundle) if one_way else link_to(config, location, bundle)
     dataset = open_data(config, monitor)
     _warn_of_early_releases(config, monitor)
-    runner = EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
-    return runner.run(stop or threading.Event())
+
+    def begin(resume: bool) -> EdgeRunner:
+        return EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
+
+    if not method.answered:
+        return begin(resume).run(stop)
+
+    def tell(text: str) -> None:
+        monitor.update(Update("edge", "link", text=text))
+
+    return run_again_after_outages(begin, stop, tell, resume=resume)
 
 
 def run_cloud(  # noqa: PLR0913 - one argument for each option of the command line
