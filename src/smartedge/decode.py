@@ -1,20 +1,56 @@
-"""One image file to a square of pixels. Needs no torch, so that an edge without torch reads images as training does."""
+"""Finds image files, and decodes them to squares of pixels. An edge without torch reads images as training does."""
 
 from __future__ import annotations
 
 import io
+import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-__all__ = ["Item", "decode", "is_lfs_pointer"]
+__all__ = ["SUFFIXES", "Item", "decode", "is_hidden", "is_lfs_pointer", "walk"]
+
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
+    | {".tga", ".tif", ".tiff", ".webp"}
+)
 
 Item = bytes | Path | NDArray[np.uint8] | None
 """One image before decoding: a file's bytes, a file's path, pixels (H, W) or (H, W, 3), or None if there is none."""
 
 Pixels = NDArray[np.uint8]
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is one that a system or a program keeps for itself, such as ``.git`` or ``__MACOSX``."""
+    return path.name.startswith((".", "__", "@"))
+
+
+def walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
+    """The images in a folder and the folders below it, hidden ones left out.
+
+    ``others`` counts the other files by their ending.
+    """
+    seen = set()
+    for place, directories, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        if (real := here.resolve()) in seen:  # a link that leads back
+            directories.clear()
+            continue
+        seen.add(real)
+        directories[:] = sorted(name for name in directories if not is_hidden(Path(name)))
+        for name in sorted(names):
+            if is_hidden(Path(name)):
+                continue
+            ending = Path(name).suffix.lower()
+            if ending in SUFFIXES:
+                yield here / name
+            elif others is not None:
+                others[ending] += 1
 
 
 def is_lfs_pointer(data: bytes) -> bool:

@@ -13,7 +13,8 @@ Every error that smartedge raises on purpose is a :class:`SmartEdgeError`. Each 
     ├── LogError         SE-LOG       8   the feature log on disk cannot be read or written
     ├── PrivacyError     SE-PRIVACY   9   a release is refused
     ├── RunError         SE-RUN      10   a run directory cannot be created, resumed or read
-    └── FleetError       SE-FLEET    11   an edge may not send, or a fleet's file cannot be used
+    ├── FleetError       SE-FLEET    11   an edge may not send, or a fleet's file cannot be used
+    └── FrontError       SE-FRONT    12   a published front is damaged, not trusted, or not what was asked for
 
 Messages say what was wrong, where, and what to do about it.
 """
@@ -27,6 +28,7 @@ __all__ = [
     "DataError",
     "FleetError",
     "FrameError",
+    "FrontError",
     "LinkError",
     "LogError",
     "PrivacyError",
@@ -111,6 +113,13 @@ class FleetError(SmartEdgeError):
 
     code = "SE-FLEET"
     exit_code = 11
+
+
+class FrontError(SmartEdgeError):
+    """A published front cannot be made or used: it is damaged, not trusted, or not what was asked for."""
+
+    code = "SE-FRONT"
+    exit_code = 12
 
 
 def from_code(code: str, message: str) -> SmartEdgeError | None:

@@ -49,6 +49,16 @@ def answers(scores: ArrayLike, kind: Kind) -> IntArray:
     return scores_NK.argmax(axis=1) if kind == "single" else (scores_NK >= 0.5).astype(np.int64)
 
 
+def probabilities(logits_NK: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
+    """Logits → probabilities, float32 (N, K): softmax over the classes, or a sigmoid for each column."""
+    if kind == "multi":
+        # Of −|x| alone, so that nothing overflows.
+        small_NK = np.exp(-np.abs(logits_NK))
+        return np.asarray(np.where(logits_NK >= 0, 1, small_NK) / (1 + small_NK), dtype=np.float32)
+    weights_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+    return np.asarray(weights_NK / weights_NK.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
 def confidence(scores: ArrayLike, kind: Kind) -> FloatArray:
     """How sure an image's answer is, float64 of shape (N,).
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
     from smartedge.cloud.ingest import Ingest
     from smartedge.data import DataSet
+    from smartedge.fronts.bundle import PublishedFront
     from smartedge.wire.credentials import Credentials
     from smartedge.wire.grpc_link import GrpcLink
     from smartedge.wire.grpc_receiver import GrpcReceiver
@@ -43,6 +44,7 @@ __all__ = [
     "one_way_link",
     "open_data",
     "receiver_for",
+    "release_images",
     "run_cloud",
     "run_edge",
     "train",
@@ -132,33 +134,48 @@ def run_edge(
     """
     import torch
 
-    from smartedge.edge.outage import run_again_after_outages
     from smartedge.edge.runner import EdgeRunner
 
     config = in_folder(config, "run", ["edge"], resume=resume)
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=True)
-    sender: FrameSender | None = None
-    method, stop = get_method(config.method), stop or threading.Event()
-    if method.has_cloud:
-        if bundle is not None and location is None:
-            location = bundle.cloud
-        assert location is not None
-        one_way = location.startswith(UDP)
-        sender = one_way_link(config, location, bundle) if one_way else link_to(config, location, bundle)
+    sender = _sender(config, location, bundle) if get_method(config.method).has_cloud else None
     dataset = open_data(config, monitor)
     _warn_of_early_releases(config, monitor)
+    runner = EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
+    return runner.run(stop or threading.Event())
 
-    def begin(resume: bool) -> EdgeRunner:
-        return EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
 
-    if not method.answered:
-        return begin(resume).run(stop)
+def release_images(
+    published: PublishedFront,
+    config: Config,
+    source: Path,
+    location: str | None,
+    monitor: Monitor,
+    *,
+    bundle: Bundle | None = None,
+    resume: bool = False,
+    stop: threading.Event | None = None,
+) -> bool:
+    """The process of an edge that does not train: it releases labelled images once, and needs no torch. True when done.
 
-    def tell(text: str) -> None:
-        monitor.update(Update("edge", "link", text=text))
+    Args:
+        published: the front bundle, opened.
+        config: from :func:`smartedge.fronts.bundle.settings_for_release`.
+        source: see :class:`smartedge.edge.labelled.LabelledFolder`.
+        location: as for :func:`run_edge`.
+        monitor: takes progress updates.
+        bundle: of an edge of the cloud's fleet.
+        resume: continue the run that ``run_dir`` holds.
+        stop: set it to stop cleanly.
+    """
+    from smartedge.edge.releasing import Releaser
+    from smartedge.fronts.runtime import OnnxFront
 
-    return run_again_after_outages(begin, stop, tell, resume=resume)
+    _note_facts(config, edge=True)
+    sender = _sender(config, location, bundle)
+    front = OnnxFront(published, config.threads)
+    return Releaser(front, config, source, sender, monitor, resume=resume).release(stop or threading.Event())
 
 
 def run_cloud(  # noqa: PLR0913 - one argument for each option of the command line
@@ -204,6 +221,14 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
         if one_way is not None:
             one_way.close()
         runner.close()
+
+
+def _sender(config: Config, location: str | None, bundle: Bundle | None) -> FrameSender:
+    """The edge's end of a link of either kind."""
+    if bundle is not None and location is None:
+        location = bundle.cloud
+    assert location is not None
+    return one_way_link(config, location, bundle) if location.startswith(UDP) else link_to(config, location, bundle)
 
 
 def link_to(config: Config, location: str, bundle: Bundle | None = None) -> GrpcLink:

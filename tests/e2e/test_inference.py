@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from smartedge.cli.app import main
 from smartedge.data import open_dataset
+from smartedge.edge.protection import open_gate
 from smartedge.errors import DataError, RunError
-from smartedge.inference import BackServer, TrainedRun, answer
+from smartedge.inference import Answerer, BackServer, TorchFront, TrainedRun
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
 from smartedge.wire.memory import MemoryLink
@@ -93,9 +94,12 @@ def test_a_server_needs_only_what_may_travel(run_and_images, tmp_path):
     for part in ("cloud", "shared"):
         shutil.copytree(config.run_dir / part, server / part)
     trained = TrainedRun.open(config.run_dir)
-    images_BCHW = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files])
+    images_BCHW = np.stack([np.array(Image.open(file)).transpose(2, 0, 1) for file in files])
     link = MemoryLink(BackServer(TrainedRun.open(server)))
-    found = answer(trained, images_BCHW, threshold=1.01, server=link)
+    front = TorchFront(trained)
+    gate = open_gate(trained.config, config.run_dir / "edge", None, front.mechanism, None, existing=True)
+    with Answerer(front, threshold=1.01, server=link, gate=gate) as answerer:
+        found = answerer.answer(images_BCHW)
     assert {given.by for given in found} == {"back"}
     torch.testing.assert_close(torch.tensor(np.stack([given.scores_K for given in found])), at_back, atol=1e-5, rtol=0)
     for part in ("config.yaml", "results.json"):

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from smartedge.artifacts.results import Results
 from smartedge.codec import get_codec
 from smartedge.config import load_config
+from smartedge.edge.protection import open_gate
 from smartedge.errors import PrivacyError, RunError
-from smartedge.inference import EdgeModel, TrainedRun, answer
+from smartedge.inference import Answerer, LocalBack, TorchFront, TrainedRun
 from smartedge.privacy.balance import read_balance
 from smartedge.privacy.mechanisms import Gaussian
 from smartedge.runs.progress import Quiet
@@ -117,6 +118,17 @@ def some_images(seed, count=5):
     return torch.randint(256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
 
 
+def answer(run, images_BCHW, *, threshold, server=None):
+    front = TorchFront(run)
+    gate, back = None, None
+    if server is None:
+        back = LocalBack(run)
+    else:
+        gate = open_gate(run.config, run.folder / "edge", None, front.mechanism, None, existing=True)
+    with Answerer(front, threshold=threshold, back=back, server=server, gate=gate) as answerer:
+        return answerer.answer(images_BCHW.numpy())
+
+
 def test_the_same_image_asked_ten_times_is_one_release(private_run):
     cloud, images = Cloud(), some_images(0)
     ledger = private_run.folder / "edge" / "ledger.sqlite"
@@ -149,8 +161,8 @@ def test_nothing_but_the_release_decides_what_crosses(private_run, monkeypatch):
     heard = []
     released = np.linspace(-1, 1, 5 * 8, dtype=np.float32).reshape(5, 2, 2, 2)[[3, 0, 4, 1, 2]]
     monkeypatch.setattr(Gaussian, "randomise", lambda self, bounded_BF, words: as_given(bounded_BF, released))
-    edge = EdgeModel(private_run)
-    sure = edge.answer_to_release(torch.from_numpy(released)).max(dim=1).values.sort().values
+    logits = TorchFront(private_run).logits(released, released=True)
+    sure = torch.from_numpy(logits).softmax(dim=1).max(dim=1).values.sort().values
     threshold = float(sure[2:4].mean())  # some are sent and some are not
     for seed in range(6):
         cloud = Cloud()

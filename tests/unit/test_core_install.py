@@ -13,6 +13,8 @@ for extra in extras:
     sys.modules[extra] = None  # importing it raises ModuleNotFoundError
 import smartedge
 for module in pkgutil.walk_packages(smartedge.__path__, "smartedge."):
+    if module.name == "smartedge.fronts.runtime":
+        continue  # of the extra "front"
     if not module.name.startswith("smartedge.lab.report") and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 """

@@ -29,6 +29,7 @@ def test_codes_and_exit_codes_never_change() -> None:
         "SE-PRIVACY": 9,
         "SE-RUN": 10,
         "SE-FLEET": 11,
+        "SE-FRONT": 12,
     }
     assert len({cls.code for cls in CLASSES}) == len({cls.exit_code for cls in CLASSES}) == len(CLASSES)
 

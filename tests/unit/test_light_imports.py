@@ -26,6 +26,17 @@ SENDING = (
 )
 LOG = tuple(found.name for found in pkgutil.walk_packages(smartedge.framelog.__path__, "smartedge.framelog."))
 RUNNER = ("smartedge.edge.runner",)
+RELEASING = (
+    "smartedge.cli.edge",
+    "smartedge.cli.infer",
+    "smartedge.edge.releasing",
+    "smartedge.fronts.runtime",
+    "smartedge.inference.answering",
+    "smartedge.inference.calibrating",
+    "smartedge.inference.sources",
+    "smartedge.training",
+    "smartedge.wire.grpc_link",
+)
 
 
 def loaded_by(modules: tuple[str, ...]) -> set[str]:
@@ -42,11 +53,13 @@ def loaded_by(modules: tuple[str, ...]) -> set[str]:
     ("modules", "heavy"),
     [
         (SENDING, ("torch", "torchvision", "timm", "matplotlib", "jinja2", "sklearn", "scipy")),
+        (RELEASING, ("torch", "pyarrow", "safetensors", "scipy", "dp_accounting", "timm", "torchvision")),
         (LOG, ("torch", "numpy", "pyarrow", "pydantic")),
         (RUNNER, ("smartedge.lab", "matplotlib", "jinja2", "sklearn", "scipy")),
     ],
     ids=[
         "the sending path needs no torch",
+        "an edge with a published front needs no torch",
         "the log needs the standard library alone",
         "the edge's runner needs no laboratory",
     ],

@@ -99,7 +99,7 @@ class Bundle(Artifact):
     remedy: ClassVar[str] = "make a new one with 'smartedge fleet renew DIR EDGE'"
     page: ClassVar[str] = "docs/fleet-schema.md"
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     edge: str = Field(pattern=f"^{EDGE_NAME}$", description="name of the edge")
     cloud: str = Field(description="address of the cloud, `host:port`")
     server_name: str | None = Field(
@@ -114,4 +114,7 @@ class Bundle(Artifact):
     until: datetime = Field(description="ISO 8601, UTC; the certificate or token is not valid after it")
     simplex_key: str = Field(
         pattern=r"^[0-9a-f]{64}$", description="256 bits in hexadecimal: encrypts on the link without a way back"
+    )
+    front_key: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="Ed25519 public key of the fleet: checks the fronts that it publishes"
     )

@@ -26,6 +26,7 @@ from smartedge.artifacts import (
     checkpoint,
     fleet,
     fleet_run,
+    front,
     metrics,
     plan,
     profile,
@@ -46,6 +47,7 @@ PAGES = {
     "run-files-schema.md": run,
     "plan-schema.md": plan,
     "fleet-schema.md": fleet,
+    "front-schema.md": front,
 }
 _PLACE = re.compile(r"^\[table of (\w+)\]$", re.MULTILINE)
 _NAMES = {str: "string", int: "int", float: "float", bool: "bool"}
@@ -90,6 +92,7 @@ def _model(name: str) -> type[Part]:
         plan,
         fleet,
         fleet_run,
+        front,
     ):
         if found := vars(module).get(name):
             model: type[Part] = found

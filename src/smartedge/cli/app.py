@@ -51,6 +51,7 @@ VERBS: dict[str, dict[str, str]] = {
     "Use": {
         "report": "write report.html of a finished run, or print several runs as one table",
         "infer": "classify images: on the edge where the exit is confident, else in the cloud",
+        "export": "publish a front, signed, for edges that do not train and need no torch",
         "serve": "answer edges that send features to the back ('smartedge infer')",
     },
 }

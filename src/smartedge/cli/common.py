@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from smartedge.config import Config, load_config
+from smartedge.errors import ConfigError
 from smartedge.runs.progress import Bars, JsonLines, Monitor
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
 ]
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add CONFIG, ``--set`` and ``--resume``."""
-    parser.add_argument("config", metavar="CONFIG", help="settings file; 'smartedge init' writes one")
+    parser.add_argument(
+        "config", metavar="CONFIG", nargs=None if required else "?", help="settings file; 'smartedge init' writes one"
+    )
     add_override_argument(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run that run_dir holds")
 
@@ -42,7 +45,14 @@ def add_override_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_side_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verbs that run one side."""
-    add_config_arguments(parser)
+    add_config_arguments(parser, required=False)
+    parser.add_argument(
+        "--front",
+        metavar="DIR",
+        type=Path,
+        help="in place of CONFIG: a front bundle ('smartedge export'). Its settings are used, edges release each image "
+        "once, and the front is not trained again",
+    )
     parser.add_argument(
         "--progress", choices=["bars", "json"], default="bars", help="json: one object a line, for another program"
     )
@@ -54,7 +64,8 @@ def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor,
     from smartedge.processes import stop_on_signals
     from smartedge.run_folder import in_folder, name_of
 
-    config = in_folder(load_config(args.config, args.overrides), name_of(args.config), [name], resume=args.resume)
+    settings = _settings(args)
+    config = in_folder(settings, name_of(args.config or args.front.resolve()), [name], resume=args.resume)
     with stop_on_signals() as stop:
         if args.progress == "json":
             # The program that reads the lines holds our standard input open. When that program ends, we stop.
@@ -75,6 +86,17 @@ def write_report_where_possible(run_dir: Path) -> Path | None:
     except (ImportError, OSError, ValueError) as error:
         print(f"no report.html: {error}", file=sys.stderr)
         return None
+
+
+def _settings(args: argparse.Namespace) -> Config:
+    """Those of CONFIG, or of ``--front``."""
+    if (args.config is None) == (args.front is None):
+        raise ConfigError("give either CONFIG or --front DIR")
+    if args.front is None:
+        return load_config(args.config, args.overrides)
+    from smartedge.fronts.bundle import settings_for_release
+
+    return settings_for_release(args.front, args.overrides)
 
 
 def _stop_at_end_of_input(stop: threading.Event) -> None:

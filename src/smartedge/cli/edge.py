@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smartedge.cli.common import add_side_arguments, side
+from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError
 from smartedge.methods.base import get_method
 
@@ -17,6 +18,13 @@ Train the front with its own exit on this device, and stream features to the clo
 
   $ smartedge edge run.yaml --bundle door.bundle
    edge train   ━━━━━━━━━━━━━━━━━━━━━━━━ 372/372 0:01:10 epoch 6/6 loss 0.215
+
+  $ smartedge edge --front fronts/faces --source photographs --bundle door.bundle
+   edge release train   ━━━━━━━━━━━━━━━━━ 40/40 0:00:07
+
+The second command trains nothing and needs no torch: it releases the images of a folder once, with a published front
+('smartedge export'). The folder holds train, val and test, each with a folder per class. The cloud of such a run is
+started with the same --front. To answer single images with a published front: 'smartedge infer'.
 
 Both sides need the same settings, except for data.path, data.sensitive, data.limit, data.cache_dir,
 data.cache_bytes, adversary, run_dir, link and hardware. So the cloud need not know what is hidden, or how.
@@ -35,6 +43,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         help="where the cloud listens; udp://HOST:PORT: a link without a way back, see 'smartedge cloud --listen-udp'; "
         "default: the address in the bundle; not for method 'local'",
     )
+    parser.add_argument("--source", metavar="DIR", type=Path, help="with --front: the labelled images to release")
+    add_trust_arguments(parser)
     parser.add_argument(
         "--bundle", metavar="FILE", type=Path, help="this edge's file of the cloud's fleet ('smartedge fleet add')"
     )
@@ -44,13 +54,23 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Run the edge's side to its end."""
     from smartedge.fleet.bundle import open_bundle
-    from smartedge.training import run_edge
+    from smartedge.training import release_images, run_edge
 
+    if (args.front is None) != (args.source is None):
+        raise ConfigError("--front DIR and --source DIR belong together: a published front, and the images to release")
+    if args.front is None and (args.trust or args.unsigned or args.require):
+        raise ConfigError("--trust, --unsigned, --require: only with --front")
+    published = None if args.front is None else open_published(args.front, args)
     bundle = None if args.bundle is None else open_bundle(args.bundle)
     with side(args, "edge") as (config, monitor, stop):
         if args.connect is None and bundle is None and get_method(config.method).has_cloud:
             raise ConfigError(
                 f"--bundle FILE or --connect HOST:PORT is needed: method {config.method!r} sends to a cloud"
             )
-        done = run_edge(config, args.connect, monitor, bundle=bundle, resume=args.resume, stop=stop)
+        if published is not None:
+            done = release_images(
+                published, config, args.source, args.connect, monitor, bundle=bundle, resume=args.resume, stop=stop
+            )
+        else:
+            done = run_edge(config, args.connect, monitor, bundle=bundle, resume=args.resume, stop=stop)
     return 0 if done else 130

@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError, DataError
 
-__all__ = ["add_parser", "run"]
+if TYPE_CHECKING:
+    import threading
 
+    from smartedge.config import Config
+    from smartedge.inference.answering import Answer, Answerer, Back, Front
+    from smartedge.inference.calibrating import Goal
+    from smartedge.inference.sources import Shown
+    from smartedge.wire.link import FrameSender
+
+__all__ = ["add_goal_arguments", "add_parser", "goal_of", "run"]
+
+_THRESHOLD = 0.9
+_CONNECT_S = 5.0
 _DESCRIPTION = """\
-Classify images with a trained run: the task exit answers where it is confident, else features go to the back.
+Classify images with a trained run, or with a published front: the task exit answers where it is confident, else the
+back does.
 
   $ smartedge infer runs/faces photos/*.jpg --threshold 0.9
   photos/a.jpg   yes   98.1 %   exit
   photos/b.jpg   no    71.4 %   back   (exit was 62.0 % sure)
   1 of 2 images went to the back
 
-By default the back answers in this process, and nothing leaves the machine. With --connect HOST:PORT it answers on the
-server that runs 'smartedge serve'. Then every image is released first, with the run's noise, and costs its budget one
-release. This release alone decides whether the image is sent. The same image again is no new release.
-The run's report.html shows the accuracy for each threshold.
+  $ smartedge infer fronts/faces --bundle door.bundle --connect cloud.example:8816 --source /camera
+
+The second command stays up and answers each image that comes into the folder. It needs no torch. --source also takes a
+video file, camera:/dev/video0, or - for names of files on standard input.
+
+Without --connect nothing leaves this machine: the back in RUN answers, or the exit where cloud/ is not there. With
+--connect HOST:PORT the server that runs 'smartedge serve' answers. Then every image is released first, with the run's
+noise, and costs its budget one release. This release alone decides whether the image is sent. The same image again is
+no new release. Where the server cannot be reached, the exit answers.
 """
 
 
@@ -31,76 +53,238 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "infer", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished hierarchical run")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
     parser.add_argument(
-        "--threshold", type=float, default=0.9, help="the back answers where the exit's confidence is below this (0.9)"
+        "model", metavar="RUN|FRONT", type=Path, help="run directory of a finished hierarchical run, or a front bundle"
     )
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="image files")
+    parser.add_argument("--source", help="a folder to watch, a video file, camera:DEVICE, or - for names of files")
+    parser.add_argument("--once", action="store_true", help="read the folder of --source once, and end")
+    parser.add_argument(
+        "--every", metavar="SECONDS", type=float, default=1.0, help="of a video or camera: one picture in so long (1)"
+    )
+    add_goal_arguments(parser, f"that of the front bundle, or {_THRESHOLD} for a run")
     parser.add_argument("--connect", metavar="HOST:PORT", help="ask the server there instead of the back in RUN")
     parser.add_argument("--bundle", metavar="FILE", type=Path, help="this edge's file of the server's fleet")
+    add_trust_arguments(parser)
+    parser.add_argument(
+        "--state",
+        metavar="DIR",
+        type=Path,
+        help="of a front bundle: where the ledger and the key of its releases are kept; default: FRONT.state",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     return parser
 
 
+def add_goal_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """The three ways to choose a threshold."""
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument(
+        "--threshold",
+        type=float,
+        help=f"the back answers where the exit's confidence is below this; default: {default}",
+    )
+    goal.add_argument(
+        "--offload", metavar="SHARE", type=_percent, help="choose it so that the back answers at most so many: 10%%"
+    )
+    goal.add_argument(
+        "--lose",
+        metavar="POINTS",
+        type=float,
+        help="choose it so that at most so many percentage points of accuracy are lost against the back alone: 0.5",
+    )
+
+
+def goal_of(args: argparse.Namespace) -> Goal | None:
+    """The goal of ``--offload`` or ``--lose``.
+
+    Raises:
+        ConfigError: it is out of range.
+    """
+    from smartedge.inference.calibrating import Goal
+
+    if args.offload is not None:
+        return Goal(offload=args.offload)
+    if args.lose is not None:
+        if not 0 <= args.lose <= 100:
+            raise ConfigError(f"--lose {args.lose}: give percentage points, 0 to 100")
+        return Goal(lose=args.lose / 100)
+    return None
+
+
 def run(args: argparse.Namespace) -> int:
     """Answer every image that can be read; exit code 3 where one cannot."""
-    import sys
+    from smartedge.inference.answering import check_threshold
+    from smartedge.processes import stop_on_signals
 
-    from smartedge import inference, metrics
+    if args.bundle is not None and args.connect is None and not _is_front(args.model):
+        raise ConfigError("--bundle: only with --connect HOST:PORT; without a server nothing leaves this machine")
+    if bool(args.images) == (args.source is not None):
+        raise ConfigError("give either images or --source")
+    if args.threshold is not None:
+        check_threshold(args.threshold)
+    prepared = _PublishedModel(args) if _is_front(args.model) else _RunModel(args)
+    readable = unreadable = by_back = 0
+    with stop_on_signals() if args.source is not None else nullcontext() as stop:
+        shown = _shown(args, prepared.image_size, stop)
+        with prepared.answerer(args) as answerer:
+            for batch in _batches(shown, 1 if args.source is not None else None):
+                good = [each for each in batch if each.pixels_CHW is not None]
+                for each in batch:
+                    if each.pixels_CHW is None:
+                        print(f"{each.name}: {each.problem}; left out", file=sys.stderr)
+                unreadable += len(batch) - len(good)
+                if not good:
+                    continue
+                readable += len(good)
+                answers = _answers(answerer, good)
+                by_back += sum(given.by == "back" for given in answers)
+                _print(args, answerer.front, good, answers)
+    if not readable and args.source is None:
+        raise DataError("none of the images can be read")
+    if not args.json:
+        print(f"{by_back} of {readable} images went to the back")
+    return DataError.exit_code if unreadable else 0
+
+
+class _RunModel:
+    """A run directory: torch runs its front."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from smartedge.inference.trained import TrainedRun
+
+        if args.trust or args.unsigned or args.require or args.state:
+            raise ConfigError("--trust, --unsigned, --require, --state: only for a front bundle")
+        self.run = TrainedRun.open(args.model)
+        self.image_size = self.run.config.data.image_size
+
+    def answerer(self, args: argparse.Namespace) -> Answerer:
+        """With the back of the run, where it is there and no server is named."""
+        from smartedge.edge.protection import open_gate
+        from smartedge.inference.answering import Answerer
+        from smartedge.inference.trained import TorchFront
+
+        front, run = TorchFront(self.run), self.run
+        calibration, threshold = None, _THRESHOLD if args.threshold is None else args.threshold
+        if (goal := goal_of(args)) is not None:
+            from smartedge.cli.fronts import calibration_of
+
+            calibration = calibration_of(run, front)
+            threshold = goal.threshold(calibration)
+        back = _back(self.run) if args.connect is None and threshold > 0 else None
+        server = _server(run.config, args)
+        gate = None
+        if server is not None:
+            gate = open_gate(run.config, run.folder / "edge", None, front.mechanism, None, existing=True)
+        temperature = 1.0 if calibration is None else calibration.temperature
+        return Answerer(
+            front, threshold=threshold, temperature=temperature, back=back, server=server, gate=gate, tell=_tell
+        )
+
+
+class _PublishedModel:
+    """A front bundle: ONNX Runtime runs its front."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.published = open_published(args.model, args)
+        self.image_size = self.published.manifest.image_size
+
+    def answerer(self, args: argparse.Namespace) -> Answerer:
+        """With a server, or with the exit alone."""
+        from smartedge.edge.protection import open_gate
+        from smartedge.files import private_folder
+        from smartedge.fronts.runtime import OnnxFront
+        from smartedge.inference.answering import Answerer
+
+        published = self.published
+        front, calibration = OnnxFront(published), published.manifest.calibration
+        threshold = published.manifest.threshold if args.threshold is None else args.threshold
+        if (goal := goal_of(args)) is not None:
+            if calibration is None:
+                raise ConfigError(
+                    "--offload, --lose: the front was published without calibration; publish it again where its "
+                    "validation images are, or give --threshold"
+                )
+            threshold = goal.threshold(calibration)
+        server, gate = _server(published.config, args), None
+        if server is not None:
+            state = args.state or args.model.with_name(f"{args.model.name}.state")
+            private_folder(state)
+            existing = (state / "noise.key").exists() or (state / "ledger.sqlite").exists()
+            gate = open_gate(published.config, state, None, front.mechanism, None, existing=existing)
+        temperature = 1.0 if calibration is None else calibration.temperature
+        return Answerer(front, threshold=threshold, temperature=temperature, server=server, gate=gate, tell=_tell)
+
+
+def _is_front(folder: Path) -> bool:
+    return (folder / "manifest.json").exists()
+
+
+def _back(run: Any) -> Back | None:
+    """The run's back; None where the cloud's folder is not there."""
+    from smartedge.inference.backs import LocalBack
+
+    if not (run.folder / "cloud").exists():
+        _tell(f"{run.folder} has no cloud/, so the exit answers every image")
+        return None
+    return LocalBack(run)
+
+
+def _server(config: Config, args: argparse.Namespace) -> FrameSender | None:
+    """The link to the server, where one is named. A server that is not there is asked again later."""
     from smartedge.fleet.bundle import open_bundle
     from smartedge.training import link_to
 
-    if args.bundle is not None and args.connect is None:
-        raise ConfigError("--bundle: only with --connect HOST:PORT; without a server nothing leaves this machine")
-    if args.threshold < 0:
-        raise ConfigError("--threshold must be at least 0; 0 answers everything on the edge, 1.01 nothing")
-    trained = inference.TrainedRun.open(args.run_dir)
-    readable, images_BCHW, problems = _read(args.images, trained.config.data.image_size)
-    for path, problem in problems.items():
-        print(f"{path}: {problem}; left out", file=sys.stderr)
-    if not readable:
-        raise DataError("none of the images can be read")
+    if args.connect is None:
+        return None
+    patience = min(_CONNECT_S, config.link.connect_timeout)  # an image waits meanwhile
+    link = config.link.model_copy(update={"connect_timeout": patience})
     bundle = None if args.bundle is None else open_bundle(args.bundle)
-    server = None if args.connect is None else link_to(trained.config, args.connect, bundle)
-    try:
-        answers = inference.answer(trained, images_BCHW, threshold=args.threshold, server=server)
-    finally:
-        if server is not None:
-            server.disconnect()
-    width = max(len(str(path)) for path in readable)
-    for path, given in zip(readable, answers, strict=True):
-        chosen = metrics.answers(given.scores_K[None], trained.task.kind)[0]
-        if trained.task.kind == "single":
-            label, sure = trained.task.names[int(chosen)], float(given.scores_K.max())
-        else:
-            label = ", ".join(n for n, yes in zip(trained.task.names, chosen, strict=True) if yes) or "(none)"
-            sure = float(metrics.confidence(given.scores_K[None], "multi")[0])
+    return link_to(config.model_copy(update={"link": link}), args.connect, bundle)
+
+
+def _shown(args: argparse.Namespace, image_size: int, stop: threading.Event | None) -> Iterator[Shown]:
+    from smartedge.inference.sources import Shown, open_source
+
+    if args.source is None:
+        return (Shown.of(name, Path(name), image_size) for name in args.images)
+    assert stop is not None
+    return open_source(args.source, image_size, stop, every=args.every, once=args.once, lines=sys.stdin)
+
+
+def _batches(shown: Iterator[Shown], size: int | None) -> Iterator[list[Shown]]:
+    while batch := list(itertools.islice(shown, size)):
+        yield batch
+
+
+def _answers(answerer: Answerer, shown: list[Shown]) -> list[Answer]:
+    import numpy as np
+
+    return answerer.answer(np.stack([each.pixels_CHW for each in shown if each.pixels_CHW is not None]))
+
+
+def _print(args: argparse.Namespace, front: Front, shown: list[Shown], answers: list[Answer]) -> None:
+    width = max(len(each.name) for each in shown)
+    for each, given in zip(shown, answers, strict=True):
+        label, sure = given.text(front.task)
         if args.json:
-            scores = dict(zip(trained.task.names, map(float, given.scores_K), strict=True))
-            found = {"image": str(path), "answer": label, "confidence": sure, "by": given.by, "scores": scores}
-            print(json.dumps(found))
+            scores = dict(zip(front.task.names, map(float, given.scores_K), strict=True))
+            found = {"image": each.name, "answer": label, "confidence": sure, "by": given.by, "scores": scores}
+            print(json.dumps(found), flush=True)
         else:
             note = f"   (exit was {100 * given.confidence:.1f} % sure)" if given.by == "back" else ""
-            print(f"{path!s:<{width}}   {label}   {100 * sure:.1f} %   {given.by}{note}")
-    if not args.json:
-        print(f"{sum(given.by == 'back' for given in answers)} of {len(answers)} images went to the back")
-    return DataError.exit_code if problems else 0
+            print(f"{each.name:<{width}}   {label}   {100 * sure:.1f} %   {given.by}{note}", flush=True)
 
 
-def _read(paths: list[Path], image_size: int) -> tuple[list[Path], Any, dict[Path, str]]:
-    """Readable paths, their images as uint8 (B, 3, S, S), and what is wrong with the others."""
-    import numpy as np
-    import torch
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
-    from smartedge.decode import decode
 
-    good: dict[Path, Any] = {}
-    problems: dict[Path, str] = {}
-    for path in paths:
-        found = decode(path, image_size)
-        if isinstance(found, str):
-            problems[path] = found
-        else:
-            good[path] = found
-    images_BCHW = torch.from_numpy(np.stack(list(good.values())).transpose(0, 3, 1, 2).copy()) if good else None
-    return list(good), images_BCHW, problems
+def _percent(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a share such as 10% or 0.1")
+    return share

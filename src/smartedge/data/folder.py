@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from smartedge.data.raw import Images, RawData, RawSplit, is_hidden, list_some, split_in, split_of
+from smartedge.data.raw import Images, RawData, RawSplit, list_some, split_in, split_of
 from smartedge.data.tables import FILE_COLUMN, find_table, read_table, resolve
+from smartedge.decode import SUFFIXES, is_hidden, walk
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
-__all__ = ["SUFFIXES", "open_folder"]
-
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
-    | {".tga", ".tif", ".tiff", ".webp"}
-)
+__all__ = ["open_folder"]
 
 
 def open_folder(path: Path) -> RawData:
@@ -79,7 +74,7 @@ def _split_folders(path: Path, notes: list[str]) -> dict[SplitName, Path]:
 
 
 def _holds_images(folder: Path) -> bool:
-    return next(_walk(folder), None) is not None
+    return next(walk(folder), None) is not None
 
 
 def _open_split(folder: Path, notes: list[str]) -> RawSplit:
@@ -115,12 +110,12 @@ def _by_table(path: Path, file: Path, folders: Mapping[SplitName, Path], notes: 
 
 
 def _listed(folder: Path, table: pa.Table) -> tuple[RawSplit, list[Path]]:
-    files = resolve(folder, table[FILE_COLUMN].to_pylist(), _walk(folder))
+    files = resolve(folder, table[FILE_COLUMN].to_pylist(), walk(folder))
     return RawSplit.from_table(_images(files), table.drop_columns([FILE_COLUMN])), files
 
 
 def _note_unlisted(place: Path, folders: Sequence[Path], files: Sequence[Path], notes: list[str]) -> None:
-    if unlisted := len({file for folder in folders for file in _walk(folder)} - set(files)):
+    if unlisted := len({file for folder in folders for file in walk(folder)} - set(files)):
         notes.append(f"{unlisted} image(s) in {place} have no row in its metadata file and are not used")
 
 
@@ -131,7 +126,7 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     empty: list[str] = []
     for directory in sorted(child for child in folder.iterdir() if child.is_dir() and not is_hidden(child)):
         own: Counter[str] = Counter()
-        images = sorted(_walk(directory, own))
+        images = sorted(walk(directory, own))
         files += images
         labels += [_readable(directory)] * len(images)
         others += own
@@ -174,29 +169,6 @@ def _contents(folder: Path) -> str:
     endings = Counter(child.suffix.lower() or "no ending" for child in children if child.is_file())
     found = [f"{count} file(s) with {ending}" for ending, count in endings.most_common(3)]
     return "; ".join([*found, *([list_some(sorted(folders), 3)] if folders else [])]) or "nothing"
-
-
-def _walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
-    """The images in a folder and the folders below it, hidden ones left out.
-
-    ``others`` counts the other files by their ending.
-    """
-    seen = set()
-    for place, directories, names in os.walk(folder, followlinks=True):
-        here = Path(place)
-        if (real := here.resolve()) in seen:  # a link that leads back
-            directories.clear()
-            continue
-        seen.add(real)
-        directories[:] = sorted(name for name in directories if not is_hidden(Path(name)))
-        for name in sorted(names):
-            if is_hidden(Path(name)):
-                continue
-            ending = Path(name).suffix.lower()
-            if ending in SUFFIXES:
-                yield here / name
-            elif others is not None:
-                others[ending] += 1
 
 
 def _images(files: Sequence[Path]) -> Images:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smartedge.data.raw import Images, Item, RawData, RawSplit, is_hidden, list_some, refuse_lfs_pointer, split_in
+from smartedge.data.raw import Images, RawData, RawSplit, list_some, refuse_lfs_pointer, split_in
+from smartedge.decode import Item, is_hidden
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 

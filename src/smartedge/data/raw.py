@@ -16,11 +16,8 @@ from smartedge.types import SplitName
 __all__ = [
     "SPLIT_NAMES",
     "Images",
-    "Item",
     "RawData",
     "RawSplit",
-    "is_hidden",
-    "is_lfs_pointer",
     "list_some",
     "refuse_lfs_pointer",
     "split_in",
@@ -51,11 +48,6 @@ def split_in(name: str) -> SplitName | None:
     """
     found = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_NAMES}
     return found.pop() if len(found) == 1 else None
-
-
-def is_hidden(path: Path) -> bool:
-    """Whether a file or folder is one that a system or a program keeps for itself, such as ``.git`` or ``__MACOSX``."""
-    return path.name.startswith((".", "__", "@"))
 
 
 def refuse_lfs_pointer(path: Path) -> None:

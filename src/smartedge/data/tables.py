@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from smartedge.data.raw import is_hidden, list_some, refuse_lfs_pointer
+from smartedge.data.raw import list_some, refuse_lfs_pointer
+from smartedge.decode import is_hidden
 from smartedge.errors import DataError
 
 __all__ = ["FILE_COLUMN", "find_table", "read_table", "resolve"]

@@ -29,6 +29,7 @@ from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued, S
 from smartedge.errors import FleetError
 from smartedge.files import private_folder, refuse_if_others_can_read, write_atomically
 from smartedge.fleet.register import REGISTER, SIMPLEX_KEYS
+from smartedge.fleet.signing import make_signing_key
 from smartedge.types import EDGE_NAME
 from smartedge.wire.simplex.seal import KEY_BYTES
 
@@ -93,6 +94,7 @@ class Authority:
         own = _self_signed("smartedge fleet", _AUTHORITY_DAYS)
         write_atomically(folder / "authority.key", own.key)
         write_atomically(folder / "authority.pem", own.pem)
+        make_signing_key(folder)
         EdgeRegister(edges={}).write(folder / REGISTER)
         made = cls(folder)
         made.renew_cloud(days=days)
@@ -232,6 +234,7 @@ class Authority:
             token=token,
             until=until,
             simplex_key=simplex_key,
+            front_key=make_signing_key(self.folder),
         ).write(path)
         return path
 

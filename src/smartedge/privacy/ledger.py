@@ -29,7 +29,7 @@ from smartedge.privacy.balance import SCHEMA, Balance, Budget, balance_of, event
 from smartedge.privacy.place import place_of
 from smartedge.types import ReleaseEvent
 
-__all__ = ["Ledger", "take_over"]
+__all__ = ["Ledger", "same_policy", "take_over"]
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -243,7 +243,7 @@ class Ledger:
             )
         if run not in (None, facts["run"]):
             raise PrivacyError(f"{self.path}: is the ledger of another run; choose another run_dir for this one")
-        if not _same_policy(facts["policy"], json.loads(json.dumps(policy))):
+        if not same_policy(facts["policy"], json.loads(json.dumps(policy))):
             raise PrivacyError(
                 f"{self.path}: this run began to release with other settings of model and dp; resume it with its own "
                 "config.yaml, or start a new run"
@@ -306,10 +306,10 @@ def take_over(path: Path) -> None:
         db.execute("INSERT OR REPLACE INTO facts VALUES ('place', ?)", (json.dumps(place_of(path)),))
 
 
-def _same_policy(one: object, other: object) -> bool:
+def same_policy(one: object, other: object) -> bool:
     """Whether two policies are equal. The last digits of numbers may differ: mathematical libraries differ there."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same_policy(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(same_policy(one[key], other[key]) for key in one)
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=_ROUNDING)
     return one == other

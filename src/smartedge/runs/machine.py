@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import sys
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 
 from smartedge.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["describe_machine", "peak_rss_bytes", "pick_device", "rss_bytes", "versions"]
 
@@ -23,6 +27,8 @@ def pick_device(name: str, key: str) -> torch.device:
     Raises:
         ConfigError: naming ``key``, where torch has no such device here.
     """
+    import torch
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -70,8 +76,11 @@ def describe_machine() -> dict[str, str | int]:
         "cores": os.cpu_count() or 1,
         "memory_bytes": int(psutil.virtual_memory().total),
     }
-    if torch.cuda.is_available():
-        facts["gpu"] = torch.cuda.get_device_name(0)
+    if importlib.util.find_spec("torch") is not None:  # an edge that only releases has none
+        import torch
+
+        if torch.cuda.is_available():
+            facts["gpu"] = torch.cuda.get_device_name(0)
     return facts
 
 

@@ -29,7 +29,7 @@ def exits_with_success() -> Iterator[None]:
 
 
 def test_the_verbs_are_these() -> None:
-    verbs = "demo init cuts profile plan train cloud edge fleet close sweep ledger log audit certify report infer serve"
+    verbs = "demo init cuts profile plan train cloud edge fleet close sweep ledger log audit certify report infer export serve"
     assert verbs.split() == NAMES
 
 

@@ -1,0 +1,140 @@
+"""Files of a published front.
+
+`smartedge export` writes a folder, the front bundle. [device.md](device.md) says how it is used.
+
+| file | what |
+| --- | --- |
+| `manifest.json` | everything below |
+| `manifest.sig` | Ed25519 signature of the bytes of `manifest.json`, 128 hexadecimal digits; absent where not signed |
+| `front.onnx` | `images`, uint8 (B, 3, S, S), RGB → `features`, float32 (B, *F). The preprocessing is inside |
+| `exit.onnx` | `features`, float32 (B, *F) → `logits`, float32 (B, K) |
+| `front.safetensors`, `exit.safetensors` | the same weights, for the cloud and for edges that have torch |
+
+An edge trusts the files since the manifest names the SHA-256 of each, and the fleet's owner signed the manifest.
+
+## `manifest.json`
+
+[table of FrontManifest]
+
+`calibration.rows`, from the highest threshold to the lowest:
+
+[table of ThresholdRow]
+
+`audit`, for each attribute that was attacked:
+
+[table of AttackedAttribute]
+
+`certificate`, for each attribute:
+
+[table of CertifiedAttribute]
+
+## `edge/calibration.json` of a run
+
+The same figures of a run that is used by `smartedge infer` without being published.
+
+[table of RunCalibration]
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from smartedge.artifacts.base import Artifact, Part
+from smartedge.artifacts.results import TaskFacts
+from smartedge.errors import FrontError, SmartEdgeError
+
+__all__ = [
+    "AttackedAttribute",
+    "Calibration",
+    "CertifiedAttribute",
+    "FrontManifest",
+    "RunCalibration",
+    "ThresholdRow",
+]
+
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ThresholdRow(Part):
+    """What one threshold of the exit's confidence does to the validation images."""
+
+    threshold: float = Field(description="the back answers where the exit's confidence is below it")
+    offloaded: _Share = Field(description="share of the images that the back answers")
+    accuracy: _Share | None = Field(description="of all answers together; null where the back was not known")
+
+
+class Calibration(Part):
+    """The exit on validation images, released as at inference. Confidences are those after `temperature`."""
+
+    temperature: float = Field(
+        gt=0, description="the exit's logits are divided by it, so that its confidence is its accuracy"
+    )
+    images: int = Field(description="validation images")
+    exit_accuracy: _Share = Field(description="where the exit answers every image")
+    back_accuracy: _Share | None = Field(description="where the back does; null where it was not known")
+    rows: tuple[ThresholdRow, ...] = Field(min_length=1)
+
+
+class RunCalibration(Artifact):
+    """``edge/calibration.json``: the calibration of a run's exit."""
+
+    missing: ClassVar[str] = "'smartedge infer' writes it when a threshold is asked for as --offload or --lose"
+    remedy: ClassVar[str] = "remove it: it is made again"
+    page: ClassVar[str] = "docs/front-schema.md"
+
+    schema_version: Literal[1] = 1
+    calibration: Calibration
+
+
+class AttackedAttribute(Part):
+    """What the best attacker of the audit read of one attribute. Balanced accuracies between 0 and 1."""
+
+    sensitive: bool = Field(description="the run was to hide it")
+    best: float | None = Field(description="from one release; null where no attacker was made")
+    training_image: float | None = Field(description="from all that is sent of a training image; null: the same")
+    undefended: float | None = Field(description="the same attackers, on the front without protection")
+    floor: float = Field(description="from the desired label alone")
+
+
+class CertifiedAttribute(Part):
+    """The upper bound for every attacker, for one attribute."""
+
+    desired: bool = Field(description="the label that is to be kept")
+    bound: float = Field(description="no attacker exceeds this balanced accuracy, at the confidence stated")
+    confidence: float
+    releases: int = Field(description="how many releases of one image the attacker has")
+    label_known: bool = Field(description="whether the attacker was given the desired label beside the release")
+
+
+class FrontManifest(Artifact):
+    """``manifest.json``: everything that an edge must know of a published front."""
+
+    error: ClassVar[type[SmartEdgeError]] = FrontError
+    missing: ClassVar[str] = "this is no front bundle; 'smartedge export RUN --to DIR' writes one"
+    remedy: ClassVar[str] = "copy the bundle again, all of its files"
+    page: ClassVar[str] = "docs/front-schema.md"
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[\w.-]{1,64}$", description="for people")
+    version: int = Field(ge=1, description="of this front, as its publisher counts")
+    created: datetime = Field(description="ISO 8601, UTC")
+    smartedge_version: str = Field(description="of the program that wrote it")
+    opset: int = Field(description="of ONNX")
+    difference: float = Field(
+        description="largest difference between ONNX Runtime and torch at export, relative to the largest feature "
+        "where that is above 1"
+    )
+    files: dict[str, _Digest] = Field(description="file → SHA-256")
+    image_size: int = Field(ge=1, description="S: images are cropped square about the middle and resized")
+    task: TaskFacts = Field(description="as in `results.json`")
+    feature_shape: tuple[int, ...] = Field(description="F, of what crosses the cut")
+    settings: dict[str, JsonValue] = Field(description="of the run that trained it: those of `shared/run.json`")
+    policy: dict[str, JsonValue] = Field(description="the law of a release: mechanism, clip, noise, ε of one release")
+    calibration: Calibration | None = Field(description="null where the validation images were not there")
+    threshold: float = Field(description="of the exit's confidence, where the edge names none")
+    audit: dict[str, AttackedAttribute] | None = Field(description="null where the run was not attacked")
+    certificate: dict[str, CertifiedAttribute] | None = Field(description="null where the run has none")

@@ -1,0 +1,135 @@
+"""Opens a front bundle, and checks it before anything of it is used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from smartedge.artifacts.front import FrontManifest
+from smartedge.config import Config, load_config
+from smartedge.errors import FrontError
+from smartedge.fleet.signing import is_signed_by
+from smartedge.fronts.requirements import Requirement
+from smartedge.methods.mechanism import mechanism_of
+from smartedge.privacy.ledger import same_policy
+from smartedge.privacy.mechanisms import Mechanism
+from smartedge.types import Task
+
+__all__ = ["EXIT", "FRONT", "MANIFEST", "SIGNATURE", "PublishedFront", "open_front", "settings_for_release"]
+
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+FRONT, EXIT = "front.onnx", "exit.onnx"
+_FILES = {FRONT, EXIT, "front.safetensors", "exit.safetensors"}
+
+
+@dataclass(frozen=True)
+class PublishedFront:
+    """A front bundle that was checked.
+
+    Attributes:
+        folder: where its files are.
+        manifest: what it says.
+        config: the settings of the run that trained it.
+        mechanism: what protects its releases.
+    """
+
+    folder: Path
+    manifest: FrontManifest
+    config: Config
+    mechanism: Mechanism
+
+    @property
+    def task(self) -> Task:
+        """What its answers mean."""
+        task = self.manifest.task
+        return Task(task.kind, task.columns, task.names)
+
+    def read(self, name: str) -> bytes:
+        """One of its files.
+
+        Raises:
+            FrontError: it is not there, or is not the one that was published.
+        """
+        try:
+            content = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise FrontError(
+                f"{self.folder / name}: cannot be read ({error.strerror}); {FrontManifest.remedy}"
+            ) from error
+        if hashlib.sha256(content).hexdigest() != self.manifest.files[name]:
+            raise FrontError(f"{self.folder / name}: is not the file that was published; {FrontManifest.remedy}")
+        return content
+
+
+def open_front(folder: Path, *, trust: str | None, require: Sequence[Requirement] = ()) -> PublishedFront:
+    """Open and check a front bundle.
+
+    Args:
+        folder: the bundle.
+        trust: the public key whose signature counts, 64 hexadecimal digits; None: the user accepts any front.
+        require: what it must meet.
+
+    Raises:
+        FrontError: a file is missing or was changed, the signature is not there or is another one's, its privacy policy
+            does not follow from its settings, or a requirement is not met.
+    """
+    manifest = FrontManifest.read(folder / MANIFEST)
+    if trust is not None:
+        _check_signature(folder, trust)
+    if manifest.files.keys() != _FILES:
+        raise FrontError(f"{folder / MANIFEST}: does not name the files of a front bundle; {FrontManifest.remedy}")
+    config = load_config(_settings(manifest))
+    mechanism = mechanism_of(config, manifest.feature_shape)
+    if not same_policy(mechanism.policy(), manifest.policy):
+        raise FrontError(f"{folder}: its privacy policy is not that of its settings; {FrontManifest.remedy}")
+    for requirement in require:
+        requirement.check(manifest)
+    published = PublishedFront(folder, manifest, config, mechanism)
+    for name in manifest.files:
+        published.read(name)
+    return published
+
+
+def settings_for_release(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The settings of a run to which edges with this front release each image once; both sides take them from here.
+
+    Args:
+        folder: the front bundle.
+        overrides: as for ``--set``.
+
+    Raises:
+        FrontError: the folder is no front bundle.
+        ConfigError: an override is wrong.
+    """
+    manifest = FrontManifest.read(folder / MANIFEST)
+    trained = load_config(_settings(manifest)).model_dump(mode="json")
+    trained["train"] |= {"front_epochs": None}  # the front is not trained again
+    trained["train"]["distill"] |= {"epochs": 0}
+    trained["model"]["front"] = str(folder / "front.safetensors")
+    return load_config({**trained, "schedule": "freeze-and-log"}, overrides)
+
+
+def _settings(manifest: FrontManifest) -> dict[str, JsonValue]:
+    """The settings of the run that trained the front, as far as edge and cloud must agree on them."""
+    return {key: value for key, value in manifest.settings.items() if key != "front"}
+
+
+def _check_signature(folder: Path, trust: str) -> None:
+    try:
+        signature = bytes.fromhex((folder / SIGNATURE).read_text(encoding="ascii").strip())
+    except FileNotFoundError as error:
+        raise FrontError(
+            f"{folder}: is not signed; publish it with 'smartedge export RUN --to DIR --fleet FLEET', or accept it "
+            "with --unsigned"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise FrontError(f"{folder / SIGNATURE}: cannot be read ({error}); {FrontManifest.remedy}") from error
+    if not is_signed_by(trust, signature, (folder / MANIFEST).read_bytes()):
+        raise FrontError(
+            f"{folder}: its signature is not that of the key that this edge trusts: it was changed, or published by "
+            "somebody else; copy it again from its publisher"
+        )

@@ -1,0 +1,149 @@
+"""Where images come from while a process stays up: files, a watched folder, standard input, a video, a camera."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartedge.decode import SUFFIXES, decode, is_hidden
+from smartedge.errors import ConfigError, DataError
+
+__all__ = ["Shown", "open_source"]
+
+_CAMERA = "camera:"
+_VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+_LOOK_S = 0.5  # between two looks at a folder
+_SETTLED_S = 1.0  # a file that was changed within this time may still be written
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image of a source.
+
+    Attributes:
+        name: of the file, or ``VIDEO@SECONDS``.
+        pixels_CHW: uint8 (3, S, S); None where the image cannot be used.
+        problem: the reason then.
+    """
+
+    name: str
+    pixels_CHW: NDArray[np.uint8] | None
+    problem: str = ""
+
+    @classmethod
+    def of(cls, name: str, item: Path | NDArray[np.uint8], image_size: int) -> Shown:
+        """Decode an image as in training."""
+        found = decode(item, image_size)
+        if isinstance(found, str):
+            return cls(name, None, found)
+        return cls(name, np.ascontiguousarray(found.transpose(2, 0, 1)))
+
+
+def open_source(
+    where: str,
+    image_size: int,
+    stop: threading.Event,
+    *,
+    every: float = 1.0,
+    once: bool = False,
+    lines: TextIO | None = None,
+) -> Iterator[Shown]:
+    """The images of a source, as they come.
+
+    Args:
+        where: a folder, which is watched for new images; ``-``: names of files, one a line, from ``lines``; a video
+            file; ``camera:DEVICE``, such as ``camera:/dev/video0``; or one image file.
+        image_size: S.
+        stop: set it to end a source that has no end.
+        every: seconds between two images of a video or camera.
+        once: a folder is read once and not watched.
+        lines: standard input, for ``-``.
+
+    Raises:
+        DataError: there is no such file or folder, or the video or camera cannot be read.
+        ConfigError: ``every`` is not positive.
+    """
+    if not every > 0:
+        raise ConfigError(f"--every {every}: must be more than 0 seconds")
+    if where == "-":
+        files: Iterable[Path] = (Path(line.strip()) for line in lines or () if line.strip())
+        return (Shown.of(str(file), file, image_size) for file in files)
+    if where.startswith(_CAMERA):
+        return _frames(where.removeprefix(_CAMERA), "v4l2", image_size, stop, every)
+    path = Path(where)
+    if path.is_dir():
+        return (Shown.of(str(file), file, image_size) for file in _watch(path, stop, once=once))
+    if not path.exists():
+        raise DataError(
+            f"--source {where}: there is no such file or folder; give a folder, a video, an image, camera:DEVICE, or -"
+        )
+    if path.suffix.lower() in _VIDEOS:
+        return _frames(where, None, image_size, stop, every)
+    return iter([Shown.of(where, path, image_size)])
+
+
+def _watch(folder: Path, stop: threading.Event, *, once: bool) -> Iterator[Path]:
+    """The images of a folder by their names, then those that come or change, when they are written to their end."""
+    known: dict[str, tuple[int, int]] = {}
+    while True:
+        found = dict(_images(folder))
+        known = {name: state for name, state in known.items() if name in found}
+        now = time.time_ns()
+        for name, state in sorted(found.items()):
+            settled = now - state[0] > _SETTLED_S * 1e9
+            if known.get(name) != state and (settled or once):
+                known[name] = state
+                yield folder / name
+            if stop.is_set():
+                return
+        if once or stop.wait(timeout=_LOOK_S):
+            return
+
+
+def _images(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name, and time of change and size, of each image in a folder."""
+    try:
+        for file in folder.iterdir():
+            if file.suffix.lower() not in SUFFIXES or is_hidden(file):
+                continue
+            try:
+                status = file.stat()
+            except OSError:  # it was removed meanwhile
+                continue
+            yield file.name, (status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def _frames(where: str, kind: str | None, image_size: int, stop: threading.Event, every: float) -> Iterator[Shown]:
+    """Pictures of a video or camera, ``every`` seconds of its own time apart."""
+    try:
+        import av
+    except ImportError as error:
+        raise ConfigError(f"--source {where}: needs the package 'av': pip install 'smartedge[video]'") from error
+    try:
+        container: Any = av.open(where, format=kind)
+    except (OSError, ValueError) as error:  # av's errors are OSErrors
+        raise DataError(f"--source {where}: cannot be opened as a video ({error})") from error
+    with container:
+        if not container.streams.video:
+            raise DataError(f"--source {where}: has no pictures")
+        due: float | None = None
+        try:
+            for picture in container.decode(video=0):
+                if stop.is_set():
+                    return
+                at = float(picture.time or 0.0)
+                if due is None or at >= due - 1e-6:
+                    jumped = due is None or at > due + every  # what was missed is not caught up with
+                    due = (at if jumped or due is None else due) + every
+                    yield Shown.of(f"{where}@{at:.3f}", picture.to_ndarray(format="rgb24"), image_size)
+        except OSError as error:
+            raise DataError(f"--source {where}: broke off ({error})") from error

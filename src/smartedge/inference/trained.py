@@ -1,0 +1,133 @@
+"""A finished run, ready to answer: its facts, and its front run by torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from smartedge.artifacts.run import SharedRun
+from smartedge.config import Config, load_config, load_run_config
+from smartedge.errors import RunError
+from smartedge.methods.base import get_method
+from smartedge.methods.mechanism import mechanism_of
+from smartedge.types import Features, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+__all__ = ["TorchFront", "TrainedRun", "load_part"]
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished hierarchical run, ready to answer.
+
+    Attributes:
+        agreement: the settings on which edge and cloud agreed, as ``shared/run.json`` has them.
+    """
+
+    folder: Path
+    config: Config
+    task: Task
+    agreement: dict[str, JsonValue]
+
+    @classmethod
+    def open(cls, folder: Path) -> TrainedRun:
+        """Read the facts of a run directory: ``shared/run.json``, and ``config.yaml`` where it is there.
+
+        Raises:
+            RunError: it holds no finished hierarchical run.
+        """
+        file = folder / "shared" / "run.json"
+        own = load_run_config(folder) if (folder / "config.yaml").exists() or not file.exists() else None
+        shared = SharedRun.read(file)
+        config = own or load_config({key: value for key, value in shared.settings.items() if key != "front"})
+        if not get_method(config.method).has_exit:
+            raise RunError(
+                f"{folder}: was trained with method {config.method!r}, which has no exit on the edge; "
+                "infer needs a run of method 'hierarchical'"
+            )
+        task = Task(shared.task.kind, shared.task.columns, shared.task.names)
+        return cls(folder, config, task, dict(shared.settings))
+
+
+class TorchFront:
+    """Front and task exit of a run, with their final weights. It is a :class:`smartedge.inference.answering.Front`.
+
+    Raises:
+        RunError: weights are missing, or of another network.
+    """
+
+    def __init__(self, run: TrainedRun) -> None:
+        from smartedge.models.network import divide
+
+        divided = divide(run.config.division(run.task.outputs))
+        self.front, self.task_exit = divided.front.eval(), divided.task_exit.eval()
+        load_part(self.front, run.folder / "edge" / "front.safetensors")
+        load_part(self.task_exit, run.folder / "edge" / "exit.safetensors")
+        self.config, self.task, self.agreement = run.config, run.task, run.agreement
+        self.feature_shape = divided.feature_shape
+        self.mechanism = mechanism_of(run.config, self.feature_shape)
+
+    def features(self, images_BCHW: NDArray[np.uint8]) -> Features:
+        """uint8 (B, 3, S, S) → bounded features, float32 (B, *F).
+
+        Where releases are random, the front takes one image at a time. In a batch, the last bits of the features depend
+        on the other images; the same image in another batch would then be a new release.
+        """
+        import torch
+
+        size = _BATCH if self.mechanism.words_per_image == 0 else 1
+        with torch.no_grad():
+            parts = [self._features(part).numpy() for part in torch.from_numpy(images_BCHW).split(size)]
+        return np.concatenate(parts)
+
+    def logits(self, features_BF: Features, *, released: bool) -> NDArray[np.float32]:
+        """The exit's logits, float32 (B, K): see :meth:`smartedge.fronts.runtime.OnnxFront.logits`."""
+        import torch
+
+        from smartedge.methods.front_step import exit_logits
+
+        mechanism = None if released else self.mechanism
+        with torch.no_grad(), self._autocast(enabled=not released):
+            logits_BK = exit_logits(self.task_exit, mechanism, torch.from_numpy(features_BF), self.task.kind)
+        return np.asarray(logits_BK.numpy(), dtype=np.float32)
+
+    def _features(self, images_BCHW: Tensor) -> Tensor:
+        import torch
+
+        from smartedge.methods.differentiable import differentiable
+        from smartedge.models.network import to_input
+
+        with self._autocast():
+            features_BF = self.front(to_input(images_BCHW, torch.device("cpu")))
+            return differentiable(self.mechanism).bound(features_BF.float()).float()
+
+    def _autocast(self, *, enabled: bool = True) -> torch.autocast:
+        import torch
+
+        return torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=enabled and self.config.train.precision == "bfloat16"
+        )
+
+
+def load_part(module: nn.Module, path: Path) -> None:
+    """Give a part of the network its final weights.
+
+    Raises:
+        RunError: the file is not there, is damaged, or holds another network.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        module.load_state_dict(load_file(path), strict=True)
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"{path}: the weights cannot be loaded ({error})") from error

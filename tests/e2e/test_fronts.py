@@ -1,0 +1,231 @@
+"""A published front: exported, checked, run without torch, and equal to torch, over a real socket."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smartedge.artifacts.front import FrontManifest
+from smartedge.cli.app import main
+from smartedge.cloud.runner import CloudRunner
+from smartedge.config import load_config
+from smartedge.errors import FrontError
+from smartedge.files import write_atomically
+from smartedge.fleet.signing import make_signing_key, sign
+from smartedge.fronts.bundle import open_front, settings_for_release
+from smartedge.fronts.requirements import Requirement
+from smartedge.fronts.runtime import OnnxFront
+from smartedge.inference import TorchFront, TrainedRun, export_front
+from smartedge.runs.progress import Quiet
+from smartedge.training import receiver_for, release_images, run_edge, train
+
+EXACT = {"name": "tiny:build_exact", "cut": "stage1"}
+NOISE = {"mechanism": "gaussian", "epsilon": 8.0, "clip": 100.0}
+
+
+def write_photographs(folder) -> None:
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6), ("test", 6)):
+        for name, light in (("dark", 60), ("light", 180)):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(light - 50, light + 50, (18, 22, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.png")
+    (folder / "train" / "dark" / "3.png").write_bytes(b"not an image")
+
+
+@pytest.fixture
+def published(tiny_config, tmp_path):
+    """``published(**settings)``: a trained run on photographs, and its front bundle, signed by ``factory``."""
+    write_photographs(tmp_path / "photographs")
+
+    def make(**changes):
+        data = {"path": str(tmp_path / "photographs"), "desired": "label", "sensitive": [], "limit": {}}
+        config = tiny_config("run", epochs=1, schedule="freeze-and-log", data=data, train={"batch_size": 8}, **changes)
+        train(config, single_process=True, monitor=Quiet())
+        (tmp_path / "factory").mkdir(mode=0o700)
+        make_signing_key(tmp_path / "factory")
+        trained = TrainedRun.open(config.run_dir)
+        key = tmp_path / "factory" / "front.key"
+        export_front(trained, tmp_path / "front", name="tiny", version=3, threshold=0.7, key=key)
+        return trained, tmp_path / "front", (tmp_path / "factory" / "front.pub").read_text().strip()
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"bottleneck": [4, 2, 2]}, "dp": {"mechanism": "gaussian", "epsilon": 8.0}},
+        {"model": {"codebook": 6}, "dp": {"mechanism": "randomised-response", "epsilon": 3.0}},
+    ],
+    ids=["noise on a bottleneck", "codewords"],
+)
+def test_onnx_runtime_computes_what_torch_computes(published, changes):
+    trained, folder, trust = published(**changes)
+    torch_front, onnx_front = TorchFront(trained), OnnxFront(open_front(folder, trust=trust))
+    images_BCHW = np.random.default_rng(1).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
+    features_BF = torch_front.features(images_BCHW)
+    np.testing.assert_allclose(onnx_front.features(images_BCHW), features_BF, atol=1e-5, rtol=0)
+    for released in (False, True):
+        wanted = torch_front.logits(features_BF, released=released)
+        np.testing.assert_allclose(onnx_front.logits(features_BF, released=released), wanted, atol=1e-5, rtol=0)
+    assert onnx_front.mechanism.policy() == torch_front.mechanism.policy()
+
+
+def stored(open_log, config):
+    """What the cloud stored: of each frame its number, ids, labels and bytes."""
+    log = open_log(config.run_dir)
+    return [
+        (f.seq, f.batch.ids.tolist(), f.batch.labels.tolist(), bytes(f.batch.payload), bytes(f.batch.side))
+        for f in log.frames()
+    ]
+
+
+def with_a_cloud(config, edge) -> None:
+    """Run an edge against a cloud's end of a real socket."""
+    cloud = CloudRunner(config, config.run_dir / "cloud", Quiet(), resume=False, inline=False)
+    receiver = receiver_for(config, cloud.ingest, "127.0.0.1", 0)
+    receiver.start()
+    try:
+        assert edge(f"127.0.0.1:{receiver.port}")
+    finally:
+        receiver.close()
+        cloud.close()
+
+
+def share_key(config) -> None:
+    (config.run_dir / "edge").mkdir(parents=True)
+    key = config.run_dir / "edge" / "noise.key"
+    key.write_bytes(bytes(range(32)))
+    key.chmod(0o600)
+
+
+def test_the_same_bytes_as_an_edge_with_torch(published, tmp_path, open_log):
+    """Same run, same key of the noise, same images: the same streams, and every frame equal to the last byte."""
+    _, folder, trust = published(model=EXACT, dp=NOISE)
+    source = tmp_path / "photographs"
+    config = settings_for_release(folder)
+    with_torch, without = (load_config(config, {"run_dir": str(tmp_path / name)}) for name in ("torch", "onnx"))
+    data = {"path": str(source), "cache_dir": str(tmp_path.parent / "cache")}
+    with_torch = load_config(with_torch, {"data": data, "hardware": {"threads": 1, "edge_device": "cpu"}})
+    assert with_torch.agreement() == without.agreement()
+    for each in (with_torch, without):
+        share_key(each)
+    with_a_cloud(with_torch, lambda location: run_edge(with_torch, location, Quiet()))
+    front = open_front(folder, trust=trust)
+    with_a_cloud(without, lambda location: release_images(front, without, source, location, Quiet()))
+    wanted = stored(open_log, with_torch)
+    assert [len(ids) for _, ids, *_ in wanted] == [8, 8, 7, 8, 4, 8, 4], "one of 24 training images is damaged"
+    assert stored(open_log, without) == wanted
+
+
+def test_a_stopped_release_goes_on_and_repeats_nothing(published, tmp_path, open_log):
+    _, folder, trust = published(model=EXACT, dp=NOISE)
+    source, front = tmp_path / "photographs", open_front(folder, trust=trust)
+    once, twice = (load_config(settings_for_release(folder), {"run_dir": str(tmp_path / n)}) for n in ("once", "twice"))
+    for each in (once, twice):
+        share_key(each)
+    with_a_cloud(once, lambda location: release_images(front, once, source, location, Quiet()))
+
+    class StopAtThird(Quiet):
+        stop = threading.Event()
+
+        def update(self, update):
+            if update.phase == "release train" and update.done == 3:
+                self.stop.set()
+
+    cloud = CloudRunner(twice, twice.run_dir / "cloud", Quiet(), resume=False, inline=False)
+    receiver = receiver_for(twice, cloud.ingest, "127.0.0.1", 0)
+    receiver.start()
+    location, monitor = f"127.0.0.1:{receiver.port}", StopAtThird()
+    try:
+        assert not release_images(front, twice, source, location, monitor, stop=monitor.stop)
+        assert release_images(front, twice, source, location, Quiet(), resume=True)
+    finally:
+        receiver.close()
+        cloud.close()
+    assert stored(open_log, twice) == stored(open_log, once)
+
+
+def test_no_torch_is_loaded(published, tmp_path):
+    """A fresh interpreter without torch, pyarrow and safetensors: it answers, and releases a folder into its spool."""
+    _, folder, _ = published(model={"bottleneck": [4, 2, 2]}, dp={"mechanism": "gaussian", "epsilon": 8.0})
+    program = f"""
+import sys
+for name in ("torch", "pyarrow", "safetensors", "scipy", "dp_accounting", "timm", "torchvision"):
+    sys.modules[name] = None  # importing it raises ModuleNotFoundError
+from smartedge.cli.app import main
+trust = ["--trust", {str(tmp_path / "factory" / "front.pub")!r}, "--require", "version>=3"]
+photographs = {str(tmp_path / "photographs")!r}
+assert main(["infer", {str(folder)!r}, "--source", photographs + "/test/dark", "--once", "--json", *trust]) == 0
+import smartedge.edge.releasing, smartedge.training
+from smartedge.fronts.bundle import open_front, settings_for_release
+from smartedge.fronts.runtime import OnnxFront
+from smartedge.edge.labelled import LabelledFolder
+from pathlib import Path
+front = OnnxFront(open_front(Path({str(folder)!r}), trust=None))
+images = LabelledFolder.open(Path(photographs), front.task)
+ids, _ = images.usable("test", 16)
+part, pixels, labels = next(images.batches("test", ids, 8, 16))
+assert front.features(pixels).shape == (8, 4, 2, 2)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 6 and {row["by"] for row in rows} == {"exit"} and rows[0]["answer"] in ("dark", "light")
+
+
+def test_a_front_that_is_not_what_was_published_is_refused(published, tmp_path):
+    _, folder, trust = published(model={"bottleneck": [4, 2, 2]}, dp={"mechanism": "gaussian", "epsilon": 8.0})
+    assert open_front(folder, trust=trust).manifest.version == 3
+    stranger = make_signing_key(_folder(tmp_path / "stranger"))
+    with pytest.raises(FrontError, match="published by somebody else"):
+        open_front(folder, trust=stranger)
+
+    changed = shutil.copytree(folder, tmp_path / "weights")
+    (changed / "front.onnx").write_bytes((folder / "front.onnx").read_bytes()[:-1] + b"\0")
+    with pytest.raises(FrontError, match="is not the file that was published"):
+        open_front(changed, trust=trust)
+
+    changed = shutil.copytree(folder, tmp_path / "manifest")
+    manifest = FrontManifest.read(folder / "manifest.json").model_copy(update={"threshold": 0.1})
+    manifest.write(changed / "manifest.json")
+    with pytest.raises(FrontError, match="it was changed"):
+        open_front(changed, trust=trust)
+
+    (changed / "manifest.sig").unlink()
+    with pytest.raises(FrontError, match="is not signed"):
+        open_front(changed, trust=trust)
+    assert open_front(changed, trust=None).manifest.threshold == 0.1
+
+    weaker = manifest.model_copy(update={"policy": {**manifest.policy, "sigma": 0.01}})
+    weaker.write(changed / "manifest.json")
+    signature = sign((changed / "manifest.json").read_bytes(), tmp_path / "factory" / "front.key")
+    write_atomically(changed / "manifest.sig", signature.hex())
+    with pytest.raises(FrontError, match="privacy policy is not that of its settings"):
+        open_front(changed, trust=trust)
+    with pytest.raises(FrontError, match="certificate<=70%: its bundle says nothing"):
+        open_front(folder, trust=trust, require=[Requirement.parse("certificate<=70%")])
+
+
+def test_a_verb_says_whom_it_trusts(published, tmp_path, capsys):
+    _, folder, _ = published(model={"bottleneck": [4, 2, 2]})
+    image = str(tmp_path / "photographs" / "test" / "dark" / "0.png")
+    assert main(["infer", str(folder), image]) == 2
+    assert "who may publish fronts for this edge?" in capsys.readouterr().err
+    assert main(["infer", str(folder), image, "--unsigned"]) == 0
+    assert "is not checked" in capsys.readouterr().err
+
+
+def _folder(path):
+    path.mkdir(mode=0o700)
+    return path

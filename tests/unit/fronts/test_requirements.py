@@ -1,0 +1,99 @@
+"""What an edge may ask of a front."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from smartedge.artifacts.front import AttackedAttribute, CertifiedAttribute, FrontManifest
+from smartedge.artifacts.results import TaskFacts
+from smartedge.errors import ConfigError, FrontError
+from smartedge.fronts.requirements import Requirement
+
+
+def manifest(**changes: Any) -> FrontManifest:
+    attacked = {"sensitive": True, "undefended": 0.9, "floor": 0.6}
+    certified = {"confidence": 0.95, "releases": 1, "label_known": False}
+    facts: dict[str, Any] = {
+        "name": "faces",
+        "version": 3,
+        "created": datetime(2026, 1, 1, tzinfo=timezone.utc),
+        "smartedge_version": "0.1",
+        "opset": 17,
+        "difference": 0.0,
+        "files": {},
+        "image_size": 64,
+        "task": TaskFacts(kind="single", columns=("Smiling",), names=("no", "yes")),
+        "feature_shape": (4, 2, 2),
+        "settings": {},
+        "policy": {"granularity": "vector", "epsilon_each": 8.0},
+        "calibration": None,
+        "threshold": 0.9,
+        "audit": {
+            "Male": AttackedAttribute(best=0.66, training_image=0.68, **attacked),
+            "Young": AttackedAttribute(best=0.55, training_image=None, **attacked),
+            "Smiling": AttackedAttribute(best=0.92, training_image=None, **attacked),
+        },
+        "certificate": {
+            "Male": CertifiedAttribute(desired=False, bound=0.694, **certified),
+            "Smiling": CertifiedAttribute(desired=True, bound=0.97, **certified),
+        },
+    }
+    return FrontManifest(**{**facts, **changes})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "certificate<=70%",
+        "certificate <= 0.7",
+        "certificate.Male<=69.4%",
+        "attack<=68%",
+        "attack.Young<=55%",
+        "epsilon<=8",
+        "version>=3",
+    ],
+)
+def test_what_is_met(text: str) -> None:
+    Requirement.parse(text).check(manifest())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("certificate<=69%", "it is 69.4 %"),
+        ("attack<=67%", "it is 68.0 %"),
+        ("epsilon<=7.9", "it is 8"),
+        ("version>=4", "it is 3"),
+        ("certificate.Young<=99%", "says nothing about that"),
+        ("attack.Bald<=99%", "says nothing about that"),
+    ],
+)
+def test_what_is_not_met(text: str, says: str) -> None:
+    with pytest.raises(FrontError, match=says):
+        Requirement.parse(text).check(manifest())
+
+
+def test_a_front_that_says_nothing_meets_nothing() -> None:
+    silent = manifest(audit=None, certificate=None, policy={"granularity": "vector", "epsilon_each": None})
+    for text in ("certificate<=100%", "attack<=100%", "epsilon<=1000"):
+        with pytest.raises(FrontError):
+            Requirement.parse(text).check(silent)
+    only_desired = manifest(certificate={"Smiling": manifest().certificate["Smiling"]})  # type: ignore[index]
+    with pytest.raises(FrontError, match="says nothing"):
+        Requirement.parse("certificate<=100%").check(only_desired)
+
+
+def test_epsilon_is_that_of_the_whole_map() -> None:
+    element = manifest(policy={"granularity": "element", "epsilon_each": 1.0})
+    Requirement.parse("epsilon<=16").check(element)
+    with pytest.raises(FrontError, match="it is 16"):
+        Requirement.parse("epsilon<=15").check(element)
+
+
+@pytest.mark.parametrize("text", ["certificate<70%", "certificate<=7", "epsilon<=8%", "version.Male>=1", "trust", ""])
+def test_what_is_no_requirement(text: str) -> None:
+    with pytest.raises(ConfigError, match="--require"):
+        Requirement.parse(text)
