@@ -1,0 +1,88 @@
+"""Where images come from while a process stays up."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smartedge.errors import ConfigError, DataError
+from smartedge.inference.sources import open_source
+
+
+def write(file, shade: int = 100) -> None:
+    Image.fromarray(np.full((20, 30, 3), shade, np.uint8)).save(file)
+    os.utime(file, (1, 1))  # long ago: written to its end
+
+
+def test_a_folder_is_read_and_then_watched(tmp_path):
+    write(tmp_path / "b.png"), write(tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    stop = threading.Event()
+    source = open_source(str(tmp_path), 16, stop)
+    first = [next(source), next(source)]
+    assert [os.path.basename(shown.name) for shown in first] == ["a.png", "b.png"]
+    assert first[0].pixels_CHW.shape == (3, 16, 16) and first[0].pixels_CHW.dtype == np.uint8
+    write(tmp_path / "c.png")
+    assert os.path.basename(next(source).name) == "c.png"
+    write(tmp_path / "a.png", shade=200)
+    os.utime(tmp_path / "a.png", (2, 2))
+    assert next(source).pixels_CHW.max() == 200, "a file that was changed is shown again"
+    stop.set()
+    assert list(source) == []
+
+
+def test_a_file_that_is_still_written_is_waited_for(tmp_path):
+    write(tmp_path / "done.png"), write(tmp_path / "new.png")
+    os.utime(tmp_path / "new.png")  # changed just now
+    source = open_source(str(tmp_path), 16, threading.Event())
+    assert os.path.basename(next(source).name) == "done.png"
+    os.utime(tmp_path / "new.png", (1, 1))
+    assert os.path.basename(next(source).name) == "new.png"
+
+
+def test_once(tmp_path):
+    write(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"damaged")
+    shown = list(open_source(str(tmp_path), 16, threading.Event(), once=True))
+    assert [each.problem for each in shown] == ["", "image cannot be decoded"]
+    assert shown[1].pixels_CHW is None
+
+
+def test_names_on_standard_input(tmp_path):
+    write(tmp_path / "a.png")
+    lines = io.StringIO(f"{tmp_path / 'a.png'}\n\n{tmp_path / 'gone.png'}\n")
+    shown = list(open_source("-", 16, threading.Event(), lines=lines))
+    assert [each.problem for each in shown] == ["", "image file missing"]
+
+
+def test_a_video(tmp_path):
+    av = pytest.importorskip("av")
+    file = str(tmp_path / "film.mp4")
+    with av.open(file, "w") as film:
+        stream = film.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(30):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8), format="rgb24")
+            film.mux(stream.encode(picture))
+        film.mux(stream.encode())
+    shown = list(open_source(file, 16, threading.Event(), every=1.0))
+    assert [each.name for each in shown] == [f"{file}@0.000", f"{file}@1.000", f"{file}@2.000"]
+    shades = [float(each.pixels_CHW.mean()) for each in shown]
+    assert np.allclose(shades, [0, 80, 160], atol=6)
+    assert len(list(open_source(file, 16, threading.Event(), every=0.1))) == 30
+
+
+@pytest.mark.parametrize("where", ["nowhere", "film.mp4"])
+def test_what_is_no_source(tmp_path, monkeypatch, where):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "film.mp4").write_bytes(b"no film")
+    with pytest.raises(DataError, match="--source"):
+        list(open_source(where, 16, threading.Event()))
+    with pytest.raises(ConfigError, match="--every"):
+        open_source(".", 16, threading.Event(), every=0.0)
