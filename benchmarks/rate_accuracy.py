@@ -211,10 +211,10 @@ def train_front(config: Config, folder: Path) -> dict[str, Any]:
 def plain_map_bytes(config: Config) -> int:
     """Of the tensor at the cut as float32, without a bottleneck."""
     from smartedge.models.cut import list_cuts
-    from smartedge.models.zoo import build
+    from smartedge.models.network import network_of
 
     side = config.data.image_size
-    cuts = list_cuts(build(**config.whole(2)), (3, side, side))
+    cuts = list_cuts(network_of(config.division(2)), (3, side, side))
     return 4 * math.prod(next(cut.shape for cut in cuts if cut.name == config.model.cut))
 
 

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,11 @@ import torch
 from headers import stream_header
 from many_edges import edges_of, fleet_config, lines_of, run_fleet
 from runs import assert_same_run, share_key
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from watching import Watch, facts_of
 
 from smartedge.artifacts.fleet_run import OrderLine
+from smartedge.artifacts.results import Results
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.store import FeatureLog
 from smartedge.config import Config, Section, load_config
@@ -34,6 +36,7 @@ from smartedge.files import write_atomically
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
 from smartedge.methods.schedules import get_schedule
+from smartedge.models.zoo import build
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
 from smartedge.wire.credentials import Credentials
@@ -124,6 +127,8 @@ ROWS: dict[str, Row] = {
         },
     ),
     "model.name": Row("tiny:build_wide", {"plain": ("header",), "upload": ("whole update",)}),
+    "model.args": Row({"dropout": 0.5}, every("update")),
+    "model.adapter": Row(2, {"plain": ("adversary update",)}, given={"train": {"freeze": "front"}}),
     "model.cut": Row("stage2", {"plain": ("header",)}),
     "model.bottleneck": Row([4, 2, 2], {"plain": ("header", "front update", "back update")}),
     "model.codebook": Row(5, {"codewords": ("header", "front update", "back update")}),
@@ -137,6 +142,7 @@ ROWS: dict[str, Row] = {
     "train.batch_size": Row(8, every("steps", besides={"freeze-and-log": ("header", "back steps")})),
     "train.optimizer": Row("sgd", every("update")),
     "train.lr": Row(0.01, every("update")),
+    "train.freeze": Row("front", {"plain": ("front update",), "protected": ("front update",)}),
     "train.weight_decay": Row(0.3, every("update")),
     "train.momentum": Row(0.5, every("update"), given={"train": {"optimizer": "sgd"}}),
     "train.label_smoothing": Row(0.3, every("update")),
@@ -202,6 +208,8 @@ ELSEWHERE = {
     "store.max_bytes": "test_the_store_gets_its_limit",
     "spool.max_bytes": "test_the_spool_gets_its_settings",
     "spool.when_full": "test_the_spool_gets_its_settings",
+    "model.weights": "test_pretrained_weights",
+    "train.lr_pretrained": "test_pretrained_parameters_have_a_learning_rate_of_their_own",
     "model.front": "test_a_front_that_was_trained_before_is_sent_and_not_trained",
     "link.connect_timeout": "test_the_link_gets_its_settings",
     "link.token_file": "test_the_link_gets_its_settings",
@@ -526,6 +534,63 @@ def test_the_one_way_link_gets_its_settings(tmp_path):
     bits = 8 * sent["slow"][0]
     assert sent["slow"][1] > bits / 5e5
     assert made._rate_bits_s == 1e6
+
+
+def weights_of_tiny(folder: Path) -> str:
+    """A file with the weights of the tiny network, trained for another number of classes."""
+    save_file(build("tiny:build", outputs=7, image_size=16, seed=5).state_dict(), folder / "tiny.safetensors")
+    return str(folder / "tiny.safetensors")
+
+
+def test_pretrained_weights(tiny_config, tmp_path):
+    """Both sides begin with them, results say so, and what a frozen front learned from the images: nothing."""
+    weights = weights_of_tiny(tmp_path)
+    given = load_file(weights)
+    for name, freeze, learned in (("free", [], "trained"), ("frozen", ["front"], "frozen")):
+        config = tiny_config(name, model={"weights": weights}, train={"freeze": freeze, "lr": 1e-4})
+        train(config, single_process=True, monitor=Quiet())
+        results = Results.read(config.run_dir / "results.json")
+        assert results.weights.source == weights and results.weights.replaced == ("head.2.weight", "head.2.bias")
+        assert results.privacy.front == learned
+        front = load_file(config.run_dir / "edge" / "front.safetensors")
+        back = load_file(config.run_dir / "cloud" / "back.safetensors")
+        moved = {
+            key for key in front if key.startswith("1.") and not torch.equal(front[key], given[key.removeprefix("1.")])
+        }
+        assert moved if not freeze else not moved  # batch statistics among them
+        kernel = "stage2.0.weight"
+        assert 0 < (back[kernel] - given[kernel]).abs().max() < 0.05, "the back begins with them too, and learns"
+    elsewhere = tmp_path / "copy"
+    elsewhere.mkdir()
+    here, there = (tiny_config("a", model={"weights": file}) for file in (weights, weights_of_tiny(elsewhere)))
+    other = tiny_config("a", model={"weights": "none"})
+    assert here.agreement() == there.agreement() and here.identity() == there.identity()
+    assert here.agreement() != other.agreement()
+    with pytest.raises(ConfigError, match=r"gone\.pth cannot be read.*copy the file"):
+        tiny_config("a", model={"weights": "gone.pth"}).agreement()
+
+
+def test_an_undivided_network_begins_with_pretrained_weights(tiny_config, tmp_path):
+    weights = weights_of_tiny(tmp_path)
+    for method in ("upload", "local"):
+        config = tiny_config(method, method=method, epochs=1, model={"weights": weights}, data={"limit": {"train": 32}})
+        train(config, single_process=True, monitor=Quiet())
+        assert Results.read(config.run_dir / "results.json").weights.source == weights
+
+
+def test_pretrained_parameters_have_a_learning_rate_of_their_own(tiny_config, tmp_path):
+    rates = {}
+    for share in (None, 1e-5):
+        changes = {"model": {"weights": weights_of_tiny(tmp_path)}, "train": {"lr": 1e-3, "lr_pretrained": share}}
+        config = tiny_config(f"run{share}", **merged(SMALL, changes))
+        with Watch().watching() as watch:
+            train(config, single_process=True, monitor=Quiet())
+        rates[share] = {
+            part: [updates[0][1].count(f"'lr': {rate}") for rate in (1e-3, 1e-5)]
+            for part, updates in watch.updates.items()
+        }
+    assert rates[None] == {"front": [2, 0], "back": [2, 0]}
+    assert rates[1e-5] == {"front": [2, 2], "back": [2, 2]}
 
 
 def test_a_front_that_was_trained_before_is_sent_and_not_trained(tiny_config):

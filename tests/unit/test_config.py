@@ -55,6 +55,16 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
         ({"link": {"tls_cert": "x.pem"}}, ["link.tls_cert", "both or neither"]),
         ({"method": "split", "cloud": {"shards": 2}}, ["cloud.shards", "'split' answers"]),
         ({"train": {"batch_size": 7}, "cloud": {"shards": 4}}, ["cloud.shards", "7 images", "at most 3"]),
+        ({"model": {"cut": 1.1}}, ["model.cut: 1.1 is a number in YAML", "in quotes"]),
+        ({"model": {"weights": "my.ckpt"}}, ["model.weights: 'my.ckpt' is neither 'none' nor 'timm'", ".safetensors"]),
+        ({"train": {"freeze": "front"}, "method": "local"}, ["train.freeze", "does not divide"]),
+        ({"train": {"freeze": "front"}, "method": "split"}, ["train.freeze", "nothing to train"]),
+        (
+            {"train": {"freeze": "front"}, "adversary": {"exits": "mlp"}, "data": {"sensitive": "a"}},
+            ["cannot learn to"],
+        ),
+        ({"model": {"adapter": 4}}, ["model.adapter", "train.freeze, for example 'front'"]),
+        ({"train": {"lr_pretrained": 1e-4}}, ["train.lr_pretrained", "no pretrained weights"]),
     ],
 )
 def test_what_is_wrong_is_named_with_a_remedy(raw, words):
@@ -62,6 +72,28 @@ def test_what_is_wrong_is_named_with_a_remedy(raw, words):
         load_config(raw)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ({"name": "timm/tf_efficientnet_lite0", "weights": "my.pth"}, 224),
+        ({"name": "resnet10t.c3_in1k"}, 176),
+        ({"name": "resnet10t.c3_in1k", "weights": "none"}, 64),
+        ({"name": "my.code:network", "weights": "my.pth"}, 64),
+        ({"name": "resnet18"}, 64),
+    ],
+)
+def test_a_pretrained_network_gets_images_of_its_own_size_where_none_is_given(model, size):
+    config = load_config({"model": model})
+    assert config.data.image_size == size
+    assert load_config(Config.model_validate({"model": model})).data.image_size == size
+    assert load_config(yaml.safe_load(config.to_yaml())) == config
+    assert load_config({"model": model, "data": {"image_size": 48}}).data.image_size == 48
+
+
+def test_a_cut_may_be_a_whole_number():
+    assert load_config({"model": {"cut": 0}}).model.cut == "0"
 
 
 def test_every_problem_is_reported_at_once():

@@ -78,6 +78,7 @@ __all__ = [
     "Results",
     "StageSeconds",
     "TaskFacts",
+    "WeightsFacts",
 ]
 
 MachineFacts = dict[str, str | int]
@@ -121,6 +122,20 @@ class DataFacts(Part):
     test: int = Field(description="number of test images")
     skipped: dict[str, int] = Field(description="reason → number of images left out")
     notes: tuple[str, ...] = Field(description="notes about the data")
+
+
+class WeightsFacts(Part):
+    """The pretrained weights that the network began with."""
+
+    source: str = Field(description="a file, or a name of timm or of the Hugging Face hub")
+    tensors: int = Field(description="number of tensors that came from there")
+    replaced: tuple[str, ...] = Field(
+        description="tensors of the head, which began untrained: it has another size here"
+    )
+    image_size: int | None = Field(description="pixels, of the images they were trained with; null: not known")
+    mean: tuple[float, ...] = Field(description="subtracted from red, green and blue in [0, 1]")
+    std: tuple[float, ...] = Field(description="by which the differences were divided")
+    notes: tuple[str, ...] = Field(description="what else was chosen")
 
 
 class Heads(Part):
@@ -237,6 +252,12 @@ class Privacy(Part):
         description="increase of δ for one release by the finite precision of the noise, for any ε; in early versions "
         "it grew with e^ε, and a value of 1 or more meant that nothing was guaranteed"
     )
+    front: Literal["trained", "frozen", "given"] | None = Field(
+        default=None,
+        description="what the front's weights learned from the run's images, which no ε covers: `frozen`: nothing "
+        "(`train.freeze: front`, nothing else before the cut); `given`: nothing in this run (`model.front`), but "
+        "maybe in the run that trained it; `trained`: anything; null: nothing is sent through a front",
+    )
     randomised_response_baseline: float | None = Field(
         default=None,
         description="balanced accuracy of randomised response on the exit's answers, with the `vector_epsilon` of one "
@@ -258,6 +279,9 @@ class Results(Artifact):
     method: str = Field(description="`hierarchical`, `upload`, `split` or `local`")
     schedule: str = Field(description="`joint`, `two-stage` or `freeze-and-log`")
     model: str = Field(description="name of the network")
+    weights: WeightsFacts | None = Field(
+        default=None, description="the pretrained weights ([networks.md](networks.md)); null: there were none"
+    )
     cut: str | None = Field(description="where the network is divided; null where it is not")
     bottleneck: tuple[int, ...] | None = Field(description="shape of the bottleneck at the cut")
     codec: str | None = Field(description="how features or images were encoded")

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from smartedge.artifacts.base import Artifact, Part
-from smartedge.artifacts.results import Distortion, Figures, Privacy, ReferenceBytes, TaskFacts
+from smartedge.artifacts.results import Distortion, Figures, Privacy, ReferenceBytes, TaskFacts, WeightsFacts
 from smartedge.errors import RunError
 
 __all__ = ["CloudSummary", "EdgeSummary", "Session", "TrafficTotals", "has_finished"]
@@ -51,6 +51,7 @@ class _Summary(Artifact):
     session: Session = Field(description="the last one, where the run was resumed")
     busy_seconds: float = Field(description="seconds of computing, in the whole run")
     test: Figures | None = Field(description="of this side's head on the test split; null where it has none")
+    weights: WeightsFacts | None = Field(default=None, description="pretrained weights that its part began with")
     peak_rss_bytes: int | None = Field(description="largest resident set of the process; null where not known")
 
 

@@ -34,7 +34,8 @@ example:
   layer1        64x16x16   64.0     157,504  11,024,138   94.77  201.34   1,088.0     562.0
   ...
 
-MODEL is a name of torchvision or timm, or package.module:factory: your own function that takes num_classes.
+MODEL is a name of torchvision or timm, hf_hub:USER/NAME, or package.module:factory: your own function that takes
+num_classes. docs/networks.md says more.
 """
 
 

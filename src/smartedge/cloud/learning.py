@@ -28,6 +28,7 @@ from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
+from smartedge.runs.begun_with import weights_facts
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
@@ -161,6 +162,7 @@ class Learning:
             busy_seconds=trainer.busy if trainer else 0.0,
             test=trainer.test if trainer else None,
             frames=sum(log.next_seq for log in self.logs.values()),
+            weights=weights_facts([trainer.back]) if trainer else None,
             peak_rss_bytes=peak_rss_bytes,
         )
         if self.group.leads:

@@ -78,7 +78,12 @@ class BackTrainer:
         self.group = group
         train = config.train
         self.optimizer = make_optimizer(
-            [self.back], name=train.optimizer, lr=train.lr, weight_decay=train.weight_decay, momentum=train.momentum
+            [self.back],
+            name=train.optimizer,
+            lr=train.lr,
+            weight_decay=train.weight_decay,
+            momentum=train.momentum,
+            lr_pretrained=train.lr_pretrained,
         )
         self._rates = warmup_cosine(self.optimizer, train.lr)
         self.random = RandomStream(derive_seed(config.seed, "cloud"), device)

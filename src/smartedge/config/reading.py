@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from smartedge.config.sections import Section
 from smartedge.config.settings import Config
 from smartedge.errors import ConfigError, RunError
+from smartedge.models.blueprint import weights_named
 
 __all__ = ["Nested", "load_config", "load_run_config", "parse_overrides"]
 
@@ -61,7 +62,7 @@ def load_config(
     """
     where = "the settings"
     if isinstance(source, Config):
-        raw: Any = source.model_dump(mode="json")
+        raw: Any = source.model_dump(mode="json", exclude_unset=True)  # what was not said is filled in as for a file
     elif isinstance(source, Mapping):
         raw = source
     else:
@@ -79,10 +80,24 @@ def load_config(
         raise ConfigError(f"{where}: must be a mapping of keys to values, but is a {type(raw).__name__}")
     changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     try:
-        return Config.model_validate(_merged(raw, changes))
+        config = Config.model_validate(_merged(raw, changes))
     except ValidationError as error:
         lines = [line for problem in error.errors() for line in _explain(problem)]
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+    return _at_trained_size(config)
+
+
+def _at_trained_size(config: Config) -> Config:
+    """Where a network is pretrained and no image size is given: the size of the images that it was trained with."""
+    weights = weights_named(config.model.name, config.model.weights)
+    if weights == "none" or "image_size" in config.data.model_fields_set:
+        return config
+    from smartedge.models.zoo import usual_size  # imports torch, torchvision and timm
+
+    size = usual_size(config.model.name, weights=weights)
+    if size is None:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
 
 
 def load_run_config(run_dir: Path) -> Config:

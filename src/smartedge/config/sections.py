@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 __all__ = [
     "ADDITIVE",
@@ -42,6 +42,29 @@ def _columns(value: object) -> object:
     return () if value is None else (value,) if isinstance(value, str) else value
 
 
+def _place(value: object) -> object:
+    """A place in a network that YAML took for a number: whole numbers are names; others may have lost a digit.
+
+    Raises:
+        ValueError: it is a number with a point.
+    """
+    if isinstance(value, float):
+        raise ValueError(f"{value} is a number in YAML, where 1.1 and 1.10 are the same; write it in quotes: '\"1.1\"'")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _weights(value: object) -> object:
+    """``none``, ``timm`` or a file whose ending says how to read it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    endings = (".safetensors", ".pth", ".pt", ".bin")
+    if isinstance(value, str) and value not in ("none", "timm") and not value.endswith(endings):
+        raise ValueError(f"{value!r} is neither 'none' nor 'timm' nor a file that ends in {', '.join(endings)}")
+    return value
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Shape = Annotated[tuple[PositiveInt, ...], BeforeValidator(_shape), Field(min_length=2, max_length=3)]
 
@@ -60,7 +83,13 @@ class DataConfig(Section):
     sensitive: Annotated[tuple[str, ...], BeforeValidator(_columns)] = Field(
         (), description="columns to hide; they never leave the edge"
     )
-    image_size: int = Field(64, ge=8, le=1024, description="images are cropped square and resized to this many pixels")
+    image_size: int = Field(
+        64,
+        ge=8,
+        le=1024,
+        description="images are cropped square and resized to this many pixels; default of a pretrained network: "
+        "its own size",
+    )
     limit: dict[Literal["train", "val", "test"], PositiveInt] = Field(
         default_factory=dict, description="use a fixed, class-balanced subset of this many images per split"
     )
@@ -104,13 +133,34 @@ class ExitConfig(Section):
 class ModelConfig(Section):
     """The network, and the cut that divides it."""
 
-    name: str = Field("resnet18", description="a torchvision or timm name, or 'package.module:factory'")
-    cut: str = Field("layer1", description="where to divide it; 'smartedge cuts NAME' lists the places")
+    name: str = Field(
+        "resnet18", description="a torchvision or timm name, 'hf_hub:USER/NAME', or 'package.module:factory'"
+    )
+    args: dict[str, JsonValue] = Field(
+        default_factory=dict, description="further arguments for whoever builds it, e.g. {drop_path_rate: 0.1}"
+    )
+    weights: Annotated[str, BeforeValidator(_weights)] | None = Field(
+        None,
+        description="pretrained weights: none, timm (those of timm's name), or a file (.safetensors, .pth); default: "
+        "timm where the name has a tag, such as resnet18.a1_in1k, else none. docs/networks.md explains it",
+    )
+    cut: Annotated[str, BeforeValidator(_place)] = Field(
+        "layer1", description="where to divide it; 'smartedge cuts NAME' lists the places"
+    )
     bottleneck: Shape | None = Field(None, description="a narrow, bounded tensor at the cut, e.g. 8x4x4")
     codebook: int | None = Field(
         None, ge=2, le=256, description="instead of a tensor, one of this many codewords crosses the cut"
     )
-    small_input: bool = Field(True, description="CIFAR stem for ResNets, pooled head for VGGs, where images are small")
+    small_input: bool = Field(
+        True,
+        description="CIFAR stem for ResNets, pooled head for VGGs, where images are small; not for pretrained networks",
+    )
+    adapter: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="rank of low-rank adapters (LoRA) in the frozen layers of the front, which learn in their place",
+    )
     front: Path | None = Field(
         None,
         description="a front that was trained before and is not trained again: the file edge/front.safetensors of a "
@@ -133,6 +183,13 @@ class TrainConfig(Section):
     batch_size: int = Field(64, ge=2, le=4096, description="images per step and per frame")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer of both sides")
     lr: float = Field(1e-3, gt=0, description="peak learning rate; warm-up of one tenth, then a cosine to zero")
+    lr_pretrained: float | None = Field(
+        None, gt=0, description="peak learning rate of pretrained parameters, usually smaller; default: lr"
+    )
+    freeze: Annotated[tuple[str, ...], BeforeValidator(_columns)] = Field(
+        (),
+        description="what keeps its weights: 'front', or names of modules, such as [conv1, bn1]; default: nothing",
+    )
     weight_decay: float = Field(0.05, ge=0, description="for matrices and kernels; 0.0005 is usual for sgd")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd (Nesterov)")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the classes")

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 import yaml
 from pydantic import AfterValidator, Field, JsonValue, model_validator
@@ -34,25 +34,15 @@ from smartedge.config.sections import (
 from smartedge.errors import ConfigError
 from smartedge.methods.base import METHODS, get_method
 from smartedge.methods.schedules import SCHEDULES, get_schedule
-from smartedge.models.blueprint import Blueprint
+from smartedge.models.blueprint import Blueprint, weights_named
 from smartedge.types import EDGE_NAME
 
-__all__ = ["AUTO", "Config", "NetworkArguments", "differences"]
-
-
-class NetworkArguments(TypedDict):
-    """Arguments for :func:`smartedge.models.zoo.build`."""
-
-    name: str
-    outputs: int
-    image_size: int
-    small_input: bool
-    seed: int
+__all__ = ["AUTO", "Config", "differences"]
 
 
 AUTO = Path("auto")  # as run_dir: a new folder
 _AGREED = {"method", "schedule", "epochs", "seed", "model", "train", "dp"}
-_FRONT = {"model": {"front"}}  # its place differs between machines; its content must not
+_FILES = {"model": {"front", "weights"}}  # their places differ between machines; their content must not
 _MOST_LABELS = 6  # that adversary.mixture compares: 64 combinations; with more, too few images are alike
 _RENAMED_METHODS = {"cloud": "upload", "edge": "local"}
 
@@ -113,6 +103,7 @@ class Config(Section):
     def _combinations(self) -> Config:
         problems = get_method(self.method).problems(self) + get_schedule(self.schedule).problems(self)
         problems += self._privacy_problems()
+        problems += self._network_problems()
         both = {self.data.desired} if isinstance(self.data.desired, str) else set(self.data.desired)
         if not both:
             problems.append("data.desired: the list is empty; name at least one column")
@@ -127,6 +118,39 @@ class Config(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _network_problems(self) -> list[str]:
+        train, model, method = self.train, self.model, get_method(self.method)
+        added = model.bottleneck is not None or model.codebook is not None or model.adapter is not None
+        rules = (
+            (
+                bool(train.freeze) and not method.divides,
+                f"train.freeze: method '{self.method}' does not divide the network and trains all of it; leave it out",
+            ),
+            (
+                "front" in train.freeze and self.method == "split" and not added,
+                "train.freeze: split learning trains the front from the cloud's gradient, and a frozen front has "
+                "nothing to train; use method 'hierarchical', or add model.adapter",
+            ),
+            (
+                "front" in train.freeze and self.suppresses and not added,
+                "train.freeze, adversary: a frozen front cannot learn to hide anything; add model.bottleneck or "
+                "model.adapter, which learn it",
+            ),
+            (
+                bool(train.freeze) and model.front is not None,
+                "train.freeze, model.front: a front that was trained before is frozen already; give one of them",
+            ),
+            (
+                model.adapter is not None and not train.freeze,
+                "model.adapter: it corrects frozen layers; name them in train.freeze, for example 'front'",
+            ),
+            (
+                train.lr_pretrained is not None and weights_named(model.name, model.weights) == "none",
+                "train.lr_pretrained: the network has no pretrained weights; give model.weights, or use train.lr",
+            ),
+        )
+        return [problem for wrong, problem in rules if wrong]
 
     def _fleet_problems(self) -> list[str]:
         names = self.fleet.expect if isinstance(self.fleet.expect, tuple) else ()
@@ -254,26 +278,24 @@ class Config(Section):
         """CPU threads of each process."""
         return self.hardware.threads or max(1, (os.cpu_count() or 2) // 2)
 
-    def whole(self, outputs: int, *, seed: int | None = None) -> NetworkArguments:
-        """Arguments for :func:`smartedge.models.zoo.build`; ``seed`` replaces the run's seed."""
-        return {
-            "name": self.model.name,
-            "outputs": outputs,
-            "image_size": self.data.image_size,
-            "small_input": self.model.small_input,
-            "seed": self.seed if seed is None else seed,
-        }
-
     def division(self, outputs: int, *, seed: int | None = None) -> Blueprint:
-        """The argument of :func:`smartedge.models.network.divide`; ``seed`` replaces the run's seed."""
+        """What the network and its division are built from; ``seed`` replaces the run's seed."""
         model = self.model
         return Blueprint(
-            **self.whole(outputs, seed=seed),
+            name=model.name,
+            outputs=outputs,
+            image_size=self.data.image_size,
+            small_input=model.small_input,
+            seed=self.seed if seed is None else seed,
+            weights=model.weights,
+            arguments=model.args,
             at=model.cut,
             bottleneck=model.bottleneck,
             codebook=model.codebook,
             exit_width=model.exit.width,
             exit_depth=model.exit.depth,
+            freeze=self.train.freeze,
+            adapter=model.adapter,
         )
 
     def agreement(self) -> dict[str, JsonValue]:
@@ -281,9 +303,9 @@ class Config(Section):
 
         The sensitive columns and the paths of the data are not among them: only the edge knows them.
         """
-        whole = self.model_dump(mode="json", include=_AGREED, exclude=_FRONT)
+        whole = self.model_dump(mode="json", include=_AGREED, exclude=_FILES)
         data = self.data.model_dump(mode="json", include={"desired", "image_size", "augment"})
-        return {**whole, "data": data, "codec": {"name": self.codec_name}} | self._front()
+        return {**whole, "data": data, "codec": {"name": self.codec_name}} | self._files()
 
     def cloud_identity(self) -> dict[str, JsonValue]:
         """The settings that the cloud's results depend on: those of :meth:`agreement`, and how it trains."""
@@ -298,29 +320,38 @@ class Config(Section):
         """
         places = dict.fromkeys(("run_dir", "hardware", "link", "spool", "store"), True)
         waiting = {"fleet": {"expect", "deadline", "patience"}, "data": {"cache_dir", "cache_bytes"}}
-        whole = self.model_dump(mode="json", exclude={**places, **waiting, **_FRONT})
-        return {**whole, "codec": {"name": self.codec_name}} | self._front()
+        whole = self.model_dump(mode="json", exclude={**places, **waiting, **_FILES})
+        return {**whole, "codec": {"name": self.codec_name}} | self._files()
 
-    def _front(self) -> dict[str, JsonValue]:
-        """SHA-256 of the file ``model.front``, where one is given.
+    def _files(self) -> dict[str, JsonValue]:
+        """SHA-256 of the files that the network is made from, and where its pretrained weights come from.
 
         Raises:
-            ConfigError: it cannot be read.
+            ConfigError: a file cannot be read.
         """
-        path = self.model.front
-        if path is None:
-            return {}
-        try:
-            return {"front": hashlib.sha256(path.read_bytes()).hexdigest()}
-        except OSError as error:
-            raise ConfigError(
-                f"model.front: {path} cannot be read ({error.strerror}); copy edge/front.safetensors of the run that "
-                "trained it to this machine"
-            ) from error
+        weights = weights_named(self.model.name, self.model.weights)
+        found: dict[str, JsonValue] = {} if weights == "none" else {"weights": weights}
+        if weights not in ("none", "timm"):
+            found["weights"] = _digest("model.weights", Path(weights), "copy the file to this machine")
+        if self.model.front is not None:
+            remedy = "copy edge/front.safetensors of the run that trained it to this machine"
+            found["front"] = _digest("model.front", self.model.front, remedy)
+        return found
 
     def to_yaml(self) -> str:
         """The resolved settings as YAML; :func:`smartedge.config.load_config` reads them back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _digest(key: str, path: Path, remedy: str) -> str:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(2**20):
+                digest.update(block)
+            return digest.hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be read ({error.strerror}); {remedy}") from error
 
 
 def differences(one: JsonValue, other: JsonValue, key: str = "") -> dict[str, tuple[JsonValue, JsonValue]]:

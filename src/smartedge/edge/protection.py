@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from smartedge.artifacts.results import Privacy
 from smartedge.config import Config
@@ -53,11 +54,15 @@ def open_gate(
     )
 
 
-def privacy_summary(gate: Gate) -> Privacy:
+def privacy_summary(gate: Gate, *, front: Literal["trained", "frozen", "given"] | None = None) -> Privacy:
     """The block ``privacy`` of ``results.json`` (``docs/results-schema.md``), from what the ledger holds.
 
     None means that a value is ∞ or does not apply. The totals are those of the image that spent most, in the protected
     splits.
+
+    Args:
+        gate: made the releases.
+        front: what the front's weights learned from the images, in the words of that block.
     """
     mechanism, budget = gate.mechanism, gate.ledger.budget
     balance = gate.ledger.balance()
@@ -80,6 +85,7 @@ def privacy_summary(gate: Gate) -> Privacy:
         label_epsilon=_finite(labels),
         epsilon_with_label=_finite(whole + labels),
         apply_to="training" if gate.training_only else "always",
+        front=front,
     )
 
 

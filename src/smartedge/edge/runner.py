@@ -29,6 +29,7 @@ from smartedge.methods.loop import Progress, fit
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.schedules import Epoch, get_schedule
 from smartedge.models.exits import task_loss
+from smartedge.models.weights import loaded_in
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import pick_device, rss_bytes
@@ -86,6 +87,8 @@ class EdgeRunner:
         self.epochs = self.schedule.epochs(config)
         device = pick_device(config.hardware.edge_device, "hardware.edge_device")
         self.learner = self.method.edge(config, dataset.task, device, dataset)
+        if (loaded := loaded_in(self.learner.modules.values())) is not None:
+            monitor.update(Update("edge", "network", text=loaded.text()))
         self.random = RandomStream(derive_seed(config.seed, "edge"), device)
         self.state = EdgeState(folder, self.learner, self.random, dataset)
         existing = self.state.exists
@@ -397,9 +400,15 @@ class EdgeRunner:
             write_shared(self.folder.parent / "shared", self.config, self.dataset.task, self.learner.feature_shape)
         save_trained(self.folder, self.learner)
         self.recorder.close()
-        shape = self.learner.feature_shape
         summary = summarise(
-            self.process, self.state.counts, self.method, self.dataset, self.gate, shape, finished=finished
+            self.process,
+            self.state.counts,
+            self.method,
+            self.dataset,
+            self.gate,
+            self.learner,
+            given=self.config.model.front is not None,
+            finished=finished,
         )
         summary.write(self.folder / "summary.json")
         if self.gate is not None:

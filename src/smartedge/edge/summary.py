@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from smartedge.artifacts.results import ReferenceBytes, TaskFacts
 from smartedge.artifacts.run import SharedRun
@@ -21,6 +24,7 @@ from smartedge.files import private_folder
 from smartedge.methods.base import Method
 from smartedge.methods.learner import Learner
 from smartedge.privacy.release import Gate
+from smartedge.runs.begun_with import weights_facts
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import peak_rss_bytes, rss_bytes
 from smartedge.types import Task
@@ -69,8 +73,9 @@ def summarise(
     method: Method,
     dataset: DataSet,
     gate: Gate | None,
-    feature_shape: tuple[int, ...],
+    learner: Learner,
     *,
+    given: bool,
     finished: bool,
 ) -> EdgeSummary:
     """The content of ``summary.json``.
@@ -81,9 +86,11 @@ def summarise(
         method: of the run.
         dataset: of the run.
         gate: made the releases; None where nothing was released.
-        feature_shape: F of what was sent.
+        learner: of the run.
+        given: whether the front was trained before (``model.front``).
         finished: whether the run is complete.
     """
+    feature_shape, parts = learner.feature_shape, learner.modules
     return EdgeSummary(
         threaded=process.threaded,
         finished=finished,
@@ -95,16 +102,25 @@ def summarise(
         teacher_val=counts.teacher_val,
         traffic=counts.traffic.totals(),
         releases_per_image=gate.ledger.releases("train") if gate and finished else 0,
-        privacy=privacy_summary(gate) if gate and finished else None,
+        privacy=privacy_summary(gate, front=_front(parts, given=given)) if gate and finished else None,
         feature_shape=feature_shape,
         reference_bytes=_reference_bytes(dataset, feature_shape if method.divides else None),
         task=TaskFacts.model_validate(asdict(dataset.task)),
         images={str(name): len(split) for name, split in dataset.splits.items()},
         skipped=dict(dataset.skipped),
         notes=tuple(dataset.notes),
+        weights=weights_facts(parts.values()),
         peak_rss_bytes=peak_rss_bytes(),
         baseline_rss_bytes=process.rss_bytes,
     )
+
+
+def _front(parts: Mapping[str, nn.Module], *, given: bool) -> Literal["trained", "frozen", "given"] | None:
+    if "front" not in parts:
+        return None
+    if given:
+        return "given"
+    return "trained" if any(p.requires_grad for p in parts["front"].parameters()) else "frozen"
 
 
 def _reference_bytes(dataset: DataSet, feature_shape: tuple[int, ...] | None) -> ReferenceBytes:

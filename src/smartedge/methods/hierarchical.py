@@ -70,7 +70,8 @@ class ExitLearner(NetworkLearner):
             self.mixtures = Mixtures(self.feature_shape, _training_labels(config, dataset)).to(device)
         if config.train.distill.epochs:
             self.teacher = UndividedLearner(config, task, device)
-        mixing = any(isinstance(module, _BatchNorm) for module in divided.front.modules())
+        # Frozen batch normalisation stays in evaluation mode, and mixes nothing.
+        mixing = any(isinstance(module, _BatchNorm) and module.training for module in divided.front.train().modules())
         self.alone = mixing and config.dp.mechanism != "none"
         self.plain = (
             config.dp.mechanism == "none"

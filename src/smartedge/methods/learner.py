@@ -94,6 +94,7 @@ class NetworkLearner:
             lr=train.lr,
             weight_decay=train.weight_decay,
             momentum=train.momentum,
+            lr_pretrained=train.lr_pretrained,
         )
         self.rates: Rates = warmup_cosine(self.optimizer, train.lr)
 

@@ -11,7 +11,7 @@ from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.methods.learner import Learned, NetworkLearner
 from smartedge.methods.loop import Progress
 from smartedge.methods.options import options_of
-from smartedge.models import zoo
+from smartedge.models.network import undivided
 from smartedge.types import ImageBatch, Task
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class UndividedLearner(NetworkLearner):
     """The whole network learns here. It can also be the teacher of a front."""
 
     def __init__(self, config: Config, task: Task, device: torch.device) -> None:
-        super().__init__(config, task, device, {"network": zoo.build(**config.whole(task.outputs))})
+        super().__init__(config, task, device, {"network": undivided(config.division(task.outputs))})
 
     def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
         """One update of the whole network."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smartedge.methods.learner import Learned
 from smartedge.methods.loop import Progress
-from smartedge.models import zoo
+from smartedge.models.network import undivided
 from smartedge.runs.checkpoint import State
 from smartedge.types import ImageBatch, Task
 
@@ -27,7 +27,7 @@ def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | No
 
 def cloud(config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
     """The whole network."""
-    return zoo.build(**config.whole(outputs)), _image_shape(config)
+    return undivided(config.division(outputs)), _image_shape(config)
 
 
 def _image_shape(config: Config) -> tuple[int, ...]:

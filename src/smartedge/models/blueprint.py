@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-__all__ = ["Blueprint"]
+from pydantic import JsonValue
+
+__all__ = ["Blueprint", "is_on_hub", "weights_named"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,27 @@ class Blueprint:
     seed: int  # determines every parameter
     bottleneck: tuple[int, ...] | None = None  # shape of the narrow tensor that crosses instead
     codebook: int | None = None  # number of codewords, one of which crosses instead
-    small_input: bool = True  # adapt the network to small images
+    small_input: bool = True  # adapt the network to small images; a pretrained one is left as published
+    weights: str | None = None  # see weights_named
+    arguments: Mapping[str, JsonValue] = field(default_factory=dict)  # for whoever builds the network
+    freeze: tuple[str, ...] = ()  # "front", or modules of the network, whose parameters do not change
+    adapter: int | None = None  # rank of the low-rank adapters in frozen layers of the front
     exit_width: int = 128  # channels of the task exit's hidden layers
     exit_depth: int = 2  # their number
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether the name is that of a network on the Hugging Face hub, ``hf_hub:USER/NAME``."""
+    return name.startswith(("hf_hub:", "hf-hub:"))
+
+
+def weights_named(name: str, weights: str | None) -> str:
+    """Where a network's weights come from: ``none``, ``timm``, or a file.
+
+    Where nothing is said, the name decides, as in timm: ``resnet18.a1_in1k`` and ``hf_hub:USER/NAME`` name weights;
+    ``resnet18`` and ``package.module:factory`` do not.
+    """
+    if weights is not None:
+        return weights
+    tagged = "." in name and ":" not in name
+    return "timm" if tagged or is_on_hub(name) else "none"

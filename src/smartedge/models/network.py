@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from smartedge.errors import ConfigError
 from smartedge.models import zoo
+from smartedge.models.adapters import add_adapters
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.bottleneck import Compress, Expand
 from smartedge.models.codebook import CodewordExit, Decode, Encode
 from smartedge.models.cut import cut
 from smartedge.models.exits import TaskExit
 from smartedge.models.layout import Layout, is_map
+from smartedge.models.part import Part
+from smartedge.models.weights import Pretrained
 
-__all__ = ["Divided", "divide", "to_input"]
+__all__ = ["Divided", "divide", "network_of", "to_input", "undivided"]
 
 _MEAN, _SPREAD = 0.5, 0.25  # of pixel values in [0, 1]: fixed, so that edge and cloud agree without exchanging anything
 
@@ -38,27 +43,81 @@ def divide(blueprint: Blueprint) -> Divided:
     this with equal blueprints and keep their part, so that their initial parameters are those of one network. The
     global random state is left as it was.
 
+    What is frozen keeps its parameters, and runs in evaluation mode whatever the mode of the rest.
+
     Raises:
-        CutError: the network is unknown, cannot be traced, or cannot be cut there.
-        ConfigError: the bottleneck does not fit the tensor at the cut.
+        CutError: the network is unknown, cannot be traced, cannot be cut there, or has no weights of that name.
+        ConfigError: the bottleneck does not fit the tensor at the cut, or what is to be frozen does not exist.
     """
-    size, seed, outputs = blueprint.image_size, blueprint.seed, blueprint.outputs
-    model = zoo.build(blueprint.name, outputs=outputs, image_size=size, small_input=blueprint.small_input, seed=seed)
+    size, seed = blueprint.image_size, blueprint.seed
+    model = network_of(blueprint)
     front, back = cut(model, blueprint.at, (3, size, size))
     shape, layout = front.feature_shape, front.layout
     bottleneck, codebook = blueprint.bottleneck, blueprint.codebook
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        _freeze(blueprint, front, back)
+        begin = _first_layers(model)
         if bottleneck is not None:
-            narrowed = nn.Sequential(front, Compress(shape, bottleneck, layout))
+            narrowed = nn.Sequential(*begin, front, Compress(shape, bottleneck, layout))
             widened = nn.Sequential(Expand(bottleneck, shape, layout), back)
             crossing: Layout = "channels-first" if is_map(layout) else "tokens"
             return Divided(narrowed, _task_exit(blueprint, bottleneck, crossing), widened, bottleneck, crossing)
         if codebook is not None:
-            encoding = nn.Sequential(front, Encode(shape, codebook, layout))
+            encoding = nn.Sequential(*begin, front, Encode(shape, codebook, layout))
             decoding = nn.Sequential(Decode(codebook, shape, layout), back)
-            return Divided(encoding, CodewordExit(codebook, outputs), decoding, (codebook,), "codeword")
-        return Divided(front, _task_exit(blueprint, shape, layout), back, shape, layout)
+            return Divided(encoding, CodewordExit(codebook, blueprint.outputs), decoding, (codebook,), "codeword")
+        whole_front = nn.Sequential(*begin, front) if begin else front
+        return Divided(whole_front, _task_exit(blueprint, shape, layout), back, shape, layout)
+
+
+def undivided(blueprint: Blueprint) -> nn.Module:
+    """The whole network, images as :func:`to_input` makes them → logits. Cut, bottleneck and freezing do not matter.
+
+    Raises:
+        CutError: the network is unknown, or has no weights of that name.
+    """
+    model = network_of(blueprint)
+    begin = _first_layers(model)
+    return nn.Sequential(*begin, model) if begin else model
+
+
+def network_of(blueprint: Blueprint) -> nn.Module:
+    """The whole network alone, as its library or factory makes it; see :func:`smartedge.models.zoo.build`."""
+    return zoo.build(
+        blueprint.name,
+        outputs=blueprint.outputs,
+        image_size=blueprint.image_size,
+        small_input=blueprint.small_input,
+        seed=blueprint.seed,
+        weights=blueprint.weights,
+        arguments=blueprint.arguments,
+    )
+
+
+def _first_layers(model: nn.Module) -> list[nn.Module]:
+    """What a pretrained network needs before it; nothing for others."""
+    loaded = getattr(model, "loaded", None)
+    return [] if loaded is None else [Pretrained(loaded, mean=_MEAN, std=_SPREAD)]
+
+
+def _freeze(blueprint: Blueprint, front: Part, back: Part) -> None:
+    for name in blueprint.freeze:
+        whole = name == "front"
+        held = [front] if whole else [part for part in (front, back) if name in dict(part.named_modules())]
+        if not held or name == "":
+            near = difflib.get_close_matches(name, [n for part in (front, back) for n, _ in part.named_modules()], n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "'smartedge cuts NAME' lists its parts"
+            raise ConfigError(f"train.freeze: {blueprint.name} has no module {name}; {hint}")
+        for part in held:
+            part.freeze("" if whole else name)
+    if blueprint.freeze and not any(p.requires_grad for p in back.parameters()):
+        raise ConfigError("train.freeze: nothing is left for the back to learn; leave a module after the cut out of it")
+    if blueprint.adapter is not None and not add_adapters(front, blueprint.adapter):
+        raise ConfigError(
+            "model.adapter: no frozen layer before the cut can take an adapter (linear layers and convolutions of one "
+            "group can); name what to freeze in train.freeze, or leave the adapter out"
+        )
 
 
 def _task_exit(blueprint: Blueprint, feature_shape: tuple[int, ...], layout: Layout) -> TaskExit:

@@ -49,9 +49,27 @@ class Part(nn.Module):
         self._side = side
         self._graphs = graphs
         self._takes = takes  # input shape without the batch, where sizes are fixed in the operations
+        self._frozen: list[str] = []
 
     def _compile(self) -> None:
         self._run = {mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()}
+
+    def freeze(self, name: str) -> None:
+        """Keep the parameters of a submodule as they are, and the submodule in evaluation mode; "" is the whole half.
+
+        So batch normalisation goes on with the statistics that it has, and nothing is dropped at random.
+        """
+        self._frozen.append(name)
+        self.get_submodule(name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Part:
+        """Set the mode of everything that is not frozen."""
+        super().train(mode)
+        for name in self._frozen:
+            for module in self.get_submodule(name).modules():
+                module.training = False
+        return self
 
     def forward(self, x: Tensor) -> Any:
         """Run this half.

@@ -1,4 +1,4 @@
-"""Networks by name: torchvision's, timm's, or one that the user's own code makes. Always untrained.
+"""Networks by name: torchvision's, timm's, or one that the user's own code makes; untrained, or with weights.
 
 Only the common core is installed on a small device; torchvision and timm come with the extra ``zoo``.
 """
@@ -10,18 +10,22 @@ import importlib
 import inspect
 import re
 import sys
+import traceback
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
+from smartedge.models.blueprint import is_on_hub, weights_named
 from smartedge.models.compat import load_timm, load_torchvision
+from smartedge.models.published import load_into, of_model, of_torchvision
 
 __all__ = ["build", "usual_size"]
 
@@ -32,29 +36,60 @@ _STEM_BELOW = 64
 _HEAD_BELOW = 128
 
 
-def build(name: str, *, outputs: int, image_size: int, small_input: bool = True, seed: int) -> nn.Module:
-    """An untrained network (B, 3, image_size, image_size) → (B, outputs), in training mode.
+def build(
+    name: str,
+    *,
+    outputs: int,
+    image_size: int,
+    small_input: bool = True,
+    seed: int,
+    weights: str | None = None,
+    arguments: Mapping[str, JsonValue] | None = None,
+) -> nn.Module:
+    """A network (B, 3, image_size, image_size) → (B, outputs), in training mode.
+
+    Where it has pretrained weights, its attribute ``loaded`` tells what they are
+    (:class:`smartedge.models.weights.Loaded`).
 
     Args:
         name: of a network of torchvision or, where it has none, of timm (``torchvision/NAME`` and ``timm/NAME`` ask
-            for one of them), or ``package.module:factory`` for a callable that takes ``num_classes``.
+            for one of them), ``hf_hub:USER/NAME`` on the Hugging Face hub, or ``package.module:factory`` for a
+            callable that takes ``num_classes``.
         outputs: number K of outputs.
         image_size: height and width of the images in pixels.
         small_input: adapt to small images. Below 64 pixels ResNets begin with a 3x3 convolution of stride 1 and no
-            pooling; below 128 pixels VGGs end in global pooling and one linear layer. The user's own are left alone.
-        seed: determines every parameter. The global random state is left as it was.
+            pooling; below 128 pixels VGGs end in global pooling and one linear layer. The user's own networks, and
+            pretrained ones, are left alone.
+        seed: determines every parameter that is not pretrained. The global random state is left as it was.
+        weights: ``none``, ``timm`` (those that timm publishes), or a file; None: as the name says, see
+            :func:`smartedge.models.blueprint.weights_named`.
+        arguments: further arguments for the library's builder or the user's factory.
 
     Raises:
-        CutError: no network has that name, its library is not installed, or it does not take such images.
+        CutError: no network has that name, its library is not installed, it does not take such images or arguments,
+            or the weights cannot be read, fetched or put into it.
     """
+    weights = weights_named(name, weights)
+    own = ":" in name and not is_on_hub(name)
+    if own and weights == "timm":
+        raise CutError(f"model.weights: timm has no weights for a network of your own ({name}); give a file")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _from_factory(name, outputs) if ":" in name else _from_library(name, outputs, image_size, small_input)
+        if own:
+            model, published = _from_factory(name, outputs, arguments or {}), None
+        else:
+            found = _find(name, timm_first=weights == "timm")
+            small = small_input and weights == "none"
+            model = _from_library(name, found, outputs, image_size, small, arguments or {})
+            published = of_torchvision(*found) if found[0] is load_torchvision() else None
+        if weights != "none":
+            facts = of_model(model) if published is None else published
+            model.loaded = load_into(model, name, weights, facts, image_size)  # type: ignore[assignment]
         _check(model, name, outputs, image_size)
     return model
 
 
-def usual_size(name: str) -> int | None:
+def usual_size(name: str, *, weights: str = "none") -> int | None:
     """The image size in pixels for which the library publishes a network of that name.
 
     timm states it in ``pretrained_cfg``, torchvision in the transform of its weights. None for the user's own network,
@@ -65,17 +100,20 @@ def usual_size(name: str) -> int | None:
     """
     if ":" in name:
         return None
-    library, short = _find(name)
+    library, short = _find(name, timm_first=weights == "timm")
     if library is load_torchvision():
-        weights = getattr(library.models.get_model_weights(short), "DEFAULT", None)
-        return None if weights is None else int(weights.transforms().crop_size[0])
+        return of_torchvision(library, short).image_size
     published = library.models.get_pretrained_cfg(short)
     return None if published is None else int(published.input_size[-1])
 
 
-def _find(name: str) -> tuple[ModuleType, str]:
+def _find(name: str, *, timm_first: bool = False) -> tuple[ModuleType, str]:
     """The library that has a network of that name, and the name in it."""
+    if is_on_hub(name):
+        return load_timm(), name
     library, _, short = name.rpartition("/")
+    if timm_first and library == "" and load_timm().is_model(short):
+        return load_timm(), short
     torchvision = load_torchvision()
     classifiers = torchvision.models.list_models(module=torchvision.models)
     if library in ("", "torchvision") and short in classifiers:
@@ -86,24 +124,51 @@ def _find(name: str) -> tuple[ModuleType, str]:
     return timm, short
 
 
-def _from_library(name: str, outputs: int, image_size: int, small_input: bool) -> nn.Module:
-    library, short = _find(name)
+def _from_library(
+    name: str,
+    found: tuple[ModuleType, str],
+    outputs: int,
+    image_size: int,
+    small_input: bool,
+    arguments: Mapping[str, JsonValue],
+) -> nn.Module:
+    library, short = found
     if library is load_torchvision():
         builder = library.models.get_model_builder(short)
-        make: Callable[[], nn.Module] = lambda: builder(**_torchvision_settings(builder, outputs, image_size))  # noqa: E731
+        settings = _torchvision_settings(builder, outputs, image_size) | dict(arguments)
+        make: Callable[[], nn.Module] = lambda: builder(**settings)  # noqa: E731
     else:
-        # Networks made for one image size (ViT, Swin) have to be told it, the others must not be.
-        cfg = library.models.get_pretrained_cfg(short)
-        size = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
-        make = lambda: library.create_model(short, pretrained=False, num_classes=outputs, **size)  # noqa: E731
+        make = lambda: _made_by_timm(library, short, outputs, image_size, arguments)  # noqa: E731
     try:
         if small_input and image_size < _HEAD_BELOW and re.match(r"vgg\d", short):
             return _vgg_with_small_head(make, outputs)
         model = make()
-    except (ValueError, AssertionError, RuntimeError) as error:
-        raise CutError(f"{name} cannot be built for {image_size}x{image_size} images: {error}") from error
+    except (ValueError, AssertionError, RuntimeError, TypeError) as error:
+        given = f" with {dict(arguments)}" if arguments else ""
+        raise CutError(f"{name} cannot be built for {image_size}x{image_size} images{given}: {error}") from error
+    except Exception as error:
+        if not is_on_hub(name):
+            raise
+        raise CutError(f"{name} cannot be fetched from the Hugging Face hub: {_first_line(error)}") from error
     if small_input and image_size < _STEM_BELOW:
         _shrink_stem(model)
+    return model
+
+
+def _made_by_timm(
+    timm: ModuleType, name: str, outputs: int, image_size: int, arguments: Mapping[str, JsonValue]
+) -> nn.Module:
+    settings: dict[str, Any] = {"num_classes": outputs, **arguments}
+    if is_on_hub(name):
+        cfg, architecture, own = timm.models.load_model_config_from_hf(name.partition(":")[2])
+        settings |= {"pretrained_cfg": cfg, **(own or {})}
+        fixed = cfg.get("fixed_input_size", False)
+    else:
+        published, architecture = timm.models.get_pretrained_cfg(name), name
+        fixed = published is not None and published.fixed_input_size
+    if fixed:  # networks made for one image size (ViT, Swin) have to be told it, the others must not be
+        settings["img_size"] = image_size
+    model: nn.Module = timm.create_model(architecture, pretrained=False, **settings)
     return model
 
 
@@ -149,17 +214,33 @@ def _vgg_with_small_head(make: Callable[[], nn.Module], outputs: int) -> nn.Modu
     return model
 
 
-def _from_factory(name: str, outputs: int) -> nn.Module:
+def _from_factory(name: str, outputs: int, arguments: Mapping[str, JsonValue]) -> nn.Module:
     module_name, _, attribute = name.partition(":")
     with _importing_from(Path.cwd()):
         try:
             factory = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
             raise CutError(f"{name}: {error}; give package.module:factory, importable from here") from error
-        model = factory(num_classes=outputs)
+        except Exception as error:
+            raise CutError(f"{name}: importing {module_name} fails: {_place_and_line(error)}") from error
+        given = ", ".join([f"num_classes={outputs}", *(f"{key}={value!r}" for key, value in arguments.items())])
+        try:
+            model = factory(num_classes=outputs, **arguments)
+        except Exception as error:
+            raise CutError(f"{name}({given}) fails: {_place_and_line(error)}") from error
     if not isinstance(model, nn.Module):
-        raise CutError(f"{name}(num_classes={outputs}) gave a {type(model).__name__}, not a torch.nn.Module")
+        raise CutError(f"{name}({given}) gave a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _place_and_line(error: BaseException) -> str:
+    """Kind and text of an error in the user's code, and the line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {_first_line(error)} ({frame.filename}:{frame.lineno} in {frame.name})"
 
 
 @contextmanager
@@ -187,9 +268,15 @@ def _check(model: nn.Module, name: str, outputs: int, image_size: int) -> None:
     try:
         with torch.no_grad():
             answer = model(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
-        raise CutError(f"{name} does not take {size} images: {error}; choose another image size or network") from error
+    except Exception as error:  # whatever the network's code raises
+        raise CutError(
+            f"{name} does not take {size} images: {_place_and_line(error)}; choose another image size or network"
+        ) from error
     model.train()
-    if not isinstance(answer, Tensor) or answer.shape != (1, outputs):
-        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise CutError(f"{name} answers a {size} image with {got} instead of (1, {outputs})")
+    if not isinstance(answer, Tensor):
+        raise CutError(
+            f"{name} answers a {size} image with a {type(answer).__name__} instead of a tensor (1, {outputs}); let "
+            "package.module:factory return a network whose forward returns the logits alone"
+        )
+    if answer.shape != (1, outputs):
+        raise CutError(f"{name} answers a {size} image with {tuple(answer.shape)} instead of (1, {outputs})")

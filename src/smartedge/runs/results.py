@@ -66,6 +66,7 @@ def assemble(run_dir: Path, config: Config, method: Method, facts: RunFacts) -> 
         method=config.method,
         schedule=config.schedule,
         model=config.model.name,
+        weights=edge.weights or (cloud.weights if cloud else None),
         cut=config.model.cut if method.divides else None,
         bottleneck=tuple(config.model.bottleneck) if method.divides and config.model.bottleneck else None,
         codec=config.codec_name if cloud else None,

@@ -37,10 +37,9 @@ from smartedge.methods.learner import Learner
 from smartedge.methods.loop import Progress, take_step
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import options_of
-from smartedge.models import zoo
 from smartedge.models.cut import list_cuts
 from smartedge.models.layout import in_memory
-from smartedge.models.network import divide, to_input
+from smartedge.models.network import divide, network_of, to_input
 from smartedge.models.optim import make_optimizer
 from smartedge.runs.machine import peak_rss_bytes, pick_device, rss_bytes
 from smartedge.types import Features
@@ -239,7 +238,7 @@ def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, r
         ``left_out``.
     """
     task, side = images.task, config.data.image_size
-    recorded = zoo.build(**config.whole(task.outputs))
+    recorded = network_of(config.division(task.outputs))
     cuts = list_cuts(recorded, (3, side, side))
     del recorded
     gc.collect()

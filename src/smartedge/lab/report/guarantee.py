@@ -133,7 +133,25 @@ def _some(block: Privacy, labels: str) -> Guarantee:
         + ("" if training_only else ", validation and test image, and of every image offloaded later"),
         "everything computed from it alone: the feature log, and what the back learned from the features",
     ]
-    return Guarantee(True, headline, sentences, covered, [labels, *_NOT_COVERED], _facts(block))
+    if block.front == "frozen":
+        covered.append("the front's weights: they were frozen from the start, and learned nothing from these images")
+    return Guarantee(True, headline, sentences, covered, [labels, *_front(block), *_NOT_COVERED], _facts(block))
+
+
+def _front(block: Privacy) -> list[str]:
+    """What the front's weights reveal."""
+    if block.front == "frozen":
+        return []
+    if block.front == "given":
+        return [
+            "the front's weights, which this run did not change: whatever they learned from the images of the run that "
+            "trained them",
+        ]
+    return [
+        "the front's weights: they learned from the images without noise, so do not publish them where the training "
+        "images are secret. The features of one image also carry a little of the other images that the front learned "
+        "from",
+    ]
 
 
 def _facts(block: Privacy) -> list[tuple[str, str]]:
@@ -163,8 +181,6 @@ _LITTLE = 0.95  # a limit of balanced accuracy above this rules out little
 _NOTHING = 0.99  # a limit at or above this is not called protection
 _WEAK = 10.0  # e^10: the odds of a guess may rise 22 000-fold
 _NOT_COVERED = [
-    "the front's weights: they learned from the images without noise, so do not publish them where the training images "
-    "are secret. The features of one image also carry a little of the other images that the front learned from",
     "which image a frame belongs to, how many images there are, when and how often they are sent. An id is the image's "
     "position in the data set: where the data set is sorted by a label (a folder for each class), the id reveals it",
     "several images of one person: the guarantee is for one image, and the ε of several images add up",

@@ -93,6 +93,21 @@ def test_a_guarantee_is_told_with_its_limits(privacy_block):
     assert "times, and each time reveals more" not in everything
 
 
+@pytest.mark.parametrize(
+    ("front", "covered", "left_open"),
+    [
+        ("trained", False, "they learned from the images"),
+        ("frozen", True, ""),
+        ("given", False, "the run that trained"),
+    ],
+)
+def test_what_the_fronts_weights_reveal_follows_what_they_learned(privacy_block, front, covered, left_open):
+    said = guarantee(results(privacy=privacy_block(front=front)))
+    assert any("learned nothing from these images" in line for line in said.covered) == covered
+    of_weights = [line for line in said.not_covered if "front's weights" in line]
+    assert len(of_weights) == (not covered) and all(left_open in line for line in of_weights)
+
+
 @pytest.mark.parametrize(("tight", "protected"), [(0.98, True), (0.995, False)])
 def test_protected_is_said_where_the_limit_of_an_attacker_says_something(privacy_block, tight, protected):
     block = privacy_block(vector_epsilon=92.0, attribute_bound=1.0, tight_attribute_bound=tight)

@@ -1,0 +1,198 @@
+"""Of every family of networks in timm: can one network be cut, and are its halves the network?
+
+    python benchmarks/families.py --work /tmp/families                 # resumable; ends when all are done
+    python benchmarks/families.py --work /tmp/families --minutes 7     # goes on where the last call stopped
+    python benchmarks/families.py --work /tmp/families --show          # the table alone
+
+A family is a module of timm (``timm.list_modules()``). Its smallest network is tried, by the number of parameters.
+The image size is the first of 64, 128 and the published one that the network takes. Networks that would not fit are
+left out and counted: ``--most`` is the largest number of parameters in millions.
+
+A cut is useful where between 2 % and 90 % of the floating-point operations lie before it. Three useful cuts are tried,
+nearest to 10 %, 40 % and 70 %. "Equal" means: the same answers to the bit in evaluation mode; in training mode, with
+the same random numbers, the same loss to the bit and gradients within 1e-5, for every parameter; and the state
+dicts together have the original's names. "Wrong" is a cut that was made and is not equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from common import HERE, keep_result, show_table
+from torch import Tensor, nn
+
+from smartedge.errors import CutError
+from smartedge.models.compat import load_timm
+from smartedge.models.cut import Cut, cut, list_cuts, merge_state_dicts
+from smartedge.models.zoo import build
+
+USEFUL = (0.02, 0.90)
+PLACES = (0.10, 0.40, 0.70)
+OUTPUTS = 10
+
+
+def smallest(family: str) -> tuple[str, float]:
+    """The network of a family with the fewest parameters, and how many millions it has."""
+    timm = load_timm()
+    sizes = []
+    for name in timm.list_models(module=family, exclude_filters="test_*"):  # timm's own tests use those
+        try:
+            with torch.device("meta"):
+                model = timm.create_model(name, pretrained=False)
+        except Exception:  # a network that cannot be made without memory is none of our business here
+            continue
+        sizes.append((sum(p.numel() for p in model.parameters()) / 1e6, name))
+    if not sizes:
+        return timm.list_models(module=family)[0], 0.0
+    millions, name = min(sizes)
+    return name, millions
+
+
+def image_sizes(name: str) -> list[int]:
+    cfg = load_timm().models.get_pretrained_cfg(name)
+    return list(dict.fromkeys([64, 128, *([] if cfg is None else [int(cfg.input_size[-1])])]))
+
+
+def built(name: str) -> tuple[nn.Module, int]:
+    """The network, and the smallest of the image sizes that it takes."""
+    for size in image_sizes(name):
+        try:
+            return build(f"timm/{name}", outputs=OUTPUTS, image_size=size, seed=0), size
+        except CutError as error:
+            last = error
+    raise last
+
+
+def chosen(cuts: list[Cut]) -> list[Cut]:
+    """The useful cuts nearest to the places."""
+    total = max((c.front_flops + c.back_flops for c in cuts), default=0)
+    share: Callable[[Cut], float] = lambda c: c.front_flops / total  # noqa: E731
+    useful = [c for c in cuts if total and USEFUL[0] <= share(c) <= USEFUL[1]]
+    found: list[Cut] = []
+    for place in PLACES:
+        left = [c for c in useful if c not in found]
+        if left:
+            found.append(min(left, key=lambda c: abs(share(c) - place)))
+    return found
+
+
+def loss_of(network: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    torch.manual_seed(0)
+    loss = F.cross_entropy(network(images), torch.arange(len(images)) % OUTPUTS)
+    loss.backward()
+    return loss.item()
+
+
+def difference(model: nn.Module, at: str, size: int) -> str:
+    """How the halves differ from the network; empty where they do not."""
+    whole = copy.deepcopy(model)
+    front, back = cut(model, at, (3, size, size))
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    parts = {**dict(front.named_parameters()), **dict(back.named_parameters())}
+    for module in (whole.eval(), front.eval(), back.eval()):
+        module.zero_grad()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        expected = whole(images)
+        torch.manual_seed(0)
+        if not torch.equal(back(front(images)), expected):
+            return "answers in evaluation mode"
+    whole.train(), front.train(), back.train()
+    if loss_of(whole, images) != loss_of(lambda x: back(front(x)), images):
+        return "loss in training mode"
+    if parts.keys() != dict(whole.named_parameters()).keys():
+        return "names of parameters"
+    for name, parameter in whole.named_parameters():
+        gradient = parts[name].grad
+        if gradient is None or parameter.grad is None:
+            equal = gradient is parameter.grad
+        else:
+            equal = torch.allclose(gradient, parameter.grad, atol=1e-5, rtol=1e-4)
+        if not equal:
+            return f"gradient of {name}"
+    return "" if merge_state_dicts(front, back).keys() == whole.state_dict().keys() else "names of the state"
+
+
+def examine(family: str, most: float) -> dict[str, Any]:
+    began = time.perf_counter()
+    name, millions = smallest(family)
+    row: dict[str, Any] = {"family": family, "network": name, "millions": round(millions, 2)}
+    row |= {"size": "", "cuts": 0, "useful": 0, "equal": 0, "wrong": "", "why": ""}
+    if millions > most:
+        return row | {"why": "left out: too large"}
+    try:
+        model, size = built(name)
+        cuts = list_cuts(model, (3, size, size))
+        tried = chosen(cuts)
+        row |= {"size": size, "cuts": len(cuts), "useful": len(tried)}
+        for point in tried:
+            found = difference(copy.deepcopy(model), point.name, size)
+            row["equal"] += not found
+            if found:
+                row["wrong"] += f"{point.name}: {found}; "
+        if len(tried) < 2:
+            row["why"] = "fewer than two useful places"
+    except Exception as error:  # a traceback is what this benchmark is to find
+        kind = "" if isinstance(error, CutError) else f"{type(error).__name__}: "
+        row["why"] = kind + str(error).splitlines()[0][:300]
+    return row | {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def show(rows: list[dict[str, Any]], families: int, most: float) -> None:
+    done = [row for row in rows if "left out" not in row["why"]]
+    good = sum(row["equal"] >= 2 for row in done)
+    wrong = sum(bool(row["wrong"]) for row in done)
+    summary = {
+        "families": families,
+        "tried": len(done),
+        "left out (too large)": len(rows) - len(done),
+        "cut and equal at two or more useful places": good,
+        "share": round(good / len(done), 4) if done else None,
+        "with a wrong cut": wrong,
+    }
+    columns = ("family", "network", "millions", "size", "cuts", "useful", "equal", "wrong", "why")
+    plain = [{key: row[key] for key in columns} for row in rows]
+    show_table("one network of every family", plain, HERE / "results" / "families.csv")
+    print(json.dumps(summary))
+    keep_result(HERE / "results" / "families.json", summary, arguments=f"--most {most:g}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder that holds one file for each family")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many minutes")
+    parser.add_argument("--most", type=float, default=60.0, help="largest number of parameters, in millions")
+    parser.add_argument("--only", nargs="*", help="these families, again")
+    parser.add_argument("--show", action="store_true", help="only show what was found")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    end = time.monotonic() + 60 * args.minutes
+    args.work.mkdir(parents=True, exist_ok=True)
+    families = args.only or [m for m in load_timm().list_modules() if load_timm().list_models(module=m)]
+    rows = []
+    for family in families:
+        file = args.work / f"{family}.json"
+        if not args.show and (args.only or not file.exists()):
+            if time.monotonic() > end:
+                sys.exit(75)
+            file.write_text(json.dumps(examine(family, args.most)))
+            print(file.read_text(), flush=True)
+        if file.exists():
+            rows.append(json.loads(file.read_text()))
+    if not args.only:
+        show(rows, len(families), args.most)
+
+
+if __name__ == "__main__":
+    main()

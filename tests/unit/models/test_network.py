@@ -1,0 +1,130 @@
+"""What a divided network freezes, what its adapters learn, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from smartedge.errors import ConfigError
+from smartedge.models.adapters import AdaptedConv2d, AdaptedLinear, add_adapters
+from smartedge.models.blueprint import Blueprint, weights_named
+from smartedge.models.network import divide
+
+# Without the zeros in its last normalisations, which let no gradient through at first.
+PLAIN = {"zero_init_last": False}
+BLUEPRINT = Blueprint("timm/resnet10t", at="layer1", outputs=4, image_size=32, seed=0, arguments=PLAIN)
+IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def learned(**changes) -> set[str]:
+    """The entries of both halves' states that two updates changed."""
+    divided = divide(dataclasses.replace(BLUEPRINT, **changes))
+    network = nn.ModuleDict({"front": divided.front, "back": divided.back}).train()
+    before = copy.deepcopy(network.state_dict())
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):  # an adapter's first half moves when its second half is no longer zero
+        optimizer.zero_grad()
+        network["back"](network["front"](IMAGES)).square().sum().backward()
+        optimizer.step()
+    return {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def test_what_is_frozen_does_not_change():
+    assert any(name.startswith("front.conv1") for name in learned())
+    assert any("running_mean" in name for name in learned() if name.startswith("front."))
+    assert {name.partition(".")[0] for name in learned(freeze=("front",))} == {"back"}
+    stem = learned(freeze=("conv1", "layer3"))
+    assert not [name for name in stem if name.startswith(("front.conv1", "back.layer3"))]
+    assert {"front.layer1.0.conv1.weight", "front.bn1.running_mean", "back.layer2.0.conv1.weight"} <= stem
+
+
+def test_what_comes_after_a_frozen_front_learns():
+    changed = learned(freeze=("front",), bottleneck=(4, 2, 2))
+    assert {name.partition(".")[0] for name in changed} == {"front", "back"}
+    assert all(name.startswith(("front.1.", "back.")) for name in changed)
+
+
+def test_a_frozen_front_drops_nothing_and_keeps_its_statistics():
+    front = divide(
+        dataclasses.replace(BLUEPRINT, name="timm/mobilenetv2_035", arguments={}, at="blocks.2", freeze=("front",))
+    ).front
+    kept = copy.deepcopy(front).train()
+    assert not kept.training and not any(module.training for module in kept.modules())
+    assert torch.equal(kept(IMAGES), front.eval()(IMAGES))
+
+
+def test_an_adapter_begins_as_the_frozen_network_and_learns_in_its_place():
+    plain = divide(dataclasses.replace(BLUEPRINT, freeze=("front",))).front
+    adapted = divide(dataclasses.replace(BLUEPRINT, freeze=("front",), adapter=3)).front
+    assert torch.equal(plain(IMAGES), adapted(IMAGES))
+    assert plain.state_dict().keys() < adapted.state_dict().keys(), "layers keep the names of their parameters"
+    changed = {name for name in learned(freeze=("front",), adapter=3) if name.startswith("front.")}
+    assert changed == {f"front.{name}" for name in adapted.state_dict() if ".down." in name or ".up." in name}
+    assert adapted.get_submodule("layer1.0.conv1.down").weight.shape == (3, 64, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind", "shape"),
+    [
+        (nn.Linear(6, 5), AdaptedLinear, (2, 6)),
+        (nn.Conv2d(6, 5, 3, stride=2, padding=1, dilation=2), AdaptedConv2d, (2, 6, 9, 9)),
+        (nn.Conv2d(6, 5, (1, 3), padding="same", bias=False), AdaptedConv2d, (2, 6, 9, 9)),
+    ],
+)
+def test_an_adapter_adds_a_correction_of_low_rank(layer, kind, shape):
+    part = nn.Sequential(layer).requires_grad_(False)
+    x = torch.rand(shape)
+    expected = layer(x)
+    assert add_adapters(part, 2) == 1 and type(part[0]) is kind
+    assert torch.equal(part(x), expected)
+    nn.init.normal_(part[0].up.weight)
+    difference = part(x) - expected
+    torch.testing.assert_close(difference, part[0].up(part[0].down(x)), atol=1e-5, rtol=1e-5)
+    if kind is AdaptedLinear:
+        weight = part[0].up.weight @ part[0].down.weight
+        assert torch.linalg.matrix_rank(weight) == 2
+        torch.testing.assert_close(difference, x @ weight.T, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_that_cannot_have_an_adapter_are_left_as_they_are():
+    class Own(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    part = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), Own(3, 3), nn.Linear(2, 2)).requires_grad_(False)
+    part[2].weight.requires_grad_(True)
+    assert add_adapters(part, 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeze": ("layer9",)}, r"train\.freeze: timm/resnet10t has no module layer9; did you mean layer"),
+        ({"freeze": ("layer2", "layer3", "layer4", "fc")}, "nothing is left for the back to learn"),
+        ({"freeze": ("layer2",), "adapter": 2}, r"model\.adapter: no frozen layer before the cut"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        divide(dataclasses.replace(BLUEPRINT, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "expected"),
+    [
+        ("resnet18", None, "none"),
+        ("resnet18.a1_in1k", None, "timm"),
+        ("timm/resnet18.a1_in1k", None, "timm"),
+        ("resnet18.a1_in1k", "none", "none"),
+        ("hf_hub:me/mine", None, "timm"),
+        ("hf_hub:me/mine", "my.safetensors", "my.safetensors"),
+        ("my.code:network", None, "none"),
+        ("resnet18", "timm", "timm"),
+    ],
+)
+def test_a_tag_names_weights_and_a_module_of_ones_own_does_not(name, weights, expected):
+    assert weights_named(name, weights) == expected
