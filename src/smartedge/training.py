@@ -134,16 +134,27 @@ def run_edge(
     """
     import torch
 
+    from smartedge.edge.outage import run_again_after_outages
     from smartedge.edge.runner import EdgeRunner
 
     config = in_folder(config, "run", ["edge"], resume=resume)
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=True)
-    sender = _sender(config, location, bundle) if get_method(config.method).has_cloud else None
+    method, stop = get_method(config.method), stop or threading.Event()
+    sender = _sender(config, location, bundle) if method.has_cloud else None
     dataset = open_data(config, monitor)
     _warn_of_early_releases(config, monitor)
-    runner = EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
-    return runner.run(stop or threading.Event())
+
+    def begin(resume: bool) -> EdgeRunner:
+        return EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
+
+    if not method.answered:
+        return begin(resume).run(stop)
+
+    def tell(text: str) -> None:
+        monitor.update(Update("edge", "link", text=text))
+
+    return run_again_after_outages(begin, stop, tell, resume=resume)
 
 
 def release_images(

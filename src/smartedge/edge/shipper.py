@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smartedge.artifacts.run import Shipped
+from smartedge.edge.outage import Outage
 from smartedge.edge.spool import Spool
 from smartedge.errors import LinkError, LogError, RunError
 from smartedge.files import disk_error
@@ -24,17 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Shipper"]
 
-_FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 60.0
 _LOOK_S = 0.5  # how often a thread that waits looks whether it should end
 
 
 class Shipper:
     """Ships the frames of a spool over a link, in order, from the first one that the cloud has not confirmed.
 
-    Where the link breaks, or the cloud is not there, it waits and tries again: 0.5 s, then twice as long each time, up
-    to a minute; each wait is 0.5 to 1.5 times that, so that many edges do not come back at one moment. It goes on at
-    the frame that the cloud wants next.
+    Where the link breaks, or the cloud is not there, it waits (:class:`~smartedge.edge.outage.Outage`) and tries again.
+    It goes on at the frame that the cloud wants next.
 
     Args:
         spool: where frames come from.
@@ -51,13 +48,10 @@ class Shipper:
         self.link = link
         self._record = record
         self._traffic = traffic
-        self._tell = tell
-        self._random = random.Random()
+        self._outage = Outage(tell)
         self._stopping = threading.Event()
         self._ending = threading.Event()
         self._failure: BaseException | None = None
-        self._lost_since: float | None = None
-        self._waits = 0  # since the cloud last answered
         self._shipped = False  # a stream, to its end
         if (shipped := Shipped.read_if_there(record)) is not None:
             spool.confirm(shipped.confirmed)
@@ -140,7 +134,7 @@ class Shipper:
         try:
             with _cloud_stores():
                 seq = self.link.open(header)
-            self._back()
+            self._outage.over()
             while seq < header.end_seq:
                 if not self.spool.holds(seq):
                     if self._stopping.is_set():
@@ -182,23 +176,11 @@ class Shipper:
         except OSError as error:
             raise LogError(f"{self._record}: cannot be written: {disk_error(error)}") from error
 
-    def _back(self) -> None:
-        """The cloud answers."""
-        if self._lost_since is not None:
-            self._tell(f"the cloud is there again, after {time.monotonic() - self._lost_since:.0f} s")
-        self._lost_since, self._waits = None, 0
-
     def _wait_after(self, error: LinkError) -> None:
-        """The link broke, or the cloud is not there: say so, and wait."""
-        if self._stopping.is_set():
-            return
-        now = time.monotonic()
-        self._lost_since = self._lost_since or now
-        frames = f"{self.spool.waiting_frames:,}".replace(",", " ")
-        self._tell(f"cloud unreachable for {now - self._lost_since:.0f} s; {frames} frames are on disk ({error})")
-        wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**self._waits) * self._random.uniform(0.5, 1.5)
-        self._waits += 1
-        self._stopping.wait(wait)
+        """The link broke, or the cloud is not there."""
+        if not self._stopping.is_set():
+            frames = f"{self.spool.waiting_frames:,}".replace(",", " ")
+            self._outage.wait(f"{frames} frames are on disk ({error})", self._stopping)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from headers import stream_header
 
 from smartedge.artifacts.run import Shipped
 from smartedge.cloud.store import FeatureLog, StoreHandler
-from smartedge.edge import shipper as shipper_module
+from smartedge.edge import outage
 from smartedge.edge.sender import Traffic
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
@@ -74,8 +74,8 @@ def log(tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_long_waits(monkeypatch):
-    monkeypatch.setattr(shipper_module, "_FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(shipper_module, "_LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(outage, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(outage, "_LONGEST_WAIT_S", 0.01)
 
 
 def filled(folder: Path, *, end: int = 12) -> Spool:
@@ -129,8 +129,8 @@ def test_a_link_that_breaks_again_and_again_loses_and_repeats_nothing(tmp_path, 
 
 
 def test_waits_grow_and_differ(tmp_path, log, monkeypatch):
-    monkeypatch.setattr(shipper_module, "_FIRST_WAIT_S", 0.5)
-    monkeypatch.setattr(shipper_module, "_LONGEST_WAIT_S", 60.0)
+    monkeypatch.setattr(outage, "_FIRST_WAIT_S", 0.5)
+    monkeypatch.setattr(outage, "_LONGEST_WAIT_S", 60.0)
     waits: list[float] = []
 
     class Stopping(threading.Event):

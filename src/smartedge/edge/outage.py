@@ -1,0 +1,81 @@
+"""What the edge does while the cloud cannot be reached: it says so, waits, and tries again, for ever."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from smartedge.errors import LinkError
+
+if TYPE_CHECKING:
+    from smartedge.edge.runner import EdgeRunner
+
+__all__ = ["Outage", "run_again_after_outages"]
+
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 60.0
+
+
+class Outage:
+    """Waits between one try to reach the cloud and the next.
+
+    0.5 s, then twice as long each time, up to a minute; each wait is 0.5 to 1.5 times that, so that many edges do not
+    come back at one moment.
+
+    Args:
+        tell: takes lines for the user.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._random = random.Random()
+        self._since: float | None = None
+        self._waits = 0  # since the cloud last answered
+
+    def over(self) -> None:
+        """The cloud answers."""
+        if self._since is not None:
+            self._tell(f"the cloud is there again, after {time.monotonic() - self._since:.0f} s")
+        self._since, self._waits = None, 0
+
+    def wait(self, what: str, stop: threading.Event) -> None:
+        """The link broke, or the cloud is not there: say so, and wait, but not longer than until ``stop`` is set."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        self._tell(f"cloud unreachable for {now - self._since:.0f} s; {what}")
+        longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**self._waits)
+        self._waits += 1
+        stop.wait(longest * self._random.uniform(0.5, 1.5))
+
+
+def run_again_after_outages(
+    begin: Callable[[bool], EdgeRunner], stop: threading.Event, tell: Callable[[str], None], *, resume: bool
+) -> bool:
+    """Run an edge that waits for answers (split learning) to its end. True when done, False when stopped.
+
+    Such an edge cannot go on without the cloud. When the link breaks, it goes back to its newest checkpoint, as a
+    killed one would with ``--resume``, and tries again.
+
+    Args:
+        begin: makes the runner; its argument says whether to resume.
+        stop: set it to stop cleanly.
+        tell: takes lines for the user.
+        resume: whether to resume at the first time.
+    """
+    outage = Outage(tell)
+    while True:
+        runner = begin(resume)
+        seconds = runner.state.counts.traffic.link_seconds
+        try:
+            return runner.run(stop)
+        except LinkError as error:
+            if stop.is_set():
+                return False
+            if runner.state.counts.traffic.link_seconds > seconds:  # the cloud has answered in between
+                outage = Outage(tell)
+            outage.wait(f"training goes back to its newest checkpoint then ({error})", stop)
+            resume = True

@@ -1,0 +1,84 @@
+"""What the edge does while the cloud cannot be reached, where it waits for answers."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from smartedge.edge import outage
+from smartedge.edge.outage import run_again_after_outages
+from smartedge.errors import FrameError, LinkError
+
+
+class Runs:
+    """Makes runners that end as ``ends`` says: an error is raised, anything else is returned.
+
+    Those named in ``hear`` hear of the cloud before.
+    """
+
+    def __init__(self, *ends: Any, hear: tuple[int, ...] = ()) -> None:
+        self.ends, self.hear = list(ends), hear
+        self.resumed: list[bool] = []
+
+    def begin(self, resume: bool) -> Any:
+        number = len(self.resumed)
+        self.resumed.append(resume)
+        traffic = SimpleNamespace(link_seconds=1.0)
+
+        def run(stop: threading.Event) -> bool:
+            traffic.link_seconds += number in self.hear
+            if isinstance(self.ends[number], Exception):
+                raise self.ends[number]
+            return bool(self.ends[number])
+
+        return SimpleNamespace(run=run, state=SimpleNamespace(counts=SimpleNamespace(traffic=traffic)))
+
+
+class Stop(threading.Event):
+    """Notes how long it is waited for, and does not wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        return False
+
+
+BROKEN = LinkError("the cable was pulled")
+
+
+def test_an_edge_that_waits_for_answers_goes_back_to_its_checkpoint_as_often_as_the_link_breaks():
+    runs, stop, told = Runs(BROKEN, BROKEN, BROKEN, True), Stop(), []
+    assert run_again_after_outages(runs.begin, stop, told.append, resume=False)
+    assert runs.resumed == [False, True, True, True]
+    assert all(0.5 * usual <= wait <= 1.5 * usual for wait, usual in zip(stop.waits, (0.5, 1, 2), strict=True))
+    assert told[0].startswith("cloud unreachable for 0 s") and "the cable was pulled" in told[0]
+
+
+def test_waits_begin_anew_where_the_cloud_has_answered_in_between():
+    runs, stop = Runs(BROKEN, BROKEN, BROKEN, True, hear=(2,)), Stop()
+    assert run_again_after_outages(runs.begin, stop, [].append, resume=True)
+    assert runs.resumed == [True, True, True, True]
+    assert all(0.5 * usual <= wait <= 1.5 * usual for wait, usual in zip(stop.waits, (0.5, 1, 0.5), strict=True))
+
+
+def test_other_errors_end_the_run_and_a_stop_is_heard():
+    runs = Runs(FrameError("not acceptable"))
+    with pytest.raises(FrameError):
+        run_again_after_outages(runs.begin, Stop(), [].append, resume=False)
+    stop = Stop()
+    stop.set()
+    assert not run_again_after_outages(Runs(BROKEN).begin, stop, [].append, resume=False)
+    assert stop.waits == []
+
+
+def test_no_wait_is_longer_than_a_minute_and_a_half():
+    stop, away = Stop(), outage.Outage([].append)
+    for _ in range(12):
+        away.wait("", stop)
+    assert max(stop.waits) <= 90 and min(stop.waits[-3:]) >= 30
