@@ -163,7 +163,7 @@ class DropHandler:
     def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> None: ...
 
     def sync(self, edge: str, header: StreamHeader) -> int:
-        return header.first_seq
+        return header.end_seq
 
     def finish(self, edge: str, header: StreamHeader) -> None: ...
 

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config
 from smartedge.errors import LinkError, RunError, SmartEdgeError, from_code
 from smartedge.methods.base import get_method
 from smartedge.runs.progress import Monitor, parse_update
+from smartedge.stopping import stop_on_signals
 
-__all__ = ["run_both", "stop_on_signals"]
+__all__ = ["run_both"]
 
 _GRACE_SECONDS = 20.0  # for a side to stop by itself when the other one has failed
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one interrupts at once."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finished: bool) -> bool:
@@ -55,7 +35,7 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
         SmartEdgeError: the error of the side that failed first.
     """
     sides: list[_Side] = []
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, stop.watched():
         try:
             location: list[str] = []
             if get_method(config.method).has_cloud:
@@ -81,7 +61,7 @@ def _wait(sides: Sequence[_Side], stop: threading.Event) -> bool:
     asked, deadline = False, float("inf")
     while any(side.running() for side in sides):
         failed = failed or next((side for side in sides if side.failed()), None)
-        if (failed or stop.is_set()) and not asked:
+        if (failed or stop.is_set() or any(side.stopped() for side in sides)) and not asked:
             asked, deadline = True, time.monotonic() + _GRACE_SECONDS
             for side in sides:
                 side.interrupt()
@@ -89,7 +69,7 @@ def _wait(sides: Sequence[_Side], stop: threading.Event) -> bool:
             break
         time.sleep(0.05)
     failures = [side for side in ([failed] if failed else []) + list(sides) if side.failed()]
-    if stop.is_set():
+    if stop.is_set() or (not failures and any(side.stopped() for side in sides)):
         return False
     if failures:
         # A side whose peer failed reports only a lost link. The peer's own error says why.
@@ -103,10 +83,11 @@ class _Side:
 
     def __init__(self, config: Config, side: str, arguments: list[str], monitor: Monitor, *, resume: bool) -> None:
         self.side = side
+        self.folder = config.run_dir / side
         self.port: int | None = None
         self.changed = threading.Event()
         command = [sys.executable, "-m", "smartedge", side, str(config.run_dir / "config.yaml"), *arguments]
-        command += ["--progress", "json"] + (["--resume"] if resume else [])
+        command += ["--progress", "json", "--until-input-ends"] + (["--resume"] if resume else [])
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -128,6 +109,10 @@ class _Side:
 
     def failed(self) -> bool:
         return not self.running() and self.process.returncode not in (0, 130)
+
+    def stopped(self) -> bool:
+        """Whether somebody has asked this side alone to end."""
+        return not self.running() and self.process.returncode == 0 and not has_finished(self.folder)
 
     def interrupt(self) -> None:
         if self.running():

@@ -8,7 +8,6 @@ import json
 import shlex
 import shutil
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,10 @@ from smartedge.config import Config, differences, load_config, load_run_config
 from smartedge.errors import RunError
 from smartedge.files import private_folder, refuse_if_others_can_read, write_atomically
 from smartedge.methods.base import get_method
-from smartedge.processes import run_both, stop_on_signals
+from smartedge.processes import run_both
 from smartedge.run_folder import has_begun, in_folder, name_of
 from smartedge.runs.progress import Bars, Monitor, Update
+from smartedge.stopping import Stop, Stopped, stop_on_signals
 
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
@@ -74,7 +74,7 @@ def train(
 
     Raises:
         SmartEdgeError: what went wrong on either side.
-        KeyboardInterrupt: after both sides have stopped cleanly.
+        Stopped: a ``KeyboardInterrupt``, after both sides have stopped cleanly.
     """
     settings = in_folder(load_config(config, overrides), name_of(config), resume=resume)
     run_dir = settings.run_dir
@@ -88,7 +88,7 @@ def train(
     finally:
         shown.close()
     if not finished:
-        raise KeyboardInterrupt(f"stopped; continue with: smartedge train {run_dir / 'config.yaml'} --resume")
+        raise Stopped(f"stopped; continue with: smartedge train {run_dir / 'config.yaml'} --resume")
     from smartedge.runs.results import assemble
 
     return assemble(run_dir, settings, get_method(settings.method), facts)
@@ -116,7 +116,7 @@ def run_edge(
     *,
     bundle: Bundle | None = None,
     resume: bool = False,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
 ) -> bool:
     """The edge's process: trains, and sends to the cloud. True when done.
 
@@ -140,7 +140,7 @@ def run_edge(
     config = in_folder(config, "run", ["edge"], resume=resume)
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=True)
-    method, stop = get_method(config.method), stop or threading.Event()
+    method, stop = get_method(config.method), stop or Stop()
     sender = _sender(config, location, bundle) if method.has_cloud else None
     dataset = open_data(config, monitor)
     _warn_of_early_releases(config, monitor)
@@ -148,13 +148,15 @@ def run_edge(
     def begin(resume: bool) -> EdgeRunner:
         return EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
 
-    if not method.answered:
-        return begin(resume).run(stop)
-
     def tell(text: str) -> None:
         monitor.update(Update("edge", "link", text=text))
 
-    return run_again_after_outages(begin, stop, tell, resume=resume)
+    if not method.answered:
+        runner = begin(resume)
+        with stop.watched():
+            return runner.run(stop)
+    with stop.watched():
+        return run_again_after_outages(begin, stop, tell, resume=resume)
 
 
 def release_images(
@@ -166,7 +168,7 @@ def release_images(
     *,
     bundle: Bundle | None = None,
     resume: bool = False,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
 ) -> bool:
     """The process of an edge that does not train: it releases labelled images once, and needs no torch. True when done.
 
@@ -186,7 +188,9 @@ def release_images(
     _note_facts(config, edge=True)
     sender = _sender(config, location, bundle)
     front = OnnxFront(published, config.threads)
-    return Releaser(front, config, source, sender, monitor, resume=resume).release(stop or threading.Event())
+    releaser, stop = Releaser(front, config, source, sender, monitor, resume=resume), stop or Stop()
+    with stop.watched():
+        return releaser.release(stop)
 
 
 def run_cloud(  # noqa: PLR0913 - one argument for each option of the command line
@@ -199,7 +203,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     behind_proxy: bool = False,
     udp: tuple[str, int] | None = None,
     resume: bool = False,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
 ) -> bool:
     """The cloud's process: listens, logs the frames, trains. True when done.
 
@@ -220,13 +224,15 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     runner = CloudRunner(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
     receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
     one_way = None if udp is None else _one_way_receiver(runner.ingest, *udp, fleet=fleet)
-    receiver.start()
-    monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))
-    if udp is not None and one_way is not None:
-        one_way.start()
-        monitor.update(Update("cloud", "listen", text=f"listening for datagrams on {udp[0]}:{one_way.port}"))
+    stop = stop or Stop()
     try:
-        return runner.run(stop or threading.Event())
+        receiver.start()
+        monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))
+        if udp is not None and one_way is not None:
+            one_way.start()
+            monitor.update(Update("cloud", "listen", text=f"listening for datagrams on {udp[0]}:{one_way.port}"))
+        with stop.watched():
+            return runner.run(stop)
     finally:
         receiver.close()
         if one_way is not None:
@@ -239,11 +245,15 @@ def _sender(config: Config, location: str | None, bundle: Bundle | None) -> Fram
     if bundle is not None and location is None:
         location = bundle.cloud
     assert location is not None
-    return one_way_link(config, location, bundle) if location.startswith(UDP) else link_to(config, location, bundle)
+    if location.startswith(UDP):
+        return one_way_link(config, location, bundle)
+    return link_to(config, location, bundle, patient=False)  # the edge itself tries again, and says so
 
 
-def link_to(config: Config, location: str, bundle: Bundle | None = None) -> GrpcLink:
+def link_to(config: Config, location: str, bundle: Bundle | None = None, *, patient: bool = True) -> GrpcLink:
     """The edge's end of the link, with the credentials of the bundle, or else with those that the settings name.
+
+    ``patient`` is that of :class:`~smartedge.wire.grpc_link.GrpcLink`.
 
     Raises:
         LinkError: the cloud answers, but its certificate or this edge's is not accepted.
@@ -255,7 +265,9 @@ def link_to(config: Config, location: str, bundle: Bundle | None = None) -> Grpc
     credentials = _credentials(config) if bundle is None else credentials_of(bundle)
     check_handshake(location, credentials)
     link = config.link
-    return GrpcLink(location, credentials, connect_timeout_s=link.connect_timeout, insecure=link.insecure)
+    return GrpcLink(
+        location, credentials, connect_timeout_s=link.connect_timeout, patient=patient, insecure=link.insecure
+    )
 
 
 def one_way_link(config: Config, location: str, bundle: Bundle | None) -> SimplexLink:
@@ -377,7 +389,8 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
             runner = EdgeRunner(
                 config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=False
             )
-            return runner.run(stop)
+            with stop.watched():
+                return runner.run(stop)
     finally:
         if cloud is not None:
             cloud.close()

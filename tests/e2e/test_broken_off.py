@@ -7,6 +7,9 @@ and can be run by ``make mutants``.
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 from killing import Kill
@@ -106,3 +109,38 @@ def test_only_the_newest_checkpoint_is_kept_and_a_taught_front_needs_its_teacher
     with pytest.raises(EOFError):
         train(broken, resume=True, single_process=True, monitor=BreakOff("release train", 4))
     assert Checkpoints(edge / "checkpoints").load(4)["teacher"] is None, "nor after a resumption"
+
+
+@pytest.mark.parametrize(
+    ("side", "method"), [("edge", "hierarchical"), ("edge", "split"), ("edge", "local"), ("cloud", "hierarchical")]
+)
+def test_the_advice_on_a_damaged_checkpoint_helps(side, method, tiny_config):
+    whole, broken = tiny_config("whole", method=method), tiny_config("broken", method=method)
+    train(whole, single_process=True, monitor=Quiet())
+    with pytest.raises(EOFError):
+        train(broken, single_process=True, monitor=BreakOff("train", 14))
+    newest = broken.run_dir / side / "checkpoints" / "00000002"
+    tensors = newest / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-100])
+    advice = {"edge": "delete (.*confirmed.json) to train again from the start", "cloud": "delete it to resume before"}
+    with pytest.raises(RunError, match="cannot be read") as caught:
+        train(broken, resume=True, single_process=True, monitor=Quiet())
+    found = re.search(advice[side], str(caught.value))
+    assert found, caught.value
+    if side == "edge":
+        Path(found[1]).unlink()
+    else:
+        shutil.rmtree(newest)
+    train(broken, resume=True, single_process=True, monitor=Quiet())
+    assert_same_run(whole.run_dir, broken.run_dir)
+
+
+@pytest.mark.parametrize("done", [1, 4])
+def test_split_learning_that_broke_off_in_its_first_epoch(done, tiny_config):
+    whole, broken = (tiny_config(name, method="split", epochs=EPOCHS) for name in ("whole", "broken"))
+    train(whole, single_process=True, monitor=Quiet())
+    with pytest.raises(EOFError):
+        train(broken, single_process=True, monitor=BreakOff("train", done))
+    assert not (broken.run_dir / "edge" / "confirmed.json").exists()
+    train(broken, resume=True, single_process=True, monitor=Quiet())
+    assert_same_run(whole.run_dir, broken.run_dir)

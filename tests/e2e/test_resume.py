@@ -37,6 +37,7 @@ PLACES = [
     ("upload", "freeze-and-log", None, "cloud", "train", 8, 1),
     ("split", "joint", None, "edge", "train", 8, 1),
     ("split", "joint", None, "cloud", "train", 14, 2),
+    ("split", "joint", None, "edge", "train", 4, 0),
     ("local", "joint", None, "edge", "train", 8, 1),
     ("hierarchical", "joint", "gaussian", "edge", "train", 8, 1),
     ("hierarchical", "two-stage", "gaussian", "edge", "train", 8, 1),
@@ -53,6 +54,7 @@ APART = [
     ("hierarchical", "freeze-and-log", None, "cloud", "train", 8, 1, "by two"),
     ("split", "joint", None, "edge", "train", 8, 1, "by one"),
     ("split", "joint", None, "cloud", "train", 14, 2, "by two"),
+    ("split", "joint", None, "cloud", "train", 4, 0, "by two"),
     ("hierarchical", "two-stage", "gaussian", "edge", "release train", 8, 4, "by one"),
 ]
 
@@ -147,7 +149,7 @@ def test_ctrl_c_stops_both_sides_cleanly_and_resume_goes_on(tiny_config, uninter
         timeout=120,
         check=False,
     )
-    assert stopped.returncode == 130, stopped.stderr
+    assert stopped.returncode == 0, stopped.stderr
     assert "--resume" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert not (broken.run_dir / "results.json").exists()

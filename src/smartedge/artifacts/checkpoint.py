@@ -14,8 +14,8 @@ __all__ = ["CheckpointState"]
 class CheckpointState(Artifact):
     """``checkpoints/N/state.json``."""
 
-    missing: ClassVar[str] = "delete the checkpoint's folder to resume before it"
-    remedy: ClassVar[str] = "delete the checkpoint's folder to resume before it"
+    missing: ClassVar[str] = "it belongs to a checkpoint"  # Checkpoints.load says what to do: that differs by side
+    remedy: ClassVar[str] = "it belongs to a checkpoint"
     page: ClassVar[str] = "docs/run-files-schema.md"
 
     schema_version: Literal[1] = 1

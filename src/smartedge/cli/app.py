@@ -5,7 +5,8 @@ A verb's module has two functions::
     def add_parser(subparsers) -> argparse.ArgumentParser     # adds and describes the verb's arguments
     def run(args: argparse.Namespace) -> int                  # does it; returns the exit code
 
-Exit codes: 0 done; 130 stopped by Ctrl-C; else the code of the error (docs/errors.md).
+Exit codes: 0 done, or a long verb that was asked to stop and did so cleanly; 130 interrupted; else the code of the
+error (docs/errors.md).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import argparse
 import difflib
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from smartedge.errors import ConfigError, SmartEdgeError
+from smartedge.stopping import Stopped, stop_on_signals
 
 __all__ = ["VERBS", "main", "parse"]
 
@@ -59,6 +62,8 @@ VERBS: dict[str, dict[str, str]] = {
 # Packages that a verb may find missing, and the extra that brings them. All others are reported where they are used.
 _EXTRAS = {"torch": "train", "pyarrow": "train", "safetensors": "train", "onnxruntime": "front", "onnx": "export"}
 _NEEDS = "this needs the package '{package}', which is not installed; run: pip install 'smartedge[{extra}]'"
+# Verbs that may run for long: SIGTERM or Ctrl-C ends them well, and the same command goes on.
+_LONG = frozenset({"audit", "cloud", "edge", "infer", "serve", "sweep", "train"})
 
 _TOUR = """\
 smartedge trains one vision network on two machines. The edge holds the images and the first layers; it learns from
@@ -110,9 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     before = os.umask(0o077)  # what libraries write, such as TensorBoard, is as private as what we write
+    args = argparse.Namespace()
     try:
-        args = parse(arguments)
-        exit_code: int = args.run(args)
+        with stop_on_signals():
+            args = parse(arguments)
+            exit_code: int = args.run(args)
         sys.stdout.flush()  # now, so that a closed pipe is an error here and is handled below
         return exit_code
     except SmartEdgeError as error:
@@ -125,6 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error [SE-CONFIG]: {_NEEDS.format(package=error.name, extra=extra)}", file=sys.stderr)
         return ConfigError.exit_code
+    except Stopped as stopped:
+        print(stopped.args[0] if stopped.args else f"stopped{_how_to_go_on(arguments, args)}", file=sys.stderr)
+        return 0 if _verb(arguments) in _LONG else 130
     except KeyboardInterrupt as interrupt:
         print(interrupt.args[0] if interrupt.args else "stopped", file=sys.stderr)
         return 130
@@ -133,6 +143,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     finally:
         os.umask(before)
+
+
+def _verb(argv: Sequence[str]) -> str | None:
+    return next((word for word in argv if not word.startswith("-")), None)
+
+
+def _how_to_go_on(argv: Sequence[str], args: argparse.Namespace) -> str:
+    """The command that continues a stopped one; empty where there is nothing to continue."""
+    if _verb(argv) not in _LONG:
+        return ""
+    resumed = [*argv, "--resume"] if getattr(args, "resume", None) is False else argv
+    return f"; go on with: smartedge {shlex.join(resumed)}"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -151,7 +173,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     _add_debug(parser)
-    verb = next((word for word in argv if not word.startswith("-")), None)
+    verb = _verb(argv)
     if verb is None:
         if "--version" not in argv:
             parser.print_help()

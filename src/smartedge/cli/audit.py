@@ -125,13 +125,10 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     before = torch.get_num_threads()
     monitor = Bars()
-    what = args.run_dir or f"--features {args.features}"
     try:
         usual = load_run_config(args.run_dir).threads if args.run_dir else max(1, (os.cpu_count() or 2) // 2)
         torch.set_num_threads(args.threads or usual)
         result, files = (_of_run if args.run_dir else _of_features)(args, monitor)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; go on with: smartedge audit {what}") from None
     finally:
         monitor.close()
         torch.set_num_threads(before)

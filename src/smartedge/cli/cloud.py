@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from smartedge.cli.common import add_side_arguments, side
 from smartedge.errors import ConfigError
+from smartedge.stopping import Stopped
 
 __all__ = ["FleetArguments", "add_fleet_arguments", "add_parser", "fleet_of", "parse_address", "run"]
 
@@ -57,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
     fleet = fleet_of(args)
     udp = None if args.listen_udp is None else parse_address(args.listen_udp, "--listen-udp")
     with side(args, "cloud") as (config, monitor, stop):
-        done = run_cloud(config, host, port, monitor, **fleet, udp=udp, resume=args.resume, stop=stop)
-    return 0 if done else 130
+        if not run_cloud(config, host, port, monitor, **fleet, udp=udp, resume=args.resume, stop=stop):
+            raise Stopped
+    return 0
 
 
 def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:

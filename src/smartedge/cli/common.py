@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.runs.progress import Bars, JsonLines, Monitor
+from smartedge.stopping import Stop, stop_on_signals
 
 __all__ = [
     "add_config_arguments",
@@ -56,20 +59,20 @@ def add_side_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=["bars", "json"], default="bars", help="json: one object a line, for another program"
     )
+    parser.add_argument("--until-input-ends", action="store_true", help=argparse.SUPPRESS)  # for 'smartedge train'
 
 
 @contextmanager
-def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor, threading.Event]]:
+def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor, Stop]]:
     """Settings, monitor and stop event of a verb that runs one side, ``edge`` or ``cloud``."""
-    from smartedge.processes import stop_on_signals
     from smartedge.run_folder import in_folder, name_of
 
     settings = _settings(args)
     config = in_folder(settings, name_of(args.config or args.front.resolve()), [name], resume=args.resume)
     with stop_on_signals() as stop:
-        if args.progress == "json":
-            # The program that reads the lines holds our standard input open. When that program ends, we stop.
-            threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
+        if args.until_input_ends:
+            # 'smartedge train' holds our standard input open. When its process ends, however that happens, we stop.
+            threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
         monitor = JsonLines(sys.stdout) if args.progress == "json" else Bars()
         try:
             yield config, monitor, stop
@@ -99,6 +102,6 @@ def _settings(args: argparse.Namespace) -> Config:
     return settings_for_release(args.front, args.overrides)
 
 
-def _stop_at_end_of_input(stop: threading.Event) -> None:
+def _stop_at_end_of_input() -> None:
     sys.stdin.read()
-    stop.set()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -10,6 +10,7 @@ from smartedge.cli.common import add_side_arguments, side
 from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError
 from smartedge.methods.base import get_method
+from smartedge.stopping import Stopped
 
 __all__ = ["add_parser", "run"]
 
@@ -73,4 +74,6 @@ def run(args: argparse.Namespace) -> int:
             )
         else:
             done = run_edge(config, args.connect, monitor, bundle=bundle, resume=args.resume, stop=stop)
-    return 0 if done else 130
+        if not done:
+            raise Stopped
+    return 0

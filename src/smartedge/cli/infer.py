@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError, DataError
+from smartedge.stopping import stop_on_signals
 
 if TYPE_CHECKING:
     import threading
@@ -115,7 +116,6 @@ def goal_of(args: argparse.Namespace) -> Goal | None:
 def run(args: argparse.Namespace) -> int:
     """Answer every image that can be read; exit code 3 where one cannot."""
     from smartedge.inference.answering import check_threshold
-    from smartedge.processes import stop_on_signals
 
     if args.bundle is not None and args.connect is None and not _is_front(args.model):
         raise ConfigError("--bundle: only with --connect HOST:PORT; without a server nothing leaves this machine")
@@ -125,10 +125,12 @@ def run(args: argparse.Namespace) -> int:
         check_threshold(args.threshold)
     prepared = _PublishedModel(args) if _is_front(args.model) else _RunModel(args)
     readable = unreadable = by_back = 0
-    with stop_on_signals() if args.source is not None else nullcontext() as stop:
+    # A camera is watched until somebody stops it. Given images are interrupted where that stands.
+    source = args.source is not None
+    with stop_on_signals() as stop, stop.watched() if source else nullcontext():
         shown = _shown(args, prepared.image_size, stop)
         with prepared.answerer(args) as answerer:
-            for batch in _batches(shown, 1 if args.source is not None else None):
+            for batch in _batches(shown, 1 if source else None):
                 good = [each for each in batch if each.pixels_CHW is not None]
                 for each in batch:
                     if each.pixels_CHW is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smartedge.cli.cloud import add_fleet_arguments, fleet_of, parse_address
+from smartedge.stopping import Stopped, stop_on_signals
 
 __all__ = ["add_parser", "run"]
 
@@ -41,7 +42,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     from smartedge.inference import BackServer, TrainedRun
-    from smartedge.processes import stop_on_signals
     from smartedge.training import receiver_for
 
     host, port = parse_address(args.listen, "--listen")
@@ -49,10 +49,12 @@ def run(args: argparse.Namespace) -> int:
     receiver = receiver_for(
         trained.config, BackServer(trained), host, port, **fleet_of(args), streams_per_edge=_CLIENTS
     )
-    with stop_on_signals() as stop:
+    try:
         receiver.start()
-        print(f"listening on {host}:{receiver.port}; Ctrl-C stops", flush=True)
-        while not stop.wait(timeout=0.5):
-            pass
+        with stop_on_signals() as stop, stop.watched():
+            print(f"listening on {host}:{receiver.port}; Ctrl-C stops", flush=True)
+            while not stop.wait(timeout=0.5):
+                pass
+    finally:
         receiver.close()
-    return 0
+    raise Stopped

@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
             audit_seconds=(seconds(args.budget) if args.budget else math.inf) if args.audit else None,
             single_process=args.single_process,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; the same command goes on; so far: {folder / 'sweep.json'}") from None
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(f"stopped; the same command goes on; so far: {folder / 'sweep.json'}") from None
     print_table(found)
     for path in _page(folder):
         print(path)

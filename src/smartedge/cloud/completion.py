@@ -33,11 +33,11 @@ class Completion:
 
     def reached(self) -> bool:
         """Whether the run is complete. Hold ``handover.changed``."""
-        closed = {edge for edge, intake in self._handover.intakes.items() if intake.closed}
+        sent = {edge for edge, intake in self._handover.intakes.items() if intake.sent_all}
         if isinstance(self._expected, tuple):
-            all_in = set(self._expected) <= closed
+            all_in = set(self._expected) <= sent
         else:
-            all_in = self._expected is not None and len(closed) >= self._expected
+            all_in = self._expected is not None and len(sent) >= self._expected
         late = self._deadline is not None and time.monotonic() >= self._deadline
         return all_in or late or self._asked.exists()
 

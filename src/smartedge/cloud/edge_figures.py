@@ -39,7 +39,7 @@ def figures_of_edges(handover: Handover, trainer: BackTrainer, influence: Influe
             learned=learned,
             lag=intake.next_seq - learned,
             refused=intake.refused,
-            closed=intake.closed,
+            closed=intake.sent_all,
             quarantined=handover.quarantined.get(name),
             capped=influence is not None and name in influence.capped,
             loss=None if influence is None else influence.loss(name),

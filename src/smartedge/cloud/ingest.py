@@ -17,7 +17,7 @@ from smartedge.cloud.store import FeatureLog, FeatureReader, edges_of, log_folde
 from smartedge.cloud.values import check_values, largest_value
 from smartedge.codec import unpack_frame
 from smartedge.config import Config
-from smartedge.errors import FrameError, RunError, SmartEdgeError
+from smartedge.errors import FrameError, LinkError, RunError, SmartEdgeError
 from smartedge.files import PRIVATE, private_folder, sync_folder
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
@@ -84,6 +84,12 @@ class Intake:
         return 0 if self.log is None else self.log.next_seq
 
     @property
+    def sent_all(self) -> bool:
+        """Whether the last stream is in, durably."""
+        streams = self.streams
+        return bool(streams) and streams[-1].split == "test" and self.open_log().durable >= streams[-1].end_seq
+
+    @property
     def closed(self) -> bool:
         """Whether the last stream is in, and the edge knows it."""
         return self._closed.exists()
@@ -122,6 +128,7 @@ class Handover:
         self.quarantined: dict[str, int] = {}  # edge -> the frame on which training failed
         self.answers: dict[int, Frame] = {}
         self.failure: BaseException | None = None  # of training
+        self.stopping = False  # the cloud is about to end
         self._kept: dict[Key, Decoded] = {}
         self._room = kept_bytes
 
@@ -147,15 +154,19 @@ class Handover:
             self.drop(later)
         self.answers.clear()
         self.learned[edge] = seq
+        self.complete = False
 
     def wait(self, until: Callable[[], Found | None]) -> Found:
         """Wait until ``until`` returns a true value, and return it.
 
         Raises:
             RunError: training has failed.
+            LinkError: the cloud is about to end.
         """
         while not (found := until()):
             self.raise_failure()
+            if self.stopping:
+                raise LinkError("the cloud was stopped; it may come back")
             self.changed.wait(timeout=1.0)
         return found
 
@@ -325,6 +336,17 @@ class Ingest:
             log = intake.open_log()
             log.forget_before(log.next_seq)
 
+    def unaware(self) -> list[str]:
+        """Edges that sent everything, and may not know that it arrived. Hold ``handover.changed``."""
+        return [
+            edge
+            for edge, intake in self._handover.intakes.items()
+            if intake.sent_all
+            and not intake.closed
+            and edge not in self._one_way
+            and edge not in self._handover.quarantined
+        ]
+
     def close(self) -> None:
         """Close the logs."""
         for intake in self._handover.intakes.values():
@@ -398,7 +420,7 @@ class Ingest:
                 f"edge {intake.edge!r} is in quarantine: training failed on its frame {failed}. The run goes on "
                 "without it; look for the fault, and let the edge take part in the next run"
             )
-        if self._handover.complete and not intake.closed:
+        if self._handover.complete and not intake.sent_all:
             raise RunError("the run is complete, and goes on with what came before")
         if isinstance(expected, tuple):
             if intake.edge not in expected:

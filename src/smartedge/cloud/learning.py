@@ -32,6 +32,7 @@ from smartedge.runs.begun_with import weights_facts
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
+from smartedge.stopping import Interrupted
 from smartedge.types import EncodedBatch, FeatureBatch, Frame, StreamHeader
 
 __all__ = ["Learning", "Task"]
@@ -91,6 +92,7 @@ class Learning:
         self._busy = False  # the training thread is learning
         self._needed = 0  # the first frame that a run resumed from the checkpoint before the newest one would need
         self._first_epoch: int | None = None
+        self._stop = threading.Event()  # set when the run is to stop
 
     def _mix(self) -> Mixing:
         file = self.folder / "order.jsonl"
@@ -115,12 +117,16 @@ class Learning:
         if not header.answered or edge not in handover.intakes:
             return
         handover.wait(lambda: not self._busy)  # a step that the edge does not wait for any longer
-        if header.first_seq != trainer.next_seq:
-            if not trainer.rewind(header.first_seq):
-                raise RunError(
-                    f"the edge wants to go on at frame {header.first_seq}, but the cloud has no checkpoint there; "
-                    "start a new run"
-                )
+        if header.first_seq == 0 and trainer.next_seq > 0:  # the edge has no checkpoint, and begins anew
+            trainer.close()
+            trainer.checkpoints.forget_after(-1)
+            self.make_trainer(edge, header)
+        elif header.first_seq != trainer.next_seq and not trainer.rewind(header.first_seq):
+            raise RunError(
+                f"the edge wants to go on at frame {header.first_seq}, but the cloud has no checkpoint there; start a "
+                "new run"
+            )
+        if header.first_seq < handover.intakes[edge].next_seq:
             handover.intakes[edge].open_log().truncate(header.first_seq)
             handover.go_back(edge, header.first_seq)
 
@@ -207,9 +213,18 @@ class Learning:
         return Task(snapshot=snapshot, needed=snapshot.frames)
 
     def do(self, task: Task, stop: threading.Event | None = None) -> None:
-        """Learn from what :meth:`next` gave. Training on a snapshot ends after a step where ``stop`` is set."""
+        """Learn from what :meth:`next` gave.
+
+        Training on a snapshot ends after a step where ``stop`` is set.
+
+        Raises:
+            Interrupted: ``stop`` was set, and another frame was to be read. All that learns or evaluates reads frames
+                one after the other. Of several workers, none is interrupted within a task.
+        """
         trainer = self.trainer
         assert trainer is not None
+        if stop is not None and self.group is ALONE:
+            self._stop = stop
         if task.snapshot is not None:
             self._learn_from_logs(trainer, task.snapshot, stop)
         elif task.line is not None:
@@ -284,6 +299,8 @@ class Learning:
 
     def _decoded(self, key: Key) -> Decoded:
         """A decoded frame: from memory where it is kept, else from the log."""
+        if self._stop.is_set():
+            raise Interrupted
         edge, seq = key
         with self._handover.changed:
             if (kept := self._handover.kept(key)) is not None:

@@ -29,6 +29,7 @@ from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.ledger import same_policy
 from smartedge.runs.progress import Monitor, Update
+from smartedge.stopping import Interrupted
 from smartedge.types import SplitName, StreamHeader
 from smartedge.wire.link import FrameSender
 
@@ -109,14 +110,17 @@ class Releaser:
         finished = False
         self.shipper.start()
         try:
-            first_seq = 0
-            for stream in get_schedule(self.config.schedule).epochs(self.config)[0].splits:
-                ended = self._release_split(stream, first_seq, stop)
-                if ended is None:
-                    return False
-                first_seq = ended
-            finished = self.sender.finish(stop)
+            with self.sender.until(stop, cut_off=False):
+                first_seq = 0
+                for stream in get_schedule(self.config.schedule).epochs(self.config)[0].splits:
+                    ended = self._release_split(stream, first_seq, stop)
+                    if ended is None:
+                        return False
+                    first_seq = ended
+                finished = self.sender.finish(stop)
             return finished
+        except Interrupted:
+            return False
         finally:
             if not finished:
                 self.sender.abort()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ from smartedge.runs.predictions import Predictions
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
+from smartedge.stopping import Interrupted
 from smartedge.types import ImageBatch, SplitName, StreamHeader
 from smartedge.wire.link import FrameSender
 
@@ -94,11 +95,13 @@ class EdgeRunner:
         existing = self.state.exists
         if resume:
             self.state.restore()
+        self._waits = threaded and self.method.answered  # for the cloud's answers
         threaded = threaded and not self.method.answered
         self.process = Process(threaded, self.state.counts.epochs, rss_bytes=rss_before)
         self.gate: Gate | None = None
         self.shipper: Shipper | None = None
         self.sender: Sender | None = None
+        self._stop = threading.Event()  # set when the run is to stop
         if link is not None:
             self.gate = self._open_gate(existing=existing)
             self.shipper = self._make_shipper(link)
@@ -109,13 +112,17 @@ class EdgeRunner:
     def run(self, stop: threading.Event) -> bool:
         """Train and send until done (True) or until ``stop`` is set (False)."""
         finished = False
+        self._stop = stop
         if self.shipper is not None:
             self.shipper.start()
         try:
-            finished = self._teach(stop) and self._learn(stop) and self._send_only(stop)
-            if finished and self.sender is not None:
-                finished = self.sender.finish(stop)
+            with nullcontext() if self.sender is None else self.sender.until(stop, cut_off=self._waits):
+                finished = self._teach(stop) and self._learn(stop) and self._send_only(stop)
+                if finished and self.sender is not None:
+                    finished = self.sender.finish(stop)
             return finished
+        except Interrupted:
+            return False
         finally:
             if not finished and self.sender is not None:
                 self.sender.abort()
@@ -261,6 +268,8 @@ class EdgeRunner:
         predictions, kind = Predictions(), self.dataset.task.kind
         with self._every_image(split) as loader:
             for batch in loader:
+                if self._stop.is_set():
+                    raise Interrupted
                 with self._computing(), self.random.active():
                     features_BF, logits_BK = learner.infer(batch)
                 if sends and features_BF is not None:

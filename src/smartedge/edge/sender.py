@@ -8,7 +8,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import cast
 
@@ -20,13 +21,16 @@ from smartedge.artifacts.summary import TrafficTotals
 from smartedge.codec import Codec, decoding_error, pack, unpack_frame
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
-from smartedge.errors import SmartEdgeError
+from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.privacy.release import Gate
+from smartedge.stopping import Interrupted
 from smartedge.types import Features, Frame, Labels, StreamHeader
 from smartedge.wire.frame import Message, answer_header, serialise
 from smartedge.wire.link import FrameSender
 
 __all__ = ["Sender", "Traffic"]
+
+_LOOK_S = 0.2  # how often is asked whether the run is to stop, while the link waits
 
 
 @dataclass
@@ -85,6 +89,7 @@ class Sender:
         self.next_seq = next_seq
         self.gate = gate
         self.traffic = traffic
+        self._stop = threading.Event()
         self._header: StreamHeader | None = None
         self._seq = next_seq  # the same, as the sending thread counts
         self._wanted = next_seq  # the receiver holds earlier frames
@@ -101,6 +106,36 @@ class Sender:
         if self._queue is not None:
             return 0.0
         return self.traffic.release_seconds + self.traffic.encode_seconds + self.traffic.link_seconds
+
+    @contextmanager
+    def until(self, stop: threading.Event, *, cut_off: bool) -> Iterator[None]:
+        """Once ``stop`` is set, nothing in the block waits here any longer.
+
+        Args:
+            stop: may be set by any thread.
+            cut_off: the caller's thread waits for answers over the link, so the link is cut off when ``stop`` is set.
+
+        Raises:
+            Interrupted: from what waited.
+        """
+        self._stop, over = stop, threading.Event()
+
+        def watch() -> None:
+            while not over.wait(_LOOK_S):
+                if stop.is_set():
+                    self.link.disconnect()
+
+        watching = threading.Thread(target=watch, name="cut off", daemon=True)
+        if cut_off:
+            watching.start()
+        try:
+            yield
+        except LinkError:
+            if cut_off and stop.is_set():
+                raise Interrupted from None
+            raise
+        finally:
+            over.set()
 
     def open(self, header: StreamHeader) -> None:
         """Begin a stream; ``header.first_seq`` must be :attr:`next_seq`."""
@@ -152,6 +187,8 @@ class Sender:
         if self._queue is not None:
             self._put(None)
             while self._thread.is_alive():
+                if stop.is_set():
+                    return False
                 self._thread.join(timeout=0.2)
         self._raise_failure()
         if self.shipper is not None:
@@ -240,6 +277,8 @@ class Sender:
         assert self._queue is not None
         while True:
             self._raise_failure()
+            if self._stop.is_set():
+                raise Interrupted
             try:
                 return self._queue.put(job, timeout=0.2)
             except queue.Full:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from smartedge.artifacts.run import Shipped
 from smartedge.edge.outage import Outage
 from smartedge.edge.spool import Spool
-from smartedge.errors import LinkError, LogError, RunError
+from smartedge.errors import LinkError, LogError, RunError, SmartEdgeError
 from smartedge.files import disk_error
 from smartedge.types import StreamHeader
 from smartedge.wire.link import FrameSender
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Shipper"]
 
+_TELL_S = 30.0  # how long a cloud that has confirmed everything may be away
 _LOOK_S = 0.5  # how often a thread that waits looks whether it should end
 
 
@@ -32,6 +33,9 @@ class Shipper:
 
     Where the link breaks, or the cloud is not there, it waits (:class:`~smartedge.edge.outage.Outage`) and tries again.
     It goes on at the frame that the cloud wants next.
+
+    When the cloud has confirmed every frame, it is told so by the end of the last stream. A cloud that cannot be told
+    within half a minute has gone, and needs nothing more.
 
     Args:
         spool: where frames come from.
@@ -48,11 +52,12 @@ class Shipper:
         self.link = link
         self._record = record
         self._traffic = traffic
+        self._tell = tell
         self._outage = Outage(tell)
         self._stopping = threading.Event()
         self._ending = threading.Event()
         self._failure: BaseException | None = None
-        self._shipped = False  # a stream, to its end
+        self._ended: StreamHeader | None = None  # the stream that was shipped last, to its end
         if (shipped := Shipped.read_if_there(record)) is not None:
             spool.confirm(shipped.confirmed)
             traffic.up, traffic.down, traffic.source = dict(shipped.up), dict(shipped.down), shipped.source
@@ -112,9 +117,8 @@ class Shipper:
             while not self._stopping.is_set():
                 header = self.spool.stream_at(self.spool.confirmed)
                 if header is None and self._ending.is_set():
-                    if self._shipped or not self.spool.streams:
-                        return
-                    header = self.spool.streams[-1]  # the cloud may not know that this edge has heard of its end
+                    self._tell_the_cloud()
+                    return
                 if header is None:
                     self.spool.wait(_LOOK_S)
                     continue
@@ -125,6 +129,18 @@ class Shipper:
         except BaseException as error:
             self._failure = error
             self.spool.stop()
+
+    def _tell_the_cloud(self) -> None:
+        """Every frame is confirmed. Tell the cloud that this edge has heard so: it waits a while for that."""
+        deadline = time.monotonic() + _TELL_S
+        while self.spool.streams and self._ended != self.spool.streams[-1] and not self._stopping.is_set():
+            try:
+                self._ship(self.spool.streams[-1])
+            except SmartEdgeError as error:
+                if not isinstance(error, LinkError) or time.monotonic() >= deadline:
+                    self._tell("the cloud has confirmed everything, and is not there any more")
+                    return
+                self._stopping.wait(_LOOK_S)
 
     def _ship(self, header: StreamHeader) -> None:
         """Ship one stream, and return when it is confirmed or shipping is to stop."""
@@ -142,6 +158,7 @@ class Shipper:
                     pause = time.perf_counter()
                     self.spool.wait(_LOOK_S)
                     waited += time.perf_counter() - pause
+                    self.spool.confirm(min(self.link.confirmed(), seq))  # the spool may wait for just that room
                     continue
                 if seq < self.spool.confirmed:
                     raise RunError(
@@ -156,7 +173,10 @@ class Shipper:
             with _cloud_stores():
                 self.link.close()
             self.spool.confirm(header.end_seq)
-            self._shipped = True
+            self._ended = header
+        except LinkError:
+            self.spool.confirm(min(self.link.confirmed(), header.end_seq))
+            raise
         finally:
             self._count(header, before.up, before.down, time.perf_counter() - begun - waited)
 

@@ -70,7 +70,11 @@ class EdgeState:
         self._data = _fingerprint(dataset)
         self._run_file, self._confirmed_file = folder / "run.json", folder / "confirmed.json"
         self._teacher_file = folder / "teacher.safetensors"
-        self._checkpoints = Checkpoints(folder / "checkpoints")
+        remedy = (
+            f"the edge keeps no older one: delete {self._confirmed_file} to train again from the start, to the same "
+            "result. What is released again exactly as before costs no budget"
+        )
+        self._checkpoints = Checkpoints(folder / "checkpoints", remedy)
         self._teacher_trained = False
 
     @property

@@ -58,10 +58,15 @@ class Checkpoints:
 
     A checkpoint is a nested mapping of tensors, numbers, strings, lists and mappings, such as the ``state_dict`` of a
     module or an optimizer. Numbers grow with time; here they are epochs.
+
+    Args:
+        folder: made with the first checkpoint.
+        remedy: what helps where one cannot be read, for the message.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, remedy: str = "delete it to resume before it") -> None:
         self.folder = folder
+        self._remedy = remedy
 
     def numbers(self) -> list[int]:
         """Numbers of the checkpoints in the folder, in order."""
@@ -95,11 +100,9 @@ class Checkpoints:
             tree = CheckpointState.read(folder / "state.json").tree
             loaded = _put_tensors(tree, load_file(folder / "tensors.safetensors"))
         except (OSError, ValueError, KeyError, RunError, SafetensorError) as error:
-            raise RunError(
-                f"{folder}: the checkpoint cannot be read ({error}); delete it to resume before it"
-            ) from error
+            raise RunError(f"{folder}: the checkpoint cannot be read ({error}); {self._remedy}") from error
         if not isinstance(loaded, dict):
-            raise RunError(f"{folder}: the checkpoint is not a mapping; delete it to resume before it")
+            raise RunError(f"{folder}: the checkpoint is not a mapping; {self._remedy}")
         return loaded
 
     def forget_before(self, number: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from smartedge.errors import FleetError, LinkError
+from smartedge.errors import FleetError
 from smartedge.types import EDGE_NAME
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, Guard, bearer
 from smartedge.wire.link import UNNAMED_EDGE
@@ -66,11 +66,11 @@ class Access:
             auth: what gRPC knows of the connection's certificate.
 
         Raises:
-            LinkError, FleetError: it may not send.
+            FleetError: it may not send.
         """
         shown = str(metadata.get(TOKEN_HEADER, ""))
         if self._expected is not None and not hmac.compare_digest(shown.encode("utf-8", "replace"), self._expected):
-            raise LinkError("the token is missing or wrong; set link.token_file to the same secret on both sides")
+            raise FleetError("the token is missing or wrong; set link.token_file to the same secret on both sides")
         peer = Peer(UNNAMED_EDGE, None)
         if self._certified:
             peer = self._certificate_of(auth)

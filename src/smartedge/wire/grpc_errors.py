@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import grpc
 
-from smartedge.errors import FrameError, LinkError, SmartEdgeError, from_code
+from smartedge.errors import FleetError, FrameError, LinkError, SmartEdgeError, from_code
 
 __all__ = ["CODES", "CODE_KEY", "from_rpc_error", "status_of"]
 
@@ -20,7 +20,7 @@ CODES: dict[grpc.StatusCode, tuple[type[SmartEdgeError], str]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: (LinkError, "the other side did not answer in time"),
     grpc.StatusCode.CANCELLED: (LinkError, "the stream was broken off"),
     grpc.StatusCode.ABORTED: (LinkError, "the stream was broken off"),
-    grpc.StatusCode.UNAUTHENTICATED: (LinkError, "give both sides the same token"),
+    grpc.StatusCode.UNAUTHENTICATED: (FleetError, "give both sides the same token"),
     grpc.StatusCode.PERMISSION_DENIED: (LinkError, "the other side does not allow this"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (FrameError, "a message is larger than the other side takes"),
     grpc.StatusCode.OUT_OF_RANGE: (FrameError, "a message is larger than the other side takes"),

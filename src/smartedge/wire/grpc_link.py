@@ -40,6 +40,7 @@ _NOTHING = Credentials()
 _RETRY_S = 0.1
 _LOOK_S = 0.2  # how often a thread that waits looks whether the call still lives
 _WAITING_MESSAGES = 4  # between the caller and gRPC
+_HEAR_S = 30.0  # how long the end of a stream waits for the last confirmation, at most
 
 
 class GrpcLink:
@@ -52,6 +53,7 @@ class GrpcLink:
         location: ``host:port`` of the receiver.
         credentials: what this side shows, and how it checks the receiver. Certificates turn TLS on.
         connect_timeout_s: how long :meth:`open` tries, in seconds, while the receiver is not there or not free.
+        patient: False: :meth:`open` tries once, and an attempt to connect takes no longer than that.
         insecure: allow a receiver beyond this machine without TLS.
 
     Raises:
@@ -64,6 +66,7 @@ class GrpcLink:
         credentials: Credentials = _NOTHING,
         *,
         connect_timeout_s: float = 30.0,
+        patient: bool = True,
         insecure: bool = False,
     ) -> None:
         host, port = split_location(location)
@@ -89,6 +92,7 @@ class GrpcLink:
             ("grpc.max_receive_message_length", MESSAGE_BYTES),
         ]
         self._connect_timeout_s = connect_timeout_s
+        self._patient = patient
         self._meter = SocketMeter(port)
         self._lock = threading.Lock()  # of the meter
         self._calling = threading.Lock()  # held by the thread that uses the connection
@@ -100,7 +104,7 @@ class GrpcLink:
         self._counted_down = 0
 
     def open(self, header: StreamHeader) -> int:
-        """See :class:`~smartedge.wire.link.FrameSender`. Tries for ``connect_timeout_s`` to reach a free receiver."""
+        """See :class:`~smartedge.wire.link.FrameSender`. May try for ``connect_timeout_s``."""
         if self._stream is not None:
             raise LinkError(f"{self._where}: a stream is open already; close it before opening another")
         self._disconnected.clear()
@@ -113,6 +117,8 @@ class GrpcLink:
                     self._drop()
                     if error.code() != grpc.StatusCode.UNAVAILABLE:
                         raise
+                    if not self._patient:
+                        raise from_rpc_error(error, self._where) from error
                     if time.monotonic() >= deadline:
                         reason = from_rpc_error(error, self._where)
                         raise LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") from error
@@ -247,6 +253,7 @@ class _Stream:
         self.header = header
         self.confirmed = -1  # nothing was heard yet
         self.heard = threading.Event()  # the first message, or the end
+        self._all_heard = threading.Event()  # every frame is confirmed, or the end
         self.up = self.down = 0  # bytes of messages
         self._failure: BaseException | None = None
         self._ended = False
@@ -284,7 +291,12 @@ class _Stream:
         return answer
 
     def finish(self) -> None:
-        """End the stream, and wait for the receiver's last word."""
+        """End the stream, and wait for the receiver's last word.
+
+        An end that comes after the last confirmation tells the receiver that this side has heard it.
+        """
+        if not self.header.answered:
+            self._all_heard.wait(timeout=_HEAR_S)
         self.send([None])
         self._reader.join()
         self.raise_failure()
@@ -306,6 +318,8 @@ class _Stream:
                 down = Down.FromString(data)
                 if down.HasField("confirmed"):
                     self.confirmed = down.confirmed
+                    if self.confirmed == self.header.end_seq:
+                        self._all_heard.set()
                 if joiner and down.HasField("answer") and (message := joiner.add(down.answer)) is not None:
                     self._answers.put(message)
                 self.heard.set()
@@ -316,6 +330,7 @@ class _Stream:
         self._call.cancel()  # does nothing where it has ended
         self._ended = True
         self.heard.set()
+        self._all_heard.set()
         self._answers.put(None)
         with contextlib.suppress(queue.Empty):
             while True:

@@ -276,7 +276,8 @@ class GrpcReceiver:
                             await context.write(Down(answer=part).SerializeToString())
                 elif not unsynced and not inbox.came.done():
                     raise LinkError(f"the stream was silent for {self._limits.idle_s:g} s")
-                if unsynced and (unsynced >= _SYNC_BYTES or self._loop.time() >= synced_at + _SYNC_S):
+                whole = receiver.next_seq == header.end_seq and not header.answered  # the sender waits for this one
+                if unsynced and (whole or unsynced >= _SYNC_BYTES or self._loop.time() >= synced_at + _SYNC_S):
                     unsynced = 0
                     confirmed = await calls.run(receiver.sync)
                     await context.write(Down(confirmed=confirmed).SerializeToString())

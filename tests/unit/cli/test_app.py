@@ -17,6 +17,7 @@ import pytest
 import smartedge.cli
 from smartedge.cli import app
 from smartedge.errors import LinkError, SmartEdgeError
+from smartedge.stopping import Stopped
 
 NAMES = [name for group in app.VERBS.values() for name in group]
 
@@ -141,6 +142,9 @@ def test_ctrl_c_and_success(verb_that_raises: list[BaseException], capsys: pytes
     assert app.main(["cuts"]) == 0
     verb_that_raises.append(KeyboardInterrupt())
     assert app.main(["cuts"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+    verb_that_raises.append(Stopped())
+    assert app.main(["cuts"]) == 130, "a short verb that was stopped has not done what it was to do"
     assert capsys.readouterr().err == "stopped\n"
 
 

@@ -15,10 +15,11 @@ from many_edges import SIZE, SimulatedEdge, edges_of, fleet_config, lines_of, ru
 
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
+from smartedge.cloud import runner as runner_module
 from smartedge.cloud.completion import ask_to_close
 from smartedge.cloud.learning import Learning
 from smartedge.cloud.runner import CloudRunner
-from smartedge.errors import FrameError, LogError, RunError
+from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.runs.progress import Quiet, Update
 from smartedge.runs.record import read_metrics
 from smartedge.types import Frame
@@ -379,4 +380,56 @@ def test_training_that_fails_on_no_frame_alone_blames_no_edge(tmp_path: Path, mo
     with pytest.raises(RunError, match=r"the loss is not finite\), on no frame alone: start a new run with a lower"):
         runner.run(threading.Event())
     assert runner._handover.quarantined == {}
+    runner.close()
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(
+    tmp_path: Path, monkeypatch, comes_back
+) -> None:
+    """All frames of an edge are in, and it did not hear so. Either it comes back and hears it, or it is given up."""
+    monkeypatch.setattr(runner_module, "_FAREWELL_S", 60.0 if comes_back else 0.3)
+    config = fleet_config(fleet={"expect": 2}, epochs=1)
+    edges = edges_of(config, 2)
+    runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)
+    for edge in edges:
+        edge.send(runner)
+    closed = tmp_path / "cloud" / "closed" / "edge1"
+    closed.unlink()
+    ended: list[bool] = []
+    running = threading.Thread(target=lambda: ended.append(runner.run(threading.Event())))
+    running.start()
+    running.join(timeout=0.3 if comes_back else 60)
+    assert running.is_alive() == comes_back
+    if comes_back:
+        while not runner.trainer or not runner.trainer.finished:
+            running.join(timeout=0.05)
+        edges[1].send(runner)  # nothing is wanted, so it sends nothing
+    running.join(timeout=60)
+    assert ended == [True] and closed.exists() == comes_back
+    runner.close()
+
+
+def test_an_edge_that_is_held_back_hears_that_the_cloud_stops(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 2}, link={"max_lead_frames": 1})
+    edge = edges_of(config, 1)[0]
+    runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)
+    stop, heard = threading.Event(), []
+
+    def send() -> None:
+        try:
+            edge.send(runner)
+        except LinkError as error:
+            heard.append(str(error))
+
+    sending = threading.Thread(target=send)
+    running = threading.Thread(target=runner.run, args=(stop,))
+    sending.start()
+    running.start()
+    while edge.name not in runner.logs or runner.logs[edge.name].next_seq < 2:
+        sending.join(timeout=0.01)
+    stop.set()
+    sending.join(timeout=30)
+    running.join(timeout=30)
+    assert heard == ["the cloud was stopped; it may come back"]
     runner.close()

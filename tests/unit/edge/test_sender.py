@@ -54,7 +54,7 @@ class Receiver:
         self.frames.append(frame)
 
     def sync(self, edge: str, header: StreamHeader) -> int:
-        return header.first_seq
+        return header.end_seq
 
     def finish(self, edge: str, header: StreamHeader) -> None:
         self.finished.append(header)

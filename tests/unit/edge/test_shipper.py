@@ -16,10 +16,11 @@ from headers import stream_header
 from smartedge.artifacts.run import Shipped
 from smartedge.cloud.store import FeatureLog, StoreHandler
 from smartedge.edge import outage
+from smartedge.edge import shipper as shipper_module
 from smartedge.edge.sender import Traffic
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
-from smartedge.errors import LinkError, LogError, RunError
+from smartedge.errors import FleetError, LinkError, LogError, RunError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.frame import Message, serialise
 from smartedge.wire.memory import MemoryLink
@@ -207,17 +208,46 @@ def test_a_cloud_whose_disk_is_full_is_waited_for(tmp_path, log):
     assert sum("the cloud cannot store what is sent: the disk is full" in text for text in told) == 2
 
 
-def test_a_refusal_ends_it_with_the_clouds_reason(tmp_path, log):
+@pytest.mark.parametrize(
+    "refusal",
+    [RunError("edge and cloud were started with different settings"), FleetError("the token is missing or wrong")],
+)
+def test_a_refusal_ends_it_with_the_clouds_reason(tmp_path, log, refusal):
     class Refusing(StoreHandler):
         def accept(self, edge: str, header: StreamHeader) -> int:
-            raise RunError("edge and cloud were started with different settings")
+            raise refusal
 
     made = shipper(filled(tmp_path), MemoryLink(Refusing(log)), tmp_path)
-    with pytest.raises(RunError, match="different settings"):
+    with pytest.raises(type(refusal), match=str(refusal)):
         made.finish(threading.Event())
-    with pytest.raises(RunError, match="different settings"):
+    with pytest.raises(type(refusal), match=str(refusal)):
         made.raise_failure()
     made.stop()
+
+
+class NoLastWord(Breaking):
+    """The link breaks when the last stream ends: the cloud has confirmed every frame, and its last word is lost."""
+
+    lost = 0
+
+    def close(self) -> None:
+        last = self._header == LATER and not self.lost
+        super().close()
+        if last:
+            self.lost = 1
+            raise LinkError("the cable was pulled")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_cloud_that_confirmed_everything_is_told_or_has_gone(tmp_path, log, monkeypatch, gone):
+    monkeypatch.setattr(shipper_module, "_LOOK_S", 0.001)
+    monkeypatch.setattr(shipper_module, "_TELL_S", 0.02 if gone else 60)
+    told: list[str] = []
+    link = NoLastWord(StoreHandler(log), lambda call: gone and bool(link.lost))
+    made = shipper(filled(tmp_path), link, tmp_path, told)
+    assert made.finish(threading.Event())
+    assert log.durable == 12 and link.written == list(range(12))
+    assert ("the cloud has confirmed everything, and is not there any more" in told) == gone
 
 
 def test_a_cloud_that_lost_its_store_is_an_error(tmp_path, log):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smartedge.errors import FleetError, FrameError, LinkError
+from smartedge.errors import FleetError, FrameError
 from smartedge.wire.admission import Access, Peer, RefusalLog
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.x509 import serial_of
@@ -42,7 +42,7 @@ def test_a_secret_that_all_share_names_nobody() -> None:
     assert access.proves
     assert access.admit({"authorization": "Bearer secret"}, {}) == Peer("edge", None)
     for shown in ({}, {"authorization": "Bearer other"}, {"authorization": "secret"}, {"authorization": "Bearer é"}):
-        with pytest.raises(LinkError, match="token is missing or wrong"):
+        with pytest.raises(FleetError, match="token is missing or wrong"):
             access.admit(shown, {})
 
 
@@ -80,7 +80,7 @@ def test_a_name_must_be_fit_for_a_folder(certificates: Path, names: list[bytes])
 def test_a_token_is_still_needed_beside_a_certificate(certificates: Path) -> None:
     auth = {"x509_common_name": [b"a"], "x509_pem_cert": [(certificates / "cert.pem").read_bytes()]}
     access = Access(Credentials(ca=b"ca", token="one"), None)
-    with pytest.raises(LinkError, match="token"):
+    with pytest.raises(FleetError, match="token"):
         access.admit({}, auth)
     assert access.admit({"authorization": "Bearer one"}, auth).edge == "a"
 

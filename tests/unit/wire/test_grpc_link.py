@@ -285,7 +285,7 @@ from smartedge.wire.parts import MESSAGE_BYTES
 class Handler:
     def accept(self, edge, header): return header.first_seq
     def ingest(self, edge, header, frame): pass
-    def sync(self, edge, header): return 0
+    def sync(self, edge, header): return header.end_seq
     def finish(self, edge, header): pass
     def abort(self, edge, header): pass
 receiver = GrpcReceiver(Handler(), "127.0.0.1")

@@ -20,7 +20,7 @@ class Handler:
         return frame
 
     def sync(self, edge: str, header: StreamHeader) -> int:
-        return header.first_seq
+        return header.end_seq
 
     def finish(self, edge: str, header: StreamHeader) -> None:
         pass

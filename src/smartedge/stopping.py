@@ -1,0 +1,76 @@
+"""How a process ends when it is asked to: SIGTERM from a supervisor, Ctrl-C (SIGINT) from a person.
+
+Work that may be given up at any moment, such as reading data or attacking features, is simply interrupted:
+:class:`Stopped` is raised where it stands. Work that has something to bring to an end, such as a run that sends, looks
+at the :class:`Stop` itself, and is not interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+__all__ = ["Interrupted", "Stop", "Stopped", "stop_on_signals"]
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end, and what it leaves behind is whole."""
+
+
+class Interrupted(Exception):
+    """Work was given up, since the run is to stop."""
+
+
+class Stop(threading.Event):
+    """Set when the process is asked to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watched = False
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """The block looks at this event often, so a signal only sets it.
+
+        Raises:
+            Stopped: it is set already.
+        """
+        self._watched = True
+        try:
+            if self.is_set():
+                raise Stopped
+            yield
+        finally:
+            self._watched = False
+
+    def ask(self) -> None:
+        """Ask to end.
+
+        Raises:
+            Stopped: nobody looks at this event now.
+            KeyboardInterrupt: it was set before, so the process is to end at once.
+        """
+        if self.is_set():
+            raise KeyboardInterrupt
+        self.set()
+        if not self._watched:
+            raise Stopped
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """A :class:`Stop` that the first SIGINT or SIGTERM sets; the second one interrupts at once."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {
+        number: signal.signal(number, lambda number, frame: stop.ask()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

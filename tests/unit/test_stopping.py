@@ -1,0 +1,47 @@
+"""What a signal does, by what the process is doing."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from smartedge.stopping import Stop, Stopped, stop_on_signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_work_that_nobody_watches_is_interrupted_where_it_stands(number) -> None:
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop, pytest.raises(Stopped):
+        signal.raise_signal(number)
+    assert stop.is_set() and signal.getsignal(number) is before
+
+
+def test_watched_work_is_asked_once_and_interrupted_the_second_time() -> None:
+    with stop_on_signals() as stop, stop.watched():
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            signal.raise_signal(signal.SIGTERM)
+    assert not isinstance(caught.value, Stopped)
+
+
+def test_what_begins_after_the_signal_does_not_begin() -> None:
+    stop = Stop()
+    stop.set()
+    with pytest.raises(Stopped), stop.watched():
+        pytest.fail("it began")
+
+
+def test_another_thread_has_no_signals() -> None:
+    before, found = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with stop_on_signals() as stop:
+            found.append((stop.is_set(), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(False, before)]
