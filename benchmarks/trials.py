@@ -7,6 +7,7 @@ process of its own, running one command line of ``smartedge``.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -48,6 +49,9 @@ TINY: dict[str, Any] = {
     "train": {"batch_size": 16},
     "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
 }
+
+
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class Tiny(nn.Module):
@@ -92,6 +96,7 @@ class Process:
     def _child(self, work: Callable[[], int], reading: int) -> int:
         code = 1
         try:
+            ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
             os.close(self._writing)
             os.dup2(reading, 0)
             sys.stdin = open(0, closefd=False)  # noqa: SIM115

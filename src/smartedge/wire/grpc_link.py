@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import queue
+import random
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 METHOD = "/smartedge.link.v1.Link/Send"
 
 _NOTHING = Credentials()
-_RETRY_S = 0.1
+_RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0  # twice as long each time: a cloud that cannot keep up must not get more to do
 _LOOK_S = 0.2  # how often a thread that waits looks whether the call still lives
 _WAITING_MESSAGES = 4  # between the caller and gRPC
 _HEAR_S = 30.0  # how long the end of a stream waits for the last confirmation, at most
@@ -108,7 +109,7 @@ class GrpcLink:
         if self._stream is not None:
             raise LinkError(f"{self._where}: a stream is open already; close it before opening another")
         self._disconnected.clear()
-        deadline = time.monotonic() + self._connect_timeout_s
+        deadline, pause = time.monotonic() + self._connect_timeout_s, _RETRY_S
         while True:
             with self._call():
                 try:
@@ -122,8 +123,9 @@ class GrpcLink:
                     if time.monotonic() >= deadline:
                         reason = from_rpc_error(error, self._where)
                         raise LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") from error
-            if self._disconnected.wait(_RETRY_S):
+            if self._disconnected.wait(pause * random.uniform(0.5, 1.5)):
                 raise LinkError(f"{self._where}: disconnected while opening a stream")
+            pause = min(2 * pause, _LONGEST_RETRY_S)
 
     def write(self, message: Message) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""

@@ -122,6 +122,32 @@ def test_a_sender_may_come_first(handler: Handler) -> None:
     receiver.close()
 
 
+def test_tries_come_less_and_less_often_and_not_at_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred edges that try ten times a second keep a slow cloud from ever serving one of them."""
+
+    class Away(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.UNAVAILABLE
+
+    class Waits(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return len(waits) == 10
+
+    def no_call(header: StreamHeader) -> int:
+        raise Away
+
+    waits: list[float] = []
+    link = GrpcLink("127.0.0.1:1", connect_timeout_s=300)
+    monkeypatch.setattr(link, "_open", no_call)
+    monkeypatch.setattr(link, "_disconnected", Waits())
+    with pytest.raises(LinkError, match="disconnected"):
+        link.open(HEADER)
+    usual = [min(5.0, 0.1 * 2**number) for number in range(10)]
+    assert all(0.5 * mean <= wait <= 1.5 * mean for wait, mean in zip(waits, usual, strict=True))
+    assert len({round(wait / mean, 6) for wait, mean in zip(waits, usual, strict=True)}) > 1, "jitter"
+
+
 def test_disconnecting_ends_the_wait_for_a_receiver() -> None:
     with socket.create_server(("127.0.0.1", 0)) as placeholder:
         port = placeholder.getsockname()[1]
