@@ -24,7 +24,12 @@ FRAMES = {"1 MB": (64, 4096, 120), "10 kB": (10, 256, 1500)}  # images in a fram
 RECEIVER = """
 import sys, tempfile
 from pathlib import Path
-from smartedge.codec import unpack_frame
+try:
+    from smartedge.codec import unpack_frame
+except ImportError:
+    from smartedge.codec import unpack
+    def unpack_frame(frame, header):
+        return unpack(frame.batch, header)
 try:
     from smartedge.wire.grpc_receiver import GrpcReceiver as Receiver
 except ImportError:

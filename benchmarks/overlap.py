@@ -126,7 +126,7 @@ def cloud_alone(config: Config, log: Any) -> float:
     import torch
 
     from smartedge.cloud.trainer import BackTrainer
-    from smartedge.codec import unpack_frame
+    from smartedge.codec import unpack
     from smartedge.models.network import divide
 
     folder = config.run_dir.parent / "cloud-alone"
@@ -137,7 +137,7 @@ def cloud_alone(config: Config, log: Any) -> float:
     begun = time.perf_counter()
     for seq in range(log.next_seq):
         header = log.header_of(seq)
-        trainer.consume(header, seq, unpack_frame(log.frame(seq), header))
+        trainer.consume(header, seq, unpack(log.frame(seq).batch, header))
     return time.perf_counter() - begun
 
 

@@ -227,7 +227,7 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
     from smartedge.cloud.order import Shuffled
     from smartedge.cloud.store import FeatureLog
     from smartedge.cloud.trainer import BackTrainer
-    from smartedge.codec import unpack_frame
+    from smartedge.codec import unpack
     from smartedge.models.network import divide
     from smartedge.runs.progress import Quiet
 
@@ -241,7 +241,7 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
         trainer.train_from(
             Shuffled(
                 {"edge": log},
-                lambda key: unpack_frame(log.frame(key[1]), log.header_of(key[1])),
+                lambda key: unpack(log.frame(key[1]).batch, log.header_of(key[1])),
                 batch_size=config.train.batch_size,
                 seed=config.seed,
             )
@@ -254,7 +254,7 @@ def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[st
 def resend(config: Config, source: Any, target: Any) -> float:
     """Every frame of a log, encoded anew, over a socket into another log; bytes per training image at the socket."""
     from smartedge.cloud.store import StoreHandler
-    from smartedge.codec import get_codec, unpack_frame
+    from smartedge.codec import get_codec, unpack
     from smartedge.types import EncodedBatch
     from smartedge.wire.frame import serialise
     from smartedge.wire.grpc_link import GrpcLink
@@ -270,7 +270,7 @@ def resend(config: Config, source: Any, target: Any) -> float:
         link.open(replace(header, codec=codec.name, agreement=json.dumps(config.agreement(), sort_keys=True)))
         for seq in range(header.first_seq, header.first_seq + header.frames):
             frame = source.frame(seq)
-            batch = unpack_frame(frame, header)
+            batch = unpack(frame.batch, header)
             encoded = EncodedBatch(frame.batch.ids, frame.batch.labels, *codec.encode(batch.features_BF))
             link.write(serialise(replace(frame, batch=encoded), header))
             images += len(batch.ids) if header.split == "train" else 0

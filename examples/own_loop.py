@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
 import torch
 
 import smartedge
 from smartedge.data import batches, open_dataset
 from smartedge.models.zoo import build
+from smartedge.types import StreamHeader
 
 
 def main() -> None:
@@ -34,6 +34,16 @@ def main() -> None:
     on_edge = torch.optim.AdamW([*front.parameters(), *task_exit.parameters()], lr=5e-4)
     in_cloud = torch.optim.AdamW(back.parameters(), lr=5e-4)
     codec = smartedge.get_codec("uint8")
+    header = StreamHeader.of(  # what both sides know of all batches
+        run="own loop",
+        agreement={},
+        task=data.task,
+        codec="uint8",
+        feature_shape=shape,
+        batch_size=50,
+        split="train",
+        frames=args.epochs * args.images // 50,
+    )
 
     for epoch in range(args.epochs):
         with batches(data.splits["train"], 50, seed=0, epoch=epoch, shuffle=True, augment="flip") as loader:
@@ -44,14 +54,7 @@ def main() -> None:
                 released = smartedge.release(batch.ids, edge.features_BF.numpy(), batch.labels.numpy())
                 sent = smartedge.pack(released, codec)  # its payload, side and labels go to the cloud
 
-                got = smartedge.unpack(
-                    sent,
-                    codec,
-                    feature_shape=shape,
-                    dtype=np.dtype(np.float32),
-                    task_kind="single",
-                    outputs=data.task.outputs,
-                )
+                got = smartedge.unpack(sent, header)
                 features, labels = torch.from_numpy(got.features_BF), torch.from_numpy(got.labels)
                 cloud = smartedge.cloud_step(back.train(), in_cloud, features, labels, "single")  # no answer
         print(f"epoch {epoch + 1}: loss at the exit {edge.loss:.3f}, at the back {cloud.loss:.3f}")

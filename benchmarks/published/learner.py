@@ -73,7 +73,7 @@ class DefendedLearner(ExitLearner):
     def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
         """One update."""
         self.train_mode()
-        inputs_BCHW, labels_B = self.inputs(batch), batch.labels.to(self.device)
+        inputs_BCHW, labels_B = self.to_input(batch.images_BCHW), batch.labels.to(self.device)
         (sensitive_B,) = batch.sensitive.values()
         options = options_of(self.config)
         with options.autocast(self.device):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from headers import stream_header
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartedge.codec import codec_names, get_codec, reconstruction_error
+from smartedge.codec import codec_names, get_codec, pack, reconstruction_error
 from smartedge.errors import CodecError
+from smartedge.privacy.release import release
 from smartedge.wire.frame import max_payload_bytes, max_side_bytes
 
 CODECS = (
@@ -147,14 +149,12 @@ def flipped(content: bytes, data: st.DataObject) -> bytes:
 def test_refuses_what_it_cannot_encode(name: str) -> None:
     codec = get_codec(name)
     other = np.dtype(np.uint8 if codec.dtype == np.float32 else np.float32)
-    with pytest.raises(CodecError, match="features must be"):
-        codec.encode(np.zeros((2, 3, 4, 4), other))
-    with pytest.raises(CodecError, match="features must be"):
-        codec.encode(np.zeros((2, 3, 4, 4)))
-    with pytest.raises(CodecError):
-        codec.encode(np.zeros((0, 3, 4, 4), codec.dtype))
-    with pytest.raises(CodecError):
-        codec.encode(np.zeros(3, codec.dtype))
+    for features in (np.zeros((2, 3, 4, 4), other), np.zeros((2, 3, 4, 4))):
+        with pytest.raises(CodecError, match=f"codec {re.escape(name)} takes {codec.dtype}, not {features.dtype}"):
+            pack(release(np.arange(2), features, np.zeros(2, np.int64)), codec)
+    for shape in ((0, 3, 4, 4), (3,), (2, 0)):
+        with pytest.raises(CodecError, match="features must have a batch dimension"):
+            pack(release(np.arange(2), np.zeros(shape, codec.dtype), np.zeros(2, np.int64)), codec)
     payload, side = codec.encode(np.zeros((2, 3, 4, 4), codec.dtype))
     with pytest.raises(CodecError, match="both sides need the same"):
         codec.decode(payload, side, batch=2, feature_shape=(3, 4, 4), dtype=other)

@@ -11,7 +11,7 @@ import torch
 from runs import PROTECTED, assert_same_run, share_key
 from safetensors.torch import load_file
 
-from smartedge.codec import unpack_frame
+from smartedge.codec import unpack
 from smartedge.data import open_dataset
 from smartedge.methods.base import get_method
 from smartedge.runs.progress import Quiet
@@ -87,7 +87,7 @@ def test_the_sensitive_label_stays_on_the_edge(tiny_config, kind, open_log):
     }
     log = open_log(config.run_dir)
     for frame in log.frames():
-        batch = unpack_frame(frame, log.header_of(frame.seq))
+        batch = unpack(frame.batch, log.header_of(frame.seq))
         assert batch.labels.tolist() == [desired[log.header_of(frame.seq).split][image] for image in batch.ids.tolist()]
     # Any array of a file, in the order of the images or of their ids, as bytes of any usual width, inverted as well.
     for name, by_image in hidden.items():
@@ -127,7 +127,7 @@ def test_codewords_cross_as_codewords(tiny_config, open_log):
     log = open_log(config.run_dir)
     for frame in log.frames():
         header = log.header_of(frame.seq)
-        features = torch.from_numpy(unpack_frame(frame, header).features_BF)
+        features = torch.from_numpy(unpack(frame.batch, header).features_BF)
         assert header.feature_shape == (6,)
         assert torch.equal(features.sort(dim=1).values, torch.eye(6)[-1:].expand(len(features), 6)), "one-hot"
 
@@ -144,7 +144,7 @@ def test_two_stage_sends_what_the_frozen_front_makes_of_augmented_images(tiny_co
     assert streams == [*epochs, (4, "test")], "epochs go on where those of the front ended"
     as_it_is, views = 0, {}
     for frame in log.frames():
-        batch = unpack_frame(frame, log.header_of(frame.seq))
+        batch = unpack(frame.batch, log.header_of(frame.seq))
         split = dataset.splits[log.header_of(frame.seq).split]
         places = np.searchsorted(split.ids, batch.ids)
         clean, _ = learner.infer(split.read(places))
@@ -192,7 +192,7 @@ def test_on_drawn_faces_a_reader_of_what_crossed_sees_less_of_the_hidden_attribu
         crossed: dict[str, list[torch.Tensor]] = {"train": [], "test": [], "val": []}
         wearing: dict[str, list[torch.Tensor]] = {"train": [], "test": [], "val": []}
         for frame in log.frames():
-            batch = unpack_frame(frame, log.header_of(frame.seq))
+            batch = unpack(frame.batch, log.header_of(frame.seq))
             name = log.header_of(frame.seq).split
             crossed[name].append(torch.from_numpy(batch.features_BF).flatten(1))
             places = np.searchsorted(splits[name].ids, batch.ids)

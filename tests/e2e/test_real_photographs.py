@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from smartedge.codec import unpack_frame
+from smartedge.codec import unpack
 from smartedge.config import load_config
 from smartedge.models.network import divide, to_input
 from smartedge.runs.progress import Quiet
@@ -50,7 +50,7 @@ def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
     released: list[int] = []
     for frame in log.frames():
         header = log.header_of(frame.seq)
-        batch = unpack_frame(frame, header)
+        batch = unpack(frame.batch, header)
         split = dataset.splits[header.split]
         position = {image: place for place, image in enumerate(split.ids.tolist())}
         images = split.read(torch.tensor([position[image] for image in batch.ids.tolist()]).numpy())

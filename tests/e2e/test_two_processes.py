@@ -11,7 +11,7 @@ import pytest
 from runs import assert_same_run
 from safetensors.torch import load_file
 
-from smartedge.codec import unpack_frame
+from smartedge.codec import unpack
 from smartedge.data import open_dataset
 from smartedge.errors import CutError, DataError, RunError
 from smartedge.files import write_atomically
@@ -67,7 +67,7 @@ def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, ope
         header = log.header_of(frame.seq)
         assert frame.seq == expected_seq
         assert header.feature_shape == (8, 8, 8)
-        batch = unpack_frame(frame, header)
+        batch = unpack(frame.batch, header)
         assert np.isfinite(batch.features_BF).all()
         for image, label in zip(batch.ids.tolist(), batch.labels.tolist(), strict=True):
             assert image not in seen[header.split], "released twice"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smartedge.cloud.store import FeatureReader
-from smartedge.codec import unpack_frame
+from smartedge.codec import unpack
 from smartedge.errors import LogError
 from smartedge.files import disk_error, replacing
 from smartedge.types import FeatureBatch, StreamHeader
@@ -42,7 +42,7 @@ def export_images(logs: Sequence[FeatureReader], file: Path) -> int:
             for log in logs:
                 for frame in log.frames():
                     header = log.header_of(frame.seq)
-                    batch = unpack_frame(frame, header)
+                    batch = unpack(frame.batch, header)
                     writer.write_table(_table(log.edge, frame.seq, header, batch))
                     images += len(batch.ids)
     except OSError as error:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from smartedge.cloud.store import FeatureLog, FeatureReader, edges_of, log_folder
-from smartedge.cloud.values import check_values, largest_value
-from smartedge.codec import unpack_frame
+from smartedge.cloud.values import largest_value
+from smartedge.codec import unpack
 from smartedge.config import Config
 from smartedge.errors import FrameError, LinkError, RunError, SmartEdgeError
 from smartedge.files import PRIVATE, private_folder, sync_folder
@@ -275,8 +275,7 @@ class Ingest:
         handover = self._handover
         intake = self._intake(edge)
         with self._counting(intake):
-            batch = unpack_frame(frame, header)
-            check_values(batch.features_BF, self._largest, f"edge {edge!r}, frame {frame.seq}")
+            batch = unpack(frame.batch, header, largest=self._largest)
         with handover.changed:
             handover.raise_failure()
             if handover.complete and frame.seq >= intake.next_seq:

@@ -23,7 +23,7 @@ from smartedge.cloud.mixing import Mixing, WindowError
 from smartedge.cloud.order import Shuffled, next_in_sequence
 from smartedge.cloud.store import FeatureReader
 from smartedge.cloud.trainer import BackTrainer
-from smartedge.codec import get_codec, unpack_frame
+from smartedge.codec import get_codec, unpack
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.methods.base import get_method
@@ -307,5 +307,5 @@ class Learning:
                 return kept
         begun = time.perf_counter()
         log = self.logs[edge]
-        batch = unpack_frame(log.frame(seq), log.header_of(seq))
+        batch = unpack(log.frame(seq).batch, log.header_of(seq))
         return Decoded(batch, time.perf_counter() - begun)

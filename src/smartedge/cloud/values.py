@@ -5,15 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from smartedge.errors import FrameError
-from smartedge.types import Features
-
 if TYPE_CHECKING:
     from smartedge.config import Config
 
-__all__ = ["check_values", "largest_value"]
+__all__ = ["largest_value"]
 
 _ANY = 1e6  # no front gives more, and float32 computes with it; a front that does has diverged
 _SLACK = 1.5  # a lossy codec may go a little beyond the bound
@@ -33,24 +28,3 @@ def largest_value(config: Config) -> float:
     if dp.sigma is None or clip is None:
         return _ANY
     return _SLACK * clip + (_LAPLACE if dp.mechanism == "laplace" else _GAUSSIAN) * dp.sigma
-
-
-def check_values(features_BF: Features, largest: float, what: str) -> None:
-    """Refuse features that are not finite, or larger than they can be.
-
-    Args:
-        features_BF: (B, *F); images, uint8, may have any value.
-        largest: see :func:`largest_value`.
-        what: names them in the message.
-
-    Raises:
-        FrameError: a value is out of range.
-    """
-    if features_BF.dtype == np.uint8 or not features_BF.size:
-        return
-    low, high = float(features_BF.min()), float(features_BF.max())  # NaN, where one is in it
-    if not (-largest <= low and high <= largest):
-        raise FrameError(
-            f"{what}: its features reach from {low:g} to {high:g}, but those of this run stay within ±{largest:g}; has "
-            "the front diverged? Lower train.lr"
-        )

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any
 
 import numpy as np
 
@@ -40,8 +39,8 @@ from smartedge.codec.pictures import PictureFormat
 from smartedge.codec.quantise import AffineCodec, Float16Codec, Float32Codec, saturated_share
 from smartedge.codec.sparse import TopKCodec
 from smartedge.codec.tiles import TileCodec
-from smartedge.errors import CodecError
-from smartedge.types import EncodedBatch, FeatureBatch, Frame, Labels, ReleasedBatch, StreamHeader
+from smartedge.errors import CodecError, FrameError
+from smartedge.types import EncodedBatch, FeatureBatch, ReleasedBatch, StreamHeader
 
 __all__ = [
     "Codec",
@@ -52,7 +51,6 @@ __all__ = [
     "reconstruction_error",
     "saturated_share",
     "unpack",
-    "unpack_frame",
 ]
 
 _CODECS: dict[str, Codec] = {
@@ -66,6 +64,8 @@ _CODECS: dict[str, Codec] = {
     "image": PixelCodec(),
     "jpeg": PictureCodec("jpeg", PictureFormat("JPEG", 90)),
 }
+_LARGEST = float(np.finfo(np.float32).max)
+_LABEL_DTYPES = {"single": np.int64, "multi": np.float32}
 _WITH_A_NUMBER = ("topk-P%", "tile-webp-Q", "tile-avif-Q", "jpeg-Q", "webp-Q", "avif-Q")
 
 # Images are the rival that we are compared with, so they are coded well; tiles are coded on the edge beside training,
@@ -125,16 +125,22 @@ def pack(released: ReleasedBatch, codec: Codec) -> EncodedBatch:
 
     Raises:
         TypeError: for anything but a :class:`~smartedge.types.ReleasedBatch`.
-        CodecError: when the codec cannot encode the features, or ids, features and labels do not belong together.
+        CodecError: when the codec cannot encode the features (dtype, shape, values), or ids, features and labels do not
+            belong together.
     """
     if type(released) is not ReleasedBatch:
         raise TypeError(f"pack() takes a ReleasedBatch from smartedge.privacy.release, not {type(released).__name__}")
-    ids = np.ascontiguousarray(released.ids, dtype=np.int64)
+    ids, features_BF = np.ascontiguousarray(released.ids, dtype=np.int64), released.features_BF
     labels: np.ndarray = released.labels
-    if not (ids.ndim == 1 and len(ids) == len(released.features_BF) == len(labels)):
+    if features_BF.dtype != codec.dtype:
+        raise CodecError(f"pack: codec {codec.name} takes {codec.dtype}, not {features_BF.dtype}; change codec.name")
+    if features_BF.ndim < 2 or features_BF.size == 0:
         raise CodecError(
-            f"pack: {len(ids)} ids, {len(released.features_BF)} feature maps and {len(labels)} labels must be one each "
-            "per image"
+            f"pack: features must have a batch dimension, one more, and no empty one, got {features_BF.shape}"
+        )
+    if not (ids.ndim == 1 and len(ids) == len(features_BF) == len(labels)):
+        raise CodecError(
+            f"pack: {len(ids)} ids, {len(features_BF)} feature maps and {len(labels)} labels must be one each per image"
         )
     if labels.dtype != np.int64 or labels.ndim != 1:
         if labels.dtype != np.float32 or labels.ndim != 2 or not bool(((labels == 0) | (labels == 1)).all()):
@@ -143,62 +149,39 @@ def pack(released: ReleasedBatch, codec: Codec) -> EncodedBatch:
                 f"got {labels.dtype} {labels.shape}"
             )
         labels = labels.astype(np.uint8)
-    payload, side = codec.encode(released.features_BF)
+    payload, side = codec.encode(features_BF)
     return EncodedBatch(ids=ids, labels=labels, payload=payload, side=side)
 
 
-def unpack(
-    encoded: EncodedBatch,
-    codec: Codec,
-    *,
-    feature_shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    task_kind: str,
-    outputs: int,
-) -> FeatureBatch:
-    """Decode a batch.
+def unpack(encoded: EncodedBatch, header: StreamHeader, *, largest: float = _LARGEST) -> FeatureBatch:
+    """Decode a batch as its stream's header says: codec, shape and dtype of the features, kind of task.
 
     Args:
-        encoded: what :func:`pack` made, or what came over the link.
-        codec: the codec that it was packed with.
-        feature_shape: F, without the batch dimension.
-        dtype: of the features, float32 or (for images) uint8.
-        task_kind: ``"single"`` or ``"multi"``.
-        outputs: K, the classes of a single-label task or the columns of a multi-label one.
+        encoded: what :func:`pack` made, or what came over the link and was checked there.
+        header: of its stream.
+        largest: no feature may have a larger magnitude. Images, uint8, may have any value.
 
     Returns:
         Labels as int64 (B,) for a single-label task, as float32 (B, K) in {0, 1} for a multi-label one.
 
     Raises:
-        CodecError: when the payload cannot be decoded or is longer than it can be, or the labels are not of this task.
+        CodecError: when the payload cannot be decoded, or is longer than it can be.
+        FrameError: a feature is not finite, or too large.
     """
-    batch = len(encoded.ids)
-    size, most = len(encoded.payload) + len(encoded.side), codec.max_bytes(batch, feature_shape)
+    codec, batch, shape = get_codec(header.codec), len(encoded.ids), header.feature_shape
+    size, most = len(encoded.payload) + len(encoded.side), codec.max_bytes(batch, shape)
     if size > most:
         raise CodecError(
-            f"unpack: {batch} feature maps of shape {feature_shape} are never more than {most} bytes by codec "
-            f"{codec.name}, got {size}; both sides need the same codec.name"
+            f"unpack: {batch} feature maps of shape {shape} are never more than {most} bytes by codec {codec.name}, "
+            f"got {size}; both sides need the same codec.name"
         )
-    labels = encoded.labels
-    expected_shape = (batch,) if task_kind == "single" else (batch, outputs)
-    limit = outputs if task_kind == "single" else 2
-    if labels.shape != expected_shape or (batch and not (0 <= int(labels.min()) <= int(labels.max()) < limit)):
-        raise CodecError(
-            f"unpack: labels of a {task_kind}-label task with {outputs} outputs must have shape {expected_shape} and "
-            f"values 0 to {limit - 1}, got shape {labels.shape}"
-        )
-    features_BF = codec.decode(encoded.payload, encoded.side, batch=batch, feature_shape=feature_shape, dtype=dtype)
-    typed: Labels = labels.astype(np.int64) if task_kind == "single" else labels.astype(np.float32)
-    return FeatureBatch(encoded.ids, features_BF, typed)
-
-
-def unpack_frame(frame: Frame, header: StreamHeader) -> FeatureBatch:
-    """Decode a frame as its stream's header says; see :func:`unpack`."""
-    return unpack(
-        frame.batch,
-        get_codec(header.codec),
-        feature_shape=header.feature_shape,
-        dtype=np.dtype(header.feature_dtype),
-        task_kind=header.task_kind,
-        outputs=header.outputs,
-    )
+    dtype = np.dtype(header.feature_dtype)
+    features_BF = codec.decode(encoded.payload, encoded.side, batch=batch, feature_shape=shape, dtype=dtype)
+    if dtype == np.float32:
+        low, high = float(features_BF.min()), float(features_BF.max())  # NaN, where one is in it
+        if not (-largest <= low and high <= largest):
+            raise FrameError(
+                f"features reach from {low:g} to {high:g}, but those of this run stay within ±{largest:g}; has the "
+                "front diverged? Lower train.lr"
+            )
+    return FeatureBatch(encoded.ids, features_BF, encoded.labels.astype(_LABEL_DTYPES[header.task_kind]))

@@ -39,10 +39,10 @@ class Codec(Protocol):
         ...
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
-        """Payload and side of features of shape (B, *F), B ≥ 1.
+        """Payload and side of features of shape (B, *F) and of :attr:`dtype`, B ≥ 1; ``pack`` checks this.
 
         Raises:
-            CodecError: for a wrong dtype or shape, or values that the codec cannot represent (NaN, infinities).
+            CodecError: for a shape that the codec does not take, or values that it cannot represent (NaN, infinities).
         """
         ...
 
@@ -51,7 +51,8 @@ class Codec(Protocol):
     ) -> Features:
         """The features, of shape (batch, *feature_shape): contiguous, writable, aligned to 64 bytes.
 
-        Nothing larger than the result is allocated before the payload's own claims are checked against it.
+        Nothing larger than the result is allocated before the payload's own claims are checked against it. Decoded
+        numbers may be NaN or infinite; ``unpack`` checks this.
 
         Raises:
             CodecError: when the bytes are not what :meth:`encode` makes of such features.
@@ -61,18 +62,6 @@ class Codec(Protocol):
     def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
         """Payload and side together are never more bytes than this, whatever the features hold."""
         ...
-
-
-def check_features(features_BF: Features, dtype: np.dtype[Any], codec: str) -> None:
-    """Raise a :class:`CodecError` unless the features are a non-empty batch of that dtype."""
-    if not isinstance(features_BF, np.ndarray):
-        raise TypeError(f"codec {codec}: features must be a numpy array, got {type(features_BF).__name__}")
-    if features_BF.dtype != dtype:
-        raise CodecError(f"codec {codec}: features must be {dtype}, got {features_BF.dtype}; change codec.name")
-    if features_BF.ndim < 2 or features_BF.size == 0:
-        raise CodecError(
-            f"codec {codec}: features must have a batch dimension, one more, and no empty one, got {features_BF.shape}"
-        )
 
 
 def new_features(

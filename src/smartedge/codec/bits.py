@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smartedge.errors import CodecError
 
@@ -46,14 +47,14 @@ def pack_bits(values: np.ndarray, width: int) -> bytes:
     return packed.astype(np.uint8).tobytes()
 
 
-def unpack_bits(data: bytes | memoryview, width: int, count: int) -> np.ndarray:
+def unpack_bits(data: bytes | memoryview, width: int, count: int) -> NDArray[np.uint8]:
     """What :func:`pack_bits` was given, as uint8 (count,); ``data`` must be :func:`packed_size` bytes."""
     packed = np.frombuffer(data, np.uint8)
     if width == 8:
         return packed
     if 8 % width:
         bits = np.unpackbits(packed, count=count * width, bitorder="little").reshape(count, width)
-        codes: np.ndarray = np.packbits(bits, axis=1, bitorder="little")[:, 0]
+        codes: NDArray[np.uint8] = np.packbits(bits, axis=1, bitorder="little")[:, 0]
         return codes
     together = 8 // width
     wide = packed.astype(f"<u{together}")
@@ -61,13 +62,14 @@ def unpack_bits(data: bytes | memoryview, width: int, count: int) -> np.ndarray:
     values = wide & mask
     for place in range(1, together):
         values |= (wide >> (width * place) & mask) << (8 * place)
-    unpacked: np.ndarray = values.view(np.uint8)[:count]
+    unpacked: NDArray[np.uint8] = values.view(np.uint8)[:count]
     return unpacked
 
 
-def compress(data: bytes | np.ndarray) -> bytes:
-    """``data`` (bytes, or a contiguous array) as one zstd frame."""
-    return zstd.compress(data if isinstance(data, bytes) else data.data, level=_LEVEL)
+def compress(values: bytes | NDArray[np.uint8], width: int = 8) -> bytes:
+    """Bytes below 2**width (a contiguous array may have any shape), without gaps between them, as one zstd frame."""
+    plain = values if isinstance(values, bytes) else values.data
+    return zstd.compress(plain if width == 8 else pack_bits(np.frombuffer(plain, np.uint8), width), level=_LEVEL)
 
 
 def max_compressed(size: int) -> int:
@@ -75,22 +77,23 @@ def max_compressed(size: int) -> int:
     return size + (size >> 8) + (max(0, 2**17 - size) >> 11)
 
 
-def decompress(data: bytes | memoryview, size: int, codec: str) -> memoryview:
-    """What :func:`compress` was given, which must be exactly ``size`` bytes.
+def decompress(data: bytes | memoryview, count: int, codec: str, width: int = 8) -> NDArray[np.uint8]:
+    """The ``count`` numbers that :func:`compress` was given, uint8 (count,).
 
-    zstd writes no more than ``size`` + 1 bytes, and keeps no more than it needs for ``size`` bytes. So a decompression
+    zstd writes no more than their size + 1 bytes, and keeps no more than it needs for their size. So a decompression
     bomb costs no more memory than an honest payload.
 
     Raises:
-        CodecError: when ``data`` is no zstd frame, or not one of ``size`` bytes.
+        CodecError: when ``data`` is no zstd frame, or not one of so many numbers.
     """
+    size = packed_size(count, width)
     window = min(_LARGEST_WINDOW, max(10, size.bit_length()))
     decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window})
     problem = "another length"
     try:
         plain = decompressor.decompress(data, max_length=size + 1)
         if len(plain) == size and decompressor.eof and not decompressor.unused_data:
-            return memoryview(plain)
+            return np.frombuffer(plain, np.uint8) if width == 8 else unpack_bits(plain, width, count)
     except zstd.ZstdError as error:
         problem = str(error)
     raise CodecError(

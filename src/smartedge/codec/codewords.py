@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.codec.base import check_features, check_length, new_features
+from smartedge.codec.base import check_length, new_features
 from smartedge.codec.bits import pack_bits, packed_size, unpack_bits
 from smartedge.errors import CodecError
 from smartedge.types import Features
@@ -32,7 +32,6 @@ class CodewordCodec:
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
-        check_features(features_BF, self.dtype, self.name)
         words = self._words(features_BF.shape[1:])
         rows_NK = features_BF.reshape(-1, words)
         if not np.isin(rows_NK, (0, 1)).all():

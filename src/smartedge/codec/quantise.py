@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.codec.base import check_features, check_length, new_features
-from smartedge.codec.bits import compress, decompress, max_compressed, pack_bits, packed_size, unpack_bits
+from smartedge.codec.base import check_length, new_features
+from smartedge.codec.bits import compress, decompress, max_compressed, packed_size
 from smartedge.errors import CodecError
 from smartedge.types import Features
 
@@ -133,9 +133,8 @@ class AffineCodec:
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
-        check_features(features_BF, self.dtype, self.name)
         levels_RN, side = quantise(by_range(features_BF, self.bits), self.bits, self.name)
-        return compress(pack_bits(levels_RN, self.bits)), side
+        return compress(levels_RN, self.bits), side
 
     def decode(
         self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -143,9 +142,7 @@ class AffineCodec:
         """See :meth:`smartedge.codec.Codec.decode`."""
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
         values_RL = level_values(side, range_count(batch, feature_shape, self.bits), self.bits, self.name)
-        count = features_BF.size
-        levels = unpack_bits(decompress(payload, packed_size(count, self.bits), self.name), self.bits, count)
-        from_levels(levels, values_RL, out_BF=features_BF)
+        from_levels(decompress(payload, features_BF.size, self.name, self.bits), values_RL, out_BF=features_BF)
         return features_BF
 
     def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
@@ -257,7 +254,6 @@ def _saturated(values_RN: NDArray[np.float32], ranges_2R: NDArray[np.float32], b
 
 def saturated_share(codec: AffineCodec, features_BF: Features) -> float:
     """The share of all values that saturate when ``codec`` encodes these features."""
-    check_features(features_BF, codec.dtype, codec.name)
     values_RN = by_range(features_BF, codec.bits)
     saturated_R = _saturated(values_RN, fit_ranges(values_RN, codec.bits, codec.name), codec.bits)
     return float(saturated_R.sum() / values_RN.size)
@@ -271,7 +267,8 @@ def level_values(side: bytes, ranges: int, bits: int, codec: str) -> NDArray[np.
     Raises:
         CodecError: the side does not hold so many ranges.
     """
-    check_length(side, RANGE_BYTES * ranges, "side", codec)
+    if len(side) != RANGE_BYTES * ranges:
+        raise CodecError(f"codec {codec}: side must be {RANGE_BYTES * ranges} bytes, got {len(side)}: it is corrupt")
     low_R1, high_R1 = np.frombuffer(side, "<f4").astype(np.float32).reshape(2, ranges, 1)
     with np.errstate(over="ignore", invalid="ignore"):
         range_R1 = high_R1 - low_R1
@@ -314,7 +311,6 @@ def _channel_axis(feature_dims: int) -> int:
 
 def _check_finite(features_BF: Features, codec: str) -> float:
     """The largest magnitude of the features; raises a :class:`CodecError` for NaN and infinities."""
-    check_features(features_BF, np.dtype(np.float32), codec)
     lowest, highest = float(features_BF.min()), float(features_BF.max())  # both pass NaN on
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise CodecError(f"codec {codec}: features hold NaN or infinities; training has diverged")
@@ -358,6 +354,4 @@ def _decode_plain(
     check_length(payload, batch * math.prod(feature_shape) * stored.itemsize, "payload", codec)
     features_BF = new_features(batch, feature_shape, dtype, np.dtype(np.float32), codec)
     features_BF.reshape(-1)[:] = np.frombuffer(payload, stored)
-    if not (math.isfinite(features_BF.min()) and math.isfinite(features_BF.max())):
-        raise CodecError(f"codec {codec}: the payload holds NaN or infinities: it is corrupt")
     return features_BF

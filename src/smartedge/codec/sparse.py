@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.codec.base import check_features, check_length, new_features
-from smartedge.codec.bits import compress, decompress, max_compressed, pack_bits, packed_size, unpack_bits
+from smartedge.codec.base import check_length, new_features
+from smartedge.codec.bits import compress, decompress, max_compressed, packed_size
 from smartedge.codec.quantise import RANGE_BYTES, level_values, quantise
 from smartedge.errors import CodecError
 from smartedge.types import Features
@@ -48,7 +48,6 @@ class TopKCodec:
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
-        check_features(features_BF, self.dtype, self.name)
         values_BN = features_BF.reshape(len(features_BF), -1).astype(np.float32, copy=False)
         batch, size = values_BN.shape
         kept = self.kept(features_BF.shape[1:])
@@ -58,7 +57,7 @@ class TopKCodec:
         values_1N = np.take_along_axis(values_BN, within_BK, axis=1).reshape(1, -1)
         # NaN and infinities have the largest magnitudes of all, so they are among what is checked here.
         levels_1N, range_bytes = quantise(values_1N, _BITS, self.name)
-        levels = compress(pack_bits(levels_1N, _BITS))
+        levels = compress(levels_1N, _BITS)
         gaps = _to_gaps(places)
         packed_gaps = compress(gaps)
         return packed_gaps + levels, _LENGTHS.pack(len(gaps), len(packed_gaps)) + range_bytes
@@ -74,7 +73,7 @@ class TopKCodec:
         size, count = math.prod(feature_shape), batch * self.kept(feature_shape)
         if not count <= gap_count <= _most_gaps(count, batch * size) or gap_bytes > len(payload):
             raise CodecError(f"codec {self.name}: side claims impossible lengths: it is corrupt")
-        gaps = np.frombuffer(decompress(payload[:gap_bytes], gap_count, self.name), np.uint8)
+        gaps = decompress(payload[:gap_bytes], gap_count, self.name)
         places = _to_places(gaps)
         if (
             len(places) != count
@@ -84,7 +83,7 @@ class TopKCodec:
             raise CodecError(
                 f"codec {self.name}: the payload does not give {count // batch} places in each of {batch} images"
             )
-        levels = unpack_bits(decompress(payload[gap_bytes:], packed_size(count, _BITS), self.name), _BITS, count)
+        levels = decompress(payload[gap_bytes:], count, self.name, _BITS)
         features_BF.fill(0)
         features_BF.reshape(-1)[places] = values_1L[0, levels]
         return features_BF

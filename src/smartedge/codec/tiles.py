@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.codec.base import check_features, check_length, new_features
+from smartedge.codec.base import check_length, new_features
 from smartedge.codec.pictures import PictureFormat, read_picture, write_picture
 from smartedge.codec.quantise import RANGE_BYTES, by_range, from_levels, level_values, quantise, range_count
 from smartedge.errors import CodecError
@@ -38,7 +38,6 @@ class TileCodec:
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`; the features must be maps of shape (B, C, H, W)."""
-        check_features(features_BF, self.dtype, self.name)
         batch, shape = len(features_BF), features_BF.shape[1:]
         rows, columns = self._grid(batch, shape)
         channels, height, width = shape

@@ -9,7 +9,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from smartedge.codec import get_codec
 from smartedge.config import Config
@@ -209,7 +208,11 @@ class EdgeRunner:
             with self._computing():
                 learned = learner.learn(batch, progress, sending=sends)
                 if sends and learned.sent_BF is not None:
-                    self._send(batch, learned.sent_BF, learned.finish)
+                    to_send = batch.ids, learned.sent_BF.cpu().numpy(), batch.labels.numpy()
+                    if learned.finish is None:
+                        self._sender.send(*to_send)
+                    else:  # the update waits for the gradient
+                        learned.finish(torch.from_numpy(self._sender.exchange(*to_send)))
             if (made := learned.step) is not None:
                 predictions.add(batch.ids, batch.labels, made.logits_BK, made.loss, made.figures)
 
@@ -257,7 +260,7 @@ class EdgeRunner:
                 with self._computing(), self.random.active():
                     features_BF, _ = self.learner.infer(batch)
                 assert features_BF is not None
-                self._send(batch, features_BF)
+                self._sender.send(batch.ids, features_BF.cpu().numpy(), batch.labels.numpy())
                 step += 1
                 self.monitor.update(Update("edge", f"release {split}", step, steps))
         self._sender.close_stream()
@@ -273,7 +276,7 @@ class EdgeRunner:
                 with self._computing(), self.random.active():
                     features_BF, logits_BK = learner.infer(batch)
                 if sends and features_BF is not None:
-                    self._send(batch, features_BF)
+                    self._sender.send(batch.ids, features_BF.cpu().numpy(), batch.labels.numpy())
                 if logits_BK is not None:
                     loss = task_loss(logits_BK.cpu(), batch.labels, kind).item()
                     predictions.add(batch.ids, batch.labels, logits_BK, loss)
@@ -383,14 +386,6 @@ class EdgeRunner:
                 train_steps=self._per_epoch,
             )
         )
-
-    def _send(self, batch: ImageBatch, sent_BF: Tensor, finish: Callable[[Tensor], None] | None = None) -> None:
-        """Send the features of a batch. Where ``finish`` is given, wait for the gradient and call it."""
-        sent, labels = sent_BF.cpu().numpy(), batch.labels.numpy()
-        if finish is None:
-            self._sender.send(batch.ids, sent, labels)
-        else:
-            finish(torch.from_numpy(self._sender.exchange(batch.ids, sent, labels)))
 
     def _checkpoint(self) -> None:
         """Write a checkpoint.

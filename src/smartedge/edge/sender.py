@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from smartedge.artifacts.results import Distortion
 from smartedge.artifacts.summary import TrafficTotals
-from smartedge.codec import Codec, decoding_error, pack, unpack_frame
+from smartedge.codec import Codec, decoding_error, pack, unpack
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
 from smartedge.errors import LinkError, SmartEdgeError
@@ -166,7 +166,7 @@ class Sender:
         reply = self.link.exchange(message)
         self.traffic.link_seconds += time.perf_counter() - begun
         assert self._header is not None
-        gradient_BF = unpack_frame(reply, answer_header(self._header)).features_BF
+        gradient_BF = unpack(reply.batch, answer_header(self._header)).features_BF
         assert gradient_BF.dtype == np.float32
         return cast("NDArray[np.float32]", gradient_BF)
 

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from smartedge import metrics
-from smartedge.codec import get_codec, pack
+from smartedge.codec import get_codec, pack, unpack
 from smartedge.config import Config
 from smartedge.errors import ConfigError, LinkError
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.privacy.release import Gate, select
 from smartedge.types import Features, Frame, Labels, ReleasedBatch, StreamHeader, Task
-from smartedge.wire.frame import serialise
+from smartedge.wire.frame import answer_header, serialise
 from smartedge.wire.link import FrameSender
 
 __all__ = ["BATCH", "Answer", "Answerer", "Back", "Front", "check_threshold", "header_of", "image_names"]
@@ -223,7 +223,7 @@ def header_of(
 
 def _exchange(server: FrameSender, front: Front, released: ReleasedBatch) -> NDArray[np.float32]:
     """The back's probabilities (B, K) for a release, from the other end of a link."""
-    codec, reply_codec = get_codec(front.config.codec_name), get_codec("float32")
+    codec = get_codec(front.config.codec_name)
     frames = -(-len(released.ids) // BATCH)
     found = []
     header = header_of(front.config, front.task, front.agreement, front.feature_shape, frames=frames)
@@ -232,14 +232,7 @@ def _exchange(server: FrameSender, front: Front, released: ReleasedBatch) -> NDA
         rows = np.arange(seq * BATCH, min((seq + 1) * BATCH, len(released.ids)))
         encoded = pack(select(released, rows, released.ids[rows]), codec)
         reply = server.exchange(serialise(Frame(seq, encoded), header))
-        scores_BK = reply_codec.decode(
-            reply.batch.payload,
-            reply.batch.side,
-            batch=len(encoded.ids),
-            feature_shape=(front.task.outputs,),
-            dtype=np.dtype(np.float32),
-        )
-        found.append(scores_BK)
+        found.append(unpack(reply.batch, answer_header(header)).features_BF)
     server.close()
     return np.concatenate(found).astype(np.float32)
 

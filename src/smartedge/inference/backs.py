@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from smartedge.artifacts.summary import has_finished
-from smartedge.codec import get_codec, unpack_frame
+from smartedge.codec import get_codec, unpack
 from smartedge.errors import FrameError, RunError
 from smartedge.inference.answering import header_of
 from smartedge.inference.trained import TrainedRun, load_part
@@ -79,7 +79,7 @@ class BackServer:
 
     def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> Frame:
         """Probabilities (B, K) in float32."""
-        batch = unpack_frame(frame, header)
+        batch = unpack(frame.batch, header)
         try:
             scores_BK = self.back(batch.features_BF)
         except RuntimeError as error:

@@ -98,7 +98,7 @@ class ExitLearner(NetworkLearner):
         """
         alone_BF = self.infer(batch)[0] if self.alone and sending else None
         self.train_mode()
-        inputs_BCHW, labels = self.inputs(batch), batch.labels.to(self.device)
+        inputs_BCHW, labels = self.to_input(batch.images_BCHW), batch.labels.to(self.device)
         front, task_exit = self.modules["front"], self.modules["exit"]
         update_of = (front, task_exit, self.optimizer, inputs_BCHW, labels, self.task.kind)
         if self.plain:
@@ -114,7 +114,7 @@ class ExitLearner(NetworkLearner):
         return edge_forward(
             self.modules["front"],
             self.modules["exit"],
-            self.inputs(batch),
+            self.to_input(batch.images_BCHW),
             mechanism=None if self.plain else self.mechanism,
             task_kind=self.task.kind,
             precision=self.config.train.precision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -97,6 +98,7 @@ class NetworkLearner:
             lr_pretrained=train.lr_pretrained,
         )
         self.rates: Rates = warmup_cosine(self.optimizer, train.lr)
+        self.to_input = partial(to_input, device=device, channels_last=train.channels_last)
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing to do."""
@@ -111,10 +113,6 @@ class NetworkLearner:
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
-
-    def inputs(self, batch: ImageBatch) -> Tensor:
-        """The images as the network takes them, float32 (B, 3, H, W)."""
-        return to_input(batch.images_BCHW, self.device, channels_last=self.config.train.channels_last)
 
     def train_mode(self) -> None:
         """Put all modules into training mode."""

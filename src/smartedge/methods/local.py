@@ -39,7 +39,7 @@ class UndividedLearner(NetworkLearner):
             self.modules["network"],
             nn.Identity(),
             self.optimizer,
-            self.inputs(batch),
+            self.to_input(batch.images_BCHW),
             batch.labels.to(self.device),
             self.task.kind,
             options=options_of(self.config),
@@ -48,7 +48,7 @@ class UndividedLearner(NetworkLearner):
 
     def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
         """The network's logits."""
-        return None, self.answer(self.inputs(batch))
+        return None, self.answer(self.to_input(batch.images_BCHW))
 
     def answer(self, inputs_BCHW: Tensor) -> Tensor:
         """The network's logits (B, K), float32, for float32 inputs (B, 3, H, W), in evaluation mode."""

@@ -43,14 +43,18 @@ class SplitLearner(NetworkLearner):
     def learn(self, batch: ImageBatch, progress: Progress, *, sending: bool = False) -> Learned:
         """Forward pass. The backward pass and the update follow when the cloud's gradient comes."""
         self.train_mode()
-        features_BF = split_start(self.modules["front"], self.inputs(batch), precision=self.config.train.precision)
+        features_BF = split_start(
+            self.modules["front"], self.to_input(batch.images_BCHW), precision=self.config.train.precision
+        )
         return Learned(None, features_BF.detach(), partial(self._finish, features_BF))
 
     def infer(self, batch: ImageBatch) -> tuple[Tensor | None, Tensor | None]:
         """Features; no logits, since the edge has no head."""
         self.eval_mode()
         with torch.no_grad():
-            return split_start(self.modules["front"], self.inputs(batch), precision=self.config.train.precision), None
+            return split_start(
+                self.modules["front"], self.to_input(batch.images_BCHW), precision=self.config.train.precision
+            ), None
 
     def _finish(self, features_BF: Tensor, gradient_BF: Tensor) -> None:
         gradient_BF = gradient_BF.to(self.device)

@@ -16,7 +16,7 @@ from headers import stream_header
 
 from smartedge.cloud.ingest import Decoded, Handover
 from smartedge.cloud.runner import CloudRunner
-from smartedge.codec import get_codec, pack, unpack_frame
+from smartedge.codec import get_codec, pack, unpack
 from smartedge.config import Config, load_config
 from smartedge.edge.sender import Sender, Traffic
 from smartedge.edge.shipper import Shipper
@@ -169,9 +169,9 @@ def test_over_a_socket_a_frame_is_serialised_checked_and_decoded_once(
 ) -> None:
     config = load_config(SETTINGS, {"schedule": schedule, "epochs": 1 if schedule == "joint" else 3})
     runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)
-    found = calls(serialise, receive, unpack_frame)
+    found = calls(serialise, receive, unpack)
     run_over_a_socket(runner, tmp_path / "edge")
-    assert found == {"serialise": 4, "receive": 4, "unpack_frame": 4}, "of four frames"
+    assert found == {"serialise": 4, "receive": 4, "unpack": 4}, "of four frames"
     assert runner.trainer is not None and runner.trainer.finished
 
 
@@ -180,9 +180,9 @@ def test_an_answered_frame_is_handled_once_too_and_its_answer_as_well(
 ) -> None:
     config = load_config(SETTINGS, {"method": "split"})
     runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)
-    found = calls(serialise, receive, unpack_frame)
+    found = calls(serialise, receive, unpack)
     run_over_a_socket(runner, tmp_path / "edge")
-    assert found == {"serialise": 4 + 2, "receive": 4 + 2, "unpack_frame": 4 + 2}
+    assert found == {"serialise": 4 + 2, "receive": 4 + 2, "unpack": 4 + 2}
 
 
 def test_what_there_is_no_room_for_is_read_from_the_log(
@@ -192,9 +192,9 @@ def test_what_there_is_no_room_for_is_read_from_the_log(
     for room in (2**26, 0):
         monkeypatch.setattr("smartedge.cloud.runner.Handover", lambda room=room: Handover(room))
         runner = CloudRunner(load_config(SETTINGS), tmp_path / str(room), Quiet(), resume=False, inline=True)
-        found = calls(unpack_frame)
+        found = calls(unpack)
         send_all(MemoryLink(runner.ingest), runner.config)
-        assert found["unpack_frame"] == (4 if room else 8)
+        assert found["unpack"] == (4 if room else 8)
         assert runner.trainer is not None and runner.trainer.finished
         weights.append(runner.trainer.back.state_dict())
         runner.close()

@@ -7,13 +7,13 @@ import pytest
 
 from smartedge.cloud.order import Shuffled, next_in_sequence
 from smartedge.cloud.store import FeatureLog
-from smartedge.codec import unpack_frame
+from smartedge.codec import unpack
 from smartedge.types import FeatureBatch
 
 
 def shuffled(log: FeatureLog, seed: int = 0, batch_size: int = 5) -> Shuffled:
     def read(key: tuple[str, int]) -> FeatureBatch:
-        return unpack_frame(log.frame(key[1]), log.header_of(key[1]))
+        return unpack(log.frame(key[1]).batch, log.header_of(key[1]))
 
     return Shuffled({"edge": log}, read, batch_size=batch_size, seed=seed)
 
@@ -48,7 +48,7 @@ def test_labels_stay_with_their_features(log):
     known = {
         image: (label, features)
         for seq in train
-        for batch in [unpack_frame(log.frame(seq), log.header_of(seq))]
+        for batch in [unpack(log.frame(seq).batch, log.header_of(seq))]
         for image, label, features in zip(batch.ids.tolist(), batch.labels.tolist(), batch.features_BF, strict=True)
     }
     for batch in shuffled(log).epoch(0):
@@ -84,7 +84,7 @@ def test_a_worker_decodes_the_frames_of_its_own_shards_only(log):
 
     def counting(key: tuple[str, int]) -> FeatureBatch:
         read.append(key)
-        return unpack_frame(log.frame(key[1]), log.header_of(key[1]))
+        return unpack(log.frame(key[1]).batch, log.header_of(key[1]))
 
     frames = Shuffled({"edge": log}, counting, batch_size=6, seed=0)
     for own in (range(1), range(1, 2), range(2, 3)):

@@ -15,7 +15,7 @@ from torch.nn import functional
 from smartedge.cloud.order import Shuffled
 from smartedge.cloud.store import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
-from smartedge.codec import unpack_frame
+from smartedge.codec import unpack
 from smartedge.config import load_config
 from smartedge.models.network import to_input
 from smartedge.runs.progress import Quiet
@@ -29,7 +29,7 @@ def back() -> nn.Module:
 
 def frames_of(log: FeatureLog) -> Shuffled:
     return Shuffled(
-        {"edge": log}, lambda key: unpack_frame(log.frame(key[1]), log.header_of(key[1])), batch_size=5, seed=0
+        {"edge": log}, lambda key: unpack(log.frame(key[1]).batch, log.header_of(key[1])), batch_size=5, seed=0
     )
 
 

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from headers import stream_header
 from PIL import features
 
 from smartedge.codec import codec_names, get_codec, pack, unpack
-from smartedge.errors import CodecError
+from smartedge.errors import CodecError, FrameError
 from smartedge.privacy.release import release
 from smartedge.types import EncodedBatch, FeatureBatch
 
 IDS = np.array([7, 3, 9])
 FEATURES = np.random.default_rng(0).random((3, 4, 5, 5), np.float32)
-FLOAT32 = np.dtype(np.float32)
 
 
 def test_codecs_by_name() -> None:
@@ -56,14 +56,14 @@ def test_more_bytes_than_a_codec_makes_are_not_unpacked() -> None:
     codec = get_codec("uint4")
     encoded = EncodedBatch(IDS, np.array([0, 1, 2]), bytes(codec.max_bytes(3, (4, 5, 5)) + 1), b"")
     with pytest.raises(CodecError, match="never more than"):
-        unpack(encoded, codec, feature_shape=(4, 5, 5), dtype=FLOAT32, task_kind="single", outputs=3)
+        unpack(encoded, stream_header(codec="uint4", feature_shape=(4, 5, 5), outputs=3))
 
 
 def test_single_label_round_trip() -> None:
     labels = np.array([2, 0, 1])
     encoded = pack(release(IDS, FEATURES, labels), get_codec("float32"))
     assert encoded.labels.dtype == np.int64 and encoded.ids.dtype == np.int64
-    batch = unpack(encoded, get_codec("float32"), feature_shape=(4, 5, 5), dtype=FLOAT32, task_kind="single", outputs=3)
+    batch = unpack(encoded, stream_header(feature_shape=(4, 5, 5), outputs=3))
     assert np.array_equal(batch.features_BF, FEATURES) and np.array_equal(batch.labels, labels)
     assert batch.ids.tolist() == [7, 3, 9] and batch.labels.dtype == np.int64
 
@@ -72,7 +72,7 @@ def test_multi_label_round_trip() -> None:
     labels = np.array([[1, 0], [0, 0], [1, 1]], np.float32)
     encoded = pack(release(IDS, FEATURES, labels), get_codec("uint8"))
     assert encoded.labels.dtype == np.uint8
-    batch = unpack(encoded, get_codec("uint8"), feature_shape=(4, 5, 5), dtype=FLOAT32, task_kind="multi", outputs=2)
+    batch = unpack(encoded, stream_header(codec="uint8", feature_shape=(4, 5, 5), task_kind="multi", outputs=2))
     assert np.array_equal(batch.labels, labels) and batch.labels.dtype == np.float32
 
 
@@ -88,18 +88,25 @@ def test_labels_of_another_kind_are_not_packed(labels: np.ndarray) -> None:
         pack(release(IDS, FEATURES, labels), get_codec("float32"))
 
 
-@pytest.mark.parametrize(
-    ("kind", "labels"),
-    [
-        ("single", np.array([0, 1, 3])),
-        ("single", np.array([0, 1, -1])),
-        ("single", np.array([0, 1])),
-        ("multi", np.array([0, 1, 1], np.uint8)),
-        ("multi", np.full((3, 3), 2, np.uint8)),
-    ],
-)
-def test_labels_of_another_task_are_not_unpacked(kind: str, labels: np.ndarray) -> None:
-    codec = get_codec("float32")
-    encoded = EncodedBatch(IDS, labels, *codec.encode(FEATURES))
-    with pytest.raises(CodecError, match="labels of a"):
-        unpack(encoded, codec, feature_shape=(4, 5, 5), dtype=FLOAT32, task_kind=kind, outputs=3)
+@pytest.mark.parametrize(("name", "dtype"), [("float32", "<f4"), ("float16", "<f2")])
+@pytest.mark.parametrize("value", [1.6, -1.6, np.nan, np.inf, -np.inf])
+def test_one_value_out_of_range_is_enough(name: str, dtype: str, value: float) -> None:
+    """The payload is not of our codec, which refuses some of these."""
+    header = stream_header(feature_shape=(2, 2), codec=name)
+    payload = np.array([1.5, value, 0, -1.5], dtype).tobytes()
+    encoded = EncodedBatch(np.array([0]), np.array([0]), payload, b"")
+    with pytest.raises(FrameError, match="features reach from"):
+        unpack(encoded, header, largest=1.5)
+    if np.isfinite(value):
+        assert np.abs(unpack(encoded, header).features_BF).max() > 1.5
+    else:
+        with pytest.raises(FrameError, match="features reach from"):
+            unpack(encoded, header)
+
+
+def test_images_and_the_bound_itself_are_taken() -> None:
+    header = stream_header(feature_shape=(3,), codec="image", feature_dtype="uint8")
+    images = pack(release(IDS, np.full((3, 3), 255, np.uint8), np.array([0, 1, 0])), get_codec("image"))
+    assert unpack(images, header, largest=1.5).features_BF.max() == 255
+    maps = pack(release(IDS, np.full((3, 3), -1.5, np.float32), np.array([0, 1, 0])), get_codec("float32"))
+    assert unpack(maps, stream_header(feature_shape=(3,)), largest=1.5).features_BF.min() == -1.5

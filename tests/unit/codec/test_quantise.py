@@ -207,11 +207,9 @@ def test_float16_refuses_what_overflows() -> None:
 
 
 @pytest.mark.parametrize(("name", "stored"), [("float32", "<f4"), ("float16", "<f2")])
-def test_plain_payloads_are_the_numbers_and_must_be_finite(name: str, stored: str) -> None:
+def test_plain_payloads_are_the_numbers(name: str, stored: str) -> None:
     payload, side = get_codec(name).encode(np.array([[1.0, -2.5]], np.float32))
     assert np.frombuffer(payload, stored).tolist() == [1.0, -2.5] and side == b""
-    with pytest.raises(CodecError, match="NaN"):
-        get_codec(name).decode(np.array([1, np.nan], stored).tobytes(), b"", batch=1, feature_shape=(2,), dtype=FLOAT32)
 
 
 def test_codecs_shrink_what_a_relu_gives() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from smartedge.artifacts.run import EdgeRun
 from smartedge.cloud.store import FeatureReader, edges_of, log_folder
-from smartedge.codec import get_codec, unpack_frame
+from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import read_columns
@@ -318,7 +318,7 @@ def _released(run_dir: Path, config: Config, ids: np.ndarray) -> Tensor:
         if stream.split != "test":
             continue
         for seq in range(stream.first_seq, min(stream.end_seq, log.next_seq)):
-            batch = unpack_frame(log.frame(seq), stream)
+            batch = unpack(log.frame(seq).batch, stream)
             for image, features_F in zip(batch.ids.tolist(), torch.from_numpy(batch.features_BF), strict=True):
                 if image in found:
                     raise RunError(f"{folder}: test image {image} was released more than once; this log is not one run")
