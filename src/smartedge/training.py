@@ -28,6 +28,8 @@ from smartedge.stopping import Stop, Stopped, stop_on_signals
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
     from smartedge.cloud.ingest import Ingest
+    from smartedge.cloud.receiving import Receiving
+    from smartedge.cloud.runner import CloudRunner
     from smartedge.data import DataSet
     from smartedge.fronts.bundle import PublishedFront
     from smartedge.wire.credentials import Credentials
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from smartedge.wire.simplex.sender import SimplexLink
 
 __all__ = [
+    "cloud_of",
     "collect",
     "dataset_of",
     "link_to",
@@ -212,8 +215,6 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     """
     import torch
 
-    from smartedge.cloud.runner import CloudRunner
-
     if not get_method(config.method).has_cloud:
         raise errors.ConfigError(
             f"method: '{config.method}' sends nothing, so there is no cloud to start; use 'smartedge edge'"
@@ -221,7 +222,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     config = in_folder(config, "run", ["cloud"], resume=resume)
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=False)
-    runner = CloudRunner(config, config.run_dir / "cloud", monitor, resume=resume, inline=False)
+    runner = cloud_of(config, monitor, resume=resume)
     receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
     one_way = None if udp is None else _one_way_receiver(runner.ingest, *udp, fleet=fleet)
     stop = stop or Stop()
@@ -248,6 +249,19 @@ def _sender(config: Config, location: str | None, bundle: Bundle | None) -> Fram
     if location.startswith(UDP):
         return one_way_link(config, location, bundle)
     return link_to(config, location, bundle, patient=False)  # the edge itself tries again, and says so
+
+
+def cloud_of(config: Config, monitor: Monitor, *, resume: bool) -> CloudRunner | Receiving:
+    """What takes frames in. It trains the back itself, or starts workers that do, or leaves that to others."""
+    from smartedge.cloud.launcher import Launched
+    from smartedge.cloud.receiving import Receiving
+    from smartedge.cloud.runner import CloudRunner
+
+    run, workers = config.run_dir, config.cloud.workers
+    if workers == 1:
+        return CloudRunner(config, run / "cloud", monitor, resume=resume, inline=False)
+    start = None if workers == 0 else lambda: Launched(run, workers, monitor)
+    return Receiving(config, run / "cloud", monitor, resume=resume, start=start)
 
 
 def link_to(config: Config, location: str, bundle: Bundle | None = None, *, patient: bool = True) -> GrpcLink:

@@ -27,6 +27,7 @@ from watching import Watch, facts_of
 
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.artifacts.results import Results
+from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.store import FeatureLog
 from smartedge.config import Config, Section, load_config
@@ -38,7 +39,7 @@ from smartedge.fleet.bundle import open_bundle
 from smartedge.methods.schedules import get_schedule
 from smartedge.models.zoo import build
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
+from smartedge.training import cloud_of, link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink
@@ -204,6 +205,7 @@ ELSEWHERE = {
     "fleet.mix": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.patience": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.max_influence": "test_the_cloud_of_a_fleet_gets_its_settings",
+    "cloud.workers": "test_the_cloud_starts_so_many_workers",
     "store.keep": "test_frames_that_no_run_needs_are_dropped",
     "store.max_bytes": "test_the_store_gets_its_limit",
     "spool.max_bytes": "test_the_spool_gets_its_settings",
@@ -619,6 +621,41 @@ def test_a_front_that_was_trained_before_is_sent_and_not_trained(tiny_config):
         tiny_config("gone", **{**given, "model": {"front": "gone.safetensors"}}).agreement()
     with pytest.raises(ConfigError, match=r"train\.front_epochs: the front(.|\n)*model\.front: only for"):
         tiny_config("wrong", model={"front": str(front)}, train={"front_epochs": 2})
+
+
+def test_the_cloud_starts_so_many_workers(tiny_config, monkeypatch):
+    """``torchrun`` gets the number; with 0 nothing is started, and with 1 the cloud trains itself."""
+    commands = []
+
+    class Started(Exception):
+        pass
+
+    def start(command, **options):
+        commands.append(command)
+        raise Started
+
+    usual = tiny_config("usual", **SMALL)
+    with Watch().watching() as watch:
+        train(usual, single_process=True, monitor=Quiet())
+    monkeypatch.setattr("smartedge.cloud.launcher.subprocess.Popen", start)
+    for workers, kind in ((1, CloudRunner), (2, Receiving), (0, Receiving)):
+        config = tiny_config(f"with {workers}", **merged(SMALL, {"cloud": {"workers": workers, "shards": 2}}))
+        runner = cloud_of(config, Quiet(), resume=False)
+        assert type(runner) is kind
+        stop = threading.Event()
+        if kind is Receiving:
+            link = MemoryLink(runner.ingest)
+            link.open(watch.streams[0])
+            link.write(serialise(watch.frames["train"][0], watch.streams[0]))
+        if workers == 2:
+            with pytest.raises(Started):
+                runner.run(stop)
+        else:
+            stop.set()
+            assert not runner.run(stop)
+        runner.close()
+    (command,) = commands
+    assert command[command.index("--nproc-per-node") + 1] == "2"
 
 
 def test_the_cloud_of_a_fleet_gets_its_settings(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from smartedge.config import Config
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
+from smartedge.wire.frame import parse
 from smartedge.wire.memory import MemoryLink
 
 # The first convolution of each half of tests/e2e/tiny.py, by the shape of its kernel.
@@ -87,13 +88,13 @@ class Watch:
             self.streams.append(header)
             return open_as_usual(link, header)
 
-        def wrote(link: MemoryLink, frame: Any) -> None:
-            self.frames.setdefault(self.streams[-1].split, []).append(frame)
-            write_as_usual(link, frame)
+        def wrote(link: MemoryLink, message: Any) -> None:
+            self._see_frame(message)
+            write_as_usual(link, message)
 
-        def exchanged(link: MemoryLink, frame: Any) -> Any:
-            self.frames.setdefault(self.streams[-1].split, []).append(frame)
-            return exchange_as_usual(link, frame)
+        def exchanged(link: MemoryLink, message: Any) -> Any:
+            self._see_frame(message)
+            return exchange_as_usual(link, message)
 
         hooks = [
             register_module_forward_pre_hook(self._see_call),
@@ -107,6 +108,10 @@ class Watch:
             MemoryLink.exchange = exchange_as_usual  # type: ignore[method-assign]
             for hook in hooks:
                 hook.remove()
+
+    def _see_frame(self, message: Any) -> None:
+        header = self.streams[-1]
+        self.frames.setdefault(header.split, []).append(parse(message, header))
 
     def _see_call(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if not isinstance(module, nn.Conv2d) or type(inputs[0]) is not Tensor:

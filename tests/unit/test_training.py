@@ -52,7 +52,7 @@ BEGUN = {
 }
 # No result depends on these. Of model.front the file's content counts, which has a test of its own.
 FREE = ("run_dir", "hardware", "link", "spool", "store", "data.cache_dir", "data.cache_bytes", "model.front")
-FREE += ("fleet.expect", "fleet.deadline", "fleet.patience")
+FREE += ("cloud.workers", "fleet.expect", "fleet.deadline", "fleet.patience")
 
 
 def begun(folder: Path, settings: dict[str, object] = BEGUN) -> Config:

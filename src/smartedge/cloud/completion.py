@@ -9,9 +9,10 @@ from smartedge.cloud.ingest import Handover
 from smartedge.config import Config
 from smartedge.files import PRIVATE, sync_folder
 
-__all__ = ["Completion", "ask_to_close"]
+__all__ = ["Completion", "ask_to_close", "is_complete", "mark_complete"]
 
 _ASKED = "close"  # a file in the cloud's folder
+_COMPLETE = "complete"  # another one
 _SECONDS = 3600.0
 
 
@@ -50,3 +51,21 @@ def ask_to_close(cloud: Path) -> None:
     """
     (cloud / _ASKED).touch(PRIVATE)
     sync_folder(cloud)
+
+
+def mark_complete(cloud: Path, complete: bool) -> None:
+    """Tell the workers in other processes whether the run is complete. What came before must be durable.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if complete:
+        (cloud / _COMPLETE).touch(PRIVATE)
+    else:
+        (cloud / _COMPLETE).unlink(missing_ok=True)
+    sync_folder(cloud)
+
+
+def is_complete(cloud: Path) -> bool:
+    """Whether :func:`mark_complete` said that nothing more is taken in."""
+    return (cloud / _COMPLETE).exists()

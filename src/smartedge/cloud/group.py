@@ -117,7 +117,7 @@ class WorkerGroup(Group):
             dist.all_gather(sizes, torch.tensor([len(data)]))
             longest = max(int(size) for size in sizes)
             mine = torch.zeros(longest, dtype=torch.uint8)
-            mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            mine[: len(data)] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
             found = [torch.empty_like(mine) for _ in range(self.size)]
             dist.all_gather(found, mine)
         return [each[: int(size)].numpy().tobytes() for each, size in zip(found, sizes, strict=True)]

@@ -86,8 +86,10 @@ class Intake:
     @property
     def sent_all(self) -> bool:
         """Whether the last stream is in, durably."""
-        streams = self.streams
-        return bool(streams) and streams[-1].split == "test" and self.open_log().durable >= streams[-1].end_seq
+        streams, log = self.streams, self.log
+        if log is None or not streams:
+            return False
+        return streams[-1].split == "test" and log.durable >= streams[-1].end_seq
 
     @property
     def closed(self) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from smartedge.artifacts.summary import CloudSummary
 from smartedge.cloud.completion import Completion
+from smartedge.cloud.farewell import Farewell
 from smartedge.cloud.ingest import Handover, Ingest
 from smartedge.cloud.learning import Learning, Task
 from smartedge.cloud.store import FeatureReader, has_begun
@@ -18,13 +18,10 @@ from smartedge.errors import RunError
 from smartedge.files import private_folder
 from smartedge.methods.base import get_method
 from smartedge.runs.machine import peak_rss_bytes
-from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.progress import Monitor
 from smartedge.stopping import Interrupted
-from smartedge.wire.link import UNNAMED_EDGE
 
 __all__ = ["CloudRunner"]
-
-_FAREWELL_S = 120.0  # longer than an edge that lost the cloud waits before it tries again
 
 
 class CloudRunner:
@@ -53,8 +50,6 @@ class CloudRunner:
         self.folder = folder
         self.inline = inline
         self._handover = handover = Handover()
-        self._monitor = monitor
-        self._waits_until: float | None = None  # for edges that may not know that their frames arrived
         self.ingest = Ingest(
             config,
             folder,
@@ -65,6 +60,7 @@ class CloudRunner:
             learn=self._learn if inline else None,
         )
         self._completion = Completion(config, folder, handover)
+        self._farewell = Farewell(self.ingest, monitor)
         try:
             self.learning = Learning(config, folder, handover, monitor, resume=resume)
             known = next((intake for intake in handover.intakes.values() if intake.streams), None)
@@ -90,7 +86,7 @@ class CloudRunner:
         try:
             while True:
                 with handover.changed:
-                    while not (stop.is_set() or self._next() or (self._done() and self._all_know())):
+                    while not (stop.is_set() or self._next() or (self._done() and self._farewell.over())):
                         handover.changed.wait(timeout=0.2)
                     if stop.is_set() or not self._next():
                         return self._done()
@@ -119,16 +115,6 @@ class CloudRunner:
             raise RunError("the run was closed, but no edge has sent anything; there is nothing to learn from")
         return self.learning.done
 
-    def _all_know(self) -> bool:
-        """Whether each edge knows that its frames arrived. One that does not come back is not waited for for long."""
-        unaware, now = self.ingest.unaware(), time.monotonic()
-        if unaware and self._waits_until is None:
-            self._waits_until = now + _FAREWELL_S
-            names = "the edge" if unaware == [UNNAMED_EDGE] else ", ".join(unaware)
-            text = f"done; waiting up to {_FAREWELL_S:.0f} s until {names} knows that everything arrived"
-            self._monitor.update(Update("cloud", "link", text=text))
-        return not unaware or (self._waits_until is not None and now >= self._waits_until)
-
     def _next(self) -> Task | None:
         """What there is to learn from. Hold ``handover.changed``."""
         handover = self._handover
@@ -137,7 +123,7 @@ class CloudRunner:
             handover.changed.notify_all()
         task = self.learning.next()
         if task is not None:
-            self._waits_until = None
+            self._farewell.begin_again()
         return task
 
     def _learn(self, stop: threading.Event | None = None) -> None:

@@ -293,7 +293,9 @@ class LinkConfig(Section):
     """The connection between the two processes."""
 
     queue_frames: int = Field(8, ge=1, le=1024, description="frames that may wait for the link before the edge waits")
-    max_lead_frames: int = Field(4096, ge=1, description="frames the log may be ahead of the cloud's training")
+    max_lead_frames: int = Field(
+        4096, ge=1, description="frames the log may be ahead of the training in the cloud's own process"
+    )
     connect_timeout: float = Field(30.0, gt=0, description="seconds that one attempt to reach the cloud may take")
     token_file: Path | None = Field(None, description="a file; its first line is the token, the same on both sides")
     tls_cert: Path | None = Field(None, description="this side's certificate (PEM)")
@@ -357,13 +359,20 @@ class StoreConfig(Section):
 
 
 class CloudConfig(Section):
-    """How the back is trained."""
+    """The processes that train the back. docs/workers.md explains them."""
 
+    workers: int = Field(
+        1,
+        ge=0,
+        le=256,
+        description="processes that train the back; 1: the cloud's own process; 0: the cloud only takes frames in, and "
+        "you start workers with torchrun",
+    )
     shards: PositiveInt = Field(
         1,
         le=1024,
-        description="parts of each step that are computed one by one, and added; batch normalisation is per part, so "
-        "this changes the result",
+        description="parts of each step that one worker or several compute, and that are added in their order; batch "
+        "normalisation is per part, so this changes the result (the number of workers does not)",
     )
 
 

@@ -112,7 +112,7 @@ class Config(Section):
         part, parts = self.data.part
         if part > parts:
             problems.append(f"data.shard: there is no part {part} of {parts}; the first is 1/{parts}")
-        problems += self._fleet_problems() + self._shard_problems()
+        problems += self._fleet_problems() + self._worker_problems()
         if (self.link.tls_cert is None) != (self.link.tls_key is None):
             problems.append("link.tls_cert, link.tls_key: give both or neither")
         if problems:
@@ -165,17 +165,26 @@ class Config(Section):
             problems.append(f"fleet.expect: method '{self.method}' answers one edge; use another method, or 1")
         return problems
 
-    def _shard_problems(self) -> list[str]:
-        shards, batch = self.cloud.shards, self.train.batch_size
-        problems = []
-        if get_method(self.method).answered and shards > 1:
-            problems.append(f"cloud.shards: method '{self.method}' answers a whole step; use another method, or 1")
-        if 2 * shards > batch:
-            problems.append(
+    def _worker_problems(self) -> list[str]:
+        workers, shards, batch = self.cloud.workers, self.cloud.shards, self.train.batch_size
+        rules = (
+            (
+                get_method(self.method).answered and (workers, shards) != (1, 1),
+                f"cloud.workers, cloud.shards: method '{self.method}' answers each step before the edge goes on, so "
+                "one worker computes it whole; leave both at 1",
+            ),
+            (
+                workers > 0 and shards % workers != 0,
+                f"cloud.shards: {shards} parts of a step cannot be divided equally among {workers} workers; choose a "
+                f"multiple of {workers}",
+            ),
+            (
+                2 * shards > batch,
                 f"cloud.shards: a step has {batch} images (train.batch_size), and each of {shards} parts needs two; "
-                f"choose at most {batch // 2}"
-            )
-        return problems
+                f"choose at most {batch // 2}",
+            ),
+        )
+        return [problem for wrong, problem in rules if wrong]
 
     @property
     def several_edges(self) -> bool:
@@ -316,10 +325,14 @@ class Config(Section):
         """All settings that a run's results depend on. A change of one of them makes another run.
 
         The run's folder, the hardware, the link, the spool and the store are not among them, nor which edges are
-        waited for and how long.
+        waited for and how long, nor how many workers there are.
         """
         places = dict.fromkeys(("run_dir", "hardware", "link", "spool", "store"), True)
-        waiting = {"fleet": {"expect", "deadline", "patience"}, "data": {"cache_dir", "cache_bytes"}}
+        waiting = {
+            "fleet": {"expect", "deadline", "patience"},
+            "data": {"cache_dir", "cache_bytes"},
+            "cloud": {"workers"},
+        }
         whole = self.model_dump(mode="json", exclude={**places, **waiting, **_FILES})
         return {**whole, "codec": {"name": self.codec_name}} | self._files()
 

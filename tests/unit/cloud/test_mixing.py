@@ -15,7 +15,6 @@ from many_edges import SIZE, SimulatedEdge, edges_of, fleet_config, lines_of, ru
 
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
-from smartedge.cloud import runner as runner_module
 from smartedge.cloud.completion import ask_to_close
 from smartedge.cloud.learning import Learning
 from smartedge.cloud.runner import CloudRunner
@@ -388,7 +387,7 @@ def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(
     tmp_path: Path, monkeypatch, comes_back
 ) -> None:
     """All frames of an edge are in, and it did not hear so. Either it comes back and hears it, or it is given up."""
-    monkeypatch.setattr(runner_module, "_FAREWELL_S", 60.0 if comes_back else 0.3)
+    monkeypatch.setattr("smartedge.cloud.farewell._PATIENCE", 60.0 if comes_back else 0.3)
     config = fleet_config(fleet={"expect": 2}, epochs=1)
     edges = edges_of(config, 2)
     runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)

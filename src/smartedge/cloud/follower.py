@@ -1,0 +1,60 @@
+"""Follows the store while another process writes it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from smartedge.cloud.completion import is_complete
+from smartedge.cloud.ingest import Handover, Intake
+from smartedge.cloud.store import edges_of
+from smartedge.errors import LogError
+
+__all__ = ["StoreFollower"]
+
+_BEING_MADE = 10.0  # seconds in which a log that another process has just made may look damaged
+
+
+class StoreFollower:
+    """Puts into a handover what the store holds on disk. It writes nothing.
+
+    Args:
+        cloud: the cloud's folder of the run.
+        handover: gets the edges of which a stream is durable, and whether the run is complete.
+    """
+
+    def __init__(self, cloud: Path, handover: Handover) -> None:
+        self._cloud = cloud
+        self._handover = handover
+        self._unreadable: dict[str, float] = {}  # edge -> since when its log could not be opened
+
+    def refresh(self) -> None:
+        """Find what came since.
+
+        Raises:
+            LogError: something that was confirmed is missing or damaged.
+        """
+        intakes = self._handover.intakes
+        complete = is_complete(self._cloud)  # looked at first: what came before it is then seen below
+        for edge in edges_of(self._cloud):
+            if edge not in intakes:
+                intake = self._opened(edge)
+                if intake is not None and intake.streams:
+                    intakes[edge] = intake
+            elif (log := intakes[edge].log) is not None:
+                log.refresh()
+        self._handover.complete = complete
+
+    def has(self, needed: dict[str, int]) -> bool:
+        """Whether so many frames of each edge are here."""
+        intakes = self._handover.intakes
+        return all(edge in intakes and count <= intakes[edge].next_seq for edge, count in needed.items())
+
+    def _opened(self, edge: str) -> Intake | None:
+        try:
+            return Intake(self._cloud, edge, reads_only=True)
+        except LogError:
+            since = self._unreadable.setdefault(edge, time.monotonic())
+            if time.monotonic() - since > _BEING_MADE:
+                raise
+            return None

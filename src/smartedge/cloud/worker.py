@@ -1,0 +1,233 @@
+"""One of the processes that train the back: ``torchrun ... -m smartedge.cloud.worker RUN``.
+
+It reads the store and writes nothing into it. The first worker decides what is learned from next, tells the others,
+and alone writes the journal, checkpoints and figures. Where a worker ends, the others end too. torchrun starts them
+again, and they go on from the newest checkpoint. docs/workers.md shows how to start them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+
+from smartedge.cloud.follower import StoreFollower
+from smartedge.cloud.group import ALONE, Group, WorkerGroup, WorkersLost
+from smartedge.cloud.ingest import Handover
+from smartedge.cloud.learning import Learning, Task
+from smartedge.config import Config, load_run_config
+from smartedge.errors import ConfigError, RunError, SmartEdgeError
+from smartedge.files import PRIVATE, private_folder
+from smartedge.methods.base import get_method
+from smartedge.runs.machine import peak_rss_bytes, pick_device
+from smartedge.runs.progress import Bars, JsonLines, Monitor, Quiet, Update
+from smartedge.stopping import Interrupted
+
+__all__ = ["FAILED", "Worker", "main"]
+
+FAILED = "failed"  # phase of the update that tells an error: its text is the error's code, a space, and the message
+_LOOK = 0.05  # seconds between two looks at the store
+_TURN = 1.0  # seconds after which the first worker tells the others that there is nothing yet
+
+
+class Turn(BaseModel):
+    """What the first worker tells the others to do next. Nothing is set: look at the store again.
+
+    Attributes:
+        needed: edge → how many of its frames must be there to begin: make the trainer.
+        task: learn from this.
+        ended: the run is done (True), or to be stopped (False).
+    """
+
+    needed: dict[str, int] | None = None
+    task: Task | None = None
+    ended: bool | None = None
+
+
+class Worker:
+    """Follows the store, and learns with the other workers of a group.
+
+    Args:
+        config: the run's settings.
+        folder: the cloud's folder of the run.
+        group: the workers.
+        monitor: takes progress updates.
+
+    Raises:
+        ConfigError: the settings do not allow workers of their own, or not so many.
+    """
+
+    def __init__(self, config: Config, folder: Path, group: Group, monitor: Monitor) -> None:
+        if get_method(config.method).answered or not get_method(config.method).has_cloud:
+            raise ConfigError(
+                f"method: '{config.method}' is not trained by workers of their own; start the run as usual"
+            )
+        if group.size > config.cloud.shards:
+            raise ConfigError(
+                f"cloud.shards: a step has {config.cloud.shards} parts, and {group.size} workers were started; start "
+                f"at most {config.cloud.shards}"
+            )
+        self._group = group
+        self._handover = Handover(kept_bytes=0)
+        self._follower = StoreFollower(folder, self._handover)
+        self._follower.refresh()
+        self._next_look = 0.0
+        self.learning = Learning(config, folder, self._handover, monitor, resume=True, group=group)
+
+    def run(self, stop: threading.Event) -> bool:
+        """Train until the run is complete (True), or until ``stop`` is set in the first worker (False)."""
+        while True:
+            turn = Turn.model_validate_json(self._group.agree(lambda: self._decide(stop).model_dump_json()))
+            if turn.ended is not None:
+                return turn.ended
+            if turn.needed is not None:
+                self._wait_for(turn.needed)
+                edge, intake = min(self._handover.intakes.items())
+                self.learning.make_trainer(edge, intake.streams[0])
+                self._tell()
+            elif turn.task is not None:
+                self._wait_for(turn.task.needed)
+                try:
+                    self.learning.do(turn.task, stop)
+                except Interrupted:  # only where it is alone
+                    return False
+
+    def close(self) -> None:
+        """Write weights and summary; the first worker alone does so."""
+        self.learning.close(peak_rss_bytes=peak_rss_bytes())
+
+    def _decide(self, stop: threading.Event) -> Turn:
+        """What all workers do next; waits a little where there is nothing."""
+        for _ in range(round(_TURN / _LOOK)):
+            self._look()
+            if stop.is_set():
+                return Turn(ended=False)
+            if self.learning.trainer is None:
+                if self._handover.intakes:
+                    return Turn(needed={edge: intake.next_seq for edge, intake in self._handover.intakes.items()})
+                if self._handover.complete:
+                    raise RunError("the run was closed, but no edge has sent anything; there is nothing to learn from")
+            if self.learning.done:
+                return Turn(ended=True)
+            with self._handover.changed:
+                task = self.learning.next()
+            if task is not None:
+                return Turn(task=task)
+            stop.wait(_LOOK)
+        return Turn()
+
+    def _look(self) -> None:
+        """Look at the store, but not so often that it takes more than a tenth of the time."""
+        begun = time.monotonic()
+        if begun >= self._next_look:
+            self._follower.refresh()
+            ended = time.monotonic()
+            self._next_look = ended + max(_LOOK, 10 * (ended - begun))
+
+    def _tell(self) -> None:
+        trainer = self.learning.trainer
+        assert trainer is not None
+        epoch = min(trainer.progress.epoch + 1, trainer.progress.epochs)
+        several = "workers go" if self._group.size > 1 else "worker goes"
+        text = f"{self._group.size} {several} on with epoch {epoch}"
+        self.learning.monitor.update(Update("cloud", "workers", text=text))
+
+    def _wait_for(self, needed: dict[str, int]) -> None:
+        """Look at the store until so many frames of each edge are here. The first worker has seen them."""
+        while not self._follower.has(needed):
+            threading.Event().wait(_LOOK)
+            self._follower.refresh()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one worker until the run is complete, or it is asked to stop. Returns the exit code."""
+    args = _parser().parse_args(arguments)
+    rank = int(os.environ.get("RANK", "0"))
+    shown: Monitor = JsonLines(sys.stdout) if args.progress == "json" else Bars()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stop.set())
+    if args.progress == "json" and rank == 0:
+        threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
+    try:
+        _train(args.run, shown if rank == 0 else Quiet(), stop)
+        return 0  # also where it was asked to stop, or torchrun would start it again
+    except WorkersLost as error:
+        print(f"worker {rank}: {error}", file=sys.stderr)
+        return 1
+    except SmartEdgeError as error:
+        if args.progress == "json":
+            shown.update(Update("cloud", FAILED, text=f"{error.code} {error}"))
+        print(f"error [{error.code}]: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        if args.progress == "json":  # it would come again after a restart
+            shown.update(Update("cloud", FAILED, text=f"{RunError.code} worker {rank} has failed: {error!r}"))
+        raise
+    finally:
+        shown.close()
+
+
+def _train(run: Path, monitor: Monitor, stop: threading.Event) -> None:
+    config = load_run_config(run)
+    torch.set_num_threads(config.threads)
+    device = pick_device(config.hardware.cloud_device, "hardware.cloud_device")
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    folder = run / "cloud"
+    group = WorkerGroup(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ALONE
+    with closing(group), _only_one(folder, group):
+        worker = Worker(config, folder, group, monitor)
+        worker.run(stop)
+        worker.close()
+
+
+@contextmanager
+def _only_one(folder: Path, group: Group) -> Iterator[None]:
+    """Hold a lock: no other group of workers may train the same run.
+
+    Raises:
+        RunError: one does.
+    """
+    if not group.leads:
+        yield
+        return
+    private_folder(folder)
+    file = os.open(folder / "training.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder}: other workers train this run; end them first") from error
+        yield
+    finally:
+        os.close(file)
+
+
+def _stop_at_end_of_input(stop: threading.Event) -> None:
+    sys.stdin.read()
+    stop.set()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m smartedge.cloud.worker",
+        description="Train the back of a run from its store, with other workers of torchrun (docs/workers.md).",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder, which holds config.yaml and cloud/")
+    parser.add_argument("--progress", choices=["bars", "json"], default="bars", help="json: for another program")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

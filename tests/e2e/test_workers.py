@@ -1,0 +1,91 @@
+"""Processes of torchrun train the back together: the same weights, to a bit, as one process; also after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from many_edges import edges_of, fleet_config, run_fleet
+from runs import assert_same_run
+from safetensors.torch import load_file
+from workers import Kill, launched
+
+from smartedge.cloud.completion import mark_complete
+from smartedge.files import write_atomically
+from smartedge.runs.progress import Quiet
+from smartedge.training import train
+
+pytestmark = pytest.mark.slow
+SHARDS = {"cloud": {"shards": 4}}
+
+
+def untrained(first: Path, second: Path) -> Path:
+    """Another run with the store and the order of a finished one."""
+    second.mkdir()
+    shutil.copy(first / "config.yaml", second)
+    for name in ("store", "closed"):
+        shutil.copytree(first / "cloud" / name, second / "cloud" / name)
+    if (first / "cloud" / "order.jsonl").exists():
+        shutil.copy(first / "cloud" / "order.jsonl", second / "cloud")
+    mark_complete(second / "cloud", True)
+    return second
+
+
+def assert_same_cloud(one: Path, other: Path) -> None:
+    """Weights, running statistics, answers and figures are equal."""
+    for name in ("back", "predictions"):
+        mine, theirs = (load_file(run / "cloud" / f"{name}.safetensors") for run in (one, other))
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[part]) for part, tensor in mine.items()), name
+    rows: list[list[Any]] = []
+    for run in (one, other):
+        lines = (run / "cloud" / "metrics.jsonl").read_text().splitlines()
+        rows.append([{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines])
+    assert rows[0] == rows[1] != []
+
+
+def test_a_run_whose_cloud_starts_two_workers(tiny_config) -> None:
+    runs = [tiny_config(name, **SHARDS, epochs=2) for name in ("one", "two")]
+    train(runs[0], single_process=True, monitor=Quiet())
+    train(runs[1], ["cloud.workers=2"], monitor=Quiet())
+    assert_same_run(*(config.run_dir for config in runs))
+    assert_same_cloud(*(config.run_dir for config in runs))
+
+
+@pytest.mark.parametrize("schedule", ["two-stage", "freeze-and-log"])
+def test_other_schedules_on_a_store_that_is_there(tiny_config, tmp_path: Path, schedule: str) -> None:
+    """Four workers, and one of them is killed. Dropout and batch normalisation are in the back."""
+    config = tiny_config("one", **SHARDS, epochs=3, schedule=schedule)
+    train(config, single_process=True, monitor=Quiet())
+    run = untrained(config.run_dir, tmp_path / "four")
+    kill = Kill(seed=1, workers=4, updates=3)
+    launched(run, 4, kill)
+    assert kill.at is not None
+    assert_same_cloud(config.run_dir, run)
+
+
+def test_two_edges_by_the_journal(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 2}, cloud={"shards": 2}, hardware={"threads": 1})
+    first = tmp_path / "one"
+    torch.set_num_threads(1)
+    run_fleet(config, first / "cloud", edges_of(config, 2, steps=6))
+    write_atomically(first / "config.yaml", config.to_yaml())
+    run = untrained(first, tmp_path / "two")
+    launched(run, 2)
+    assert_same_cloud(first, run)
+
+
+def test_the_number_of_workers_changes_when_they_are_started_again(tiny_config, tmp_path: Path) -> None:
+    """Four workers are all killed, as by a power failure; then two go on."""
+    config = tiny_config("one", **SHARDS, epochs=4)
+    train(config, single_process=True, monitor=Quiet())
+    run = untrained(config.run_dir, tmp_path / "four then two")
+    with pytest.raises(SystemExit):
+        launched(run, 4, Kill(seed=0, workers=4, updates=8, everything=True))
+    assert (run / "cloud" / "checkpoints").exists()
+    launched(run, 2)
+    assert_same_cloud(config.run_dir, run)

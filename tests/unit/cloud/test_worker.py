@@ -1,0 +1,120 @@
+"""A worker follows the store on disk. Here it is alone and in this process; tests/e2e/test_workers.py has several."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from many_edges import edges_of, fleet_config, run_fleet
+from safetensors.torch import load_file
+
+from smartedge.artifacts.fleet_run import FleetFigures
+from smartedge.artifacts.summary import has_finished
+from smartedge.cloud.completion import mark_complete
+from smartedge.cloud.group import ALONE, Group
+from smartedge.cloud.worker import Worker, main
+from smartedge.config import Config
+from smartedge.errors import ConfigError
+from smartedge.files import write_atomically
+from smartedge.runs.progress import Quiet, parse_update
+
+SHARDS = {"cloud": {"shards": 2}}
+
+
+def stored(config: Config, run: Path, *, edges: int) -> tuple[Path, Path]:
+    """A run that a cloud trained by itself, and another with the same store, of which nothing was trained."""
+    run_fleet(config, run / "first" / "cloud", edges_of(config, edges))
+    second = run / "second"
+    second.mkdir()
+    write_atomically(second / "config.yaml", config.to_yaml())
+    for name in ("store", "closed"):
+        shutil.copytree(run / "first" / "cloud" / name, second / "cloud" / name)
+    if (journal := run / "first" / "cloud" / "order.jsonl").exists():
+        shutil.copy(journal, second / "cloud")
+    mark_complete(second / "cloud", True)
+    return run / "first" / "cloud", second
+
+
+def assert_same_back(one: Path, other: Path) -> None:
+    mine, theirs = (load_file(folder / "back.safetensors") for folder in (one, other))
+    assert mine.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "edges"), [("joint", 1), ("joint", 2), ("freeze-and-log", 2)], ids=["one edge", "two", "once"]
+)
+def test_it_trains_from_the_store_as_the_cloud_itself_does(tmp_path: Path, schedule: str, edges: int) -> None:
+    config = fleet_config(fleet={"expect": edges}, schedule=schedule, **SHARDS)
+    first, run = stored(config, tmp_path, edges=edges)
+    assert main([str(run)]) == 0
+    assert has_finished(run / "cloud")
+    assert_same_back(first, run / "cloud")
+    rows = [
+        [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (first, run / "cloud")
+    ]
+    for row in (*rows[0], *rows[1]):
+        del row["seconds"]
+    assert rows[0] == rows[1]
+    if edges > 1:
+        assert FleetFigures.read(run / "cloud" / "fleet.json").edges["edge1"].test is not None
+
+
+def test_it_stops_when_it_is_asked_to_and_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 1}, epochs=3, **SHARDS)
+    first, run = stored(config, tmp_path, edges=1)
+    stop = threading.Event()
+    worker = Worker(config, run / "cloud", ALONE, Quiet())
+    do_as_usual = worker.learning.do
+
+    def until_the_fifth(task: Any, event: threading.Event) -> None:
+        do_as_usual(task, event)
+        if worker.learning.trainer.next_seq == 5:
+            stop.set()
+
+    worker.learning.do = until_the_fifth  # type: ignore[method-assign]
+    assert not worker.run(stop)
+    worker.close()
+    assert not has_finished(run / "cloud") and (run / "cloud" / "checkpoints").exists()
+    assert main([str(run)]) == 0
+    assert_same_back(first, run / "cloud")
+
+
+def test_what_cannot_be_trained_by_workers_is_refused(tmp_path: Path) -> None:
+    group = Group()
+    group.size = 3
+    for config, message in (
+        (fleet_config(method="split", fleet={"expect": 1}), "method: 'split'"),
+        (fleet_config(method="local", model={"cut": "layer1"}), "method: 'local'"),
+        (fleet_config(**SHARDS), "has 2 parts, and 3 workers were started"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Worker(config, tmp_path, group, Quiet())
+
+
+def test_an_error_is_told_to_the_program_that_started_it_and_others_may_not_train_at_the_same_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = fleet_config(**SHARDS)
+    write_atomically(tmp_path / "config.yaml", config.to_yaml())
+    (tmp_path / "cloud").mkdir()
+
+    class Open:
+        def read(self) -> str:
+            threading.Event().wait()
+            return ""
+
+    monkeypatch.setattr(sys, "stdin", Open())
+    with (tmp_path / "cloud" / "training.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert main([str(tmp_path), "--progress", "json"]) == 10
+    found = parse_update(capsys.readouterr().out)
+    assert found is not None and found.phase == "failed"
+    assert found.text.startswith("SE-RUN ") and "other workers train this run" in found.text
