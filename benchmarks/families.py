@@ -73,11 +73,17 @@ def built(name: str) -> tuple[nn.Module, int]:
     raise last
 
 
+def share(cut: Cut) -> float:
+    """Share of the floating-point operations before the cut; of the parameters, where operations are not known."""
+    front, back = cut.front_flops, cut.back_flops
+    if front is None or back is None:
+        front, back = cut.front_parameters, cut.back_parameters
+    return front / max(1, front + back)
+
+
 def chosen(cuts: list[Cut]) -> list[Cut]:
     """The useful cuts nearest to the places."""
-    total = max((c.front_flops + c.back_flops for c in cuts), default=0)
-    share: Callable[[Cut], float] = lambda c: c.front_flops / total  # noqa: E731
-    useful = [c for c in cuts if total and USEFUL[0] <= share(c) <= USEFUL[1]]
+    useful = [c for c in cuts if USEFUL[0] <= share(c) <= USEFUL[1]]
     found: list[Cut] = []
     for place in PLACES:
         left = [c for c in useful if c not in found]

@@ -36,7 +36,10 @@ from smartedge.errors import ConfigError, LinkError, LogError, RunError
 from smartedge.files import write_atomically
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
+from smartedge.inference.backs import LocalBack
+from smartedge.inference.trained import TorchFront, TrainedRun
 from smartedge.methods.schedules import get_schedule
+from smartedge.models.weights import IMAGENET
 from smartedge.models.zoo import build
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import cloud_of, link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
@@ -562,6 +565,14 @@ def test_pretrained_weights(tiny_config, tmp_path):
         assert moved if not freeze else not moved  # batch statistics among them
         kernel = "stage2.0.weight"
         assert 0 < (back[kernel] - given[kernel]).abs().max() < 0.05, "the back begins with them too, and learns"
+    Path(weights).rename(tmp_path / "moved.safetensors")  # whoever answers for the run does not need it
+    (config.run_dir / "config.yaml").unlink()
+    run = TrainedRun.open(config.run_dir)
+    kept = TorchFront(run).front.state_dict()
+    assert all(torch.equal(kept[key], front[key]) for key in front) and front.keys() == kept.keys()
+    assert front["0.scale"].flatten().tolist() == pytest.approx([0.25 / std for std in IMAGENET.std])
+    assert LocalBack(run)(np.zeros((1, 8, 8, 8), np.float32)).shape == (1, 2)
+    weights = weights_of_tiny(tmp_path)
     elsewhere = tmp_path / "copy"
     elsewhere.mkdir()
     here, there = (tiny_config("a", model={"weights": file}) for file in (weights, weights_of_tiny(elsewhere)))

@@ -11,8 +11,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from smartedge.models.cut import Cut, list_cuts
+from smartedge.errors import CutError
+from smartedge.models.cut import Cut, cut, list_cuts
 from smartedge.models.zoo import build, usual_size
 
 __all__ = ["add_parser", "run"]
@@ -21,7 +23,8 @@ _DESCRIPTION = """\
 List every point of a network at which exactly one tensor crosses. Each name can be used as model.cut.
 
 All figures are for one image. KiB: size of the tensor that crosses, as float32. FLOPs: floating-point operations, 2 per
-multiply-accumulate. KiB kept: results of operations on that side; training holds them in memory.
+multiply-accumulate; unknown where a module decides by values how much it computes.
+KiB kept: results of operations on that side; training holds them in memory.
 """
 
 _EXAMPLE = """\
@@ -70,19 +73,34 @@ def run(args: argparse.Namespace) -> int:
     """Print the table, or the JSON.
 
     Raises:
-        CutError: the network is unknown, does not take such images, or cannot be recorded.
+        CutError: the network is unknown, does not take such images, cannot be recorded, or has no place to cut.
     """
     size: int = args.input or usual_size(args.model) or 64
-    model = build(args.model, outputs=args.outputs, image_size=size, small_input=not args.stock, seed=0)
+    model = build(args.model, outputs=args.outputs, image_size=size, small_input=not args.stock, seed=0, weights="none")
     cuts = list_cuts(model, (3, size, size))
+    if not cuts:
+        raise CutError(f"{args.model} cannot be divided anywhere. {_reasons(model, size)}")
     if args.input is None:
         print(f"images of 3x{size}x{size}; --input chooses another size", file=sys.stderr)
     if args.json:
-        rows = [dataclasses.asdict(cut) | {"dtype": str(cut.dtype).removeprefix("torch.")} for cut in cuts]
+        rows = [dataclasses.asdict(point) | {"dtype": str(point.dtype).removeprefix("torch.")} for point in cuts]
         print(json.dumps(rows, indent=2))
     else:
         Console(width=max(Console().width, 120)).print(_table(cuts))  # names and figures are never truncated
     return 0
+
+
+def _reasons(model: nn.Module, size: int) -> str:
+    """Why the network cannot be cut after each of its parts."""
+    reasons = []
+    for name, _ in model.named_children():
+        try:
+            cut(model, name, (3, size, size))
+        except CutError as error:
+            reasons.append(str(error).partition(" Nearest cuts:")[0].partition(" It has no cuts")[0])
+    return (
+        " ".join(reasons[:_REASONS]) or "It has no parts: a network is divided between the modules that it is made of."
+    )
 
 
 def _table(cuts: list[Cut]) -> Table:
@@ -91,22 +109,27 @@ def _table(cuts: list[Cut]) -> Table:
     table.add_column("shape", no_wrap=True)
     for heading in ("KiB", *(f"{what}\n{side}" for what in ("parameters", "MFLOPs", "KiB kept") for side in _SIDES)):
         table.add_column(heading, justify="right", no_wrap=True)
-    for cut in cuts:
+    for point in cuts:
         table.add_row(
-            cut.name,
-            "x".join(map(str, cut.shape)),
-            _kib(cut.activation_bytes),
-            f"{cut.front_parameters:,}",
-            f"{cut.back_parameters:,}",
-            f"{cut.front_flops / 1e6:,.2f}",
-            f"{cut.back_flops / 1e6:,.2f}",
-            _kib(cut.front_activation_bytes),
-            _kib(cut.back_activation_bytes),
+            point.name,
+            "x".join(map(str, point.shape)),
+            _kib(point.activation_bytes),
+            f"{point.front_parameters:,}",
+            f"{point.back_parameters:,}",
+            _mega(point.front_flops),
+            _mega(point.back_flops),
+            _kib(point.front_activation_bytes),
+            _kib(point.back_activation_bytes),
         )
     return table
 
 
 _SIDES = ("front", "back")
+_REASONS = 4  # that are shown
+
+
+def _mega(number: int | None) -> str:
+    return "unknown" if number is None else f"{number / 1e6:,.2f}"
 
 
 def _kib(number: int) -> str:

@@ -37,7 +37,7 @@ class LocalBack:
                 f"{run.folder / 'cloud'}: the cloud has not finished this run, or is elsewhere; finish the run, or "
                 "copy cloud/ there"
             )
-        divided = divide(run.config.division(run.task.outputs))
+        divided = divide(run.blueprint)
         self._network = divided.back.eval()
         load_part(self._network, run.folder / "cloud" / "back.safetensors")
         self._kind = run.task.kind

@@ -15,6 +15,7 @@ from smartedge.config import Config, load_config, load_run_config
 from smartedge.errors import RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
+from smartedge.models.blueprint import Blueprint, of_a_run
 from smartedge.types import Features, Task
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["TorchFront", "TrainedRun", "load_part"]
 
 _BATCH = 64
+_FILES = ("front", "weights")  # of the agreement: digests of files, which are no settings
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class TrainedRun:
         file = folder / "shared" / "run.json"
         own = load_run_config(folder) if (folder / "config.yaml").exists() or not file.exists() else None
         shared = SharedRun.read(file)
-        config = own or load_config({key: value for key, value in shared.settings.items() if key != "front"})
+        config = own or load_config({key: value for key, value in shared.settings.items() if key not in _FILES})
         if not get_method(config.method).has_exit:
             raise RunError(
                 f"{folder}: was trained with method {config.method!r}, which has no exit on the edge; "
@@ -57,6 +59,11 @@ class TrainedRun:
             )
         task = Task(shared.task.kind, shared.task.columns, shared.task.names)
         return cls(folder, config, task, dict(shared.settings))
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """Of its network, whose weights are in its folder."""
+        return of_a_run(self.config.division(self.task.outputs), pretrained="weights" in self.agreement)
 
 
 class TorchFront:
@@ -69,7 +76,7 @@ class TorchFront:
     def __init__(self, run: TrainedRun) -> None:
         from smartedge.models.network import divide
 
-        divided = divide(run.config.division(run.task.outputs))
+        divided = divide(run.blueprint)
         self.front, self.task_exit = divided.front.eval(), divided.task_exit.eval()
         load_part(self.front, run.folder / "edge" / "front.safetensors")
         load_part(self.task_exit, run.folder / "edge" / "exit.safetensors")

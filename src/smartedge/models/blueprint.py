@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import JsonValue
 
-__all__ = ["Blueprint", "is_on_hub", "weights_named"]
+__all__ = ["Blueprint", "is_on_hub", "of_a_run", "weights_named"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ def is_on_hub(name: str) -> bool:
 
 
 def weights_named(name: str, weights: str | None) -> str:
-    """Where a network's weights come from: ``none``, ``timm``, or a file.
+    """Where a network's weights come from: ``none``, ``timm``, a file, or ``later``.
+
+    ``later``: it is made as a pretrained one, and gets the weights that a run ended with.
 
     Where nothing is said, the name decides, as in timm: ``resnet18.a1_in1k`` and ``hf_hub:USER/NAME`` name weights;
     ``resnet18`` and ``package.module:factory`` do not.
@@ -45,3 +47,13 @@ def weights_named(name: str, weights: str | None) -> str:
         return weights
     tagged = "." in name and ":" not in name
     return "timm" if tagged or is_on_hub(name) else "none"
+
+
+def of_a_run(blueprint: Blueprint, *, pretrained: bool) -> Blueprint:
+    """The blueprint of a network that will get the weights of a finished run: the file that it began with is not read.
+
+    Args:
+        blueprint: from the run's settings.
+        pretrained: whether the run began with pretrained weights.
+    """
+    return replace(blueprint, weights="later" if pretrained else "none")

@@ -9,7 +9,6 @@ crossing: the back computes them again.
 from __future__ import annotations
 
 import difflib
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +19,10 @@ import torch
 from torch import Tensor, fx
 
 from smartedge.errors import CutError
+from smartedge.models.half import Half
 from smartedge.models.layout import Layout, layout_of_shape
 from smartedge.models.part import Side, named_state, state_of
-from smartedge.models.recording import BATCHES, Trace, shape_text, storage_of, tensors_in
+from smartedge.models.recording import BATCHES, Trace, per_image, shape_text, storage_of, tensors_in
 
 __all__ = ["Analysis", "Cut", "Point"]
 
@@ -42,8 +42,8 @@ class Cut:
     dtype: torch.dtype
     front_parameters: int
     back_parameters: int
-    front_flops: int
-    back_flops: int
+    front_flops: int | None  # None: not known, since a module on that side computes what its values ask for
+    back_flops: int | None
     activation_bytes: int  # of the tensor that crosses, as float32
     front_activation_bytes: int  # outputs of all operations; views and in-place results count nothing
     back_activation_bytes: int
@@ -92,8 +92,8 @@ class Point:
             dtype=analysis.trace.values[self.node][0].dtype,
             front_parameters=parameters["front"],
             back_parameters=parameters["back"],
-            front_flops=sum(analysis.flops[:after]),
-            back_flops=sum(analysis.flops[after:]),
+            front_flops=analysis.flops_of(self.index, "front"),
+            back_flops=analysis.flops_of(self.index, "back"),
             activation_bytes=4 * prod(self.shape),
             front_activation_bytes=sum(bytes_[:after]),
             back_activation_bytes=sum(bytes_[after:]),
@@ -103,9 +103,9 @@ class Point:
 class Analysis:
     """What crosses at every point of a recorded network.
 
-    Nodes are of three sorts. *Free* ones depend on parameters and constants alone. *Sizes* are numbers that depend on
-    the batch size alone, and the device. Both are computed wherever they are needed. All others are *fixed*: they
-    run once, in the recorded order, in the front or in the back.
+    Nodes are of three sorts. *Sizes* are numbers that depend on the batch size alone, and the device. *Free* ones
+    depend on sizes, parameters and constants alone. Both are computed wherever they are needed. All others are *fixed*:
+    they run once, in the recorded order, in the front or in the back.
     """
 
     def __init__(self, recorded: Trace) -> None:
@@ -125,7 +125,7 @@ class Analysis:
                 continue
             elif self._is_size(node):
                 self.sizes.add(node)
-            elif all(i in self.free for i in inputs) and not written & {
+            elif all(i in self.free or i in self.sizes for i in inputs) and not written & {
                 storage_of(t) for i in (node, *inputs) for t in tensors_in(recorded.values[i][0])
             }:
                 self.free.add(node)
@@ -179,9 +179,29 @@ class Analysis:
         candidates = [self.trace.input, *filter(self.is_fixed, self.nodes[: index + 1])]
         return [node for node in candidates if self.last_use.get(node, -1) > index]
 
+    @cached_property
+    def constants(self) -> set[int]:
+        """Identities of buffers, attributes and frozen parameters that nothing changes: both sides may use them."""
+        written = {storage for _, storage in self.trace.writes}
+        used: dict[int, Tensor] = {}
+        for node in self.nodes:
+            if node.op == "get_attr" and storage_of(self.trace.values[node][0]) not in written:
+                tensor = self.trace.tensor(str(node.target))
+                if not tensor.requires_grad:
+                    used[id(tensor)] = tensor
+        for node in self.nodes:
+            if node.op == "call_module":  # what a module does with its buffers is not known
+                for tensor in state_of(self.trace.model.get_submodule(str(node.target))):
+                    used.pop(id(tensor), None)
+        return set(used)
+
+    def shared(self, index: int) -> set[int]:
+        """Identities of the tensors of the network that are used both up to ``index`` and after it."""
+        return {key for key, (first, last) in self.state_use.items() if first <= index < last}
+
     def shared_state(self, index: int) -> list[str]:
-        """Names of parameters and buffers used both up to ``index`` and after it."""
-        shared = {key for key, (first, last) in self.state_use.items() if first <= index < last}
+        """Names of those of them that cannot be given to both sides, since they change."""
+        shared = self.shared(index) - self.constants
         if not shared:
             return []
         return [name for name, tensor in named_state(self.trace.model) if id(tensor) in shared]
@@ -276,7 +296,14 @@ class Analysis:
     @cached_property
     def flops(self) -> list[int]:
         """Per node, for one image."""
-        return [_per_image(*self.trace.flops.get(node, (0, 0))) for node in self.nodes]
+        return [per_image(*self.trace.flops.get(node, (0, 0))) for node in self.nodes]
+
+    def flops_of(self, index: int, side: Side) -> int | None:
+        """For one image, up to ``index`` or after it; None where a module's amount depends on values."""
+        part = slice(index + 1) if side == "front" else slice(index + 1, None)
+        if any(node.op == "call_module" and node.target in self.trace.unknown_flops for node in self.nodes[part]):
+            return None
+        return sum(self.flops[part])
 
     @cached_property
     def activation_bytes(self) -> list[int]:
@@ -289,7 +316,7 @@ class Analysis:
             for first, second in pairs:
                 if storage_of(first) not in seen and self.is_fixed(node):
                     seen.add(storage_of(first))
-                    total += _per_image(first.nbytes, second.nbytes)
+                    total += per_image(first.nbytes, second.nbytes)
             sizes.append(total)
         return sizes
 
@@ -309,41 +336,20 @@ class Analysis:
 
     def split(self, point: Point) -> tuple[fx.Graph, fx.Graph]:
         """The operations of the front and of the back."""
-        front, copied = fx.Graph(), {}
-        copied[self.trace.input] = front.placeholder("images")
+        front = Half(self.trace, self.sizes)
+        front.copied[self.trace.input] = front.graph.placeholder("images")
         for node in filter(self.is_fixed, self.nodes[: point.index + 1]):
-            self._copy(node, front, copied)
-        front.output(copied[point.node])
+            front.copy(node)
 
-        back, copied = fx.Graph(), {}
-        arrived = copied[point.node] = back.placeholder("features")
+        back = Half(self.trace, self.sizes)
+        back.arrived = back.copied[point.node] = back.graph.placeholder("features")
         storage = storage_of(self.trace.values[point.node][0])
         if any(storage == s and self.position[writer] > point.index for writer, s in self.trace.writes):
-            copied[point.node] = back.call_method("clone", (arrived,))  # the caller's tensor is not written into
+            # The caller's tensor is not written into.
+            back.copied[point.node] = back.graph.call_method("clone", (back.arrived,))
         for node in filter(self.is_fixed, self.nodes[point.index + 1 :]):
-            self._copy(node, back, copied, arrived)
-        back.output(self._copy_args(self.trace.output.args[0], back, copied, arrived))
-        return front, back
-
-    def _copy(
-        self, node: fx.Node, graph: fx.Graph, copied: dict[fx.Node, fx.Node], arrived: fx.Node | None = None
-    ) -> fx.Node:
-        """Copy ``node`` into ``graph``, with the free values and sizes that it needs. ``arrived``: the back's input."""
-        if node not in copied:
-            first, second = self.trace.values[node]
-            if arrived is not None and isinstance(first, torch.device):
-                copied[node] = graph.call_function(getattr, (arrived, "device"))
-            elif arrived is not None and node in self.sizes and not all(n in self.sizes for n in node.all_input_nodes):
-                images, scale = graph.call_method("size", (arrived, 0)), _per_image(first, second)
-                scaled = graph.call_function(operator.mul, (images, scale))
-                copied[node] = graph.call_function(operator.add, (scaled, first - scale * BATCHES[0]))
-            else:
-                args, kwargs = self._copy_args((node.args, node.kwargs), graph, copied, arrived)
-                copied[node] = graph.create_node(node.op, node.target, args, kwargs)
-        return copied[node]
-
-    def _copy_args(self, args: Any, graph: fx.Graph, copied: dict[fx.Node, fx.Node], arrived: fx.Node | None) -> Any:
-        return fx.node.map_arg(args, lambda node: self._copy(node, graph, copied, arrived))
+            back.copy(node)
+        return front.ending_in(point.node), back.ending_in(self.trace.output.args[0])
 
 
 _MOVED: dict[tuple[Any, ...], Layout] = {(0, 2, 3, 1): "channels-last", (0, 3, 1, 2): "channels-first"}
@@ -388,8 +394,3 @@ def _layout_after(node: fx.Node, names: set[str]) -> Layout | None:
         order = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
         return _MOVED.get(tuple(order))
     return None
-
-
-def _per_image(first: int, second: int) -> int:
-    """What one more image adds, from the figures for the two batch sizes."""
-    return (second - first) // (BATCHES[1] - BATCHES[0])

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from smartedge.errors import CutError
 from smartedge.models.crossing import Analysis, Cut
@@ -32,7 +34,7 @@ def list_cuts(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> l
     Raises:
         CutError: the network cannot be recorded, or does not take such an input. The message names the place.
     """
-    modes = _recorded(model, input_shape)
+    modes = _recorded(_plain(model), input_shape)
     return [point.describe() for point in modes[False].points if _legal(modes, point.name)]
 
 
@@ -52,6 +54,7 @@ def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -
         CutError: the network cannot be recorded, or cannot be divided there. The message says what crosses and
             names points nearby.
     """
+    model = _plain(model)
     modes = _recorded(model, input_shape)
     name = modes[False].find(at).name
     chosen = {mode: analysis.find(name) for mode, analysis in modes.items()}
@@ -67,8 +70,32 @@ def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -
     point = chosen[False]
     front = Part("front", {m: half[0] for m, half in halves.items()}, point, recorded.input_shape if fixed else None)
     back = Part("back", {m: half[1] for m, half in halves.items()}, point, point.shape if fixed else None)
-    furnish(model, front, back, owner)
+    both = set.union(*(analysis.shared(chosen[mode].index) for mode, analysis in modes.items()))
+    furnish(model, front, back, owner, both)
     return front, back
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The network itself, where it was compiled. Its parts are not compiled: do that with each of them.
+
+    Raises:
+        CutError: a part of it is TorchScript, or has no parameters before it has seen a batch.
+    """
+    if type(model).__name__ == "OptimizedModule":  # of torch._dynamo, which takes a second to import
+        model = model.get_submodule("_orig_mod")
+    for name, module in model.named_modules():
+        where = f"its part {name}" if name else "it"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CutError(
+                f"{type(model).__name__} cannot be divided: {where} is TorchScript, which hides what it computes; "
+                "divide the network before torch.jit.script or torch.jit.trace, and script its halves"
+            )
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+            raise CutError(
+                f"{type(model).__name__} cannot be divided: {where} is lazy and has no parameters yet; run the network "
+                "once on a batch of images"
+            )
+    return model
 
 
 def _recorded(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[bool, Analysis]:

@@ -1,7 +1,7 @@
 """Reports what one network does while it runs, and nothing that any other network or thread does.
 
-Three things have to be seen that ``torch.overrides.TorchFunctionMode`` does not show: calls of modules, calls of custom
-autograd functions, and whether code asks a module if it is training.
+Torch functions are seen by ``torch.overrides.TorchFunctionMode``. It does not show three things that have to be seen:
+calls of modules, calls of custom autograd functions, and whether code asks a module if it is training.
 
 Modules are seen by giving every module of one copy of the network a class of its own, a subclass of its class. Other
 networks keep their classes. Custom autograd functions have no instance that could be changed, so
@@ -19,10 +19,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from smartedge.errors import CutError
 
-__all__ = ["Observer", "observe_modules", "observing", "refuse_nesting"]
+__all__ = ["FunctionMode", "Observer", "observe_modules", "observing", "refuse_nesting"]
 
 
 class Observer(Protocol):
@@ -30,6 +31,9 @@ class Observer(Protocol):
 
     def module_called(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """``module(*args, **kwargs)`` was called; ``call`` does what the module itself would do."""
+
+    def torch_called(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """A torch function, or a method or property of a tensor, was called."""
 
     def function_applied(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """``apply`` of a custom autograd function was called; ``function`` does what it would do."""
@@ -61,6 +65,31 @@ def _observed(kind: type[nn.Module], observer: Observer) -> type[nn.Module]:
 
     members = {"__call__": call, "training": property(is_training, set_training)}
     return types.new_class(kind.__name__, (kind,), exec_body=lambda namespace: namespace.update(members))
+
+
+# torch calls these where a context begins and ends. Contexts are noted for each operation instead.
+_CONTEXT_FUNCTIONS = {
+    "_set_grad_enabled",
+    "set_autocast_enabled",
+    "set_autocast_dtype",
+    "set_autocast_cache_enabled",
+    "autocast_increment_nesting",
+    "autocast_decrement_nesting",
+    "clear_autocast_cache",
+}
+
+
+class FunctionMode(TorchFunctionMode):
+    """Within its block, every torch function that the network calls is reported to ``observer``."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in _CONTEXT_FUNCTIONS:
+            return func(*args, **(kwargs or {}))
+        return self.observer.torch_called(func, args, kwargs or {})
 
 
 _thread = threading.local()  # .observer: of the recording that runs in this thread
@@ -107,11 +136,18 @@ def _end() -> None:
 
 
 def _reporting_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-    def function(*args: Any, **kwargs: Any) -> Any:
-        return _apply.__get__(None, cls)(*args, **kwargs)
-
     observer: Observer | None = getattr(_thread, "observer", None)
     if observer is None:
-        return function(*args, **kwargs)
-    function.__name__ = cls.__name__  # the name of the node in the graph, and of the cut
-    return observer.function_applied(function, args, kwargs)
+        return _Applied(cls)(*args, **kwargs)
+    return observer.function_applied(_Applied(cls), args, kwargs)
+
+
+class _Applied:
+    """A custom autograd function as an operation of a graph, which can be sent to another process."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.__name__ = function.__name__  # of the node in the graph, and of the cut
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _apply.__get__(None, self.function)(*args, **kwargs)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, fx, nn
 
 from smartedge.errors import CutError
+from smartedge.models.contexts import enter, restoring
 from smartedge.models.layout import Layout
 from smartedge.models.recording import shape_text
 
@@ -53,6 +55,8 @@ class Part(nn.Module):
 
     def _compile(self) -> None:
         self._run = {mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()}
+        nodes = (node for graph in self._graphs.values() for node in graph.nodes)
+        self._sets_contexts = any(node.target is enter for node in nodes)
 
     def freeze(self, name: str) -> None:
         """Keep the parameters of a submodule as they are, and the submodule in evaluation mode; "" is the whole half.
@@ -82,7 +86,16 @@ class Part(nn.Module):
                 f"the {self._side} takes inputs of {shape_text(self._takes)}, got {shape_text(x.shape[1:])}: "
                 "the network's code depends on sizes; pass the shape of your images to cut(model, at, input_shape)"
             )
-        return self._run[self.training](self, x)
+        with restoring() if self._sets_contexts else nullcontext():
+            return self._run[self.training](self, x)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the compiled operations, so that a half can be copied and sent to another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_run"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._compile()
 
 
 def merge_state_dicts(front: nn.Module, back: nn.Module) -> dict[str, Tensor]:
@@ -100,8 +113,16 @@ def merge_state_dicts(front: nn.Module, back: nn.Module) -> dict[str, Tensor]:
     return merged
 
 
-def furnish(model: nn.Module, front: Part, back: Part, owner: Mapping[int, Side]) -> None:
-    """Give both parts the modules and tensors that their operations use, under the original's names."""
+def furnish(model: nn.Module, front: Part, back: Part, owner: Mapping[int, Side], both: Set[int]) -> None:
+    """Give both parts the modules and tensors that their operations use, under the original's names.
+
+    Args:
+        model: the original.
+        front: its first half.
+        back: its second half.
+        owner: identity of a tensor → the side in whose state it is.
+        both: identities of constants that the back uses as well. There they are no part of the state.
+    """
     # In the original's order: an optimizer knows parameters by number, and every process must count alike.
     order = {path: place for place, (path, _) in enumerate(model.named_modules(remove_duplicate=False))}
     front_paths, back_paths = (
@@ -118,6 +139,10 @@ def furnish(model: nn.Module, front: Part, back: Part, owner: Mapping[int, Side]
             if not hasattr(holder, name):
                 holder.add_module(name, module)
     for path, tensor in named_state(model):
+        if id(tensor) in both:
+            holder, name = _holder(back, model, path)
+            if not hasattr(holder, name):
+                holder.register_buffer(name, tensor.detach(), persistent=False)
         holder, name = _holder(front if owner.get(id(tensor)) == "front" else back, model, path)
         if hasattr(holder, name):
             continue

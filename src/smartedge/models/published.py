@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from smartedge.errors import CutError
+from smartedge.models.blame import first_line
 from smartedge.models.weights import IMAGENET, Adapt, Loaded, Pixels, fill, read_weights
 
 __all__ = ["Published", "load_into", "of_model", "of_torchvision"]
@@ -106,10 +107,9 @@ def _fetch(name: str, published: Published) -> Path:
             return Path(download_cached_file(published.place[0], progress=False))
         return _from_hub(*published.place)
     except Exception as error:  # whatever the network, the hub's library or the disk reports
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CutError(
-            f"model.weights: the weights of {name} cannot be fetched from {published.place[0]} ({reason}); download "
-            "them where there is internet, copy the file here, and give it as model.weights: FILE.safetensors"
+            f"model.weights: the weights of {name} cannot be fetched from {published.place[0]} ({first_line(error)}); "
+            "download them where there is internet, copy the file here, and give it as model.weights: FILE.safetensors"
         ) from error
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["BATCHES", "Trace", "shape_text", "storage_of", "tensors_in"]
+from smartedge.models.contexts import Own
+
+__all__ = ["BATCHES", "Trace", "per_image", "real_like", "shape_text", "storage_of", "tensors_in"]
 
 # Far enough apart that halves, quarters and remainders of the two differ, which is how they are told from constants.
 BATCHES = (3, 8)
@@ -26,6 +29,8 @@ class Trace:
         flops: node → floating-point operations for the two batch sizes, 2 per multiply-accumulate.
         random: nodes that draw random numbers.
         writes: (node, storage) for every write into a tensor that existed before.
+        contexts: node → the context that the network's code sets around it; absent where it sets none.
+        unknown_flops: names of whole modules of which nobody knows how much they compute, since that depends on values.
         whole: module name → why it is kept as one node although it is made of smaller modules.
         reads_sizes: whether sizes other than the batch's were looked at, which fixes them.
         reads_mode: whether code outside the modules that are single nodes asked if it is training.
@@ -45,6 +50,8 @@ class Trace:
         self.flops: dict[fx.Node, tuple[int, int]] = {}
         self.random: set[fx.Node] = set()
         self.writes: list[tuple[fx.Node, int]] = []
+        self.contexts: dict[fx.Node, Own] = {}
+        self.unknown_flops: set[str] = set()
         self.whole = whole
         self.reads_sizes = False
         self.reads_mode = False
@@ -62,6 +69,11 @@ class Trace:
         return tensor
 
 
+def per_image(first: int, second: int) -> int:
+    """What one more image adds, from the figures for the two batch sizes."""
+    return (second - first) // (BATCHES[1] - BATCHES[0])
+
+
 def storage_of(tensor: Tensor) -> int:
     """Identifies the memory behind a tensor: equal for a tensor and its views."""
     return int(tensor.untyped_storage()._cdata)
@@ -75,3 +87,11 @@ def tensors_in(value: Any) -> list[Tensor]:
 def shape_text(shape: tuple[int, ...]) -> str:
     """A shape as text, such as ``3x64x64``."""
     return "x".join(map(str, shape))
+
+
+def real_like(fake: Tensor) -> Tensor:
+    """A tensor of the same kind with values: normally distributed, from a generator of its own; integers are 0."""
+    if fake.is_floating_point():
+        values = torch.randn(fake.shape, generator=torch.Generator().manual_seed(0))
+        return values.to(device=fake.device, dtype=fake.dtype)
+    return torch.zeros(fake.shape, dtype=fake.dtype, device=fake.device)

@@ -15,29 +15,32 @@ from __future__ import annotations
 
 import copy
 import operator
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.fx.proxy import TracerBase
-from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
+from torch.overrides import is_tensor_method_or_property
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from smartedge.errors import CutError
+from smartedge.models.blame import place_and_reason
+from smartedge.models.chance import Generators
+from smartedge.models.contexts import Context, context_now, other_context, own_context, usual_context
 from smartedge.models.counting import OperatorWatch
-from smartedge.models.intercept import observe_modules, observing, refuse_nesting
-from smartedge.models.recording import BATCHES, Trace, shape_text, storage_of, tensors_in
+from smartedge.models.intercept import FunctionMode, observe_modules, observing, refuse_nesting
+from smartedge.models.recording import BATCHES, Trace, real_like, shape_text, storage_of, tensors_in
+from smartedge.models.replay import Event, Replay, forgotten_caches
 from smartedge.models.varying import Untraceable, same, varying
 
 __all__ = ["trace"]
 
-# Frames that say nothing to the author of the network.
-_HIDDEN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_OTHER_AT_A_SECOND_CALL = (
+    "Python code does something else at a second call: it counts calls, reads the time, or changes an attribute"
+)
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> Trace:
@@ -56,13 +59,13 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> 
         except CutError:
             raise
         except Exception as error:
-            where, place = recorder.failed_in, _location(error)
-            reason = f"{place}: {_first_line(error)}"
+            where, reason = recorder.failed_in, place_and_reason(error)
             if not where or where in whole:
                 raise CutError(
                     f"{type(model).__name__} cannot be divided: what its own forward does is not a fixed sequence of "
                     f"operations on a {shape_text(input_shape)} input ({reason}). Check the input shape; if the code "
-                    "looks at values of tensors, move it into a submodule, which is then kept whole"
+                    "looks at values of tensors, draws random numbers or counts its calls, move that into a submodule, "
+                    "which is then kept whole"
                 ) from error
             whole[where] = reason
 
@@ -86,11 +89,14 @@ class _Recorder(TracerBase):
         self.device_node: fx.Node | None = None
         self.used: set[str] = set(self.paths.values())  # names given to nodes; operations do not take modules' names
         self.calls: dict[str, int] = {}
-        self.running: list[str] = [""]  # modules being run, outermost first
+        self.running: list[nn.Module] = [self.model]  # modules being run, outermost first
+        self.generators = Generators(self.model)
         self.error: Exception | None = None  # the latest to arise, and the innermost module in which it did
         self.failed_in = ""
         self.silent = False  # while something is only evaluated, not recorded
-        self.looked_at_values = False
+        self.events: list[Event] = []
+        self.latest: fx.Node | None = None  # of the operation that was recorded last; None: it left none
+        self.replay: Replay | None = None  # while the code runs again
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         self.device = torch.device("cpu") if parameter is None else parameter.device
         self.dtype = torch.float32 if parameter is None else parameter.dtype
@@ -101,39 +107,79 @@ class _Recorder(TracerBase):
             batches = [torch.empty(b, *trace.input_shape, device=self.device, dtype=self.dtype) for b in BATCHES]
         trace.input = self.graph.placeholder("images")
         self.keep(trace.input, (batches[0], batches[1]), "input")
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(observing(self))
-            self.context = _context()
-            with _Mode(self):
-                result = self.model(batches[0])
+        forget = forgotten_caches(self.model)
+        with torch.inference_mode(False), observing(self):
+            try:
+                with usual_context(), FunctionMode(self):
+                    result = self.model(batches[0])
+                    self.check_generators(self.model)
+            finally:
+                self.generators.restore()
+            self.check_result(result)
             trace.output = self.graph.output(self.create_arg(result))
-            if not self.looked_at_values:
-                self.check_second_batch(batches[1])
+            contexts = self.run_again(0, batches[0], forget, _OTHER_AT_A_SECOND_CALL)
+            self.run_again(1, batches[1], forget, "Python code depends on the number of images in the batch")
+        for event, other in zip(self.events, contexts, strict=True):
+            own = own_context(event.context, other)
+            if event.node is not None and own is not None:
+                trace.contexts[event.node] = own
         for node in reversed(trace.nodes):  # sizes that only Python used, members of a result that nothing used
             if not node.users and (node.target is operator.getitem or not tensors_in(trace.values[node])):
                 self.forget(node)
         return trace
 
-    def check_second_batch(self, images: Tensor) -> None:
-        """Find Python code that used the batch size as a constant, which :class:`.Varying` does not notice."""
-        with self.evaluating():
-            expected = self.model(images)
-        got = fx.node.map_arg(self.trace.output.args[0], lambda node: self.trace.values[node][1])
-        shapes = [[value.shape for value in tree_leaves(v) if isinstance(value, Tensor)] for v in (expected, got)]
-        if shapes[0] != shapes[1]:
-            raise Untraceable("Python code depends on the number of images in the batch")
+    def run_again(self, batch: int, images: Tensor, forget: Callable[[], None], reason: str) -> list[Context]:
+        """Replay the recording (:mod:`smartedge.models.replay`); returns the context of every event."""
+        forget()
+        self.replay = Replay(self.events, self.trace.values, batch, reason)
+        try:
+            with other_context(), FunctionMode(self):
+                result = self.model(images)
+            self.replay.end(self.trace.output.args[0], result)
+            return self.replay.contexts
+        finally:
+            self.replay = None
+
+    def check_result(self, result: Any) -> None:
+        leaves = tree_leaves(result)
+        if not all(isinstance(leaf, Tensor) for leaf in leaves if leaf is not None):
+            odd = next(leaf for leaf in leaves if leaf is not None and not isinstance(leaf, Tensor))
+            raise CutError(
+                f"{type(self.trace.model).__name__} answers with a {type(odd).__name__}; a network can be divided "
+                "where it answers with tensors: wrap it in a module whose forward returns the logits"
+            )
+
+    def check_generators(self, module: nn.Module) -> None:
+        """Blame ``module``, whose own code is running, for random numbers that were drawn since the last check."""
+        if self.generators.drawn():
+            self.failed_in = self.paths[module]
+            self.error = Untraceable(f"{type(module).__name__}'s forward draws random numbers of Python or NumPy")
+            raise self.error
 
     # ---- hooks into running code
 
     def mode_read(self) -> None:
         self.trace.reads_mode |= not self.silent
 
+    def torch_called(self, function: Any, args: Any, kwargs: Any) -> Any:
+        if self.silent:
+            return function(*args, **kwargs)
+        if not is_tensor_method_or_property(function):
+            return self.asked("call_function", function, args, kwargs)
+        if function.__name__ == "__len__":
+            if self.replay is not None:
+                return function(*args)
+            return same(*(len(value) for value in self.trace.values[self.node_of(args[0])]))
+        if function.__name__ == "__iter__":
+            return iter(args[0].unbind(0))
+        if function.__name__ == "__get__":
+            return self.asked("call_function", getattr, (args[0], function.__self__.__name__), {})
+        return self.asked("call_method", function.__name__, args, kwargs)
+
     def function_applied(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.silent:
             return function(*args, **kwargs)
-        return self.record_call("call_function", function, args, kwargs)
+        return self.asked("call_function", function, args, kwargs)
 
     def module_called(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.silent:
@@ -141,19 +187,34 @@ class _Recorder(TracerBase):
         path = self.paths[module]
         count = self.calls[path] = self.calls.get(path, -1) + 1
         name = f"{path}_{count}" if count else path
+        if path and self.replay is None:
+            self.check_generators(self.running[-1])
         if path and self.is_whole(module, path):
-            return self.record_call("call_module", path, args, kwargs, name)
-        self.running.append(path)
+            return self.asked("call_module", path, args, kwargs, name)
+        self.running.append(module)
         try:
             out = call(module, *args, **kwargs)
+            if self.replay is None:
+                self.check_generators(module)
         except Exception as error:
             if error is not self.error:
                 self.error, self.failed_in = error, path
             raise
         finally:
             self.running.pop()
-        if isinstance(out, Tensor) and path:
+        if isinstance(out, Tensor) and path and self.replay is None:
             self.trace.names[self.node_of(out)].append(name)
+        return out
+
+    def asked(self, kind: str, target: Any, args: Any, kwargs: Any, name: str = "") -> Any:
+        """The network's code has asked for an operation: record it, or, in a replay, look it up."""
+        if self.replay is not None:
+            return self.replay.answer(kind, target, args, kwargs)
+        context = context_now()
+        out = self.record_call(kind, target, args, kwargs, name)
+        self.events.append(Event(kind, target, self.latest, out, context))
+        if kind == "call_module":
+            self.generators.drawn()  # what a module draws that stays whole, it draws again in every half
         return out
 
     def is_whole(self, module: nn.Module, path: str) -> bool:
@@ -175,8 +236,6 @@ class _Recorder(TracerBase):
             return self._record_call(kind, target, args, kwargs, name)
 
     def _record_call(self, kind: str, target: Any, args: Any, kwargs: Any, name: str) -> Any:
-        if _context() != self.context:
-            raise Untraceable("operations run under no_grad, enable_grad or autocast")
         node = self.graph.create_node(kind, target, self.create_arg(tuple(args)), self.create_arg(dict(kwargs)))
         before = {id(t): (t, t._version) for n in node.all_input_nodes for t in tensors_in(self.trace.values[n][0])}
         watches = (OperatorWatch(), OperatorWatch())
@@ -184,12 +243,15 @@ class _Recorder(TracerBase):
         written = [tensor for tensor, version in before.values() if tensor._version != version]
         if not written and not node.all_input_nodes and not tensors_in(values[0]):
             self.graph.erase_node(node)  # such as torch.is_grad_enabled()
+            self.latest = None
             return values[0]
         self.trace.flops[node] = (watches[0].flops, watches[1].flops)
         if watches[0].random:
             self.trace.random.add(node)
         self.trace.writes += [(node, storage_of(tensor)) for tensor in written]
-        return self.keep(node, values, name or self.name_of(target))
+        out = self.keep(node, values, name or self.name_of(target))
+        self.latest = node
+        return out
 
     def evaluate(self, node: fx.Node, batch: int, watch: OperatorWatch) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.trace.values[n][batch])
@@ -205,10 +267,10 @@ class _Recorder(TracerBase):
 
     def evaluate_for_real(self, path: str, args: Any, kwargs: Any) -> Any:
         """A module that looks at values runs on real ones, in a copy, to learn the shapes of its results."""
-        self.looked_at_values = True
+        self.trace.unknown_flops.add(path)
         with torch._subclasses.fake_tensor.unset_fake_temporarily():
             module = copy.deepcopy(self.trace.model.get_submodule(path)).train(self.trace.training)
-            real_args, real_kwargs = tree_map_only(Tensor, _real, (args, kwargs))
+            real_args, real_kwargs = tree_map_only(Tensor, real_like, (args, kwargs))
             random, watch = torch.get_rng_state(), OperatorWatch()
             try:
                 with watch:
@@ -217,7 +279,7 @@ class _Recorder(TracerBase):
                 network, shape = type(self.trace.model).__name__, shape_text(self.trace.input_shape)
                 raise CutError(
                     f"{network} does not take an input of {shape}: {path} ({type(module).__name__}), "
-                    f"{_location(error)}: {_first_line(error)}"
+                    f"{place_and_reason(error)}"
                 ) from error
             finally:
                 # Where nothing was drawn, this would only make other threads draw the same numbers again.
@@ -307,7 +369,7 @@ class _Recorder(TracerBase):
         operation = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"}.get(
             operation, operation
         )
-        return f"{self.running[-1]}.{operation}".lstrip(".")
+        return f"{self.paths[self.running[-1]]}.{operation}".lstrip(".")
 
     def unique(self, name: str) -> str:
         count, candidate = 0, name
@@ -325,53 +387,9 @@ class _Raw:
         self.node = node
 
 
-class _Mode(TorchFunctionMode):
-    """Every torch function that the network calls passes through here."""
-
-    def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
-        self.recorder = recorder
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.recorder.silent:
-            return func(*args, **kwargs)
-        if not is_tensor_method_or_property(func):
-            return self.recorder.record_call("call_function", func, args, kwargs)
-        if func.__name__ == "__len__":
-            return same(*(len(value) for value in self.recorder.trace.values[self.recorder.node_of(args[0])]))
-        if func.__name__ == "__iter__":
-            return iter(args[0].unbind(0))
-        if func.__name__ == "__get__":
-            return self.recorder.record_call("call_function", getattr, (args[0], func.__self__.__name__), {})
-        return self.recorder.record_call("call_method", func.__name__, args, kwargs)
-
-
-def _context() -> tuple[bool, ...]:
-    return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-
-
-def _real(fake: Tensor) -> Tensor:
-    """A tensor of the same kind with values: normally distributed, from a generator of its own; integers are 0."""
-    if fake.is_floating_point():
-        values = torch.randn(fake.shape, generator=torch.Generator().manual_seed(0))
-        return values.to(device=fake.device, dtype=fake.dtype)
-    return torch.zeros(fake.shape, dtype=fake.dtype, device=fake.device)
-
-
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters, buffers and plain tensor attributes with their first qualified names."""
     for path, module in model.named_modules():
         for name, value in (module._parameters | module._buffers | vars(module)).items():
             if isinstance(value, Tensor):
                 yield f"{path}.{name}".lstrip("."), value
-
-
-def _location(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = [frames[-1], *(f for f in frames if not f.filename.startswith(_HIDDEN))][-1]
-    return f"{frame.filename}:{frame.lineno} in {frame.name}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

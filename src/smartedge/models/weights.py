@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from smartedge.errors import CutError
 from smartedge.models.pth import Unknown, UnreadableFile, read_pth
 
-__all__ = ["IMAGENET", "Loaded", "Pixels", "Pretrained", "fill", "is_pretrained", "loaded_in", "read_weights"]
+__all__ = [
+    "IMAGENET",
+    "UNKNOWN",
+    "Loaded",
+    "Pixels",
+    "Pretrained",
+    "fill",
+    "is_pretrained",
+    "loaded_in",
+    "read_weights",
+]
 
 # Where training scripts put the weights, the most usual first.
 _PLACES = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "ema", "module", "net", "network")
@@ -60,6 +70,10 @@ class Loaded:
         return f"weights: {self.tensors} tensors from {self.source}{size}{head}; pixels: mean {mean}, std {std}{more}"
 
 
+# Of a network that will get the weights of a run: those include the scale of its pixels.
+UNKNOWN = Loaded("a run", 0, (), Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), None)
+
+
 class Pretrained(nn.Module):
     """First layer of a pretrained network: turns the pixels that all networks get into those that it was trained on.
 
@@ -77,8 +91,8 @@ class Pretrained(nn.Module):
         self.loaded = loaded
         scale = [std / value for value in loaded.pixels.std]
         shift = [(mean - own) / value for own, value in zip(loaded.pixels.mean, loaded.pixels.std, strict=True)]
-        self.register_buffer("scale", torch.tensor(scale).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("shift", torch.tensor(shift).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale).reshape(-1, 1, 1))
+        self.register_buffer("shift", torch.tensor(shift).reshape(-1, 1, 1))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, 3, H, W) → the same shape."""

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import re
 import sys
-import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +22,11 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
+from smartedge.models.blame import first_line, place_and_reason
 from smartedge.models.blueprint import is_on_hub, weights_named
 from smartedge.models.compat import load_timm, load_torchvision
 from smartedge.models.published import load_into, of_model, of_torchvision
+from smartedge.models.weights import UNKNOWN
 
 __all__ = ["build", "usual_size"]
 
@@ -61,7 +62,7 @@ def build(
             pooling; below 128 pixels VGGs end in global pooling and one linear layer. The user's own networks, and
             pretrained ones, are left alone.
         seed: determines every parameter that is not pretrained. The global random state is left as it was.
-        weights: ``none``, ``timm`` (those that timm publishes), or a file; None: as the name says, see
+        weights: ``none``, ``timm`` (those that timm publishes), a file, or ``later``; None: as the name says, see
             :func:`smartedge.models.blueprint.weights_named`.
         arguments: further arguments for the library's builder or the user's factory.
 
@@ -84,7 +85,9 @@ def build(
             published = of_torchvision(*found) if found[0] is load_torchvision() else None
         if weights != "none":
             facts = of_model(model) if published is None else published
-            model.loaded = load_into(model, name, weights, facts, image_size)  # type: ignore[assignment]
+            later = weights == "later"
+            loaded = UNKNOWN if later else load_into(model, name, weights, facts, image_size)
+            model.loaded = loaded  # type: ignore[assignment]
         _check(model, name, outputs, image_size)
     return model
 
@@ -149,7 +152,7 @@ def _from_library(
     except Exception as error:
         if not is_on_hub(name):
             raise
-        raise CutError(f"{name} cannot be fetched from the Hugging Face hub: {_first_line(error)}") from error
+        raise CutError(f"{name} cannot be fetched from the Hugging Face hub: {first_line(error)}") from error
     if small_input and image_size < _STEM_BELOW:
         _shrink_stem(model)
     return model
@@ -222,25 +225,19 @@ def _from_factory(name: str, outputs: int, arguments: Mapping[str, JsonValue]) -
         except (ImportError, AttributeError) as error:
             raise CutError(f"{name}: {error}; give package.module:factory, importable from here") from error
         except Exception as error:
-            raise CutError(f"{name}: importing {module_name} fails: {_place_and_line(error)}") from error
+            raise CutError(f"{name}: importing {module_name} fails: {_kind_and_place(error)}") from error
         given = ", ".join([f"num_classes={outputs}", *(f"{key}={value!r}" for key, value in arguments.items())])
         try:
             model = factory(num_classes=outputs, **arguments)
         except Exception as error:
-            raise CutError(f"{name}({given}) fails: {_place_and_line(error)}") from error
+            raise CutError(f"{name}({given}) fails: {_kind_and_place(error)}") from error
     if not isinstance(model, nn.Module):
         raise CutError(f"{name}({given}) gave a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _place_and_line(error: BaseException) -> str:
-    """Kind and text of an error in the user's code, and the line that raised it."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {_first_line(error)} ({frame.filename}:{frame.lineno} in {frame.name})"
+def _kind_and_place(error: BaseException) -> str:
+    return f"{type(error).__name__}: {place_and_reason(error)}"
 
 
 @contextmanager
@@ -270,7 +267,7 @@ def _check(model: nn.Module, name: str, outputs: int, image_size: int) -> None:
             answer = model(torch.zeros(1, 3, image_size, image_size))
     except Exception as error:  # whatever the network's code raises
         raise CutError(
-            f"{name} does not take {size} images: {_place_and_line(error)}; choose another image size or network"
+            f"{name} does not take {size} images: {_kind_and_place(error)}; choose another image size or network"
         ) from error
     model.train()
     if not isinstance(answer, Tensor):

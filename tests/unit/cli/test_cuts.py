@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 
 import pytest
 
@@ -63,3 +65,56 @@ def test_an_impossible_input_is_a_setting_error(shape, capsys):
 def test_an_unknown_network_is_a_cut_error(capsys):
     assert main(["cuts", "resnet19"]) == 4
     assert "did you mean resnet18" in capsys.readouterr().err
+
+
+OWN = """
+from torch import nn
+class Branches(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, num_classes, 8), nn.Conv2d(3, num_classes, 8)
+    def forward(self, x):
+        return self.left(x).flatten(1) * self.right(x).flatten(1)
+class Choosy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+    def forward(self, x):
+        return self.inner(x) if x.sum() > 0 else x
+def one(num_classes):
+    return nn.Sequential(nn.Flatten())
+def choosy(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 4), Choosy(), nn.Linear(4, num_classes))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_cuts.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_cuts", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "reason"),
+    [
+        (
+            "own_cuts:Branches",
+            "10",
+            "cannot be cut at left: 2 tensors cross there: .*cannot be cut at right: 2 tensors",
+        ),
+        ("own_cuts:one", "192", "cannot be cut at 0: this is"),
+    ],
+)
+def test_a_network_without_a_cut_says_why_and_fails(own, name, outputs, reason, capsys):
+    assert main(["cuts", name, "--input", "3x8x8", "--outputs", outputs]) == 4
+    captured = capsys.readouterr()
+    told = " ".join(captured.err.split())
+    assert f"{name} cannot be divided anywhere." in told and re.search(reason, told), told
+    assert not captured.out
+
+
+def test_flops_that_depend_on_values_are_called_unknown(own, capsys):
+    assert main(["cuts", "own_cuts:choosy", "--input", "3x8x8"]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[2:]}
+    assert rows["1"][5:7] == ["0.00", "unknown"] and rows["2"][5] == "unknown"

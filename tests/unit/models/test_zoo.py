@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -105,13 +106,79 @@ def test_without_the_libraries_the_extra_is_named(package, monkeypatch):
         build("mobilevit_xxs", outputs=10, image_size=64, seed=0)
 
 
-def test_another_failure_of_the_import_is_not_hidden(monkeypatch):
-    def fail(_: str) -> None:
-        raise RuntimeError("out of luck")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("out of luck"),
+        ImportError("out of luck"),
+        OSError("out of luck"),
+        AttributeError("out of luck"),
+        ModuleNotFoundError("out of luck", name="torch.something"),
+        RuntimeError("operator torchvision::nms is out of luck"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("package", ["torchvision", "timm"])
+def test_a_library_that_does_not_fit_torch_says_so(monkeypatch, error, package):
+    def load(name: str) -> None:
+        if name == package:
+            raise error
 
-    monkeypatch.setattr(compat.importlib, "import_module", fail)
-    with pytest.raises(RuntimeError, match="out of luck"):
-        compat.load_torchvision()
+    monkeypatch.setattr(compat.importlib, "import_module", load)
+    message = (
+        rf"{package} .* does not fit torch {re.escape(torch.__version__)} here: importing it fails \(.*out of luck"
+    )
+    with pytest.raises(CutError, match=message):
+        compat.load_timm()
+
+
+def test_a_factory_that_fails_names_the_line(tmp_path, monkeypatch):
+    (tmp_path / "buggy_network.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes, width=3):\n"
+        "    return nn.Linear(width, {}['missing'])\n"
+        "class Logits:\n"
+        "    pass\n"
+        "class Odd(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return Logits()\n"
+        "class Wrong(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x.no_such_thing\n"
+        "def odd(num_classes): return Odd()\n"
+        "def wrong(num_classes): return Wrong()\n"
+    )
+    (tmp_path / "broken_module.py").write_text("import json\njson.loads('no')\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("buggy_network", "broken_module"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    def refused(name: str, **arguments: object) -> str:
+        with pytest.raises(CutError) as caught:
+            build(name, outputs=4, image_size=16, seed=0, arguments=arguments)
+        return str(caught.value)
+
+    assert re.search(
+        r"make\(num_classes=4, width=5\) fails: KeyError: .*buggy_network\.py:3 in make: 'missing'",
+        refused("buggy_network:make", width=5),
+    )
+    assert "TypeError: make() got an unexpected keyword argument 'depth'" in refused("buggy_network:make", depth=1)
+    assert "importing broken_module fails: JSONDecodeError" in refused("broken_module:make")
+    assert "with a Logits instead of a tensor (1, 4); let package.module:factory return" in refused("buggy_network:odd")
+    assert re.search(
+        r"AttributeError: .*buggy_network.py:11 in forward: 'Tensor' object has no attribute",
+        refused("buggy_network:wrong"),
+    )
+    assert "resnet18 cannot be built for 16x16 images with {'no_such': 1}" in refused("resnet18", no_such=1)
+    assert "cannot be built for 16x16 images with {'no_such': 1}" in refused("timm/resnet18", no_such=1)
+
+
+def test_arguments_reach_the_library():
+    plain, bare = (
+        build("timm/resnet10t", outputs=4, image_size=32, seed=0, arguments=a) for a in ({}, {"zero_init_last": False})
+    )
+    assert not plain.layer1[0].bn2.weight.any() and bare.layer1[0].bn2.weight.any()
+    assert build("resnet18", outputs=4, image_size=32, seed=0, arguments={"width_per_group": 64}).fc.out_features == 4
 
 
 @pytest.mark.parametrize(

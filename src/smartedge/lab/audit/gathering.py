@@ -27,6 +27,7 @@ from smartedge.lab.audit.store import Store
 from smartedge.methods.base import get_method
 from smartedge.methods.front_step import exit_logits
 from smartedge.methods.mechanism import mechanism_of
+from smartedge.models.blueprint import of_a_run, weights_named
 from smartedge.models.exits import probabilities
 from smartedge.models.layout import Layout
 from smartedge.models.network import divide, to_input
@@ -154,7 +155,8 @@ def trained_parts(config: Config, task: Task, folder: Path) -> Parts:
     method = get_method(config.method)
     if not method.divides:
         return Parts(nn.Identity(), None, (3, config.data.image_size, config.data.image_size), "channels-first")
-    divided = divide(config.division(task.outputs))
+    pretrained = weights_named(config.model.name, config.model.weights) != "none"
+    divided = divide(of_a_run(config.division(task.outputs), pretrained=pretrained))
     front = divided.front
     _load(front, folder / "front.safetensors")
     task_exit: nn.Module | None = None

@@ -26,7 +26,7 @@ from smartedge.artifacts.profile import CodecFigures, Timing, WholeFigures
 from smartedge.codec import Codec, get_codec, reconstruction_error
 from smartedge.config import Config, load_config
 from smartedge.edge.protection import open_gate
-from smartedge.errors import CodecError, SmartEdgeError
+from smartedge.errors import CodecError, CutError, SmartEdgeError
 from smartedge.lab.plan.images import Images, sample_images
 from smartedge.lab.plan.machine_costs import checkpoint_cost, transport_cost
 from smartedge.lab.plan.timing import timed
@@ -37,7 +37,7 @@ from smartedge.methods.learner import Learner
 from smartedge.methods.loop import Progress, take_step
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import options_of
-from smartedge.models.cut import list_cuts
+from smartedge.models.cut import Cut, list_cuts
 from smartedge.models.layout import in_memory
 from smartedge.models.network import divide, network_of, to_input
 from smartedge.models.optim import make_optimizer
@@ -239,7 +239,7 @@ def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, r
     """
     task, side = images.task, config.data.image_size
     recorded = network_of(config.division(task.outputs))
-    cuts = list_cuts(recorded, (3, side, side))
+    cuts = _known(list_cuts(recorded, (3, side, side)), config.model.name)
     del recorded
     gc.collect()
     baseline = rss_bytes()
@@ -254,7 +254,7 @@ def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, r
     whole = WholeFigures(
         step=step,
         forward=forward,
-        flops=cuts[0].front_flops + cuts[0].back_flops if cuts else 0,
+        flops=sum(cuts[0][1:3]) if cuts else 0,
         build_seconds=build_seconds,
         peak_bytes=peak,
         baseline_bytes=baseline,
@@ -272,9 +272,26 @@ def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, r
         "counts": images.counts,
         "features": images.what,
         "outputs": task.outputs,
-        "all_cuts": [[cut.name, cut.front_flops, cut.back_flops, cut.activation_bytes] for cut in cuts],
+        "all_cuts": cuts,
         "left_out": left_out,
     }
+
+
+def _known(cuts: Sequence[Cut], network: str) -> list[tuple[str, int, int, int]]:
+    """Name, FLOPs of front and back, and bytes of the tensor that crosses, of every cut.
+
+    Raises:
+        CutError: the FLOPs are not known.
+    """
+    known = []
+    for cut in cuts:
+        if cut.front_flops is None or cut.back_flops is None:
+            raise CutError(
+                f"{network} cannot be planned: one of its modules decides by values how much it computes, so its "
+                "operations are not known; 'smartedge cuts' shows on which side of a cut it is"
+            )
+        known.append((cut.name, cut.front_flops, cut.back_flops, cut.activation_bytes))
+    return known
 
 
 def steps_on_demand(config: Config, images: Images, *, repeats: int) -> Iterator[Timing]:

@@ -23,6 +23,7 @@ from smartedge.lab.audit.judge import balanced_accuracy_interval
 from smartedge.lab.audit.reconstruction.pixels import prepare, to_image
 from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report, fit_best
 from smartedge.lab.audit.run_evidence import OwnImages, RunEvidence
+from smartedge.models.blueprint import of_a_run
 from smartedge.models.network import undivided
 
 __all__ = [
@@ -91,7 +92,7 @@ class Classifier:
     def of(cls, evidence: RunEvidence, questions: Sequence[Question]) -> Classifier:
         """An untrained classifier: the run's own network, with enough outputs."""
         outputs = sum(question.classes for question in questions)
-        network = undivided(evidence.config.division(outputs))
+        network = undivided(of_a_run(evidence.config.division(outputs), pretrained=False))
         network.to(device=evidence.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, questions, evidence.autocast(), evidence.device)
 

@@ -1,0 +1,25 @@
+"""Where and why the user's own code failed, in a few words for an error's message."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import torch
+
+__all__ = ["first_line", "place_and_reason"]
+
+# Frames that say nothing to the author of the network.
+_HIDDEN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def place_and_reason(error: BaseException) -> str:
+    """The user's line that raised the error, where there is one, and the error's first line."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_HIDDEN)]
+    place = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}: " if frames else ""
+    return place + first_line(error)
