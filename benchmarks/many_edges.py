@@ -6,8 +6,8 @@
 The cloud is ``smartedge cloud --fleet``, a process of its own. 200 whole edges do not fit into this machine's memory:
 the size of one is measured. So all but one are light. A light edge has a certificate and a connection of its own, and
 sends what ``smartedge edge`` would send in its place: the features of its shard of the drawn faces, released, encoded
-and framed by the same code. But it trains no front; all of them use one. Light edges are threads of some processes. One
-edge is ``smartedge edge``, with the first shard.
+and framed by the same code. But it trains no front; all of them use one. It is a process, forked from one that has
+imported everything. One edge is ``smartedge edge``, with the first shard.
 
 Schedule joint. All edges have equally many images. ``jain`` is Jain's index over the images of each edge that the back
 had learned from, the least of three moments: when a quarter, half and three quarters of all had been. ``kib_per_edge``
@@ -26,6 +26,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +54,6 @@ from smartedge.wire.grpc_link import GrpcLink
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "many-edges.json"
-PROCESSES = 8  # of the light edges
 LONGEST_S = 900.0
 SIZES = {"train": 32, "val": 4, "test": 8}  # images of each edge
 
@@ -62,6 +62,7 @@ class Shard(NamedTuple):
     """What a light edge sends of each split: batches, encoded."""
 
     task: Task
+    shape: tuple[int, ...]  # of the features of an image
     splits: dict[str, list[EncodedBatch]]
 
 
@@ -98,11 +99,11 @@ def shards(config: Config, edges: int) -> dict[str, Shard]:
                     assert features_BF is not None
                     released = release(batch.ids, features_BF.cpu().numpy(), batch.labels.numpy())
                     splits[str(name)].append(pack(released, codec))
-        found[name_of(number)] = Shard(dataset.task, splits)
+        found[name_of(number)] = Shard(dataset.task, learner.feature_shape, splits)
     return found
 
 
-def send(name: str, mine: Shard, config: Config, fleet: Path, address: str, tries: Counter[str]) -> None:
+def light_edge(name: str, mine: Shard, config: Config, fleet: Path, address: str) -> int:
     """A light edge: sends all its streams, and waits and tries again after an error of the link, as an edge does."""
     bundle = open_bundle(fleet / "bundles" / f"{name}.bundle")
     link = GrpcLink(address, credentials_of(bundle))
@@ -115,7 +116,7 @@ def send(name: str, mine: Shard, config: Config, fleet: Path, address: str, trie
             agreement=config.agreement(),
             task=mine.task,
             codec=config.codec_name,
-            feature_shape=config_shape(config),
+            feature_shape=mine.shape,
             batch_size=config.train.batch_size,
             epoch=epoch,
             split=split,
@@ -124,7 +125,6 @@ def send(name: str, mine: Shard, config: Config, fleet: Path, address: str, trie
             train_steps=len(mine.splits["train"]),
         )
         while True:
-            tries[name] += 1
             try:
                 wanted = link.open(header)
                 outage.over()
@@ -136,32 +136,7 @@ def send(name: str, mine: Shard, config: Config, fleet: Path, address: str, trie
                 outage.wait(str(error), threading.Event())
         first = header.end_seq
     link.disconnect()
-
-
-def config_shape(config: Config) -> tuple[int, ...]:
-    """Shape of the features of one image."""
-    _, shape = get_method(config.method).cloud(config, 2)
-    return shape
-
-
-def light_edges(parts: Mapping[str, Shard], config: Config, fleet: Path, address: str) -> int:
-    """Some light edges at the same time, each on a thread."""
-    tries: Counter[str] = Counter()
-    failures: list[str] = []
-
-    def work(name: str, mine: Shard) -> None:
-        try:
-            send(name, mine, config, fleet, address, tries)
-        except BaseException as error:
-            failures.append(f"{name}: {error!r}")
-
-    threads = [threading.Thread(target=work, args=each) for each in parts.items()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    print(f"{len(parts)} edges, {sum(tries.values())} streams opened", *failures, flush=True)
-    return len(failures)
+    return 0
 
 
 def jain(images: Mapping[str, int], edges: int) -> float:
@@ -201,7 +176,6 @@ def run(edges: int, work: Path) -> dict[str, Any]:
     made.wait()
     assert made.code == 0, made.tail()
     parts = shards(config, edges)
-    groups = [dict(list(parts.items())[start::PROCESSES]) for start in range(min(PROCESSES, len(parts)))]
     (folder / "cloud.yaml").write_text(config.to_yaml())
     program = [sys.executable, "-W", "ignore", "-m", "smartedge", "cloud", str(folder / "cloud.yaml")]
     program += ["--listen", "127.0.0.1:0", "--fleet", str(fleet), "--progress", "json"]
@@ -218,9 +192,9 @@ def run(edges: int, work: Path) -> dict[str, Any]:
             side("edge", whole, "--bundle", str(fleet / "bundles" / "edge-000.bundle"), "--connect", address)
         )
         whole_size = Size(started[-1].pid)
-        for number, group in enumerate(groups):
-            work_of = lambda group=group: light_edges(group, config, fleet, address)  # noqa: E731
-            started.append(Process(work_of, folder / f"light-{number}.log"))
+        for name, mine in parts.items():
+            work_of = partial(light_edge, name, mine, config, fleet, address)
+            started.append(Process(work_of, folder / f"{name}.log"))
         while any(each.code is None for each in started):
             assert time.monotonic() - begun < LONGEST_S, "it has not ended"
             size.look()
@@ -240,6 +214,7 @@ def run(edges: int, work: Path) -> dict[str, Any]:
         * sum(
             -(-SIZES[split] // config.train.batch_size) for _, split in get_schedule(config.schedule).streams(config)
         ),
+        "streams_broken": sum(file.read_text().count("cloud unreachable for") for file in folder.glob("edge-*.log")),
         "refused": sum(each.refused for each in figures.edges.values()),
         "jain": fairness(config.run_dir / "cloud" / "order.jsonl", edges),
         "cloud_mib_at_start": round(before / 2**20, 1),

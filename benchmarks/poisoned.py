@@ -1,9 +1,9 @@
 """One edge of eight has wrong training labels: the back's accuracy with and without ``fleet.max_influence``.
 
-    python benchmarks/poisoned.py             # a minute and a half on one core
+    python benchmarks/poisoned.py             # two minutes on one core
     python benchmarks/poisoned.py --seeds 0 1 2
 
-Cloud and edges are processes, each edge with a certificate and a data set of its own: 150 drawn faces, with or without
+Cloud and edges are processes, each edge with a certificate and a data set of its own: 240 drawn faces, with or without
 glasses. All hold one front that was trained on other faces (schedule two-stage with ``model.front``). The labels of one
 edge's training images are inverted; those of its test images are not. ``accuracy`` is the back's on the test images of
 all edges: where all are honest, with the poisoned edge, and with it and ``fleet.max_influence: 0``.
@@ -31,7 +31,7 @@ from smartedge.data.drawn import ATTRIBUTES, draw
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "poisoned.json"
 EDGES, POISONED = 8, "edge3"
-SIZES = {"train": 150, "val": 10, "test": 100}  # images of each edge
+SIZES = {"train": 240, "val": 10, "test": 150}  # images of each edge
 ARMS: dict[str, tuple[bool, float | None]] = {  # whether one edge is poisoned, and the cap
     "honest": (False, None),
     "poisoned": (True, None),
@@ -56,7 +56,7 @@ def settings(run_dir: Path, data: Path, work: Path, seed: int, **changes: Any) -
     base = {
         "run_dir": str(run_dir),
         "seed": seed,
-        "epochs": 6,
+        "epochs": 10,
         "data": {"path": str(data), "desired": "label", "sensitive": [], "limit": {}, "cache_dir": str(work / "cache")},
         "model": {"name": "fleet_network:build"},
         "train": {"batch_size": 16, "lr": 2e-3},

@@ -122,6 +122,33 @@ def test_a_sender_may_come_first(handler: Handler) -> None:
     receiver.close()
 
 
+def test_a_receiver_that_is_gone_after_its_last_confirmation_is_no_error(
+    handler: Handler, receiver: GrpcReceiver, connect: Callable[..., GrpcLink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run may be over for the cloud then, so that the edge would wait for it for ever."""
+    reached, go = threading.Event(), threading.Event()
+
+    def finish(edge: str, header: StreamHeader) -> None:
+        reached.set()
+        go.wait(timeout=30)
+
+    monkeypatch.setattr(handler, "finish", finish)
+    link = connect(receiver)
+    link.open(HEADER)
+    for seq in range(3):
+        link.write(frame(seq))
+    closing = threading.Thread(target=lambda: closed.append(link.close()))
+    closed: list[None] = []
+    closing.start()
+    assert reached.wait(timeout=30) and link.confirmed() == 3
+    for connection in own_sockets(local_port=receiver.port):
+        with connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    closing.join(timeout=30)
+    go.set()
+    assert closed == [None]
+
+
 def test_tries_come_less_and_less_often_and_not_at_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hundred edges that try ten times a second keep a slow cloud from ever serving one of them."""
 
