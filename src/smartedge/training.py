@@ -22,6 +22,7 @@ from smartedge.files import private_folder, refuse_if_others_can_read, write_ato
 from smartedge.methods.base import get_method
 from smartedge.processes import run_both
 from smartedge.run_folder import has_begun, in_folder, name_of
+from smartedge.runs.monitoring import watching
 from smartedge.runs.progress import Bars, Monitor, Update
 from smartedge.stopping import Stop, Stopped, stop_on_signals
 
@@ -119,6 +120,7 @@ def run_edge(
     *,
     bundle: Bundle | None = None,
     resume: bool = False,
+    metrics: tuple[str, int] | None = None,
     stop: Stop | None = None,
 ) -> bool:
     """The edge's process: trains, and sends to the cloud. True when done.
@@ -130,6 +132,7 @@ def run_edge(
         monitor: takes progress updates.
         bundle: of an edge of the cloud's fleet.
         resume: continue the run that ``run_dir`` holds.
+        metrics: where to answer ``/metrics`` and ``/healthz``, host and port; None: nowhere.
         stop: set it to stop cleanly.
 
     Raises:
@@ -139,6 +142,7 @@ def run_edge(
 
     from smartedge.edge.outage import run_again_after_outages
     from smartedge.edge.runner import EdgeRunner
+    from smartedge.edge.watched import watched_edge
 
     config = in_folder(config, "run", ["edge"], resume=resume)
     torch.set_num_threads(config.threads)
@@ -156,13 +160,14 @@ def run_edge(
 
     if not method.answered:
         runner = begin(resume)
-        with stop.watched():
+        watched = watched_edge(runner.sender, lambda: runner.state.counts.epochs)
+        with watching(metrics, watched, tell), stop.watched():
             return runner.run(stop)
-    with stop.watched():
+    with watching(metrics, watched_edge(None), tell), stop.watched():
         return run_again_after_outages(begin, stop, tell, resume=resume)
 
 
-def release_images(
+def release_images(  # noqa: PLR0913 - one argument for each option of the command line
     published: PublishedFront,
     config: Config,
     source: Path,
@@ -171,6 +176,7 @@ def release_images(
     *,
     bundle: Bundle | None = None,
     resume: bool = False,
+    metrics: tuple[str, int] | None = None,
     stop: Stop | None = None,
 ) -> bool:
     """The process of an edge that does not train: it releases labelled images once, and needs no torch. True when done.
@@ -183,16 +189,22 @@ def release_images(
         monitor: takes progress updates.
         bundle: of an edge of the cloud's fleet.
         resume: continue the run that ``run_dir`` holds.
+        metrics: where to answer ``/metrics`` and ``/healthz``, host and port; None: nowhere.
         stop: set it to stop cleanly.
     """
     from smartedge.edge.releasing import Releaser
+    from smartedge.edge.watched import watched_edge
     from smartedge.fronts.runtime import OnnxFront
 
     _note_facts(config, edge=True)
     sender = _sender(config, location, bundle)
     front = OnnxFront(published, config.threads)
+
+    def tell(text: str) -> None:
+        monitor.update(Update("edge", "metrics", text=text))
+
     releaser, stop = Releaser(front, config, source, sender, monitor, resume=resume), stop or Stop()
-    with stop.watched():
+    with watching(metrics, watched_edge(releaser.sender), tell), stop.watched():
         return releaser.release(stop)
 
 
@@ -206,14 +218,18 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     behind_proxy: bool = False,
     udp: tuple[str, int] | None = None,
     resume: bool = False,
+    metrics: tuple[str, int] | None = None,
     stop: Stop | None = None,
 ) -> bool:
     """The cloud's process: listens, logs the frames, trains. True when done.
 
     ``monitor`` gets the port as :attr:`Update.port` once frames can be accepted. ``fleet`` and ``behind_proxy`` are
-    those of :func:`receiver_for`. ``udp`` is where to listen for the fleet's edges without a way back, too.
+    those of :func:`receiver_for`; ``metrics`` is that of :func:`run_edge`. ``udp`` is where to listen for the fleet's
+    edges without a way back, too.
     """
     import torch
+
+    from smartedge.cloud.watched import watched_cloud
 
     if not get_method(config.method).has_cloud:
         raise errors.ConfigError(
@@ -226,13 +242,17 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
     one_way = None if udp is None else _one_way_receiver(runner.ingest, *udp, fleet=fleet)
     stop = stop or Stop()
+
+    def tell(text: str) -> None:
+        monitor.update(Update("cloud", "metrics", text=text))
+
     try:
         receiver.start()
         monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))
         if udp is not None and one_way is not None:
             one_way.start()
             monitor.update(Update("cloud", "listen", text=f"listening for datagrams on {udp[0]}:{one_way.port}"))
-        with stop.watched():
+        with watching(metrics, watched_cloud(runner, receiver), tell), stop.watched():
             return runner.run(stop)
     finally:
         receiver.close()

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from smartedge.errors import ConfigError, SmartEdgeError
+from smartedge.logs import json_line, plain
 from smartedge.stopping import Stopped, stop_on_signals
 
 __all__ = ["VERBS", "main", "parse"]
@@ -64,6 +65,8 @@ _EXTRAS = {"torch": "train", "pyarrow": "train", "safetensors": "train", "onnxru
 _NEEDS = "this needs the package '{package}', which is not installed; run: pip install 'smartedge[{extra}]'"
 # Verbs that may run for long: SIGTERM or Ctrl-C ends them well, and the same command goes on.
 _LONG = frozenset({"audit", "cloud", "edge", "infer", "serve", "sweep", "train"})
+
+_LINE_END = "\n"  # errors of settings have a line for each problem
 
 _TOUR = """\
 smartedge trains one vision network on two machines. The edge holds the images and the first layers; it learns from
@@ -125,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SmartEdgeError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        print(f"error [{error.code}]: {error}", file=sys.stderr)
+        _say(args, "error", f"error [{error.code}]: {plain(str(error), keep=_LINE_END)}", code=error.code)
         return error.exit_code
     except ModuleNotFoundError as error:
         if (extra := _EXTRAS.get(error.name or "")) is None:
@@ -133,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error [SE-CONFIG]: {_NEEDS.format(package=error.name, extra=extra)}", file=sys.stderr)
         return ConfigError.exit_code
     except Stopped as stopped:
-        print(stopped.args[0] if stopped.args else f"stopped{_how_to_go_on(arguments, args)}", file=sys.stderr)
+        _say(args, "info", stopped.args[0] if stopped.args else f"stopped{_how_to_go_on(arguments, args)}")
         return 0 if _verb(arguments) in _LONG else 130
     except KeyboardInterrupt as interrupt:
         print(interrupt.args[0] if interrupt.args else "stopped", file=sys.stderr)
@@ -143,6 +146,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     finally:
         os.umask(before)
+
+
+def _say(args: argparse.Namespace, level: str, text: str, code: str | None = None) -> None:
+    """The last line on standard error, in the form that was asked for."""
+    json_wanted = getattr(args, "log_format", None) == "json"
+    fields = {} if code is None else {"code": code}
+    print(json_line(level, text, None, logger="smartedge", **fields) if json_wanted else text, file=sys.stderr)
 
 
 def _verb(argv: Sequence[str]) -> str | None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, TypedDict
 
-from smartedge.cli.common import add_side_arguments, side
+from smartedge.cli.common import add_side_arguments, metrics_address, side
 from smartedge.errors import ConfigError
 from smartedge.stopping import Stopped
 
@@ -57,8 +57,9 @@ def run(args: argparse.Namespace) -> int:
     host, port = parse_address(args.listen, "--listen")
     fleet = fleet_of(args)
     udp = None if args.listen_udp is None else parse_address(args.listen_udp, "--listen-udp")
+    metrics = metrics_address(args)
     with side(args, "cloud") as (config, monitor, stop):
-        if not run_cloud(config, host, port, monitor, **fleet, udp=udp, resume=args.resume, stop=stop):
+        if not run_cloud(config, host, port, monitor, **fleet, udp=udp, resume=args.resume, metrics=metrics, stop=stop):
             raise Stopped
     return 0
 

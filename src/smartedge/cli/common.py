@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -13,13 +14,17 @@ from pathlib import Path
 
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
-from smartedge.runs.progress import Bars, JsonLines, Monitor
+from smartedge.logs import logging_to_stderr
+from smartedge.runs.progress import Bars, JsonLines, LogLines, Monitor
 from smartedge.stopping import Stop, stop_on_signals
 
 __all__ = [
     "add_config_arguments",
+    "add_operation_arguments",
     "add_override_argument",
     "add_side_arguments",
+    "logs",
+    "metrics_address",
     "side",
     "write_report_where_possible",
 ]
@@ -59,7 +64,30 @@ def add_side_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=["bars", "json"], default="bars", help="json: one object a line, for another program"
     )
+    add_operation_arguments(parser)
     parser.add_argument("--until-input-ends", action="store_true", help=argparse.SUPPRESS)  # for 'smartedge train'
+
+
+def add_operation_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--log-format`` and ``--metrics``."""
+    parser.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        help="log lines with time and level on standard error, in place of bars; text where that is no terminal",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="answer /metrics (Prometheus) and /healthz there; without HOST on this machine alone; default: off",
+    )
+
+
+@contextmanager
+def logs(args: argparse.Namespace) -> Iterator[bool]:
+    """Log to standard error inside. Whether log lines take the place of bars."""
+    lines = args.log_format is not None or not sys.stderr.isatty()
+    with logging_to_stderr(args.log_format or "text", level=logging.INFO if lines else logging.WARNING):
+        yield lines
 
 
 @contextmanager
@@ -69,15 +97,29 @@ def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor,
 
     settings = _settings(args)
     config = in_folder(settings, name_of(args.config or args.front.resolve()), [name], resume=args.resume)
-    with stop_on_signals() as stop:
+    with logs(args) as lines, stop_on_signals() as stop:
         if args.until_input_ends:
             # 'smartedge train' holds our standard input open. When its process ends, however that happens, we stop.
             threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-        monitor = JsonLines(sys.stdout) if args.progress == "json" else Bars()
+        monitor: Monitor = JsonLines(sys.stdout) if args.progress == "json" else LogLines() if lines else Bars()
         try:
             yield config, monitor, stop
         finally:
             monitor.close()
+
+
+def metrics_address(args: argparse.Namespace) -> tuple[str, int] | None:
+    """``--metrics [HOST:]PORT`` as host and port.
+
+    Raises:
+        ConfigError: it has another form.
+    """
+    if args.metrics is None:
+        return None
+    host, _, port = args.metrics.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"--metrics {args.metrics}: write it as PORT or HOST:PORT, for example 9464")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def write_report_where_possible(run_dir: Path) -> Path | None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from smartedge.cli.common import add_side_arguments, side
+from smartedge.cli.common import add_side_arguments, metrics_address, side
 from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError
 from smartedge.methods.base import get_method
@@ -63,17 +63,17 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--trust, --unsigned, --require: only with --front")
     published = None if args.front is None else open_published(args.front, args)
     bundle = None if args.bundle is None else open_bundle(args.bundle)
+    metrics = metrics_address(args)
     with side(args, "edge") as (config, monitor, stop):
         if args.connect is None and bundle is None and get_method(config.method).has_cloud:
             raise ConfigError(
                 f"--bundle FILE or --connect HOST:PORT is needed: method {config.method!r} sends to a cloud"
             )
+        how: Any = {"bundle": bundle, "resume": args.resume, "metrics": metrics, "stop": stop}
         if published is not None:
-            done = release_images(
-                published, config, args.source, args.connect, monitor, bundle=bundle, resume=args.resume, stop=stop
-            )
+            done = release_images(published, config, args.source, args.connect, monitor, **how)
         else:
-            done = run_edge(config, args.connect, monitor, bundle=bundle, resume=args.resume, stop=stop)
+            done = run_edge(config, args.connect, monitor, **how)
         if not done:
             raise Stopped
     return 0

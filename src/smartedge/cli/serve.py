@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from smartedge.cli.cloud import add_fleet_arguments, fleet_of, parse_address
+from smartedge.cli.common import add_operation_arguments, logs, metrics_address
+from smartedge.runs.monitoring import Figure, Watched, watching
 from smartedge.stopping import Stopped, stop_on_signals
 
 __all__ = ["add_parser", "run"]
@@ -36,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "--listen", metavar="HOST:PORT", default="127.0.0.1:8816", help="default: %(default)s; port 0: any free one"
     )
     add_fleet_arguments(parser)
+    add_operation_arguments(parser)
     return parser
 
 
@@ -45,13 +49,25 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.training import receiver_for
 
     host, port = parse_address(args.listen, "--listen")
+    metrics = metrics_address(args)
     trained = TrainedRun.open(args.run_dir)
     receiver = receiver_for(
         trained.config, BackServer(trained), host, port, **fleet_of(args), streams_per_edge=_CLIENTS
     )
+
+    def figures() -> Iterator[Figure]:
+        yield Figure(
+            "serve_refused_calls", "Calls of anybody that were refused or broke off", "counter", receiver.refusals
+        )
+        counts = receiver.counters()
+        up, down = ({edge: float(getattr(each, way)) for edge, each in counts.items()} for way in ("up", "down"))
+        yield Figure("serve_received_bytes", "Bytes from an edge, at the socket", "counter", up)
+        yield Figure("serve_sent_bytes", "Bytes to an edge, at the socket", "counter", down)
+
+    watched = Watched(figures, lambda: [])
     try:
         receiver.start()
-        with stop_on_signals() as stop, stop.watched():
+        with logs(args), watching(metrics, watched, print), stop_on_signals() as stop, stop.watched():
             print(f"listening on {host}:{receiver.port}; Ctrl-C stops", flush=True)
             while not stop.wait(timeout=0.5):
                 pass

@@ -227,6 +227,11 @@ class Ingest:
         self._strangers: dict[str, Intake] = {}  # edges of which no frame has come yet
         self._one_way: set[str] = set()  # edges that send over a link without a way back
 
+    @property
+    def handover(self) -> Handover:
+        """What the threads share."""
+        return self._handover
+
     def accept(self, edge: str, header: StreamHeader) -> int:
         """Accept a stream, or refuse one that does not belong to this run. A refusal changes nothing.
 

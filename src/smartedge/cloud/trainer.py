@@ -91,6 +91,7 @@ class BackTrainer:
         self.next_seq = 0  # the frame to learn from next; of several edges, the line of the journal
         self.busy = 0.0  # seconds of decoding and computing
         self.test: Figures | None = None
+        self.latest_loss: float | None = None  # of a training step
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.test_images: Counter[str] = Counter()  # edge -> its images among the predictions of the test split
         self._predictions = Predictions()
@@ -315,6 +316,7 @@ class BackTrainer:
             options=options_of(self.config),
         )
         self._predictions.add(batch.ids, labels, result.logits_BK, result.loss)
+        self.latest_loss = float(result.loss)
         return result
 
     def _learn_shards(self, step: ShardedBatch) -> CloudStep:

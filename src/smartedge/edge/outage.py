@@ -33,7 +33,14 @@ class Outage:
         self._tell = tell
         self._random = random.Random()
         self._since: float | None = None
+        self.count = 0  # outages so far
         self._waits = 0  # since the cloud last answered
+
+    @property
+    def seconds(self) -> float:
+        """How long the cloud has been away; 0 where it is there."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
 
     def over(self) -> None:
         """The cloud answers."""
@@ -46,6 +53,7 @@ class Outage:
         now = time.monotonic()
         if self._since is None:
             self._since = now
+            self.count += 1
         self._tell(f"cloud unreachable for {now - self._since:.0f} s; {what}")
         longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**self._waits)
         self._waits += 1

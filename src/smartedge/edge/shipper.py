@@ -53,7 +53,7 @@ class Shipper:
         self._record = record
         self._traffic = traffic
         self._tell = tell
-        self._outage = Outage(tell)
+        self.outage = Outage(tell)
         self._stopping = threading.Event()
         self._ending = threading.Event()
         self._failure: BaseException | None = None
@@ -150,7 +150,7 @@ class Shipper:
         try:
             with _cloud_stores():
                 seq = self.link.open(header)
-            self._outage.over()
+            self.outage.over()
             while seq < header.end_seq:
                 if not self.spool.holds(seq):
                     if self._stopping.is_set():
@@ -200,7 +200,7 @@ class Shipper:
         """The link broke, or the cloud is not there."""
         if not self._stopping.is_set():
             frames = f"{self.spool.waiting_frames:,}".replace(",", " ")
-            self._outage.wait(f"{frames} frames are on disk ({error})", self._stopping)
+            self.outage.wait(f"{frames} frames are on disk ({error})", self._stopping)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ __all__ = ["Spool"]
 _SEGMENT_BYTES = 16 * 2**20
 _SYNC_BYTES = 8 * 2**20  # no more than this, and nothing older than this, is appended without being durable
 _SYNC_SECONDS = 0.5
+_NOTED_S = 60.0  # how often is noted when a frame was written
 
 
 class Spool:
@@ -55,12 +57,27 @@ class Spool:
         self._log = FrameLog(folder, UNNAMED_EDGE, segment_bytes=segment_bytes, max_bytes=max_bytes)
         self.streams = [header_from_json(stream.header) for stream in self._log.stream_headers]
         self._confirmed = self._log.first_seq
+        self.full = False  # somebody waits for room
+        # Number of a frame, and when it was written: about one in a minute. What was there before counts from now on.
+        self._written = deque([(self._confirmed, time.monotonic())])
         self._unsynced_bytes, self._synced_at = 0, time.monotonic()
 
     @property
     def next_seq(self) -> int:
         """Number of the next frame to come."""
         return self._log.next_seq
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of its files."""
+        return self._log.total_bytes
+
+    def age(self) -> float:
+        """Seconds since the oldest frame that waits was written, to a minute; 0 where none waits."""
+        if not self.waiting_frames:
+            return 0.0
+        with self._changed:
+            return time.monotonic() - self._written[0][1]
 
     @property
     def waiting_frames(self) -> int:
@@ -113,6 +130,9 @@ class Spool:
         if not self._log.append(seq, *message):
             return
         self._unsynced_bytes += size
+        if time.monotonic() - self._written[-1][1] >= _NOTED_S:
+            with self._changed:
+                self._written.append((seq, time.monotonic()))
         if self._unsynced_bytes >= _SYNC_BYTES or time.monotonic() - self._synced_at >= _SYNC_SECONDS:
             self.sync()
         with self._changed:
@@ -144,12 +164,13 @@ class Spool:
                 )
             self.sync()  # what is not durable is not sent, and so never confirmed
             if not told:
-                told = True
+                told = self.full = True
                 self._waiting()
             with self._changed:
                 if self._stopped:
                     raise LogError(f"{self.folder}: frame {seq}: the run was stopped while the spool was full")
                 self._changed.wait(timeout=0.5)
+        self.full = False
 
     # -- the shipper's side
 
@@ -187,6 +208,8 @@ class Spool:
             self._log.forget_before(min(seq, self._log.durable))
             with self._changed:
                 self._confirmed = seq
+                while len(self._written) > 1 and self._written[1][0] <= seq:
+                    self._written.popleft()
                 self._changed.notify_all()
 
     @property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import time
 from dataclasses import asdict, dataclass
 from typing import Protocol, TextIO
 
@@ -18,7 +20,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Bars", "JsonLines", "Monitor", "Quiet", "Update", "parse_update"]
+__all__ = ["Bars", "JsonLines", "LogLines", "Monitor", "Quiet", "Update", "parse_update"]
+
+_log = logging.getLogger(__name__)
+
+_EVERY_S = 10.0  # between two log lines of the same counted work
+_WARNINGS = ("link", "privacy", "quarantine")  # phases whose news is that something is not as it should be
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,32 @@ def parse_update(line: str) -> Update | None:
         return Update(**fields)
     except (ValueError, TypeError):
         return None
+
+
+class LogLines:
+    """Log lines, for a process that nobody looks at: all news, and of what is counted one line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], float] = {}
+
+    def update(self, update: Update) -> None:
+        """Log the news."""
+        kind = f"{update.side} {update.phase}"
+        fields: dict[str, object] = {"side": update.side, "phase": update.phase}
+        if update.total == 0:
+            if update.text:
+                level = logging.WARNING if update.phase in _WARNINGS else logging.INFO
+                _log.log(level, "%s: %s", update.side, update.text, extra={"kind": kind, "fields": fields})
+            return
+        now, said = time.monotonic(), self._said.get((update.side, update.phase))
+        if said is None or now - said >= _EVERY_S or update.done == update.total:
+            self._said[update.side, update.phase] = now
+            fields |= {"done": update.done, "total": update.total}
+            values = (update.side, update.phase, update.done, update.total, update.text)
+            _log.info("%s: %s %d/%d %s", *values, extra={"kind": kind, "fields": fields})
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 class Bars:

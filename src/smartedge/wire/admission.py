@@ -108,6 +108,7 @@ class _Host:
 class RefusalLog:
     """Says who was refused and why, a few times a minute for each host; slows down who is refused often."""
 
+    total: int = 0
     _hosts: dict[str, _Host] = field(default_factory=dict)
     _since: float = 0.0
     _lines: int = 0
@@ -115,6 +116,7 @@ class RefusalLog:
     async def refuse(self, host: str, who: str, error: Exception) -> None:
         """Log a refusal. Returns late where the host was refused several times within a minute."""
         now = time.monotonic()
+        self.total += 1
         if now - self._since > _WINDOW_S:
             self._since, self._lines = now, 0
         seen = self._hosts.get(host)

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import grpc
 
 from smartedge.errors import FleetError, FrameError, LinkError, SmartEdgeError, from_code
+from smartedge.logs import plain
 
 __all__ = ["CODES", "CODE_KEY", "from_rpc_error", "status_of"]
 
@@ -37,7 +38,7 @@ CODES: dict[grpc.StatusCode, tuple[type[SmartEdgeError], str]] = {
 
 def from_rpc_error(error: grpc.Call, where: str) -> SmartEdgeError:
     """Our error for a call that failed. Where it carries the receiver's error, it is the receiver's."""
-    details = error.details() or ""
+    details = plain(error.details() or "", keep="\n")  # the peer's words
     carried = dict(error.trailing_metadata() or ()).get(CODE_KEY)
     if isinstance(carried, str) and (ours := from_code(carried, details)):
         return ours

@@ -158,6 +158,11 @@ class GrpcReceiver:
         """Bytes from each edge (``up``) and to it (``down``), as the kernel counted them at the sockets."""
         return self._connections.counters()
 
+    @property
+    def refusals(self) -> int:
+        """How many calls were refused, or broke off."""
+        return self._refusals.total
+
     def close(self) -> None:
         """Break off open streams, and stop listening. A handler that blocks must be released before.
 
