@@ -16,15 +16,19 @@ from smartedge.artifacts.front import FrontManifest
 from smartedge.cli.app import main
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import load_config
-from smartedge.errors import FrontError
+from smartedge.edge.protection import open_gate
+from smartedge.errors import FrontError, RunError
 from smartedge.files import write_atomically
 from smartedge.fleet.signing import make_signing_key, sign
 from smartedge.fronts.bundle import open_front, settings_for_release
 from smartedge.fronts.requirements import Requirement
 from smartedge.fronts.runtime import OnnxFront
-from smartedge.inference import TorchFront, TrainedRun, export_front
+from smartedge.inference import Answerer, BackServer, TorchFront, TrainedRun, export_front
+from smartedge.inference.backs import _agree
+from smartedge.methods.mechanism import mechanism_of
 from smartedge.runs.progress import Quiet
 from smartedge.training import receiver_for, release_images, run_edge, train
+from smartedge.wire.memory import MemoryLink
 
 EXACT = {"name": "tiny:build_exact", "cut": "stage1"}
 NOISE = {"mechanism": "gaussian", "epsilon": 8.0, "clip": 100.0}
@@ -182,6 +186,47 @@ assert front.features(pixels).shape == (8, 4, 2, 2)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 6 and {row["by"] for row in rows} == {"exit"} and rows[0]["answer"] in ("dark", "light")
+
+
+def test_a_published_front_asks_the_back_of_its_run(published, tmp_path):
+    """The server is of the run that trained the front; one of another run refuses."""
+    trained, folder, trust = published(
+        model={"bottleneck": [4, 2, 2]}, dp={"mechanism": "gaussian", "epsilon": 8.0}, codec={"name": "float32"}
+    )
+    front = OnnxFront(open_front(folder, trust=trust))
+    images_BCHW = np.random.default_rng(1).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
+    gate = open_gate(front.config, _folder(tmp_path / "state"), None, front.mechanism, None, existing=False)
+    with Answerer(front, threshold=1.01, server=MemoryLink(BackServer(trained)), gate=gate) as answerer:
+        assert {given.by for given in answerer.answer(images_BCHW)} == {"back"}
+        trained.agreement["seed"] = 1
+        with pytest.raises(RunError, match="holds another run"):
+            answerer.answer(images_BCHW)
+
+
+def test_a_run_with_a_published_front_knows_it_by_its_digest():
+    own = {"front": "d1", "model": {"name": "x"}, "data": {}, "codec": {}, "dp": {"sigma": 1.0}, "seed": 1}
+    assert _agree({**own, "seed": 2, "schedule": "joint"}, own), "how the front was trained does not matter"
+    assert not _agree({**own, "front": "d2"}, own)
+    assert not _agree({**own, "dp": {"sigma": 0.5}}, own)
+    assert not _agree({key: value for key, value in own.items() if key != "front"}, own)
+    plain = {key: value for key, value in own.items() if key != "front"}
+    assert _agree({**plain, "front": "d1"}, plain) and not _agree({**plain, "seed": 2}, plain)
+    assert not _agree("text", plain)
+
+
+def test_noise_of_several_releases_is_no_noise_of_one(published, tmp_path):
+    """Audited with the noise of six releases, used with that of one: refused."""
+    _, folder, _ = published(model={"bottleneck": [4, 2, 2]}, dp={"mechanism": "gaussian", "epsilon": 8.0})
+    manifest = FrontManifest.read(folder / "manifest.json")
+    config = load_config({**manifest.settings, "schedule": "joint", "epochs": 6})
+    policy = mechanism_of(config, manifest.feature_shape).policy()
+    assert policy["sigma"] > manifest.policy["sigma"]
+    settings = {**manifest.settings, "schedule": "joint", "epochs": 6}
+    manifest.model_copy(update={"settings": settings, "policy": policy}).write(folder / "manifest.json")
+    front = open_front(folder, trust=None)
+    derived = load_config(settings_for_release(folder), {"run_dir": str(tmp_path / "new")})
+    with pytest.raises(FrontError, match="noise for several releases"):
+        release_images(front, derived, tmp_path / "photographs", "127.0.0.1:9", Quiet())
 
 
 def test_a_front_that_is_not_what_was_published_is_refused(published, tmp_path):

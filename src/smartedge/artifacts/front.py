@@ -119,7 +119,7 @@ class FrontManifest(Artifact):
     page: ClassVar[str] = "docs/front-schema.md"
 
     schema_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[\w.-]{1,64}$", description="for people")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="for people")
     version: int = Field(ge=1, description="of this front, as its publisher counts")
     created: datetime = Field(description="ISO 8601, UTC")
     smartedge_version: str = Field(description="of the program that wrote it")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import shutil
 import warnings
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +33,7 @@ from smartedge.models.network import to_input
 
 __all__ = ["OPSET", "export_front"]
 
-OPSET = 17  # has layer normalisation; ONNX Runtime 1.17 and newer run it
+OPSET = 18  # that both exporters of torch write; ONNX Runtime 1.17 and newer run it
 _TOLERANCE = 1e-5
 _CHECKED = (1, 3, 8)  # batches that are compared
 _WEIGHTS = ("front.safetensors", "exit.safetensors")
@@ -139,31 +142,38 @@ def _write(to: Path, content: dict[str, bytes], manifest: FrontManifest, key: Pa
 def _to_onnx(module: nn.Module, example: Tensor, takes: str, gives: str) -> bytes:
     """A module as ONNX, for batches of any size.
 
-    By torch's older exporter: it takes a tenth of the time of the newer one, needs one package in place of three, and
-    writes one file (docs/decisions/0033-edge-without-torch.md).
+    By torch's older exporter, which takes a tenth of the time of the newer one. Where it cannot, by the newer one
+    (docs/decisions/0033-edge-without-torch.md).
     """
     try:
-        import onnx  # noqa: F401 - torch needs it
+        import onnx  # noqa: F401 - torch needs both
+        import onnxscript  # noqa: F401
     except ImportError as error:
-        raise FrontError("publishing a front needs the package 'onnx': pip install 'smartedge[export]'") from error
-    try:
-        with TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
-            file = Path(folder) / "network.onnx"
-            warnings.simplefilter("ignore")  # it is deprecated, and warns of shapes that are constants: checked below
-            torch.onnx.export(
-                module,
-                (example,),
-                file,
-                input_names=[takes],
-                output_names=[gives],
-                dynamic_axes={takes: {0: "batch"}, gives: {0: "batch"}},
-                opset_version=OPSET,
-                dynamo=False,
-            )
-            return file.read_bytes()
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise FrontError(f"the network cannot become ONNX: {reason}; another model.cut may do") from error
+        raise FrontError(f"publishing a front needs {error.name}: pip install 'smartedge[export]'") from error
+    common = partial(
+        torch.onnx.export, module, (example,), input_names=[takes], output_names=[gives], opset_version=OPSET
+    )
+    exporters = (
+        partial(common, dynamo=False, dynamic_axes={takes: {0: "batch"}, gives: {0: "batch"}}),
+        partial(common, dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False),
+    )
+    reasons = []
+    torch._C._jit_set_onnx_log_enabled(False)  # else the older one prints the whole graph where it fails
+    for exporter in exporters:
+        try:
+            with (
+                TemporaryDirectory() as folder,
+                torch.no_grad(),
+                warnings.catch_warnings(),
+                contextlib.redirect_stdout(io.StringIO()),  # the newer one tells how far it is
+            ):
+                warnings.simplefilter("ignore")  # the older one is deprecated, and warns of constants: checked later
+                file = Path(folder) / "network.onnx"
+                exporter(f=file)
+                return file.read_bytes()
+        except Exception as error:  # exporters fail in many ways
+            reasons.append(str(error).strip().split("\n")[0])
+    raise FrontError(f"the network cannot become ONNX: {' / '.join(reasons)}; another model.cut may do")
 
 
 def _difference(model: bytes, takes: str, module: nn.Module, inputs: Tensor) -> float:

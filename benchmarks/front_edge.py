@@ -1,0 +1,199 @@
+"""An edge that runs a published front without torch: what it installs, how much memory and time it takes.
+
+    python benchmarks/front_edge.py export               # four networks: is ONNX equal to torch?
+    python benchmarks/front_edge.py device --work DIR    # a fresh virtual environment with smartedge[front]
+
+``export`` publishes fronts with the weights that they were built with. ``device`` trains a small run (ResNet-18 at
+layer1, 64×64, bottleneck 8×4×4, Gaussian noise), publishes its front, and lets two edges answer the same 64 images, one
+by one, through 'smartedge serve': one in the fresh environment without torch, one here with torch. Every image is
+released and sent. Memory is the largest resident set of the edge's process. The environment in DIR is used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import HERE, provenance, show_table
+from PIL import Image
+
+from smartedge.artifacts.results import TaskFacts
+from smartedge.artifacts.run import SharedRun
+from smartedge.config import Config, load_config
+from smartedge.inference import TrainedRun, export_front
+from smartedge.models.network import divide
+from smartedge.runs.checkpoint import save_weights
+from smartedge.runs.progress import Quiet
+from smartedge.training import train
+
+RESULTS = HERE / "results" / "front_edge.json"
+FRONTS = (
+    ("resnet18", "layer1", 64, [8, 4, 4]),
+    ("mobilevit_xxs", "stages.2", 64, [8, 4, 4]),
+    ("tf_efficientnet_lite0", "blocks.2", 64, [8, 4, 4]),
+    ("vit_small_patch16_224", "blocks.4", 224, [16, 32]),
+)
+OTHER_TOOLS = re.compile(r"pip|setuptools|pkg_resources|_distutils_hack|distutils-precedence")  # what venv installs
+EDGE = """
+import json, re, sys, time
+from smartedge.cli.app import main
+code = main(["infer", *sys.argv[1:], "--source", "images", "--once", "--json", "--threshold", "1.01"])
+status = open("/proc/self/status").read()
+memory = {key: int(re.search(key + r":\\s+(\\d+)", status)[1]) * 1024 for key in ("VmHWM", "VmRSS")}
+loaded = [name for name in ("torch", "pyarrow", "scipy") if name in sys.modules]
+print(json.dumps({"code": code, "cpu_seconds": time.process_time(), "loaded": loaded, **memory}), file=sys.stderr)
+"""
+
+
+def settings(folder: Path, **changes: object) -> Config:
+    base = {
+        "schedule": "freeze-and-log",
+        "epochs": 1,
+        "run_dir": str(folder),
+        "data": {"limit": {"train": 128, "val": 64, "test": 64}, "cache_dir": str(folder.parent / "cache")},
+        "model": {"name": "resnet18", "cut": "layer1", "bottleneck": [8, 4, 4]},
+        "dp": {"mechanism": "gaussian", "sigma": 0.5},
+        "hardware": {"threads": 1, "edge_device": "cpu", "cloud_device": "cpu"},
+    }
+    return load_config(load_config(base), changes)
+
+
+def export() -> list[dict[str, object]]:
+    """Publish a front of each network, and say how far ONNX Runtime is from torch."""
+    rows: list[dict[str, object]] = []
+    for name, cut, size, bottleneck in FRONTS:
+        for narrow in (None, bottleneck):
+            with tempfile.TemporaryDirectory() as work:
+                folder = Path(work) / "run"
+                model = {"name": name, "cut": cut, "bottleneck": narrow}
+                noise = {"clip": 10.0} if narrow is None else {}
+                config = settings(folder, model=model, data={"image_size": size}, dp=noise)
+                manifest = export_front(built(config), Path(work) / "front", name="front", threshold=0.9)
+                rows.append(
+                    {
+                        "front": name,
+                        "cut": cut,
+                        "features": "x".join(map(str, manifest.feature_shape)),
+                        "difference": f"{manifest.difference:.1e}",
+                        "megabytes": round((Path(work) / "front" / "front.onnx").stat().st_size / 1e6, 2),
+                    }
+                )
+    return rows
+
+
+def built(config: Config) -> TrainedRun:
+    """A run directory with the weights that the network was built with."""
+    task = TaskFacts(kind="single", columns=("smile",), names=("no", "yes"))
+    parts = divide(config.division(len(task.names)))
+    edge, shared = config.run_dir / "edge", config.run_dir / "shared"
+    for folder in (edge, shared):
+        folder.mkdir(parents=True)
+    save_weights(edge / "front.safetensors", parts.front.state_dict())
+    save_weights(edge / "exit.safetensors", parts.task_exit.state_dict())
+    SharedRun(settings=config.agreement(), task=task, feature_shape=parts.feature_shape).write(shared / "run.json")
+    return TrainedRun.open(config.run_dir)
+
+
+def device(work: Path) -> dict[str, object]:
+    """Install, publish, answer; the figures of both edges."""
+    work.mkdir(parents=True, exist_ok=True)
+    python = fresh_environment(work)
+    run, front, images = work / "run", work / "front", work / "images"
+    if not front.exists():
+        train(settings(run), single_process=True, monitor=Quiet())
+        export_front(TrainedRun.open(run), front, name="faces", threshold=0.9)
+        images.mkdir()
+        random = np.random.default_rng(0)
+        for number in range(64):
+            Image.fromarray(random.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(images / f"{number:02}.png")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "smartedge", "serve", str(run), "--listen", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[2].rstrip(";")
+        return {
+            "installed_megabytes": installed(python),
+            "without torch": answering(python, work, ["front", "--unsigned", "--connect", address]),
+            "with torch": answering(Path(sys.executable), work, ["run", "--connect", address]),
+        }
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+def fresh_environment(work: Path) -> Path:
+    """A virtual environment with nothing but ``smartedge[front]``; returns its interpreter."""
+    python = work / "venv" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(work / "venv")], check=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    project = HERE.parent
+    subprocess.run([*install, "-c", str(project / "constraints.txt"), f"{project}[front]"], check=True)
+    return python
+
+
+def installed(python: Path) -> dict[str, float]:
+    """Megabytes of site-packages, without what every virtual environment has; in all, and the largest packages."""
+    folder = next((python.parent.parent / "lib").glob("python*/site-packages"))
+    sizes = {
+        entry.name: sum(file.stat().st_size for file in entry.rglob("*") if file.is_file()) if entry.is_dir() else 0
+        for entry in folder.iterdir()
+        if not OTHER_TOOLS.match(entry.name)
+    }
+    largest = sorted(sizes.items(), key=lambda each: -each[1])[:8]
+    return {"in all": round(sum(sizes.values()) / 1e6, 1), **{name: round(size / 1e6, 1) for name, size in largest}}
+
+
+def answering(python: Path, work: Path, arguments: list[str]) -> dict[str, object]:
+    """Let an edge answer every image; what its process says of itself."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    if python == Path(sys.executable):
+        environment["PYTHONPATH"] = str(HERE.parent / "src")
+    environment |= {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(python), "-c", EDGE, *arguments], cwd=work, env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    said = json.loads(done.stderr.splitlines()[-1])
+    assert {answer["by"] for answer in answers} == {"back"}, done.stderr
+    return {
+        "images": len(answers),
+        "cpu_seconds": round(said["cpu_seconds"], 2),
+        "peak_mib": round(said["VmHWM"] / 2**20, 1),
+        "resident_mib": round(said["VmRSS"] / 2**20, 1),
+        "loaded": said["loaded"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["export", "device"])
+    parser.add_argument("--work", type=Path, help="folder of 'device'")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if args.what == "export":
+        known["export"] = export()
+        show_table("Difference between ONNX Runtime and torch", known["export"], RESULTS.with_suffix(".csv"))
+    else:
+        known["device"] = device(args.work)
+        print(json.dumps(known["device"], indent=1))
+    known["provenance"] = provenance()
+    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

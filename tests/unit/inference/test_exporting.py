@@ -1,0 +1,50 @@
+"""Networks as ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smartedge.errors import FrontError
+from smartedge.inference.exporting import _difference, _to_onnx
+
+
+class Halves(nn.Module):
+    """Averages quarters of an image that is padded as TensorFlow does: by a number that depends on its size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(F.pad(x, [0, x.shape[-1] % 2, 0, x.shape[-2] % 2]), 2)
+
+
+@pytest.mark.slow
+def test_what_the_older_exporter_cannot_express_the_newer_one_does() -> None:
+    module, example = Halves().eval(), torch.rand(2, 3, 7, 7)
+    assert _difference(_to_onnx(module, example, "x", "y"), "x", module, torch.rand(8, 3, 7, 7)) < 1e-6
+
+
+def test_batches_of_any_size() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
+    network = onnxruntime.InferenceSession(_to_onnx(module, torch.rand(2, 3, 8, 8), "x", "y"))
+    for batch in (1, 7):
+        inputs = torch.rand(batch, 3, 8, 8)
+        with torch.no_grad():
+            np.testing.assert_allclose(network.run(None, {"x": inputs.numpy()})[0], module(inputs), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_what_neither_can_express_is_an_error() -> None:
+    class Chooses(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.eigvals(x.flatten(2) @ x.flatten(2).transpose(1, 2)).real
+
+    with pytest.raises(FrontError, match="cannot become ONNX"):
+        _to_onnx(Chooses().eval(), torch.rand(2, 3, 4, 4), "x", "y")
+
+
+def test_a_wrong_graph_is_noticed() -> None:
+    one, other = (nn.Conv2d(3, 2, 1).eval() for _ in range(2))
+    assert _difference(_to_onnx(one, torch.rand(2, 3, 4, 4), "x", "y"), "x", other, torch.rand(8, 3, 4, 4)) > 1e-2
