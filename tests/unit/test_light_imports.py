@@ -53,7 +53,7 @@ def loaded_by(modules: tuple[str, ...]) -> set[str]:
     ("modules", "heavy"),
     [
         (SENDING, ("torch", "torchvision", "timm", "matplotlib", "jinja2", "sklearn", "scipy")),
-        (RELEASING, ("torch", "pyarrow", "safetensors", "scipy", "dp_accounting", "timm", "torchvision")),
+        (RELEASING, ("torch", "pyarrow", "safetensors", "scipy", "dp_accounting", "timm", "torchvision", "rich")),
         (LOG, ("torch", "numpy", "pyarrow", "pydantic")),
         (RUNNER, ("smartedge.lab", "matplotlib", "jinja2", "sklearn", "scipy")),
     ],

@@ -95,7 +95,7 @@ class DataConfig(Section):
     )
     shard: str | None = Field(
         None,
-        pattern=r"^[1-9][0-9]{0,5}/[1-9][0-9]{0,5}$",  # \d is any script's digits: 6 MiB of tables
+        pattern=r"^[1-9]\d{0,5}/[1-9]\d{0,5}$",
         description="for trials of a fleet: 'i/n' uses the i-th of n parts of every split, from '1/n' to 'n/n'; nobody "
         "is in two parts where the data set says who is shown",
     )

@@ -7,18 +7,11 @@ import logging
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
 __all__ = ["Bars", "JsonLines", "LogLines", "Monitor", "Quiet", "Update", "parse_update"]
 
@@ -114,6 +107,17 @@ class Bars:
     """A progress bar for each side and phase. On a terminal they move; elsewhere each bar prints one line when done."""
 
     def __init__(self, console: Console | None = None) -> None:
+        # Here, since a process that answers images shows no bars and does without rich.
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         self.console = console or Console(file=sys.stderr)
         self.bars: dict[tuple[str, str], TaskID] = {}
         self.progress = Progress(
