@@ -28,6 +28,7 @@ from PIL import Image
 from smartedge.artifacts.results import TaskFacts
 from smartedge.artifacts.run import SharedRun
 from smartedge.config import Config, load_config
+from smartedge.fleet.signing import SIGNING_KEY, make_signing_key
 from smartedge.inference import TrainedRun, export_front
 from smartedge.models.network import divide
 from smartedge.runs.checkpoint import save_weights
@@ -106,10 +107,12 @@ def device(work: Path) -> dict[str, object]:
     """Install, publish, answer; the figures of both edges."""
     work.mkdir(parents=True, exist_ok=True)
     python = fresh_environment(work)
-    run, front, images = work / "run", work / "front", work / "images"
+    run, front, images, factory = (work / name for name in ("run", "front", "images", "factory"))
     if not front.exists():
         train(settings(run), single_process=True, monitor=Quiet())
-        export_front(TrainedRun.open(run), front, name="faces", threshold=0.9)
+        factory.mkdir(mode=0o700)
+        make_signing_key(factory)
+        export_front(TrainedRun.open(run), front, name="faces", threshold=0.9, key=factory / SIGNING_KEY)
         images.mkdir()
         random = np.random.default_rng(0)
         for number in range(64):
@@ -124,7 +127,7 @@ def device(work: Path) -> dict[str, object]:
         address = server.stdout.readline().split()[2].rstrip(";")
         return {
             "installed_megabytes": installed(python),
-            "without torch": answering(python, work, ["front", "--unsigned", "--connect", address]),
+            "without torch": answering(python, work, ["front", "--trust", "factory/front.pub", "--connect", address]),
             "with torch": answering(Path(sys.executable), work, ["run", "--connect", address]),
         }
     finally:

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from smartedge.inference import Answerer, BackServer, TorchFront, TrainedRun, ex
 from smartedge.inference.backs import _agree
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.runs.progress import Quiet
+from smartedge.stopping import Stop
 from smartedge.training import receiver_for, release_images, run_edge, train
 from smartedge.wire.memory import MemoryLink
 
@@ -141,7 +141,7 @@ def test_a_stopped_release_goes_on_and_repeats_nothing(published, tmp_path, open
     with_a_cloud(once, lambda location: release_images(front, once, source, location, Quiet()))
 
     class StopAtThird(Quiet):
-        stop = threading.Event()
+        stop = Stop()
 
         def update(self, update):
             if update.phase == "release train" and update.done == 3:

@@ -115,7 +115,7 @@ def goal_of(args: argparse.Namespace) -> Goal | None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer every image that can be read; exit code 3 where one cannot."""
-    from smartedge.inference.answering import check_threshold
+    from smartedge.inference.answering import BATCH, check_threshold
 
     if args.bundle is not None and args.connect is None and not _is_front(args.model):
         raise ConfigError("--bundle: only with --connect HOST:PORT; without a server nothing leaves this machine")
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     with stop_on_signals() as stop, stop.watched() if source else nullcontext():
         shown = _shown(args, prepared.image_size, stop)
         with prepared.answerer(args) as answerer:
-            for batch in _batches(shown, 1 if source else None):
+            for batch in _batches(shown, 1 if source else BATCH):
                 good = [each for each in batch if each.pixels_CHW is not None]
                 for each in batch:
                     if each.pixels_CHW is None:
@@ -254,7 +254,7 @@ def _shown(args: argparse.Namespace, image_size: int, stop: threading.Event | No
     return open_source(args.source, image_size, stop, every=args.every, once=args.once, lines=sys.stdin)
 
 
-def _batches(shown: Iterator[Shown], size: int | None) -> Iterator[list[Shown]]:
+def _batches(shown: Iterator[Shown], size: int) -> Iterator[list[Shown]]:
     while batch := list(itertools.islice(shown, size)):
         yield batch
 
