@@ -60,6 +60,8 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> 
             raise
         except Exception as error:
             where, reason = recorder.failed_in, place_and_reason(error)
+            if "TorchScript" in str(error):  # it runs otherwise at a second call, and under autocast
+                reason += " Functions under torch.jit.script cannot be followed."
             if not where or where in whole:
                 raise CutError(
                     f"{type(model).__name__} cannot be divided: what its own forward does is not a fixed sequence of "

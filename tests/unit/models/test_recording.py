@@ -405,3 +405,28 @@ def test_the_flops_of_what_depends_on_values_are_not_known():
     first, second = list_cuts(model, (4,))
     assert (first.front_flops, first.back_flops) == (2 * 4 * 4, None)
     assert (second.front_flops, second.back_flops) == (None, 2 * 4 * 3)
+
+
+def twice(x: Tensor) -> Tensor:
+    return torch.relu(x) * 2
+
+
+class CallsScript(Layers):
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[1](self.function(self.layers[0](x)))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> CallsScript:
+        copied = type(self)(self.function)  # a scripted function cannot be copied
+        copied.load_state_dict(self.state_dict())
+        return copied
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
+def test_a_scripted_function_is_refused_by_name():
+    function = torch.jit.script(twice)
+    with pytest.raises(CutError, match=r"Functions under torch\.jit\.script cannot be followed"):
+        list_cuts(CallsScript(function), (4,))
