@@ -43,7 +43,7 @@ from smartedge.data.dataset import Split
 from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.models.network import divide, to_input, undivided
 from smartedge.models.optim import make_optimizer, set_learning_rate
-from smartedge.runs.checkpoint import save_weights
+from smartedge.runs.checkpoint import Checkpoints, save_weights
 from smartedge.training import dataset_of
 
 CUTS = ("blocks.5", "blocks.4", "blocks.2")
@@ -131,12 +131,14 @@ def chunk(config: Config, network: nn.Module, split: Split, rows: np.ndarray[Any
     return decoded
 
 
-def learn(config: Config, part: nn.Module, train: dict[str, Tensor], test: dict[str, Tensor], file: Path) -> float:
-    """Train exit or back on features; returns its accuracy, which ``file`` keeps."""
+def learn(
+    config: Config, part: nn.Module, train: dict[str, Tensor], test: dict[str, Tensor], folder: Path, until: float
+) -> float | None:
+    """Train exit or back on features, checkpointed each epoch; its accuracy, or None where time is up before."""
+    file = folder / "accuracy.json"
     if file.exists():
         return float(json.loads(file.read_text()))
     settings, cut, count = config.train, config.model.cut, len(train["labels"])
-    assert settings.lr_pretrained is not None
     optimizer = make_optimizer(
         [part],
         name=settings.optimizer,
@@ -145,14 +147,23 @@ def learn(config: Config, part: nn.Module, train: dict[str, Tensor], test: dict[
         momentum=settings.momentum,
         lr_pretrained=settings.lr_pretrained,
     )
-    torch.manual_seed(config.seed)
+    checkpoints = Checkpoints(folder)
+    first = max(checkpoints.numbers(), default=0)
+    if first:
+        kept = checkpoints.load(first)
+        part.load_state_dict(kept["part"])
+        optimizer.load_state_dict(kept["optimizer"])
     each = count // settings.batch_size
-    for step in range(config.epochs * each):
-        if step % each == 0:
-            order = torch.randperm(count)
-        rows = order[step % each * settings.batch_size :][: settings.batch_size]
-        set_learning_rate(optimizer, peak=settings.lr, step=step, steps=config.epochs * each)
-        cloud_step(part.train(), optimizer, train[cut][rows], train["labels"][rows], "single")
+    for epoch in range(first, config.epochs):
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(epoch))
+        torch.manual_seed(epoch)  # of dropout
+        for step, rows in enumerate(order[: each * settings.batch_size].split(settings.batch_size)):
+            if time.monotonic() > until:
+                return None
+            set_learning_rate(optimizer, peak=settings.lr, step=epoch * each + step, steps=config.epochs * each)
+            cloud_step(part.train(), optimizer, train[cut][rows], train["labels"][rows], "single")
+        checkpoints.save(epoch + 1, {"part": part.state_dict(), "optimizer": optimizer.state_dict()})
+        checkpoints.forget_before(epoch + 1)
     part.eval()
     logits = torch.cat([cloud_forward(part, features) for features in test[cut].split(250)])
     accuracy = (logits.argmax(1) == test["labels"]).double().mean().item()
@@ -177,9 +188,12 @@ def frozen_row(cut: str, labels: int, work: Path, until: float) -> dict[str, Any
     divided = divide(config.division(10))
     accuracies = {}
     for name, part in (("exit", divided.task_exit), ("back", divided.back)):
-        if time.monotonic() > until:
+        folder = work / f"frozen-{cut}-{labels}-{name}"
+        folder.mkdir(exist_ok=True)
+        accuracy = learn(config, part, train, test, folder, until)
+        if accuracy is None:
             return None
-        accuracies[name] = learn(config, part, train, test, work / f"frozen-{cut}-{labels}.{name}")
+        accuracies[name] = accuracy
     bytes_ = float(np.prod(divided.feature_shape))
     row = {"front": "frozen", "cut": cut, "labels": labels}
     row |= {name: f"{100 * value:.1f}" for name, value in accuracies.items()}
