@@ -9,7 +9,8 @@ crossing: the back computes them again.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -90,8 +91,8 @@ class Point:
             shape=self.shape,
             layout=self.layout,
             dtype=analysis.trace.values[self.node][0].dtype,
-            front_parameters=parameters["front"],
-            back_parameters=parameters["back"],
+            front_parameters=parameters[0],
+            back_parameters=parameters[1],
             front_flops=analysis.flops_of(self.index, "front"),
             back_flops=analysis.flops_of(self.index, "back"),
             activation_bytes=4 * prod(self.shape),
@@ -320,36 +321,38 @@ class Analysis:
             sizes.append(total)
         return sizes
 
-    def owners(self, point: Point) -> dict[int, Side]:
-        """Identity of a parameter, buffer or tensor attribute → the side that uses it."""
-        return {key: "front" if first <= point.index else "back" for key, (first, _) in self.state_use.items()}
+    def owners(self, points: Sequence[Point]) -> dict[int, int]:
+        """Identity of a parameter, buffer or tensor attribute → how many of the points lie before its first use."""
+        return {key: sum(point.index < first for point in points) for key, (first, _) in self.state_use.items()}
 
-    def parameters(self, point: Point) -> dict[Side, int]:
-        """The number of parameters on either side. A parameter that nothing uses belongs to the back."""
-        owner = self.owners(point)
-        count: dict[Side, int] = {"front": 0, "back": 0}
+    def parameters(self, point: Point) -> tuple[int, int]:
+        """The number of parameters of front and back. A parameter that nothing uses belongs to the back."""
+        owner, count = self.owners([point]), [0, 0]
         for parameter in self.trace.model.parameters():
-            count[owner.get(id(parameter), "back")] += parameter.numel()
-        return count
+            count[owner.get(id(parameter), 1)] += parameter.numel()
+        return count[0], count[1]
 
     # ---- division
 
-    def split(self, point: Point) -> tuple[fx.Graph, fx.Graph]:
-        """The operations of the front and of the back."""
-        front = Half(self.trace, self.sizes)
-        front.copied[self.trace.input] = front.graph.placeholder("images")
-        for node in filter(self.is_fixed, self.nodes[: point.index + 1]):
-            front.copy(node)
-
-        back = Half(self.trace, self.sizes)
-        back.arrived = back.copied[point.node] = back.graph.placeholder("features")
-        storage = storage_of(self.trace.values[point.node][0])
-        if any(storage == s and self.position[writer] > point.index for writer, s in self.trace.writes):
-            # The caller's tensor is not written into.
-            back.copied[point.node] = back.graph.call_method("clone", (back.arrived,))
-        for node in filter(self.is_fixed, self.nodes[point.index + 1 :]):
-            back.copy(node)
-        return front.ending_in(point.node), back.ending_in(self.trace.output.args[0])
+    def split(self, points: Sequence[Point]) -> list[fx.Graph]:
+        """The operations between the points, in order: those of the front, of middle parts, and of the back."""
+        graphs, begin = [], 0
+        for before, after in itertools.pairwise([None, *points, None]):
+            part = Half(self.trace, self.sizes)
+            if before is None:
+                part.copied[self.trace.input] = part.graph.placeholder("images")
+            else:
+                part.arrived = part.copied[before.node] = part.graph.placeholder("features")
+                storage = storage_of(self.trace.values[before.node][0])
+                if any(storage == s and self.position[writer] > before.index for writer, s in self.trace.writes):
+                    # The caller's tensor is not written into.
+                    part.copied[before.node] = part.graph.call_method("clone", (part.arrived,))
+            end = len(self.nodes) if after is None else after.index + 1
+            for node in filter(self.is_fixed, self.nodes[begin:end]):
+                part.copy(node)
+            graphs.append(part.ending_in(self.trace.output.args[0] if after is None else after.node))
+            begin = end
+        return graphs
 
 
 _MOVED: dict[tuple[Any, ...], Layout] = {(0, 2, 3, 1): "channels-last", (0, 3, 1, 2): "channels-first"}

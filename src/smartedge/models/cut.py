@@ -9,7 +9,7 @@ and their state dicts together are the original's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -17,10 +17,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from smartedge.errors import CutError
 from smartedge.models.crossing import Analysis, Cut
-from smartedge.models.part import Part, furnish, merge_state_dicts
+from smartedge.models.part import Part, Side, furnish, merge_state_dicts
 from smartedge.models.trace import trace
 
-__all__ = ["Cut", "cut", "list_cuts", "merge_state_dicts"]
+__all__ = ["Cut", "cut", "cut_in_order", "list_cuts", "merge_state_dicts"]
 
 
 def list_cuts(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> list[Cut]:
@@ -54,25 +54,49 @@ def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -
         CutError: the network cannot be recorded, or cannot be divided there. The message says what crosses and
             names points nearby.
     """
+    front, back = cut_in_order(model, [at], input_shape)
+    return front, back
+
+
+def cut_in_order(model: nn.Module, at: Sequence[str], input_shape: tuple[int, ...] | None = None) -> list[Part]:
+    """Divide ``model`` at several points: front, middle parts and back. Run after each other they are the model.
+
+    Args:
+        model: as for :func:`cut`.
+        at: names or aliases of cuts, in the order of execution.
+        input_shape: as for :func:`cut`.
+
+    Raises:
+        CutError: as :func:`cut`; or the cuts are not in order, or one is there twice.
+    """
     model = _plain(model)
     modes = _recorded(model, input_shape)
-    name = modes[False].find(at).name
-    chosen = {mode: analysis.find(name) for mode, analysis in modes.items()}
-    if not _legal(modes, name):
-        raise CutError(
-            f"{type(model).__name__} cannot be cut at {at}: what lies before it in training mode is not what lies "
-            "before it in evaluation mode"
-        )
-    halves = {mode: analysis.split(chosen[mode]) for mode, analysis in modes.items()}
+    names = [modes[False].find(name).name for name in at]
+    chosen = {mode: [analysis.find(name) for name in names] for mode, analysis in modes.items()}
+    for given, name, point, next_point in zip(at, names, chosen[False], [*chosen[False][1:], None], strict=True):
+        if not _legal(modes, name):
+            raise CutError(
+                f"{type(model).__name__} cannot be cut at {given}: what lies before it in training mode is not what "
+                "lies before it in evaluation mode"
+            )
+        if next_point is not None and next_point.index <= point.index:
+            raise CutError(f"the cut {next_point.name} does not lie behind {point.name}; give cuts in their order")
+    graphs = {mode: analysis.split(chosen[mode]) for mode, analysis in modes.items()}
     owner = modes[False].owners(chosen[False]) | modes[True].owners(chosen[True])
     recorded = modes[False].trace
     fixed = recorded.reads_sizes or modes[True].trace.reads_sizes
-    point = chosen[False]
-    front = Part("front", {m: half[0] for m, half in halves.items()}, point, recorded.input_shape if fixed else None)
-    back = Part("back", {m: half[1] for m, half in halves.items()}, point, point.shape if fixed else None)
-    both = set.union(*(analysis.shared(chosen[mode].index) for mode, analysis in modes.items()))
-    furnish(model, front, back, owner, both)
-    return front, back
+    takes = [recorded.input_shape, *(point.shape for point in chosen[False])]
+    middle: list[Side] = ["middle"] * (len(at) - 1)
+    sides: list[Side] = ["front", *middle, "back"]
+    parts = [
+        Part(side, {mode: each[place] for mode, each in graphs.items()}, crossing, takes[place] if fixed else None)
+        for place, (side, crossing) in enumerate(zip(sides, [*chosen[False], chosen[False][-1]], strict=True))
+    ]
+    borrowed: list[set[int]] = [set()]
+    for place in range(len(at)):
+        borrowed.append(set.union(*(each.shared(chosen[mode][place].index) for mode, each in modes.items())))
+    furnish(model, parts, owner, borrowed)
+    return parts
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -155,5 +179,5 @@ def _legal(modes: Mapping[bool, Analysis], name: str) -> bool:
     points = [analysis.by_name.get(name) for analysis in modes.values()]
     if points[0] is None or points[1] is None or points[0].shape != points[1].shape:
         return False
-    owners = [analysis.owners(point) for analysis, point in zip(modes.values(), points, strict=True) if point]
+    owners = [analysis.owners([point]) for analysis, point in zip(modes.values(), points, strict=True) if point]
     return all(owners[1].get(key, side) == side for key, side in owners[0].items())

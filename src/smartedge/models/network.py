@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +15,13 @@ from smartedge.models.adapters import add_adapters
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.bottleneck import Compress, Expand
 from smartedge.models.codebook import CodewordExit, Decode, Encode
-from smartedge.models.cut import cut
+from smartedge.models.cut import cut, cut_in_order
 from smartedge.models.exits import TaskExit
 from smartedge.models.layout import Layout, is_map
 from smartedge.models.part import Part
 from smartedge.models.weights import Pretrained
 
-__all__ = ["Divided", "divide", "network_of", "to_input", "undivided"]
+__all__ = ["Divided", "Ends", "divide", "divide_in_order", "network_of", "to_input", "undivided"]
 
 _MEAN, _SPREAD = 0.5, 0.25  # of pixel values in [0, 1]: fixed, so that edge and cloud agree without exchanging anything
 
@@ -49,26 +50,62 @@ def divide(blueprint: Blueprint) -> Divided:
         CutError: the network is unknown, cannot be traced, cannot be cut there, or has no weights of that name.
         ConfigError: the bottleneck does not fit the tensor at the cut, or what is to be frozen does not exist.
     """
-    size, seed = blueprint.image_size, blueprint.seed
     model = network_of(blueprint)
-    front, back = cut(model, blueprint.at, (3, size, size))
-    shape, layout = front.feature_shape, front.layout
-    bottleneck, codebook = blueprint.bottleneck, blueprint.codebook
+    front, back = cut(model, blueprint.at, (3, blueprint.image_size, blueprint.image_size))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        _freeze(blueprint, front, back)
-        begin = _first_layers(model)
-        if bottleneck is not None:
-            narrowed = nn.Sequential(*begin, front, Compress(shape, bottleneck, layout))
-            widened = nn.Sequential(Expand(bottleneck, shape, layout), back)
-            crossing: Layout = "channels-first" if is_map(layout) else "tokens"
-            return Divided(narrowed, _task_exit(blueprint, bottleneck, crossing), widened, bottleneck, crossing)
-        if codebook is not None:
-            encoding = nn.Sequential(*begin, front, Encode(shape, codebook, layout))
-            decoding = nn.Sequential(Decode(codebook, shape, layout), back)
-            return Divided(encoding, CodewordExit(codebook, blueprint.outputs), decoding, (codebook,), "codeword")
-        whole_front = nn.Sequential(*begin, front) if begin else front
-        return Divided(whole_front, _task_exit(blueprint, shape, layout), back, shape, layout)
+        torch.manual_seed(blueprint.seed)
+        _freeze(blueprint, [front, back])
+        ends = _ends_at(blueprint, front)
+    begin = _first_layers(model)
+    narrow = [] if ends.narrow is None else [ends.narrow]
+    whole_front = nn.Sequential(*begin, front, *narrow) if begin or narrow else front
+    whole_back = back if ends.widen is None else nn.Sequential(ends.widen, back)
+    return Divided(whole_front, ends.task_exit, whole_back, ends.feature_shape, ends.layout)
+
+
+def divide_in_order(blueprint: Blueprint, cuts: Sequence[str]) -> tuple[list[Part], list[Ends]]:
+    """Build the same network and cut it at several places. ``blueprint.at`` is not used.
+
+    Returns:
+        Front, middle parts and back; and what is added at each cut. The middle parts behind a cut and the back are
+        together the back that :func:`divide` gives for that cut; without freezing with the same parameters.
+
+    Raises:
+        CutError, ConfigError: as :func:`divide`; or the cuts are not in order.
+    """
+    parts = cut_in_order(network_of(blueprint), cuts, (3, blueprint.image_size, blueprint.image_size))
+    ends = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(blueprint.seed)
+        _freeze(blueprint, parts)
+        for part in parts[:-1]:
+            torch.manual_seed(blueprint.seed)
+            ends.append(_ends_at(blueprint, part))
+    return parts, ends
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What is added at a cut, and shape F and layout of what crosses there."""
+
+    narrow: nn.Module | None  # the end of the front
+    widen: nn.Module | None  # the begin of the back
+    task_exit: nn.Module
+    feature_shape: tuple[int, ...]
+    layout: Layout
+
+
+def _ends_at(blueprint: Blueprint, before: Part) -> Ends:
+    """What is added behind a part; its parameters are drawn from torch's global generator."""
+    shape, layout, bottleneck, codebook = before.feature_shape, before.layout, blueprint.bottleneck, blueprint.codebook
+    if bottleneck is not None:
+        narrow, widen = Compress(shape, bottleneck, layout), Expand(bottleneck, shape, layout)
+        crossing: Layout = "channels-first" if is_map(layout) else "tokens"
+        return Ends(narrow, widen, _task_exit(blueprint, bottleneck, crossing), bottleneck, crossing)
+    if codebook is not None:
+        encode, decode = Encode(shape, codebook, layout), Decode(codebook, shape, layout)
+        return Ends(encode, decode, CodewordExit(codebook, blueprint.outputs), (codebook,), "codeword")
+    return Ends(None, None, _task_exit(blueprint, shape, layout), shape, layout)
 
 
 def undivided(blueprint: Blueprint) -> nn.Module:
@@ -101,19 +138,20 @@ def _first_layers(model: nn.Module) -> list[nn.Module]:
     return [] if loaded is None else [Pretrained(loaded, mean=_MEAN, std=_SPREAD)]
 
 
-def _freeze(blueprint: Blueprint, front: Part, back: Part) -> None:
+def _freeze(blueprint: Blueprint, parts: Sequence[Part]) -> None:
+    """Freeze what the blueprint names. The first part is the front."""
     for name in blueprint.freeze:
         whole = name == "front"
-        held = [front] if whole else [part for part in (front, back) if name in dict(part.named_modules())]
+        held = parts[:1] if whole else [part for part in parts if name in dict(part.named_modules())]
         if not held or name == "":
-            near = difflib.get_close_matches(name, [n for part in (front, back) for n, _ in part.named_modules()], n=3)
+            near = difflib.get_close_matches(name, [n for part in parts for n, _ in part.named_modules()], n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "'smartedge cuts NAME' lists its parts"
             raise ConfigError(f"train.freeze: {blueprint.name} has no module {name}; {hint}")
         for part in held:
             part.freeze("" if whole else name)
-    if blueprint.freeze and not any(p.requires_grad for p in back.parameters()):
+    if blueprint.freeze and not any(p.requires_grad for part in parts[1:] for p in part.parameters()):
         raise ConfigError("train.freeze: nothing is left for the back to learn; leave a module after the cut out of it")
-    if blueprint.adapter is not None and not add_adapters(front, blueprint.adapter):
+    if blueprint.adapter is not None and not add_adapters(parts[0], blueprint.adapter):
         raise ConfigError(
             "model.adapter: no frozen layer before the cut can take an adapter (linear layers and convolutions of one "
             "group can); name what to freeze in train.freeze, or leave the adapter out"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
@@ -17,7 +17,7 @@ from smartedge.models.recording import shape_text
 
 __all__ = ["Part", "Side", "furnish", "merge_state_dicts", "named_state", "state_of"]
 
-Side = Literal["front", "back"]
+Side = Literal["front", "middle", "back"]
 
 
 class Crossing(Protocol):
@@ -113,37 +113,39 @@ def merge_state_dicts(front: nn.Module, back: nn.Module) -> dict[str, Tensor]:
     return merged
 
 
-def furnish(model: nn.Module, front: Part, back: Part, owner: Mapping[int, Side], both: Set[int]) -> None:
-    """Give both parts the modules and tensors that their operations use, under the original's names.
+def furnish(model: nn.Module, parts: Sequence[Part], owner: Mapping[int, int], borrowed: Sequence[Set[int]]) -> None:
+    """Give the parts the modules and tensors that their operations use, under the original's names.
 
     Args:
         model: the original.
-        front: its first half.
-        back: its second half.
-        owner: identity of a tensor → the side in whose state it is.
-        both: identities of constants that the back uses as well. There they are no part of the state.
+        parts: in the order in which they run.
+        owner: identity of a tensor → the place in ``parts`` of the one in whose state it is. The last part gets those
+            that no part uses.
+        borrowed: for each part the identities of constants of earlier parts that it uses as well. There they are no
+            part of the state.
     """
     # In the original's order: an optimizer knows parameters by number, and every process must count alike.
     order = {path: place for place, (path, _) in enumerate(model.named_modules(remove_duplicate=False))}
-    front_paths, back_paths = (
-        {str(node.target) for graph in part._graphs.values() for node in graph.nodes if node.op == "call_module"}
-        for part in (front, back)
-    )
-    for part, paths in ((front, front_paths), (back, back_paths)):
+    taken: set[str] = set()
+    for part in parts:
+        nodes = [node for graph in part._graphs.values() for node in graph.nodes]
+        paths = {str(node.target) for node in nodes if node.op == "call_module"}
         part.training, part._version = model.training, model._version
         for path in sorted(paths, key=order.__getitem__):
             module = model.get_submodule(path)
-            if part is back and path in front_paths:  # without parameters, such as a ReLU that serves several times
-                module = copy.deepcopy(module)  # so that each side has a training flag of its own
+            if path in taken:  # without parameters, such as a ReLU that serves several times
+                module = copy.deepcopy(module)  # so that each part has a training flag of its own
             holder, name = _holder(part, model, path)
             if not hasattr(holder, name):
                 holder.add_module(name, module)
+        taken |= paths
     for path, tensor in named_state(model):
-        if id(tensor) in both:
-            holder, name = _holder(back, model, path)
-            if not hasattr(holder, name):
-                holder.register_buffer(name, tensor.detach(), persistent=False)
-        holder, name = _holder(front if owner.get(id(tensor)) == "front" else back, model, path)
+        for part, known in zip(parts, borrowed, strict=True):
+            if id(tensor) in known:
+                holder, name = _holder(part, model, path)
+                if not hasattr(holder, name):
+                    holder.register_buffer(name, tensor.detach(), persistent=False)
+        holder, name = _holder(parts[owner.get(id(tensor), len(parts) - 1)], model, path)
         if hasattr(holder, name):
             continue
         if isinstance(tensor, nn.Parameter):
@@ -152,7 +154,7 @@ def furnish(model: nn.Module, front: Part, back: Part, owner: Mapping[int, Side]
             original = model.get_submodule(path.rpartition(".")[0])
             persistent = name in original._buffers and name not in original._non_persistent_buffers_set
             holder.register_buffer(name, tensor, persistent=persistent)
-    for part in (front, back):
+    for part in parts:
         part._compile()
 
 
