@@ -80,11 +80,17 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Feature maps (images for method ``upload``) with ids and labels, as decoded from a frame."""
+    """Feature maps (images for method ``upload``) with ids and labels, as decoded from a frame.
+
+    Where several edges take part, ``edge_B`` and ``cut_B`` say for each image which edge sent it and where it enters
+    the back. Where edges have different cuts, ``features_BF`` is an object array (B,) of one float32 array (*F) each.
+    """
 
     ids: NDArray[np.int64]  # (B,)
     features_BF: Features
     labels: Labels
+    edge_B: NDArray[np.str_] | None = None
+    cut_B: NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from headers import stream_header
-from many_edges import edges_of, fleet_config, lines_of, run_fleet
+from many_edges import SHAPE, edges_of, fleet_config, lines_of, run_fleet
 from runs import assert_same_run, share_key
 from safetensors.torch import load_file, save_file
 from watching import Watch, facts_of
@@ -43,6 +43,8 @@ from smartedge.models.weights import IMAGENET
 from smartedge.models.zoo import build
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import cloud_of, link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
+from smartedge.training import link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
+from smartedge.types import FeatureBatch
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink
@@ -204,6 +206,8 @@ ELSEWHERE = {
     "link.queue_frames": "test_queue_frames",
     "link.max_lead_frames": "test_max_lead_frames",
     "fleet.expect": "test_the_cloud_of_a_fleet_gets_its_settings",
+    "fleet.cuts": "test_the_cloud_of_a_fleet_gets_its_settings",
+    "fleet.logit_adjustment": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.deadline": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.mix": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.patience": "test_the_cloud_of_a_fleet_gets_its_settings",
@@ -681,6 +685,17 @@ def test_the_cloud_of_a_fleet_gets_its_settings(tmp_path, monkeypatch):
         return max(len(line.frames or ()) for line in lines)
 
     assert largest(order("8")[1]) == 8 and largest(order("3", mix=3)[1]) == 3
+    cuts = order("cuts", cuts=["layer2", "layer4"])[0].learning.trainer.back.cuts
+    assert cuts == ("layer2", "layer4") and order("one cut")[0].learning.trainer.back.cuts == ("layer4",)
+    for adjusted in (True, False):
+        trainer = order(f"adjusted {adjusted}", logit_adjustment=adjusted)[0].learning.trainer
+        batch = FeatureBatch(
+            np.arange(2),
+            np.zeros((2, *SHAPE), np.float32),
+            np.zeros(2, np.int64),
+            *np.array([["edge0"] * 2, ["layer4"] * 2]),
+        )
+        assert (trainer._inputs(batch, learning=True).offsets_BK is not None) == adjusted
     assert order("capped", max_influence=0.5)[0].learning.mixing.influence.kept(10) == 5
     config = fleet_config(fleet={"expect": ["edge1"]})
     runner = CloudRunner(config, tmp_path / "named", Quiet(), resume=False, inline=False)

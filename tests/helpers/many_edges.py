@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from headers import stream_header
+from numpy.typing import NDArray
 
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.cloud.runner import CloudRunner
@@ -52,6 +53,14 @@ class SimulatedEdge:
     steps: int = 3
     seed: int = 0
     wrong_labels: bool = False
+    shape: tuple[int, ...] = SHAPE
+    mostly: int | None = None  # nine of ten training images are of this class
+    tests: int = 1  # test frames
+
+    @property
+    def size(self) -> int:
+        """Images in a frame."""
+        return self.config.train.batch_size
 
     def streams(self) -> list[StreamHeader]:
         made: list[StreamHeader] = []
@@ -60,10 +69,12 @@ class SimulatedEdge:
                 stream_header(
                     run=f"run of {self.name}",
                     agreement=json.dumps(self.config.agreement()),
-                    feature_shape=SHAPE,
+                    feature_shape=self.shape,
+                    codec=self.config.codec_name,
+                    batch_size=self.size,
                     epoch=epoch,
                     split=split,
-                    frames=self.steps if split == "train" else 1,
+                    frames={"train": self.steps, "val": 1, "test": self.tests}[split],
                     first_seq=made[-1].end_seq if made else 0,
                     train_steps=self.steps,
                 )
@@ -71,13 +82,23 @@ class SimulatedEdge:
         return made
 
     def frame(self, seq: int, split: str = "train") -> Frame:
-        """Two classes, apart along one direction."""
+        """One frame; the seed and its number say what is in it."""
         rng = np.random.default_rng((self.seed, seq))
-        labels = rng.integers(0, 2, SIZE)
-        features_BF = rng.normal(size=(SIZE, *SHAPE)).astype(np.float32)
-        features_BF[:, :8] += (2.0 * labels - 1)[:, None, None, None]
+        labels = rng.integers(0, 2, self.size)
+        if self.mostly is not None and split == "train":
+            labels = np.where(rng.random(self.size) < 0.9, self.mostly, 1 - self.mostly)
+        features_BF = self.features(labels, rng)
         sent = 1 - labels if self.wrong_labels and split == "train" else labels
-        return Frame(seq, pack(release(np.arange(SIZE) + SIZE * seq, features_BF, sent), get_codec("float32")))
+        return Frame(
+            seq,
+            pack(release(np.arange(self.size) + self.size * seq, features_BF, sent), get_codec(self.config.codec_name)),
+        )
+
+    def features(self, labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Two classes, apart along one direction."""
+        features_BF = rng.normal(size=(self.size, *self.shape)).astype(np.float32)
+        features_BF[:, :8] += (2.0 * labels - 1)[:, None, None, None]
+        return features_BF
 
     def send(self, runner: CloudRunner, *, before: Callable[[StreamHeader], None] = lambda header: None) -> None:
         link = MemoryLink(runner.ingest, self.name)

@@ -50,6 +50,7 @@ class Snapshot(Artifact):
 class EdgeFigures(Part):
     """The cloud's figures of one edge."""
 
+    cut: str = Field(description="where its front ends")
     frames: int = Field(description="frames in its log")
     images: int = Field(description="images that it sent, since the cloud was started")
     bytes: int = Field(description="size of its log")

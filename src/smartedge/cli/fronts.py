@@ -77,9 +77,10 @@ def calibration_of(run: TrainedRun, front: TorchFront) -> Calibration:
     from smartedge.inference.backs import LocalBack
     from smartedge.inference.calibrating import calibrate
     from smartedge.privacy.noise import Noise
+    from smartedge.runs.checkpoint import back_weights
 
     file = run.folder / "edge" / "calibration.json"
-    has_back = (run.folder / "cloud" / "back.safetensors").exists()
+    has_back = back_weights(run.folder / "cloud", run.config.model.cut).exists()
     known = RunCalibration.read_if_there(file)
     if known is not None and (known.calibration.back_accuracy is not None or not has_back):
         return known.calibration

@@ -9,6 +9,7 @@ import torch
 from smartedge import metrics
 from smartedge.artifacts.fleet_run import EdgeFigures, FleetFigures
 from smartedge.artifacts.results import Figures
+from smartedge.cloud.batches import cut_of
 from smartedge.cloud.influence import Influence
 from smartedge.cloud.ingest import Handover
 from smartedge.cloud.trainer import BackTrainer
@@ -33,6 +34,7 @@ def figures_of_edges(handover: Handover, trainer: BackTrainer, influence: Influe
         if trainer.finished:
             learned = intake.next_seq
         edges[name] = EdgeFigures(
+            cut=cut_of(intake.streams[0]),
             frames=intake.next_seq,
             images=intake.images,
             bytes=0 if intake.log is None else intake.log.total_bytes,

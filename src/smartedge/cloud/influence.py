@@ -76,12 +76,15 @@ class Influence:
     def distances(self) -> dict[str, float]:
         """Edge → how far its features' mean lies from the median edge's, in robust standard deviations.
 
-        Empty where there are fewer than three edges.
+        Edges with equally many numbers are compared: those with one cut. Three at least are needed.
         """
-        if len(self._means) < 3:
-            return {}
-        edges = sorted(self._means)
-        means_ED = np.stack([self._means[edge] for edge in edges])
-        away_E = np.linalg.norm(means_ED - np.median(means_ED, axis=0), axis=1)
-        usual = _MAD * float(np.median(away_E))
-        return {edge: float(away) / max(usual, 1e-12) for edge, away in zip(edges, away_E, strict=True)}
+        found: dict[str, float] = {}
+        for size in sorted({mean_D.size for mean_D in self._means.values()}):
+            edges = sorted(edge for edge, mean_D in self._means.items() if mean_D.size == size)
+            if len(edges) < 3:
+                continue
+            means_ED = np.stack([self._means[edge] for edge in edges])
+            away_E = np.linalg.norm(means_ED - np.median(means_ED, axis=0), axis=1)
+            usual = _MAD * float(np.median(away_E))
+            found |= {edge: float(away) / max(usual, 1e-12) for edge, away in zip(edges, away_E, strict=True)}
+        return found

@@ -15,9 +15,9 @@ from typing import NamedTuple, TypeVar
 
 from smartedge.cloud.store import FeatureLog, FeatureReader, edges_of, log_folder
 from smartedge.cloud.values import largest_value
-from smartedge.codec import unpack
-from smartedge.config import Config
-from smartedge.errors import FrameError, LinkError, RunError, SmartEdgeError
+from smartedge.codec import get_codec, unpack
+from smartedge.config import Config, config_of_edge
+from smartedge.errors import CodecError, ConfigError, FrameError, LinkError, RunError, SmartEdgeError
 from smartedge.files import PRIVATE, private_folder, sync_folder
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
@@ -193,7 +193,7 @@ class Ingest:
     Args:
         config: the run's settings, equal to the edges' in all that both must agree on.
         folder: the cloud's folder of the run.
-        feature_shape: F of what the back takes.
+        shapes: cut → shape F of what an edge with that cut sends.
         handover: shared with the thread that trains.
         monitor: takes progress updates.
         begin: called with the edge and the header when a stream of a known edge begins, and before the first frame of a
@@ -205,7 +205,7 @@ class Ingest:
         self,
         config: Config,
         folder: Path,
-        feature_shape: tuple[int, ...],
+        shapes: Mapping[str, tuple[int, ...]],
         handover: Handover,
         monitor: Monitor,
         *,
@@ -214,7 +214,7 @@ class Ingest:
     ) -> None:
         self._config = config
         self._folder = folder
-        self._feature_shape = feature_shape
+        self._shapes = shapes
         self._handover = handover
         self._monitor = monitor
         self._begin = begin
@@ -396,23 +396,30 @@ class Ingest:
             self._handover.changed.notify_all()
 
     def _check_agreement(self, header: StreamHeader) -> None:
-        mine = self._config.agreement()
         try:
             theirs = json.loads(header.agreement)
         except ValueError as error:
             raise FrameError("the stream header's settings are not JSON") from error
+        if not isinstance(theirs, dict):
+            raise FrameError("the stream header's settings are not an object")
+        try:
+            own = config_of_edge(self._config, theirs)
+            get_codec(own.codec_name)
+        except (ConfigError, CodecError) as error:
+            raise RunError(f"the edge was started with settings that this run cannot have: {error}") from error
+        mine = own.agreement()
         if theirs != mine:
             keys = ", ".join(_differences(mine, theirs)) or "their form"
             raise RunError(f"edge and cloud were started with different settings ({keys}); give both the same config")
         said = (header.codec, header.batch_size, header.feature_dtype, header.labels)
-        if said != (self._config.codec_name, self._config.train.batch_size, self._method.wire_dtype, True):
+        if said != (own.codec_name, own.train.batch_size, self._method.wire_dtype, True):
             raise FrameError(f"the stream header says {said}, which its own settings contradict")
         desired = self._config.data.desired
         if not isinstance(desired, str) and (header.task_kind, header.outputs) != ("multi", len(desired)):
             raise FrameError(
                 f"the stream header says {header.outputs} outputs; data.desired has {len(desired)} columns"
             )
-        shape = self._feature_shape
+        shape = self._shapes[own.model.cut]
         if header.feature_shape != shape:
             raise FrameError(f"the edge sends tensors of shape {header.feature_shape}, but this cut gives {shape}")
         if header.answer_shape != (shape if self._method.answered and header.split == "train" else None):
@@ -476,12 +483,13 @@ class Ingest:
 
 def _of_one_edge(header: StreamHeader) -> tuple[object, ...]:
     """The facts that are equal in all streams of one edge, beyond the settings."""
-    return header.run, header.train_steps, *_of_all_edges(header)
+    own = header.agreement, header.feature_shape, header.codec, header.batch_size
+    return header.run, header.train_steps, *own, *_of_all_edges(header)
 
 
 def _of_all_edges(header: StreamHeader) -> tuple[object, ...]:
     """The facts that are equal in all streams of one run, beyond the settings."""
-    return header.feature_shape, header.feature_dtype, header.task_kind, header.outputs
+    return header.feature_dtype, header.task_kind, header.outputs
 
 
 def _differences(mine: object, theirs: object, path: str = "") -> Iterator[str]:

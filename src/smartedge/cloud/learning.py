@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from smartedge.artifacts.fleet_run import OrderLine, Snapshot
 from smartedge.artifacts.summary import CloudSummary, Session
+from smartedge.cloud.back import build_back, save_back
+from smartedge.cloud.batches import sent_by
 from smartedge.cloud.edge_figures import figures_of_edges
 from smartedge.cloud.group import ALONE, Group
 from smartedge.cloud.ingest import Decoded, Handover, Key
@@ -29,7 +31,6 @@ from smartedge.errors import RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.begun_with import weights_facts
-from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
 from smartedge.stopping import Interrupted
@@ -132,7 +133,7 @@ class Learning:
 
     def make_trainer(self, edge: str, header: StreamHeader) -> None:
         """Build the back, and load its newest checkpoint where the run is resumed."""
-        back, _ = self._method.cloud(self.config, header.outputs)
+        back, _ = build_back(self.config, header.outputs)
         self.trainer = BackTrainer(
             self.config,
             back,
@@ -173,7 +174,7 @@ class Learning:
         )
         if self.group.leads:
             if trainer is not None:
-                save_weights(self.folder / "back.safetensors", trainer.back.state_dict())
+                save_back(self.folder, self.config, trainer.back)
                 if self.config.several_edges:
                     influence = None if self.mixing is None else self.mixing.influence
                     figures_of_edges(self._handover, trainer, influence).write(self.folder / "fleet.json")
@@ -294,8 +295,13 @@ class Learning:
             handover.changed.notify_all()
 
     def read(self, key: Key) -> FeatureBatch:
-        """A decoded frame."""
-        return self._decoded(key).batch
+        """A decoded frame; of several edges, with the names of edge and cut."""
+        batch = self._decoded(key).batch
+        if not self.config.several_edges:
+            return batch
+        edge, seq = key
+        header = self.logs[edge].header_of(seq)
+        return sent_by(edge, header, batch, several_cuts=self.config.fleet.cuts is not None)
 
     def _decoded(self, key: Key) -> Decoded:
         """A decoded frame: from memory where it is kept, else from the log."""

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from smartedge.artifacts.fleet_run import OrderLine
+from smartedge.cloud.batches import features_of, join, take
 from smartedge.cloud.influence import Influence
 from smartedge.cloud.ingest import Handover, Intake, Key
 from smartedge.cloud.journal import Journal, JournalCopy
-from smartedge.cloud.order import join, take
 from smartedge.cloud.share import FairShare, capped
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.config import Config
@@ -58,7 +58,7 @@ class Mixing:
         self._journal = journal
         self._share = FairShare()
         self.influence = Influence(config.fleet.max_influence)
-        self._announced: dict[str, int] = {}  # edge that joined -> training frames of an epoch
+        self._announced: dict[str, StreamHeader] = {}  # edge that joined -> its first stream's header
         self._cursors: dict[str, int] = {}  # edge -> its next frame
         self._silent: dict[str, float] = {}  # edge -> since when it has nothing to give
         self._begun: float | None = None  # since when any edge has something to give
@@ -170,7 +170,7 @@ class Mixing:
                 return OrderLine(check=0, evaluated=(edge, header.first_seq, header.end_seq - 1))
         ready = {edge: self._ready_frames(intake) for edge, intake in intakes.items()}
         if any(ready.values()) and not self._waits_for_others(ready):
-            drawn = self._share.draw(ready, capped(self._announced), self._config.fleet.mix)
+            drawn = self._share.draw(ready, self._weights(), self._config.fleet.mix)
             ahead = dict(self._cursors)
             frames = []
             for edge in drawn:
@@ -180,6 +180,12 @@ class Mixing:
         if self._handover.complete and not any(ready.values()):
             return OrderLine(check=0, closed=True)
         return None
+
+    def _weights(self) -> dict[str, float]:
+        """Edge → its share of the frames. Frames may hold different numbers of images, so shares are of images."""
+        size = {edge: header.batch_size for edge, header in self._announced.items()}
+        images = {edge: header.train_steps * size[edge] for edge, header in self._announced.items()}
+        return {edge: weight / size[edge] for edge, weight in capped(images).items()}
 
     def _ready_frames(self, intake: Intake) -> int:
         """How many training frames of an edge are there, from its cursor on."""
@@ -237,7 +243,7 @@ class Mixing:
         """Remember what a line of the journal says."""
         if line.joined is not None:
             intake = self._handover.intakes[line.joined]
-            self._announced[line.joined] = intake.streams[0].train_steps
+            self._announced[line.joined] = intake.streams[0]
             self._cursors[line.joined] = 0
             self._handover.learned.setdefault(line.joined, 0)
         keys = [*(line.frames or ()), *(_keys(line.evaluated) if line.evaluated is not None else ())]
@@ -250,25 +256,27 @@ class Mixing:
         assert line.frames is not None
         trainer.end_epochs(self._steps_per_epoch())  # now, when the validation images of that epoch have been evaluated
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "mix", trainer.next_seq))
-        batches, edges = [], []
+        batches = []
         frames = [key for key in line.frames if self._is_used(key)]
         for edge, seq in frames:
             batch = read((edge, seq))
-            self.influence.see(edge, batch.features_BF)
+            trainer.label_shares.see(edge, batch.labels, self._announced[edge].outputs)
+            self.influence.see(edge, features_of(batch.features_BF, np.arange(len(batch.ids))))
             if edge in (line.capped or ()):
                 kept = self.influence.kept(len(batch.ids))
                 batch = take(batch, torch.randperm(len(batch.ids), generator=generator)[:kept].numpy())
             batches.append(batch)
-            edges += [edge] * len(batch.ids)
         if not frames:
             return
-        pool, edge_N = join(batches), np.array(edges)
-        order = torch.randperm(len(edge_N), generator=generator).numpy()
+        pool = join(batches)
+        order = torch.randperm(len(pool.ids), generator=generator).numpy()
         trainer.progress.steps_per_epoch = self._steps_per_epoch()
         for part in np.array_split(order, len(frames)):
             if len(part) > 1:  # batch normalisation needs two
-                loss_B = self._loss(trainer, take(pool, part), frames)
-                self.influence.note(edge_N[part], loss_B)
+                batch = take(pool, part)
+                loss_B = self._loss(trainer, batch, frames)
+                assert batch.edge_B is not None
+                self.influence.note(batch.edge_B, loss_B)
             else:
                 trainer.progress.step += 1
         self.influence.judge()
@@ -285,7 +293,7 @@ class Mixing:
 
     def _steps_per_epoch(self) -> int:
         """Training frames of all edges in an epoch. An edge that is expected but has not come counts as a mean one."""
-        frames, edges = sum(self._announced.values()), len(self._announced)
+        frames, edges = sum(header.train_steps for header in self._announced.values()), len(self._announced)
         return max(1, round(frames * max(edges, self._expected) / max(1, edges)))
 
     def _finish(self, trainer: BackTrainer, read: Callable[[Key], FeatureBatch]) -> None:

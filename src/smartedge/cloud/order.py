@@ -8,19 +8,20 @@ frame of the sequence, once; for several edges see :mod:`smartedge.cloud.mixing`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import numpy as np
 import torch
 
+from smartedge.cloud.batches import join, take
 from smartedge.cloud.ingest import Key
 from smartedge.cloud.shared_step import ShardedBatch
 from smartedge.cloud.store import FeatureReader
 from smartedge.methods.sharded_step import shard_sizes
 from smartedge.runs.seeds import derive_seed
-from smartedge.types import FeatureBatch, SplitName
+from smartedge.types import FeatureBatch, Labels, SplitName
 
-__all__ = ["Shuffled", "join", "next_in_sequence", "take"]
+__all__ = ["Shuffled", "next_in_sequence"]
 
 _SHUFFLE_FRAMES = 64  # frames decoded at once: bounds memory, mixes 64 batches
 
@@ -50,6 +51,7 @@ class Shuffled:
         seed: int,
         frames: Mapping[str, int] | None = None,
     ) -> None:
+        self._logs = logs
         self._read = read
         self._batch_size = batch_size
         self._seed = seed
@@ -69,6 +71,12 @@ class Shuffled:
     def images(self, split: SplitName) -> Counter[str]:
         """Edge → how many images of a split it sent, in the order of :meth:`split`."""
         return self._images[split]
+
+    def labels(self) -> Iterator[tuple[str, Labels, int]]:
+        """Edge, labels and outputs K of every training frame; only the frames' heads are read."""
+        for edge, seq in self._keys["train"]:
+            log = self._logs[edge]
+            yield edge, log.labels(seq), log.header_of(seq).outputs
 
     def split(self, name: SplitName) -> Iterator[FeatureBatch]:
         """The batches of a split as they were sent."""
@@ -136,17 +144,3 @@ def _mixed(
                 given += 1
                 yield take(joined, mixed[part * size : (part + 1) * size])
         held = [take(joined, mixed[whole * size :])]
-
-
-def join(batches: Sequence[FeatureBatch]) -> FeatureBatch:
-    """All images of several batches as one."""
-    return FeatureBatch(
-        np.concatenate([batch.ids for batch in batches]),
-        np.concatenate([batch.features_BF for batch in batches]),
-        np.concatenate([batch.labels for batch in batches]),
-    )
-
-
-def take(batch: FeatureBatch, index: np.ndarray) -> FeatureBatch:
-    """The images at some positions of a batch."""
-    return FeatureBatch(batch.ids[index], batch.features_BF[index], batch.labels[index])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from smartedge.artifacts.summary import CloudSummary
+from smartedge.cloud.back import build_back
 from smartedge.cloud.completion import Completion
 from smartedge.cloud.farewell import Farewell
 from smartedge.cloud.ingest import Handover, Ingest
@@ -16,7 +17,6 @@ from smartedge.cloud.trainer import BackTrainer
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.files import private_folder
-from smartedge.methods.base import get_method
 from smartedge.runs.machine import peak_rss_bytes
 from smartedge.runs.progress import Monitor
 from smartedge.stopping import Interrupted
@@ -44,7 +44,7 @@ class CloudRunner:
             raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
         # Build the network now. So wrong settings are an error before the first edge connects, and no edge waits for
         # imports and warm-up.
-        _, feature_shape = get_method(config.method).cloud(config, 2)
+        _, shapes = build_back(config, 2)
         private_folder(folder)
         self.config = config
         self.folder = folder
@@ -53,7 +53,7 @@ class CloudRunner:
         self.ingest = Ingest(
             config,
             folder,
-            feature_shape,
+            shapes,
             handover,
             monitor,
             begin=lambda edge, header: self.learning.begin(edge, header),

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from smartedge.cloud.batches import take
 from smartedge.cloud.group import Group
 from smartedge.methods.options import StepOptions
 from smartedge.methods.sharded_step import Shard, ShardResult, apply_changes, blank_term, run_shards, shard_slices
+from smartedge.models.entrances import Entering
 from smartedge.types import FeatureBatch
 
 __all__ = ["ShardedBatch", "SharedStep", "divided", "shared_step"]
@@ -41,9 +43,7 @@ def divided(batch: FeatureBatch, shards: int, own: range) -> ShardedBatch:
     """The shards of a batch that a worker computes."""
     slices = shard_slices(len(batch.ids), shards)
     parts = {
-        number: FeatureBatch(batch.ids[part], batch.features_BF[part], batch.labels[part])
-        for number, part in enumerate(slices)
-        if number in own and part.start < part.stop
+        number: take(batch, part) for number, part in enumerate(slices) if number in own and part.start < part.stop
     }
     return ShardedBatch(parts, len(batch.ids))
 
@@ -52,7 +52,7 @@ def shared_step(
     back: nn.Module,
     optimizer: torch.optim.Optimizer,
     step: ShardedBatch,
-    inputs: Callable[[int, FeatureBatch], Tensor],
+    inputs: Callable[[int, FeatureBatch], Tensor | Entering],
     group: Group,
     *,
     label_epsilon: float | None,

@@ -14,7 +14,7 @@ from pathlib import Path
 from smartedge.errors import FrameError, LogError, RunError
 from smartedge.framelog.log import FrameLog
 from smartedge.framelog.reader import LogReader
-from smartedge.types import Frame, StreamHeader
+from smartedge.types import Frame, Labels, StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json, image_count, parse
 from smartedge.wire.link import UNNAMED_EDGE
 
@@ -100,6 +100,11 @@ class FeatureReader(LogReader):
     def images(self, seq: int) -> int:
         """How many images frame ``seq`` holds; reads its head alone."""
         return image_count(self.head(seq))
+
+    def labels(self, seq: int) -> Labels:
+        """The labels of frame ``seq``; reads its head alone."""
+        labels: Labels = parse(Message(self.head(seq), b""), self.header_of(seq)).batch.labels
+        return labels
 
     def frames(self) -> Iterator[Frame]:
         """All frames that are there, in order."""

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from smartedge.artifacts.results import Figures
 from smartedge.augment import augment
+from smartedge.cloud.batches import features_of
 from smartedge.cloud.group import ALONE, Group
+from smartedge.cloud.label_shares import LabelShares
 from smartedge.cloud.order import Shuffled
 from smartedge.cloud.shared_step import ShardedBatch, divided, shared_step
 from smartedge.config import Config
@@ -31,6 +33,7 @@ from smartedge.methods.loop import (
     warmup_cosine,
 )
 from smartedge.methods.options import options_of
+from smartedge.models.entrances import Entering, Entrances
 from smartedge.models.exits import task_loss
 from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer
@@ -39,7 +42,7 @@ from smartedge.runs.predictions import Predictions
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
-from smartedge.types import FeatureBatch, SplitName, StreamHeader
+from smartedge.types import FeatureBatch, Features, SplitName, StreamHeader
 
 __all__ = ["BackTrainer"]
 
@@ -93,6 +96,7 @@ class BackTrainer:
         self.test: Figures | None = None
         self.latest_loss: float | None = None  # of a training step
         self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.label_shares = LabelShares(config.dp.label_epsilon)  # of several edges
         self.test_images: Counter[str] = Counter()  # edge -> its images among the predictions of the test split
         self._predictions = Predictions()
         self._validation = Predictions()  # of several edges, whose validation frames come between training frames
@@ -241,6 +245,9 @@ class BackTrainer:
         progress.steps_per_epoch = frames.steps
         progress.step = progress.epoch * frames.steps
         begun = time.perf_counter()
+        self.label_shares = LabelShares(self.config.dp.label_epsilon)
+        for edge, labels, outputs in frames.labels():
+            self.label_shares.see(edge, labels, outputs)
 
         def spent() -> None:
             nonlocal begun
@@ -276,9 +283,27 @@ class BackTrainer:
 
     # -- one batch
 
-    def _inputs(self, batch: FeatureBatch, *, learning: bool, shard: int | None = None) -> Tensor:
-        """The inputs of the back: features, or images. Images are augmented for learning, each shard by itself."""
-        features_BF = torch.from_numpy(batch.features_BF)
+    def _inputs(self, batch: FeatureBatch, *, learning: bool, shard: int | None = None) -> Tensor | Entering:
+        """The inputs of the back: features, or images; of several edges, with the place where each enters."""
+        edge_B, cut_B = batch.edge_B, batch.cut_B
+        if edge_B is None or cut_B is None:
+            return self._tensor(batch.features_BF, learning=learning, shard=shard)
+        assert isinstance(self.back, Entrances)
+        rows = {cut: np.flatnonzero(cut_B == cut) for cut in self.back.cuts}
+        features = {
+            cut: self._tensor(features_of(batch.features_BF, rows_B), learning=learning, shard=shard)
+            for cut, rows_B in rows.items()
+            if len(rows_B)
+        }
+        places = torch.from_numpy(np.concatenate(list(rows.values()))).to(self.device)
+        offsets_BK = None
+        if learning and self.config.fleet.logit_adjustment:
+            offsets_BK = self.label_shares.offsets(edge_B)
+        return Entering(features, places, None if offsets_BK is None else torch.from_numpy(offsets_BK).to(self.device))
+
+    def _tensor(self, features: Features, *, learning: bool, shard: int | None) -> Tensor:
+        """Features (B, *F) on the device. Images are augmented for learning, each shard by itself."""
+        features_BF = torch.from_numpy(features)
         if features_BF.dtype == torch.uint8:
             if learning:
                 place = (self.progress.step,) if shard is None else (self.progress.step, shard)
@@ -373,6 +398,7 @@ class BackTrainer:
             "next_seq": self.next_seq,
             "busy": self.busy,
             "test": self.test and self.test.model_dump(),
+            "label_shares": self.label_shares.state(),
         }
         self.checkpoints.save(self.progress.epoch, state)
         self.checkpoints.forget_before(self.progress.epoch - 1)  # split learning may have to go back one
@@ -381,5 +407,6 @@ class BackTrainer:
         load_training_state(state, {"back": self.back}, self.optimizer, self.random, self.progress)
         self.next_seq, self.busy = state["next_seq"], state["busy"]
         self.test = Figures.model_validate(state["test"]) if state["test"] else None
+        self.label_shares.load_state(state["label_shares"])
         self._predictions, self._validation = Predictions(), Predictions()
         self._busy_recorded = self.busy

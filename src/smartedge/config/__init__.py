@@ -1,7 +1,16 @@
 """The settings of a run: read from YAML, checked as a whole, every problem reported at once."""
 
-from smartedge.config.reading import load_config, load_run_config, parse_overrides
+from smartedge.config.reading import config_of_edge, load_config, load_run_config, parse_overrides
 from smartedge.config.sections import Section
 from smartedge.config.settings import AUTO, Config, differences
 
-__all__ = ["AUTO", "Config", "Section", "differences", "load_config", "load_run_config", "parse_overrides"]
+__all__ = [
+    "AUTO",
+    "Config",
+    "Section",
+    "config_of_edge",
+    "differences",
+    "load_config",
+    "load_run_config",
+    "parse_overrides",
+]

@@ -16,7 +16,7 @@ from smartedge.config.settings import Config
 from smartedge.errors import ConfigError, RunError
 from smartedge.models.blueprint import weights_named
 
-__all__ = ["Nested", "load_config", "load_run_config", "parse_overrides"]
+__all__ = ["Nested", "config_of_edge", "load_config", "load_run_config", "parse_overrides"]
 
 Nested = dict[str, object]  # settings as a mapping of keys to values and to further mappings
 
@@ -98,6 +98,33 @@ def _at_trained_size(config: Config) -> Config:
     if size is None:
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
+
+
+def config_of_edge(config: Config, said: Mapping[str, Any]) -> Config:
+    """The settings of one edge of a run of several: this side's, with what may be an edge's own.
+
+    These are ``model.cut`` where ``fleet.cuts`` is set, ``codec.name``, and a ``train.batch_size`` that is no larger.
+
+    Args:
+        config: this side's settings.
+        said: the edge's settings, as it sent them (:meth:`Config.agreement`). Nothing in them is trusted.
+
+    Raises:
+        ConfigError: they cannot be an edge's own.
+    """
+    if not config.several_edges:
+        return config
+    own: dict[str, Any] = {}
+    for section, key in (("model", "cut"), ("codec", "name"), ("train", "batch_size")):
+        part = said.get(section)
+        if isinstance(part, Mapping) and key in part and (key != "cut" or config.fleet.cuts is not None):
+            own[section] = {key: part[key]}
+    found = load_config(config, own)
+    if found.train.batch_size > config.train.batch_size:
+        raise ConfigError(
+            f"train.batch_size: {found.train.batch_size} images are more than the cloud's {config.train.batch_size}"
+        )
+    return found
 
 
 def load_run_config(run_dir: Path) -> Config:

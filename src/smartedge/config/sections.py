@@ -318,6 +318,16 @@ class FleetConfig(Section):
         description="edges that the run waits for: how many, or a list of names; null: any number, until the deadline "
         "or 'smartedge close'",
     )
+    cuts: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
+        None,
+        description="where edges have different model.cut: all of them, in the order of the network; the back begins "
+        "at the first one; each edge sets its own model.cut. Default: all have the same",
+    )
+    logit_adjustment: bool = Field(
+        True,
+        description="whether the back's answers are corrected, in training, for how often each edge sends each label; "
+        "without it the back learns to answer by the edge where labels are skewed",
+    )
     deadline: float | None = Field(
         None, gt=0, description="hours after the cloud's start at which it goes on with what has come; default: none"
     )

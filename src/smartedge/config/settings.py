@@ -163,6 +163,15 @@ class Config(Section):
             problems.append("fleet.expect: a name is there twice")
         if self.several_edges and get_method(self.method).answered:
             problems.append(f"fleet.expect: method '{self.method}' answers one edge; use another method, or 1")
+        if (cuts := self.fleet.cuts) is not None:
+            if self.method != "hierarchical":
+                problems.append(f"fleet.cuts: only for method 'hierarchical', not '{self.method}'; remove it")
+            if len(set(cuts)) != len(cuts):
+                problems.append("fleet.cuts: a cut is there twice")
+            if self.model.cut not in cuts:
+                problems.append(f"model.cut: {self.model.cut!r} is not one of fleet.cuts: {', '.join(cuts)}")
+            if not self.several_edges:
+                problems.append("fleet.cuts: for several edges; say in fleet.expect how many")
         return problems
 
     def _worker_problems(self) -> list[str]:

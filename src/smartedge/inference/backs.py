@@ -16,6 +16,7 @@ from smartedge.inference.answering import header_of
 from smartedge.inference.trained import TrainedRun, load_part
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide
+from smartedge.runs.checkpoint import back_weights
 from smartedge.types import EncodedBatch, Features, Frame, StreamHeader
 
 __all__ = ["BackServer", "LocalBack"]
@@ -39,7 +40,7 @@ class LocalBack:
             )
         divided = divide(run.blueprint)
         self._network = divided.back.eval()
-        load_part(self._network, run.folder / "cloud" / "back.safetensors")
+        load_part(self._network, back_weights(run.folder / "cloud", run.config.model.cut))
         self._kind = run.task.kind
         self.feature_shape = divided.feature_shape
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smartedge.methods.options import PLAIN, StepOptions
+from smartedge.models.entrances import Entering
 from smartedge.models.exits import noisy_task_loss, task_loss
 from smartedge.models.optim import apply_gradients
 
@@ -30,7 +31,7 @@ class CloudStep:
 def cloud_step(
     back: nn.Module,
     optimizer: torch.optim.Optimizer,
-    features_BF: Tensor,
+    features_BF: Tensor | Entering,
     labels: Tensor,
     task_kind: str,
     *,
@@ -43,7 +44,7 @@ def cloud_step(
     Args:
         back: the part after the cut, in training mode.
         optimizer: over its parameters.
-        features_BF: float32 (B, *F), as decoded.
+        features_BF: float32 (B, *F), as decoded; or what a back of several edges takes.
         labels: int64 (B,) or float32 (B, K).
         task_kind: ``single`` or ``multi``.
         label_epsilon: the labels were randomised with this budget (``dp.label_epsilon``); the loss is then corrected
@@ -51,23 +52,25 @@ def cloud_step(
         want_gradient: also return the gradient at the cut (split learning).
         options: how the update is computed.
     """
-    features_BF = features_BF.detach().requires_grad_(want_gradient)
+    if isinstance(features_BF, Tensor):
+        features_BF = features_BF.detach().requires_grad_(want_gradient)
     logits_BK, loss = forward_loss(back, features_BF, labels, task_kind, label_epsilon, options)
     loss.backward()
     apply_gradients(optimizer, clip_norm=options.clip_norm)
-    return CloudStep(logits_BK.detach().float(), loss.item(), features_BF.grad)
+    gradient_BF = features_BF.grad if isinstance(features_BF, Tensor) else None
+    return CloudStep(logits_BK.detach().float(), loss.item(), gradient_BF)
 
 
 def forward_loss(
     back: nn.Module,
-    features_BF: Tensor,
+    features_BF: Tensor | Entering,
     labels: Tensor,
     task_kind: str,
     label_epsilon: float | None,
     options: StepOptions,
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, K) and the mean loss over the batch, with gradients. For the arguments see :func:`cloud_step`."""
-    with options.autocast(features_BF.device):
+    with options.autocast(labels.device):
         logits_BK: Tensor = back(features_BF)
     if label_epsilon is None:
         return logits_BK, task_loss(logits_BK, labels, task_kind, label_smoothing=options.label_smoothing)
@@ -77,9 +80,10 @@ def forward_loss(
 
 
 @torch.no_grad()
-def cloud_forward(back: nn.Module, features_BF: Tensor, *, precision: str = "float32") -> Tensor:
+def cloud_forward(back: nn.Module, features_BF: Tensor | Entering, *, precision: str = "float32") -> Tensor:
     """Logits (B, K), float32, without learning."""
-    with torch.autocast(features_BF.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+    device = features_BF.device if isinstance(features_BF, Tensor) else features_BF.places.device
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         logits_BK: Tensor = back(features_BF)
     return logits_BK.float()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from smartedge.methods.back_step import forward_loss
 from smartedge.methods.options import PLAIN, StepOptions
+from smartedge.models.entrances import Entering
 from smartedge.models.optim import apply_gradients
 from smartedge.runs.seeds import derive_seed
 
@@ -30,7 +31,7 @@ _FEWEST = 2  # images in a shard: batch normalisation needs two
 class Shard:
     """The images of one shard of a step, on the device of the back."""
 
-    inputs_BF: Tensor  # float32 (B, *F)
+    inputs_BF: Tensor | Entering  # float32 (B, *F), or what a back of several edges takes
     labels: Tensor  # int64 (B,) or float32 (B, K)
 
 

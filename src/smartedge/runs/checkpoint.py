@@ -16,7 +16,7 @@ from smartedge.artifacts.checkpoint import CheckpointState
 from smartedge.errors import RunError
 from smartedge.files import private_folder, replacing, sync_folder
 
-__all__ = ["Checkpoints", "State", "load_weights", "save_weights"]
+__all__ = ["Checkpoints", "State", "back_weights", "load_weights", "save_weights"]
 
 State = dict[str, Any]  # nested: tensors, numbers, strings, lists and mappings
 
@@ -39,6 +39,12 @@ def save_weights(
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=None if metadata is None else dict(metadata))
+
+
+def back_weights(cloud: Path, cut: str) -> Path:
+    """The file of the back's weights for edges with this cut, in the cloud's folder of a run."""
+    own = cloud / "backs" / f"{cut}.safetensors"  # where edges have different cuts
+    return own if own.exists() else cloud / "back.safetensors"
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

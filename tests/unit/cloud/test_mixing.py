@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import shutil
 import threading
 from collections import Counter
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from many_edges import SIZE, SimulatedEdge, edges_of, fleet_config, lines_of, run_fleet
+from many_edges import SHAPE, SIZE, SimulatedEdge, edges_of, fleet_config, lines_of, run_fleet
 
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
@@ -19,6 +21,9 @@ from smartedge.cloud.completion import ask_to_close
 from smartedge.cloud.learning import Learning
 from smartedge.cloud.runner import CloudRunner
 from smartedge.errors import FrameError, LinkError, LogError, RunError
+from smartedge.models.entrances import Entrances
+from smartedge.models.network import divide
+from smartedge.runs.checkpoint import back_weights, load_weights
 from smartedge.runs.progress import Quiet, Update
 from smartedge.runs.record import read_metrics
 from smartedge.types import Frame
@@ -309,7 +314,7 @@ class Marked(Learning):
     def make_trainer(self, edge, header) -> None:
         super().make_trainer(edge, header)
         assert self.trainer is not None
-        self.trainer.back.register_forward_pre_hook(
+        self.trainer.back.layers[0].register_forward_pre_hook(
             lambda _, inputs: (torch.where((inputs[0] == self.MARK).any(), torch.nan, inputs[0]),)
         )
 
@@ -432,3 +437,99 @@ def test_an_edge_that_is_held_back_hears_that_the_cloud_stops(tmp_path: Path) ->
     running.join(timeout=30)
     assert heard == ["the cloud was stopped; it may come back"]
     runner.close()
+
+
+@pytest.mark.parametrize("schedule", ["joint", "freeze-and-log"])
+def test_edges_with_different_cuts_train_one_back(tmp_path: Path, schedule: str) -> None:
+    """The early edge's images pass layer4 and the head, those of the late edges the head alone."""
+    cuts = {"edge0": ("layer3", (256, 2, 2)), "edge1": ("layer4", SHAPE), "edge2": ("layer4", SHAPE)}
+    fleet = {"expect": 3, "cuts": ["layer3", "layer4"]}
+    own = {name: fleet_config(model={"cut": cut}, fleet=fleet, schedule=schedule) for name, (cut, _) in cuts.items()}
+    edges = [SimulatedEdge(name, own[name], seed=seed, shape=cuts[name][1]) for seed, name in enumerate(cuts)]
+    runner = run_fleet(own["edge1"], tmp_path / "first", edges)
+    trainer = runner.trainer
+    assert trainer is not None and trainer.finished and isinstance(trainer.back, Entrances)
+    found = FleetFigures.read(tmp_path / "first" / "fleet.json")
+    assert {name: each.cut for name, each in found.edges.items()} == {name: cut for name, (cut, _) in cuts.items()}
+    assert all(each.test is not None for each in found.edges.values())
+    if schedule == "joint":
+        assert same(runner, repeated(own["edge0"], tmp_path / "first", tmp_path / "again"))
+    for name, (cut, shape) in cuts.items():
+        back = divide(own[name].division(2)).back.eval()
+        back.load_state_dict(load_weights(back_weights(tmp_path / "first", cut)), strict=True)
+        assert back(torch.zeros(2, *shape)).shape == (2, 2)
+    first = divide(own["edge0"].division(2)).back.state_dict()
+    learned = load_weights(back_weights(tmp_path / "first", "layer3"))
+    assert not torch.equal(learned["layer4.0.conv1.weight"], first["layer4.0.conv1.weight"])
+
+
+def test_an_edge_may_have_a_codec_and_a_batch_size_of_its_own(tmp_path: Path) -> None:
+    """Equally many images: the edge with half the batch size gives twice as many frames, at the same pace."""
+    config = fleet_config(fleet={"expect": 2, "mix": 6})
+    small = fleet_config(train={"batch_size": SIZE // 2}, codec={"name": "float16"})
+    edges = [SimulatedEdge("usual", config, steps=4), SimulatedEdge("small", small, steps=8, seed=1)]
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    for edge in edges:
+        edge.send(runner)
+    assert runner.run(threading.Event())
+    runner.close()
+    assert runner.trainer is not None and runner.trainer.progress.step == 2 * 12
+    for line in lines_of(tmp_path):
+        if line.frames is not None and len(line.frames) == 6:
+            assert Counter(edge for edge, _ in line.frames) == {"usual": 2, "small": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": {"cut": "layer2"}, "fleet": {"cuts": ["layer2", "layer4"]}}, "'layer2' is not one of fleet.cuts"),
+        ({"train": {"batch_size": 2 * SIZE}}, f"batch_size: {2 * SIZE} images are more than the cloud's {SIZE}"),
+        ({"codec": {"name": "float33"}}, "there is no codec 'float33'"),
+        ({"codec": {"name": "image"}}, "'image' encodes images"),
+        ({"train": {"lr": 0.5}}, "train.lr: 0.5 at the edge, 0.01 here"),
+        ({"seed": 4}, "seed: 4 at the edge, 0 here"),
+    ],
+)
+def test_settings_that_cannot_be_an_edges_own_are_refused_before_anything_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes, told: str
+) -> None:
+    config = fleet_config(fleet={"expect": 2, "cuts": ["layer3", "layer4"]})
+    other = SimulatedEdge("other", fleet_config(fleet={"expect": 2}))
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    header = other.streams()[0]
+    said = json.loads(header.agreement)
+    for section, value in changes.items():
+        if section != "fleet":
+            said[section] = {**said[section], **value} if isinstance(value, dict) else value
+    with pytest.raises(RunError, match=re.escape(told)):
+        MemoryLink(runner.ingest, "other").open(dataclasses.replace(header, agreement=json.dumps(said)))
+    assert runner.learning.trainer is None and not (tmp_path / "store").exists()
+    said = json.loads(header.agreement)
+    early = dataclasses.replace(header, agreement=json.dumps({**said, "model": {**said["model"], "cut": "layer3"}}))
+    with pytest.raises(FrameError, match=r"tensors of shape \(512, 1, 1\), but this cut gives \(256, 2, 2\)"):
+        MemoryLink(runner.ingest, "other").open(early)
+    MemoryLink(runner.ingest, "other").open(header)
+    runner.close()
+
+
+@pytest.mark.parametrize("schedule", ["joint", "freeze-and-log"])
+def test_the_back_does_not_answer_by_the_edge(tmp_path: Path, schedule: str) -> None:
+    """Two edges with skewed labels, and features that show which edge sent them and a little of the class."""
+
+    class Marked(SimulatedEdge):
+        def features(self, labels, rng):
+            made = 0.1 * rng.normal(size=(self.size, *self.shape)).astype(np.float32)
+            made[:, :8] = 10 * made[:, :8] + 0.35 * (2.0 * labels - 1)[:, None, None, None]
+            made[:, 8:12] += 3.0 if self.mostly else -3.0
+            return made
+
+    found = {}
+    for adjusted in (True, False):
+        config = fleet_config(
+            fleet={"expect": 2, "logit_adjustment": adjusted}, epochs=4, schedule=schedule, train={"lr": 0.003}
+        )
+        edges = [Marked(f"edge{mostly}", config, steps=24, seed=mostly, mostly=mostly, tests=50) for mostly in (0, 1)]
+        runner = run_fleet(config, tmp_path / str(adjusted), edges)
+        assert runner.trainer is not None and runner.trainer.test is not None
+        found[adjusted] = runner.trainer.test.accuracy
+    assert found[True] > found[False] + 0.1, found

@@ -31,6 +31,7 @@ from smartedge.models.blueprint import of_a_run, weights_named
 from smartedge.models.exits import probabilities
 from smartedge.models.layout import Layout
 from smartedge.models.network import divide, to_input
+from smartedge.runs.checkpoint import back_weights
 from smartedge.runs.progress import Monitor
 from smartedge.runs.seeds import derive_seed
 from smartedge.training import dataset_of
@@ -100,7 +101,7 @@ def gather(
     evidence = assemble(
         name, config, opened, parts, crossed, folder=run_dir / "audit" / "features", clock=clock, monitor=monitor
     )
-    back_file = run_dir / "cloud" / "back.safetensors"
+    back_file = back_weights(run_dir / "cloud", config.model.cut)
     return replace(evidence, back_file=back_file) if back_file.exists() else evidence
 
 

@@ -1,0 +1,57 @@
+"""Batches of decoded images: joined, divided, and marked with the edge that sent them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from smartedge.types import FeatureBatch, Features, StreamHeader
+
+__all__ = ["cut_of", "features_of", "join", "sent_by", "take"]
+
+
+def join(batches: Sequence[FeatureBatch]) -> FeatureBatch:
+    """All images of several batches as one."""
+    edges = [batch.edge_B for batch in batches if batch.edge_B is not None]
+    cuts = [batch.cut_B for batch in batches if batch.cut_B is not None]
+    return FeatureBatch(
+        np.concatenate([batch.ids for batch in batches]),
+        np.concatenate([batch.features_BF for batch in batches]),
+        np.concatenate([batch.labels for batch in batches]),
+        np.concatenate(edges) if edges else None,
+        np.concatenate(cuts) if cuts else None,
+    )
+
+
+def take(batch: FeatureBatch, index: np.ndarray | slice) -> FeatureBatch:
+    """The images at some positions of a batch."""
+    return FeatureBatch(
+        batch.ids[index],
+        batch.features_BF[index],
+        batch.labels[index],
+        None if batch.edge_B is None else batch.edge_B[index],
+        None if batch.cut_B is None else batch.cut_B[index],
+    )
+
+
+def sent_by(edge: str, header: StreamHeader, batch: FeatureBatch, *, several_cuts: bool) -> FeatureBatch:
+    """A decoded frame with the names of the edge that sent it, and of the cut at which it enters the back."""
+    count, features_BF = len(batch.ids), batch.features_BF
+    if several_cuts:  # frames of different shapes are joined
+        features_BF = np.empty(count, object)
+        for row, features_F in enumerate(batch.features_BF):
+            features_BF[row] = features_F
+    return FeatureBatch(batch.ids, features_BF, batch.labels, np.full(count, edge), np.full(count, cut_of(header)))
+
+
+def features_of(features_BF: Features, rows: np.ndarray) -> Features:
+    """The features of some images that enter at the same cut, (B, *F)."""
+    return np.stack(features_BF[rows].tolist()) if features_BF.dtype == object else features_BF[rows]
+
+
+def cut_of(header: StreamHeader) -> str:
+    """The cut of the edge that sends a stream. The stream was accepted, so its settings are in order."""
+    cut: str = json.loads(header.agreement)["model"]["cut"]
+    return cut
