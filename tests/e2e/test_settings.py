@@ -43,7 +43,6 @@ from smartedge.models.weights import IMAGENET
 from smartedge.models.zoo import build
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import cloud_of, link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
-from smartedge.training import link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
 from smartedge.types import FeatureBatch
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import serialise
@@ -219,6 +218,7 @@ ELSEWHERE = {
     "spool.when_full": "test_the_spool_gets_its_settings",
     "model.weights": "test_pretrained_weights",
     "train.lr_pretrained": "test_pretrained_parameters_have_a_learning_rate_of_their_own",
+    "model.start": "test_a_front_that_was_trained_before_is_the_start",
     "model.front": "test_a_front_that_was_trained_before_is_sent_and_not_trained",
     "link.connect_timeout": "test_the_link_gets_its_settings",
     "link.token_file": "test_the_link_gets_its_settings",
@@ -671,6 +671,27 @@ def test_the_cloud_starts_so_many_workers(tiny_config, monkeypatch):
         runner.close()
     (command,) = commands
     assert command[command.index("--nproc-per-node") + 1] == "2"
+
+
+def test_a_front_that_was_trained_before_is_the_start(tiny_config):
+    """With a learning rate of nearly zero the trained front stays as it began; the exit begins beside it."""
+    first = tiny_config("first")
+    train(first, single_process=True, monitor=Quiet())
+    start = first.run_dir / "edge" / "front.safetensors"
+    second = tiny_config("second", model={"start": str(start)}, train={"lr": 1e-12})
+    train(second, single_process=True, monitor=Quiet())
+    for name in ("front", "exit"):
+        before, after = (load_file(each.run_dir / "edge" / f"{name}.safetensors") for each in (first, second))
+        weights = [key for key in before if key.endswith("weight")]
+        assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in weights), name
+    assert second.agreement() != first.agreement()
+    with pytest.raises(ConfigError, match=r"model\.start: only for"):
+        tiny_config("wrong", model={"start": str(start), "front": str(start)}, schedule="freeze-and-log")
+    with pytest.raises(ConfigError, match=r"model\.start: only for"):
+        tiny_config("split", model={"start": str(start)}, method="split")
+    missing = tiny_config("missing", model={"start": str(start.with_name("none"))})
+    with pytest.raises(ConfigError, match=r"model\.start: .*cannot be read"):
+        missing.agreement()
 
 
 def test_the_cloud_of_a_fleet_gets_its_settings(tmp_path, monkeypatch):

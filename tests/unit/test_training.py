@@ -50,9 +50,9 @@ BEGUN = {
     "model": {"bottleneck": "4x4x4"},
     "dp": {"mechanism": "gaussian", "sigma": 0.4},
 }
-# No result depends on these. Of model.front the file's content counts, which has a test of its own.
+# No result depends on these. Of the fronts the files' content counts, which has a test of its own.
 FREE = ("run_dir", "hardware", "link", "spool", "store", "data.cache_dir", "data.cache_bytes", "model.front")
-FREE += ("cloud.workers", "fleet.expect", "fleet.deadline", "fleet.patience")
+FREE += ("cloud.workers", "fleet.expect", "fleet.deadline", "fleet.patience", "model.start")
 
 
 def begun(folder: Path, settings: dict[str, object] = BEGUN) -> Config:
@@ -91,6 +91,7 @@ OTHER = {
     "dp.granularity": "element",
     "dp.apply_to": "training",
     "codec.name": "uint4",
+    "fleet.cuts": ("layer1", "layer2"),
 }
 
 

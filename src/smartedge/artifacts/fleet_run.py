@@ -56,6 +56,7 @@ class EdgeFigures(Part):
     bytes: int = Field(description="size of its log")
     learned: int = Field(description="frames that the back has learned from or was evaluated on")
     lag: int = Field(description="frames that wait to be used")
+    gaps: int = Field(description="frames that a link without a way back did not bring")
     refused: int = Field(description="streams and frames that were refused, since the cloud was started")
     closed: bool = Field(description="whether it has sent everything")
     quarantined: int | None = Field(description="the frame on which training failed; null: none")
@@ -64,6 +65,10 @@ class EdgeFigures(Part):
     outlier: float | None = Field(
         description="how far its features lie from those of the other edges, in robust standard deviations; null: "
         "there are fewer than three edges"
+    )
+    drift: float | None = Field(
+        description="how far the mean of its features moved since its first frames, divided by how far the median "
+        "edge's moved; null: there are fewer than three edges"
     )
     test: Figures | None = Field(description="of the back on the test images that it sent")
 
@@ -77,4 +82,12 @@ class FleetFigures(Artifact):
 
     schema_version: Literal[1] = 1
     complete: bool = Field(description="whether the run is complete")
+    model: str = Field(description="the network")
+    schedule: str = Field(description="the schedule")
+    epsilon: float | None = Field(description="`dp.epsilon` of the settings: the budget of an image; null: none is set")
+    label_epsilon: float | None = Field(description="`dp.label_epsilon` of the settings; null: labels travel in clear")
+    jain: float | None = Field(
+        description="Jain's index of the shares of their frames that the back has used: 1 where all edges are equally "
+        "far, 1/n where one of n had everything; null: no frame was used"
+    )
     edges: dict[str, EdgeFigures] = Field(description="edge → its figures")

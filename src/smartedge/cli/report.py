@@ -31,6 +31,8 @@ Write report.html of a finished run, or compare several.
 The figure shows test images by desired and sensitive label. Beside each image are its best reconstructions, without and
 with protection, for each run. 'smartedge audit RUN' must make them first. The page shows the results of the audit too.
 
+Of a fleet's cloud, the page shows what it knows of each edge; there the command needs no file of an edge.
+
 Where edge and cloud ran on two machines, first copy the cloud's folder cloud/ into the edge's run directory: the report
 needs both sides. Never copy edge/ to the cloud: it holds the key of the noise and raw images.
 """
@@ -51,9 +53,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, or the figure, and say where it is."""
-    from smartedge.lab.report import write_comparison, write_figure, write_report
+    from smartedge.lab.report import is_fleet, write_comparison, write_figure, write_fleet_report, write_report
     from smartedge.training import collect
 
+    if fleets := [folder for folder in args.run_dirs if is_fleet(folder)]:
+        if len(args.run_dirs) > 1 or args.figure is not None:
+            raise RunError(f"{fleets[0]}: is the cloud of a fleet; its report is made alone, without --figure")
+        print(write_fleet_report(fleets[0], out=args.out))
+        return 0
     for folder in args.run_dirs:
         if not (folder / "results.json").exists():
             collect(folder)

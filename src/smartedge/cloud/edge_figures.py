@@ -18,15 +18,15 @@ from smartedge.runs.checkpoint import load_weights
 __all__ = ["figures_of_edges"]
 
 
-def figures_of_edges(handover: Handover, trainer: BackTrainer, influence: Influence | None) -> FleetFigures:
+def figures_of_edges(handover: Handover, trainer: BackTrainer, influence: Influence) -> FleetFigures:
     """The figures of all edges that have sent a frame.
 
     Args:
         handover: knows the edges.
         trainer: its test predictions are divided by edge, once it has finished.
-        influence: losses and features of the edges; None where frames are sent once.
+        influence: losses and features of the edges.
     """
-    distances = {} if influence is None else influence.distances()
+    distances, drifts = influence.distances(), influence.drifts()
     tests = _test_figures(trainer)
     edges = {}
     for name, intake in sorted(handover.intakes.items()):
@@ -40,15 +40,38 @@ def figures_of_edges(handover: Handover, trainer: BackTrainer, influence: Influe
             bytes=0 if intake.log is None else intake.log.total_bytes,
             learned=learned,
             lag=intake.next_seq - learned,
+            gaps=0 if intake.log is None else sum(end - first for first, end in intake.log.gaps),
             refused=intake.refused,
             closed=intake.sent_all,
             quarantined=handover.quarantined.get(name),
-            capped=influence is not None and name in influence.capped,
-            loss=None if influence is None else influence.loss(name),
+            capped=name in influence.capped,
+            loss=influence.loss(name),
             outlier=distances.get(name),
+            drift=drifts.get(name),
             test=tests.get(name),
         )
-    return FleetFigures(complete=handover.complete and trainer.finished, edges=edges)
+    config = trainer.config
+    return FleetFigures(
+        complete=handover.complete and trainer.finished,
+        model=config.model.name,
+        schedule=config.schedule,
+        epsilon=config.dp.epsilon,
+        label_epsilon=config.dp.label_epsilon,
+        jain=_jain([figures.learned / max(1, _announced(handover, name)) for name, figures in edges.items()]),
+        edges=edges,
+    )
+
+
+def _announced(handover: Handover, edge: str) -> int:
+    """How many frames the edge will have sent in the end, as far as its streams say."""
+    intake = handover.intakes[edge]
+    return max((header.end_seq for header in intake.streams), default=0)
+
+
+def _jain(shares: list[float]) -> float | None:
+    """Jain, Chiu and Hawe 1984: (sum of x)² ÷ (n · sum of x²)."""
+    squares = sum(share**2 for share in shares)
+    return None if squares == 0 else sum(shares) ** 2 / (len(shares) * squares)
 
 
 def _test_figures(trainer: BackTrainer) -> dict[str, Figures]:

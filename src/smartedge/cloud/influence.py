@@ -18,6 +18,7 @@ __all__ = ["Influence"]
 
 _FEWEST = 4  # edges that are needed to say what is usual
 _LATEST = 0.1  # weight of the latest window in the running means
+_FIRST = 10  # frames of an edge with which later ones are compared
 _WINDOWS = 20  # windows of an edge before it is judged
 _FAR = 5.0  # robust standard deviations
 _LEAST_SHARE, _LEAST = 0.05, 0.05  # of the median, and in nats: the spread counts as no less
@@ -37,12 +38,17 @@ class Influence:
         self._losses: dict[str, float] = {}
         self._windows: dict[str, int] = {}
         self._means: dict[str, NDArray[np.float64]] = {}
+        self._first: dict[str, NDArray[np.float64]] = {}  # mean over the first frames
+        self._frames: dict[str, int] = {}  # seen
 
     def see(self, edge: str, features_BF: Features) -> None:
         """Take the features of a frame into the edge's mean."""
         mean_D = features_BF.reshape(len(features_BF), -1).mean(axis=0, dtype=np.float64)
         known_D = self._means.get(edge)
         self._means[edge] = mean_D if known_D is None else known_D + _LATEST * (mean_D - known_D)
+        seen = self._frames[edge] = self._frames.get(edge, 0) + 1
+        if seen <= _FIRST:
+            self._first[edge] = mean_D if seen == 1 else self._first[edge] + (mean_D - self._first[edge]) / seen
 
     def note(self, edge_B: NDArray[np.str_], loss_B: NDArray[np.float64]) -> None:
         """Take the training loss of each image of a step into the mean of the edge that sent it."""
@@ -79,12 +85,27 @@ class Influence:
         Edges with equally many numbers are compared: those with one cut. Three at least are needed.
         """
         found: dict[str, float] = {}
-        for size in sorted({mean_D.size for mean_D in self._means.values()}):
-            edges = sorted(edge for edge, mean_D in self._means.items() if mean_D.size == size)
-            if len(edges) < 3:
-                continue
+        for edges in self._alike():
             means_ED = np.stack([self._means[edge] for edge in edges])
             away_E = np.linalg.norm(means_ED - np.median(means_ED, axis=0), axis=1)
             usual = _MAD * float(np.median(away_E))
             found |= {edge: float(away) / max(usual, 1e-12) for edge, away in zip(edges, away_E, strict=True)}
         return found
+
+    def drifts(self) -> dict[str, float]:
+        """Edge → how far its features' mean moved since its first frames, divided by how far the median edge's moved.
+
+        Edges are compared as in :meth:`distances`.
+        """
+        found: dict[str, float] = {}
+        for edges in self._alike():
+            moved = {edge: float(np.linalg.norm(self._means[edge] - self._first[edge])) for edge in edges}
+            usual = float(np.median(list(moved.values())))
+            found |= {edge: each / max(usual, 1e-12) for edge, each in moved.items()}
+        return found
+
+    def _alike(self) -> list[list[str]]:
+        """The edges whose features have equally many numbers; three at least."""
+        sizes = sorted({mean_D.size for mean_D in self._means.values()})
+        groups = [[edge for edge in sorted(self._means) if self._means[edge].size == size] for size in sizes]
+        return [group for group in groups if len(group) >= 3]

@@ -16,9 +16,10 @@ from pydantic import BaseModel
 from smartedge.artifacts.fleet_run import OrderLine, Snapshot
 from smartedge.artifacts.summary import CloudSummary, Session
 from smartedge.cloud.back import build_back, save_back
-from smartedge.cloud.batches import sent_by
+from smartedge.cloud.batches import features_of, sent_by
 from smartedge.cloud.edge_figures import figures_of_edges
 from smartedge.cloud.group import ALONE, Group
+from smartedge.cloud.influence import Influence
 from smartedge.cloud.ingest import Decoded, Handover, Key
 from smartedge.cloud.journal import Journal, JournalCopy
 from smartedge.cloud.mixing import Mixing, WindowError
@@ -89,6 +90,7 @@ class Learning:
         self.group = group
         self._handover = handover
         self._method, self._once = get_method(config.method), get_schedule(config.schedule).once
+        self.influence = Influence(None if self._once else config.fleet.max_influence)
         self.mixing = self._mix() if config.several_edges and not self._once else None
         self._busy = False  # the training thread is learning
         self._needed = 0  # the first frame that a run resumed from the checkpoint before the newest one would need
@@ -99,7 +101,7 @@ class Learning:
         file = self.folder / "order.jsonl"
         journal = Journal(file) if self.group.leads else None
         text = self.group.agree(lambda: "" if journal is None else journal.text())
-        return Mixing(self.config, self._handover, journal or JournalCopy(file, text))
+        return Mixing(self.config, self._handover, journal or JournalCopy(file, text), self.influence)
 
     @property
     def logs(self) -> dict[str, FeatureReader]:
@@ -176,8 +178,7 @@ class Learning:
             if trainer is not None:
                 save_back(self.folder, self.config, trainer.back)
                 if self.config.several_edges:
-                    influence = None if self.mixing is None else self.mixing.influence
-                    figures_of_edges(self._handover, trainer, influence).write(self.folder / "fleet.json")
+                    figures_of_edges(self._handover, trainer, self.influence).write(self.folder / "fleet.json")
             summary.write(self.folder / "summary.json")
         if trainer is not None:
             trainer.close()
@@ -236,6 +237,7 @@ class Learning:
 
     def _learn_window(self, mixing: Mixing, trainer: BackTrainer, line: OrderLine) -> None:
         """Do what the journal says next. Where training fails, go back, and on without the edge whose frame it was."""
+        before = mixing.checkpointed
         try:
             mixing.take(line, self.read)
         except WindowError as error:
@@ -248,15 +250,26 @@ class Learning:
                 text = f"training failed on frame {seq} of edge {edge} ({error}): it is in quarantine, the others go on"
                 self.monitor.update(Update("cloud", "quarantine", text=text))
 
+        if mixing.checkpointed is not before and self.group.leads and self.config.store.keep == "unconsumed":
+            for edge, seq in before.items():  # a run may have to go back one checkpoint
+                self._handover.intakes[edge].open_log().forget_before(seq)
+
     def _learn_from_logs(self, trainer: BackTrainer, snapshot: Snapshot, stop: threading.Event | None) -> None:
         """Train all epochs on what the logs hold."""
         train, file = self.config.train, self.folder / "snapshot.json"
         if self.group.leads and self.config.several_edges and not file.exists():
             snapshot.write(file)
         logs = {edge: log for edge, log in self.logs.items() if edge in snapshot.frames}
-        frames = Shuffled(logs, self.read, batch_size=train.batch_size, seed=self.config.seed, frames=snapshot.frames)
-        trainer.train_from(frames, stop=stop)
+        frames = Shuffled(logs, self._seen, batch_size=train.batch_size, seed=self.config.seed, frames=snapshot.frames)
+        trainer.train_from(frames, influence=self.influence, stop=stop)
         trainer.test_images = frames.images("test")
+
+    def _seen(self, key: Key) -> FeatureBatch:
+        """A decoded frame, whose features count for its edge's figures."""
+        batch = self.read(key)
+        if self.config.several_edges:
+            self.influence.see(key[0], features_of(batch.features_BF, np.arange(len(batch.ids))))
+        return batch
 
     def _learn_frame(self, trainer: BackTrainer, key: Key) -> None:
         """Learn from the next frame of the one edge's sequence, and answer it where the edge waits."""

@@ -50,16 +50,20 @@ class Mixing:
         config: the run's settings.
         handover: shared with the link's threads.
         journal: of the order.
+        influence: the figures of the edges; says who is capped.
     """
 
-    def __init__(self, config: Config, handover: Handover, journal: Journal | JournalCopy) -> None:
+    def __init__(
+        self, config: Config, handover: Handover, journal: Journal | JournalCopy, influence: Influence
+    ) -> None:
         self._config = config
         self._handover = handover
         self._journal = journal
         self._share = FairShare()
-        self.influence = Influence(config.fleet.max_influence)
+        self.influence = influence
         self._announced: dict[str, StreamHeader] = {}  # edge that joined -> its first stream's header
         self._cursors: dict[str, int] = {}  # edge -> its next frame
+        self.checkpointed: dict[str, int] = {}  # edge -> its next frame, when the newest checkpoint was written
         self._silent: dict[str, float] = {}  # edge -> since when it has nothing to give
         self._begun: float | None = None  # since when any edge has something to give
         self._last_epoch = max(epoch for epoch, _ in get_schedule(config.schedule).streams(config))
@@ -254,7 +258,10 @@ class Mixing:
     def _learn(self, trainer: BackTrainer, line: OrderLine, read: Callable[[Key], FeatureBatch]) -> None:
         """Mix the images of a window, and learn from them in as many steps as it has frames."""
         assert line.frames is not None
+        epoch = trainer.progress.epoch
         trainer.end_epochs(self._steps_per_epoch())  # now, when the validation images of that epoch have been evaluated
+        if trainer.progress.epoch != epoch:
+            self.checkpointed = dict(self._cursors)
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "mix", trainer.next_seq))
         batches = []
         frames = [key for key in line.frames if self._is_used(key)]

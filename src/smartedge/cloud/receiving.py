@@ -9,6 +9,7 @@ from typing import Protocol
 
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.summary import has_finished
+from smartedge.cloud.back import build_back
 from smartedge.cloud.completion import Completion, mark_complete
 from smartedge.cloud.farewell import Farewell
 from smartedge.cloud.ingest import Handover, Ingest
@@ -16,7 +17,6 @@ from smartedge.cloud.store import has_begun
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.files import private_folder
-from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Monitor
 
@@ -53,7 +53,7 @@ class Receiving:
     ) -> None:
         if not resume and has_begun(folder):
             raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
-        _, feature_shape = get_method(config.method).cloud(config, 2)
+        _, shapes = build_back(config, 2)
         private_folder(folder)
         self._config = config
         self._folder = folder
@@ -62,7 +62,7 @@ class Receiving:
         self._once = get_schedule(config.schedule).once
         self._handover = Handover(kept_bytes=0)
         self.ingest = Ingest(
-            config, folder, feature_shape, self._handover, monitor, begin=lambda edge, header: None, learn=None
+            config, folder, shapes, self._handover, monitor, begin=lambda edge, header: None, learn=None
         )
         self._completion = Completion(config, folder, self._handover)
         self._farewell = Farewell(self.ingest, monitor)

@@ -19,6 +19,7 @@ from smartedge.artifacts.results import Figures
 from smartedge.augment import augment
 from smartedge.cloud.batches import features_of
 from smartedge.cloud.group import ALONE, Group
+from smartedge.cloud.influence import Influence
 from smartedge.cloud.label_shares import LabelShares
 from smartedge.cloud.order import Shuffled
 from smartedge.cloud.shared_step import ShardedBatch, divided, shared_step
@@ -239,8 +240,16 @@ class BackTrainer:
 
     # -- frames that were sent once
 
-    def train_from(self, frames: Shuffled, *, stop: threading.Event | None = None) -> None:
-        """Train all epochs on a complete log; returns after the current step where ``stop`` is set."""
+    def train_from(
+        self, frames: Shuffled, *, influence: Influence | None = None, stop: threading.Event | None = None
+    ) -> None:
+        """Train all epochs on a complete log; returns after the current step where ``stop`` is set.
+
+        Args:
+            frames: the log.
+            influence: gets the loss of each image, of several edges; not where the back is trained in shards.
+            stop: ends the training.
+        """
         progress = self.progress
         progress.steps_per_epoch = frames.steps
         progress.step = progress.epoch * frames.steps
@@ -270,8 +279,15 @@ class BackTrainer:
         batches: Callable[[int], Generator[FeatureBatch | ShardedBatch, None, None]] = frames.epoch
         if shards > 1:
             batches = partial(frames.sharded_epoch, shards=shards, own=self.group.own(shards))
+
+        def learn(batch: FeatureBatch | ShardedBatch, progress: Progress) -> CloudStep:
+            result = self._learn(batch, progress)
+            if influence is not None and isinstance(batch, FeatureBatch) and batch.edge_B is not None:
+                influence.note(batch.edge_B, image_losses(result.logits_BK.cpu(), torch.from_numpy(batch.labels)))
+            return result
+
         fit(
-            self._learn,
+            learn,
             batches,
             progress,
             rates=self._rates,

@@ -164,7 +164,12 @@ class ModelConfig(Section):
     front: Path | None = Field(
         None,
         description="a front that was trained before and is not trained again: the file edge/front.safetensors of a "
-        "run; edge and cloud need the same file",
+        "run; edge and cloud need the same file. '{cut}' in it stands for model.cut, where edges have different ones",
+    )
+    start: Path | None = Field(
+        None,
+        description="a front that was trained before, with which training begins: a file as for front; fronts that "
+        "edges train for themselves then stay closer together; edge and cloud need the same file",
     )
     exit: ExitConfig = Field(default_factory=lambda: ExitConfig())
 

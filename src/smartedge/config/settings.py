@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, JsonValue, model_validator
@@ -42,7 +42,7 @@ __all__ = ["AUTO", "Config", "differences"]
 
 AUTO = Path("auto")  # as run_dir: a new folder
 _AGREED = {"method", "schedule", "epochs", "seed", "model", "train", "dp"}
-_FILES = {"model": {"front", "weights"}}  # their places differ between machines; their content must not
+_FILES = {"model": {"front", "start", "weights"}}  # their places differ between machines; their content must not
 _MOST_LABELS = 6  # that adversary.mixture compares: 64 combinations; with more, too few images are alike
 _RENAMED_METHODS = {"cloud": "upload", "edge": "local"}
 
@@ -327,7 +327,9 @@ class Config(Section):
 
     def cloud_identity(self) -> dict[str, JsonValue]:
         """The settings that the cloud's results depend on: those of :meth:`agreement`, and how it trains."""
-        own = self.model_dump(mode="json", include={"fleet": {"mix", "max_influence"}, "cloud": {"shards"}})
+        own = self.model_dump(
+            mode="json", include={"fleet": {"mix", "max_influence", "cuts", "logit_adjustment"}, "cloud": {"shards"}}
+        )
         return {**self.agreement(), **own}
 
     def identity(self) -> dict[str, JsonValue]:
@@ -345,6 +347,11 @@ class Config(Section):
         whole = self.model_dump(mode="json", exclude={**places, **waiting, **_FILES})
         return {**whole, "codec": {"name": self.codec_name}} | self._files()
 
+    def file_of_front(self, name: Literal["front", "start"]) -> Path | None:
+        """The file ``model.front`` or ``model.start``, with ``model.cut`` for ``{cut}``; None: none is given."""
+        path = self.model.front if name == "front" else self.model.start
+        return None if path is None else Path(str(path).replace("{cut}", self.model.cut))
+
     def _files(self) -> dict[str, JsonValue]:
         """SHA-256 of the files that the network is made from, and where its pretrained weights come from.
 
@@ -355,9 +362,11 @@ class Config(Section):
         found: dict[str, JsonValue] = {} if weights == "none" else {"weights": weights}
         if weights not in ("none", "timm"):
             found["weights"] = _digest("model.weights", Path(weights), "copy the file to this machine")
-        if self.model.front is not None:
-            remedy = "copy edge/front.safetensors of the run that trained it to this machine"
-            found["front"] = _digest("model.front", self.model.front, remedy)
+        names: tuple[Literal["front", "start"], ...] = ("front", "start")
+        for name in names:
+            if (path := self.file_of_front(name)) is not None:
+                remedy = "copy edge/front.safetensors of the run that trained it to this machine"
+                found[name] = _digest(f"model.{name}", path, remedy)
         return found
 
     def to_yaml(self) -> str:

@@ -59,8 +59,9 @@ class ExitLearner(NetworkLearner):
 
     def __init__(self, config: Config, task: Task, device: torch.device, dataset: DataSet | None = None) -> None:
         divided = divide(config.division(task.outputs))
-        if config.model.front is not None:
-            load_front(divided, config.model.front)
+        for given in (config.file_of_front("start"), config.file_of_front("front")):
+            if given is not None:
+                load_front(divided, given)
         self.feature_shape = divided.feature_shape
         super().__init__(config, task, device, {"front": divided.front, "exit": divided.task_exit})
         self.mechanism = mechanism_of(config, self.feature_shape)
@@ -188,7 +189,7 @@ def load_front(divided: Divided, path: Path) -> None:
             part.load_state_dict(load_weights(file), strict=True)
         except (RunError, RuntimeError) as error:
             raise ConfigError(
-                f"model.front: {file} does not fit the network, cut and bottleneck of these settings "
+                f"model.front, model.start: {file} does not fit the network, cut and bottleneck of these settings "
                 f"({str(error).splitlines()[0]}); use the settings of the run that trained it"
             ) from error
 

@@ -112,6 +112,8 @@ class Schedule:
         problems = []
         if refusal := self.refuses(get_method(config.method)):
             problems.append(f"schedule: {refusal}; use 'joint'")
+        if config.model.start is not None and (config.model.front or not get_method(config.method).has_exit):
+            problems.append("model.start: only for method 'hierarchical', and without model.front; remove it")
         if config.model.front is not None:
             problems += self._problems_of_a_given_front(config)
         elif config.train.front_epochs is not None and not self.trains_front_first(config):

@@ -20,6 +20,7 @@ from smartedge.artifacts.metrics import EpochFigures
 from smartedge.cloud.completion import ask_to_close
 from smartedge.cloud.learning import Learning
 from smartedge.cloud.runner import CloudRunner
+from smartedge.cloud.store import FeatureLog
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.models.entrances import Entrances
 from smartedge.models.network import divide
@@ -80,6 +81,7 @@ def test_the_figures_of_each_edge_are_written(tmp_path: Path) -> None:
     assert (figures.frames, figures.images, figures.lag, figures.closed) == (13, 13 * SIZE, 0, True)
     assert figures.bytes > 13 * SIZE * 512 * 4 and figures.refused == 0 and not figures.capped
     assert figures.test is not None and figures.loss is not None and figures.outlier is not None
+    assert figures.drift is not None and figures.gaps == 0 and found.jain == pytest.approx(1.0)
     whole = next(row for row in read_metrics(tmp_path / "metrics.jsonl") if row.split == "test")
     each = [edge.test.accuracy for edge in found.edges.values() if edge.test is not None]
     assert np.mean(each) == pytest.approx(whole.accuracy)
@@ -255,7 +257,9 @@ def test_frames_sent_once_give_the_same_weights_in_whatever_order_edges_came(tmp
         runners.append(runner)
     assert same(*runners)
     found = FleetFigures.read(tmp_path / "up" / "fleet.json")
-    assert all(figures.test is not None and figures.lag == 0 for figures in found.edges.values())
+    for figures in found.edges.values():
+        assert figures.test is not None and figures.lag == 0
+        assert figures.loss is not None and figures.outlier is not None and figures.drift is not None
 
 
 def test_a_resumed_run_uses_the_frames_of_its_snapshot(tmp_path: Path) -> None:
@@ -533,3 +537,83 @@ def test_the_back_does_not_answer_by_the_edge(tmp_path: Path, schedule: str) -> 
         assert runner.trainer is not None and runner.trainer.test is not None
         found[adjusted] = runner.trainer.test.accuracy
     assert found[True] > found[False] + 0.1, found
+
+
+def test_unconsumed_frames_are_dropped_while_several_edges_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When an epoch begins, what came before the epoch before it is no longer needed."""
+    dropped: list[tuple[str, int]] = []
+    forget = FeatureLog.forget_before
+
+    def watch(log: FeatureLog, seq: int) -> None:
+        dropped.append((log.edge, seq))
+        forget(log, seq)
+
+    monkeypatch.setattr(FeatureLog, "forget_before", watch)
+    found = {}
+    for keep in ("all", "unconsumed"):
+        config = fleet_config(fleet={"expect": 2, "patience": 0.05}, epochs=6, store={"keep": keep})
+        runner = CloudRunner(config, tmp_path / keep, Quiet(), resume=False, inline=False)
+        for edge in edges_of(config, 2):
+            edge.send(runner)
+        assert runner.run(threading.Event())
+        runner.close()
+        found[keep] = list(dropped)
+    assert found["all"] == []
+    assert found["unconsumed"][-2:] == [("edge0", 25), ("edge1", 25)], "everything, when the run has ended"
+    assert [seq for edge, seq in found["unconsumed"][:-2] if edge == "edge0"] == [4, 8, 12, 16]
+
+
+class StopInFourthEpoch(threading.Event):
+    """Set when two of the six steps of the fourth epoch are done."""
+
+    def __init__(self, runner: CloudRunner) -> None:
+        super().__init__()
+        self.runner = runner
+
+    def is_set(self) -> bool:
+        trainer = self.runner.trainer
+        return trainer is not None and trainer.progress.epoch == 3 and trainer.progress.step >= 20
+
+
+def test_a_run_that_dropped_frames_can_be_resumed(tmp_path: Path) -> None:
+    """Killed in the fourth epoch: what the checkpoint needs is there, and the run ends as one that was not killed."""
+    ended = []
+    for killed in (False, True):
+        config = fleet_config(fleet={"expect": 2, "mix": 2, "patience": 0.05}, epochs=6, store={"keep": "unconsumed"})
+        folder = tmp_path / str(killed)
+        runner = CloudRunner(config, folder, Quiet(), resume=False, inline=False)
+        for edge in edges_of(config, 2):
+            edge.send(runner)
+        if killed:
+            assert not runner.run(StopInFourthEpoch(runner))
+            runner.ingest.close()
+            runner = CloudRunner(config, folder, Quiet(), resume=True, inline=False)
+        assert runner.run(threading.Event())
+        runner.close()
+        ended.append(runner)
+    assert same(*ended)
+
+
+def test_published_fronts_differ_by_cut(tmp_path: Path) -> None:
+    """An edge is refused unless it holds the front that the cloud has for its cut."""
+    for cut in ("layer3", "layer4"):
+        (tmp_path / cut).mkdir()
+        (tmp_path / cut / "front.safetensors").write_text(f"front of {cut}")
+    front = {"front": str(tmp_path / "{cut}" / "front.safetensors")}
+    own = {
+        cut: fleet_config(
+            model={"cut": cut, **front}, schedule="freeze-and-log", fleet={"expect": 2, "cuts": ["layer3", "layer4"]}
+        )
+        for cut in ("layer3", "layer4")
+    }
+    runner = CloudRunner(own["layer3"], tmp_path / "cloud", Quiet(), resume=False, inline=False)
+    late = SimulatedEdge("late", own["layer4"])
+    MemoryLink(runner.ingest, "late").open(late.streams()[0])
+    (tmp_path / "layer4" / "front.safetensors").write_text("another front")
+    other = SimulatedEdge("other", own["layer4"]).streams()[0]
+    (tmp_path / "layer4" / "front.safetensors").write_text("front of layer4")
+    with pytest.raises(RunError, match="front: "):
+        MemoryLink(runner.ingest, "other").open(other)
+    runner.close()

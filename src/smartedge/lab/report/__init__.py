@@ -6,6 +6,7 @@
 try:
     from smartedge.lab.report.comparison import write_comparison
     from smartedge.lab.report.features_page import write_features_page
+    from smartedge.lab.report.fleet_page import is_fleet, write_fleet_report
     from smartedge.lab.report.frontier import write_sweep
     from smartedge.lab.report.gallery import write_figure
     from smartedge.lab.report.picture import write_picture
@@ -16,4 +17,13 @@ except ImportError as error:
         "install the extra that brings them: pip install 'smartedge[cloud]'"
     ) from error
 
-__all__ = ["write_comparison", "write_features_page", "write_figure", "write_picture", "write_report", "write_sweep"]
+__all__ = [
+    "is_fleet",
+    "write_comparison",
+    "write_features_page",
+    "write_figure",
+    "write_fleet_report",
+    "write_picture",
+    "write_report",
+    "write_sweep",
+]
