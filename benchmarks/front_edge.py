@@ -2,6 +2,7 @@
 
     python benchmarks/front_edge.py export               # four networks: is ONNX equal to torch?
     python benchmarks/front_edge.py device --work DIR    # a fresh virtual environment with smartedge[front]
+    python benchmarks/front_edge.py memory --work DIR    # what takes its memory; after 'device'
 
 ``export`` publishes fronts with the weights that they were built with. ``device`` trains a small run (ResNet-18 at
 layer1, 64×64, bottleneck 8×4×4, Gaussian noise), publishes its front, and lets two edges answer the same 64 images, one
@@ -51,6 +52,32 @@ status = open("/proc/self/status").read()
 memory = {key: int(re.search(key + r":\\s+(\\d+)", status)[1]) * 1024 for key in ("VmHWM", "VmRSS")}
 loaded = [name for name in ("torch", "pyarrow", "scipy") if name in sys.modules]
 print(json.dumps({"code": code, "cpu_seconds": time.process_time(), "loaded": loaded, **memory}), file=sys.stderr)
+"""
+PARTS = """
+import json, re
+from pathlib import Path
+
+sizes, last = {}, 0.0
+
+def took(part):
+    global last
+    now = int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+    sizes[part], last = round(now - last, 1), now
+
+took("Python")
+import numpy; took("numpy")
+import pydantic, smartedge.config; took("pydantic and the settings")
+import onnxruntime; took("ONNX Runtime")
+import grpc; took("gRPC")
+from cryptography.hazmat.primitives.asymmetric import ed25519; took("cryptography")
+import smartedge.training, smartedge.wire.grpc_link, smartedge.edge.protection, smartedge.cli.infer
+from smartedge.fronts.bundle import open_front
+from smartedge.fronts.runtime import OnnxFront
+from smartedge.inference.answering import Answerer
+published = open_front(Path("front"), trust=None); took("the rest of smartedge, and Pillow")
+front = OnnxFront(published); took("front and exit, ready to run")
+front.features(numpy.zeros((1, 3, 64, 64), numpy.uint8)); took("one image")
+print(json.dumps(sizes))
 """
 
 
@@ -183,17 +210,25 @@ def answering(python: Path, work: Path, arguments: list[str]) -> dict[str, objec
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["export", "device"])
-    parser.add_argument("--work", type=Path, help="folder of 'device'")
+    parser.add_argument("what", choices=["export", "device", "memory"])
+    parser.add_argument("--work", type=Path, help="folder of 'device' and 'memory'")
     args = parser.parse_args()
     torch.set_num_threads(1)
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if args.what == "export":
         known["export"] = export()
         show_table("Difference between ONNX Runtime and torch", known["export"], RESULTS.with_suffix(".csv"))
-    else:
+    elif args.what == "device":
         known["device"] = device(args.work)
         print(json.dumps(known["device"], indent=1))
+    else:
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
+            "OMP_NUM_THREADS": "1"
+        }
+        call = [str(args.work / "venv" / "bin" / "python"), "-c", PARTS]
+        found = subprocess.run(call, cwd=args.work, env=environment, capture_output=True, text=True, check=True)
+        known["memory_mib"] = json.loads(found.stdout)
+        print(json.dumps(known["memory_mib"], indent=1))
     known["provenance"] = provenance()
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")
 
