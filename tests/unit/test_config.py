@@ -95,6 +95,13 @@ def test_a_pretrained_network_gets_images_of_its_own_size_where_none_is_given(mo
     assert load_config({"model": model, "data": {"image_size": 48}}).data.image_size == 48
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"), [("none", ()), ("front", ("front",)), (["conv1", "bn1"], ("conv1", "bn1"))]
+)
+def test_what_is_frozen_is_one_word_or_a_list(written, meant):
+    assert load_config({"train": {"freeze": written}}).train.freeze == meant
+
+
 def test_a_cut_may_be_a_whole_number():
     assert load_config({"model": {"cut": 0}}).model.cut == "0"
 

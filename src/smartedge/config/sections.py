@@ -53,6 +53,11 @@ def _place(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _modules(value: object) -> object:
+    """As :func:`_columns`; ``none`` is an empty list."""
+    return () if value == "none" else _columns(value)
+
+
 def _weights(value: object) -> object:
     """``none``, ``timm`` or a file whose ending says how to read it.
 
@@ -191,9 +196,8 @@ class TrainConfig(Section):
     lr_pretrained: float | None = Field(
         None, gt=0, description="peak learning rate of pretrained parameters, usually smaller; default: lr"
     )
-    freeze: Annotated[tuple[str, ...], BeforeValidator(_columns)] = Field(
-        (),
-        description="what keeps its weights: 'front', or names of modules, such as [conv1, bn1]; default: nothing",
+    freeze: Annotated[tuple[str, ...], BeforeValidator(_modules)] = Field(
+        (), description="what keeps its weights: none, front, or names of modules, such as [conv1, bn1]"
     )
     weight_decay: float = Field(0.05, ge=0, description="for matrices and kernels; 0.0005 is usual for sgd")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd (Nesterov)")
