@@ -5,7 +5,7 @@ physician would accept. They show the way for a real file (``--data PATH``), wit
 finding, and the sex. In the drawn ones the finding is a soft opacity in a lung, and occurs in 60 % of one sex and in
 40 % of the other. So the finding alone tells the sex with 60 % balanced accuracy: nobody who keeps it can hide more.
 
-    python examples/medical_pair.py                                  # some minutes; writes runs/medical-pair/
+    python examples/medical_pair.py                                # half an hour of one core; writes runs/medical-pair/
     python examples/medical_pair.py --images 300 --epochs 1 --budget 20      # a try
 """
 
