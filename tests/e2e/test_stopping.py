@@ -100,7 +100,7 @@ def test_an_edge_with_a_full_spool_and_it_goes_on_where_it_was(schedule, nobody,
 
 def test_an_edge_that_has_trained_and_waits_for_the_cloud(nobody, tiny_config, start: Start) -> None:
     config = tiny_config("run", epochs=1)
-    edge = start("edge", settings_file(config, "edge"), "--connect", nobody)
+    edge = start("edge", settings_file(config, "edge"), "--connect", nobody, "--progress", "json")
     edge.until(lambda: (config.run_dir / "edge" / "confirmed.json").exists())
     assert_stops(edge)
     assert not has_finished(config.run_dir / "edge")
