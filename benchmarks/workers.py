@@ -2,7 +2,8 @@
 
     python benchmarks/workers.py equal [--work FOLDER]             # ResNet-18: weights of 1, 2 and 4 workers
     python benchmarks/workers.py kills --trials 20 [--first 0]     # kill -9 of a random worker at a random step
-    python benchmarks/workers.py time [--rounds 7]                 # a step of 1 and of 2 workers; decoding; one worker
+    python benchmarks/workers.py time [--rounds 7]                 # a step of 1 and of 2 workers; decoding a frame
+    python benchmarks/workers.py overhead [--rounds 7]             # one worker over the store ÷ the cloud's process
 
 Each writes its part of results/workers.json. Frames hold random features, encoded as uint8, since equality and speed do
 not depend on their content. One thread for each worker. ``equal`` and ``kills`` start torchrun as the cloud does, on a
@@ -166,30 +167,23 @@ def launched(run: Path, workers: int, kill: Kill | None = None) -> dict[str, Any
     """Train to the end with workers of torchrun, as the cloud starts them."""
     begun, updates, again = time.monotonic(), 0, None
     (run / "cloud" / "rendezvous").unlink(missing_ok=True)
-    with (run / "cloud" / "workers.log").open("w") as log:
-        torchrun = subprocess.Popen(
-            launch_command(run, workers),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, **ENVIRONMENT},
-        )
-    assert torchrun.stdout is not None and torchrun.stdin is not None
-    killing = None
-    for line in torchrun.stdout:
-        update = parse_update(line)
-        if update is None:
-            continue
-        if update.phase == "workers" and kill is not None and kill.at is not None and again is None:
-            again = time.monotonic()
-        if update.phase == "train":
-            updates += 1
-            if kill is not None and killing is None and updates == kill.update + 1:
-                killing = threading.Thread(target=kill.do, args=(torchrun.pid,))
-                killing.start()
-    code = torchrun.wait()
-    torchrun.stdin.close()
+    log = (run / "cloud" / "workers.log").open("w")
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+    environment, killing = {**os.environ, **ENVIRONMENT}, None
+    with log, subprocess.Popen(launch_command(run, workers), text=True, env=environment, **pipes) as torchrun:
+        assert torchrun.stdout is not None
+        for line in torchrun.stdout:
+            update = parse_update(line)
+            if update is None:
+                continue
+            if update.phase == "workers" and kill is not None and kill.at is not None and again is None:
+                again = time.monotonic()
+            if update.phase == "train":
+                updates += 1
+                if kill is not None and killing is None and updates == kill.update + 1:
+                    killing = threading.Thread(target=kill.do, args=(torchrun.pid,))
+                    killing.start()
+        code = torchrun.wait()
     if killing is not None:
         killing.join()
     if code or not has_finished(run / "cloud"):
@@ -203,7 +197,10 @@ def launched(run: Path, workers: int, kill: Kill | None = None) -> dict[str, Any
 
 
 def in_one_process(run: Path, config: Config) -> str:
-    """Train on the store in one process, without torchrun."""
+    """Train on the store in one process, without torchrun. What an earlier call has trained is used again."""
+    if has_finished(run / "cloud"):
+        return weights_of(run)
+    torch.set_num_threads(1)
     worker = Worker(config, run / "cloud", ALONE, Quiet())
     assert worker.run(threading.Event())
     worker.close()
@@ -231,7 +228,10 @@ def kills(work: Path, first: int, trials: int) -> dict[str, Any]:
         config = settings(work / f"kill-{schedule}", small=True, schedule=schedule, epochs=epochs)
         if not config.run_dir.exists():
             fill(config, steps)
-        expected[schedule] = in_one_process(copy_of(config.run_dir, work / f"kill-{schedule}-1"), config)
+        alone = work / f"kill-{schedule}-1"
+        if not has_finished(alone / "cloud"):
+            copy_of(config.run_dir, alone)
+        expected[schedule] = in_one_process(alone, config)
     kept = json.loads(RESULTS.read_text()).get("kills", {}).get("rows", []) if RESULTS.exists() else []
     rows = [row for row in kept if not first <= row["seed"] < first + trials]
     for seed in range(first, first + trials):
@@ -316,8 +316,8 @@ def time_all(work: Path, rounds: int) -> dict[str, Any]:
         "network": "ResNet-18 cut after layer1, 64 pixels, steps of 64, 4 shards",
         "seconds of a step": steps,
         "ratios": ratios,
-        "decoding ÷ step": decoding(config) / steps["today, 1 shard"]["least wall"],
-        "one worker over the store ÷ the cloud's own process": overhead(work, rounds),
+        "rounds": rounds,
+        "decoding, seconds": decoding(config),
         "load": os.getloadavg()[0],
     }
 
@@ -334,8 +334,9 @@ def decoding(config: Config) -> float:
     return min(found)
 
 
-def overhead(work: Path, rounds: int) -> dict[str, float]:
+def overhead(work: Path, rounds: int) -> dict[str, Any]:
     """CPU seconds of training on a store: a worker alone ÷ the cloud's own process, one shard, least of all rounds."""
+    torch.set_num_threads(1)
     config = settings(work / "overhead", small=True, cloud={"shards": 1})
     if not config.run_dir.exists():
         fill(config, steps=12)
@@ -354,12 +355,12 @@ def overhead(work: Path, rounds: int) -> dict[str, float]:
             seconds.append(time.process_time() - begun)
             worker.close() if name == "worker" else runner.close()
     least = {name: round(min(seconds), 2) for name, seconds in found.items()}
-    return {**least, "ratio": round(min(found["worker"]) / min(found["cloud"]), 3)}
+    return {"rounds": rounds, **least, "ratio": round(min(found["worker"]) / min(found["cloud"]), 3)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["equal", "kills", "time", "step"])
+    parser.add_argument("what", choices=["equal", "kills", "time", "overhead", "step"])
     parser.add_argument("--work", type=Path, help="folder for the runs; default: a temporary one")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="seed of the first trial; others are kept")
@@ -375,9 +376,10 @@ def main() -> None:
         elif args.what == "kills":
             found = kills(work, args.first, args.trials)
         else:
-            found = time_all(work, args.rounds)
+            found = (time_all if args.what == "time" else overhead)(work, args.rounds)
+    said = {"equal": "equal", "kills": "kills --trials 20"}.get(args.what, f"{args.what} --rounds {args.rounds}")
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps({**kept, args.what: {**provenance(), **found}}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({**kept, args.what: {**provenance(said), **found}}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,13 @@ def untrained(first: Path, second: Path) -> Path:
     return second
 
 
+def early_kill(seed: int, *, everything: bool = False) -> Kill:
+    """Of one of four workers, at the third update of the progress (step 12), so that much is still to be done."""
+    kill = Kill(seed, workers=4, updates=1, everything=everything)
+    kill.update, kill.delay = 2, 0.0
+    return kill
+
+
 def assert_same_cloud(one: Path, other: Path) -> None:
     """Weights, running statistics, answers and figures are equal."""
     for name in ("back", "predictions"):
@@ -59,10 +66,10 @@ def test_a_run_whose_cloud_starts_two_workers(tiny_config) -> None:
 @pytest.mark.parametrize("schedule", ["two-stage", "freeze-and-log"])
 def test_other_schedules_on_a_store_that_is_there(tiny_config, tmp_path: Path, schedule: str) -> None:
     """Four workers, and one of them is killed. Dropout and batch normalisation are in the back."""
-    config = tiny_config("one", **SHARDS, epochs=3, schedule=schedule)
+    config = tiny_config("one", **SHARDS, epochs=10, schedule=schedule, train={"batch_size": 16, "front_epochs": 1})
     train(config, single_process=True, monitor=Quiet())
     run = untrained(config.run_dir, tmp_path / "four")
-    kill = Kill(seed=1, workers=4, updates=3)
+    kill = early_kill(1)
     launched(run, 4, kill)
     assert kill.at is not None
     assert_same_cloud(config.run_dir, run)
@@ -81,11 +88,11 @@ def test_two_edges_by_the_journal(tmp_path: Path) -> None:
 
 def test_the_number_of_workers_changes_when_they_are_started_again(tiny_config, tmp_path: Path) -> None:
     """Four workers are all killed, as by a power failure; then two go on."""
-    config = tiny_config("one", **SHARDS, epochs=4)
+    config = tiny_config("one", **SHARDS, epochs=10)
     train(config, single_process=True, monitor=Quiet())
     run = untrained(config.run_dir, tmp_path / "four then two")
     with pytest.raises(SystemExit):
-        launched(run, 4, Kill(seed=0, workers=4, updates=8, everything=True))
+        launched(run, 4, early_kill(0, everything=True))
     assert (run / "cloud" / "checkpoints").exists()
     launched(run, 2)
     assert_same_cloud(config.run_dir, run)

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -186,10 +186,11 @@ def _train(run: Path, monitor: Monitor, stop: threading.Event) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     folder = run / "cloud"
     group = WorkerGroup(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ALONE
-    with closing(group), _only_one(folder, group):
+    with _only_one(folder, group):
         worker = Worker(config, folder, group, monitor)
         worker.run(stop)
         worker.close()
+    group.close()  # only here: where a worker is lost, leaving the group could wait for it
 
 
 @contextmanager
