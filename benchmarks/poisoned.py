@@ -3,9 +3,10 @@
     python benchmarks/poisoned.py             # two minutes on one core
     python benchmarks/poisoned.py --seeds 0 1 2
 
-Cloud and edges are processes, each edge with a certificate and a data set of its own: 240 drawn faces, with or without
-glasses. All hold one front that was trained on other faces (schedule two-stage with ``model.front``). The labels of one
-edge's training images are inverted; those of its test images are not. ``accuracy`` is the back's on the test images of
+Cloud and edges are processes, each edge with a certificate and a data set of its own: 150 drawn faces, with or without
+glasses; one edge has 600, the most that count. All hold one front that was trained on other faces (schedule two-stage
+with ``model.front``). The labels of that edge's training images are inverted; those of its test images are not.
+``accuracy`` is the back's on the test images of
 all edges: where all are honest, with the poisoned edge, and with it and ``fleet.max_influence: 0``.
 """
 
@@ -31,7 +32,8 @@ from smartedge.data.drawn import ATTRIBUTES, draw
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "poisoned.json"
 EDGES, POISONED = 8, "edge3"
-SIZES = {"train": 240, "val": 10, "test": 150}  # images of each edge
+SIZES = {"train": 150, "val": 10, "test": 150}  # images of each edge
+LARGER = 4  # times as many training images has the poisoned one
 ARMS: dict[str, tuple[bool, float | None]] = {  # whether one edge is poisoned, and the cap
     "honest": (False, None),
     "poisoned": (True, None),
@@ -40,11 +42,11 @@ ARMS: dict[str, tuple[bool, float | None]] = {  # whether one edge is poisoned, 
 LONGEST_S = 900.0
 
 
-def write_data(file: Path, number: int, seed: int, *, images: int = 1, inverted: bool = False) -> None:
-    """The data set of one edge; ``images`` times as large where it is that of the front."""
+def write_data(file: Path, number: int, seed: int, *, larger: int = 1, inverted: bool = False) -> None:
+    """A data set of which nothing is in another's; with ``larger`` times as many training images."""
     arrays: dict[str, Any] = {}
     for split, size in SIZES.items():
-        indices = np.arange(images * size) + number * size
+        indices = np.arange(size * (larger if split == "train" else 1)) + LARGER * number * size
         found, flags = draw(indices, split=split, image_size=16, seed=1000 + seed)  # type: ignore[arg-type]
         glasses = flags[:, ATTRIBUTES.index("glasses")].astype(np.int64)
         arrays[f"{split}_images"] = found
@@ -56,19 +58,20 @@ def settings(run_dir: Path, data: Path, work: Path, seed: int, **changes: Any) -
     base = {
         "run_dir": str(run_dir),
         "seed": seed,
-        "epochs": 10,
-        "data": {"path": str(data), "desired": "label", "sensitive": [], "limit": {}, "cache_dir": str(work / "cache")},
+        "epochs": 8,
+        "data": {"path": str(data), "desired": "label", "sensitive": [], "cache_dir": str(work / "cache")},
         "model": {"name": "fleet_network:build"},
         "train": {"batch_size": 16, "lr": 2e-3},
     }
-    return load_config(load_config(load_config(TINY), base), changes)
+    tiny = {**TINY, "data": {key: value for key, value in TINY["data"].items() if key != "limit"}}
+    return load_config(load_config(load_config(tiny), base), changes)
 
 
 def published_front(work: Path, seed: int) -> Path:
     """A front that was trained on the faces of nobody in the fleet."""
     folder = work / f"front-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    write_data(folder / "public.npz", EDGES, seed, images=4)
+    write_data(folder / "public.npz", EDGES, seed, larger=LARGER)
     config = settings(folder / "run", folder / "public.npz", work, seed, method="hierarchical")
     train_alone(config)
     return config.run_dir / "edge" / "front.safetensors"
@@ -98,7 +101,8 @@ def run(arm: str, work: Path, seed: int) -> dict[str, Any]:
         address = f"127.0.0.1:{port_of(cloud)}"
         for number, name in enumerate(names):
             data = folder / f"{name}.npz"
-            write_data(data, number, seed, inverted=poisoned and name == POISONED)
+            larger = LARGER if name == POISONED else 1
+            write_data(data, number, seed, larger=larger, inverted=poisoned and name == POISONED)
             mine = settings(folder / name, data, work, seed, **changes)
             bundle = str(fleet / "bundles" / f"{name}.bundle")
             started.append(side("edge", mine, "--bundle", bundle, "--connect", address))
