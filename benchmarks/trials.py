@@ -203,7 +203,7 @@ def frames_of(cloud: Path) -> dict[str, tuple[int, str]]:
         for seq in range(log.next_seq):
             if log.came(seq):
                 frame = log.frame(seq)
-                digest.update(frame.batch.payload + frame.batch.side + frame.batch.ids.tobytes())
+                digest.update(bytes(frame.batch.payload) + frame.batch.side + frame.batch.ids.tobytes())
                 digest.update(frame.batch.labels.tobytes())
                 count += 1
         found[edge] = (count, digest.hexdigest()[:16])

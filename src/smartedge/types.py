@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EDGE_NAME",
     "PROTOCOL",
+    "Bytes",
     "EncodedBatch",
     "FeatureBatch",
     "Features",
@@ -44,6 +45,7 @@ PROTOCOL = 3  # version of headers and frames; another version is refused (forma
 EDGE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"  # pattern of an edge's name; it becomes the name of a folder
 
 SplitName = Literal["train", "val", "test"]
+Bytes: TypeAlias = "bytes | memoryview"  # a view: what came over a link lies in the message that brought it
 Features: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8]"  # (B, *F); uint8 where images are uploaded
 Labels: TypeAlias = "NDArray[np.int64] | NDArray[np.float32]"  # int64 (B,) or float32 (B, K): see Task
 
@@ -141,7 +143,7 @@ class EncodedBatch:
 
     ids: np.ndarray  # int64 (B,)
     labels: np.ndarray  # int64 (B,) or uint8 (B, K)
-    payload: bytes  # the encoded features
+    payload: Bytes  # the encoded features
     side: bytes  # further data of the codec, such as ranges; may be b""
 
 

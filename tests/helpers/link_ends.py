@@ -42,7 +42,11 @@ class Handler:
         self.finished = 0
         self.edges: list[str] = []  # of every stream, in the order of their begin
         self.aborted = threading.Semaphore(0)
+        self.came = threading.Semaphore(0)
         self.synced = threading.Semaphore(0)
+        self.disk = threading.Event()  # while it is not set, ``sync`` waits
+        self.disk.set()
+        self.sync_failure: BaseException | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.blocked: dict[str, threading.Event] = {}
@@ -61,10 +65,14 @@ class Handler:
             self.blocked[edge].wait(timeout=60)
         self.ingested += 1
         self._seq[edge] = frame.seq + 1
+        self.came.release()
         return frame if header.answered else None
 
     def sync(self, edge: str, header: StreamHeader) -> int:
         self.synced.release()
+        self.disk.wait(timeout=60)
+        if self.sync_failure is not None:
+            raise self.sync_failure
         return self._seq[edge]
 
     def finish(self, edge: str, header: StreamHeader) -> None:
@@ -93,8 +101,7 @@ def ups(header: StreamHeader, frames: Iterable[Message]) -> Iterator[bytes]:
     """The messages of a stream."""
     yield Up(header=header_to_json(header)).SerializeToString()
     for each in frames:
-        for part in split(each):
-            yield Up(frame=part).SerializeToString()
+        yield from split(each)
 
 
 class Raw:

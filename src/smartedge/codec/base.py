@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.errors import CodecError
-from smartedge.types import Features
+from smartedge.types import Bytes, Features
 
 __all__ = ["Codec", "decoding_error", "reconstruction_error"]
 
@@ -47,7 +47,7 @@ class Codec(Protocol):
         ...
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> Features:
         """The features, of shape (batch, *feature_shape): contiguous, writable, aligned to 64 bytes.
 
@@ -78,7 +78,7 @@ def new_features(
     return memory[start : start + size].view(of).reshape(batch, *feature_shape)
 
 
-def check_length(data: bytes, length: int, what: str, codec: str) -> None:
+def check_length(data: Bytes, length: int, what: str, codec: str) -> None:
     """Raise a :class:`CodecError` unless ``data`` is exactly so many bytes long."""
     if len(data) != length:
         raise CodecError(f"codec {codec}: {what} must be {length} bytes, got {len(data)}: it is truncated or corrupt")
@@ -96,7 +96,7 @@ def reconstruction_error(codec: Codec, features_BF: Features) -> dict[str, float
     return {"bytes": size, "bytes_per_sample": size / len(features_BF), **error}
 
 
-def decoding_error(codec: Codec, payload: bytes, side: bytes, features_BF: Features) -> dict[str, float]:
+def decoding_error(codec: Codec, payload: Bytes, side: bytes, features_BF: Features) -> dict[str, float]:
     """By how much what is decoded differs from the features (B, *F) that were encoded.
 
     Returns:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smartedge.codec.base import check_length, new_features
 from smartedge.codec.bits import pack_bits, packed_size, unpack_bits
 from smartedge.errors import CodecError
-from smartedge.types import Features
+from smartedge.types import Bytes, Features
 
 __all__ = ["CodewordCodec"]
 
@@ -44,7 +44,7 @@ class CodewordCodec:
         return pack_bits(rows_NK.astype(np.uint8), 1), _SUBSETS
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)

@@ -14,7 +14,7 @@ from smartedge.codec.base import check_length, new_features
 from smartedge.codec.bits import compress, decompress, max_compressed
 from smartedge.codec.pictures import PictureFormat, read_picture, write_picture
 from smartedge.errors import CodecError
-from smartedge.types import Features
+from smartedge.types import Bytes, Features
 
 __all__ = ["PictureCodec", "PixelCodec"]
 
@@ -39,7 +39,7 @@ class PixelCodec:
         return compress(np.ascontiguousarray(pixels)), b""
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[np.uint8]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         check_length(side, 0, "side", self.name)
@@ -80,7 +80,7 @@ class PictureCodec:
         return b"".join(parts), b""
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[np.uint8]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         check_length(side, 0, "side", self.name)
@@ -101,7 +101,7 @@ class PictureCodec:
             if length == math.prod(feature_shape):
                 pixels_HWC = np.frombuffer(data, np.uint8).reshape(height, width, channels)
             else:
-                pixels_HWC = read_picture(data, self.format, width=width, height=height, mode="RGB", what=what)
+                pixels_HWC = read_picture(bytes(data), self.format, width=width, height=height, mode="RGB", what=what)
             features_BF[index] = pixels_HWC.transpose(2, 0, 1)
         check_length(payload, offset, "payload", self.name)
         return features_BF

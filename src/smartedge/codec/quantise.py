@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from smartedge.codec.base import check_length, new_features
 from smartedge.codec.bits import compress, decompress, max_compressed, packed_size
 from smartedge.errors import CodecError
-from smartedge.types import Features
+from smartedge.types import Bytes, Features
 
 __all__ = [
     "AffineCodec",
@@ -58,7 +58,7 @@ class Float32Codec:
         return features_BF.astype("<f4", copy=False).tobytes(), b""
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         return _decode_plain(payload, side, batch, feature_shape, dtype, np.dtype("<f4"), self.name)
@@ -89,7 +89,7 @@ class Float16Codec:
         return _to_half(features_BF).astype("<f2", copy=False).tobytes(), b""
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         return _decode_plain(payload, side, batch, feature_shape, dtype, np.dtype("<f2"), self.name)
@@ -137,7 +137,7 @@ class AffineCodec:
         return compress(levels_RN, self.bits), side
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
@@ -341,7 +341,7 @@ def _to_half(features_BF: Features) -> NDArray[np.float16]:
 
 
 def _decode_plain(
-    payload: bytes,
+    payload: Bytes,
     side: bytes,
     batch: int,
     feature_shape: tuple[int, ...],

@@ -14,7 +14,7 @@ from smartedge.codec.base import check_length, new_features
 from smartedge.codec.bits import compress, decompress, max_compressed, packed_size
 from smartedge.codec.quantise import RANGE_BYTES, level_values, quantise
 from smartedge.errors import CodecError
-from smartedge.types import Features
+from smartedge.types import Bytes, Features
 
 __all__ = ["TopKCodec"]
 
@@ -63,7 +63,7 @@ class TopKCodec:
         return packed_gaps + levels, _LENGTHS.pack(len(gaps), len(packed_gaps)) + range_bytes
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)

@@ -13,7 +13,7 @@ from smartedge.codec.base import check_length, new_features
 from smartedge.codec.pictures import PictureFormat, read_picture, write_picture
 from smartedge.codec.quantise import RANGE_BYTES, by_range, from_levels, level_values, quantise, range_count
 from smartedge.errors import CodecError
-from smartedge.types import Features
+from smartedge.types import Bytes, Features
 
 __all__ = ["TileCodec"]
 
@@ -50,7 +50,7 @@ class TileCodec:
         return file if len(file) < levels.size else levels.tobytes(), side
 
     def decode(
-        self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[np.float32]:
         """See :meth:`smartedge.codec.Codec.decode`."""
         rows, columns = self._grid(batch, feature_shape)
@@ -60,7 +60,7 @@ class TileCodec:
         size = features_BF.size
         if len(payload) < size:
             picture = read_picture(
-                payload,
+                bytes(payload),
                 self.format,
                 width=columns * width,
                 height=rows * height,

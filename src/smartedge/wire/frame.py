@@ -28,7 +28,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from smartedge.errors import FrameError
-from smartedge.types import PROTOCOL, EncodedBatch, Frame, SplitName, StreamHeader
+from smartedge.types import PROTOCOL, Bytes, EncodedBatch, Frame, SplitName, StreamHeader
 
 __all__ = [
     "MAX_HEADER_BYTES",
@@ -63,7 +63,7 @@ class Message(NamedTuple):
     """A frame as bytes. Made by :func:`serialise`, once; links and logs carry these bytes as they are."""
 
     head: bytes
-    payload: bytes
+    payload: Bytes
 
     @property
     def seq(self) -> int:

@@ -130,13 +130,13 @@ class GrpcLink:
     def write(self, message: Message) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._call():
-            self._opened(answered=False).send(Up(frame=part) for part in split(message))
+            self._opened(answered=False).send(split(message))
 
     def exchange(self, message: Message) -> ReceivedFrame:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._call():
             stream = self._opened(answered=True)
-            stream.send(Up(frame=part) for part in split(message))
+            stream.send(split(message))
             answer = stream.answer()
             if answer is None:
                 raise LinkError(f"{self._where}: the receiver ended the stream instead of replying")
@@ -261,19 +261,18 @@ class _Stream:
         self._ended = False
         self._answers: queue.SimpleQueue[Message | None] = queue.SimpleQueue()  # None: the call has ended
         self._waiting: queue.Queue[bytes | None] = queue.Queue(_WAITING_MESSAGES)
-        self.send([Up(header=header_to_json(header))])
+        self.send([Up(header=header_to_json(header)).SerializeToString()])
         self._call = call(iter(self._waiting.get, None), metadata=metadata)
         self._reader = threading.Thread(target=self._read, name="link", daemon=True)
         self._reader.start()
 
-    def send(self, messages: Iterable[Up | None]) -> None:
+    def send(self, messages: Iterable[bytes | None]) -> None:
         """Hand messages to gRPC, None for the end of the stream. Wait where the receiver is full.
 
         Raises:
             RpcError: the call has ended.
         """
-        for message in messages:
-            data = None if message is None else message.SerializeToString()
+        for data in messages:
             self.up += len(data or b"")
             while not self._ended:
                 with contextlib.suppress(queue.Full):
@@ -281,7 +280,7 @@ class _Stream:
                     break
             else:
                 self.raise_failure()
-                if message is not None:
+                if data is not None:
                     raise LinkError("the receiver ended the stream before the last frame")
 
     def answer(self) -> Message | None:
@@ -326,7 +325,7 @@ class _Stream:
                     self.confirmed = down.confirmed
                     if self.confirmed == self.header.end_seq:
                         self._all_heard.set()
-                if joiner and down.HasField("answer") and (message := joiner.add(down.answer)) is not None:
+                if joiner and down.HasField("answer") and (message := joiner.add(data)) is not None:
                     self._answers.put(message)
                 self.heard.set()
         except DecodeError:

@@ -31,7 +31,7 @@ from smartedge.wire.credentials import Credentials, Guard
 from smartedge.wire.frame import header_from_json
 from smartedge.wire.grpc_errors import status_of
 from smartedge.wire.grpc_link import METHOD
-from smartedge.wire.inbox import Inbox, Open, Turns
+from smartedge.wire.inbox import Inbox, Open, Turns, Unsynced
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
@@ -242,53 +242,68 @@ class GrpcReceiver:
             self._connections.prove(address, peer.edge)
         header = header_from_json(Up.FromString(await _within(self._limits.header_s, context.read())).header)
         place = await self._claim(peer)
-        calls = Turns(self._pool)
+        calls, syncs = Turns(self._pool), Turns(self._pool)  # frames are made durable while further ones are taken
         receiver: StreamReceiver | None = None
         try:
             receiver = await calls.run(functools.partial(StreamReceiver, self._handler, peer.edge, header))
             self._connections.prove(address, peer.edge)
             await context.write(Down(confirmed=receiver.next_seq).SerializeToString())
-            await self._take_frames(context, place, receiver, header, calls)
+            await self._take_frames(context, place, receiver, header, calls, syncs)
             await calls.run(receiver.finish)
             await context.write(Down(confirmed=header.end_seq).SerializeToString())
         finally:
-            ending = self._loop.create_task(self._end(place, receiver, calls))
+            ending = self._loop.create_task(self._end(place, receiver, calls, syncs))
             self._endings.add(ending)
             ending.add_done_callback(self._endings.discard)
             await asyncio.shield(ending)  # the sender hears of the end when the handler has heard of it
 
     async def _take_frames(
-        self, context: Any, place: Open, receiver: StreamReceiver, header: StreamHeader, calls: Turns
+        self, context: Any, place: Open, receiver: StreamReceiver, header: StreamHeader, calls: Turns, syncs: Turns
     ) -> None:
-        """Take frames to the end of the stream, and confirm them in groups. Those that wait are taken together."""
-        inbox = Inbox(self._loop, place, self._limits.bytes_per_second)
+        """Take frames to the end of the stream. Those that wait are taken together."""
+        inbox, unsynced = Inbox(self._loop, place, self._limits.bytes_per_second), Unsynced(_SYNC_BYTES)
+        writing = asyncio.Lock()
         reading = self._loop.create_task(inbox.fill(context, Joiner(header)))
-        unsynced, synced_at = 0, 0.0
+        confirming = self._loop.create_task(self._confirm(context, receiver, unsynced, syncs, writing))
+        confirming.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             while inbox.messages or not inbox.ended:
                 if not inbox.messages:
-                    wait = self._limits.idle_s if not unsynced else max(0.0, synced_at + _SYNC_S - self._loop.time())
-                    news: set[asyncio.Future[Any]] = {inbox.came, place.stop}
-                    await asyncio.wait(news, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                    news: set[asyncio.Future[Any]] = {inbox.came, place.stop, confirming}
+                    await asyncio.wait(news, timeout=self._limits.idle_s, return_when=asyncio.FIRST_COMPLETED)
                 if place.stop.done():
                     raise place.stop.result()
+                if confirming.done():
+                    confirming.result()
                 if inbox.messages:
-                    synced_at = synced_at if unsynced else self._loop.time()
                     messages, size = inbox.empty()
-                    unsynced += size
                     for answer in await calls.run(functools.partial(receiver.take, messages)):
-                        for part in split(answer):
-                            await context.write(Down(answer=part).SerializeToString())
-                elif not unsynced and not inbox.came.done():
+                        async with writing:
+                            for part in split(answer):
+                                await context.write(part)
+                    # the sender waits for the last one
+                    await unsynced.add(size, last=receiver.next_seq == header.end_seq and not header.answered)
+                elif not inbox.came.done():
                     raise LinkError(f"the stream was silent for {self._limits.idle_s:g} s")
-                whole = receiver.next_seq == header.end_seq and not header.answered  # the sender waits for this one
-                if unsynced and (whole or unsynced >= _SYNC_BYTES or self._loop.time() >= synced_at + _SYNC_S):
-                    unsynced = 0
-                    confirmed = await calls.run(receiver.sync)
-                    await context.write(Down(confirmed=confirmed).SerializeToString())
             await reading  # raises what ended it
         finally:
             reading.cancel()
+            async with writing:  # a write that has begun ends
+                confirming.cancel()
+
+    @staticmethod
+    async def _confirm(
+        context: Any, receiver: StreamReceiver, unsynced: Unsynced, syncs: Turns, writing: asyncio.Lock
+    ) -> None:
+        """Make frames durable in groups, and confirm them."""
+        try:
+            while True:
+                await unsynced.due(_SYNC_S)
+                confirmed = await syncs.run(receiver.sync)
+                async with writing:
+                    await context.write(Down(confirmed=confirmed).SerializeToString())
+        finally:
+            unsynced.close()
 
     async def _claim(self, peer: Peer) -> Open:
         """A place for a stream of this edge.
@@ -310,9 +325,10 @@ class GrpcReceiver:
         self._open.setdefault(peer.edge, []).append(place)
         return place
 
-    async def _end(self, place: Open, receiver: StreamReceiver | None, calls: Turns) -> None:
+    async def _end(self, place: Open, receiver: StreamReceiver | None, calls: Turns, syncs: Turns) -> None:
         """Free the place of a stream, once its handler has returned."""
         await calls.idle()
+        await syncs.idle()
         receiver = receiver or calls.made(StreamReceiver)
         if receiver is not None:
             with contextlib.suppress(Exception):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,10 +15,9 @@ import grpc
 from smartedge.errors import SmartEdgeError
 from smartedge.wire.admission import Peer
 from smartedge.wire.frame import Message
-from smartedge.wire.link_pb2 import Up
 from smartedge.wire.parts import Joiner
 
-__all__ = ["Inbox", "Open", "Turns"]
+__all__ = ["Inbox", "Open", "Turns", "Unsynced"]
 
 _AHEAD_BYTES = 2 * 2**20  # no more is read while the handler works
 _AHEAD_FRAMES = 64  # nor more than this
@@ -53,7 +54,7 @@ class Inbox:
         try:
             while (data := await context.read()) is not grpc.aio.EOF:
                 now = self._place.heard = self._loop.time()
-                if (message := joiner.add(Up.FromString(data).frame)) is not None:
+                if (message := joiner.add(data)) is not None:
                     self.messages.append(message)
                     self._size += len(message.head) + len(message.payload)
                     self._wake()
@@ -79,6 +80,40 @@ class Inbox:
     def _wake(self) -> None:
         if not self.came.done():
             self.came.set_result(None)
+
+
+class Unsynced:
+    """How much of a stream was taken and is not durable yet. It is made durable while further frames come."""
+
+    def __init__(self, group: int) -> None:
+        self._group = group
+        self._size = 0
+        self._some, self._full, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def add(self, size: int, *, last: bool) -> None:
+        """Frames of so many bytes were taken. Waits where a whole group waits already; ``last``: hurry."""
+        self._size += size
+        self._some.set()
+        self._room.clear()
+        if last or self._size >= self._group:
+            self._full.set()
+        if self._size >= self._group:
+            await self._room.wait()
+
+    async def due(self, seconds: float) -> None:
+        """Wait until something is there, and then for a whole group or for ``seconds``. It counts as synced then."""
+        await self._some.wait()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._full.wait(), seconds)
+        self._size = 0
+        self._some.clear()
+        self._full.clear()
+        self._room.set()
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        self._group = sys.maxsize
+        self._room.set()
 
 
 class Turns:

@@ -70,7 +70,8 @@ class FrameSender(Protocol):
 class FrameHandler(Protocol):
     """Takes streams in the cloud. After ``accept`` has returned, ``finish`` or ``abort`` follows once.
 
-    Methods are called from the receiver's threads, but never two at a time for one edge. ``edge`` is the authenticated
+    Methods are called from the receiver's threads. For one edge only ``sync`` may be called while another one works:
+    frames are made durable while further ones come. ``edge`` is the authenticated
     name of the sender, or :data:`UNNAMED_EDGE` where the link authenticates nobody.
     """
 

@@ -19,7 +19,7 @@ import pytest
 from link_ends import HEADER, Handler, Links, Raw, frame, send, ups
 
 import smartedge.wire.grpc_receiver
-from smartedge.errors import FleetError, LinkError
+from smartedge.errors import FleetError, LinkError, LogError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import header_to_json
@@ -372,6 +372,33 @@ def test_a_rate_is_kept(listen: Callable[..., GrpcReceiver], links: Links) -> No
     begun = time.monotonic()
     send(link, dataclasses.replace(HEADER, frames=20), size=100_000)
     assert time.monotonic() - begun > 0.8, "two megabytes, of which one passes at once"
+
+
+def test_frames_are_taken_while_earlier_ones_become_durable(
+    listen: Callable[..., GrpcReceiver], handler: Handler, links: Links
+) -> None:
+    link = links(listen())
+    handler.disk.clear()
+    link.open(HEADER)
+    link.write(frame(0))
+    assert handler.synced.acquire(timeout=30) and handler.came.acquire(timeout=30)
+    link.write(frame(1))
+    assert handler.came.acquire(timeout=30), "the disk is still busy with the first frame"
+    handler.disk.set()
+    link.write(frame(2))
+    link.close()
+    assert link.confirmed() == 3 and handler.finished == 1
+
+
+def test_a_disk_that_fails_ends_the_stream(listen: Callable[..., GrpcReceiver], handler: Handler, links: Links) -> None:
+    link = links(listen())
+    handler.sync_failure = LogError("the disk does not take it")
+    link.open(HEADER)
+    link.write(frame(0))
+    assert handler.synced.acquire(timeout=30)
+    assert handler.aborted.acquire(timeout=30)
+    with pytest.raises(LogError, match="the disk does not take it"):
+        link.close()
 
 
 def test_a_long_frame_comes_in_parts(listen: Callable[..., GrpcReceiver], handler: Handler, links: Links) -> None:

@@ -1,4 +1,4 @@
-"""Calls of a handler on threads."""
+"""Calls of a handler on threads, and how much of a stream may wait for the disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from smartedge.wire.inbox import Turns
+from smartedge.wire.inbox import Turns, Unsynced
+
+LONG_S = 300.0  # no test waits for this
 
 
 def after(call: Callable[[], object]) -> str | None:
@@ -38,3 +40,43 @@ def test_it_made_nothing_of_the_kind(call: Callable[[], object]) -> None:
 def test_nothing_was_called() -> None:
     with ThreadPoolExecutor(1) as pool:
         assert Turns(pool).made(str) is None
+
+
+def test_no_more_than_a_group_waits_for_the_disk() -> None:
+    async def scenario() -> None:
+        unsynced = Unsynced(100)
+        await unsynced.add(60, last=False)
+        more = asyncio.ensure_future(unsynced.add(60, last=False))
+        done, _ = await asyncio.wait({more}, timeout=0.05)
+        assert not done, "a whole group waits already"
+        await asyncio.wait_for(unsynced.due(LONG_S), timeout=30)  # a whole group is due at once
+        await asyncio.wait_for(more, timeout=30)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_due_is_less_than_a_group_after_a_time_and_the_last_frame_at_once() -> None:
+    async def scenario() -> None:
+        unsynced = Unsynced(100)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(unsynced.due(0.0), timeout=0.05)  # nothing is there
+        await unsynced.add(1, last=False)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(unsynced.due(LONG_S), timeout=0.05)
+        await asyncio.wait_for(unsynced.due(0.01), timeout=30)
+        await unsynced.add(1, last=True)
+        await asyncio.wait_for(unsynced.due(LONG_S), timeout=30)
+
+    asyncio.run(scenario())
+
+
+def test_nobody_waits_for_a_disk_that_has_failed() -> None:
+    async def scenario() -> None:
+        unsynced = Unsynced(100)
+        waiting = asyncio.ensure_future(unsynced.add(100, last=False))
+        await asyncio.sleep(0)
+        unsynced.close()
+        await asyncio.wait_for(waiting, timeout=30)
+        await asyncio.wait_for(unsynced.add(1000, last=False), timeout=30)
+
+    asyncio.run(scenario())

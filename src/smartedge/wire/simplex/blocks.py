@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from smartedge.errors import FrameError, LinkError
-from smartedge.types import StreamHeader
+from smartedge.types import Bytes, StreamHeader
 from smartedge.wire.frame import MAX_HEADER_BYTES, Message, header_from_json, header_to_json
 
 __all__ = ["MAX_BLOCK_BYTES", "Assembler", "Block", "datagrams_for", "pack_block", "split_block", "unpack_block"]
@@ -52,7 +52,7 @@ class Block(NamedTuple):
 def pack_block(block: Block) -> bytes:
     """The block as bytes."""
     header = header_to_json(block.header)
-    parts = [_START.pack(_END if block.ends else _FRAMES, len(header)), header]
+    parts: list[Bytes] = [_START.pack(_END if block.ends else _FRAMES, len(header)), header]
     for message in block.messages:
         parts += [_LENGTHS.pack(len(message.head), len(message.payload)), message.head, message.payload]
     return b"".join(parts)
