@@ -40,6 +40,7 @@ METHOD = "/smartedge.link.v1.Link/Send"
 _NOTHING = Credentials()
 _RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0  # twice as long each time: a cloud that cannot keep up must not get more to do
 _LOOK_S = 0.2  # how often a thread that waits looks whether the call still lives
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)  # without a word of the receiver
 _WAITING_MESSAGES = 4  # between the caller and gRPC
 _HEAR_S = 30.0  # how long the end of a stream waits for the last confirmation, at most
 
@@ -302,8 +303,8 @@ class _Stream:
             self.send([None])
             self._reader.join()
             self.raise_failure()
-        except grpc.RpcError:
-            if self.confirmed != self.header.end_seq:
+        except grpc.RpcError as error:
+            if self.confirmed != self.header.end_seq or error.code() not in _GONE:
                 raise  # else every frame is durable: the receiver is gone, and nothing is left to say
 
     def cancel(self) -> None:
