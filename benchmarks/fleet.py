@@ -7,8 +7,9 @@
 Two ways to have fronts: ``own``, each edge trains its own from the same start (schedule joint); ``published``, all
 hold one that was trained before on other images (schedule freeze-and-log). Two ways to divide the training images:
 ``iid``, at random; ``skewed``, each class by shares from a Dirichlet law with concentration 0.3. ``poisoned``: as
-own-iid, but one edge has its labels shifted by one class; ``capped``: that with fleet.max_influence 0. The test images
-are divided at random, so that together they are always the same.
+own-iid, but one edge has its labels shifted by one class; ``capped``: that with fleet.max_influence 0. ``two-cuts``:
+every second edge is cut after the second stage, with logit adjustment; ``adjusted``: logit adjustment alone. The test
+images are divided at random, so that together they are always the same.
 
 Edges and cloud are those of real runs; they talk over the link in memory, one edge after the other. Then the cloud
 learns, as if all had come at once. An arm that is done is kept in benchmarks/results/fleet/ and is not done again.
@@ -55,11 +56,21 @@ ARMS = {
     "published-skewed": (EDGES, "published", "skewed", None),
     "own-poisoned": (EDGES, "own", "poisoned", None),
     "own-capped": (EDGES, "own", "poisoned", 0.0),
+    # with logit adjustment; every second edge has a later cut
+    "two-cuts-own-iid": (EDGES, "own", "iid", None),
+    "two-cuts-own-skewed": (EDGES, "own", "skewed", None),
+    "two-cuts-published-iid": (EDGES, "published", "iid", None),
+    "two-cuts-published-skewed": (EDGES, "published", "skewed", None),
+    # with logit adjustment
+    "adjusted-own-iid": (EDGES, "own", "iid", None),
+    "adjusted-own-skewed": (EDGES, "own", "skewed", None),
+    "adjusted-published-skewed": (EDGES, "published", "skewed", None),
 }
+CUTS = ("stage1", "stage2")
 
 
-def settings(fronts: str, edges: int, cap: float | None, front: Path | None, seed: int) -> Config:
-    """The settings of one arm."""
+def settings(fronts: str, edges: int, cap: float | None, front: Path | None, seed: int, **fleet: Any) -> Config:
+    """The settings of one arm; ``fleet`` are further ones of this section."""
     return load_config(
         {
             "schedule": "joint" if fronts == "own" else "freeze-and-log",
@@ -75,9 +86,14 @@ def settings(fronts: str, edges: int, cap: float | None, front: Path | None, see
             "train": {"batch_size": 32, "lr": 2e-3},
             "link": {"max_lead_frames": 10**6},
             "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
-            "fleet": {"expect": edges, "max_influence": cap},
+            "fleet": {"expect": edges, "max_influence": cap, "logit_adjustment": False, **fleet},
         }
     )
+
+
+def with_cut(config: Config, cut: str) -> Config:
+    """The settings of an edge with that cut."""
+    return load_config(config, {"model": {"cut": cut}})
 
 
 def whole_data() -> DataSet:
@@ -121,13 +137,13 @@ def shifted(split: Split) -> Split:
     return made
 
 
-def published_front(data: DataSet, folder: Path, seed: int) -> Path:
+def published_front(data: DataSet, folder: Path, seed: int, cut: str = CUTS[0]) -> Path:
     """A front that was trained on the public images, in a run of its own."""
-    target = folder / f"published-{seed}" / "edge" / "front.safetensors"
+    target = folder / cut / "edge" / "front.safetensors"
     if not target.exists():
         assert data.audit is not None
         public = dataclasses.replace(data, splits={**data.splits, "train": data.audit})
-        config = settings("published", 1, None, None, seed)
+        config = with_cut(settings("published", 1, None, None, seed), cut)
         runner = CloudRunner(config, target.parents[1] / "cloud", Quiet(), resume=False, inline=True)
         edge(config, public, MemoryLink(runner.ingest), target.parent)
         runner.close()
@@ -146,12 +162,19 @@ def run_arm(name: str, seed: int) -> dict[str, Any]:
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        front = published_front(data, folder, seed) if fronts == "published" else None
-        config = settings(fronts, edges, cap, front, seed)
+        mixed, adjusted = name.startswith("two-cuts"), name.startswith(("two-cuts", "adjusted"))
+        front = None
+        if fronts == "published":
+            for cut in CUTS if mixed else CUTS[:1]:
+                published_front(data, folder, seed, cut)
+            front = folder / "{cut}" / "edge" / "front.safetensors"
+        cuts = CUTS if mixed else None
+        config = settings(fronts, edges, cap, front, seed, cuts=cuts, logit_adjustment=adjusted)
         runner = CloudRunner(config, folder / "cloud", Quiet(), resume=False, inline=False)
         parts = parts_of(data, edges, division, seed)
         for number, part in enumerate(parts):
-            edge(config, part, MemoryLink(runner.ingest, f"edge{number}"), folder / f"edge{number}")
+            own = with_cut(config, CUTS[number % 2]) if mixed else config
+            edge(own, part, MemoryLink(runner.ingest, f"edge{number}"), folder / f"edge{number}")
         assert runner.run(threading.Event())
         trainer = runner.trainer
         summary = runner.close()
