@@ -114,7 +114,7 @@ def config_of_edge(config: Config, said: Mapping[str, Any]) -> Config:
     """
     if not config.several_edges:
         return config
-    own: dict[str, Any] = {}
+    own: Nested = {}
     for section, key in (("model", "cut"), ("codec", "name"), ("train", "batch_size")):
         part = said.get(section)
         if isinstance(part, Mapping) and key in part and (key != "cut" or config.fleet.cuts is not None):

@@ -89,11 +89,11 @@ class Part(nn.Module):
         with restoring() if self._sets_contexts else nullcontext():
             return self._run[self.training](self, x)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Without the compiled operations, so that a half can be copied and sent to another process."""
         return {name: value for name, value in self.__dict__.items() if name != "_run"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._compile()
 

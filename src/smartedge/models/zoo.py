@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from pydantic import JsonValue
@@ -161,7 +160,7 @@ def _from_library(
 def _made_by_timm(
     timm: ModuleType, name: str, outputs: int, image_size: int, arguments: Mapping[str, JsonValue]
 ) -> nn.Module:
-    settings: dict[str, Any] = {"num_classes": outputs, **arguments}
+    settings: dict[str, object] = {"num_classes": outputs, **arguments}
     if is_on_hub(name):
         cfg, architecture, own = timm.models.load_model_config_from_hf(name.partition(":")[2])
         settings |= {"pretrained_cfg": cfg, **(own or {})}
@@ -175,7 +174,7 @@ def _made_by_timm(
     return model
 
 
-def _torchvision_settings(builder: Callable[..., nn.Module], outputs: int, image_size: int) -> dict[str, Any]:
+def _torchvision_settings(builder: Callable[..., nn.Module], outputs: int, image_size: int) -> dict[str, object]:
     known = inspect.signature(typing.get_type_hints(builder)["return"].__init__).parameters
     settings = {
         "image_size": image_size,  # ViT
