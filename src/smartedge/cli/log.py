@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             damages.append(error)
     found = [_facts(reader) for reader in readers]
     if args.json:
-        print(json.dumps({"edges": found}, indent=1))
+        print(json.dumps({"edges": list(map(asdict, found))}, indent=1))
     else:
         print("\n".join(_as_text(found)))
     if args.verify:
@@ -76,43 +78,70 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(reader: FeatureReader) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Stream:
+    """A stream, and what is there of it."""
+
+    epoch: int
+    split: str
+    first_seq: int
+    frames: int
+    there: int
+    images: int
+
+
+@dataclass(frozen=True)
+class _Log:
+    """The log of an edge. Its fields are those of ``--json``."""
+
+    edge: str
+    first_seq: int
+    next_seq: int
+    durable: int
+    frames: int
+    images: int
+    bytes: int
+    gaps: Sequence[tuple[int, int]]
+    streams: list[_Stream]
+
+
+def _facts(reader: FeatureReader) -> _Log:
     streams = []
     for header in reader.streams:
         seqs = range(max(header.first_seq, reader.first_seq), min(header.end_seq, reader.next_seq))
         images = sum(reader.images(seq) for seq in seqs if reader.came(seq))
-        facts = {"epoch": header.epoch, "split": header.split, "first_seq": header.first_seq, "frames": header.frames}
-        streams.append({**facts, "there": sum(map(reader.came, seqs)), "images": images})
-    return {
-        "edge": reader.edge,
-        "first_seq": reader.first_seq,
-        "next_seq": reader.next_seq,
-        "durable": reader.durable,
-        "frames": sum(stream["there"] for stream in streams),
-        "images": sum(stream["images"] for stream in streams),
-        "bytes": reader.total_bytes,
-        "gaps": reader.gaps,
-        "streams": streams,
-    }
+        there = sum(map(reader.came, seqs))
+        streams.append(_Stream(header.epoch, header.split, header.first_seq, header.frames, there, images))
+    return _Log(
+        edge=reader.edge,
+        first_seq=reader.first_seq,
+        next_seq=reader.next_seq,
+        durable=reader.durable,
+        frames=sum(stream.there for stream in streams),
+        images=sum(stream.images for stream in streams),
+        bytes=reader.total_bytes,
+        gaps=reader.gaps,
+        streams=streams,
+    )
 
 
-def _as_text(found: list[dict[str, Any]]) -> list[str]:
+def _as_text(found: list[_Log]) -> list[str]:
     lines = []
-    for edge in found:
-        lines.append(f"edge {edge['edge']}: {_sums([edge])}, durable before frame {edge['durable']}")
-        if edge["first_seq"]:
-            lines.append(f"  frames before {edge['first_seq']} were dropped after use (store.keep)")
-        for stream in edge["streams"]:
-            end = stream["first_seq"] + stream["frames"]
-            line = f"  epoch {stream['epoch'] + 1} {stream['split']}: frames {stream['first_seq']} to {end - 1}"
-            part = "" if stream["there"] == stream["frames"] else f", {_number(stream['there'])} are there"
-            lines.append(f"{line}{part}, {_number(stream['images'])} images")
-        lines += [f"  missing: frames {first} to {end - 1}" for first, end in edge["gaps"]]
+    for log in found:
+        lines.append(f"edge {log.edge}: {_sums([log])}, durable before frame {log.durable}")
+        if log.first_seq:
+            lines.append(f"  frames before {log.first_seq} were dropped after use (store.keep)")
+        for stream in log.streams:
+            end = stream.first_seq + stream.frames
+            line = f"  epoch {stream.epoch + 1} {stream.split}: frames {stream.first_seq} to {end - 1}"
+            part = "" if stream.there == stream.frames else f", {_number(stream.there)} are there"
+            lines.append(f"{line}{part}, {_number(stream.images)} images")
+        lines += [f"  missing: frames {first} to {end - 1}" for first, end in log.gaps]
     return [*lines, f"{len(found)} edge{'s' * (len(found) != 1)}, {_sums(found)}"]
 
 
-def _sums(found: list[dict[str, Any]]) -> str:
-    frames, images, size = (sum(edge[key] for edge in found) for key in ("frames", "images", "bytes"))
+def _sums(found: list[_Log]) -> str:
+    frames, images, size = (sum(getattr(log, each) for log in found) for each in ("frames", "images", "bytes"))
     return f"{_number(frames)} frames, {_number(images)} images, {size / 1e6:.1f} MB"
 
 

@@ -34,7 +34,7 @@ def make_optimizer(
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     old = [p for p in parameters if lr_pretrained is not None and is_pretrained(p)]
     kept = {id(p) for p in old}
-    groups: list[dict[str, Any]] = _groups([p for p in parameters if id(p) not in kept], weight_decay)
+    groups = _groups([p for p in parameters if id(p) not in kept], weight_decay)
     if lr_pretrained is not None and old:
         groups += [{**group, _SCALE: lr_pretrained / lr} for group in _groups(old, weight_decay)]
     if name == "adamw":
@@ -42,7 +42,7 @@ def make_optimizer(
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
-def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:  # torch's own form
     return [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
