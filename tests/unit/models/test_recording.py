@@ -243,9 +243,10 @@ def test_contexts_end_where_a_half_fails():
     model = nn.Sequential(nn.Linear(4, 4), Stretch(), nn.Linear(4, 3))
     _, back = cut(model, "0", (4,))
     model[1].fails.fails = True
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="on purpose") as caught:
         back(torch.rand(2, 4))
     assert torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    assert caught.value.__traceback__ is not None  # the half's frame is still there: nothing was ended by its removal
 
 
 # ---- constants on both sides
