@@ -12,6 +12,7 @@ from headers import stream_header
 
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.types import PROTOCOL, EncodedBatch, Frame, StreamHeader
+from smartedge.wire import grpc_link
 from smartedge.wire.frame import Message, serialise
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
@@ -210,7 +211,10 @@ def test_the_handlers_error_reaches_who_waits_for_a_reply(link: FrameSender, han
         link.exchange(message(ANSWERED, 5))
 
 
-def test_close_refuses_a_stream_that_lacks_frames(link: FrameSender, handler: Handler) -> None:
+def test_close_refuses_a_stream_that_lacks_frames(
+    link: FrameSender, handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_link, "_HEAR_S", 0.2)  # a confirmation of all frames never comes
     link.open(HEADER)
     link.write(message(HEADER, 5))
     with pytest.raises(FrameError, match="ended after 1 of 3 frames"):

@@ -266,6 +266,7 @@ def test_codewords(tiny_config: Callable[..., Config], monkeypatch: pytest.Monke
     assert found["dp"]["epsilon_lower_bound"] == pytest.approx(2, rel=0.1) and found["dp"]["holds"]
 
 
+@pytest.mark.slow
 def test_a_named_undefended_run_and_all_attributes(
     tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

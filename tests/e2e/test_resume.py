@@ -135,6 +135,7 @@ def test_a_run_of_which_one_process_was_killed_resumes_to_the_same_result(
     assert_resumed(broken, kill, whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_both_sides_cleanly_and_resume_goes_on(tiny_config, uninterrupted):
     broken, whole = broken_and_whole(tiny_config, uninterrupted, "hierarchical", "joint", None)
     kill = Kill(str(broken.run_dir), "edge", "train", 8, 1, softly=True)

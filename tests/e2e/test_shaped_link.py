@@ -10,6 +10,7 @@ from smartedge.lab.plan.links import parse_link
 REASON = why_not()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(REASON is not None, reason=str(REASON))
 def test_rate_and_cap_are_what_was_asked_for() -> None:
     with Lab.open(parse_link("2/4"), edge_cap=0.5) as lab:

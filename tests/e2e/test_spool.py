@@ -56,6 +56,7 @@ def listening(config: Config, *arguments: str, port: int = 0) -> tuple[Side, int
     return cloud, int(cloud.until("listen")["port"])  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["hierarchical", "split"])
 def test_the_cloud_is_killed_and_started_again_and_the_edge_goes_on(tiny_config, method):
     """In split learning the edge waits for answers, so it goes back to its checkpoint; by itself, too."""

@@ -76,6 +76,7 @@ def test_a_known_label_and_several_releases_are_a_stronger_attacker() -> None:
     assert bounds[0].attributes["glasses"].bound < bounds[1].attributes["glasses"].bound
 
 
+@pytest.mark.slow
 def test_deep_attackers_are_left_out_where_nothing_is_left_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
     """How near the certificate comes depends on the few images here; so the limit is moved instead."""
     attacks = ("linear", "deep", "certificate")
