@@ -4,8 +4,9 @@
     python benchmarks/poisoned.py --seeds 0 1 2
 
 Cloud and edges are processes, each edge with a certificate and a data set of its own: 150 drawn faces, with or without
-glasses; one edge has 600, the most that count. All hold one front that was trained on other faces (schedule two-stage
-with ``model.front``). The labels of that edge's training images are inverted; those of its test images are not.
+glasses; with ``--larger 4`` one edge has 600, the most that count. All hold one front that was trained on other faces
+(schedule two-stage with ``model.front``). The labels of that edge's training images are inverted; those of its test
+images are not.
 ``accuracy`` is the back's on the test images of
 all edges: where all are honest, with the poisoned edge, and with it and ``fleet.max_influence: 0``.
 """
@@ -30,10 +31,10 @@ from smartedge.config import Config, load_config
 from smartedge.data.drawn import ATTRIBUTES, draw
 
 HERE = Path(__file__).resolve().parent
-RESULT = HERE / "results" / "poisoned.json"
+RESULTS = HERE / "results"
 EDGES, POISONED = 8, "edge3"
 SIZES = {"train": 150, "val": 10, "test": 150}  # images of each edge
-LARGER = 4  # times as many training images has the poisoned one
+FRONT = 4  # times as many training images has the front
 ARMS: dict[str, tuple[bool, float | None]] = {  # whether one edge is poisoned, and the cap
     "honest": (False, None),
     "poisoned": (True, None),
@@ -46,7 +47,7 @@ def write_data(file: Path, number: int, seed: int, *, larger: int = 1, inverted:
     """A data set of which nothing is in another's; with ``larger`` times as many training images."""
     arrays: dict[str, Any] = {}
     for split, size in SIZES.items():
-        indices = np.arange(size * (larger if split == "train" else 1)) + LARGER * number * size
+        indices = np.arange(size * (larger if split == "train" else 1)) + FRONT * number * size
         found, flags = draw(indices, split=split, image_size=16, seed=1000 + seed)  # type: ignore[arg-type]
         glasses = flags[:, ATTRIBUTES.index("glasses")].astype(np.int64)
         arrays[f"{split}_images"] = found
@@ -71,14 +72,14 @@ def published_front(work: Path, seed: int) -> Path:
     """A front that was trained on the faces of nobody in the fleet."""
     folder = work / f"front-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    write_data(folder / "public.npz", EDGES, seed, larger=LARGER)
+    write_data(folder / "public.npz", EDGES, seed, larger=FRONT)
     config = settings(folder / "run", folder / "public.npz", work, seed, method="hierarchical")
     train_alone(config)
     return config.run_dir / "edge" / "front.safetensors"
 
 
-def run(arm: str, work: Path, seed: int) -> dict[str, Any]:
-    """One arm: eight edges and a cloud."""
+def run(arm: str, work: Path, seed: int, larger: int) -> dict[str, Any]:
+    """One arm: eight edges and a cloud; one edge has ``larger`` times as many images."""
     poisoned, cap = ARMS[arm]
     folder = work / f"{arm}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -101,8 +102,8 @@ def run(arm: str, work: Path, seed: int) -> dict[str, Any]:
         address = f"127.0.0.1:{port_of(cloud)}"
         for number, name in enumerate(names):
             data = folder / f"{name}.npz"
-            larger = LARGER if name == POISONED else 1
-            write_data(data, number, seed, larger=larger, inverted=poisoned and name == POISONED)
+            times = larger if name == POISONED else 1
+            write_data(data, number, seed, larger=times, inverted=poisoned and name == POISONED)
             mine = settings(folder / name, data, work, seed, **changes)
             bundle = str(fleet / "bundles" / f"{name}.bundle")
             started.append(side("edge", mine, "--bundle", bundle, "--connect", address))
@@ -126,8 +127,9 @@ def main(arguments: Sequence[str]) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--larger", type=int, default=1, choices=range(1, FRONT + 1), help="times, of one edge's data")
     parser.add_argument("--work", type=Path, default=Path("runs/poisoned"), help="folder for the runs")
-    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--result", type=Path, help="default: results/poisoned-1.json, by --larger")
     args = parser.parse_args(arguments)
     warm_up()
     work: Path = args.work.resolve()
@@ -135,9 +137,9 @@ def main(arguments: Sequence[str]) -> int:
     found = []
     for seed in args.seeds:
         for arm in ARMS:
-            found.append(run(arm, work, seed))
+            found.append(run(arm, work, seed, args.larger))
             print(f"{arm:<10}{seed:>3}{100 * found[-1]['accuracy']:8.1f} %  capped: {found[-1]['capped']}", flush=True)
-    keep_result(args.result, {"runs": found})
+    keep_result(args.result or RESULTS / f"poisoned-{args.larger}.json", {"runs": found})
     return 0
 
 
