@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Command, fork_server
 
 from smartedge.cloud.store import FeatureReader, log_folder
 from smartedge.config import Config, load_config
@@ -18,6 +19,20 @@ HERE = Path(__file__).parent
 def open_log() -> Callable[[Path], FeatureReader]:
     """``open_log(run_dir)``: what the cloud stored of the one edge."""
     return lambda run_dir: FeatureReader(log_folder(run_dir / "cloud"))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    """``start("edge", file, ...)``: a command as a process, killed at the end of the test."""
+    context, started = fork_server(), []
+
+    def start(*argv: str | Path) -> Command:
+        started.append(Command(context, tmp_path / "output", *argv))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
 
 
 @pytest.fixture

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
-from commands import Command, fork_server, settings_file
+from commands import settings_file
 from runs import assert_same_run
 from tcp_proxy import TcpProxy
 
 from smartedge.artifacts.summary import has_finished
 from smartedge.runs.progress import Quiet
 from smartedge.training import collect, train
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
-    context, started = fork_server(), []
-
-    def start(*argv: str | Path) -> Command:
-        started.append(Command(context, tmp_path / "output", *argv))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.kill()
 
 
 @pytest.mark.parametrize("killed", [False, True])

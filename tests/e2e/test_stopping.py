@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import Command, fork_server, settings_file
+from commands import Command, settings_file
 from runs import assert_same_run
 
 from smartedge.artifacts.summary import has_finished
@@ -22,20 +22,6 @@ from smartedge.training import collect, train
 
 Start = Callable[..., Command]
 FOREVER = {"epochs": 10_000}  # nothing here ends by itself
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """``start("edge", file, ...)``: a command as a process."""
-    context, started = fork_server(), []
-
-    def start(*argv: str | Path) -> Command:
-        started.append(Command(context, tmp_path / "output", *argv))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.kill()
 
 
 @pytest.fixture

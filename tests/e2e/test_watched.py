@@ -7,11 +7,9 @@ import json
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-from commands import Command, fork_server, settings_file
+from commands import Command, settings_file
 from headers import stream_header
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,19 +18,6 @@ from smartedge.wire.credentials import Credentials
 from smartedge.wire.grpc_link import GrpcLink
 
 SECRET = "the-secret-of-this-run"
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
-    context, started = fork_server(), []
-
-    def start(*argv: str | Path) -> Command:
-        started.append(Command(context, tmp_path / "output", *argv))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.kill()
 
 
 def ask(command: Command, path: str) -> tuple[int, str]:

@@ -134,6 +134,20 @@ class Handover:
         self._kept: dict[Key, Decoded] = {}
         self._room = kept_bytes
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The block trains, or waits for those that do. When it ends the cloud ends, and edges that wait hear why."""
+        try:
+            yield
+        except BaseException as error:
+            with self.changed:
+                self.failure = error
+            raise
+        finally:
+            with self.changed:
+                self.stopping = True
+                self.changed.notify_all()
+
     def keep(self, key: Key, decoded: Decoded) -> None:
         """Keep a decoded frame, where there is room."""
         size = int(decoded.batch.features_BF.nbytes)

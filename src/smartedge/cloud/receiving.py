@@ -75,7 +75,7 @@ class Receiving:
             SmartEdgeError: training has failed.
         """
         handover = self._handover
-        try:
+        with handover.in_use():
             while not stop.is_set():
                 with handover.changed:
                     handover.changed.wait(timeout=0.2)
@@ -90,14 +90,6 @@ class Receiving:
                 if ended and not has_finished(self._folder):
                     raise RunError("the workers have ended, but the run is not complete; continue it with --resume")
             return False
-        except BaseException as error:
-            with handover.changed:
-                handover.failure = error
-            raise
-        finally:
-            with handover.changed:
-                handover.stopping = True
-                handover.changed.notify_all()
 
     def close(self) -> None:
         """Stop the workers, add to the figures what they do not know, close the logs."""

@@ -83,24 +83,17 @@ class CloudRunner:
     def run(self, stop: threading.Event) -> bool:
         """Train until the run is complete (True) or ``stop`` is set (False)."""
         handover = self._handover
-        try:
-            while True:
-                with handover.changed:
-                    while not (stop.is_set() or self._next() or (self._done() and self._farewell.over())):
-                        handover.changed.wait(timeout=0.2)
-                    if stop.is_set() or not self._next():
-                        return self._done()
-                self._learn(stop)
-        except Interrupted:
-            return False
-        except BaseException as error:
-            with handover.changed:
-                handover.failure = error
-            raise
-        finally:
-            with handover.changed:
-                handover.stopping = True
-                handover.changed.notify_all()
+        with handover.in_use():
+            try:
+                while True:
+                    with handover.changed:
+                        while not (stop.is_set() or self._next() or (self._done() and self._farewell.over())):
+                            handover.changed.wait(timeout=0.2)
+                        if stop.is_set() or not self._next():
+                            return self._done()
+                    self._learn(stop)
+            except Interrupted:
+                return False
 
     def close(self) -> CloudSummary:
         """Write weights and summary, close files; returns the summary."""
