@@ -39,13 +39,13 @@ STRONG_EXIT = {"depth": 3, "width": 256}
 # name -> settings, seeds. The cut of each network lies early: the edge is the weak side.
 COMPARISONS: dict[str, tuple[dict[str, Any], int]] = {
     "lfw-resnet18": (
-        {"data": LFW, "model": {"name": "resnet18", "cut": "layer1"}, "epochs": 6, "train": FAST},
+        {"data": LFW, "model": {"name": "resnet18", "cut": "layer1", "bottleneck": None}, "epochs": 6, "train": FAST},
         3,
     ),
     "lfw-mobilevit_xxs": (
         {
             "data": LFW,
-            "model": {"name": "mobilevit_xxs", "cut": "stages.1"},
+            "model": {"name": "mobilevit_xxs", "cut": "stages.1", "bottleneck": None},
             "epochs": 6,
             "train": {"lr": 2e-3, "channels_last": True},
         },
@@ -63,13 +63,18 @@ COMPARISONS: dict[str, tuple[dict[str, Any], int]] = {
         3,
     ),
     "lfw-vgg11": (
-        {"data": LFW, "model": {"name": "vgg11_bn", "cut": "features.7"}, "epochs": 4, "train": FAST},
+        {
+            "data": LFW,
+            "model": {"name": "vgg11_bn", "cut": "features.7", "bottleneck": None},
+            "epochs": 4,
+            "train": FAST,
+        },
         3,
     ),
     "cifar10-vgg16": (
         {
             "data": CIFAR,
-            "model": {"name": "vgg16_bn", "cut": "features.13", "exit": STRONG_EXIT},
+            "model": {"name": "vgg16_bn", "cut": "features.13", "bottleneck": None, "exit": STRONG_EXIT},
             "epochs": 8,
             "train": FAST,
         },
@@ -78,7 +83,7 @@ COMPARISONS: dict[str, tuple[dict[str, Any], int]] = {
     "cifar10-resnet18": (
         {
             "data": CIFAR,
-            "model": {"name": "resnet18", "cut": "layer1", "exit": STRONG_EXIT},
+            "model": {"name": "resnet18", "cut": "layer1", "bottleneck": None, "exit": STRONG_EXIT},
             "epochs": 8,
             "train": FAST,
         },
@@ -87,7 +92,7 @@ COMPARISONS: dict[str, tuple[dict[str, Any], int]] = {
     "lfw-40-attributes-resnet18": (
         {
             "data": {**LFW, "desired": "ALL"},
-            "model": {"name": "resnet18", "cut": "layer1"},
+            "model": {"name": "resnet18", "cut": "layer1", "bottleneck": None},
             "epochs": 6,
             "train": FAST,
         },

@@ -80,6 +80,7 @@ def settings(fronts: str, edges: int, cap: float | None, front: Path | None, see
             "model": {
                 "name": "fleet_network:build",
                 "cut": "stage1",
+                "bottleneck": None,
                 "front": None if front is None else str(front),
                 "exit": {"width": 32, "depth": 1},
             },

@@ -48,7 +48,7 @@ def main() -> None:
                     "image_size": 64,
                     "limit": {"train": args.images, "val": 64, "test": 64},
                 },
-                "model": {"name": args.model, "cut": args.cut},
+                "model": {"name": args.model, "cut": args.cut, "bottleneck": None},
                 "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
             }
             results: dict[str, Any] = train(base, changes, monitor=Quiet()).as_json()

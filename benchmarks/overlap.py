@@ -43,7 +43,7 @@ def settings(work: Path, images: int, model: str, cut: str) -> Config:
                 "image_size": 64,
                 "limit": {"train": images, "val": 64, "test": 64},
             },
-            "model": {"name": model, "cut": cut},
+            "model": {"name": model, "cut": cut, "bottleneck": None},
             "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
         }
     )

@@ -94,7 +94,7 @@ def config_of(name: str) -> Config:
             "hardware": {"threads": 1},
             **own,
             "data": {**data, **own.get("data", {})},
-            "model": {"name": "resnet18", "cut": "layer1", **own.get("model", {})},
+            "model": {"name": "resnet18", "cut": "layer1", "bottleneck": None, **own.get("model", {})},
             "train": {**train, **own.get("train", {})},
         }
     )

@@ -61,7 +61,7 @@ def settings(run_dir: Path, data: Path, work: Path, seed: int, **changes: Any) -
         "seed": seed,
         "epochs": 8,
         "data": {"path": str(data), "desired": "label", "sensitive": [], "cache_dir": str(work / "cache")},
-        "model": {"name": "fleet_network:build"},
+        "model": {"name": "fleet_network:build", "bottleneck": None},
         "train": {"batch_size": 16, "lr": 2e-3},
     }
     tiny = {**TINY, "data": {key: value for key, value in TINY["data"].items() if key != "limit"}}

@@ -65,7 +65,7 @@ def settings(front: str, cut: str, labels: int, work: Path) -> dict[str, Any]:
     scratch = front == "scratch"
     train: dict[str, Any] = {"batch_size": 32, "front_epochs": 12 if scratch else 4}
     weights = None if scratch else str(work / "lite0.safetensors")
-    model: dict[str, Any] = {"name": NETWORK, "cut": cut, "weights": weights}
+    model: dict[str, Any] = {"name": NETWORK, "cut": cut, "bottleneck": None, "weights": weights}
     if not scratch:
         train["lr_pretrained"] = 3e-4
     if front in ("frozen", "adapter"):

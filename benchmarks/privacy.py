@@ -46,10 +46,10 @@ GOALS = {"attack": 0.03, "certificate": 0.05, "desired": 0.01}
 UNDEFENDED = threading.Lock()  # held while an undefended run is trained
 FAST = {"precision": "bfloat16", "channels_last": True}
 NETWORKS: dict[str, dict[str, Any]] = {
-    "resnet18": {"model": {"name": "resnet18", "cut": "layer1"}, "train": FAST, "epochs": 6},
-    "vgg11": {"model": {"name": "vgg11_bn", "cut": "features.7"}, "train": FAST, "epochs": 4},
+    "resnet18": {"model": {"name": "resnet18", "cut": "layer1", "bottleneck": None}, "train": FAST, "epochs": 6},
+    "vgg11": {"model": {"name": "vgg11_bn", "cut": "features.7", "bottleneck": None}, "train": FAST, "epochs": 4},
     "mobilevit_xxs": {
-        "model": {"name": "mobilevit_xxs", "cut": "stages.1"},
+        "model": {"name": "mobilevit_xxs", "cut": "stages.1", "bottleneck": None},
         "train": {"lr": 2e-3, "channels_last": True},
         "epochs": 6,
     },

@@ -22,7 +22,7 @@ from typing import Any
 from common import HERE, provenance
 
 BATCH = 64
-CUT = {"name": "resnet18", "cut": "layer1"}
+CUT = {"name": "resnet18", "cut": "layer1", "bottleneck": None}
 NARROW = {**CUT, "bottleneck": "4x1x1"}
 NOISE = {"mechanism": "gaussian", "sigma": 0.4}
 ADVERSARY = {"exits": ["mlp", "mlp"], "weight": 3.0, "confusion": "conditional", "steps": 3}

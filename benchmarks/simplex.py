@@ -60,7 +60,7 @@ def settings(run_dir: Path, work: Path, schedule: str, made_for: float) -> Confi
             "cache_dir": str(work / "cache"),
             "limit": {"train": 1200, "val": 100, "test": 1000},
         },
-        "model": {"name": "fleet_network:build"},
+        "model": {"name": "fleet_network:build", "bottleneck": None},
         "train": {"batch_size": 32, "lr": 3e-3},
         "link": {"simplex_rate": 4e6, "simplex_loss": made_for},
     }

@@ -45,7 +45,7 @@ TINY: dict[str, Any] = {
         "limit": {"train": 160, "val": 20, "test": 40},
         "audit_share": 0,
     },
-    "model": {"name": "trials:build", "cut": "stage1", "exit": {"width": 8, "depth": 1}},
+    "model": {"name": "trials:build", "cut": "stage1", "bottleneck": None, "exit": {"width": 8, "depth": 1}},
     "train": {"batch_size": 16},
     "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
 }

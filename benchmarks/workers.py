@@ -69,7 +69,7 @@ def settings(folder: Path, *, small: bool, **changes: Any) -> Config:
             "epochs": 2,
             "run_dir": str(folder),
             "data": {"image_size": 32 if small else 64},
-            "model": {"name": "resnet18", "cut": "layer1"},
+            "model": {"name": "resnet18", "cut": "layer1", "bottleneck": None},
             "train": {"batch_size": 16 if small else 64},
             "hardware": {"cloud_device": "cpu", "threads": 1},
         },

@@ -56,9 +56,7 @@ def config_of(row: Row, value: float, size: int) -> Config:
     settings: dict[str, Any] = {**row.settings}
     if row.setting == "λ":
         settings["adversary"] = {**settings["adversary"], "weight": value}
-    model: dict[str, Any] = {"name": "resnet18", "cut": "layer1", "small_input": False} | (
-        {"bottleneck": row.bottleneck} if row.bottleneck else {}
-    )
+    model = {"name": "resnet18", "cut": "layer1", "small_input": False, "bottleneck": row.bottleneck or None}
     return load_config(
         {
             "seed": SEED,

@@ -51,7 +51,7 @@ def tiny_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
             "audit_share": 0,
             "cache_dir": str(tmp_path.parent / "cache"),
         },
-        "model": {"name": "tiny:build", "cut": "stage1", "exit": {"width": 8, "depth": 1}},
+        "model": {"name": "tiny:build", "cut": "stage1", "bottleneck": None, "exit": {"width": 8, "depth": 1}},
         "train": {"batch_size": 16},
         "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
     }

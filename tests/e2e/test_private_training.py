@@ -24,7 +24,7 @@ SLOW = pytest.mark.slow
     ("kind", "schedule"),
     [
         ("gaussian", "joint"),
-        pytest.param("gaussian", "two-stage", marks=SLOW),
+        ("gaussian", "two-stage"),
         ("codewords", "freeze-and-log"),
         ("labels", "two-stage"),
         ("taught", "joint"),

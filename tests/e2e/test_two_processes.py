@@ -22,7 +22,7 @@ METHODS = [
     ("hierarchical", "joint"),
     ("hierarchical", "freeze-and-log"),
     ("upload", "joint"),
-    pytest.param("upload", "freeze-and-log", marks=pytest.mark.slow),
+    ("upload", "freeze-and-log"),
     ("split", "joint"),
     ("local", "joint"),
 ]

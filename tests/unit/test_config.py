@@ -229,3 +229,18 @@ def test_images_are_set_apart_for_the_audit_where_there_is_something_to_hide(
 def test_a_run_from_before_the_share_had_none(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data:\n  sensitive: [masculine]\n")
     assert load_run_config(tmp_path).audit_share == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"codebook": 4}, "dp": {"mechanism": "randomised-response", "epsilon": 2}},
+        {"dp": {"mechanism": "gaussian", "sigma": 1, "clip": 1}},
+        {"train": {"freeze": "front"}},
+    ],
+)
+def test_the_default_bottleneck_is_for_runs_whose_front_learns_and_sends_without_noise(changes):
+    assert load_config({}).bottleneck == "auto"
+    assert load_config(changes).bottleneck is None
+    assert load_config({}, ["model.bottleneck=null"]).bottleneck is None
+    assert load_config({**changes, "model": {"bottleneck": "8x4x4"}} if "model" not in changes else {}).bottleneck

@@ -22,9 +22,10 @@ def largest_value(config: Config) -> float:
     added to the clip. Otherwise the values are only kept within what training can compute with.
     """
     dp, model = config.dp, config.model
+    bottleneck = model.bottleneck if isinstance(model.bottleneck, tuple) else None  # auto: not where a vector crosses
     if dp.mechanism == "none" or model.codebook is not None:
-        return _SLACK if model.codebook is not None or model.bottleneck is not None else _ANY
-    clip = dp.clip or (None if model.bottleneck is None else math.sqrt(math.prod(model.bottleneck)))
+        return _SLACK if model.codebook is not None or bottleneck is not None else _ANY
+    clip = dp.clip or (None if bottleneck is None else math.sqrt(math.prod(bottleneck)))
     if dp.sigma is None or clip is None:
         return _ANY
     return _SLACK * clip + (_LAPLACE if dp.mechanism == "laplace" else _GAUSSIAN) * dp.sigma

@@ -152,7 +152,11 @@ class ModelConfig(Section):
     cut: Annotated[str, BeforeValidator(_place)] = Field(
         "layer1", description="where to divide it; 'smartedge cuts NAME' lists the places"
     )
-    bottleneck: Shape | None = Field(None, description="a narrow, bounded tensor at the cut, e.g. 8x4x4")
+    bottleneck: Shape | Literal["auto"] | None = Field(
+        "auto",
+        description="a narrow, bounded tensor that crosses the cut, e.g. 8x4x4; auto: a quarter as many numbers as the "
+        "image has pixels (64x64: 16x8x8), fewer bytes than its JPEG; null: the whole tensor at the cut",
+    )
     codebook: int | None = Field(
         None, ge=2, le=256, description="instead of a tensor, one of this many codewords crosses the cut"
     )

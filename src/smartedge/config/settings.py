@@ -121,7 +121,7 @@ class Config(Section):
 
     def _network_problems(self) -> list[str]:
         train, model, method = self.train, self.model, get_method(self.method)
-        added = model.bottleneck is not None or model.codebook is not None or model.adapter is not None
+        added = self.bottleneck is not None or model.codebook is not None or model.adapter is not None
         rules = (
             (
                 bool(train.freeze) and not method.divides,
@@ -221,7 +221,7 @@ class Config(Section):
                 f"{labels} labels have too many combinations; name at most {_MOST_LABELS}, or hide by adversary.exits",
             ),
             (
-                model.bottleneck is not None and model.codebook is not None,
+                isinstance(model.bottleneck, tuple) and model.codebook is not None,
                 "model.bottleneck, model.codebook: give one of them",
             ),
             (
@@ -245,8 +245,9 @@ class Config(Section):
                 "dp.mechanism: codewords are released by 'randomised-response' or 'subset-selection'",
             ),
             (
-                additive and model.bottleneck is None and dp.clip is None,
-                "dp.clip: without model.bottleneck the features have no bound; give one",
+                additive and self.bottleneck is None and dp.clip is None,
+                "dp.clip: without model.bottleneck the features have no bound; give one, or name a bottleneck, such as "
+                "4x1x1 (auto is for runs without noise)",
             ),
             (
                 dp.granularity == "element" and dp.mechanism != "laplace",
@@ -254,6 +255,13 @@ class Config(Section):
             ),
         )
         return [problem for wrong, problem in rules if wrong]
+
+    @property
+    def bottleneck(self) -> tuple[int, ...] | Literal["auto"] | None:
+        """``model.bottleneck``; ``auto`` is none with noise, with codewords, and where the front must learn nothing."""
+        named = self.model.bottleneck
+        other = self.dp.mechanism != "none" or self.model.codebook is not None or "front" in self.train.freeze
+        return None if named == "auto" and other else named
 
     @property
     def suppresses(self) -> bool:
@@ -308,7 +316,7 @@ class Config(Section):
             weights=model.weights,
             arguments=model.args,
             at=model.cut,
-            bottleneck=model.bottleneck,
+            bottleneck=self.bottleneck,
             codebook=model.codebook,
             exit_width=model.exit.width,
             exit_depth=model.exit.depth,

@@ -29,7 +29,7 @@ def mechanism_of(config: Config, feature_shape: tuple[int, ...]) -> Mechanism:
         feature_shape=feature_shape,
         granularity=dp.granularity,
         clip=dp.clip,
-        bottleneck=model.bottleneck is not None,
+        bottleneck=config.bottleneck is not None,
         codebook=model.codebook if get_method(config.method).divides else None,
         epsilon=dp.epsilon,
         delta=dp.delta,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -19,7 +20,7 @@ class Blueprint:
     outputs: int  # K of task exit and back
     image_size: int  # height and width of the images in pixels
     seed: int  # determines every parameter
-    bottleneck: tuple[int, ...] | None = None  # shape of the narrow tensor that crosses instead
+    bottleneck: tuple[int, ...] | Literal["auto"] | None = None  # shape of the narrow tensor that crosses instead
     codebook: int | None = None  # number of codewords, one of which crosses instead
     small_input: bool = True  # adapt the network to small images; a pretrained one is left as published
     weights: str | None = None  # see weights_named

@@ -55,7 +55,7 @@ class Entrances(nn.Module):
         self.shapes = dict(shapes)
         self.entrances = nn.ModuleList(nn.Identity() if each is None else each for each in entrances)
         self.layers = nn.ModuleList(layers)
-        self._widens = entrances[0] is not None
+        self._widens = [each is not None for each in entrances]
 
     @classmethod
     def at_cuts(cls, blueprint: Blueprint, cuts: Sequence[str]) -> Entrances:
@@ -100,7 +100,7 @@ class Entrances(nn.Module):
         """The state of the back for one cut; the back of :func:`~smartedge.models.network.divide` loads it."""
         place = self.cuts.index(cut)
         state = {name: tensor for layers in self.layers[place:] for name, tensor in layers.state_dict().items()}
-        if not self._widens:
+        if not self._widens[place]:
             return state
         widen = {f"0.{name}": tensor for name, tensor in self.entrances[place].state_dict().items()}
         return widen | {f"1.{name}": tensor for name, tensor in state.items()}

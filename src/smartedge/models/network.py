@@ -13,7 +13,7 @@ from smartedge.errors import ConfigError
 from smartedge.models import zoo
 from smartedge.models.adapters import add_adapters
 from smartedge.models.blueprint import Blueprint
-from smartedge.models.bottleneck import Compress, Expand
+from smartedge.models.bottleneck import Compress, Expand, usual_bottleneck
 from smartedge.models.codebook import CodewordExit, Decode, Encode
 from smartedge.models.cut import cut, cut_in_order
 from smartedge.models.exits import TaskExit
@@ -98,6 +98,8 @@ class Ends:
 def _ends_at(blueprint: Blueprint, before: Part) -> Ends:
     """What is added behind a part; its parameters are drawn from torch's global generator."""
     shape, layout, bottleneck, codebook = before.feature_shape, before.layout, blueprint.bottleneck, blueprint.codebook
+    if bottleneck == "auto":
+        bottleneck = usual_bottleneck(shape, layout, blueprint.image_size)
     if bottleneck is not None:
         narrow, widen = Compress(shape, bottleneck, layout), Expand(bottleneck, shape, layout)
         crossing: Layout = "channels-first" if is_map(layout) else "tokens"

@@ -68,7 +68,7 @@ def assemble(run_dir: Path, config: Config, method: Method, facts: RunFacts) -> 
         model=config.model.name,
         weights=edge.weights or (cloud.weights if cloud else None),
         cut=config.model.cut if method.divides else None,
-        bottleneck=tuple(config.model.bottleneck) if method.divides and config.model.bottleneck else None,
+        bottleneck=_bottleneck(config, edge.feature_shape) if method.divides else None,
         codec=config.codec_name if cloud else None,
         seed=config.seed,
         epochs=config.epochs,
@@ -110,6 +110,14 @@ def assemble(run_dir: Path, config: Config, method: Method, facts: RunFacts) -> 
     _join_predictions(run_dir, at_exit=at_exit is not None)
     results.write(run_dir / "results.json")
     return results
+
+
+def _bottleneck(config: Config, crossing: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Its shape, which ``auto`` leaves to the network. A vector has none then."""
+    named = config.bottleneck
+    if named != "auto":
+        return named
+    return crossing if len(crossing) > 1 else None
 
 
 def _with_baseline(run_dir: Path, privacy: Privacy, task: TaskFacts, *, with_exit: bool) -> Privacy:

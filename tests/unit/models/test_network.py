@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from smartedge.errors import ConfigError
 from smartedge.models.adapters import AdaptedConv2d, AdaptedLinear, add_adapters
 from smartedge.models.blueprint import Blueprint, weights_named
+from smartedge.models.bottleneck import check_bottleneck, usual_bottleneck
 from smartedge.models.network import divide
 
 # Without the zeros in its last normalisations, which let no gradient through at first.
@@ -128,3 +130,33 @@ def test_what_cannot_be_frozen_is_refused(changes, message):
 )
 def test_a_tag_names_weights_and_a_module_of_ones_own_does_not(name, weights, expected):
     assert weights_named(name, weights) == expected
+
+
+@pytest.mark.parametrize(
+    ("feature_shape", "layout", "image_size", "expected"),
+    [
+        ((64, 16, 16), "channels-first", 64, (16, 8, 8)),
+        ((64, 32, 32), "channels-first", 32, (4, 8, 8)),
+        ((16, 16, 96), "channels-last", 64, (16, 8, 8)),
+        ((64, 56, 56), "channels-first", 224, (16, 16, 16)),
+        ((512, 2, 2), "channels-first", 64, (256, 2, 2)),  # a map that is smaller keeps its size
+        ((8, 4, 4), "channels-first", 64, (8, 4, 4)),
+        ((197, 192), "tokens", 224, (197, 20)),
+        ((512,), "vector", 64, None),
+    ],
+)
+def test_the_default_bottleneck_has_a_quarter_as_many_numbers_as_the_image_has_pixels(
+    feature_shape, layout, image_size, expected
+):
+    found = usual_bottleneck(feature_shape, layout, image_size)
+    assert found == expected
+    if found is not None:
+        check_bottleneck(feature_shape, found, layout)
+        assert math.prod(found) <= image_size**2 // 4
+
+
+def test_the_default_bottleneck_is_built_where_the_cut_has_a_map_and_left_out_where_it_has_a_vector():
+    divided = divide(dataclasses.replace(BLUEPRINT, bottleneck="auto"))
+    assert divided.feature_shape == (4, 8, 8)
+    assert divided.front(IMAGES).abs().max() <= 1
+    assert divide(dataclasses.replace(BLUEPRINT, bottleneck="auto", at="global_pool")).feature_shape == (512,)

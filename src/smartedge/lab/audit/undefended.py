@@ -71,8 +71,7 @@ def is_undefended(config: Config) -> bool:
     """Whether a run has no protection: no bottleneck, no codewords, no noise, no adversarial exits."""
     if not get_method(config.method).divides:  # the images themselves
         return True
-    model = config.model
-    narrowed = model.bottleneck is not None or model.codebook is not None
+    narrowed = config.bottleneck is not None or config.model.codebook is not None
     return not narrowed and config.dp.mechanism == "none" and not config.suppresses
 
 

@@ -132,7 +132,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "epochs": 2,
         "run_dir": "run",
         "data": {"image_size": 16, "limit": {"train": 32, "val": 8, "test": 8}, "cache_dir": str(tmp_path / "cache")},
-        "model": {"name": "tinynet:build", "cut": "1", "exit": {"width": 8, "depth": 1}},
+        "model": {"name": "tinynet:build", "cut": "1", "bottleneck": None, "exit": {"width": 8, "depth": 1}},
         "train": {"batch_size": 8},
         "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
     }

@@ -68,7 +68,7 @@ def evidence_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunEvidence]:
     config = load_config(
         {
             "data": {"image_size": SIZE, "sensitive": "masculine"},
-            "model": {"name": "tiny:build", "cut": "stage1"},
+            "model": {"name": "tiny:build", "cut": "stage1", "bottleneck": None},
             "train": {"batch_size": 16},
             "hardware": {"cloud_device": "cpu"},  # where these fronts are
         }
