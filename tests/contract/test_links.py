@@ -211,6 +211,39 @@ def test_the_handlers_error_reaches_who_waits_for_a_reply(link: FrameSender, han
         link.exchange(message(ANSWERED, 5))
 
 
+def test_flush_returns_when_all_is_durable_and_the_receiver_does_not_know_of_the_end(
+    link: FrameSender, handler: Handler
+) -> None:
+    link.open(HEADER)
+    for seq in range(5, 8):
+        link.write(message(HEADER, seq))
+    link.flush()
+    assert handler.synced.acquire(blocking=False) and link.confirmed() == 8
+    assert handler.calls == ["accept", *["ingest"] * 3]
+    link.close()
+    assert handler.calls == ["accept", *["ingest"] * 3, "finish"]
+    handler.held = 3
+    link.open(HEADER)
+    link.flush()  # there was nothing to send
+    link.close()
+
+
+def test_flush_raises_where_the_receiver_fails(link: FrameSender, handler: Handler) -> None:
+    handler.fails, handler.failure = "ingest", LogError("disk full: make room")
+
+    def send_and_flush() -> None:
+        link.open(HEADER)
+        for seq in range(5, 8):
+            link.write(message(HEADER, seq))
+        link.flush()
+
+    with pytest.raises(LogError, match=r"^disk full: make room$"):
+        send_and_flush()
+    link.disconnect()
+    with pytest.raises(LinkError, match="no stream is open"):
+        link.flush()
+
+
 def test_close_refuses_a_stream_that_lacks_frames(
     link: FrameSender, handler: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

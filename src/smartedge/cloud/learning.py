@@ -191,7 +191,7 @@ class Learning:
     def next(self) -> Task | None:
         """What there is to learn from; None: nothing yet. Hold ``handover.changed``.
 
-        In split learning only while the edge is there.
+        In split learning only while the edge is there, or when it has sent everything.
         """
         handover, trainer = self._handover, self.trainer
         if trainer is None or trainer.finished:
@@ -202,7 +202,9 @@ class Learning:
             line = self.mixing.next()
             return None if line is None else Task(line=line, needed=self.mixing.needed(line))
         intake = next(iter(handover.intakes.values()), None)
-        if intake is None or intake.log is None or (self._method.answered and intake.stream is None):
+        if intake is None or intake.log is None:
+            return None
+        if self._method.answered and intake.stream is None and not intake.sent_all:
             return None
         seq = next_in_sequence(intake.log, trainer.next_seq)
         return None if seq is None else Task(frame=(intake.edge, seq), needed={intake.edge: seq + 1})
@@ -233,7 +235,7 @@ class Learning:
             assert self.mixing is not None
             self._learn_window(self.mixing, trainer, task.line)
         elif task.frame is not None:
-            self._learn_frame(trainer, task.frame)
+            self._learn_frame(task, task.frame)
 
     def _learn_window(self, mixing: Mixing, trainer: BackTrainer, line: OrderLine) -> None:
         """Do what the journal says next. Where training fails, go back, and on without the edge whose frame it was."""
@@ -271,18 +273,21 @@ class Learning:
             self.influence.see(key[0], features_of(batch.features_BF, np.arange(len(batch.ids))))
         return batch
 
-    def _learn_frame(self, trainer: BackTrainer, key: Key) -> None:
+    def _learn_frame(self, task: Task, key: Key) -> None:
         """Learn from the next frame of the one edge's sequence, and answer it where the edge waits."""
         handover, (edge, seq) = self._handover, key
-        log = self.logs[edge]
-        if not log.came(seq):
+        with handover.changed:
+            if self._method.answered and self.next() != task:
+                return  # the edge has gone back in between
+            trainer, log = self.trainer, self.logs[edge]
+            assert trainer is not None
+            self._busy = log.came(seq)
+        if not self._busy:
             trainer.skip(log.header_of(seq), seq)
             with handover.changed:
                 handover.learned[edge] = trainer.next_seq
                 handover.changed.notify_all()
             return
-        with handover.changed:
-            self._busy = True
         header, decoded, epoch = log.header_of(seq), self._decoded(key), trainer.progress.epoch
         trainer.busy += decoded.seconds
         try:

@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from smartedge.errors import LinkError
+from smartedge.errors import LinkError, SmartEdgeError
 
 if TYPE_CHECKING:
     from smartedge.edge.runner import EdgeRunner
 
-__all__ = ["Outage", "run_again_after_outages"]
+__all__ = ["Outage", "run_again_after_outages", "tell_of_the_end"]
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
+_TELL_S = 30.0  # how long a cloud that has confirmed everything may be away
+_LOOK_S = 0.5  # between one try to tell it and the next
 
 
 class Outage:
@@ -87,3 +89,25 @@ def run_again_after_outages(
                 outage = Outage(tell)
             outage.wait(f"training goes back to its newest checkpoint then ({error})", stop)
             resume = True
+
+
+def tell_of_the_end(end: Callable[[], None], stop: threading.Event, tell: Callable[[str], None]) -> None:
+    """Tell the cloud that this edge knows that everything was confirmed: it waits a while for that.
+
+    A cloud that cannot be told within half a minute has gone, and needs nothing more.
+
+    Args:
+        end: ends the last stream.
+        stop: set it to try no longer.
+        tell: takes lines for the user.
+    """
+    deadline = time.monotonic() + _TELL_S
+    while not stop.is_set():
+        try:
+            return end()
+        except LinkError:
+            if time.monotonic() >= deadline:
+                return tell("the cloud has confirmed everything, and is not there any more")
+            stop.wait(_LOOK_S)
+        except SmartEdgeError as error:
+            return tell(f"the cloud has confirmed everything before; now it says: {error}")

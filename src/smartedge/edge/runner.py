@@ -14,6 +14,7 @@ from smartedge.codec import get_codec
 from smartedge.config import Config
 from smartedge.data import DataSet, batches
 from smartedge.data.loader import Batches
+from smartedge.edge.outage import tell_of_the_end
 from smartedge.edge.protection import open_gate
 from smartedge.edge.sender import Sender
 from smartedge.edge.shipper import Shipper
@@ -116,6 +117,8 @@ class EdgeRunner:
             self.shipper.start()
         try:
             with nullcontext() if self.sender is None else self.sender.until(stop, cut_off=self._waits):
+                if self.sender is not None and self.shipper is None and self.state.counts.done == len(self.epochs):
+                    self._end_again(stop)
                 finished = self._teach(stop) and self._learn(stop) and self._send_only(stop)
                 if finished and self.sender is not None:
                     finished = self.sender.finish(stop)
@@ -173,6 +176,18 @@ class EdgeRunner:
             self.state.counts.done += 1
             self._checkpoint()
         return True
+
+    def _end_again(self, stop: threading.Event) -> None:
+        """An earlier process has sent everything, and may not have told the cloud that it heard the confirmation."""
+        epoch = self.epochs[-1]
+        split = epoch.splits[-1]
+        frames = len(self._every_image(split))
+        header = self._header(epoch, split, self.state.next_seq - frames, frames)
+
+        def tell(text: str) -> None:
+            self.monitor.update(Update("edge", "link", text=text))
+
+        tell_of_the_end(lambda: self._sender.end_again(header), stop, tell)
 
     # -- one epoch, one split
 
@@ -367,35 +382,37 @@ class EdgeRunner:
 
     def _open(self, epoch: Epoch, split: SplitName, frames: int) -> None:
         """Open the stream of one split of one epoch."""
+        self._sender.open(self._header(epoch, split, self._sender.next_seq, frames))
+
+    def _header(self, epoch: Epoch, split: SplitName, first_seq: int, frames: int) -> StreamHeader:
         config, shape = self.config, self.learner.feature_shape
-        self._sender.open(
-            StreamHeader.of(
-                run=self.state.run,
-                agreement=config.agreement(),
-                task=self.dataset.task,
-                codec=config.codec_name,
-                feature_shape=shape,
-                feature_dtype=self.method.wire_dtype,
-                answer_shape=shape if self.method.answered and split == "train" else None,
-                batch_size=config.train.batch_size,
-                epoch=epoch.number,
-                split=split,
-                first_seq=self._sender.next_seq,
-                frames=frames,
-                joined_frames=self.schedule.most_joined(frames),
-                train_steps=self._per_epoch,
-            )
+        return StreamHeader.of(
+            run=self.state.run,
+            agreement=config.agreement(),
+            task=self.dataset.task,
+            codec=config.codec_name,
+            feature_shape=shape,
+            feature_dtype=self.method.wire_dtype,
+            answer_shape=shape if self.method.answered and split == "train" else None,
+            batch_size=config.train.batch_size,
+            epoch=epoch.number,
+            split=split,
+            first_seq=first_seq,
+            frames=frames,
+            joined_frames=self.schedule.most_joined(frames),
+            train_steps=self._per_epoch,
         )
 
     def _checkpoint(self) -> None:
         """Write a checkpoint.
 
-        After the last epoch one is needed only where frames may wait in the spool for long. Else the summary follows.
+        In one process none is needed after the last epoch, since the summary follows at once. Elsewhere it comes before
+        the end of the last stream, after which the cloud may be gone.
         """
         sender, spooled = self.sender, self.shipper is not None
         if sender is None:
             self.state.checkpoint(0, lambda confirm: confirm())
-        elif spooled or self.state.counts.done < len(self.epochs):
+        elif spooled or self._waits or self.state.counts.done < len(self.epochs):
             self.state.checkpoint(sender.next_seq, sender.when_durable, spooled=spooled)
 
     def _close(self, *, finished: bool) -> None:

@@ -21,7 +21,7 @@ from smartedge.artifacts.summary import TrafficTotals
 from smartedge.codec import Codec, decoding_error, pack, unpack
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
-from smartedge.errors import LinkError, SmartEdgeError
+from smartedge.errors import LinkError, RunError, SmartEdgeError
 from smartedge.privacy.release import Gate
 from smartedge.stopping import Interrupted
 from smartedge.types import Features, Frame, Labels, StreamHeader
@@ -91,6 +91,7 @@ class Sender:
         self.traffic = traffic
         self._stop = threading.Event()
         self._header: StreamHeader | None = None
+        self._to_end = False  # the link's receiver has not heard that the stream has ended
         self._seq = next_seq  # the same, as the sending thread counts
         self._wanted = next_seq  # the receiver holds earlier frames
         self._failure: BaseException | None = None
@@ -171,7 +172,11 @@ class Sender:
         return cast("NDArray[np.float32]", gradient_BF)
 
     def close_stream(self) -> None:
-        """End the stream, and wait until every frame is durable: in the spool, or else at the receiver."""
+        """Wait until every frame of the stream is durable: in the spool, or else at the receiver.
+
+        The receiver hears later that the stream has ended: when the next one begins, or by :meth:`finish`. It may be
+        gone after that. So the caller can first write to its disk what it needs after its last stream.
+        """
         self._do(self._close)
 
     def when_durable(self, job: Callable[[], None]) -> None:
@@ -193,8 +198,25 @@ class Sender:
         self._raise_failure()
         if self.shipper is not None:
             return self.shipper.finish(stop)
+        self._end()
         self.link.disconnect()
         return True
+
+    def end_again(self, header: StreamHeader) -> None:
+        """Open and end a stream whose frames the receiver has confirmed: an earlier process may not have ended it.
+
+        Raises:
+            RunError: the receiver does not hold them any more.
+        """
+        self._open(header)
+        if self._wanted < header.end_seq:
+            self._to_end = False
+            self.link.disconnect()
+            raise RunError(
+                f"the cloud wants frame {self._wanted}, but had confirmed all before {header.end_seq}; restore its run "
+                "directory, or start a new run"
+            )
+        self._end()
 
     def abort(self) -> None:
         """Drop the batches that wait, and disconnect."""
@@ -216,9 +238,11 @@ class Sender:
     # -- on the sending thread
 
     def _open(self, header: StreamHeader) -> None:
-        self._before = self.link.counters()
+        self._end()
+        self._counted = self.link.counters()
         self._header = header
         self._wanted = self._out.open(header)
+        self._to_end = self.shipper is None
 
     def _took(self, seconds: float) -> None:
         """Count the time of the link. The shipper counts its own."""
@@ -249,11 +273,29 @@ class Sender:
         if self.shipper is not None:
             self.shipper.spool.sync()
             return
-        self.link.close()
+        if self._header.answered:
+            self._end()  # the receiver has its frames, which are durable when it has heard of the end
+            return
+        self.link.flush()
         self._took(time.perf_counter() - begun)
-        now, split = self.link.counters(), self._header.split
-        self.traffic.up[split] = self.traffic.up.get(split, 0) + now.up - self._before.up
-        self.traffic.down[split] = self.traffic.down.get(split, 0) + now.down - self._before.down
+        self._count()
+
+    def _end(self) -> None:
+        """Let the receiver know that the stream has ended, where it does not."""
+        if self._to_end:
+            self._to_end = False
+            begun = time.perf_counter()
+            self.link.close()
+            self._took(time.perf_counter() - begun)
+            self._count()
+
+    def _count(self) -> None:
+        """Add what the link has carried for the stream since the last call."""
+        assert self._header is not None
+        before, now, split = self._counted, self.link.counters(), self._header.split
+        self._counted = now
+        self.traffic.up[split] = self.traffic.up.get(split, 0) + now.up - before.up
+        self.traffic.down[split] = self.traffic.down.get(split, 0) + now.down - before.down
         self.traffic.source = now.source
 
     def _work(self) -> None:

@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smartedge.artifacts.run import Shipped
-from smartedge.edge.outage import Outage
+from smartedge.edge.outage import Outage, tell_of_the_end
 from smartedge.edge.spool import Spool
-from smartedge.errors import LinkError, LogError, RunError, SmartEdgeError
+from smartedge.errors import LinkError, LogError, RunError
 from smartedge.files import disk_error
 from smartedge.types import StreamHeader
 from smartedge.wire.link import FrameSender
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Shipper"]
 
-_TELL_S = 30.0  # how long a cloud that has confirmed everything may be away
 _LOOK_S = 0.5  # how often a thread that waits looks whether it should end
 
 
@@ -34,8 +34,9 @@ class Shipper:
     Where the link breaks, or the cloud is not there, it waits (:class:`~smartedge.edge.outage.Outage`) and tries again.
     It goes on at the frame that the cloud wants next.
 
-    When the cloud has confirmed every frame, it is told so by the end of the last stream. A cloud that cannot be told
-    within half a minute has gone, and needs nothing more.
+    When the cloud has confirmed every frame, this is written to ``record``. Only then the cloud hears of the end of the
+    last stream, upon which it may end. So an edge that was killed in between knows that it needs the cloud no more: it
+    tries to tell it once more, but not for long (:func:`~smartedge.edge.outage.tell_of_the_end`).
 
     Args:
         spool: where frames come from.
@@ -117,7 +118,9 @@ class Shipper:
             while not self._stopping.is_set():
                 header = self.spool.stream_at(self.spool.confirmed)
                 if header is None and self._ending.is_set():
-                    self._tell_the_cloud()
+                    last = self.spool.streams[-1] if self.spool.streams else None
+                    if last is not None and last != self._ended:
+                        tell_of_the_end(partial(self._ship, last), self._stopping, self._tell)
                     return
                 if header is None:
                     self.spool.wait(_LOOK_S)
@@ -130,21 +133,9 @@ class Shipper:
             self._failure = error
             self.spool.stop()
 
-    def _tell_the_cloud(self) -> None:
-        """Every frame is confirmed. Tell the cloud that this edge has heard so: it waits a while for that."""
-        deadline = time.monotonic() + _TELL_S
-        while self.spool.streams and self._ended != self.spool.streams[-1] and not self._stopping.is_set():
-            try:
-                self._ship(self.spool.streams[-1])
-            except SmartEdgeError as error:
-                if not isinstance(error, LinkError) or time.monotonic() >= deadline:
-                    self._tell("the cloud has confirmed everything, and is not there any more")
-                    return
-                self._stopping.wait(_LOOK_S)
-
     def _ship(self, header: StreamHeader) -> None:
         """Ship one stream, and return when it is confirmed or shipping is to stop."""
-        before = self.link.counters()
+        self._counted = self.link.counters()
         begun = time.perf_counter()
         waited = 0.0
         try:
@@ -171,25 +162,29 @@ class Shipper:
                 seq += 1
                 self.spool.confirm(min(self.link.confirmed(), seq))
             with _cloud_stores():
-                self.link.close()
+                self.link.flush()
             self.spool.confirm(header.end_seq)
+            self._count(header)  # on disk, before the cloud may end
+            with _cloud_stores():
+                self.link.close()
             self._ended = header
         except LinkError:
             self.spool.confirm(min(self.link.confirmed(), header.end_seq))
             raise
         finally:
-            self._count(header, before.up, before.down, time.perf_counter() - begun - waited)
+            self._traffic.link_seconds += time.perf_counter() - begun - waited
+            self._count(header)
 
-    def _count(self, header: StreamHeader, up: int, down: int, seconds: float) -> None:
-        """Add what the link carried for a stream, and keep how far it came."""
-        now, traffic, split = self.link.counters(), self._traffic, header.split
-        if (now.up, now.down) == (up, down):
+    def _count(self, header: StreamHeader) -> None:
+        """Add what the link has carried for a stream since the last call, and keep how far it came."""
+        before, now, traffic, split = self._counted, self.link.counters(), self._traffic, header.split
+        if now == before:
             return
+        self._counted = now
         # New dictionaries: another thread may read the old ones at this moment.
-        traffic.up = {**traffic.up, split: traffic.up.get(split, 0) + now.up - up}
-        traffic.down = {**traffic.down, split: traffic.down.get(split, 0) + now.down - down}
+        traffic.up = {**traffic.up, split: traffic.up.get(split, 0) + now.up - before.up}
+        traffic.down = {**traffic.down, split: traffic.down.get(split, 0) + now.down - before.down}
         traffic.source = now.source
-        traffic.link_seconds += seconds
         shipped = Shipped(confirmed=self.spool.confirmed, up=traffic.up, down=traffic.down, source=traffic.source)
         try:
             shipped.write(self._record)

@@ -143,6 +143,11 @@ class GrpcLink:
                 raise LinkError(f"{self._where}: the receiver ended the stream instead of replying")
             return check_answer(answer, message, stream.header)
 
+    def flush(self) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        with self._call():
+            self._opened(answered=False).flush()
+
     def close(self) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._call():
@@ -291,6 +296,17 @@ class _Stream:
             self._answers.put(None)
             self.raise_failure()
         return answer
+
+    def flush(self) -> None:
+        """Wait until the receiver has confirmed every frame.
+
+        Raises:
+            RpcError: the call has ended before.
+        """
+        self._all_heard.wait()
+        if self.confirmed != self.header.end_seq:
+            self.raise_failure()
+            raise LinkError("the receiver ended the stream before it confirmed the last frame")
 
     def finish(self) -> None:
         """End the stream, and wait for the receiver's last word.

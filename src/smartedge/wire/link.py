@@ -47,6 +47,14 @@ class FrameSender(Protocol):
         """Send a frame and wait for the answer to it (``StreamHeader.answer_shape``)."""
         ...
 
+    def flush(self) -> None:
+        """Send what was kept, and return when the receiver holds every frame of the stream durably.
+
+        All frames were written, and frames of this stream are not answered. The stream stays open. The receiver's
+        program may end once it has heard of the end of the last stream, and not before.
+        """
+        ...
+
     def close(self) -> None:
         """Send what was kept, end the stream, and return when the receiver holds every frame durably."""
         ...

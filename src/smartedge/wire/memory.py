@@ -58,6 +58,12 @@ class MemoryLink:
             self._down += len(answer.head) + len(answer.payload)
             return check_answer(answer, message, header)
 
+    def flush(self) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`."""
+        with self._stream(answered=False) as (header, receiver):
+            if self._confirmed < header.end_seq:
+                self._confirmed = receiver.sync()
+
     def close(self) -> None:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         with self._stream() as (header, receiver):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from smartedge.edge import outage
-from smartedge.edge.outage import run_again_after_outages
+from smartedge.edge.outage import run_again_after_outages, tell_of_the_end
 from smartedge.errors import FrameError, LinkError
 
 
@@ -82,3 +82,33 @@ def test_no_wait_is_longer_than_a_minute_and_a_half():
     for _ in range(12):
         away.wait("", stop)
     assert max(stop.waits) <= 90 and min(stop.waits[-3:]) >= 30
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ([True], None),
+        ([BROKEN, BROKEN, True], None),
+        ([BROKEN] * 10, "the cloud has confirmed everything, and is not there any more"),
+        (
+            [BROKEN, FrameError("no such stream")],
+            "the cloud has confirmed everything before; now it says: no such stream",
+        ),
+    ],
+)
+def test_the_cloud_is_told_of_the_end_for_half_a_minute_and_no_longer(monkeypatch, ends, said):
+    class Clock(Stop):
+        def wait(self, timeout: float | None = None) -> bool:
+            monkeypatch.setattr(outage.time, "monotonic", lambda: sum(self.waits) * 10)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(outage.time, "monotonic", lambda: 0.0)
+    left, stop, told = list(ends), Clock(), []
+
+    def end() -> None:
+        if isinstance(now := left.pop(0), Exception):
+            raise now
+
+    tell_of_the_end(end, stop, told.append)
+    assert told == ([] if said is None else [said])
+    assert len(stop.waits) == min(6, len(ends) - 1), "a wait takes 5 s here"

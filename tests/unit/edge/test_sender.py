@@ -12,7 +12,7 @@ from headers import stream_header
 from smartedge.artifacts.results import Distortion
 from smartedge.codec import get_codec
 from smartedge.edge.sender import Sender, Traffic
-from smartedge.errors import LinkError
+from smartedge.errors import LinkError, RunError
 from smartedge.privacy.mechanisms import Unprotected
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate
@@ -41,7 +41,7 @@ class Receiver:
         self.finished: list[StreamHeader] = []
         self.gate = gate
         self.fail_at = fail_at
-        self.wanted = 0
+        self.wanted = self.synced = 0
 
     def accept(self, edge: str, header: StreamHeader) -> int:
         return max(self.wanted, header.first_seq)
@@ -54,6 +54,7 @@ class Receiver:
         self.frames.append(frame)
 
     def sync(self, edge: str, header: StreamHeader) -> int:
+        self.synced = len(self.frames)
         return header.end_seq
 
     def finish(self, edge: str, header: StreamHeader) -> None:
@@ -93,13 +94,14 @@ def test_frames_arrive_in_order_and_are_counted(threaded):
     for seq in range(4):
         send(box, seq)
     box.close_stream()
-    box.when_durable(lambda: confirmed.append(len(receiver.finished)))
+    box.when_durable(lambda: confirmed.append((receiver.synced, len(receiver.finished))))
     box.open(dataclasses.replace(HEADER, split="val", first_seq=4, frames=1))
     send(box, 4)
     box.close_stream()
     box.finish(threading.Event())
     assert [frame.seq for frame in receiver.frames] == list(range(5))
-    assert confirmed == [1], "after the first stream was confirmed, before the second one"
+    assert confirmed == [(4, 0)], "its frames are durable, and the receiver does not know yet that this is the end"
+    assert [header.split for header in receiver.finished] == ["train", "val"]
     assert box.next_seq == 5
     assert box.traffic.images == {"train": 12, "val": 3}
     assert box.traffic.up["train"] > 4 * 96
@@ -109,6 +111,20 @@ def test_frames_arrive_in_order_and_are_counted(threaded):
     assert recorded == [("train", 0), ("train", 1), ("train", 2), ("train", 3), ("val", 4)], (
         "every frame, under its seq"
     )
+
+
+def test_a_stream_that_an_earlier_process_sent_is_ended_again():
+    receiver = Receiver()
+    box = sender(receiver, threaded=False)
+    receiver.wanted = 4
+    box.end_again(HEADER)
+    assert (receiver.finished, receiver.frames) == ([HEADER], [])
+    receiver.wanted = 3
+    with pytest.raises(RunError, match="wants frame 3, but had confirmed all before 4"):
+        box.end_again(HEADER)
+    assert receiver.finished == [HEADER]
+    receiver.wanted = 4
+    box.end_again(HEADER)
 
 
 def test_frames_that_the_receiver_holds_are_released_again_but_not_sent():

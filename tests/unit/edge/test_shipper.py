@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,6 @@ from headers import stream_header
 from smartedge.artifacts.run import Shipped
 from smartedge.cloud.store import FeatureLog, StoreHandler
 from smartedge.edge import outage
-from smartedge.edge import shipper as shipper_module
 from smartedge.edge.sender import Traffic
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
@@ -240,14 +240,44 @@ class NoLastWord(Breaking):
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_cloud_that_confirmed_everything_is_told_or_has_gone(tmp_path, log, monkeypatch, gone):
-    monkeypatch.setattr(shipper_module, "_LOOK_S", 0.001)
-    monkeypatch.setattr(shipper_module, "_TELL_S", 0.02 if gone else 60)
+    monkeypatch.setattr(outage, "_LOOK_S", 0.001)
+    monkeypatch.setattr(outage, "_TELL_S", 0.02 if gone else 60)
     told: list[str] = []
     link = NoLastWord(StoreHandler(log), lambda call: gone and bool(link.lost))
     made = shipper(filled(tmp_path), link, tmp_path, told)
     assert made.finish(threading.Event())
     assert log.durable == 12 and link.written == list(range(12))
     assert ("the cloud has confirmed everything, and is not there any more" in told) == gone
+
+
+@pytest.mark.parametrize("cloud", ["gone", "there"])
+def test_an_edge_killed_after_its_last_stream_ends_without_a_cloud_that_has_gone(tmp_path, log, monkeypatch, cloud):
+    """The cloud has heard of the end, and may end. What the edge writes after that does not come to its disk."""
+    disk = tmp_path / "disk when killed"
+
+    class Copying(MemoryLink):
+        def close(self) -> None:
+            super().close()
+            if self._confirmed == LATER.end_seq:
+                shutil.copytree(tmp_path, disk)
+
+    assert shipper(filled(tmp_path), Copying(StoreHandler(log)), tmp_path).finish(threading.Event())
+    monkeypatch.setattr(outage, "_LOOK_S", 0.001)
+    monkeypatch.setattr(outage, "_TELL_S", 0.02)
+    told, stop = [], threading.Event()
+
+    def away(call: int) -> bool:
+        if call > 500:
+            stop.set()  # it would try for ever
+        return cloud == "gone"
+
+    link = Breaking(StoreHandler(log), away)
+    again = shipper(Spool(disk / "spool", waiting=lambda: None), link, disk, told)
+    assert again.finish(stop)
+    if cloud == "gone":
+        assert told == ["the cloud has confirmed everything, and is not there any more"]
+    else:
+        assert (link.opened, link.written, told) == ([("val", 12)], [], [])
 
 
 def test_a_cloud_that_lost_its_store_is_an_error(tmp_path, log):

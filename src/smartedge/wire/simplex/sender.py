@@ -87,6 +87,10 @@ class SimplexLink:
         """Not possible on a link without a way back."""
         raise FrameError(f"{self._where}: frames cannot be answered here; this needs a link with a way back")
 
+    def flush(self) -> None:
+        """Send what was kept."""
+        self._flush(self._stream().end_seq)
+
     def close(self) -> None:
         """Send what was kept and the end of the stream; returns when the link has carried it."""
         header = self._stream()
