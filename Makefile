@@ -1,4 +1,4 @@
-.PHONY: help install demo lint check test test-slow mutants clean
+.PHONY: help install demo lint check docs test test-slow mutants clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,8 +14,11 @@ demo: .venv/installed ## train the four methods on embedded data, print a table,
 lint: .venv/installed ## repair formatting and simple lint
 	scripts/lint
 
-check: .venv/installed ## lint, formatting, types and import rules
+check: .venv/installed ## lint, formatting, types, import rules, documentation
 	scripts/check
+
+docs: .venv/installed ## build the documentation: build/docs/index.html
+	scripts/docs
 
 test: .venv/installed ## check, then run the tests except the slow ones
 	scripts/test

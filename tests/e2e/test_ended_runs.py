@@ -33,7 +33,7 @@ def test_a_complete_run_is_not_run_again(method, tiny_config):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("method", ["hierarchical", "split"])
+@pytest.mark.parametrize("method", ["hierarchical", pytest.param("split", marks=pytest.mark.slow)])
 def test_an_edge_that_was_lost_before_its_summary_has_something_to_send(method, tiny_config):
     """With all epochs in its newest checkpoint it would send nothing, and the cloud would wait for it for ever."""
     whole, lost = tiny_config("whole", method=method), tiny_config("lost", method=method)

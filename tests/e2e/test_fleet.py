@@ -149,7 +149,7 @@ def test_a_fleet_whose_cloud_is_killed_ends_by_its_journal(tiny_config, tmp_path
     ("made_for", "loss", "schedule"),
     [
         (0.3, 0.2, "joint"),
-        (0.0, 0.1, "freeze-and-log"),
+        pytest.param(0.0, 0.1, "freeze-and-log", marks=pytest.mark.slow),
         pytest.param(0.3, 0.2, "freeze-and-log", marks=pytest.mark.slow),
         pytest.param(0.0, 0.1, "joint", marks=pytest.mark.slow),
     ],

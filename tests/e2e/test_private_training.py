@@ -24,7 +24,7 @@ SLOW = pytest.mark.slow
     ("kind", "schedule"),
     [
         ("gaussian", "joint"),
-        ("gaussian", "two-stage"),
+        pytest.param("gaussian", "two-stage", marks=SLOW),
         ("codewords", "freeze-and-log"),
         ("labels", "two-stage"),
         ("taught", "joint"),

@@ -51,9 +51,9 @@ PLACES = [
 APART = [
     ("hierarchical", "joint", None, "edge", "train", 8, 1, "by two"),
     ("hierarchical", "joint", None, "cloud", "train", 8, 1, "by one"),
-    ("hierarchical", "freeze-and-log", None, "cloud", "train", 8, 1, "by two"),
-    ("split", "joint", None, "edge", "train", 8, 1, "by one"),
-    ("split", "joint", None, "cloud", "train", 14, 2, "by two"),
+    pytest.param("hierarchical", "freeze-and-log", None, "cloud", "train", 8, 1, "by two", marks=pytest.mark.slow),
+    pytest.param("split", "joint", None, "edge", "train", 8, 1, "by one", marks=pytest.mark.slow),
+    pytest.param("split", "joint", None, "cloud", "train", 14, 2, "by two", marks=pytest.mark.slow),
     ("split", "joint", None, "cloud", "train", 4, 0, "by two"),
     ("hierarchical", "two-stage", "gaussian", "edge", "release train", 8, 4, "by one"),
 ]

@@ -22,7 +22,7 @@ METHODS = [
     ("hierarchical", "joint"),
     ("hierarchical", "freeze-and-log"),
     ("upload", "joint"),
-    ("upload", "freeze-and-log"),
+    pytest.param("upload", "freeze-and-log", marks=pytest.mark.slow),
     ("split", "joint"),
     ("local", "joint"),
 ]

@@ -20,6 +20,7 @@ __all__ = ["ENVIRONMENT", "Launched", "launch_command"]
 
 _RESTARTS = 100  # after which torchrun gives up
 _GRACE = 30.0  # seconds that workers have to end a step when they are asked to stop
+_END = 5.0  # seconds that a process has to end when it is killed
 _LOG = "workers.log"  # what torchrun and the workers say beside their progress
 _MEETING = "rendezvous"  # torchrun's own file
 
@@ -92,10 +93,12 @@ class Launched:
                 self._process.wait(timeout=_GRACE)
         if self._process.poll() is None:
             torchrun = psutil.Process(self._process.pid)
-            for process in [torchrun, *torchrun.children(recursive=True)]:  # each is in a session of its own
+            workers = torchrun.children(recursive=True)
+            for process in [torchrun, *workers]:  # each is in a session of its own
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             self._process.wait()
+            psutil.wait_procs(workers, timeout=_END)
         self._reader.join(timeout=5)
         self._process.stdout.close()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from smartedge.data.raw import Images, RawData, RawSplit, list_some, split_in, split_of
-from smartedge.data.tables import FILE_COLUMN, find_table, read_table, resolve
+from smartedge.data.tables import FILE_COLUMN, find_table, read_table, resolve, tables_of_splits
 from smartedge.decode import SUFFIXES, is_hidden, walk
 from smartedge.errors import DataError
 from smartedge.types import SplitName
@@ -23,8 +23,9 @@ def open_folder(path: Path) -> RawData:
     """Open a folder of images, divided into ``train``, ``val`` and ``test`` folders, or all training.
 
     In each, or once for all: a table of labels (see :func:`~smartedge.data.tables.find_table`) with the file of every
-    image; or one folder per class, whose name is the class in the column ``label``. Hidden files and folders are left
-    out. Links to folders are followed.
+    image; or one folder per class, whose name is the class in the column ``label``. Or a table for each split
+    (``train.csv``, ``test.csv``) lies beside the images. Hidden files and folders are left out. Links to folders are
+    followed.
 
     Raises:
         DataError: the folder holds no images in either layout; a table cannot be read; a class folder holds no image;
@@ -32,6 +33,9 @@ def open_folder(path: Path) -> RawData:
     """
     notes: list[str] = []
     folders = _split_folders(path, notes)
+    if len(tables := tables_of_splits(path)) > 1:
+        splits = _by_tables(path, tables, folders, notes)
+        return RawData(path.name, splits, notes=tuple(notes))
     table = find_table(path)
     if folders and table is not None and all(find_table(folder) is None for folder in folders.values()):
         splits = _by_table(path, table, folders, notes)
@@ -39,6 +43,8 @@ def open_folder(path: Path) -> RawData:
         if folders and table is not None:
             notes.append(f"{table} is not used: the folders of the splits have tables of their own")
         splits = {split: _open_split(folder, notes) for split, folder in (folders or {"train": path}).items()}
+        if table is None and find_table(folders.get("train", path)) is None:
+            _refuse_one_class(path, splits["train"])
     return RawData(path.name, splits, notes=tuple(notes))
 
 
@@ -109,8 +115,26 @@ def _by_table(path: Path, file: Path, folders: Mapping[SplitName, Path], notes: 
     return splits
 
 
-def _listed(folder: Path, table: pa.Table) -> tuple[RawSplit, list[Path]]:
-    files = resolve(folder, table[FILE_COLUMN].to_pylist(), walk(folder))
+def _by_tables(
+    path: Path, tables: Mapping[SplitName, Path], folders: Mapping[SplitName, Path], notes: list[str]
+) -> dict[SplitName, RawSplit]:
+    """The splits of a table each. Their images lie in the folder of the split, if there is one, or anywhere below."""
+    splits: dict[SplitName, RawSplit] = {}
+    used: list[Path] = []
+    for split, file in tables.items():
+        table, said = read_table(file)
+        notes.extend(said)
+        splits[split], files = _listed(path, table, first=folders.get(split))
+        used += files
+    notes.append(f"the tables divide {path}: {list_some(file.name for file in tables.values())}")
+    _note_unlisted(path, [path], used, notes)
+    return splits
+
+
+def _listed(folder: Path, table: pa.Table, *, first: Path | None = None) -> tuple[RawSplit, list[Path]]:
+    """The images that a table names in a folder. Names without a place are looked for in ``first``, if it is given."""
+    names = table[FILE_COLUMN].to_pylist()
+    files = resolve(folder, names, walk(folder if first is None else first))
     return RawSplit.from_table(_images(files), table.drop_columns([FILE_COLUMN])), files
 
 
@@ -124,7 +148,7 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     labels: list[str] = []
     others: Counter[str] = Counter()
     empty: list[str] = []
-    for directory in sorted(child for child in folder.iterdir() if child.is_dir() and not is_hidden(child)):
+    for directory in sorted(child for child in _innermost(folder).iterdir() if child.is_dir() and not is_hidden(child)):
         own: Counter[str] = Counter()
         images = sorted(walk(directory, own))
         files += images
@@ -135,8 +159,9 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
             empty.append(f"{directory.name} ({held or 'empty'})")
     if not files:
         raise DataError(
-            f"{folder} holds no images that can be used. Looked for: parquet files; a table such as metadata.csv with "
-            f"a column {FILE_COLUMN!r}; one folder per class, of images ({', '.join(sorted(SUFFIXES))}). "
+            f"{folder} holds no images that can be used. Looked for: Parquet, Arrow and tar files; a table such as "
+            f"metadata.csv with a column {FILE_COLUMN!r}; one folder per class, of images "
+            f"({', '.join(sorted(SUFFIXES))}). "
             f"Found: {_contents(folder)}"
         )
     if empty:
@@ -147,6 +172,25 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     if others:
         notes.append(f"{others.total()} file(s) in {folder} are not images by their name and are not used")
     return RawSplit.from_table(_images(files), pa.table({"label": labels}))
+
+
+def _refuse_one_class(path: Path, train: RawSplit) -> None:
+    """Say what else was looked for where all images lie in one folder, which therefore names no class."""
+    names = set(train.read(["label"])["label"].to_pylist())
+    if len(names) == 1:
+        raise DataError(
+            f"{path}: all training images lie in the folder {names.pop()!r}, so folders name no classes, and there is "
+            f"no table of labels (metadata.csv, labels.csv, train.csv, ... with a column {FILE_COLUMN!r}). "
+            f"Found: {_contents(path)}"
+        )
+
+
+def _innermost(folder: Path) -> Path:
+    """The folder, or the one of its name within it: archives often hold ``training_set/training_set/``."""
+    within = folder / folder.name
+    return (
+        _innermost(within) if within.is_dir() and [each.name for each in folder.iterdir()] == [folder.name] else folder
+    )
 
 
 def _readable(directory: Path) -> str:

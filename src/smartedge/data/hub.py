@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from smartedge.data.parquet import find_parquet, open_parquet
+from smartedge.data.columnar import find_tables, open_tables
 from smartedge.data.raw import RawData, split_of
 from smartedge.errors import DataError
 
@@ -25,7 +25,7 @@ def open_hub(name: str, cache_dir: Path) -> RawData:
     folder = cache_dir / "hub" / re.sub(r"[^\w.-]+", "--", name)
     if not folder.is_dir():
         _fetch(name, folder)
-    return open_parquet(name.split("/")[-1], *find_parquet(folder))
+    return open_tables(name.split("/")[-1], *find_tables(folder))
 
 
 def _fetch(name: str, folder: Path) -> None:

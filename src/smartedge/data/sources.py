@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.data.celeba import is_celeba, open_celeba
-from smartedge.data.cifar10 import download_cifar10, find_cifar10, open_cifar10
+from smartedge.data.cifar import download_cifar10, find_cifar, open_cifar
+from smartedge.data.columnar import find_tables, open_tables
 from smartedge.data.dataset import DataSet, Split
 from smartedge.data.drawn import DEFAULT_COUNTS, open_drawn
 from smartedge.data.folder import open_folder
@@ -19,8 +20,9 @@ from smartedge.data.hub import open_hub
 from smartedge.data.images import ImageStore, default_cache_dir, open_images
 from smartedge.data.labels import Column, labels_of, read_column, read_task
 from smartedge.data.medmnist import open_medmnist
-from smartedge.data.parquet import find_parquet, open_parquet
 from smartedge.data.raw import Images, RawData, list_some, split_of
+from smartedge.data.stored import ARROW, PARQUET
+from smartedge.data.webdataset import TAR, find_webdataset, open_webdataset
 from smartedge.errors import DataError
 from smartedge.types import SplitName, Task
 
@@ -30,6 +32,8 @@ MOST_SKIPPED = 0.05  # share of a split's images that may be left out; more mean
 PERSON = "identity"  # the column that says whose image it is
 SPLIT_COLUMNS = ("split", "partition", "subset")  # names of a column that divides a data set
 CARVED = 0.1  # share of the training images that is set apart for a split that the data set lacks
+_FILES = (*sorted(PARQUET | ARROW | TAR), ".npz")  # endings of a data set in one file
+_PACKED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 Indices = NDArray[np.int64]
 
@@ -53,8 +57,8 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
 
     Args:
         path: ``"drawn"`` (the embedded faces), ``"cifar10"`` (from the cache folder, or fetched), ``"hf:user/name"``,
-            or where the data lies: a folder of parquet files, of images, of CelebA, of CIFAR-10's batches; a
-            ``.parquet`` or a MedMNIST ``.npz`` file.
+            or where the data lies: a folder of Parquet, Arrow or tar files, of images, of CelebA, of CIFAR's batches;
+            a ``.parquet``, ``.arrow``, ``.tar`` or MedMNIST ``.npz`` file. ``docs/data.md`` describes them.
         desired: the column to learn; a list of yes/no columns makes a multi-label task.
         sensitive: columns to hide.
         image_size: images are cropped square about the middle and resized to this many pixels.
@@ -137,25 +141,40 @@ def open_raw(path: str, image_size: int, limit: Mapping[SplitName, int], cache_d
     if path == "drawn":
         return open_drawn(image_size, {s: max(count, limit.get(s, 0)) for s, count in DEFAULT_COUNTS.items()})
     if path == "cifar10":
-        return open_cifar10(find_cifar10(cache_dir / "cifar10") or download_cifar10(cache_dir / "cifar10"))
+        kept = cache_dir / "cifar10"
+        return open_cifar(find_cifar(kept) or download_cifar10(kept))
     if path.startswith("hf:"):
         return open_hub(path.removeprefix("hf:"), cache_dir)
     place = Path(path).expanduser()
     if not place.exists():
         raise DataError(_absent(place))
-    if place.is_file():
-        if place.suffix.lower() == ".npz":
-            return open_medmnist(place)
-        if place.suffix.lower() == ".parquet":
-            return open_parquet(place.stem, {"train": [place]})
-        raise DataError(f"{place} is a file of an unknown kind; a data set in one file ends in .parquet or .npz")
+    return _open_file(place, cache_dir) if place.is_file() else _open_folder(place, cache_dir)
+
+
+def _open_file(place: Path, cache_dir: Path) -> RawData:
+    ending = place.suffix.lower()
+    if ending == ".npz":
+        return open_medmnist(place)
+    if ending in PARQUET | ARROW:
+        return open_tables(place.stem, {"train": [place]})
+    if ending in TAR:
+        return open_webdataset(place.stem, {"train": [place]}, (), cache_dir)
+    hint = "unpack it, and give its folder" if ending in _PACKED else f"it may end in {', '.join(_FILES)}"
+    raise DataError(f"{place} is a file of an unknown kind for a data set; {hint}")
+
+
+def _open_folder(place: Path, cache_dir: Path) -> RawData:
     if is_celeba(place):
         return open_celeba(place)
-    if folder := find_cifar10(place):
-        return open_cifar10(folder)
-    files, notes = find_parquet(place)
+    if found := find_cifar(place):
+        return open_cifar(found)
+    name = place.resolve().name
+    files, notes = find_tables(place)
     if files:
-        return open_parquet(place.resolve().name, files, notes)
+        return open_tables(name, files, notes)
+    files, notes = find_webdataset(place)
+    if files:
+        return open_webdataset(name, files, notes, cache_dir)
     return open_folder(place)
 
 

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from smartedge.data.raw import list_some, refuse_lfs_pointer
+from smartedge.data.raw import list_some, refuse_lfs_pointer, split_of
 from smartedge.decode import is_hidden
 from smartedge.errors import DataError
+from smartedge.types import SplitName
 
-__all__ = ["FILE_COLUMN", "find_table", "read_table", "resolve"]
+__all__ = ["FILE_COLUMN", "find_table", "read_table", "resolve", "tables_of_splits"]
 
 FILE_COLUMN = "file_name"  # of what `read_table` returns
 _NAMES = ("metadata", "labels", "annotations")  # of a table, in this order
@@ -33,23 +34,50 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def find_table(folder: Path) -> Path | None:
     """The table of labels in a folder: ``metadata``, ``labels`` or ``annotations``; or None.
 
-    A table of another name counts where it is the only one, and one of its columns names images.
+    A table of another name counts where one of its columns names images, and it is called ``train`` or is the only one.
 
     Raises:
         DataError: two files have one of these names.
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _KINDS and not is_hidden(file))
+    files = _tables(folder)
     for name in _NAMES:
         found = [file for file in files if file.stem.lower() == name]
         if len(found) > 1:
             raise DataError(f"{' and '.join(map(str, found))} are both there; leave one of them")
         if found:
             return found[0]
-    if len(files) == 1 and files[0].suffix.lower() != ".jsonl":
-        with files[0].open(encoding="latin-1") as file:
-            if _named_file_column(re.split("[,;\t]", file.readline(1 << 16))):
-                return files[0]
-    return None
+    naming = [file for file in files if _names_images(file)]
+    of_training = [file for file in naming if split_of(file.stem) == "train"]
+    if len(of_training) == 1:
+        return of_training[0]
+    return files[0] if len(files) == 1 and naming else None
+
+
+def tables_of_splits(folder: Path) -> dict[SplitName, Path]:
+    """The tables in a folder that name images and whose own names are those of splits: ``train.csv``, ``test.csv``.
+
+    Raises:
+        DataError: two of them are of the same split.
+    """
+    found: dict[SplitName, Path] = {}
+    for file in _tables(folder):
+        if (split := split_of(file.stem)) and _names_images(file):
+            if split in found:
+                raise DataError(f"{found[split]} and {file} are both the {split} split; leave one of them")
+            found[split] = file
+    return found
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _KINDS and not is_hidden(file))
+
+
+def _names_images(file: Path) -> bool:
+    """Whether the first line of a table has the name of a column of images."""
+    if file.suffix.lower() == ".jsonl":
+        return False
+    with file.open(encoding="latin-1") as opened:
+        return _named_file_column(re.split("[,;\t]", opened.readline(1 << 16))) is not None
 
 
 def read_table(file: Path) -> tuple[pa.Table, list[str]]:

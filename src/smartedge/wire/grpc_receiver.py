@@ -249,6 +249,8 @@ class GrpcReceiver:
             self._connections.prove(address, peer.edge)
             await context.write(Down(confirmed=receiver.next_seq).SerializeToString())
             await self._take_frames(context, place, receiver, header, calls, syncs)
+            # Reading ends in the same way where the connection was cut. Then this empty message cannot be written.
+            await context.write(Down().SerializeToString())
             await calls.run(receiver.finish)
             await context.write(Down(confirmed=header.end_seq).SerializeToString())
         finally:

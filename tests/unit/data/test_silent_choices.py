@@ -278,6 +278,43 @@ def test_tables_of_other_names_and_encodings(
     assert any("Windows-1252" in note for note in data.notes) == (encoding == "cp1252")
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_table_for_each_split(apart: bool, tmp_path: Path, picture: Picture, opened: Callable[..., DataSet]) -> None:
+    first = 0
+    for split, count in (("train", 20), ("val", 4), ("test", 6)):
+        folder = tmp_path / "d" / (split if apart else "images")
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = ["image_id,label"]
+        for number in range(count):
+            name = number if apart else first + number
+            (folder / f"{name}.png").write_bytes(picture(first + number))
+            rows.append(f"{name},{'ab'[number % 2]}")
+        (tmp_path / "d" / f"{split}.csv").write_text("\n".join(rows))
+        first += count
+    (tmp_path / "d" / "sample_submission.csv").write_text("image_id,label\n0,a\n")
+    data = opened(tmp_path / "d")
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [20, 4, 6]
+    assert data.splits["test"].read(np.arange(6)).images_BCHW[:, 0, 4, 4].tolist() == list(range(24, 30))
+    for split in ("val", "test"):
+        (tmp_path / "d" / f"{split}.csv").unlink()
+    if not apart:
+        assert len(opened(tmp_path / "d").splits["train"]) == 16
+
+
+def test_folders_that_hold_themselves(classes: Callable[..., Path], opened: Callable[..., DataSet]) -> None:
+    classes("bugs/training_set/training_set", ant=20, wasp=20)
+    data = opened(classes("bugs/test_set/test_set", ant=3, wasp=3))
+    assert data.task.names == ("ant", "wasp")
+    assert len(data.splits["test"]) == 6
+
+
+def test_one_folder_names_no_class(classes: Callable[..., Path], opened: Callable[..., DataSet]) -> None:
+    folder = classes("bugs", images=20)
+    (folder / "annotations.json").write_text("{}")
+    with pytest.raises(DataError, match=r"lie in the folder 'images', .*Found: 1 file\(s\) with \.json; images/"):
+        opened(folder)
+
+
 def test_a_table_does_not_lead_out_of_its_folder(tmp_path: Path, opened: Callable[..., DataSet]) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "metadata.csv").write_text("file_name,label\n../secret.png,1\n")

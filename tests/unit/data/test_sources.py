@@ -102,7 +102,7 @@ def test_drawn_faces(cache: Path) -> None:
         ("there", r"did you mean there\.parquet\?"),
         ("qqqqqqqq", r"known by name are drawn, cifar10 and hf:user/name"),
         ("nowhere/at/all", "no data set at"),
-        ("words.txt", r"a file of an unknown kind; a data set in one file ends in \.parquet or \.npz"),
+        ("words.txt", r"a file of an unknown kind for a data set; it may end in \.arrow, \.feather, \.parquet"),
     ],
 )
 def test_nothing_there(place: str, message: str, tmp_path: Path, cache: Path) -> None:

@@ -344,7 +344,7 @@ def test_the_tight_bound_of_elements_is_that_of_the_whole_map(epsilon):
     assert many.tight_attribute_bound < many.attribute_bound
 
 
-@pytest.mark.parametrize("numbers", [2, 128, 10_000])
+@pytest.mark.parametrize("numbers", [2, 128, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tell", [0.2, 1.0, 3.0])
 def test_the_distance_of_many_numbers_is_close_from_above(numbers, tell):
     """``tell``: about how many standard deviations the whole is shifted. A finer grid gives less, and hardly less."""

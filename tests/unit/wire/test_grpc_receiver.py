@@ -17,14 +17,16 @@ import grpc
 import psutil
 import pytest
 from link_ends import HEADER, Handler, Links, Raw, frame, send, ups
+from tcp_proxy import TcpProxy
 
 import smartedge.wire.grpc_receiver
 from smartedge.errors import FleetError, LinkError, LogError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import header_to_json
+from smartedge.wire.grpc_link import METHOD
 from smartedge.wire.grpc_receiver import GrpcReceiver, Limits
-from smartedge.wire.link_pb2 import Frame, Up
+from smartedge.wire.link_pb2 import Down, Frame, Up
 from smartedge.wire.parts import MESSAGE_BYTES
 
 SECRET = Credentials(token="secret")
@@ -321,6 +323,30 @@ def test_frames_are_confirmed_within_the_stream(
         handler.synced.acquire(timeout=0.1)
     assert link.confirmed() == 2 and handler.finished == 0
     assert not handler.synced.acquire(timeout=0.7), "nothing new came, so there is nothing to make durable"
+
+
+def test_a_connection_that_is_cut_does_not_end_its_stream(
+    listen: Callable[..., GrpcReceiver], handler: Handler
+) -> None:
+    """Every frame came, but the sender may not have heard so: only its own end of the stream says that it has.
+
+    The receiver took one cut of eight for an end, so there are 20.
+    """
+    receiver = listen()
+
+    def messages(until: threading.Event) -> Iterator[bytes]:
+        yield from ups(HEADER, [frame(seq) for seq in range(HEADER.frames)])
+        until.wait(60)
+
+    for _ in range(20):
+        proxy, cut = TcpProxy(receiver.port), threading.Event()
+        with grpc.insecure_channel(f"127.0.0.1:{proxy.port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            call = channel.stream_stream(METHOD, response_deserializer=Down.FromString)(messages(cut))
+            assert HEADER.end_seq in (down.confirmed for down in call)
+            proxy.close()
+            aborted = handler.aborted.acquire(timeout=5)
+            cut.set()
+        assert aborted and handler.finished == 0
 
 
 def test_a_silent_stream_is_ended(listen: Callable[..., GrpcReceiver], handler: Handler, links: Links) -> None:

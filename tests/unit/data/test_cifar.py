@@ -1,4 +1,4 @@
-"""CIFAR-10 as its author distributes it."""
+"""CIFAR-10 and CIFAR-100 as their author distributes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smartedge.data import cifar10, open_dataset
+from smartedge.data import cifar, open_dataset
 from smartedge.errors import DataError
 
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
@@ -59,7 +59,7 @@ def test_both_versions(layout: str, inside: bool, tmp_path: Path, cache: Path) -
     place = write(tmp_path / "d", layout)
     data = open_dataset(str(place if inside else tmp_path / "d"), "label", image_size=32, cache_dir=cache)
     assert data.name == "cifar10"
-    assert data.task.names == cifar10.CLASSES
+    assert data.task.names == cifar.CLASSES
     assert [len(data.splits[split]) for split in ("train", "val", "test")] == [90, 10, 20]
     pixels, labels = content(5)
     test = data.splits["test"]
@@ -94,10 +94,10 @@ def test_it_is_fetched_once(tmp_path: Path, cache: Path, monkeypatch: pytest.Mon
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(place, "cifar-10-batches-bin")
         tar.add(archive.parent / "d", "../evil", recursive=False)
-    monkeypatch.setattr(cifar10, "URL", archive.as_uri())
+    monkeypatch.setattr(cifar, "URL", archive.as_uri())
     with pytest.raises(DataError, match="another file than expected"):
         open_dataset("cifar10", "label", image_size=8, cache_dir=cache)
-    monkeypatch.setattr(cifar10, "MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(cifar, "MD5", hashlib.md5(archive.read_bytes()).hexdigest())
     first = open_dataset("cifar10", "label", image_size=8, cache_dir=cache)
     assert sorted(path.name for path in (cache / "cifar10").iterdir()) == ["cifar-10-batches-bin"]
     archive.unlink()
@@ -106,6 +106,73 @@ def test_it_is_fetched_once(tmp_path: Path, cache: Path, monkeypatch: pytest.Mon
 
 
 def test_it_cannot_be_fetched(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar10, "URL", (tmp_path / "absent.tar.gz").as_uri())
+    monkeypatch.setattr(cifar, "URL", (tmp_path / "absent.tar.gz").as_uri())
     with pytest.raises(DataError, match=r"could not be fetched .* fetch .* yourself, unpack it"):
         open_dataset("cifar10", "label", image_size=8, cache_dir=cache)
+
+
+def hundred(seed: int) -> dict[str, object]:
+    """One file of CIFAR-100, as it is pickled."""
+    pixels, labels = content(seed)
+    names = [f"{number}.png" for number in range(20)]
+    fine = [int(label) * 7 for label in labels]
+    return {"filenames": names, "fine_labels": fine, "coarse_labels": [label % 3 for label in fine], "data": pixels}
+
+
+def pickled(value: object) -> bytes:
+    """What Python 2 writes for a mapping of texts to bytes, lists of texts and lists of small numbers."""
+
+    def text(word: str) -> bytes:
+        return b"U" + bytes([len(word)]) + word.encode()
+
+    def of(value: object) -> bytes:
+        if isinstance(value, bytes):
+            return b"T" + struct.pack("<i", len(value)) + value
+        if isinstance(value, list):
+            return b"](" + b"".join(text(v) if isinstance(v, str) else b"K" + bytes([v]) for v in value) + b"e"
+        raise TypeError(value)
+
+    assert isinstance(value, dict)
+    return b"\x80\x02}(" + b"".join(text(key) + of(each) for key, each in value.items()) + b"u."
+
+
+def write_hundred(place: Path, layout: str) -> None:
+    place.mkdir(parents=True)
+    fine, coarse = [f"fine_{number}" for number in range(100)], [f"coarse_{number}" for number in range(20)]
+    for seed, name in enumerate(("train", "test")):
+        found = hundred(seed)
+        if layout == "python":
+            (place / name).write_bytes(pickled({**found, "data": found["data"].tobytes()}))  # type: ignore[attr-defined]
+        else:
+            both = np.array([found["coarse_labels"], found["fine_labels"]], np.uint8).T
+            (place / f"{name}.bin").write_bytes(np.concatenate([both, found["data"]], axis=1).tobytes())  # type: ignore[list-item]
+    if layout == "python":
+        (place / "meta").write_bytes(pickled({"fine_label_names": fine, "coarse_label_names": coarse}))
+    else:
+        (place / "fine_label_names.txt").write_text("\n".join(fine))
+        (place / "coarse_label_names.txt").write_text("\n".join(coarse))
+
+
+@pytest.mark.parametrize("layout", ["binary", "python"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_both_versions_of_cifar100(layout: str, inside: bool, tmp_path: Path, cache: Path) -> None:
+    place = tmp_path / "d" / f"cifar-100-{layout}"
+    write_hundred(place, layout)
+    data = open_dataset(
+        str(place if inside else tmp_path / "d"), "label", sensitive=["coarse_label"], image_size=32, cache_dir=cache
+    )
+    assert data.name == "cifar100"
+    assert data.task.names[7] == "fine_7"
+    assert data.sensitive["coarse_label"].names[2] == "coarse_2"
+    found, test = hundred(1), data.splits["test"]
+    assert test.labels.tolist() == found["fine_labels"]
+    assert test.sensitive_labels["coarse_label"].tolist() == found["coarse_labels"]
+    images = test.read(np.array([7])).images_BCHW[0].numpy()
+    np.testing.assert_array_equal(images, content(1)[0][7].reshape(3, 32, 32))
+
+
+def test_names_of_cifar100_that_cannot_be_read(tmp_path: Path, cache: Path) -> None:
+    write_hundred(tmp_path / "cifar-100-python", "python")
+    (tmp_path / "cifar-100-python" / "meta").write_bytes(pickled({"fine_label_names": ["a"]}))
+    with pytest.raises(DataError, match=r"meta has no coarse_label_names"):
+        open_dataset(str(tmp_path), "label", image_size=32, cache_dir=cache)

@@ -182,7 +182,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, cache: Path, write_parquet: W
         return str(caught.value)
 
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
-    assert "broken.parquet is not a parquet file that can be read" in message(tmp_path / "broken.parquet")
+    assert "broken.parquet is no Parquet file that can be read" in message(tmp_path / "broken.parquet")
     plain = write_parquet(tmp_path / "plain.parquet", {"x": [1]}, images=["a"], column="words")
     assert "no column that is known to hold images" in message(plain)
     write_parquet(tmp_path / "odd" / "train-0.parquet", {"x": [1]})

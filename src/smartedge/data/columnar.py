@@ -1,0 +1,176 @@
+"""Tables in the layout of Hugging Face's `datasets`: an image column; other columns are attributes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from smartedge.data.listing import FilesBySplit, find_files
+from smartedge.data.raw import Images, RawData, RawSplit, list_some
+from smartedge.data.stored import ARROW, PARQUET, StoredTable, open_table
+from smartedge.decode import Item
+from smartedge.errors import DataError
+from smartedge.types import SplitName
+
+__all__ = ["find_tables", "open_tables"]
+
+_ROWS = 16  # read at a time: images may be large
+
+
+def find_tables(path: Path) -> FilesBySplit:
+    """The Parquet files of a folder, or else its Arrow files (see :func:`~smartedge.data.listing.find_files`).
+
+    Raises:
+        DataError: a file of a series is missing, or `datasets` keeps the rows' order in a file of its own.
+    """
+    found = find_files(path, PARQUET)
+    if found.splits:
+        return found
+    found = find_files(path, ARROW)
+    for folder in {file.parent for files in found.splits.values() for file in files}:
+        _refuse_indices(folder / "state.json")
+    return found
+
+
+def _refuse_indices(state: Path) -> None:
+    """Refuse a folder of `datasets` before 2.0 that keeps which rows belong to it beside the rows."""
+    try:
+        apart = json.loads(state.read_text(encoding="utf-8")).get("_indices_data_files")
+    except (OSError, ValueError, AttributeError):
+        return
+    if apart:
+        raise DataError(
+            f"{state} says that the order of the rows lies in a file of its own, which is not read here; open the data "
+            "set with 'datasets', and save it again after flatten_indices()"
+        )
+
+
+def open_tables(name: str, files: Mapping[SplitName, Sequence[Path]], notes: Sequence[str] = ()) -> RawData:
+    """Open Parquet or Arrow files by split. The image column is a struct of ``bytes`` and ``path``, or plain bytes.
+
+    Raises:
+        DataError: a file cannot be read, has no image column, has other columns than the first of its split, or gives
+            the classes of a column other names than another file.
+    """
+    splits: dict[SplitName, RawSplit] = {}
+    named: dict[str, dict[tuple[str, ...], Path]] = {}
+    for split, paths in files.items():
+        tables = [open_table(path) for path in paths]
+        schemas = [table.schema for table in tables]
+        for path, schema in zip(paths, schemas, strict=True):
+            if set(schema.names) != set(schemas[0].names):
+                odd = sorted(set(schema.names) ^ set(schemas[0].names))
+                raise DataError(f"{path} and {paths[0]} belong to one split but differ in columns: {', '.join(odd)}")
+            for column, classes in _class_names(schema).items():
+                named.setdefault(column, {}).setdefault(classes, path)
+        image = _image_column(schemas[0], paths[0])
+        pairs = zip(paths, tables, strict=True)
+        sources = [*paths, *(file for path, table in pairs for file in _referenced(path, table, image))]
+        images = Images(
+            sum(table.rows for table in tables),
+            key=f"parquet {image}",
+            items=partial(_items, paths, image),
+            files=sources,
+            name_of=partial(_place_of, paths),
+        )
+        columns = tuple(column for column in schemas[0].names if column != image)
+        splits[split] = RawSplit(images, columns, partial(_read, paths))
+    for column, variants in named.items():
+        if len(variants) > 1:
+            (one, first), (other, second) = list(variants.items())[:2]
+            raise DataError(
+                f"one number means two classes of column {column!r}: {first} calls them {list_some(one)}; "
+                f"{second} calls them {list_some(other)}; write both files with the same names in the same order"
+            )
+    class_names = {column: next(iter(variants)) for column, variants in named.items()}
+    return RawData(name, splits, class_names, notes=tuple(notes))
+
+
+def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """What Hugging Face's metadata say of the columns; nothing where there are none."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {column: feature for column, feature in features.items() if isinstance(feature, dict)}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
+    return {
+        column: tuple(map(str, feature["names"]))
+        for column, feature in _features(schema).items()
+        if feature.get("_type") == "ClassLabel" and feature.get("names")
+    }
+
+
+def _image_column(schema: pa.Schema, path: Path) -> str:
+    """The column that the metadata call an image, else the one of that name, else the only one that can hold images."""
+
+    def holds_images(column: str) -> bool:
+        kind = schema.field(column).type
+        if pa.types.is_struct(kind):
+            return bool(kind.get_field_index("bytes") >= 0)
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    marked = [column for column, feature in _features(schema).items() if feature.get("_type") == "Image"]
+    for column in (*marked, "image", "img"):
+        if column in schema.names and holds_images(column):
+            return column
+    candidates: list[str] = [column for column in schema.names if holds_images(column)]
+    if len(candidates) == 1:
+        return candidates[0]
+    raise DataError(
+        f"{path} has no column that is known to hold images: call it 'image' and make it a struct of 'bytes' and "
+        f"'path' (or plain encoded bytes). Its columns are: {', '.join(schema.names)}"
+    )
+
+
+def _read(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
+    try:
+        tables = [open_table(path).read(columns) for path in paths]
+        return pa.concat_tables([table.replace_schema_metadata() for table in tables], promote_options="permissive")
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"column {', '.join(columns)} of {paths[0].parent} cannot be read: {error}") from error
+
+
+def _items(paths: Sequence[Path], image: str) -> Iterator[Item]:
+    for path in paths:
+        try:
+            for rows in open_table(path).batches([image], _ROWS):
+                for value in rows.column(0):
+                    yield _item(value.as_py(), path.parent)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"the images of {path} cannot be read: {error}") from error
+
+
+def _place_of(paths: Sequence[Path], row: int) -> str:
+    """File and row of an image, for messages."""
+    for path in paths:
+        rows = open_table(path).rows
+        if row < rows:
+            return f"{path}, row {row}"
+        row -= rows
+    raise IndexError(row)
+
+
+def _referenced(path: Path, table: StoredTable, image: str) -> Iterator[Path]:
+    """The files of images that are named by path. Their time of change is part of what identifies the images."""
+    kind = table.schema.field(image).type
+    if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0 or table.all_embedded(image):
+        return
+    for names in table.fields(image, "path"):
+        for name in names.to_pylist():
+            if name and (place := path.parent / name).is_file():
+                yield place
+
+
+def _item(value: dict[str, Any] | bytes | None, folder: Path) -> Item:
+    if isinstance(value, dict):
+        encoded: bytes | None = value["bytes"]
+        return folder / value["path"] if encoded is None and value.get("path") else encoded
+    return value

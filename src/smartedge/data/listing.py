@@ -1,0 +1,89 @@
+"""Files that hold many images each: which of them belong to a data set, and to which split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from smartedge.data.raw import list_some, split_in
+from smartedge.decode import is_hidden
+from smartedge.errors import DataError
+from smartedge.types import SplitName
+
+__all__ = ["FilesBySplit", "find_files"]
+
+_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)", re.IGNORECASE)
+_NUMBERED = re.compile(r"(.*?)(\d+)")
+_CACHED = re.compile(r"(cache|tmp)[-_]?\w*\.arrow", re.IGNORECASE)  # results that `datasets` keeps beside a data set
+
+
+class FilesBySplit(NamedTuple):
+    """Files by split, and what the user should know about how they were divided."""
+
+    splits: dict[SplitName, list[Path]]
+    notes: tuple[str, ...]
+
+
+def find_files(path: Path, endings: Collection[str]) -> FilesBySplit:
+    """The files with one of these endings: those in a folder, else in its folder ``data``, else in folders below it.
+
+    Two levels below are searched. A file belongs to the split that a word of its name names
+    (``train-00000-of-00002.parquet``, ``my_test.parquet``), else to the one that a folder above it names. Where no file
+    names a split, all are training.
+
+    Raises:
+        DataError: a file of a series such as ``train-00001-of-00003.parquet`` is missing.
+    """
+    for patterns in (("*",), ("data/*",), ("*/*", "*/*/*")):
+        found = sorted(
+            file
+            for pattern in patterns
+            for file in path.glob(pattern)
+            if file.suffix.lower() in endings and not is_hidden(file) and not _CACHED.fullmatch(file.name)
+        )
+        if found:
+            return _by_split(path, found)
+    return FilesBySplit({}, ())
+
+
+def _by_split(root: Path, files: Sequence[Path]) -> FilesBySplit:
+    notes = _check_shards(files)
+    splits: dict[SplitName, list[Path]] = {}
+    unnamed: list[Path] = []
+    for file in files:
+        names = (file.stem, *reversed(file.relative_to(root).parts[:-1]))
+        split = next((split for name in names if (split := split_in(name))), None)
+        (unnamed if split is None else splits.setdefault(split, [])).append(file)
+    listed = list_some(file.relative_to(root) for file in unnamed)
+    if not splits:
+        if len(unnamed) > 1:
+            notes.append(f"no file of {root} names a split, so all are training: {listed}")
+        return FilesBySplit({"train": unnamed}, tuple(notes))
+    if unnamed:
+        notes.append(f"not used, because their names name no split: {listed}")
+    return FilesBySplit(splits, tuple(notes))
+
+
+def _check_shards(files: Sequence[Path]) -> list[str]:
+    """Refuse a series of files that is not complete; note numbers that a series without a stated length lacks."""
+    series: dict[tuple[Path, str, int], set[int]] = {}
+    numbered: dict[tuple[Path, str], set[int]] = {}
+    for file in files:
+        if match := _SHARD.fullmatch(file.stem):
+            series.setdefault((file.parent, match[1], int(match[3])), set()).add(int(match[2]))
+        elif match := _NUMBERED.fullmatch(file.stem):
+            numbered.setdefault((file.parent, match[1]), set()).add(int(match[2]))
+    for (folder, name, total), numbers in series.items():
+        if absent := sorted(set(range(total)) - numbers):
+            raise DataError(
+                f"{folder}: of the {total} files {name}-*-of-{total:05d}{files[0].suffix}, these numbers are missing: "
+                f"{list_some(absent)}; fetch them, or give the others names without '-of-'"
+            )
+    notes = []
+    for (folder, name), numbers in numbered.items():
+        lacking = sorted(set(range(min(numbers), max(numbers))) - numbers)
+        if 0 < len(lacking) < len(numbers):  # otherwise the numbers do not count the files
+            notes.append(f"{folder}: files {name}* are numbered, and these numbers are missing: {list_some(lacking)}")
+    return notes
