@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.util
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from common import HERE, DropHandler, data_folder, provenance
+from common import HERE, DropHandler, data_folder, keep_json, provenance
 
 from smartedge.codec import Codec, get_codec, reconstruction_error, saturated_share
 from smartedge.codec.bits import pack_bits
@@ -86,7 +85,7 @@ def main() -> None:
     show(overhead)
     stem = HERE / "results" / "codecs"
     facts = {"edge_step_us_per_image": edge_us, "codecs": rows, "entropy_coders": coders, "frames": overhead}
-    stem.with_suffix(".json").write_text(json.dumps({**provenance(), **facts}, indent=1) + "\n")
+    keep_json(stem.with_suffix(".json"), {**provenance(), **facts})
     with stem.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ import torch
 
 from smartedge.config import Config, load_config
 from smartedge.data import batches
+from smartedge.files import write_atomically
 from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.loop import Progress, fit
 from smartedge.runs.checkpoint import Checkpoints, save_weights
@@ -172,8 +174,18 @@ class DropHandler:
 
 def keep_result(file: Path, found: Mapping[str, Any], arguments: str | None = None) -> None:
     """Write one result as JSON, its :func:`provenance` first."""
+    keep_json(file, {**provenance(arguments), **found})
+
+
+def keep_json(file: Path, value: Any) -> None:
+    """Write a file of results, whole or not at all: a benchmark that is killed loses none of the earlier ones."""
+    _keep(file, json.dumps(value, indent=1) + "\n")
+
+
+def _keep(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**provenance(arguments), **found}, indent=1) + "\n")
+    write_atomically(file, text)
+    file.chmod(0o644)  # unlike the files of a run, results are for everybody
 
 
 def percent(values: Sequence[float]) -> str:
@@ -192,7 +204,8 @@ def show_table(title: str, rows: Sequence[Mapping[str, Any]], file: Path) -> Non
     print("  ".join(key.ljust(width) for key, width in widths.items()))
     for row in rows:
         print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()))
-    with file.open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    _keep(file, table.getvalue())

@@ -12,7 +12,6 @@ are to float32 as it comes. For that and the fastest way torch's profiler says w
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections import defaultdict
@@ -21,7 +20,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from common import HERE, provenance, show_table
+from common import HERE, keep_json, provenance, show_table
 from torch import nn
 
 from smartedge.codec import get_codec
@@ -145,7 +144,7 @@ def main() -> None:
     show_table(f"encoding beside a step ({fastest})", encoding, HERE / "results" / "edge-step-encoding.csv")
     facts = {"us_per_image": {k: 1e6 * v for k, v in median.items()}, "not_possible": failed, "made_of": made_of}
     found = {**provenance(), **facts, "encoding": encoding}
-    (HERE / "results" / "edge-step.json").write_text(json.dumps(found, indent=1) + "\n")
+    keep_json(HERE / "results" / "edge-step.json", found)
 
 
 if __name__ == "__main__":

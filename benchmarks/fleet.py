@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data_folder, provenance
+from common import data_folder, keep_json, provenance
 
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import Config, load_config
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str]) -> None:
             for name in args.only:
                 path = RESULTS / f"{name}-{seed}.json"
                 if not path.exists():
-                    path.write_text(json.dumps(run_arm(name, seed), indent=1) + "\n")
+                    keep_json(path, run_arm(name, seed))
                     print(f"{name} {seed}: done", flush=True)
     table()
 

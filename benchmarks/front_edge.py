@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import HERE, provenance, show_table
+from common import HERE, keep_json, provenance, show_table
 from PIL import Image
 
 from smartedge.artifacts.results import TaskFacts
@@ -230,7 +230,7 @@ def main() -> None:
         known["memory_mib"] = json.loads(found.stdout)
         print(json.dumps(known["memory_mib"], indent=1))
     known["provenance"] = provenance()
-    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+    keep_json(RESULTS, known)
 
 
 if __name__ == "__main__":

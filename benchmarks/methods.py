@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import HERE, data_folder, provenance
+from common import HERE, data_folder, keep_json, provenance
 
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
@@ -73,7 +72,7 @@ def main() -> None:
     print(f"the same image as JPEG quality 90: {reference['jpeg_q90']:.0f} B, raw: {reference['raw_uint8']:.0f} B")
     stem = HERE / "results" / f"methods-{args.model}-{args.cut}"
     facts = {"images": args.images, "image_size": 64, "reference": reference, "rows": rows}
-    stem.with_suffix(".json").write_text(json.dumps({**provenance(), **facts}, indent=1) + "\n")
+    keep_json(stem.with_suffix(".json"), {**provenance(), **facts})
     with stem.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

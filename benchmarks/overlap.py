@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import HERE, DropHandler, data_folder, provenance
+from common import HERE, DropHandler, data_folder, keep_json, provenance
 
 from smartedge.config import Config, load_config
 from smartedge.runs.progress import Quiet
@@ -182,7 +182,7 @@ def main() -> None:
         "run_to_slowest_stage": ratio,
         "run_to_sum_of_stages": sum_ratio,
     }
-    (HERE / "results" / f"overlap-{args.model}-{args.cut}.json").write_text(json.dumps(found, indent=1) + "\n")
+    keep_json(HERE / "results" / f"overlap-{args.model}-{args.cut}.json", found)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from common import HERE, provenance
+from common import HERE, keep_json, provenance
 from safetensors.torch import load_file
 
 from smartedge.artifacts.summary import has_finished
@@ -379,7 +379,7 @@ def main() -> None:
             found = (time_all if args.what == "time" else overhead)(work, args.rounds)
     said = {"equal": "equal", "kills": "kills --trials 20"}.get(args.what, f"{args.what} --rounds {args.rounds}")
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps({**kept, args.what: {**provenance(said), **found}}, indent=1) + "\n")
+    keep_json(RESULTS, {**kept, args.what: {**provenance(said), **found}})
 
 
 if __name__ == "__main__":

@@ -50,6 +50,10 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
         ({"method": "upload", "codec": {"name": "uint8"}}, ["codec.name", "'image' or 'jpeg'"]),
         ({"codec": {"name": "jpeg"}}, ["codec.name", "use 'uint8'"]),
         ({"method": "split", "schedule": "freeze-and-log"}, ["schedule", "use 'joint'"]),
+        (
+            {"schedule": "freeze-and-log", "fleet": {"expect": 3, "max_influence": 0.5}},
+            ["fleet.max_influence: does nothing", "cloud/fleet.json"],
+        ),
         ({"train": {"front_epochs": 3}}, ["train.front_epochs", "remove it"]),
         ({"data": {"desired": "a", "sensitive": ["a"]}}, ["data.sensitive", "cannot be desired and sensitive"]),
         ({"link": {"tls_cert": "x.pem"}}, ["link.tls_cert", "both or neither"]),

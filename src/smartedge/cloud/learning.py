@@ -90,7 +90,7 @@ class Learning:
         self.group = group
         self._handover = handover
         self._method, self._once = get_method(config.method), get_schedule(config.schedule).once
-        self.influence = Influence(None if self._once else config.fleet.max_influence)
+        self.influence = Influence(config.fleet.max_influence)
         self.mixing = self._mix() if config.several_edges and not self._once else None
         self._busy = False  # the training thread is learning
         self._needed = 0  # the first frame that a run resumed from the checkpoint before the newest one would need

@@ -355,7 +355,7 @@ class FleetConfig(Section):
         ge=0,
         le=1,
         description="share of an ordinary edge that an outlier keeps, by its training loss; 0: it is left out; "
-        "default: outliers are reported only",
+        "default: outliers are reported only. Not with schedule 'freeze-and-log'",
     )
 
 

@@ -114,6 +114,11 @@ class Schedule:
             problems.append(f"schedule: {refusal}; use 'joint'")
         if config.model.start is not None and (config.model.front or not get_method(config.method).has_exit):
             problems.append("model.start: only for method 'hierarchical', and without model.front; remove it")
+        if self.once and config.fleet.max_influence is not None:
+            problems.append(
+                f"fleet.max_influence: does nothing with schedule '{self.name}', since nothing can be capped before "
+                "training begins; remove it, or use 'joint' or 'two-stage'. Outliers are reported in cloud/fleet.json"
+            )
         if config.model.front is not None:
             problems += self._problems_of_a_given_front(config)
         elif config.train.front_epochs is not None and not self.trains_front_first(config):
