@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge import errors
 from smartedge.artifacts.results import Results
-from smartedge.artifacts.run import RunFacts
+from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, differences, load_config, load_run_config
 from smartedge.errors import RunError
@@ -80,9 +80,9 @@ def train(
         SmartEdgeError: what went wrong on either side.
         Stopped: a ``KeyboardInterrupt``, after both sides have stopped cleanly.
     """
-    settings = in_folder(load_config(config, overrides), name_of(config), resume=resume)
+    settings, speed = _measured(in_folder(load_config(config, overrides), name_of(config), resume=resume))
     run_dir = settings.run_dir
-    facts = _prepare_run(settings, resume=resume)
+    facts = _prepare_run(settings, resume=resume, speed=speed)
     shown = monitor or Bars()
     try:
         if single_process:
@@ -144,7 +144,7 @@ def run_edge(
     from smartedge.edge.runner import EdgeRunner
     from smartedge.edge.watched import watched_edge
 
-    config = in_folder(config, "run", ["edge"], resume=resume)
+    config = in_folder(config.exact(), "run", ["edge"], resume=resume)
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=True)
     method, stop = get_method(config.method), stop or Stop()
@@ -235,7 +235,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
         raise errors.ConfigError(
             f"method: '{config.method}' sends nothing, so there is no cloud to start; use 'smartedge edge'"
         )
-    config = in_folder(config, "run", ["cloud"], resume=resume)
+    config = in_folder(config.exact(), "run", ["cloud"], resume=resume)
     torch.set_num_threads(config.threads)
     _note_facts(config, edge=False)
     runner = cloud_of(config, monitor, resume=resume)
@@ -488,7 +488,26 @@ def _token(config: Config) -> str | None:
 # -- the run directory
 
 
-def _prepare_run(config: Config, *, resume: bool) -> RunFacts:
+def _measured(config: Config) -> tuple[Config, Speed | None]:
+    """The settings with a value for each that is ``auto``: that of the run that has begun, else the fastest now."""
+    if not config.automatic:
+        return config, None
+    kept = config.run_dir / "config.yaml"
+    if has_begun(config.run_dir) and kept.exists():
+        before = load_config(kept).train
+        chosen: dict[str, object] = {"precision": before.precision, "channels_last": before.channels_last}
+        speed = None
+    else:
+        from smartedge.methods.speed import measure_speed
+        from smartedge.runs.machine import pick_device
+
+        speed = measure_speed(config, pick_device(config.hardware.edge_device, "hardware.edge_device"))
+        chosen = {"precision": speed.precision, "channels_last": speed.channels_last}
+    wanted = {key: chosen[key] for key in ("precision", "channels_last") if f"train.{key}" in config.automatic}
+    return config.model_copy(update={"train": config.train.model_copy(update=wanted)}), speed
+
+
+def _prepare_run(config: Config, *, resume: bool, speed: Speed | None = None) -> RunFacts:
     """Make the run directory, or check that it holds this run; returns facts for the results."""
     if config.several_edges:
         raise errors.ConfigError(
@@ -510,10 +529,10 @@ def _prepare_run(config: Config, *, resume: bool) -> RunFacts:
         return RunFacts.read(facts_file)
     if resume and not facts_file.exists() and run_dir.exists():
         raise RunError(f"{run_dir}: there is no run to resume; start it without --resume")
-    return _write_facts(config)
+    return _write_facts(config, speed)
 
 
-def _write_facts(config: Config) -> RunFacts:
+def _write_facts(config: Config, speed: Speed | None = None) -> RunFacts:
     """Write the settings and the machine into the run directory."""
     from smartedge.runs.machine import describe_machine, versions
 
@@ -526,6 +545,7 @@ def _write_facts(config: Config) -> RunFacts:
         versions=versions(),
         started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        speed=speed,
     )
     facts.write(facts_file)
     return facts

@@ -90,13 +90,22 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from smartedge.artifacts.base import Artifact
+from smartedge.artifacts.base import Artifact, Part
 from smartedge.artifacts.results import MachineFacts, TaskFacts
 from smartedge.artifacts.summary import TrafficTotals
 
-__all__ = ["Confirmed", "EdgeRun", "RunFacts", "SharedRun", "Shipped"]
+__all__ = ["Confirmed", "EdgeRun", "RunFacts", "SharedRun", "Shipped", "Speed"]
 
 _NEW = "start a new run in another run_dir"
+
+
+class Speed(Part):
+    """What was measured for settings that are ``auto``, and what was chosen."""
+
+    precision: str = Field(description="`train.precision` of the run")
+    channels_last: bool = Field(description="`train.channels_last` of the run")
+    seconds: dict[str, float] = Field(description="way → seconds of its fastest training step of the undivided network")
+    threads: int = Field(description="with so many CPU threads")
 
 
 class RunFacts(Artifact):
@@ -111,6 +120,11 @@ class RunFacts(Artifact):
     versions: dict[str, str] = Field(description="package → version")
     started: str = Field(description="ISO 8601")
     command: str = Field(description="runs it again")
+    speed: Speed | None = Field(
+        default=None,
+        description="what `auto` in `train` was measured with: `precision` and `channels_last` that were chosen, "
+        "`seconds` of a step in each way, `threads`; null: nothing was `auto`. `config.yaml` has what was chosen",
+    )
 
 
 class SharedRun(Artifact):

@@ -138,7 +138,7 @@ def _settings(args: argparse.Namespace) -> Config:
     if (args.config is None) == (args.front is None):
         raise ConfigError("give either CONFIG or --front DIR")
     if args.front is None:
-        return load_config(args.config, args.overrides)
+        return load_config(args.config, args.overrides).exact()
     from smartedge.fronts.bundle import settings_for_release
 
     return settings_for_release(args.front, args.overrides)

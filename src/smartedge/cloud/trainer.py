@@ -74,7 +74,7 @@ class BackTrainer:
     ) -> None:
         self.config = config
         self.back = back.to(device)
-        if config.train.channels_last:
+        if config.train.channels_last is True:
             self.back.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
         self.folder = folder
@@ -325,9 +325,9 @@ class BackTrainer:
                 place = (self.progress.step,) if shard is None else (self.progress.step, shard)
                 generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "augment", *place))
                 features_BF = augment(features_BF, generator=generator, kind=self.config.data.augment)
-            return to_input(features_BF, self.device, channels_last=self.config.train.channels_last)
+            return to_input(features_BF, self.device, channels_last=self.config.train.channels_last is True)
         features_BF = features_BF.to(self.device)
-        if self.config.train.channels_last and features_BF.dim() == 4:
+        if self.config.train.channels_last is True and features_BF.dim() == 4:
             features_BF = features_BF.contiguous(memory_format=torch.channels_last)
         return features_BF
 

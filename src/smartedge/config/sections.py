@@ -207,11 +207,15 @@ class TrainConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd (Nesterov)")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the classes")
     clip_grad_norm: float = Field(5.0, gt=0, description="gradients are scaled down to this norm")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16: autocast; faster on recent processors and GPUs"
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="bfloat16: autocast; faster on recent processors and GPUs. auto: 'smartedge train' measures two "
+        "seconds long, and writes what it chose into the run's config.yaml; two such runs may differ",
     )
-    channels_last: bool = Field(
-        False, description="memory format of images and convolutions; true is often faster, above all with bfloat16"
+    channels_last: bool | Literal["auto"] = Field(
+        False,
+        description="memory format of images and convolutions; true is often faster, above all with bfloat16; auto: as "
+        "for precision",
     )
     front_epochs: PositiveInt | None = Field(
         None, description="two-stage, freeze-and-log: epochs of the front before it is frozen; default: epochs"

@@ -304,6 +304,25 @@ class Config(Section):
         """CPU threads of each process."""
         return self.hardware.threads or max(1, (os.cpu_count() or 2) // 2)
 
+    @property
+    def automatic(self) -> tuple[str, ...]:
+        """The settings whose value is to be measured by what starts both sides, which must agree."""
+        train = self.train
+        return tuple(f"train.{key}" for key in ("precision", "channels_last") if getattr(train, key) == "auto")
+
+    def exact(self) -> Config:
+        """These settings.
+
+        Raises:
+            ConfigError: some are ``auto``.
+        """
+        if self.automatic:
+            raise ConfigError(
+                f"{', '.join(self.automatic)}: 'auto' is measured by 'smartedge train', which runs both sides; here "
+                "they must agree on a value. 'smartedge init FILE --data PATH' measures this machine, and writes one"
+            )
+        return self
+
     def division(self, outputs: int, *, seed: int | None = None) -> Blueprint:
         """What the network and its division are built from; ``seed`` replaces the run's seed."""
         model = self.model

@@ -87,7 +87,7 @@ class NetworkLearner:
         train = config.train
         for module in modules.values():
             module.to(device)
-            if train.channels_last:
+            if train.channels_last is True:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(
             modules.values(),
@@ -98,7 +98,7 @@ class NetworkLearner:
             lr_pretrained=train.lr_pretrained,
         )
         self.rates: Rates = warmup_cosine(self.optimizer, train.lr)
-        self.to_input = partial(to_input, device=device, channels_last=train.channels_last)
+        self.to_input = partial(to_input, device=device, channels_last=train.channels_last is True)
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing to do."""

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
+from smartedge.artifacts.run import Speed
 from smartedge.cli.app import main
 from smartedge.cli.init import commented_yaml
 from smartedge.config import Config, load_config
@@ -43,16 +45,81 @@ def test_any_settings_survive_the_way_through_the_commented_file(changes: dict, 
 
 def test_arguments_are_written_and_the_next_steps_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.yaml"
-    argv = ["init", str(path), "--data", "photos", "--desired", "smile", "--desired", "beard", "--method", "local"]
+    argv = ["init", str(path), "--data", "elsewhere", "--desired", "smile", "--desired", "beard", "--method", "local"]
     assert main(argv) == 0
     config = load_config(path)
-    assert (config.method, config.data.path, config.data.desired) == ("local", "photos", ("smile", "beard"))
+    assert (config.method, config.data.path, config.data.desired) == ("local", "elsewhere", ("smile", "beard"))
     assert f"smartedge train {path}" in capsys.readouterr().out
 
 
-def test_data_without_a_column_asks_for_the_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_are_elsewhere_are_not_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["init", str(tmp_path / "run.yaml"), "--data", "photos"])
-    assert "set data.desired" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "set data.desired" in printed.out and "not looked at: there is no data set at photos" in printed.err
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """24 images of 40 pixels, and a table with a person, two labels, and a number that is no label."""
+    folder, lines = tmp_path / "photos", ["file_name,identity,kind,glasses,weight"]
+    folder.mkdir()
+    for number in range(24):
+        Image.new("RGB", (40, 60), (10 * number, 0, 0)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,p{number // 2},{'cat' if number % 2 else 'dog'},{number % 2},{number + 0.5}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_the_data_are_looked_at_and_a_file_is_proposed(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    assert main(["init", str(path), "--data", str(photos), "--no-measure"]) == 0
+    config, told = load_config(path), capsys.readouterr().out
+    assert (config.data.desired, config.data.image_size, config.train.batch_size) == ("kind", 40, 16)
+    assert config.epochs == 40  # few images: more epochs
+    assert "24 training images of about 40 pixels; columns that can be learned: kind (2), glasses (2)" in told
+    assert "kind is learned; 6x8x8 numbers cross the cut layer1, at most 384 bytes" in told
+
+
+def test_what_is_to_be_hidden_gets_noise_and_adversaries(photos: Path, tmp_path: Path) -> None:
+    argv = ["--data", str(photos), "--desired", "glasses", "--sensitive", "kind", "--no-measure"]
+    assert main(["init", str(tmp_path / "run.yaml"), *argv]) == 0
+    config = load_config(tmp_path / "run.yaml")
+    assert config.data.sensitive == ("kind",) and config.suppresses and config.front_first
+    assert config.dp.mechanism == "gaussian" and config.bottleneck == (4, 1, 1)
+
+
+def test_an_unknown_column_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["init", str(tmp_path / "run.yaml"), "--data", str(photos), "--desired", "glases", "--no-measure"]
+    assert main(argv) != 0
+    assert "did you mean 'glasses'?" in capsys.readouterr().err and not (tmp_path / "run.yaml").exists()
+
+
+def test_it_asks_on_a_terminal_alone(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return {0: str(photos), 1: "glasses", 2: "kind"}[len(asked) - 1]
+
+    monkeypatch.setattr("builtins.input", answer)
+    assert main(["init", str(tmp_path / "a.yaml"), "--data", str(photos), "--no-measure"]) == 0 and not asked
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["init", str(tmp_path / "b.yaml"), "--data", str(photos), "--no-measure", "--yes"]) == 0 and not asked
+    assert main(["init", str(tmp_path / "c.yaml"), "--no-measure"]) == 0
+    config = load_config(tmp_path / "c.yaml")
+    assert len(asked) == 3 and config.data.desired == "glasses" and config.data.sensitive == ("kind",)
+
+
+def test_what_is_fastest_here_is_written(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"float32": 1.0, "bfloat16, channels last": 0.4}
+    found = Speed(precision="bfloat16", channels_last=True, seconds=seconds, threads=1)
+    monkeypatch.setattr("smartedge.methods.speed.measure_speed", lambda *_: found)
+    assert main(["init", str(tmp_path / "run.yaml"), "--data", str(photos)]) == 0
+    config = load_config(tmp_path / "run.yaml")
+    assert (config.train.precision, config.train.channels_last) == ("bfloat16", True)
 
 
 def test_a_file_is_replaced_only_with_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,7 +87,7 @@ class RunEvidence(Evidence):
     @property
     def channels_last(self) -> bool:
         """``train.channels_last``."""
-        return self.config.train.channels_last
+        return self.config.train.channels_last is True
 
     @cached_property
     def origin(self) -> object:

@@ -136,7 +136,7 @@ def _split_side(config: Config, learner: Learner, images: Images, repeats: int) 
 
     def both(number: int) -> None:
         begun = time.perf_counter()
-        inputs = to_input(given[number % len(given)].images_BCHW, device, channels_last=train.channels_last)
+        inputs = to_input(given[number % len(given)].images_BCHW, device, channels_last=train.channels_last is True)
         features_BF = split_start(front, inputs, precision=train.precision)
         features_BF.detach().cpu()
         forward_s.append(time.perf_counter() - begun)
@@ -164,7 +164,7 @@ def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: in
     device = pick_device(config.hardware.cloud_device, "hardware.cloud_device")
     divided = divide(config.division(images.task.outputs))
     back = divided.back.to(device)
-    if train.channels_last:
+    if train.channels_last is True:
         back.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(
         [back], name=train.optimizer, lr=train.lr, weight_decay=train.weight_decay, momentum=train.momentum
@@ -172,7 +172,7 @@ def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: in
     labels = images.batches[0].labels.to(device)
 
     def inputs() -> Tensor:
-        return in_memory(features_BF.to(device), divided.layout, channels_last=train.channels_last)
+        return in_memory(features_BF.to(device), divided.layout, channels_last=train.channels_last is True)
 
     def step(want_gradient: bool) -> None:
         back.train()

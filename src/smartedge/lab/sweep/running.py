@@ -65,7 +65,7 @@ def sweep(
         RunError: a folder of the sweep holds a run with other settings.
         KeyboardInterrupt: the sweep was stopped; the same call continues it.
     """
-    base = load_config(config, overrides)
+    base = load_config(config, overrides).exact()
     root = folder or folder_of(base, name_of(config))
     _check_optuna()
     if not axes:

@@ -1,0 +1,170 @@
+"""Looks at a data set, and proposes settings that train on it as they are (``smartedge init``)."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from smartedge.config import Config, load_config
+from smartedge.data.images import default_cache_dir
+from smartedge.data.labels import BOOLEAN, Column, read_column
+from smartedge.data.raw import RawData
+from smartedge.data.sources import PERSON, SPLIT_COLUMNS, open_raw
+from smartedge.decode import Item, decode
+from smartedge.errors import DataError
+from smartedge.models.bottleneck import usual_bottleneck
+from smartedge.models.cut import list_cuts
+from smartedge.models.zoo import build
+
+__all__ = ["Looked", "crossing", "look", "propose"]
+
+_USUAL_NAMES = ("label", "labels", "class", "target", "category", "fine_label", "y")
+_MOST_CLASSES = 1000
+_SEEN = 24  # images whose size is looked at
+_SIDE = 64  # pixels of an image, where the data have more
+_FEW_STEPS = 300  # of training in all; below that, more epochs
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a data set holds."""
+
+    path: str
+    images: int  # of the training split
+    columns: dict[str, tuple[str, ...]]  # columns that can be learned → their classes
+    side: int  # the shorter side of an image, pixels; the median of some
+    jpeg: float  # bytes of one image as JPEG of quality 90, at image_size
+    image_size: int  # proposed
+    groups: dict[str, tuple[str, ...]]  # one name for several columns
+
+    @property
+    def usual(self) -> str:
+        """The column that is most likely to be learned: one with a usual name, else the first."""
+        named = {name.lower(): name for name in self.columns}
+        return next((named[name] for name in _USUAL_NAMES if name in named), next(iter(self.columns)))
+
+    def describe(self) -> str:
+        """One line."""
+        return (
+            f"{self.path}: {self.images} training images of about {self.side} pixels; columns that can be learned: "
+            f"{', '.join(f'{name} ({len(classes)})' for name, classes in itertools.islice(self.columns.items(), 12))}"
+            + (f" and {len(self.columns) - 12} more" if len(self.columns) > 12 else "")
+        )
+
+
+def look(path: str) -> Looked:
+    """Open a data set without decoding more than a few images.
+
+    Raises:
+        DataError: it is not there, is in no known layout, or has no column that can be learned.
+    """
+    raw = open_raw(path, _SIDE, {}, default_cache_dir())
+    if "train" not in raw.splits:
+        raise DataError(f"{raw.name} has no training split; it has: {', '.join(raw.splits)}")
+    train = raw.splits["train"]
+    columns = {column.column: column.names for name in train.columns if (column := _label(raw, name)) is not None}
+    if not columns and not raw.groups:
+        raise DataError(f"{raw.name}: none of its columns can be learned; it has: {', '.join(train.columns) or 'none'}")
+    items = list(itertools.islice(train.images.items(), _SEEN))
+    side = int(np.median([size for item in items if (size := _side(item)) is not None] or [_SIDE]))
+    image_size = min(_SIDE, max(16, side // 8 * 8))
+    pixels = [found for item in items if not isinstance(found := decode(item, image_size), str)]
+    jpeg = float(np.mean([_jpeg_bytes(each) for each in pixels] or [0]))
+    groups = {name: tuple(members) for name, members in raw.groups.items()}
+    return Looked(path, train.images.count, columns, side, jpeg, image_size, groups)
+
+
+def propose(looked: Looked, desired: Sequence[str], sensitive: Sequence[str], method: str | None = None) -> Config:
+    """Settings for a data set.
+
+    With something to hide they are those of ``examples/private-faces.yaml``: four noisy numbers cross, each image once,
+    and adversarial exits learn along.
+
+    Args:
+        looked: the data set.
+        desired: the columns to learn; empty: :attr:`Looked.usual`.
+        sensitive: the columns to hide.
+        method: of training; None: the default.
+
+    Raises:
+        DataError: a column does not exist, or cannot be learned.
+        ConfigError: the values do not fit together.
+    """
+    wanted = tuple(desired) or (looked.usual if looked.columns else next(iter(looked.groups)),)
+    for name in (*wanted, *sensitive):
+        if name not in looked.columns and name not in looked.groups:
+            raise DataError(_unknown(looked, name))
+    outputs = max(len(wanted), *(len(looked.columns.get(name, ())) for name in wanted))
+    steps = max(1, looked.images // 64)
+    changes: dict[str, object] = {
+        "data": {
+            "path": looked.path,
+            "desired": wanted[0] if len(wanted) == 1 else list(wanted),
+            "sensitive": list(sensitive),
+            "image_size": looked.image_size,
+        },
+        "epochs": min(40, max(6, -(-_FEW_STEPS // steps))),
+        "train": {"batch_size": 64 if looked.images >= 640 else 16},
+        "model": {"exit": {"width": 192 if outputs > 10 else 128}},
+    }
+    if sensitive:
+        changes |= {
+            "schedule": "freeze-and-log",
+            "model": {"bottleneck": "4x1x1", "exit": {"width": 192 if outputs > 10 else 128}},
+            "adversary": {"exits": ["mlp", "mlp"]},
+            "dp": {"mechanism": "gaussian", "sigma": 0.4},
+        }
+    return load_config(changes, {} if method is None else {"method": method})
+
+
+def crossing(config: Config) -> tuple[int, ...]:
+    """The shape of what crosses the cut with these settings, without building front and back."""
+    size = config.data.image_size
+    model = build(config.model.name, outputs=2, image_size=size, small_input=True, seed=0, weights="none")
+    point = next(cut for cut in list_cuts(model, (3, size, size)) if config.model.cut in (cut.name, *cut.aliases))
+    named = config.bottleneck
+    return (usual_bottleneck(point.shape, point.layout, size) if named == "auto" else named) or point.shape
+
+
+def _label(raw: RawData, name: str) -> Column | None:
+    """The column, where it is one that a network can learn: at least two classes, and several images of each."""
+    if name.lower() in (PERSON, *SPLIT_COLUMNS) or any(name not in split.columns for split in raw.splits.values()):
+        return None
+    try:
+        column = read_column(raw, name)
+    except DataError:
+        return None
+    most = min(_MOST_CLASSES, raw.splits["train"].images.count // 2)
+    return column if column.names == BOOLEAN or 2 <= len(column.names) <= most else None
+
+
+def _unknown(looked: Looked, name: str) -> str:
+    near = difflib.get_close_matches(name, [*looked.columns, *looked.groups], n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join([*looked.columns, *looked.groups])}"
+    return f"{looked.path} has no column '{name}' that can be learned; {hint}"
+
+
+def _side(item: Item) -> int | None:
+    """The shorter side of an image, pixels."""
+    if item is None:
+        return None
+    if isinstance(item, np.ndarray):
+        return int(min(item.shape[:2]))
+    try:
+        with Image.open(item if isinstance(item, Path) else io.BytesIO(item)) as image:
+            return int(min(image.size))
+    except (OSError, ValueError):
+        return None
+
+
+def _jpeg_bytes(pixels: np.ndarray) -> int:
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "jpeg", quality=90)
+    return len(target.getvalue())
