@@ -15,7 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
+
+if TYPE_CHECKING:
+    _TextHandler = logging.StreamHandler[TextIO]
+else:
+    _TextHandler = logging.StreamHandler  # Python 3.10 cannot name the type of its stream
 
 __all__ = ["Form", "LineHandler", "json_line", "logging_to_stderr", "plain"]
 
@@ -52,7 +57,7 @@ class _Kind:
     unsaid: int = 0
 
 
-class LineHandler(logging.StreamHandler[TextIO]):
+class LineHandler(_TextHandler):
     """Writes each record as one line, and of records of one kind no more than 20 a minute; then it says how many more.
 
     Records are of one kind where their logger, their level and their ``kind`` are equal. The kind is that of
