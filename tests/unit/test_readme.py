@@ -14,10 +14,11 @@ from smartedge.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.yaml")])
 COMMAND = re.compile(r"^(?:#? *|.*`)(smartedge [a-z]+ [^`#\n]*)", re.MULTILINE)
+CONTINUED = re.compile(r"\\\n *")  # a line that goes on in the next one
 COMMANDS = [
     pytest.param(command.strip(), id=f"{path.name}: {command.strip()}")
     for path in DOCUMENTS
-    for command in COMMAND.findall(path.read_text(encoding="utf-8"))
+    for command in COMMAND.findall(CONTINUED.sub("", path.read_text(encoding="utf-8")))
 ]
 
 

@@ -141,6 +141,7 @@ The results of one attack; `undefended` has the same keys:
 LPIPS's weights are published as pickles, and smartedge reads no pickles. If you trust them, convert them once to a
 file of numbers in the cache folder. Images of 32 pixels and more are then compared by LPIPS:
 
+<!-- not run: downloads weights -->
 ```python
 import os, safetensors.torch, torchmetrics.image.lpip as lpip
 

@@ -43,6 +43,7 @@ from smartedge.errors import CodecError, FrameError
 from smartedge.types import EncodedBatch, FeatureBatch, ReleasedBatch, StreamHeader
 
 __all__ = [
+    "CODECS",
     "Codec",
     "codec_names",
     "decoding_error",
@@ -53,7 +54,7 @@ __all__ = [
     "unpack",
 ]
 
-_CODECS: dict[str, Codec] = {
+CODECS: dict[str, Codec] = {
     "float32": Float32Codec(),
     "float16": Float16Codec(),
     "uint8": AffineCodec(8),
@@ -76,7 +77,7 @@ _AVIF, _AVIF_TILES = {"speed": 6, "max_threads": 1}, {"speed": 10, "max_threads"
 
 def codec_names() -> tuple[str, ...]:
     """The names that :func:`get_codec` knows; Q stands for a quality of 1 to 100, P for a number up to 50."""
-    return (*_CODECS, *_WITH_A_NUMBER)
+    return (*CODECS, *_WITH_A_NUMBER)
 
 
 def get_codec(name: str) -> Codec:
@@ -86,8 +87,8 @@ def get_codec(name: str) -> Codec:
         CodecError: when there is none of that name, its number is out of range, or it needs an image format that the
             Pillow installed here lacks.
     """
-    if name in _CODECS:
-        return _CODECS[name]
+    if name in CODECS:
+        return CODECS[name]
     if found := re.fullmatch(r"topk-([0-9]{1,2}(?:\.[0-9]{1,4})?)%", name):
         percent = float(found[1])
         if not 0 < percent <= 50:
