@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def test_every_fence_is_read():
     for page in PAGES:
         fences = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("```")]
         assert len(fences) == 2 * len(blocks_of(page)), page
+
+
+def test_no_page_holds_the_marks_of_a_merge():
+    for page in PAGES:
+        assert not re.search(r"^(<{7}|>{7}) ", page.read_text(encoding="utf-8"), re.MULTILINE), page
 
 
 def page(folder: Path, text: str) -> Path:
