@@ -4,7 +4,8 @@ NumPy only, since the edge computes them too (``docs/decisions/0003-own-metrics.
 outputs, ``scores`` are probabilities of shape (N, K), and ``kind`` is the kind of the :class:`smartedge.types.Task`:
 
     "single"  labels int (N,) in 0..K-1; the answer is the class of the highest score
-    "multi"   labels (N, K) in {0, 1}; the answer of a column is yes where its score is at least 0.5
+    "multi"   labels (N, K) in {0, 1}; the answer of a column is yes where its score is at least 0.5. A label that is
+              lacking is NaN: figures are those of the labels that are known, first of each column, then their mean
 """
 
 from __future__ import annotations
@@ -91,18 +92,19 @@ def evaluate(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> dict[str, floa
     cells = _Cells(labels_, scores_NK.shape[1], kind)
     right = cells.right(scores_NK)
     if kind == "multi":
-        positives = [(scores_NK[:, k], labels_[:, k] == 1) for k in range(scores_NK.shape[1])]
+        known = labels_ >= 0
+        positives = [(scores_NK[known[:, k], k], labels_[known[:, k], k] == 1) for k in range(scores_NK.shape[1])]
     elif scores_NK.shape[1] == 2:
         positives = [(scores_NK[:, 1], labels_ == 1)]
     else:
         positives = [(scores_NK[:, k], labels_ == k) for k in range(scores_NK.shape[1])]
     areas = [_auroc(score, positive) for score, positive in positives if 0 < positive.sum() < len(positive)]
     return {
-        "accuracy": float(right.mean()),
+        "accuracy": cells.mean(right),
         "balanced_accuracy": cells.share(right),
         "balanced_accuracy_adjusted": cells.share(cells.right(cells.adjusted(scores_NK))),
         "auroc": float(np.mean(areas)) if areas else None,
-        "base_rate": float(cells.counts.max(axis=1).sum() / right.size),
+        "base_rate": cells.most_frequent(),
     }
 
 
@@ -120,8 +122,9 @@ def attainable_balanced_accuracy(labels: ArrayLike, scores: ArrayLike, kind: Kin
         figures = evaluate(labels, scores, kind)
         return max(figures["balanced_accuracy"] or 0.0, figures["balanced_accuracy_adjusted"] or 0.0)
     yes_NQ = scores_NK[:, 1:] if kind == "single" else scores_NK
-    truth_NQ = labels_.reshape(yes_NQ.shape) == 1
-    return float(np.mean([_best_threshold(yes_NQ[:, q], truth_NQ[:, q]) for q in range(yes_NQ.shape[1])]))
+    labels_NQ = labels_.reshape(yes_NQ.shape)
+    pairs = [(yes_NQ[known, q], labels_NQ[known, q] == 1) for q, known in enumerate((labels_NQ >= 0).T) if known.any()]
+    return float(np.mean([_best_threshold(score, truth) for score, truth in pairs]))
 
 
 def offloading_curve(labels: ArrayLike, exit_scores: ArrayLike, back_scores: ArrayLike) -> OffloadingCurve:
@@ -152,7 +155,7 @@ def offloading_curve(labels: ArrayLike, exit_scores: ArrayLike, back_scores: Arr
     return OffloadingCurve(
         threshold=threshold,
         offloaded_share=offloaded / len(order),
-        accuracy=along(np.full(gain.shape, 1 / gain.size)),
+        accuracy=along(cells.plain),
         balanced_accuracy=along(cells.balance),
     )
 
@@ -186,11 +189,12 @@ def gain_interval(
     for r in range(resamples):
         drawn = rng.integers(len(gain), size=len(gain))
         cell, cell_gain = cells.index[drawn].ravel(), gain[drawn].ravel()
-        count = np.bincount(cell, minlength=cells.counts.size)
-        total = np.bincount(cell, weights=cell_gain, minlength=cells.counts.size)
-        mean = (total / np.maximum(count, 1)).reshape(cells.counts.shape)
-        accuracy[r] = cell_gain.mean()
-        balanced[r] = (mean.sum(axis=1) / (count.reshape(cells.counts.shape) > 0).sum(axis=1)).mean()
+        count = np.bincount(cell, minlength=cells.counts.size)[: cells.counts.size].reshape(cells.counts.shape)
+        total = np.bincount(cell, weights=cell_gain, minlength=cells.counts.size)[: cells.counts.size]
+        some_Q, total = count.any(axis=1), total.reshape(cells.counts.shape)
+        mean = total / np.maximum(count, 1)
+        accuracy[r] = (total[some_Q].sum(axis=1) / count[some_Q].sum(axis=1)).mean()
+        balanced[r] = (mean[some_Q].sum(axis=1) / (count[some_Q] > 0).sum(axis=1)).mean()
     tails = [(1 - level) / 2, (1 + level) / 2]
     return {
         name: (float(low), float(high))
@@ -205,7 +209,9 @@ class _Cells:
     """Sorts every pair (image, question) into a cell by the true answer. Single-label tasks have one question.
 
     ``counts`` (Q, A) are the sizes of the cells, for Q questions with A answers. ``index`` (N, Q) is the cell of each
-    pair. ``balance`` (N, Q) are weights that sum to one; with them the share of right answers is balanced accuracy.
+    pair, one past the last where the true answer is unknown. ``plain`` and ``balance`` (N, Q) are weights that sum to
+    one; with them the share of right answers is accuracy and balanced accuracy. Questions without a known answer do not
+    count.
     """
 
     def __init__(self, labels: IntArray, outputs: int, kind: Kind) -> None:
@@ -213,21 +219,36 @@ class _Cells:
         self.labels_NQ = labels.reshape(len(labels), -1)
         questions = self.labels_NQ.shape[1]
         options = outputs if kind == "single" else 2
-        self.index = self.labels_NQ + options * np.arange(questions)
-        self.counts = np.bincount(self.index.ravel(), minlength=questions * options).reshape(questions, options)
-        occurring_Q = (self.counts > 0).sum(axis=1)
-        self.balance = 1 / (self.counts.ravel()[self.index] * occurring_Q * questions)
+        known_NQ = self.labels_NQ >= 0
+        self.whole = bool(known_NQ.all())
+        self.index = np.where(known_NQ, self.labels_NQ + options * np.arange(questions), questions * options)
+        counts = np.bincount(self.index.ravel(), minlength=questions * options)[: questions * options]
+        self.counts = counts.reshape(questions, options)
+        occurring_Q, asked = (self.counts > 0).sum(axis=1), int(known_NQ.any(axis=0).sum())
+        sizes_NQ = np.append(counts, 1)[self.index]
+        self.balance = known_NQ / (sizes_NQ * np.maximum(occurring_Q, 1) * asked)
+        self.plain = known_NQ / (np.maximum(self.counts.sum(axis=1), 1) * asked)
 
     def adjusted(self, scores_NK: FloatArray) -> FloatArray:
         """Scores (N, K) as they would be if all classes that occur were equally common."""
         if self.kind == "single":
-            shares_K = self.counts[0] / len(scores_NK)
+            shares_K = self.counts[0] / len(scores_NK)  # of a single-label task, all answers are known
             adjusted_NK: FloatArray = np.divide(scores_NK, shares_K, out=np.zeros_like(scores_NK), where=shares_K > 0)
             return adjusted_NK
-        yes_K = self.counts[:, 1] / len(scores_NK)
+        yes_K: FloatArray = self.counts[:, 1] / np.maximum(self.counts.sum(axis=1), 1)
         yes_NK, no_NK = scores_NK * (1 - yes_K), (1 - scores_NK) * yes_K
         both = (yes_K > 0) & (yes_K < 1)
         return np.divide(yes_NK, yes_NK + no_NK, out=scores_NK.copy(), where=np.broadcast_to(both, scores_NK.shape))
+
+    def mean(self, right_NQ: FloatArray) -> float:
+        """The share of right answers, by question."""
+        return float(right_NQ.mean()) if self.whole else float((self.plain * right_NQ).sum())
+
+    def most_frequent(self) -> float:
+        """The share of the most frequent answer, by question."""
+        totals_Q = self.counts.sum(axis=1)
+        asked = totals_Q > 0
+        return float((self.counts[asked].max(axis=1) / totals_Q[asked]).mean())
 
     def share(self, right_NQ: FloatArray) -> float:
         """Balanced accuracy of answers. The weights' sum may be rounded to more than one; a share is not."""
@@ -260,17 +281,19 @@ def _best_threshold(score: FloatArray, positive: NDArray[np.bool_]) -> float:
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> tuple[IntArray, FloatArray]:
-    labels_, scores_NK = np.asarray(labels).astype(np.int64), np.asarray(scores, dtype=np.float64)
+    given, scores_NK = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    lacking = np.isnan(given) if kind == "multi" and given.dtype.kind == "f" else np.zeros(given.shape, bool)
+    labels_ = np.where(lacking, -1, given).astype(np.int64)
     expected = scores_NK.shape[:1] if kind == "single" else scores_NK.shape
     if scores_NK.ndim != 2 or labels_.shape != expected:
         raise ValueError(
             f"scores must be (images, outputs) and labels {'(images,)' if kind == 'single' else 'the same shape'}, "
             f"but got scores {scores_NK.shape} and labels {labels_.shape}"
         )
-    if scores_NK.size == 0:
+    if scores_NK.size == 0 or lacking.all():
         raise ValueError("there are no images to evaluate; the split is empty")
     answers_possible = scores_NK.shape[1] if kind == "single" else 2
-    if labels_.min() < 0 or labels_.max() >= answers_possible:
+    if labels_[~lacking].min() < 0 or labels_.max() >= answers_possible:
         raise ValueError(f"labels must lie in 0..{answers_possible - 1}, but span {labels_.min()}..{labels_.max()}")
     if not np.isfinite(scores_NK).all():
         broken = int((~np.isfinite(scores_NK)).any(axis=1).sum())

@@ -450,6 +450,11 @@ def dataset_of(config: Config) -> DataSet:
         cache_bytes=data.cache_bytes,
         audit_share=config.audit_share,
     )
+    if whole.task.blanks and config.dp.label_epsilon is not None:
+        raise errors.DataError(
+            f"{whole.name} lacks some of the labels, and dp.label_epsilon cannot hide which: fill them, name columns "
+            "that are whole in data.desired, or leave dp.label_epsilon out"
+        )
     return whole if data.shard is None else shard(whole, *data.part)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "BLANK",
     "EDGE_NAME",
     "PROTOCOL",
     "Bytes",
@@ -40,7 +41,9 @@ __all__ = [
     "Task",
 ]
 
-PROTOCOL = 3  # version of headers and frames; another version is refused (format: smartedge.wire.frame)
+PROTOCOL = 4  # version of headers and frames; another version is refused (format: smartedge.wire.frame)
+
+BLANK = 2  # in place of 0 or 1 where an image lacks a label, in labels as uint8; NaN in labels as float32
 
 EDGE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"  # pattern of an edge's name; it becomes the name of a folder
 
@@ -58,11 +61,14 @@ class Task:
     ``kind="multi"``: ``K`` yes/no columns, labels are float32 of shape (B, K) in {0, 1}, trained with
     binary cross-entropy. ``names`` are the K class names, or the K column names.
     A boolean column is a single-label task of two classes named ``("no", "yes")``.
+    ``blanks``: an image of a ``multi`` task may lack some of its labels, which are NaN then. Loss and figures leave
+    them out.
     """
 
     kind: Literal["single", "multi"]
     columns: tuple[str, ...]
     names: tuple[str, ...]
+    blanks: bool = False
 
     @property
     def outputs(self) -> int:
@@ -142,7 +148,7 @@ class EncodedBatch:
     """A :class:`ReleasedBatch` that a codec turned into bytes."""
 
     ids: np.ndarray  # int64 (B,)
-    labels: np.ndarray  # int64 (B,) or uint8 (B, K)
+    labels: np.ndarray  # int64 (B,) or uint8 (B, K): 0, 1, or BLANK
     payload: Bytes  # the encoded features
     side: bytes  # further data of the codec, such as ranges; may be b""
 
@@ -171,6 +177,7 @@ class StreamHeader:
     task_kind: Literal["single", "multi"]
     outputs: int  # K
     labels: bool  # whether each image's label travels with it
+    blanks: bool  # whether an image may lack some of the labels of a multi-label task
     answer_shape: tuple[int, ...] | None  # of the answer to one image, float32; None: frames are not answered
     batch_size: int  # no frame holds more images than this
     epoch: int  # the epoch whose frames this stream carries
@@ -202,7 +209,7 @@ class StreamHeader:
     ) -> StreamHeader:
         """A header with this version's protocol. The arguments are the fields above.
 
-        ``agreement`` becomes JSON, ``task`` gives ``task_kind`` and ``outputs``.
+        ``agreement`` becomes JSON, ``task`` gives ``task_kind``, ``outputs`` and ``blanks``.
         """
         return cls(
             protocol=PROTOCOL,
@@ -214,6 +221,7 @@ class StreamHeader:
             task_kind=task.kind,
             outputs=task.outputs,
             labels=labels,
+            blanks=labels and task.blanks,
             answer_shape=answer_shape,
             batch_size=batch_size,
             epoch=epoch,

@@ -231,3 +231,35 @@ def test_all_right_is_exactly_one_for_any_counts() -> None:
                 assert figures["balanced_accuracy"] == figures["balanced_accuracy_adjusted"] == 1.0
                 assert offloading_curve(labels, scores, scores).balanced_accuracy.max() <= 1.0
     assert above > 100
+
+
+@given(**tasks)
+@settings(max_examples=40, deadline=None)
+def test_labels_that_are_lacking_count_for_nothing(seed, images, outputs, levels):
+    labels, one, other = draw_task(seed, "multi", images, outputs, levels)
+    lacking = np.random.default_rng(seed).random(labels.shape) < 0.4
+    lacking[0, 0] = False
+    labels = np.where(lacking, np.nan, labels)
+    columns = [(k, ~lacking[:, k]) for k in range(outputs) if not lacking[:, k].all()]
+
+    def mean(figure_of) -> float:
+        return np.mean([figure_of(labels[known][:, [k]], one[known][:, [k]], "multi") for k, known in columns])
+
+    ours = evaluate(labels, one, "multi")
+    for name in ("accuracy", "balanced_accuracy", "balanced_accuracy_adjusted", "base_rate"):
+        assert ours[name] == pytest.approx(mean(lambda *of, name=name: evaluate(*of)[name]))
+    assert attainable_balanced_accuracy(labels, one, "multi") == pytest.approx(mean(attainable_balanced_accuracy))
+    curve = offloading_curve(labels, one, other)
+    for scores, place in ((one, 0), (other, -1)):  # the first point offloads nothing, the last one everything
+        of = evaluate(labels, scores, "multi")
+        assert curve.accuracy[place] == pytest.approx(of["accuracy"])
+        assert curve.balanced_accuracy[place] == pytest.approx(of["balanced_accuracy"])
+    gain = {name: evaluate(labels, other, "multi")[name] - ours[name] for name in ("accuracy", "balanced_accuracy")}
+    if lacking.mean() < 0.9 and images >= 20:
+        for name, (low, high) in gain_interval(labels, one, other, "multi", level=0.999, resamples=200).items():
+            assert low - 0.1 <= gain[name] <= high + 0.1
+
+
+def test_without_a_single_label_nothing_can_be_measured():
+    with pytest.raises(ValueError, match="no images to evaluate"):
+        evaluate(np.full((3, 2), np.nan), np.full((3, 2), 0.4), "multi")

@@ -85,7 +85,7 @@ def _test_figures(trainer: BackTrainer) -> dict[str, Figures]:
         of = dict(zip(found, part, strict=True))
         labels, scores = of["labels"], of["scores"]
         kind: Literal["single", "multi"] = "multi" if labels.dim() == 2 else "single"
-        true = scores.clamp_min(1e-12) if kind == "multi" else scores.gather(1, labels[:, None]).clamp_min(1e-12)
-        loss = float(-torch.log(true).mean())
+        true = torch.where(labels == 1, scores, 1 - scores) if kind == "multi" else scores.gather(1, labels[:, None])
+        loss = float(-torch.log(true.clamp_min(1e-12))[labels.isfinite() if kind == "multi" else ...].mean())
         figures[edge] = Figures.model_validate({"loss": loss, **metrics.evaluate(labels.numpy(), scores.numpy(), kind)})
     return figures

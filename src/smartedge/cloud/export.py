@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -12,7 +13,7 @@ from smartedge.cloud.store import FeatureReader
 from smartedge.codec import unpack
 from smartedge.errors import LogError
 from smartedge.files import disk_error, replacing
-from smartedge.types import FeatureBatch, StreamHeader
+from smartedge.types import BLANK, FeatureBatch, StreamHeader
 
 __all__ = ["SCHEMA", "export_images"]
 
@@ -23,7 +24,7 @@ SCHEMA = pa.schema(
         pa.field("epoch", pa.int64(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("image", pa.int64(), nullable=False),  # the id that the edge gave it
-        pa.field("labels", pa.list_(pa.int64()), nullable=False),  # one class, or a 0 or 1 for each column
+        pa.field("labels", pa.list_(pa.int64()), nullable=False),  # one class, or a 0, 1 or 2 (lacking) for each column
         pa.field("shape", pa.list_(pa.int64()), nullable=False),
         pa.field("features", pa.list_(pa.float32()), nullable=False),  # decoded, in row-major order
     ]
@@ -59,7 +60,7 @@ def _table(edge: str, seq: int, header: StreamHeader, batch: FeatureBatch) -> pa
         "epoch": [header.epoch] * count,
         "split": [header.split] * count,
         "image": batch.ids,
-        "labels": list(batch.labels.reshape(count, -1).astype("int64")),
+        "labels": list(np.nan_to_num(batch.labels, nan=BLANK).reshape(count, -1).astype("int64")),
         "shape": [list(header.feature_shape)] * count,
         "features": list(features),
     }

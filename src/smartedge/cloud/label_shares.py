@@ -39,8 +39,7 @@ class LabelShares:
         if labels.ndim == 1:
             counts = np.bincount(labels.astype(np.int64), minlength=outputs).astype(np.float64)
         else:
-            yes_K = labels.sum(axis=0, dtype=np.float64)
-            counts = np.stack([len(labels) - yes_K, yes_K])
+            counts = np.stack([(labels == value).sum(axis=0, dtype=np.float64) for value in (0, 1)])  # some are blank
         known = self._counts.get(edge)
         self._counts[edge] = counts if known is None else known + counts
 

@@ -40,7 +40,7 @@ from smartedge.codec.quantise import AffineCodec, Float16Codec, Float32Codec, sa
 from smartedge.codec.sparse import TopKCodec
 from smartedge.codec.tiles import TileCodec
 from smartedge.errors import CodecError, FrameError
-from smartedge.types import EncodedBatch, FeatureBatch, ReleasedBatch, StreamHeader
+from smartedge.types import BLANK, EncodedBatch, FeatureBatch, ReleasedBatch, StreamHeader
 
 __all__ = [
     "CODECS",
@@ -122,7 +122,7 @@ def pack(released: ReleasedBatch, codec: Codec) -> EncodedBatch:
     """Encode what was released, and nothing else: the type is the privacy gate.
 
     Returns:
-        Labels as int64 (B,) for a single-label task, as uint8 (B, K) for a multi-label one.
+        Labels as int64 (B,) for a single-label task, as uint8 (B, K) for a multi-label one, BLANK where one is NaN.
 
     Raises:
         TypeError: for anything but a :class:`~smartedge.types.ReleasedBatch`.
@@ -144,12 +144,13 @@ def pack(released: ReleasedBatch, codec: Codec) -> EncodedBatch:
             f"pack: {len(ids)} ids, {len(features_BF)} feature maps and {len(labels)} labels must be one each per image"
         )
     if labels.dtype != np.int64 or labels.ndim != 1:
-        if labels.dtype != np.float32 or labels.ndim != 2 or not bool(((labels == 0) | (labels == 1)).all()):
+        blank_BK = np.isnan(labels) if labels.dtype == np.float32 else np.False_
+        if labels.dtype != np.float32 or labels.ndim != 2 or not bool(((labels == 0) | (labels == 1) | blank_BK).all()):
             raise CodecError(
-                "pack: labels must be int64 (B,), or float32 (B, K) holding only 0 and 1, "
+                "pack: labels must be int64 (B,), or float32 (B, K) holding only 0, 1 and NaN, "
                 f"got {labels.dtype} {labels.shape}"
             )
-        labels = labels.astype(np.uint8)
+        labels = np.where(blank_BK, BLANK, np.nan_to_num(labels)).astype(np.uint8)
     payload, side = codec.encode(features_BF)
     return EncodedBatch(ids=ids, labels=labels, payload=payload, side=side)
 
@@ -163,7 +164,8 @@ def unpack(encoded: EncodedBatch, header: StreamHeader, *, largest: float = _LAR
         largest: no feature may have a larger magnitude. Images, uint8, may have any value.
 
     Returns:
-        Labels as int64 (B,) for a single-label task, as float32 (B, K) in {0, 1} for a multi-label one.
+        Labels as int64 (B,) for a single-label task, as float32 (B, K) in {0, 1} for a multi-label one, NaN where an
+        image lacks a label.
 
     Raises:
         CodecError: when the payload cannot be decoded, or is longer than it can be.
@@ -185,4 +187,7 @@ def unpack(encoded: EncodedBatch, header: StreamHeader, *, largest: float = _LAR
                 f"features reach from {low:g} to {high:g}, but those of this run stay within ±{largest:g}; has the "
                 "front diverged? Lower train.lr"
             )
-    return FeatureBatch(encoded.ids, features_BF, encoded.labels.astype(_LABEL_DTYPES[header.task_kind]))
+    labels = encoded.labels.astype(_LABEL_DTYPES[header.task_kind])
+    if header.blanks:
+        labels[encoded.labels == BLANK] = np.nan
+    return FeatureBatch(encoded.ids, features_BF, labels)

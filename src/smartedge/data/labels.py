@@ -39,8 +39,10 @@ class Column:
         self.unusable = unusable
 
 
-def read_task(data: RawData, desired: str | Sequence[str]) -> tuple[Task, list[Column]]:
+def read_task(data: RawData, desired: str | Sequence[str], *, blanks: bool = False) -> tuple[Task, list[Column]]:
     """The task of a column (single label), or of a list or group of columns (multi-label).
+
+    With ``blanks``, images of a multi-label task may lack some labels.
 
     Raises:
         DataError: a column is unknown or named twice, cannot be a label, or is not yes/no in a multi-label task.
@@ -60,7 +62,8 @@ def read_task(data: RawData, desired: str | Sequence[str]) -> tuple[Task, list[C
                 f"desired: column {column.column!r} of {data.name} has {len(column.names)} classes "
                 f"({_some(column.names)}), and a list of columns needs yes/no columns; name it alone, not in a list"
             )
-    return Task("multi", names, names), columns
+    lacking = any((codes < 0).any() for column in columns for codes in column.codes.values())
+    return Task("multi", names, names, blanks=blanks and lacking), columns
 
 
 def labels_of(task: Task, columns: Sequence[Column], split: SplitName, rows: Codes) -> Tensor:
@@ -68,7 +71,7 @@ def labels_of(task: Task, columns: Sequence[Column], split: SplitName, rows: Cod
     codes = np.stack([column.codes[split][rows] for column in columns], axis=1)
     if task.kind == "single":
         return torch.from_numpy(codes[:, 0].copy())
-    return torch.from_numpy(codes.astype(np.float32))
+    return torch.from_numpy(np.where(codes < 0, np.nan, codes).astype(np.float32))
 
 
 def read_column(data: RawData, name: str) -> Column:

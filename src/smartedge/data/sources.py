@@ -14,13 +14,14 @@ from smartedge.data.celeba import is_celeba, open_celeba
 from smartedge.data.cifar import download_cifar10, find_cifar, open_cifar
 from smartedge.data.columnar import find_tables, open_tables
 from smartedge.data.dataset import DataSet, Split
+from smartedge.data.dividing import balanced, divide, set_apart, stratified
 from smartedge.data.drawn import DEFAULT_COUNTS, open_drawn
 from smartedge.data.folder import open_folder
 from smartedge.data.hub import open_hub
 from smartedge.data.images import ImageStore, default_cache_dir, open_images
 from smartedge.data.labels import Column, labels_of, read_column, read_task
 from smartedge.data.medmnist import open_medmnist
-from smartedge.data.raw import Images, RawData, list_some, split_of
+from smartedge.data.raw import Images, RawData, list_some
 from smartedge.data.stored import ARROW, PARQUET
 from smartedge.data.webdataset import TAR, find_webdataset, open_webdataset
 from smartedge.errors import DataError
@@ -30,7 +31,6 @@ __all__ = ["open_dataset", "open_raw"]
 
 MOST_SKIPPED = 0.05  # share of a split's images that may be left out; more means a mistake in the data set
 PERSON = "identity"  # the column that says whose image it is
-SPLIT_COLUMNS = ("split", "partition", "subset")  # names of a column that divides a data set
 CARVED = 0.1  # share of the training images that is set apart for a split that the data set lacks
 _FILES = (*sorted(PARQUET | ARROW | TAR), ".npz")  # endings of a data set in one file
 _PACKED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -59,7 +59,8 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
         path: ``"drawn"`` (the embedded faces), ``"cifar10"`` (from the cache folder, or fetched), ``"hf:user/name"``,
             or where the data lies: a folder of Parquet, Arrow or tar files, of images, of CelebA, of CIFAR's batches;
             a ``.parquet``, ``.arrow``, ``.tar`` or MedMNIST ``.npz`` file. ``docs/data.md`` describes them.
-        desired: the column to learn; a list of yes/no columns makes a multi-label task.
+        desired: the column to learn; a list of yes/no columns makes a multi-label task. Images may lack some of its
+            labels, if nothing is sensitive: what is hidden is compared among images of equal desired labels.
         sensitive: columns to hide.
         image_size: images are cropped square about the middle and resized to this many pixels.
         limit: split → the number of images to use. They are a fixed subset with equally many images of every class,
@@ -85,7 +86,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
 
     skipped: Counter[str] = Counter()
     rows = {
-        split: _labelled(data.name, split, raw.images, [*columns, *hidden], skipped)
+        split: _labelled(data.name, split, raw.images, task, [*columns, *hidden], skipped)
         for split, raw in data.splits.items()
     }
 
@@ -95,19 +96,21 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
 
     notes = list(data.notes)
     origin = {split: split for split in rows}
-    _divide(data, task, rows, origin, notes)
+    divide(data, task, rows, origin, notes)
     for split in ("val", "test"):
         if split not in rows:
             size = max(round(CARVED * data.splits["train"].images.count), 1)
-            take = _stratified(classes_of("train", rows["train"]), size, np.random.default_rng((seed, len(rows))))
+            take = stratified(classes_of("train", rows["train"]), size, np.random.default_rng((seed, len(rows))))
             rows[split], rows["train"], origin[split] = rows["train"][take], np.delete(rows["train"], take), "train"
             notes.append(f"{data.name} has no {split} split: {len(take)} of its training images were set apart for it")
     _check_classes(data, [*columns, *hidden], task, {split: (origin[split], rows[split]) for split in rows}, notes)
+    if task.blanks:
+        notes.append(_count_blanks(columns, origin["train"], rows["train"]))
     for split, most in limit.items():
         if most > len(rows[split]):
             notes.append(f"{most} {split} images were asked for; {data.name} has {len(rows[split])}")
         rng = np.random.default_rng((seed, 0))
-        rows[split] = rows[split][_balanced(classes_of(origin[split], rows[split]), most, rng)]
+        rows[split] = rows[split][balanced(classes_of(origin[split], rows[split]), most, rng)]
     stores = _decode(data, rows, origin, skipped, image_size=image_size, cache_dir=cache_dir, cache_bytes=cache_bytes)
 
     splits: dict[SplitName, Split] = {}
@@ -122,9 +125,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
             {c.column: labels_of(Task("single", (c.column,), c.names), [c], source, chosen) for c in hidden},
             _persons(data, source, chosen),
         )
-    splits["train"], audit = _set_apart(
-        data.name, splits["train"], audit_share, np.random.default_rng((seed, 1)), notes
-    )
+    splits["train"], audit = set_apart(data.name, splits["train"], audit_share, np.random.default_rng((seed, 1)), notes)
     return DataSet(
         data.name,
         task,
@@ -184,7 +185,7 @@ def _labels(
     """The task, its columns, and the columns to hide."""
     if "train" not in data.splits:
         raise DataError(f"{data.name} has no training split; it has: {', '.join(data.splits)}")
-    task, columns = read_task(data, desired)
+    task, columns = read_task(data, desired, blanks=not sensitive)
     hidden = [read_column(data, name) for name in sensitive]
     if both := sorted(set(sensitive) & set(task.columns)):
         raise DataError(f"{', '.join(both)} cannot be desired and sensitive at once")
@@ -200,8 +201,15 @@ def _absent(place: Path) -> str:
     return f"there is no data set at {place}{hint}"
 
 
-def _labelled(name: str, split: SplitName, images: Images, columns: Sequence[Column], skipped: Counter[str]) -> Indices:
-    """The rows of a split that have all labels. The others are counted in ``skipped``.
+def _labelled(
+    name: str,
+    split: SplitName,
+    images: Images,
+    task: Task,
+    columns: Sequence[Column],
+    skipped: Counter[str],
+) -> Indices:
+    """The rows of a split that have all labels, or one at least where labels may lack. ``skipped`` counts the others.
 
     Raises:
         DataError: too many have not.
@@ -209,6 +217,13 @@ def _labelled(name: str, split: SplitName, images: Images, columns: Sequence[Col
     if not images.count:
         raise DataError(f"{name}: the {split} split holds no images")
     reasons: dict[int, str] = {}
+    if task.blanks:
+        known = np.any([column.codes[split] >= 0 for column in columns], axis=0)
+        if not known.any():
+            raise DataError(f"{name}: no image of the {split} split has a label in any of the columns of data.desired")
+        if not known.all():
+            skipped["no label in any desired column"] += int((~known).sum())
+        return np.flatnonzero(known)
     for column in columns:
         for row in np.flatnonzero(column.codes[split] < 0):
             reasons.setdefault(int(row), column.unusable)
@@ -277,31 +292,6 @@ def _persons(data: RawData, source: SplitName, chosen: Indices) -> Indices:
     return np.array([number.setdefault(key, len(number)) for key in keys])
 
 
-def _divide(
-    data: RawData, task: Task, rows: dict[SplitName, Indices], origin: dict[SplitName, SplitName], notes: list[str]
-) -> None:
-    """Divide a data set that is not divided by its column ``split``, where it has one that names splits."""
-    column = next((name for name in data.splits["train"].columns if name.lower() in SPLIT_COLUMNS), None)
-    if column is None or len(data.splits) > 1 or column in task.columns:
-        return
-    given = [str(value).strip() for value in data.splits["train"].read([column])[column].to_pylist()]
-    named = {value: split_of(value) for value in set(given)}
-    if unknown := sorted(value for value, split in named.items() if split is None):
-        notes.append(
-            f"column {column!r} of {data.name} does not divide it, because it holds {list_some(unknown)} beside or "
-            "instead of train, val and test"
-        )
-        return
-    place = np.array([named[value] for value in given])[rows["train"]]
-    whole = rows["train"]
-    for split in dict.fromkeys(named.values()):
-        assert split is not None
-        rows[split], origin[split] = whole[place == split], "train"
-    if "train" not in named.values():
-        raise DataError(f"column {column!r} of {data.name} gives no image to the training split")
-    notes.append(f"{data.name} was divided by its column {column!r}")
-
-
 def _check_classes(
     data: RawData,
     columns: Sequence[Column],
@@ -320,11 +310,11 @@ def _check_classes(
     for column in columns:
         named = f"column {column.column!r} of {data.name}"
         found = {
-            split: {column.names[code] for code in np.unique(column.codes[source][rows])}
+            split: {column.names[code] for code in np.unique(column.codes[source][rows]) if code >= 0}
             for split, (source, rows) in places.items()
         }
         desired = column.column in task.columns
-        if len(found["train"]) == 1:
+        if len(found["train"]) < 2 and len(places["train"][1]):
             if task.kind == "single" or not desired:
                 raise DataError(
                     f"{named}: all training images are of one class ({', '.join(found['train'])}), so there is nothing "
@@ -347,44 +337,12 @@ def _check_classes(
         notes.append(f"nothing can be learned of {list_some(constant)}: all training images of {data.name} are alike")
 
 
-def _set_apart(
-    name: str, train: Split, share: float, rng: np.random.Generator, notes: list[str]
-) -> tuple[Split, Split | None]:
-    """The training images without a share of them, and this share: whole persons, where the data set names them.
-
-    Raises:
-        DataError: nothing would be left to train on.
-    """
-    if share == 0:
-        return train, None
-    person_N = train.persons
-    order = rng.permutation(person_N.max() + 1)
-    images_P = np.bincount(person_N)[order].cumsum()
-    persons = max(1, int(np.searchsorted(images_P, share * len(train), side="right")))
-    apart_N = np.isin(person_N, order[:persons])
-    if apart_N.all():
-        raise DataError(f"{name}: with data.audit_share no training image is left; the data set is too small")
-    notes.append(f"{apart_N.sum()} training images were set apart for the audit's attackers")
-    return train.subset(np.flatnonzero(~apart_N)), train.subset(np.flatnonzero(apart_N))
-
-
-def _balanced(classes: Indices, size: int, rng: np.random.Generator) -> Indices:
-    """``size`` positions, ascending, with equally many of every class. A class with too few gives all that it has."""
-    order = rng.permutation(len(classes))
-    return np.sort(order[np.argsort(_place_in_class(classes[order]), kind="stable")[:size]])
-
-
-def _stratified(classes: Indices, size: int, rng: np.random.Generator) -> Indices:
-    """``size`` positions, ascending, in which each class has the share that it has in the whole."""
-    order = rng.permutation(len(classes))
-    share = (_place_in_class(classes[order]) + 0.5) / np.bincount(classes)[classes[order]]
-    return np.sort(order[np.argsort(share, kind="stable")[:size]])
-
-
-def _place_in_class(classes: Indices) -> Indices:
-    """For each element, how many of the same class come before it."""
-    order = np.argsort(classes, kind="stable")
-    starts = np.searchsorted(classes[order], classes[order])
-    places = np.empty(len(classes), np.int64)
-    places[order] = np.arange(len(classes)) - starts
-    return places
+def _count_blanks(columns: Sequence[Column], source: SplitName, rows: Indices) -> str:
+    """How many training images have a label in each column, in words."""
+    known = {column.column: column.codes[source][rows] for column in columns}
+    counts = [
+        f"{name} {(codes == 1).sum()} yes, {(codes == 0).sum()} no, {(codes < 0).sum()} lacking"
+        for name, codes in known.items()
+        if (codes < 0).any()
+    ]
+    return f"labels that are lacking are left out of loss and figures: {list_some(counts, 20)}"

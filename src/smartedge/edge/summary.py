@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -59,10 +59,14 @@ class Process:
     rss_bytes: int = field(default_factory=rss_bytes)  # resident set before the training
 
 
+def _facts_of(task: Task) -> TaskFacts:
+    return TaskFacts(kind=task.kind, columns=task.columns, names=task.names)
+
+
 def write_shared(folder: Path, config: Config, task: Task, feature_shape: tuple[int, ...]) -> None:
     """Write the facts that a server needs to answer for the run. None of them comes from images or labels."""
     private_folder(folder)
-    facts = TaskFacts.model_validate(asdict(task))
+    facts = _facts_of(task)
     shared = SharedRun(settings=config.agreement(), task=facts, feature_shape=feature_shape)
     shared.write(folder / "run.json")
 
@@ -105,7 +109,7 @@ def summarise(
         privacy=privacy_summary(gate, front=_front(parts, given=given)) if gate and finished else None,
         feature_shape=feature_shape,
         reference_bytes=_reference_bytes(dataset, feature_shape if method.divides else None),
-        task=TaskFacts.model_validate(asdict(dataset.task)),
+        task=_facts_of(dataset.task),
         images={str(name): len(split) for name, split in dataset.splits.items()},
         skipped=dict(dataset.skipped),
         notes=tuple(dataset.notes),

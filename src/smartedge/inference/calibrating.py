@@ -121,7 +121,7 @@ def fit_temperature(logits_NK: NDArray[np.float32], labels: Labels, task: Task) 
         if task.kind == "single":
             chosen_N = scores_NK[np.arange(len(labels)), labels.astype(np.int64)]
         else:
-            chosen_N = np.where(labels > 0.5, scores_NK, 1 - scores_NK)
+            chosen_N = np.where(labels > 0.5, scores_NK, 1 - scores_NK)[~np.isnan(labels)]
         return float(-np.log(np.maximum(chosen_N, 1e-12)).mean())
 
     low, high, golden = -_WIDEST, _WIDEST, (math.sqrt(5) - 1) / 2
@@ -142,9 +142,11 @@ def _simulate(front: Front, bounded_BF: Features, noise: Noise, number: int) -> 
 
 
 def _right(scores_NK: NDArray[np.float32], labels: Labels, task: Task) -> NDArray[np.float64]:
-    """The share of right answers of each image, float64 (N,): 0 or 1 for a single label, a mean over the columns."""
-    right = metrics.answers(scores_NK, task.kind) == labels.astype(np.int64)
-    return np.asarray(right.astype(np.float64) if task.kind == "single" else right.mean(axis=1))
+    """The share of right answers of each image, float64 (N,): 0 or 1 for a single label, a mean over the known ones."""
+    right = metrics.answers(scores_NK, task.kind) == labels
+    if task.kind == "single":
+        return np.asarray(right, dtype=np.float64)
+    return np.asarray(right.sum(axis=1) / np.maximum(np.isfinite(labels).sum(axis=1), 1))
 
 
 def _rows(

@@ -89,10 +89,13 @@ def cloud_forward(back: nn.Module, features_BF: Tensor | Entering, *, precision:
 
 
 def image_losses(logits_BK: Tensor, labels: Tensor) -> NDArray[np.float64]:
-    """The cross-entropy of each image, float64 (B,); of a multi-label task, the mean over its columns."""
+    """The cross-entropy of each image, float64 (B,); of a multi-label task, the mean over the labels that it has."""
     if labels.dim() == 2:
-        loss_BK = functional.binary_cross_entropy_with_logits(logits_BK, labels, reduction="none")
-        return loss_BK.mean(dim=1).double().numpy()
+        known_BK = labels.isfinite()
+        loss_BK = functional.binary_cross_entropy_with_logits(logits_BK, labels.nan_to_num(), reduction="none")
+        if known_BK.all():
+            return loss_BK.mean(dim=1).double().numpy()
+        return ((loss_BK * known_BK).sum(dim=1) / known_BK.sum(dim=1).clamp_min(1)).double().numpy()
     return functional.cross_entropy(logits_BK, labels, reduction="none").double().numpy()
 
 

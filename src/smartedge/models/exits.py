@@ -82,17 +82,22 @@ class TaskExit(nn.Module):
 def task_loss(logits_BK: Tensor, labels: Tensor, task_kind: str, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean loss over the batch: cross-entropy for ``single``, binary cross-entropy over (B, K) for ``multi``.
 
-    Computed in float32 whatever the precision of the logits.
+    Labels that are lacking (NaN) are left out of the mean; where all are, the loss is 0. Computed in float32 whatever
+    the precision of the logits.
     """
     logits_BK = logits_BK.float()
     if task_kind == "single":
         return F.cross_entropy(logits_BK, labels, label_smoothing=label_smoothing)
+    if labels.isnan().any():
+        return task_losses(logits_BK[:, None, :], labels, task_kind, label_smoothing=label_smoothing).mean()
     soft_BK = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
     return F.binary_cross_entropy_with_logits(logits_BK, soft_BK)
 
 
 def task_losses(logits_BOK: Tensor, labels: Tensor, task_kind: str, *, label_smoothing: float = 0.0) -> Tensor:
     """The loss of every image and outcome, float32 (B, O), not averaged; see :func:`task_loss`.
+
+    Where labels are lacking, an image counts as much as it has labels: the mean over the batch is that over all labels.
 
     Args:
         logits_BOK: a head's answers to O outcomes of each image (:mod:`smartedge.models.released`).
@@ -106,8 +111,15 @@ def task_losses(logits_BOK: Tensor, labels: Tensor, task_kind: str, *, label_smo
         return F.cross_entropy(
             logits_BOK.permute(0, 2, 1), labels_BO, label_smoothing=label_smoothing, reduction="none"
         )
-    soft_BOK = (labels * (1.0 - label_smoothing) + 0.5 * label_smoothing)[:, None, :].expand_as(logits_BOK)
-    return F.binary_cross_entropy_with_logits(logits_BOK, soft_BOK, reduction="none").mean(dim=2)
+    known_BK = labels.isfinite()
+    soft_BK = labels.nan_to_num() * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    losses_BOK = F.binary_cross_entropy_with_logits(
+        logits_BOK, soft_BK[:, None, :].expand_as(logits_BOK), reduction="none"
+    )
+    if known_BK.all():
+        return losses_BOK.mean(dim=2)
+    share = len(labels) / known_BK.sum().clamp_min(1)
+    return (losses_BOK * known_BK[:, None, :]).sum(dim=2) * share
 
 
 def noisy_task_loss(

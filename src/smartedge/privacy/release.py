@@ -169,7 +169,12 @@ def randomise_labels(labels: Labels, task: Task, epsilon: float, words: NDArray[
 
     Returns:
         Of the same shape and dtype.
+
+    Raises:
+        PrivacyError: a label is lacking.
     """
+    if labels.dtype != np.int64 and bool(np.isnan(labels).any()):
+        raise PrivacyError("a label is lacking, and randomised response does not hide which: nothing was sent")
     classes, each = (task.outputs, epsilon) if task.kind == "single" else (2, epsilon / task.outputs)
     often, rare, _ = response_weights(each, likely=1, unlikely=classes - 1)  # no words are left over
     truth_BX = labels.astype(np.int64).reshape(words.shape)

@@ -28,7 +28,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from smartedge.errors import FrameError
-from smartedge.types import PROTOCOL, Bytes, EncodedBatch, Frame, SplitName, StreamHeader
+from smartedge.types import BLANK, PROTOCOL, Bytes, EncodedBatch, Frame, SplitName, StreamHeader
 
 __all__ = [
     "MAX_HEADER_BYTES",
@@ -99,6 +99,7 @@ class _Header(BaseModel):
     task_kind: Literal["single", "multi"]
     outputs: Annotated[int, Field(ge=1, le=2**20)]
     labels: bool
+    blanks: bool
     answer_shape: _Shape | None
     batch_size: Annotated[int, Field(ge=1, le=2**16)]
     epoch: _Count
@@ -131,6 +132,10 @@ def header_from_json(data: bytes) -> StreamHeader:
         raise FrameError(f"stream header: {found}; both sides need the same version of smartedge") from error
     _check_protocol(data)
     header = StreamHeader(**{f.name: getattr(fields, f.name) for f in dataclasses.fields(StreamHeader)})
+    if header.blanks and (header.task_kind == "single" or not header.labels):
+        raise FrameError(
+            "stream header: only labels of a task of several columns may be lacking, and only if they travel"
+        )
     if max_payload_bytes(header) > MAX_PAYLOAD_BYTES:
         raise FrameError(
             f"stream header: {header.batch_size} features of shape {header.feature_shape} may take "
@@ -162,14 +167,15 @@ def answer_header(header: StreamHeader) -> StreamHeader:
     """The header that answers are checked against: float32 of the shape asked for, without labels."""
     assert header.answer_shape is not None
     return dataclasses.replace(
-        header, codec="float32", feature_dtype="float32", feature_shape=header.answer_shape, labels=False
+        header, codec="float32", feature_dtype="float32", feature_shape=header.answer_shape, labels=False, blanks=False
     )
 
 
 def max_head_bytes(header: StreamHeader) -> int:
     """No head may be longer than this: number and count, ids and labels of a full batch, side."""
     count, single = header.batch_size, header.task_kind == "single"
-    labels = count * _label_dtype(header).itemsize if single else (count * header.outputs + 7) // 8
+    bits = (count * header.outputs + 7) // 8
+    labels = count * _label_dtype(header).itemsize if single else bits * (1 + header.blanks)
     return _HEAD.size + 4 * count + labels * header.labels + max_side_bytes(header)
 
 
@@ -215,7 +221,9 @@ def serialise(frame: Frame, header: StreamHeader) -> Message:
                 f"frame {frame.seq}: labels must be {np.dtype(dtype)} of shape {shape} and 0 to {limit - 1}, "
                 f"got {given.dtype} of shape {given.shape}"
             )
-        labels = given.astype(_label_dtype(header)).tobytes() if single else np.packbits(given).tobytes()
+        labels = given.astype(_label_dtype(header)).tobytes() if single else np.packbits(given == 1).tobytes()
+        if header.blanks:
+            labels += np.packbits(given == BLANK).tobytes()
     head = (_HEAD.pack(frame.seq, count - 1), batch.ids.astype("<i4").tobytes(), labels, batch.side)
     return Message(b"".join(head), batch.payload)
 
@@ -251,7 +259,7 @@ def receive(message: Message, header: StreamHeader) -> ReceivedFrame:
 def parse(message: Message, header: StreamHeader) -> Frame:
     """The fields of a frame. Their values are not checked; :func:`receive` does that.
 
-    Labels are int64 (B,) for a single-label task, uint8 (B, K) for a multi-label one.
+    Labels are int64 (B,) for a single-label task, uint8 (B, K) for a multi-label one, BLANK where one is lacking.
 
     Raises:
         FrameError: when the head does not hold as many ids and labels as it says, or more than the header allows.
@@ -264,7 +272,8 @@ def parse(message: Message, header: StreamHeader) -> Frame:
     if count > header.batch_size:
         raise FrameError(f"frame {seq}: holds {count} images, must be 1 to {header.batch_size}")
     single, bits = header.task_kind == "single", count * header.outputs
-    dtype, numbers = (_label_dtype(header), count) if single else (np.dtype(np.uint8), (bits + 7) // 8)
+    packed = (bits + 7) // 8 * (1 + header.blanks)
+    dtype, numbers = (_label_dtype(header), count) if single else (np.dtype(np.uint8), packed)
     labels_at = _HEAD.size + 4 * count
     side_at = labels_at + (numbers * dtype.itemsize if header.labels else 0)
     if len(head) < side_at:
@@ -276,8 +285,9 @@ def parse(message: Message, header: StreamHeader) -> Frame:
     elif single:
         labels = np.frombuffer(head, dtype, numbers, labels_at).astype(np.int64)
     else:
-        packed = np.frombuffer(head, dtype, numbers, labels_at)
-        labels = np.unpackbits(packed, count=bits).reshape(count, header.outputs)
+        rows = np.frombuffer(head, dtype, numbers, labels_at).reshape(1 + header.blanks, -1)
+        yes_BK, *blank_BK = np.unpackbits(rows, axis=1, count=bits).reshape(-1, count, header.outputs)
+        labels = np.where(blank_BK[0], np.uint8(BLANK), yes_BK) if blank_BK else yes_BK
     return Frame(seq, EncodedBatch(ids=ids, labels=labels, payload=message.payload, side=head[side_at:]))
 
 
@@ -288,7 +298,7 @@ def image_count(head: bytes) -> int:
 
 
 def _label_limit(header: StreamHeader) -> int:
-    return header.outputs if header.task_kind == "single" else 2
+    return header.outputs if header.task_kind == "single" else 2 + header.blanks
 
 
 def _label_dtype(header: StreamHeader) -> np.dtype[np.unsignedinteger]:

@@ -68,3 +68,13 @@ def test_the_state_comes_back() -> None:
     second = LabelShares(None)
     second.load_state(first.state())
     np.testing.assert_array_equal(first.offsets(np.array(["a", "b"])), second.offsets(np.array(["a", "b"])))
+
+
+def test_labels_that_are_lacking_are_not_counted() -> None:
+    whole, blank = LabelShares(None), LabelShares(None)
+    rng = np.random.default_rng(0)
+    for edge in ("a", "b"):
+        labels = (rng.random((400, 2)) < 0.3).astype(np.float32)
+        whole.see(edge, labels, 2)
+        blank.see(edge, np.concatenate([labels, np.full((300, 2), np.nan, np.float32)]), 2)
+    np.testing.assert_array_equal(whole.offsets(np.array(["a"])), blank.offsets(np.array(["a"])))

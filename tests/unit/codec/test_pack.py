@@ -76,6 +76,14 @@ def test_multi_label_round_trip() -> None:
     assert np.array_equal(batch.labels, labels) and batch.labels.dtype == np.float32
 
 
+def test_labels_that_are_lacking_stay_so() -> None:
+    labels = np.array([[1, np.nan], [np.nan, 0], [0, 1]], np.float32)
+    encoded = pack(release(IDS, FEATURES, labels), get_codec("uint8"))
+    assert encoded.labels.tolist() == [[1, 2], [2, 0], [0, 1]]
+    header = stream_header(codec="uint8", feature_shape=(4, 5, 5), task_kind="multi", outputs=2, blanks=True)
+    np.testing.assert_array_equal(unpack(encoded, header).labels, labels)
+
+
 def test_only_a_release_is_packed() -> None:
     for raw in (FEATURES, FeatureBatch(IDS, FEATURES, np.array([0, 1, 0])), None):
         with pytest.raises(TypeError, match=r"smartedge\.privacy\.release"):

@@ -137,3 +137,30 @@ def test_nobody_is_in_both_parts(tmp_path: Path, cache: Path, write_parquet: Cal
     named = [{persons[row] for row in part.ids} - {None} for part in (data.splits["train"], data.audit)]
     assert named[0] and named[1] and not named[0] & named[1]
     assert 0.1 < len(data.audit) / 160 <= 0.2
+
+
+def test_labels_that_are_lacking(tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]) -> None:
+    x, y = [1, 0, None, 1] * 20, [None, 0, 1, 0] * 20
+    x[7] = y[7] = None
+    write_parquet(tmp_path / "d" / "train.parquet", {"x": x, "y": y, "z": [0, 1] * 40})
+    data = open_dataset(str(tmp_path / "d"), ["x", "y"], image_size=8, cache_dir=cache)
+    assert data.task.blanks
+    assert data.skipped == {"no label in any desired column": 1}
+    assert sum(len(split) for split in data.splits.values()) == 79
+    train = data.splits["train"]
+    for column, given in enumerate((x, y)):
+        expected = [np.nan if given[row] is None else given[row] for row in train.ids]
+        np.testing.assert_array_equal(train.labels[:, column].numpy(), expected)
+    yes = [sum(labels[row] == 1 for row in train.ids) for labels in (x, y)]
+    (note,) = (note for note in data.notes if "lacking" in note)
+    assert f"x {yes[0]} yes" in note and f"y {yes[1]} yes" in note
+    assert not open_dataset(str(tmp_path / "d"), ["z"], image_size=8, cache_dir=cache).task.blanks
+
+
+def test_labels_that_are_lacking_beside_sensitive_ones(
+    tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]
+) -> None:
+    columns = {"x": [1, 0, None, 1] * 20, "y": [1, 0] * 40, "z": [0, 1] * 40}
+    write_parquet(tmp_path / "d" / "train.parquet", columns)
+    with pytest.raises(DataError, match=r"20 of the 80 images in the train split .*no label in column 'x'"):
+        open_dataset(str(tmp_path / "d"), ["x", "y"], sensitive=["z"], image_size=8, cache_dir=cache)

@@ -162,3 +162,20 @@ def test_a_channel_that_changes_nothing_leaves_the_loss(smoothing):
         clear = torch.full((size, size), 1e-30).fill_diagonal_(1.0)
         plain = task_loss(logits, labels, kind, label_smoothing=smoothing)
         torch.testing.assert_close(noisy_task_loss(logits, labels, kind, clear, label_smoothing=smoothing), plain)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_labels_that_are_lacking_have_no_loss(smoothing):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 4, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 2, (6, 4), generator=generator).float()
+    lacking = torch.rand(6, 4, generator=generator) < 0.5
+    known = [[logits[i, k, None], labels[i, k, None]] for i in range(6) for k in range(4) if not lacking[i, k]]
+    expected = torch.stack([task_loss(x[None], y[None], "multi", label_smoothing=smoothing) for x, y in known]).mean()
+    found = task_loss(logits, labels.masked_fill(lacking, torch.nan), "multi", label_smoothing=smoothing)
+    torch.testing.assert_close(found, expected)
+    (slope,) = torch.autograd.grad(found, logits)
+    assert slope.isfinite().all()
+    assert (slope[lacking] == 0).all() and (slope[~lacking] != 0).all()
+    nothing = task_loss(logits, torch.full((6, 4), torch.nan), "multi")
+    assert nothing.item() == 0 and (torch.autograd.grad(nothing, logits)[0] == 0).all()

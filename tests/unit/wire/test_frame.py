@@ -56,6 +56,7 @@ headers = st.builds(
     task_kind=st.sampled_from(["single", "multi"]),
     outputs=st.integers(1, 70_000),
     labels=st.just(True),
+    blanks=st.just(False),
     answer_shape=st.sampled_from([None, (2,), (8, 4, 4)]),
     batch_size=st.integers(1, 8),
     epoch=st.integers(0, 1000),
@@ -102,6 +103,25 @@ def test_labels_of_many_columns_take_a_bit_each() -> None:
     header = dataclasses.replace(HEADER, task_kind="multi", outputs=40)
     frame = make_frame(8, labels=np.ones((8, 40), np.uint8), side=b"")
     assert len(serialise(frame, header).head) == 6 + 8 * 4 + 8 * 5
+
+
+def test_labels_that_are_lacking_take_a_bit_more() -> None:
+    header = dataclasses.replace(HEADER, task_kind="multi", outputs=11, blanks=True)
+    labels = np.random.default_rng(0).integers(3, size=(8, 11)).astype(np.uint8)
+    message = serialise(make_frame(8, labels=labels, side=b"side"), header)
+    assert len(message.head) == 6 + 8 * 4 + 2 * 11 + 4 <= max_head_bytes(header)
+    found = receive(message, header)
+    assert np.array_equal(found.batch.labels, labels) and found.batch.side == b"side"
+    whole = dataclasses.replace(header, blanks=False)
+    with pytest.raises(FrameError, match="labels must be uint8 of shape"):
+        serialise(make_frame(8, labels=labels), whole)
+
+
+@pytest.mark.parametrize("change", [{"task_kind": "single"}, {"task_kind": "multi", "labels": False}])
+def test_labels_that_cannot_be_lacking(change: dict[str, object]) -> None:
+    header = dataclasses.replace(HEADER, blanks=True, **change)  # type: ignore[arg-type]
+    with pytest.raises(FrameError, match="only labels of a task of several columns may be lacking"):
+        header_from_json(header_to_json(header))
 
 
 WRONG_BATCHES = {
@@ -205,7 +225,7 @@ def changed(**changes: Any) -> bytes:
         (b"{" * 10_000, "JSON"),
         (changed(codec=...), "codec: Field required"),
         (changed(colour="red"), "colour: Extra inputs"),
-        (changed(protocol=1), "speaks protocol 1, this side 3"),
+        (changed(protocol=1), "speaks protocol 1, this side 4"),
         (changed(protocol="1"), "protocol: "),
         (changed(outputs=True), "outputs: "),
         (changed(outputs=1.0), "outputs: "),
@@ -242,5 +262,5 @@ def test_answers_are_float32_of_the_shape_asked_for_and_without_labels() -> None
 
 def test_a_side_of_an_older_version_is_told_so() -> None:
     older = {"protocol": 2, "run": "run", "agreement": "{}", "method": "hierarchical", "schedule": "joint"}
-    with pytest.raises(FrameError, match="speaks protocol 2, this side 3; install the same version"):
+    with pytest.raises(FrameError, match="speaks protocol 2, this side 4; install the same version"):
         header_from_json(json.dumps(older).encode())

@@ -71,7 +71,7 @@ class Auxiliary:
         Tensor, ...
     ]  # bounded features without noise (N, *F): of the original and (train only) of the mirrored image
     labels: Mapping[str, Tensor]  # attribute → int64 (N,); −1 where unknown
-    desired: Tensor  # int64 (N,) or float32 (N, K), the true desired labels
+    desired: Tensor  # int64 (N,) or float32 (N, K), the true desired labels; a half where one is lacking
     seen: bool | None = True  # whether the front learned from them; None: not known
     left_out: int = 0  # images of the split that were left out for lack of time
 

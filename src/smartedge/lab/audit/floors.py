@@ -21,12 +21,13 @@ __all__ = ["label_floor", "prediction_floor", "table_attack"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Answers = Ints | NDArray[np.float32]
 
 
 def label_floor(evidence: Evidence, attribute: str) -> NamedFigures:
     """The best attack that sees only the true desired label, judged as any other attack."""
     desired = (evidence.train.desired, evidence.val.desired, evidence.test_desired)
-    return _floor(evidence, attribute, *(labels.numpy().astype(np.int64) for labels in desired))
+    return _floor(evidence, attribute, *(labels.numpy() for labels in desired))
 
 
 def prediction_floor(evidence: Evidence, attribute: str) -> NamedFigures | None:
@@ -59,7 +60,7 @@ def table_attack(answers_N: Ints, labels: Ints, *others_N: Ints, options: int, c
     return tuple(posterior_OK[other_N] for other_N in others_N)
 
 
-def _floor(evidence: Evidence, attribute: str, train: Ints, val: Ints, test: Ints) -> NamedFigures:
+def _floor(evidence: Evidence, attribute: str, train: Answers, val: Answers, test: Answers) -> NamedFigures:
     """``train``, ``val``, ``test``: answers, int64 (N,) to one question or (N, Q) to Q yes/no questions."""
     classes = len(evidence.classes[attribute])
     train_N, val_N, test_N = (
@@ -67,6 +68,7 @@ def _floor(evidence: Evidence, attribute: str, train: Ints, val: Ints, test: Int
     )
     train_known, val_known = train_N >= 0, val_N >= 0
     if train.ndim == 1:
+        train, val, test = (answers.astype(np.int64) for answers in (train, val, test))
         seen = np.concatenate([train[train_known], val[val_known]])
         labels = np.concatenate([train_N[train_known], val_N[val_known]])
         options = evidence.task.outputs

@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from smartedge.config import Config, load_config
+from smartedge.data.dividing import SPLIT_COLUMNS
 from smartedge.data.images import default_cache_dir
 from smartedge.data.labels import BOOLEAN, Column, read_column
 from smartedge.data.raw import RawData
-from smartedge.data.sources import PERSON, SPLIT_COLUMNS, open_raw
+from smartedge.data.sources import PERSON, open_raw
 from smartedge.decode import Item, decode
 from smartedge.errors import DataError
 from smartedge.models.bottleneck import usual_bottleneck
