@@ -14,8 +14,8 @@ from smartedge.errors import RunError
 __all__ = ["CloudSummary", "EdgeSummary", "Session", "TrafficTotals", "has_finished"]
 
 _MISSING = (
-    "so this side of the run has not ended; where the sides ran on two machines, copy the cloud's folder cloud/ into "
-    "the edge's run directory (edge/ holds the noise's key and raw images)"
+    "so this side of the run has not ended; where the sides ran on two machines, 'smartedge collect' on the edge "
+    "brings the cloud's part"
 )
 
 

@@ -44,6 +44,7 @@ VERBS: dict[str, dict[str, str]] = {
         "edge": "run the edge's side alone, on the device",
         "fleet": "say which edges may send: make, renew and revoke their certificates",
         "close": "let the cloud of a run go on with what has come, and take in nothing more",
+        "collect": "bring the other side's part of a run to this machine",
         "sweep": "train over a grid of settings, attack each run, draw accuracy against privacy",
     },
     "Check": {

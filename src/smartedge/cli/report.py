@@ -33,7 +33,7 @@ with protection, for each run. 'smartedge audit RUN' must make them first. The p
 
 Of a fleet's cloud, the page shows what it knows of each edge; there the command needs no file of an edge.
 
-Where edge and cloud ran on two machines, first copy the cloud's folder cloud/ into the edge's run directory: the report
+Where edge and cloud ran on two machines, 'smartedge collect' on the edge brings the cloud's part there: the report
 needs both sides. Never copy edge/ to the cloud: it holds the key of the noise and raw images.
 """
 

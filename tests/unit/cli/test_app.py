@@ -30,7 +30,9 @@ def exits_with_success() -> Iterator[None]:
 
 
 def test_the_verbs_are_these() -> None:
-    verbs = "demo init cuts profile plan train cloud edge fleet close sweep ledger log audit certify report infer"
+    verbs = (
+        "demo init cuts profile plan train cloud edge fleet close collect sweep ledger log audit certify report infer"
+    )
     assert [*verbs.split(), "export", "serve"] == NAMES
 
 

@@ -17,6 +17,7 @@ NOT_RUN = {  # blocks by page: a new one needs a reason that is better than thes
     "docs/fleet.md": 1,  # a proxy
     "docs/operation.md": 2,  # changes the machine; three terminals
     "docs/tutorial.md": 1,  # installs
+    "docs/two-machines.md": 2,  # two machines
     "docs/workers.md": 2,  # several machines
 }
 

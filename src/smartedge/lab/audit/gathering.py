@@ -309,7 +309,7 @@ def _log_of_this_edge(run_dir: Path) -> FeatureReader:
             return log
     raise RunError(
         f"{cloud}: there is no feature log of this edge; the audit needs both sides' folders, edge/ and cloud/, in one "
-        "run directory: copy the missing one there"
+        "run directory: 'smartedge collect' brings the missing one"
     )
 
 

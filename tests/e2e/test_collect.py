@@ -1,0 +1,139 @@
+"""``smartedge collect``: each side of a run gets from the other what may travel, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from smartedge import carrying
+from smartedge.cli.app import main
+from smartedge.errors import RunError
+from smartedge.runs.progress import Quiet
+from smartedge.training import train
+
+FAKE_SSH = """#!/bin/sh
+# ssh -o BatchMode=yes HOST COMMAND: runs COMMAND here
+[ "$3" = away ] && { echo "ssh: cannot reach away" >&2; exit 255; }
+exec sh -c "$4"
+"""
+
+
+@pytest.fixture
+def machines(tiny_config, tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """The run directories of the device and of the server, after a run on two machines; ``ssh`` reaches this one."""
+    config = tiny_config("run", epochs=1)
+    train(config, single_process=True, monitor=Quiet())
+    door, server = tmp_path / "door side", tmp_path / "server"
+    for folder, parts in ((door, ("edge", "shared")), (server, ("cloud",))):
+        for part in parts:
+            shutil.copytree(config.run_dir / part, folder / part)
+        for file in ("config.yaml", "run.json"):
+            shutil.copy(config.run_dir / file, folder / file)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text(FAKE_SSH)
+    (tmp_path / "bin" / "ssh").chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    return door, server
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize("over", ["", "me@server.example:"])
+def test_the_device_gets_the_cloud_and_has_results_and_report(machines, over, tmp_path, capsys):
+    door, server = machines
+    assert main(["collect", str(door), f"{over}{server}"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(door / "cloud"), str(door / "report.html")]
+    assert files(door / "cloud") == files(server / "cloud")
+    of_both = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert json.loads((door / "results.json").read_text())["test"] == of_both["test"]
+    assert not list(door.glob(".collecting*"))
+
+
+@pytest.mark.parametrize("over", ["", "door.example:"])
+def test_the_server_gets_shared_and_nothing_of_the_edge(machines, over, capsys):
+    door, server = machines
+    before = files(server)
+    assert main(["collect", str(server), f"{over}{door}"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(server / "shared")]
+    assert files(server) == before | {f"shared/{name}": content for name, content in files(door / "shared").items()}
+
+
+def test_another_run_is_refused_and_nothing_stays(machines, tmp_path, capsys):
+    door, server = machines
+    edge = door / "edge" / "run.json"
+    edge.write_text(json.dumps({**json.loads(edge.read_text()), "run": "another"}))
+    shared = door / "shared" / "run.json"
+    said = json.loads(shared.read_text())
+    shared.write_text(json.dumps({**said, "settings": {**said["settings"], "seed": 7}}))
+    for here, there, why in ((door, server, "nothing of this edge"), (server, door, "other settings: seed")):
+        before = files(here)
+        assert main(["collect", str(here), str(there)]) == RunError.exit_code
+        assert why in capsys.readouterr().err
+        assert files(here) == before and not list(here.glob(".collecting*"))
+
+
+@pytest.mark.parametrize(
+    ("here", "source", "why"),
+    [
+        ("door", "nowhere", "there is no such folder"),
+        ("door", "away:runs/faces", "ssh: cannot reach away"),
+        ("door", "there.example:runs/nowhere", "runs/nowhere"),
+        ("door", "-oProxyCommand=touch x:runs", "there is no such folder"),
+        ("nowhere", "server", "holds no run"),
+        ("both", "server", "is there already"),
+    ],
+)
+def test_what_cannot_be_carried_is_said(machines, here, source, why, tmp_path, monkeypatch, capsys):
+    door, server = machines
+    monkeypatch.chdir(tmp_path)
+    places = {"door": door, "both": tmp_path / "run", "nowhere": tmp_path / "nowhere"}
+    source = str(server) if source == "server" else source
+    assert main(["collect", str(places[here]), source]) == RunError.exit_code
+    assert why in capsys.readouterr().err
+    assert not (door / "cloud").exists() and not (tmp_path / "x").exists()
+
+
+def archive(*members: tarfile.TarInfo) -> io.BytesIO:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as opened:
+        for member in members:
+            opened.addfile(member, io.BytesIO(b"x" * member.size))
+    stream.seek(0)
+    return stream
+
+
+def member(name: str, *, kind: bytes = tarfile.REGTYPE, to: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname, made.size = kind, to, 1 if kind == tarfile.REGTYPE else 0
+    return made
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        member("cloud/../../out"),
+        member("/cloud/out"),
+        member("edge/noise.key"),
+        member("cloud/link", kind=tarfile.SYMTYPE, to="/etc"),
+        member("cloud/link", kind=tarfile.LNKTYPE, to="cloud/a"),
+        member("cloud/pipe", kind=tarfile.FIFOTYPE),
+    ],
+    ids=lambda hostile: f"{hostile.name} {hostile.type!r}",
+)
+def test_an_archive_with_something_else_is_refused(hostile, tmp_path):
+    with pytest.raises(RunError, match="no file in cloud/"):
+        carrying.unpack_files(archive(member("cloud/a"), hostile), "cloud", tmp_path / "into")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a"]
+
+
+def test_an_archive_that_is_cut_off_is_an_error(tmp_path):
+    whole = archive(member("cloud/a")).getvalue()
+    with pytest.raises(tarfile.TarError):
+        carrying.unpack_files(io.BytesIO(whole[:300]), "cloud", tmp_path)
