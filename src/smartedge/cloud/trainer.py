@@ -327,7 +327,7 @@ class BackTrainer:
                 features_BF = augment(features_BF, generator=generator, kind=self.config.data.augment)
             return to_input(features_BF, self.device, channels_last=self.config.train.channels_last is True)
         features_BF = features_BF.to(self.device)
-        if self.config.train.channels_last is True and features_BF.dim() == 4:
+        if self.config.train.channels_last is True and features_BF.dim() == 4:  # maps, which cross channels-first
             features_BF = features_BF.contiguous(memory_format=torch.channels_last)
         return features_BF
 

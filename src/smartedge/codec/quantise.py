@@ -114,7 +114,7 @@ class AffineCodec:
 
     The channel is the first axis of a feature map (C, H, W) or vector (D,), and the last axis of tokens (T, D):
     there each of the D embedding dimensions has a scale of its own, while the T tokens are positions, as H and W are.
-    (A channels-last map (H, W, C), as Swin's, is coded per row: correct, with coarser steps.)
+    (Where a network works on channels-last maps, as Swin does, they cross channels-first all the same.)
     Where the ranges would take more than a sixteenth of the levels' bits (vectors, a single image of few numbers),
     all channels share one range.
 

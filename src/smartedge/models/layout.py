@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smartedge.errors import CutError
 
 __all__ = [
+    "ChannelsFirst",
+    "ChannelsLast",
     "Layout",
     "as_channels_first",
     "as_tokens",
@@ -76,6 +78,22 @@ def in_memory(features_BF: Tensor, layout: Layout, *, channels_last: bool) -> Te
     if channels_last and layout == "channels-first":
         return features_BF.contiguous(memory_format=torch.channels_last)
     return features_BF
+
+
+class ChannelsFirst(nn.Module):
+    """Maps (B, H, W, C) → (B, C, H, W): the end of a front whose network works on channels-last maps."""
+
+    def forward(self, maps_BHWC: Tensor) -> Tensor:
+        """See the class."""
+        return maps_BHWC.permute(0, 3, 1, 2).contiguous()
+
+
+class ChannelsLast(nn.Module):
+    """Maps (B, C, H, W) → (B, H, W, C): the begin of such a back."""
+
+    def forward(self, maps_BCHW: Tensor) -> Tensor:
+        """See the class."""
+        return maps_BCHW.permute(0, 2, 3, 1).contiguous()
 
 
 def as_tokens(features_BF: Tensor, layout: Layout) -> Tensor:

@@ -17,7 +17,7 @@ from smartedge.models.bottleneck import Compress, Expand, usual_bottleneck
 from smartedge.models.codebook import CodewordExit, Decode, Encode
 from smartedge.models.cut import cut, cut_in_order
 from smartedge.models.exits import TaskExit
-from smartedge.models.layout import Layout, is_map
+from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map, map_size
 from smartedge.models.part import Part
 from smartedge.models.weights import Pretrained
 
@@ -28,7 +28,7 @@ _MEAN, _SPREAD = 0.5, 0.25  # of pixel values in [0, 1]: fixed, so that edge and
 
 @dataclass(frozen=True)
 class Divided:
-    """The three parts of a divided network, and shape F and layout of the tensor that crosses between them."""
+    """The three parts of a divided network, and shape F and layout of the tensor that crosses: never channels-last."""
 
     front: nn.Module
     task_exit: nn.Module
@@ -40,7 +40,8 @@ class Divided:
 def divide(blueprint: Blueprint) -> Divided:
     """Build a network by name, cut it, add exit and bottleneck, or exit and codebook.
 
-    With a bottleneck a tensor of that shape crosses; with a codebook of K codewords, a vector (K,). Both sides call
+    With a bottleneck a tensor of that shape crosses; with a codebook of K codewords, a vector (K,). Maps always cross
+    channels-first, so codecs and the cloud need not guess which axis holds the channels. Both sides call
     this with equal blueprints and keep their part, so that their initial parameters are those of one network. The
     global random state is left as it was.
 
@@ -107,6 +108,10 @@ def _ends_at(blueprint: Blueprint, before: Part) -> Ends:
     if codebook is not None:
         encode, decode = Encode(shape, codebook, layout), Decode(codebook, shape, layout)
         return Ends(encode, decode, CodewordExit(codebook, blueprint.outputs), (codebook,), "codeword")
+    if layout == "channels-last":
+        crossing_shape = map_size(shape, layout)
+        task_exit = _task_exit(blueprint, crossing_shape, "channels-first")
+        return Ends(ChannelsFirst(), ChannelsLast(), task_exit, crossing_shape, "channels-first")
     return Ends(None, None, _task_exit(blueprint, shape, layout), shape, layout)
 
 

@@ -15,7 +15,7 @@ from smartedge.models.codebook import Decode, Encode
 from smartedge.models.cut import cut, list_cuts
 from smartedge.models.exits import TaskExit
 from smartedge.models.layout import as_channels_first, as_tokens, in_memory, known_layout, layout_of_shape, map_size
-from smartedge.models.network import divide
+from smartedge.models.network import divide, undivided
 from smartedge.models.released import SimulatedRelease
 from smartedge.models.zoo import build
 
@@ -142,13 +142,17 @@ def test_what_widens_gives_the_layout_back():
 def test_a_divided_network_carries_the_layout_of_what_crosses():
     plain = Blueprint("swin_t", at="features.1", outputs=3, image_size=32, seed=0)
     for more, layout, shape in (
-        ({}, "channels-last", (8, 8, 96)),
+        ({}, "channels-first", (96, 8, 8)),  # Swin works on maps (H, W, C)
         ({"bottleneck": (4, 4, 4)}, "channels-first", (4, 4, 4)),
         ({"codebook": 6}, "codeword", (6,)),
     ):
         divided = divide(Blueprint(**{**vars(plain), **more}))
         assert (divided.layout, divided.feature_shape) == (layout, shape)
-        features = divided.front.eval()(torch.rand(2, 3, 32, 32))
+        images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        features = divided.front.eval()(images)
+        assert features.shape[1:] == shape
+        if not more:
+            assert torch.equal(divided.back.eval()(features), undivided(plain).eval()(images))
         assert divided.task_exit.eval()(features).shape == divided.back.eval()(features).shape == (2, 3)
 
 
