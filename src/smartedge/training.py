@@ -311,7 +311,6 @@ def one_way_link(config: Config, location: str, bundle: Bundle | None) -> Simple
         ConfigError: without a bundle there is no key; or the method needs answers.
         LinkError: the libraries of the link are not installed, or its counter cannot be read.
     """
-    from smartedge.artifacts.run import Shipped
     from smartedge.wire.simplex.seal import Sealer
     from smartedge.wire.simplex.sender import SimplexLink
 
@@ -322,13 +321,11 @@ def one_way_link(config: Config, location: str, bundle: Bundle | None) -> Simple
     folder, key = config.run_dir / "edge", bytes.fromhex(bundle.simplex_key)
     private_folder(folder)
     counter = folder / f"simplex-{hashlib.sha256(key).hexdigest()[:8]}.counter"
-    shipped = Shipped.read_if_there(folder / "shipped.json")
     return SimplexLink(
         location.removeprefix(UDP),
         Sealer(bundle.edge, key, counter),
         rate_bits_s=config.link.simplex_rate,
         loss=config.link.simplex_loss,
-        sent=0 if shipped is None else shipped.confirmed,
     )
 
 

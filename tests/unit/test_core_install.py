@@ -8,7 +8,7 @@ import sys
 _CODE = """
 import importlib, pkgutil, sys
 extras = ("torchvision", "timm", "matplotlib", "jinja2", "tensorboard", "sklearn", "scipy", "cryptography", "raptorq",
-    "onnx", "onnxruntime", "av")
+    "onnx", "onnxruntime", "av", "nats")
 for extra in extras:
     sys.modules[extra] = None  # importing it raises ModuleNotFoundError
 import smartedge

@@ -62,7 +62,14 @@ VERBS: dict[str, dict[str, str]] = {
 }
 
 # Packages that a verb may find missing, and the extra that brings them. All others are reported where they are used.
-_EXTRAS = {"torch": "train", "pyarrow": "train", "safetensors": "train", "onnxruntime": "front", "onnx": "export"}
+_EXTRAS = {
+    "torch": "train",
+    "pyarrow": "train",
+    "safetensors": "train",
+    "onnxruntime": "front",
+    "onnx": "export",
+    "nats": "broker",
+}
 _NEEDS = "this needs the package '{package}', which is not installed; run: pip install 'smartedge[{extra}]'"
 # Verbs that may run for long: SIGTERM or Ctrl-C ends them well, and the same command goes on.
 _LONG = frozenset({"audit", "cloud", "edge", "infer", "serve", "sweep", "train"})

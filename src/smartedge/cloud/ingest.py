@@ -290,7 +290,8 @@ class Ingest:
 
         Raises:
             CodecError: its payload cannot be decoded.
-            FrameError: its values cannot be those of this run, or the run is complete.
+            FrameError: its values cannot be those of this run.
+            RunError: the run is complete.
         """
         begun = time.perf_counter()
         handover = self._handover
@@ -300,7 +301,7 @@ class Ingest:
         with handover.changed:
             handover.raise_failure()
             if handover.complete and frame.seq >= intake.next_seq:
-                raise FrameError("the run is complete; nothing more is taken in")
+                raise RunError("the run is complete; nothing more is taken in")
             if edge in handover.quarantined:
                 self._check_place(intake)
             self._record_stream(intake, header)

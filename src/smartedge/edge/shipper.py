@@ -62,6 +62,7 @@ class Shipper:
         if (shipped := Shipped.read_if_there(record)) is not None:
             spool.confirm(shipped.confirmed)
             traffic.up, traffic.down, traffic.source = dict(shipped.up), dict(shipped.down), shipped.source
+        link.assume_confirmed(spool.confirmed)
         self._thread = threading.Thread(target=self._work, name="shipper", daemon=True)
 
     def start(self) -> None:

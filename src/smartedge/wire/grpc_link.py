@@ -162,6 +162,9 @@ class GrpcLink:
         stream = self._stream
         return self._confirmed if stream is None else stream.confirmed
 
+    def assume_confirmed(self, seq: int) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`: the receiver knows better."""
+
     def counters(self) -> ByteCount:
         """Bytes at the socket where the kernel counts them (Linux), else bytes of the messages.
 

@@ -36,7 +36,8 @@ def check_handshake(location: str, credentials: Credentials) -> None:
         return
     host, port = split_location(location)
     try:
-        context = _context(credentials)
+        context = tls_context(credentials)
+        context.set_alpn_protocols(["h2"])
         with (
             socket.create_connection((host, port), timeout=_WAIT_S) as connection,
             context.wrap_socket(connection, server_hostname=credentials.server_name or host) as secured,
@@ -67,10 +68,14 @@ def check_handshake(location: str, credentials: Credentials) -> None:
     )
 
 
-def _context(credentials: Credentials) -> ssl.SSLContext:
+def tls_context(credentials: Credentials) -> ssl.SSLContext:
+    """What Python's own TLS needs of a sender's credentials.
+
+    Raises:
+        LinkError: a certificate or key is not valid.
+    """
     try:
         context = ssl.create_default_context(cadata=None if credentials.ca is None else credentials.ca.decode("ascii"))
-        context.set_alpn_protocols(["h2"])
         if credentials.certificate is not None and credentials.key is not None:
             with tempfile.TemporaryDirectory() as folder:  # ssl reads a certificate from a file only
                 path = Path(folder) / "pair.pem"

@@ -66,6 +66,13 @@ class FrameSender(Protocol):
         """
         ...
 
+    def assume_confirmed(self, seq: int) -> None:
+        """Every frame before this number was confirmed to an earlier process.
+
+        A link whose receiver says in :meth:`open` what it wants does not need to know.
+        """
+        ...
+
     def counters(self) -> ByteCount:
         """Bytes up and down since the link was made."""
         ...

@@ -75,6 +75,9 @@ class MemoryLink:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         return self._confirmed
 
+    def assume_confirmed(self, seq: int) -> None:
+        """See :class:`~smartedge.wire.link.FrameSender`: the receiver knows better."""
+
     def counters(self) -> ByteCount:
         """Bytes of the frames and stream headers; there is no socket here."""
         return ByteCount(self._up, self._down, "payload")

@@ -33,13 +33,12 @@ class SimplexLink:
         sealer: encrypts for this edge.
         rate_bits_s: bits per second that the link carries; datagrams are spaced out to keep to it.
         loss: share of datagrams that the link is expected to lose, at least 0 and below 1.
-        sent: every frame before this number was sent by an earlier process. It is not sent again.
 
     Raises:
         LinkError: the location has another form.
     """
 
-    def __init__(self, location: str, sealer: Sealer, *, rate_bits_s: float, loss: float, sent: int = 0) -> None:
+    def __init__(self, location: str, sealer: Sealer, *, rate_bits_s: float, loss: float) -> None:
         host, _, port = location.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise LinkError(f"the cloud's location must be HOST:PORT, as in 192.168.0.7:8816, got {location!r}")
@@ -52,7 +51,7 @@ class SimplexLink:
         self._header: StreamHeader | None = None
         self._messages: list[Message] = []
         self._gathered = 0  # bytes of these messages
-        self._sent_seq = sent
+        self._sent_seq = 0
         self._up = 0
         self._free_at = 0.0  # when the link has carried what was sent
         self._stopped = threading.Event()
@@ -104,6 +103,10 @@ class SimplexLink:
     def confirmed(self) -> int:
         """Every frame before this number has been sent. Whether it arrived cannot be known here."""
         return self._sent_seq
+
+    def assume_confirmed(self, seq: int) -> None:
+        """Every frame before this number was sent by an earlier process. It is not sent again."""
+        self._sent_seq = max(self._sent_seq, seq)
 
     def counters(self) -> ByteCount:
         """Bytes of all datagrams; none ever comes down."""

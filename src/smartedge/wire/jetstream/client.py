@@ -1,0 +1,187 @@
+"""A connection to a broker, on a thread of its own, and what its errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from smartedge.errors import LinkError
+from smartedge.wire.credentials import Credentials
+from smartedge.wire.handshake import tls_context
+from smartedge.wire.jetstream.messages import Address
+from smartedge.wire.sockets import is_loopback
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+__all__ = ["Loop", "connect", "from_nats_error", "refuse_in_clear"]
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+_QUIET = logging.getLogger("nats")  # it logs tracebacks of errors that are raised or handled anyway
+
+# What the broker says, in part -> what to do. In the order in which they are looked for.
+_ADVICE = (
+    ("permissions violation", "this side has no permission for it ('smartedge fleet broker' writes permissions)"),
+    ("maximum messages per subject", "ingest takes nothing of this edge now; is it running, and what does it say?"),
+    ("maximum bytes", "the broker's stream is full; is 'smartedge ingest' running? Else raise its max_bytes"),
+    ("maximum messages", "the broker's stream is full; is 'smartedge ingest' running? Else raise its max_msgs"),
+    ("insufficient storage", "the broker's disk is full; make room, or raise max_file_store in its settings"),
+    ("authorization", "it does not admit this side; give --bundle (edge) or --fleet (ingest), or link.token_file"),
+    ("jetstream not enabled", "start the broker with JetStream (docs/broker.md)"),
+    ("nostreamresponse", "no stream takes this; 'smartedge ingest' makes it when it first starts"),
+    ("no response from stream", "no stream takes this; 'smartedge ingest' makes it when it first starts"),
+)
+_TIMEOUT = (
+    "the broker did not answer in time. It may be overloaded, or this side may have no permission: a broker does not "
+    "answer what it denies ('smartedge fleet broker' writes its permissions)"
+)
+
+
+class Loop:
+    """An event loop on a thread of its own; ``run`` is called from other threads."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def start(self, work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
+        """Begin a coroutine; returns what can be waited for from another thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Run a coroutine, and wait for it."""
+        return self.start(work).result()
+
+    def close(self) -> None:
+        """End the thread. Nothing may run on it."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def refuse_in_clear(address: Address, credentials: Credentials, *, insecure: bool) -> None:
+    """Refuse to talk to a broker beyond this machine without TLS.
+
+    Raises:
+        LinkError: ``insecure`` would be needed.
+    """
+    if credentials.tls or is_loopback(address.host):
+        return
+    if not insecure:
+        raise LinkError(
+            f"refusing to talk to the broker on {address.host}, beyond this machine, without TLS: use a bundle of the "
+            "cloud's fleet (edge) or --fleet (ingest), set link.tls_ca, or set link.insecure to accept it"
+        )
+    _log.warning("talking to the broker on %s in clear: anybody on the way can read and change it", address.host)
+
+
+async def connect(
+    address: Address, credentials: Credentials, *, name: str, timeout_s: float, lost: asyncio.Future[LinkError]
+) -> Client:
+    """Connect once, and never again by itself.
+
+    With TLS the handshake comes first, before a word in clear: a machine in between cannot talk this side out of it.
+
+    Args:
+        address: of the broker.
+        credentials: what this side shows, and how it checks the broker.
+        name: of the edge, or of the ingest process. Answers come to an inbox of that name, so that nobody else needs a
+            permission to read there.
+        timeout_s: for the connection, in seconds.
+        lost: is set when the connection is lost, or the broker has denied something.
+
+    Raises:
+        LinkError: it cannot be reached, or does not admit this side.
+        ModuleNotFoundError: ``nats-py`` is not installed.
+    """
+    from nats.aio.client import Client
+
+    class Robust(Client):
+        """Reads of headers only what the broker says. The library's reader breaks off at what an edge may send."""
+
+        async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
+            return _status(headers)
+
+    _QUIET.setLevel(logging.CRITICAL)
+    where = f"broker {address.host}:{address.port}"
+
+    def lose(error: LinkError) -> None:
+        if not lost.done():
+            lost.set_result(error)
+
+    async def on_error(error: Exception) -> None:
+        if not connected:
+            raise error  # else the library would try again until the time is over
+        lose(from_nats_error(error, where))
+
+    async def on_close() -> None:
+        lose(LinkError(f"{where}: the connection was lost"))
+
+    client, connected = Robust(), False
+    options: dict[str, Any] = {}
+    if credentials.tls:
+        options["tls"] = tls_context(credentials)
+        options["tls_handshake_first"] = True
+        options["tls_hostname"] = credentials.server_name or address.host
+    if credentials.token is not None:
+        options["token"] = credentials.token
+    try:
+        await asyncio.wait_for(
+            client.connect(
+                address.url,
+                name=name,
+                inbox_prefix=f"_INBOX_{name}",
+                allow_reconnect=False,
+                connect_timeout=max(1, round(timeout_s)),
+                max_reconnect_attempts=0,
+                error_cb=on_error,
+                disconnected_cb=on_close,
+                closed_cb=on_close,
+                ping_interval=10,
+                **options,
+            ),
+            timeout_s,
+        )
+    except Exception as error:
+        raise from_nats_error(error, where) from error
+    connected = True
+    return client
+
+
+def _status(headers: bytes | None) -> dict[str, str] | None:
+    """Status and description of a message of the broker itself; None: it has neither."""
+    line, _, _ = (headers or b"").partition(b"\r\n")
+    version, _, said = line.decode("ascii", "replace").partition(" ")
+    status, _, description = said.strip().partition(" ")
+    return {"Status": status, "Description": description} if version == "NATS/1.0" and status else None
+
+
+def from_nats_error(error: Exception, where: str) -> LinkError:
+    """Our error for one of the library or of the connection."""
+    if isinstance(error, LinkError):
+        return error
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return LinkError(
+            f"{where}: its certificate is not accepted ({error.verify_message}); is it the broker of this edge's "
+            "fleet, and is this machine's clock right?"
+        )
+    if isinstance(error, ssl.SSLError):
+        return LinkError(
+            f"{where}: TLS fails ({error.reason}); the broker must use TLS with handshake_first: true, and accept this "
+            "side's certificate ('smartedge fleet broker' writes its settings)"
+        )
+    text = str(error) or type(error).__name__
+    said = f"{type(error).__name__} {text}".lower()
+    if advice := next((advice for part, advice in _ADVICE if part in said), None):
+        return LinkError(f"{where}: {advice} ({text})")
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        return LinkError(f"{where}: {_TIMEOUT}")
+    return LinkError(f"{where}: cannot be used ({text})")

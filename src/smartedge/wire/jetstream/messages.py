@@ -1,0 +1,204 @@
+"""What lies in the broker: addresses, subjects, and the messages of one edge.
+
+The frames of edge ``door`` in the stream ``frames`` are messages on the subject ``smartedge.frames.door``. A message is
+seven bytes and a body. Numbers are little-endian::
+
+    uint32 sequence number of the frame, uint16 number of the part, uint16 parts of the frame - 1, body
+
+A frame as bytes is ``uint32 length of the head, head, payload`` (:mod:`smartedge.wire.frame`). It is cut into parts,
+since a broker limits the size of a message. The message of a stream's header has part number 65535, and its body is the
+header. It comes before the first frame of the stream, and again whenever the edge connects.
+
+What arrives may be wrong or hostile: everything is checked here.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from smartedge.errors import FrameError, LinkError
+from smartedge.types import EDGE_NAME, Bytes, StreamHeader
+from smartedge.wire.frame import Message, header_to_json, max_head_bytes, max_payload_bytes
+
+__all__ = [
+    "MIN_PART_BYTES",
+    "NATS",
+    "TOKEN",
+    "Address",
+    "Assembler",
+    "Piece",
+    "header_message",
+    "message_id",
+    "pieces_of",
+    "read_piece",
+]
+
+NATS = "nats://"  # before the address of a broker
+TOKEN = r"[a-z0-9][a-z0-9_-]{0,62}"  # a stream's name
+MIN_PART_BYTES = 64 * 1024  # of a frame in each message but its last: so that parts are few
+_USUAL_STREAM = "frames"
+_USUAL_PORT = 4222
+
+_PIECE = struct.Struct("<IHH")
+_HEADER = 0xFFFF
+_LENGTH = struct.Struct("<I")
+_HEAD_BYTES = 6  # that are in every head
+
+
+class Address(NamedTuple):
+    """Where a broker is, and the stream in it."""
+
+    host: str
+    port: int
+    stream: str
+
+    @classmethod
+    def parse(cls, location: str) -> Address:
+        """``nats://HOST[:PORT][/STREAM]``; the port is 4222 and the stream ``frames`` where none is given.
+
+        Raises:
+            LinkError: it has another form.
+        """
+        try:
+            parts = urlsplit(location)
+            host, port, stream = parts.hostname, parts.port or _USUAL_PORT, parts.path.strip("/") or _USUAL_STREAM
+            plain = parts.scheme == "nats" and not (parts.query or parts.fragment or "@" in parts.netloc)
+        except ValueError:
+            plain, host, port, stream = False, None, 0, ""
+        if not plain or not host or not re.fullmatch(TOKEN, stream):
+            raise LinkError(
+                f"{location}: the broker's address must be nats://HOST:PORT or nats://HOST:PORT/STREAM, as in "
+                "nats://broker.example:4222/frames; a stream's name has small letters, digits, '-' and '_'. User and "
+                "password cannot stand in it: use --bundle, link.tls_* or link.token_file"
+            )
+        return cls(host, port, stream)
+
+    @property
+    def url(self) -> str:
+        """For the client's library."""
+        return f"nats://[{self.host}]:{self.port}" if ":" in self.host else f"nats://{self.host}:{self.port}"
+
+    @property
+    def everybody(self) -> str:
+        """The subjects of all edges."""
+        return f"smartedge.{self.stream}.*"
+
+    def subject(self, edge: str) -> str:
+        """The subject of one edge."""
+        return f"smartedge.{self.stream}.{edge}"
+
+    def edge_of(self, subject: str) -> str | None:
+        """The edge that a subject belongs to; None: of no edge."""
+        name = subject.removeprefix(f"smartedge.{self.stream}.")
+        return name if name != subject and re.fullmatch(EDGE_NAME, name) else None
+
+
+class Piece(NamedTuple):
+    """What one message carries: a part of a frame, or a stream's header."""
+
+    seq: int
+    part: int
+    parts: int
+    body: memoryview
+
+    @property
+    def is_header(self) -> bool:
+        """Whether it is a stream's header."""
+        return self.part == _HEADER
+
+
+def header_message(header: StreamHeader) -> bytes:
+    """The message that begins a stream."""
+    return _PIECE.pack(header.first_seq, _HEADER, 0) + header_to_json(header)
+
+
+def pieces_of(message: Message, most: int) -> Iterator[bytes]:
+    """The messages that carry a frame, of ``most`` bytes at most.
+
+    Raises:
+        LinkError: the broker takes only very small messages, or the frame has too many parts.
+    """
+    size = most - _PIECE.size
+    if size < MIN_PART_BYTES:
+        raise LinkError(
+            f"the broker takes messages of {most} bytes at most; set max_payload to 1MB or more in its settings"
+        )
+    head, payload = message.head, memoryview(message.payload)
+    begin = _LENGTH.pack(len(head)) + head
+    total = len(begin) + len(payload)
+    count = -(-total // size)
+    if count > _HEADER:
+        raise LinkError(f"frame {message.seq}: {total} bytes have more than {_HEADER} parts; raise the max_payload")
+    for part in range(count):
+        start, end = part * size, min((part + 1) * size, total)
+        first = begin[start:end]
+        rest = payload[max(0, start - len(begin)) : max(0, end - len(begin))]
+        yield b"".join((_PIECE.pack(message.seq, part, count - 1), first, rest))
+
+
+def read_piece(data: bytes) -> Piece:
+    """The parts of a message.
+
+    Raises:
+        FrameError: it is too short.
+    """
+    if len(data) < _PIECE.size:
+        raise FrameError(f"message: {len(data)} bytes are shorter than the {_PIECE.size} that are always there")
+    seq, part, last = _PIECE.unpack_from(data)
+    return Piece(seq, part, last + 1, memoryview(data)[_PIECE.size :])
+
+
+def message_id(edge: str, run: str, piece: bytes) -> str:
+    """What the broker knows a message by, so that it keeps it once (``Nats-Msg-Id``): edge, run, frame and part.
+
+    The content belongs to it: the broker compares ids over all edges, and nobody else can know this one beforehand.
+    """
+    digest = blake2b(piece, digest_size=16, key=blake2b(f"{edge}/{run}".encode(), digest_size=32).digest())
+    return digest.hexdigest()
+
+
+class Assembler:
+    """Puts the parts of one frame together, in any order; it never holds more than the stream's header allows."""
+
+    def __init__(self, header: StreamHeader) -> None:
+        self._most = _LENGTH.size + max_head_bytes(header) + max_payload_bytes(header)
+        self._parts: dict[int, Bytes] = {}
+        self._count = 0
+        self._size = 0
+
+    def add(self, piece: Piece) -> Message | None:
+        """The frame, where this is its last missing part. A part that is there already takes the place of the old one.
+
+        Raises:
+            FrameError: it cannot be a part of this frame, or the frame is not sound.
+        """
+        if piece.part >= piece.parts:
+            raise FrameError(f"frame {piece.seq}: part {piece.part} of {piece.parts} cannot be")
+        if piece.part < piece.parts - 1 and len(piece.body) < MIN_PART_BYTES:
+            raise FrameError(f"frame {piece.seq}: a part has {len(piece.body)} bytes, not {MIN_PART_BYTES} or more")
+        if self._count != piece.parts:  # sent again, after the broker's limit was changed
+            self._parts, self._size, self._count = {}, 0, piece.parts
+        self._size += len(piece.body) - len(self._parts.get(piece.part, b""))
+        if self._size > self._most:
+            raise FrameError(f"frame {piece.seq}: more than the {self._most} bytes that are possible here")
+        self._parts[piece.part] = piece.body
+        if len(self._parts) < self._count:
+            return None
+        return _unpacked(piece.seq, [self._parts[part] for part in range(self._count)])
+
+
+def _unpacked(seq: int, parts: list[Bytes]) -> Message:
+    whole = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+    length = int(_LENGTH.unpack_from(whole)[0]) if len(whole) >= _LENGTH.size else len(whole)
+    start = _LENGTH.size + length
+    if start > len(whole):
+        raise FrameError(f"frame {seq}: its head is longer than the frame")
+    message = Message(bytes(whole[_LENGTH.size : start]), whole[start:])
+    if length < _HEAD_BYTES or message.seq != seq:
+        raise FrameError(f"frame {seq}: its head is that of another frame, or none")
+    return message

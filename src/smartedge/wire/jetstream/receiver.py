@@ -1,0 +1,356 @@
+"""Ingest's end of the link over a broker: takes the messages of many edges out of the broker's stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smartedge.errors import LinkError, SmartEdgeError
+from smartedge.logs import plain
+from smartedge.wire.credentials import Credentials
+from smartedge.wire.jetstream.client import Loop, connect, from_nats_error, refuse_in_clear
+from smartedge.wire.jetstream.intake import EdgeIntake, Settled
+from smartedge.wire.jetstream.messages import Address
+from smartedge.wire.link import FrameHandler
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.js import JetStreamContext
+
+__all__ = ["JetStreamReceiver", "Timing", "everything"]
+
+_log = logging.getLogger(__name__)
+
+_NAME = "INGEST"  # no edge's: theirs have small letters
+_DUPLICATE_S = 120.0  # the broker knows the id of a message for so long
+_PER_EDGE = 65536  # messages of one edge that the stream holds at most: one edge cannot fill it for all
+_PULL_MESSAGES = 256  # asked for at a time, of one edge
+_PULL_BYTES = 4 * 2**20
+_PULL_S = 30.0
+_BEHIND = 2**20  # messages that were delivered and are not acknowledged, of one edge: a long frame has many
+_ACK_S = 24 * 3600.0  # what is not acknowledged comes again with a new consumer; so never by itself, in between
+_THREADS = 16  # that call the handler
+_PATIENCE_S = 10.0  # for the broker's answers
+_NANO = 10**9
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How often is looked and tried, in seconds."""
+
+    look_s: float = 1.0  # for edges that are new
+    again_s: float = 30.0  # until an edge that the run refuses is tried again
+    first_retry_s: float = 0.2  # to connect again; twice as long each time
+    longest_retry_s: float = 10.0
+
+
+_NOTHING = Credentials()
+_USUAL = Timing()
+
+
+def everything(edges: Collection[str]) -> Collection[str]:
+    """All edges are this process's."""
+    return edges
+
+
+class JetStreamReceiver:
+    """Hands the frames that lie in a broker to a handler, edge by edge, and removes them when they are durable there.
+
+    It makes the stream where it is missing. Where the broker goes away it connects again, for ever. One process takes
+    the messages of an edge at a time: it has the edge's consumer. Where two think that an edge is theirs, the store's
+    lock decides, and nothing is lost.
+
+    Args:
+        handler: gets the frames, in threads of the receiver.
+        address: of the broker.
+        credentials: what this side shows, and how it checks the broker.
+        mine: which of these edges this process takes; asked every few seconds.
+        refusal: why an edge may not send now; None: it may.
+        timing: how often is looked and tried.
+        insecure: allow a broker beyond this machine without TLS.
+
+    Raises:
+        LinkError: ``insecure`` would be needed.
+        ModuleNotFoundError: ``nats-py`` is not installed.
+    """
+
+    def __init__(
+        self,
+        handler: FrameHandler,
+        address: Address,
+        credentials: Credentials = _NOTHING,
+        *,
+        mine: Callable[[Collection[str]], Collection[str]] = everything,
+        refusal: Callable[[str], str | None] = lambda edge: None,
+        timing: Timing = _USUAL,
+        insecure: bool = False,
+    ) -> None:
+        import nats  # noqa: F401 - whether it is there
+
+        refuse_in_clear(address, credentials, insecure=insecure)
+        self._handler, self._address, self._credentials = handler, address, credentials
+        self._mine, self._refusal, self._timing = mine, refusal, timing
+        self._where = f"broker {address.host}:{address.port}"
+        self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="ingest")
+        self._stopping = asyncio.Event()
+        self._ready = threading.Event()
+        self.bad: Counter[str] = Counter()  # edge -> messages that were not sound, and were deleted
+        self.refused: Counter[str] = Counter()  # edge -> times that it was refused
+        self.trouble = ""  # why nothing can be taken now
+        self._said: dict[str, str] = {}  # edge -> what was logged of it last
+        self._loop = Loop("broker")
+        self._running: Any = None
+
+    def start(self) -> None:
+        """Begin to take frames. Returns at once; :meth:`wait_ready` waits for the broker."""
+        self._running = self._loop.start(self._run())
+
+    def wait_ready(self, timeout_s: float | None = None) -> bool:
+        """Whether the broker was reached, and its stream is there; waits for that."""
+        return self._ready.wait(timeout_s)
+
+    def failure(self) -> BaseException | None:
+        """What ended the receiver for good; None: it goes on."""
+        return self._running.exception() if self._running is not None and self._running.done() else None
+
+    def close(self) -> None:
+        """Take nothing more. A handler that blocks must be released before."""
+        if self._running is not None:
+            self._loop.run(self._stop())
+            if not self._running.done():
+                self._running.result()
+        self._loop.close()
+        self._pool.shutdown()
+
+    # -- the connection
+
+    async def _stop(self) -> None:
+        self._stopping.set()
+
+    async def _run(self) -> None:
+        """Connect again and again, until it is stopped."""
+        pause = self._timing.first_retry_s
+        while not self._stopping.is_set():
+            try:
+                await self._serve()
+                pause = self._timing.first_retry_s
+            except LinkError as error:
+                if str(error) != self.trouble:
+                    _log.warning("%s; trying again", error)
+                self.trouble = str(error)
+            if not await self._stopped_within(pause * random.uniform(0.5, 1.5)):
+                pause = min(2 * pause, self._timing.longest_retry_s)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    async def _serve(self) -> None:
+        """Take frames over one connection, until it is lost.
+
+        Raises:
+            LinkError: it cannot be made, or the broker does not do what is needed.
+        """
+        lost: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
+        client = await connect(self._address, self._credentials, name=_NAME, timeout_s=_PATIENCE_S, lost=lost)
+        edges: dict[str, asyncio.Task[None]] = {}
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            jetstream = client.jetstream(timeout=_PATIENCE_S)
+            await self._ensure_stream(jetstream)
+            self._ready.set()
+            self.trouble = ""
+            while not lost.done() and not self._stopping.is_set():
+                await self._assign(client, jetstream, edges)
+                ends: set[asyncio.Future[Any]] = {lost, stopping, *edges.values()}
+                await asyncio.wait(
+                    ends,
+                    timeout=self._timing.look_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in [task for task in edges.values() if task.done()]:
+                    task.result()  # raises what ended it
+        except SmartEdgeError:
+            raise
+        except Exception as error:
+            raise from_nats_error(error, self._where) from error
+        finally:
+            stopping.cancel()
+            for task in edges.values():
+                task.cancel()
+            await asyncio.gather(*edges.values(), return_exceptions=True)
+            lost.cancel()
+            await asyncio.wait({asyncio.ensure_future(client.close())}, timeout=2.0)
+
+    async def _ensure_stream(self, jetstream: JetStreamContext) -> None:
+        """Make the stream where it is missing, and check the one that is there.
+
+        Raises:
+            LinkError: it would lose frames.
+        """
+        from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+        from nats.js.errors import NotFoundError
+
+        name = self._address.stream
+        try:
+            found = (await jetstream.stream_info(name)).config
+        except NotFoundError:
+            wanted = StreamConfig(
+                name=name,
+                subjects=[self._address.everybody],
+                storage=StorageType.FILE,
+                retention=RetentionPolicy.WORK_QUEUE,
+                discard=DiscardPolicy.NEW,
+                max_msgs_per_subject=_PER_EDGE,
+                discard_new_per_subject=True,
+                duplicate_window=_DUPLICATE_S,
+            )
+            found = (await jetstream.add_stream(wanted)).config
+            _log.info("%s: made the stream %r", self._where, name)
+        kinds = (found.storage, found.retention, found.discard)
+        safe = kinds == (StorageType.FILE, RetentionPolicy.WORK_QUEUE, DiscardPolicy.NEW) and not found.max_age
+        if not safe or found.subjects != [self._address.everybody]:
+            raise LinkError(
+                f"{self._where}: the stream {name!r} would lose frames: it needs storage file, retention workqueue, "
+                f"discard new, no max_age, and the subject {self._address.everybody}; remove it, or name another one "
+                f"(nats://{self._address.host}:{self._address.port}/NAME)"
+            )
+
+    async def _assign(self, client: Client, jetstream: JetStreamContext, edges: dict[str, asyncio.Task[None]]) -> None:
+        """Begin with the edges that are this process's now, and end with those that are so no longer."""
+        state = (await jetstream.stream_info(self._address.stream, subjects_filter=self._address.everybody)).state
+        there = {self._address.edge_of(subject) for subject in state.subjects or {}}
+        known = {edge for edge in there if edge is not None} | edges.keys()
+        mine = set(await self._call(lambda: self._mine(sorted(known))))
+        for edge in edges.keys() - mine:
+            edges[edge].cancel()
+            await asyncio.wait({edges[edge]})
+            del edges[edge]
+        for edge in sorted(mine & known - edges.keys()):
+            edges[edge] = asyncio.create_task(self._take_edge(client, jetstream, edge))
+
+    async def _call(self, call: Callable[[], Any]) -> Any:
+        """Call on a thread; it ends before this does, also where this is cancelled."""
+        running = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait({running})
+            raise
+
+    # -- one edge
+
+    async def _take_edge(self, client: Client, jetstream: JetStreamContext, edge: str) -> None:
+        """Take the messages of one edge, until it is cancelled. Where the run refuses it, try again later."""
+        while True:
+            intake: EdgeIntake[Msg] = EdgeIntake(self._handler, edge)
+            try:
+                refusal = self._refusal(edge) or await self._take_messages(client, jetstream, edge, intake)
+            finally:
+                await self._call(intake.abort)
+            if refusal is None:  # both will see soon whose it is
+                await asyncio.sleep(self._timing.look_s * random.uniform(0.5, 1.5))
+                continue
+            self.refused[edge] += 1
+            self._say(edge, f"takes nothing of edge {edge}; it stays with the broker: {refusal}")
+            await asyncio.sleep(self._timing.again_s)
+
+    async def _take_messages(
+        self, client: Client, jetstream: JetStreamContext, edge: str, intake: EdgeIntake[Msg]
+    ) -> str | None:
+        """Take messages, oldest first. Returns why nothing more is taken; None: another process has taken it over."""
+        await self._consumer(jetstream, edge)
+        queue: list[Msg] = []
+        came = asyncio.Event()
+
+        async def keep(message: Msg) -> None:
+            queue.append(message)
+            came.set()
+
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(inbox, cb=keep)
+        ask = f"$JS.API.CONSUMER.MSG.NEXT.{self._address.stream}.{edge}"
+        pull = {"batch": _PULL_MESSAGES, "max_bytes": max(_PULL_BYTES, 2 * client.max_payload)}
+        try:
+            while True:
+                await client.publish(ask, json.dumps({**pull, "expires": int(_PULL_S * _NANO)}).encode(), reply=inbox)
+                left = _PULL_MESSAGES
+                while left > 0:
+                    came.clear()
+                    if not queue:
+                        await asyncio.wait_for(came.wait(), _PULL_S + _PATIENCE_S)
+                    messages, queue[:] = list(queue), []
+                    ended = [message for message in messages if not message.reply]
+                    frames = [message for message in messages if message.reply]
+                    left = 0 if ended else left - len(frames)
+                    settled = await self._call(functools.partial(_taken, intake, frames))
+                    await self._settle(edge, settled)
+                    if settled.refusal is not None:
+                        return f"[{settled.refusal.code}] {settled.refusal}"
+                    if any(_consumer_is_gone(message) for message in ended):
+                        return None
+        finally:
+            if not client.is_closed:
+                await subscription.unsubscribe()
+
+    async def _settle(self, edge: str, settled: Settled[Msg]) -> None:
+        for message in settled.done:
+            await message.ack()
+        for message in settled.bad:
+            await message.term()
+        if settled.bad:
+            self.bad[edge] += len(settled.bad)
+            self._say(edge, f"deleted what edge {edge} has sent: {settled.why}")
+
+    async def _consumer(self, jetstream: JetStreamContext, edge: str) -> None:
+        """A new consumer of the edge's messages: it begins with the oldest that is not acknowledged."""
+        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+        from nats.js.errors import NotFoundError
+
+        with contextlib.suppress(NotFoundError):
+            await jetstream.delete_consumer(self._address.stream, edge)
+        wanted = ConsumerConfig(
+            durable_name=edge,
+            filter_subject=self._address.subject(edge),
+            ack_policy=AckPolicy.EXPLICIT,
+            deliver_policy=DeliverPolicy.ALL,
+            ack_wait=_ACK_S,
+            max_ack_pending=_BEHIND,
+        )
+        await jetstream.add_consumer(self._address.stream, wanted)
+
+    def _say(self, edge: str, text: str) -> None:
+        """Log it, unless it was the last that was said of this edge."""
+        line = plain(text)[:500]
+        if self._said.get(edge) != line:
+            _log.warning("%s: %s", self._where, line)
+        self._said[edge] = line
+
+
+def _taken(intake: EdgeIntake[Msg], messages: list[Msg]) -> Settled[Msg]:
+    """What became of the messages. A bug on the way costs this edge alone."""
+    try:
+        return intake.take((message, message.data) for message in messages)
+    except Exception:
+        _log.exception("unexpected error")
+        return Settled(refusal=SmartEdgeError("ingest failed unexpectedly; see its log"))
+
+
+def _consumer_is_gone(message: Msg) -> bool:
+    """Whether a message of the broker itself says so. Else a request has ended: 404, 408, or 409 for its size."""
+    headers = message.headers or {}
+    return headers.get("Status") == "503" or "onsumer" in headers.get("Description", "")

@@ -1,0 +1,321 @@
+"""Sender and receiver with a real broker between them: faults, hostile edges, and the broker's own end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from broker import Broker
+from headers import stream_header
+
+from smartedge.errors import FrameError, LinkError, RunError, SmartEdgeError
+from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.wire.credentials import Credentials
+from smartedge.wire.frame import Message, serialise
+from smartedge.wire.jetstream.messages import Address, header_message, pieces_of
+from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
+from smartedge.wire.jetstream.sender import JetStreamLink
+
+HEADER = stream_header(feature_shape=(256, 32, 32), batch_size=4, frames=4)
+TIMING = Timing(look_s=0.05, again_s=0.05, first_retry_s=0.05)
+
+
+class Handler:
+    """A store in memory. What is not synced is lost with :meth:`forget`."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.held: dict[str, list[bytes]] = {}
+        self.durable: dict[str, int] = {}
+        self.ended: list[str] = []
+        self.refuses: SmartEdgeError | None = None
+
+    def accept(self, edge: str, header: StreamHeader) -> int:
+        if self.refuses is not None:
+            raise self.refuses
+        del self.held.setdefault(edge, [])[self.durable.get(edge, 0) :]
+        return min(max(header.first_seq, self.durable.get(edge, 0)), header.end_seq)
+
+    def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> None:
+        assert frame.seq == len(self.held[edge])
+        self.held[edge].append(bytes(frame.batch.payload))
+        with self.changed:
+            self.changed.notify_all()
+
+    def sync(self, edge: str, header: StreamHeader) -> int:
+        self.durable[edge] = len(self.held[edge])
+        return self.durable[edge]
+
+    def finish(self, edge: str, header: StreamHeader) -> None:
+        self.sync(edge, header)
+        with self.changed:
+            self.ended.append(edge)
+            self.changed.notify_all()
+
+    def abort(self, edge: str, header: StreamHeader) -> None:
+        pass
+
+    def has(self, until: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + 20
+        with self.changed:
+            while not until() and time.monotonic() < deadline:
+                self.changed.wait(timeout=0.05)  # what others count is not told
+            return until()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    made = Broker(tmp_path_factory.mktemp("broker"))
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def address(broker: Broker) -> Address:
+    return broker.address(f"t{uuid.uuid4().hex}")
+
+
+@contextlib.contextmanager
+def taking(handler: Handler, address: Address, **options: Any) -> Iterator[JetStreamReceiver]:
+    receiver = JetStreamReceiver(handler, address, **{"timing": TIMING, **options})
+    receiver.start()
+    try:
+        assert receiver.wait_ready(10)
+        yield receiver
+    finally:
+        receiver.close()
+
+
+@contextlib.contextmanager
+def sending(address: Address, edge: str = "door", **options: Any) -> Iterator[JetStreamLink]:
+    link = JetStreamLink(address, edge, **{"timeout_s": 10.0, **options})
+    try:
+        yield link
+    finally:
+        link.disconnect()
+
+
+def frame(seq: int, size: int = 2000) -> Message:
+    payload = np.random.default_rng(seq).bytes(size)
+    return serialise(Frame(seq, EncodedBatch(np.arange(2), np.zeros(2, np.int64), payload, b"")), HEADER)
+
+
+def send(link: JetStreamLink, header: StreamHeader = HEADER, *, size: int = 2000) -> None:
+    for seq in range(link.open(header), header.end_seq):
+        link.write(frame(seq, size))
+    link.close()
+
+
+def write_all(link: JetStreamLink, seqs: range) -> None:
+    """Write frames, and close the stream. That a broker is gone is noticed somewhere on the way."""
+    for seq in seqs:
+        link.write(frame(seq))
+    link.close()
+
+
+def test_frames_that_came_before_ingest_and_are_longer_than_a_message(address: Address) -> None:
+    """Two edges; nobody takes at first. Every frame has three parts."""
+    handler = Handler()
+    with taking(handler, address):
+        pass
+    with sending(address) as one, sending(address, "gate") as other:
+        send(one, size=2_500_000)
+        send(other)
+        assert one.confirmed() == 4
+    with taking(handler, address):
+        assert handler.has(lambda: len(handler.ended) == 2)
+    assert [len(each) for each in handler.held["door"]] == [2_500_000] * 4
+    assert handler.held["gate"] == [bytes(frame(seq).payload) for seq in range(4)]
+
+
+def test_a_broker_without_the_stream_says_who_makes_it(broker: Broker, address: Address) -> None:
+    with sending(address) as link, pytest.raises(LinkError, match="'smartedge ingest' makes it when it first starts"):
+        link.open(HEADER)
+
+
+def test_no_broker_is_an_error_after_one_try() -> None:
+    with sending(Address("127.0.0.1", 9, "frames")) as link, pytest.raises(LinkError, match=r"broker 127\.0\.0\.1:9"):
+        link.open(HEADER)
+
+
+def test_split_learning_is_refused_and_told_why(address: Address) -> None:
+    with sending(address) as link, pytest.raises(FrameError, match="nothing goes back over a broker"):
+        link.open(dataclasses.replace(HEADER, answer_shape=(256, 32, 32)))
+
+
+def test_beyond_this_machine_only_with_tls() -> None:
+    for make in (
+        lambda: JetStreamLink(Address("broker.example", 4222, "frames")),
+        lambda: JetStreamReceiver(Handler(), Address("broker.example", 4222, "frames")),
+    ):
+        with pytest.raises(LinkError, match="without TLS"):
+            make()
+    JetStreamLink(Address("broker.example", 4222, "frames"), insecure=True)
+    JetStreamLink(Address("broker.example", 4222, "frames"), credentials=Credentials(encrypted=True))
+
+
+def test_a_link_goes_on_after_what_an_earlier_process_had_confirmed(address: Address) -> None:
+    handler = Handler()
+    with taking(handler, address):
+        with sending(address) as link:
+            link.open(HEADER)
+            for seq in (0, 1):
+                link.write(frame(seq))
+            link.flush()
+            assert link.confirmed() == 2
+        with sending(address) as link:
+            link.assume_confirmed(2)
+            assert link.open(HEADER) == 2
+            for seq in (2, 3):
+                link.write(frame(seq))
+            link.close()
+        assert handler.has(lambda: handler.ended == ["door"])
+
+
+def test_what_a_run_refuses_stays_with_the_broker_and_is_taken_later(
+    address: Address, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = Handler()
+    handler.refuses = RunError("started with different settings")
+    with taking(handler, address) as receiver, sending(address) as link:
+        send(link)
+        assert handler.has(lambda: receiver.refused["door"] >= 3)
+        handler.refuses = None
+        assert handler.has(lambda: handler.ended == ["door"])
+        assert not receiver.bad
+    said = [record.message for record in caplog.records if "different settings" in record.message]
+    assert len(said) == 1 and "edge door; it stays with the broker" in said[0]  # once, not at every try
+
+
+def test_the_register_refuses_an_edge(address: Address) -> None:
+    handler = Handler()
+    with (
+        taking(handler, address, refusal=lambda edge: "revoked" if edge == "gate" else None) as receiver,
+        sending(address) as one,
+        sending(address, "gate") as other,
+    ):
+        send(other)
+        send(one)
+        assert handler.has(lambda: handler.ended == ["door"])
+        assert handler.has(lambda: receiver.refused["gate"] > 0)
+        assert "gate" not in handler.held
+
+
+def publish(address: Address, subject: str, messages: list[tuple[bytes, bytes]]) -> None:
+    """Publish as somebody who sends what he likes: lines of headers, and bodies."""
+    with socket.create_connection((address.host, address.port)) as connection, connection.makefile("rb") as answers:
+        answers.readline()
+        connection.sendall(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\n')
+        for lines, body in messages:
+            sizes = f"{len(lines)} {len(lines) + len(body)}"
+            connection.sendall(f"HPUB {subject} {sizes}\r\n".encode() + lines + body + b"\r\n")
+        connection.sendall(b"PING\r\n")
+        assert answers.readline() == b"PONG\r\n"
+
+
+def test_an_edge_that_sends_junk_costs_itself_alone(address: Address, caplog: pytest.LogCaptureFixture) -> None:
+    """Headers that the client's library cannot read would end its connection, again and again."""
+    handler = Handler()
+    header, first = header_message(HEADER), next(pieces_of(frame(0), 100_000))
+    junk = [
+        (b"NATS/1.0 \xff\xfe\xfd junk\xff\r\n\r\n", b"junk"),
+        (b"NATS/1.0 409 Consumer Deleted\r\n\r\n", b""),
+        (b"NATS/1.0\r\n: :\r\n\xff\r\n\r\n", header[:-3]),
+        (b"NATS/1.0\r\nStatus: 503\r\n\r\n", header),
+        (b"NATS/1.0\r\na: b\r\n\r\n", first[:24]),
+    ]
+    with taking(handler, address) as receiver, sending(address) as link:
+        publish(address, address.subject("evil"), junk)
+        publish(address, address.subject("Not-An-Edge"), junk)
+        send(link)
+        assert handler.has(lambda: handler.ended == ["door"])
+        assert handler.has(lambda: receiver.bad["evil"] >= 4)
+        assert set(receiver.bad) == {"evil"}
+    assert handler.held.get("evil", []) == []
+    assert not [record for record in caplog.records if "connection" in record.message]
+
+
+def test_a_broker_that_is_killed_loses_nothing_that_it_confirmed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "smartedge")
+    broker = Broker(tmp_path)
+    address, handler = broker.address(), Handler()
+    many = dataclasses.replace(HEADER, frames=40)
+    try:
+        with taking(handler, address), sending(address) as link:
+            assert link.open(many) == 0
+            seq = 0
+            for stop in (13, 29, 40):
+                while seq < stop:
+                    link.write(frame(seq))
+                    seq += 1
+                if stop == 40:
+                    link.close()
+                    break
+                broker.kill()
+                with pytest.raises(LinkError):
+                    write_all(link, range(seq, 40))
+                confirmed = link.confirmed()
+                assert confirmed <= seq
+                broker.start()
+                seq = link.open(many)
+                assert seq == confirmed
+            assert handler.has(lambda: handler.ended == ["door"])
+        assert handler.held["door"] == [bytes(frame(seq).payload) for seq in range(40)]
+    finally:
+        broker.kill()
+
+
+def test_another_process_takes_an_edge_over(address: Address) -> None:
+    """Whose an edge is changes while it sends. The second one finds the header, and what is not durable."""
+    handler = Handler()
+    owner = ["one"]
+    many = dataclasses.replace(HEADER, frames=30)
+
+    def mine(name: str) -> Callable[[Any], Any]:
+        return lambda edges: edges if owner == [name] else []
+
+    with (
+        taking(handler, address, mine=mine("one")),
+        taking(handler, address, mine=mine("two")),
+        sending(address) as link,
+    ):
+        link.open(many)
+        for seq in range(30):
+            link.write(frame(seq))
+            if seq in (9, 19):
+                assert handler.has(lambda seq=seq: len(handler.held.get("door", [])) == seq + 1)
+                owner[:] = ["two"] if seq == 9 else ["one"]
+        link.close()
+        assert handler.has(lambda: handler.ended == ["door"])
+    assert handler.held["door"] == [bytes(frame(seq).payload) for seq in range(30)]
+
+
+def test_a_stream_that_would_lose_frames_is_refused(broker: Broker, address: Address) -> None:
+    async def make() -> None:
+        import nats
+
+        client = await nats.connect(address.url)
+        await client.jetstream().add_stream(name=address.stream, subjects=[address.everybody], storage="memory")
+        await client.close()
+
+    asyncio.run(make())
+    handler = Handler()
+    receiver = JetStreamReceiver(handler, address, timing=TIMING)
+    receiver.start()
+    try:
+        assert handler.has(lambda: "would lose frames" in receiver.trouble) and not receiver.wait_ready(0)
+    finally:
+        receiver.close()

@@ -1,0 +1,149 @@
+"""Frames are cut into messages for a broker, and come together again whatever the order and however often they came."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import numpy as np
+import pytest
+from headers import stream_header
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smartedge.errors import FrameError, LinkError
+from smartedge.types import EncodedBatch, Frame
+from smartedge.wire.frame import Message, serialise
+from smartedge.wire.jetstream.messages import (
+    MIN_PART_BYTES,
+    Address,
+    Assembler,
+    header_message,
+    message_id,
+    pieces_of,
+    read_piece,
+)
+
+HEADER = stream_header(feature_shape=(64, 64, 64), batch_size=4, frames=3)
+MOST = MIN_PART_BYTES + 8  # bytes of a message
+
+
+def message(size: int, seq: int = 0) -> Message:
+    return serialise(
+        Frame(seq, EncodedBatch(np.arange(4), np.zeros(4, np.int64), bytes(range(256)) * (size // 256 + 1), b"")),
+        HEADER,
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 300_000), st.integers(0, 99), st.lists(st.integers(0, 5), max_size=4))
+def test_parts_come_together_in_any_order_and_however_often_they_come(size: int, seed: int, again: list[int]) -> None:
+    sent = message(size)
+    pieces = list(pieces_of(sent, MOST))
+    assert all(len(piece) <= MOST for piece in pieces)
+    last = pieces.pop()
+    pieces += [pieces[number] for number in again if number < len(pieces)]
+    random.Random(seed).shuffle(pieces)
+    assembler = Assembler(HEADER)
+    found = [assembler.add(read_piece(piece)) for piece in [*pieces, last]]
+    whole = next(each for each in found if each is not None)
+    assert (whole.head, bytes(whole.payload)) == (sent.head, bytes(sent.payload))
+
+
+def test_a_frame_that_is_sent_again_in_other_parts_is_whole() -> None:
+    """The broker's limit was changed in between."""
+    sent = message(100_000)
+    assembler = Assembler(HEADER)
+    assert assembler.add(read_piece(next(pieces_of(sent, MOST)))) is None
+    (only,) = pieces_of(sent, 2**20)
+    whole = assembler.add(read_piece(only))
+    assert whole is not None and bytes(whole.payload) == bytes(sent.payload)
+
+
+def test_an_assembler_holds_no_more_than_the_header_allows() -> None:
+    assembler = Assembler(stream_header(feature_shape=(2, 2, 2), batch_size=4))
+    with pytest.raises(FrameError, match="more than the"):
+        assembler.add(read_piece(next(pieces_of(message(100_000), MOST))))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (bytes(7), "shorter than"),
+        (bytes.fromhex("0000000005000400") + bytes(10), "part 5 of 5"),
+        (bytes.fromhex("0000000000000400") + bytes(10), "a part has 10 bytes"),
+        (bytes.fromhex("0000000000000000") + b"\xff\xff\xff\xffhead", "longer than the frame"),
+        (bytes.fromhex("0000000000000000") + b"\x02\x00\x00\x00he", "another frame, or none"),
+        (bytes.fromhex("0000000000000000"), "longer than the frame"),
+        (bytes.fromhex("0100000000000000") + b"".join([b"\x10\x00\x00\x00", bytes(16)]), "another frame, or none"),
+    ],
+)
+def test_what_is_not_sound_is_refused(data: bytes, said: str) -> None:
+    with pytest.raises(FrameError, match=said):
+        Assembler(HEADER).add(read_piece(data))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=4))
+def test_any_bytes_give_a_frame_or_a_frame_error(datas: list[bytes]) -> None:
+    assembler = Assembler(HEADER)
+    for data in datas:
+        with contextlib.suppress(FrameError):
+            assembler.add(read_piece(data))
+
+
+def test_a_broker_with_tiny_messages_is_an_error_that_names_the_setting() -> None:
+    with pytest.raises(LinkError, match="set max_payload to 1MB"):
+        list(pieces_of(message(10), 1000))
+
+
+def test_the_id_of_a_message_is_of_edge_run_and_content() -> None:
+    """Else an edge could use another one's id first, and the broker would drop the other one's frame."""
+    (one,), (other,) = pieces_of(message(10), MOST), pieces_of(message(10, seq=1), MOST)
+    ids = [
+        message_id("a", "run", one),
+        message_id("b", "run", one),
+        message_id("a", "run2", one),
+        message_id("a", "run", other),
+    ]
+    assert len(set(ids)) == 4
+    assert ids[0] == message_id("a", "run", one)
+
+
+def test_a_header_is_told_from_a_part() -> None:
+    piece = read_piece(header_message(HEADER))
+    assert piece.is_header and bytes(piece.body).startswith(b"{")
+
+
+@pytest.mark.parametrize(
+    ("location", "host", "port", "stream"),
+    [
+        ("nats://broker", "broker", 4222, "frames"),
+        ("nats://127.0.0.1:5", "127.0.0.1", 5, "frames"),
+        ("nats://[::1]:5/faces-2", "::1", 5, "faces-2"),
+    ],
+)
+def test_addresses(location: str, host: str, port: int, stream: str) -> None:
+    address = Address.parse(location)
+    assert address == (host, port, stream)
+    assert address.edge_of(address.subject("door")) == "door"
+    assert address.edge_of("smartedge.other.door") is None
+    assert address.edge_of(address.subject("Door")) is None
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "broker:4222",
+        "tls://broker",
+        "nats://",
+        "nats://me:secret@broker",
+        "nats://b/Frames",
+        "nats://b/a.b",
+        "nats://b:x",
+        "nats://b/a?q",
+    ],
+)
+def test_another_form_of_address_is_refused(location: str) -> None:
+    with pytest.raises(LinkError, match="must be nats://HOST:PORT"):
+        Address.parse(location)
