@@ -30,6 +30,7 @@ from smartedge.lab.audit.undefended import _train_front
 from smartedge.methods.front_step import edge_step
 from smartedge.runs.progress import Quiet
 from smartedge.training import dataset_of, train
+from smartedge.wire.memory import MemoryLink
 
 QUICK = "linear,trees,membership,epsilon"
 PROTECTED: dict[str, Any] = {
@@ -250,6 +251,21 @@ def test_other_methods_that_send_something(
     assert found["audited"]["undefended"] and block["undefended"] == block["best"]
     assert block["prediction_floor"] is None, "there is no exit"
     assert found["dp"]["epsilon_claimed"] is None and block["dp_bound"] is None
+
+
+@pytest.mark.parametrize("edge", [None, "door-3"])
+def test_the_audit_of_an_edge_of_a_fleet_names_it(
+    tiny_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    edge: str | None,
+) -> None:
+    if edge is not None:
+        monkeypatch.setattr(MemoryLink.__init__, "__defaults__", (edge,))
+    run_dir = trained(tiny_config, "run", method="upload", epochs=1)
+    assert audit(monkeypatch, run_dir, "--attacks", "linear", "--seeds", "1") == 0
+    assert result_of(run_dir)["audited"]["edge"] == edge
+    assert ("protected images of edge door-3 (balanced" in capsys.readouterr().out) == (edge is not None)
 
 
 def test_codewords(tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,6 +228,7 @@ class Audited(Part):
 class AuditedRun(Audited):
     """The run that was attacked."""
 
+    edge: str | None = Field(None, description="of a fleet, whose releases were attacked; null: the edge has no name")
     method: str
     schedule: str
     model: str

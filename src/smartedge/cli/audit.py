@@ -213,10 +213,10 @@ def _print(result: Audit) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    images = result.audited.images["test"]
-    table = Table(
-        title=f"what an attacker reads from {images} protected images (balanced accuracy, %)", title_justify="left"
-    )
+    images, edge = result.audited.images["test"], getattr(result.audited, "edge", None)
+    of_edge = f" of edge {edge}" if edge else ""
+    title = f"what an attacker reads from {images} protected images{of_edge} (balanced accuracy, %)"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column("best attack")
     for heading in (

@@ -36,6 +36,7 @@ from smartedge.runs.progress import Monitor
 from smartedge.runs.seeds import derive_seed
 from smartedge.training import dataset_of
 from smartedge.types import SplitName, Task
+from smartedge.wire.link import UNNAMED_EDGE
 
 __all__ = ["PERSONS", "Crossed", "Opened", "Parts", "affordable", "assemble", "gather", "open_audited", "trained_parts"]
 
@@ -97,12 +98,17 @@ def gather(
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
     ids = opened.dataset.splits["test"].ids
     stored = _stored_scores(run_dir / "edge" / "predictions.safetensors", ids) if parts.task_exit is not None else None
-    crossed = Crossed(_released(run_dir, config, ids), stored)
+    log = _log_of_this_edge(run_dir)
+    crossed = Crossed(_released(log, config, ids), stored)
     evidence = assemble(
         name, config, opened, parts, crossed, folder=run_dir / "audit" / "features", clock=clock, monitor=monitor
     )
     back_file = back_weights(run_dir / "cloud", config.model.cut)
-    return replace(evidence, back_file=back_file) if back_file.exists() else evidence
+    return replace(
+        evidence,
+        edge=None if log.edge == UNNAMED_EDGE else log.edge,
+        back_file=back_file if back_file.exists() else None,
+    )
 
 
 def open_audited(config: Config, attributes: Sequence[str]) -> Opened:
@@ -313,13 +319,12 @@ def _log_of_this_edge(run_dir: Path) -> FeatureReader:
     )
 
 
-def _released(run_dir: Path, config: Config, ids: np.ndarray) -> Tensor:
+def _released(log: FeatureReader, config: Config, ids: np.ndarray) -> Tensor:
     """The one release of every test image, decoded from the feature log in the order of ``ids``: float32 (N, *F).
 
     Raises:
-        RunError: the log is not there, or does not hold every test image exactly once.
+        RunError: the log does not hold every test image exactly once.
     """
-    log = _log_of_this_edge(run_dir)
     folder = log.folder
     found: dict[int, Tensor] = {}
     for stream in log.streams:

@@ -52,6 +52,7 @@ class RunEvidence(Evidence):
     test: Split  # the protected images; used to judge attacks and to show reconstructions
     cache: FeatureCache | None = None  # keeps features on disk
     seconds_each: float = 0.0  # that the front needs for an image
+    edge: str | None = None  # whose releases these are, where it has a name
 
     @property
     def seed(self) -> int:
