@@ -31,7 +31,7 @@ from smartedge.wire.credentials import Credentials, Guard
 from smartedge.wire.frame import header_from_json
 from smartedge.wire.grpc_errors import status_of
 from smartedge.wire.grpc_link import METHOD
-from smartedge.wire.inbox import Inbox, Open, Turns, Unsynced
+from smartedge.wire.inbox import Inbox, Open, Turns, Unsynced, no_messages_kept
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
@@ -214,7 +214,8 @@ class GrpcReceiver:
         try:
             if not known:
                 raise _Refused(LinkError("there is no such call here"), grpc.StatusCode.UNIMPLEMENTED)
-            await self._take_stream(context, address)
+            with no_messages_kept():
+                await self._take_stream(context, address)
         except _Busy as busy:
             await asyncio.sleep(_BUSY_S)
             await context.abort(grpc.StatusCode.UNAVAILABLE, *status_of(busy))

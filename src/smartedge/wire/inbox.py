@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from smartedge.wire.admission import Peer
 from smartedge.wire.frame import Message
 from smartedge.wire.parts import Joiner
 
-__all__ = ["Inbox", "Open", "Turns", "Unsynced"]
+__all__ = ["Inbox", "Open", "Turns", "Unsynced", "no_messages_kept"]
 
 _AHEAD_BYTES = 2 * 2**20  # no more is read while the handler works
 _AHEAD_FRAMES = 64  # nor more than this
@@ -140,3 +141,17 @@ class Turns:
             return None
         result = self._running.result()
         return result if isinstance(result, kind) else None
+
+
+@contextlib.contextmanager
+def no_messages_kept() -> Iterator[None]:
+    """Let go of the messages that an error refers to, by the frames in its traceback.
+
+    Tasks, their errors and these frames refer to each other, so only the garbage collector would free a message of a
+    MiB. It comes rarely: four senders of bad messages took 2 MiB more in each second.
+    """
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pytest
 from link_ends import HEADER, Handler, Links, Raw, frame, send, ups
 from tcp_proxy import TcpProxy
 
+import smartedge.wire.admission
 import smartedge.wire.grpc_receiver
 from smartedge.errors import FleetError, LinkError, LogError
 from smartedge.types import StreamHeader
@@ -130,6 +133,28 @@ def test_hostile_senders_get_a_clear_error(raw: Raw, handler: Handler, messages:
         raw.call(messages)
     assert dict(caught.value.trailing_metadata())["smartedge-code"] == "SE-FRAME"
     assert handler.finished == 0
+
+
+def test_what_a_refused_stream_sent_is_let_go_at_once(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the garbage collector comes: endless parts took more memory in every second."""
+    monkeypatch.setattr(smartedge.wire.admission, "_DELAY_S", 0.0)
+    long = [header(**SMALL), part(head=b"h", payload=bytes(2**20), more=True)]
+
+    def refuse(count: int) -> None:
+        for _ in range(count):
+            with pytest.raises(grpc.RpcError, match="are possible here"):
+                raw.call(long)
+
+    refuse(2)
+    gc.collect()
+    gc.disable()
+    try:
+        tracemalloc.start()
+        refuse(10)
+        assert tracemalloc.get_traced_memory()[0] < 4 * 2**20, "of 10 MiB that came"
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 @pytest.mark.parametrize(
