@@ -61,6 +61,7 @@ def train(
     config: str | Path | Mapping[str, Any] | Config,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     *,
+    data: object = None,
     resume: bool = False,
     single_process: bool = False,
     monitor: Monitor | None = None,
@@ -72,6 +73,10 @@ def train(
     Args:
         config: a YAML file, a mapping, or a :class:`Config`.
         overrides: as for ``--set``.
+        data: the data set itself, in place of ``data.path``: split (``train``, ``val``, ``test``) → a ``Dataset`` of
+            torch or Hugging Face, a pair of arrays, or an iterable of pairs (image, label), as
+            :func:`~smartedge.data.given.keep_given` describes them. It is read once and kept in ``run_dir/data``; a
+            resumed run uses what is there. Labels without a name are called as ``data.desired``, or else ``label``.
         resume: continue the run that ``run_dir`` holds.
         single_process: the same steps without a socket, in this process; gives the same weights.
         monitor: takes progress updates; default: bars on standard error.
@@ -80,7 +85,10 @@ def train(
         SmartEdgeError: what went wrong on either side.
         Stopped: a ``KeyboardInterrupt``, after both sides have stopped cleanly.
     """
-    settings, speed = _measured(in_folder(load_config(config, overrides), name_of(config), resume=resume))
+    settings = in_folder(load_config(config, overrides), name_of(config), resume=resume)
+    if data is not None:
+        settings = _with_data(settings, data)
+    settings, speed = _measured(settings)
     run_dir = settings.run_dir
     facts = _prepare_run(settings, resume=resume, speed=speed)
     shown = monitor or Bars()
@@ -488,6 +496,20 @@ def _token(config: Config) -> str | None:
 
 
 # -- the run directory
+
+
+def _with_data(config: Config, data: object) -> Config:
+    """The settings with a data set that is given in Python, which is kept in the run's directory."""
+    from smartedge.data.given import keep_given
+
+    named, folder = config.data.model_fields_set, config.run_dir / "data"
+    if "path" in named and config.data.path != str(folder):
+        raise errors.ConfigError("data.path: leave it out, since the data set itself is given (data=)")
+    desired = config.data.desired if "desired" in named else "label"
+    if not has_begun(config.run_dir):
+        keep_given(data, folder, (desired,) if isinstance(desired, str) else desired)
+    chosen = {"path": str(folder), "desired": desired}
+    return config.model_copy(update={"data": config.data.model_copy(update=chosen)})
 
 
 def _measured(config: Config) -> tuple[Config, Speed | None]:

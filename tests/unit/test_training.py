@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from smartedge.config import Config, Section, differences, load_config
-from smartedge.errors import RunError
+from smartedge.errors import ConfigError, RunError
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import _note_facts, _prepare_run, _warn_of_early_releases, run_cloud, run_edge, train
+from smartedge.training import (
+    _note_facts,
+    _prepare_run,
+    _warn_of_early_releases,
+    _with_data,
+    run_cloud,
+    run_edge,
+    train,
+)
 
 SUPPRESSED = {"data": {"sensitive": "masculine"}, "adversary": {"exits": ["mlp"]}}
 
@@ -187,3 +197,23 @@ def test_a_first_start_that_failed_leaves_nothing_to_agree_with(tmp_path: Path) 
     second = load_config(first, {"seed": 5})
     _note_facts(second, edge=True)
     assert load_config(second.run_dir / "config.yaml") == second
+
+
+# -- a data set that is given in Python
+
+
+def test_a_given_data_set_is_kept_with_the_run(tmp_path: Path) -> None:
+    arrays = np.zeros((4, 8, 8), np.uint8), np.arange(4)
+    config = load_config({"run_dir": str(tmp_path / "run")})
+    known = _with_data(config, arrays)
+    assert (known.data.path, known.data.desired) == (str(tmp_path / "run" / "data"), "label")
+    file = tmp_path / "run" / "data" / "train.parquet"
+    assert pq.read_schema(file).names == ["image", "label"]
+    named = load_config({"run_dir": str(tmp_path / "run"), "data": {"desired": "age"}})
+    assert _with_data(named, arrays).data.desired == "age"
+    assert pq.read_schema(file).names == ["image", "age"]
+    begun(tmp_path / "run")
+    assert _with_data(config, arrays) == known  # a run that goes on uses what it began with
+    assert pq.read_schema(file).names == ["image", "age"]
+    with pytest.raises(ConfigError, match=r"data\.path: leave it out"):
+        _with_data(load_config({"data": {"path": "elsewhere"}, "run_dir": str(tmp_path / "run")}), arrays)

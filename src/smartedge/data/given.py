@@ -1,0 +1,207 @@
+"""Data sets that are given in Python: kept as Parquet files, which a resumed run and an audit can open again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from smartedge.errors import DataError
+from smartedge.files import private_folder, replacing
+
+__all__ = ["keep_given"]
+
+_SPLITS = ("train", "val", "test")
+_AT_ONCE = 64  # records in memory
+_IMAGE_KEYS = ("image", "img", "images")
+_CHANNELS = (1, 3)
+
+Record = tuple[bytes, dict[str, object]]  # an image file's bytes, and a value of each column
+
+
+def keep_given(data: object, folder: Path, columns: Sequence[str]) -> None:
+    """Write data sets to ``folder``, a Parquet file for each split. Each is read once, some records at a time.
+
+    Args:
+        data: split (``train``, ``val``, ``test``) → data set, or the training images alone. A data set is:
+
+            - a ``Dataset`` of torch, map-style or iterable, of pairs (image, label) or of mappings;
+            - a ``Dataset`` or ``IterableDataset`` of Hugging Face;
+            - a pair of arrays, images (N, H, W), (N, H, W, C) or (N, C, H, W) and labels (N,) or (N, L);
+            - any other iterable of such records.
+
+            An image is one of Pillow, or pixels: uint8, uint16 (divided by 256), or floating point in [0, 1]. A label
+            is a value, a sequence of values, or a mapping of columns to values.
+        folder: where the files are written. Only the user can read them.
+        columns: what labels without a name are called: one column, or as many as a sequence has values.
+
+    Raises:
+        DataError: a split is unknown or empty, or a record is of another form.
+    """
+    splits = dict(data) if isinstance(data, Mapping) else {"train": data}
+    if unknown := sorted(set(map(str, splits)) - set(_SPLITS)):
+        raise DataError(f"data: there is no split {', '.join(unknown)}; the splits are {', '.join(_SPLITS)}")
+    if "train" not in splits:
+        raise DataError("data: the split 'train' is missing")
+    private_folder(folder)
+    for split, given in splits.items():
+        with replacing(folder / f"{split}.parquet") as temporary:
+            _write(f"data[{split!r}]", given, columns, temporary)
+
+
+def _write(name: str, given: object, columns: Sequence[str], file: Path) -> None:
+    records = _records(name, given, columns)
+    first = list(islice(records, _AT_ONCE))
+    if not first:
+        raise DataError(f"{name} holds no images")
+    schema = _schema(name, first, _class_names(given, columns))
+    with pq.ParquetWriter(file, schema, compression="none") as writer:
+        number, part = 0, first
+        while part:
+            try:
+                writer.write_table(_table(part, schema))
+            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                end = number + len(part) - 1
+                raise DataError(
+                    f"{name}: a label of records {number} to {end} is unlike the first ones: {error}"
+                ) from error
+            number, part = number + len(part), list(islice(records, _AT_ONCE))
+
+
+def _schema(name: str, first: Sequence[Record], classes: Mapping[str, Sequence[str]]) -> pa.Schema:
+    names = list(dict.fromkeys(column for _, values in first for column in values))
+    if not names:
+        raise DataError(f"{name}: its records have no labels")
+    fields = [pa.field("image", pa.binary())]
+    for column in names:
+        try:
+            kind = pa.array([values.get(column) for _, values in first]).type
+        except (pa.ArrowException, OverflowError) as error:
+            raise DataError(f"{name}: the values of {column!r} cannot be one column: {error}") from error
+        fields.append(pa.field(column, pa.float64() if pa.types.is_null(kind) else kind))
+    features = {column: {"names": list(map(str, each)), "_type": "ClassLabel"} for column, each in classes.items()}
+    features["image"] = {"_type": "Image"}
+    return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _table(records: Sequence[Record], schema: pa.Schema) -> pa.Table:
+    if odd := {column for _, values in records for column in values} - set(schema.names):
+        raise ValueError(f"there are further columns: {', '.join(sorted(odd))}")
+    columns = {name: [values.get(name) for _, values in records] for name in schema.names[1:]}
+    return pa.table({"image": [image for image, _ in records], **columns}, schema)
+
+
+def _class_names(given: object, columns: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The names of classes that a data set states: ``classes`` of torchvision, ``features`` of Hugging Face."""
+    features = getattr(given, "features", None)
+    if isinstance(features, Mapping):
+        return {name: each.names for name, each in features.items() if getattr(each, "names", None)}
+    classes = getattr(given, "classes", None)
+    if len(columns) == 1 and isinstance(classes, Sequence) and all(isinstance(each, str) for each in classes):
+        return {columns[0]: list(classes)}
+    return {}
+
+
+def _records(name: str, given: object, columns: Sequence[str]) -> Iterator[Record]:
+    if type(given).__name__ == "DataLoader":
+        raise DataError(f"{name} is a DataLoader, which makes batches; give its dataset")
+    if isinstance(given, tuple) and len(given) == 2 and getattr(given[0], "ndim", 0) >= 3:
+        if len(given[0]) != len(given[1]):
+            raise DataError(f"{name} has {len(given[0])} images and {len(given[1])} labels")
+        given = zip(*given, strict=True)
+    elif isinstance(features := getattr(given, "features", None), Mapping):
+        given = _undecoded(given, features)
+    elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+        given = map(given.__getitem__, range(len(given)))
+    if not isinstance(given, Iterable):
+        raise DataError(f"{name} is a {type(given).__name__}; give a Dataset, or a pair of arrays")
+    for number, record in enumerate(given):
+        yield _record(f"{name}, record {number}", record, columns)
+
+
+def _undecoded(given: Any, features: Mapping[str, Any]) -> Iterable[object]:
+    """A data set of Hugging Face, whose images stay as they are: files' bytes."""
+    for name, feature in features.items():
+        if type(feature).__name__ == "Image":
+            given = given.cast_column(name, type(feature)(decode=False))
+    return cast("Iterable[object]", given)
+
+
+def _record(where: str, record: object, columns: Sequence[str]) -> Record:
+    if isinstance(record, Mapping):
+        key = next((key for key in _IMAGE_KEYS if key in record), None)
+        if key is None:
+            raise DataError(f"{where} has no 'image'; its keys are {', '.join(map(str, record))}")
+        return _encoded(where, record[key]), {str(k): _value(v) for k, v in record.items() if k != key}
+    if not isinstance(record, Sequence) or len(record) != 2:
+        raise DataError(f"{where} is a {type(record).__name__}; expected a pair (image, label) or a mapping")
+    image, label = record
+    return _encoded(where, image), _labels(where, label, columns)
+
+
+def _labels(where: str, label: object, columns: Sequence[str]) -> dict[str, object]:
+    if isinstance(label, Mapping):
+        return {str(column): _value(value) for column, value in label.items()}
+    value = _value(label)
+    values = value if isinstance(value, list | tuple) else [value]
+    if len(values) != len(columns):
+        raise DataError(f"{where} has {len(values)} label(s); data.desired names {', '.join(columns)}")
+    return dict(zip(columns, map(_value, values), strict=True))
+
+
+def _value(value: object) -> object:
+    """A value of Python: arrays and tensors become numbers or lists."""
+    to_list: Callable[[], object] | None = getattr(value, "tolist", None)
+    return value if to_list is None else to_list()
+
+
+def _encoded(where: str, image: object) -> bytes:
+    """An image as the bytes of a file, without loss."""
+    if isinstance(image, Mapping):  # of Hugging Face, not decoded
+        if image.get("bytes") is not None:
+            return bytes(image["bytes"])
+        if image.get("path") is None:
+            raise DataError(f"{where} has no image")
+        return Path(image["path"]).read_bytes()
+    if isinstance(image, bytes):
+        return image
+    picture = image if isinstance(image, Image.Image) else _picture(where, image)
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode not in ("RGB", "L", "I;16"):
+        picture = picture.convert("RGB")
+    picture.save(buffer := io.BytesIO(), "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _picture(where: str, image: object) -> Image.Image:
+    pixels = np.asarray(image)
+    if (
+        pixels.ndim == 3
+        and pixels.shape[0] in _CHANNELS
+        and (pixels.shape[2] not in _CHANNELS or hasattr(image, "dim"))
+    ):
+        pixels = pixels.transpose(1, 2, 0)
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in _CHANNELS)) or pixels.size == 0:
+        raise DataError(
+            f"{where}: an image has shape {pixels.shape}; expected (H, W), (H, W, C) or (C, H, W), C 1 or 3"
+        )
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    elif pixels.dtype.kind == "f":
+        if not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise DataError(
+                f"{where}: floating-point pixels reach from {pixels.min():g} to {pixels.max():g}; they must lie in "
+                "[0, 1], so leave out what normalises them"
+            )
+        pixels = np.round(pixels * 255).astype(np.uint8)
+    elif pixels.dtype != np.uint8:
+        raise DataError(f"{where}: pixels are {pixels.dtype}; expected uint8, uint16, or floating point in [0, 1]")
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))

@@ -1,0 +1,136 @@
+"""Data sets that are given in Python."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from smartedge.data import DataSet, open_dataset
+from smartedge.data.given import keep_given
+from smartedge.errors import DataError
+
+COUNT = 100  # more than are in memory at once
+PIXELS = np.random.default_rng(0).integers(256, size=(COUNT, 8, 8, 3), dtype=np.uint8)
+LABELS = np.arange(COUNT) % 3
+
+
+class Pairs(Dataset):  # type: ignore[type-arg]
+    """As torchvision's: pictures of Pillow, and the names of classes."""
+
+    classes = ("ant", "bee", "cat")
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, place: int) -> tuple[Image.Image, int]:
+        if place >= COUNT:
+            raise IndexError(place)
+        return Image.fromarray(PIXELS[place]), int(LABELS[place])
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        for pixels, label in zip(PIXELS, LABELS, strict=True):
+            yield {"image": torch.from_numpy(pixels).permute(2, 0, 1), "label": label}
+
+
+class Feature:
+    """As `datasets.Image` and `ClassLabel`."""
+
+    names = ("ant", "bee", "cat")
+
+
+class Hugging:
+    """As a `Dataset` of Hugging Face."""
+
+    def __init__(self, decoded: bool = True) -> None:
+        self.decoded = decoded
+        self.features = {"image": type("Image", (), {"__init__": lambda self, decode=True: None})(), "label": Feature()}
+
+    def cast_column(self, name: str, feature: object) -> Hugging:
+        assert name == "image" and type(feature).__name__ == "Image"
+        return Hugging(decoded=False)
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        assert not self.decoded
+        for pixels, label in zip(PIXELS, LABELS, strict=True):
+            Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
+            yield {"image": {"bytes": buffer.getvalue(), "path": None}, "label": int(label)}
+
+
+FORMS = {
+    "map-style": Pairs,
+    "iterable": Stream,
+    "hugging face": Hugging,
+    "arrays": lambda: (PIXELS, LABELS),
+    "channels first": lambda: (PIXELS.transpose(0, 3, 1, 2), LABELS),
+    "16 bits": lambda: (PIXELS.astype(np.uint16) * 256 + 255, LABELS),
+    "fractions": lambda: TensorDataset(torch.from_numpy(PIXELS).permute(0, 3, 1, 2) / 255, torch.from_numpy(LABELS)),
+}
+
+
+@pytest.fixture
+def kept(tmp_path: Path, cache: Path) -> Callable[..., DataSet]:
+    """``kept(data, columns=("label",))`` keeps a data set and opens it by the first column, or by all."""
+
+    def keep(data: object, *columns: str) -> DataSet:
+        keep_given(data, tmp_path / "data", columns or ("label",))
+        desired = columns if len(columns) > 1 else (columns or ("label",))[0]
+        return open_dataset(str(tmp_path / "data"), desired, image_size=8, cache_dir=cache)
+
+    return keep
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_pixels_and_labels_stay_the_same(form: Callable[[], object], kept: Callable[..., DataSet]) -> None:
+    data = kept({"train": form(), "test": form()})
+    test = data.splits["test"].read(np.arange(COUNT))
+    np.testing.assert_array_equal(test.images_BCHW.numpy(), PIXELS.transpose(0, 3, 1, 2))
+    assert test.labels.tolist() == LABELS.tolist()
+    assert data.task.names == (("ant", "bee", "cat") if form in (Pairs, Hugging) else ("0", "1", "2"))
+
+
+def test_the_files_are_private(kept: Callable[..., DataSet], tmp_path: Path) -> None:
+    kept((PIXELS, LABELS))
+    assert (tmp_path / "data" / "train.parquet").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "data").stat().st_mode & 0o077 == 0
+
+
+def test_several_labels_and_grey_images(kept: Callable[..., DataSet]) -> None:
+    labels = np.stack([LABELS > 0, LABELS > 1], axis=1).astype(float)
+    labels[3, 0] = np.nan
+    data = kept((PIXELS[..., 0], labels), "x", "y")
+    train = data.splits["train"]
+    np.testing.assert_array_equal(train.labels.numpy(), labels[train.ids])
+    assert (train.read(np.array([0])).images_BCHW[0] == torch.from_numpy(PIXELS[train.ids[0], ..., 0])).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"train": [], "test": []}, r"data\['train'\] holds no images"),
+        ({"test": (PIXELS, LABELS)}, "the split 'train' is missing"),
+        ({"train": (PIXELS, LABELS), "holdout": (PIXELS, LABELS)}, "there is no split holdout"),
+        ((PIXELS, LABELS[:3]), "has 100 images and 3 labels"),
+        ((PIXELS / 127.5 - 1, LABELS), r"record 0: floating-point pixels reach from -1 to 0.95.*normalises"),
+        ((PIXELS.astype(np.int32), LABELS), "pixels are int32"),
+        ((PIXELS[..., :2], LABELS), r"an image has shape \(8, 8, 2\)"),
+        ((PIXELS, np.stack([LABELS] * 2, axis=1)), "has 2 label"),
+        ([(PIXELS[0], 1)] * 70 + [(PIXELS[0], "one")], "a label of records 64 to 70 is unlike the first ones"),
+        ([(PIXELS[0], 1), (PIXELS[0], "one")], "the values of 'label' cannot be one column"),
+        ([{"picture": PIXELS[0], "label": 1}], "record 0 has no 'image'; its keys are picture, label"),
+        ([PIXELS[0]], "record 0 is a ndarray; expected a pair"),
+        (DataLoader(Pairs()), "is a DataLoader"),
+        (7, "is a int; give a Dataset"),
+    ],
+)
+def test_what_is_no_data_set(data: object, message: str, kept: Callable[..., DataSet]) -> None:
+    with pytest.raises(DataError, match=message):
+        kept(data)
