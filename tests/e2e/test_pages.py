@@ -19,7 +19,7 @@ python - <<END
 from pathlib import Path
 from PIL import Image
 for number in range(12):
-    folder = Path("photographs", ("train", "val", "test")[number % 3], ("0", "1")[number % 2])
+    folder = Path("photographs", ("train", "val", "test")[number % 3], ("no", "yes")[number % 2])
     folder.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (32, 32), (20 * number, 90, 200)).save(folder / f"{number}.png")
 Path("camera").mkdir()
@@ -39,7 +39,7 @@ AFTER = {
 RUN = [
     pytest.param(path, id=path.relative_to(ROOT).as_posix(), marks=pytest.mark.timeout(900))
     for path in PAGES
-    if any(block.runs for block in blocks_of(path))
+    if any(block.runs or block.language == "yaml" for block in blocks_of(path))
 ]
 
 
