@@ -23,6 +23,7 @@ from smartedge.methods.base import get_method
 from smartedge.processes import run_both
 from smartedge.run_folder import has_begun, in_folder, name_of
 from smartedge.runs.monitoring import watching
+from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Bars, Monitor, Update
 from smartedge.stopping import Stop, Stopped, stop_on_signals
 
@@ -92,6 +93,8 @@ def train(
     run_dir = settings.run_dir
     facts = _prepare_run(settings, resume=resume, speed=speed)
     shown = monitor or Bars()
+    if single_process:  # else each side's process keeps its progress
+        shown = Noted(shown, run_dir)
     try:
         if single_process:
             finished = _is_complete(settings) or _train_here(settings, shown, resume=resume)

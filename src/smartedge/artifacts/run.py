@@ -40,6 +40,18 @@ are described in [store.md](store.md).
 
 [table of TrafficTotals]
 
+## `edge/progress.json`, `cloud/progress.json`
+
+How far a side is, for `smartedge watch`. Nothing else reads it, and it is not synced to the disk.
+
+[table of SideProgress]
+
+The kinds of work, and the lines of the log:
+
+[table of Work]
+
+[table of News]
+
 ## `edge/summary.json`
 
 The edge's figures of the run, written when it ends.

@@ -30,6 +30,7 @@ from smartedge.artifacts import (
     metrics,
     plan,
     profile,
+    progress,
     results,
     run,
     summary,
@@ -93,6 +94,7 @@ def _model(name: str) -> type[Part]:
         fleet,
         fleet_run,
         front,
+        progress,
     ):
         if found := vars(module).get(name):
             model: type[Part] = found

@@ -54,6 +54,7 @@ VERBS: dict[str, dict[str, str]] = {
         "certify": "state an upper bound on what any attacker can read of a sensitive column",
     },
     "Use": {
+        "watch": "show a run in the browser while it goes on, or afterwards",
         "report": "write report.html of a finished run, or print several runs as one table",
         "infer": "classify images: on the edge where the exit is confident, else in the cloud",
         "export": "publish a front, signed, for edges that do not train and need no torch",
@@ -72,7 +73,7 @@ _EXTRAS = {
 }
 _NEEDS = "this needs the package '{package}', which is not installed; run: pip install 'smartedge[{extra}]'"
 # Verbs that may run for long: SIGTERM or Ctrl-C ends them well, and the same command goes on.
-_LONG = frozenset({"audit", "cloud", "edge", "infer", "serve", "sweep", "train"})
+_LONG = frozenset({"audit", "cloud", "edge", "infer", "serve", "sweep", "train", "watch"})
 
 _LINE_END = "\n"  # errors of settings have a line for each problem
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
-from smartedge.cli.common import add_side_arguments, metrics_address, side
+from smartedge.cli.common import add_side_arguments, add_watch_argument, metrics_address, side, watch_address
 from smartedge.errors import ConfigError
+from smartedge.runs.progress import Monitor, Update
 from smartedge.stopping import Stopped
 
 __all__ = ["FleetArguments", "add_fleet_arguments", "add_parser", "fleet_of", "parse_address", "run"]
@@ -47,21 +49,28 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         help="with --fleet: also take datagrams of edges that have no way back ('smartedge edge --connect udp://...')",
     )
     add_fleet_arguments(parser)
+    add_watch_argument(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the cloud's side to its end."""
+    from smartedge.lab.watch import watching_run
     from smartedge.training import run_cloud
 
     host, port = parse_address(args.listen, "--listen")
     fleet = fleet_of(args)
     udp = None if args.listen_udp is None else parse_address(args.listen_udp, "--listen-udp")
     metrics = metrics_address(args)
-    with side(args, "cloud") as (config, monitor, stop):
+    watch = watch_address(args.watch)
+    with side(args, "cloud") as (config, monitor, stop), watching_run(watch, config.run_dir, _teller(monitor)):
         if not run_cloud(config, host, port, monitor, **fleet, udp=udp, resume=args.resume, metrics=metrics, stop=stop):
             raise Stopped
     return 0
+
+
+def _teller(monitor: Monitor) -> Callable[[str], None]:
+    return lambda text: monitor.update(Update("cloud", "watch", text=text))
 
 
 def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:

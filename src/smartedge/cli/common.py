@@ -15,17 +15,22 @@ from pathlib import Path
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.logs import logging_to_stderr
+from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Bars, JsonLines, LogLines, Monitor
 from smartedge.stopping import Stop, stop_on_signals
+
+_WATCH_PORT = 8817
 
 __all__ = [
     "add_config_arguments",
     "add_operation_arguments",
     "add_override_argument",
     "add_side_arguments",
+    "add_watch_argument",
     "logs",
     "metrics_address",
     "side",
+    "watch_address",
     "write_report_where_possible",
 ]
 
@@ -101,7 +106,8 @@ def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor,
         if args.until_input_ends:
             # 'smartedge train' holds our standard input open. When its process ends, however that happens, we stop.
             threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-        monitor: Monitor = JsonLines(sys.stdout) if args.progress == "json" else LogLines() if lines else Bars()
+        shown: Monitor = JsonLines(sys.stdout) if args.progress == "json" else LogLines() if lines else Bars()
+        monitor = Noted(shown, config.run_dir)
         try:
             yield config, monitor, stop
         finally:
@@ -114,11 +120,34 @@ def metrics_address(args: argparse.Namespace) -> tuple[str, int] | None:
     Raises:
         ConfigError: it has another form.
     """
-    if args.metrics is None:
-        return None
-    host, _, port = args.metrics.rpartition(":")
+    return None if args.metrics is None else _address(args.metrics, "--metrics", 9464)
+
+
+def add_watch_argument(parser: argparse.ArgumentParser) -> None:
+    """``--watch``."""
+    parser.add_argument(
+        "--watch",
+        metavar="[HOST:]PORT",
+        nargs="?",
+        const=str(_WATCH_PORT),
+        help="show the run as a page in the browser ('smartedge watch'); without HOST to this machine alone; "
+        f"default port: {_WATCH_PORT}",
+    )
+
+
+def watch_address(text: str | None, option: str = "--watch") -> tuple[str, int] | None:
+    """``[HOST:]PORT`` as host and port; None where the option was not given.
+
+    Raises:
+        ConfigError: it has another form.
+    """
+    return None if text is None else _address(text, option, _WATCH_PORT)
+
+
+def _address(text: str, option: str, example: int) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
     if not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"--metrics {args.metrics}: write it as PORT or HOST:PORT, for example 9464")
+        raise ConfigError(f"{option} {text}: write it as PORT or HOST:PORT, for example {example}")
     return host.strip("[]") or "127.0.0.1", int(port)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smartedge.cli.common import add_override_argument
+from smartedge.cli.common import add_override_argument, add_watch_argument, watch_address
 
 __all__ = ["RUNS", "add_parser", "demo_config", "run"]
 
@@ -62,27 +63,35 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
     add_override_argument(parser)
+    add_watch_argument(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the runs, print the table, write report and picture."""
-    from smartedge.cli.common import write_report_where_possible
     from smartedge.cli.report import print_table
-    from smartedge.config import load_config
     from smartedge.lab.report import write_comparison, write_picture
-    from smartedge.training import train
+    from smartedge.lab.watch import watching_run
 
     folders = [args.out / name for name in RUNS]
-    for folder, changes in zip(folders, RUNS.values(), strict=True):
-        config = load_config(load_config(demo_config(), args.overrides), {**changes, "run_dir": str(folder)})
-        if (folder / "run.json").exists():  # made by an earlier call
-            shutil.rmtree(folder)
-        print(f"\n{' '.join(changes.values())}", flush=True)
-        train(config)
-        write_report_where_possible(folder)
+    with watching_run(watch_address(args.watch), args.out, lambda text: print(text, flush=True)):
+        _make_runs(folders, args.overrides)
     print_table(folders)
     report = write_comparison(folders, args.out / "report.html")
     picture = write_picture(folders, args.out / "demo.png")
     print(f"{report}  (each run has its own report.html beside its results)\n{picture}")
     return 0
+
+
+def _make_runs(folders: Sequence[Path], overrides: Sequence[str]) -> None:
+    from smartedge.cli.common import write_report_where_possible
+    from smartedge.config import load_config
+    from smartedge.training import train
+
+    for folder, changes in zip(folders, RUNS.values(), strict=True):
+        config = load_config(load_config(demo_config(), overrides), {**changes, "run_dir": str(folder)})
+        if (folder / "run.json").exists():  # made by an earlier call
+            shutil.rmtree(folder)
+        print(f"\n{' '.join(changes.values())}", flush=True)
+        train(config)
+        write_report_where_possible(folder)

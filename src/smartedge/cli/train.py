@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
-from smartedge.cli.common import add_config_arguments, write_report_where_possible
+from smartedge.cli.common import add_config_arguments, add_watch_argument, watch_address, write_report_where_possible
 
 if TYPE_CHECKING:
     from smartedge.artifacts.results import Results
@@ -35,6 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     add_config_arguments(parser)
     parser.add_argument("--method", help="hierarchical, upload, split or local: short for --set method=...")
     parser.add_argument("--schedule", help="joint, two-stage or freeze-and-log: short for --set schedule=...")
+    add_watch_argument(parser)
     parser.add_argument(
         "--single-process",
         action="store_true",
@@ -46,13 +48,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the results are."""
     from smartedge.config import load_config
+    from smartedge.lab.watch import watching_run
     from smartedge.run_folder import in_folder, name_of
     from smartedge.training import train
 
     shorthands = [f"{key}={value}" for key in ("method", "schedule") if (value := getattr(args, key)) is not None]
     settings = load_config(args.config, [*args.overrides, *shorthands])
     config = in_folder(settings, name_of(args.config), resume=args.resume)
-    results = train(config, resume=args.resume, single_process=args.single_process)
+    with watching_run(watch_address(args.watch), config.run_dir, lambda text: print(text, file=sys.stderr)):
+        results = train(config, resume=args.resume, single_process=args.single_process)
     print(summary_line(results))
     report = write_report_where_possible(config.run_dir)
     if report is not None:

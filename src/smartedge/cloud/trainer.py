@@ -40,7 +40,7 @@ from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer
 from smartedge.runs.checkpoint import Checkpoints, State, save_weights
 from smartedge.runs.predictions import Predictions
-from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.progress import Monitor, Update, epoch_line
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.types import FeatureBatch, Features, SplitName, StreamHeader
@@ -401,6 +401,8 @@ class BackTrainer:
         figures = predictions.figures()
         self.recorder.write(epoch, split, {**figures.model_dump(), "seconds": self.busy - self._busy_recorded})
         self._busy_recorded = self.busy
+        if split != "train":
+            self.monitor.update(epoch_line("cloud", epoch, self.config.epochs, split, figures))
         if split == "test":
             self.test = figures
             save_weights(self.folder / "predictions.safetensors", predictions.tensors())

@@ -34,7 +34,7 @@ from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import pick_device, rss_bytes
 from smartedge.runs.predictions import Predictions
-from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.progress import Monitor, Update, epoch_line
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.stopping import Interrupted
@@ -255,6 +255,7 @@ class EdgeRunner:
         if len(predictions):
             figures = predictions.figures()
             self.recorder.write(epoch.number, split, figures.model_dump())
+            self.monitor.update(epoch_line("edge", epoch.number, self.epochs[-1].number + 1, split, figures))
             if split == "test":
                 self.state.counts.test = figures
                 save_weights(self.folder / "predictions.safetensors", predictions.tensors())

@@ -13,12 +13,26 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-__all__ = ["Bars", "JsonLines", "LogLines", "Monitor", "Quiet", "Update", "parse_update"]
+    from smartedge.artifacts.results import Figures
+
+__all__ = [
+    "EPOCH",
+    "WARNINGS",
+    "Bars",
+    "JsonLines",
+    "LogLines",
+    "Monitor",
+    "Quiet",
+    "Update",
+    "epoch_line",
+    "parse_update",
+]
 
 _log = logging.getLogger(__name__)
 
+EPOCH = "epoch"  # phase of the line that a side writes after each epoch
 _EVERY_S = 10.0  # between two log lines of the same counted work
-_WARNINGS = ("link", "privacy", "quarantine")  # phases whose news is that something is not as it should be
+WARNINGS = ("link", "privacy", "quarantine")  # phases whose news is that something is not as it should be
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,15 @@ class Update:
     total: int = 0
     text: str = ""  # beside the bar, or a line of its own where total is 0
     port: int = 0  # the cloud's port, once it listens
+
+
+def epoch_line(side: str, epoch: int, epochs: int, split: str, figures: Figures) -> Update:
+    """What a side reached after an epoch, counted from 0, on the images of a split: one line for people and logs."""
+    text = (
+        f"epoch {epoch + 1}/{epochs}, {split}: loss {figures.loss:.3f}, balanced accuracy "
+        f"{100 * figures.balanced_accuracy:.1f} %"
+    )
+    return Update(side, EPOCH, text=text)
 
 
 class Monitor(Protocol):
@@ -89,7 +112,7 @@ class LogLines:
         fields: dict[str, object] = {"side": update.side, "phase": update.phase}
         if update.total == 0:
             if update.text:
-                level = logging.WARNING if update.phase in _WARNINGS else logging.INFO
+                level = logging.WARNING if update.phase in WARNINGS else logging.INFO
                 _log.log(level, "%s: %s", update.side, update.text, extra={"kind": kind, "fields": fields})
             return
         now, said = time.monotonic(), self._said.get((update.side, update.phase))
@@ -136,7 +159,7 @@ class Bars:
     def update(self, update: Update) -> None:
         """Move the bar, or print the text where there is nothing to count."""
         if update.total == 0:
-            if update.text:
+            if update.text and not (update.phase == EPOCH and self.console.is_terminal):  # the bar says it too
                 self.progress.console.print(f"{update.side:>5} {update.text}", markup=False, highlight=False)
             return
         key = (update.side, update.phase)

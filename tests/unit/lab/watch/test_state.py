@@ -1,0 +1,125 @@
+"""What the page of a run shows is what its files say."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smartedge.artifacts.progress import News, SideProgress, Work
+from smartedge.artifacts.summary import EdgeSummary
+from smartedge.lab.watch.state import RunReader
+from smartedge.privacy.mechanisms import make_mechanism
+from smartedge.runs.noted import Noted
+from smartedge.runs.progress import Quiet, Update
+
+
+def write(run: Path, side: str, **changes: object) -> None:
+    fields = {"side": side, "updated": time.time(), "ended": False, "works": (), "news": (), **changes}
+    SideProgress.model_validate(fields).write(run / side / "progress.json")
+
+
+def test_a_run_that_goes_on(running):
+    state = RunReader(running).state()
+    assert (state.title, state.state) == ("faces", "running")
+    assert "smile learned" in state.about and "3 epochs" in state.about
+    assert [(side.name, side.state, side.works[0].done) for side in state.sides] == [
+        ("edge", "running", 30),
+        ("cloud", "running", 30),
+    ]
+    curve = [(point.side, point.epoch, point.balanced_accuracy) for point in state.points]
+    assert curve == [("cloud", 1, 0.65), ("cloud", 2, 0.8), ("edge", 1, 0.6), ("edge", 2, 0.7)]
+    assert (state.sent.up, state.sent.down, state.sent.images) == (10_000, 10, 100)
+    assert [line.at for line in state.log] == [200.0, 100.0] and state.log[0].warning
+
+
+def test_a_change_of_a_file_is_seen_and_a_damaged_one_is_no_end(running):
+    reader = RunReader(running)
+    assert reader.state().sides[0].works[0].done == 30
+    write(running, "edge", works=(Work(phase="train", done=60, total=90, text=""),))
+    assert reader.state().sides[0].works[0].done == 60
+    (running / "edge" / "progress.json").write_text("{")
+    assert reader.state().sides[0].state == "not begun"
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [({}, "running"), ({"updated": time.time() - 3600}, "silent"), ({"ended": True}, "stopped")],
+)
+def test_a_side_that_says_nothing_more(running, changes, state):
+    write(running, "edge", **changes)
+    write(running, "cloud", **changes)
+    found = RunReader(running).state()
+    assert [side.state for side in found.sides] == [state, state] and found.state == state
+
+
+def test_a_side_alone_has_finished(running, monkeypatch):
+    summary = EdgeSummary.model_construct(finished=True, traffic=None)
+    monkeypatch.setattr(EdgeSummary, "read", classmethod(lambda cls, path: summary))
+    (running / "edge" / "summary.json").write_text("{}")
+    (running / "edge" / "confirmed.json").unlink()
+    found = RunReader(running).state()
+    assert found.sides[0].state == "finished" and found.state == "running"  # the cloud goes on
+
+
+def test_the_edges_of_a_fleet(fleet):
+    state = RunReader(fleet(20)).state()
+    assert len(state.edges) == 20 and state.refused == 3 and state.budget == 4.0
+    assert [edge.state for edge in state.edges[:4]] == ["everything sent", "sending", "in quarantine", "sending"]
+    assert [side.name for side in state.sides] == ["cloud"]
+
+
+def test_a_folder_of_runs_shows_the_newest(running):
+    assert RunReader(running.parent).state().title == "faces"
+    assert RunReader(running.parent / "nothing").state().state == "not begun"
+
+
+def test_privacy_spent_is_what_the_ledger_says(running):
+    from smartedge.privacy.balance import Budget
+    from smartedge.privacy.ledger import Ledger
+
+    mechanism = make_mechanism("gaussian", feature_shape=(4,), clip=1.0, sigma=4.0)
+    path = running / "edge" / "ledger.sqlite"
+    with Ledger(path, run="r", policy=mechanism.policy(), budget=Budget(8.0, 1e-5), existing=False) as ledger:
+        ledger.debit("train", np.array([1, 2]), mechanism.event, seq=0, nonce=b"n")
+    spent = RunReader(running).state().spent
+    assert (spent.mechanism, spent.budget, spent.releases) == ("gaussian", 8.0, 1) and 0 < spent.epsilon < 8
+
+
+def test_progress_is_kept_in_the_folder_of_the_side(tmp_path):
+    (tmp_path / "edge").mkdir()
+    noted = Noted(Quiet(), tmp_path)
+    noted.update(Update("edge", "train", 5, 10, "loss 1"))
+    noted.update(Update("edge", "link", text="the cloud is gone"))
+    noted.update(Update("cloud", "train", 1, 10))  # this side runs elsewhere: it has no folder here
+    noted.close()
+    kept = SideProgress.read(tmp_path / "edge" / "progress.json")
+    assert kept.ended and kept.works == (Work(phase="train", done=5, total=10, text="loss 1"),)
+    (line,) = kept.news
+    assert (line.text, line.warning) == ("the cloud is gone", True)
+    assert (tmp_path / "edge" / "progress.json").stat().st_mode & 0o077 == 0 and not (tmp_path / "cloud").exists()
+
+    again = Noted(Quiet(), tmp_path)  # a resumed run keeps the lines of its log
+    again.update(Update("edge", "data", text="more"))
+    again.close()
+    kept = SideProgress.read(tmp_path / "edge" / "progress.json")
+    assert [each.text for each in kept.news] == [line.text, "more"]
+
+
+def test_the_log_is_bounded_and_a_full_disk_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "edge").mkdir()
+    noted = Noted(Quiet(), tmp_path)
+    for number in range(300):
+        noted.update(Update("edge", "data", text=str(number)))
+    noted.close()
+    news = SideProgress.read(tmp_path / "edge" / "progress.json").news
+    assert len(news) == 200 and isinstance(news[-1], News) and news[-1].text == "299"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    noted.update(Update("edge", "train", 10, 10))
+    noted.close()
