@@ -21,11 +21,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC itself logs what a peer 
 import grpc
 from google.protobuf.message import DecodeError
 
-from smartedge.errors import FrameError, LinkError
+from smartedge.errors import FrameError, LinkError, SmartEdgeError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
 from smartedge.wire.frame import Message, ReceivedFrame, answer_header, header_to_json
 from smartedge.wire.grpc_errors import from_rpc_error
+from smartedge.wire.handshake import check_handshake
 from smartedge.wire.link import check_answer, check_kind
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
@@ -79,6 +80,7 @@ class GrpcLink:
                     "set link.tls_ca, or set link.insecure to accept it"
                 )
             _log.warning("sending to %s in clear: anybody on the way can read and change what is sent", host)
+        self._location, self._shown = location, credentials
         self._where = f"link to {location}"
         self._target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._credentials = None
@@ -119,11 +121,8 @@ class GrpcLink:
                     self._drop()
                     if error.code() != grpc.StatusCode.UNAVAILABLE:
                         raise
-                    if not self._patient:
-                        raise from_rpc_error(error, self._where) from error
-                    if time.monotonic() >= deadline:
-                        reason = from_rpc_error(error, self._where)
-                        raise LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") from error
+                    if not self._patient or time.monotonic() >= deadline:
+                        raise self._unavailable(error) from error
             if self._disconnected.wait(pause * random.uniform(0.5, 1.5)):
                 raise LinkError(f"{self._where}: disconnected while opening a stream")
             pause = min(2 * pause, _LONGEST_RETRY_S)
@@ -189,6 +188,15 @@ class GrpcLink:
                 self._drop()
             finally:
                 self._calling.release()
+
+    def _unavailable(self, error: grpc.RpcError) -> SmartEdgeError:
+        """Why no stream could be opened. gRPC does not say so of TLS; a handshake of our own does."""
+        try:
+            check_handshake(self._location, self._shown)
+        except LinkError as found:
+            return found
+        reason = from_rpc_error(error, self._where)
+        return LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") if self._patient else reason
 
     def _open(self, header: StreamHeader) -> int:
         if self._channel is None:

@@ -459,6 +459,22 @@ def test_tls_with_certificates_on_both_sides(handler: Handler, certificates: Pat
     receiver.close()
 
 
+def test_a_cloud_whose_certificate_is_not_accepted_any_more_is_told_at_every_try(
+    handler: Handler, certificates: Path
+) -> None:
+    """An edge that runs takes it for one that is away. gRPC says no more than that it cannot connect."""
+    receiver = GrpcReceiver(handler, "127.0.0.1", credentials=files_of(certificates, "cert.pem", "key.pem"))
+    receiver.start()
+    where = f"127.0.0.1:{receiver.port}"
+    other = files_of(certificates, "other.pem")
+    for link in (GrpcLink(where, other, patient=False), GrpcLink(where, other, connect_timeout_s=0.1)):
+        with pytest.raises(LinkError, match=rf"^link to {where}: the cloud's certificate is not accepted .*clock"):
+            link.open(HEADER)
+    receiver.close()
+    with pytest.raises(LinkError, match=r"not there, went away, or its TLS does not match"):
+        GrpcLink(where, other, patient=False).open(HEADER)
+
+
 def test_tls_with_a_token_needs_no_certificate_of_the_sender(
     handler: Handler, certificates: Path, connect: Connect
 ) -> None:
