@@ -55,9 +55,9 @@ def main() -> None:
         call = channel.stream_stream("/smartedge.link.v1.Link/Send")
         for split, frames in (("train", args.frames), ("val", 1), ("test", 1)):
             header = {
-                "protocol": 3, "run": "plain", "agreement": args.settings.read_text(), "codec": "float32",
+                "protocol": 4, "run": "plain", "agreement": args.settings.read_text(), "codec": "float32",
                 "feature_shape": shape, "feature_dtype": "float32", "task_kind": "single", "outputs": OUTPUTS,
-                "labels": True, "answer_shape": None, "batch_size": IMAGES, "epoch": 1, "split": split,
+                "labels": True, "blanks": False, "answer_shape": None, "batch_size": IMAGES, "epoch": 1, "split": split,
                 "first_seq": first, "frames": frames, "joined_frames": 1, "train_steps": args.frames,
             }  # fmt: skip
             replies = call(messages(header, shape), metadata=[])  # or [("authorization", "Bearer TOKEN")]

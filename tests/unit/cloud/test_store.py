@@ -14,7 +14,7 @@ from headers import stream_header
 from smartedge.cloud.store import FeatureLog, FeatureReader, StoreHandler, edges_of, has_begun, log_folder
 from smartedge.errors import FrameError, LogError, RunError
 from smartedge.framelog.log import FrameLog
-from smartedge.types import EncodedBatch, Frame, StreamHeader
+from smartedge.types import PROTOCOL, EncodedBatch, Frame, StreamHeader
 from smartedge.wire.frame import ReceivedFrame, header_to_json, receive, serialise
 
 HEADER = stream_header(batch_size=3, frames=8, train_steps=8)
@@ -113,7 +113,7 @@ def test_gaps_are_left_out(tmp_path):
 
 
 def test_a_header_or_frame_that_this_version_cannot_read_is_an_error(tmp_path):
-    older = header_to_json(HEADER).replace(b'"protocol":3', b'"protocol":2')
+    older = header_to_json(HEADER).replace(b'"protocol":%d' % PROTOCOL, b'"protocol":2')
     assert older != header_to_json(HEADER)
     for header, error in ((older, "stream header 0: .*speaks protocol 2"), (header_to_json(HEADER), "frame 0: ")):
         folder = tmp_path / error[:5]
