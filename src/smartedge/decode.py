@@ -7,12 +7,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-__all__ = ["SUFFIXES", "Item", "decode", "is_hidden", "is_lfs_pointer", "walk"]
+__all__ = ["SUFFIXES", "Fit", "Item", "decode", "is_hidden", "is_lfs_pointer", "walk"]
 
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
@@ -23,6 +24,8 @@ Item = bytes | Path | NDArray[np.uint8] | None
 """One image before decoding: a file's bytes, a file's path, pixels (H, W) or (H, W, 3), or None if there is none."""
 
 Pixels = NDArray[np.uint8]
+Fit = Literal["crop", "squash", "letterbox"]
+"""How an image becomes a square: its middle; all of it, squeezed; or all of it, with black bars."""
 
 
 def is_hidden(path: Path) -> bool:
@@ -58,11 +61,12 @@ def is_lfs_pointer(data: bytes) -> bool:
     return data.startswith(b"version https://git-lfs")
 
 
-def decode(item: Item, image_size: int) -> Pixels | str:
+def decode(item: Item, image_size: int, fit: Fit = "crop") -> Pixels | str:
     """One image as uint8 (S, S, 3), or the reason why not.
 
-    The longer side is cropped about the middle, then the square is resized with antialiasing. An orientation
-    noted by a camera is applied; transparency is dropped; grey values of 16 bits are divided by 256.
+    The image is made square as ``fit`` says (the default crops the longer side about the middle), and resized with
+    antialiasing. An orientation noted by a camera is applied; transparency is dropped; grey values of 16 bits are
+    divided by 256.
     """
     if item is None:
         return "no image"
@@ -70,8 +74,8 @@ def decode(item: Item, image_size: int) -> Pixels | str:
         if isinstance(item, Path):
             item = item.read_bytes()
         if isinstance(item, bytes):
-            return _decode_bytes(item, image_size)
-        return _square(Image.fromarray(item).convert("RGB"), image_size)
+            return _decode_bytes(item, image_size, fit)
+        return _square(Image.fromarray(item).convert("RGB"), image_size, fit)
     except FileNotFoundError:
         return "image file missing"
     except PermissionError:
@@ -82,7 +86,7 @@ def decode(item: Item, image_size: int) -> Pixels | str:
         return "image truncated" if "truncated" in str(error).lower() else "image cannot be decoded"
 
 
-def _decode_bytes(encoded: bytes, image_size: int) -> Pixels | str:
+def _decode_bytes(encoded: bytes, image_size: int, fit: Fit) -> Pixels | str:
     if not encoded:
         return "no image"
     if is_lfs_pointer(encoded):
@@ -94,9 +98,11 @@ def _decode_bytes(encoded: bytes, image_size: int) -> Pixels | str:
             return "pixels are not whole numbers"
         if image.mode.startswith("I"):
             shallow = _eight_bits(image)
-            return "more than 16 bits per channel" if shallow is None else _square(shallow.convert("RGB"), image_size)
+            if shallow is None:
+                return "more than 16 bits per channel"
+            return _square(shallow.convert("RGB"), image_size, fit)
         image.draft("RGB", (2 * image_size, 2 * image_size))  # large JPEGs are decoded at a fraction of their size
-        return _square(ImageOps.exif_transpose(image).convert("RGB"), image_size)
+        return _square(ImageOps.exif_transpose(image).convert("RGB"), image_size, fit)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image | None:
@@ -107,7 +113,11 @@ def _eight_bits(image: Image.Image) -> Image.Image | None:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def _square(image: Image.Image, image_size: int) -> Pixels:
+def _square(image: Image.Image, image_size: int, fit: Fit) -> Pixels:
+    if fit == "letterbox":
+        return np.asarray(ImageOps.pad(image, (image_size, image_size), Image.Resampling.BICUBIC))
+    if fit == "squash":
+        return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     if image.size != (image_size, image_size):

@@ -453,6 +453,7 @@ def dataset_of(config: Config) -> DataSet:
         data.desired,
         sensitive=data.sensitive,
         image_size=data.image_size,
+        fit=data.fit,
         limit=data.limit,
         cache_dir=data.cache_dir,
         cache_bytes=data.cache_bytes,

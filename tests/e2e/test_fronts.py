@@ -178,8 +178,8 @@ from smartedge.edge.labelled import LabelledFolder
 from pathlib import Path
 front = OnnxFront(open_front(Path({str(folder)!r}), trust=None))
 images = LabelledFolder.open(Path(photographs), front.task)
-ids, _ = images.usable("test", 16)
-part, pixels, labels = next(images.batches("test", ids, 8, 16))
+ids, _ = images.usable("test", 16, "crop")
+part, pixels, labels = next(images.batches("test", ids, 8, 16, "crop"))
 assert front.features(pixels).shape == (8, 4, 2, 2)
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)

@@ -42,7 +42,17 @@ from smartedge.methods.schedules import get_schedule
 from smartedge.models.weights import IMAGENET
 from smartedge.models.zoo import build
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import cloud_of, link_to, one_way_link, open_data, receiver_for, run_cloud, run_edge, train
+from smartedge.training import (
+    cloud_of,
+    dataset_of,
+    link_to,
+    one_way_link,
+    open_data,
+    receiver_for,
+    run_cloud,
+    run_edge,
+    train,
+)
 from smartedge.types import FeatureBatch
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import serialise
@@ -201,6 +211,7 @@ ELSEWHERE = {
     "run_dir": "test_run_dir",
     "data.path": "test_data_path",
     "data.cache_dir": "test_cache_dir",
+    "data.fit": "test_data_fit",
     "data.cache_bytes": "test_cache_bytes",
     "link.queue_frames": "test_queue_frames",
     "link.max_lead_frames": "test_max_lead_frames",
@@ -330,6 +341,22 @@ def test_data_path(tiny_config, tmp_path):
     train(config, single_process=True, monitor=Quiet())
     results = json.loads((config.run_dir / "results.json").read_text())
     assert results["data"]["train"] == 20 and results["task"]["names"] == ["0", "1", "2"]
+
+
+def test_data_fit(tiny_config, tmp_path):
+    """The left and right edges of wide images are seen only where images are squeezed."""
+    wide = np.zeros((20, 16, 48, 3), np.uint8)
+    wide[:, :, :8] = wide[:, :, -8:] = 255
+    np.savez(tmp_path / "wide.npz", train_images=wide, train_labels=np.arange(20) % 2)
+    seen = {}
+    for fit in ("crop", "squash", "letterbox"):
+        data = {"path": str(tmp_path / "wide.npz"), "desired": "label", "sensitive": [], "limit": {}, "fit": fit}
+        config = tiny_config("run", data=data)
+        assert config.agreement()["data"]["fit"] == fit
+        seen[fit] = dataset_of(config).splits["train"].read(np.array([0])).images_BCHW[0, 0]
+    assert (seen["crop"] == 0).all()
+    assert (seen["squash"][:, 0] > 200).all()
+    assert (seen["letterbox"][0] == 0).all() and seen["letterbox"][seen["letterbox"].shape[0] // 2, 0] > 200
 
 
 def test_cache_dir(tiny_config, tmp_path):

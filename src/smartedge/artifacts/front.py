@@ -129,7 +129,7 @@ class FrontManifest(Artifact):
         "where that is above 1"
     )
     files: dict[str, _Digest] = Field(description="file → SHA-256")
-    image_size: int = Field(ge=1, description="S: images are cropped square about the middle and resized")
+    image_size: int = Field(ge=1, description="S: images are made square (`settings`, `data.fit`) and resized")
     task: TaskFacts = Field(description="as in `results.json`")
     feature_shape: tuple[int, ...] = Field(description="F, of what crosses the cut")
     settings: dict[str, JsonValue] = Field(description="of the run that trained it: those of `shared/run.json`")

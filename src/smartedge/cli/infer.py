@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import threading
 
     from smartedge.config import Config
+    from smartedge.config.sections import DataConfig
     from smartedge.inference.answering import Answer, Answerer, Back, Front
     from smartedge.inference.calibrating import Goal
     from smartedge.inference.sources import Shown
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     # A camera is watched until somebody stops it. Given images are interrupted where that stands.
     source = args.source is not None
     with stop_on_signals() as stop, stop.watched() if source else nullcontext():
-        shown = _shown(args, prepared.image_size, stop)
+        shown = _shown(args, prepared.data, stop)
         with prepared.answerer(args) as answerer:
             for batch in _batches(shown, 1 if source else BATCH):
                 good = [each for each in batch if each.pixels_CHW is not None]
@@ -158,7 +159,7 @@ class _RunModel:
         if args.trust or args.unsigned or args.require or args.state:
             raise ConfigError("--trust, --unsigned, --require, --state: only for a front bundle")
         self.run = TrainedRun.open(args.model)
-        self.image_size = self.run.config.data.image_size
+        self.data = self.run.config.data
 
     def answerer(self, args: argparse.Namespace) -> Answerer:
         """With the back of the run, where it is there and no server is named."""
@@ -189,7 +190,7 @@ class _PublishedModel:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.published = open_published(args.model, args)
-        self.image_size = self.published.manifest.image_size
+        self.data = self.published.config.data
 
     def answerer(self, args: argparse.Namespace) -> Answerer:
         """With a server, or with the exit alone."""
@@ -245,13 +246,14 @@ def _server(config: Config, args: argparse.Namespace) -> FrameSender | None:
     return link_to(config.model_copy(update={"link": link}), args.connect, bundle)
 
 
-def _shown(args: argparse.Namespace, image_size: int, stop: threading.Event | None) -> Iterator[Shown]:
+def _shown(args: argparse.Namespace, data: DataConfig, stop: threading.Event | None) -> Iterator[Shown]:
     from smartedge.inference.sources import Shown, open_source
 
     if args.source is None:
-        return (Shown.of(name, Path(name), image_size) for name in args.images)
+        return (Shown.of(name, Path(name), data.image_size, data.fit) for name in args.images)
     assert stop is not None
-    return open_source(args.source, image_size, stop, every=args.every, once=args.once, lines=sys.stdin)
+    more = {"every": args.every, "once": args.once, "lines": sys.stdin}
+    return open_source(args.source, data.image_size, stop, fit=data.fit, **more)
 
 
 def _batches(shown: Iterator[Shown], size: int) -> Iterator[list[Shown]]:

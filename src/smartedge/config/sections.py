@@ -92,8 +92,13 @@ class DataConfig(Section):
         64,
         ge=8,
         le=1024,
-        description="images are cropped square and resized to this many pixels; default of a pretrained network: "
+        description="images are made square and resized to this many pixels; default of a pretrained network: "
         "its own size",
+    )
+    fit: Literal["crop", "squash", "letterbox"] = Field(
+        "crop",
+        description="how an image becomes square: crop (its middle), squash (all of it, squeezed), letterbox (all of "
+        "it, with black bars)",
     )
     limit: dict[Literal["train", "val", "test"], PositiveInt] = Field(
         default_factory=dict, description="use a fixed, class-balanced subset of this many images per split"

@@ -349,7 +349,7 @@ class Config(Section):
         The sensitive columns and the paths of the data are not among them: only the edge knows them.
         """
         whole = self.model_dump(mode="json", include=_AGREED, exclude=_FILES)
-        data = self.data.model_dump(mode="json", include={"desired", "image_size", "augment"})
+        data = self.data.model_dump(mode="json", include={"desired", "image_size", "fit", "augment"})
         return {**whole, "data": data, "codec": {"name": self.codec_name}} | self._files()
 
     def cloud_identity(self) -> dict[str, JsonValue]:

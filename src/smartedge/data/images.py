@@ -23,7 +23,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from smartedge.data.raw import Images
-from smartedge.decode import decode
+from smartedge.decode import Fit, decode
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing, write_atomically
 
@@ -91,6 +91,7 @@ def open_images(
     *,
     name: str,
     image_size: int,
+    fit: Fit = "crop",
     cache_dir: Path,
     rows: Indices | None = None,
     cache_bytes: int | None = None,
@@ -104,6 +105,7 @@ def open_images(
         images: the source.
         name: for people: in the file's name and beside the progress bar.
         image_size: S.
+        fit: how images are made square.
         cache_dir: where the files are kept.
         rows: indices of the images that are needed, ascending; None: all. Others are not decoded.
         cache_bytes: when files are added, those that were not used for the longest time are removed until the folder
@@ -113,7 +115,7 @@ def open_images(
         DataError: the cache folder cannot be written.
     """
     label = re.sub(r"[^\w.-]+", "-", name)
-    base = cache_dir / f"{label}-{image_size}px-{_digest(images, image_size)}"
+    base = cache_dir / f"{label}-{image_size}px-{_digest(images, image_size, fit)}"
     shape = (images.count, 3, image_size, image_size)
     if (store := _open(base, shape, None)) is not None:
         return store
@@ -125,7 +127,7 @@ def open_images(
         try:
             private_folder(cache_dir)
             _remove_left_over(cache_dir)
-            _build(images, name, shape, base, rows)
+            _build(images, name, shape, base, rows, fit)
             _evict(cache_dir, base, cache_bytes)
         except OSError as error:
             raise DataError(
@@ -138,9 +140,10 @@ def open_images(
     return store
 
 
-def _digest(images: Images, image_size: int) -> str:
+def _digest(images: Images, image_size: int, fit: Fit) -> str:
     """Identifies the decoded images: 16 hexadecimal digits."""
     digest = hashlib.sha256(f"{FORMAT} {image_size} {images.count} {images.key}".encode())
+    digest.update(b"" if fit == "crop" else fit.encode())
     for file in images.files:
         try:
             status, readable = file.stat(), os.access(file, os.R_OK)
@@ -173,7 +176,9 @@ def _open(base: Path, shape: tuple[int, int, int, int], rows: Indices | None) ->
     return None
 
 
-def _build(images: Images, name: str, shape: tuple[int, int, int, int], base: Path, rows: Indices | None) -> None:
+def _build(
+    images: Images, name: str, shape: tuple[int, int, int, int], base: Path, rows: Indices | None, fit: Fit
+) -> None:
     """Decode what is needed, and write both files: each to a temporary name, then moved into place."""
     count, _, _, image_size = shape
     pixels, notes = _files(base)
@@ -192,7 +197,7 @@ def _build(images: Images, name: str, shape: tuple[int, int, int, int], base: Pa
         done = 0
         while chunk := list(itertools.islice(items, CHUNK)):
             block = np.zeros((len(chunk), *shape[1:]), np.uint8)
-            for row, result in enumerate(pool.map(lambda item: decode(item, image_size), chunk)):
+            for row, result in enumerate(pool.map(lambda item: decode(item, image_size, fit), chunk)):
                 if isinstance(result, str):
                     bad.append((indices[done + row], result))
                 else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from smartedge.data.medmnist import open_medmnist
 from smartedge.data.raw import Images, RawData, list_some
 from smartedge.data.stored import ARROW, PARQUET
 from smartedge.data.webdataset import TAR, find_webdataset, open_webdataset
+from smartedge.decode import Fit
 from smartedge.errors import DataError
 from smartedge.types import SplitName, Task
 
@@ -44,6 +46,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
     *,
     sensitive: Sequence[str] = (),
     image_size: int,
+    fit: Fit = "crop",
     limit: Mapping[SplitName, int] | None = None,
     seed: int = 0,
     cache_dir: Path | None = None,
@@ -62,7 +65,9 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
         desired: the column to learn; a list of yes/no columns makes a multi-label task. Images may lack some of its
             labels, if nothing is sensitive: what is hidden is compared among images of equal desired labels.
         sensitive: columns to hide.
-        image_size: images are cropped square about the middle and resized to this many pixels.
+        image_size: images are made square and resized to this many pixels.
+        fit: how they are made square: the middle (``crop``), all of it squeezed (``squash``), or all of it with black
+            bars (``letterbox``).
         limit: split → the number of images to use. They are a fixed subset with equally many images of every class,
             as far as there are enough; of a multi-label task, any images. More drawn faces than the default can be
             asked for.
@@ -111,7 +116,8 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
             notes.append(f"{most} {split} images were asked for; {data.name} has {len(rows[split])}")
         rng = np.random.default_rng((seed, 0))
         rows[split] = rows[split][balanced(classes_of(origin[split], rows[split]), most, rng)]
-    stores = _decode(data, rows, origin, skipped, image_size=image_size, cache_dir=cache_dir, cache_bytes=cache_bytes)
+    decoding = partial(open_images, image_size=image_size, fit=fit, cache_dir=cache_dir, cache_bytes=cache_bytes)
+    stores = _decode(data, rows, origin, skipped, decoding)
 
     splits: dict[SplitName, Split] = {}
     for split in ("train", "val", "test"):
@@ -235,12 +241,11 @@ def _decode(
     rows: dict[SplitName, Indices],
     origin: Mapping[SplitName, SplitName],
     skipped: Counter[str],
-    *,
-    image_size: int,
-    cache_dir: Path,
-    cache_bytes: int | None,
+    decoding: Callable[..., ImageStore],
 ) -> dict[SplitName, ImageStore]:
     """The images of ``rows``, decoded, by the split of ``data`` that has them. Rows that cannot be decoded are removed.
+
+    ``decoding`` is :func:`open_images` with what is the same for all splits.
 
     Raises:
         DataError: too many cannot be decoded.
@@ -249,14 +254,8 @@ def _decode(
     for source, raw in data.splits.items():
         splits = [split for split in rows if origin[split] == source]
         needed = np.unique(np.concatenate([rows[split] for split in splits]))
-        stores[source] = open_images(
-            raw.images,
-            name=f"{data.name}-{source}",
-            image_size=image_size,
-            cache_dir=cache_dir,
-            rows=needed if len(needed) < (1 - MOST_SKIPPED) * raw.images.count else None,
-            cache_bytes=cache_bytes,
-        )
+        part = needed if len(needed) < (1 - MOST_SKIPPED) * raw.images.count else None
+        stores[source] = decoding(raw.images, name=f"{data.name}-{source}", rows=part)
         usable = _without(data.name, source, raw.images, needed, stores[source].bad, skipped)
         for split in splits:
             rows[split] = np.intersect1d(rows[split], usable)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.decode import decode, is_hidden, walk
+from smartedge.decode import Fit, decode, is_hidden, walk
 from smartedge.errors import DataError
 from smartedge.types import SplitName, Task
 
@@ -65,14 +65,14 @@ class LabelledFolder:
             digest.update(self.labels[split].tobytes())
         return digest.hexdigest()[:32]
 
-    def usable(self, split: SplitName, image_size: int) -> tuple[NDArray[np.int64], dict[Path, str]]:
+    def usable(self, split: SplitName, image_size: int, fit: Fit) -> tuple[NDArray[np.int64], dict[Path, str]]:
         """Ids of the images that can be decoded, and what is wrong with the others.
 
         Every image is decoded: the header of a stream says how many frames will come.
         """
         ids, problems = [], {}
         for number, file in enumerate(self.files[split]):
-            found = decode(file, image_size)
+            found = decode(file, image_size, fit)
             if isinstance(found, str):
                 problems[file] = found
             else:
@@ -80,7 +80,7 @@ class LabelledFolder:
         return np.array(ids, dtype=np.int64), problems
 
     def batches(
-        self, split: SplitName, ids: NDArray[np.int64], size: int, image_size: int
+        self, split: SplitName, ids: NDArray[np.int64], size: int, image_size: int, fit: Fit
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]]:
         """Ids, pixels (uint8 (B, 3, S, S)) and labels, ``size`` images at a time.
 
@@ -92,7 +92,7 @@ class LabelledFolder:
             pixels = []
             for number in part.tolist():
                 file = self.files[split][number]
-                found = decode(file, image_size)
+                found = decode(file, image_size, fit)
                 if isinstance(found, str):
                     raise DataError(f"{file}: {found}; it could be read before. Restore it, and continue with --resume")
                 pixels.append(found.transpose(2, 0, 1))

@@ -128,14 +128,15 @@ class Releaser:
 
     def _release_split(self, split: SplitName, first_seq: int, stop: threading.Event) -> int | None:
         """Release one split; returns the number of the next frame, or None when stopped."""
-        size, image_size = self.config.train.batch_size, self.config.data.image_size
+        size, data = self.config.train.batch_size, self.config.data
         ids = self.ids[split]
+        all_batches = self.images.batches(split, ids, size, data.image_size, data.fit)
         frames = -(-len(ids) // size)
         header = self._header(split, first_seq, frames)
         if self.next_seq < header.end_seq:
             self.sender.open(header)
         right = 0
-        for place, (part, pixels_BCHW, labels_B) in enumerate(self.images.batches(split, ids, size, image_size)):
+        for place, (part, pixels_BCHW, labels_B) in enumerate(all_batches):
             if stop.is_set():
                 return None
             if first_seq + place < self.next_seq:  # released before
@@ -153,7 +154,7 @@ class Releaser:
         return header.end_seq
 
     def _usable(self, split: SplitName) -> NDArray[np.int64]:
-        ids, problems = self.images.usable(split, self.config.data.image_size)
+        ids, problems = self.images.usable(split, self.config.data.image_size, self.config.data.fit)
         for file, problem in problems.items():
             self._tell("data", f"{file}: {problem}; left out")
         return ids

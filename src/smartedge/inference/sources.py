@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.decode import SUFFIXES, decode, is_hidden
+from smartedge.decode import SUFFIXES, Fit, decode, is_hidden
 from smartedge.errors import ConfigError, DataError
 
 __all__ = ["Shown", "open_source"]
@@ -38,9 +39,9 @@ class Shown:
     problem: str = ""
 
     @classmethod
-    def of(cls, name: str, item: Path | NDArray[np.uint8], image_size: int) -> Shown:
+    def of(cls, name: str, item: Path | NDArray[np.uint8], image_size: int, fit: Fit = "crop") -> Shown:
         """Decode an image as in training."""
-        found = decode(item, image_size)
+        found = decode(item, image_size, fit)
         if isinstance(found, str):
             return cls(name, None, found)
         return cls(name, np.ascontiguousarray(found.transpose(2, 0, 1)))
@@ -51,6 +52,7 @@ def open_source(
     image_size: int,
     stop: threading.Event,
     *,
+    fit: Fit = "crop",
     every: float = 1.0,
     once: bool = False,
     lines: TextIO | None = None,
@@ -62,6 +64,7 @@ def open_source(
             file; ``camera:DEVICE``, such as ``camera:/dev/video0``; or one image file.
         image_size: S.
         stop: set it to end a source that has no end.
+        fit: how images are made square.
         every: seconds between two images of a video or camera.
         once: a folder is read once and not watched.
         lines: standard input, for ``-``.
@@ -72,21 +75,22 @@ def open_source(
     """
     if not every > 0:
         raise ConfigError(f"--every {every}: must be more than 0 seconds")
+    show = partial(Shown.of, image_size=image_size, fit=fit)
     if where == "-":
         files: Iterable[Path] = (Path(line.strip()) for line in lines or () if line.strip())
-        return (Shown.of(str(file), file, image_size) for file in files)
+        return (show(str(file), file) for file in files)
     if where.startswith(_CAMERA):
-        return _frames(where.removeprefix(_CAMERA), "v4l2", image_size, stop, every)
+        return _frames(where.removeprefix(_CAMERA), "v4l2", show, stop, every)
     path = Path(where)
     if path.is_dir():
-        return (Shown.of(str(file), file, image_size) for file in _watch(path, stop, once=once))
+        return (show(str(file), file) for file in _watch(path, stop, once=once))
     if not path.exists():
         raise DataError(
             f"--source {where}: there is no such file or folder; give a folder, a video, an image, camera:DEVICE, or -"
         )
     if path.suffix.lower() in _VIDEOS:
-        return _frames(where, None, image_size, stop, every)
-    return iter([Shown.of(where, path, image_size)])
+        return _frames(where, None, show, stop, every)
+    return iter([show(where, path)])
 
 
 def _watch(folder: Path, stop: threading.Event, *, once: bool) -> Iterator[Path]:
@@ -122,7 +126,9 @@ def _images(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _frames(where: str, kind: str | None, image_size: int, stop: threading.Event, every: float) -> Iterator[Shown]:
+def _frames(
+    where: str, kind: str | None, show: Callable[..., Shown], stop: threading.Event, every: float
+) -> Iterator[Shown]:
     """Pictures of a video or camera, ``every`` seconds of its own time apart."""
     try:
         import av
@@ -144,6 +150,6 @@ def _frames(where: str, kind: str | None, image_size: int, stop: threading.Event
                 if due is None or at >= due - 1e-6:
                     jumped = due is None or at > due + every  # what was missed is not caught up with
                     due = (at if jumped or due is None else due) + every
-                    yield Shown.of(f"{where}@{at:.3f}", picture.to_ndarray(format="rgb24"), image_size)
+                    yield show(f"{where}@{at:.3f}", picture.to_ndarray(format="rgb24"))
         except OSError as error:
             raise DataError(f"--source {where}: broke off ({error})") from error

@@ -17,7 +17,7 @@ from smartedge.data import images as module
 from smartedge.data import open_dataset
 from smartedge.data.images import default_cache_dir, open_images
 from smartedge.data.raw import Images
-from smartedge.decode import decode
+from smartedge.decode import Fit, decode
 from smartedge.errors import DataError
 
 Picture = Callable[..., bytes]
@@ -48,6 +48,26 @@ def test_the_middle_of_a_picture_is_kept() -> None:
         result = decode(encode(Image.fromarray(pixels)), 10)
         assert not isinstance(result, str)
         assert (result == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("fit", "columns"),
+    [("crop", "RRGGGGBB"), ("squash", "RRRGGBBB"), ("letterbox", "RRRGGBBB")],
+)
+@pytest.mark.parametrize("upright", [False, True])
+def test_how_a_picture_becomes_square(fit: Fit, columns: str, upright: bool) -> None:
+    """Bands of red, green and blue, 24, 16 and 24 wide and 32 high."""
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    for band, (start, end) in enumerate(((0, 24), (24, 40), (40, 64))):
+        pixels[:, start:end, band] = 255
+    pixels = pixels.transpose(1, 0, 2) if upright else pixels
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
+    for item in (pixels, buffer.getvalue()):
+        found = decode(item, 8, fit)
+        assert isinstance(found, np.ndarray) and found.shape == (8, 8, 3)
+        found = found.transpose(1, 0, 2) if upright else found
+        assert "".join("RGB"[int(pixel.argmax())] for pixel in found[4]) == columns
+        assert bool((found[[0, -1]] == 0).all()) == (fit == "letterbox")
 
 
 def test_a_picture_of_the_right_size_is_left_as_it_is() -> None:
@@ -214,7 +234,7 @@ def test_only_what_is_needed_is_decoded(
     (tmp_path / "d" / "4.png").write_bytes(b"garbage")
     (tmp_path / "d" / "5.png").write_bytes(b"garbage")
     decoded: list[object] = []
-    monkeypatch.setattr(module, "decode", lambda item, size: (decoded.append(item), decode(item, size))[1])
+    monkeypatch.setattr(module, "decode", lambda item, size, fit: (decoded.append(item), decode(item, size, fit))[1])
     rows = np.array([1, 4, 7])
     store = open_images(images, name="d", image_size=8, cache_dir=cache, rows=rows)
     assert len(decoded) == 3
@@ -234,7 +254,7 @@ def test_a_limit_is_applied_before_decoding(
     for split in ("train", "val", "test"):
         write_parquet(tmp_path / "d" / f"{split}.parquet", {"x": [i % 2 for i in range(100)]})
     decoded: list[object] = []
-    monkeypatch.setattr(module, "decode", lambda item, size: (decoded.append(item), decode(item, size))[1])
+    monkeypatch.setattr(module, "decode", lambda item, size, fit: (decoded.append(item), decode(item, size, fit))[1])
     limit = {"train": 10, "val": 4, "test": 6}
     data = open_dataset(str(tmp_path / "d"), "x", image_size=8, limit=limit, cache_dir=cache)  # type: ignore[arg-type]
     assert {split: len(part) for split, part in data.splits.items()} == limit

@@ -99,7 +99,7 @@ def _check_comparable(defended: RunEvidence, undefended: RunEvidence, named: Pat
     if not is_undefended(undefended.config):
         raise ConfigError(f"--undefended {named}: that run has a bottleneck, noise or adversarial exits of its own")
     one, other = defended.config.data, undefended.config.data
-    if (one.path, one.image_size, one.limit) != (other.path, other.image_size, other.limit):
+    if (one.path, one.image_size, one.fit, one.limit) != (other.path, other.image_size, other.fit, other.limit):
         raise ConfigError(f"--undefended {named}: that run learned from other images; give one with the same 'data'")
     if not torch.equal(defended.test_ids, undefended.test_ids):
         raise ConfigError(f"--undefended {named}: that run was tested on other images; give one with the same 'seed'")
