@@ -1,4 +1,4 @@
-"""Answers ``/metrics`` (Prometheus) and ``/healthz`` over HTTP, for whoever watches a process.
+"""Answers ``/metrics`` (Prometheus), ``/healthz`` and ``/livez`` over HTTP, for whoever watches a process.
 
 The figures are computed when they are asked for, from the state that the process has anyway. So nothing is counted
 twice, and a process that nobody asks does nothing.
@@ -82,7 +82,7 @@ class _Handler(Answerer):
     what: Watched
 
     def do_GET(self) -> None:
-        """``/metrics`` or ``/healthz``; everything else is not there."""
+        """``/metrics``, ``/healthz`` or ``/livez``; everything else is not there."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
             self.answer(200, "text/plain; version=0.0.4; charset=utf-8", _exposition(self.what.figures()))
@@ -90,8 +90,10 @@ class _Handler(Answerer):
             trouble = self.what.trouble()
             said = {"status": "degraded", "reasons": trouble} if trouble else {"status": "ok"}
             self.answer(503 if trouble else 200, "application/json", json.dumps(said).encode() + b"\n")
+        elif path == "/livez":
+            self.answer(200, "text/plain", b"ok\n")
         else:
-            self.answer(404, "text/plain", b"/metrics and /healthz are here\n")
+            self.answer(404, "text/plain", b"/metrics, /healthz and /livez are here\n")
 
 
 def _exposition(figures: Iterable[Figure]) -> bytes:

@@ -19,22 +19,20 @@ from smartedge.wire.sockets import Address, ByteCount, address_of, byte_counts, 
 
 __all__ = ["Connections", "room_for"]
 
-_SPARE_DESCRIPTORS = 256  # for logs, checkpoints and the rest of the process
+_DESCRIPTORS = 5  # of a connection: gRPC's, ours to count its bytes, and the three files of its edge's log
+_SPARE_DESCRIPTORS = 256  # for the rest of the process
 
 
 def room_for(connections: int) -> int:
-    """How many connections the process can hold, ``connections`` at most. Raises its own limit of descriptors for it.
-
-    A connection takes two descriptors: gRPC's, and ours to count its bytes.
-    """
+    """How many connections the process can hold, ``connections`` at most. Raises its limit of open files for it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * connections + _SPARE_DESCRIPTORS
+    wanted = _DESCRIPTORS * connections + _SPARE_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with contextlib.suppress(ValueError, OSError):  # the system allows less than it says
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        connections = min(connections, max(16, (soft - _SPARE_DESCRIPTORS) // 2))
+        connections = min(connections, max(16, (soft - _SPARE_DESCRIPTORS) // _DESCRIPTORS))
     return connections
 
 

@@ -64,6 +64,7 @@ def test_health_says_ok_or_why_not(server: Watching, trouble: list[str]) -> None
     trouble.append("the spool is full, and training waits")
     status, text = ask(server, "/healthz")
     assert (status, json.loads(text)) == (503, {"status": "degraded", "reasons": trouble})
+    assert ask(server, "/livez") == (200, "ok\n")  # a restart would not mend it
 
 
 def test_nothing_else_is_there(server: Watching) -> None:

@@ -127,5 +127,5 @@ def test_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.Mo
     monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
     monkeypatch.setattr(resource, "setrlimit", lambda _, given: limits.__setitem__(slice(None), list(given)))
     assert room_for(100) == 100 and limits == [1024, 4096]
-    assert room_for(1024) == 1024 and limits == [2304, 4096]
-    assert room_for(10_000) == 1920 and limits == [4096, 4096]
+    assert room_for(200) == 200 and limits == [1256, 4096]  # five for each, and 256
+    assert room_for(1024) == 768 and limits == [4096, 4096]
