@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from smartedge.data.listing import FilesBySplit, find_files
-from smartedge.data.raw import Images, RawData, RawSplit, list_some
+from smartedge.data.raw import Images, RawData, RawSplit, list_some, slices
 from smartedge.data.stored import ARROW, PARQUET, StoredTable, open_table
 from smartedge.decode import Item
 from smartedge.errors import DataError
@@ -35,6 +36,27 @@ def find_tables(path: Path) -> FilesBySplit:
     for folder in {file.parent for files in found.splits.values() for file in files}:
         _refuse_indices(folder / "state.json")
     return found
+
+
+def _images(paths: Sequence[Path], tables: Sequence[StoredTable], image: str) -> Images:
+    named = [list(_referenced(path, table, image)) for path, table in zip(paths, tables, strict=True)]
+    parts = [
+        Images(
+            sum(table.rows for table in tables[part]),
+            key=f"parquet {image}",
+            items=partial(_items, paths[part], image),
+            files=[*paths[part], *itertools.chain.from_iterable(named[part])],
+        )
+        for part in slices(len(paths))
+    ]
+    return Images(
+        sum(part.count for part in parts),
+        key=f"parquet {image}",
+        items=partial(_items, paths, image),
+        files=[file for part in parts for file in part.files],
+        name_of=partial(_place_of, paths),
+        parts=parts,
+    )
 
 
 def _refuse_indices(state: Path) -> None:
@@ -69,15 +91,7 @@ def open_tables(name: str, files: Mapping[SplitName, Sequence[Path]], notes: Seq
             for column, classes in _class_names(schema).items():
                 named.setdefault(column, {}).setdefault(classes, path)
         image = _image_column(schemas[0], paths[0])
-        pairs = zip(paths, tables, strict=True)
-        sources = [*paths, *(file for path, table in pairs for file in _referenced(path, table, image))]
-        images = Images(
-            sum(table.rows for table in tables),
-            key=f"parquet {image}",
-            items=partial(_items, paths, image),
-            files=sources,
-            name_of=partial(_place_of, paths),
-        )
+        images = _images(paths, tables, image)
         columns = tuple(column for column in schemas[0].names if column != image)
         splits[split] = RawSplit(images, columns, partial(_read, paths))
     for column, variants in named.items():

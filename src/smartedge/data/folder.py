@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from smartedge.data.raw import Images, RawData, RawSplit, list_some, split_in, split_of
+from smartedge.data.raw import MOST_PARTS, Images, RawData, RawSplit, list_some, split_in, split_of
 from smartedge.data.tables import FILE_COLUMN, find_table, read_table, resolve, tables_of_splits
 from smartedge.decode import SUFFIXES, is_hidden, walk
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
 __all__ = ["open_folder"]
+
+_LEAST_PART = 4096  # images: a part of the decoded images is a file of its own
 
 
 def open_folder(path: Path) -> RawData:
@@ -216,4 +219,17 @@ def _contents(folder: Path) -> str:
 
 
 def _images(files: Sequence[Path]) -> Images:
-    return Images(len(files), key="files", items=partial(iter, files), files=files, name_of=lambda row: str(files[row]))
+    starts = [0]  # of the parts: whole folders, as many as make a part worth a file of its own
+    least = max(_LEAST_PART, len(files) // MOST_PARTS)
+    for place in range(1, len(files)):
+        if place - starts[-1] >= least and files[place].parent != files[place - 1].parent:
+            starts.append(place)
+    parts = [files[start:end] for start, end in itertools.pairwise([*starts, len(files)])]
+    return Images(
+        len(files),
+        key="files",
+        items=partial(iter, files),
+        files=files,
+        name_of=lambda row: str(files[row]),
+        parts=[Images(len(part), key="files", items=partial(iter, part), files=part) for part in parts],
+    )

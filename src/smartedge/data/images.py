@@ -12,8 +12,10 @@ import os
 import re
 import time
 import weakref
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,11 +39,22 @@ PATIENCE_S = 2.0  # decoding that takes longer shows its progress
 Indices = NDArray[np.int64]
 
 
-class ImageStore:
-    """Decoded images of one source: uint8 (N, 3, S, S) in a file, of which only what is read is in memory.
+class ImageStore(Protocol):
+    """Decoded images of one source.
 
-    ``bad`` says which images could not be decoded (index in the source → reason); their bytes are zero. ``rows`` are
-    the indices of the images that are there, ascending; None: all.
+    ``bad`` says which images could not be decoded (index in the source → reason); their bytes are zero.
+    """
+
+    bad: dict[int, str]
+
+    def read(self, indices: Indices) -> Tensor:
+        """The images of these indices in the source, uint8 (B, 3, S, S)."""
+
+
+class _File:
+    """Images in one file, uint8 (N, 3, S, S), of which only what is read is in memory.
+
+    ``rows`` are the indices of the images that are there, ascending; None: all.
     """
 
     def __init__(
@@ -68,6 +81,34 @@ class ImageStore:
         pixels = np.frombuffer(mapped, np.uint8, offset=self._offset).reshape(self._shape)
         places = indices if self._rows is None else np.searchsorted(self._rows, indices)
         return torch.from_numpy(pixels[places])
+
+
+class _Joined:
+    """Images in several files, part after part. A part of which nothing is needed is None."""
+
+    def __init__(self, parts: Sequence[_File | None], starts: Indices) -> None:
+        self._parts = parts
+        self._starts = starts
+        self.bad = {
+            int(start) + index: reason
+            for part, start in zip(parts, starts, strict=True)
+            if part is not None
+            for index, reason in part.bad.items()
+        }
+
+    def read(self, indices: Indices) -> Tensor:
+        """As :class:`ImageStore` says."""
+        part_B = np.searchsorted(self._starts, indices, side="right") - 1
+        found: Tensor | None = None
+        for number in np.unique(part_B).tolist():
+            part, mine = self._parts[number], part_B == number
+            assert part is not None
+            images_BCHW = part.read(indices[mine] - self._starts[number])
+            if found is None:
+                found = torch.empty((len(indices), *images_BCHW.shape[1:]), dtype=torch.uint8)
+            found[torch.from_numpy(mine)] = images_BCHW
+        assert found is not None
+        return found
 
 
 def default_cache_dir() -> Path:
@@ -99,7 +140,9 @@ def open_images(
     """The images of a source, decoded now or in an earlier call.
 
     The cached files are found again as long as the source's files have the same paths, sizes and times of change.
-    They are put in place in one step each, so that any number of processes can do this at once.
+    They are put in place in one step each, so that any number of processes can do this at once. A source in several
+    parts has files for each part: what was decoded before an interruption is kept, and only parts that changed are
+    decoded again.
 
     Args:
         images: the source.
@@ -114,11 +157,37 @@ def open_images(
     Raises:
         DataError: the cache folder cannot be written.
     """
+    if len(images.parts) < 2:
+        store, base = _open_file(images, name, image_size, fit, cache_dir, rows)
+        _make_room(cache_dir, {base}, cache_bytes)
+        return store
+    starts = np.cumsum([0, *(part.count for part in images.parts)])
+    stores: list[_File | None] = []
+    used: set[Path] = set()
+    for number, part in enumerate(images.parts):
+        mine = None
+        if rows is not None:
+            mine = rows[slice(*np.searchsorted(rows, starts[number : number + 2]))] - starts[number]
+            if not len(mine):
+                stores.append(None)
+                continue
+            mine = None if len(mine) == part.count else mine
+        store, base = _open_file(part, name, image_size, fit, cache_dir, mine)
+        stores.append(store)
+        used.add(base)
+    _make_room(cache_dir, used, cache_bytes)
+    return _Joined(stores, starts[:-1])
+
+
+def _open_file(
+    images: Images, name: str, image_size: int, fit: Fit, cache_dir: Path, rows: Indices | None
+) -> tuple[_File, Path]:
+    """The images of one part, decoded now or earlier, and the name of its files without ending."""
     label = re.sub(r"[^\w.-]+", "-", name)
     base = cache_dir / f"{label}-{image_size}px-{_digest(images, image_size, fit)}"
     shape = (images.count, 3, image_size, image_size)
     if (store := _open(base, shape, None)) is not None:
-        return store
+        return store, base
     if rows is not None:
         base = base.with_name(f"{base.name}-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}")
         shape = (len(rows), *shape[1:])
@@ -128,7 +197,6 @@ def open_images(
             private_folder(cache_dir)
             _remove_left_over(cache_dir)
             _build(images, name, shape, base, rows, fit)
-            _evict(cache_dir, base, cache_bytes)
         except OSError as error:
             raise DataError(
                 f"cannot keep decoded images in {cache_dir}: {error.strerror or error}; "
@@ -137,7 +205,7 @@ def open_images(
         store = _open(base, shape, rows)
         if store is None:
             raise DataError(f"{base}.npy was changed while it was being written; try again")
-    return store
+    return store, base
 
 
 def _digest(images: Images, image_size: int, fit: Fit) -> str:
@@ -158,7 +226,7 @@ def _files(base: Path) -> tuple[Path, Path]:
     return base.with_name(base.name + ".npy"), base.with_name(base.name + ".json")
 
 
-def _open(base: Path, shape: tuple[int, int, int, int], rows: Indices | None) -> ImageStore | None:
+def _open(base: Path, shape: tuple[int, int, int, int], rows: Indices | None) -> _File | None:
     """The store in these two files, or None if one of them is missing or incomplete."""
     pixels, notes = _files(base)
     try:
@@ -170,7 +238,7 @@ def _open(base: Path, shape: tuple[int, int, int, int], rows: Indices | None) ->
             whole = os.fstat(file.fileno()).st_size == offset + int(np.prod(shape))
         if whole and header == (shape, False, np.dtype(np.uint8)):
             os.utime(notes)  # the time of its last use
-            return ImageStore(pixels, offset, shape, bad, rows)
+            return _File(pixels, offset, shape, bad, rows)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
@@ -208,17 +276,32 @@ def _build(
     write_atomically(notes, json.dumps({"format": FORMAT, "bad": bad}))
 
 
-def _evict(cache_dir: Path, added: Path, cache_bytes: int | None) -> None:
-    """Remove the files that were not used for the longest time, until the folder holds no more than ``cache_bytes``."""
+def _make_room(cache_dir: Path, used: Set[Path], cache_bytes: int | None) -> None:
+    """Remove the files that were not used for the longest time, until the folder holds no more than ``cache_bytes``.
+
+    Those in ``used`` stay.
+
+    Raises:
+        DataError: a file cannot be removed.
+    """
     if cache_bytes is None:
         return
+    try:
+        _evict(cache_dir, used, cache_bytes)
+    except FileNotFoundError:  # another process makes room as well
+        pass
+    except OSError as error:
+        raise DataError(f"cannot remove decoded images from {cache_dir}: {error.strerror or error}") from error
+
+
+def _evict(cache_dir: Path, used: Set[Path], cache_bytes: int) -> None:
     kept = [(notes.stat().st_mtime, *_files(notes.with_suffix(""))) for notes in cache_dir.glob("*px-*.json")]
     kept = [each for each in kept if each[1].is_file()]
     held = sum(pixels.stat().st_size for _, pixels, _ in kept)
     for _, pixels, notes in sorted(kept):
         if held <= cache_bytes:
             return
-        if pixels != _files(added)[0]:
+        if notes.with_suffix("") not in used:
             held -= pixels.stat().st_size
             pixels.unlink(missing_ok=True)
             notes.unlink(missing_ok=True)

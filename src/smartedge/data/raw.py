@@ -14,12 +14,14 @@ from smartedge.errors import DataError
 from smartedge.types import SplitName
 
 __all__ = [
+    "MOST_PARTS",
     "SPLIT_NAMES",
     "Images",
     "RawData",
     "RawSplit",
     "list_some",
     "refuse_lfs_pointer",
+    "slices",
     "split_in",
     "split_of",
 ]
@@ -34,6 +36,9 @@ SPLIT_NAMES: Mapping[str, SplitName] = {
     "test": "test",
     "testing": "test",
 }
+
+
+MOST_PARTS = 200  # of decoded images: each is an open file
 
 
 def split_of(name: str) -> SplitName | None:
@@ -67,6 +72,12 @@ def list_some(names: Iterable[object], most: int = 5) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
+def slices(count: int, most: int = MOST_PARTS) -> list[slice]:
+    """So many things in order, in ``most`` parts or fewer."""
+    each = -(-count // most)
+    return [slice(start, start + each) for start in range(0, count, each)]
+
+
 @dataclass(frozen=True)
 class Images:
     """The images of one split, in order."""
@@ -76,6 +87,7 @@ class Images:
     items: Callable[[], Iterator[Item]]  # yields ``count`` items
     files: Sequence[Path] = ()  # where the images come from: their path, size and time of change identify them
     name_of: Callable[[int], str] = "image {}".format  # what the image of an index is called in messages
+    parts: Sequence[Images] = ()  # the same images in parts, in order, where each is decoded and kept by itself
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smartedge.data.listing import FilesBySplit, find_files
-from smartedge.data.raw import Images, RawData, RawSplit, list_some, refuse_lfs_pointer
+from smartedge.data.raw import Images, RawData, RawSplit, list_some, refuse_lfs_pointer, slices
 from smartedge.decode import SUFFIXES, Item, is_hidden
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing
@@ -74,6 +74,15 @@ def open_webdataset(
             items=partial(_items, paths, places),
             files=paths,
             name_of=partial(_name_of, paths, [table[_KEY] for table in tables]),
+            parts=[
+                Images(
+                    sum(len(offsets) for offsets, _ in places[part]),
+                    key="webdataset",
+                    items=partial(_items, paths[part], places[part]),
+                    files=paths[part],
+                )
+                for part in slices(len(paths))
+            ],
         )
         splits[split] = RawSplit.from_table(images, columns)
     return RawData(name, splits, notes=tuple(notes))

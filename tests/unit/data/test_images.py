@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from smartedge.data import images as module
 from smartedge.data import open_dataset
 from smartedge.data.images import default_cache_dir, open_images
 from smartedge.data.raw import Images
-from smartedge.decode import Fit, decode
+from smartedge.decode import Fit, Item, decode
 from smartedge.errors import DataError
 
 Picture = Callable[..., bytes]
@@ -29,12 +30,12 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def source(folder: Path, count: int, picture: Picture) -> Images:
-    """``count`` files of one colour each."""
+def source(folder: Path, count: int, picture: Picture, first: int = 0) -> Images:
+    """``count`` files of one colour each, from the shade ``first`` on."""
     folder.mkdir(exist_ok=True)
     files = [folder / f"{i}.png" for i in range(count)]
     for i, file in enumerate(files):
-        file.write_bytes(picture(i))
+        file.write_bytes(picture(first + i))
     return Images(count, key="files", items=lambda: iter(files), files=files)
 
 
@@ -262,6 +263,111 @@ def test_a_limit_is_applied_before_decoding(
     train = data.splits["train"]
     shades = train.read(np.arange(10)).images_BCHW[:, 0, 4, 4].tolist()
     assert shades == [10 * i % 256 for i in train.ids.tolist()]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is decoded, in order."""
+    items: list[object] = []
+    monkeypatch.setattr(module, "decode", lambda item, size, fit: (items.append(item), decode(item, size, fit))[1])
+    return items
+
+
+def in_parts(folder: Path, counts: list[int], picture: Picture) -> Images:
+    """Pictures in parts, each of the shade of its number."""
+    starts = np.cumsum([0, *counts]).tolist()
+    parts = [
+        dataclasses.replace(source(folder / str(number), count, picture, first=starts[number]), key="part")
+        for number, count in enumerate(counts)
+    ]
+    files = [file for part in parts for file in part.files]
+    return Images(len(files), key="whole", items=lambda: iter(files), files=files, parts=parts)
+
+
+def shades(store: module.ImageStore, indices: list[int]) -> list[int]:
+    return store.read(np.array(indices))[:, 0, 4, 4].tolist()
+
+
+def test_parts_are_read_as_one(tmp_path: Path, cache: Path, picture: Picture) -> None:
+    images = in_parts(tmp_path, [3, 1, 4], picture)
+    images.files[5].write_bytes(b"no image")
+    store = open_images(images, name="d", image_size=8, cache_dir=cache)
+    assert shades(store, [7, 0, 3, 2, 4, 0]) == [7, 0, 3, 2, 4, 0]
+    assert store.bad == {5: "image cannot be decoded"}
+    some = open_images(images, name="d", image_size=9, cache_dir=cache, rows=np.array([1, 4, 7]))
+    assert shades(some, [7, 1, 4]) == [7, 1, 4]
+    assert len(list(cache.glob("*-9px-*.npy"))) == 2  # nothing of the middle part is needed
+
+
+def test_what_was_decoded_before_an_interruption_is_kept(
+    tmp_path: Path, cache: Path, picture: Picture, decoded: list[object]
+) -> None:
+    images = in_parts(tmp_path, [3, 2, 4], picture)
+
+    def interrupted() -> Iterator[Item]:
+        yield images.files[5]
+        raise KeyboardInterrupt
+
+    broken = dataclasses.replace(images.parts[2], items=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_images(
+            dataclasses.replace(images, parts=[*images.parts[:2], broken]), name="d", image_size=8, cache_dir=cache
+        )
+    assert not list(cache.glob(".*.tmp"))
+    decoded.clear()
+    store = open_images(images, name="d", image_size=8, cache_dir=cache)
+    assert decoded == images.files[5:]
+    assert shades(store, list(range(9))) == list(range(9))
+
+
+def test_only_a_part_that_changed_is_decoded_again(
+    tmp_path: Path, cache: Path, picture: Picture, decoded: list[object]
+) -> None:
+    images = in_parts(tmp_path, [3, 2, 4], picture)
+    open_images(images, name="d", image_size=8, cache_dir=cache)
+    images.files[4].write_bytes(picture(99, size=(30, 30)))
+    decoded.clear()
+    store = open_images(images, name="d", image_size=8, cache_dir=cache)
+    assert decoded == images.files[3:5]
+    assert shades(store, [2, 3, 4, 5]) == [2, 3, 99, 5]
+
+
+def test_parts_of_one_data_set_do_not_make_room_for_each_other(
+    tmp_path: Path, cache: Path, picture: Picture, decoded: list[object]
+) -> None:
+    images = in_parts(tmp_path, [3, 2, 4], picture)
+    for _ in range(2):
+        open_images(images, name="d", image_size=8, cache_dir=cache, cache_bytes=1)
+    assert len(decoded) == 9
+
+
+@pytest.mark.parametrize("kind", ["parquet", "folder"])
+def test_data_sets_in_several_files_have_parts(
+    kind: str,
+    tmp_path: Path,
+    cache: Path,
+    picture: Picture,
+    write_parquet: Callable[..., Path],
+    decoded: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("smartedge.data.folder._LEAST_PART", 30)
+    for number in range(4):
+        if kind == "parquet":
+            write_parquet(tmp_path / "d" / f"train-{number}.parquet", {"label": [0, 1] * 10})
+        else:
+            (tmp_path / "d" / f"class{number}").mkdir(parents=True)
+            for image in range(20):
+                (tmp_path / "d" / f"class{number}" / f"{image:02d}.png").write_bytes(picture(image))
+    open_dataset(str(tmp_path / "d"), "label", image_size=8, cache_dir=cache)
+    assert len(decoded) == 80
+    if kind == "parquet":
+        write_parquet(tmp_path / "d" / "train-2.parquet", {"label": [0, 1] * 15})
+    else:
+        (tmp_path / "d" / "class3" / "new.png").write_bytes(picture(1))
+    decoded.clear()
+    open_dataset(str(tmp_path / "d"), "label", image_size=8, cache_dir=cache)
+    assert len(decoded) == (30 if kind == "parquet" else 41)
 
 
 def test_what_was_not_used_for_long_gives_way(tmp_path: Path, cache: Path, picture: Picture) -> None:
