@@ -23,6 +23,8 @@ BOOLEAN = ("no", "yes")
 
 _WORDS = {pa.bool_(): "yes/no values", pa.int64(): "whole numbers", pa.string(): "texts"}
 
+_MOST_NUMBERS = 20  # so many different numbers may be classes of a very small data set
+
 Codes = NDArray[np.int64]
 
 
@@ -49,6 +51,8 @@ def read_task(data: RawData, desired: str | Sequence[str], *, blanks: bool = Fal
     """
     if isinstance(desired, str) and desired not in data.groups:
         column = read_column(data, desired)
+        if desired not in data.class_names:
+            _refuse_measured(column, data)
         return Task("single", (desired,), column.names), [column]
     names = data.groups[desired] if isinstance(desired, str) else tuple(desired)
     if not names:
@@ -64,6 +68,18 @@ def read_task(data: RawData, desired: str | Sequence[str], *, blanks: bool = Fal
             )
     lacking = any((codes < 0).any() for column in columns for codes in column.codes.values())
     return Task("multi", names, names, blanks=blanks and lacking), columns
+
+
+def _refuse_measured(column: Column, data: RawData) -> None:
+    """Refuse numbers that nearly all differ: they measure or name the images."""
+    classes, images = len(column.names), sum(int((codes >= 0).sum()) for codes in column.codes.values())
+    numbers = all(each.lstrip("-").isdecimal() for each in column.names)
+    if numbers and classes > _MOST_NUMBERS and classes > 0.9 * images:
+        raise DataError(
+            f"column {column.column!r} of {data.name} holds {classes} different numbers on {images} images, so it "
+            "names or measures them and is no class. Measured values cannot be learned (regression); choose another "
+            "column, or sort the values into classes, such as 'low', 'medium' and 'high'"
+        )
 
 
 def labels_of(task: Task, columns: Sequence[Column], split: SplitName, rows: Codes) -> Tensor:
@@ -165,7 +181,8 @@ def _plain(column: pa.ChunkedArray, data: RawData, name: str) -> pa.ChunkedArray
         raise DataError(
             f"column {name!r} of {data.name} holds fractions such as "
             f"{next(v for v in column.to_pylist() if v is not None and v != round(v))}: "
-            "a label must be a class, so choose another column or turn it into whole numbers or texts"
+            "measured values cannot be learned (regression), only classes and yes/no attributes; choose another "
+            "column, or sort the values into classes, such as 'low', 'medium' and 'high'"
         )
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         column = column.cast(pa.string())

@@ -24,7 +24,8 @@ _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 def open_medmnist(path: Path) -> RawData:
     """Open ``{train,val,test}_{images,labels}``.
 
-    Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3); labels are (N, 1) or (N, L).
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, uint8, or uint16, which is divided by 256;
+    labels are (N, 1) or (N, L).
 
     One label is the column ``label``. Several are yes/no columns ``label_0``, ``label_1``, ..., and ``label`` stands
     for all of them, a multi-label task.
@@ -37,7 +38,7 @@ def open_medmnist(path: Path) -> RawData:
     for split in _SPLITS:
         if f"{split}_images.npy" not in _members(path):
             continue
-        shape = _image_shape(path, split)
+        shape, _ = _image_form(path, split)
         labels = _labels(path, split)
         if len(labels) != shape[0]:
             raise DataError(f"{path}: {split} has {shape[0]} images and {len(labels)} labels")
@@ -81,27 +82,32 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic
     return read(file)
 
 
-def _image_shape(path: Path, split: SplitName) -> tuple[int, ...]:
+def _image_form(path: Path, split: SplitName) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{split}_images.npy") as file:
             shape, fortran, dtype = _header(file)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: {split}_images cannot be read: {error}") from error
-    if dtype != np.uint8 or fortran or not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))):
+    whole = len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3) or shape[1] in (1, 3)))
+    if dtype not in (np.uint8, np.uint16) or fortran or not whole:
         raise DataError(
-            f"{path}: {split}_images is {dtype} of shape {shape}; expected uint8 (N, H, W), (N, H, W, 1) or "
-            "(N, H, W, 3), in C order"
+            f"{path}: {split}_images is {dtype} of shape {shape}; expected uint8 or uint16 (N, H, W), (N, H, W, C) or "
+            "(N, C, H, W) with 1 or 3 channels, in C order"
         )
-    return shape
+    return shape, dtype
 
 
 def _items(path: Path, split: SplitName) -> Iterator[NDArray[np.uint8]]:
     """One image after the other: the array may be larger than the memory."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{split}_images.npy") as file:
-            shape, _, _ = _header(file)
+            shape, _, dtype = _header(file)
             for _ in range(shape[0]):
-                pixels = np.frombuffer(file.read(int(np.prod(shape[1:]))), np.uint8)
-                yield pixels.reshape(shape[1:3] if shape[3:] == (1,) else shape[1:])
+                pixels = np.frombuffer(file.read(int(np.prod(shape[1:])) * dtype.itemsize), dtype).reshape(shape[1:])
+                if dtype == np.uint16:
+                    pixels = (pixels >> 8).astype(np.uint8)
+                if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
+                    pixels = pixels.transpose(1, 2, 0)
+                yield np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: {split}_images is damaged: {error}") from error

@@ -44,6 +44,20 @@ def test_colour_images_are_resized(tmp_path: Path, cache: Path) -> None:
     assert data.splits["train"].read(np.arange(12)).images_BCHW.float().mean().item() == pytest.approx(mean, abs=2)
 
 
+@pytest.mark.parametrize("form", ["last", "first", "one", "one first"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_channels_and_16_bits(form: str, deep: bool, tmp_path: Path, cache: Path) -> None:
+    pixels = np.random.default_rng(1).integers(
+        256, size=(12, 8, 8, 3 if form in ("last", "first") else 1), dtype=np.uint8
+    )
+    given = pixels.astype(np.uint16) * 256 + 255 if deep else pixels
+    given = given.transpose(0, 3, 1, 2) if "first" in form else given
+    path = write(tmp_path / "d.npz", train_images=np.ascontiguousarray(given), val_images=None, test_images=None)
+    train = open_dataset(str(path), "label", image_size=8, cache_dir=cache).splits["train"]
+    found = train.read(np.arange(len(train))).images_BCHW.numpy()
+    np.testing.assert_array_equal(found, np.broadcast_to(pixels[train.ids].transpose(0, 3, 1, 2), found.shape))
+
+
 def test_two_classes_are_yes_and_no(tmp_path: Path, cache: Path) -> None:
     data = open_dataset(str(write(tmp_path / "d.npz", classes=2)), "label", image_size=8, cache_dir=cache)
     assert data.task.names == ("no", "yes")

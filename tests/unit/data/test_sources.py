@@ -164,3 +164,13 @@ def test_labels_that_are_lacking_beside_sensitive_ones(
     write_parquet(tmp_path / "d" / "train.parquet", columns)
     with pytest.raises(DataError, match=r"20 of the 80 images in the train split .*no label in column 'x'"):
         open_dataset(str(tmp_path / "d"), ["x", "y"], sensitive=["z"], image_size=8, cache_dir=cache)
+
+
+@pytest.mark.parametrize("values", [list(range(100)), [float(number) for number in range(100)]])
+def test_numbers_that_measure_or_name_are_no_classes(
+    values: list[float], tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]
+) -> None:
+    path = write_parquet(tmp_path / "d.parquet", {"x": values, "y": [number // 2 for number in range(100)]})
+    with pytest.raises(DataError, match=r"100 different numbers on 100 images, .*sort the values into classes"):
+        open_dataset(str(path), "x", image_size=8, cache_dir=cache)
+    assert open_dataset(str(path), "y", image_size=8, cache_dir=cache).task.outputs == 50  # two images of each
