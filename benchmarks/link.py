@@ -1,18 +1,15 @@
-"""The link: what it carries beside Arrow Flight and plain TCP, what a stream costs, and what attackers can do to it.
+"""The link: what it carries beside Arrow Flight and plain TCP, and what a stream costs.
 
     python benchmarks/link.py transport                    # frames a second, processor time a frame, memory a stream
-    python benchmarks/link.py hostile --messages 100000    # the rate and the memory beside attackers
 
 Receivers are processes of their own on this machine. Rounds of all contenders alternate, and the best round counts, as
-other programs may run. Attackers are niced, since they share the processors with the edge that they attack, and are
-stopped now and then, so that rounds alone and beside them alternate.
-Results: benchmarks/results/link-transport.json, link-hostile.json.
+other programs may run. What attackers can do: hostile.py.
+Result: benchmarks/results/link-transport.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import socket
 import statistics
@@ -20,13 +17,11 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import psutil
 from common import HERE, keep_result
@@ -34,9 +29,7 @@ from common import HERE, keep_result
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import header_to_json, serialise
-from smartedge.wire.grpc_link import METHOD, GrpcLink
-from smartedge.wire.link_pb2 import Frame as Part
-from smartedge.wire.link_pb2 import Up
+from smartedge.wire.grpc_link import GrpcLink
 
 RESULTS = HERE / "results"
 SIZES = {"1 MB": (64, 4096, 200), "10 kB": (10, 256, 2000)}  # images in a frame, float32 numbers of each, frames
@@ -255,189 +248,12 @@ def memory(receiver: Receiver, edges: int = 200) -> dict[str, Any]:
     return {"edges": edges, "kib_per_edge": round((after - before) / 1024 / edges)}
 
 
-# -- attackers
-
-
-def junk_headers(port: int, token: str) -> Callable[[], None]:
-    """One call with a header that is none."""
-    return _caller(port, token, lambda: [Up(header=b'{"\x1b[31m": 1}').SerializeToString()])
-
-
-def malformed(port: int, token: str) -> Callable[[], None]:
-    """One call with a good header and a random message after it."""
-    header = Up(header=header_to_json(header_of(5, 10, 256))).SerializeToString()
-    return _caller(port, token, lambda: [header, os.urandom(200)])
-
-
-def bomb(port: int, token: str) -> Callable[[], None]:
-    """One call with 200 MB of zeros, compressed."""
-    return _caller(port, token, lambda: [bytes(200_000_000)], compression=grpc.Compression.Gzip)
-
-
-def parts(port: int, token: str) -> Callable[[], None]:
-    """One call with a frame of endless parts."""
-    header = Up(header=header_to_json(header_of(5, 10, 256))).SerializeToString()
-    part = Up(frame=Part(head=b"h", payload=bytes(2**20), more=True)).SerializeToString()
-    return _caller(port, token, lambda: [header, *[part] * 100])
-
-
-def _caller(port: int, token: str, messages: Callable[[], list[bytes]], **options: Any) -> Callable[[], None]:
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)])
-    call = channel.stream_stream(METHOD)
-
-    def attack() -> None:
-        with contextlib.suppress(grpc.RpcError):
-            list(call(iter(messages()), metadata=[("authorization", f"Bearer {token}")], timeout=60, **options))
-
-    return attack
-
-
-ATTACKS = {"junk headers": junk_headers, "malformed": malformed, "bombs": bomb, "endless parts": parts}
-
-
-def attack_here(kind: str, port: int, token: str, count: int) -> None:
-    """The attacker's process: ``count`` calls from each of four threads, or what it holds, until it is killed."""
-    os.nice(19)
-    if kind == "idle":
-        held = []
-        for _ in range(count):
-            with contextlib.suppress(OSError):
-                held.append(socket.create_connection(("127.0.0.1", port)))
-    elif kind == "stalled":
-        edge = GrpcLink(f"127.0.0.1:{port}", Credentials(token=token))
-        edge.open(header_of(5, 10, 256))
-    else:
-        calls = [ATTACKS[kind](port, f"{token}{number}") for number in range(4)]
-
-        def run(call: Callable[[], None]) -> None:
-            for _ in range(count):
-                call()
-
-        threads = [threading.Thread(target=run, args=(call,), daemon=True) for call in calls]
-        for each in threads:
-            each.start()
-    print("attacking", flush=True)
-    sys.stdin.read()
-
-
-@contextlib.contextmanager
-def attackers(kind: str, receiver: Receiver, token: str, count: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, __file__, "attack", kind, str(receiver.port), token, str(count)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def hostile(messages: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """The valid edge's rate and the receiver's memory, alone and beside each kind of attack."""
-    receiver = Receiver(OURS)
-    edge = Edge(receiver)
-    images, numbers, frames = 64, 4096, 20
-    kinds = {
-        "junk headers, no token": ("junk headers", "stranger", 10**6),
-        "junk headers": ("junk headers", "edge-x", 10**6),
-        "malformed messages": ("malformed", "edge-x", 10**6),
-        "2 000 idle connections": ("idle", "", 2000),
-        "a stalled stream": ("stalled", "edge-s", 1),
-        "bombs": ("bombs", "edge-x", 10**6),
-        "endless parts": ("endless parts", "edge-x", 10**6),
-    }
-    edge.send(images, numbers, frames)
-    start = receiver.process.memory_info().rss
-    found: dict[str, Any] = {}
-
-    def rate() -> float:
-        begun, before = time.perf_counter(), edge.seq
-        while time.perf_counter() - begun < seconds:
-            edge.send(images, numbers, frames)
-        return (edge.seq - before) / (time.perf_counter() - begun)
-
-    for name, (kind, token, count) in kinds.items():
-        alone, beside = [rate()], []
-        with attackers(kind, receiver, token, count) as process:
-            attacker, peak = psutil.Process(process.pid), _Peak(receiver.process)
-            holds = kind in ("idle", "stalled")  # these attack by what they hold, also while they sleep
-            assert process.stdout is not None and process.stdout.readline() == b"attacking\n"
-            for _ in range(rounds):
-                beside.append(rate())
-                if not holds:
-                    attacker.suspend()
-                    alone.append(rate())
-                    attacker.resume()
-            over = peak.stop() - start
-        alone.append(rate())
-        found[name] = {
-            "frames_per_second_alone": round(statistics.median(alone)),
-            "beside": round(statistics.median(beside)),
-            "share": round(statistics.median(beside) / statistics.median(alone), 2),
-            "peak_mib_over_start": round(over / 2**20, 1),
-        }
-        print(name, found[name], flush=True)
-    begun = time.perf_counter()
-    calls = [malformed(receiver.port, f"edge-y{number}") for number in range(64)]
-    left = iter(range(messages))
-
-    def run(call: Callable[[], None]) -> None:
-        for _ in left:
-            if time.perf_counter() - begun > 600:
-                return
-            call()
-
-    # Each of these senders is refused for a second after its first few, so that many connections are needed.
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    found["malformed messages in all"] = {
-        "sent": messages - sum(1 for _ in left),
-        "seconds": round(time.perf_counter() - begun),
-    }
-    edge.send(images, numbers, frames)
-    found["after all"] = {
-        "mib_over_start": round((receiver.process.memory_info().rss - start) / 2**20, 1),
-        "log_bytes": receiver.log.stat().st_size,
-    }
-    print(found["malformed messages in all"], found["after all"], flush=True)
-    edge.link.disconnect()
-    receiver.close()
-    return found
-
-
-class _Peak:
-    """The largest resident size of a process until it is stopped."""
-
-    def __init__(self, process: psutil.Process) -> None:
-        self._most = 0
-        self._process = process
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-
-    def _look(self) -> None:
-        while not self._ended.wait(timeout=0.01):
-            self._most = max(self._most, self._process.memory_info().rss)
-
-    def stop(self) -> int:
-        self._ended.set()
-        self._thread.join()
-        return self._most
-
-
 def main() -> None:
-    if sys.argv[1:2] == ["attack"]:
-        kind, port, token, count = sys.argv[2:]
-        return attack_here(kind, int(port), token, int(count))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["transport", "hostile"])
+    parser.add_argument("part", choices=["transport"])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--messages", type=int, default=2000)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement beside an attack")
     args = parser.parse_args()
-    found = transport(args.rounds) if args.part == "transport" else hostile(args.messages, args.rounds, args.seconds)
-    keep_result(RESULTS / f"link-{args.part}.json", found)
+    keep_result(RESULTS / "link-transport.json", transport(args.rounds))
 
 
 if __name__ == "__main__":
