@@ -15,9 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import BboxBase
 
 from smartedge.lab.report.canvas import (
+    ATTACK,
     CLOUD,
-    EDGE,
     INK,
+    LIMIT,
     LINE,
     MUTED,
     PAPER,
@@ -42,16 +43,18 @@ _LINES: dict[str, Look] = {
     "chance": {"color": MUTED, "linestyle": (0, (1, 1.6)), "linewidth": 1.6},
     "label floor": {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.6},
     "prediction floor": {"color": INK, "linestyle": (0, (5, 1.5, 1, 1.5)), "linewidth": 1.3},
-    "undefended, best": {"color": EDGE, "linestyle": (0, (9, 2)), "linewidth": 1.8},
-    "no attacker exceeds": {"color": CLOUD, "linestyle": "-", "linewidth": 2.2},
+    "undefended, best": {"color": ATTACK, "linestyle": (0, (9, 2)), "linewidth": 1.8},
+    "no attacker exceeds": {"color": LIMIT, "linestyle": "-", "linewidth": 2.2},
     "DP bound": {"color": INK, "linestyle": "-", "linewidth": 2.2},
     "noise bound": {"color": MUTED, "linestyle": "-", "linewidth": 1.6},
 }
 _ON_SENT: Look = {
-    "marker": "s", "markerfacecolor": CLOUD, "markeredgecolor": CLOUD, "markersize": 7, "linestyle": "none", "zorder": 4
+    "marker": "s", "markerfacecolor": ATTACK, "markeredgecolor": ATTACK, "markersize": 7, "linestyle": "none",
+    "zorder": 4,
 }  # fmt: skip
+_DESIRED: Look = {**_ON_SENT, "markerfacecolor": CLOUD, "markeredgecolor": CLOUD}
 _UNDEFENDED: Look = {
-    "marker": "o", "markerfacecolor": PAPER, "markeredgecolor": EDGE, "markersize": 6.5, "markeredgewidth": 1.8,
+    "marker": "o", "markerfacecolor": PAPER, "markeredgecolor": ATTACK, "markersize": 6.5, "markeredgewidth": 1.8,
     "linestyle": "none", "zorder": 5,
 }  # fmt: skip
 _FLOOR: Look = {
@@ -79,7 +82,7 @@ def attackers(leak: Leak) -> Figure:
         axes = canvas.subplots()
         for y, attack in enumerate(rows):
             if attack.interval:
-                axes.plot(attack.interval, [y, y], color=CLOUD, linewidth=2.4, solid_capstyle="butt", zorder=3)
+                axes.plot(attack.interval, [y, y], color=ATTACK, linewidth=2.4, solid_capstyle="butt", zorder=3)
             axes.plot(attack.value, y, **_ON_SENT)
             words.append(f"{attack.name} {100 * attack.value:.1f} %")
         for name, value in lines.items():
@@ -196,7 +199,7 @@ def _frontier(
         axes.plot(*zip(*row, strict=True), color=MUTED, linewidth=1.1, linestyle=_DASHES[i % 4], zorder=1)
     for point, (x, dx) in audited:
         y, dy = point.desired
-        axes.errorbar(x, y, xerr=dx or None, yerr=dy or None, fmt="none", ecolor=CLOUD, elinewidth=1.4, zorder=3)
+        axes.errorbar(x, y, xerr=dx or None, yerr=dy or None, fmt="none", ecolor=ATTACK, elinewidth=1.4, zorder=3)
         axes.plot(x, y, **_ON_SENT)
         text = f"{point.label}: {task} {100 * y:.1f} %, best attack on {attribute} {100 * x:.1f} %"
         if point.bound is not None:
@@ -280,14 +283,14 @@ def over_setting(
     """
     ticks = list(dict.fromkeys(point.values[axis] for points in rows.values() for point in points))
     words = []
-    handles = [Line2D([], [], color=CLOUD, **{**_ON_SENT, "linestyle": "-"}, label=short(task))]
+    handles = [Line2D([], [], color=CLOUD, **{**_DESIRED, "linestyle": "-"}, label=short(task))]
     with drawing(WIDTH, 3.2 + 0.11 * (len(rows) + len(lines))) as canvas:
         axes = canvas.subplots()
         for dash, points in zip(_DASHES, rows.values(), strict=False):
             xs = [ticks.index(point.values[axis]) for point in points]
-            _line(axes, xs, [point.desired for point in points], CLOUD, _ON_SENT, dash)
+            _line(axes, xs, [point.desired for point in points], CLOUD, _DESIRED, dash)
             audited = [(x, point.attack) for x, point in zip(xs, points, strict=True) if point.attack is not None]
-            _line(axes, [x for x, _ in audited], [attack for _, attack in audited], EDGE, _UNDEFENDED, dash)
+            _line(axes, [x for x, _ in audited], [attack for _, attack in audited], ATTACK, _ON_SENT, dash)
             for line, limits in (
                 ("DP bound", [point.bound for point in points]),
                 ("noise bound", [point.noise_bound for point in points]),
@@ -300,7 +303,7 @@ def over_setting(
             words += [_in_words(point, task) for point in points]
         every = [point for points in rows.values() for point in points]
         if any(point.attack is not None for point in every):
-            handles.append(Line2D([], [], color=EDGE, **{**_UNDEFENDED, "linestyle": "-"}, label="best attack"))
+            handles.append(Line2D([], [], color=ATTACK, **{**_ON_SENT, "linestyle": "-"}, label="best attack"))
         if any(point.bound is not None for point in every):
             handles.append(Line2D([], [], **_LINES["DP bound"], label="DP bound"))
         if any(point.noise_bound is not None for point in every):

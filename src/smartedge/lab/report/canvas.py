@@ -24,13 +24,17 @@ from matplotlib.ticker import FuncFormatter
 from smartedge.files import replacing
 
 __all__ = [
-    "CLOUD", "EDGE", "INK", "LINE", "MUTED", "PAPER", "PERCENT", "WIDTH",
+    "ATTACK", "CLOUD", "EDGE", "INK", "LIMIT", "LINE", "MUTED", "PAPER", "PERCENT", "WIDTH",
     "Canvas", "Figure", "Look", "at_end", "drawing", "label_rows", "mark", "save_png", "short", "to_svg",
 ]  # fmt: skip
 
 # In the SVG, each of these colours is replaced by the variable of that name in the page's style sheet.
-INK, MUTED, LINE, EDGE, CLOUD, PAPER = "#1b1f24", "#59636e", "#d1d9e1", "#b45309", "#1d5fd6", "#fffffe"
-_VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", EDGE: "edge", CLOUD: "cloud", PAPER: "paper"}
+INK, MUTED, LINE, PAPER = "#1b1f24", "#59636e", "#d1d9e1", "#fffffe"
+# What is of the edge, of the cloud, of an attacker, and what limits attackers: on every page and picture the same.
+EDGE, CLOUD, ATTACK, LIMIT = "#b45309", "#1d5fd6", "#c2281d", "#1a7f37"
+_VARIABLES = {
+    INK: "ink", MUTED: "muted", LINE: "line", EDGE: "edge", CLOUD: "cloud", ATTACK: "bad", LIMIT: "good", PAPER: "paper"
+}  # fmt: skip
 
 _STYLE: dict[Any, Any] = {
     "font.size": 10,

@@ -14,7 +14,7 @@ from smartedge.lab.report.leakage import read_leaks
 from smartedge.lab.report.page import write_page
 from smartedge.lab.report.read import Run, read_run
 from smartedge.lab.report.text import known, percent, points, seconds, short_number, size, times
-from smartedge.lab.report.verdict import heads
+from smartedge.lab.report.verdict import heads, margin
 from smartedge.methods.schedules import get_schedule
 
 __all__ = ["write_comparison"]
@@ -54,7 +54,7 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
         ]
         if points_:
             lines[name] = points_
-    looks = ["edge" if i == first else "other" for i in range(len(runs))]
+    looks = ["own" if i == first else "other" for i in range(len(runs))]
 
     def drawn(values: Sequence[float], title: str, label: str, text: Any, *, log: bool = False) -> plots.Figure:
         rows = list(zip(names, values, looks, strict=True))
@@ -99,7 +99,7 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
         "attributes": _attributes(runs),
         "gallery": gallery(runs),
         "first": first,
-        "headline": _comparison_headline(names, finals, first),
+        "headline": _comparison_headline(names, runs, finals, first),
         "sentences": [_beside(names, runs, finals, first, i) for i in range(len(runs)) if i != first],
         "differences": _differences(runs),
         "figures": figures,
@@ -157,24 +157,35 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _comparison_headline(names: Sequence[str], finals: Sequence[Figures], first: int) -> str:
+def _comparison_headline(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures], first: int) -> str:
+    """The first run beside the best of the others. Runs are ranked only where their difference is shown."""
     text = f"{_capital(names[first])} reached {percent(finals[first].balanced_accuracy)} balanced accuracy"
     others = [i for i in range(len(names)) if i != first]
     if not others:
         return text + "."
     best = max(others, key=lambda i: finals[i].balanced_accuracy)
     difference = finals[first].balanced_accuracy - finals[best].balanced_accuracy
+    rival = f"the best of the others ({names[best]}, {percent(finals[best].balanced_accuracy)})"
+    if abs(difference) <= _margin(runs, finals, first, best):
+        return f"{text}. No difference to {rival} is shown."
     how = f"{100 * abs(difference):.1f}\N{NO-BREAK SPACE}points {'more' if difference > 0 else 'less'} than"
-    if round(100 * difference, 1) == 0:
-        how = "as much as"
-    return f"{text}, {how} the best of the others ({names[best]}, {percent(finals[best].balanced_accuracy)})."
+    return f"{text}, {how} {rival}."
+
+
+def _margin(runs: Sequence[Run], finals: Sequence[Figures], one: int, other: int) -> float:
+    """Half the 95 % interval of the difference of two runs, as if their test images were different ones."""
+    return math.hypot(margin(runs[one].results, finals[one]), margin(runs[other].results, finals[other]))
 
 
 def _beside(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures], first: int, other: int) -> str:
     """The first run compared with another: accuracy, bytes and time, as differences and ratios."""
     mine, theirs = runs[first].results, runs[other].results
     difference = finals[first].balanced_accuracy - finals[other].balanced_accuracy
-    text = f"Compared with {names[other]}: {points(difference)} points of balanced accuracy"
+    width = _margin(runs, finals, first, other)
+    text = (
+        f"Compared with {names[other]}: {points(difference)} points of balanced accuracy (95 % interval "
+        f"{points(difference - width)} to {points(difference + width)})"
+    )
     my_bytes, their_bytes = (r.bytes_per_image.up + r.bytes_per_image.down for r in (mine, theirs))
     if min(my_bytes, their_bytes) > 0:
         factor = my_bytes / their_bytes

@@ -160,6 +160,9 @@ def _headline(
         return "No point of the sweep has finished yet."
     best = max(rows, key=_kept)
     if not attributes:
+        tied = [row for row in rows if _equal(row.desired, best.desired)]
+        if len(tied) > 1:
+            return f"No setting is shown to be the best on {task}: {_listed(tied)} reach {percent(_kept(best))}."
         return f"{_label(best.settings)} has the highest balanced accuracy on {task}: {percent(_kept(best))}."
     name = attributes[0]
     audited = [row for row in rows if name in row.attributes]
@@ -168,8 +171,12 @@ def _headline(
     chosen = min(cheap or audited, key=lambda row: _read_by_best(row, name))
     lines = _lines(audited, name)
     floor, chance = lines.get("label floor"), lines.get("chance", 0.5)
+    tied = [row for row in cheap or audited if _equal(row.attributes[name].best, chosen.attributes[name].best)]
+    hides = f"{_label(chosen.settings)} hides {name} best"
+    if len(tied) > 1:
+        hides = f"none is shown to hide {name} best: {_listed(tied)} hide it as well as each other"
     text = (
-        f"Of {len(audited)} settings, {_label(chosen.settings)} hides {name} best"
+        f"Of {len(audited)} settings, {hides}"
         f"{' at a price of at most one point of ' + task if cheap else ''}: the best attacker reads it with "
         f"{percent(_read_by_best(chosen, name))}"
     )
@@ -178,6 +185,21 @@ def _headline(
     if desired is not None:
         text += f" ({points(_kept(chosen) - desired)} points against the undefended run)"
     return text + "."
+
+
+_NO_DIFFERENCE = 0.0005  # is not seen in the figures
+
+
+def _equal(one: Spread | None, other: Spread | None) -> bool:
+    """Whether two figures cannot be told apart: they are printed alike, or closer than their seeds' spread."""
+    if one is None or other is None:
+        return one is other
+    return abs(one.mean - other.mean) <= max(_NO_DIFFERENCE, one.sd or 0.0, other.sd or 0.0)
+
+
+def _listed(rows: Sequence[SweepRow]) -> str:
+    *some, last = [_label(row.settings) for row in rows]
+    return f"{'; '.join(some)} and {last}"
 
 
 def _kept(row: SweepRow) -> float:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from smartedge.files import replacing
 from smartedge.lab.report.read import Run, read_run
+from smartedge.lab.report.verdict import margin
 from smartedge.methods.schedules import get_schedule
 
 __all__ = ["write_picture"]
@@ -48,17 +49,18 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
     """
     runs = [read_run(folder) for folder in run_dirs]
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(12, 0.62 * len(runs) + 3.1), dpi=120, layout="constrained", facecolor="white")
+        figure = Figure(figsize=(14, 0.62 * len(runs) + 3.1), dpi=120, layout="constrained", facecolor="white")
         rows = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[1.5, 0.62 * len(runs) + 1.2])))
         above, below = rows.tolist()
         _images(above.subplots(1, _SHOWN), runs)
-        accuracy, sent, time = below.subplots(1, 3, sharey=True)
+        accuracy, sent, work, time = below.subplots(1, 4, sharey=True)
         names = [_name(run) for run in runs]
         accuracy.set_yticks(range(len(runs)), names)
         accuracy.invert_yaxis()
         _accuracy(accuracy, runs)
         _bytes(sent, runs)
-        _time(time, runs)
+        _seconds(work, "Edge's computing per epoch", [run.results.stage_seconds.edge for run in runs], EDGE)
+        _seconds(time, "Time per epoch, both sides", [run.results.seconds_per_epoch for run in runs], MUTED)
         with replacing(out) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
     return out
@@ -82,20 +84,22 @@ def _images(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
 
 
 def _accuracy(axis: Axes, runs: Sequence[Run]) -> None:
-    axis.set_title("Balanced accuracy (test)")
+    axis.set_title("Balanced accuracy, 95 % interval")
     for row, run in enumerate(runs):
         test = run.results.test
         value = test.present[run.final].balanced_accuracy
         axis.barh(row, value, height=0.52, color=CLOUD if run.method.has_cloud else EDGE)
+        width = margin(run.results, test.present[run.final])
+        axis.errorbar(value, row, xerr=width, color=INK, capsize=3, elinewidth=1.4)
         axis.text(0.02, row, f"{100 * value:.1f} %", va="center", color="white", fontweight="bold", fontsize=10)
         if test.exit:
             text = f"exit {100 * test.exit.balanced_accuracy:.1f} %"
-            axis.text(value + 0.01, row, text, va="center", color=EDGE, fontsize=10)
-    axis.set_xlim(0, 1.3)
+            axis.text(value + width + 0.03, row, text, va="center", color=EDGE, fontsize=10)
+    axis.set_xlim(0, 1.45)
 
 
 def _bytes(axis: Axes, runs: Sequence[Run]) -> None:
-    axis.set_title("Link traffic per training image")
+    axis.set_title("Sent per training image")
     totals = [run.results.bytes_total.up + run.results.bytes_total.down for run in runs]
     each = [total / run.results.data.train for total, run in zip(totals, runs, strict=True)]
     for row, value in enumerate(each):
@@ -104,10 +108,9 @@ def _bytes(axis: Axes, runs: Sequence[Run]) -> None:
     axis.set_xlim(0, 1.3 * (max(each) or 1))
 
 
-def _time(axis: Axes, runs: Sequence[Run]) -> None:
-    axis.set_title("Time per epoch")
-    values = [run.results.seconds_per_epoch for run in runs]
+def _seconds(axis: Axes, title: str, values: Sequence[float], colour: str) -> None:
+    axis.set_title(title)
     for row, value in enumerate(values):
-        axis.barh(row, value, height=0.52, color=MUTED)
+        axis.barh(row, value, height=0.52, color=colour)
         axis.text(value + 0.01 * max(values), row, f"{value:.1f} s", va="center", fontsize=10)
     axis.set_xlim(0, 1.3 * max(values))

@@ -172,8 +172,11 @@ def stages(seconds: Mapping[str, float], wall: float) -> Figure:
 def bars(
     rows: Sequence[tuple[str, float, str]], title: str, label: str, texts: Sequence[str], *, log: bool = False
 ) -> Figure:
-    """Horizontal bars, one per row of (name, value, "edge" | "cloud" | "other"), each with its text at the end."""
-    looks = {"edge": (EDGE, "///"), "cloud": (CLOUD, "\\\\\\"), "other": (MUTED, "")}
+    """Horizontal bars, one per row of (name, value, look), each with its text at the end.
+
+    A look is "edge", "cloud", "own" (the run that the others are compared with) or "other".
+    """
+    looks = {"edge": (EDGE, "///"), "cloud": (CLOUD, "\\\\\\"), "own": (INK, ""), "other": (MUTED, "")}
     values = [value for _, value, _ in rows]
     with drawing(WIDTH, 0.85 + 0.36 * len(rows)) as canvas:
         axes = canvas.subplots()
@@ -232,7 +235,7 @@ def series(lines: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figu
         for i, (name, points) in enumerate(lines.items()):
             axes.plot(
                 *zip(*points, strict=True),
-                color=(CLOUD, EDGE, MUTED, INK)[i % 4],
+                color=(INK, MUTED)[i % 2],  # edge and cloud have colours, runs have not
                 linestyle=dashes[i % 4],
                 marker="osD^vPX*"[i % 8],
                 markersize=4,

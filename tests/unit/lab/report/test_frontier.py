@@ -37,8 +37,8 @@ def test_the_frontier_shows_every_setting_and_reference(write_sweep_json):
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
     assert png.name == "frontier.png"
     assert (pixels == (255, 255, 255)).all(axis=1).mean() > 0.5  # on white
-    blue = np.abs(pixels - (0x1D, 0x5F, 0xD6)).max(axis=1) <= 2
-    assert blue.sum() > 4 * 100  # the four settings' squares
+    red = np.abs(pixels - (0xC2, 0x28, 0x1D)).max(axis=1) <= 2
+    assert red.sum() > 4 * 100  # the four settings' squares: red is what attackers read, on every page
 
 
 def test_settings_that_touch_share_a_label(write_sweep_json):
@@ -128,3 +128,14 @@ def test_what_is_not_there_or_not_known_is_named(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"schema_version": 3}))
     with pytest.raises(RunError, match="is of version 3, and this program knows 2"):
         write_sweep(tmp_path)
+
+
+def test_settings_that_are_equal_are_not_ranked(write_sweep_json):
+    def alike(sweep):
+        for row in sweep["rows"]:
+            row["desired"] = {**row["desired"], "mean": 0.5}
+            row["attributes"] = {}
+
+    page, *_ = write_sweep(write_sweep_json(LAMBDA, change=alike))
+    text = plain(page.read_text("utf-8"))
+    assert "No setting is shown to be the best on smile: λ 0; λ 1; λ 3 and λ 10 reach 50.0 %" in text

@@ -15,6 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from smartedge.errors import RunError
 from smartedge.lab.report import write_comparison, write_report
+from smartedge.lab.report.read import read_run
+from smartedge.lab.report.verdict import margin, verdict
 from smartedge.metrics import evaluate
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -420,3 +422,28 @@ def test_without_the_extra_the_message_names_it(missing):
     assert done.returncode == 1
     assert "ImportError: the report needs matplotlib and Jinja2" in done.stderr
     assert "pip install 'smartedge[cloud]'" in done.stderr
+
+
+def test_a_verdict_is_not_surer_than_the_interval_that_is_shown(write_run):
+    run = read_run(write_run(skills=(1.0, 3.0)))
+    assert verdict(run, (0.0004, 0.04), None).word == "not shown"  # the reader sees 0.0 to +4.0
+    assert verdict(run, (0.0006, 0.04), None).word == "paid"
+    assert verdict(run, None, None).word == "may have paid"
+
+
+def test_the_interval_of_an_accuracy_is_that_of_its_images(write_run):
+    results = read_run(write_run(images=2000)).results
+    figures = results.test.back.model_copy(update={"balanced_accuracy": 0.9, "base_rate": 0.5})
+    assert margin(results, figures) == pytest.approx(1.96 * 0.3 / 2000**0.5)
+    rare = figures.model_copy(update={"base_rate": 0.9})  # of 2000 images 200 are of the rarer class
+    recall = 0.3 * (1 / 1800 + 1 / 200) ** 0.5 / 2
+    assert margin(results, rare) == pytest.approx(1.96 * recall)
+
+
+def test_runs_whose_difference_is_not_shown_are_not_ranked(write_run, tmp_path):
+    runs = [write_run("a", skills=(1.9, 2.5)), write_run("b", method="local", skills=(1.9, 2.5), seed=1)]
+    text = Page(write_comparison(runs, tmp_path / "comparison.html")).text
+    assert "No difference to the best of the others" in text and "95 % interval" in text
+    better = write_run("c", method="local", skills=(1.9, 6.0))
+    text = Page(write_comparison([better, runs[1]], tmp_path / "other.html")).text
+    assert "points more than the best of the others" in text.replace("\N{NO-BREAK SPACE}", " ")
