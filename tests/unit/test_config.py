@@ -40,6 +40,9 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
     ("raw", "words"),
     [
         ({"methd": "edge"}, ["methd", "unknown key", "method"]),
+        ({"train": {"learning_rate": 1}}, ["train.learning_rate: unknown key; did you mean 'train.lr'?"]),
+        ({"data": {"limit": {"train:256": None}}}, ["data.limit.train: write a space after the colon: {train: 256}"]),
+        ({"codec": {"name": "unit8"}}, ["codec.name: there is no codec 'unit8'; did you mean 'uint8'?"]),
         ({"lr": 3}, ["lr", "train.lr"]),
         ({"model": {"exit": {"widht": 3}}}, ["model.exit.widht", "model.exit.width"]),
         ({"method": "cloud"}, ["method: 'cloud' names a side; the method is now called 'upload'"]),

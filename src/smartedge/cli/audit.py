@@ -7,15 +7,18 @@ import os
 import re
 import sys
 import textwrap
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.cli.common import write_report_where_possible
 from smartedge.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from smartedge.artifacts.audit import Audit, NamedFigures
+    from smartedge.artifacts.audit import Audit, NamedFigures, Skipped
     from smartedge.lab.audit.call import AuditSettings
     from smartedge.runs.progress import Monitor
 
@@ -153,7 +156,8 @@ def _of_run(args: argparse.Namespace, monitor: Monitor) -> tuple[Audit, list[Pat
     from smartedge.lab.audit.suite import audit
 
     result = audit(args.run_dir, _settings(args), monitor)
-    return result, [args.run_dir / "audit" / "audit.json"]
+    report = write_report_where_possible(args.run_dir) if (args.run_dir / "results.json").exists() else None
+    return result, [args.run_dir / "audit" / "audit.json", *([report] if report else [])]
 
 
 def _of_features(args: argparse.Namespace, monitor: Monitor) -> tuple[Audit, list[Path]]:
@@ -256,11 +260,19 @@ def _print(result: Audit) -> None:
     for name, figures in (result.reconstruction.attacks if result.reconstruction else {}).items():
         if figures.psnr is not None and figures.ssim is not None:
             console.print(f"reconstruction by {name}: PSNR {figures.psnr:.1f} dB, SSIM {figures.ssim:.2f}")
-    for entry in result.skipped:
-        where = " ".join(filter(None, (entry.evidence, ", ".join(entry.attributes or ()))))
-        where = f" on {where}" if where else ""
-        console.print(f"not in full: {entry.attack}{where}: {entry.reason}", markup=False)
+    if result.skipped:
+        console.print(_cut_short(result.skipped), markup=False)
     console.print(result.verdict, markup=False)
+
+
+def _cut_short(skipped: Sequence[Skipped]) -> str:
+    """One line for all that was left out or cut short."""
+    attacks = list(dict.fromkeys(entry.attack for entry in skipped))
+    reasons = Counter(entry.reason for entry in skipped)
+    reason, _ = reasons.most_common(1)[0]
+    others = f", and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
+    named = ", ".join(attacks[:5]) + (f" and {len(attacks) - 5} more" if len(attacks) > 5 else "")
+    return f"not in full: {named}: {reason}{others}; audit.json lists all {len(skipped)}"
 
 
 def _print_kinds(result: Audit, console: Console) -> None:

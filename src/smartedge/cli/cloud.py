@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from smartedge.cli.common import add_side_arguments, add_watch_argument, metrics_address, side, watch_address
+from smartedge.cli.ending import cloud_ended
 from smartedge.errors import ConfigError
 from smartedge.runs.progress import Monitor, Update
 from smartedge.stopping import Stopped
@@ -66,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
     with side(args, "cloud") as (config, monitor, stop), watching_run(watch, config.run_dir, _teller(monitor)):
         if not run_cloud(config, host, port, monitor, **fleet, udp=udp, resume=args.resume, metrics=metrics, stop=stop):
             raise Stopped
+        if not args.until_input_ends:  # 'smartedge train' says it for both sides
+            text = cloud_ended(config.run_dir, several_edges=config.several_edges)
+            monitor.update(Update("cloud", "done", text=text))
     return 0
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from smartedge.cli.common import add_side_arguments, metrics_address, side
+from smartedge.cli.ending import edge_ended
 from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError
 from smartedge.methods.base import get_method
+from smartedge.runs.progress import Update
 from smartedge.stopping import Stopped
 
 __all__ = ["add_parser", "run"]
@@ -76,4 +78,7 @@ def run(args: argparse.Namespace) -> int:
             done = run_edge(config, args.connect, monitor, **how)
         if not done:
             raise Stopped
+        if not args.until_input_ends:  # 'smartedge train' says it for both sides
+            text = edge_ended(config.run_dir, has_cloud=get_method(config.method).has_cloud)
+            monitor.update(Update("edge", "done", text=text))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,28 @@ from smartedge.errors import ConfigError, RunError
 from smartedge.models.blueprint import weights_named
 
 __all__ = ["Nested", "config_of_edge", "load_config", "load_run_config", "parse_overrides"]
+
+# What other programs call our settings.
+_ELSEWHERE = {
+    "learning_rate": "train.lr",
+    "bs": "train.batch_size",
+    "batch": "train.batch_size",
+    "num_epochs": "epochs",
+    "n_epochs": "epochs",
+    "dataset": "data.path",
+    "data_dir": "data.path",
+    "label": "data.desired",
+    "labels": "data.desired",
+    "target": "data.desired",
+    "arch": "model.name",
+    "backbone": "model.name",
+    "network": "model.name",
+    "device": "hardware.edge_device",
+    "num_workers": "hardware.threads",
+    "output_dir": "run_dir",
+    "out": "run_dir",
+    "amp": "train.precision",
+}
 
 Nested = dict[str, object]  # settings as a mapping of keys to values and to further mappings
 
@@ -79,8 +101,11 @@ def load_config(
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: must be a mapping of keys to values, but is a {type(raw).__name__}")
     changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    merged = _merged(raw, changes)
+    if joined := list(_without_space(merged)):
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in joined))
     try:
-        config = Config.model_validate(_merged(raw, changes))
+        config = Config.model_validate(merged)
     except ValidationError as error:
         lines = [line for problem in error.errors() for line in _explain(problem)]
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
@@ -175,6 +200,16 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Nested:
     return result
 
 
+def _without_space(settings: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """A line for each ``{train:256}``: YAML takes ``train:256`` for a key without a value."""
+    for key, value in settings.items():
+        name, colon, rest = str(key).partition(":")
+        if value is None and colon and rest:
+            yield f"{before}{name}: write a space after the colon: {{{name}: {rest}}}; YAML takes '{key}' for one word"
+        elif isinstance(value, Mapping):
+            yield from _without_space(value, f"{before}{key}.")
+
+
 def _section_at(path: Sequence[Any]) -> type[Section] | None:
     section: Any = Config
     for part in path:
@@ -203,7 +238,9 @@ def _explain(problem: Any) -> list[str]:
         section = _section_at(loc[:-1])
         known = list(section.model_fields) if section else []
         near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        if near:
+        if usual := _ELSEWHERE.get(str(loc[-1]).lower()):
+            advice = f"did you mean '{usual}'?"
+        elif near:
             advice = f"did you mean '{'.'.join(map(str, [*loc[:-1], near[0]]))}'?"
         elif elsewhere := [name for name in _all_keys() if name.split(".")[-1] == str(loc[-1])]:
             advice = f"did you mean '{elsewhere[0]}'?"

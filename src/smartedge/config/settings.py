@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
+from smartedge.codec import get_codec
 from smartedge.config.sections import (
     ADDITIVE,
     DISCRETE,
@@ -31,7 +32,7 @@ from smartedge.config.sections import (
     StoreConfig,
     TrainConfig,
 )
-from smartedge.errors import ConfigError
+from smartedge.errors import CodecError, ConfigError
 from smartedge.methods.base import METHODS, get_method
 from smartedge.methods.schedules import SCHEDULES, get_schedule
 from smartedge.models.blueprint import Blueprint, weights_named
@@ -113,6 +114,11 @@ class Config(Section):
         if part > parts:
             problems.append(f"data.shard: there is no part {part} of {parts}; the first is 1/{parts}")
         problems += self._fleet_problems() + self._worker_problems()
+        if self.codec.name is not None:
+            try:
+                get_codec(self.codec.name)
+            except CodecError as error:
+                problems.append(str(error))
         if (self.link.tls_cert is None) != (self.link.tls_key is None):
             problems.append("link.tls_cert, link.tls_key: give both or neither")
         if problems:

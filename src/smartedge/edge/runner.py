@@ -255,7 +255,8 @@ class EdgeRunner:
         if len(predictions):
             figures = predictions.figures()
             self.recorder.write(epoch.number, split, figures.model_dump())
-            self.monitor.update(epoch_line("edge", epoch.number, self.epochs[-1].number + 1, split, figures))
+            last = max((each.number for each in self.epochs if each.learns), default=epoch.number)
+            self.monitor.update(epoch_line("edge", epoch.number, last + 1, split, figures))
             if split == "test":
                 self.state.counts.test = figures
                 save_weights(self.folder / "predictions.safetensors", predictions.tensors())

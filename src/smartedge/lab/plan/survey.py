@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = ["DEFAULT_CODECS", "measure_here", "thin"]
 # The default codecs of a plan: those that cost hardly any accuracy.
 DEFAULT_CODECS = ("float32", "uint8", "uint4", "image", "jpeg")
 _MOST_CUTS = 8
+_ENOUGH_S = 45.0  # of measuring; further cuts are left out where none was named, so that a minute suffices
 # The methods whose steps are timed: the undivided network on the edge, and a front that learns from its exit.
 _WHOLE, _DIVIDED = get_method("local"), get_method("hierarchical")
 
@@ -56,15 +58,20 @@ def measure_here(
     names = tuple(dict.fromkeys([*(codecs or DEFAULT_CODECS), config.codec_name]))
     for name in names:
         get_codec(name)
+    begun = time.monotonic()
     undivided = _plain(config, _WHOLE, config.model.cut)
     whole = _ask(undivided, "whole", names, repeats)
     listed = {name: (front, back, size) for name, front, back, size in whole["all_cuts"]}
     chosen = _chosen(listed, cuts, config.model.cut)
+    chosen.sort(key=lambda name: name != config.model.cut)  # the one of the settings is measured in any case
     monitor.update(Update("", "profile", 1, len(chosen) + 2, "the undivided network"))
     left_out: dict[str, str] = dict(whole["left_out"])
     measured: list[CutFigures] = []
     first_error: SmartEdgeError | None = None
     for done, name in enumerate(chosen, start=2):
+        if measured and not cuts and time.monotonic() - begun > _ENOUGH_S:
+            left_out[name] = f"not measured: {_ENOUGH_S:.0f} s were over; --cuts {name} measures it"
+            continue
         try:
             answer = _ask(_plain(config, _DIVIDED, name), "cut", names, repeats)
         except ConfigError as error:  # for example a bottleneck that does not fit this cut
@@ -76,6 +83,7 @@ def measure_here(
             place = {"name": name, "index": list(listed).index(name) + 1, "front_flops": front, "back_flops": back}
             measured.append(CutFigures.model_validate({**place, **answer["figures"]}))
         monitor.update(Update("", "profile", done, len(chosen) + 2, name))
+    measured.sort(key=lambda each: each.index)
     if first_error is not None and not measured:
         raise first_error
     slowdown = _slowdown(undivided, repeats)

@@ -50,6 +50,7 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
     runs = [read_run(folder) for folder in run_dirs]
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(14, 0.62 * len(runs) + 3.1), dpi=120, layout="constrained", facecolor="white")
+        figure.set_layout_engine("constrained", h_pad=0.1)  # inches, so that no label is cut off at the top
         rows = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[1.5, 0.62 * len(runs) + 1.2])))
         above, below = rows.tolist()
         _images(above.subplots(1, _SHOWN), runs)

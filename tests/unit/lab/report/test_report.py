@@ -441,9 +441,14 @@ def test_the_interval_of_an_accuracy_is_that_of_its_images(write_run):
 
 
 def test_runs_whose_difference_is_not_shown_are_not_ranked(write_run, tmp_path):
-    runs = [write_run("a", skills=(1.9, 2.5)), write_run("b", method="local", skills=(1.9, 2.5), seed=1)]
-    text = Page(write_comparison(runs, tmp_path / "comparison.html")).text
-    assert "No difference to the best of the others" in text and "95 % interval" in text
-    better = write_run("c", method="local", skills=(1.9, 6.0))
-    text = Page(write_comparison([better, runs[1]], tmp_path / "other.html")).text
-    assert "points more than the best of the others" in text.replace("\N{NO-BREAK SPACE}", " ")
+    def reached(name: str, accuracy: float) -> Path:
+        def change(results):
+            results["test"]["back"] |= {"balanced_accuracy": accuracy, "base_rate": 0.5}
+
+        return write_run(name, method="local", change=change)  # 2000 test images
+
+    runs = [reached("a", 0.930), reached("b", 0.935), reached("c", 0.970)]
+    alike = Page(write_comparison(runs[:2], tmp_path / "alike.html")).text
+    assert "No difference to the best of the others" in alike and "95 % interval −2.1 to +1.1" in alike
+    apart = Page(write_comparison(runs[::-2], tmp_path / "apart.html")).text
+    assert "4.0 points more than the best of the others" in apart.replace("\N{NO-BREAK SPACE}", " ")
