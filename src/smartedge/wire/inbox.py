@@ -104,8 +104,12 @@ class Unsynced:
     async def due(self, seconds: float) -> None:
         """Wait until something is there, and then for a whole group or for ``seconds``. It counts as synced then."""
         await self._some.wait()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._full.wait(), seconds)
+        # Not wait_for: where the event comes together with a cancellation, it forgets the cancellation (Python 3.11).
+        alarm = asyncio.get_running_loop().call_later(seconds, self._full.set)
+        try:
+            await self._full.wait()
+        finally:
+            alarm.cancel()
         self._size = 0
         self._some.clear()
         self._full.clear()

@@ -70,6 +70,23 @@ def test_what_is_due_is_less_than_a_group_after_a_time_and_the_last_frame_at_onc
     asyncio.run(scenario())
 
 
+def test_a_cancellation_is_not_lost_where_the_last_frame_comes_at_the_same_moment() -> None:
+    """Else the task goes on, and writes into a stream in which another one writes."""
+
+    async def due() -> asyncio.Task[None]:
+        unsynced = Unsynced(100)
+        task = asyncio.create_task(unsynced.due(LONG_S))
+        await unsynced.add(1, last=False)
+        for _ in range(5):
+            await asyncio.sleep(0)  # it waits for more
+        await unsynced.add(1, last=True)
+        task.cancel()
+        await asyncio.wait({task}, timeout=30)
+        return task
+
+    assert asyncio.run(due()).cancelled()
+
+
 def test_nobody_waits_for_a_disk_that_has_failed() -> None:
     async def scenario() -> None:
         unsynced = Unsynced(100)
