@@ -467,6 +467,8 @@ def test_the_spool_gets_its_settings(tiny_config):
         def counters(self) -> ByteCount:
             return ByteCount(0, 0, "payload")
 
+        def assume_confirmed(self, seq: int) -> None: ...
+
         def disconnect(self) -> None: ...
 
     runner = EdgeRunner(

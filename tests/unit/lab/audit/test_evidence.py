@@ -74,8 +74,11 @@ def test_the_codec_of_codewords_goes_with_the_codebook() -> None:
     [
         ({"test_ids": torch.arange(1, 9)}, "tested on other images"),
         ({"task": Task("single", ("hat",), ("no", "yes"))}, "its data.desired is"),
-        ({"config": load_config({"model": {"name": "vgg11_bn", "cut": "features.7"}})}, "its model.name is vgg11_bn"),
-        ({"config": load_config({"model": {"cut": "layer2"}})}, "its model.cut is layer2"),
+        (
+            {"config": load_config({"model": {"name": "vgg11_bn", "cut": "features.7", "bottleneck": None}})},
+            "its model.name is vgg11_bn",
+        ),
+        ({"config": load_config({"model": {"cut": "layer2", "bottleneck": None}})}, "its model.cut is layer2"),
     ],
 )
 def test_a_run_to_compare_with_differs_in_its_protection_alone(
@@ -83,7 +86,7 @@ def test_a_run_to_compare_with_differs_in_its_protection_alone(
 ) -> None:
     truth = [torch.arange(8) % 2] * 3
     evidence = evidence_of([torch.zeros(8, 1)] * 3, truth)
-    evidence = replace(evidence, config=load_config({}))
+    evidence = replace(evidence, config=load_config({"model": {"bottleneck": None}}))
     _check_comparable(evidence, evidence, Path("other"))
     with pytest.raises(ConfigError, match=message):
         _check_comparable(evidence, replace(evidence, **changes), Path("other"))
