@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from smartedge.wire.credentials import Credentials
     from smartedge.wire.grpc_link import GrpcLink
     from smartedge.wire.grpc_receiver import GrpcReceiver
+    from smartedge.wire.jetstream.sender import JetStreamLink
     from smartedge.wire.link import FrameHandler, FrameSender
     from smartedge.wire.simplex.receiver import SimplexReceiver
     from smartedge.wire.simplex.sender import SimplexLink
 
 __all__ = [
+    "broker_link",
     "cloud_of",
     "collect",
     "dataset_of",
@@ -52,9 +54,11 @@ __all__ = [
     "release_images",
     "run_cloud",
     "run_edge",
+    "run_ingest",
     "train",
 ]
 
+NATS = "nats://"  # before the address of a broker
 UDP = "udp://"  # before the address of a cloud that is reached without a way back
 
 
@@ -138,8 +142,8 @@ def run_edge(
 
     Args:
         config: the run's settings.
-        location: where the cloud listens, ``host:port``, or ``udp://host:port`` for a link without a way back; None:
-            the address in ``bundle``, or the method has no cloud.
+        location: where the cloud listens, ``host:port``, or ``udp://host:port`` for a link without a way back, or
+            ``nats://host:port/stream`` for a broker; None: the address in ``bundle``, or the method has no cloud.
         monitor: takes progress updates.
         bundle: of an edge of the cloud's fleet.
         resume: continue the run that ``run_dir`` holds.
@@ -279,6 +283,8 @@ def _sender(config: Config, location: str | None, bundle: Bundle | None) -> Fram
     assert location is not None
     if location.startswith(UDP):
         return one_way_link(config, location, bundle)
+    if location.startswith(NATS):
+        return broker_link(config, location, bundle)
     return link_to(config, location, bundle, patient=False)  # the edge itself tries again, and says so
 
 
@@ -338,6 +344,87 @@ def one_way_link(config: Config, location: str, bundle: Bundle | None) -> Simple
         rate_bits_s=config.link.simplex_rate,
         loss=config.link.simplex_loss,
     )
+
+
+def broker_link(config: Config, location: str, bundle: Bundle | None) -> JetStreamLink:
+    """The edge's end of a link over a broker.
+
+    Raises:
+        ConfigError: the method needs answers, or the bundle holds a token and no certificate.
+        LinkError: the location has another form, or the broker is not on this machine and there is no TLS.
+    """
+    from smartedge.fleet.bundle import credentials_of
+    from smartedge.wire.jetstream.messages import Address
+    from smartedge.wire.jetstream.sender import JetStreamLink
+    from smartedge.wire.link import UNNAMED_EDGE
+
+    if get_method(config.method).answered:
+        raise errors.ConfigError(
+            f"{location}: method {config.method!r} needs an answer to each frame before it goes on, and nothing goes "
+            "back over a broker; connect to 'smartedge cloud' itself (HOST:PORT)"
+        )
+    if bundle is not None and bundle.certificate is None:
+        raise errors.ConfigError(
+            f"{location}: the bundle holds a token, and a broker needs a certificate; add the edge without --token"
+        )
+    return JetStreamLink(
+        Address.parse(location),
+        UNNAMED_EDGE if bundle is None else bundle.edge,
+        _credentials(config) if bundle is None else credentials_of(bundle),
+        timeout_s=config.link.connect_timeout,
+        insecure=config.link.insecure,
+    )
+
+
+def run_ingest(
+    config: Config, location: str, monitor: Monitor, *, fleet: Path | None = None, stop: Stop | None = None
+) -> bool:
+    """One of the processes that move frames from a broker into the store of a run. True when the run is complete.
+
+    Args:
+        config: the run's settings; all processes must have the same ``run_dir``.
+        location: of the broker, ``nats://host:port/stream``.
+        monitor: takes progress updates.
+        fleet: a fleet's folder: its edges may send, and this process shows the certificate of 'smartedge fleet broker'.
+            None: credentials are those of the settings, and the broker decides who may send.
+        stop: set it to stop cleanly.
+
+    Raises:
+        ConfigError: the method sends nothing or needs answers.
+        LinkError: the location has another form, or TLS is missing.
+    """
+    from smartedge.cloud.ingesting import IngestProcess
+    from smartedge.fleet.broker import ingest_credentials
+    from smartedge.fleet.register import Register
+    from smartedge.wire.jetstream.messages import Address
+    from smartedge.wire.jetstream.receiver import JetStreamReceiver
+
+    method, address = get_method(config.method), Address.parse(location)
+    if method.answered or not method.has_cloud:
+        raise errors.ConfigError(f"method: '{config.method}' cannot send over a broker; use 'hierarchical' or 'upload'")
+    credentials, register = _credentials(config), None
+    if fleet is not None:
+        credentials, register = ingest_credentials(fleet), Register(fleet)
+    _note_facts(config, edge=False)
+    process, stop = IngestProcess(config, config.run_dir / "cloud", monitor), stop or Stop()
+    receiver = JetStreamReceiver(
+        process.ingest,
+        address,
+        credentials,
+        mine=process.mine,
+        released=process.release,
+        refusal=lambda edge: None if register is None else register.refusal(edge),
+        insecure=config.link.insecure,
+    )
+    try:
+        receiver.start()
+        text = f"takes frames from {location} into {config.run_dir}"
+        monitor.update(Update("cloud", "ingest", text=text))
+        with stop.watched():
+            return process.run(stop, receiver.raise_failure)
+    finally:
+        receiver.close()
+        process.close()
 
 
 def receiver_for(

@@ -42,6 +42,7 @@ VERBS: dict[str, dict[str, str]] = {
         "train": "run edge and cloud on this machine, from one settings file",
         "cloud": "run the cloud's side alone, on the server",
         "edge": "run the edge's side alone, on the device",
+        "ingest": "move frames from a broker into the store of a run, in one or many processes",
         "fleet": "say which edges may send: make, renew and revoke their certificates",
         "close": "let the cloud of a run go on with what has come, and take in nothing more",
         "collect": "bring the other side's part of a run to this machine",
@@ -73,7 +74,7 @@ _EXTRAS = {
 }
 _NEEDS = "this needs the package '{package}', which is not installed; run: pip install 'smartedge[{extra}]'"
 # Verbs that may run for long: SIGTERM or Ctrl-C ends them well, and the same command goes on.
-_LONG = frozenset({"audit", "cloud", "edge", "infer", "serve", "sweep", "train", "watch"})
+_LONG = frozenset({"audit", "cloud", "edge", "infer", "ingest", "serve", "sweep", "train", "watch"})
 
 _LINE_END = "\n"  # errors of settings have a line for each problem
 

@@ -24,6 +24,7 @@ Say which edges may send to a cloud. A fleet is a folder; an edge gets one file 
   $ smartedge cloud run.yaml --fleet factory --listen 0.0.0.0:8815    # on the server
   $ smartedge edge run.yaml --bundle door.bundle                      # on the device 'door'
   $ smartedge fleet revoke factory gate
+  $ smartedge fleet broker factory                                    # where a broker lies between (docs/broker.md)
 
 An edge is the name in its certificate, and writes to its own log only. The cloud notices a revocation within a minute,
 without a restart, and ends the edge's open streams. Whoever has a bundle can send as that edge: copy it over a safe
@@ -65,6 +66,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     _add_proxy_ca(renew)
     _add_days(renew, "new certificate", 365)
 
+    broker = actions.add_parser("broker", help="write settings and certificates for a broker and for ingest")
+    _add_folder(broker)
+    _add_days(broker, "broker's and ingest's certificates", 365)
+
     listing = actions.add_parser("list", help="show the edges, and until when each may send")
     _add_folder(listing)
     return parser
@@ -72,7 +77,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Do what the action says."""
-    {"init": _init, "add": _add, "revoke": _revoke, "renew": _renew, "list": _list}[args.action](args)
+    {"init": _init, "add": _add, "revoke": _revoke, "renew": _renew, "broker": _broker, "list": _list}[args.action](
+        args
+    )
     return 0
 
 
@@ -119,6 +126,21 @@ def _renew(args: argparse.Namespace) -> None:
     if args.cloud is not None:
         parse_address(args.cloud, "--cloud")
     print(fleet.renew(args.edge, cloud=args.cloud, days=args.days, proxy_ca=args.proxy_ca))
+
+
+def _broker(args: argparse.Namespace) -> None:
+    from smartedge.fleet.authority import Authority
+    from smartedge.fleet.broker import write_broker
+
+    made = write_broker(Authority(args.folder), days=args.days)
+    print(f"{made.folder}: for the broker's machine; start it there with: nats-server -c nats.conf")
+    print(f"{args.folder / 'ingest.pem'}, {args.folder / 'ingest.key'}: for 'smartedge ingest --fleet {args.folder}'")
+    print(f"edges that may publish: {', '.join(made.edges) or 'none yet'}")
+    for edge in made.left_out:
+        print(
+            f"{edge}: left out, since a certificate of it was revoked and a broker would still take it; "
+            "give the device another name with 'smartedge fleet add'"
+        )
 
 
 def _list(args: argparse.Namespace) -> None:

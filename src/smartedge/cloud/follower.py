@@ -21,10 +21,12 @@ class StoreFollower:
     Args:
         cloud: the cloud's folder of the run.
         handover: gets the edges of which a stream is durable, and whether the run is complete.
+        max_bytes: where this process will write a log: it takes no more than this.
     """
 
-    def __init__(self, cloud: Path, handover: Handover) -> None:
+    def __init__(self, cloud: Path, handover: Handover, *, max_bytes: int | None = None) -> None:
         self._cloud = cloud
+        self._max_bytes = max_bytes
         self._handover = handover
         self._unreadable: dict[str, float] = {}  # edge -> since when its log could not be opened
 
@@ -41,7 +43,7 @@ class StoreFollower:
                 intake = self._opened(edge)
                 if intake is not None and intake.streams:
                     intakes[edge] = intake
-            elif (log := intakes[edge].log) is not None:
+            elif not intakes[edge].writes and (log := intakes[edge].log) is not None:
                 log.refresh()
         self._handover.complete = complete
 
@@ -52,7 +54,7 @@ class StoreFollower:
 
     def _opened(self, edge: str) -> Intake | None:
         try:
-            return Intake(self._cloud, edge, reads_only=True)
+            return Intake(self._cloud, edge, max_bytes=self._max_bytes, reads_only=True)
         except LogError:
             since = self._unreadable.setdefault(edge, time.monotonic())
             if time.monotonic() - since > _BEING_MADE:

@@ -9,9 +9,9 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from smartedge.cloud.store import FeatureLog, FeatureReader, edges_of, log_folder
 from smartedge.cloud.values import largest_value
@@ -102,6 +102,11 @@ class Intake:
         self._closed.touch(PRIVATE)
         sync_folder(self._closed.parent)
 
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the log."""
+        return self._written is not None
+
     def open_log(self) -> FeatureLog:
         """The log, to be written; it is made where it is missing."""
         if self._written is None:
@@ -113,6 +118,13 @@ class Intake:
         if self._written is not None:
             self._written.close()
 
+    def release(self) -> None:
+        """Another process may write the log from now on."""
+        if self._written is not None:
+            self._written.close()
+            self._written = None
+            self.log = FeatureReader(self.folder, self.edge)
+
 
 class Handover:
     """The state that the link's threads and the training thread share. Hold ``changed`` while you use it.
@@ -120,9 +132,11 @@ class Handover:
     Args:
         kept_bytes: how many bytes of decoded features may wait in memory. Other frames are read from the log and
             decoded again. This happens where training is slower than the link, or the log is large.
+        trains_here: False: other processes train, and how far they are is not known here.
     """
 
-    def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
+    def __init__(self, kept_bytes: int = _KEPT_BYTES, *, trains_here: bool = True) -> None:
+        self.trains_here = trains_here
         self.changed = threading.Condition()
         self.intakes: dict[str, Intake] = {}  # of the edges that have sent a frame
         self.learned: dict[str, int] = {}  # edge -> every frame of it before this one was used
@@ -192,6 +206,15 @@ class Handover:
             raise RunError(f"the cloud's training has failed: {self.failure}")
 
 
+class Shared(Protocol):
+    """What :class:`Ingest` needs where other processes write other logs of the same store."""
+
+    def refresh(self) -> None: ...
+    def enter(self, edge: str) -> None: ...
+    def leave(self, edge: str) -> None: ...
+    def one_at_a_time(self) -> AbstractContextManager[None]: ...
+
+
 class Ingest:
     """The cloud's end of the link (a :class:`smartedge.wire.link.FrameHandler`), for any number of edges at a time.
 
@@ -213,6 +236,7 @@ class Ingest:
         begin: called with the edge and the header when a stream of a known edge begins, and before the first frame of a
             new edge is taken; it may refuse it.
         learn: trains on the frames that have come, in the same thread. None: another thread trains when it is notified.
+        shared: the store, where other processes write logs of it, too. None: this one writes all.
     """
 
     def __init__(
@@ -225,9 +249,11 @@ class Ingest:
         *,
         begin: Callable[[str, StreamHeader], None],
         learn: Callable[[], None] | None,
+        shared: Shared | None = None,
     ) -> None:
         self._config = config
         self._folder = folder
+        self._shared = shared
         self._shapes = shapes
         self._handover = handover
         self._monitor = monitor
@@ -236,7 +262,9 @@ class Ingest:
         self._method, self._schedule = get_method(config.method), get_schedule(config.schedule)
         self._order = list(self._schedule.streams(config))
         self._largest = largest_value(config)
-        for edge in edges_of(folder):
+        if shared is not None:
+            shared.refresh()
+        for edge in edges_of(folder) if shared is None else ():
             handover.intakes[edge] = Intake(folder, edge, max_bytes=config.store.max_bytes)
         self._strangers: dict[str, Intake] = {}  # edges of which no frame has come yet
         self._one_way: set[str] = set()  # edges that send over a link without a way back
@@ -267,7 +295,11 @@ class Ingest:
 
     def _accept(self, edge: str, header: StreamHeader) -> int:
         with self._handover.changed:
+            if self._shared is not None:
+                self._shared.refresh()
             intake = self._intake(edge)
+            if self._shared is not None and intake.streams:
+                intake.open_log()  # another process may have written it until now
             with self._counting(intake):
                 self._check_agreement(header)
                 self._check_place(intake)
@@ -298,6 +330,8 @@ class Ingest:
         intake = self._intake(edge)
         with self._counting(intake):
             batch = unpack(frame.batch, header, largest=self._largest)
+        if self._shared is not None:
+            self._shared.enter(edge)
         with handover.changed:
             handover.raise_failure()
             if handover.complete and frame.seq >= intake.next_seq:
@@ -313,7 +347,7 @@ class Ingest:
             self._tell()
             if header.answered:
                 return handover.wait(lambda: handover.answers.pop(frame.seq, None))
-            if not self._schedule.once and edge not in self._one_way:
+            if handover.trains_here and not self._schedule.once and edge not in self._one_way:
                 most = self._config.link.max_lead_frames
                 handover.wait(lambda: handover.complete or log.next_seq - handover.learned.get(edge, 0) <= most)
         return None
@@ -328,13 +362,16 @@ class Ingest:
 
     def sync(self, edge: str, header: StreamHeader) -> int:
         """Make the frames that came durable."""
-        return self._intake(edge).open_log().sync()
+        durable = self._intake(edge).open_log().sync()
+        if self._shared is not None:
+            self._shared.leave(edge)
+        return durable
 
     def finish(self, edge: str, header: StreamHeader) -> None:
         """All frames of the stream are in: make them durable. In split learning, wait until they are learned from."""
         handover = self._handover
         intake = self._intake(edge)
-        intake.open_log().sync()
+        self.sync(edge, header)
         with handover.changed:
             if self._method.answered:
                 handover.wait(lambda: handover.learned.get(edge, 0) >= header.end_seq)
@@ -346,8 +383,15 @@ class Ingest:
     def abort(self, edge: str, header: StreamHeader) -> None:
         """The stream broke off. The appended frames stay, and the edge may come back."""
         with self._handover.changed:
-            self._intake(edge).stream = None
+            intake = self._intake(edge)
+            intake.stream = None
             self._handover.changed.notify_all()
+        if self._shared is not None:
+            with suppress(SmartEdgeError):  # what cannot be made durable comes again
+                if intake.writes:
+                    intake.open_log().sync()
+            self._shared.leave(edge)
+            return
         who = "the edge" if edge == UNNAMED_EDGE else f"edge {edge}"
         self._monitor.update(Update("cloud", "link", text=f"{who} went away; waiting for it to come back"))
 
@@ -356,6 +400,15 @@ class Ingest:
         for intake in self._handover.intakes.values():
             log = intake.open_log()
             log.forget_before(log.next_seq)
+
+    def release(self, edge: str) -> None:
+        """Another process may take the frames of this edge from now on."""
+        with self._handover.changed:
+            stranger = self._strangers.pop(edge, None)
+            if stranger is not None:
+                stranger.close_log()
+            if (known := self._handover.intakes.get(edge)) is not None:
+                known.release()
 
     def unaware(self) -> list[str]:
         """Edges that sent everything, and may not know that it arrived. Hold ``handover.changed``."""
@@ -377,14 +430,19 @@ class Ingest:
         """Note the stream in the log, with its first frame. A one-way link may have lost whole streams before it."""
         if header in intake.streams:
             return
-        if not intake.streams:
-            with self._counting(intake):
-                self._check_place(intake)  # another edge may have sent its first frame in between
-                self._check_run(intake, header)
-                self._begin(intake.edge, header)
-        log = intake.open_log()
-        log.mark_gap(header.first_seq)
-        log.begin(header)
+        with nullcontext() if self._shared is None else self._shared.one_at_a_time():
+            if not intake.streams:
+                if self._shared is not None:
+                    self._shared.refresh()
+                with self._counting(intake):
+                    self._check_place(intake)  # another edge may have sent its first frame in between
+                    self._check_run(intake, header)
+                    self._begin(intake.edge, header)
+            log = intake.open_log()
+            log.mark_gap(header.first_seq)
+            log.begin(header)
+            if self._shared is not None:
+                log.sync()  # so that the other processes see the edge
         self._handover.intakes[intake.edge] = intake
         self._strangers.pop(intake.edge, None)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 __all__ = [
     "ADDITIVE",
@@ -312,7 +313,7 @@ class CodecConfig(Section):
 
 
 class LinkConfig(Section):
-    """The connection between the two processes."""
+    """The connection between the two processes. Its kind is said by the cloud's address, where the edge is started."""
 
     queue_frames: int = Field(8, ge=1, le=1024, description="frames that may wait for the link before the edge waits")
     max_lead_frames: int = Field(
@@ -330,6 +331,16 @@ class LinkConfig(Section):
     simplex_loss: float = Field(
         0.1, ge=0, lt=1, description="on a link without a way back: share of the datagrams that it may lose"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_is_in_the_address(cls, given: object) -> object:
+        if isinstance(given, Mapping) and "kind" in given:
+            raise ValueError(
+                "kind: remove it; the address says what kind of link it is: smartedge edge --connect HOST:PORT (gRPC), "
+                "nats://HOST:PORT/STREAM (JetStream, taken in by 'smartedge ingest'), udp://HOST:PORT (no way back)"
+            )
+        return given
 
 
 class FleetConfig(Section):

@@ -176,6 +176,20 @@ class Authority:
         self._put_simplex_key(edge, None)
         self._bundle_file(edge).unlink(missing_ok=True)
 
+    def issue_for(self, name: str, *, days: int, server: bool) -> tuple[str, str]:
+        """A new certificate for a machine that is no edge, and its key; both are PEM.
+
+        Args:
+            name: its common name; it cannot be an edge's.
+            days: how long it is valid.
+            server: for a TLS server, under the name that edges expect; else for a client.
+
+        Raises:
+            FleetError: the authority's key is not there.
+        """
+        signed = self._sign(name, days, server=server)
+        return signed.pem, signed.key
+
     def edges(self) -> dict[str, EdgeEntry]:
         """All edges, by name."""
         return EdgeRegister.read(self.folder / REGISTER).edges

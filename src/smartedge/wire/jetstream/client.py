@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import threading
@@ -61,10 +62,19 @@ class Loop:
         return self.start(work).result()
 
     def close(self) -> None:
-        """End the thread. Nothing may run on it."""
+        """End the thread, and what still runs on it."""
+        self.run(_cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_all() -> None:
+    """Cancel every other task of this loop: the library leaves some behind."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def refuse_in_clear(address: Address, credentials: Credentials, *, insecure: bool) -> None:
@@ -150,7 +160,11 @@ async def connect(
             ),
             timeout_s,
         )
-    except Exception as error:
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(client.close(), 2.0)
+        if not isinstance(error, Exception):
+            raise
         raise from_nats_error(error, where) from error
     connected = True
     return client

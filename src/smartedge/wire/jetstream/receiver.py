@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,7 @@ class JetStreamReceiver:
         address: of the broker.
         credentials: what this side shows, and how it checks the broker.
         mine: which of these edges this process takes; asked every few seconds.
+        released: called with an edge that this process takes no longer.
         refusal: why an edge may not send now; None: it may.
         timing: how often is looked and tried.
         insecure: allow a broker beyond this machine without TLS.
@@ -92,6 +93,7 @@ class JetStreamReceiver:
         credentials: Credentials = _NOTHING,
         *,
         mine: Callable[[Collection[str]], Collection[str]] = everything,
+        released: Callable[[str], None] = lambda edge: None,
         refusal: Callable[[str], str | None] = lambda edge: None,
         timing: Timing = _USUAL,
         insecure: bool = False,
@@ -100,7 +102,7 @@ class JetStreamReceiver:
 
         refuse_in_clear(address, credentials, insecure=insecure)
         self._handler, self._address, self._credentials = handler, address, credentials
-        self._mine, self._refusal, self._timing = mine, refusal, timing
+        self._mine, self._released, self._refusal, self._timing = mine, released, refusal, timing
         self._where = f"broker {address.host}:{address.port}"
         self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="ingest")
         self._stopping = asyncio.Event()
@@ -120,9 +122,10 @@ class JetStreamReceiver:
         """Whether the broker was reached, and its stream is there; waits for that."""
         return self._ready.wait(timeout_s)
 
-    def failure(self) -> BaseException | None:
-        """What ended the receiver for good; None: it goes on."""
-        return self._running.exception() if self._running is not None and self._running.done() else None
+    def raise_failure(self) -> None:
+        """Raise what ended the receiver for good."""
+        if self._running is not None and self._running.done():
+            self._running.result()
 
     def close(self) -> None:
         """Take nothing more. A handler that blocks must be released before."""
@@ -171,19 +174,17 @@ class JetStreamReceiver:
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             jetstream = client.jetstream(timeout=_PATIENCE_S)
-            await self._ensure_stream(jetstream)
+            await self._unless({lost, stopping}, self._ensure_stream(jetstream))
             self._ready.set()
             self.trouble = ""
-            while not lost.done() and not self._stopping.is_set():
-                await self._assign(client, jetstream, edges)
+            while not lost.done() and not stopping.done():
+                await self._unless({lost, stopping}, self._assign(client, jetstream, edges))
                 ends: set[asyncio.Future[Any]] = {lost, stopping, *edges.values()}
-                await asyncio.wait(
-                    ends,
-                    timeout=self._timing.look_s,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
+                await asyncio.wait(ends, timeout=self._timing.look_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in [task for task in edges.values() if task.done()]:
                     task.result()  # raises what ended it
+            if lost.done():
+                raise lost.result()
         except SmartEdgeError:
             raise
         except Exception as error:
@@ -195,6 +196,18 @@ class JetStreamReceiver:
             await asyncio.gather(*edges.values(), return_exceptions=True)
             lost.cancel()
             await asyncio.wait({asyncio.ensure_future(client.close())}, timeout=2.0)
+
+    @staticmethod
+    async def _unless(ends: set[asyncio.Future[Any]], work: Coroutine[Any, Any, None]) -> None:
+        """Do something, or give it up when one of ``ends`` is done: a request to a broker that is gone would go on."""
+        doing = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({doing, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                doing.result()
+        finally:
+            doing.cancel()
+            await asyncio.wait({doing})
 
     async def _ensure_stream(self, jetstream: JetStreamContext) -> None:
         """Make the stream where it is missing, and check the one that is there.
@@ -240,6 +253,7 @@ class JetStreamReceiver:
             edges[edge].cancel()
             await asyncio.wait({edges[edge]})
             del edges[edge]
+            await self._call(functools.partial(self._released, edge))
         for edge in sorted(mine & known - edges.keys()):
             edges[edge] = asyncio.create_task(self._take_edge(client, jetstream, edge))
 

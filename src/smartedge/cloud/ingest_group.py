@@ -1,0 +1,166 @@
+"""The processes that take frames in for one run, side by side: which edges each takes, and what they do one at a time.
+
+They meet in the cloud's folder of the run and hold locks there. The system releases a lock when its process ends,
+however that happens. So the folder must be on a disk whose locks all of them see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Collection, Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+from smartedge.cloud.completion import is_complete
+from smartedge.cloud.follower import StoreFollower
+from smartedge.cloud.ingest import Handover
+from smartedge.files import PRIVATE, private_folder
+
+__all__ = ["IngestGroup", "SharedStore"]
+
+_FOLDER = "ingest"
+_PROCESS, _EDGE = ".process", ".edge"
+
+
+class IngestGroup:
+    """The processes that are alive, and the edges that this one has claimed.
+
+    Each edge has an order of preference over the processes, by a hash. It belongs to the first one that is alive. Where
+    a process comes or goes, only its own edges change hands. An edge that another one still holds is taken when it is
+    free.
+
+    Args:
+        cloud: the cloud's folder of the run.
+    """
+
+    def __init__(self, cloud: Path) -> None:
+        self._folder = cloud / _FOLDER
+        private_folder(self._folder)
+        self._claims: dict[str, int] = {}
+        self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        made = self._folder / f"{self.name}.new"
+        self._alive = _open(made)
+        fcntl.flock(self._alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        made.rename(self._folder / f"{self.name}{_PROCESS}")  # locked before others can see it
+
+    def share(self, edges: Collection[str]) -> list[str]:
+        """Those of the edges that this process takes now; it has a claim to each."""
+        alive = self._processes()
+        wanted = {edge for edge in edges if max(alive, key=lambda name: _weight(edge, name)) == self.name}
+        for edge in sorted(wanted - self._claims.keys()):
+            file = _open(self._folder / f"{edge}{_EDGE}")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # its last owner has not noticed yet
+                os.close(file)
+            else:
+                self._claims[edge] = file
+        return sorted(wanted & self._claims.keys())
+
+    def release(self, edge: str) -> None:
+        """Give up the claim to an edge; nothing of it is used any more."""
+        if (file := self._claims.pop(edge, None)) is not None:
+            os.close(file)
+
+    def close(self) -> None:
+        """Leave the group."""
+        for edge in list(self._claims):
+            self.release(edge)
+        (self._folder / f"{self.name}{_PROCESS}").unlink(missing_ok=True)
+        os.close(self._alive)
+
+    def _processes(self) -> list[str]:
+        """Names of the processes that are alive. Files of the others are removed."""
+        alive = []
+        for path in self._folder.glob(f"*{_PROCESS}"):
+            name = path.name.removesuffix(_PROCESS)
+            if name == self.name or _is_locked(path):
+                alive.append(name)
+            else:
+                path.unlink(missing_ok=True)
+        return alive
+
+
+class SharedStore(StoreFollower):
+    """A store that several processes write, each the logs of its own edges; and what the others have written.
+
+    Args:
+        cloud: the cloud's folder of the run.
+        handover: gets the edges of which a stream is durable, and whether the run is complete.
+        max_bytes: the log of an edge takes no more than this; None: what the disk holds.
+    """
+
+    def __init__(self, cloud: Path, handover: Handover, *, max_bytes: int | None = None) -> None:
+        super().__init__(cloud, handover, max_bytes=max_bytes)
+        self._folder = cloud / _FOLDER
+        private_folder(self._folder)
+        self._inside: dict[str, int] = {}
+
+    def enter(self, edge: str) -> None:
+        """Frames of an edge are about to be appended. Waits while the store is closed for a moment."""
+        if edge not in self._inside:
+            file = _open(self._folder / "gate")
+            with self._turn(fcntl.LOCK_SH):
+                fcntl.flock(file, fcntl.LOCK_SH)
+            self._inside[edge] = file
+            self._handover.complete = is_complete(self._cloud)
+
+    def leave(self, edge: str) -> None:
+        """What was appended of the edge is durable."""
+        if (file := self._inside.pop(edge, None)) is not None:
+            os.close(file)
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        """Inside, nobody appends anything, and everything that was appended is durable."""
+        file = _open(self._folder / "gate")
+        try:
+            with self._turn(fcntl.LOCK_EX):  # nobody else comes in, so that those inside are waited for, and no others
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+        finally:
+            os.close(file)
+
+    @contextlib.contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """Inside, no other process lets a new edge in."""
+        file = _open(self._folder / "new")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
+
+    @contextlib.contextmanager
+    def _turn(self, kind: int) -> Iterator[None]:
+        file = _open(self._folder / "turn")
+        try:
+            fcntl.flock(file, kind)
+            yield
+        finally:
+            os.close(file)
+
+
+def _weight(edge: str, process: str) -> bytes:
+    return blake2b(f"{edge}/{process}".encode(), digest_size=8).digest()
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
