@@ -43,7 +43,9 @@ from smartedge.wire.jetstream.sender import JetStreamLink
 SIZES = {"1 MB": (64, 4096, 20), "64 KiB": (16, 1024, 100)}  # images in a frame, float32 numbers of each, frames
 EDGES = ["edge1", "edge2", "edge3", "edge4"]
 STREAM = "frames"
-SETTINGS = 'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}/store", sync_interval: always }}\n'
+SETTINGS = (
+    'listen: "127.0.0.1:{port}"\nmax_payload: 8MB\njetstream {{ store_dir: "{folder}/store", sync_interval: always }}\n'
+)
 
 
 def header_of(images: int, numbers: int, frames: int, first: int = 0) -> StreamHeader:

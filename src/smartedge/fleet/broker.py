@@ -21,7 +21,7 @@ INGEST_NAME = "ingest.smartedge.internal"  # of ingest's certificate; no edge's 
 _SETTINGS = """\
 # Written by 'smartedge fleet broker'; run it again when edges were added or revoked, then: nats-server --signal reload
 listen: "0.0.0.0:4222"
-max_payload: 1MB
+max_payload: 8MB           # a longer frame comes in parts, each with an fsync of its own
 jetstream {
   store_dir: "store"
   # A message is on the disk before it is confirmed. Write any duration in full: the server reads a bare 2m as a number.
