@@ -31,8 +31,8 @@ def exits_with_success() -> Iterator[None]:
 
 def test_the_verbs_are_these() -> None:
     verbs = (
-        "demo init cuts profile plan train cloud edge fleet close collect sweep ledger log audit certify watch report "
-        "infer export serve"
+        "demo init cuts profile plan train cloud edge ingest fleet close collect sweep ledger log audit certify watch "
+        "report infer export serve"
     )
     assert verbs.split() == NAMES
 
