@@ -9,8 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib.metadata import entry_points, metadata, version
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,15 @@ import yaml
 from smartedge.cli.app import parse
 from smartedge.errors import FleetError
 from smartedge.fleet.authority import Authority
+from smartedge.fleet.broker import ingest_credentials, write_broker
 from smartedge.fleet.bundle import cloud_credentials
 from smartedge.fleet.register import Register
+from smartedge.wire.credentials import Credentials
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "smartedge"
+PROJECT = (ROOT / "pyproject.toml").read_text()
+EXTRAS = re.findall(r"^(\w+) = ", re.split(r"\[project\.(?:optional-dependencies|scripts)\]", PROJECT)[1], re.MULTILINE)
 KUBERNETES = ("1.29", "1.33", "1.36")
 HELM = shutil.which("helm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed: scripts/install-helm puts it into .venv")
@@ -34,6 +38,7 @@ CASES = {
     "as it is": [],
     "the run is over": ["ingest.enabled=false", "trainer.enabled=false"],
     "several machines": ["store.accessMode=ReadWriteMany", "store.storageClass=nfs", "trainer.workers=4"],
+    "a broker": ["broker.url=nats://broker:4222/frames", "broker.ingest=3"],
     "GPUs, and a volume that is there": ["trainer.gpus=2", "trainer.workers=2", "store.existingClaim=faces"],
 }
 
@@ -80,7 +85,7 @@ def test_it_is_of_this_version() -> None:
 def test_the_image_installs_what_there_is_and_runs_as_the_charts_user() -> None:
     text = (ROOT / "deploy" / "Containerfile").read_text()
     extras = re.search(r"'\.\[(.*)\]'", text)
-    assert extras and set(extras[1].split(",")) <= set(metadata("smartedge").get_all("Provides-Extra") or ())
+    assert extras and set(extras[1].split(",")) <= set(EXTRAS)
     assert 'ENTRYPOINT ["smartedge"]' in text and "smartedge" in entry_points(group="console_scripts").names
     user = re.search(r"^USER (\d+):(\d+)$", text, re.MULTILINE)
     assert user and f"runAsUser: {user[1]}\n" in (CHART / "templates" / "_helpers.tpl").read_text()
@@ -144,6 +149,17 @@ def test_ingest_is_a_command_of_ours_and_trains_nothing(settings: Path) -> None:
 
 @pytest.mark.slow
 @needs_helm
+def test_with_a_broker_several_pods_take_frames_out_of_it(settings: Path) -> None:
+    manifests = rendered(settings, *CASES["a broker"])
+    assert "Service" not in manifests and manifests["Deployment"]["spec"]["replicas"] == 3
+    (container,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    args = parse(container["args"])
+    assert (args.location, args.fleet) == ("nats://broker:4222/frames", Path("/fleet"))
+    assert "run_dir=/var/lib/smartedge/faces" in args.overrides and "ports" not in container
+
+
+@pytest.mark.slow
+@needs_helm
 def test_the_trainer_is_a_command_of_torchrun(settings: Path) -> None:
     from torch.distributed.run import get_args_parser
 
@@ -158,22 +174,29 @@ def test_the_trainer_is_a_command_of_torchrun(settings: Path) -> None:
 
 @pytest.mark.slow
 @needs_helm
-def test_the_fleet_of_a_secret_is_accepted(settings: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("values", "read"), [((), cloud_credentials), (CASES["a broker"], ingest_credentials)], ids=["service", "broker"]
+)
+def test_the_fleet_of_a_secret_is_accepted(
+    settings: Path, tmp_path: Path, values: Sequence[str], read: Callable[[Path], Credentials]
+) -> None:
     """The init container's own script. A Secret is readable for the pod's group, which smartedge refuses."""
     secret, fleet = tmp_path / "secret", tmp_path / "fleet"
-    Authority.create(secret, days=1)
+    authority = Authority.create(secret, days=1)
+    write_broker(authority, days=1)
     fleet.mkdir(mode=0o770)
     for file in secret.iterdir():
-        file.chmod(0o440)
+        file.chmod(0o550 if file.is_dir() else 0o440)
     with pytest.raises(FleetError, match="others than its owner"):
-        cloud_credentials(secret)
-    container = rendered(settings)["Deployment"]["spec"]["template"]["spec"]["initContainers"][0]
+        read(secret)
+    container = rendered(settings, *values)["Deployment"]["spec"]["template"]["spec"]["initContainers"][0]
     script = container["args"][0].replace("/secret/", f"{secret}/").replace("/fleet/", f"{fleet}/")
     for _ in range(2):  # Kubernetes runs it again where it makes the pod's sandbox anew
         subprocess.run([*container["command"], script], check=True)
-    assert cloud_credentials(fleet).key == (secret / "cloud.key").read_bytes()
+    key = "ingest.key" if values else "cloud.key"
+    assert read(fleet).key == (secret / key).read_bytes()
     assert Register(fleet).refusal("door", 1) is not None  # read, and the fleet has no edge yet
-    assert "authority.key" not in [file.name for file in fleet.iterdir()]
+    assert {file.name for file in fleet.iterdir() if file.suffix == ".key"} == {key}
 
 
 @pytest.mark.slow
