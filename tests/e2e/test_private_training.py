@@ -26,8 +26,8 @@ SLOW = pytest.mark.slow
         ("gaussian", "joint"),
         pytest.param("gaussian", "two-stage", marks=SLOW),
         ("codewords", "freeze-and-log"),
-        ("labels", "two-stage"),
-        ("taught", "joint"),
+        pytest.param("labels", "two-stage", marks=SLOW),
+        pytest.param("taught", "joint", marks=SLOW),
         pytest.param("gaussian", "freeze-and-log", marks=SLOW),
         pytest.param("codewords", "joint", marks=SLOW),
         pytest.param("codewords", "two-stage", marks=SLOW),
@@ -55,7 +55,7 @@ def test_two_processes_give_the_weights_of_one(tiny_config, kind, schedule):
         assert np.isfinite([row["confusion"], row["dependence"], row["mixture"]]).all()
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "codewords"])
+@pytest.mark.parametrize("kind", [pytest.param("gaussian", marks=SLOW), "codewords"])
 def test_the_sensitive_label_stays_on_the_edge(tiny_config, kind, open_log):
     """Neither its name nor its values are in the cloud's folder, in what crossed, in metrics or in results."""
     config = tiny_config("run", schedule="two-stage", epochs=2, **PROTECTED[kind])

@@ -54,7 +54,7 @@ APART = [
     pytest.param("hierarchical", "freeze-and-log", None, "cloud", "train", 8, 1, "by two", marks=pytest.mark.slow),
     pytest.param("split", "joint", None, "edge", "train", 8, 1, "by one", marks=pytest.mark.slow),
     pytest.param("split", "joint", None, "cloud", "train", 14, 2, "by two", marks=pytest.mark.slow),
-    ("split", "joint", None, "cloud", "train", 4, 0, "by two"),
+    pytest.param("split", "joint", None, "cloud", "train", 4, 0, "by two", marks=pytest.mark.slow),
     ("hierarchical", "two-stage", "gaussian", "edge", "release train", 8, 4, "by one"),
 ]
 

@@ -104,6 +104,7 @@ def test_an_edge_trains_to_its_end_without_a_cloud_and_is_killed_and_sends_later
     assert_same_run(whole.run_dir, alone.run_dir)
 
 
+@pytest.mark.slow
 def test_a_spool_of_two_processes_is_shipped_first_where_one_process_goes_on(tiny_config):
     whole, mixed = tiny_config("whole"), tiny_config("mixed", link={"connect_timeout": 2})
     train(whole, single_process=True, monitor=Quiet())

@@ -67,7 +67,7 @@ def test_the_cut_knows_what_the_shape_does_not_tell():
     ("name", "size", "at", "layout"),
     [
         ("resnet18", 64, "layer1", "channels-first"),
-        ("swin_t", 32, "features.1", "channels-last"),
+        pytest.param("swin_t", 32, "features.1", "channels-last", marks=pytest.mark.slow),
         ("timm/convnext_atto", 32, "stages.1", "channels-first"),  # it normalises channels-last inside
         ("vit_tiny_patch16_224", 64, "blocks.2", "tokens"),
         ("vgg11", 32, "features.0", "channels-first"),
