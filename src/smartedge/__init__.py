@@ -70,6 +70,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import, and rarely needed
+
+        return version("smartedge")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'smartedge' has no attribute {name!r}")
     return getattr(importlib.import_module(f"smartedge.{_PUBLIC[name]}"), name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import smartedge
 
 
@@ -30,3 +32,7 @@ def test_public_names():
         "write_report",
     ]
     assert all(getattr(smartedge, name) is not None for name in smartedge.__all__)
+
+
+def test_the_version_is_the_installed_one():
+    assert smartedge.__version__ == version("smartedge")
