@@ -101,7 +101,7 @@ class Bundle(Artifact):
 
     schema_version: Literal[2] = 2
     edge: str = Field(pattern=f"^{EDGE_NAME}$", description="name of the edge")
-    cloud: str = Field(description="address of the cloud, `host:port`")
+    cloud: str = Field(description="address of the cloud, `host:port`; or `nats://host:port/stream`, of a broker")
     server_name: str | None = Field(
         description="the name that the cloud's certificate must have; null: that of the address"
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
+_BROKER = "nats://"  # smartedge.wire.jetstream.messages.NATS, whose import takes longer
 _DESCRIPTION = """\
 Say which edges may send to a cloud. A fleet is a folder; an edge gets one file from it, its bundle.
 
@@ -46,7 +47,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     add = actions.add_parser("add", help="add edges, and write a bundle for each")
     _add_folder(add)
     add.add_argument("edges", metavar="EDGE", nargs="+", help="name: small letters, digits, '-' and '_'")
-    add.add_argument("--cloud", metavar="HOST:PORT", required=True, help="where the edges reach the cloud")
+    add.add_argument(
+        "--cloud",
+        metavar="HOST:PORT",
+        required=True,
+        help="where the edges reach the cloud, or nats://HOST:PORT/STREAM: a broker",
+    )
     _add_days(add, "edges' certificates", 365)
     add.add_argument(
         "--token",
@@ -93,10 +99,11 @@ def _init(args: argparse.Namespace) -> None:
 
 
 def _add(args: argparse.Namespace) -> None:
-    from smartedge.cli.cloud import parse_address
     from smartedge.fleet.authority import Authority
 
-    parse_address(args.cloud, "--cloud")
+    _check_where(args.cloud)
+    if args.token and args.cloud.startswith(_BROKER):
+        raise ConfigError("--token: a broker knows edges by their certificates; leave --token out")
     if args.proxy_ca is not None and not args.token:
         raise ConfigError("--proxy-ca: only with --token; the other edges trust the fleet's own authority")
     fleet = Authority(args.folder)
@@ -108,6 +115,17 @@ def _add(args: argparse.Namespace) -> None:
         print(file)
 
 
+def _check_where(address: str) -> None:
+    """Raise where no edge could send to this address."""
+    from smartedge.cli.cloud import parse_address
+    from smartedge.wire.jetstream.messages import Address
+
+    if address.startswith(_BROKER):
+        Address.parse(address)
+    else:
+        parse_address(address, "--cloud")
+
+
 def _revoke(args: argparse.Namespace) -> None:
     from smartedge.fleet.authority import Authority
 
@@ -116,7 +134,6 @@ def _revoke(args: argparse.Namespace) -> None:
 
 
 def _renew(args: argparse.Namespace) -> None:
-    from smartedge.cli.cloud import parse_address
     from smartedge.fleet.authority import Authority
 
     fleet = Authority(args.folder)
@@ -124,7 +141,7 @@ def _renew(args: argparse.Namespace) -> None:
         print(f"the cloud's certificate is valid until {_date(fleet.renew_cloud(days=args.days))}; restart the cloud")
         return
     if args.cloud is not None:
-        parse_address(args.cloud, "--cloud")
+        _check_where(args.cloud)
     print(fleet.renew(args.edge, cloud=args.cloud, days=args.days, proxy_ca=args.proxy_ca))
 
 

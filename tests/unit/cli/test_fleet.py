@@ -21,10 +21,12 @@ def test_a_fleet_from_its_beginning_to_a_revocation(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out.splitlines() == [str(path) for path in bundles]
     assert json.loads(bundles[0].read_text())["cloud"] == "cloud.example:8815"
     assert main(["fleet", "add", folder, "lab", "--cloud", "proxy.example:443", "--token"]) == 0
+    assert main(["fleet", "add", folder, "yard", "--cloud", "nats://broker.example:4222/frames"]) == 0
+    assert json.loads((tmp_path / "factory" / "bundles" / "yard.bundle").read_text())["cloud"].startswith("nats://")
     assert main(["fleet", "revoke", folder, "gate"]) == 0
     capsys.readouterr()
     assert main(["fleet", "list", folder]) == 0
-    door, gate, lab = capsys.readouterr().out.splitlines()
+    door, gate, lab, _ = capsys.readouterr().out.splitlines()
     assert door.startswith("door  may send until 20") and door.endswith("(certificate)")
     assert gate == "gate  revoked" and lab.startswith("lab   may send until 20") and lab.endswith("(token)")
     before = (tmp_path / "factory" / "cloud.pem").read_bytes()
@@ -38,6 +40,8 @@ def test_a_fleet_from_its_beginning_to_a_revocation(tmp_path: Path, capsys: pyte
     ("arguments", "code", "told"),
     [
         (["add", "{}", "door", "--cloud", "nowhere"], 2, "--cloud nowhere: write it as HOST:PORT"),
+        (["add", "{}", "door", "--cloud", "nats://b/A B"], 7, "must be nats://HOST:PORT or nats://HOST:PORT/STREAM"),
+        (["add", "{}", "door", "--cloud", "nats://b", "--token"], 2, "a broker knows edges by their certificates"),
         (["add", "{}", "door", "--cloud", "c:1", "--days", "0"], 2, "give 1 to 3650 days"),
         (["add", "{}", "door", "--cloud", "c:1", "--proxy-ca", "x"], 2, "--proxy-ca: only with --token"),
         (["add", "{}", "Door", "--cloud", "c:1"], 11, "small letters"),
