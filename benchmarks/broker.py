@@ -29,12 +29,13 @@ from typing import Any
 
 import numpy as np
 from common import HERE, keep_result
+from link import header_of
 
 from smartedge.cloud.ingest_group import IngestGroup
 from smartedge.cloud.store import FeatureLog, FeatureReader, StoreHandler
 from smartedge.errors import LinkError
 from smartedge.framelog.mark import read_mark
-from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
+from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, serialise
 from smartedge.wire.jetstream.messages import Address
 from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
@@ -46,20 +47,6 @@ STREAM = "frames"
 SETTINGS = (
     'listen: "127.0.0.1:{port}"\nmax_payload: 8MB\njetstream {{ store_dir: "{folder}/store", sync_interval: always }}\n'
 )
-
-
-def header_of(images: int, numbers: int, frames: int, first: int = 0) -> StreamHeader:
-    return StreamHeader.of(
-        run="benchmark",
-        agreement={},
-        task=Task("single", ("label",), ("no", "yes")),
-        codec="float32",
-        feature_shape=(numbers,),
-        batch_size=images,
-        split="train",
-        frames=frames,
-        first_seq=first,
-    )
 
 
 def message(seq: int, header: StreamHeader) -> Message:
@@ -120,7 +107,7 @@ def ingest_here(port: int, folder: Path) -> None:
 
 def publish_here(port: int, edge: str, images: int, numbers: int, frames: int) -> None:
     """The process of an edge that forgets what was confirmed when it is killed: it sends everything again."""
-    link, header = JetStreamLink(Address("127.0.0.1", port, STREAM), edge), header_of(images, numbers, frames)
+    link, header = JetStreamLink(Address("127.0.0.1", port, STREAM), edge), header_of(frames, images, numbers)
     while True:
         try:
             for seq in range(link.open(header), header.end_seq):
@@ -223,7 +210,7 @@ def rate(rounds: int) -> dict[str, Any]:
     for size, (images, numbers, frames) in SIZES.items():
         rates: dict[str, list[float]] = {}
         for number in range(rounds):
-            messages = [message(seq, header_of(images, numbers, frames)) for seq in range(frames)]
+            messages = [message(seq, header_of(frames, images, numbers)) for seq in range(frames)]
             with tempfile.TemporaryDirectory() as name:
                 tcp = child("tcp", name)
                 assert tcp.stdout is not None
@@ -252,7 +239,7 @@ def rate(rounds: int) -> dict[str, Any]:
 def one_round(count: int, images: int, numbers: int, messages: list[Message]) -> tuple[float, float]:
     """Frames a second until the broker has confirmed all, and until all are durable in the store."""
     with tempfile.TemporaryDirectory() as name:
-        folder, header = Path(name), header_of(images, numbers, len(messages))
+        folder, header = Path(name), header_of(len(messages), images, numbers)
         server = Server(folder)
         links = [JetStreamLink(Address("127.0.0.1", server.port, STREAM), edge) for edge in EDGES]
         with ingesting(server.port, folder / "logs", count):
@@ -309,7 +296,7 @@ def one_trial(rng: random.Random) -> dict[str, Any]:
             process.kill()
             process.communicate()
         server.kill()
-        header = header_of(images, numbers, frames)
+        header = header_of(frames, images, numbers)
         return {"killed": killed, "exactly_once": all(_whole(logs / edge, edge, header) for edge in edges)}
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_BROKER = "nats://"  # smartedge.wire.jetstream.messages.NATS, whose import takes longer
 _DESCRIPTION = """\
 Say which edges may send to a cloud. A fleet is a folder; an edge gets one file from it, its bundle.
 
@@ -101,8 +100,8 @@ def _init(args: argparse.Namespace) -> None:
 def _add(args: argparse.Namespace) -> None:
     from smartedge.fleet.authority import Authority
 
-    _check_where(args.cloud)
-    if args.token and args.cloud.startswith(_BROKER):
+    to_broker = _check_where(args.cloud)
+    if args.token and to_broker:
         raise ConfigError("--token: a broker knows edges by their certificates; leave --token out")
     if args.proxy_ca is not None and not args.token:
         raise ConfigError("--proxy-ca: only with --token; the other edges trust the fleet's own authority")
@@ -115,15 +114,17 @@ def _add(args: argparse.Namespace) -> None:
         print(file)
 
 
-def _check_where(address: str) -> None:
-    """Raise where no edge could send to this address."""
+def _check_where(address: str) -> bool:
+    """Raise where no edge could send to this address. Whether it is a broker's."""
     from smartedge.cli.cloud import parse_address
-    from smartedge.wire.jetstream.messages import Address
+    from smartedge.wire.jetstream.messages import NATS, Address
 
-    if address.startswith(_BROKER):
+    to_broker = address.startswith(NATS)
+    if to_broker:
         Address.parse(address)
     else:
         parse_address(address, "--cloud")
+    return to_broker
 
 
 def _revoke(args: argparse.Namespace) -> None:

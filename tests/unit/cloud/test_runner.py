@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from headers import stream_header
+from small_cloud import CONFIG, HEADER, VAL
 
 from smartedge.cloud.runner import CloudRunner
 from smartedge.codec import get_codec, pack
@@ -19,20 +19,6 @@ from smartedge.runs.progress import Quiet
 from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink
-
-CONFIG = load_config(
-    {
-        "epochs": 2,
-        "data": {"image_size": 32},
-        "model": {"name": "resnet18", "cut": "layer3", "bottleneck": None, "small_input": False},
-        "train": {"batch_size": 4},
-        "hardware": {"cloud_device": "cpu"},
-    }
-)
-HEADER = stream_header(
-    agreement=json.dumps(CONFIG.agreement()), codec="uint8", feature_shape=(256, 2, 2), frames=2, train_steps=2
-)
-VAL = dataclasses.replace(HEADER, split="val", first_seq=2, frames=1)
 
 
 @pytest.fixture

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from headers import stream_header
+from small_cloud import CONFIG, HEADER, VAL
 
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.watched import watched_cloud
 from smartedge.codec import get_codec, pack
-from smartedge.config import load_config
 from smartedge.errors import FrameError
 from smartedge.privacy.release import release
 from smartedge.runs.monitoring import Figure
@@ -25,19 +23,6 @@ from smartedge.wire.link import UNNAMED_EDGE
 from smartedge.wire.memory import MemoryLink
 from smartedge.wire.sockets import ByteCount
 
-CONFIG = load_config(
-    {
-        "epochs": 2,
-        "data": {"image_size": 32},
-        "model": {"name": "resnet18", "cut": "layer3", "bottleneck": None, "small_input": False},
-        "train": {"batch_size": 4},
-        "hardware": {"cloud_device": "cpu"},
-    }
-)
-HEADER = stream_header(
-    agreement=json.dumps(CONFIG.agreement()), codec="uint8", feature_shape=(256, 2, 2), frames=2, train_steps=2
-)
-VAL = dataclasses.replace(HEADER, split="val", first_seq=2, frames=1)
 RECEIVER = SimpleNamespace(
     refusals=7,
     counters=lambda: {UNNAMED_EDGE: ByteCount(1000, 30, "kernel tcp_info"), "a stranger": ByteCount(5, 6, "payload")},
