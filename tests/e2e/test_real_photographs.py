@@ -63,6 +63,7 @@ def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
     assert sorted(released) == sorted(dataset.splits["train"].ids.tolist()), "each image once"
 
     assert results.releases_per_image == 1
-    assert results.bytes_per_image.up > 2 * 64 * 16 * 16
+    float16_bytes = 2 * 4 * 16 * 16  # the bottleneck that `auto` takes: 4 channels, half of what the JPEG would be
+    assert float16_bytes < results.bytes_per_image.up < results.bytes_per_image.reference.jpeg_q90
     assert results.test.exit.balanced_accuracy > 0
     assert results.data.skipped == {}
