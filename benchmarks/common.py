@@ -19,13 +19,13 @@ import torch
 
 from smartedge.config import Config, load_config
 from smartedge.data import batches
+from smartedge.datasets import dataset_of
 from smartedge.files import write_atomically
 from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.loop import Progress, fit
 from smartedge.runs.checkpoint import Checkpoints, save_weights
 from smartedge.runs.machine import describe_machine, versions
 from smartedge.runs.seeds import RandomStream, derive_seed
-from smartedge.training import dataset_of
 from smartedge.types import Frame, ImageBatch, StreamHeader
 
 HERE = Path(__file__).resolve().parent

@@ -43,13 +43,13 @@ from smartedge.cli.app import main as command_line
 from smartedge.codec import get_codec, pack
 from smartedge.config import Config, load_config
 from smartedge.data import batches, shard
+from smartedge.datasets import dataset_of
 from smartedge.edge.outage import Outage
 from smartedge.errors import LinkError
 from smartedge.fleet.bundle import credentials_of, open_bundle
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.release import release
-from smartedge.training import dataset_of
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.frame import serialise
 from smartedge.wire.grpc_link import GrpcLink

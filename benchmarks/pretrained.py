@@ -40,11 +40,11 @@ from torch import Tensor, nn
 from smartedge.codec import get_codec
 from smartedge.config import Config, load_config
 from smartedge.data.dataset import Split
+from smartedge.datasets import dataset_of
 from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.models.network import divide, to_input, undivided
 from smartedge.models.optim import make_optimizer, set_learning_rate
 from smartedge.runs.checkpoint import Checkpoints, save_weights
-from smartedge.training import dataset_of
 
 CUTS = ("blocks.5", "blocks.4", "blocks.2")
 LABELS = (5_000, 1_500, 10_000)

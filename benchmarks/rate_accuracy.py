@@ -190,9 +190,9 @@ def train_front(config: Config, folder: Path) -> dict[str, Any]:
     import threading
 
     from smartedge.cloud.store import FeatureLog, StoreHandler
+    from smartedge.datasets import open_data
     from smartedge.edge.runner import EdgeRunner
     from smartedge.runs.progress import Quiet
-    from smartedge.training import open_data
     from smartedge.wire.memory import MemoryLink
 
     for part in ("edge", "log"):

@@ -23,6 +23,7 @@ from published.rows import ROWS, Row
 from smartedge.codec import get_codec
 from smartedge.config import Config, load_config
 from smartedge.data import DataSet, Split, batches
+from smartedge.datasets import dataset_of
 from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.trees import Table, fit_logistic
 from smartedge.methods.differentiable import differentiable
@@ -34,7 +35,6 @@ from smartedge.models.layout import Layout
 from smartedge.models.network import divide, to_input
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.seeds import RandomStream, derive_seed
-from smartedge.training import dataset_of
 from smartedge.types import ImageBatch
 
 __all__ = ["AUDIT_SHARE", "FRONT_EPOCHS", "SEED", "SENSITIVE", "Chosen", "Sending", "choose", "config_of"]

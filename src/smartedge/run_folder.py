@@ -1,18 +1,29 @@
-"""Which folder a run writes to, where its settings name none: a new one, named after the settings file."""
+"""The folder of a run: which one it is, what it says about the run, and whether it may be used again.
+
+Where the settings name no folder it is a new one, named after the settings file.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import itertools
+import json
 import os
 import secrets
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from smartedge.config import AUTO, Config
-from smartedge.errors import RunError
+from smartedge.artifacts.run import RunFacts, Speed
+from smartedge.artifacts.summary import has_finished
+from smartedge.config import AUTO, Config, differences, load_config
+from smartedge.errors import ConfigError, RunError
+from smartedge.files import private_folder, write_atomically
 
-__all__ = ["RUNS", "has_begun", "in_folder", "name_of"]
+__all__ = ["RUNS", "has_begun", "in_folder", "name_of", "note_facts", "prepare_run"]
 
 RUNS = Path("runs")
 LATEST = "latest"  # in RUNS: a link to the folder that was chosen last
@@ -91,3 +102,81 @@ def _point_latest_to(folder: Path) -> None:
         RUNS.mkdir(exist_ok=True)
         temporary.symlink_to(folder.name, target_is_directory=True)
         os.replace(temporary, link)
+
+
+def prepare_run(config: Config, *, resume: bool, speed: Speed | None = None) -> RunFacts:
+    """Make the run directory, or check that it holds this run; returns facts for the results."""
+    if config.several_edges:
+        raise ConfigError(
+            "fleet.expect: 'smartedge train' runs one edge; start 'smartedge cloud', and 'smartedge edge' on each "
+            "device"
+        )
+    run_dir = config.run_dir
+    facts_file = run_dir / "run.json"
+    if facts_file.exists() and has_begun(run_dir):
+        if not resume:
+            raise RunError(
+                f"{run_dir}: holds a run already; continue it with --resume, or choose another run_dir "
+                "(--set run_dir=...)"
+            )
+        _refuse_other_settings(config)
+        edge_done = has_finished(run_dir / "edge")
+        if not edge_done:
+            shutil.rmtree(run_dir / "cloud" / "closed", ignore_errors=True)  # the cloud must wait for the edge again
+        return RunFacts.read(facts_file)
+    if resume and not facts_file.exists() and run_dir.exists():
+        raise RunError(f"{run_dir}: there is no run to resume; start it without --resume")
+    return _write_facts(config, speed)
+
+
+def _write_facts(config: Config, speed: Speed | None = None) -> RunFacts:
+    """Write the settings and the machine into the run directory."""
+    from smartedge.runs.machine import describe_machine, versions
+
+    run_dir = config.run_dir
+    facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
+    private_folder(run_dir)
+    write_atomically(config_file, config.to_yaml())
+    facts = RunFacts(
+        machine=describe_machine(),
+        versions=versions(),
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        speed=speed,
+    )
+    facts.write(facts_file)
+    return facts
+
+
+def note_facts(config: Config, *, edge: bool) -> None:
+    """For a side that runs alone: write settings and machine, or compare the settings with those of the run.
+
+    The cloud need not know the sensitive columns or the paths of the data. So only settings that matter to it are
+    compared.
+    """
+    if has_begun(config.run_dir):
+        _refuse_other_settings(config, edge=edge)
+        return
+    file = config.run_dir / "config.yaml"
+    kept = file.read_text(encoding="utf-8") if (config.run_dir / "run.json").exists() and file.exists() else None
+    if kept != config.to_yaml():  # there are none, or a first start failed
+        _write_facts(config)
+
+
+def _refuse_other_settings(config: Config, *, edge: bool = True) -> None:
+    """Refuse settings that would change the results of a run that has begun."""
+    file = config.run_dir / "config.yaml"
+    if not file.exists():
+        raise RunError(f"{config.run_dir}: a run has begun there, but its settings are gone; restore {file}")
+    before = load_config(file)
+    changed = (
+        differences(before.identity(), config.identity())
+        if edge
+        else differences(before.cloud_identity(), config.cloud_identity())
+    )
+    if changed:
+        told = "; ".join(f"{key} was {json.dumps(old)}, now {json.dumps(new)}" for key, (old, new) in changed.items())
+        raise RunError(
+            f"{config.run_dir}: the run began with other settings ({told}); resume it with {file}, or start a new run "
+            "in another run_dir"
+        )

@@ -20,6 +20,7 @@ from smartedge.data import open_dataset
 from smartedge.data.columns import read_columns, yes_no_columns
 from smartedge.data.drawn import draw
 from smartedge.data.face import ATTRIBUTES
+from smartedge.datasets import dataset_of
 from smartedge.lab.audit import suite
 from smartedge.lab.audit.certificate.run import CertifySettings, certify
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -29,7 +30,7 @@ from smartedge.lab.audit.suite import AuditSettings
 from smartedge.lab.audit.undefended import _train_front
 from smartedge.methods.front_step import edge_step
 from smartedge.runs.progress import Quiet
-from smartedge.training import dataset_of, train
+from smartedge.training import train
 from smartedge.wire.memory import MemoryLink
 
 QUICK = "linear,trees,membership,epsilon"

@@ -16,8 +16,9 @@ from torch import Tensor
 from watching import Watch
 
 import smartedge
+from smartedge.datasets import open_data
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import open_data, train
+from smartedge.training import train
 
 RUNS = [
     ("hierarchical", "joint"),

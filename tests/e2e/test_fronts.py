@@ -24,10 +24,11 @@ from smartedge.fronts.requirements import Requirement
 from smartedge.fronts.runtime import OnnxFront
 from smartedge.inference import Answerer, BackServer, TorchFront, TrainedRun, export_front
 from smartedge.inference.backs import _agree
+from smartedge.links import receiver_for
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.runs.progress import Quiet
 from smartedge.stopping import Stop
-from smartedge.training import receiver_for, release_images, run_edge, train
+from smartedge.training import release_images, run_edge, train
 from smartedge.wire.memory import MemoryLink
 
 EXACT = {"name": "tiny:build_exact", "cut": "stage1"}

@@ -13,12 +13,13 @@ from tcp_proxy import TcpProxy
 
 from smartedge.artifacts.summary import EdgeSummary, has_finished
 from smartedge.cloud.runner import CloudRunner
+from smartedge.datasets import dataset_of
 from smartedge.edge import outage
 from smartedge.edge.outage import run_again_after_outages
 from smartedge.edge.runner import EdgeRunner
 from smartedge.errors import LinkError
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import collect, dataset_of, train
+from smartedge.training import collect, train
 from smartedge.types import StreamHeader
 from smartedge.wire.link import FrameSender
 from smartedge.wire.memory import MemoryLink

@@ -7,9 +7,10 @@ from safetensors.torch import load_file
 
 from smartedge.codec import unpack
 from smartedge.config import load_config
+from smartedge.datasets import dataset_of
 from smartedge.models.network import divide, to_input
 from smartedge.runs.progress import Quiet
-from smartedge.training import dataset_of, train
+from smartedge.training import train
 
 
 def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):

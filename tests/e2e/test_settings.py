@@ -31,6 +31,7 @@ from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.store import FeatureLog
 from smartedge.config import Config, Section, load_config
+from smartedge.datasets import dataset_of, open_data
 from smartedge.edge.runner import EdgeRunner
 from smartedge.errors import ConfigError, LinkError, LogError, RunError
 from smartedge.files import write_atomically
@@ -38,21 +39,12 @@ from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
 from smartedge.inference.backs import LocalBack
 from smartedge.inference.trained import TorchFront, TrainedRun
+from smartedge.links import link_to, one_way_link, receiver_for
 from smartedge.methods.schedules import get_schedule
 from smartedge.models.weights import IMAGENET
 from smartedge.models.zoo import build
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import (
-    cloud_of,
-    dataset_of,
-    link_to,
-    one_way_link,
-    open_data,
-    receiver_for,
-    run_cloud,
-    run_edge,
-    train,
-)
+from smartedge.training import cloud_of, run_cloud, run_edge, train
 from smartedge.types import FeatureBatch
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import serialise

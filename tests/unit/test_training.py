@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from smartedge.config import Config, Section, differences, load_config
-from smartedge.errors import ConfigError, RunError
+from smartedge.errors import RunError
+from smartedge.run_folder import note_facts, prepare_run
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import (
-    _note_facts,
-    _prepare_run,
-    _warn_of_early_releases,
-    _with_data,
-    run_cloud,
-    run_edge,
-    train,
-)
+from smartedge.training import _warn_of_early_releases, run_cloud, run_edge, train
 
 SUPPRESSED = {"data": {"sensitive": "masculine"}, "adversary": {"exits": ["mlp"]}}
 
@@ -68,7 +59,7 @@ FREE += ("cloud.workers", "fleet.expect", "fleet.deadline", "fleet.patience", "m
 def begun(folder: Path, settings: dict[str, object] = BEGUN) -> Config:
     """The settings of a run in this folder that was interrupted."""
     config = load_config(settings, {"run_dir": str(folder)})
-    _prepare_run(config, resume=False)
+    prepare_run(config, resume=False)
     (folder / "edge").mkdir()
     (folder / "edge" / "run.json").write_text("{}")
     return config
@@ -175,7 +166,7 @@ def test_resumed_without_protection_is_refused_key_by_key(tmp_path: Path) -> Non
 
 def test_a_cloud_alone_need_not_know_what_is_hidden(tmp_path: Path) -> None:
     config = begun(tmp_path / "run")
-    _note_facts(load_config(config, UNPROTECTED), edge=False)
+    note_facts(load_config(config, UNPROTECTED), edge=False)
     with pytest.raises(RunError, match=r"dp\.sigma was 0\.4, now 0\.3; train\.lr was 0\.001, now 0\.1"):
         run_cloud(load_config(config, ["train.lr=0.1", "dp.sigma=0.3"]), "127.0.0.1", 0, Quiet(), resume=True)
     for key in ("cloud.shards", "fleet.mix"):
@@ -193,27 +184,7 @@ def test_a_run_whose_settings_are_gone_is_not_resumed(tmp_path: Path) -> None:
 
 def test_a_first_start_that_failed_leaves_nothing_to_agree_with(tmp_path: Path) -> None:
     first = load_config({"run_dir": str(tmp_path / "run")})
-    _note_facts(first, edge=True)
+    note_facts(first, edge=True)
     second = load_config(first, {"seed": 5})
-    _note_facts(second, edge=True)
+    note_facts(second, edge=True)
     assert load_config(second.run_dir / "config.yaml") == second
-
-
-# -- a data set that is given in Python
-
-
-def test_a_given_data_set_is_kept_with_the_run(tmp_path: Path) -> None:
-    arrays = np.zeros((4, 8, 8), np.uint8), np.arange(4)
-    config = load_config({"run_dir": str(tmp_path / "run")})
-    known = _with_data(config, arrays)
-    assert (known.data.path, known.data.desired) == (str(tmp_path / "run" / "data"), "label")
-    file = tmp_path / "run" / "data" / "train.parquet"
-    assert pq.read_schema(file).names == ["image", "label"]
-    named = load_config({"run_dir": str(tmp_path / "run"), "data": {"desired": "age"}})
-    assert _with_data(named, arrays).data.desired == "age"
-    assert pq.read_schema(file).names == ["image", "age"]
-    begun(tmp_path / "run")
-    assert _with_data(config, arrays) == known  # a run that goes on uses what it began with
-    assert pq.read_schema(file).names == ["image", "age"]
-    with pytest.raises(ConfigError, match=r"data\.path: leave it out"):
-        _with_data(load_config({"data": {"path": "elsewhere"}, "run_dir": str(tmp_path / "run")}), arrays)

@@ -17,7 +17,7 @@ __all__ = ["FleetArguments", "add_fleet_arguments", "add_parser", "fleet_of", "p
 
 
 class FleetArguments(TypedDict):
-    """Who may send: arguments of :func:`smartedge.training.receiver_for`."""
+    """Who may send: arguments of :func:`smartedge.links.receiver_for`."""
 
     fleet: Path | None
     behind_proxy: bool

@@ -98,8 +98,8 @@ def calibration_of(run: TrainedRun, front: TorchFront) -> Calibration:
 def _validation(run: TrainedRun) -> Iterator[tuple[NDArray[np.uint8], Labels]]:
     import numpy as np
 
+    from smartedge.datasets import dataset_of
     from smartedge.inference.answering import BATCH
-    from smartedge.training import dataset_of
 
     if not (run.folder / "config.yaml").exists():
         raise RunError(f"{run.folder}: has no config.yaml, so its validation images are not known; give --threshold")

@@ -212,8 +212,8 @@ def _only(profile: Profile, cuts: tuple[str, ...], codecs: tuple[str, ...]) -> P
 
 def _images(args: argparse.Namespace, config: Config, counts: dict[str, int]) -> dict[Any, int]:
     """Images by split: as given, as counted when measuring, from the limits of the settings, or from the data set."""
+    from smartedge.datasets import dataset_of
     from smartedge.errors import ConfigError, DataError
-    from smartedge.training import dataset_of
 
     if args.images is not None:
         try:

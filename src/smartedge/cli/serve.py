@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     from smartedge.inference import BackServer, TrainedRun
-    from smartedge.training import receiver_for
+    from smartedge.links import receiver_for
 
     host, port = parse_address(args.listen, "--listen")
     metrics = metrics_address(args)

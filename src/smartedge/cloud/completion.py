@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from smartedge.cloud.ingest import Handover
+from smartedge.cloud.handover import Handover
 from smartedge.config import Config
 from smartedge.files import PRIVATE, sync_folder
 

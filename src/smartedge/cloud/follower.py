@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from smartedge.cloud.completion import is_complete
-from smartedge.cloud.ingest import Handover, Intake
+from smartedge.cloud.handover import Handover
+from smartedge.cloud.intake import Intake
 from smartedge.cloud.store import edges_of
 from smartedge.errors import LogError
 

@@ -1,209 +1,29 @@
-"""Takes frames in: refuses what does not belong to the run, decodes each frame once, and appends it to the log.
-
-:class:`Handover` holds what the threads of the link and the training thread share.
-"""
+"""Takes frames in: refuses what does not belong to the run, decodes each frame once, and appends it to the log."""
 
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol
 
-from smartedge.cloud.store import FeatureLog, FeatureReader, edges_of, log_folder
+from smartedge.cloud.handover import Decoded, Handover
+from smartedge.cloud.intake import Intake
+from smartedge.cloud.store import edges_of
 from smartedge.cloud.values import largest_value
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, config_of_edge
-from smartedge.errors import CodecError, ConfigError, FrameError, LinkError, RunError, SmartEdgeError
-from smartedge.files import PRIVATE, private_folder, sync_folder
+from smartedge.errors import CodecError, ConfigError, FrameError, RunError, SmartEdgeError
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Monitor, Update
-from smartedge.types import FeatureBatch, Frame, StreamHeader
+from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import ReceivedFrame
 from smartedge.wire.link import UNNAMED_EDGE
 
-__all__ = ["CLOSED", "Decoded", "Handover", "Ingest", "Intake", "Key"]
-
-CLOSED = "closed"  # a folder in the cloud's folder, with a file for each edge whose last stream was confirmed
-_KEPT_BYTES = 64 * 2**20
-
-Found = TypeVar("Found")
-Key = tuple[str, int]  # edge, and number of a frame of it
-
-
-class Decoded(NamedTuple):
-    """A decoded frame."""
-
-    batch: FeatureBatch
-    seconds: float  # that decoding took
-
-
-class Intake:
-    """What the cloud holds of one edge: its log, and the stream that is open.
-
-    The log is made with the edge's first acceptable frame. So a stream of which no frame comes leaves nothing behind.
-
-    Args:
-        cloud: the cloud's folder of the run.
-        edge: name of the edge.
-        max_bytes: the log takes no more than this; None: what the disk holds.
-        reads_only: another process writes the log.
-
-    Raises:
-        RunError: the name cannot be a folder's.
-        LogError: the log is damaged, or another process writes it.
-    """
-
-    def __init__(self, cloud: Path, edge: str, *, max_bytes: int | None = None, reads_only: bool = False) -> None:
-        self.edge = edge
-        self.folder = log_folder(cloud, edge)
-        self._max_bytes = max_bytes
-        self._written: FeatureLog | None = None
-        self.log: FeatureReader | None = None
-        if reads_only:
-            self.log = FeatureReader(self.folder, edge)
-        elif self.folder.exists():
-            self.open_log()
-        self.stream: StreamHeader | None = None  # the open one
-        self._closed = cloud / CLOSED / edge
-        self.images = 0  # that came since the start
-        self.refused = 0  # streams and frames, since the start
-
-    @property
-    def streams(self) -> list[StreamHeader]:
-        """Headers of the streams of which a frame came, in order."""
-        return [] if self.log is None else self.log.streams
-
-    @property
-    def next_seq(self) -> int:
-        """Number of the next frame to come."""
-        return 0 if self.log is None else self.log.next_seq
-
-    @property
-    def sent_all(self) -> bool:
-        """Whether the last stream is in, durably."""
-        streams, log = self.streams, self.log
-        if log is None or not streams:
-            return False
-        return streams[-1].split == "test" and log.durable >= streams[-1].end_seq
-
-    @property
-    def closed(self) -> bool:
-        """Whether the last stream is in, and the edge knows it."""
-        return self._closed.exists()
-
-    def close(self) -> None:
-        """Note that the last stream is in. Durable when this returns."""
-        private_folder(self._closed.parent)
-        self._closed.touch(PRIVATE)
-        sync_folder(self._closed.parent)
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process writes the log."""
-        return self._written is not None
-
-    def open_log(self) -> FeatureLog:
-        """The log, to be written; it is made where it is missing."""
-        if self._written is None:
-            self.log = self._written = FeatureLog(self.folder, self.edge, max_bytes=self._max_bytes)
-        return self._written
-
-    def close_log(self) -> None:
-        """Close the log that this process writes."""
-        if self._written is not None:
-            self._written.close()
-
-    def release(self) -> None:
-        """Another process may write the log from now on."""
-        if self._written is not None:
-            self._written.close()
-            self._written = None
-            self.log = FeatureReader(self.folder, self.edge)
-
-
-class Handover:
-    """The state that the link's threads and the training thread share. Hold ``changed`` while you use it.
-
-    Args:
-        kept_bytes: how many bytes of decoded features may wait in memory. Other frames are read from the log and
-            decoded again. This happens where training is slower than the link, or the log is large.
-        trains_here: False: other processes train, and how far they are is not known here.
-    """
-
-    def __init__(self, kept_bytes: int = _KEPT_BYTES, *, trains_here: bool = True) -> None:
-        self.trains_here = trains_here
-        self.changed = threading.Condition()
-        self.intakes: dict[str, Intake] = {}  # of the edges that have sent a frame
-        self.learned: dict[str, int] = {}  # edge -> every frame of it before this one was used
-        self.complete = False  # nothing more is taken in
-        self.quarantined: dict[str, int] = {}  # edge -> the frame on which training failed
-        self.answers: dict[int, Frame] = {}
-        self.failure: BaseException | None = None  # of training
-        self.stopping = False  # the cloud is about to end
-        self._kept: dict[Key, Decoded] = {}
-        self._room = kept_bytes
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """The block trains, or waits for those that do. When it ends the cloud ends, and edges that wait hear why."""
-        try:
-            yield
-        except BaseException as error:
-            with self.changed:
-                self.failure = error
-            raise
-        finally:
-            with self.changed:
-                self.stopping = True
-                self.changed.notify_all()
-
-    def keep(self, key: Key, decoded: Decoded) -> None:
-        """Keep a decoded frame, where there is room."""
-        size = int(decoded.batch.features_BF.nbytes)
-        if size <= self._room and key not in self._kept:
-            self._room -= size
-            self._kept[key] = decoded
-
-    def kept(self, key: Key) -> Decoded | None:
-        """The decoded frame, where it is kept."""
-        return self._kept.get(key)
-
-    def drop(self, key: Key) -> None:
-        """Drop a frame that is not needed again."""
-        if (decoded := self._kept.pop(key, None)) is not None:
-            self._room += int(decoded.batch.features_BF.nbytes)
-
-    def go_back(self, edge: str, seq: int) -> None:
-        """Forget frame ``seq`` of an edge and all later ones: they come again."""
-        for later in [each for each in self._kept if each[0] == edge and each[1] >= seq]:
-            self.drop(later)
-        self.answers.clear()
-        self.learned[edge] = seq
-        self.complete = False
-
-    def wait(self, until: Callable[[], Found | None]) -> Found:
-        """Wait until ``until`` returns a true value, and return it.
-
-        Raises:
-            RunError: training has failed.
-            LinkError: the cloud is about to end.
-        """
-        while not (found := until()):
-            self.raise_failure()
-            if self.stopping:
-                raise LinkError("the cloud was stopped; it may come back")
-            self.changed.wait(timeout=1.0)
-        return found
-
-    def raise_failure(self) -> None:
-        """Raise where training has failed."""
-        if self.failure is not None:
-            raise RunError(f"the cloud's training has failed: {self.failure}")
+__all__ = ["Ingest"]
 
 
 class Shared(Protocol):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from smartedge.cloud.completion import is_complete
 from smartedge.cloud.follower import StoreFollower
-from smartedge.cloud.ingest import Handover
+from smartedge.cloud.handover import Handover
 from smartedge.files import PRIVATE, private_folder
 
 __all__ = ["IngestGroup", "SharedStore"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from smartedge.cloud.back import build_back
 from smartedge.cloud.completion import Completion, mark_complete
-from smartedge.cloud.ingest import Handover, Ingest
+from smartedge.cloud.handover import Handover
+from smartedge.cloud.ingest import Ingest
 from smartedge.cloud.ingest_group import IngestGroup, SharedStore
 from smartedge.config import Config
 from smartedge.files import private_folder

@@ -19,8 +19,8 @@ from smartedge.cloud.back import build_back, save_back
 from smartedge.cloud.batches import features_of, sent_by
 from smartedge.cloud.edge_figures import figures_of_edges
 from smartedge.cloud.group import ALONE, Group
+from smartedge.cloud.handover import Decoded, Handover, Key
 from smartedge.cloud.influence import Influence
-from smartedge.cloud.ingest import Decoded, Handover, Key
 from smartedge.cloud.journal import Journal, JournalCopy
 from smartedge.cloud.mixing import Mixing, WindowError
 from smartedge.cloud.order import Shuffled, next_in_sequence

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.cloud.batches import features_of, join, take
+from smartedge.cloud.handover import Handover, Key
 from smartedge.cloud.influence import Influence
-from smartedge.cloud.ingest import Handover, Intake, Key
+from smartedge.cloud.intake import Intake
 from smartedge.cloud.journal import Journal, JournalCopy
 from smartedge.cloud.share import FairShare, capped
 from smartedge.cloud.trainer import BackTrainer

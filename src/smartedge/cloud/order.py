@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from smartedge.cloud.batches import join, take
-from smartedge.cloud.ingest import Key
+from smartedge.cloud.handover import Key
 from smartedge.cloud.shared_step import ShardedBatch
 from smartedge.cloud.store import FeatureReader
 from smartedge.methods.sharded_step import shard_sizes

@@ -12,7 +12,8 @@ from smartedge.artifacts.summary import has_finished
 from smartedge.cloud.back import build_back
 from smartedge.cloud.completion import Completion, mark_complete
 from smartedge.cloud.farewell import Farewell
-from smartedge.cloud.ingest import Handover, Ingest
+from smartedge.cloud.handover import Handover
+from smartedge.cloud.ingest import Ingest
 from smartedge.cloud.store import has_begun
 from smartedge.config import Config
 from smartedge.errors import RunError

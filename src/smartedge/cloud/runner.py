@@ -10,7 +10,8 @@ from smartedge.artifacts.summary import CloudSummary
 from smartedge.cloud.back import build_back
 from smartedge.cloud.completion import Completion
 from smartedge.cloud.farewell import Farewell
-from smartedge.cloud.ingest import Handover, Ingest
+from smartedge.cloud.handover import Handover
+from smartedge.cloud.ingest import Ingest
 from smartedge.cloud.learning import Learning, Task
 from smartedge.cloud.store import FeatureReader, has_begun
 from smartedge.cloud.trainer import BackTrainer

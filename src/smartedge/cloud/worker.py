@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from smartedge.cloud.follower import StoreFollower
 from smartedge.cloud.group import ALONE, Group, WorkerGroup, WorkersLost
-from smartedge.cloud.ingest import Handover
+from smartedge.cloud.handover import Handover
 from smartedge.cloud.learning import Learning, Task
 from smartedge.config import Config, load_run_config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError

@@ -9,7 +9,7 @@ from many_edges import edges_of, fleet_config
 
 from smartedge.cloud.completion import mark_complete
 from smartedge.cloud.follower import StoreFollower
-from smartedge.cloud.ingest import Handover
+from smartedge.cloud.handover import Handover
 from smartedge.cloud.runner import CloudRunner
 from smartedge.errors import LogError
 from smartedge.runs.progress import Quiet

@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 from headers import stream_header
 
-from smartedge.cloud.ingest import Decoded, Handover
+from smartedge.cloud.handover import Handover
 from smartedge.cloud.runner import CloudRunner
 from smartedge.codec import get_codec, pack, unpack
 from smartedge.config import Config, load_config
 from smartedge.edge.sender import Sender, Traffic
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
-from smartedge.errors import CodecError, FrameError, RunError
+from smartedge.errors import CodecError, FrameError
 from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.mechanisms import Unprotected
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate, release
 from smartedge.runs.progress import Quiet
-from smartedge.types import FeatureBatch, Frame, StreamHeader
+from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import receive, serialise
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
@@ -200,30 +200,6 @@ def test_what_there_is_no_room_for_is_read_from_the_log(
         runner.close()
         monkeypatch.undo()
     assert all(np.array_equal(weights[0][name].numpy(), weights[1][name].numpy()) for name in weights[0])
-
-
-def test_the_handover_keeps_no_more_than_it_has_room_for() -> None:
-    decoded = Decoded(FeatureBatch(np.arange(4), np.zeros((4, 64), np.float32), np.zeros(4, np.int64)), 0.0)  # 1 KiB
-    handover = Handover(2500)
-    for seq in range(3):
-        handover.keep(("edge", seq), decoded)
-        handover.keep(("edge", seq), decoded)
-    assert [handover.kept(("edge", seq)) is not None for seq in range(3)] == [True, True, False]
-    handover.drop(("edge", 0))
-    handover.drop(("edge", 0))
-    handover.keep(("edge", 3), decoded)
-    handover.keep(("other", 4), decoded)
-    assert [handover.kept(("edge", seq)) is not None for seq in range(5)] == [False, True, False, True, False]
-    handover.go_back("edge", 2)
-    assert [handover.kept(("edge", seq)) is not None for seq in (1, 3)] == [True, False]
-    assert handover.learned == {"edge": 2}
-
-
-def test_whoever_waits_hears_that_training_has_failed() -> None:
-    handover = Handover()
-    handover.failure = ValueError("the disk is full")
-    with handover.changed, pytest.raises(RunError, match="training has failed: the disk is full"):
-        handover.wait(lambda: None)
 
 
 @pytest.mark.parametrize(

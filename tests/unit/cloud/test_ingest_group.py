@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from smartedge.cloud.completion import mark_complete
-from smartedge.cloud.ingest import Handover
+from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest_group import IngestGroup, SharedStore
 
 EDGES = [f"edge{number:02}" for number in range(40)]

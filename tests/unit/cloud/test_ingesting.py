@@ -17,8 +17,9 @@ from smartedge.cloud.ingesting import IngestProcess
 from smartedge.cloud.store import FeatureReader, log_folder
 from smartedge.config import Config
 from smartedge.errors import ConfigError, LinkError
+from smartedge.links import broker_link
 from smartedge.runs.progress import Quiet
-from smartedge.training import broker_link, run_ingest
+from smartedge.training import run_ingest
 from smartedge.wire.frame import serialise
 from smartedge.wire.jetstream.messages import Address
 from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing

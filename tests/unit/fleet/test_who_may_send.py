@@ -16,7 +16,7 @@ from smartedge.config import load_config
 from smartedge.errors import ConfigError, FleetError, LinkError, SmartEdgeError
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
-from smartedge.training import link_to, receiver_for
+from smartedge.links import link_to, receiver_for
 from smartedge.types import StreamHeader
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver

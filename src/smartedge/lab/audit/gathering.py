@@ -18,6 +18,7 @@ from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import read_columns
+from smartedge.datasets import dataset_of
 from smartedge.errors import ConfigError, DataError, RunError
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Persons
@@ -34,7 +35,6 @@ from smartedge.models.network import divide, to_input
 from smartedge.runs.checkpoint import back_weights
 from smartedge.runs.progress import Monitor
 from smartedge.runs.seeds import derive_seed
-from smartedge.training import dataset_of
 from smartedge.types import SplitName, Task
 from smartedge.wire.link import UNNAMED_EDGE
 

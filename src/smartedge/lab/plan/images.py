@@ -11,9 +11,9 @@ from smartedge.artifacts.profile import Timing
 from smartedge.augment import augment
 from smartedge.config import Config
 from smartedge.data import DataSet
+from smartedge.datasets import dataset_of
 from smartedge.errors import DataError
 from smartedge.lab.plan.timing import timed
-from smartedge.training import dataset_of
 from smartedge.types import ImageBatch, Task
 
 __all__ = ["Images", "sample_images"]

@@ -1,0 +1,66 @@
+"""The data set that the settings of a run name, or that is given in Python."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from smartedge import errors
+from smartedge.config import Config
+from smartedge.run_folder import has_begun
+from smartedge.runs.progress import Monitor, Update
+
+if TYPE_CHECKING:
+    from smartedge.data import DataSet
+
+__all__ = ["dataset_of", "open_data", "with_given_data"]
+
+
+def dataset_of(config: Config) -> DataSet:
+    """The data set that the settings name. Subsets and splits do not depend on ``config.seed``.
+
+    Raises:
+        DataError: as :func:`smartedge.data.open_dataset`.
+    """
+    from smartedge.data import open_dataset, shard
+
+    data = config.data
+    whole = open_dataset(
+        data.path,
+        data.desired,
+        sensitive=data.sensitive,
+        image_size=data.image_size,
+        fit=data.fit,
+        limit=data.limit,
+        cache_dir=data.cache_dir,
+        cache_bytes=data.cache_bytes,
+        audit_share=config.audit_share,
+    )
+    if whole.task.blanks and config.dp.label_epsilon is not None:
+        raise errors.DataError(
+            f"{whole.name} lacks some of the labels, and dp.label_epsilon cannot hide which: fill them, name columns "
+            "that are whole in data.desired, or leave dp.label_epsilon out"
+        )
+    return whole if data.shard is None else shard(whole, *data.part)
+
+
+def open_data(config: Config, monitor: Monitor) -> DataSet:
+    """The data set that the settings name. ``monitor`` gets its notes, and the number of images left out."""
+    dataset = dataset_of(config)
+    told = [*dataset.notes, *(f"left out {count} images: {reason}" for reason, count in dataset.skipped.items())]
+    for text in told:
+        monitor.update(Update("edge", "data", text=text))
+    return dataset
+
+
+def with_given_data(config: Config, data: object) -> Config:
+    """The settings with a data set that is given in Python, which is kept in the run's directory."""
+    from smartedge.data.given import keep_given
+
+    named, folder = config.data.model_fields_set, config.run_dir / "data"
+    if "path" in named and config.data.path != str(folder):
+        raise errors.ConfigError("data.path: leave it out, since the data set itself is given (data=)")
+    desired = config.data.desired if "desired" in named else "label"
+    if not has_begun(config.run_dir):
+        keep_given(data, folder, (desired,) if isinstance(desired, str) else desired)
+    chosen = {"path": str(folder), "desired": desired}
+    return config.model_copy(update={"data": config.data.model_copy(update=chosen)})

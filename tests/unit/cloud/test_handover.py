@@ -1,0 +1,34 @@
+"""What the threads of the link and the training thread share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from smartedge.cloud.handover import Decoded, Handover
+from smartedge.errors import RunError
+from smartedge.types import FeatureBatch
+
+
+def test_the_handover_keeps_no_more_than_it_has_room_for() -> None:
+    decoded = Decoded(FeatureBatch(np.arange(4), np.zeros((4, 64), np.float32), np.zeros(4, np.int64)), 0.0)  # 1 KiB
+    handover = Handover(2500)
+    for seq in range(3):
+        handover.keep(("edge", seq), decoded)
+        handover.keep(("edge", seq), decoded)
+    assert [handover.kept(("edge", seq)) is not None for seq in range(3)] == [True, True, False]
+    handover.drop(("edge", 0))
+    handover.drop(("edge", 0))
+    handover.keep(("edge", 3), decoded)
+    handover.keep(("other", 4), decoded)
+    assert [handover.kept(("edge", seq)) is not None for seq in range(5)] == [False, True, False, True, False]
+    handover.go_back("edge", 2)
+    assert [handover.kept(("edge", seq)) is not None for seq in (1, 3)] == [True, False]
+    assert handover.learned == {"edge": 2}
+
+
+def test_whoever_waits_hears_that_training_has_failed() -> None:
+    handover = Handover()
+    handover.failure = ValueError("the disk is full")
+    with handover.changed, pytest.raises(RunError, match="training has failed: the disk is full"):
+        handover.wait(lambda: None)
