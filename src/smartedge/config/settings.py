@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,30 +12,29 @@ import yaml
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
-from smartedge.codec import get_codec
-from smartedge.config.sections import (
-    ADDITIVE,
-    DISCRETE,
-    AdversaryConfig,
+from smartedge.config.operation import (
     CloudConfig,
-    CodecConfig,
-    DataConfig,
-    DpConfig,
     FleetConfig,
     HardwareConfig,
     LinkConfig,
+    SpoolConfig,
+    StoreConfig,
+)
+from smartedge.config.problems import problems_of
+from smartedge.config.sections import (
+    AdversaryConfig,
+    CodecConfig,
+    DataConfig,
+    DpConfig,
     ModelConfig,
     PositiveInt,
     Section,
-    SpoolConfig,
-    StoreConfig,
     TrainConfig,
 )
-from smartedge.errors import CodecError, ConfigError
+from smartedge.errors import ConfigError
 from smartedge.methods.base import METHODS, get_method
 from smartedge.methods.schedules import SCHEDULES, get_schedule
 from smartedge.models.blueprint import Blueprint, weights_named
-from smartedge.types import EDGE_NAME
 
 __all__ = ["AUTO", "Config", "differences"]
 
@@ -44,7 +42,6 @@ __all__ = ["AUTO", "Config", "differences"]
 AUTO = Path("auto")  # as run_dir: a new folder
 _AGREED = {"method", "schedule", "epochs", "seed", "model", "train", "dp"}
 _FILES = {"model": {"front", "start", "weights"}}  # their places differ between machines; their content must not
-_MOST_LABELS = 6  # that adversary.mixture compares: 64 combinations; with more, too few images are alike
 _RENAMED_METHODS = {"cloud": "upload", "edge": "local"}
 
 
@@ -103,164 +100,15 @@ class Config(Section):
     @model_validator(mode="after")
     def _combinations(self) -> Config:
         problems = get_method(self.method).problems(self) + get_schedule(self.schedule).problems(self)
-        problems += self._privacy_problems()
-        problems += self._network_problems()
-        both = {self.data.desired} if isinstance(self.data.desired, str) else set(self.data.desired)
-        if not both:
-            problems.append("data.desired: the list is empty; name at least one column")
-        if shared := both & set(self.data.sensitive):
-            problems.append(f"data.sensitive: {', '.join(sorted(shared))} cannot be desired and sensitive at once")
-        part, parts = self.data.part
-        if part > parts:
-            problems.append(f"data.shard: there is no part {part} of {parts}; the first is 1/{parts}")
-        problems += self._fleet_problems() + self._worker_problems()
-        if self.codec.name is not None:
-            try:
-                get_codec(self.codec.name)
-            except CodecError as error:
-                problems.append(str(error))
-        if (self.link.tls_cert is None) != (self.link.tls_key is None):
-            problems.append("link.tls_cert, link.tls_key: give both or neither")
+        problems += problems_of(self)
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-    def _network_problems(self) -> list[str]:
-        train, model, method = self.train, self.model, get_method(self.method)
-        added = self.bottleneck is not None or model.codebook is not None or model.adapter is not None
-        rules = (
-            (
-                bool(train.freeze) and not method.divides,
-                f"train.freeze: method '{self.method}' does not divide the network and trains all of it; leave it out",
-            ),
-            (
-                "front" in train.freeze and self.method == "split" and not added,
-                "train.freeze: split learning trains the front from the cloud's gradient, and a frozen front has "
-                "nothing to train; use method 'hierarchical', or add model.adapter",
-            ),
-            (
-                "front" in train.freeze and self.suppresses and not added,
-                "train.freeze, adversary: a frozen front cannot learn to hide anything; add model.bottleneck or "
-                "model.adapter, which learn it",
-            ),
-            (
-                bool(train.freeze) and model.front is not None,
-                "train.freeze, model.front: a front that was trained before is frozen already; give one of them",
-            ),
-            (
-                model.adapter is not None and not train.freeze,
-                "model.adapter: it corrects frozen layers; name them in train.freeze, for example 'front'",
-            ),
-            (
-                train.lr_pretrained is not None and weights_named(model.name, model.weights) == "none",
-                "train.lr_pretrained: the network has no pretrained weights; give model.weights, or use train.lr",
-            ),
-        )
-        return [problem for wrong, problem in rules if wrong]
-
-    def _fleet_problems(self) -> list[str]:
-        names = self.fleet.expect if isinstance(self.fleet.expect, tuple) else ()
-        problems = [
-            f"fleet.expect: {name!r} is no edge's name: small letters, digits, '-' and '_', 63 at most"
-            for name in names
-            if not re.fullmatch(EDGE_NAME, name)
-        ]
-        if len(set(names)) != len(names):
-            problems.append("fleet.expect: a name is there twice")
-        if self.several_edges and get_method(self.method).answered:
-            problems.append(f"fleet.expect: method '{self.method}' answers one edge; use another method, or 1")
-        if (cuts := self.fleet.cuts) is not None:
-            if self.method != "hierarchical":
-                problems.append(f"fleet.cuts: only for method 'hierarchical', not '{self.method}'; remove it")
-            if len(set(cuts)) != len(cuts):
-                problems.append("fleet.cuts: a cut is there twice")
-            if self.model.cut not in cuts:
-                problems.append(f"model.cut: {self.model.cut!r} is not one of fleet.cuts: {', '.join(cuts)}")
-            if not self.several_edges:
-                problems.append("fleet.cuts: for several edges; say in fleet.expect how many")
-        return problems
-
-    def _worker_problems(self) -> list[str]:
-        workers, shards, batch = self.cloud.workers, self.cloud.shards, self.train.batch_size
-        rules = (
-            (
-                get_method(self.method).answered and (workers, shards) != (1, 1),
-                f"cloud.workers, cloud.shards: method '{self.method}' answers each step before the edge goes on, so "
-                "one worker computes it whole; leave both at 1",
-            ),
-            (
-                workers > 0 and shards % workers != 0,
-                f"cloud.shards: {shards} parts of a step cannot be divided equally among {workers} workers; choose a "
-                f"multiple of {workers}",
-            ),
-            (
-                2 * shards > batch,
-                f"cloud.shards: a step has {batch} images (train.batch_size), and each of {shards} parts needs two; "
-                f"choose at most {batch // 2}",
-            ),
-        )
-        return [problem for wrong, problem in rules if wrong]
 
     @property
     def several_edges(self) -> bool:
         """Whether more than one edge may take part."""
         return self.fleet.expect != 1
-
-    def _privacy_problems(self) -> list[str]:
-        dp, model = self.dp, self.model
-        additive, discrete = dp.mechanism in ADDITIVE, dp.mechanism in DISCRETE
-        without = dp.mechanism == "none"
-        labels = 1 if isinstance(self.data.desired, str) else len(self.data.desired)
-        rules = (
-            (
-                self.suppresses and not self.data.sensitive,
-                "data.sensitive: adversarial exits need at least one column to hide; name it here",
-            ),
-            (
-                self.adversary.mixture > 0 and without,
-                "adversary.mixture: it computes what the noise leaves readable, so it needs noise; choose a "
-                "dp.mechanism, or hide by adversary.exits",
-            ),
-            (
-                self.adversary.mixture > 0 and labels > _MOST_LABELS,
-                "adversary.mixture: it compares images with the same combination of desired labels, and "
-                f"{labels} labels have too many combinations; name at most {_MOST_LABELS}, or hide by adversary.exits",
-            ),
-            (
-                isinstance(model.bottleneck, tuple) and model.codebook is not None,
-                "model.bottleneck, model.codebook: give one of them",
-            ),
-            (
-                without and (dp.epsilon is not None or dp.sigma is not None),
-                "dp.mechanism: 'none' has neither epsilon nor sigma; choose a mechanism",
-            ),
-            (
-                additive and (dp.epsilon is None) == (dp.sigma is None),
-                f"dp.epsilon, dp.sigma: mechanism '{dp.mechanism}' needs exactly one of them",
-            ),
-            (
-                discrete and (dp.epsilon is None or dp.sigma is not None),
-                f"dp.epsilon: mechanism '{dp.mechanism}' needs it (and no sigma)",
-            ),
-            (
-                discrete and model.codebook is None,
-                f"model.codebook: mechanism '{dp.mechanism}' releases codewords; say how many, such as 8",
-            ),
-            (
-                additive and model.codebook is not None,
-                "dp.mechanism: codewords are released by 'randomised-response' or 'subset-selection'",
-            ),
-            (
-                additive and self.bottleneck is None and dp.clip is None,
-                "dp.clip: without model.bottleneck the features have no bound; give one, or name a bottleneck, such as "
-                "4x1x1 (auto is for runs without noise)",
-            ),
-            (
-                dp.granularity == "element" and dp.mechanism != "laplace",
-                "dp.granularity: 'element' is for mechanism 'laplace'; use 'vector'",
-            ),
-        )
-        return [problem for wrong, problem in rules if wrong]
 
     @property
     def bottleneck(self) -> tuple[int, ...] | Literal["auto"] | None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from smartedge.artifacts.results import Privacy
 from smartedge.config import Config
+from smartedge.errors import PrivacyError
 from smartedge.privacy.balance import Budget
 from smartedge.privacy.ledger import Ledger
 from smartedge.privacy.mechanisms import Mechanism
@@ -20,7 +21,14 @@ __all__ = ["open_gate", "privacy_summary"]
 
 
 def open_gate(
-    config: Config, folder: Path, run: str | None, mechanism: Mechanism, task: Task | None, *, existing: bool
+    config: Config,
+    folder: Path,
+    run: str | None,
+    mechanism: Mechanism,
+    task: Task | None,
+    *,
+    existing: bool,
+    sent: int = 0,
 ) -> Gate:
     """The gate of a run, with the ledger and the key of the noise that lie in the edge's folder.
 
@@ -31,9 +39,10 @@ def open_gate(
         mechanism: from :func:`smartedge.methods.mechanism.mechanism_of`.
         task: what the labels are; None where none travel.
         existing: the run has begun before, so ledger and key must be there.
+        sent: frames that were sent before, all of which the ledger must hold.
 
     Raises:
-        PrivacyError: the ledger or the key is missing, damaged, or of another run.
+        PrivacyError: the ledger or the key is missing, damaged, of another run, or does not hold all that was sent.
     """
     dp = config.dp
     noise = Noise.open(folder / "noise.key", existing=existing)
@@ -44,9 +53,15 @@ def open_gate(
         "key": noise.nonce("key").hex(),
     }
     budget = Budget(math.inf if dp.epsilon is None else dp.epsilon, dp.delta)
+    ledger = Ledger(folder / "ledger.sqlite", run, policy=policy, budget=budget, existing=existing)
+    if not ledger.holds(sent):
+        raise PrivacyError(
+            f"{folder / 'ledger.sqlite'}: frames before {sent} were sent, and it does not hold them all (an old copy, "
+            "or its -wal file is gone); nothing is released. Restore it, or start a new run"
+        )
     return Gate(
         mechanism,
-        Ledger(folder / "ledger.sqlite", run, policy=policy, budget=budget, existing=existing),
+        ledger,
         noise,
         task=task,
         label_epsilon=dp.label_epsilon,

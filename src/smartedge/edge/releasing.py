@@ -21,9 +21,8 @@ from smartedge.config import Config
 from smartedge.edge.labelled import LabelledFolder
 from smartedge.edge.protection import open_gate
 from smartedge.edge.sender import Sender, Traffic
-from smartedge.edge.shipper import Shipper
-from smartedge.edge.spool import Spool
-from smartedge.errors import FrontError, PrivacyError, RunError
+from smartedge.edge.shipper import Shipper, open_spool
+from smartedge.errors import FrontError, RunError
 from smartedge.files import private_folder
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.schedules import get_schedule
@@ -74,22 +73,10 @@ class Releaser:
         private_folder(folder)
         facts, existing = self._identify(folder / "run.json", resume=resume)
         self.run = facts.run
-        self.gate = open_gate(config, folder, self.run, mechanism, front.task, existing=existing)
-        facts.write(folder / "run.json")
-        spool = Spool(
-            folder / "spool",
-            max_bytes=config.spool.max_bytes,
-            when_full=config.spool.when_full,
-            waiting=lambda: self._tell(
-                "link", "the spool is full; waiting until the cloud has confirmed what is in it"
-            ),
-        )
+        spool = open_spool(config, folder, lambda text: self._tell("link", text))
         self.next_seq = spool.next_seq  # frames before it are in the spool, or in the cloud
-        if not self.gate.ledger.holds(self.next_seq):
-            raise PrivacyError(
-                f"{folder / 'ledger.sqlite'}: frames before {self.next_seq} were sent, and it does not hold them all "
-                "(an old copy, or its -wal file is gone); nothing is released. Restore it, or start a new run"
-            )
+        self.gate = open_gate(config, folder, self.run, mechanism, front.task, existing=existing, sent=self.next_seq)
+        facts.write(folder / "run.json")
         traffic = Traffic()
         self.shipper = Shipper(
             spool, link, folder / "shipped.json", traffic, tell=lambda text: self._tell("link", text)

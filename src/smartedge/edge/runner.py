@@ -12,16 +12,15 @@ import torch
 
 from smartedge.codec import get_codec
 from smartedge.config import Config
-from smartedge.data import DataSet, batches
-from smartedge.data.loader import Batches
+from smartedge.data import DataSet
+from smartedge.edge.images import Images
 from smartedge.edge.outage import tell_of_the_end
 from smartedge.edge.protection import open_gate
 from smartedge.edge.sender import Sender
-from smartedge.edge.shipper import Shipper
-from smartedge.edge.spool import Spool
+from smartedge.edge.shipper import Shipper, begin_shipping
 from smartedge.edge.state import EdgeState
 from smartedge.edge.summary import Process, save_samples, save_trained, summarise, write_shared
-from smartedge.errors import ConfigError, PrivacyError, RunError
+from smartedge.errors import RunError
 from smartedge.files import private_folder
 from smartedge.methods.base import get_method
 from smartedge.methods.learner import Learner
@@ -76,7 +75,7 @@ class EdgeRunner:
     ) -> None:
         if not resume and (folder / "run.json").exists():
             raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
-        _check_sizes(config, dataset)
+        self.images = Images(config, dataset)
         private_folder(folder)
         rss_before = rss_bytes()
         self.config = config
@@ -103,8 +102,13 @@ class EdgeRunner:
         self.sender: Sender | None = None
         self._stop = threading.Event()  # set when the run is to stop
         if link is not None:
-            self.gate = self._open_gate(existing=existing)
-            self.shipper = self._make_shipper(link)
+            mechanism = mechanism_of(config, self.learner.feature_shape)
+            self.gate = open_gate(
+                config, folder, self.state.run, mechanism, dataset.task, existing=existing, sent=self.state.next_seq
+            )
+            self.shipper = begin_shipping(
+                config, folder, link, self.state, monitor, only_what_is_left=not self.process.threaded
+            )
             self.sender = self._make_sender(link, self.gate)
         self.state.begin()
         self.recorder = Recorder(folder, "edge", resume_epoch=self.state.counts.done)
@@ -181,7 +185,7 @@ class EdgeRunner:
         """An earlier process has sent everything, and may not have told the cloud that it heard the confirmation."""
         epoch = self.epochs[-1]
         split = epoch.splits[-1]
-        frames = len(self._every_image(split))
+        frames = len(self.images.whole(split))
         header = self._header(epoch, split, self.state.next_seq - frames, frames)
 
         def tell(text: str) -> None:
@@ -212,8 +216,8 @@ class EdgeRunner:
             predictions, busy_before = Predictions(), counts.busy
             learner.begin_epoch(number)
             if epochs[number].sends:
-                self._open(epochs[number], "train", self._per_epoch)
-            with self._training_batches(number) as loader:
+                self._open(epochs[number], "train", self.images.steps)
+            with self.images.training(number) as loader:
                 yield from loader
             counts.data_wait += loader.wait_seconds
             counts.data_busy += loader.busy_seconds
@@ -239,7 +243,7 @@ class EdgeRunner:
         return fit(
             step,
             epoch_batches,
-            Progress(len(epochs), self._per_epoch, epoch=done, step=done * self._per_epoch),
+            Progress(len(epochs), self.images.steps, epoch=done, step=done * self.images.steps),
             rates=learner.rates,
             random=self.random,
             report=report,
@@ -250,7 +254,7 @@ class EdgeRunner:
     def _measure(self, epoch: Epoch, split: SplitName) -> None:
         """Go through a split without learning: record the figures of the edge's head, and send its features."""
         if epoch.sends:
-            self._open(epoch, split, len(self._every_image(split)))
+            self._open(epoch, split, len(self.images.whole(split)))
         predictions = self._answers(self.learner, split, sends=epoch.sends)
         if len(predictions):
             figures = predictions.figures()
@@ -266,7 +270,7 @@ class EdgeRunner:
     def _send_split(self, epoch: Epoch, split: SplitName, stop: threading.Event) -> bool:
         """Send the features of one split. False when stopped."""
         shuffled = split == "train" and epoch.shuffled
-        source = self._training_batches(epoch.number) if shuffled else self._every_image(split)
+        source = self.images.training(epoch.number) if shuffled else self.images.whole(split)
         alike = [each for each in self.epochs if not each.learns and split in each.splits]
         step, steps = alike.index(epoch) * len(source), len(alike) * len(source)
         self._open(epoch, split, len(source))
@@ -286,7 +290,7 @@ class EdgeRunner:
     def _answers(self, learner: Learner, split: SplitName, *, sends: bool = False) -> Predictions:
         """A learner's answers for the images of a split. Where ``sends`` is true, their features are sent too."""
         predictions, kind = Predictions(), self.dataset.task.kind
-        with self._every_image(split) as loader:
+        with self.images.whole(split) as loader:
             for batch in loader:
                 if self._stop.is_set():
                     raise Interrupted
@@ -298,23 +302,6 @@ class EdgeRunner:
                     loss = task_loss(logits_BK.cpu(), batch.labels, kind).item()
                     predictions.add(batch.ids, batch.labels, logits_BK, loss)
         return predictions
-
-    @property
-    def _per_epoch(self) -> int:
-        return max(1, len(self.dataset.splits["train"]) // self.config.train.batch_size)
-
-    def _training_batches(self, epoch: int) -> Batches:
-        split, size = self.dataset.splits["train"], self.config.train.batch_size
-        # The cloud augments uploaded images, since it learns from them.
-        augment = "none" if self.method.sends == "images" else self.config.data.augment
-        drop_last = len(split) >= size
-        return batches(
-            split, size, seed=self.config.seed, epoch=epoch, shuffle=True, augment=augment, drop_last=drop_last
-        )
-
-    def _every_image(self, split: SplitName) -> Batches:
-        size = self.config.train.batch_size
-        return batches(self.dataset.splits[split], size, seed=self.config.seed, epoch=0, shuffle=False, augment="none")
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -345,43 +332,6 @@ class EdgeRunner:
             shipper=self.shipper,
         )
 
-    def _make_shipper(self, link: FrameSender) -> Shipper | None:
-        """The spool, and what sends from it. None for a run in one process, and where the edge waits for answers.
-
-        A spool may be there although this process has none: the run went on in two processes before. Then the cloud
-        first gets what it holds.
-        """
-        folder, monitor = self.folder / "spool", self.monitor
-        if not self.process.threaded and not folder.exists():
-            return None
-
-        def tell(text: str) -> None:
-            monitor.update(Update("edge", "link", text=text))
-
-        spool = Spool(
-            folder,
-            max_bytes=self.config.spool.max_bytes,
-            when_full=self.config.spool.when_full,
-            waiting=lambda: tell("the spool is full; training waits until the cloud has confirmed what is in it"),
-        )
-        spool.begin(self.state.next_seq, spooled=self.state.spooled)
-        shipper = Shipper(spool, link, self.folder / "shipped.json", self.state.counts.traffic, tell=tell)
-        if self.process.threaded:
-            return shipper
-        shipper.ship_all()
-        return None
-
-    def _open_gate(self, *, existing: bool) -> Gate:
-        config, folder, shape = self.config, self.folder, self.learner.feature_shape
-        mechanism = mechanism_of(config, shape)
-        gate = open_gate(config, folder, self.state.run, mechanism, self.dataset.task, existing=existing)
-        if not gate.ledger.holds(self.state.next_seq):
-            raise PrivacyError(
-                f"{folder / 'ledger.sqlite'}: frames before {self.state.next_seq} were sent, and it does not hold them "
-                "all (an old copy, or its -wal file is gone); nothing is released. Restore it, or start a new run"
-            )
-        return gate
-
     def _open(self, epoch: Epoch, split: SplitName, frames: int) -> None:
         """Open the stream of one split of one epoch."""
         self._sender.open(self._header(epoch, split, self._sender.next_seq, frames))
@@ -402,7 +352,7 @@ class EdgeRunner:
             first_seq=first_seq,
             frames=frames,
             joined_frames=self.schedule.most_joined(frames),
-            train_steps=self._per_epoch,
+            train_steps=self.images.steps,
         )
 
     def _checkpoint(self) -> None:
@@ -436,10 +386,3 @@ class EdgeRunner:
         summary.write(self.folder / "summary.json")
         if self.gate is not None:
             self.gate.ledger.close()
-
-
-def _check_sizes(config: Config, dataset: DataSet) -> None:
-    sizes = {str(name): len(split) for name, split in dataset.splits.items()}
-    for name, least in (("train", 2), ("val", 1), ("test", 1)):
-        if sizes.get(name, 0) < least:
-            raise ConfigError(f"data.path: {config.data.path} has too few images in its split {name!r}")

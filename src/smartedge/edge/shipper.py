@@ -15,15 +15,20 @@ from smartedge.edge.outage import Outage, tell_of_the_end
 from smartedge.edge.spool import Spool
 from smartedge.errors import LinkError, LogError, RunError
 from smartedge.files import disk_error
+from smartedge.runs.progress import Monitor, Update
 from smartedge.types import StreamHeader
 from smartedge.wire.link import FrameSender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from smartedge.config import Config
     from smartedge.edge.sender import Traffic
+    from smartedge.edge.state import EdgeState
 
-__all__ = ["Shipper"]
+__all__ = ["Shipper", "begin_shipping", "open_spool"]
+
+SPOOL = "spool"  # a folder in the edge's folder of the run
 
 _LOOK_S = 0.5  # how often a thread that waits looks whether it should end
 
@@ -206,3 +211,48 @@ def _cloud_stores() -> Iterator[None]:
         yield
     except LogError as error:
         raise LinkError(f"the cloud cannot store what is sent: {error}") from error
+
+
+def open_spool(config: Config, folder: Path, tell: Callable[[str], None]) -> Spool:
+    """The spool in the edge's folder of the run. ``tell`` takes lines for the user."""
+    return Spool(
+        folder / SPOOL,
+        max_bytes=config.spool.max_bytes,
+        when_full=config.spool.when_full,
+        waiting=lambda: tell("the spool is full; the edge waits until the cloud has confirmed what is in it"),
+    )
+
+
+def begin_shipping(
+    config: Config,
+    folder: Path,
+    link: FrameSender,
+    state: EdgeState,
+    monitor: Monitor,
+    *,
+    only_what_is_left: bool,
+) -> Shipper | None:
+    """The spool in the edge's folder of the run, and what sends from it. None where the run sends without a spool.
+
+    Args:
+        config: the run's settings.
+        folder: the edge's folder of the run.
+        link: to the cloud.
+        state: says which frame comes next, and whether those before it went through a spool; holds the counts.
+        monitor: takes progress updates.
+        only_what_is_left: the run sends without a spool from now on (in one process, or where the edge waits for
+            answers). It may have gone on in two processes before; then the cloud first gets what is in the spool.
+    """
+    if only_what_is_left and not (folder / SPOOL).exists():
+        return None
+
+    def tell(text: str) -> None:
+        monitor.update(Update("edge", "link", text=text))
+
+    spool = open_spool(config, folder, tell)
+    spool.begin(state.next_seq, spooled=state.spooled)
+    shipper = Shipper(spool, link, folder / "shipped.json", state.counts.traffic, tell=tell)
+    if not only_what_is_left:
+        return shipper
+    shipper.ship_all()
+    return None
