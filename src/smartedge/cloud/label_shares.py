@@ -34,6 +34,10 @@ class LabelShares:
         self._label_epsilon = label_epsilon
         self._counts: dict[str, NDArray[np.float64]] = {}  # edge -> images of each class; (2, K) no and yes of columns
 
+    def clear(self) -> None:
+        """Forget all edges."""
+        self._counts.clear()
+
     def see(self, edge: str, labels: Labels | NDArray[np.uint8], outputs: int) -> None:
         """Count labels, (B,) or (B, K), of an edge. ``outputs`` is K."""
         if labels.ndim == 1:

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smartedge.artifacts.results import Figures
-from smartedge.augment import augment
-from smartedge.cloud.batches import features_of
 from smartedge.cloud.group import ALONE, Group
 from smartedge.cloud.influence import Influence
+from smartedge.cloud.inputs import Inputs
 from smartedge.cloud.label_shares import LabelShares
 from smartedge.cloud.order import Shuffled
 from smartedge.cloud.shared_step import ShardedBatch, divided, shared_step
@@ -34,16 +33,14 @@ from smartedge.methods.loop import (
     warmup_cosine,
 )
 from smartedge.methods.options import options_of
-from smartedge.models.entrances import Entering, Entrances
 from smartedge.models.exits import task_loss
-from smartedge.models.network import to_input
 from smartedge.models.optim import make_optimizer
 from smartedge.runs.checkpoint import Checkpoints, State, save_weights
 from smartedge.runs.predictions import Predictions
 from smartedge.runs.progress import Monitor, Update, epoch_line
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
-from smartedge.types import FeatureBatch, Features, SplitName, StreamHeader
+from smartedge.types import FeatureBatch, SplitName, StreamHeader
 
 __all__ = ["BackTrainer"]
 
@@ -98,6 +95,7 @@ class BackTrainer:
         self.latest_loss: float | None = None  # of a training step
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.label_shares = LabelShares(config.dp.label_epsilon)  # of several edges
+        self._inputs = Inputs(config, self.back, device, self.label_shares)
         self.test_images: Counter[str] = Counter()  # edge -> its images among the predictions of the test split
         self._predictions = Predictions()
         self._validation = Predictions()  # of several edges, whose validation frames come between training frames
@@ -254,7 +252,7 @@ class BackTrainer:
         progress.steps_per_epoch = frames.steps
         progress.step = progress.epoch * frames.steps
         begun = time.perf_counter()
-        self.label_shares = LabelShares(self.config.dp.label_epsilon)
+        self.label_shares.clear()
         for edge, labels, outputs in frames.labels():
             self.label_shares.see(edge, labels, outputs)
 
@@ -299,38 +297,6 @@ class BackTrainer:
 
     # -- one batch
 
-    def _inputs(self, batch: FeatureBatch, *, learning: bool, shard: int | None = None) -> Tensor | Entering:
-        """The inputs of the back: features, or images; of several edges, with the place where each enters."""
-        edge_B, cut_B = batch.edge_B, batch.cut_B
-        if edge_B is None or cut_B is None:
-            return self._tensor(batch.features_BF, learning=learning, shard=shard)
-        assert isinstance(self.back, Entrances)
-        rows = {cut: np.flatnonzero(cut_B == cut) for cut in self.back.cuts}
-        features = {
-            cut: self._tensor(features_of(batch.features_BF, rows_B), learning=learning, shard=shard)
-            for cut, rows_B in rows.items()
-            if len(rows_B)
-        }
-        places = torch.from_numpy(np.concatenate(list(rows.values()))).to(self.device)
-        offsets_BK = None
-        if learning and self.config.fleet.logit_adjustment:
-            offsets_BK = self.label_shares.offsets(edge_B)
-        return Entering(features, places, None if offsets_BK is None else torch.from_numpy(offsets_BK).to(self.device))
-
-    def _tensor(self, features: Features, *, learning: bool, shard: int | None) -> Tensor:
-        """Features (B, *F) on the device. Images are augmented for learning, each shard by itself."""
-        features_BF = torch.from_numpy(features)
-        if features_BF.dtype == torch.uint8:
-            if learning:
-                place = (self.progress.step,) if shard is None else (self.progress.step, shard)
-                generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "augment", *place))
-                features_BF = augment(features_BF, generator=generator, kind=self.config.data.augment)
-            return to_input(features_BF, self.device, channels_last=self.config.train.channels_last is True)
-        features_BF = features_BF.to(self.device)
-        if self.config.train.channels_last is True and features_BF.dim() == 4:  # maps, which cross channels-first
-            features_BF = features_BF.contiguous(memory_format=torch.channels_last)
-        return features_BF
-
     def _learn(
         self, batch: FeatureBatch | ShardedBatch, progress: Progress, *, want_gradient: bool = False
     ) -> CloudStep:
@@ -349,7 +315,7 @@ class BackTrainer:
         result = cloud_step(
             self.back,
             self.optimizer,
-            self._inputs(batch, learning=True),
+            self._inputs.learning(batch, self.progress.step),
             labels.to(self.device),
             kind,
             label_epsilon=self.config.dp.label_epsilon,
@@ -367,7 +333,7 @@ class BackTrainer:
             self.back,
             self.optimizer,
             step,
-            lambda number, batch: self._inputs(batch, learning=True, shard=number),
+            lambda number, batch: self._inputs.learning(batch, self.progress.step, shard=number),
             self.group,
             label_epsilon=self.config.dp.label_epsilon,
             options=options_of(self.config),
@@ -380,7 +346,7 @@ class BackTrainer:
             if not self.group.leads:
                 return
             self.back.eval()
-            inputs_BF = self._inputs(batch, learning=False)
+            inputs_BF = self._inputs.evaluating(batch)
             logits_BK = cloud_forward(self.back, inputs_BF, precision=self.config.train.precision).cpu()
         labels = torch.from_numpy(batch.labels)
         kind = "multi" if labels.dim() == 2 else "single"

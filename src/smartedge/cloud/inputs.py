@@ -1,0 +1,81 @@
+"""From what was sent to what the back computes on: tensors on its device, in its memory format, images augmented."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from smartedge.augment import augment
+from smartedge.cloud.batches import features_of
+from smartedge.cloud.label_shares import LabelShares
+from smartedge.config import Config
+from smartedge.models.entrances import Entering, Entrances
+from smartedge.models.network import to_input
+from smartedge.runs.seeds import derive_seed
+from smartedge.types import FeatureBatch, Features
+
+__all__ = ["Inputs"]
+
+
+class Inputs:
+    """Makes the inputs of the back: features, or images; of several edges, with the place where each enters.
+
+    Args:
+        config: the run's settings.
+        back: an :class:`~smartedge.models.entrances.Entrances` where there are several edges.
+        device: where it computes.
+        shares: of the labels of several edges, which correct the back's answers in training.
+    """
+
+    def __init__(self, config: Config, back: nn.Module, device: torch.device, shares: LabelShares) -> None:
+        self._config = config
+        self._back = back
+        self._device = device
+        self._shares = shares
+        self._channels_last = config.train.channels_last is True
+
+    def evaluating(self, batch: FeatureBatch) -> Tensor | Entering:
+        """A batch that is not learned from."""
+        return self._entering(batch, None)
+
+    def learning(self, batch: FeatureBatch, step: int, *, shard: int | None = None) -> Tensor | Entering:
+        """A batch for an update, or one shard of it. Images are augmented, each shard by itself.
+
+        Args:
+            batch: what was sent.
+            step: number of the update.
+            shard: number of the shard; None: the batch is whole.
+        """
+        return self._entering(batch, (step,) if shard is None else (step, shard))
+
+    def _entering(self, batch: FeatureBatch, place: tuple[int, ...] | None) -> Tensor | Entering:
+        """``place`` identifies the update; None: nothing is learned."""
+        edge_B, cut_B = batch.edge_B, batch.cut_B
+        if edge_B is None or cut_B is None:
+            return self._tensor(batch.features_BF, place)
+        assert isinstance(self._back, Entrances)
+        rows = {cut: np.flatnonzero(cut_B == cut) for cut in self._back.cuts}
+        features = {
+            cut: self._tensor(features_of(batch.features_BF, rows_B), place)
+            for cut, rows_B in rows.items()
+            if len(rows_B)
+        }
+        places = torch.from_numpy(np.concatenate(list(rows.values()))).to(self._device)
+        offsets_BK = None
+        if place is not None and self._config.fleet.logit_adjustment:
+            offsets_BK = self._shares.offsets(edge_B)
+        return Entering(features, places, None if offsets_BK is None else torch.from_numpy(offsets_BK).to(self._device))
+
+    def _tensor(self, features: Features, place: tuple[int, ...] | None) -> Tensor:
+        """Features (B, *F) on the device."""
+        features_BF = torch.from_numpy(features)
+        if features_BF.dtype == torch.uint8:  # images
+            if place is not None:
+                generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "augment", *place))
+                features_BF = augment(features_BF, generator=generator, kind=self._config.data.augment)
+            return to_input(features_BF, self._device, channels_last=self._channels_last)
+        features_BF = features_BF.to(self._device)
+        if self._channels_last and features_BF.dim() == 4:  # maps, which cross channels-first
+            features_BF = features_BF.contiguous(memory_format=torch.channels_last)
+        return features_BF
