@@ -48,7 +48,7 @@ def read(run: Path) -> dict[str, Any]:
     return {
         "data": "drawn by examples/medical_pair.py",
         "epochs": results["epochs"],
-        "images": audit["audited"]["images"],
+        "audited_images": audit["audited"]["images"],
         "test": results["test"],
         "bytes_per_image": results["bytes_per_image"],
         "sex": audit["attributes"][SEX],
