@@ -53,7 +53,6 @@ class Limits:
     """Limits that smartedge sets itself (``wire/grpc_receiver.py``), of one receiving process."""
 
     connections: int = 1024
-    connections_per_host: int = 512
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,6 @@ def most_edges(costs: Costs, assumed: Assumptions, limits: Limits) -> dict[str, 
     bits = 8 * (frames * costs.frame_wire + costs.edge_wire * assumed.reconnects_a_day / DAY_S)
     return {
         "connections of one process": limits.connections,
-        "connections of one address (edges behind one NAT)": limits.connections_per_host,
         "processor (one core: Python)": math.floor((assumed.use - costs.idle_cpu) / cpu),
         "waits for the disk, one after the other": math.floor(1 / (frames * costs.sync_wait)),
         "memory": math.floor((assumed.use * assumed.memory_bytes - costs.start_memory) / costs.edge_memory),
@@ -214,7 +212,7 @@ def plan(costs: Costs, assumed: Assumptions, limits: Limits, edges: int) -> dict
     images = edges * assumed.images_a_second
     frames = images / assumed.images_per_frame
     allowed = most_edges(costs, assumed, limits)
-    whole = min(count for name, count in allowed.items() if "one address" not in name and "a day" not in name)
+    whole = min(count for name, count in allowed.items() if "a day" not in name)
     processes = math.ceil(edges / whole)
     reconnects = edges * assumed.reconnects_a_day / DAY_S
     cores = (

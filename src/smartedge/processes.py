@@ -39,7 +39,8 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
         try:
             location: list[str] = []
             if get_method(config.method).has_cloud:
-                cloud = _Side(config, "cloud", ["--listen", "127.0.0.1:0"], monitor, resume=resume)
+                alone = ["--set", "fleet.farewell=0"] if edge_has_finished else []  # the edge knows that all arrived
+                cloud = _Side(config, "cloud", ["--listen", "127.0.0.1:0", *alone], monitor, resume=resume)
                 sides.append(cloud)
                 while cloud.port is None and cloud.running():
                     cloud.changed.wait(timeout=0.2)

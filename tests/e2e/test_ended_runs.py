@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from runs import assert_same_run
 from safetensors.torch import load_file
@@ -30,6 +32,17 @@ def test_a_complete_run_is_not_run_again(method, tiny_config):
     again = train(config, resume=True, single_process=True, monitor=monitor)
     assert again.test == first.test
     assert monitor.seen == set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_cloud_whose_edge_has_ended_does_not_wait_for_it(tiny_config):
+    """The cloud was killed before it noted that the edge knows."""
+    config = tiny_config("run")
+    first = train(config, single_process=True, monitor=Quiet())
+    (config.run_dir / "cloud" / "summary.json").unlink()
+    shutil.rmtree(config.run_dir / "cloud" / "closed")
+    assert train(config, resume=True, monitor=Quiet()).test == first.test
 
 
 @pytest.mark.timeout(120)

@@ -44,8 +44,9 @@ def test_a_cloud_does_not_end_before_its_edge_knows_that_everything_arrived(kill
     proxy = TcpProxy(cloud.port(), mute_at)
     try:
         edge = start("edge", file, "--connect", f"127.0.0.1:{proxy.port}")
-        cloud.says("waiting up to 120 s until the edge knows that everything arrived")
+        cloud.says("waiting up to 60 min (fleet.farewell) until the edge knows that everything arrived")
         assert not has_finished(broken.run_dir / "edge") and edge.process.is_alive()
+        assert has_finished(broken.run_dir / "cloud"), "the results do not wait for the edge"
         if killed:
             cloud.kill()
             cloud = start("cloud", file, "--listen", "127.0.0.1:0", "--resume")

@@ -213,6 +213,7 @@ ELSEWHERE = {
     "fleet.deadline": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.mix": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.patience": "test_the_cloud_of_a_fleet_gets_its_settings",
+    "fleet.farewell": "test_the_cloud_of_a_fleet_gets_its_settings",
     "fleet.max_influence": "test_the_cloud_of_a_fleet_gets_its_settings",
     "cloud.workers": "test_the_cloud_starts_so_many_workers",
     "store.keep": "test_frames_that_no_run_needs_are_dropped",
@@ -764,3 +765,7 @@ def test_the_cloud_of_a_fleet_gets_its_settings(tmp_path, monkeypatch):
     )
     assert ended._completion.reached()
     ended.close()
+    config = fleet_config(fleet={"expect": 2, "farewell": 0.5})
+    staying = CloudRunner(config, tmp_path / "staying", Quiet(), resume=False, inline=False)
+    assert staying._farewell._seconds == 1800
+    staying.close()

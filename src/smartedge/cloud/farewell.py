@@ -10,7 +10,7 @@ from smartedge.wire.link import UNNAMED_EDGE
 
 __all__ = ["Farewell"]
 
-_PATIENCE = 120.0  # longer than an edge that lost the cloud waits before it tries again
+_SECONDS = 3600.0
 
 
 class Farewell:
@@ -19,11 +19,13 @@ class Farewell:
     Args:
         ingest: knows them.
         monitor: is told that the cloud waits.
+        hours: how long it waits, at most.
     """
 
-    def __init__(self, ingest: Ingest, monitor: Monitor) -> None:
+    def __init__(self, ingest: Ingest, monitor: Monitor, hours: float) -> None:
         self._ingest = ingest
         self._monitor = monitor
+        self._seconds = _SECONDS * hours
         self._until: float | None = None
 
     def begin_again(self) -> None:
@@ -34,8 +36,11 @@ class Farewell:
         """Whether all know. An edge that does not come back is not waited for for long. Hold ``handover.changed``."""
         unaware, now = self._ingest.unaware(), time.monotonic()
         if unaware and self._until is None:
-            self._until = now + _PATIENCE
+            self._until = now + self._seconds
             names = "the edge" if unaware == [UNNAMED_EDGE] else ", ".join(unaware)
-            text = f"done; waiting up to {_PATIENCE:.0f} s until {names} knows that everything arrived"
+            text = (
+                f"done, and the results are written; waiting up to {self._seconds / 60:g} min (fleet.farewell) until "
+                f"{names} knows that everything arrived"
+            )
             self._monitor.update(Update("cloud", "link", text=text))
         return not unaware or (self._until is not None and now >= self._until)

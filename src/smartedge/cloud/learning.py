@@ -130,6 +130,7 @@ class Learning:
                 "new run"
             )
         if header.first_seq < handover.intakes[edge].next_seq:
+            (self.folder / "summary.json").unlink(missing_ok=True)  # the run may have been done, and goes on
             handover.intakes[edge].open_log().truncate(header.first_seq)
             handover.go_back(edge, header.first_seq)
 
@@ -158,7 +159,7 @@ class Learning:
         """Whether everything has come, and was learned from."""
         return self._handover.complete and self.trainer is not None and self.trainer.finished
 
-    def close(self, *, peak_rss_bytes: int | None) -> CloudSummary:
+    def write(self, *, peak_rss_bytes: int | None) -> CloudSummary:
         """Write weights, figures and summary; returns the summary. Workers other than the first write nothing."""
         trainer = self.trainer
         summary = CloudSummary(
@@ -180,11 +181,14 @@ class Learning:
                 if self.config.several_edges:
                     figures_of_edges(self._handover, trainer, self.influence).write(self.folder / "fleet.json")
             summary.write(self.folder / "summary.json")
-        if trainer is not None:
-            trainer.close()
+        return summary
+
+    def close(self) -> None:
+        """Close files."""
+        if self.trainer is not None:
+            self.trainer.close()
         if self.mixing is not None:
             self.mixing.close()
-        return summary
 
     # -- what is learned from next
 

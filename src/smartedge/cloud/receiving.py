@@ -66,11 +66,11 @@ class Receiving:
             config, folder, shapes, self._handover, monitor, begin=lambda edge, header: None, learn=None
         )
         self._completion = Completion(config, folder, self._handover)
-        self._farewell = Farewell(self.ingest, monitor)
+        self._farewell = Farewell(self.ingest, monitor, config.fleet.farewell)
         mark_complete(folder, False)
 
     def run(self, stop: threading.Event) -> bool:
-        """Take frames in until the workers are done (True) or ``stop`` is set (False).
+        """Take frames in until the workers are done and all edges know it, or ``stop`` is set. True: they are done.
 
         Raises:
             SmartEdgeError: training has failed.
@@ -90,7 +90,7 @@ class Receiving:
                     return True
                 if ended and not has_finished(self._folder):
                     raise RunError("the workers have ended, but the run is not complete; continue it with --resume")
-            return False
+            return has_finished(self._folder)
 
     def close(self) -> None:
         """Stop the workers, add to the figures what they do not know, close the logs."""

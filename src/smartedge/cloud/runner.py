@@ -61,7 +61,8 @@ class CloudRunner:
             learn=self._learn if inline else None,
         )
         self._completion = Completion(config, folder, handover)
-        self._farewell = Farewell(self.ingest, monitor)
+        self._written = False  # the results of a run that is done, while an edge may come back
+        self._farewell = Farewell(self.ingest, monitor, config.fleet.farewell)
         try:
             self.learning = Learning(config, folder, handover, monitor, resume=resume)
             known = next((intake for intake in handover.intakes.values() if intake.streams), None)
@@ -82,23 +83,44 @@ class CloudRunner:
         return self.learning.logs
 
     def run(self, stop: threading.Event) -> bool:
-        """Train until the run is complete (True) or ``stop`` is set (False)."""
-        handover = self._handover
-        with handover.in_use():
+        """Train until the run is complete and all edges know it, or ``stop`` is set. True: it is complete."""
+        with self._handover.in_use():
             try:
-                while True:
-                    with handover.changed:
-                        while not (stop.is_set() or self._next() or (self._done() and self._farewell.over())):
-                            handover.changed.wait(timeout=0.2)
-                        if stop.is_set() or not self._next():
-                            return self._done()
+                while self._await_work(stop):
                     self._learn(stop)
+                return self._done()
             except Interrupted:
                 return False
 
+    def _await_work(self, stop: threading.Event) -> bool:
+        """Wait until there is something to learn from (True), or this process may end (False).
+
+        While a run that is done waits for an edge to hear of it, its results are on the disk already.
+        """
+        handover = self._handover
+        while True:
+            with handover.changed:
+                while not (stop.is_set() or self._next() or self._done()):
+                    handover.changed.wait(timeout=0.2)
+                if stop.is_set():
+                    return False
+                if self._next():
+                    return True
+                if not self.ingest.unaware() or (self._written and self._farewell.over()):
+                    return False
+                if self._written:
+                    handover.changed.wait(timeout=0.2)
+                    continue
+            self._write()
+
+    def _write(self) -> CloudSummary:
+        self._written = True
+        return self.learning.write(peak_rss_bytes=None if self.inline else peak_rss_bytes())
+
     def close(self) -> CloudSummary:
         """Write weights and summary, close files; returns the summary."""
-        summary = self.learning.close(peak_rss_bytes=None if self.inline else peak_rss_bytes())
+        summary = self._write()
+        self.learning.close()
         if summary.finished and self.config.store.keep == "unconsumed":
             self.ingest.forget_everything()
         self.ingest.close()
@@ -118,6 +140,7 @@ class CloudRunner:
         task = self.learning.next()
         if task is not None:
             self._farewell.begin_again()
+            self._written = False
         return task
 
     def _learn(self, stop: threading.Event | None = None) -> None:

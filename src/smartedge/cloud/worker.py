@@ -104,7 +104,8 @@ class Worker:
 
     def close(self) -> None:
         """Write weights and summary; the first worker alone does so."""
-        self.learning.close(peak_rss_bytes=peak_rss_bytes())
+        self.learning.write(peak_rss_bytes=peak_rss_bytes())
+        self.learning.close()
 
     def _decide(self, stop: threading.Event) -> Turn:
         """What all workers do next; waits a little where there is nothing."""

@@ -71,6 +71,12 @@ class FleetConfig(Section):
     patience: float = Field(
         5.0, gt=0, description="seconds that the cloud waits for an edge that has nothing to give, before it goes on"
     )
+    farewell: float = Field(
+        1.0,
+        ge=0,
+        description="hours that a cloud that has done its work stays for an edge that may not know that everything "
+        "arrived: one that was killed, and is started again; the results are written before",
+    )
     max_influence: float | None = Field(
         None,
         ge=0,

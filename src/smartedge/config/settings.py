@@ -221,7 +221,7 @@ class Config(Section):
         """
         places = dict.fromkeys(("run_dir", "hardware", "link", "spool", "store"), True)
         waiting = {
-            "fleet": {"expect", "deadline", "patience"},
+            "fleet": {"expect", "deadline", "patience", "farewell"},
             "data": {"cache_dir", "cache_bytes"},
             "cloud": {"workers"},
         }

@@ -2,7 +2,8 @@
 
 gRPC accepts connections by itself, and can only refuse the newest where there are too many. Then whoever holds enough
 idle connections keeps everybody out. :class:`Connections` closes the oldest connection that has not proved who it is
-instead. An edge proves it within milliseconds, so it gets through.
+instead. An edge proves it within milliseconds, so it gets through. From then on its connection counts for the edge, and
+no longer for its host: a site with many edges may have one address.
 """
 
 from __future__ import annotations
@@ -51,14 +52,16 @@ class Connections:
     Args:
         port: the port listened on.
         most: connections in total.
-        most_per_host: connections from one host.
+        most_per_host: connections from one host that have not proved who they are.
+        most_per_edge: connections of one edge. The oldest ones stay, since an edge's working stream may be there.
         unproven_s: seconds after which a connection is closed that has not proved who it is.
     """
 
-    def __init__(self, port: int, *, most: int, most_per_host: int, unproven_s: float) -> None:
+    def __init__(self, port: int, *, most: int, most_per_host: int, most_per_edge: int, unproven_s: float) -> None:
         self._port = port
         self._most = most
         self._most_per_host = most_per_host
+        self._most_per_edge = most_per_edge
         self._unproven_s = unproven_s
         self._known: dict[int, _Connection | None] = {}  # by inode; None: a socket of something else
         self._ended: dict[str, tuple[int, int]] = {}  # by edge: bytes (up, down) of connections that have ended
@@ -103,7 +106,6 @@ class Connections:
         with self._lock:
             for inode, known in list(self._known.items()):
                 if known:
-                    self._settle(known)
                     self._break(inode, known)
             self._known.clear()
 
@@ -130,22 +132,30 @@ class Connections:
         return _Connection(peer, time.monotonic(), descriptor)
 
     def _close_what_is_too_much(self) -> None:
-        """Close unproven connections: those that are too old, and the oldest where there are too many."""
+        """Close unproven connections: those that are too old, and the oldest where there are too many.
+
+        Of the connections of an edge, the newest ones are closed.
+        """
         now = time.monotonic()
-        all_ = [known for known in self._known.values() if known]
-        hosts = Counter(known.peer[0] for known in all_)
-        total = len(all_)
-        unproven = sorted(
-            ((i, c) for i, c in self._known.items() if c and c.edge is None), key=lambda each: each[1].since
-        )
-        for inode, known in unproven:
+        by_age = sorted(((i, c) for i, c in self._known.items() if c), key=lambda each: each[1].since)
+        total = len(by_age)
+        unproven = Counter(known.peer[0] for _, known in by_age if known.edge is None)
+        of_edge: Counter[str] = Counter()
+        for inode, known in by_age:
             host = known.peer[0]
-            if total > self._most or hosts[host] > self._most_per_host or now - known.since > self._unproven_s:
+            if known.edge is not None:
+                of_edge[known.edge] += 1
+                too_much = of_edge[known.edge] > self._most_per_edge
+            else:
+                many = total > self._most or unproven[host] > self._most_per_host
+                too_much = many or now - known.since > self._unproven_s
+                unproven[host] -= too_much
+            if too_much:
                 self._break(inode, known)
                 total -= 1
-                hosts[host] -= 1
 
     def _break(self, inode: int, known: _Connection) -> None:
+        self._settle(known)
         connection = duplicate(inode, known.descriptor)
         if connection is not None:
             with connection, contextlib.suppress(OSError):  # the peer may be faster

@@ -60,7 +60,8 @@ class Limits:
     """What senders may take of the receiver."""
 
     connections: int = 1024  # open at the same time
-    connections_per_host: int = 512
+    connections_per_host: int = 512  # of those that have not proved who they are
+    spare_connections: int = 7  # of an edge, beside one for each of its streams
     streams_per_edge: int = 1  # open at the same time
     bytes_per_second: float = float("inf")  # of each stream
     handshake_s: float = 10.0  # until a connection can carry calls
@@ -199,7 +200,11 @@ class GrpcReceiver:
                 grpc.ssl_server_credentials([pair], credentials.ca, require_client_auth=credentials.ca is not None),
             )
         self._connections = Connections(
-            bound, most=most, most_per_host=self._limits.connections_per_host, unproven_s=2 * self._limits.header_s
+            bound,
+            most=most,
+            most_per_host=self._limits.connections_per_host,
+            most_per_edge=self._limits.streams_per_edge + self._limits.spare_connections,
+            unproven_s=2 * self._limits.header_s,
         )
         return bound
 

@@ -84,7 +84,6 @@ def test_a_run_that_costs_just_that_is_predicted() -> None:
 def test_what_one_process_can_take() -> None:
     assert scale.most_edges(COSTS, ASSUMED, Limits()) == {
         "connections of one process": 1024,
-        "connections of one address (edges behind one NAT)": 512,
         # 0.5 - 0.01 cores; an edge takes 0.1 ms, 2 ms / 64, and 4 ms / 2 each second
         "processor (one core: Python)": 229,
         "waits for the disk, one after the other": 6400,  # a hundred frames a second

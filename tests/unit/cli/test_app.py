@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +19,7 @@ import pytest
 import smartedge.cli
 from smartedge.cli import app
 from smartedge.errors import LinkError, SmartEdgeError
-from smartedge.stopping import Stopped
+from smartedge.stopping import Stopped, stop_on_signals
 
 NAMES = [name for group in app.VERBS.values() for name in group]
 
@@ -187,3 +189,22 @@ def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> N
     assert done.returncode == 2
     assert "needs the package 'torch'" in done.stderr
     assert "pip install 'smartedge[train]'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("verb", sorted({*app._LONG, "cuts"}))
+def test_a_verb_that_is_asked_to_stop_ends_with_the_code_of_its_kind(verb, number, monkeypatch) -> None:
+    """Long verbs stop cleanly: 0. Others, and all at the second signal: 130. docs/errors.md says so."""
+
+    def work(args: argparse.Namespace, *, looks: bool = False) -> int:
+        with stop_on_signals() as stop, stop.watched() if looks else nullcontext():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+        raise AssertionError("nothing has stopped it")
+
+    for looks, code in ((False, 0 if verb in app._LONG else 130), (True, 130)):
+        monkeypatch.setattr(app, "parse", lambda argv, looks=looks: argparse.Namespace(run=partial(work, looks=looks)))
+        assert app.main([verb]) == code
+    page = (Path(__file__).parents[3] / "docs" / "errors.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith("| 0 | done; or one of ")]
+    assert (f"`{verb}`" in line) == (verb in app._LONG)

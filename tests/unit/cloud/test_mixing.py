@@ -17,6 +17,7 @@ from many_edges import SHAPE, SIZE, SimulatedEdge, edges_of, fleet_config, lines
 
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
+from smartedge.artifacts.summary import has_finished
 from smartedge.cloud.completion import ask_to_close
 from smartedge.cloud.learning import Learning
 from smartedge.cloud.runner import CloudRunner
@@ -392,12 +393,12 @@ def test_training_that_fails_on_no_frame_alone_blames_no_edge(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(
-    tmp_path: Path, monkeypatch, comes_back
-) -> None:
-    """All frames of an edge are in, and it did not hear so. Either it comes back and hears it, or it is given up."""
-    monkeypatch.setattr("smartedge.cloud.farewell._PATIENCE", 60.0 if comes_back else 0.3)
-    config = fleet_config(fleet={"expect": 2}, epochs=1)
+def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_path: Path, comes_back) -> None:
+    """All frames of an edge are in, and it did not hear so. Either it comes back and hears it, or it is given up.
+
+    The results are written before.
+    """
+    config = fleet_config(fleet={"expect": 2, "farewell": (60.0 if comes_back else 0.3) / 3600}, epochs=1)
     edges = edges_of(config, 2)
     runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)
     for edge in edges:
@@ -410,8 +411,9 @@ def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(
     running.join(timeout=0.3 if comes_back else 60)
     assert running.is_alive() == comes_back
     if comes_back:
-        while not runner.trainer or not runner.trainer.finished:
+        while not has_finished(tmp_path / "cloud"):
             running.join(timeout=0.05)
+        assert (tmp_path / "cloud" / "fleet.json").exists()
         edges[1].send(runner)  # nothing is wanted, so it sends nothing
     running.join(timeout=60)
     assert ended == [True] and closed.exists() == comes_back

@@ -36,8 +36,9 @@ def server() -> Iterator[Server]:
         each.close()
 
 
-def watch(server: Server, *, most: int = 100, most_per_host: int = 100, unproven_s: float = 1000.0) -> Connections:
-    return Connections(server.port, most=most, most_per_host=most_per_host, unproven_s=unproven_s)
+def watch(server: Server, **limits: float) -> Connections:
+    wide = {"most": 100, "most_per_host": 100, "most_per_edge": 100, "unproven_s": 1000.0}
+    return Connections(server.port, **{**wide, **limits})
 
 
 def is_open(client: socket.socket) -> bool:
@@ -68,6 +69,29 @@ def test_a_host_has_a_share(server: Server) -> None:
     other = server.connect("127.0.0.2")[0]
     connections.look()
     assert [is_open(client) for client in [*mine, other]] == [False, True, True, True]
+    connections.close()
+
+
+def test_edges_behind_one_address_take_nothing_from_each_other(server: Server) -> None:
+    connections = watch(server, most_per_host=2)
+    edges = [server.connect()[0] for _ in range(5)]
+    for number, client in enumerate(edges):
+        connections.prove(client.getsockname(), f"edge{number}")
+    strangers = [server.connect()[0] for _ in range(3)]
+    connections.look()
+    assert [is_open(client) for client in [*edges, *strangers]] == [True] * 5 + [False, True, True]
+    connections.close()
+
+
+def test_an_edge_has_a_few_connections_and_keeps_its_oldest_ones(server: Server) -> None:
+    connections = watch(server, most_per_edge=2)
+    mine, other = [server.connect()[0] for _ in range(3)], server.connect()[0]
+    mine[2].sendall(b"seven b")
+    for client, edge in zip([*mine, other], ["a", "a", "a", "b"], strict=True):
+        connections.prove(client.getsockname(), edge)
+    connections.look()
+    assert [is_open(client) for client in [*mine, other]] == [True, True, False, True]
+    assert connections.counters()["a"].up == 7, "bytes of a closed connection stay counted"
     connections.close()
 
 

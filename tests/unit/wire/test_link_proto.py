@@ -60,5 +60,6 @@ def test_the_page_names_every_key_and_the_limits() -> None:
         f"| {limits.header_s:g} s; {2 * limits.header_s:g} s |",
         f"| {limits.idle_s / 60:g} min |",
         f"| {limits.connections}; {limits.connections_per_host}. ",
+        f"| connections of one edge | {limits.streams_per_edge + limits.spare_connections}; ",
     ):
         assert told in page, told
