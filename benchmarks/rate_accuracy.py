@@ -213,8 +213,7 @@ def plain_map_bytes(config: Config) -> int:
     from smartedge.models.cut import list_cuts
     from smartedge.models.network import network_of
 
-    side = config.data.image_size
-    cuts = list_cuts(network_of(config.division(2)), (3, side, side))
+    cuts = list_cuts(network_of(config.division(2)), config.data.image_size.shape)
     return 4 * math.prod(next(cut.shape for cut in cuts if cut.name == config.model.cut))
 
 

@@ -2,11 +2,15 @@
 
     python benchmarks/records.py --records 1000000 --work FOLDER
     python benchmarks/records.py --records 1000000 --kind tar --work FOLDER
+    python benchmarks/records.py --large-rows --work FOLDER
 
 Records are images of 8x8 in PPM with one of ten classes, in files of 100 000. Each step runs in a process of its own:
 *first* opens the data set and decodes it; *second* opens it again; *train* goes through the shuffled training images in
 batches of 256 with a linear model. Memory is the resident set, in MiB, beyond what the imports take: when the data set
 is open, and during training, sampled each twentieth of an epoch, from the second sample on.
+
+``--large-rows`` measures what a Parquet file of 256 images of 1.9 MB takes to decode: once as pyarrow writes it by
+default, which is one page, and once with a page for each image (``write_batch_size=1``).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -82,19 +87,58 @@ def write(folder: Path, kind: str, records: int) -> None:
         half.rename(file)
 
 
+LARGE, SIDE = 256, 800  # images, and their side: 800x800 of noise in PPM are 1.92 MB
+
+
+def write_large(file: Path, write_batch_size: int) -> None:
+    """A Parquet file of large images of noise. ``write_batch_size`` rows at least are a page."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    schema = pa.schema([("image", pa.binary()), ("cls", pa.int64())])
+    header = f"P6 {SIDE} {SIDE} 255\n".encode()
+    images = [header + rng.bytes(SIDE * SIDE * 3) for _ in range(LARGE)]
+    pq.write_table(
+        pa.table({"image": images, "cls": np.arange(LARGE) % 2}, schema), file, write_batch_size=write_batch_size
+    )
+
+
+def step(code: str, *arguments: str) -> dict[str, float]:
+    """What code that was run in a process of its own found."""
+    call = [sys.executable, "-c", code + "print(json.dumps(found))", *arguments]
+    found: dict[str, float] = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def large_rows(work: Path) -> None:
+    """Measure both files, and keep the figures."""
+    steps = {}
+    for name, rows in (("one page", 1024), ("a page for each image", 1)):  # 1024 is pyarrow's default
+        file = work / name.replace(" ", "-") / "train.parquet"
+        writer = get_context("spawn").Process(target=write_large, args=(file, rows))  # else its peak counts for ours
+        writer.start()
+        writer.join()
+        steps[name] = step(OPEN, str(file), "cls", str(file.parent / "cache"))
+        print(name, steps[name], flush=True)
+    kept = {**provenance("--large-rows --work FOLDER"), "images": LARGE, "bytes": 3 * SIDE**2, "steps": steps}
+    write_atomically(HERE / "results" / "records-large-rows.json", json.dumps(kept, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--kind", choices=["parquet", "tar"], default="parquet")
     parser.add_argument("--work", type=Path, required=True, help="where data set and decoded images are kept")
+    parser.add_argument("--large-rows", action="store_true", help="measure large images in Parquet instead")
     args = parser.parse_args()
+    if args.large_rows:
+        large_rows(args.work)
+        return
     folder = args.work / f"{args.kind}-{args.records}"
     write(folder, args.kind, args.records)
     steps = {}
-    for step, code in (("first", OPEN), ("second", OPEN), ("train", OPEN + TRAIN)):
-        call = [sys.executable, "-c", code + "print(json.dumps(found))", str(folder), "cls", str(args.work / "cache")]
-        steps[step] = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
-        print(step, steps[step], flush=True)
+    for name, code in (("first", OPEN), ("second", OPEN), ("train", OPEN + TRAIN)):
+        steps[name] = step(code, str(folder), "cls", str(args.work / "cache"))
+        print(name, steps[name], flush=True)
     arguments = f"--records {args.records} --kind {args.kind} --work FOLDER"
     kept = {**provenance(arguments), "records": args.records, "kind": args.kind, "steps": steps}
     write_atomically(HERE / "results" / f"records-{args.kind}-{args.records}.json", json.dumps(kept, indent=1) + "\n")

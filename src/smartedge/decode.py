@@ -1,4 +1,4 @@
-"""Finds image files, and decodes them to squares of pixels. An edge without torch reads images as training does."""
+"""Finds image files, and decodes them to pixels of one size. An edge without torch reads images as training does."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from smartedge.image_size import ImageSize
+
 __all__ = ["SUFFIXES", "Fit", "Item", "decode", "is_hidden", "is_lfs_pointer", "walk"]
 
 SUFFIXES = frozenset(
@@ -25,7 +27,7 @@ Item = bytes | Path | NDArray[np.uint8] | None
 
 Pixels = NDArray[np.uint8]
 Fit = Literal["crop", "squash", "letterbox"]
-"""How an image becomes a square: its middle; all of it, squeezed; or all of it, with black bars."""
+"""What becomes of an image of another shape: its middle; all of it, squeezed; or all of it, with black bars."""
 
 
 def is_hidden(path: Path) -> bool:
@@ -61,21 +63,22 @@ def is_lfs_pointer(data: bytes) -> bool:
     return data.startswith(b"version https://git-lfs")
 
 
-def decode(item: Item, image_size: int, fit: Fit = "crop") -> Pixels | str:
-    """One image as uint8 (S, S, 3), or the reason why not.
+def decode(item: Item, image_size: int | ImageSize, fit: Fit = "crop") -> Pixels | str:
+    """One image as uint8 (H, W, 3), or the reason why not.
 
-    The image is made square as ``fit`` says (the default crops the longer side about the middle), and resized with
+    The image gets the shape that is asked for as ``fit`` says (the default crops the middle), and is resized with
     antialiasing. An orientation noted by a camera is applied; transparency is dropped; grey values of 16 bits are
     divided by 256.
     """
     if item is None:
         return "no image"
+    size = ImageSize.of(image_size)
     try:
         if isinstance(item, Path):
             item = item.read_bytes()
         if isinstance(item, bytes):
-            return _decode_bytes(item, image_size, fit)
-        return _square(Image.fromarray(item).convert("RGB"), image_size, fit)
+            return _decode_bytes(item, size, fit)
+        return _fitted(Image.fromarray(item).convert("RGB"), size, fit)
     except FileNotFoundError:
         return "image file missing"
     except PermissionError:
@@ -86,7 +89,7 @@ def decode(item: Item, image_size: int, fit: Fit = "crop") -> Pixels | str:
         return "image truncated" if "truncated" in str(error).lower() else "image cannot be decoded"
 
 
-def _decode_bytes(encoded: bytes, image_size: int, fit: Fit) -> Pixels | str:
+def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
     if not encoded:
         return "no image"
     if is_lfs_pointer(encoded):
@@ -100,9 +103,9 @@ def _decode_bytes(encoded: bytes, image_size: int, fit: Fit) -> Pixels | str:
             shallow = _eight_bits(image)
             if shallow is None:
                 return "more than 16 bits per channel"
-            return _square(shallow.convert("RGB"), image_size, fit)
-        image.draft("RGB", (2 * image_size, 2 * image_size))  # large JPEGs are decoded at a fraction of their size
-        return _square(ImageOps.exif_transpose(image).convert("RGB"), image_size, fit)
+            return _fitted(shallow.convert("RGB"), size, fit)
+        image.draft("RGB", (2 * max(size), 2 * max(size)))  # large JPEGs are decoded at a fraction of their size
+        return _fitted(ImageOps.exif_transpose(image).convert("RGB"), size, fit)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image | None:
@@ -113,13 +116,21 @@ def _eight_bits(image: Image.Image) -> Image.Image | None:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def _square(image: Image.Image, image_size: int, fit: Fit) -> Pixels:
+def _fitted(image: Image.Image, size: ImageSize, fit: Fit) -> Pixels:
+    """The image in the size asked for, uint8 (H, W, 3)."""
+    asked = (size.width, size.height)  # as Pillow has it
     if fit == "letterbox":
-        return np.asarray(ImageOps.pad(image, (image_size, image_size), Image.Resampling.BICUBIC))
+        return np.asarray(ImageOps.pad(image, asked, Image.Resampling.BICUBIC))
     if fit == "squash":
-        return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    if image.size != (image_size, image_size):
-        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+        return np.asarray(image.resize(asked, Image.Resampling.BICUBIC))
+    width: float
+    height: float
+    width, height = image.size
+    if width * size.height > height * size.width:  # the image is wider than what is asked for
+        width = height * size.width / size.height
+    else:
+        height = width * size.height / size.width
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    if image.size != asked:
+        image = image.resize(asked, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
     return np.asarray(image)

@@ -84,6 +84,19 @@ def test_what_is_wrong_is_named_with_a_remedy(raw, words):
         assert word in str(caught.value)
 
 
+def test_a_rectangle_is_kept_as_it_was_written_and_a_square_as_a_number() -> None:
+    config = load_config({"data": {"image_size": "24x40"}})
+    assert config.data.image_size.shape == (3, 24, 40)
+    assert config.agreement()["data"]["image_size"] == "24x40"
+    assert load_config(yaml.safe_load(config.to_yaml())) == config
+    assert (
+        load_config({"data": {"image_size": "40x40"}}).identity()
+        == load_config({"data": {"image_size": 40}}).identity()
+    )
+    with pytest.raises(ConfigError, match=r"data.image_size: .*4x64 pixels: height and width must be 8 to 4096"):
+        load_config({"data": {"image_size": "4x64"}})
+
+
 @pytest.mark.parametrize(
     ("model", "size"),
     [
@@ -96,10 +109,10 @@ def test_what_is_wrong_is_named_with_a_remedy(raw, words):
 )
 def test_a_pretrained_network_gets_images_of_its_own_size_where_none_is_given(model, size):
     config = load_config({"model": model})
-    assert config.data.image_size == size
-    assert load_config(Config.model_validate({"model": model})).data.image_size == size
+    assert config.data.image_size.plain == size
+    assert load_config(Config.model_validate({"model": model})).data.image_size.plain == size
     assert load_config(yaml.safe_load(config.to_yaml())) == config
-    assert load_config({"model": model, "data": {"image_size": 48}}).data.image_size == 48
+    assert load_config({"model": model, "data": {"image_size": 48}}).data.image_size.plain == 48
 
 
 @pytest.mark.parametrize(

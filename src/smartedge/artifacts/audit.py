@@ -156,8 +156,8 @@ test images for each pair of desired label (0, 1) and sensitive label (0, 1).
 | --- | --- |
 | `ids` | int64 (R,), the test images' ids |
 | `desired`, `sensitive` | int64 (R,), class numbers (first column of a multi-label task); −1: unknown |
-| `originals` | uint8 (R, 3, S, S), RGB |
-| `defended`, `undefended` | uint8 (R, 3, S, S): by the attack with the lowest perceptual distance; may be absent |
+| `originals` | uint8 (R, 3, H, W), RGB |
+| `defended`, `undefended` | uint8 (R, 3, H, W): by the attack with the lowest perceptual distance; may be absent |
 
 Its metadata are strings of JSON: `network` (the run's `model.name`), `attacks` (`{"defended": ATTACK, "undefended":
 ATTACK}`), `desired` and `sensitive` (`{"column", "names"}`; `sensitive` null without one). For an unprotected run

@@ -6,7 +6,7 @@
 | --- | --- |
 | `manifest.json` | everything below |
 | `manifest.sig` | Ed25519 signature of the bytes of `manifest.json`, 128 hexadecimal digits; absent where not signed |
-| `front.onnx` | `images`, uint8 (B, 3, S, S), RGB → `features`, float32 (B, *F). The preprocessing is inside |
+| `front.onnx` | `images`, uint8 (B, 3, H, W), RGB → `features`, float32 (B, *F). The preprocessing is inside |
 | `exit.onnx` | `features`, float32 (B, *F) → `logits`, float32 (B, K) |
 | `front.safetensors`, `exit.safetensors` | the same weights, for the cloud and for edges that have torch |
 
@@ -45,6 +45,7 @@ from pydantic import Field, JsonValue
 from smartedge.artifacts.base import Artifact, Part
 from smartedge.artifacts.results import TaskFacts
 from smartedge.errors import FrontError, SmartEdgeError
+from smartedge.image_size import SizeField
 
 __all__ = [
     "AttackedAttribute",
@@ -129,7 +130,10 @@ class FrontManifest(Artifact):
         "where that is above 1"
     )
     files: dict[str, _Digest] = Field(description="file → SHA-256")
-    image_size: int = Field(ge=1, description="S: images are made square (`settings`, `data.fit`) and resized")
+    image_size: SizeField = Field(
+        description="H and W, pixels: a square (`64`) or height and width (`720x1280`). Images are brought to it as "
+        "`data.fit` in `settings` says"
+    )
     task: TaskFacts = Field(description="as in `results.json`")
     feature_shape: tuple[int, ...] = Field(description="F, of what crosses the cut")
     settings: dict[str, JsonValue] = Field(description="of the run that trained it: those of `shared/run.json`")

@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue
 from smartedge.artifacts.base import Artifact, Part
 from smartedge.artifacts.results import MachineFacts
 from smartedge.errors import ConfigError, SmartEdgeError
+from smartedge.image_size import SizeField
 
 __all__ = [
     "CheckpointCost",
@@ -109,7 +110,7 @@ class ProfiledNetwork(Part):
 
     model: dict[str, JsonValue] = Field(description="settings `model`, without the cut")
     train: dict[str, JsonValue] = Field(description="batch size, optimizer, precision and memory layout")
-    image_size: int = Field(description="pixels; images are square")
+    image_size: SizeField = Field(description="pixels: a square (`64`) or height and width (`720x1280`)")
     augment: str
     desired: str | tuple[str, ...] = Field(description="a column, or several")
     sensitive: tuple[str, ...] = Field(description="columns that adversarial exits unlearn")

@@ -64,6 +64,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from smartedge.artifacts.base import Artifact, Fields, Part
+from smartedge.image_size import SizeField
 
 __all__ = [
     "BytesPerImage",
@@ -116,7 +117,7 @@ class DataFacts(Part):
     """The images."""
 
     path: str = Field(description="as in the settings")
-    image_size: int = Field(description="pixels; images are square")
+    image_size: SizeField = Field(description="pixels: a square (`64`) or height and width (`720x1280`)")
     train: int = Field(description="number of training images")
     val: int = Field(description="number of validation images")
     test: int = Field(description="number of test images")

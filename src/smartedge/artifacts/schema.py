@@ -37,6 +37,7 @@ from smartedge.artifacts import (
     sweep,
 )
 from smartedge.artifacts.base import Part
+from smartedge.image_size import ImageSize
 
 __all__ = ["main", "page"]
 
@@ -51,7 +52,7 @@ PAGES = {
     "front-schema.md": front,
 }
 _PLACE = re.compile(r"^\[table of (\w+)\]$", re.MULTILINE)
-_NAMES = {str: "string", int: "int", float: "float", bool: "bool"}
+_NAMES = {str: "string", int: "int", float: "float", bool: "bool", ImageSize: "int, string"}
 
 
 def page(module: types.ModuleType) -> str:

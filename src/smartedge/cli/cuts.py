@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from smartedge.errors import CutError
+from smartedge.image_size import ImageSize
 from smartedge.models.cut import Cut, cut, list_cuts
 from smartedge.models.zoo import build, usual_size
 
@@ -75,13 +76,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CutError: the network is unknown, does not take such images, cannot be recorded, or has no place to cut.
     """
-    size: int = args.input or usual_size(args.model) or 64
+    size = ImageSize.of(args.input or usual_size(args.model) or 64)
     model = build(args.model, outputs=args.outputs, image_size=size, small_input=not args.stock, seed=0, weights="none")
-    cuts = list_cuts(model, (3, size, size))
+    cuts = list_cuts(model, size.shape)
     if not cuts:
         raise CutError(f"{args.model} cannot be divided anywhere. {_reasons(model, size)}")
     if args.input is None:
-        print(f"images of 3x{size}x{size}; --input chooses another size", file=sys.stderr)
+        print(f"images of 3x{size}; --input chooses another size", file=sys.stderr)
     if args.json:
         rows = [dataclasses.asdict(point) | {"dtype": str(point.dtype).removeprefix("torch.")} for point in cuts]
         print(json.dumps(rows, indent=2))
@@ -90,12 +91,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _reasons(model: nn.Module, size: int) -> str:
+def _reasons(model: nn.Module, size: ImageSize) -> str:
     """Why the network cannot be cut after each of its parts."""
     reasons = []
     for name, _ in model.named_children():
         try:
-            cut(model, name, (3, size, size))
+            cut(model, name, size.shape)
         except CutError as error:
             reasons.append(str(error).partition(" Nearest cuts:")[0].partition(" It has no cuts")[0])
     return (
@@ -136,8 +137,7 @@ def _kib(number: int) -> str:
     return f"{number / 1024:,.1f}"
 
 
-def _image_size(text: str) -> int:
-    match = re.fullmatch(r"3x(\d+)x(\d+)", text)
-    if match is None or match[1] != match[2]:
-        raise argparse.ArgumentTypeError(f"{text} is not the shape of a square RGB image; write it as 3x64x64")
-    return int(match[1])
+def _image_size(text: str) -> ImageSize:
+    if not re.fullmatch(r"3x[1-9]\d{0,5}x[1-9]\d{0,5}", text):
+        raise argparse.ArgumentTypeError(f"{text} is not the shape of an RGB image; write it as 3x64x64 (3xHxW)")
+    return ImageSize.of(text.removeprefix("3x"))

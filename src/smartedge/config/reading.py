@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from smartedge.config.sections import Section
 from smartedge.config.settings import Config
 from smartedge.errors import ConfigError, RunError
+from smartedge.image_size import ImageSize
 from smartedge.models.blueprint import weights_named
 
 __all__ = ["Nested", "config_of_edge", "load_config", "load_run_config", "parse_overrides"]
@@ -122,7 +123,7 @@ def _at_trained_size(config: Config) -> Config:
     size = usual_size(config.model.name, weights=weights)
     if size is None:
         return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
+    return config.model_copy(update={"data": config.data.model_copy(update={"image_size": ImageSize.of(size)})})
 
 
 def config_of_edge(config: Config, said: Mapping[str, Any]) -> Config:

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from smartedge.image_size import ImageSize, SizeField
 
 __all__ = [
     "ADDITIVE",
@@ -64,6 +66,18 @@ def _weights(value: object) -> object:
     return value
 
 
+def _usable_size(size: ImageSize) -> ImageSize:
+    """Refuse images that are smaller or larger than networks take.
+
+    Raises:
+        ValueError: a side is shorter than 8 pixels, or longer than 4096.
+    """
+    if not (_SIDES[0] <= min(size) and max(size) <= _SIDES[1]):
+        raise ValueError(f"an image of {size} pixels: height and width must be {_SIDES[0]} to {_SIDES[1]} pixels")
+    return size
+
+
+_SIDES = (8, 4096)  # of an image, in pixels: the least and the most
 PositiveInt = Annotated[int, Field(gt=0)]
 Shape = Annotated[tuple[PositiveInt, ...], BeforeValidator(_shape), Field(min_length=2, max_length=3)]
 
@@ -82,17 +96,15 @@ class DataConfig(Section):
     sensitive: Annotated[tuple[str, ...], BeforeValidator(_columns)] = Field(
         (), description="columns to hide; they never leave the edge"
     )
-    image_size: int = Field(
-        64,
-        ge=8,
-        le=1024,
-        description="images are made square and resized to this many pixels; default of a pretrained network: "
-        "its own size",
+    image_size: Annotated[SizeField, AfterValidator(_usable_size)] = Field(
+        ImageSize(64, 64),
+        description="images are resized to it: 64 is a square, 720x1280 a height and width in pixels, of 8 to 4096; "
+        "default of a pretrained network: its own size",
     )
     fit: Literal["crop", "squash", "letterbox"] = Field(
         "crop",
-        description="how an image becomes square: crop (its middle), squash (all of it, squeezed), letterbox (all of "
-        "it, with black bars)",
+        description="what becomes of an image of another shape: crop (its middle), squash (all of it, squeezed), "
+        "letterbox (all of it, with black bars)",
     )
     limit: dict[Literal["train", "val", "test"], PositiveInt] = Field(
         default_factory=dict, description="use a fixed, class-balanced subset of this many images per split"

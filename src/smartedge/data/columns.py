@@ -13,6 +13,7 @@ from smartedge.data.images import default_cache_dir
 from smartedge.data.labels import BOOLEAN, read_column
 from smartedge.data.sources import open_raw
 from smartedge.errors import DataError
+from smartedge.image_size import ImageSize
 from smartedge.types import SplitName
 
 __all__ = ["read_columns", "yes_no_columns"]
@@ -23,7 +24,7 @@ def read_columns(
     path: str,
     names: Sequence[str],
     *,
-    image_size: int,
+    image_size: int | ImageSize,
     limit: Mapping[SplitName, int] | None = None,
     cache_dir: Path | None = None,
 ) -> tuple[dict[SplitName, dict[str, Tensor]], dict[str, tuple[str, ...]]]:
@@ -44,7 +45,7 @@ def read_columns(
     Raises:
         DataError: a column is unknown, or cannot be a label.
     """
-    raw = open_raw(path, image_size, dict(limit or {}), cache_dir or default_cache_dir())
+    raw = open_raw(path, ImageSize.of(image_size), dict(limit or {}), cache_dir or default_cache_dir())
     columns = [read_column(raw, name) for name in names]
     labels: dict[SplitName, dict[str, Tensor]] = {}
     for name, split in dataset.splits.items():
@@ -54,10 +55,14 @@ def read_columns(
 
 
 def yes_no_columns(
-    path: str, *, image_size: int, limit: Mapping[SplitName, int] | None = None, cache_dir: Path | None = None
+    path: str,
+    *,
+    image_size: int | ImageSize,
+    limit: Mapping[SplitName, int] | None = None,
+    cache_dir: Path | None = None,
 ) -> tuple[str, ...]:
     """The yes/no columns that every split of a data set has, in the data set's order."""
-    raw = open_raw(path, image_size, dict(limit or {}), cache_dir or default_cache_dir())
+    raw = open_raw(path, ImageSize.of(image_size), dict(limit or {}), cache_dir or default_cache_dir())
     splits = list(raw.splits.values())
     found = []
     for name in splits[0].columns:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from smartedge.data.face import ATTRIBUTES, Face
 from smartedge.data.raw import Images, RawData, RawSplit
+from smartedge.image_size import ImageSize
 from smartedge.types import SplitName
 
 __all__ = ["ATTRIBUTES", "DEFAULT_COUNTS", "draw", "open_drawn"]
@@ -31,17 +32,21 @@ _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 Floats = NDArray[Any]  # float32
 
 
-def open_drawn(image_size: int, counts: dict[SplitName, int] | None = None) -> RawData:
+def open_drawn(image_size: int | ImageSize, counts: dict[SplitName, int] | None = None) -> RawData:
     """The embedded data set: always the same faces, whatever the seed of a run.
 
     Args:
-        image_size: height and width at which the faces are drawn, pixels.
+        image_size: the faces are drawn in a square of its longer side.
         counts: how many images a split has, where it is not :data:`DEFAULT_COUNTS`.
     """
     splits: dict[SplitName, RawSplit] = {}
     for split, count in {**DEFAULT_COUNTS, **(counts or {})}.items():
         table = pa.table(dict(zip(ATTRIBUTES, _attributes(_uniforms(0, split, np.arange(count))).T, strict=True)))
-        images = Images(count, key=f"drawn {VERSION} {split}", items=_Drawing(split, count, image_size))
+        images = Images(
+            count,
+            key=f"drawn {VERSION} {split}",
+            items=_Drawing(split, count, max(ImageSize.of(image_size))),
+        )
         splits[split] = RawSplit.from_table(images, table)
     return RawData("drawn", splits)
 

@@ -1,4 +1,4 @@
-"""Images decoded once: square RGB bytes in a file of the user's cache folder."""
+"""Images decoded once: RGB bytes of one size in a file of the user's cache folder."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from smartedge.data.raw import Images
 from smartedge.decode import Fit, decode
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing, write_atomically
+from smartedge.image_size import ImageSize
 
 __all__ = ["ImageStore", "default_cache_dir", "open_images"]
 
@@ -48,11 +49,11 @@ class ImageStore(Protocol):
     bad: dict[int, str]
 
     def read(self, indices: Indices) -> Tensor:
-        """The images of these indices in the source, uint8 (B, 3, S, S)."""
+        """The images of these indices in the source, uint8 (B, 3, H, W)."""
 
 
 class _File:
-    """Images in one file, uint8 (N, 3, S, S), of which only what is read is in memory.
+    """Images in one file, uint8 (N, 3, H, W), of which only what is read is in memory.
 
     ``rows`` are the indices of the images that are there, ascending; None: all.
     """
@@ -73,7 +74,7 @@ class _File:
         self.bad = bad
 
     def read(self, indices: Indices) -> Tensor:
-        """The images of these indices in the source, uint8 (B, 3, S, S).
+        """The images of these indices in the source, uint8 (B, 3, H, W).
 
         The file is mapped during the call only: what was read does not stay in the process.
         """
@@ -131,7 +132,7 @@ def open_images(
     images: Images,
     *,
     name: str,
-    image_size: int,
+    image_size: int | ImageSize,
     fit: Fit = "crop",
     cache_dir: Path,
     rows: Indices | None = None,
@@ -147,8 +148,8 @@ def open_images(
     Args:
         images: the source.
         name: for people: in the file's name and beside the progress bar.
-        image_size: S.
-        fit: how images are made square.
+        image_size: H and W, or the side of a square.
+        fit: how images get that shape.
         cache_dir: where the files are kept.
         rows: indices of the images that are needed, ascending; None: all. Others are not decoded.
         cache_bytes: when files are added, those that were not used for the longest time are removed until the folder
@@ -157,8 +158,9 @@ def open_images(
     Raises:
         DataError: the cache folder cannot be written.
     """
+    size = ImageSize.of(image_size)
     if len(images.parts) < 2:
-        store, base = _open_file(images, name, image_size, fit, cache_dir, rows)
+        store, base = _open_file(images, name, size, fit, cache_dir, rows)
         _make_room(cache_dir, {base}, cache_bytes)
         return store
     starts = np.cumsum([0, *(part.count for part in images.parts)])
@@ -172,7 +174,7 @@ def open_images(
                 stores.append(None)
                 continue
             mine = None if len(mine) == part.count else mine
-        store, base = _open_file(part, name, image_size, fit, cache_dir, mine)
+        store, base = _open_file(part, name, size, fit, cache_dir, mine)
         stores.append(store)
         used.add(base)
     _make_room(cache_dir, used, cache_bytes)
@@ -180,12 +182,12 @@ def open_images(
 
 
 def _open_file(
-    images: Images, name: str, image_size: int, fit: Fit, cache_dir: Path, rows: Indices | None
+    images: Images, name: str, size: ImageSize, fit: Fit, cache_dir: Path, rows: Indices | None
 ) -> tuple[_File, Path]:
     """The images of one part, decoded now or earlier, and the name of its files without ending."""
     label = re.sub(r"[^\w.-]+", "-", name)
-    base = cache_dir / f"{label}-{image_size}px-{_digest(images, image_size, fit)}"
-    shape = (images.count, 3, image_size, image_size)
+    base = cache_dir / f"{label}-{size.plain}px-{_digest(images, size, fit)}"
+    shape = (images.count, *size.shape)
     if (store := _open(base, shape, None)) is not None:
         return store, base
     if rows is not None:
@@ -208,9 +210,9 @@ def _open_file(
     return store, base
 
 
-def _digest(images: Images, image_size: int, fit: Fit) -> str:
+def _digest(images: Images, size: ImageSize, fit: Fit) -> str:
     """Identifies the decoded images: 16 hexadecimal digits."""
-    digest = hashlib.sha256(f"{FORMAT} {image_size} {images.count} {images.key}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {size.plain} {images.count} {images.key}".encode())
     digest.update(b"" if fit == "crop" else fit.encode())
     for file in images.files:
         try:
@@ -248,7 +250,7 @@ def _build(
     images: Images, name: str, shape: tuple[int, int, int, int], base: Path, rows: Indices | None, fit: Fit
 ) -> None:
     """Decode what is needed, and write both files: each to a temporary name, then moved into place."""
-    count, _, _, image_size = shape
+    count, size = shape[0], ImageSize(*shape[2:])
     pixels, notes = _files(base)
     indices = range(count) if rows is None else rows.tolist()
     wanted = set(indices)
@@ -265,7 +267,7 @@ def _build(
         done = 0
         while chunk := list(itertools.islice(items, CHUNK)):
             block = np.zeros((len(chunk), *shape[1:]), np.uint8)
-            for row, result in enumerate(pool.map(lambda item: decode(item, image_size, fit), chunk)):
+            for row, result in enumerate(pool.map(lambda item: decode(item, size, fit), chunk)):
                 if isinstance(result, str):
                     bad.append((indices[done + row], result))
                 else:

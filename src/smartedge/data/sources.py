@@ -27,6 +27,7 @@ from smartedge.data.stored import ARROW, PARQUET
 from smartedge.data.webdataset import TAR, find_webdataset, open_webdataset
 from smartedge.decode import Fit
 from smartedge.errors import DataError
+from smartedge.image_size import ImageSize
 from smartedge.types import SplitName, Task
 
 __all__ = ["open_dataset", "open_raw"]
@@ -45,7 +46,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
     desired: str | Sequence[str],
     *,
     sensitive: Sequence[str] = (),
-    image_size: int,
+    image_size: int | ImageSize,
     fit: Fit = "crop",
     limit: Mapping[SplitName, int] | None = None,
     seed: int = 0,
@@ -65,9 +66,9 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
         desired: the column to learn; a list of yes/no columns makes a multi-label task. Images may lack some of its
             labels, if nothing is sensitive: what is hidden is compared among images of equal desired labels.
         sensitive: columns to hide.
-        image_size: images are made square and resized to this many pixels.
-        fit: how they are made square: the middle (``crop``), all of it squeezed (``squash``), or all of it with black
-            bars (``letterbox``).
+        image_size: height and width of the images, pixels; a number is the side of a square.
+        fit: what becomes of an image of another shape: its middle (``crop``), all of it squeezed (``squash``), or all
+            of it with black bars (``letterbox``).
         limit: split → the number of images to use. They are a fixed subset with equally many images of every class,
             as far as there are enough; of a multi-label task, any images. More drawn faces than the default can be
             asked for.
@@ -86,6 +87,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
         if most < 1:
             raise DataError(f"limit: {most} {split} images are asked for; at least 1 is needed")
     cache_dir = cache_dir or default_cache_dir()
+    image_size = ImageSize.of(image_size)
     data = open_raw(path, image_size, limit, cache_dir)
     task, columns, hidden = _labels(data, desired, sensitive)
 
@@ -143,7 +145,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
     )
 
 
-def open_raw(path: str, image_size: int, limit: Mapping[SplitName, int], cache_dir: Path) -> RawData:
+def open_raw(path: str, image_size: ImageSize, limit: Mapping[SplitName, int], cache_dir: Path) -> RawData:
     """Find the layout of a data set, without decoding images or choosing columns. Arguments as :func:`open_dataset`."""
     if path == "drawn":
         return open_drawn(image_size, {s: max(count, limit.get(s, 0)) for s, count in DEFAULT_COUNTS.items()})

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from smartedge.decode import Fit, decode, is_hidden, walk
 from smartedge.errors import DataError
+from smartedge.image_size import ImageSize
 from smartedge.types import SplitName, Task
 
 __all__ = ["LabelledFolder"]
@@ -65,7 +66,9 @@ class LabelledFolder:
             digest.update(self.labels[split].tobytes())
         return digest.hexdigest()[:32]
 
-    def usable(self, split: SplitName, image_size: int, fit: Fit) -> tuple[NDArray[np.int64], dict[Path, str]]:
+    def usable(
+        self, split: SplitName, image_size: int | ImageSize, fit: Fit
+    ) -> tuple[NDArray[np.int64], dict[Path, str]]:
         """Ids of the images that can be decoded, and what is wrong with the others.
 
         Every image is decoded: the header of a stream says how many frames will come.
@@ -80,9 +83,9 @@ class LabelledFolder:
         return np.array(ids, dtype=np.int64), problems
 
     def batches(
-        self, split: SplitName, ids: NDArray[np.int64], size: int, image_size: int, fit: Fit
+        self, split: SplitName, ids: NDArray[np.int64], size: int, image_size: int | ImageSize, fit: Fit
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]]:
-        """Ids, pixels (uint8 (B, 3, S, S)) and labels, ``size`` images at a time.
+        """Ids, pixels (uint8 (B, 3, H, W)) and labels, ``size`` images at a time.
 
         Raises:
             DataError: an image was changed or removed since it was listed.

@@ -41,7 +41,7 @@ class OnnxFront:
         _give_back_memory()
 
     def features(self, images_BCHW: NDArray[np.uint8]) -> Features:
-        """uint8 (B, 3, S, S) → bounded features, float32 (B, *F).
+        """uint8 (B, 3, H, W) → bounded features, float32 (B, *F).
 
         Where releases are random, the front takes one image at a time: see
         :meth:`smartedge.inference.trained.TorchFront.features`.

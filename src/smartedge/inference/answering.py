@@ -44,7 +44,7 @@ class Front(Protocol):
     agreement: dict[str, JsonValue]  # settings on which the server must agree; "front": SHA-256 of the weights
 
     def features(self, images_BCHW: NDArray[np.uint8]) -> Features:
-        """uint8 (B, 3, S, S) → bounded features, float32 (B, *F)."""
+        """uint8 (B, 3, H, W) → bounded features, float32 (B, *F)."""
         ...
 
     def logits(self, features_BF: Features, *, released: bool) -> NDArray[np.float32]:
@@ -122,7 +122,7 @@ class Answerer:
         """Answer some images.
 
         Args:
-            images_BCHW: uint8 (B, 3, S, S), cropped and resized as in training.
+            images_BCHW: uint8 (B, 3, H, W), cropped and resized as in training.
 
         Raises:
             PrivacyError: an image's budget is spent, or the ledger is missing; nothing is sent then.

@@ -72,7 +72,7 @@ def calibrate(
 
     Args:
         front: front and exit.
-        batches: images, uint8 (B, 3, S, S), and their desired labels.
+        batches: images, uint8 (B, 3, H, W), and their desired labels.
         noise: secret randomness for the simulated releases.
         protected: images of inference are released with noise (``dp.apply_to: always``).
         back: answers what the codec leaves of the releases; None: the back's accuracy stays unknown.

@@ -28,6 +28,7 @@ from smartedge.errors import FrontError
 from smartedge.files import write_atomically
 from smartedge.fleet.signing import sign
 from smartedge.fronts.bundle import EXIT, FRONT, MANIFEST, SIGNATURE
+from smartedge.image_size import ImageSize
 from smartedge.inference.trained import TorchFront, TrainedRun
 from smartedge.models.network import to_input
 
@@ -40,7 +41,7 @@ _WEIGHTS = ("front.safetensors", "exit.safetensors")
 
 
 class _FromPixels(nn.Module):
-    """The front with its preprocessing: uint8 (B, 3, S, S) → float32 (B, *F)."""
+    """The front with its preprocessing: uint8 (B, 3, H, W) → float32 (B, *F)."""
 
     def __init__(self, front: nn.Module) -> None:
         super().__init__()
@@ -191,12 +192,12 @@ def _difference(model: bytes, takes: str, module: nn.Module, inputs: Tensor) -> 
     return found
 
 
-def _some_images(count: int, size: int) -> NDArray[np.uint8]:
-    """Noise, smooth gradients, black and white: uint8 (count, 3, size, size)."""
+def _some_images(count: int, size: ImageSize) -> NDArray[np.uint8]:
+    """Noise, smooth gradients, black and white: uint8 (count, 3, H, W)."""
     random = np.random.default_rng(0)
-    images_BCHW = random.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-    images_BCHW[1] = np.linspace(0, 255, size).astype(np.uint8)
-    images_BCHW[2] = np.linspace(255, 0, size).astype(np.uint8)[:, None]
+    images_BCHW = random.integers(0, 256, (count, *size.shape), dtype=np.uint8)
+    images_BCHW[1] = np.linspace(0, 255, size.width).astype(np.uint8)
+    images_BCHW[2] = np.linspace(255, 0, size.height).astype(np.uint8)[:, None]
     images_BCHW[3], images_BCHW[4] = 0, 255
     return images_BCHW
 

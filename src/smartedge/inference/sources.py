@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from smartedge.decode import SUFFIXES, Fit, decode, is_hidden
 from smartedge.errors import ConfigError, DataError
+from smartedge.image_size import ImageSize
 
 __all__ = ["Shown", "open_source"]
 
@@ -30,7 +31,7 @@ class Shown:
 
     Attributes:
         name: of the file, or ``VIDEO@SECONDS``.
-        pixels_CHW: uint8 (3, S, S); None where the image cannot be used.
+        pixels_CHW: uint8 (3, H, W); None where the image cannot be used.
         problem: the reason then.
     """
 
@@ -39,7 +40,7 @@ class Shown:
     problem: str = ""
 
     @classmethod
-    def of(cls, name: str, item: Path | NDArray[np.uint8], image_size: int, fit: Fit = "crop") -> Shown:
+    def of(cls, name: str, item: Path | NDArray[np.uint8], image_size: int | ImageSize, fit: Fit = "crop") -> Shown:
         """Decode an image as in training."""
         found = decode(item, image_size, fit)
         if isinstance(found, str):
@@ -49,7 +50,7 @@ class Shown:
 
 def open_source(
     where: str,
-    image_size: int,
+    image_size: int | ImageSize,
     stop: threading.Event,
     *,
     fit: Fit = "crop",
@@ -62,9 +63,9 @@ def open_source(
     Args:
         where: a folder, which is watched for new images; ``-``: names of files, one a line, from ``lines``; a video
             file; ``camera:DEVICE``, such as ``camera:/dev/video0``; or one image file.
-        image_size: S.
+        image_size: height and width, or the side of a square.
         stop: set it to end a source that has no end.
-        fit: how images are made square.
+        fit: how images get that shape.
         every: seconds between two images of a video or camera.
         once: a folder is read once and not watched.
         lines: standard input, for ``-``.

@@ -85,7 +85,7 @@ class TorchFront:
         self.mechanism = mechanism_of(run.config, self.feature_shape)
 
     def features(self, images_BCHW: NDArray[np.uint8]) -> Features:
-        """uint8 (B, 3, S, S) → bounded features, float32 (B, *F).
+        """uint8 (B, 3, H, W) → bounded features, float32 (B, *F).
 
         Where releases are random, the front takes one image at a time. In a batch, the last bits of the features depend
         on the other images; the same image in another batch would then be a new release.

@@ -62,8 +62,8 @@ def _fastest_steps(
     """Way → seconds of its fastest step; the first step of each does not count."""
     with torch.random.fork_rng():  # what is measured does not move the random numbers of the run
         network = undivided(config.division(outputs)).to(device).train()
-        size, side = min(_IMAGES, config.train.batch_size), config.data.image_size
-        images_BCHW = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8)
+        size = min(_IMAGES, config.train.batch_size)
+        images_BCHW = torch.randint(0, 256, (size, *config.data.image_size.shape), dtype=torch.uint8)
         best: dict[tuple[str, bool], float] = {}
         begun, rounds = time.perf_counter(), 0
         while rounds < 2 or time.perf_counter() - begun < _BUDGET_S:

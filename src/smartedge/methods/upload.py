@@ -31,7 +31,7 @@ def cloud(config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 def _image_shape(config: Config) -> tuple[int, ...]:
-    return 3, config.data.image_size, config.data.image_size
+    return config.data.image_size.shape
 
 
 class UploadLearner:

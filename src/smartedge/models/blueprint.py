@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from smartedge.image_size import ImageSize
+
 __all__ = ["Blueprint", "is_on_hub", "of_a_run", "weights_named"]
 
 
@@ -18,7 +20,7 @@ class Blueprint:
     name: str  # see smartedge.models.zoo.build
     at: str  # name or alias of a cut
     outputs: int  # K of task exit and back
-    image_size: int  # height and width of the images in pixels
+    image_size: int | ImageSize  # height and width of the images in pixels; a number: a square
     seed: int  # determines every parameter
     bottleneck: tuple[int, ...] | Literal["auto"] | None = None  # shape of the narrow tensor that crosses instead
     codebook: int | None = None  # number of codewords, one of which crosses instead

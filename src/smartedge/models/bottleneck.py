@@ -10,19 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartedge.errors import ConfigError
+from smartedge.image_size import ImageSize
 from smartedge.models.layout import Layout, as_channels_first, is_map, known_layout, map_size
 from smartedge.models.recording import shape_text
 
 __all__ = ["Compress", "Expand", "check_bottleneck", "usual_bottleneck"]
 
-_SIDES = (8, 16)  # smallest and largest height and width of the default, where the map at the cut has them
+_SIDES = (8, 16)  # smallest and largest longer side of the default, where the map at the cut has them
 _MOST = 4096  # numbers
 
 
-def usual_bottleneck(feature_shape: tuple[int, ...], layout: Layout, image_size: int) -> tuple[int, ...] | None:
+def usual_bottleneck(
+    feature_shape: tuple[int, ...], layout: Layout, image_size: int | ImageSize
+) -> tuple[int, ...] | None:
     """The default of ``model.bottleneck``: at most a quarter as many numbers as the image has pixels, and 4096.
 
-    A map gets an eighth of the image's height and width, but between 8 and 16, and as many channels as that leaves.
+    A map gets an eighth of the image's longer side, but between 8 and 16; its other side follows from the image's
+    shape, and it has as many channels as that leaves.
     Tokens keep their number, and get fewer dimensions. In one byte a number that is less than the image as JPEG
     (docs/decisions/0037-defaults.md).
 
@@ -34,11 +38,15 @@ def usual_bottleneck(feature_shape: tuple[int, ...], layout: Layout, image_size:
     Returns:
         A shape that :func:`check_bottleneck` accepts. None: a vector, or more than three axes; it crosses as it is.
     """
-    numbers = min(image_size**2 // 4, _MOST)
+    image = ImageSize.of(image_size)
+    numbers = min(image.height * image.width // 4, _MOST)
     if is_map(layout):
         channels, height, width = map_size(feature_shape, layout)
-        side = min(max(image_size // 8, _SIDES[0]), _SIDES[1])
-        height, width = min(height, side), min(width, side)
+        longer = max(image)
+        side = min(max(longer // 8, _SIDES[0]), _SIDES[1])
+        height, width = (
+            min(here, max(1, round(side * there / longer))) for here, there in zip((height, width), image, strict=True)
+        )
         return max(1, min(channels, numbers // (height * width))), height, width
     if layout == "tokens":
         tokens, width = feature_shape

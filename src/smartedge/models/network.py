@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.errors import ConfigError
+from smartedge.image_size import ImageSize
 from smartedge.models import zoo
 from smartedge.models.adapters import add_adapters
 from smartedge.models.blueprint import Blueprint
@@ -52,7 +53,7 @@ def divide(blueprint: Blueprint) -> Divided:
         ConfigError: the bottleneck does not fit the tensor at the cut, or what is to be frozen does not exist.
     """
     model = network_of(blueprint)
-    front, back = cut(model, blueprint.at, (3, blueprint.image_size, blueprint.image_size))
+    front, back = cut(model, blueprint.at, ImageSize.of(blueprint.image_size).shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(blueprint.seed)
         _freeze(blueprint, [front, back])
@@ -74,7 +75,7 @@ def divide_in_order(blueprint: Blueprint, cuts: Sequence[str]) -> tuple[list[Par
     Raises:
         CutError, ConfigError: as :func:`divide`; or the cuts are not in order.
     """
-    parts = cut_in_order(network_of(blueprint), cuts, (3, blueprint.image_size, blueprint.image_size))
+    parts = cut_in_order(network_of(blueprint), cuts, ImageSize.of(blueprint.image_size).shape)
     ends = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(blueprint.seed)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from smartedge.errors import CutError
+from smartedge.image_size import ImageSize
 from smartedge.models.blame import first_line
 from smartedge.models.weights import IMAGENET, Adapt, Loaded, Pixels, fill, read_weights
 
@@ -55,7 +56,7 @@ def of_torchvision(library: ModuleType, name: str) -> Published:
     return Published(Pixels(tuple(transform.mean), tuple(transform.std)), int(transform.crop_size[0]))
 
 
-def load_into(model: nn.Module, name: str, weights: str, published: Published, image_size: int) -> Loaded:
+def load_into(model: nn.Module, name: str, weights: str, published: Published, image_size: ImageSize) -> Loaded:
     """Give a network its pretrained weights.
 
     Args:
@@ -76,8 +77,8 @@ def load_into(model: nn.Module, name: str, weights: str, published: Published, i
     if pixels is None:
         pixels, more = IMAGENET, [*more, "nothing says how colours were scaled in their training: as for ImageNet"]
     size = published.image_size
-    if size not in (None, image_size):
-        more = [*more, f"images are {image_size}x{image_size} here; data.image_size: {size} is what they know best"]
+    if size not in (None, image_size.plain):
+        more = [*more, f"images are {image_size} here; data.image_size: {size} is what they know best"]
     return Loaded(source, tensors, replaced, pixels, size, (*notes, *more))
 
 

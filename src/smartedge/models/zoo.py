@@ -21,6 +21,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
+from smartedge.image_size import ImageSize
 from smartedge.models.blame import first_line, place_and_reason
 from smartedge.models.blueprint import is_on_hub, weights_named
 from smartedge.models.compat import load_timm, load_torchvision
@@ -40,13 +41,13 @@ def build(
     name: str,
     *,
     outputs: int,
-    image_size: int,
+    image_size: int | ImageSize,
     small_input: bool = True,
     seed: int,
     weights: str | None = None,
     arguments: Mapping[str, JsonValue] | None = None,
 ) -> nn.Module:
-    """A network (B, 3, image_size, image_size) → (B, outputs), in training mode.
+    """A network (B, 3, H, W) → (B, outputs), in training mode.
 
     Where it has pretrained weights, its attribute ``loaded`` tells what they are
     (:class:`smartedge.models.weights.Loaded`).
@@ -56,10 +57,10 @@ def build(
             for one of them), ``hf_hub:USER/NAME`` on the Hugging Face hub, or ``package.module:factory`` for a
             callable that takes ``num_classes``.
         outputs: number K of outputs.
-        image_size: height and width of the images in pixels.
-        small_input: adapt to small images. Below 64 pixels ResNets begin with a 3x3 convolution of stride 1 and no
-            pooling; below 128 pixels VGGs end in global pooling and one linear layer. The user's own networks, and
-            pretrained ones, are left alone.
+        image_size: H and W of the images in pixels; a number is the side of a square.
+        small_input: adapt to small images, by their shorter side. Below 64 pixels ResNets begin with a 3x3 convolution
+            of stride 1 and no pooling; below 128 pixels VGGs end in global pooling and one linear layer. The user's own
+            networks, and pretrained ones, are left alone.
         seed: determines every parameter that is not pretrained. The global random state is left as it was.
         weights: ``none``, ``timm`` (those that timm publishes), a file, or ``later``; None: as the name says, see
             :func:`smartedge.models.blueprint.weights_named`.
@@ -69,7 +70,7 @@ def build(
         CutError: no network has that name, its library is not installed, it does not take such images or arguments,
             or the weights cannot be read, fetched or put into it.
     """
-    weights = weights_named(name, weights)
+    weights, size = weights_named(name, weights), ImageSize.of(image_size)
     own = ":" in name and not is_on_hub(name)
     if own and weights == "timm":
         raise CutError(f"model.weights: timm has no weights for a network of your own ({name}); give a file")
@@ -80,14 +81,14 @@ def build(
         else:
             found = _find(name, timm_first=weights == "timm")
             small = small_input and weights == "none"
-            model = _from_library(name, found, outputs, image_size, small, arguments or {})
+            model = _from_library(name, found, outputs, size, small, arguments or {})
             published = of_torchvision(*found) if found[0] is load_torchvision() else None
         if weights != "none":
             facts = of_model(model) if published is None else published
             later = weights == "later"
-            loaded = UNKNOWN if later else load_into(model, name, weights, facts, image_size)
+            loaded = UNKNOWN if later else load_into(model, name, weights, facts, size)
             model.loaded = loaded  # type: ignore[assignment]
-        _check(model, name, outputs, image_size)
+        _check(model, name, outputs, size)
     return model
 
 
@@ -130,35 +131,35 @@ def _from_library(
     name: str,
     found: tuple[ModuleType, str],
     outputs: int,
-    image_size: int,
+    size: ImageSize,
     small_input: bool,
     arguments: Mapping[str, JsonValue],
 ) -> nn.Module:
     library, short = found
     if library is load_torchvision():
         builder = library.models.get_model_builder(short)
-        settings = _torchvision_settings(builder, outputs, image_size) | dict(arguments)
+        settings = _torchvision_settings(builder, outputs, size) | dict(arguments)
         make: Callable[[], nn.Module] = lambda: builder(**settings)  # noqa: E731
     else:
-        make = lambda: _made_by_timm(library, short, outputs, image_size, arguments)  # noqa: E731
+        make = lambda: _made_by_timm(library, short, outputs, size, arguments)  # noqa: E731
     try:
-        if small_input and image_size < _HEAD_BELOW and re.match(r"vgg\d", short):
+        if small_input and min(size) < _HEAD_BELOW and re.match(r"vgg\d", short):
             return _vgg_with_small_head(make, outputs)
         model = make()
     except (ValueError, AssertionError, RuntimeError, TypeError) as error:
         given = f" with {dict(arguments)}" if arguments else ""
-        raise CutError(f"{name} cannot be built for {image_size}x{image_size} images{given}: {error}") from error
+        raise CutError(f"{name} cannot be built for {size} images{given}: {error}") from error
     except Exception as error:
         if not is_on_hub(name):
             raise
         raise CutError(f"{name} cannot be fetched from the Hugging Face hub: {first_line(error)}") from error
-    if small_input and image_size < _STEM_BELOW:
+    if small_input and min(size) < _STEM_BELOW:
         _shrink_stem(model)
     return model
 
 
 def _made_by_timm(
-    timm: ModuleType, name: str, outputs: int, image_size: int, arguments: Mapping[str, JsonValue]
+    timm: ModuleType, name: str, outputs: int, size: ImageSize, arguments: Mapping[str, JsonValue]
 ) -> nn.Module:
     settings: dict[str, object] = {"num_classes": outputs, **arguments}
     if is_on_hub(name):
@@ -169,16 +170,18 @@ def _made_by_timm(
         published, architecture = timm.models.get_pretrained_cfg(name), name
         fixed = published is not None and published.fixed_input_size
     if fixed:  # networks made for one image size (ViT, Swin) have to be told it, the others must not be
-        settings["img_size"] = image_size
+        settings["img_size"] = size.height if size.height == size.width else tuple(size)
     model: nn.Module = timm.create_model(architecture, pretrained=False, **settings)
     return model
 
 
-def _torchvision_settings(builder: Callable[..., nn.Module], outputs: int, image_size: int) -> dict[str, object]:
+def _torchvision_settings(builder: Callable[..., nn.Module], outputs: int, size: ImageSize) -> dict[str, object]:
     known = inspect.signature(typing.get_type_hints(builder)["return"].__init__).parameters
+    if "image_size" in known and size.height != size.width:
+        raise ValueError("torchvision's takes squares only; timm has networks of this kind that take rectangles")
     settings = {
-        "image_size": image_size,  # ViT
-        "input_size": (image_size, image_size),  # MaxViT
+        "image_size": size.height,  # ViT
+        "input_size": tuple(size),  # MaxViT
         "aux_logits": False,  # GoogLeNet and Inception would answer with several tensors
         "init_weights": True,
     }
@@ -257,13 +260,12 @@ def _unknown(name: str, names: list[str]) -> typing.NoReturn:
     )
 
 
-def _check(model: nn.Module, name: str, outputs: int, image_size: int) -> None:
+def _check(model: nn.Module, name: str, outputs: int, size: ImageSize) -> None:
     """Run one blank image through, so that an impossible size shows here and not in the middle of a run."""
-    size = f"{image_size}x{image_size}"
     model.eval()
     try:
         with torch.no_grad():
-            answer = model(torch.zeros(1, 3, image_size, image_size))
+            answer = model(torch.zeros(1, *size.shape))
     except Exception as error:  # whatever the network's code raises
         raise CutError(
             f"{name} does not take {size} images: {_kind_and_place(error)}; choose another image size or network"

@@ -76,7 +76,7 @@ def test_the_data_are_looked_at_and_a_file_is_proposed(
     path = tmp_path / "run.yaml"
     assert main(["init", str(path), "--data", str(photos), "--no-measure"]) == 0
     config, told = load_config(path), capsys.readouterr().out
-    assert (config.data.desired, config.data.image_size, config.train.batch_size) == ("kind", 40, 16)
+    assert (config.data.desired, config.data.image_size.plain, config.train.batch_size) == ("kind", 40, 16)
     assert config.epochs == 40  # few images: more epochs
     assert "24 training images of about 40 pixels; columns that can be learned: kind (2), glasses (2)" in told
     assert "kind is learned; 6x8x8 numbers cross the cut layer1, at most 384 bytes" in told

@@ -20,6 +20,7 @@ from smartedge.data.images import default_cache_dir, open_images
 from smartedge.data.raw import Images
 from smartedge.decode import Fit, Item, decode
 from smartedge.errors import DataError
+from smartedge.image_size import ImageSize
 
 Picture = Callable[..., bytes]
 
@@ -69,6 +70,29 @@ def test_how_a_picture_becomes_square(fit: Fit, columns: str, upright: bool) -> 
         found = found.transpose(1, 0, 2) if upright else found
         assert "".join("RGB"[int(pixel.argmax())] for pixel in found[4]) == columns
         assert bool((found[[0, -1]] == 0).all()) == (fit == "letterbox")
+
+
+@pytest.mark.parametrize(
+    ("fit", "columns"),
+    [("crop", "RRGGGGBB"), ("squash", "RRGGGGBB"), ("letterbox", "--RGGB--")],
+)
+@pytest.mark.parametrize("upright", [False, True])
+def test_how_a_picture_becomes_a_rectangle(fit: Fit, columns: str, upright: bool) -> None:
+    """Bands of red, green and blue, 8, 16 and 8 wide and 32 high, become 8 wide and 4 high."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    for band, (start, end) in enumerate(((0, 8), (8, 24), (24, 32))):
+        pixels[:, start:end, band] = 255
+    pixels[[0, -1]] = 255  # white above and below: a crop leaves it out
+    pixels = pixels.transpose(1, 0, 2) if upright else pixels
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
+    for item in (pixels, buffer.getvalue()):
+        found = decode(item, ImageSize(8, 4) if upright else ImageSize(4, 8), fit)
+        assert isinstance(found, np.ndarray) and found.shape == ((8, 4, 3) if upright else (4, 8, 3))
+        found = found.transpose(1, 0, 2) if upright else found
+        shown = "".join("RGB"[int(pixel.argmax())] if pixel.max() > 40 else "-" for pixel in found[2])
+        assert shown == columns
+        white = int(np.sort(found[0], axis=1)[:, 0].max())  # the least of red, green and blue
+        assert (white == 0) == (fit == "crop")
 
 
 def test_a_picture_of_the_right_size_is_left_as_it_is() -> None:

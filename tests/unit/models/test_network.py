@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from smartedge.errors import ConfigError
+from smartedge.image_size import ImageSize
 from smartedge.models.adapters import AdaptedConv2d, AdaptedLinear, add_adapters
 from smartedge.models.blueprint import Blueprint, weights_named
 from smartedge.models.bottleneck import check_bottleneck, usual_bottleneck
@@ -141,6 +142,8 @@ def test_a_tag_names_weights_and_a_module_of_ones_own_does_not(name, weights, ex
         ((64, 56, 56), "channels-first", 224, (16, 16, 16)),
         ((512, 2, 2), "channels-first", 64, (256, 2, 2)),  # a map that is smaller keeps its size
         ((8, 4, 4), "channels-first", 64, (8, 4, 4)),
+        ((64, 45, 80), "channels-first", ImageSize(720, 1280), (28, 9, 16)),  # the image's shape is kept
+        ((64, 24, 6), "channels-first", ImageSize(96, 24), (16, 12, 3)),
         ((197, 192), "tokens", 224, (197, 20)),
         ((512,), "vector", 64, None),
     ],
@@ -152,7 +155,8 @@ def test_the_default_bottleneck_has_a_quarter_as_many_numbers_as_the_image_has_p
     assert found == expected
     if found is not None:
         check_bottleneck(feature_shape, found, layout)
-        assert math.prod(found) <= image_size**2 // 4
+        height, width = ImageSize.of(image_size)
+        assert math.prod(found) <= height * width // 4
 
 
 def test_the_default_bottleneck_is_built_where_the_cut_has_a_map_and_left_out_where_it_has_a_vector():

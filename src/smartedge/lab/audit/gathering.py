@@ -161,7 +161,7 @@ def trained_parts(config: Config, task: Task, folder: Path) -> Parts:
     """Front, task exit and feature shape, with the weights that one side's folder holds."""
     method = get_method(config.method)
     if not method.divides:
-        return Parts(nn.Identity(), None, (3, config.data.image_size, config.data.image_size), "channels-first")
+        return Parts(nn.Identity(), None, config.data.image_size.shape, "channels-first")
     pretrained = weights_named(config.model.name, config.model.weights) != "none"
     divided = divide(of_a_run(config.division(task.outputs), pretrained=pretrained))
     front = divided.front

@@ -384,8 +384,8 @@ class _Costs:
         if not self.choice.how.has_cloud:
             return whole.peak_bytes
         if self.cut_edge is None:
-            size = self.edge.network.image_size
-            return whole.baseline_bytes + (job.queue_frames + 1 + _READ_AHEAD) * job.batch_size * 3 * size * size
+            numbers = prod(self.edge.network.image_size.shape)
+            return whole.baseline_bytes + (job.queue_frames + 1 + _READ_AHEAD) * job.batch_size * numbers
         waiting = 0 if self.choice.how.answered else job.queue_frames
         return self.cut_edge.edge_peak_bytes + waiting * job.batch_size * 4 * prod(self.cut_edge.shape)
 

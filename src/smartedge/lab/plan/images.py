@@ -67,7 +67,7 @@ def sample_images(config: Config) -> Images:
 
 
 def _random_images(config: Config) -> Images:
-    desired, size, side = config.data.desired, config.train.batch_size, config.data.image_size
+    desired, size = config.data.desired, config.train.batch_size
     generator = torch.Generator().manual_seed(0)
     if isinstance(desired, str):
         task = Task("single", (desired,), ("no", "yes"))
@@ -75,7 +75,7 @@ def _random_images(config: Config) -> Images:
     else:
         task = Task("multi", tuple(desired), tuple(desired))
         labels = torch.randint(0, 2, (size, len(desired)), generator=generator).float()
-    pixels_BCHW = torch.randint(0, 256, (size, 3, side, side), generator=generator, dtype=torch.uint8)
+    pixels_BCHW = torch.randint(0, 256, (size, *config.data.image_size.shape), generator=generator, dtype=torch.uint8)
     batch = ImageBatch(np.arange(size), pixels_BCHW, labels)
     nothing = Timing(seconds=0.0, cpu_seconds=0.0, spread=0.0, first_seconds=0.0)
     return Images((batch,), task, None, nothing, f"random pixels: {config.data.path} is not on this machine")

@@ -237,9 +237,9 @@ def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, r
         ``whole``, ``checkpoint``, ``transport``, ``data``, ``counts``, ``features``, ``outputs``, ``all_cuts`` and
         ``left_out``.
     """
-    task, side = images.task, config.data.image_size
+    task = images.task
     recorded = network_of(config.division(task.outputs))
-    cuts = _known(list_cuts(recorded, (3, side, side)), config.model.name)
+    cuts = _known(list_cuts(recorded, config.data.image_size.shape), config.model.name)
     del recorded
     gc.collect()
     baseline = rss_bytes()

@@ -20,6 +20,7 @@ from smartedge.data.raw import RawData
 from smartedge.data.sources import PERSON, open_raw
 from smartedge.decode import Item, decode
 from smartedge.errors import DataError
+from smartedge.image_size import ImageSize
 from smartedge.models.bottleneck import usual_bottleneck
 from smartedge.models.cut import list_cuts
 from smartedge.models.zoo import build
@@ -66,7 +67,7 @@ def look(path: str) -> Looked:
     Raises:
         DataError: it is not there, is in no known layout, or has no column that can be learned.
     """
-    raw = open_raw(path, _SIDE, {}, default_cache_dir())
+    raw = open_raw(path, ImageSize.of(_SIDE), {}, default_cache_dir())
     if "train" not in raw.splits:
         raise DataError(f"{raw.name} has no training split; it has: {', '.join(raw.splits)}")
     train = raw.splits["train"]
@@ -129,7 +130,7 @@ def crossing(config: Config) -> tuple[int, ...]:
     """The shape of what crosses the cut with these settings, without building front and back."""
     size = config.data.image_size
     model = build(config.model.name, outputs=2, image_size=size, small_input=True, seed=0, weights="none")
-    point = next(cut for cut in list_cuts(model, (3, size, size)) if config.model.cut in (cut.name, *cut.aliases))
+    point = next(cut for cut in list_cuts(model, size.shape) if config.model.cut in (cut.name, *cut.aliases))
     named = config.bottleneck
     return (usual_bottleneck(point.shape, point.layout, size) if named == "auto" else named) or point.shape
 

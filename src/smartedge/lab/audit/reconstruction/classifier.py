@@ -135,7 +135,7 @@ class Lesson:
 
     images: Images  # from the attacker's train images
     labels_NQ: Tensor  # their labels
-    val_images: Tensor  # uint8 (M, 3, S, S), from its val images
+    val_images: Tensor  # uint8 (M, 3, H, W), from its val images
     val_labels_MQ: Tensor
 
 

@@ -86,7 +86,7 @@ def train_decoder(evidence: RunEvidence, *, seconds: float, seed: int, report: R
 
 @torch.no_grad()
 def reconstruct_images(decoder: Decoder, released_NF: Tensor) -> Tensor:
-    """The images that the decoder makes from releases (N, *F): uint8 (N, 3, S, S), on the CPU."""
+    """The images that the decoder makes from releases (N, *F): uint8 (N, 3, H, W), on the CPU."""
     decoder.eval()
     device = next(decoder.parameters()).device
     return torch.cat([to_bytes(decoder(part.float().to(device))).cpu() for part in released_NF.split(_CHUNK)])

@@ -17,7 +17,7 @@ Distance = FeatureDistance | Lpips
 
 
 def likeness(originals: Tensor, reconstructed: Tensor, distance: Distance) -> dict[str, object]:
-    """The means of all measures over uint8 images (M, 3, S, S)."""
+    """The means of all measures over uint8 images (M, 3, H, W)."""
     measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim, "perceptual": distance}
     ours, theirs = to_image(originals), to_image(reconstructed)
     values = {name: finite_mean(measure(ours, theirs)) for name, measure in measures.items()}

@@ -1,6 +1,6 @@
 """Measures of how like a reconstruction is to the image: PSNR, SSIM, and a perceptual distance.
 
-Images are float32 (B, 3, S, S) in [0, 1] throughout this package.
+Images are float32 (B, 3, H, W) in [0, 1] throughout this package.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from smartedge.data.images import default_cache_dir
 from smartedge.errors import ConfigError
+from smartedge.image_size import ImageSize
 from smartedge.lab.audit.reconstruction.pixels import prepare
 from smartedge.models.compat import load_torchvision
 from smartedge.models.layout import layout_of_shape
@@ -56,16 +57,16 @@ class FeatureDistance:
     resolutions. Equal images have distance 0.
 
     Args:
-        network: (B, 3, S, S) → logits; put in evaluation mode.
-        image_size: S in pixels.
+        network: (B, 3, H, W) → logits; put in evaluation mode.
+        image_size: H and W in pixels.
         of: the name of the network.
     """
 
-    def __init__(self, network: nn.Module, *, image_size: int, of: str) -> None:
+    def __init__(self, network: nn.Module, *, image_size: ImageSize, of: str) -> None:
         self.network = network.eval()
         self.name = f"distance in the features of the undivided {of}"
         self.device = next(network.parameters()).device
-        self._taps = _taps(network, prepare(torch.zeros(2, 3, image_size, image_size, device=self.device)))
+        self._taps = _taps(network, prepare(torch.zeros(2, *image_size.shape, device=self.device)))
 
     @torch.no_grad()
     def __call__(self, images_BCHW: Tensor, reconstructed_BCHW: Tensor) -> Tensor:
@@ -150,10 +151,10 @@ class Lpips:
         return found
 
 
-def perceptual_distance(network: nn.Module, *, image_size: int, of: str) -> FeatureDistance | Lpips:
+def perceptual_distance(network: nn.Module, *, image_size: ImageSize, of: str) -> FeatureDistance | Lpips:
     """LPIPS where its weights are in the cache folder and images are large enough; otherwise the network's distance."""
     path = default_cache_dir() / LPIPS_FILE
-    if path.exists() and image_size >= _LEAST_SIZE:
+    if path.exists() and min(image_size) >= _LEAST_SIZE:
         return Lpips(path)
     return FeatureDistance(network, image_size=image_size, of=of)
 

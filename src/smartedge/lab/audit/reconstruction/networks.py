@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smartedge.image_size import ImageSize
 from smartedge.models.layout import Layout, as_channels_first, is_map, known_layout, map_size
 
 __all__ = ["Decoder", "PatchCritic"]
@@ -18,41 +19,43 @@ _FEW = 512  # up to so many numbers in a feature, a linear layer takes all of th
 
 
 class Decoder(nn.Module):
-    """A released feature (B, *F) → an image (B, 3, S, S) in (0, 1).
+    """A released feature (B, *F) → an image (B, 3, H, W) in (0, 1).
 
     Features are centred and scaled by the statistics from :meth:`fit_scale`. Then they reach the first grid:
 
     - a convolution takes a map to the grid, so positions are kept;
-    - tokens are laid out as the square that they came from, and a class token is copied to every position;
+    - tokens are laid out as the grid that they came from, and a class token is copied to every position;
     - a linear layer takes other tokens and vectors to a 4×4 grid;
     - features of at most 512 numbers have a linear layer as well, since a narrow bottleneck may not keep positions.
 
     Residual blocks and nearest-neighbour upsampling follow. They get narrower as the size grows. At each size a learned
     map is added, for what all images share. At half of the image's size, 12 channels are shuffled into pixels. At
-    S = 64 this takes about 60 million multiplications per image.
+    64x64 this takes about 60 million multiplications per image.
     """
 
-    def __init__(self, feature_shape: tuple[int, ...], image_size: int, layout: Layout | None = None) -> None:
+    def __init__(
+        self, feature_shape: tuple[int, ...], image_size: int | ImageSize, layout: Layout | None = None
+    ) -> None:
         super().__init__()
-        self.image_size = image_size
+        self.image_size = ImageSize.of(image_size)
         self.layout = known_layout(feature_shape, layout)
         self.register_buffer("centre", torch.zeros(feature_shape))
         self.register_buffer("scale", torch.ones(feature_shape))
-        half = -(-image_size // 2)
-        channels, self.grid = _map_of(feature_shape, self.layout)
-        side = self.grid or 4
-        while side > half:  # a map larger than needed is pooled
-            side = -(-side // 2)
-        self.side = side
-        sizes = [side]
-        while sizes[-1] < half:
-            sizes.append(min(2 * sizes[-1], half))
-        widths = [min(_WIDEST, 128 if size < 12 else 64 if size < 24 else 32) for size in sizes]
+        half = (-(-self.image_size.height // 2), -(-self.image_size.width // 2))
+        channels, self.grid = _map_of(feature_shape, self.layout, self.image_size)
+        start = self.grid or (4, 4)
+        while start[0] > half[0] or start[1] > half[1]:  # a map larger than needed is pooled
+            start = (-(-start[0] // 2), -(-start[1] // 2))
+        self.start = start
+        sizes = [start]
+        while sizes[-1] != half:
+            sizes.append((min(2 * sizes[-1][0], half[0]), min(2 * sizes[-1][1], half[1])))
+        widths = [min(_WIDEST, 128 if max(size) < 12 else 64 if max(size) < 24 else 32) for size in sizes]
         numbers = math.prod(feature_shape)
         self.place = nn.Conv2d(channels, widths[0], 3, padding=1) if self.grid else None
-        self.everywhere = nn.Linear(numbers, widths[0] * side * side) if numbers <= _FEW or not self.grid else None
+        self.everywhere = nn.Linear(numbers, widths[0] * math.prod(start)) if numbers <= _FEW or not self.grid else None
         self.learned = nn.ParameterList(
-            nn.Parameter(torch.zeros(width, size, size)) for width, size in zip(widths, sizes, strict=True)
+            nn.Parameter(torch.zeros(width, *size)) for width, size in zip(widths, sizes, strict=True)
         )
         self.blocks = nn.ModuleList(nn.Sequential(_Residual(width), _Residual(width)) for width in widths)
         self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(widths))
@@ -67,29 +70,30 @@ class Decoder(nn.Module):
         self.get_buffer("scale").copy_(1 / spread.clamp(min=max(1e-6, 0.05 * float(spread.mean()))))
 
     def forward(self, features_BF: Tensor) -> Tensor:
-        """(B, *F) → (B, 3, S, S) in (0, 1)."""
+        """(B, *F) → (B, 3, H, W) in (0, 1)."""
         scaled_BF = (features_BF - self.get_buffer("centre")) * self.get_buffer("scale")
         hidden: Tensor | float = 0.0
         if self.place is not None:
-            maps_BCHW = _to_map(scaled_BF, self.layout)
-            if maps_BCHW.shape[-2:] != (self.side, self.side):
-                maps_BCHW = F.adaptive_avg_pool2d(maps_BCHW, self.side)
+            maps_BCHW = _to_map(scaled_BF, self.layout, self.image_size)
+            if maps_BCHW.shape[-2:] != self.start:
+                maps_BCHW = F.adaptive_avg_pool2d(maps_BCHW, self.start)
             hidden = self.place(maps_BCHW)
         if self.everywhere is not None:
-            hidden = hidden + self.everywhere(scaled_BF.flatten(1)).unflatten(1, (-1, self.side, self.side))
+            hidden = hidden + self.everywhere(scaled_BF.flatten(1)).unflatten(1, (-1, *self.start))
         assert isinstance(hidden, Tensor)
         for level, size in enumerate(self.sizes):
             if level:
-                hidden = F.interpolate(self.narrow[level - 1](hidden), size=(size, size), mode="nearest")
+                hidden = F.interpolate(self.narrow[level - 1](hidden), size=size, mode="nearest")
             hidden = self.blocks[level](hidden + self.learned[level])
-        image_BCHW = F.pixel_shuffle(self.paint(hidden), 2)[..., : self.image_size, : self.image_size]
+        painted_BCHW = F.pixel_shuffle(self.paint(hidden), 2)
+        image_BCHW = painted_BCHW[..., : self.image_size.height, : self.image_size.width]
         return image_BCHW.sigmoid()
 
 
 class PatchCritic(nn.Module):
     """Scores how real each patch of an image looks (Isola et al. 2017), given the decoder's plain image.
 
-    (B, 3, S, S) and (B, 3, S, S) → scores (B, 1, S/8, S/8). Spectral normalisation limits the slope of the scores.
+    (B, 3, H, W) and (B, 3, H, W) → scores (B, 1, H/8, W/8). Spectral normalisation limits the slope of the scores.
     """
 
     def __init__(self) -> None:
@@ -134,30 +138,36 @@ class _Residual(nn.Module):
         return x_BCHW + change_BCHW
 
 
-def _map_of(feature_shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:
-    """Channels and side of a feature as a square map; side 0 where it is not a map."""
+def _map_of(feature_shape: tuple[int, ...], layout: Layout, image: ImageSize) -> tuple[int, tuple[int, int] | None]:
+    """Channels, and height and width, of a feature as a map; None where it is not a map."""
     if is_map(layout):
         channels, height, width = map_size(feature_shape, layout)
-        return channels, max(height, width)
+        return channels, (max(height, width),) * 2 if image.height == image.width else (height, width)
     if layout == "tokens":
         tokens, width = feature_shape
-        side = math.isqrt(tokens)
-        if side > 1 and side * side == tokens:
-            return width, side
-        if side > 1 and side * side == tokens - 1:
-            return 2 * width, side
-    return 0, 0
+        for number, channels in ((tokens, width), (tokens - 1, 2 * width)):
+            if (grid := _grid_of(number, image)) is not None:
+                return channels, grid
+    return 0, None
 
 
-def _to_map(features_BF: Tensor, layout: Layout) -> Tensor:
-    """(B, *F) → (B, C, H, W), for features that :func:`_map_of` gives a side."""
+def _grid_of(tokens: int, image: ImageSize) -> tuple[int, int] | None:
+    """The grid of so many patches of an image: as much higher than wide as the image is. None where there is none."""
+    height = max(1, round(math.sqrt(tokens * image.height / image.width)))
+    width = tokens // height
+    fits = height * width == tokens and height * image.width == width * image.height
+    return (height, width) if fits and min(height, width) > 1 else None
+
+
+def _to_map(features_BF: Tensor, layout: Layout, image: ImageSize) -> Tensor:
+    """(B, *F) → (B, C, H, W), for features that :func:`_map_of` gives a grid."""
     if is_map(layout):
         return as_channels_first(features_BF, layout)
-    tokens = features_BF.shape[1]
-    side = math.isqrt(tokens)
-    if side * side == tokens:
-        maps_BDHW: Tensor = features_BF.transpose(1, 2).unflatten(2, (side, side))
+    if (grid := _grid_of(features_BF.shape[1], image)) is not None:
+        maps_BDHW: Tensor = features_BF.transpose(1, 2).unflatten(2, grid)
         return maps_BDHW
     first_BD, rest_BTD = features_BF[:, 0], features_BF[:, 1:]
-    grid_BDHW = rest_BTD.transpose(1, 2).unflatten(2, (side, side))
+    rest = _grid_of(rest_BTD.shape[1], image)
+    assert rest is not None
+    grid_BDHW = rest_BTD.transpose(1, 2).unflatten(2, rest)
     return torch.cat([grid_BDHW, first_BD[:, :, None, None].expand_as(grid_BDHW)], dim=1)

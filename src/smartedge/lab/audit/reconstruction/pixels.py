@@ -1,4 +1,4 @@
-"""Converts bytes, images and network inputs. In this package an image is float32 (B, 3, S, S) in [0, 1]."""
+"""Converts bytes, images and network inputs. In this package an image is float32 (B, 3, H, W) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _CPU = torch.device("cpu")
 
 
 def to_image(pixels_BCHW: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S) → image."""
+    """uint8 (B, 3, H, W) → image."""
     return pixels_BCHW.float() / 255
 
 
 def to_bytes(images_BCHW: Tensor) -> Tensor:
-    """Image → uint8 (B, 3, S, S), rounded."""
+    """Image → uint8 (B, 3, H, W), rounded."""
     return (images_BCHW.detach() * 255).round().clamp(0, 255).to(torch.uint8)
 
 

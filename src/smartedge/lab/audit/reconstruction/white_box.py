@@ -45,7 +45,7 @@ _SAMPLE = 512  # train images that give the mean image and the variance of the f
 _EDGE = 0.02  # the mean image and the decoder's are moved this far into (0, 1), where the logit is finite
 _NOISE = 0.5  # standard deviation of the logits of a random start
 
-Mismatch = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, S, S), releases (B, *F) → (B,)
+Mismatch = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W), releases (B, *F) → (B,)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def invert(
         report: takes progress.
 
     Returns:
-        uint8 (N, 3, S, S), and the share of the planned steps that were done.
+        uint8 (N, 3, H, W), and the share of the planned steps that were done.
     """
     starts, steps, seconds = effort.starts, effort.steps, effort.seconds
     generator = torch.Generator().manual_seed(seed)

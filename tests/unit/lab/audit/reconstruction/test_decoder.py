@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from smartedge.image_size import ImageSize
 from smartedge.lab.audit.reconstruction import decoder as module
 from smartedge.lab.audit.reconstruction.decoder import fresh_pairs, new_decoder, reconstruct_images, train_decoder
 from smartedge.lab.audit.reconstruction.gan import train_gan
@@ -40,6 +41,9 @@ def quiet(*_: object) -> None:
         ((4, 1, 1), 32),
         ((3, 32, 32), 32),  # larger than what the decoder works at
         ((2, 2, 2), 8),
+        ((8, 4, 8), ImageSize(32, 64)),
+        ((17, 10), ImageSize(64, 16)),  # a class token and 8×2 others
+        ((6, 10), ImageSize(17, 40)),
     ],
 )
 def test_every_layout_becomes_an_image_and_every_feature_counts(feature_shape, size):
@@ -49,7 +53,7 @@ def test_every_layout_becomes_an_image_and_every_feature_counts(feature_shape, s
     decoder.fit_scale(features)
     features.requires_grad_(True)
     images = decoder(features)
-    assert images.shape == (4, 3, size, size) and images.min() >= 0 and images.max() <= 1
+    assert images.shape == (4, *ImageSize.of(size).shape) and images.min() >= 0 and images.max() <= 1
     images.square().sum().backward()
     assert (features.grad != 0).float().mean() > 0.99
 
