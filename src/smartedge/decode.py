@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ SUFFIXES = frozenset(
     | {".tga", ".tif", ".tiff", ".webp"}
 )
 
+_HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+_OF_SYSTEMS = ("lost+found", "System Volume Information")
+_MOST_BYTES = 2**30  # of an image file: more than any image within Pillow's limit of pixels has
+
 Item = bytes | Path | NDArray[np.uint8] | None
 """One image before decoding: a file's bytes, a file's path, pixels (H, W) or (H, W, 3), or None if there is none."""
 
@@ -32,7 +37,7 @@ Fit = Literal["crop", "squash", "letterbox"]
 
 def is_hidden(path: Path) -> bool:
     """Whether a file or folder is one that a system or a program keeps for itself, such as ``.git`` or ``__MACOSX``."""
-    return path.name.startswith((".", "__", "@"))
+    return path.name.startswith((".", "__", "@", "$")) or path.name in _OF_SYSTEMS
 
 
 def walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
@@ -41,9 +46,10 @@ def walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
     ``others`` counts the other files by their ending.
     """
     seen = set()
+    above = set(folder.resolve().parents)
     for place, directories, names in os.walk(folder, followlinks=True):
         here = Path(place)
-        if (real := here.resolve()) in seen:  # a link that leads back
+        if (real := here.resolve()) in seen or real in above:  # a link that leads back
             directories.clear()
             continue
         seen.add(real)
@@ -74,11 +80,12 @@ def decode(item: Item, image_size: int | ImageSize, fit: Fit = "crop") -> Pixels
         return "no image"
     size = ImageSize.of(image_size)
     try:
-        if isinstance(item, Path):
-            item = item.read_bytes()
-        if isinstance(item, bytes):
-            return _decode_bytes(item, size, fit)
-        return _fitted(Image.fromarray(item).convert("RGB"), size, fit)
+        encoded = _read(item) if isinstance(item, Path) else item
+        if isinstance(encoded, str):
+            return encoded
+        if isinstance(encoded, bytes):
+            return _decode_bytes(encoded, size, fit)
+        return _fitted(Image.fromarray(encoded).convert("RGB"), size, fit)
     except FileNotFoundError:
         return "image file missing"
     except PermissionError:
@@ -89,9 +96,21 @@ def decode(item: Item, image_size: int | ImageSize, fit: Fit = "crop") -> Pixels
         return "image truncated" if "truncated" in str(error).lower() else "image cannot be decoded"
 
 
+def _read(path: Path) -> bytes | str:
+    """The bytes of a file, or why it is not read: a pipe would be waited for, and a device never ends."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return "not a file but a folder, pipe or device"
+        return "image too large" if status.st_size > _MOST_BYTES else file.read()
+
+
 def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
     if not encoded:
         return "no image"
+    if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIC:
+        return "a HEIC image, which is not read (save it as JPEG)"
     if is_lfs_pointer(encoded):
         return "a git-LFS pointer, not the image (run 'git lfs pull')"
     with Image.open(io.BytesIO(encoded)) as image:
@@ -105,7 +124,10 @@ def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
                 return "more than 16 bits per channel"
             return _fitted(shallow.convert("RGB"), size, fit)
         image.draft("RGB", (2 * max(size), 2 * max(size)))  # large JPEGs are decoded at a fraction of their size
-        return _fitted(ImageOps.exif_transpose(image).convert("RGB"), size, fit)
+        upright = ImageOps.exif_transpose(image)
+        if isinstance(upright.info.get("transparency"), bytes):
+            upright = upright.convert("RGBA")  # from a palette with transparent colours; Pillow warns otherwise
+        return _fitted(upright.convert("RGB"), size, fit)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image | None:

@@ -13,6 +13,14 @@ from smartedge.types import SplitName, Task
 __all__ = ["SPLIT_COLUMNS", "balanced", "divide", "set_apart", "stratified"]
 
 SPLIT_COLUMNS = ("split", "partition", "subset")  # names of a column that divides a data set
+_MAY_DIVIDE = ("set", "phase", "usage", "fold", "dataset")  # those of a column that divides it if it holds splits
+_FLAGS: dict[str, tuple[SplitName, SplitName]] = {  # column of yes/no values → split of yes, split of no
+    "is_train": ("train", "test"),
+    "is_training": ("train", "test"),
+    "is_test": ("test", "train"),
+    "is_val": ("val", "train"),
+    "is_validation": ("val", "train"),
+}
 
 Indices = NDArray[np.int64]
 
@@ -21,16 +29,19 @@ def divide(
     data: RawData, task: Task, rows: dict[SplitName, Indices], origin: dict[SplitName, SplitName], notes: list[str]
 ) -> None:
     """Divide a data set that is not divided by its column ``split``, where it has one that names splits."""
-    column = next((name for name in data.splits["train"].columns if name.lower() in SPLIT_COLUMNS), None)
+    known = (*SPLIT_COLUMNS, *_MAY_DIVIDE, *_FLAGS)
+    columns = {name.lower(): name for name in reversed(data.splits["train"].columns)}
+    column = next((columns[name] for name in known if name in columns), None)
     if column is None or len(data.splits) > 1 or column in task.columns:
         return
     given = [str(value).strip() for value in data.splits["train"].read([column])[column].to_pylist()]
-    named = {value: split_of(value) for value in set(given)}
+    named = {value: _split_named(column.lower(), value) for value in set(given)}
     if unknown := sorted(value for value, split in named.items() if split is None):
-        notes.append(
-            f"column {column!r} of {data.name} does not divide it, because it holds {list_some(unknown)} beside or "
-            "instead of train, val and test"
-        )
+        if column.lower() in SPLIT_COLUMNS or len(unknown) < len(named):
+            notes.append(
+                f"column {column!r} of {data.name} does not divide it, because it holds {list_some(unknown)} beside or "
+                "instead of train, val and test"
+            )
         return
     place = np.array([named[value] for value in given])[rows["train"]]
     whole = rows["train"]
@@ -40,6 +51,14 @@ def divide(
     if "train" not in named.values():
         raise DataError(f"column {column!r} of {data.name} gives no image to the training split")
     notes.append(f"{data.name} was divided by its column {column!r}")
+
+
+def _split_named(column: str, value: str) -> SplitName | None:
+    """The split that a value of a column names."""
+    if column in _FLAGS:
+        places = {"true": 0, "1": 0, "yes": 0, "false": 1, "0": 1, "no": 1}
+        return _FLAGS[column][places[value.lower()]] if value.lower() in places else None
+    return split_of(value)
 
 
 def set_apart(

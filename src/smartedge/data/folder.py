@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from smartedge.data.foreign import recognise
 from smartedge.data.raw import MOST_PARTS, Images, RawData, RawSplit, list_some, split_in, split_of
 from smartedge.data.tables import FILE_COLUMN, find_table, read_table, resolve, tables_of_splits
 from smartedge.decode import SUFFIXES, is_hidden, walk
@@ -35,10 +36,11 @@ def open_folder(path: Path) -> RawData:
             or it cannot be told whether a folder is a split or a class.
     """
     notes: list[str] = []
+    name, path = path.name, _with_splits(path, notes)
     folders = _split_folders(path, notes)
     if len(tables := tables_of_splits(path)) > 1:
         splits = _by_tables(path, tables, folders, notes)
-        return RawData(path.name, splits, notes=tuple(notes))
+        return RawData(name, splits, notes=tuple(notes))
     table = find_table(path)
     if folders and table is not None and all(find_table(folder) is None for folder in folders.values()):
         splits = _by_table(path, table, folders, notes)
@@ -48,7 +50,21 @@ def open_folder(path: Path) -> RawData:
         splits = {split: _open_split(folder, notes) for split, folder in (folders or {"train": path}).items()}
         if table is None and find_table(folders.get("train", path)) is None:
             _refuse_one_class(path, splits["train"])
-    return RawData(path.name, splits, notes=tuple(notes))
+    return RawData(name, splits, notes=tuple(notes))
+
+
+def _with_splits(path: Path, notes: list[str]) -> Path:
+    """The folder, or the one in it that is divided, where the folder holds images nowhere else (``images/train/``)."""
+    if find_table(path) is not None or tables_of_splits(path):
+        return path
+    children = [child for child in path.iterdir() if child.is_dir() and not is_hidden(child) and _holds_images(child)]
+    if len(children) != 1 or split_in(children[0].name):
+        return path
+    below = [child for child in children[0].iterdir() if child.is_dir()]
+    if not any(split_of(child.name) == "train" for child in below):
+        return path
+    notes.append(f"the splits of {path} lie in {children[0].name}/")
+    return children[0]
 
 
 def _split_folders(path: Path, notes: list[str]) -> dict[SplitName, Path]:
@@ -91,7 +107,7 @@ def _open_split(folder: Path, notes: list[str]) -> RawSplit:
         return _by_class(folder, notes)
     table, said = read_table(file)
     notes.extend(said)
-    split, files = _listed(folder, table)
+    split, files = _listed(folder, table, notes)
     _note_unlisted(folder, [folder], files, notes)
     return split
 
@@ -110,7 +126,7 @@ def _by_table(path: Path, file: Path, folders: Mapping[SplitName, Path], notes: 
                 f"{file} lists no image in {folder.name}/: name files like {folder.name}/image.jpg, "
                 f"or give {folder.name}/ a table of its own"
             )
-        splits[split], files = _listed(path, table.take(pa.array(rows)))
+        splits[split], files = _listed(path, table.take(pa.array(rows)), notes)
         used += files
     if lost := len(top) - len(used):
         notes.append(f"{lost} row(s) of {file} name no image in the folder of a split and are not used")
@@ -127,18 +143,50 @@ def _by_tables(
     for split, file in tables.items():
         table, said = read_table(file)
         notes.extend(said)
-        splits[split], files = _listed(path, table, first=folders.get(split))
+        splits[split], files = _listed(path, table, notes, first=folders.get(split))
+        if both := len(set(files) & set(used)):
+            notes.append(f"{both} image(s) of {path} are in two splits; figures on val or test are then too good")
         used += files
     notes.append(f"the tables divide {path}: {list_some(file.name for file in tables.values())}")
     _note_unlisted(path, [path], used, notes)
     return splits
 
 
-def _listed(folder: Path, table: pa.Table, *, first: Path | None = None) -> tuple[RawSplit, list[Path]]:
-    """The images that a table names in a folder. Names without a place are looked for in ``first``, if it is given."""
+def _listed(
+    folder: Path, table: pa.Table, notes: list[str], *, first: Path | None = None
+) -> tuple[RawSplit, list[Path]]:
+    """The images that a table names in a folder. Names without a place are looked for in ``first``, if it is given.
+
+    Raises:
+        DataError: two rows give one image different labels.
+    """
     names = table[FILE_COLUMN].to_pylist()
     files = resolve(folder, names, walk(folder if first is None else first))
-    return RawSplit.from_table(_images(files), table.drop_columns([FILE_COLUMN])), files
+    table = table.drop_columns([FILE_COLUMN])
+    if len(set(files)) < len(files):
+        rows = _once(folder, files, table)
+        notes.append(f"{len(files) - len(rows)} row(s) of the table of {folder} repeat another row and are not used")
+        files, table = [files[row] for row in rows], table.take(pa.array(rows))
+    return RawSplit.from_table(_images(files), table), files
+
+
+def _once(folder: Path, files: Sequence[Path], table: pa.Table) -> list[int]:
+    """The first row of every image; all of those that name none."""
+    often = {file for file, count in Counter(files).items() if count > 1 and file != folder}
+    repeated = [row for row, file in enumerate(files) if file in often]
+    first: dict[Path, dict[str, object]] = {}
+    again = set()
+    for row, values in zip(repeated, table.take(pa.array(repeated, pa.int64())).to_pylist(), strict=True):
+        kept = first.setdefault(files[row], values)
+        if kept != values:
+            column = next(column for column in values if values[column] != kept[column])
+            raise DataError(
+                f"two rows name the image {files[row]} and differ in column {column!r}: {kept[column]!r} and "
+                f"{values[column]!r}; leave one row for each image"
+            )
+        if kept is not values:
+            again.add(row)
+    return [row for row in range(len(files)) if row not in again]
 
 
 def _note_unlisted(place: Path, folders: Sequence[Path], files: Sequence[Path], notes: list[str]) -> None:
@@ -151,9 +199,11 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     labels: list[str] = []
     others: Counter[str] = Counter()
     empty: list[str] = []
+    nested: list[str] = []
     for directory in sorted(child for child in _innermost(folder).iterdir() if child.is_dir() and not is_hidden(child)):
         own: Counter[str] = Counter()
         images = sorted(walk(directory, own))
+        nested += {f"{directory.name}/{each.parent.name}": None for each in images if each.parent != directory}
         files += images
         labels += [_readable(directory)] * len(images)
         others += own
@@ -169,11 +219,16 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
         )
     if empty:
         raise DataError(
-            f"{folder}: a class without images would be lost: {list_some(empty)}. Remove the folder, "
-            f"or save its images as one of {', '.join(sorted(SUFFIXES))}"
+            f"{folder}: a class without images would be lost: {list_some(empty)}. If it is no class, move it out of "
+            f"{folder}, else save its images as one of {', '.join(sorted(SUFFIXES))}"
         )
     if others:
-        notes.append(f"{others.total()} file(s) in {folder} are not images by their name and are not used")
+        endings = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in others.most_common(5))
+        notes.append(f"{others.total()} file(s) in {folder} are not images by their name and are not used: {endings}")
+    if nested:
+        notes.append(
+            f"the classes of {folder} are its outermost folders; those below are part of them: {list_some(nested)}"
+        )
     return RawSplit.from_table(_images(files), pa.table({"label": labels}))
 
 
@@ -213,9 +268,12 @@ def _contents(folder: Path) -> str:
     """What a folder holds, in words."""
     children = [child for child in folder.iterdir() if not is_hidden(child)]
     folders = [child.name + "/" for child in children if child.is_dir()]
-    endings = Counter(child.suffix.lower() or "no ending" for child in children if child.is_file())
+    files = sorted(child for child in children if child.is_file())
+    endings = Counter(file.suffix.lower() or "no ending" for file in files)
     found = [f"{count} file(s) with {ending}" for ending, count in endings.most_common(3)]
-    return "; ".join([*found, *([list_some(sorted(folders), 3)] if folders else [])]) or "nothing"
+    said = "; ".join([*found, *([list_some(sorted(folders), 3)] if folders else [])]) or "nothing"
+    foreign = recognise(files)
+    return f"{said}. {foreign}" if foreign else said
 
 
 def _images(files: Sequence[Path]) -> Images:

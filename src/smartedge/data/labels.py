@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -20,10 +21,16 @@ from smartedge.types import SplitName, Task
 __all__ = ["BOOLEAN", "Column", "labels_of", "read_column", "read_task"]
 
 BOOLEAN = ("no", "yes")
+_YES_NO = ({"no", "yes"}, {"n", "y"}, {"false", "true"}, {"f", "t"})  # texts that are yes/no values
+
+# Small Cyrillic and Greek letters that look like Latin ones.
+_LOOK_ALIKE = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf\u03b1\u03bd\u03c1", "aeopcyxijsoavp"
+)
 
 _WORDS = {pa.bool_(): "yes/no values", pa.int64(): "whole numbers", pa.string(): "texts"}
 
-_MOST_NUMBERS = 20  # so many different numbers may be classes of a very small data set
+_MOST_VALUES = 20  # so many different values may be classes of a very small data set
 
 Codes = NDArray[np.int64]
 
@@ -71,14 +78,13 @@ def read_task(data: RawData, desired: str | Sequence[str], *, blanks: bool = Fal
 
 
 def _refuse_measured(column: Column, data: RawData) -> None:
-    """Refuse numbers that nearly all differ: they measure or name the images."""
+    """Refuse values that nearly all differ: they measure, name or describe the images."""
     classes, images = len(column.names), sum(int((codes >= 0).sum()) for codes in column.codes.values())
-    numbers = all(each.lstrip("-").isdecimal() for each in column.names)
-    if numbers and classes > _MOST_NUMBERS and classes > 0.9 * images:
+    if classes > _MOST_VALUES and classes > 0.9 * images:
         raise DataError(
-            f"column {column.column!r} of {data.name} holds {classes} different numbers on {images} images, so it "
-            "names or measures them and is no class. Measured values cannot be learned (regression); choose another "
-            "column, or sort the values into classes, such as 'low', 'medium' and 'high'"
+            f"column {column.column!r} of {data.name} holds {classes} different values on {images} images, so it "
+            "names, describes or measures them and is no class. Measured values cannot be learned (regression); choose "
+            "another column, or sort the values into classes, such as 'low', 'medium' and 'high'"
         )
 
 
@@ -121,6 +127,11 @@ def read_column(data: RawData, name: str) -> Column:
         return Column(name, BOOLEAN, codes, unusable)
     if pa.types.is_string(whole.type):
         _refuse_twins(known, data, name)
+        _refuse_lists(known, data, name)
+        if {each.casefold() for each in known} in _YES_NO:
+            yes = next(each for each in known if each[0] in "yYtT")
+            codes = {split: _integers(pc.equal(part, yes)) for split, part in parts.items()}
+            return Column(name, BOOLEAN, codes, unusable)
     codes = {split: _integers(pc.index_in(part, values)) for split, part in parts.items()}
     return Column(name, tuple(map(str, known)), codes, unusable)
 
@@ -129,11 +140,30 @@ def _refuse_twins(classes: Sequence[str], data: RawData, name: str) -> None:
     """Refuse classes that a reader takes for one: they differ in case, in spaces or in the form of a letter alone."""
     seen: dict[str, str] = {}
     for each in classes:
-        twin = seen.setdefault(" ".join(unicodedata.normalize("NFKC", each).casefold().split()), each)
+        twin = seen.setdefault(_as_read(each), each)
         if twin != each:
             raise DataError(
-                f"column {name!r} of {data.name} has the classes {twin!r} and {each!r}, which differ in case, spaces "
-                "or the form of a letter alone; if they are one class, write both the same way, else rename one"
+                f"column {name!r} of {data.name} has the classes {twin!a} and {each!a}, which differ in case, spaces, "
+                "dashes or the form of a letter alone; if they are one class, write both the same way, else rename one"
+            )
+
+
+def _as_read(text: str) -> str:
+    """A text without what a reader does not see or does not look at."""
+    text = unicodedata.normalize("NFKC", text).casefold().translate(_LOOK_ALIKE)
+    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")  # such as a space of no width
+    return " ".join(re.sub(r"(?<=\w)[-_]+(?=\w)", " ", text).split())
+
+
+def _refuse_lists(classes: Sequence[str], data: RawData, name: str) -> None:
+    """Refuse texts that hold several labels each, such as ``mass|nodule`` beside ``mass`` and ``['a', 'b']``."""
+    known = set(classes)
+    for each in classes:
+        parts = [part.strip() for mark in "|;," if mark in each for part in each.split(mark)]
+        if (each[:1], each[-1:]) in (("[", "]"), ("{", "}")) or (len(parts) > 1 and known.issuperset(parts)):
+            raise DataError(
+                f"column {name!r} of {data.name} holds several labels in one value ({each!r}); make a yes/no column "
+                "for each label, and list these columns in data.desired"
             )
 
 
@@ -167,17 +197,14 @@ def _plain(column: pa.ChunkedArray, data: RawData, name: str) -> pa.ChunkedArray
     if pa.types.is_boolean(kind):
         return column
     if pa.types.is_integer(kind):
-        try:
-            return column.cast(pa.int64())
-        except pa.ArrowInvalid as error:
-            raise DataError(
-                f"column {name!r} of {data.name} holds numbers beyond 64 bits ({error}): no class has such a number; "
-                "choose another column, or write it as texts"
-            ) from error
+        return _whole(column, data, name)
+    if pa.types.is_decimal(kind) or pa.types.is_float16(kind):
+        column = column.cast(pa.float64())
+        kind = column.type
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_finite(column), column, None)
         if pc.all(pc.equal(column, pc.round(column)), min_count=0).as_py():
-            return column.cast(pa.int64())
+            return _whole(column, data, name)
         raise DataError(
             f"column {name!r} of {data.name} holds fractions such as "
             f"{next(v for v in column.to_pylist() if v is not None and v != round(v))}: "
@@ -189,10 +216,22 @@ def _plain(column: pa.ChunkedArray, data: RawData, name: str) -> pa.ChunkedArray
         return pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column)
     if pa.types.is_null(kind):
         return column.cast(pa.int64())
+    several = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    remedy = "; make a yes/no column for each label, and list these columns in data.desired" if several else ""
     raise DataError(
         f"column {name!r} of {data.name} is of type {kind}, which cannot be a label: "
-        "booleans, whole numbers and texts can"
+        f"booleans, whole numbers and texts can{remedy}"
     )
+
+
+def _whole(column: pa.ChunkedArray, data: RawData, name: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"column {name!r} of {data.name} holds numbers beyond 64 bits ({error}): no class has such a number; "
+            "choose another column, or write it as texts"
+        ) from error
 
 
 def _integers(column: pa.ChunkedArray) -> Codes:

@@ -14,7 +14,7 @@ from smartedge.types import SplitName
 
 __all__ = ["FilesBySplit", "find_files"]
 
-_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)", re.IGNORECASE)
+_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(-[0-9a-f]+)?", re.IGNORECASE)  # Hugging Face appends a hash
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 _CACHED = re.compile(r"(cache|tmp)[-_]?\w*\.arrow", re.IGNORECASE)  # results that `datasets` keeps beside a data set
 
@@ -34,7 +34,8 @@ def find_files(path: Path, endings: Collection[str]) -> FilesBySplit:
     names a split, all are training.
 
     Raises:
-        DataError: a file of a series such as ``train-00001-of-00003.parquet`` is missing.
+        DataError: a file of a series such as ``train-00001-of-00003.parquet`` is missing or there twice, or there are
+            two series of one name.
     """
     for patterns in (("*",), ("data/*",), ("*/*", "*/*/*")):
         found = sorted(
@@ -42,6 +43,7 @@ def find_files(path: Path, endings: Collection[str]) -> FilesBySplit:
             for pattern in patterns
             for file in path.glob(pattern)
             if file.suffix.lower() in endings and not is_hidden(file) and not _CACHED.fullmatch(file.name)
+            if file.is_file()
         )
         if found:
             return _by_split(path, found)
@@ -61,6 +63,9 @@ def _by_split(root: Path, files: Sequence[Path]) -> FilesBySplit:
         if len(unnamed) > 1:
             notes.append(f"no file of {root} names a split, so all are training: {listed}")
         return FilesBySplit({"train": unnamed}, tuple(notes))
+    for split, found in splits.items():
+        if len(folders := dict.fromkeys(str(file.parent.relative_to(root)) for file in found)) > 1:
+            notes.append(f"the {split} split joins the files of several folders: {list_some(folders)}")
     if unnamed:
         notes.append(f"not used, because their names name no split: {listed}")
     return FilesBySplit(splits, tuple(notes))
@@ -68,15 +73,24 @@ def _by_split(root: Path, files: Sequence[Path]) -> FilesBySplit:
 
 def _check_shards(files: Sequence[Path]) -> list[str]:
     """Refuse a series of files that is not complete; note numbers that a series without a stated length lacks."""
-    series: dict[tuple[Path, str, int], set[int]] = {}
+    series: dict[tuple[Path, str], dict[int, dict[int, Path]]] = {}  # folder and name → total → number → file
     numbered: dict[tuple[Path, str], set[int]] = {}
     for file in files:
         if match := _SHARD.fullmatch(file.stem):
-            series.setdefault((file.parent, match[1], int(match[3])), set()).add(int(match[2]))
+            totals = series.setdefault((file.parent, match[1]), {})
+            same = totals.setdefault(int(match[3]), {}).setdefault(int(match[2]), file)
+            if same is not file:
+                raise DataError(f"{same} and {file.name} are the same part of one series; leave one of them")
         elif match := _NUMBERED.fullmatch(file.stem):
             numbered.setdefault((file.parent, match[1]), set()).add(int(match[2]))
-    for (folder, name, total), numbers in series.items():
-        if absent := sorted(set(range(total)) - numbers):
+    for (folder, name), totals in series.items():
+        if len(totals) > 1:
+            raise DataError(
+                f"{folder}: the files {name}-* are of several series, of {' and '.join(map(str, sorted(totals)))} "
+                "files, which would be used together; leave one series"
+            )
+        (total, parts), *_ = totals.items()
+        if absent := sorted(set(range(total)) - parts.keys()):
             raise DataError(
                 f"{folder}: of the {total} files {name}-*-of-{total:05d}{files[0].suffix}, these numbers are missing: "
                 f"{list_some(absent)}; fetch them, or give the others names without '-of-'"

@@ -50,7 +50,10 @@ def open_medmnist(path: Path) -> RawData:
         images = Images(shape[0], key=f"npz {split}", items=partial(_items, path, split), files=[path])
         splits[split] = RawSplit.from_table(images, table)
     if "train" not in splits:
-        raise DataError(f"{path} has no array 'train_images'. It holds: {', '.join(_members(path)) or 'nothing'}")
+        raise DataError(
+            f"{path} has no array 'train_images'. It holds: {', '.join(_members(path)) or 'nothing'}; write it with "
+            "the arrays train_images, train_labels, test_images and test_labels (numpy.savez)"
+        )
     return RawData(path.stem, splits, groups=groups)
 
 

@@ -18,6 +18,7 @@ from smartedge.data.dataset import DataSet, Split
 from smartedge.data.dividing import balanced, divide, set_apart, stratified
 from smartedge.data.drawn import DEFAULT_COUNTS, open_drawn
 from smartedge.data.folder import open_folder
+from smartedge.data.foreign import recognise
 from smartedge.data.hub import open_hub
 from smartedge.data.images import ImageStore, default_cache_dir, open_images
 from smartedge.data.labels import Column, labels_of, read_column, read_task
@@ -36,7 +37,6 @@ MOST_SKIPPED = 0.05  # share of a split's images that may be left out; more mean
 PERSON = "identity"  # the column that says whose image it is
 CARVED = 0.1  # share of the training images that is set apart for a split that the data set lacks
 _FILES = (*sorted(PARQUET | ARROW | TAR), ".npz")  # endings of a data set in one file
-_PACKED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 Indices = NDArray[np.int64]
 
@@ -168,7 +168,7 @@ def _open_file(place: Path, cache_dir: Path) -> RawData:
         return open_tables(place.stem, {"train": [place]})
     if ending in TAR:
         return open_webdataset(place.stem, {"train": [place]}, (), cache_dir)
-    hint = "unpack it, and give its folder" if ending in _PACKED else f"it may end in {', '.join(_FILES)}"
+    hint = recognise([place]) or f"it may end in {', '.join(_FILES)}"
     raise DataError(f"{place} is a file of an unknown kind for a data set; {hint}")
 
 
@@ -193,6 +193,8 @@ def _labels(
     """The task, its columns, and the columns to hide."""
     if "train" not in data.splits:
         raise DataError(f"{data.name} has no training split; it has: {', '.join(data.splits)}")
+    if empty := [split for split, raw in data.splits.items() if not raw.images.count]:
+        raise DataError(f"{data.name}: the {empty[0]} split holds no images")
     task, columns = read_task(data, desired, blanks=not sensitive)
     hidden = [read_column(data, name) for name in sensitive]
     if both := sorted(set(sensitive) & set(task.columns)):
@@ -222,8 +224,6 @@ def _labelled(
     Raises:
         DataError: too many have not.
     """
-    if not images.count:
-        raise DataError(f"{name}: the {split} split holds no images")
     reasons: dict[int, str] = {}
     if task.blanks:
         known = np.any([column.codes[split] >= 0 for column in columns], axis=0)

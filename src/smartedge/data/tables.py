@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
+from smartedge.data.cells import trimmed, typed
 from smartedge.data.raw import list_some, refuse_lfs_pointer, split_of
 from smartedge.decode import is_hidden
 from smartedge.errors import DataError
@@ -28,6 +29,7 @@ _FILE_COLUMNS = (
     *("filename", "file", "filepath", "image", "imagefile", "imagename", "imagepath", "imageid", "imageindex"),
     *("img", "imgname", "imgpath", "path", "id"),
 )
+_DELIMITERS = (",", ";", "\t", "|")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -69,7 +71,9 @@ def tables_of_splits(folder: Path) -> dict[SplitName, Path]:
 
 
 def _tables(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _KINDS and not is_hidden(file))
+    return sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in _KINDS and not is_hidden(file) and file.is_file()
+    )
 
 
 def _names_images(file: Path) -> bool:
@@ -77,33 +81,26 @@ def _names_images(file: Path) -> bool:
     if file.suffix.lower() == ".jsonl":
         return False
     with file.open(encoding="latin-1") as opened:
-        return _named_file_column(re.split("[,;\t]", opened.readline(1 << 16))) is not None
+        return _named_file_column(re.split("[,;\t|]", opened.readline(1 << 16))) is not None
 
 
 def read_table(file: Path) -> tuple[pa.Table, list[str]]:
     """A table whose column ``FILE_COLUMN`` names the image of each row ("" where a row names none), and notes.
 
     The encoding is UTF-8, or what a byte order mark says, or else Windows-1252. Columns are divided by commas,
-    semicolons or tabs, whichever the first line has most of.
+    semicolons, tabs or upright bars, whichever the first line has most of. Spaces around a cell do not count.
 
     Raises:
         DataError: the file cannot be read, has two columns of one name, or no column that names the images.
     """
     notes: list[str] = []
     try:
-        text = _decode(file, file.read_bytes(), notes)
-        if file.suffix.lower() == ".jsonl":
-            table = pa.json.read_json(io.BytesIO(text.encode()))
-        else:
-            first = text.split("\n", 1)[0]
-            delimiter = max((",", ";", "\t"), key=first.count)
-            table = pa.csv.read_csv(
-                io.BytesIO(text.encode()),
-                parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                convert_options=pa.csv.ConvertOptions(strings_can_be_null=True),
-            )
+        data = file.read_bytes()
+        _refuse_no_text(file, data)
+        text = _decode(file, data, notes)
+        json_lines = file.suffix.lower() == ".jsonl"
+        table = pa.json.read_json(io.BytesIO(text.encode())) if json_lines else _read_csv(file, text, notes)
     except (pa.ArrowException, OSError) as error:
-        refuse_lfs_pointer(file)
         raise DataError(f"{file} cannot be read: {error}") from error
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -113,6 +110,31 @@ def read_table(file: Path) -> tuple[pa.Table, list[str]]:
         notes.append(f"{file}: column {column!r} is taken for the images' files")
     files = pc.fill_null(table[column].cast(pa.string()), "")
     return table.drop_columns([column]).append_column(FILE_COLUMN, files), notes
+
+
+def _read_csv(file: Path, text: str, notes: list[str]) -> pa.Table:
+    first = text.lstrip("\r\n").splitlines()[:1]
+    delimiter = max(_DELIMITERS, key=first[0].count) if first else ","
+    data = text.rstrip("\r\n").encode() + b"\n"
+    parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    names = pa.csv.open_csv(io.BytesIO(data), parse_options=parsing).schema.names
+    as_texts = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=False)
+    table = pa.csv.read_csv(io.BytesIO(data), parse_options=parsing, convert_options=as_texts)
+    names = [name.strip() for name in names]
+    naming = _named_file_column(names)
+    columns: list[pa.ChunkedArray] = []
+    for name, column in zip(names, table.columns, strict=True):
+        texts, words = trimmed(column)
+        if words:
+            notes.append(f"{file}: cells {', '.join(words)} of column {name!r} are taken for lacking values")
+        columns.append(texts if name == naming else typed(texts, decimal_comma=delimiter == ";"))
+    return pa.Table.from_arrays(columns, names)
+
+
+def _refuse_no_text(file: Path, data: bytes) -> None:
+    refuse_lfs_pointer(file)
+    if data.startswith(b"PK\x03\x04") or (b"\0" in data[:4096] and not data.startswith(_UTF16)):
+        raise DataError(f"{file} is no text, though its name says so; save it as CSV in UTF-8")
 
 
 def _decode(file: Path, data: bytes, notes: list[str]) -> str:
@@ -133,7 +155,10 @@ def _named_file_column(names: Sequence[str]) -> str | None:
 def _file_column(file: Path, names: Sequence[str]) -> str:
     if (column := _named_file_column(names)) is not None:
         return column
-    raise DataError(f"{file} has no column {FILE_COLUMN!r}, the image of each row. Its columns are: {', '.join(names)}")
+    raise DataError(
+        f"{file} has no column {FILE_COLUMN!r}, the image of each row. Its columns, which the first line names, are: "
+        f"{', '.join(names)}"
+    )
 
 
 def resolve(folder: Path, names: Sequence[str], files: Iterable[Path]) -> list[Path]:
@@ -142,9 +167,13 @@ def resolve(folder: Path, names: Sequence[str], files: Iterable[Path]) -> list[P
     Raises:
         DataError: a name leads out of the folder.
     """
+    names = [_within(folder, name) for name in names]
     places = [folder / name for name in names]
-    if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
-        raise DataError(f"{folder}: the table names files outside the folder: {list_some(outside, 3)}")
+    if outside := [name for name in names if _leads_out(name)]:
+        raise DataError(
+            f"{folder}: the table names files outside the folder: {list_some(outside, 3)}; write the names of files "
+            f"as they are below {folder}"
+        )
     if all(place.is_file() for place in places if place != folder):
         return places
     known: dict[str, list[Path]] = {}
@@ -155,3 +184,16 @@ def resolve(folder: Path, names: Sequence[str], files: Iterable[Path]) -> list[P
         found[0] if not place.is_file() and len(found := known.get(Path(name).name, [])) == 1 else place
         for place, name in zip(places, names, strict=True)
     ]
+
+
+def _within(folder: Path, name: str) -> str:
+    """A name relative to the folder where it is a whole path into it, and with slashes where it came from Windows."""
+    if "\\" in name and not (folder / name).is_file():
+        name = name.replace("\\", "/")
+    if name.startswith("/") and Path(name).is_relative_to(folder.absolute()):
+        return str(Path(name).relative_to(folder.absolute()))
+    return name
+
+
+def _leads_out(name: str) -> bool:
+    return name.startswith("/") or re.match("[A-Za-z]:/", name) is not None or ".." in Path(name).parts

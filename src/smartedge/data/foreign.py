@@ -1,0 +1,41 @@
+"""Data sets of other programs, which are not read here: by what they are recognised, and what to do with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["recognise"]
+
+_GIVE = "give the data set to smartedge.train(config, data=...)"
+_IN_PYTHON = f"read them in Python, and {_GIVE}"
+_UNPACK = "unpack it, and give its folder"
+
+_KINDS = (  # a pattern of file names, what they are, what to do
+    (r"\.tfrecords?($|-\d+-of-\d+$)", "TensorFlow's TFRecord files", _IN_PYTHON),
+    (r"\.mdb$", "an LMDB database", _IN_PYTHON),
+    (r"-ubyte(\.gz)?$", "MNIST's IDX files", f"open them with torchvision.datasets.MNIST, and {_GIVE}"),
+    (r"\.(h5|hdf5)$", "HDF5 files", _IN_PYTHON),
+    (r"\.mat$", "MATLAB's files", _IN_PYTHON),
+    (r"\.beton$", "FFCV's files", _IN_PYTHON),
+    (r"\.npy$", "NumPy's arrays", "write an .npz with train_images and train_labels (numpy.savez)"),
+    (r"\.(pt|pth|pkl|pickle)$", "pickles, which could run code", _IN_PYTHON),
+    (r"\.(xlsx?|ods)$", "a spreadsheet", "save it as CSV with the columns file_name and label"),
+    (r"\.json$", "JSON, such as COCO's", "write a table metadata.csv with the columns file_name and label"),
+    (r"\.xml$", "annotations of objects", "write a table metadata.csv with the columns file_name and label"),
+    (r"\.(dcm|nii|nii\.gz)$", "medical scans", "save each as PNG of 8 or 16 bits"),
+    (r"\.(heic|heif)$", "HEIC photographs", "save them as JPEG"),
+    (r"\.(cr2|cr3|nef|arw|dng)$", "raw photographs", "save them as JPEG"),
+    (r"\.(mp4|avi|mov|mkv)$", "videos", "save their frames as images"),
+    (r"\.(zip|tar\.\w+|tgz|gz|bz2|xz|zst|7z|rar)$", "an archive", _UNPACK),
+)
+
+
+def recognise(files: Iterable[Path]) -> str:
+    """What the first known kind of these files is and what to do with it, in words; empty where none is known."""
+    names = [file.name.lower() for file in files]
+    for pattern, what, remedy in _KINDS:
+        if found := next((name for name in names if re.search(pattern, name)), None):
+            return f"{found} looks like {what}: {remedy}"
+    return ""
