@@ -1,11 +1,11 @@
 """What attackers can do to the link: the rate of a valid edge, and the receiver's memory, alone and beside them.
 
     python benchmarks/hostile.py attacks                    # seven kinds, a minute
-    python benchmarks/hostile.py flood --messages 100000    # malformed ones, from 480 connections; ten minutes
+    python benchmarks/hostile.py flood --messages 100000    # malformed ones, from 20 000 addresses; nine minutes
 
 The receiver and the attackers are processes of their own on this machine. Attackers are stopped now and then, so that
 rounds alone and beside them alternate, and the medians are compared. They are niced, since they share the processors
-with the edge that they attack.
+with the edge that they attack, and send prepared bytes from one thread (attacker.py).
 Results: benchmarks/results/link-hostile.json, link-flood.json.
 """
 
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
+import itertools
 import os
 import select
 import socket
@@ -21,11 +23,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import psutil
+from attacker import Call, Plan, attack, message
 from common import HERE, keep_result
 from link import OURS, Edge, Receiver, header_of
 
@@ -36,86 +38,73 @@ from smartedge.wire.link_pb2 import Frame as Part
 from smartedge.wire.link_pb2 import Up
 
 RESULTS = HERE / "results"
-FOR_EVER = 10**6
-# name: kind of attack, token, what it does on each connection
+# name: kind of attack, token, how many things it holds
 ATTACKED = {
-    "junk headers, no token": ("junk headers", "stranger", FOR_EVER),
-    "junk headers": ("junk headers", "edge-x", FOR_EVER),
-    "malformed messages": ("malformed", "edge-x", FOR_EVER),
+    "junk headers, no token": ("junk headers", "stranger", 0),
+    "junk headers": ("junk headers", "edge-x", 0),
+    "malformed messages": ("malformed", "edge-x", 0),
     "2 000 idle connections": ("idle", "", 2000),
     "a stalled stream": ("stalled", "edge-s", 1),
-    "bombs": ("bombs", "edge-x", FOR_EVER),
-    "endless parts": ("endless parts", "edge-x", FOR_EVER),
+    "bombs": ("bombs", "edge-x", 0),
+    "endless parts": ("endless parts", "edge-x", 0),
 }
 HELD = ("idle", "stalled")  # these attack by what they hold, also while they are stopped
-CONNECTIONS = 480  # of the flood: each is refused a second late after its first few calls
-LONGEST_S = 900.0  # of the flood
+CONNECTIONS = 480  # of the flood, at the same time
+CALLS = 5  # of one address of the flood: it would be answered late from then on
+ADDRESSES = [f"127.1.{high}.{low}" for high in range(1, 255) for low in range(1, 255)]  # Linux has all of 127.0.0.0/8
+LONGEST_S = 1500.0  # of the flood
 
 
 # -- the attacker's process
 
 
-def junk_headers(port: int, token: str) -> Callable[[], None]:
-    """One call with a header that is none."""
-    return _caller(port, token, lambda: [Up(header=b'{"\x1b[31m": 1}').SerializeToString()])
+def messages_of(kind: str) -> bytes:
+    """What one call of an attack sends."""
+    header = message(Up(header=header_to_json(header_of(5, 10, 256))).SerializeToString())
+    if kind == "junk headers":
+        return message(Up(header=b'{"\x1b[31m": 1}').SerializeToString())
+    if kind == "malformed":
+        return header + message(os.urandom(200))
+    if kind == "bombs":  # 200 MB of zeros
+        return message(gzip.compress(bytes(200_000_000)), compressed=True)
+    assert kind == "endless parts"
+    return header + 100 * message(Up(frame=Part(head=b"h", payload=bytes(2**20), more=True)).SerializeToString())
 
 
-def malformed(port: int, token: str) -> Callable[[], None]:
-    """One call with a good header and a random message after it."""
-    header = Up(header=header_to_json(header_of(5, 10, 256))).SerializeToString()
-    return _caller(port, token, lambda: [header, os.urandom(200)])
+def attack_here(kind: str, port: int, token: str, count: int, connections: int, *, spread: bool) -> None:
+    """Call without end over so many connections, or hold ``count`` things. A byte is printed after each.
 
-
-def bomb(port: int, token: str) -> Callable[[], None]:
-    """One call with 200 MB of zeros, compressed."""
-    return _caller(port, token, lambda: [bytes(200_000_000)], compression=grpc.Compression.Gzip)
-
-
-def parts(port: int, token: str) -> Callable[[], None]:
-    """One call with a frame of endless parts."""
-    header = Up(header=header_to_json(header_of(5, 10, 256))).SerializeToString()
-    part = Up(frame=Part(head=b"h", payload=bytes(2**20), more=True)).SerializeToString()
-    return _caller(port, token, lambda: [header, *[part] * 100])
-
-
-def _caller(port: int, token: str, messages: Callable[[], list[bytes]], **options: Any) -> Callable[[], None]:
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)])
-    call = channel.stream_stream(METHOD)
-
-    def attack() -> None:
-        with contextlib.suppress(grpc.RpcError):
-            list(call(iter(messages()), metadata=[("authorization", f"Bearer {token}")], timeout=60, **options))
-
-    return attack
-
-
-ATTACKS = {"junk headers": junk_headers, "malformed": malformed, "bombs": bomb, "endless parts": parts}
-
-
-def attack_here(kind: str, port: int, token: str, count: int, connections: int) -> None:
-    """``count`` calls over each connection, or as many things to hold. A byte is printed after each."""
+    Args:
+        spread: each connection makes a few calls only, and the next one comes from another address.
+    """
     os.nice(19)
-    held: list[Any] = []
-
-    def hold() -> None:
-        if kind == "stalled":
-            held.append(GrpcLink(f"127.0.0.1:{port}", Credentials(token=token)))
-            held[-1].open(header_of(5, 10, 256))
-            return
-        with contextlib.suppress(OSError):
-            held.append(socket.create_connection(("127.0.0.1", port)))
-
-    calls = [hold] if kind in HELD else [ATTACKS[kind](port, f"{token}{number}") for number in range(connections)]
-
-    def run(call: Callable[[], None]) -> None:
+    if kind in HELD:
+        os.write(1, b"attacking\n")
+        held = []
         for _ in range(count):
-            call()
+            held.append(hold(kind, port, token))
             os.write(1, b".")
-
+        sys.stdin.read()
+        return held.clear()
+    encoding = {"grpc-encoding": "gzip"} if kind == "bombs" else {}
+    same = messages_of(kind)
+    calls = [
+        Call(METHOD, {"authorization": f"Bearer {token}{number}", **encoding}, same) for number in range(connections)
+    ]
+    plan = Plan(itertools.cycle(ADDRESSES), CALLS) if spread else Plan(itertools.repeat("127.0.0.1"))
     os.write(1, b"attacking\n")
-    for call in calls:
-        threading.Thread(target=run, args=(call,), daemon=True).start()
-    sys.stdin.read()
+    attack(("127.0.0.1", port), calls, plan, lambda: os.write(1, b"."), lambda: True)
+
+
+def hold(kind: str, port: int, token: str) -> Any:
+    """Something that attacks by being there."""
+    if kind == "idle":
+        with contextlib.suppress(OSError):
+            return socket.create_connection(("127.0.0.1", port))
+        return None
+    link = GrpcLink(f"127.0.0.1:{port}", Credentials(token=token))
+    link.open(header_of(5, 10, 256))
+    return link
 
 
 # -- what they attack
@@ -124,8 +113,11 @@ def attack_here(kind: str, port: int, token: str, count: int, connections: int) 
 class Attackers:
     """A process that attacks a receiver until the block ends."""
 
-    def __init__(self, kind: str, receiver: Receiver, token: str, count: int, connections: int = 4) -> None:
-        command = [sys.executable, __file__, "attack", kind, str(receiver.port), token, str(count), str(connections)]
+    def __init__(
+        self, kind: str, receiver: Receiver, token: str, count: int = 0, connections: int = 4, *, spread: bool = False
+    ) -> None:
+        numbers = [str(receiver.port), token, str(count), str(connections), str(int(spread))]
+        command = [sys.executable, __file__, "attack", kind, *numbers]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0)
         assert self._process.stdout is not None
@@ -254,8 +246,8 @@ def flood(messages: int, rounds: int, seconds: float) -> dict[str, Any]:
     alone: list[float] = []
     beside: list[float] = []
     found: dict[str, Any] = {}
-    each = -(-messages // CONNECTIONS)
-    with Attackers("malformed", valid.receiver, "edge-y", each, CONNECTIONS) as attack, valid.measured(found):
+    attackers = Attackers("malformed", valid.receiver, "edge-y", connections=CONNECTIONS, spread=True)
+    with attackers as attack, valid.measured(found):
         attack.wait_for(2 * CONNECTIONS, 60)
         for _ in range(rounds):
             beside.append(valid.rate())
@@ -264,13 +256,14 @@ def flood(messages: int, rounds: int, seconds: float) -> dict[str, Any]:
         attack.wait_for(messages, LONGEST_S - (time.monotonic() - begun))
         attack.look()
         found |= {**rates(alone, beside, attack), "seconds": round(time.monotonic() - begun)}
-    return {**found, "connections": CONNECTIONS, "after it": valid.end()}
+    return {**found, "connections": CONNECTIONS, "calls_of_an_address": CALLS, "after it": valid.end()}
 
 
 def main() -> None:
     if sys.argv[1:2] == ["attack"]:
-        kind, port, token, count, connections = sys.argv[2:]
-        return attack_here(kind, int(port), token, int(count), int(connections))
+        kind, port, token, *numbers = sys.argv[2:]
+        count, connections, spread = map(int, numbers)
+        return attack_here(kind, int(port), token, count, connections, spread=bool(spread))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["attacks", "flood"])
     parser.add_argument("--rounds", type=int, default=7)

@@ -13,8 +13,6 @@ from smartedge.types import FeatureBatch, Frame
 
 __all__ = ["Decoded", "Handover", "Key"]
 
-_KEPT_BYTES = 64 * 2**20
-
 Found = TypeVar("Found")
 Key = tuple[str, int]  # edge, and number of a frame of it
 
@@ -35,7 +33,7 @@ class Handover:
         trains_here: False: other processes train, and how far they are is not known here.
     """
 
-    def __init__(self, kept_bytes: int = _KEPT_BYTES, *, trains_here: bool = True) -> None:
+    def __init__(self, kept_bytes: int = 0, *, trains_here: bool = True) -> None:
         self.trains_here = trains_here
         self.changed = threading.Condition()
         self.intakes: dict[str, Intake] = {}  # of the edges that have sent a frame

@@ -34,7 +34,7 @@ class IngestProcess:
         private_folder(folder)
         self._folder = folder
         self._monitor = monitor
-        self._handover = Handover(kept_bytes=0, trains_here=False)
+        self._handover = Handover(trains_here=False)
         self._store = SharedStore(folder, self._handover, max_bytes=config.store.max_bytes)
         self.ingest = Ingest(
             config,

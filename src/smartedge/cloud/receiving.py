@@ -61,7 +61,7 @@ class Receiving:
         self._start = start
         self._workers: _Workers | None = None
         self._once = get_schedule(config.schedule).once
-        self._handover = Handover(kept_bytes=0, trains_here=False)
+        self._handover = Handover(trains_here=False)
         self.ingest = Ingest(
             config, folder, shapes, self._handover, monitor, begin=lambda edge, header: None, learn=None
         )

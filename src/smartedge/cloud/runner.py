@@ -18,11 +18,16 @@ from smartedge.cloud.trainer import BackTrainer
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.files import private_folder
+from smartedge.methods.schedules import get_schedule
 from smartedge.runs.machine import peak_rss_bytes
 from smartedge.runs.progress import Monitor
 from smartedge.stopping import Interrupted
 
 __all__ = ["CloudRunner"]
+
+# Decoded features in memory; what has no room is read from the log and decoded again.
+_KEPT_BYTES = 64 * 2**20  # where every epoch uses them
+_WAITING_BYTES = 8 * 2**20  # where they are used once. They wait where training is slower than the edges
 
 
 class CloudRunner:
@@ -50,7 +55,8 @@ class CloudRunner:
         self.config = config
         self.folder = folder
         self.inline = inline
-        self._handover = handover = Handover()
+        once = get_schedule(config.schedule).once
+        self._handover = handover = Handover(_KEPT_BYTES if once else _WAITING_BYTES)
         self.ingest = Ingest(
             config,
             folder,

@@ -78,7 +78,7 @@ class Worker:
                 f"at most {config.cloud.shards}"
             )
         self._group = group
-        self._handover = Handover(kept_bytes=0)
+        self._handover = Handover()
         self._follower = StoreFollower(folder, self._handover)
         self._follower.refresh()
         self._next_look = 0.0

@@ -28,7 +28,10 @@ _WINDOW_S = 60.0
 _HOSTS = 4096  # remembered at most
 _LINES_OF_A_HOST = 5  # in a window
 _LINES = 100  # of all hosts, in a window
-_DELAY_S = 1.0  # of a refusal, where the host had several in this window
+_AT_ONCE = 5  # refusals that a host hears of at once
+_DELAY_S = 1.0  # of the next one; twice as long each time
+_LONGEST_DELAY_S = 32.0
+_REFUSALS_A_SECOND = 200.0  # of all hosts: a flood from many addresses must leave time for edges
 
 
 @dataclass(frozen=True)
@@ -99,40 +102,55 @@ class Access:
 
 @dataclass
 class _Host:
-    since: float
-    refusals: int = 0
+    since: float  # begin of its window for lines of log
+    last: float  # its last refusal
+    refusals: int = 0  # since it was quiet for a whole window
+    said: int = 0  # lines in its window
     unsaid: int = 0
 
 
 @dataclass
 class RefusalLog:
-    """Says who was refused and why, a few times a minute for each host; slows down who is refused often."""
+    """Says who was refused and why, a few times a minute for each host; slows down who is refused often.
+
+    A sender hears of a refusal when :meth:`refuse` returns, and has only a few calls at a time. So a late answer slows
+    it down. A host that was refused five times waits 1 s, then twice as long each time, up to half a minute, until it
+    was quiet for a minute. All hosts together get a bounded number of answers a second.
+    """
 
     total: int = 0
+    _free_at: float = 0.0  # when the next answer may go
     _hosts: dict[str, _Host] = field(default_factory=dict)
     _since: float = 0.0
     _lines: int = 0
 
     async def refuse(self, host: str, who: str, error: Exception) -> None:
-        """Log a refusal. Returns late where the host was refused several times within a minute."""
+        """Log a refusal. Returns when the sender may hear of it."""
         now = time.monotonic()
         self.total += 1
         if now - self._since > _WINDOW_S:
             self._since, self._lines = now, 0
-        seen = self._hosts.get(host)
-        if seen is None or now - seen.since > _WINDOW_S:
-            if seen is not None and seen.unsaid:
+        seen = self._hosts.pop(host, None) or _Host(now, now)
+        if len(self._hosts) >= _HOSTS:
+            del self._hosts[next(iter(self._hosts))]  # the one that was refused the longest ago
+        self._hosts[host] = seen
+        if now - seen.since > _WINDOW_S:
+            if seen.unsaid:
                 self._say("%s: %d more refusals within a minute", _plain(host), seen.unsaid)
-            if len(self._hosts) >= _HOSTS:
-                del self._hosts[next(iter(self._hosts))]
-            self._hosts.pop(host, None)
-            seen = self._hosts[host] = _Host(now)
+            seen.since, seen.said, seen.unsaid = now, 0, 0
+        if now - seen.last > _WINDOW_S:
+            seen.refusals = 0
+        seen.last = now
         seen.refusals += 1
-        if seen.refusals <= _LINES_OF_A_HOST:
+        if seen.said < _LINES_OF_A_HOST:
+            seen.said += 1
             self._say("stream from %s: [%s] %s", _plain(who), getattr(error, "code", "SE"), _plain(str(error)))
-            return
-        seen.unsaid += 1
-        await asyncio.sleep(_DELAY_S)
+        else:
+            seen.unsaid += 1
+        self._free_at = max(now, self._free_at) + 1 / _REFUSALS_A_SECOND
+        too_many = seen.refusals - _AT_ONCE
+        late = min(_LONGEST_DELAY_S, _DELAY_S * 2 ** min(too_many - 1, 16)) if too_many > 0 else 0.0
+        await asyncio.sleep(max(late, self._free_at - now))
 
     def _say(self, text: str, *values: object) -> None:
         self._lines += 1

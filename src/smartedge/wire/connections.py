@@ -4,6 +4,9 @@ gRPC accepts connections by itself, and can only refuse the newest where there a
 idle connections keeps everybody out. :class:`Connections` closes the oldest connection that has not proved who it is
 instead. An edge proves it within milliseconds, so it gets through. From then on its connection counts for the edge, and
 no longer for its host: a site with many edges may have one address.
+
+gRPC answers some calls by itself, such as compressed ones. A sender that repeats them never waits for us. So who sends
+much without proving who it is is not read from any more, until its connection is closed for its age.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ __all__ = ["Connections", "room_for"]
 
 _DESCRIPTORS = 5  # of a connection: gRPC's, ours to count its bytes, and the three files of its edge's log
 _SPARE_DESCRIPTORS = 256  # for the rest of the process
+_UNPROVEN_BYTES = 2**16  # that a connection sends before it proves who it is; usually it takes a tenth
+_UNREAD_BYTES = 2**20  # that must wait before gRPC hears of what such a connection sends
 
 
 def room_for(connections: int) -> int:
@@ -43,6 +48,7 @@ class _Connection:
     since: float
     descriptor: int
     edge: str | None = None  # once it has proved who it is
+    held: bool = False  # gRPC does not hear of what it sends
     counted: socket.socket | None = None  # a duplicate, kept while the edge is connected
 
 
@@ -88,6 +94,8 @@ class Connections:
                 inode = self._find(peer)
             if inode is not None and (known := self._known[inode]) and known.edge is None:
                 known.edge = edge
+                if known.held:
+                    self._release(inode, known)
                 known.counted = duplicate(inode, known.descriptor)
 
     def counters(self) -> dict[str, ByteCount]:
@@ -150,9 +158,27 @@ class Connections:
                 many = total > self._most or unproven[host] > self._most_per_host
                 too_much = many or now - known.since > self._unproven_s
                 unproven[host] -= too_much
+                if not too_much and not known.held:
+                    self._hold_if_it_sends_much(inode, known)
             if too_much:
                 self._break(inode, known)
                 total -= 1
+
+    def _hold_if_it_sends_much(self, inode: int, known: _Connection) -> None:
+        connection = duplicate(inode, known.descriptor)
+        if connection is not None:
+            with connection:
+                known.held = byte_counts(connection)[1] > _UNPROVEN_BYTES
+                if known.held:
+                    _hear_after(connection, _UNREAD_BYTES)
+
+    @staticmethod
+    def _release(inode: int, known: _Connection) -> None:
+        connection = duplicate(inode, known.descriptor)
+        if connection is not None:
+            with connection:
+                _hear_after(connection, 1)
+        known.held = False
 
     def _break(self, inode: int, known: _Connection) -> None:
         self._settle(known)
@@ -170,3 +196,8 @@ class Connections:
             self._ended[known.edge] = (up + received, down + sent)
             known.counted.close()
             known.counted = None
+
+
+def _hear_after(connection: socket.socket, size: int) -> None:
+    """Let the kernel say that something came only when so many bytes wait."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)

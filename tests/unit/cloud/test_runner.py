@@ -10,13 +10,14 @@ import pytest
 import torch
 from small_cloud import CONFIG, HEADER, VAL
 
+from smartedge.cloud.handover import Decoded
 from smartedge.cloud.runner import CloudRunner
 from smartedge.codec import get_codec, pack
 from smartedge.config import load_config
 from smartedge.errors import ConfigError, CutError, FrameError, RunError, SmartEdgeError
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
-from smartedge.types import Frame, StreamHeader
+from smartedge.types import FeatureBatch, Frame, StreamHeader
 from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink
 
@@ -150,3 +151,14 @@ def first_frame() -> Frame:
     features = np.zeros((4, *HEADER.feature_shape), np.float32)
     batch = pack(release(np.arange(4), features, np.array([0, 1, 0, 1])), get_codec("uint8"))
     return Frame(0, batch)
+
+
+@pytest.mark.parametrize(("schedule", "mib"), [("joint", 8), ("two-stage", 8), ("freeze-and-log", 64)])
+def test_what_is_used_once_may_take_less_memory_than_what_every_epoch_uses(tmp_path, schedule, mib):
+    """Two hundred edges had 64 MiB of decoded frames waiting, each of which is used once."""
+    runner = CloudRunner(load_config(CONFIG, {"schedule": schedule}), tmp_path, Quiet(), resume=False, inline=False)
+    half = np.broadcast_to(np.float32(0), (mib * 2**20 // 8,))  # of the room; takes no memory
+    for seq in range(3):
+        runner.ingest.handover.keep(("edge", seq), Decoded(FeatureBatch(np.arange(1), half, np.zeros(1)), 0.0))
+    assert [runner.ingest.handover.kept(("edge", seq)) is not None for seq in range(3)] == [True, True, False]
+    runner.close()

@@ -106,17 +106,44 @@ def test_a_host_gets_five_lines_a_minute_and_waits_from_then_on(
     clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     log = RefusalLog()
+    waited = []
     for _ in range(2600):
+        before = clock[1]
         refuse(log, "10.0.0.1")
-    assert len(caplog.records) == 5 and clock[1] == 2595
+        waited.append(clock[1] - before)
+        clock[0] += 0.01
+    assert len(caplog.records) == 5
+    assert waited[:12] == [pytest.approx(0.005)] * 5 + [1, 2, 4, 8, 16, 32, 32] and waited[-1] == 32
+    before = clock[1]
     refuse(log, "10.0.0.2")
-    assert len(caplog.records) == 6 and clock[1] == 2595
-    clock[0] += 61
+    assert len(caplog.records) == 6 and clock[1] - before < 0.01
+    clock[0] += 59
     refuse(log, "10.0.0.1")
     assert [record.getMessage() for record in caplog.records[6:]] == [
         "10.0.0.1: 2595 more refusals within a minute",
         "stream from ipv4:10.0.0.1:1: [SE-FRAME] no",
     ]
+    before = clock[1]
+    refuse(log, "10.0.0.1")
+    assert clock[1] - before == 32, "it was never quiet for a minute"
+    clock[0] += 61
+    before = clock[1]
+    refuse(log, "10.0.0.1")
+    assert clock[1] - before < 0.01
+
+
+def test_all_hosts_together_get_two_hundred_answers_a_second(clock: list[float]) -> None:
+    log = RefusalLog()
+    waits = []
+    for number in range(1000):
+        before = clock[1]
+        refuse(log, f"10.0.{number // 256}.{number % 256}")
+        waits.append(clock[1] - before)
+    assert waits == pytest.approx([(1 + number) / 200 for number in range(1000)])
+    clock[0] += 5
+    before = clock[1]
+    refuse(log, "10.9.9.9")
+    assert clock[1] - before == pytest.approx(1 / 200), "those before have had their answers"
 
 
 def test_many_hosts_get_a_hundred_lines_a_minute_and_are_forgotten(

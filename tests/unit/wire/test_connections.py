@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import resource
+import select
 import socket
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,29 @@ def test_who_proves_nothing_is_closed_in_time(server: Server) -> None:
     connections.prove(second.getsockname(), "edge")
     connections.look()
     assert not is_open(first) and is_open(second)
+    connections.close()
+
+
+def test_who_sends_much_without_proving_anything_is_not_read_from_until_it_does(server: Server) -> None:
+    connections = watch(server)
+    pairs = [server.connect() for _ in range(2)]
+    for (client, accepted), size in zip(pairs, (70_000, 60_000), strict=True):
+        client.sendall(bytes(size))
+        while len(accepted.recv(100_000, socket.MSG_PEEK)) < size:
+            pass
+
+    def readable() -> list[bool]:
+        return [bool(select.select([accepted], [], [], 0)[0]) for _, accepted in pairs]
+
+    assert readable() == [True, True]
+    connections.look()
+    assert readable() == [False, True]
+    connections.look()
+    connections.prove(pairs[0][0].getsockname(), "edge")
+    assert readable() == [True, True]
+    pairs[0][0].sendall(bytes(10_000))
+    connections.look()
+    assert readable() == [True, True], "an edge may send what it likes"
     connections.close()
 
 

@@ -12,7 +12,6 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -462,7 +461,10 @@ def test_a_long_frame_comes_in_parts(listen: Callable[..., GrpcReceiver], handle
     assert len(big.payload) > MESSAGE_BYTES
 
 
-def test_log_lines_are_few_and_plain(serving: GrpcReceiver, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_log_lines_are_few_and_plain(
+    serving: GrpcReceiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smartedge.wire.admission, "_LONGEST_DELAY_S", 0.1)
     clients = [Raw(serving, "secret") for _ in range(4)]
 
     def attack(client: Raw) -> None:
