@@ -44,10 +44,17 @@ def walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
     """The images in a folder and the folders below it, hidden ones left out.
 
     ``others`` counts the other files by their ending.
+
+    Raises:
+        OSError: a folder cannot be read.
     """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     seen = set()
     above = set(folder.resolve().parents)
-    for place, directories, names in os.walk(folder, followlinks=True):
+    for place, directories, names in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(place)
         if (real := here.resolve()) in seen or real in above:  # a link that leads back
             directories.clear()

@@ -217,7 +217,8 @@ def _digest(images: Images, size: ImageSize, fit: Fit) -> str:
     for file in images.files:
         try:
             status, readable = file.stat(), os.access(file, os.R_OK)
-            digest.update(os.fsencode(f"\n{file.resolve()} {status.st_size} {status.st_mtime_ns} {readable}"))
+            times = f"{status.st_mtime_ns} {status.st_ctime_ns}"  # the first can be set, and 'cp -p' does
+            digest.update(os.fsencode(f"\n{file.resolve()} {status.st_size} {times} {readable}"))
         except OSError:
             digest.update(os.fsencode(f"\n{file} absent"))
     return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ def refuse_lfs_pointer(path: Path) -> None:
     Raises:
         DataError: it is one.
     """
-    with path.open("rb") as file:
+    with contextlib.suppress(OSError), path.open("rb") as file:
         if is_lfs_pointer(file.read(64)):
             raise DataError(f"{path} is a git-LFS pointer, not the file itself; run 'git lfs pull' in its repository")
 

@@ -154,10 +154,13 @@ def open_raw(path: str, image_size: ImageSize, limit: Mapping[SplitName, int], c
         return open_cifar(find_cifar(kept) or download_cifar10(kept))
     if path.startswith("hf:"):
         return open_hub(path.removeprefix("hf:"), cache_dir)
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise DataError(_absent(place))
-    return _open_file(place, cache_dir) if place.is_file() else _open_folder(place, cache_dir)
+    try:
+        place = Path(path).expanduser()
+        if not place.exists():
+            raise DataError(_absent(place))
+        return _open_file(place, cache_dir) if place.is_file() else _open_folder(place, cache_dir)
+    except (OSError, RuntimeError, ValueError) as error:  # no right to read, no such user after ~, no name of a file
+        raise DataError(f"the data set {path!r} cannot be read: {error}") from error
 
 
 def _open_file(place: Path, cache_dir: Path) -> RawData:

@@ -110,7 +110,8 @@ def _listed(path: Path, cache_dir: Path) -> pa.Table:
     """The images of a tar file: name, place, and columns. From the cache folder, if it was listed before."""
     try:
         status = path.stat()
-        digest = hashlib.sha256(os.fsencode(f"{_FORMAT} {path.resolve()} {status.st_size} {status.st_mtime_ns}"))
+        times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+        digest = hashlib.sha256(os.fsencode(f"{_FORMAT} {path.resolve()} {status.st_size} {times}"))
         kept = cache_dir / f"tar-{digest.hexdigest()[:24]}.parquet"
         if kept.is_file():
             return pq.read_table(kept)

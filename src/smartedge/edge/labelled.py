@@ -105,20 +105,20 @@ class LabelledFolder:
 def _list(folder: Path, task: Task) -> tuple[list[Path], list[int]]:
     try:
         classes = sorted(child for child in folder.iterdir() if child.is_dir() and not is_hidden(child))
+        found = [sorted(walk(child)) for child in classes]
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be read ({error.strerror}); --source needs the folders train, val and test, each with a "
-            f"folder per class: {', '.join(task.names)}"
+            f"{error.filename or folder}: cannot be read ({error.strerror}); --source needs the folders train, val and "
+            f"test, each with a folder per class: {', '.join(task.names)}"
         ) from error
     if unknown := [child.name for child in classes if child.name not in task.names]:
         raise DataError(
             f"{folder}: {', '.join(unknown[:5])}: no class of this front; its classes are {', '.join(task.names)}"
         )
     files, labels = [], []
-    for child in classes:
-        found = sorted(walk(child))
-        files += found
-        labels += [task.names.index(child.name)] * len(found)
+    for child, own in zip(classes, found, strict=True):
+        files += own
+        labels += [task.names.index(child.name)] * len(own)
     if not files:
         raise DataError(f"{folder}: holds no images in folders named {', '.join(task.names)}")
     return files, labels

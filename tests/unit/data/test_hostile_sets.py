@@ -300,6 +300,66 @@ def test_a_heic_photograph_is_named(tmp_path: Path) -> None:
     assert decode(tmp_path / "image.jpg", 8) == "a HEIC image, which is not read (save it as JPEG)"
 
 
+# -- what may not be read, and what changes
+
+
+@pytest.mark.parametrize("closed", ["train.parquet", "ant/more", "labels.csv"])
+def test_what_may_not_be_read_is_named(
+    closed: str, folders: Callable[..., Path], write_parquet: Write, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folders("ant/more", "wasp")
+    if closed.endswith("parquet"):
+        write_parquet(folder / closed, {"label": [0, 1] * 10})
+    elif closed.endswith("csv"):
+        (folder / closed).write_text("file_name,label")
+    (folder / closed).chmod(0)
+    if os.geteuid() == 0:  # who may read everything
+        refused = folder / closed
+        monkeypatch.setattr("os.scandir", _refusing(os.scandir, refused))
+        monkeypatch.setattr("io.open", _refusing(open, refused))
+        monkeypatch.setattr("pyarrow.parquet.ParquetFile", _refusing(None, refused))
+    try:
+        with pytest.raises(DataError, match=r"Permission denied|Failed to open") as caught:
+            opened(folder)
+        assert str(folder / closed) in str(caught.value)
+    finally:
+        (folder / closed).chmod(0o755)
+
+
+def _refusing(function: Any, refused: Path) -> Any:
+    def refuse(place: Any, *more: Any, **named: Any) -> Any:
+        if isinstance(place, str | os.PathLike) and Path(place) == refused:
+            raise PermissionError(13, "Permission denied", str(place))
+        return function(place, *more, **named)
+
+    return refuse
+
+
+def test_a_file_of_the_same_size_and_time_is_decoded_again(folders: Callable[..., Path], opened: Any) -> None:
+    folder = folders("ant", "wasp")
+    file = folder / "ant" / "0.png"
+    before, status = file.read_bytes(), file.stat()
+
+    def shades() -> list[int]:
+        split = opened(folder).splits["train"]
+        return split.read(np.arange(len(split))).images_BCHW[:, 0, 4, 4].tolist()
+
+    assert 250 not in shades()
+    for place in (folder / "ant").iterdir():
+        Image.new("RGB", (20, 16), (250, 5, 7)).save(folder / "new.png")
+        data = (folder / "new.png").read_bytes()
+        place.write_bytes(data + bytes(max(0, len(before) - len(data))))
+        os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (folder / "new.png").unlink()
+    assert 250 in shades()
+
+
+@pytest.mark.parametrize("path", ["~nobody-has-this-name/images", "x" * 300, "a\0b"])
+def test_paths_that_are_none(path: str, opened: Any) -> None:
+    with pytest.raises(DataError):
+        opened(path)
+
+
 # -- data sets of other programs
 
 
