@@ -61,6 +61,7 @@ def with_given_data(config: Config, data: object) -> Config:
         raise errors.ConfigError("data.path: leave it out, since the data set itself is given (data=)")
     desired = config.data.desired if "desired" in named else "label"
     if not has_begun(config.run_dir):
-        keep_given(data, folder, (desired,) if isinstance(desired, str) else desired)
+        columns = (desired,) if isinstance(desired, str) else desired
+        keep_given(data, folder, columns, config.data.image_size.channels)
     chosen = {"path": str(folder), "desired": desired}
     return config.model_copy(update={"data": config.data.model_copy(update=chosen)})

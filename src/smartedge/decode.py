@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from smartedge.image_size import ImageSize
+from smartedge.image_size import RGB, ImageSize
 
 __all__ = ["SUFFIXES", "Fit", "Item", "decode", "is_hidden", "is_lfs_pointer", "walk"]
 
@@ -28,9 +28,11 @@ _OF_SYSTEMS = ("lost+found", "System Volume Information")
 _MOST_BYTES = 2**30  # of an image file: more than any image within Pillow's limit of pixels has
 
 Item = bytes | Path | NDArray[np.uint8] | None
-"""One image before decoding: a file's bytes, a file's path, pixels (H, W) or (H, W, 3), or None if there is none."""
+"""One image before decoding: a file's bytes, a file's path, pixels (H, W) or (H, W, C), or None if there is none."""
 
 Pixels = NDArray[np.uint8]
+_PICTURE_BANDS = 4  # an array of up to so many bands is a picture: grey or colours, with or without transparency
+_SAMPLES = 277  # TIFF: how many channels a page has
 Fit = Literal["crop", "squash", "letterbox"]
 """What becomes of an image of another shape: its middle; all of it, squeezed; or all of it, with black bars."""
 
@@ -77,22 +79,25 @@ def is_lfs_pointer(data: bytes) -> bool:
 
 
 def decode(item: Item, image_size: int | ImageSize, fit: Fit = "crop") -> Pixels | str:
-    """One image as uint8 (H, W, 3), or the reason why not.
+    """One image as uint8 (H, W, C), or the reason why not.
 
     The image gets the shape that is asked for as ``fit`` says (the default crops the middle), and is resized with
-    antialiasing. An orientation noted by a camera is applied; transparency is dropped; grey values of 16 bits are
-    divided by 256.
+    antialiasing. An orientation noted by a camera is applied; grey values of 16 bits are divided by 256.
+
+    Three channels are red, green and blue: grey images are repeated, transparency is dropped. One channel is grey.
+    Of any other number an image must have exactly as many, as bands of its file (RGBA, CMYK, grey with transparency) or
+    as pages of a TIFF file with one band each.
     """
     if item is None:
         return "no image"
     size = ImageSize.of(image_size)
     try:
-        encoded = _read(item) if isinstance(item, Path) else item
-        if isinstance(encoded, str):
-            return encoded
-        if isinstance(encoded, bytes):
-            return _decode_bytes(encoded, size, fit)
-        return _fitted(Image.fromarray(encoded).convert("RGB"), size, fit)
+        found = _read(item) if isinstance(item, Path) else item
+        if isinstance(found, str):
+            return found
+        if isinstance(found, bytes):
+            return _decode_bytes(found, size, fit)
+        return _decode_array(found, size, fit)
     except FileNotFoundError:
         return "image file missing"
     except PermissionError:
@@ -113,6 +118,15 @@ def _read(path: Path) -> bytes | str:
         return "image too large" if status.st_size > _MOST_BYTES else file.read()
 
 
+def _decode_array(pixels: Pixels, size: ImageSize, fit: Fit) -> Pixels | str:
+    """Pixels (H, W) or (H, W, C)."""
+    bands = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if size.channels in (1, RGB) and bands <= _PICTURE_BANDS:
+        picture = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
+        return _picture(Image.fromarray(picture), size, fit)
+    return _planes([Image.fromarray(plane) for plane in np.moveaxis(np.atleast_3d(pixels), 2, 0)], size, fit)
+
+
 def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
     if not encoded:
         return "no image"
@@ -123,30 +137,82 @@ def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
     with Image.open(io.BytesIO(encoded)) as image:
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
             return "image too large"
-        if image.mode == "F":
-            return "pixels are not whole numbers"
-        if image.mode.startswith("I"):
-            shallow = _eight_bits(image)
-            if shallow is None:
-                return "more than 16 bits per channel"
-            return _fitted(shallow.convert("RGB"), size, fit)
-        image.draft("RGB", (2 * max(size), 2 * max(size)))  # large JPEGs are decoded at a fraction of their size
+        if size.channels not in (1, RGB) or _pages(image) == size.channels == RGB:
+            return _decode_planes(image, size, fit)
+        shallow = _eight_bits(image)
+        if isinstance(shallow, str):
+            return shallow
+        if shallow is not image:
+            return _picture(shallow, size, fit)
+        mode = "L" if size.channels == 1 and image.mode == "L" else "RGB"
+        image.draft(mode, (2 * max(size.sides),) * 2)  # large JPEGs are decoded at a fraction of their size
         upright = ImageOps.exif_transpose(image)
         if isinstance(upright.info.get("transparency"), bytes):
             upright = upright.convert("RGBA")  # from a palette with transparent colours; Pillow warns otherwise
-        return _fitted(upright.convert("RGB"), size, fit)
+        return _picture(upright, size, fit)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image | None:
-    """An image of 16 bits per pixel divided by 256; None where a pixel has more bits."""
+def _pages(image: Image.Image) -> int:
+    """Pages of a TIFF file that are channels: as many as it has, where they have one band each; 1 for other files."""
+    return getattr(image, "n_frames", 1) if image.format == "TIFF" and len(image.getbands()) == 1 else 1
+
+
+def _decode_planes(image: Image.Image, size: ImageSize, fit: Fit) -> Pixels | str:
+    """The bands of a file, or its pages, as channels."""
+    said = getattr(image, "tag_v2", {}).get(_SAMPLES, 1)
+    if said > len(image.getbands()):
+        return (
+            f"its {said} channels lie in one page, of which Pillow reads {len(image.getbands())}; write a page for each"
+        )
+    planes: list[Image.Image] = []
+    pages = _pages(image)
+    for page in range(pages):
+        if pages > 1:
+            image.seek(page)
+        if len(image.getbands()) > 1 and pages > 1:
+            return "its pages have several bands each"
+        shallow = _eight_bits(image)
+        if isinstance(shallow, str):
+            return shallow
+        whole = ImageOps.exif_transpose(shallow) if shallow is image else shallow
+        planes += (
+            whole.convert("RGBA" if "transparency" in whole.info else "RGB").split()
+            if whole.mode == "P"
+            else whole.split()
+        )
+        if planes[-1].size != planes[0].size:
+            return "its pages have different sizes"
+    return _planes(planes, size, fit)
+
+
+def _planes(planes: list[Image.Image], size: ImageSize, fit: Fit) -> Pixels | str:
+    """Grey images as the channels of one, each resized by itself: transparency does not weigh the others."""
+    if len(planes) != size.channels:
+        return f"it has {len(planes)} channels; data.image_size asks for {size.channels} (HEIGHTxWIDTHxCHANNELS)"
+    return np.stack([_fitted(plane.convert("L"), size, fit) for plane in planes], axis=2)
+
+
+def _picture(image: Image.Image, size: ImageSize, fit: Fit) -> Pixels:
+    """An image of one or three channels."""
+    if size.channels == 1:
+        return _fitted(image.convert("L"), size, fit)[..., None]
+    return _fitted(image.convert("RGB"), size, fit)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image | str:
+    """An image of 16 bits per pixel divided by 256; other images of whole numbers as they are; else the reason."""
+    if image.mode == "F":
+        return "pixels are not whole numbers"
+    if not image.mode.startswith("I"):
+        return image
     values = np.asarray(ImageOps.exif_transpose(image))
     if values.min() < 0 or values.max() >= 2**16:
-        return None
+        return "more than 16 bits per channel"
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def _fitted(image: Image.Image, size: ImageSize, fit: Fit) -> Pixels:
-    """The image in the size asked for, uint8 (H, W, 3)."""
+    """The image in the size asked for, uint8 (H, W, 3) or, of a grey one, (H, W)."""
     asked = (size.width, size.height)  # as Pillow has it
     if fit == "letterbox":
         return np.asarray(ImageOps.pad(image, asked, Image.Resampling.BICUBIC))

@@ -81,7 +81,7 @@ class ImageBatch:
     """Images as a data source gives them. They cross the link only as a release."""
 
     ids: np.ndarray  # int64 (B,), the image's index in its split: stable across epochs and runs
-    images_BCHW: Tensor  # uint8 (B, 3, H, W), RGB
+    images_BCHW: Tensor  # uint8 (B, C, H, W); three channels are RGB
     labels: Tensor  # see Task
     sensitive: Mapping[str, Tensor] = field(default_factory=dict)  # column -> int64 (B,); never leaves the edge
 

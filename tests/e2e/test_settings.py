@@ -41,6 +41,7 @@ from smartedge.inference.backs import LocalBack
 from smartedge.inference.trained import TorchFront, TrainedRun
 from smartedge.links import link_to, one_way_link, receiver_for
 from smartedge.methods.schedules import get_schedule
+from smartedge.models.network import divide, to_input
 from smartedge.models.weights import IMAGENET
 from smartedge.models.zoo import build
 from smartedge.runs.progress import Quiet, Update
@@ -204,6 +205,8 @@ ELSEWHERE = {
     "data.path": "test_data_path",
     "data.cache_dir": "test_cache_dir",
     "data.fit": "test_data_fit",
+    "data.mean": "test_scale_of_pixels",
+    "data.std": "test_scale_of_pixels",
     "data.cache_bytes": "test_cache_bytes",
     "link.queue_frames": "test_queue_frames",
     "link.max_lead_frames": "test_max_lead_frames",
@@ -350,6 +353,18 @@ def test_data_fit(tiny_config, tmp_path):
     assert (seen["crop"] == 0).all()
     assert (seen["squash"][:, 0] > 200).all()
     assert (seen["letterbox"][0] == 0).all() and seen["letterbox"][seen["letterbox"].shape[0] // 2, 0] > 200
+
+
+def test_scale_of_pixels(tiny_config):
+    """Both sides agree on it, and the front's first layer applies it."""
+    assert not {"mean", "std"} & tiny_config("run").agreement()["data"].keys()
+    config = tiny_config("run", data={"mean": [0.25, 0.5, 0.75], "std": [0.5, 1, 0.25]})
+    assert {key: config.agreement()["data"][key] for key in ("mean", "std")} == {
+        "mean": [0.25, 0.5, 0.75],
+        "std": [0.5, 1, 0.25],
+    }
+    black = to_input(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.device("cpu"))
+    assert divide(config.division(2)).front[0](black).flatten().tolist() == pytest.approx([-0.5, -0.5, -3])
 
 
 def test_cache_dir(tiny_config, tmp_path):

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 class Tiny(nn.Module):
     """Two stages and a linear layer, with dropout on both sides of the usual cut."""
 
-    def __init__(self, num_classes: int, dropout: float = 0.1) -> None:
+    def __init__(self, num_classes: int, dropout: float = 0.1, channels: int = 3) -> None:
         super().__init__()
-        self.stage1 = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(dropout))
+        self.stage1 = nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(dropout))
         self.stage2 = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(dropout))
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
 
@@ -39,8 +39,8 @@ def build_exact(num_classes: int) -> nn.Module:
     return Exact(num_classes)
 
 
-def build(num_classes: int, dropout: float = 0.1) -> nn.Module:
-    return Tiny(num_classes, dropout)
+def build(num_classes: int, dropout: float = 0.1, channels: int = 3) -> nn.Module:
+    return Tiny(num_classes, dropout, channels)
 
 
 def build_wide(num_classes: int) -> nn.Module:

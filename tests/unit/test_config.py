@@ -93,8 +93,15 @@ def test_a_rectangle_is_kept_as_it_was_written_and_a_square_as_a_number() -> Non
         load_config({"data": {"image_size": "40x40"}}).identity()
         == load_config({"data": {"image_size": 40}}).identity()
     )
-    with pytest.raises(ConfigError, match=r"data.image_size: .*4x64 pixels: height and width must be 8 to 4096"):
-        load_config({"data": {"image_size": "4x64"}})
+    for data, words in (
+        ({"image_size": "4x64"}, r"data.image_size: .*4x64 pixels: height and width must be 8 to 4096"),
+        ({"image_size": "64x64x17"}, r"data.image_size: .*1 to 16 channels"),
+        ({"image_size": "64x64x5", "mean": [0.1, 0.2, 0.3]}, r"data.mean: 3 numbers for images of 5 channels"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            load_config({"data": data})
+    with pytest.raises(ConfigError, match=r"codec.name: 'jpeg' encodes pictures of three channels.*use 'image'"):
+        load_config({"method": "upload", "data": {"image_size": "64x64x5"}, "codec": {"name": "jpeg"}})
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ For the N test images, in any order:
 
 | tensor | dtype and shape | meaning |
 | --- | --- | --- |
-| `images` | uint8 (n, 3, H, W) | RGB; the first 24 are shown |
+| `images` | uint8 (n, 3, H, W) | RGB (else the first three channels, or the first as grey); the first 24 are shown |
 | `ids`, `labels` | as above, (n, …) | |
 """
 
@@ -134,7 +134,7 @@ class WeightsFacts(Part):
         description="tensors of the head, which began untrained: it has another size here"
     )
     image_size: int | None = Field(description="pixels, of the images they were trained with; null: not known")
-    mean: tuple[float, ...] = Field(description="subtracted from red, green and blue in [0, 1]")
+    mean: tuple[float, ...] = Field(description="subtracted from each channel in [0, 1]")
     std: tuple[float, ...] = Field(description="by which the differences were divided")
     notes: tuple[str, ...] = Field(description="what else was chosen")
 
@@ -163,7 +163,9 @@ class Heads(Part):
 class ReferenceBytes(Part):
     """Bytes of one image in other forms."""
 
-    jpeg_q90: float = Field(description="the same image as JPEG, quality 90")
+    jpeg_q90: float = Field(
+        description="the same image as JPEG, quality 90; of other channels than three, each as a grey picture"
+    )
     raw_uint8: float = Field(description="the same image as pixels")
     feature_float32: float | None = Field(description="its feature map as float32; null where no features are sent")
 

@@ -55,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument("model", metavar="MODEL", help="such as resnet18, timm/vit_tiny_patch16_224, my.code:network")
     parser.add_argument(
         "--input",
-        metavar="3xHxW",
+        metavar="CxHxW",
         type=_image_size,
         help="shape of one image (default: the size that the network is published for, else 3x64x64)",
     )
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if not cuts:
         raise CutError(f"{args.model} cannot be divided anywhere. {_reasons(model, size)}")
     if args.input is None:
-        print(f"images of 3x{size}; --input chooses another size", file=sys.stderr)
+        print(f"images of {'x'.join(map(str, size.shape))}; --input chooses another size", file=sys.stderr)
     if args.json:
         rows = [dataclasses.asdict(point) | {"dtype": str(point.dtype).removeprefix("torch.")} for point in cuts]
         print(json.dumps(rows, indent=2))
@@ -138,6 +138,7 @@ def _kib(number: int) -> str:
 
 
 def _image_size(text: str) -> ImageSize:
-    if not re.fullmatch(r"3x[1-9]\d{0,5}x[1-9]\d{0,5}", text):
-        raise argparse.ArgumentTypeError(f"{text} is not the shape of an RGB image; write it as 3x64x64 (3xHxW)")
-    return ImageSize.of(text.removeprefix("3x"))
+    match = re.fullmatch(r"([1-9]\d?)x([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is not the shape of an image; write it as CxHxW, for example 3x64x64")
+    return ImageSize(int(match[2]), int(match[3]), int(match[1]))

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"  set data.desired in {args.path} to the column of {args.data} that is to be learned")
     size = config.data.image_size
     if looked is None:
-        print(f"  smartedge cuts {config.model.name} --input 3x{size}      # choose model.cut")
+        print(f"  smartedge cuts {config.model.name} --input {'x'.join(map(str, size.shape))}      # choose model.cut")
     print(f"  smartedge train {args.path}      # edge and cloud, on this machine")
     if config.data.sensitive:
         print("  smartedge audit runs/latest      # what an attacker still reads of the hidden columns")

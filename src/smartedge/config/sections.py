@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from smartedge.image_size import ImageSize, SizeField
+from smartedge.image_size import MOST_CHANNELS, ImageSize, SizeField
 
 __all__ = [
     "ADDITIVE",
@@ -70,10 +70,12 @@ def _usable_size(size: ImageSize) -> ImageSize:
     """Refuse images that are smaller or larger than networks take.
 
     Raises:
-        ValueError: a side is shorter than 8 pixels, or longer than 4096.
+        ValueError: a side is shorter than 8 pixels, or longer than 4096; or there are more than 16 channels.
     """
-    if not (_SIDES[0] <= min(size) and max(size) <= _SIDES[1]):
+    if not (_SIDES[0] <= min(size.sides) and max(size.sides) <= _SIDES[1]):
         raise ValueError(f"an image of {size} pixels: height and width must be {_SIDES[0]} to {_SIDES[1]} pixels")
+    if size.channels > MOST_CHANNELS:
+        raise ValueError(f"an image of {size}: it may have 1 to {MOST_CHANNELS} channels")
     return size
 
 
@@ -99,12 +101,20 @@ class DataConfig(Section):
     image_size: Annotated[SizeField, AfterValidator(_usable_size)] = Field(
         ImageSize(64, 64),
         description="images are resized to it: 64 is a square, 720x1280 a height and width in pixels, of 8 to 4096; "
-        "default of a pretrained network: its own size",
+        "64x64x1 is grey, and 64x64x5 has five channels, of up to 16; default of a pretrained network: its own size",
     )
     fit: Literal["crop", "squash", "letterbox"] = Field(
         "crop",
         description="what becomes of an image of another shape: crop (its middle), squash (all of it, squeezed), "
         "letterbox (all of it, with black bars)",
+    )
+    mean: tuple[float, ...] | None = Field(
+        None,
+        description="of the pixels' values in [0, 1], one number for each channel: subtracted; default: 0.5, or that "
+        "of pretrained weights",
+    )
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="one number for each channel: the differences are divided by it; default: 0.25, as for mean"
     )
     limit: dict[Literal["train", "val", "test"], PositiveInt] = Field(
         default_factory=dict, description="use a fixed, class-balanced subset of this many images per split"
@@ -129,6 +139,16 @@ class DataConfig(Section):
         description="how much that folder may hold: what was not used for the longest time gives way to new images; "
         "null: no limit",
     )
+
+    @model_validator(mode="after")
+    def _scale_of_each_channel(self) -> DataConfig:
+        channels = self.image_size.channels
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != channels:
+                raise ValueError(
+                    f"data.{name}: {len(values)} numbers for images of {channels} channels; give one for each"
+                )
+        return self
 
     @property
     def part(self) -> tuple[int, int]:

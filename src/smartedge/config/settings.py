@@ -184,6 +184,8 @@ class Config(Section):
             name=model.name,
             outputs=outputs,
             image_size=self.data.image_size,
+            mean=self.data.mean,
+            std=self.data.std,
             small_input=model.small_input,
             seed=self.seed if seed is None else seed,
             weights=model.weights,
@@ -204,6 +206,7 @@ class Config(Section):
         """
         whole = self.model_dump(mode="json", include=_AGREED, exclude=_FILES)
         data = self.data.model_dump(mode="json", include={"desired", "image_size", "fit", "augment"})
+        data |= self.data.model_dump(mode="json", include={"mean", "std"}, exclude_none=True)
         return {**whole, "data": data, "codec": {"name": self.codec_name}} | self._files()
 
     def cloud_identity(self) -> dict[str, JsonValue]:

@@ -44,7 +44,7 @@ class Split:
         return len(self.ids)
 
     def read(self, indices: NDArray[np.int64]) -> ImageBatch:
-        """The images at some positions, uint8 (B, 3, H, W), with ids and all labels. Any thread may call this.
+        """The images at some positions, uint8 (B, C, H, W), with ids and all labels. Any thread may call this.
 
         Raises:
             IndexError: a position is outside the split.

@@ -12,22 +12,23 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing
+from smartedge.image_size import RGB
 
 __all__ = ["keep_given"]
 
 _SPLITS = ("train", "val", "test")
 _AT_ONCE = 64  # records in memory
 _IMAGE_KEYS = ("image", "img", "images")
-_CHANNELS = (1, 3)
 
 Record = tuple[bytes, dict[str, object]]  # an image file's bytes, and a value of each column
 
 
-def keep_given(data: object, folder: Path, columns: Sequence[str]) -> None:
+def keep_given(data: object, folder: Path, columns: Sequence[str], channels: int = RGB) -> None:
     """Write data sets to ``folder``, a Parquet file for each split. Each is read once, some records at a time.
 
     Args:
@@ -42,6 +43,7 @@ def keep_given(data: object, folder: Path, columns: Sequence[str]) -> None:
             is a value, a sequence of values, or a mapping of columns to values.
         folder: where the files are written. Only the user can read them.
         columns: what labels without a name are called: one column, or as many as a sequence has values.
+        channels: that images may have, beside 1 and 3. They are kept as TIFF files with a page for each channel.
 
     Raises:
         DataError: a split is unknown or empty, or a record is of another form.
@@ -54,11 +56,11 @@ def keep_given(data: object, folder: Path, columns: Sequence[str]) -> None:
     private_folder(folder)
     for split, given in splits.items():
         with replacing(folder / f"{split}.parquet") as temporary:
-            _write(f"data[{split!r}]", given, columns, temporary)
+            _write(f"data[{split!r}]", given, columns, channels, temporary)
 
 
-def _write(name: str, given: object, columns: Sequence[str], file: Path) -> None:
-    records = _records(name, given, columns)
+def _write(name: str, given: object, columns: Sequence[str], channels: int, file: Path) -> None:
+    records = _records(name, given, columns, channels)
     first = list(islice(records, _AT_ONCE))
     if not first:
         raise DataError(f"{name} holds no images")
@@ -110,7 +112,7 @@ def _class_names(given: object, columns: Sequence[str]) -> dict[str, Sequence[st
     return {}
 
 
-def _records(name: str, given: object, columns: Sequence[str]) -> Iterator[Record]:
+def _records(name: str, given: object, columns: Sequence[str], channels: int) -> Iterator[Record]:
     if type(given).__name__ == "DataLoader":
         raise DataError(f"{name} is a DataLoader, which makes batches; give its dataset")
     if isinstance(given, tuple) and len(given) == 2 and getattr(given[0], "ndim", 0) >= 3:
@@ -124,7 +126,7 @@ def _records(name: str, given: object, columns: Sequence[str]) -> Iterator[Recor
     if not isinstance(given, Iterable):
         raise DataError(f"{name} is a {type(given).__name__}; give a Dataset, or a pair of arrays")
     for number, record in enumerate(given):
-        yield _record(f"{name}, record {number}", record, columns)
+        yield _record(f"{name}, record {number}", record, columns, channels)
 
 
 def _undecoded(given: Any, features: Mapping[str, Any]) -> Iterable[object]:
@@ -135,16 +137,16 @@ def _undecoded(given: Any, features: Mapping[str, Any]) -> Iterable[object]:
     return cast("Iterable[object]", given)
 
 
-def _record(where: str, record: object, columns: Sequence[str]) -> Record:
+def _record(where: str, record: object, columns: Sequence[str], channels: int) -> Record:
     if isinstance(record, Mapping):
         key = next((key for key in _IMAGE_KEYS if key in record), None)
         if key is None:
             raise DataError(f"{where} has no 'image'; its keys are {', '.join(map(str, record))}")
-        return _encoded(where, record[key]), {str(k): _value(v) for k, v in record.items() if k != key}
+        return _encoded(where, record[key], channels), {str(k): _value(v) for k, v in record.items() if k != key}
     if not isinstance(record, Sequence) or len(record) != 2:
         raise DataError(f"{where} is a {type(record).__name__}; expected a pair (image, label) or a mapping")
     image, label = record
-    return _encoded(where, image), _labels(where, label, columns)
+    return _encoded(where, image, channels), _labels(where, label, columns)
 
 
 def _labels(where: str, label: object, columns: Sequence[str]) -> dict[str, object]:
@@ -163,7 +165,7 @@ def _value(value: object) -> object:
     return value if to_list is None else to_list()
 
 
-def _encoded(where: str, image: object) -> bytes:
+def _encoded(where: str, image: object, channels: int) -> bytes:
     """An image as the bytes of a file, without loss."""
     if isinstance(image, Mapping):  # of Hugging Face, not decoded
         if image.get("bytes") is not None:
@@ -173,25 +175,38 @@ def _encoded(where: str, image: object) -> bytes:
         return Path(image["path"]).read_bytes()
     if isinstance(image, bytes):
         return image
-    picture = image if isinstance(image, Image.Image) else _picture(where, image)
-    picture = ImageOps.exif_transpose(picture)
+    if not isinstance(image, Image.Image):
+        return _file_of(_pixels(where, image, channels))
+    picture = ImageOps.exif_transpose(image)
+    if len(picture.getbands()) == channels and channels not in (1, RGB):
+        return _file_of(np.atleast_3d(np.asarray(picture)))
     if picture.mode not in ("RGB", "L", "I;16"):
         picture = picture.convert("RGB")
     picture.save(buffer := io.BytesIO(), "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def _picture(where: str, image: object) -> Image.Image:
-    pixels = np.asarray(image)
-    if (
-        pixels.ndim == 3
-        and pixels.shape[0] in _CHANNELS
-        and (pixels.shape[2] not in _CHANNELS or hasattr(image, "dim"))
-    ):
+def _file_of(pixels: NDArray[np.uint8]) -> bytes:
+    """(H, W, C) as a PNG file, or a TIFF file with a page for each channel."""
+    pages = [pixels] if pixels.shape[2] == RGB else list(np.moveaxis(pixels, 2, 0))
+    first, *others = (Image.fromarray(np.ascontiguousarray(page)) for page in pages)
+    buffer = io.BytesIO()
+    if others:
+        first.save(buffer, "TIFF", save_all=True, append_images=others)
+    else:
+        first.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _pixels(where: str, image: object, channels: int) -> NDArray[np.uint8]:
+    """(H, W, C)."""
+    pixels, allowed = np.asarray(image), (1, RGB, channels)
+    if pixels.ndim == 3 and pixels.shape[0] in allowed and (pixels.shape[2] not in allowed or hasattr(image, "dim")):
         pixels = pixels.transpose(1, 2, 0)
-    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in _CHANNELS)) or pixels.size == 0:
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in allowed)) or pixels.size == 0:
         raise DataError(
-            f"{where}: an image has shape {pixels.shape}; expected (H, W), (H, W, C) or (C, H, W), C 1 or 3"
+            f"{where}: an image has shape {pixels.shape}; expected (H, W), (H, W, C) or (C, H, W), C 1 or 3, or as "
+            "many as data.image_size says (HEIGHTxWIDTHxCHANNELS)"
         )
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
@@ -204,4 +219,4 @@ def _picture(where: str, image: object) -> Image.Image:
         pixels = np.round(pixels * 255).astype(np.uint8)
     elif pixels.dtype != np.uint8:
         raise DataError(f"{where}: pixels are {pixels.dtype}; expected uint8, uint16, or floating point in [0, 1]")
-    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
+    return np.atleast_3d(pixels)

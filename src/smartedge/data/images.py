@@ -1,4 +1,4 @@
-"""Images decoded once: RGB bytes of one size in a file of the user's cache folder."""
+"""Images decoded once: bytes of one size in a file of the user's cache folder."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class ImageStore(Protocol):
     bad: dict[int, str]
 
     def read(self, indices: Indices) -> Tensor:
-        """The images of these indices in the source, uint8 (B, 3, H, W)."""
+        """The images of these indices in the source, uint8 (B, C, H, W)."""
 
 
 class _File:
-    """Images in one file, uint8 (N, 3, H, W), of which only what is read is in memory.
+    """Images in one file, uint8 (N, C, H, W), of which only what is read is in memory.
 
     ``rows`` are the indices of the images that are there, ascending; None: all.
     """
@@ -74,7 +74,7 @@ class _File:
         self.bad = bad
 
     def read(self, indices: Indices) -> Tensor:
-        """The images of these indices in the source, uint8 (B, 3, H, W).
+        """The images of these indices in the source, uint8 (B, C, H, W).
 
         The file is mapped during the call only: what was read does not stay in the process.
         """
@@ -148,7 +148,7 @@ def open_images(
     Args:
         images: the source.
         name: for people: in the file's name and beside the progress bar.
-        image_size: H and W, or the side of a square.
+        image_size: H, W and C, or the side of a square of three channels.
         fit: how images get that shape.
         cache_dir: where the files are kept.
         rows: indices of the images that are needed, ascending; None: all. Others are not decoded.
@@ -251,7 +251,7 @@ def _build(
     images: Images, name: str, shape: tuple[int, int, int, int], base: Path, rows: Indices | None, fit: Fit
 ) -> None:
     """Decode what is needed, and write both files: each to a temporary name, then moved into place."""
-    count, size = shape[0], ImageSize(*shape[2:])
+    count, size = shape[0], ImageSize(shape[2], shape[3], shape[1])
     pixels, notes = _files(base)
     indices = range(count) if rows is None else rows.tolist()
     wanted = set(indices)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from smartedge.data.raw import Images, RawData, RawSplit
 from smartedge.errors import DataError
+from smartedge.image_size import MOST_CHANNELS, RGB
 from smartedge.types import SplitName
 
 __all__ = ["open_medmnist"]
@@ -21,11 +22,11 @@ __all__ = ["open_medmnist"]
 _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
-def open_medmnist(path: Path) -> RawData:
+def open_medmnist(path: Path, channels: int = RGB) -> RawData:
     """Open ``{train,val,test}_{images,labels}``.
 
-    Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, uint8, or uint16, which is divided by 256;
-    labels are (N, 1) or (N, L).
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, or as many as are asked for, uint8, or
+    uint16, which is divided by 256; labels are (N, 1) or (N, L).
 
     One label is the column ``label``. Several are yes/no columns ``label_0``, ``label_1``, ..., and ``label`` stands
     for all of them, a multi-label task.
@@ -38,7 +39,7 @@ def open_medmnist(path: Path) -> RawData:
     for split in _SPLITS:
         if f"{split}_images.npy" not in _members(path):
             continue
-        shape, _ = _image_form(path, split)
+        shape, _ = _image_form(path, split, channels)
         labels = _labels(path, split)
         if len(labels) != shape[0]:
             raise DataError(f"{path}: {split} has {shape[0]} images and {len(labels)} labels")
@@ -47,7 +48,7 @@ def open_medmnist(path: Path) -> RawData:
         else:
             table = pa.table({f"label_{column}": labels[:, column] for column in range(labels.shape[1])})
             groups = {"label": tuple(table.column_names)}
-        images = Images(shape[0], key=f"npz {split}", items=partial(_items, path, split), files=[path])
+        images = Images(shape[0], key=f"npz {split}", items=partial(_items, path, split, channels), files=[path])
         splits[split] = RawSplit.from_table(images, table)
     if "train" not in splits:
         raise DataError(
@@ -85,22 +86,24 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic
     return read(file)
 
 
-def _image_form(path: Path, split: SplitName) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+def _image_form(path: Path, split: SplitName, channels: int) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{split}_images.npy") as file:
             shape, fortran, dtype = _header(file)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: {split}_images cannot be read: {error}") from error
-    whole = len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3) or shape[1] in (1, 3)))
+    allowed = (1, RGB, channels)
+    whole = len(shape) == 3 or (len(shape) == 4 and (shape[3] in allowed or shape[1] in allowed))
     if dtype not in (np.uint8, np.uint16) or fortran or not whole:
         raise DataError(
             f"{path}: {split}_images is {dtype} of shape {shape}; expected uint8 or uint16 (N, H, W), (N, H, W, C) or "
-            "(N, C, H, W) with 1 or 3 channels, in C order"
+            f"(N, C, H, W) with 1 or 3 channels, in C order. Other numbers of channels, up to {MOST_CHANNELS}, are "
+            "said in data.image_size: HEIGHTxWIDTHxCHANNELS"
         )
     return shape, dtype
 
 
-def _items(path: Path, split: SplitName) -> Iterator[NDArray[np.uint8]]:
+def _items(path: Path, split: SplitName, channels: int) -> Iterator[NDArray[np.uint8]]:
     """One image after the other: the array may be larger than the memory."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{split}_images.npy") as file:
@@ -109,7 +112,7 @@ def _items(path: Path, split: SplitName) -> Iterator[NDArray[np.uint8]]:
                 pixels = np.frombuffer(file.read(int(np.prod(shape[1:])) * dtype.itemsize), dtype).reshape(shape[1:])
                 if dtype == np.uint16:
                     pixels = (pixels >> 8).astype(np.uint8)
-                if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
+                if pixels.ndim == 3 and pixels.shape[2] not in (1, RGB, channels):
                     pixels = pixels.transpose(1, 2, 0)
                 yield np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
     except (ValueError, OSError, zipfile.BadZipFile) as error:

@@ -66,7 +66,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
         desired: the column to learn; a list of yes/no columns makes a multi-label task. Images may lack some of its
             labels, if nothing is sensitive: what is hidden is compared among images of equal desired labels.
         sensitive: columns to hide.
-        image_size: height and width of the images, pixels; a number is the side of a square.
+        image_size: height, width and channels of the images; a number is the side of a square of three channels.
         fit: what becomes of an image of another shape: its middle (``crop``), all of it squeezed (``squash``), or all
             of it with black bars (``letterbox``).
         limit: split → the number of images to use. They are a fixed subset with equally many images of every class,
@@ -158,15 +158,15 @@ def open_raw(path: str, image_size: ImageSize, limit: Mapping[SplitName, int], c
         place = Path(path).expanduser()
         if not place.exists():
             raise DataError(_absent(place))
-        return _open_file(place, cache_dir) if place.is_file() else _open_folder(place, cache_dir)
+        return _open_file(place, cache_dir, image_size.channels) if place.is_file() else _open_folder(place, cache_dir)
     except (OSError, RuntimeError, ValueError) as error:  # no right to read, no such user after ~, no name of a file
         raise DataError(f"the data set {path!r} cannot be read: {error}") from error
 
 
-def _open_file(place: Path, cache_dir: Path) -> RawData:
+def _open_file(place: Path, cache_dir: Path, channels: int) -> RawData:
     ending = place.suffix.lower()
     if ending == ".npz":
-        return open_medmnist(place)
+        return open_medmnist(place, channels)
     if ending in PARQUET | ARROW:
         return open_tables(place.stem, {"train": [place]})
     if ending in TAR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from smartedge.artifacts.results import ReferenceBytes, TaskFacts
@@ -21,12 +24,14 @@ from smartedge.data import DataSet
 from smartedge.edge.protection import privacy_summary
 from smartedge.edge.state import Counts
 from smartedge.files import private_folder
+from smartedge.image_size import RGB
 from smartedge.methods.base import Method
 from smartedge.methods.learner import Learner
 from smartedge.privacy.release import Gate
 from smartedge.runs.begun_with import weights_facts
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import peak_rss_bytes, rss_bytes
+from smartedge.runs.pictures import as_pictures
 from smartedge.types import Task
 
 __all__ = ["Process", "save_samples", "save_trained", "summarise", "write_shared"]
@@ -45,7 +50,7 @@ def save_samples(folder: Path, dataset: DataSet) -> None:
     """Write the first test images, readable by their owner alone."""
     split = dataset.splits["test"]
     shown = split.read(np.arange(min(_SAMPLE_IMAGES, len(split))))
-    tensors = {"images": shown.images_BCHW, "ids": torch.from_numpy(shown.ids), "labels": shown.labels}
+    tensors = {"images": as_pictures(shown.images_BCHW), "ids": torch.from_numpy(shown.ids), "labels": shown.labels}
     save_weights(folder / "samples.safetensors", tensors)
 
 
@@ -131,9 +136,22 @@ def _reference_bytes(dataset: DataSet, feature_shape: tuple[int, ...] | None) ->
     """Bytes of one image as JPEG, as raw pixels, and as a float32 feature map."""
     split = dataset.splits["train"]
     images_BCHW = split.read(np.arange(min(_JPEG_IMAGES, len(split)))).images_BCHW
-    payload, side = get_codec("jpeg").encode(images_BCHW.numpy())
     return ReferenceBytes(
-        jpeg_q90=(len(payload) + len(side)) / len(images_BCHW),
+        jpeg_q90=_jpeg_bytes(images_BCHW.numpy()) / len(images_BCHW),
         raw_uint8=float(np.prod(images_BCHW.shape[1:])),
         feature_float32=None if feature_shape is None else 4.0 * float(np.prod(feature_shape)),
     )
+
+
+def _jpeg_bytes(images_BCHW: NDArray[np.uint8]) -> int:
+    """Bytes of images as JPEG of quality 90. Of other channels than red, green and blue, each is a grey picture."""
+    if images_BCHW.shape[1] != RGB:
+        planes_B1HW = images_BCHW.reshape(-1, 1, *images_BCHW.shape[2:])
+        return sum(_grey_jpeg_bytes(plane_HW) for plane_HW in planes_B1HW[:, 0])
+    payload, side = get_codec("jpeg").encode(images_BCHW)
+    return len(payload) + len(side)
+
+
+def _grey_jpeg_bytes(plane_HW: NDArray[np.uint8]) -> int:
+    Image.fromarray(plane_HW).save(file := io.BytesIO(), "JPEG", quality=90)
+    return len(file.getvalue())

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
+from smartedge.image_size import RGB
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -97,6 +99,11 @@ class Method:
             problems.append(
                 f"codec.name: method '{self.name}' uploads images, which '{codec}' does not encode; "
                 "use 'image' or 'jpeg'"
+            )
+        if codec not in (None, "image") and self.sends == "images" and config.data.image_size.channels != RGB:
+            problems.append(
+                f"codec.name: '{codec}' encodes pictures of three channels, and data.image_size asks for "
+                f"{config.data.image_size.channels}; use 'image'"
             )
         if codec is not None and self.sends == "features" and encodes_images(codec):
             problems.append(

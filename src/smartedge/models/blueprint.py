@@ -20,8 +20,10 @@ class Blueprint:
     name: str  # see smartedge.models.zoo.build
     at: str  # name or alias of a cut
     outputs: int  # K of task exit and back
-    image_size: int | ImageSize  # height and width of the images in pixels; a number: a square
+    image_size: int | ImageSize  # of the images; a number: a square of three channels
     seed: int  # determines every parameter
+    mean: tuple[float, ...] | None = None  # of each channel in [0, 1], subtracted; None: as usual, or of the weights
+    std: tuple[float, ...] | None = None  # by which the differences are divided; None: likewise
     bottleneck: tuple[int, ...] | Literal["auto"] | None = None  # shape of the narrow tensor that crosses instead
     codebook: int | None = None  # number of codewords, one of which crosses instead
     small_input: bool = True  # adapt the network to small images; a pretrained one is left as published

@@ -42,10 +42,11 @@ def usual_bottleneck(
     numbers = min(image.height * image.width // 4, _MOST)
     if is_map(layout):
         channels, height, width = map_size(feature_shape, layout)
-        longer = max(image)
+        longer = max(image.sides)
         side = min(max(longer // 8, _SIDES[0]), _SIDES[1])
         height, width = (
-            min(here, max(1, round(side * there / longer))) for here, there in zip((height, width), image, strict=True)
+            min(here, max(1, round(side * there / longer)))
+            for here, there in zip((height, width), image.sides, strict=True)
         )
         return max(1, min(channels, numbers // (height * width))), height, width
     if layout == "tokens":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from smartedge.models.cut import cut, cut_in_order
 from smartedge.models.exits import TaskExit
 from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map, map_size
 from smartedge.models.part import Part
-from smartedge.models.weights import Pretrained
+from smartedge.models.weights import Pixels, Pretrained, Rescale
 
 __all__ = ["Divided", "Ends", "divide", "divide_in_order", "network_of", "to_input", "undivided"]
 
@@ -58,7 +58,7 @@ def divide(blueprint: Blueprint) -> Divided:
         torch.manual_seed(blueprint.seed)
         _freeze(blueprint, [front, back])
         ends = _ends_at(blueprint, front)
-    begin = _first_layers(model)
+    begin = _first_layers(blueprint, model)
     narrow = [] if ends.narrow is None else [ends.narrow]
     whole_front = nn.Sequential(*begin, front, *narrow) if begin or narrow else front
     whole_back = back if ends.widen is None else nn.Sequential(ends.widen, back)
@@ -123,7 +123,7 @@ def undivided(blueprint: Blueprint) -> nn.Module:
         CutError: the network is unknown, or has no weights of that name.
     """
     model = network_of(blueprint)
-    begin = _first_layers(model)
+    begin = _first_layers(blueprint, model)
     return nn.Sequential(*begin, model) if begin else model
 
 
@@ -140,10 +140,17 @@ def network_of(blueprint: Blueprint) -> nn.Module:
     )
 
 
-def _first_layers(model: nn.Module) -> list[nn.Module]:
-    """What a pretrained network needs before it; nothing for others."""
+def _first_layers(blueprint: Blueprint, model: nn.Module) -> list[nn.Module]:
+    """What a network needs before it where it is pretrained, or its pixels have a scale of their own; else nothing."""
     loaded = getattr(model, "loaded", None)
-    return [] if loaded is None else [Pretrained(loaded, mean=_MEAN, std=_SPREAD)]
+    if loaded is None and blueprint.mean is None and blueprint.std is None:
+        return []
+    channels = ImageSize.of(blueprint.image_size).channels
+    usual = Pixels((_MEAN,) * channels, (_SPREAD,) * channels) if loaded is None else loaded.pixels
+    pixels = Pixels(blueprint.mean or usual.mean, blueprint.std or usual.std)
+    if loaded is None:
+        return [Rescale(pixels, mean=_MEAN, std=_SPREAD)]
+    return [Pretrained(replace(loaded, pixels=pixels), mean=_MEAN, std=_SPREAD)]
 
 
 def _freeze(blueprint: Blueprint, parts: Sequence[Part]) -> None:
@@ -172,7 +179,7 @@ def _task_exit(blueprint: Blueprint, feature_shape: tuple[int, ...], layout: Lay
 
 
 def to_input(images_BCHW: Tensor, device: torch.device, *, channels_last: bool = False) -> Tensor:
-    """uint8 (B, 3, H, W) → what networks take: float32, centred and scaled by fixed constants."""
+    """uint8 (B, C, H, W) → what networks take: float32, centred and scaled by fixed constants."""
     pixels = images_BCHW.to(device=device, dtype=torch.float32)
     scaled = pixels.sub_(255 * _MEAN).mul_(1 / (255 * _SPREAD))
     return scaled.contiguous(memory_format=torch.channels_last) if channels_last else scaled

@@ -64,7 +64,7 @@ def load_into(model: nn.Module, name: str, weights: str, published: Published, i
         name: of the network.
         weights: ``timm``, or a file.
         published: facts about the weights of that name.
-        image_size: height and width of the images here, in pixels.
+        image_size: of the images here.
 
     Raises:
         CutError: the weights cannot be read or fetched, or are those of another network.
@@ -76,8 +76,11 @@ def load_into(model: nn.Module, name: str, weights: str, published: Published, i
     pixels = published.pixels
     if pixels is None:
         pixels, more = IMAGENET, [*more, "nothing says how colours were scaled in their training: as for ImageNet"]
+    if len(pixels.mean) != image_size.channels:
+        pixels = pixels.of_channels(image_size.channels)
+        more = [*more, f"each of the {image_size.channels} channels is scaled by the mean over red, green and blue"]
     size = published.image_size
-    if size not in (None, image_size.plain):
+    if size is not None and image_size.sides != (size, size):
         more = [*more, f"images are {image_size} here; data.image_size: {size} is what they know best"]
     return Loaded(source, tensors, replaced, pixels, size, (*notes, *more))
 

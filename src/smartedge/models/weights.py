@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,16 +19,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
+from smartedge.image_size import RGB
 from smartedge.models.pth import Unknown, UnreadableFile, read_pth
 
 __all__ = [
     "IMAGENET",
-    "UNKNOWN",
     "Loaded",
     "Pixels",
     "Pretrained",
+    "Rescale",
     "fill",
     "is_pretrained",
+    "later_loaded",
     "loaded_in",
     "read_weights",
 ]
@@ -41,10 +44,14 @@ _SHOWN = 4  # names of tensors in a message
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a network was trained to see colours: ``(value in [0, 1] − mean) / std``, for red, green and blue."""
+    """How a network was trained to see colours: ``(value in [0, 1] − mean) / std``, for each channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def of_channels(self, channels: int) -> Pixels:
+        """The same for so many channels, which get the mean over the channels that there are."""
+        return Pixels((fmean(self.mean),) * channels, (fmean(self.std),) * channels)
 
 
 IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -70,11 +77,37 @@ class Loaded:
         return f"weights: {self.tensors} tensors from {self.source}{size}{head}; pixels: mean {mean}, std {std}{more}"
 
 
-# Of a network that will get the weights of a run: those include the scale of its pixels.
-UNKNOWN = Loaded("a run", 0, (), Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), None)
+def later_loaded(channels: int) -> Loaded:
+    """Of a network that will get the weights of a run: those include the scale of its pixels."""
+    return Loaded("a run", 0, (), Pixels((0.0,) * channels, (1.0,) * channels), None)
 
 
-class Pretrained(nn.Module):
+class Rescale(nn.Module):
+    """First layer of a network: turns the pixels that all networks get into those of another scale, channel by channel.
+
+    Args:
+        pixels: the scale.
+        mean: of the pixel values that come in, in [0, 1].
+        std: what they were divided by.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, pixels: Pixels, *, mean: float, std: float) -> None:
+        super().__init__()
+        scale = [std / value for value in pixels.std]
+        shift = [(mean - own) / value for own, value in zip(pixels.mean, pixels.std, strict=True)]
+        self.register_buffer("scale", torch.tensor(scale).reshape(-1, 1, 1))
+        self.register_buffer("shift", torch.tensor(shift).reshape(-1, 1, 1))
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → the same shape."""
+        scaled: Tensor = images_BCHW * self.scale + self.shift
+        return scaled
+
+
+class Pretrained(Rescale):
     """First layer of a pretrained network: turns the pixels that all networks get into those that it was trained on.
 
     Args:
@@ -83,21 +116,9 @@ class Pretrained(nn.Module):
         std: what they were divided by.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, loaded: Loaded, *, mean: float, std: float) -> None:
-        super().__init__()
+        super().__init__(loaded.pixels, mean=mean, std=std)
         self.loaded = loaded
-        scale = [std / value for value in loaded.pixels.std]
-        shift = [(mean - own) / value for own, value in zip(loaded.pixels.mean, loaded.pixels.std, strict=True)]
-        self.register_buffer("scale", torch.tensor(scale).reshape(-1, 1, 1))
-        self.register_buffer("shift", torch.tensor(shift).reshape(-1, 1, 1))
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """(B, 3, H, W) → the same shape."""
-        scaled: Tensor = images_BCHW * self.scale + self.shift
-        return scaled
 
 
 def loaded_in(modules: Iterable[nn.Module]) -> Loaded | None:
@@ -164,6 +185,18 @@ def fill(
     own = model.state_dict(keep_vars=True)
     heads = tuple(f"{name}." for name in head or (list(dict(model.named_parameters()))[-1].partition(".")[0],))
     state, notes = _with_own_names(state, own.keys())
+    if taken := _other_channels(own, state):
+        names = _some(taken)
+        channels = next(iter(taken.values())).shape[1]
+        rule = (
+            "their sum"
+            if channels == 1
+            else f"repeated over {channels} channels and scaled by 3/{channels}, as timm does"
+        )
+        state, notes = (
+            {**state, **taken},
+            [*notes, f"the weights of {names} for red, green and blue were taken as {rule}"],
+        )
     if adapt is not None and not _Comparison(own, state, heads).fits:
         state = adapt(dict(state), model)
     found = _Comparison(own, state, heads)
@@ -178,6 +211,24 @@ def fill(
             if isinstance(own[name], nn.Parameter):
                 own[name]._pretrained = True
     return len(found.copied), found.replaced, notes
+
+
+def _other_channels(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """First convolutions over red, green and blue for a network with another number of channels, by timm's rule.
+
+    One channel: the sum over the three. Others: the three repeated in turn, scaled so that the sum over the channels
+    stays.
+    """
+    found = {}
+    for name, mine in own.items():
+        theirs = state.get(name)
+        if theirs is None or mine.dim() != 4 or theirs.dim() != 4 or theirs.shape[1] != RGB:
+            continue
+        channels = mine.shape[1]
+        if channels != RGB and mine.shape == (theirs.shape[0], channels, *theirs.shape[2:]):
+            wide = theirs.repeat(1, -(-channels // RGB), 1, 1)[:, :channels] * (RGB / channels)
+            found[name] = theirs.sum(dim=1, keepdim=True) if channels == 1 else wide
+    return found
 
 
 class _Comparison:

@@ -21,12 +21,12 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
-from smartedge.image_size import ImageSize
+from smartedge.image_size import RGB, ImageSize
 from smartedge.models.blame import first_line, place_and_reason
 from smartedge.models.blueprint import is_on_hub, weights_named
 from smartedge.models.compat import load_timm, load_torchvision
 from smartedge.models.published import load_into, of_model, of_torchvision
-from smartedge.models.weights import UNKNOWN
+from smartedge.models.weights import later_loaded
 
 __all__ = ["build", "usual_size"]
 
@@ -47,7 +47,7 @@ def build(
     weights: str | None = None,
     arguments: Mapping[str, JsonValue] | None = None,
 ) -> nn.Module:
-    """A network (B, 3, H, W) → (B, outputs), in training mode.
+    """A network (B, C, H, W) → (B, outputs), in training mode.
 
     Where it has pretrained weights, its attribute ``loaded`` tells what they are
     (:class:`smartedge.models.weights.Loaded`).
@@ -57,7 +57,8 @@ def build(
             for one of them), ``hf_hub:USER/NAME`` on the Hugging Face hub, or ``package.module:factory`` for a
             callable that takes ``num_classes``.
         outputs: number K of outputs.
-        image_size: H and W of the images in pixels; a number is the side of a square.
+        image_size: H and W of the images in pixels, and their channels C; a number is the side of a square of three
+            channels. Other channels change the first convolution; the user's own network has to have it already.
         small_input: adapt to small images, by their shorter side. Below 64 pixels ResNets begin with a 3x3 convolution
             of stride 1 and no pooling; below 128 pixels VGGs end in global pooling and one linear layer. The user's own
             networks, and pretrained ones, are left alone.
@@ -86,7 +87,7 @@ def build(
         if weights != "none":
             facts = of_model(model) if published is None else published
             later = weights == "later"
-            loaded = UNKNOWN if later else load_into(model, name, weights, facts, size)
+            loaded = later_loaded(size.channels) if later else load_into(model, name, weights, facts, size)
             model.loaded = loaded  # type: ignore[assignment]
         _check(model, name, outputs, size)
     return model
@@ -138,14 +139,15 @@ def _from_library(
     library, short = found
     if library is load_torchvision():
         builder = library.models.get_model_builder(short)
-        settings = _torchvision_settings(builder, outputs, size) | dict(arguments)
+        settings = _torchvision_settings(name, builder, outputs, size) | dict(arguments)
         make: Callable[[], nn.Module] = lambda: builder(**settings)  # noqa: E731
     else:
         make = lambda: _made_by_timm(library, short, outputs, size, arguments)  # noqa: E731
     try:
-        if small_input and min(size) < _HEAD_BELOW and re.match(r"vgg\d", short):
-            return _vgg_with_small_head(make, outputs)
-        model = make()
+        if small_input and min(size.sides) < _HEAD_BELOW and re.match(r"vgg\d", short):
+            model = _vgg_with_small_head(make, outputs)
+        else:
+            model = make()
     except (ValueError, AssertionError, RuntimeError, TypeError) as error:
         given = f" with {dict(arguments)}" if arguments else ""
         raise CutError(f"{name} cannot be built for {size} images{given}: {error}") from error
@@ -153,8 +155,10 @@ def _from_library(
         if not is_on_hub(name):
             raise
         raise CutError(f"{name} cannot be fetched from the Hugging Face hub: {first_line(error)}") from error
-    if small_input and min(size) < _STEM_BELOW:
+    if small_input and min(size.sides) < _STEM_BELOW:
         _shrink_stem(model)
+    if size.channels != RGB and library is load_torchvision():
+        _take_channels(model, name, size.channels)
     return model
 
 
@@ -162,6 +166,8 @@ def _made_by_timm(
     timm: ModuleType, name: str, outputs: int, size: ImageSize, arguments: Mapping[str, JsonValue]
 ) -> nn.Module:
     settings: dict[str, object] = {"num_classes": outputs, **arguments}
+    if size.channels != RGB:
+        settings["in_chans"] = size.channels
     if is_on_hub(name):
         cfg, architecture, own = timm.models.load_model_config_from_hf(name.partition(":")[2])
         settings |= {"pretrained_cfg": cfg, **(own or {})}
@@ -170,22 +176,48 @@ def _made_by_timm(
         published, architecture = timm.models.get_pretrained_cfg(name), name
         fixed = published is not None and published.fixed_input_size
     if fixed:  # networks made for one image size (ViT, Swin) have to be told it, the others must not be
-        settings["img_size"] = size.height if size.height == size.width else tuple(size)
+        settings["img_size"] = size.height if size.height == size.width else size.sides
     model: nn.Module = timm.create_model(architecture, pretrained=False, **settings)
     return model
 
 
-def _torchvision_settings(builder: Callable[..., nn.Module], outputs: int, size: ImageSize) -> dict[str, object]:
+def _torchvision_settings(
+    name: str, builder: Callable[..., nn.Module], outputs: int, size: ImageSize
+) -> dict[str, object]:
     known = inspect.signature(typing.get_type_hints(builder)["return"].__init__).parameters
     if "image_size" in known and size.height != size.width:
-        raise ValueError("torchvision's takes squares only; timm has networks of this kind that take rectangles")
+        raise CutError(
+            f"{name} cannot be built for {size} images: torchvision's takes squares only; timm has networks of this "
+            "kind that take rectangles"
+        )
     settings = {
         "image_size": size.height,  # ViT
-        "input_size": tuple(size),  # MaxViT
+        "input_size": size.sides,  # MaxViT
         "aux_logits": False,  # GoogLeNet and Inception would answer with several tensors
         "init_weights": True,
     }
     return {"weights": None, "num_classes": outputs} | {key: v for key, v in settings.items() if key in known}
+
+
+def _take_channels(model: nn.Module, name: str, channels: int) -> None:
+    """Give a network of torchvision another first convolution, which takes so many channels.
+
+    Raises:
+        CutError: it does not begin with a convolution over red, green and blue.
+    """
+    place, first = next((each for each in model.named_modules() if isinstance(each[1], nn.Conv2d)), ("", None))
+    if not isinstance(first, nn.Conv2d) or first.in_channels != RGB or first.groups != 1:
+        raise CutError(f"{name} does not begin with a convolution over 3 channels, so it cannot take {channels}")
+    wide = nn.Conv2d(
+        channels,
+        first.out_channels,
+        first.kernel_size,  # type: ignore[arg-type]
+        first.stride,  # type: ignore[arg-type]
+        first.padding,  # type: ignore[arg-type]
+        first.dilation,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    model.set_submodule(place, wide)
 
 
 def _shrink_stem(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from smartedge.errors import CutError
+from smartedge.image_size import ImageSize
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input, undivided
 from smartedge.models.published import of_model
@@ -255,3 +256,31 @@ def test_weights_of_timm_do_not_fit_a_network_of_ones_own(tmp_path, monkeypatch)
     model = network("own_weights:make", arguments={"width": 6}, weights="own.safetensors")
     assert model.loaded.replaced == ("3.weight", "3.bias")
     assert model.loaded.pixels == IMAGENET and "nothing says how colours were scaled" in model.loaded.text()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_channels_get_the_first_convolution_by_the_rule_of_timm(channels, trained):
+    from timm.models._manipulate import adapt_input_conv
+
+    file, state = trained()
+    name, size = "conv1.0.weight", ImageSize(64, 64, channels)
+    model = build("timm/resnet10t", outputs=10, image_size=size, seed=0, weights=str(file))
+    expected = adapt_input_conv(channels, state[name])
+    torch.testing.assert_close(model.state_dict()[name], expected, rtol=0, atol=1e-6)
+    assert is_pretrained(dict(model.named_parameters())[name])
+    assert f"the weights of {name} for red, green and blue were taken as" in model.loaded.text()
+    assert len(model.loaded.pixels.mean) == channels
+    blueprint = Blueprint("timm/resnet10t", "layer1", 10, size, 0, weights=str(file))
+    whole = undivided(blueprint).eval()
+    assert whole(to_input(torch.zeros(1, *size.shape, dtype=torch.uint8), torch.device("cpu"))).shape == (1, 10)
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_a_scale_of_ones_own_is_applied_to_each_channel(pretrained, trained):
+    weights = str(trained()[0]) if pretrained else "none"
+    blueprint = Blueprint("timm/resnet10t", "layer1", 10, 64, 0, weights=weights, mean=(0.1, 0.2, 0.3), std=(0.5, 1, 2))
+    first = undivided(blueprint)[0]
+    images = torch.randint(256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (blueprint.mean, blueprint.std))
+    scaled = first(to_input(images, torch.device("cpu")))
+    torch.testing.assert_close(scaled, (images / 255 - mean) / std, rtol=1e-4, atol=1e-5)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from smartedge.errors import CutError
+from smartedge.image_size import ImageSize
 from smartedge.models import compat
 from smartedge.models.zoo import build, usual_size
 
@@ -192,3 +193,18 @@ def test_the_usual_size_is_the_one_that_the_library_publishes(name, size):
 def test_an_unknown_network_has_no_usual_size():
     with pytest.raises(CutError, match="did you mean resnet18"):
         usual_size("resnet19")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "mobilenet_v3_small", "timm/resnet10t"])
+@pytest.mark.parametrize("channels", [1, 7])
+def test_a_network_takes_other_channels(name, channels):
+    size = ImageSize(32, 48, channels)
+    model = build(name, outputs=3, image_size=size, seed=0)
+    same = build(name, outputs=3, image_size=size, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))
+    assert model(torch.zeros(2, channels, 32, 48)).shape == (2, 3)
+
+
+def test_torchvisions_vit_takes_squares_only():
+    with pytest.raises(CutError, match=r"vit_b_16 cannot be built for 64x32 images: .*squares only"):
+        build("vit_b_16", outputs=3, image_size=ImageSize(64, 32), seed=0)

@@ -58,7 +58,7 @@ def train_gan(
     painter = copy.deepcopy(decoder).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        critic = PatchCritic()
+        critic = PatchCritic(decoder.image_size.channels)
     critic.to(evidence.device)
     paint = torch.optim.Adam(painter.parameters(), lr=_LR, betas=_BETAS)
     judge = torch.optim.Adam(critic.parameters(), lr=2 * _LR, betas=_BETAS)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from smartedge.data.images import default_cache_dir
 from smartedge.errors import ConfigError
-from smartedge.image_size import ImageSize
+from smartedge.image_size import RGB, ImageSize
 from smartedge.lab.audit.reconstruction.pixels import prepare
 from smartedge.models.compat import load_torchvision
 from smartedge.models.layout import layout_of_shape
@@ -152,9 +152,12 @@ class Lpips:
 
 
 def perceptual_distance(network: nn.Module, *, image_size: ImageSize, of: str) -> FeatureDistance | Lpips:
-    """LPIPS where its weights are in the cache folder and images are large enough; otherwise the network's distance."""
+    """LPIPS where its weights are in the cache folder and images are large enough; otherwise the network's distance.
+
+    LPIPS is for red, green and blue.
+    """
     path = default_cache_dir() / LPIPS_FILE
-    if path.exists() and min(image_size) >= _LEAST_SIZE:
+    if path.exists() and min(image_size.sides) >= _LEAST_SIZE and image_size.channels == RGB:
         return Lpips(path)
     return FeatureDistance(network, image_size=image_size, of=of)
 

@@ -19,7 +19,7 @@ _FEW = 512  # up to so many numbers in a feature, a linear layer takes all of th
 
 
 class Decoder(nn.Module):
-    """A released feature (B, *F) → an image (B, 3, H, W) in (0, 1).
+    """A released feature (B, *F) → an image (B, C, H, W) in (0, 1).
 
     Features are centred and scaled by the statistics from :meth:`fit_scale`. Then they reach the first grid:
 
@@ -29,7 +29,7 @@ class Decoder(nn.Module):
     - features of at most 512 numbers have a linear layer as well, since a narrow bottleneck may not keep positions.
 
     Residual blocks and nearest-neighbour upsampling follow. They get narrower as the size grows. At each size a learned
-    map is added, for what all images share. At half of the image's size, 12 channels are shuffled into pixels. At
+    map is added, for what all images share. At half of the image's size, 4 C channels are shuffled into pixels. At
     64x64 this takes about 60 million multiplications per image.
     """
 
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(nn.Sequential(_Residual(width), _Residual(width)) for width in widths)
         self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(widths))
         self.sizes = sizes
-        self.paint = nn.Conv2d(widths[-1], 12, 3, padding=1)
+        self.paint = nn.Conv2d(widths[-1], 4 * self.image_size.channels, 3, padding=1)
 
     def fit_scale(self, features_NF: Tensor) -> None:
         """Take centre and scale from a sample of the decoder's inputs, features (N, *F)."""
@@ -70,7 +70,7 @@ class Decoder(nn.Module):
         self.get_buffer("scale").copy_(1 / spread.clamp(min=max(1e-6, 0.05 * float(spread.mean()))))
 
     def forward(self, features_BF: Tensor) -> Tensor:
-        """(B, *F) → (B, 3, H, W) in (0, 1)."""
+        """(B, *F) → (B, C, H, W) in (0, 1)."""
         scaled_BF = (features_BF - self.get_buffer("centre")) * self.get_buffer("scale")
         hidden: Tensor | float = 0.0
         if self.place is not None:
@@ -93,14 +93,14 @@ class Decoder(nn.Module):
 class PatchCritic(nn.Module):
     """Scores how real each patch of an image looks (Isola et al. 2017), given the decoder's plain image.
 
-    (B, 3, H, W) and (B, 3, H, W) → scores (B, 1, H/8, W/8). Spectral normalisation limits the slope of the scores.
+    (B, C, H, W) and (B, C, H, W) → scores (B, 1, H/8, W/8). Spectral normalisation limits the slope of the scores.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
         norm = nn.utils.parametrizations.spectral_norm
         self.layers = nn.Sequential(
-            norm(nn.Conv2d(6, 32, 4, stride=2, padding=1)),
+            norm(nn.Conv2d(2 * channels, 32, 4, stride=2, padding=1)),
             nn.LeakyReLU(0.2),
             norm(nn.Conv2d(32, 64, 4, stride=2, padding=1)),
             nn.LeakyReLU(0.2),

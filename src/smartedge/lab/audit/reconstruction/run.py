@@ -42,6 +42,7 @@ from smartedge.lab.audit.reconstruction.samples import combinations, write_sampl
 from smartedge.lab.audit.reconstruction.white_box import STEPS, Effort, choose_weights, invert
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.store import Store, key_of, weights_key
+from smartedge.runs.pictures import as_pictures
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
 
@@ -323,7 +324,7 @@ class _Attacks:
         sensitive = hidden[0].name if hidden else None
         tensors = {
             "ids": evidence.test_ids[self.sample],
-            "originals": self.originals_NCHW[self.sample],
+            "originals": as_pictures(self.originals_NCHW[self.sample]),
             "desired": self.labels_NQ[self.sample, 0],
             "sensitive": evidence.test_labels[sensitive][self.sample]
             if sensitive
@@ -336,7 +337,7 @@ class _Attacks:
                 continue
             distances = {attack: self._distance_on_subset(distance, images) for attack, images in of.items()}
             attacks[name] = min(distances, key=distances.__getitem__)
-            tensors[name] = at(of[attacks[name]], self.sample)
+            tensors[name] = as_pictures(at(of[attacks[name]], self.sample))
         task = evidence.task
         notes = {
             "network": evidence.config.model.name,
