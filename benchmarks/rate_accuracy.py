@@ -45,7 +45,7 @@ class Task:
     image_size: int
     model: str
     cut: str
-    fronts: dict[str, tuple[str, ...]]  # bottleneck, or "plain" → codecs
+    fronts: dict[str, tuple[str, ...]]  # bottleneck, "plain", or bottleneck+N (trained for N bytes) → codecs
     images: tuple[str, ...]  # codecs
     train: int = 4000
     epochs: int = 6
@@ -82,6 +82,8 @@ TASKS = {
             "8x4x4": ("float32", "uint8", "uint4", "uint2", "uint1"),
             "16x4x4": ("uint4", "uint2", "uint1"),
             "4x1x1": ("uint8",),
+            "8x4x4+26": ("learned-26",),
+            "16x4x4+26": ("learned-26",),
             "plain": ("uint8", "uint2", "uint1", "topk-5%", "tile-webp-20"),
         },
         ("image", "jpeg-90", "jpeg-50", "jpeg-10", "webp-50", "webp-5", "avif-50", "avif-10"),
@@ -101,7 +103,9 @@ TASKS = {
         32,
         "vgg16_bn",
         "features.13",
-        {"16x4x4": ("uint8", "uint4", "uint2"), "32x4x4": ("uint4",), "plain": ("uint2",)},
+        {"16x4x4": ("uint8", "uint4", "uint2"), "32x4x4": ("uint4",), "plain": ("uint2",)}
+        | {"16x8x8": ("uint2",), "8x8x8": ("uint2",)}
+        | {"16x8x8+262": ("learned-262",), "8x8x8+122": ("learned-122",)},
         ("image", "jpeg-90", "jpeg-10", "webp-50", "webp-5"),
         train=6000,
         augment="flip-crop",
@@ -169,8 +173,11 @@ def features(name: str, front: str, work: Path) -> None:
 
     torch.set_num_threads(1)
     folder = work / f"{name}-{front}"
+    bottleneck, _, target = front.partition("+")
     config = TASKS[name].config(
-        model={"bottleneck": None if front == "plain" else front}, codec={"name": "float32"}, run_dir=str(folder)
+        model={"bottleneck": None if front == "plain" else bottleneck},
+        codec={"name": f"learned-{target}" if target else "float32"},
+        run_dir=str(folder),
     )
     exit_file = folder / "exit.json"
     if not exit_file.exists():
@@ -180,7 +187,8 @@ def features(name: str, front: str, work: Path) -> None:
     with contextlib.closing(FeatureLog(folder / "log")) as log:
         for codec in TASKS[name].fronts[front]:
             if not result_file(name, front, codec).exists():
-                back, up = train_back(load_config(config, {"codec": {"name": codec}}), log, folder / codec)
+                sent_by = load_config(config, {"codec": {"name": codec, "bytes": None}})
+                back, up = train_back(sent_by, log, folder / codec)
                 save(name, front, codec, back, up, at_exit["reference"], at_exit=at_exit["test"])
 
 

@@ -198,6 +198,11 @@ ROWS: dict[str, Row] = {
         },
     ),
     "codec.name": Row("uint4", {"plain": ("header", "train frames", "back update")}),
+    "codec.bytes": Row(
+        40,
+        {"plain": ("header", "train frames", "front update", "back update"), "taught": ("front update",)},
+        given={"codec": {"name": "learned", "bytes": 20}},
+    ),
 }
 # Settings that decide with whom, where and on what a run works are looked at one by one, below.
 ELSEWHERE = {

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from smartedge.config import Config, load_config, load_run_config, parse_overrides
+from smartedge.config.reading import config_of_edge
 from smartedge.errors import ConfigError
 
 
@@ -52,6 +53,14 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
         ({"epochs": 0}, ["epochs", "greater than 0"]),
         ({"method": "upload", "codec": {"name": "uint8"}}, ["codec.name", "'image' or 'jpeg'"]),
         ({"codec": {"name": "jpeg"}}, ["codec.name", "use 'uint8'"]),
+        ({"codec": {"name": "learned"}}, ["codec.bytes: codec 'learned' needs a target"]),
+        ({"codec": {"name": "uint8", "bytes": 90}}, ["codec.bytes: only for codec.name 'learned', not 'uint8'"]),
+        ({"codec": {"bytes": 90}}, ["codec.bytes: only for codec.name 'learned'"]),
+        ({"codec": {"name": "learned", "bytes": 15}}, ["codec.bytes", "greater than or equal to 16"]),
+        ({"codec": {"name": "learned-90", "bytes": 91}}, ["codec.bytes: only for codec.name 'learned'"]),
+        ({"codec": {"name": "learned-90"}, "method": "split"}, ["codec.name: 'learned' needs a front", "'split'"]),
+        ({"codec": {"name": "learned-90"}, "method": "upload"}, ["codec.name", "'image' or 'jpeg'"]),
+        ({"codec": {"name": "learned-90"}, "model": {"codebook": 4}}, ["codec.name: 'learned' rounds numbers"]),
         ({"method": "split", "schedule": "freeze-and-log"}, ["schedule", "use 'joint'"]),
         (
             {"schedule": "freeze-and-log", "fleet": {"expect": 3, "max_influence": 0.5}},
@@ -271,3 +280,24 @@ def test_the_default_bottleneck_is_for_runs_whose_front_learns_and_sends_without
     assert load_config(changes).bottleneck is None
     assert load_config({}, ["model.bottleneck=null"]).bottleneck is None
     assert load_config({**changes, "model": {"bottleneck": "8x4x4"}} if "model" not in changes else {}).bottleneck
+
+
+def test_a_target_in_bytes_has_a_short_form() -> None:
+    long = load_config({"codec": {"name": "learned", "bytes": 90}})
+    for short in ({"name": "learned-90"}, {"name": "learned-90", "bytes": None}, {"name": "learned-90", "bytes": 90}):
+        assert load_config({"codec": short}) == long
+    assert long.codec_name == "learned-90"
+    assert load_config({}, long.model_dump(mode="json")) == long
+    for facts in (long.agreement(), long.identity()):
+        assert facts["codec"] == {"name": "learned-90"}
+    assert load_config(long, {"codec": {"bytes": 91}}).identity() != long.identity()
+
+
+def test_an_edge_of_several_may_have_a_target_of_its_own() -> None:
+    cloud = load_config({"codec": {"name": "learned", "bytes": 90}, "fleet": {"expect": 2}})
+    for name in ("learned-200", "uint8"):
+        assert config_of_edge(cloud, {"codec": {"name": name}}).codec_name == name
+    plain = load_config({"fleet": {"expect": 2}})
+    assert config_of_edge(plain, {"codec": {"name": "learned-200"}}).codec_name == "learned-200"
+    with pytest.raises(ConfigError, match=r"codec\.bytes"):
+        config_of_edge(plain, {"codec": {"name": "learned-9"}})

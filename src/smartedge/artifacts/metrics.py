@@ -15,7 +15,7 @@ __all__ = ["EpochFigures"]
 class EpochFigures(Part):
     """The figures of one side, after one epoch, on one split."""
 
-    schema_version: Literal[1, 2] = 2  # 1 lacks ``mixture``
+    schema_version: Literal[1, 2, 3] = 3  # 1 lacks ``mixture``, 2 the two figures of the rate
     side: str = Field(
         description="`edge` (the task exit; the whole network where `method` is `local`) or `cloud` (the back)"
     )
@@ -39,6 +39,11 @@ class EpochFigures(Part):
     mixture: float | None = Field(default=None, description="likewise")
     distillation_loss: float | None = Field(default=None, description="likewise")
     weight: float | None = Field(default=None, alias="lambda", description="of the confusion, at the end of the epoch")
+    rate_bytes: float | None = Field(
+        default=None,
+        description="mean bytes that an image's features take with the step of the training; only with codec `learned`",
+    )
+    rate_weight: float | None = Field(default=None, description="mean weight of the rate in the loss; likewise")
 
     def line(self) -> str:
         """The line, with its end. Figures that were not given are left out."""

@@ -15,14 +15,16 @@ uint1                                  the least squared error                  
 topk-P%        float32                 the P % of largest magnitude of each image, 16 levels     1 - energy kept
 tile-webp-Q,   float32 (C, H, W)       one grey picture of all channels of the frame             by decoding
 tile-avif-Q
+learned-N      float32                 evenly spaced levels by an entropy coder: at most N bytes   ≤ half a step, which
+                                       per image of a frame                                      the frame decides
 code           float32 0/1 (..., K)    one codeword: ceil(log2 K) bits; a subset: K bits         none
 image          uint8                   differences of neighbouring pixels                        none
 jpeg-Q, jpeg,  uint8 (3, H, W)         one file per image; ``jpeg`` is jpeg-90                   by decoding
 webp-Q, avif-Q
 =============  ======================  ========================================================  ====================
 
-Q is the quality on the image codec's own scale, 1 to 100; P is above 0 and at most 50. uint8 to uint1, topk and image
-are compressed by zstd. AVIF needs a Pillow built with it (11.3 or newer, from a wheel).
+Q is the quality on the image codec's own scale, 1 to 100; P is above 0 and at most 50; N is 16 to 999999. uint8 to
+uint1, topk and image are compressed by zstd. AVIF needs a Pillow built with it (11.3 or newer, from a wheel).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ import numpy as np
 from smartedge.codec.base import Codec, decoding_error, reconstruction_error
 from smartedge.codec.codewords import CodewordCodec
 from smartedge.codec.image import PictureCodec, PixelCodec
+from smartedge.codec.learned import FEWEST_BYTES, LearnedCodec
 from smartedge.codec.pictures import PictureFormat
 from smartedge.codec.quantise import AffineCodec, Float16Codec, Float32Codec, saturated_share
 from smartedge.codec.sparse import TopKCodec
@@ -45,6 +48,7 @@ from smartedge.types import BLANK, EncodedBatch, FeatureBatch, ReleasedBatch, St
 __all__ = [
     "CODECS",
     "Codec",
+    "LearnedCodec",
     "codec_names",
     "decoding_error",
     "get_codec",
@@ -67,7 +71,7 @@ CODECS: dict[str, Codec] = {
 }
 _LARGEST = float(np.finfo(np.float32).max)
 _LABEL_DTYPES = {"single": np.int64, "multi": np.float32}
-_WITH_A_NUMBER = ("topk-P%", "tile-webp-Q", "tile-avif-Q", "jpeg-Q", "webp-Q", "avif-Q")
+_WITH_A_NUMBER = ("learned-N", "topk-P%", "tile-webp-Q", "tile-avif-Q", "jpeg-Q", "webp-Q", "avif-Q")
 
 # Images are the rival that we are compared with, so they are coded well; tiles are coded on the edge beside training,
 # so fast: slower settings take three to five times as long and save 3 % (docs/decisions/0009-codecs.md).
@@ -76,7 +80,7 @@ _AVIF, _AVIF_TILES = {"speed": 6, "max_threads": 1}, {"speed": 10, "max_threads"
 
 
 def codec_names() -> tuple[str, ...]:
-    """The names that :func:`get_codec` knows; Q stands for a quality of 1 to 100, P for a number up to 50."""
+    """The names that :func:`get_codec` knows; Q is a quality of 1 to 100, P a number up to 50, N bytes."""
     return (*CODECS, *_WITH_A_NUMBER)
 
 
@@ -94,6 +98,11 @@ def get_codec(name: str) -> Codec:
         if not 0 < percent <= 50:
             raise CodecError(f"codec.name: {name!r} must keep more than 0 % and at most 50 %; write topk-5%, say")
         return TopKCodec(percent, name)
+    if found := re.fullmatch(r"learned-([0-9]{1,6})", name):
+        target = int(found[1])
+        if target < FEWEST_BYTES:
+            raise CodecError(f"codec.bytes: an image takes {FEWEST_BYTES} bytes or more by codec learned, not {target}")
+        return LearnedCodec(target)
     if found := re.fullmatch(r"(tile-webp|tile-avif|jpeg|webp|avif)-([0-9]{1,3})", name):
         family, quality = found[1], int(found[2])
         if not 1 <= quality <= 100:

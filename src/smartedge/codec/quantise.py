@@ -19,6 +19,7 @@ __all__ = [
     "Float16Codec",
     "Float32Codec",
     "by_range",
+    "channel_axis",
     "fit_ranges",
     "from_levels",
     "level_values",
@@ -153,7 +154,7 @@ class AffineCodec:
 
 def range_count(batch: int, feature_shape: tuple[int, ...], bits: int) -> int:
     """R: one range per channel, or one for all where those would take more than a sixteenth of the levels' bits."""
-    channels = (batch, *feature_shape)[_channel_axis(len(feature_shape))]
+    channels = (batch, *feature_shape)[channel_axis(len(feature_shape))]
     bits_of_levels = batch * math.prod(feature_shape) // channels * bits
     return channels if bits_of_levels >= 16 * 8 * RANGE_BYTES else 1
 
@@ -161,7 +162,7 @@ def range_count(batch: int, feature_shape: tuple[int, ...], bits: int) -> int:
 def by_range(features_BF: Features, bits: int) -> NDArray[np.float32]:
     """Features (B, *F) as float32 (R, N), channel by channel, in memory of their own."""
     ranges = range_count(len(features_BF), features_BF.shape[1:], bits)
-    channels_CBF = np.moveaxis(features_BF, _channel_axis(features_BF.ndim - 1), 0)
+    channels_CBF = np.moveaxis(features_BF, channel_axis(features_BF.ndim - 1), 0)
     values_CBF = np.empty(channels_CBF.shape, np.float32)
     _copy(channels_CBF, values_CBF)
     return values_CBF.reshape(ranges, -1)
@@ -284,7 +285,7 @@ def level_values(side: bytes, ranges: int, bits: int, codec: str) -> NDArray[np.
 
 def from_levels(levels: NDArray[np.uint8], values_RL: NDArray[np.float32], *, out_BF: NDArray[np.float32]) -> None:
     """Write what uint8 levels, channel by channel, stand for into features (B, *F)."""
-    by_channel_CBF = np.moveaxis(out_BF, _channel_axis(out_BF.ndim - 1), 0)
+    by_channel_CBF = np.moveaxis(out_BF, channel_axis(out_BF.ndim - 1), 0)
     levels_CBF = levels.reshape(by_channel_CBF.shape)
     if len(values_RL) == 1:
         by_channel_CBF[...] = values_RL[0][levels_CBF]
@@ -304,7 +305,7 @@ def _copy(source_CBF: Features, target_CBF: NDArray[np.float32]) -> None:
         target_CBF[:, image] = source_CBF[:, image]
 
 
-def _channel_axis(feature_dims: int) -> int:
+def channel_axis(feature_dims: int) -> int:
     """Which axis of (B, *F) is the channel, see :class:`AffineCodec`."""
     return 2 if feature_dims == 2 else 1
 

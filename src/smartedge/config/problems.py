@@ -39,15 +39,27 @@ def _data(config: Config) -> list[str]:
 
 
 def _link(config: Config) -> list[str]:
-    problems = []
-    if config.codec.name is not None:
-        try:
-            get_codec(config.codec.name)
-        except CodecError as error:
-            problems.append(str(error))
+    problems = _codec(config)
     if (config.link.tls_cert is None) != (config.link.tls_key is None):
         problems.append("link.tls_cert, link.tls_key: give both or neither")
     return problems
+
+
+def _codec(config: Config) -> list[str]:
+    codec = config.codec
+    if codec.name == "learned":
+        if codec.bytes is None:
+            return ["codec.bytes: codec 'learned' needs a target in bytes per image, such as 200"]
+        if config.model.codebook is not None:
+            return ["codec.name: 'learned' rounds numbers, and codewords (model.codebook) are exact; use 'code'"]
+    elif codec.bytes is not None:
+        return [f"codec.bytes: only for codec.name 'learned', not {codec.name!r}; remove it"]
+    if codec.full_name is not None:
+        try:
+            get_codec(codec.full_name)
+        except CodecError as error:
+            return [str(error)]
+    return []
 
 
 def _network(config: Config) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from smartedge.codec.learned import FEWEST_BYTES
 from smartedge.image_size import MOST_CHANNELS, ImageSize, SizeField
 
 __all__ = [
@@ -331,7 +333,30 @@ class CodecConfig(Section):
 
     name: str | None = Field(
         None,
-        description="float32, float16, uint8, uint4, uint2, uint1, topk-5%, tile-webp-80, tile-avif-50; for codewords: "
-        "code; for images: image, jpeg-90, webp-80, avif-50. Default: uint8 (codewords: code; upload: image; split: "
-        "float32)",
+        description="float32, float16, uint8, uint4, uint2, uint1, topk-5%, tile-webp-80, tile-avif-50, learned (with "
+        "codec.bytes); for codewords: code; for images: image, jpeg-90, webp-80, avif-50. Default: uint8 (codewords: "
+        "code; upload: image; split: float32)",
     )
+    bytes: int | None = Field(
+        None,
+        ge=FEWEST_BYTES,
+        le=999_999,
+        description="for codec.name learned: no frame takes more bytes than this for an image, on average (ids, labels "
+        "and headers apart: about 6 more). The front is trained to need no more; where it does, levels are coarser",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, given: object) -> object:
+        """``learned-200``, as results and stream headers say it, is ``learned`` with 200 bytes."""
+        if not isinstance(given, Mapping):
+            return given
+        found = re.fullmatch(r"learned-([0-9]+)", str(given.get("name")))
+        if found is None or given.get("bytes") not in (None, int(found[1])):
+            return given
+        return {**given, "name": "learned", "bytes": int(found[1])}
+
+    @property
+    def full_name(self) -> str | None:
+        """The name that :func:`smartedge.codec.get_codec` knows."""
+        return self.name if self.bytes is None else f"{self.name}-{self.bytes}"

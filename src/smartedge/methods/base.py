@@ -109,6 +109,11 @@ class Method:
             problems.append(
                 f"codec.name: '{codec}' encodes images, but method '{self.name}' sends feature maps; use 'uint8'"
             )
+        if codec == "learned" and self.sends == "features" and not self.has_exit:
+            problems.append(
+                f"codec.name: 'learned' needs a front that learns from an exit, and method '{self.name}' has none; "
+                "use 'uint8', or method 'hierarchical'"
+            )
         if not self.has_exit:
             if config.suppresses:
                 problems.append(f"adversary: method '{self.name}' has no front of its own to protect; remove it")

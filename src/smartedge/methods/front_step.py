@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from smartedge.methods.differentiable import differentiable
 from smartedge.methods.options import PLAIN, StepOptions
+from smartedge.methods.rate import RateTerm
 from smartedge.models.exits import task_loss
 from smartedge.models.optim import apply_gradients
 from smartedge.privacy.mechanisms import Mechanism
@@ -36,6 +37,7 @@ def edge_step(
     task_kind: str,
     *,
     options: StepOptions = PLAIN,
+    rate: RateTerm | None = None,
 ) -> EdgeStep:
     """``z = front(x)``, loss at the exit, backward pass through exit and front, and one update of both.
 
@@ -49,14 +51,17 @@ def edge_step(
         labels: int64 (B,) or float32 (B, K).
         task_kind: ``single`` or ``multi``.
         options: how the update is computed.
+        rate: what the features will cost, where the front is trained for few bytes.
     """
     with options.autocast(inputs_BCHW.device):
         features_BF = front(inputs_BCHW)
-        logits_BK = task_exit(features_BF)
+        seen_BF = features_BF if rate is None else rate.rounded(features_BF)
+        logits_BK = task_exit(seen_BF)
     loss = task_loss(logits_BK, labels, task_kind, label_smoothing=options.label_smoothing)
-    loss.backward()
+    (loss if rate is None else loss + rate.penalty(seen_BF)).backward()
     apply_gradients(optimizer, clip_norm=options.clip_norm)
-    return EdgeStep(features_BF.detach().float(), logits_BK.detach().float(), loss.item())
+    figures = {} if rate is None else rate.update(features_BF)
+    return EdgeStep(features_BF.detach().float(), logits_BK.detach().float(), loss.item(), figures)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from smartedge.codec import LearnedCodec, get_codec
 from smartedge.errors import ConfigError, RunError
 from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.methods.learner import Learned, NetworkLearner
@@ -21,6 +22,7 @@ from smartedge.methods.loop import Progress
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import options_of
 from smartedge.methods.protected_step import Distillation, MixtureTerm, Protection, Suppression, protected_step
+from smartedge.methods.rate import RateTerm
 from smartedge.models.adversary import Adversaries, TrainingLabels
 from smartedge.models.confusion import weight_at
 from smartedge.models.mixtures import Mixtures
@@ -66,6 +68,11 @@ class ExitLearner(NetworkLearner):
         super().__init__(config, task, device, {"front": divided.front, "exit": divided.task_exit})
         self.mechanism = mechanism_of(config, self.feature_shape)
         self.adversaries, self.adversary_optimizer = _adversaries(config, dataset, divided, device)
+        codec = get_codec(config.codec_name)
+        self.rate: RateTerm | None = None
+        # Noise costs bits that no front can save, so with noise the codec alone keeps to the target.
+        if isinstance(codec, LearnedCodec) and config.dp.mechanism == "none":
+            self.rate = RateTerm(self.feature_shape, codec, device)
         self.mixtures: Mixtures | None = None
         if config.adversary.mixture > 0:
             self.mixtures = Mixtures(self.feature_shape, _training_labels(config, dataset)).to(device)
@@ -103,7 +110,7 @@ class ExitLearner(NetworkLearner):
         front, task_exit = self.modules["front"], self.modules["exit"]
         update_of = (front, task_exit, self.optimizer, inputs_BCHW, labels, self.task.kind)
         if self.plain:
-            step = edge_step(*update_of, options=options_of(self.config))
+            step = edge_step(*update_of, options=options_of(self.config), rate=self.rate)
         else:
             protection = self._protection(batch, inputs_BCHW, progress)
             step = protected_step(*update_of, protection, options=options_of(self.config))
@@ -122,7 +129,7 @@ class ExitLearner(NetworkLearner):
         )
 
     def state(self) -> State:
-        """The state, with adversarial exits, their optimizer, and the memory of the mixture term.
+        """The state, with adversarial exits, their optimizer, the memory of the mixture term, and the rate term.
 
         λ and the resets follow from step and epoch.
         """
@@ -132,6 +139,8 @@ class ExitLearner(NetworkLearner):
             state["adversary_optimizer"] = self.adversary_optimizer.state_dict()
         if self.mixtures is not None:
             state["mixtures"] = self.mixtures.state_dict()
+        if self.rate is not None:
+            state["rate"] = self.rate.state()
         return state
 
     def load_state(self, state: State) -> None:
@@ -142,6 +151,8 @@ class ExitLearner(NetworkLearner):
             self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
         if self.mixtures is not None:
             self.mixtures.load_state_dict(state["mixtures"], strict=True)
+        if self.rate is not None:
+            self.rate.load_state(state["rate"])
 
     def _protection(self, batch: ImageBatch, inputs_BCHW: Tensor, progress: Progress) -> Protection:
         """Noise, suppression and distillation at this point of the training."""
@@ -153,6 +164,7 @@ class ExitLearner(NetworkLearner):
             noise=weight_at(progress.step, progress.steps, weight=1.0, warmup=self.config.dp.warmup),
             suppression=self._suppression(batch, progress),
             distillation=distillation,
+            rate=self.rate,
         )
 
     def _suppression(self, batch: ImageBatch, progress: Progress) -> Suppression | None:

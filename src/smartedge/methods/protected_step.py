@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from smartedge.methods.differentiable import Differentiable, differentiable
 from smartedge.methods.front_step import EdgeStep
 from smartedge.methods.options import PLAIN, StepOptions
+from smartedge.methods.rate import RateTerm
 from smartedge.models.adversary import Adversaries
 from smartedge.models.exits import distillation_losses, task_losses
 from smartedge.models.mixtures import Mixtures
@@ -73,12 +74,13 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Protection:
-    """How one update is protected: noise, suppression and distillation."""
+    """How one update is protected: noise, suppression and distillation; and the rate, if it is in the loss."""
 
     mechanism: Mechanism  # bounds features and says how they are released; for codewords the front ends in Encode
     noise: float = 1.0  # share of its noise in training, 0 to 1; a release always has all of it
     suppression: Suppression | None = None  # what to unlearn; None: nothing
     distillation: Distillation | None = None  # the teacher's answers; None: no distillation
+    rate: RateTerm | None = None  # what the features will cost; None: the front is not trained for few bytes
 
 
 def adversary_step(
@@ -131,7 +133,7 @@ def protected_step(
         inputs_BCHW: float32 (B, 3, H, W), see :func:`smartedge.models.network.to_input`.
         labels: int64 (B,) or float32 (B, K).
         task_kind: ``single`` or ``multi``.
-        protection: noise, suppression and distillation.
+        protection: noise, suppression, distillation and rate.
         options: how the updates are computed.
     """
     noise, suppression, distillation = protection.noise, protection.suppression, protection.distillation
@@ -139,6 +141,7 @@ def protected_step(
     with autocast:
         features_BF = front(inputs_BCHW)
     features_BF = features_BF.float()
+    seen_BF = features_BF if protection.rate is None else protection.rate.rounded(features_BF)
     twin = differentiable(protection.mechanism)
     figures: dict[str, float] = {}
     if suppression is not None and suppression.optimizer is not None:
@@ -146,12 +149,12 @@ def protected_step(
             figures["adversary_loss"] = adversary_step(
                 suppression.adversaries,
                 suppression.optimizer,
-                twin.released(features_BF.detach(), noise=noise),
+                twin.released(seen_BF.detach(), noise=noise),
                 labels,
                 suppression.sensitive,
                 options=options,
             )
-    released = twin.released(features_BF, noise=noise)
+    released = twin.released(seen_BF, noise=noise)
     with autocast:
         logits_BOK = released.answers(task_exit)
     losses_BO = task_losses(logits_BOK, labels, task_kind, label_smoothing=options.label_smoothing)
@@ -167,8 +170,12 @@ def protected_step(
         loss = loss + _unlearning(suppression, released, labels, autocast, figures)
         if suppression.mixture is not None:
             loss = loss + _against_posterior(suppression, suppression.mixture, twin, features_BF, labels, figures)
+    if protection.rate is not None:
+        loss = loss + protection.rate.penalty(seen_BF)
     loss.backward()
     apply_gradients(optimizer, clip_norm=options.clip_norm)
+    if protection.rate is not None:
+        figures |= protection.rate.update(features_BF)
     bounded_BF = twin.bound(features_BF.detach())
     logits_BK = released.detach().mean_logits(logits_BOK.detach(), task_kind)
     return EdgeStep(bounded_BF, logits_BK, task_loss.item(), figures)

@@ -16,7 +16,7 @@ FEATURES = np.random.default_rng(0).random((3, 4, 5, 5), np.float32)
 
 def test_codecs_by_name() -> None:
     fixed = ("float32", "float16", "uint8", "uint4", "uint2", "uint1", "code", "image", "jpeg")
-    assert codec_names() == (*fixed, "topk-P%", "tile-webp-Q", "tile-avif-Q", "jpeg-Q", "webp-Q", "avif-Q")
+    assert codec_names() == (*fixed, "learned-N", "topk-P%", "tile-webp-Q", "tile-avif-Q", "jpeg-Q", "webp-Q", "avif-Q")
     for name in (*fixed, "topk-0.5%", "topk-50%", "tile-webp-1", "tile-avif-100", "jpeg-75", "webp-50", "avif-7"):
         assert get_codec(name).name == name
 

@@ -224,3 +224,21 @@ def test_a_private_release_of_an_image_does_not_depend_on_the_others_beside_it(i
     assert torch.equal(sent[0][1:], sent[1][1:])
     assert not torch.equal(sent[0][0], sent[1][0])
     assert one.alone and not learner(images, dp={"mechanism": "none", "sigma": None}).alone
+
+
+def test_a_front_is_trained_for_the_rate_unless_noise_takes_its_bits(images):
+    alone = {"adversary": {"exits": []}, "data": {"sensitive": []}, "dp": {"mechanism": "none", "sigma": None}}
+    for changes, trains in ((alone, True), ({"dp": alone["dp"]}, True), ({}, False)):
+        made = learner(images, codec={"name": "learned", "bytes": 16}, **changes)
+        figures = take_step(made.learn, images.batch, Progress(1, 4), rates=made.rates).step.figures
+        assert ("rate_bytes" in figures) == trains
+        assert ("rate" in made.state()) == trains
+    made, again = (learner(images, codec={"name": "learned", "bytes": 16}, **alone) for _ in range(2))
+    take_step(made.learn, images.batch, Progress(1, 4), rates=made.rates)
+    again.load_state(copy.deepcopy(made.state()))
+    for _ in range(2):
+        losses = []
+        for each in (made, again):
+            torch.manual_seed(0)
+            losses.append(take_step(each.learn, images.batch, Progress(1, 4, step=1), rates=each.rates).step)
+        assert losses[0].loss == losses[1].loss and losses[0].figures == losses[1].figures

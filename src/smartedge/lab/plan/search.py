@@ -250,7 +250,7 @@ def written(config: Config, choice: Choice) -> Config:
     changes: dict[str, object] = {"method": choice.method, "schedule": choice.schedule}
     if choice.cut is not None:
         changes["model"] = {"cut": choice.cut}
-    changes["codec"] = {"name": choice.codec}
+    changes["codec"] = {"name": choice.codec, "bytes": None}  # a target in bytes is in the name
     if not choice.when.front_first and config.train.front_epochs is not None:
         changes["train"] = {"front_epochs": None}
     return load_config(config, changes)

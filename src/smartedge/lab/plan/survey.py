@@ -155,7 +155,7 @@ def _plain(config: Config, method: Method, cut: str) -> Config:
     raw["method"], raw["model"]["cut"] = method.name, cut
     raw["hardware"]["threads"] = config.threads
     if config.method != method.name:
-        raw["codec"]["name"], raw["schedule"] = None, "joint"
+        raw["codec"], raw["schedule"] = {}, "joint"
     if not method.has_exit:
         raw["train"]["front_epochs"], raw["train"]["distill"] = None, {}
         raw["adversary"], raw["dp"] = {}, {}
