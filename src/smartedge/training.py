@@ -266,7 +266,13 @@ def cloud_of(config: Config, monitor: Monitor, *, resume: bool) -> CloudRunner |
 
 
 def run_ingest(
-    config: Config, location: str, monitor: Monitor, *, fleet: Path | None = None, stop: Stop | None = None
+    config: Config,
+    location: str,
+    monitor: Monitor,
+    *,
+    fleet: Path | None = None,
+    metrics: tuple[str, int] | None = None,
+    stop: Stop | None = None,
 ) -> bool:
     """One of the processes that move frames from a broker into the store of a run. True when the run is complete.
 
@@ -276,6 +282,7 @@ def run_ingest(
         monitor: takes progress updates.
         fleet: a fleet's folder: its edges may send, and this process shows the certificate of 'smartedge fleet broker'.
             None: credentials are those of the settings, and the broker decides who may send.
+        metrics: where to answer ``/metrics`` and ``/healthz``; None: nowhere.
         stop: set it to stop cleanly.
 
     Raises:
@@ -283,6 +290,7 @@ def run_ingest(
         LinkError: the location has another form, or TLS is missing.
     """
     from smartedge.cloud.ingesting import IngestProcess
+    from smartedge.cloud.intake_figures import watched_ingest
     from smartedge.fleet.broker import ingest_credentials
     from smartedge.fleet.register import Register
     from smartedge.wire.jetstream.messages import Address
@@ -309,7 +317,14 @@ def run_ingest(
         receiver.start()
         text = f"takes frames from {location} into {config.run_dir}"
         monitor.update(Update("cloud", "ingest", text=text))
-        with stop.watched():
+        with (
+            watching(
+                metrics,
+                watched_ingest(process, receiver),
+                lambda text: monitor.update(Update("cloud", "metrics", text=text)),
+            ),
+            stop.watched(),
+        ):
             return process.run(stop, receiver.raise_failure)
     finally:
         receiver.close()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from smartedge.cli.common import add_override_argument, side
+from smartedge.cli.common import add_operation_arguments, add_override_argument, metrics_address, side
 from smartedge.config import AUTO, load_config
 from smartedge.errors import ConfigError
 from smartedge.stopping import Stopped
@@ -49,11 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument(
         "--progress", choices=["bars", "json"], default="bars", help="json: one object a line, for another program"
     )
-    parser.add_argument(
-        "--log-format",
-        choices=["text", "json"],
-        help="log lines with time and level on standard error, in place of bars; text where that is no terminal",
-    )
+    add_operation_arguments(parser)
     parser.set_defaults(front=None, resume=True, until_input_ends=False)
     return parser
 
@@ -64,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
     if load_config(args.config, args.overrides).run_dir == AUTO:
         raise ConfigError("run_dir: give it, as in --set run_dir=/data/faces: all ingest processes must share it")
+    metrics = metrics_address(args)
     with side(args, "cloud") as (config, monitor, stop):
-        if not run_ingest(config, args.location, monitor, fleet=args.fleet, stop=stop):
+        if not run_ingest(config, args.location, monitor, fleet=args.fleet, metrics=metrics, stop=stop):
             raise Stopped
     return 0

@@ -28,9 +28,11 @@ _PROCESS, _EDGE = ".process", ".edge"
 class IngestGroup:
     """The processes that are alive, and the edges that this one has claimed.
 
-    Each edge has an order of preference over the processes, by a hash. It belongs to the first one that is alive. Where
-    a process comes or goes, only its own edges change hands. An edge that another one still holds is taken when it is
-    free.
+    Each edge has an order of preference over the processes, by a hash. It belongs to the first one that is alive and
+    has not its part yet: no process has more than one edge more than another. Where a process comes or goes, few others
+    than its own edges change hands. An edge that another one still holds is taken when it is free.
+
+    All processes must count the same edges. So each edge has a file in the folder, made by whoever sees it first.
 
     Args:
         cloud: the cloud's folder of the run.
@@ -48,8 +50,10 @@ class IngestGroup:
 
     def share(self, edges: Collection[str]) -> list[str]:
         """Those of the edges that this process takes now; it has a claim to each."""
-        alive = self._processes()
-        wanted = {edge for edge in edges if max(alive, key=lambda name: _weight(edge, name)) == self.name}
+        for edge in edges:
+            (self._folder / f"{edge}{_EDGE}").touch(PRIVATE)
+        known = [path.name.removesuffix(_EDGE) for path in self._folder.glob(f"*{_EDGE}")]
+        wanted = {edge for edge, name in _divided(known, self._processes()).items() if name == self.name} & {*edges}
         for edge in sorted(wanted - self._claims.keys()):
             file = _open(self._folder / f"{edge}{_EDGE}")
             try:
@@ -142,6 +146,22 @@ class SharedStore(StoreFollower):
             yield
         finally:
             os.close(file)
+
+
+def _divided(edges: Collection[str], processes: Collection[str]) -> dict[str, str]:
+    """Edge → its process. Rendezvous hashing with bounded loads: the same at everybody who knows the same names."""
+    least, more = divmod(len(edges), len(processes))
+    room = {process: least for process in processes}
+    found = {}
+    for edge in sorted(edges):
+        order = sorted(processes, key=lambda process: _weight(edge, process), reverse=True)
+        process = next((each for each in order if room[each] > 0), None)
+        if process is None:  # all have the least
+            process = next(each for each in order if room[each] == 0)
+        room[process] -= 1
+        found[edge] = process
+    assert sum(left < 0 for left in room.values()) == more
+    return found
 
 
 def _weight(edge: str, process: str) -> bytes:

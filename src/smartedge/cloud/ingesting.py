@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from smartedge.cloud.back import build_back
 from smartedge.cloud.completion import Completion, mark_complete
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest import Ingest
 from smartedge.cloud.ingest_group import IngestGroup, SharedStore
+from smartedge.cloud.shapes import shapes_of
 from smartedge.config import Config
 from smartedge.files import private_folder
 from smartedge.runs.progress import Monitor, Update
@@ -30,7 +30,6 @@ class IngestProcess:
     """
 
     def __init__(self, config: Config, folder: Path, monitor: Monitor) -> None:
-        _, shapes = build_back(config, 2)
         private_folder(folder)
         self._folder = folder
         self._monitor = monitor
@@ -39,7 +38,7 @@ class IngestProcess:
         self.ingest = Ingest(
             config,
             folder,
-            shapes,
+            shapes_of(config),
             self._handover,
             monitor,
             begin=lambda edge, header: None,

@@ -14,6 +14,7 @@ from many_edges import SimulatedEdge, edges_of, fleet_config
 
 from smartedge.cloud.completion import is_complete
 from smartedge.cloud.ingesting import IngestProcess
+from smartedge.cloud.intake_figures import watched_ingest
 from smartedge.cloud.store import FeatureReader, log_folder
 from smartedge.config import Config
 from smartedge.errors import ConfigError, LinkError
@@ -105,7 +106,11 @@ def test_two_processes_and_a_broker_that_is_killed(tmp_path: Path, broker: Broke
             thread.join(timeout=60)
         threads[0].join(timeout=60)
         threads[1].join(timeout=60)
-    assert found == [True] and is_complete(folder)
+        told = {figure.name: figure.value for figure in watched_ingest(*one).figures()}
+        assert watched_ingest(*one).trouble() == []
+    assert told["cloud_frames"] == {edge.name: float(edge.streams()[-1].end_seq) for edge in edges}
+    assert (told["cloud_edges_done"], told["cloud_complete"], told["ingest_connected"]) == (3, 1, 1)
+    assert told["ingest_bad_messages"] == {} and found == [True] and is_complete(folder)
     for edge in edges:
         assert_whole(edge, folder)
 

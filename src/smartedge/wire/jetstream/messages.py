@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from hashlib import blake2b
 from typing import NamedTuple
@@ -48,6 +49,8 @@ _PIECE = struct.Struct("<IHH")
 _HEADER = 0xFFFF
 _LENGTH = struct.Struct("<I")
 _HEAD_BYTES = 6  # that are in every head
+_HASHED_BYTES = 2**16  # of a message, for its id
+_SUMS = struct.Struct("<II")
 
 
 class Address(NamedTuple):
@@ -156,9 +159,12 @@ def read_piece(data: bytes) -> Piece:
 def message_id(edge: str, run: str, piece: bytes) -> str:
     """What the broker knows a message by, so that it keeps it once (``Nats-Msg-Id``): edge, run, frame and part.
 
-    The content belongs to it: the broker compares ids over all edges, and nobody else can know this one beforehand.
+    The content belongs to it: the broker compares ids over all edges, and nobody else can know this one beforehand. For
+    that the first bytes are enough. A checksum stands for the others, since to hash a MB takes an edge 0.8 ms.
     """
-    digest = blake2b(piece, digest_size=16, key=blake2b(f"{edge}/{run}".encode(), digest_size=32).digest())
+    digest = blake2b(digest_size=16, key=blake2b(f"{edge}/{run}".encode(), digest_size=32).digest())
+    digest.update(memoryview(piece)[:_HASHED_BYTES])
+    digest.update(_SUMS.pack(len(piece), zlib.crc32(piece)))
     return digest.hexdigest()
 
 

@@ -108,6 +108,13 @@ def test_the_id_of_a_message_is_of_edge_run_and_content() -> None:
     ]
     assert len(set(ids)) == 4
     assert ids[0] == message_id("a", "run", one)
+    long = bytearray(300_000)
+    (first,) = {message_id("a", "run", bytes(long))}
+    for place in (0, 70_000, 299_999):
+        changed = long.copy()
+        changed[place] = 1
+        assert message_id("a", "run", bytes(changed)) != first
+    assert message_id("a", "run", bytes(long[:-1])) != first
 
 
 def test_a_header_is_told_from_a_part() -> None:
