@@ -2,12 +2,16 @@
 
     python benchmarks/records.py --records 1000000 --work FOLDER
     python benchmarks/records.py --records 1000000 --kind tar --work FOLDER
+    python benchmarks/records.py --records 10000000 --stream --work FOLDER
     python benchmarks/records.py --large-rows --work FOLDER
 
 Records are images of 8x8 in PPM with one of ten classes, in files of 100 000. Each step runs in a process of its own:
 *first* opens the data set and decodes it; *second* opens it again; *train* goes through the shuffled training images in
-batches of 256 with a linear model. Memory is the resident set, in MiB, beyond what the imports take: when the data set
-is open, and during training, sampled each twentieth of an epoch, from the second sample on.
+batches of 256 with a linear model, at most 20 000 batches. Memory is the resident set, in MiB, beyond what the imports
+take: when the data set is open, and during training, sampled twenty times, from the second sample on.
+
+``--stream`` keeps no decoded images (``data.cache_bytes: 0``). Its *first* step can be interrupted: it goes on when
+the command is given again.
 
 ``--large-rows`` measures what a Parquet file of 256 images of 1.9 MB takes to decode: once as pyarrow writes it by
 default, which is one page, and once with a page for each image (``write_batch_size=1``).
@@ -41,7 +45,8 @@ from smartedge.runs.machine import peak_rss_bytes, rss_bytes
 
 torch.set_num_threads(1)
 start, began = rss_bytes(), time.perf_counter()
-data = open_dataset(sys.argv[1], sys.argv[2], image_size=8, cache_dir=Path(sys.argv[3]), cache_bytes=None)
+cache_dir, cache_bytes = Path(sys.argv[3]), json.loads(sys.argv[4])
+data = open_dataset(sys.argv[1], sys.argv[2], image_size=8, cache_dir=cache_dir, cache_bytes=cache_bytes)
 seconds = time.perf_counter() - began
 gc.collect()
 open_mib, peak_mib = ((size() - start) / 2**20 for size in (rss_bytes, peak_rss_bytes))
@@ -52,12 +57,14 @@ model = torch.nn.Linear(192, 10)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 train, samples, began = data.splits["train"], [], time.perf_counter()
 with batches(train, 256, seed=0, epoch=0, shuffle=True) as all_batches:
-    for number, batch in enumerate(all_batches):
+    steps = min(len(all_batches), 20_000)
+    for number, batch in zip(range(steps), all_batches):
         loss = torch.nn.functional.cross_entropy(model(batch.images_BCHW.flatten(1) / 255), batch.labels)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
-        if number % max(1, len(all_batches) // 20) == 0:
+        if number % max(1, steps // 20) == 0:
             samples.append((rss_bytes() - start) / 2**20)
 found["train_seconds"] = round(time.perf_counter() - began, 1)
+found["train_batches"] = steps
 found["train_least_mib"], found["train_most_mib"] = round(min(samples[1:]), 1), round(max(samples[1:]), 1)
 """
 
@@ -117,7 +124,7 @@ def large_rows(work: Path) -> None:
         writer = get_context("spawn").Process(target=write_large, args=(file, rows))  # else its peak counts for ours
         writer.start()
         writer.join()
-        steps[name] = step(OPEN, str(file), "cls", str(file.parent / "cache"))
+        steps[name] = step(OPEN, str(file), "cls", str(file.parent / "cache"), "null")
         print(name, steps[name], flush=True)
     kept = {**provenance("--large-rows --work FOLDER"), "images": LARGE, "bytes": 3 * SIDE**2, "steps": steps}
     write_atomically(HERE / "results" / "records-large-rows.json", json.dumps(kept, indent=1) + "\n")
@@ -129,6 +136,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=["parquet", "tar"], default="parquet")
     parser.add_argument("--work", type=Path, required=True, help="where data set and decoded images are kept")
     parser.add_argument("--large-rows", action="store_true", help="measure large images in Parquet instead")
+    parser.add_argument("--stream", action="store_true", help="keep no decoded images")
     args = parser.parse_args()
     if args.large_rows:
         large_rows(args.work)
@@ -137,11 +145,15 @@ def main() -> None:
     write(folder, args.kind, args.records)
     steps = {}
     for name, code in (("first", OPEN), ("second", OPEN), ("train", OPEN + TRAIN)):
-        steps[name] = step(code, str(folder), "cls", str(args.work / "cache"))
+        steps[name] = step(code, str(folder), "cls", str(args.work / "cache"), "0" if args.stream else "null")
         print(name, steps[name], flush=True)
-    arguments = f"--records {args.records} --kind {args.kind} --work FOLDER"
+    streamed = " --stream" if args.stream else ""
+    arguments = f"--records {args.records} --kind {args.kind}{streamed} --work FOLDER"
     kept = {**provenance(arguments), "records": args.records, "kind": args.kind, "steps": steps}
-    write_atomically(HERE / "results" / f"records-{args.kind}-{args.records}.json", json.dumps(kept, indent=1) + "\n")
+    write_atomically(
+        HERE / "results" / f"records-{args.kind}-{args.records}{streamed.replace(' --', '-')}.json",
+        json.dumps(kept, indent=1) + "\n",
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import pytest
 import torch
 from headers import stream_header
 from many_edges import SHAPE, edges_of, fleet_config, lines_of, run_fleet
+from PIL import Image
 from runs import assert_same_run, share_key
 from safetensors.torch import load_file, save_file
 from watching import Watch, facts_of
@@ -386,6 +387,25 @@ def test_cache_bytes(tiny_config, tmp_path):
         train(tiny_config(f"run{size}", **merged(SMALL, changes)), single_process=True, monitor=Quiet())
         held = {file.name.split("-")[2] for file in kept.glob("*.npy")}
         assert held == {8: {"8px"}, 12: {"8px", "12px"}, 16: {"16px"}}[size]
+
+
+def test_a_run_that_keeps_no_decoded_images_ends_with_the_same_weights(tiny_config, tmp_path):
+    """Files can be read in any order. Images of Parquet come in another one, so it is another run."""
+    kept, rng = tmp_path / "kept", np.random.default_rng(0)
+    for number in range(60):
+        file = tmp_path / "set" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(20, 20, 3), dtype=np.uint8)).save(file)
+    source = {"path": str(tmp_path / "set"), "desired": "label", "sensitive": [], "limit": {}}
+    runs = []
+    for cache_bytes in (None, 0):
+        folder = kept / str(cache_bytes)
+        changes = {"method": "local", "data": {**source, "cache_dir": str(folder), "cache_bytes": cache_bytes}}
+        runs.append(tiny_config(f"run{cache_bytes}", **merged(SMALL, changes)))
+        train(runs[-1], single_process=True, monitor=Quiet())
+        assert bool(list(folder.glob("*.npy"))) == (cache_bytes is None)
+    assert_same_run(*(config.run_dir for config in runs))
+    assert runs[0].identity() != runs[1].identity()
 
 
 def test_threads(facts):

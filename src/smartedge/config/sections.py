@@ -136,10 +136,10 @@ class DataConfig(Section):
         "from them; default: a tenth where there are sensitive columns, else 0",
     )
     cache_dir: Path | None = Field(None, description="where decoded images are kept; default: the user's cache folder")
-    cache_bytes: PositiveInt | None = Field(
+    cache_bytes: Annotated[int, Field(ge=0)] | None = Field(
         20 * 10**9,
         description="how much that folder may hold: what was not used for the longest time gives way to new images; "
-        "null: no limit",
+        "null: no limit; 0: nothing is kept, and images are decoded each time they are read",
     )
 
     @model_validator(mode="after")

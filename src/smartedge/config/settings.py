@@ -229,6 +229,8 @@ class Config(Section):
             "cloud": {"workers"},
         }
         whole = self.model_dump(mode="json", exclude={**places, **waiting, **_FILES})
+        if self.data.cache_bytes == 0:
+            whole["data"]["streamed"] = True  # images of Parquet and Arrow files then come in another order
         return {**whole, "codec": {"name": self.codec_name}} | self._files()
 
     def file_of_front(self, name: Literal["front", "start"]) -> Path | None:

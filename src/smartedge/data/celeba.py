@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from smartedge.data.raw import Images, RawData, RawSplit
+from smartedge.data.readers import Anywhere
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
@@ -53,7 +54,13 @@ def open_celeba(path: Path) -> RawData:
         rows = np.flatnonzero(partition == part)
         if len(rows):
             files = [folder / attributes[row] for row in rows]
-            images = Images(len(files), key="files", items=partial(iter, files), files=files)
+            images = Images(
+                len(files),
+                key="files",
+                items=partial(iter, files),
+                files=files,
+                reader=partial(Anywhere, files.__getitem__),
+            )
             splits[split] = RawSplit.from_table(
                 images, pa.table({name: values[rows] for name, values in columns.items()})
             )

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from smartedge.data.listing import FilesBySplit, find_files
 from smartedge.data.raw import Images, RawData, RawSplit, list_some, slices
+from smartedge.data.readers import Block, InBlocks
 from smartedge.data.stored import ARROW, PARQUET, StoredTable, open_table
 from smartedge.decode import Item
 from smartedge.errors import DataError
@@ -21,6 +22,7 @@ from smartedge.types import SplitName
 __all__ = ["find_tables", "open_tables"]
 
 _ROWS = 16  # read at a time: images may be large
+_MOST_ROWS, _AT_ONCE_BYTES = 1024, 2**20  # of small images more are read at a time
 
 
 def find_tables(path: Path) -> FilesBySplit:
@@ -55,6 +57,7 @@ def _images(paths: Sequence[Path], tables: Sequence[StoredTable], image: str) ->
         items=partial(_items, paths, image),
         files=[file for part in parts for file in part.files],
         name_of=partial(_place_of, paths),
+        reader=partial(_reader, paths, image),
         parts=parts,
     )
 
@@ -160,6 +163,24 @@ def _items(paths: Sequence[Path], image: str) -> Iterator[Item]:
                     yield _item(value.as_py(), path.parent)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"the images of {path} cannot be read: {error}") from error
+
+
+def _reader(paths: Sequence[Path], image: str) -> InBlocks:
+    """By row groups of Parquet files, and record batches of Arrow files."""
+    blocks = []
+    for path in paths:
+        for number, (rows, size) in enumerate(open_table(path).groups()):
+            blocks.append(Block(rows, partial(_items_of_group, path, number, image, size // max(1, rows)), size))
+    return InBlocks(blocks)
+
+
+def _items_of_group(path: Path, number: int, image: str, each: int) -> Iterator[Item]:
+    rows = min(max(_AT_ONCE_BYTES // max(1, each), _ROWS), _MOST_ROWS)
+    try:
+        for values in open_table(path).group(number, image, rows):
+            yield from (_item(value, path.parent) for value in values.to_pylist())
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"the images of {path} cannot be read: {error}") from error
 
 
 def _place_of(paths: Sequence[Path], row: int) -> str:

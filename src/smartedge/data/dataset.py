@@ -53,6 +53,10 @@ class Split:
         sensitive = {column: values[indices] for column, values in self.sensitive_labels.items()}
         return ImageBatch(ids, self._store.read(ids), self.labels[indices], sensitive)
 
+    def shuffled(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """All positions in a random order: of images that are streamed, in one in which they can be read."""
+        return self._store.shuffled(self.ids, random)
+
     def subset(self, indices: NDArray[np.int64]) -> Split:
         """A split of the images at some positions, which must ascend."""
         sensitive = {column: values[indices] for column, values in self.sensitive_labels.items()}

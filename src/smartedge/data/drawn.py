@@ -10,6 +10,7 @@ An image is a function of ``(seed, split, index)``. :mod:`smartedge.data.face` p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from smartedge.data.face import ATTRIBUTES, Face
 from smartedge.data.raw import Images, RawData, RawSplit
+from smartedge.data.readers import Block, InBlocks
 from smartedge.image_size import ImageSize
 from smartedge.types import SplitName
 
@@ -42,11 +44,8 @@ def open_drawn(image_size: int | ImageSize, counts: dict[SplitName, int] | None 
     splits: dict[SplitName, RawSplit] = {}
     for split, count in {**DEFAULT_COUNTS, **(counts or {})}.items():
         table = pa.table(dict(zip(ATTRIBUTES, _attributes(_uniforms(0, split, np.arange(count))).T, strict=True)))
-        images = Images(
-            count,
-            key=f"drawn {VERSION} {split}",
-            items=_Drawing(split, count, max(ImageSize.of(image_size))),
-        )
+        drawing = _Drawing(split, count, max(ImageSize.of(image_size).sides))
+        images = Images(count, key=f"drawn {VERSION} {split}", items=drawing, reader=drawing.reader)
         splits[split] = RawSplit.from_table(images, table)
     return RawData("drawn", splits)
 
@@ -61,8 +60,20 @@ class _Drawing:
 
     def __call__(self) -> Iterator[NDArray[np.uint8]]:
         for start in range(0, self.count, CHUNK):
+            yield from self._drawn(np.arange(start, min(start + CHUNK, self.count)))
+
+    def reader(self) -> InBlocks:
+        """The same, chunk by chunk: a face drawn alone may differ in the last bit."""
+        size = 3 * self.image_size**2
+        blocks = []
+        for start in range(0, self.count, CHUNK):
             indices = np.arange(start, min(start + CHUNK, self.count))
-            yield from draw(indices, split=self.split, image_size=self.image_size)[0]
+            items = partial(self._drawn, indices)
+            blocks.append(Block(len(indices), items, size * len(indices)))
+        return InBlocks(blocks)
+
+    def _drawn(self, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        yield from draw(indices, split=self.split, image_size=self.image_size)[0]
 
 
 def draw(

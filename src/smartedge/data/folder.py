@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from smartedge.data.foreign import recognise
 from smartedge.data.raw import MOST_PARTS, Images, RawData, RawSplit, list_some, split_in, split_of
+from smartedge.data.readers import Anywhere
 from smartedge.data.tables import FILE_COLUMN, find_table, read_table, resolve, tables_of_splits
 from smartedge.decode import SUFFIXES, is_hidden, walk
 from smartedge.errors import DataError
@@ -289,5 +290,6 @@ def _images(files: Sequence[Path]) -> Images:
         items=partial(iter, files),
         files=files,
         name_of=lambda row: str(files[row]),
+        reader=lambda: Anywhere(files.__getitem__),
         parts=[Images(len(part), key="files", items=partial(iter, part), files=part) for part in parts],
     )

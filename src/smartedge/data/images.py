@@ -30,7 +30,7 @@ from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing, write_atomically
 from smartedge.image_size import ImageSize
 
-__all__ = ["ImageStore", "default_cache_dir", "open_images"]
+__all__ = ["FORMAT", "DecodingProgress", "ImageStore", "base_of", "default_cache_dir", "of_rows", "open_images"]
 
 FORMAT = 2  # raise it when decoding or the files change: older files are then left alone
 CHUNK = 32  # images that are decoded at a time
@@ -41,18 +41,29 @@ Indices = NDArray[np.int64]
 
 
 class ImageStore(Protocol):
-    """Decoded images of one source.
+    """Images of one source.
 
-    ``bad`` says which images could not be decoded (index in the source → reason); their bytes are zero.
+    ``bad`` says which images could not be decoded (index in the source → reason).
     """
 
     bad: dict[int, str]
+
+    def shuffled(self, indices: Indices, random: np.random.Generator) -> Indices:
+        """Positions in ``indices``, int64 (N,), in a random order that suits the store."""
 
     def read(self, indices: Indices) -> Tensor:
         """The images of these indices in the source, uint8 (B, C, H, W)."""
 
 
-class _File:
+class _Kept:
+    """What stores of decoded images have in common."""
+
+    def shuffled(self, indices: Indices, random: np.random.Generator) -> Indices:
+        """As :class:`ImageStore` says: any order suits."""
+        return random.permutation(np.arange(len(indices)))
+
+
+class _File(_Kept):
     """Images in one file, uint8 (N, C, H, W), of which only what is read is in memory.
 
     ``rows`` are the indices of the images that are there, ascending; None: all.
@@ -84,7 +95,7 @@ class _File:
         return torch.from_numpy(pixels[places])
 
 
-class _Joined:
+class _Joined(_Kept):
     """Images in several files, part after part. A part of which nothing is needed is None."""
 
     def __init__(self, parts: Sequence[_File | None], starts: Indices) -> None:
@@ -185,13 +196,12 @@ def _open_file(
     images: Images, name: str, size: ImageSize, fit: Fit, cache_dir: Path, rows: Indices | None
 ) -> tuple[_File, Path]:
     """The images of one part, decoded now or earlier, and the name of its files without ending."""
-    label = re.sub(r"[^\w.-]+", "-", name)
-    base = cache_dir / f"{label}-{size.plain}px-{_digest(images, size, fit)}"
+    base = base_of(images, name, size, fit, cache_dir)
     shape = (images.count, *size.shape)
     if (store := _open(base, shape, None)) is not None:
         return store, base
     if rows is not None:
-        base = base.with_name(f"{base.name}-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}")
+        base = of_rows(base, rows)
         shape = (len(rows), *shape[1:])
         store = _open(base, shape, rows)
     if store is None:
@@ -208,6 +218,17 @@ def _open_file(
         if store is None:
             raise DataError(f"{base}.npy was changed while it was being written; try again")
     return store, base
+
+
+def base_of(images: Images, name: str, size: ImageSize, fit: Fit, cache_dir: Path) -> Path:
+    """The name, without ending, of the files in which something is kept about these images."""
+    label = re.sub(r"[^\w.-]+", "-", name)
+    return cache_dir / f"{label}-{size.plain}px-{_digest(images, size, fit)}"
+
+
+def of_rows(base: Path, rows: Indices) -> Path:
+    """The same for some of the images."""
+    return base.with_name(f"{base.name}-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}")
 
 
 def _digest(images: Images, size: ImageSize, fit: Fit) -> str:
@@ -260,7 +281,7 @@ def _build(
         replacing(pixels) as temporary,
         temporary.open("wb") as file,
         ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
-        _Progress(name, count) as on,
+        DecodingProgress(name, count) as on,
     ):
         _hold(file.fileno())
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -327,7 +348,7 @@ def _remove_left_over(cache_dir: Path) -> None:
                 file.unlink()
 
 
-class _Progress:
+class DecodingProgress:
     """A progress bar on a terminal's standard error, for what takes more than two seconds."""
 
     def __init__(self, name: str, count: int) -> None:
@@ -336,10 +357,11 @@ class _Progress:
         self._bar.disable = not self._bar.console.is_terminal
         self._task = self._bar.add_task(f"decoding {name} (once)", total=count)
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> DecodingProgress:
         return self
 
     def update(self, done: int) -> None:
+        """So many images are done."""
         if time.monotonic() - self._started > PATIENCE_S:
             self._bar.start()
         self._bar.update(self._task, completed=done)

@@ -47,7 +47,7 @@ class Batches:
     ) -> None:
         order = np.arange(len(split))
         if shuffle:
-            order = np.random.Generator(np.random.PCG64(_sequence(seed, epoch, _ORDER))).permutation(order)
+            order = split.shuffled(np.random.Generator(np.random.PCG64(_sequence(seed, epoch, _ORDER))))
         self._count = len(split) // batch_size if drop_last else -(-len(split) // batch_size)
         self._split = split
         self._batch_size = batch_size

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from smartedge.data.readers import Reader
 from smartedge.decode import Item, is_lfs_pointer
 from smartedge.errors import DataError
 from smartedge.types import SplitName
@@ -88,6 +89,7 @@ class Images:
     items: Callable[[], Iterator[Item]]  # yields ``count`` items
     files: Sequence[Path] = ()  # where the images come from: their path, size and time of change identify them
     name_of: Callable[[int], str] = "image {}".format  # what the image of an index is called in messages
+    reader: Callable[[], Reader] | None = None  # gives them one by one; None: they can only be read in order
     parts: Sequence[Images] = ()  # the same images in parts, in order, where each is decoded and kept by itself
 
 

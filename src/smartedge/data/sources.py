@@ -25,6 +25,7 @@ from smartedge.data.labels import Column, labels_of, read_column, read_task
 from smartedge.data.medmnist import open_medmnist
 from smartedge.data.raw import Images, RawData, list_some
 from smartedge.data.stored import ARROW, PARQUET
+from smartedge.data.streaming import open_streamed
 from smartedge.data.webdataset import TAR, find_webdataset, open_webdataset
 from smartedge.decode import Fit
 from smartedge.errors import DataError
@@ -75,6 +76,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
         seed: decides the subset of ``limit`` and which images are set apart. Drawn faces do not depend on it.
         cache_dir: where decoded images are kept; default ``$XDG_CACHE_HOME/smartedge`` or ``~/.cache/smartedge``.
         cache_bytes: how much that folder may hold; what was not used for the longest time gives way. None: no limit.
+            0: nothing decoded is kept; images are decoded each time they are read (:mod:`smartedge.data.streaming`).
         audit_share: share of the training images that become ``DataSet.audit``, at most a half. Where there is a column
             ``identity``, it is the images of so many persons, so that nobody is in both parts.
 
@@ -118,7 +120,11 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
             notes.append(f"{most} {split} images were asked for; {data.name} has {len(rows[split])}")
         rng = np.random.default_rng((seed, 0))
         rows[split] = rows[split][balanced(classes_of(origin[split], rows[split]), most, rng)]
-    decoding = partial(open_images, image_size=image_size, fit=fit, cache_dir=cache_dir, cache_bytes=cache_bytes)
+    decoding: Callable[..., ImageStore] = partial(
+        open_images, image_size=image_size, fit=fit, cache_dir=cache_dir, cache_bytes=cache_bytes
+    )
+    if cache_bytes == 0:
+        decoding = partial(open_streamed, image_size=image_size, fit=fit, cache_dir=cache_dir)
     stores = _decode(data, rows, origin, skipped, decoding)
 
     splits: dict[SplitName, Split] = {}

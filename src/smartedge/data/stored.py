@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,6 +35,14 @@ class StoredTable(ABC):
     @abstractmethod
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """All rows of some columns, ``rows`` at a time or fewer."""
+
+    @abstractmethod
+    def groups(self) -> list[tuple[int, int]]:
+        """Rows of each part of the file that is read from its begin to its end, and its bytes in memory, about."""
+
+    @abstractmethod
+    def group(self, number: int, column: str, rows: int) -> Iterator[pa.Array]:
+        """One column of such a part, ``rows`` at a time or fewer."""
 
     @abstractmethod
     def fields(self, column: str, field: str) -> Iterator[pa.Array]:
@@ -71,6 +80,15 @@ class _Parquet(StoredTable):
 
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         return iter(self._file.iter_batches(batch_size=rows, columns=list(columns), use_threads=False))
+
+    def groups(self) -> list[tuple[int, int]]:
+        metadata = self._file.metadata
+        found = map(metadata.row_group, range(metadata.num_row_groups))
+        return [(group.num_rows, group.total_byte_size) for group in found]
+
+    def group(self, number: int, column: str, rows: int) -> Iterator[pa.Array]:
+        batches = self._file.iter_batches(rows, row_groups=[number], columns=[column], use_threads=False)
+        return (batch.column(0) for batch in batches)
 
     def fields(self, column: str, field: str) -> Iterator[pa.Array]:
         for batch in self._file.iter_batches(columns=[f"{column}.{field}"]):
@@ -116,6 +134,13 @@ class _Arrow(StoredTable):
             picked = batch.select(list(columns))
             for start in range(0, picked.num_rows, rows):
                 yield picked.slice(start, rows)
+
+    def groups(self) -> list[tuple[int, int]]:
+        return [(batch.num_rows, batch.nbytes) for batch in self._all()]
+
+    def group(self, number: int, column: str, rows: int) -> Iterator[pa.Array]:
+        values = next(islice(self._all(), number, None)).column(column)
+        return (values.slice(start, rows) for start in range(0, len(values), rows))
 
     def fields(self, column: str, field: str) -> Iterator[pa.Array]:
         for batch in self._all():

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from smartedge.data.listing import FilesBySplit, find_files
 from smartedge.data.raw import Images, RawData, RawSplit, list_some, refuse_lfs_pointer, slices
+from smartedge.data.readers import Anywhere
 from smartedge.decode import SUFFIXES, Item, is_hidden
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing
@@ -74,6 +75,7 @@ def open_webdataset(
             items=partial(_items, paths, places),
             files=paths,
             name_of=partial(_name_of, paths, [table[_KEY] for table in tables]),
+            reader=partial(_reader, paths, places),
             parts=[
                 Images(
                     sum(len(offsets) for offsets, _ in places[part]),
@@ -96,6 +98,24 @@ def _items(paths: Sequence[Path], places: Sequence[tuple[np.ndarray, np.ndarray]
                     yield None if size < 0 else os.pread(file.fileno(), size, offset)
         except OSError as error:
             raise DataError(f"the images of {path} cannot be read: {error}") from error
+
+
+def _reader(paths: Sequence[Path], places: Sequence[tuple[np.ndarray, np.ndarray]]) -> Anywhere:
+    starts = np.cumsum([0, *(len(offsets) for offsets, _ in places)])
+
+    def item(index: int) -> Item:
+        number = int(np.searchsorted(starts, index, side="right")) - 1
+        offsets, sizes = places[number]
+        row = index - int(starts[number])
+        if sizes[row] < 0:
+            return None
+        try:
+            with paths[number].open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), int(sizes[row]), int(offsets[row]))
+        except OSError as error:
+            raise DataError(f"the images of {paths[number]} cannot be read: {error}") from error
+
+    return Anywhere(item)
 
 
 def _name_of(paths: Sequence[Path], keys: Sequence[pa.ChunkedArray], row: int) -> str:

@@ -25,6 +25,9 @@ class Gated(Split):
         self.fails_at = fails_at
         self.reads = 0
 
+    def shuffled(self, random: np.random.Generator) -> np.ndarray:
+        return random.permutation(np.arange(len(self.ids)))
+
     def read(self, indices: np.ndarray) -> ImageBatch:
         if self.reads == self.fails_at:
             raise OSError("the disk went away")
