@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+from nats_broker import Broker
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,3 +70,19 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "extensions")
     openssl(folder, "x509", "-req", "-in", "request.pem", "-out", "cert.pem", *signing)
     return folder
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that the tests of a module share; each takes a stream of its own."""
+    made = Broker(tmp_path_factory.mktemp("broker"))
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker for one test, which may kill it."""
+    made = Broker(tmp_path_factory.mktemp("broker"))
+    yield made
+    made.kill()

@@ -12,7 +12,26 @@ from smartedge.runs.progress import Monitor, Update
 if TYPE_CHECKING:
     from smartedge.data import DataSet
 
-__all__ = ["dataset_of", "open_data", "with_given_data"]
+__all__ = ["check_data", "dataset_of", "open_data", "with_given_data"]
+
+
+def check_data(config: Config) -> None:
+    """Look for the data set and the columns that the settings name. Decodes nothing, and needs no torch.
+
+    Raises:
+        DataError: as :func:`smartedge.data.sources.check_dataset`.
+    """
+    from smartedge.data.sources import check_dataset
+
+    data = config.data
+    check_dataset(
+        data.path,
+        data.desired,
+        sensitive=data.sensitive,
+        image_size=data.image_size,
+        limit=data.limit,
+        cache_dir=data.cache_dir,
+    )
 
 
 def dataset_of(config: Config) -> DataSet:

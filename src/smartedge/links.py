@@ -30,6 +30,7 @@ __all__ = [
     "one_way_receiver",
     "receiver_for",
     "sender_to",
+    "why_unreachable",
 ]
 
 NATS = "nats://"  # before the address of a broker
@@ -46,6 +47,16 @@ def sender_to(config: Config, location: str | None, bundle: Bundle | None) -> Fr
     if location.startswith(NATS):
         return broker_link(config, location, bundle)
     return link_to(config, location, bundle, patient=False)  # the edge itself tries again, and says so
+
+
+def why_unreachable(location: str | None, bundle: Bundle | None) -> str | None:
+    """What to tell the user of an edge whose cloud does not answer; None: it does, or the link has no way back."""
+    from smartedge.wire import handshake
+
+    location = location or (None if bundle is None else bundle.cloud)
+    if location is None or location.startswith((UDP, NATS)) or not (reason := handshake.why_unreachable(location)):
+        return None
+    return f"the cloud at {location} cannot be reached ({reason}); is it started, and is this its address?"
 
 
 def link_to(config: Config, location: str, bundle: Bundle | None = None, *, patient: bool = True) -> GrpcLink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -17,13 +18,18 @@ from smartedge.methods.base import get_method
 from smartedge.runs.progress import Monitor, parse_update
 from smartedge.stopping import stop_on_signals
 
-__all__ = ["run_both"]
+__all__ = ["AWAITED", "run_both"]
+
+AWAITED = "-"  # in place of the cloud's address: it comes as a line on standard input
 
 _GRACE_SECONDS = 20.0  # for a side to stop by itself when the other one has failed
 
 
 def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finished: bool) -> bool:
     """Start both sides from ``run_dir/config.yaml`` and wait for their end. True when done, False when interrupted.
+
+    Both start at the same time, since imports take some seconds. The edge hears the cloud's address as soon as there is
+    one.
 
     Args:
         config: the run's settings.
@@ -37,19 +43,19 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
     sides: list[_Side] = []
     with stop_on_signals() as stop, stop.watched():
         try:
-            location: list[str] = []
-            if get_method(config.method).has_cloud:
+            has_cloud = get_method(config.method).has_cloud
+            if not edge_has_finished:
+                awaited = ["--connect", AWAITED] if has_cloud else []
+                sides.append(_Side(config, "edge", awaited, monitor, resume=resume))
+            if has_cloud:
                 alone = ["--set", "fleet.farewell=0"] if edge_has_finished else []  # the edge knows that all arrived
                 cloud = _Side(config, "cloud", ["--listen", "127.0.0.1:0", *alone], monitor, resume=resume)
-                sides.append(cloud)
-                while cloud.port is None and cloud.running():
+                edges, sides = list(sides), [cloud, *sides]
+                while cloud.port is None and all(side.running() for side in sides) and not stop.is_set():
                     cloud.changed.wait(timeout=0.2)
                     cloud.changed.clear()
-                    if stop.is_set():
-                        break
-                location = ["--connect", f"127.0.0.1:{cloud.port}"]
-            if all(side.running() for side in sides) and not stop.is_set() and not edge_has_finished:
-                sides.append(_Side(config, "edge", location, monitor, resume=resume))
+                for edge in edges if cloud.port is not None else ():
+                    edge.tell(f"127.0.0.1:{cloud.port}")
             return _wait(sides, stop)
         finally:
             for side in sides:
@@ -104,6 +110,13 @@ class _Side:
         ]
         for reader in self.readers:
             reader.start()
+
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and its exit code says why
+            self.process.stdin.write(f"{line}\n")
+            self.process.stdin.flush()
 
     def running(self) -> bool:
         return self.process.poll() is None

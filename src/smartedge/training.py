@@ -11,8 +11,8 @@ from smartedge.artifacts.results import Results
 from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, load_config, load_run_config
-from smartedge.datasets import open_data, with_given_data
-from smartedge.links import named_credentials, one_way_receiver, receiver_for, sender_to
+from smartedge.datasets import check_data, open_data, with_given_data
+from smartedge.links import named_credentials, one_way_receiver, receiver_for, sender_to, why_unreachable
 from smartedge.methods.base import get_method
 from smartedge.processes import run_both
 from smartedge.run_folder import has_begun, in_folder, name_of, note_facts, prepare_run
@@ -20,6 +20,7 @@ from smartedge.runs.monitoring import watching
 from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Bars, Monitor, Update
 from smartedge.stopping import Stop, Stopped, stop_on_signals
+from smartedge.wire.sockets import refuse_if_taken
 
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
@@ -69,6 +70,9 @@ def train(
     settings = in_folder(load_config(config, overrides), name_of(config), resume=resume)
     if data is not None:
         settings = with_given_data(settings, data)
+    if not single_process and not has_begun(settings.run_dir):  # before torch is imported and a side is started
+        settings.check_files()
+        check_data(settings)
     settings, speed = _measured(settings)
     run_dir = settings.run_dir
     facts = prepare_run(settings, resume=resume, speed=speed)
@@ -129,25 +133,33 @@ def run_edge(
     Raises:
         LinkError: the cloud answers, but its certificate or this edge's is not accepted.
     """
+    config = in_folder(config.exact(), "run", ["edge"], resume=resume)
+    note_facts(config, edge=True)
+    method, stop = get_method(config.method), stop or Stop()
+
+    def tell(text: str) -> None:
+        monitor.update(Update("edge", "link", text=text))
+
+    sender = None
+    if method.has_cloud:  # a wrong address or certificate is told before torch is imported
+        sender = sender_to(config, location, bundle)
+        if reason := why_unreachable(location, bundle):
+            tell(reason)
+
     import torch
 
     from smartedge.edge.outage import run_again_after_outages
     from smartedge.edge.runner import EdgeRunner
     from smartedge.edge.watched import watched_edge
+    from smartedge.runs.machine import pick_device
 
-    config = in_folder(config.exact(), "run", ["edge"], resume=resume)
     torch.set_num_threads(config.threads)
-    note_facts(config, edge=True)
-    method, stop = get_method(config.method), stop or Stop()
-    sender = sender_to(config, location, bundle) if method.has_cloud else None
+    pick_device(config.hardware.edge_device, "hardware.edge_device")  # an error comes before images are read
     dataset = open_data(config, monitor)
     _warn_of_early_releases(config, monitor)
 
     def begin(resume: bool) -> EdgeRunner:
         return EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
-
-    def tell(text: str) -> None:
-        monitor.update(Update("edge", "link", text=text))
 
     if not method.answered:
         runner = begin(resume)
@@ -218,16 +230,20 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     those of :func:`receiver_for`; ``metrics`` is that of :func:`run_edge`. ``udp`` is where to listen for the fleet's
     edges without a way back, too.
     """
-    import torch
-
-    from smartedge.cloud.watched import watched_cloud
-
     if not get_method(config.method).has_cloud:
         raise errors.ConfigError(
             f"method: '{config.method}' sends nothing, so there is no cloud to start; use 'smartedge edge'"
         )
     config = in_folder(config.exact(), "run", ["cloud"], resume=resume)
+    refuse_if_taken(host, port)  # a wrong port is told before torch is imported
+
+    import torch
+
+    from smartedge.cloud.watched import watched_cloud
+    from smartedge.runs.machine import pick_device
+
     torch.set_num_threads(config.threads)
+    pick_device(config.hardware.cloud_device, "hardware.cloud_device")  # an error comes before the network is built
     note_facts(config, edge=False)
     runner = cloud_of(config, monitor, resume=resume)
     receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
-from broker import Broker
 from headers import stream_header
 
 from smartedge.errors import FrameError, LinkError, LogError, RunError
@@ -125,13 +124,6 @@ def handler() -> Handler:
 
 
 with_a_way_back = pytest.mark.parametrize("link", ["memory", "grpc"], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    made = Broker(tmp_path_factory.mktemp("broker"))
-    yield made
-    made.kill()
 
 
 @pytest.fixture(params=["memory", "grpc", "jetstream"])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from broker import Broker
 from commands import Command, settings_file
+from nats_broker import Broker
 from runs import assert_same_run
 
 from smartedge.cloud.worker import main as work
@@ -19,14 +18,6 @@ from smartedge.runs.progress import Quiet
 from smartedge.training import collect, train
 
 Start = Callable[..., Command]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    (tmp_path / "broker").mkdir()
-    made = Broker(tmp_path / "broker")
-    yield made
-    made.kill()
 
 
 def stored(config: Config) -> int:
@@ -44,7 +35,7 @@ def reached(config: Config, place: int, edge: Command) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["joint", "freeze-and-log"])
 def test_broker_ingest_and_edge_are_killed_and_the_weights_are_the_same(
-    tiny_config, start: Start, broker: Broker, schedule: str
+    tiny_config, start: Start, own_broker: Broker, schedule: str
 ) -> None:
     """Each of the three is killed at a place that a seed draws, while frames come."""
     facts = {"epochs": 6, "schedule": schedule}
@@ -53,18 +44,18 @@ def test_broker_ingest_and_edge_are_killed_and_the_weights_are_the_same(
     file, rng = settings_file(killed, "killed"), random.Random(7)
 
     def ingest() -> Command:
-        return start("ingest", file, "--from", broker.url())
+        return start("ingest", file, "--from", own_broker.url())
 
     def edge(*more: str) -> Command:
-        return start("edge", file, "--connect", broker.url(), *more)
+        return start("edge", file, "--connect", own_broker.url(), *more)
 
     taking, sending = [ingest(), ingest()], edge()
     for victim in rng.sample(["broker", "ingest", "edge"], 3):
         place = stored(killed) + rng.randint(1, 3)
         sending.until(functools.partial(reached, killed, place, sending))
         if victim == "broker":
-            broker.kill()
-            broker.start()
+            own_broker.kill()
+            own_broker.start()
         elif victim == "ingest":
             taking[0].kill()
             taking[0] = ingest()

@@ -53,7 +53,7 @@ BEGUN = {
 }
 # No result depends on these. Of the fronts the files' content counts, which has a test of its own.
 FREE = ("run_dir", "hardware", "link", "spool", "store", "data.cache_dir", "data.cache_bytes", "model.front")
-FREE += ("cloud.workers", "fleet.expect", "fleet.deadline", "fleet.patience", "model.start")
+FREE += ("cloud.workers", "fleet.expect", "fleet.deadline", "fleet.patience", "fleet.farewell", "model.start")
 
 
 def begun(folder: Path, settings: dict[str, object] = BEGUN) -> Config:

@@ -19,7 +19,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from smartedge.errors import ConfigError, SmartEdgeError
 from smartedge.logs import json_line, plain
@@ -103,7 +103,18 @@ on two machines, with the same settings file:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong arguments in the same form as wrong settings."""
+    """Reports wrong arguments in the same form as wrong settings. Options may stand before and between other words."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, which takes a list such as ``IMAGE...`` only up to the next option: what follows is added."""
+        namespace, left = super().parse_known_args(args, namespace)
+        lists = [action for action in self._actions if not action.option_strings and action.nargs in ("*", "+")]
+        if lists and left and not any(word.startswith("-") for word in left):
+            into, kind = lists[-1].dest, lists[-1].type
+            given = list(map(kind, left)) if callable(kind) else left
+            setattr(namespace, into, [*getattr(namespace, into), *given])
+            left = []
+        return namespace, left
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; '{self.prog} --help' shows what it takes")

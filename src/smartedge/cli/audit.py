@@ -120,16 +120,16 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Attack, print the tables and one sentence."""
-    import torch
-
     from smartedge.config import load_run_config
     from smartedge.runs.progress import Bars
 
     _check(args)
+    usual = load_run_config(args.run_dir).threads if args.run_dir else max(1, (os.cpu_count() or 2) // 2)
+    import torch
+
     before = torch.get_num_threads()
     monitor = Bars()
     try:
-        usual = load_run_config(args.run_dir).threads if args.run_dir else max(1, (os.cpu_count() or 2) // 2)
         torch.set_num_threads(args.threads or usual)
         result, files = (_of_run if args.run_dir else _of_features)(args, monitor)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from smartedge.runs.progress import Bars, JsonLines, LogLines, Monitor
 from smartedge.stopping import Stop, stop_on_signals
 
 _WATCH_PORT = 8817
+_LINES: queue.SimpleQueue[str] = queue.SimpleQueue()  # of standard input, where 'smartedge train' holds it open
 
 __all__ = [
     "add_config_arguments",
@@ -29,6 +31,7 @@ __all__ = [
     "add_watch_argument",
     "logs",
     "metrics_address",
+    "next_line",
     "side",
     "watch_address",
     "write_report_where_possible",
@@ -105,7 +108,7 @@ def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor,
     with logs(args) as lines, stop_on_signals() as stop:
         if args.until_input_ends:
             # 'smartedge train' holds our standard input open. When its process ends, however that happens, we stop.
-            threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+            threading.Thread(target=_follow_input, args=(_LINES,), daemon=True).start()
         shown: Monitor = JsonLines(sys.stdout) if args.progress == "json" else LogLines() if lines else Bars()
         monitor = Noted(shown, config.run_dir)
         try:
@@ -173,6 +176,13 @@ def _settings(args: argparse.Namespace) -> Config:
     return settings_for_release(args.front, args.overrides)
 
 
-def _stop_at_end_of_input() -> None:
-    sys.stdin.read()
+def next_line() -> str:
+    """Wait for the next line that 'smartedge train' writes to our standard input; empty where it has ended."""
+    return _LINES.get()
+
+
+def _follow_input(lines: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line.strip())
     os.kill(os.getpid(), signal.SIGTERM)
+    lines.put("")

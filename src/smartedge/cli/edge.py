@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smartedge.cli.common import add_side_arguments, metrics_address, side
+from smartedge.cli.common import add_side_arguments, metrics_address, next_line, side
 from smartedge.cli.ending import edge_ended
 from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError
 from smartedge.methods.base import get_method
+from smartedge.processes import AWAITED
 from smartedge.runs.progress import Update
 from smartedge.stopping import Stopped
+
+if TYPE_CHECKING:
+    from smartedge.config import Config
 
 __all__ = ["add_parser", "run"]
 
@@ -72,14 +76,28 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(
                 f"--bundle FILE or --connect HOST:PORT is needed: method {config.method!r} sends to a cloud"
             )
+        connect = args.connect
+        if connect == AWAITED:
+            connect = _awaited(config)
         how: Any = {"bundle": bundle, "resume": args.resume, "metrics": metrics, "stop": stop}
         if published is not None:
-            done = release_images(published, config, args.source, args.connect, monitor, **how)
+            done = release_images(published, config, args.source, connect, monitor, **how)
         else:
-            done = run_edge(config, args.connect, monitor, **how)
+            done = run_edge(config, connect, monitor, **how)
         if not done:
             raise Stopped
         if not args.until_input_ends:  # 'smartedge train' says it for both sides
             text = edge_ended(config.run_dir, has_cloud=get_method(config.method).has_cloud)
             monitor.update(Update("edge", "done", text=text))
     return 0
+
+
+def _awaited(config: Config) -> str:
+    """The address of the cloud that 'smartedge train' starts beside this side. Meanwhile torch is imported."""
+    import smartedge.edge.runner  # noqa: F401 - imports torch
+    from smartedge.runs.machine import pick_device
+
+    pick_device(config.hardware.edge_device, "hardware.edge_device")  # an error comes at once
+    if not (address := next_line()):
+        raise Stopped
+    return address

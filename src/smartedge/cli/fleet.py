@@ -142,7 +142,12 @@ def _renew(args: argparse.Namespace) -> None:
         print(f"the cloud's certificate is valid until {_date(fleet.renew_cloud(days=args.days))}; restart the cloud")
         return
     if args.cloud is not None:
-        _check_where(args.cloud)
+        to_broker, entry = _check_where(args.cloud), fleet.edges().get(args.edge)
+        if to_broker and entry is not None and entry.shows == "token":
+            raise ConfigError(
+                f"--cloud {args.cloud}: edge '{args.edge}' shows a token, and a broker knows edges by their "
+                "certificates; add the device under another name with 'smartedge fleet add', without --token"
+            )
     print(fleet.renew(args.edge, cloud=args.cloud, days=args.days, proxy_ca=args.proxy_ca))
 
 

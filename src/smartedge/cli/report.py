@@ -53,6 +53,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, or the figure, and say where it is."""
+    from smartedge.config import load_run_config
+
+    for folder in args.run_dirs:
+        if not (folder / "results.json").exists():
+            load_run_config(folder)  # a folder without a run is told before the drawing libraries are imported
     from smartedge.lab.report import is_fleet, write_comparison, write_figure, write_fleet_report, write_report
     from smartedge.training import collect
 

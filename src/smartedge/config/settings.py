@@ -238,6 +238,19 @@ class Config(Section):
         path = self.model.front if name == "front" else self.model.start
         return None if path is None else Path(str(path).replace("{cut}", self.model.cut))
 
+    def check_files(self) -> None:
+        """Look whether the files of the network are there, without reading them.
+
+        Raises:
+            ConfigError: one is not.
+        """
+        weights = weights_named(self.model.name, self.model.weights)
+        named = {"model.weights": Path(weights) if "." in weights else None}
+        named |= {"model.front": self.file_of_front("front"), "model.start": self.file_of_front("start")}
+        for key, path in named.items():
+            if path is not None and not path.is_file():
+                raise ConfigError(f"{key}: {path} is not there; copy the file to this machine, or correct the path")
+
     def _files(self) -> dict[str, JsonValue]:
         """SHA-256 of the files that the network is made from, and where its pretrained weights come from.
 

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from smartedge.augment import augment
-from smartedge.data.dataset import DataSet, Split
-from smartedge.data.loader import Batches, batches
-from smartedge.data.shards import shard
-from smartedge.data.sources import open_dataset
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smartedge.augment import augment
+    from smartedge.data.dataset import DataSet, Split
+    from smartedge.data.loader import Batches, batches
+    from smartedge.data.shards import shard
+    from smartedge.data.sources import open_dataset
+
+# Public name -> module. Imported at first use: whoever only checks a path and its columns needs no torch.
+_PUBLIC = {
+    "Batches": "data.loader",
+    "DataSet": "data.dataset",
+    "Split": "data.dataset",
+    "augment": "augment",
+    "batches": "data.loader",
+    "open_dataset": "data.sources",
+    "shard": "data.shards",
+}
 
 __all__ = ["Batches", "DataSet", "Split", "augment", "batches", "open_dataset", "shard"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'smartedge.data' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"smartedge.{_PUBLIC[name]}"), name)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from smartedge.data.images import ImageStore
 from smartedge.types import ImageBatch, SplitName, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["DataSet", "Split"]
 

@@ -15,20 +15,21 @@ import weakref
 from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
 from smartedge.data.raw import Images
 from smartedge.decode import Fit, decode
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing, write_atomically
 from smartedge.image_size import ImageSize
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["FORMAT", "DecodingProgress", "ImageStore", "base_of", "default_cache_dir", "of_rows", "open_images"]
 
@@ -89,6 +90,8 @@ class _File(_Kept):
 
         The file is mapped during the call only: what was read does not stay in the process.
         """
+        import torch  # not above: whoever only looks for a data set needs none
+
         mapped = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
         pixels = np.frombuffer(mapped, np.uint8, offset=self._offset).reshape(self._shape)
         places = indices if self._rows is None else np.searchsorted(self._rows, indices)
@@ -110,6 +113,8 @@ class _Joined(_Kept):
 
     def read(self, indices: Indices) -> Tensor:
         """As :class:`ImageStore` says."""
+        import torch
+
         part_B = np.searchsorted(self._starts, indices, side="right") - 1
         found: Tensor | None = None
         for number in np.unique(part_B).tolist():

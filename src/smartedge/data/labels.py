@@ -6,17 +6,19 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from smartedge.data.raw import RawData
 from smartedge.errors import DataError
 from smartedge.types import SplitName, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["BOOLEAN", "Column", "labels_of", "read_column", "read_task"]
 
@@ -90,6 +92,8 @@ def _refuse_measured(column: Column, data: RawData) -> None:
 
 def labels_of(task: Task, columns: Sequence[Column], split: SplitName, rows: Codes) -> Tensor:
     """The labels of some rows of a split, as :class:`~smartedge.types.Task` describes them."""
+    import torch  # not above: whoever only checks columns needs none
+
     codes = np.stack([column.codes[split][rows] for column in columns], axis=1)
     if task.kind == "single":
         return torch.from_numpy(codes[:, 0].copy())

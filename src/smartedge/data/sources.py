@@ -32,7 +32,7 @@ from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
 from smartedge.types import SplitName, Task
 
-__all__ = ["open_dataset", "open_raw"]
+__all__ = ["check_dataset", "open_dataset", "open_raw"]
 
 MOST_SKIPPED = 0.05  # share of a split's images that may be left out; more means a mistake in the data set
 PERSON = "identity"  # the column that says whose image it is
@@ -149,6 +149,26 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
         tuple(notes),
         audit,
     )
+
+
+def check_dataset(
+    path: str,
+    desired: str | Sequence[str],
+    *,
+    sensitive: Sequence[str] = (),
+    image_size: ImageSize,
+    limit: Mapping[SplitName, int] | None = None,
+    cache_dir: Path | None = None,
+) -> None:
+    """Look for the data set and its columns, and decode nothing. Needs no torch, so a wrong name is told at once.
+
+    A data set that may have to be fetched (``cifar10``, ``hf:``) is left to :func:`open_dataset`.
+
+    Raises:
+        DataError: as :func:`open_dataset`, but for what only the images show.
+    """
+    if path != "cifar10" and not path.startswith("hf:"):
+        _labels(open_raw(path, image_size, limit or {}, cache_dir or default_cache_dir()), desired, sensitive)
 
 
 def open_raw(path: str, image_size: ImageSize, limit: Mapping[SplitName, int], cache_dir: Path) -> RawData:

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, compress, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from smartedge.data.images import FORMAT, DecodingProgress, base_of, of_rows
 from smartedge.data.raw import Images
@@ -27,6 +26,9 @@ from smartedge.decode import Fit, Item, decode
 from smartedge.errors import DataError
 from smartedge.files import private_folder, write_atomically
 from smartedge.image_size import ImageSize
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["StreamedImages", "open_streamed"]
 
@@ -160,6 +162,8 @@ class StreamedImages:
                     "with --resume"
                 )
             images_BCHW[place] = found.transpose(2, 0, 1)
+        import torch  # not above: whoever only looks for a data set needs none
+
         return torch.from_numpy(images_BCHW)
 
 

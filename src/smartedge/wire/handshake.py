@@ -18,9 +18,19 @@ from smartedge.files import PRIVATE
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.sockets import split_location
 
-__all__ = ["check_handshake"]
+__all__ = ["check_handshake", "why_unreachable"]
 
 _WAIT_S = 5.0
+_LOOK_S = 2.0  # somebody waits for the answer
+
+
+def why_unreachable(location: str) -> str | None:
+    """Why nothing takes a connection at ``host:port`` now; None: something does."""
+    try:
+        socket.create_connection(split_location(location), timeout=_LOOK_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def check_handshake(location: str, credentials: Credentials) -> None:

@@ -10,6 +10,7 @@ more than any reasonable time. The kernel counts what the peer acknowledges.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import socket
@@ -31,6 +32,7 @@ __all__ = [
     "duplicate",
     "is_loopback",
     "own_sockets",
+    "refuse_if_taken",
     "split_location",
     "watch_peer",
 ]
@@ -71,6 +73,24 @@ def split_location(location: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise LinkError(f"the cloud's location must be HOST:PORT, as in 192.168.0.7:8815, got {location!r}")
     return host.strip("[]"), int(port)
+
+
+def refuse_if_taken(host: str, port: int) -> None:
+    """Look whether a program could listen there. Port 0 is any free one.
+
+    Raises:
+        LinkError: another one does, or the address is not this machine's.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+                raise LinkError(
+                    f"cannot listen on {host}:{port} ({error.strerror}); is the port taken, and the address this "
+                    "machine's?"
+                ) from error
 
 
 def is_loopback(host: str) -> bool:

@@ -18,7 +18,7 @@ import pytest
 
 import smartedge.cli
 from smartedge.cli import app
-from smartedge.errors import LinkError, SmartEdgeError
+from smartedge.errors import ConfigError, LinkError, SmartEdgeError
 from smartedge.stopping import Stopped, stop_on_signals
 
 NAMES = [name for group in app.VERBS.values() for name in group]
@@ -104,6 +104,23 @@ def test_a_wrong_command_line(argv: list[str], says: str, capsys: pytest.Capture
     assert err.startswith("error [SE-CONFIG]: ")
     assert says in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runs/x", "a.jpg", "b.jpg", "--threshold", "0.5"],
+        ["runs/x", "--threshold", "0.5", "a.jpg", "b.jpg"],
+        ["--threshold", "0.5", "runs/x", "a.jpg", "b.jpg"],
+        ["runs/x", "a.jpg", "--threshold", "0.5", "b.jpg"],
+    ],
+)
+def test_options_stand_anywhere_among_images(words: list[str]) -> None:
+    args = app.parse(["infer", *words])
+    assert (args.model, args.images, args.threshold) == (Path("runs/x"), ["a.jpg", "b.jpg"], 0.5)
+    assert app.parse(["report", "runs/x", "--out", "a.html", "runs/y"]).run_dirs == [Path("runs/x"), Path("runs/y")]
+    with pytest.raises(ConfigError, match=r"unrecognized arguments: .*--treshold"):
+        app.parse(["infer", "runs/x", "--json", "a.jpg", "--treshold", "0.5"])
 
 
 @pytest.fixture

@@ -24,7 +24,10 @@ def test_a_fleet_from_its_beginning_to_a_revocation(tmp_path: Path, capsys: pyte
     assert main(["fleet", "add", folder, "yard", "--cloud", "nats://broker.example:4222/frames"]) == 0
     assert json.loads((tmp_path / "factory" / "bundles" / "yard.bundle").read_text())["cloud"].startswith("nats://")
     assert main(["fleet", "revoke", folder, "gate"]) == 0
-    capsys.readouterr()
+    before = (tmp_path / "factory" / "bundles" / "lab.bundle").read_bytes()
+    assert main(["fleet", "renew", folder, "lab", "--cloud", "nats://broker.example:4222"]) == 2
+    assert "edge 'lab' shows a token, and a broker knows edges by their certificates" in capsys.readouterr().err
+    assert (tmp_path / "factory" / "bundles" / "lab.bundle").read_bytes() == before
     assert main(["fleet", "list", folder]) == 0
     door, gate, lab, _ = capsys.readouterr().out.splitlines()
     assert door.startswith("door  may send until 20") and door.endswith("(certificate)")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from broker import Broker
 from many_edges import SimulatedEdge, edges_of, fleet_config
+from nats_broker import Broker
 
 from smartedge.cloud.completion import is_complete
 from smartedge.cloud.ingesting import IngestProcess
@@ -27,14 +27,6 @@ from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
 
 TIMING = Timing(look_s=0.05, again_s=0.05, first_retry_s=0.05)
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    (tmp_path / "broker").mkdir()
-    made = Broker(tmp_path / "broker")
-    yield made
-    made.kill()
 
 
 @contextlib.contextmanager
@@ -85,18 +77,18 @@ def assert_whole(edge: SimulatedEdge, folder: Path) -> None:
             assert bytes(log.frame(seq).batch.payload) == bytes(edge.frame(seq, header.split).batch.payload)
 
 
-def test_two_processes_and_a_broker_that_is_killed(tmp_path: Path, broker: Broker) -> None:
+def test_two_processes_and_a_broker_that_is_killed(tmp_path: Path, own_broker: Broker) -> None:
     """More frames than training may lag behind: nobody trains here. One process ends in between."""
     config = fleet_config(fleet={"expect": 3}, link={"max_lead_frames": 2})
-    edges, address, folder = edges_of(config, 3, steps=8), broker.address(), tmp_path / "cloud"
+    edges, address, folder = edges_of(config, 3, steps=8), own_broker.address(), tmp_path / "cloud"
     stop, found = threading.Event(), list[bool]()
     with contextlib.ExitStack() as stack, ingest(config, folder, address) as one:
         other = stack.enter_context(ingest(config, folder, address))
         threads = [run(*one, stop, found), run(*other, threading.Event(), [])]
 
         def outage() -> None:
-            broker.kill()
-            broker.start()
+            own_broker.kill()
+            own_broker.start()
 
         sending = [threading.Thread(target=send, args=(edge, address)) for edge in edges[1:]]
         for thread in sending:
@@ -116,9 +108,9 @@ def test_two_processes_and_a_broker_that_is_killed(tmp_path: Path, broker: Broke
 
 
 @pytest.mark.slow
-def test_the_edges_of_a_process_that_is_gone_go_to_the_other_one(tmp_path: Path, broker: Broker) -> None:
+def test_the_edges_of_a_process_that_is_gone_go_to_the_other_one(tmp_path: Path, own_broker: Broker) -> None:
     config = fleet_config(fleet={"expect": 4})
-    edges, address, folder = edges_of(config, 4), broker.address(), tmp_path / "cloud"
+    edges, address, folder = edges_of(config, 4), own_broker.address(), tmp_path / "cloud"
     with ingest(config, folder, address), ingest(config, folder, address):
         for edge in edges[:2]:
             send(edge, address)
@@ -133,9 +125,11 @@ def test_the_edges_of_a_process_that_is_gone_go_to_the_other_one(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_a_run_takes_no_more_edges_than_it_expects_also_from_another_process(tmp_path: Path, broker: Broker) -> None:
+def test_a_run_takes_no_more_edges_than_it_expects_also_from_another_process(
+    tmp_path: Path, own_broker: Broker
+) -> None:
     config = fleet_config(fleet={"expect": 2})
-    edges, address, folder = edges_of(config, 3), broker.address(), tmp_path / "cloud"
+    edges, address, folder = edges_of(config, 3), own_broker.address(), tmp_path / "cloud"
     with ingest(config, folder, address) as one, ingest(config, folder, address) as other:
         for edge in edges:
             send(edge, address)

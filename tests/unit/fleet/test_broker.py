@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from broker import Broker
 from headers import stream_header
+from nats_broker import Broker
 
 from smartedge.cli.app import main
 from smartedge.errors import FleetError, LinkError

@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 import pytest
 
-from smartedge.wire.sockets import PEER_TIMEOUT_S, SocketMeter, is_loopback, own_sockets, watch_peer
+from smartedge.errors import LinkError
+from smartedge.wire.handshake import why_unreachable
+from smartedge.wire.sockets import (
+    PEER_TIMEOUT_S,
+    SocketMeter,
+    is_loopback,
+    own_sockets,
+    refuse_if_taken,
+    watch_peer,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the bytes of a socket")
 
@@ -139,3 +148,16 @@ def test_where_the_time_to_the_first_probe_has_another_name_it_is_set_too(monkey
 
     watch_peer(Connection())  # type: ignore[arg-type]
     assert (socket.IPPROTO_TCP, 0x10, PEER_TIMEOUT_S // 2) in options
+
+
+def test_a_port_is_taken_while_somebody_listens_there(listener: socket.socket) -> None:
+    host, port = listener.getsockname()
+    assert why_unreachable(f"{host}:{port}") is None
+    with pytest.raises(LinkError, match=rf"cannot listen on {host}:{port} \(.*is the port taken"):
+        refuse_if_taken(host, port)
+    with pytest.raises(LinkError, match="address this machine's"):
+        refuse_if_taken("192.0.2.1", 0)  # reserved for documentation
+    listener.close()
+    refuse_if_taken(host, port)
+    refuse_if_taken("localhost", 0)
+    assert why_unreachable(f"{host}:{port}") == "Connection refused"

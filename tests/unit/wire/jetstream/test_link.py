@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from broker import Broker
 from headers import stream_header
+from nats_broker import Broker
 
 from smartedge.errors import FrameError, LinkError, RunError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
@@ -72,13 +72,6 @@ class Handler:
             while not until() and time.monotonic() < deadline:
                 self.changed.wait(timeout=0.05)  # what others count is not told
             return until()
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    made = Broker(tmp_path_factory.mktemp("broker"))
-    yield made
-    made.kill()
 
 
 @pytest.fixture

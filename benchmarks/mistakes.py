@@ -1,0 +1,150 @@
+"""Fifteen typical mistakes as processes: how long a user waits for the message, and what CPU time it costs.
+
+    python benchmarks/mistakes.py --rounds 3
+
+Each mistake is one command line in a folder of its own. The time runs from the start of the process to its end, which
+comes right after the message. An edge whose cloud is not there goes on by design: there the line that says so counts.
+CPU time is that of the process and of all that it started. Rounds of all mistakes alternate; the median counts.
+Results: benchmarks/results/mistakes.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import HERE, DropHandler, keep_result
+
+from smartedge.fleet.bundle import cloud_credentials
+from smartedge.wire.grpc_receiver import GrpcReceiver
+
+GOAL_S = 3.0
+SETTINGS = "data: {path: drawn, desired: smile, limit: {train: 256, val: 64, test: 64}}\nepochs: 2\n"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A command line (``{port}``: of a cloud with TLS, ``{free}``: where nobody listens), and a part of its message."""
+
+    command: str
+    says: str
+    goes_on: bool = False  # the process does not end
+
+
+MISTAKES = {
+    "no such settings file": Mistake("train rnu.yaml", "'smartedge init rnu.yaml' writes one"),
+    "a misspelt key": Mistake("train run.yaml --set train.learning_rate=0.1", "did you mean 'train.lr'?"),
+    "an unknown codec": Mistake("train run.yaml --set codec.name=unit8", "did you mean 'uint8'?"),
+    "a path that is not there": Mistake("train run.yaml --set data.path=photographs", "photographs"),
+    "an unknown column": Mistake("train run.yaml --set data.desired=smiling", "'smiling'"),
+    "an unknown column to hide": Mistake("train run.yaml --set data.sensitive=male", "'male'"),
+    "an unknown network": Mistake("train run.yaml --set model.name=resnet81", "did you mean"),
+    "an unknown cut": Mistake("train run.yaml --set model.cut=layer9", "layer9"),
+    "a bottleneck larger than the map": Mistake("train run.yaml --set model.bottleneck=8x64x64", "bottleneck"),
+    "weights that are not there": Mistake("train run.yaml --set model.weights=face.safetensors", "face.safetensors"),
+    "a GPU that is not there": Mistake("train run.yaml --set hardware.edge_device=cuda:9", "cuda"),
+    "a cloud that is not there": Mistake("edge run.yaml --connect 127.0.0.1:{free}", "cannot be reached", goes_on=True),
+    "a bundle of another fleet": Mistake("edge run.yaml --bundle other/bundles/door.bundle", "not accepted"),
+    "a port that is taken": Mistake("cloud run.yaml --listen 127.0.0.1:{port}", "{port}"),
+    "a run resumed with other settings": Mistake("train begun/config.yaml --resume --set epochs=3", "epochs"),
+}
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[tuple[Path, Mapping[str, int]]]:
+    """A folder with what the commands need, and the ports that they name."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "run.yaml").write_text(SETTINGS)
+        for name in ("mine", "other"):
+            smartedge(folder, f"fleet init {name}")
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))  # bound, but nobody listens
+            receiver = GrpcReceiver(DropHandler(), "127.0.0.1", credentials=cloud_credentials(folder / "mine"))
+            receiver.start()
+            try:
+                smartedge(folder, f"fleet add other door --cloud 127.0.0.1:{receiver.port}")
+                smartedge(folder, "train run.yaml --single-process --set run_dir=begun")
+                yield folder, {"port": receiver.port, "free": nobody.getsockname()[1]}
+            finally:
+                receiver.close()
+
+
+def smartedge(folder: Path, command: str) -> None:
+    subprocess.run([sys.executable, "-m", "smartedge", *command.split()], cwd=folder, check=True, capture_output=True)
+
+
+def tried(mistake: Mistake, folder: Path, ports: Mapping[str, int]) -> dict[str, float]:
+    """Seconds on the clock and of CPU until the message of one mistake."""
+    command = mistake.command.format(**ports).split()
+    says = mistake.says.format(**ports)
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smartedge", *command],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "400"},
+    )
+    assert process.stderr is not None
+    with process:
+        told, seconds = "", 0.0
+        for line in process.stderr:
+            told += line
+            if mistake.goes_on and says in line:
+                seconds = time.monotonic() - begun
+                process.kill()
+        process.wait()
+    seconds = seconds or time.monotonic() - begun
+    if says not in " ".join(told.split()) or process.returncode == 0:
+        sys.exit(f"{' '.join(command)} did not say {says!r}:\n{told}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": seconds, "cpu_seconds": cpu}
+
+
+def main() -> None:
+    """Time every mistake, and keep the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="one mistake, by its name; nothing is kept")
+    args = parser.parse_args()
+    chosen = {name: each for name, each in MISTAKES.items() if args.only in (None, name)}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    with prepared() as (folder, ports):
+        for _ in range(args.rounds):
+            for name, mistake in chosen.items():
+                found[name].append(tried(mistake, folder, ports))
+    rows: list[dict[str, Any]] = [
+        {
+            "mistake": name,
+            "seconds": round(statistics.median(each["seconds"] for each in tries), 2),
+            "cpu_seconds": round(statistics.median(each["cpu_seconds"] for each in tries), 2),
+        }
+        for name, tries in found.items()
+    ]
+    for row in rows:
+        print(f"{row['seconds']:6.2f} s {row['cpu_seconds']:6.2f} s CPU  {row['mistake']}")
+    if args.only is None:
+        late = [row["mistake"] for row in rows if row["seconds"] > GOAL_S]
+        keep_result(
+            HERE / "results" / "mistakes.json", {"goal_s": GOAL_S, "rounds": args.rounds, "late": late, "tries": rows}
+        )
+
+
+if __name__ == "__main__":
+    main()
