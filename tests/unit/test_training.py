@@ -8,6 +8,7 @@ import pytest
 
 from smartedge.config import Config, Section, differences, load_config
 from smartedge.errors import RunError
+from smartedge.image_size import ImageSize
 from smartedge.run_folder import note_facts, prepare_run
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import _warn_of_early_releases, run_cloud, run_edge, train
@@ -81,6 +82,9 @@ OTHER = {
     "data.sensitive": ("glasses",),
     "data.limit": {"train": 7},
     "data.shard": "1/2",
+    "data.image_size": ImageSize(64, 32),
+    "data.mean": (0.5,),
+    "data.std": (0.5,),
     "data.augment": "none",
     "model.bottleneck": (2, 2, 2),
     "model.codebook": 4,

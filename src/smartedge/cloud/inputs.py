@@ -35,44 +35,36 @@ class Inputs:
         self._shares = shares
         self._channels_last = config.train.channels_last is True
 
-    def evaluating(self, batch: FeatureBatch) -> Tensor | Entering:
-        """A batch that is not learned from."""
-        return self._entering(batch, None)
-
-    def learning(self, batch: FeatureBatch, step: int, *, shard: int | None = None) -> Tensor | Entering:
-        """A batch for an update, or one shard of it. Images are augmented, each shard by itself.
+    def of(self, batch: FeatureBatch, update: tuple[int, ...] | None) -> Tensor | Entering:
+        """The inputs for a batch.
 
         Args:
             batch: what was sent.
-            step: number of the update.
-            shard: number of the shard; None: the batch is whole.
+            update: number of the update that learns from it, and of the shard, where there are several: images are
+                augmented, each shard by itself. None: nothing is learned.
         """
-        return self._entering(batch, (step,) if shard is None else (step, shard))
-
-    def _entering(self, batch: FeatureBatch, place: tuple[int, ...] | None) -> Tensor | Entering:
-        """``place`` identifies the update; None: nothing is learned."""
         edge_B, cut_B = batch.edge_B, batch.cut_B
         if edge_B is None or cut_B is None:
-            return self._tensor(batch.features_BF, place)
+            return self._tensor(batch.features_BF, update)
         assert isinstance(self._back, Entrances)
         rows = {cut: np.flatnonzero(cut_B == cut) for cut in self._back.cuts}
         features = {
-            cut: self._tensor(features_of(batch.features_BF, rows_B), place)
+            cut: self._tensor(features_of(batch.features_BF, rows_B), update)
             for cut, rows_B in rows.items()
             if len(rows_B)
         }
         places = torch.from_numpy(np.concatenate(list(rows.values()))).to(self._device)
         offsets_BK = None
-        if place is not None and self._config.fleet.logit_adjustment:
+        if update is not None and self._config.fleet.logit_adjustment:
             offsets_BK = self._shares.offsets(edge_B)
         return Entering(features, places, None if offsets_BK is None else torch.from_numpy(offsets_BK).to(self._device))
 
-    def _tensor(self, features: Features, place: tuple[int, ...] | None) -> Tensor:
+    def _tensor(self, features: Features, update: tuple[int, ...] | None) -> Tensor:
         """Features (B, *F) on the device."""
         features_BF = torch.from_numpy(features)
         if features_BF.dtype == torch.uint8:  # images
-            if place is not None:
-                generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "augment", *place))
+            if update is not None:
+                generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "augment", *update))
                 features_BF = augment(features_BF, generator=generator, kind=self._config.data.augment)
             return to_input(features_BF, self._device, channels_last=self._channels_last)
         features_BF = features_BF.to(self._device)

@@ -315,7 +315,7 @@ class BackTrainer:
         result = cloud_step(
             self.back,
             self.optimizer,
-            self._inputs.learning(batch, self.progress.step),
+            self._inputs.of(batch, (self.progress.step,)),
             labels.to(self.device),
             kind,
             label_epsilon=self.config.dp.label_epsilon,
@@ -333,7 +333,7 @@ class BackTrainer:
             self.back,
             self.optimizer,
             step,
-            lambda number, batch: self._inputs.learning(batch, self.progress.step, shard=number),
+            lambda number, batch: self._inputs.of(batch, (self.progress.step, number)),
             self.group,
             label_epsilon=self.config.dp.label_epsilon,
             options=options_of(self.config),
@@ -346,7 +346,7 @@ class BackTrainer:
             if not self.group.leads:
                 return
             self.back.eval()
-            inputs_BF = self._inputs.evaluating(batch)
+            inputs_BF = self._inputs.of(batch, None)
             logits_BK = cloud_forward(self.back, inputs_BF, precision=self.config.train.precision).cpu()
         labels = torch.from_numpy(batch.labels)
         kind = "multi" if labels.dim() == 2 else "single"

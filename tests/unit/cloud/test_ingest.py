@@ -190,7 +190,7 @@ def test_what_there_is_no_room_for_is_read_from_the_log(
 ) -> None:
     weights = []
     for room in (2**26, 0):
-        monkeypatch.setattr("smartedge.cloud.runner.Handover", lambda room=room: Handover(room))
+        monkeypatch.setattr("smartedge.cloud.runner.Handover", lambda _, room=room: Handover(room))
         runner = CloudRunner(load_config(SETTINGS), tmp_path / str(room), Quiet(), resume=False, inline=True)
         found = calls(unpack)
         send_all(MemoryLink(runner.ingest), runner.config)

@@ -171,6 +171,6 @@ def test_numbers_that_measure_or_name_are_no_classes(
     values: list[float], tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]
 ) -> None:
     path = write_parquet(tmp_path / "d.parquet", {"x": values, "y": [number // 2 for number in range(100)]})
-    with pytest.raises(DataError, match=r"100 different numbers on 100 images, .*sort the values into classes"):
+    with pytest.raises(DataError, match=r"100 different values on 100 images, .*sort the values into classes"):
         open_dataset(str(path), "x", image_size=8, cache_dir=cache)
     assert open_dataset(str(path), "y", image_size=8, cache_dir=cache).task.outputs == 50  # two images of each

@@ -9,6 +9,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from smartedge.errors import ConfigError
+from smartedge.image_size import ImageSize
 from smartedge.lab.audit.reconstruction.measures import (
     LPIPS_FILE,
     FeatureDistance,
@@ -82,7 +83,7 @@ def small_network() -> nn.Module:
 
 def test_feature_distance_is_that_of_a_plain_loop_over_the_last_tensor_of_each_size():
     network = small_network()
-    distance = FeatureDistance(network, image_size=16, of="small")
+    distance = FeatureDistance(network, image_size=ImageSize.of(16), of="small")
     images, others = pair()
     with torch.no_grad():
         layers = [
@@ -120,23 +121,25 @@ def lpips_in_cache(tmp_path, monkeypatch):
 
 def test_lpips_is_torchmetrics_and_taken_where_its_weights_are(lpips_in_cache):
     reference, path = lpips_in_cache
-    distance = perceptual_distance(small_network(), image_size=64, of="small")
+    distance = perceptual_distance(small_network(), image_size=ImageSize.of(64), of="small")
     assert isinstance(distance, Lpips) and distance.name == "LPIPS (AlexNet)"
     images, others = pair(64, 5)
     expected = reference(images, others, normalize=True).flatten()
     assert torch.allclose(distance(images, others), expected, rtol=1e-4, atol=1e-7)
     assert float(expected.min()) > 0 and distance(images, images).abs().max() == 0
-    assert isinstance(perceptual_distance(small_network(), image_size=16, of="small"), FeatureDistance), "too small"
+    assert isinstance(perceptual_distance(small_network(), image_size=ImageSize.of(16), of="small"), FeatureDistance), (
+        "too small"
+    )
     path.unlink()
     network = nn.Sequential(*small_network()[:4], nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert isinstance(perceptual_distance(network, image_size=64, of="small"), FeatureDistance)
+    assert isinstance(perceptual_distance(network, image_size=ImageSize.of(64), of="small"), FeatureDistance)
 
 
 def test_a_file_that_is_not_lpips_is_named(lpips_in_cache):
     _, path = lpips_in_cache
     save_file({"other": torch.zeros(1)}, path)
     with pytest.raises(ConfigError, match=r"lpips-alex.*docs/audit-schema"):
-        perceptual_distance(small_network(), image_size=64, of="small")
+        perceptual_distance(small_network(), image_size=ImageSize.of(64), of="small")
 
 
 def test_feature_distance_takes_tokens():
@@ -151,7 +154,7 @@ def test_feature_distance_takes_tokens():
             return self.head(self.mix(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
 
     images, others = pair()
-    distance = FeatureDistance(Tokens(), image_size=16, of="tokens")
+    distance = FeatureDistance(Tokens(), image_size=ImageSize.of(16), of="tokens")
     assert (distance(images, others) > 0).all()
 
 
@@ -174,14 +177,14 @@ def test_patches_that_are_folded_into_the_batch_are_passed_over():
     torch.manual_seed(0)
     network = Folds()
     images, others = pair(count=5)
-    distance = FeatureDistance(network, image_size=16, of="folds")
+    distance = FeatureDistance(network, image_size=ImageSize.of(16), of="folds")
     assert distance(images, others).shape == (5,)
     assert distance._taps == [network.paint]
 
 
 def test_a_network_without_inner_maps_is_refused_by_name():
     with pytest.raises(ConfigError, match="Sequential has no inner module"):
-        FeatureDistance(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 2)), image_size=16, of="x")
+        FeatureDistance(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 2)), image_size=ImageSize.of(16), of="x")
 
 
 def test_networks_get_what_to_input_would_give_them_and_bytes_survive():
