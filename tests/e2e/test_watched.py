@@ -62,13 +62,13 @@ def test_both_sides_tell_how_they_are(tiny_config, tmp_path: Path, start) -> Non
     assert not [name for name in mine if any(word in name for word in content)], "nothing of what images show"
     assert ask(cloud, "/healthz") == (200, '{"status": "ok"}\n') == ask(edge, "/healthz")
 
-    for number in range(12):  # each with another run, shape and token
+    for number in range(7):  # each with another run, shape and token; more would wait longer and longer
         stranger = GrpcLink(f"127.0.0.1:{port}", Credentials(token=f"wrong {number}"), patient=False)
         with contextlib.suppress(SmartEdgeError):
             stranger.open(stream_header(run=f"stranger {number}", feature_shape=(number + 1,)))
         stranger.disconnect()
     after = figures(cloud)
-    assert after["smartedge_cloud_refused_calls_total"][""] >= 12
+    assert after["smartedge_cloud_refused_calls_total"][""] >= 7
     assert {name: set(values) for name, values in after.items()} == {name: set(v) for name, v in told.items()}
 
     assert cloud.stop(signal.SIGTERM)[0] == 0
@@ -78,6 +78,6 @@ def test_both_sides_tell_how_they_are(tiny_config, tmp_path: Path, start) -> Non
     assert edge.stop(signal.SIGTERM)[0] == 0
     lines = cloud.output.splitlines()
     assert all({"time", "level", "logger", "message"} <= json.loads(line).keys() for line in lines)
-    assert sum("stream from" in line for line in lines) <= 6, "of one host, no more than a few a minute"
+    assert sum("stream from" in line for line in lines) <= 5, "of one host, no more than a few a minute"
     for said in (cloud.output, edge.output):
         assert SECRET not in said and all(each.isprintable() or each == "\n" for each in said)

@@ -10,6 +10,12 @@ from smartedge.errors import ConfigError
 from smartedge.methods import speed
 
 CPU = torch.device("cpu")
+NETWORK = """
+from torch import nn
+
+def build(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+"""
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[str, bool], float], **train: object):
@@ -41,9 +47,12 @@ def test_what_is_named_is_kept(monkeypatch):
     assert chosen(monkeypatch, SECONDS, precision="auto", channels_last=False) == ("bfloat16", False)
 
 
-def test_a_measurement_leaves_random_numbers_and_threads_alone(monkeypatch):
+def test_a_measurement_leaves_random_numbers_and_threads_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(speed, "_BUDGET_S", 0.0)
-    settings = {"data": {"image_size": 16}, "model": {"small_input": False}, "hardware": {"threads": 2}, "train": AUTO}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quick_network.py").write_text(NETWORK)
+    model = {"name": "quick_network:build", "cut": "0", "bottleneck": None}
+    settings = {"data": {"image_size": 16}, "model": model, "hardware": {"threads": 2}, "train": AUTO}
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
