@@ -24,6 +24,7 @@ from smartedge.models.half import Half
 from smartedge.models.layout import Layout, layout_of_shape
 from smartedge.models.part import Side, named_state, state_of
 from smartedge.models.recording import BATCHES, Trace, per_image, shape_text, storage_of, tensors_in
+from smartedge.models.varying import decided
 
 __all__ = ["Analysis", "Cut", "Point"]
 
@@ -122,7 +123,7 @@ class Analysis:
             inputs = node.all_input_nodes
             if node.op == "get_attr":
                 self.free.add(node)
-            elif node in writers or node in recorded.random or node.op == "call_module":
+            elif node in writers or node in recorded.random or node.op == "call_module" or node.target is decided:
                 continue
             elif self._is_size(node):
                 self.sizes.add(node)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.fx import Node
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from smartedge.errors import CutError
@@ -81,6 +82,11 @@ def cut_in_order(model: nn.Module, at: Sequence[str], input_shape: tuple[int, ..
             )
         if next_point is not None and next_point.index <= point.index:
             raise CutError(f"the cut {next_point.name} does not lie behind {point.name}; give cuts in their order")
+    if len({isinstance(analysis.trace.output.args[0], Node) for analysis in modes.values()}) > 1:
+        raise CutError(
+            f"{type(model).__name__} answers with one tensor in one mode and with several in the other; let its "
+            "forward return the logits alone in training mode, too"
+        )
     graphs = {mode: analysis.split(chosen[mode]) for mode, analysis in modes.items()}
     owner = modes[False].owners(chosen[False]) | modes[True].owners(chosen[True])
     recorded = modes[False].trace
@@ -95,18 +101,20 @@ def cut_in_order(model: nn.Module, at: Sequence[str], input_shape: tuple[int, ..
     borrowed: list[set[int]] = [set()]
     for place in range(len(at)):
         borrowed.append(set.union(*(each.shared(chosen[mode][place].index) for mode, each in modes.items())))
-    furnish(model, parts, owner, borrowed)
+    furnish(model, parts, owner, borrowed, recorded.other_mode)
     return parts
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    """The network itself, where it was compiled. Its parts are not compiled: do that with each of them.
+    """The network itself, where it was compiled or is run on several devices. Its parts are not: do that with each.
 
     Raises:
         CutError: a part of it is TorchScript, or has no parameters before it has seen a batch.
     """
     if type(model).__name__ == "OptimizedModule":  # of torch._dynamo, which takes a second to import
         model = model.get_submodule("_orig_mod")
+    if type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
+        model = model.get_submodule("module")
     for name, module in model.named_modules():
         where = f"its part {name}" if name else "it"
         if isinstance(module, torch.jit.ScriptModule):

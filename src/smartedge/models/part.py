@@ -52,6 +52,7 @@ class Part(nn.Module):
         self._graphs = graphs
         self._takes = takes  # input shape without the batch, where sizes are fixed in the operations
         self._frozen: list[str] = []
+        self._other_mode: Mapping[bool, Set[str]] = {}
 
     def _compile(self) -> None:
         self._run = {mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()}
@@ -68,8 +69,12 @@ class Part(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Part:
-        """Set the mode of everything that is not frozen."""
+        """Set the mode of everything that is not frozen, as the original's own ``train`` does."""
         super().train(mode)
+        modules = dict(self.named_modules())
+        for name in self._other_mode.get(mode, ()):
+            if name in modules:
+                modules[name].training = not mode
         for name in self._frozen:
             for module in self.get_submodule(name).modules():
                 module.training = False
@@ -113,7 +118,13 @@ def merge_state_dicts(front: nn.Module, back: nn.Module) -> dict[str, Tensor]:
     return merged
 
 
-def furnish(model: nn.Module, parts: Sequence[Part], owner: Mapping[int, int], borrowed: Sequence[Set[int]]) -> None:
+def furnish(
+    model: nn.Module,
+    parts: Sequence[Part],
+    owner: Mapping[int, int],
+    borrowed: Sequence[Set[int]],
+    other_mode: Mapping[bool, Set[str]],
+) -> None:
     """Give the parts the modules and tensors that their operations use, under the original's names.
 
     Args:
@@ -123,6 +134,7 @@ def furnish(model: nn.Module, parts: Sequence[Part], owner: Mapping[int, int], b
             that no part uses.
         borrowed: for each part the identities of constants of earlier parts that it uses as well. There they are no
             part of the state.
+        other_mode: as in :class:`~smartedge.models.recording.Trace`.
     """
     # In the original's order: an optimizer knows parameters by number, and every process must count alike.
     order = {path: place for place, (path, _) in enumerate(model.named_modules(remove_duplicate=False))}
@@ -155,6 +167,7 @@ def furnish(model: nn.Module, parts: Sequence[Part], owner: Mapping[int, int], b
             persistent = name in original._buffers and name not in original._non_persistent_buffers_set
             holder.register_buffer(name, tensor, persistent=persistent)
     for part in parts:
+        part._other_mode = other_mode
         part._compile()
 
 

@@ -32,6 +32,8 @@ class Trace:
         contexts: node → the context that the network's code sets around it; absent where it sets none.
         unknown_flops: names of whole modules of which nobody knows how much they compute, since that depends on values.
         whole: module name → why it is kept as one node although it is made of smaller modules.
+        other_mode: training mode or not → names of the modules that the network's own ``train`` leaves in the other
+            mode, such as batch normalisation that is frozen.
         reads_sizes: whether sizes other than the batch's were looked at, which fixes them.
         reads_mode: whether code outside the modules that are single nodes asked if it is training.
     """
@@ -52,6 +54,7 @@ class Trace:
         self.writes: list[tuple[fx.Node, int]] = []
         self.contexts: dict[fx.Node, Own] = {}
         self.unknown_flops: set[str] = set()
+        self.other_mode: dict[bool, set[str]] = {}
         self.whole = whole
         self.reads_sizes = False
         self.reads_mode = False

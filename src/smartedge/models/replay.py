@@ -10,6 +10,7 @@ have a context of their own, and which take that of their caller.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, fx, nn
 from smartedge.models.contexts import Context, context_now
 from smartedge.models.varying import Untraceable
 
-__all__ = ["Event", "Replay", "forgotten_caches"]
+__all__ = ["Event", "Kept", "Replay", "forgotten_caches"]
 
 _COMPARED = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -109,14 +110,46 @@ def _plain(value: Any) -> Any:
     return value.type if isinstance(value, torch.device) else value
 
 
+class Kept:
+    """What the modules of a network hold as attributes, and what containers among these hold."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._values: dict[tuple[int, str], list[Any]] = {}
+        for number, module in enumerate(model.modules()):
+            for name, value in (vars(module) | module._buffers).items():
+                if name not in ("training", "_parameters", "_buffers", "_modules"):
+                    items = value.items() if isinstance(value, dict) else value
+                    self._values[number, name] = list(items) if isinstance(value, _CONTAINERS) else [value]
+
+    def same_as(self, other: Kept) -> bool:
+        """Whether these are the same tensors and objects, and equal numbers and texts."""
+        if self._values.keys() != other._values.keys():
+            return False
+        return all(_alike(values, other._values[key]) for key, values in self._values.items())
+
+
+_CONTAINERS = (dict, list, tuple, set, deque)
+
+
+def _alike(first: Any, second: Any) -> bool:
+    if isinstance(first, _COMPARED) and isinstance(second, _COMPARED):
+        return bool(first == second) or (first != first and second != second)
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(map(_alike, first, second))
+    return first is second
+
+
 def forgotten_caches(model: nn.Module) -> Callable[[], None]:
     """Notes which attributes of ``model`` are empty; the returned function empties them again.
 
     What a network computes at its first call and keeps would be missing from a second recording.
     """
     before = {module: {name: _emptied(value) for name, value in vars(module).items()} for module in model.modules()}
+    no_buffers = [(module, [name for name, value in module._buffers.items() if value is None]) for module in before]
 
     def forget() -> None:
+        for module, names in no_buffers:
+            module._buffers.update(dict.fromkeys(names))
         for module, attributes in before.items():
             for name in list(vars(module)):
                 if name not in attributes:

@@ -13,7 +13,7 @@ copy is run on random numbers to learn the shapes of its results.
 
 from __future__ import annotations
 
-import copy
+import keyword
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,20 +21,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import TracerBase
 from torch.overrides import is_tensor_method_or_property
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from smartedge.errors import CutError
 from smartedge.models.blame import place_and_reason
 from smartedge.models.chance import Generators
 from smartedge.models.contexts import Context, context_now, other_context, own_context, usual_context
 from smartedge.models.counting import OperatorWatch
+from smartedge.models.fakes import Holdings, fake_copy, named_tensors, run_for_real, strange
 from smartedge.models.intercept import FunctionMode, observe_modules, observing, refuse_nesting
-from smartedge.models.recording import BATCHES, Trace, real_like, shape_text, storage_of, tensors_in
-from smartedge.models.replay import Event, Replay, forgotten_caches
-from smartedge.models.varying import Untraceable, same, varying
+from smartedge.models.recording import BATCHES, Trace, shape_text, storage_of, tensors_in
+from smartedge.models.replay import Event, Kept, Replay, forgotten_caches
+from smartedge.models.varying import Untraceable, decided, same, varying
 
 __all__ = ["trace"]
 
@@ -82,14 +83,17 @@ class _Recorder(TracerBase):
         self.trace = Trace(model, input_shape, training=training, whole=whole)
         self.graph = self.trace.graph
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        with FakeCopyMode(self.fake):
-            self.model = copy.deepcopy(model).train(training)
+        self.model = fake_copy(model, self.fake)
+        for mode in (not training, training):
+            self.model.train(mode)
+            self.trace.other_mode[mode] = {p for p, m in self.model.named_modules() if m.training != mode}
         observe_modules(self.model, self)
         self.paths = {module: name for name, module in self.model.named_modules()}
-        self.state = {id(tensor): name for name, tensor in _tensors(self.model)}  # where to find it
+        self.state = {id(tensor): name for name, tensor in named_tensors(self.model)}  # where to find it
         self.made_by: dict[int, fx.Node] = {}  # id of a tensor of the first batch → its latest node
         self.device_node: fx.Node | None = None
         self.used: set[str] = set(self.paths.values())  # names given to nodes; operations do not take modules' names
+        self.holdings = Holdings(self.model)
         self.calls: dict[str, int] = {}
         self.running: list[nn.Module] = [self.model]  # modules being run, outermost first
         self.generators = Generators(self.model)
@@ -118,7 +122,9 @@ class _Recorder(TracerBase):
             finally:
                 self.generators.restore()
             self.check_result(result)
+            self.holdings.check_data()
             trace.output = self.graph.output(self.create_arg(result))
+            self.check_memory(batches[0])
             contexts = self.run_again(0, batches[0], forget, _OTHER_AT_A_SECOND_CALL)
             self.run_again(1, batches[1], forget, "Python code depends on the number of images in the batch")
         for event, other in zip(self.events, contexts, strict=True):
@@ -126,7 +132,8 @@ class _Recorder(TracerBase):
             if event.node is not None and own is not None:
                 trace.contexts[event.node] = own
         for node in reversed(trace.nodes):  # sizes that only Python used, members of a result that nothing used
-            if not node.users and (node.target is operator.getitem or not tensors_in(trace.values[node])):
+            needless = node.target is operator.getitem or not tensors_in(trace.values[node])
+            if not node.users and needless and node.target is not decided:
                 self.forget(node)
         return trace
 
@@ -141,6 +148,17 @@ class _Recorder(TracerBase):
             return self.replay.contexts
         finally:
             self.replay = None
+
+    def check_memory(self, images: Tensor) -> None:
+        """Refuse what the network keeps from a call, if the next call does something else and keeps something else."""
+        try:
+            self.run_again(0, images, lambda: None, _OTHER_AT_A_SECOND_CALL)
+        except Untraceable:
+            before = Kept(self.model)
+            with self.evaluating(), usual_context(), self.fake:
+                self.model(images)
+            if not before.same_as(Kept(self.model)):
+                raise
 
     def check_result(self, result: Any) -> None:
         leaves = tree_leaves(result)
@@ -185,14 +203,20 @@ class _Recorder(TracerBase):
 
     def module_called(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.silent:
+            if self.paths.get(module) in self.trace.unknown_flops:
+                return run_for_real(self.trace, self.fake, self.paths[module], args, kwargs)
             return call(module, *args, **kwargs)
         path = self.paths[module]
         count = self.calls[path] = self.calls.get(path, -1) + 1
         name = f"{path}_{count}" if count else path
         if path and self.replay is None:
             self.check_generators(self.running[-1])
-        if path and self.is_whole(module, path):
-            return self.asked("call_module", path, args, kwargs, name)
+        if path and self.is_whole(module, path) and not self.is_lent(module, path):
+            if any(map(keyword.iskeyword, path.split("."))):
+                raise Untraceable(f"the name {path} has a word of Python's; rename that module")
+            out = self.asked("call_module", path, args, kwargs, name)
+            self.holdings.renew(module)
+            return out
         self.running.append(module)
         try:
             out = call(module, *args, **kwargs)
@@ -230,6 +254,13 @@ class _Recorder(TracerBase):
         )
         return from_torch or path in self.trace.whole or not any(True for _ in module.children())
 
+    def is_lent(self, module: nn.Module, path: str) -> bool:
+        """Whether the module computes with other tensors than its own at the moment."""
+        lent = self.holdings.lent(module)
+        if lent and path in self.trace.whole:
+            raise Untraceable(f"{path} is called with other parameters than its own")
+        return lent
+
     # ---- recording
 
     def record_call(self, kind: str, target: Any, args: Any, kwargs: Any, name: str = "") -> Any:
@@ -242,6 +273,8 @@ class _Recorder(TracerBase):
         before = {id(t): (t, t._version) for n in node.all_input_nodes for t in tensors_in(self.trace.values[n][0])}
         watches = (OperatorWatch(), OperatorWatch())
         values = (self.evaluate(node, 0, watches[0]), self.evaluate(node, 1, watches[1]))
+        if any(tensor.layout != torch.strided for tensor in tensors_in(values)):
+            raise Untraceable(f"{self.name_of(target)} gives a tensor that is sparse or has another layout")
         written = [tensor for tensor, version in before.values() if tensor._version != version]
         if not written and not node.all_input_nodes and not tensors_in(values[0]):
             self.graph.erase_node(node)  # such as torch.is_grad_enabled()
@@ -265,29 +298,7 @@ class _Recorder(TracerBase):
             try:
                 return self.model.get_submodule(str(node.target))(*args, **kwargs)
             except Exception:
-                return self.evaluate_for_real(str(node.target), args, kwargs)
-
-    def evaluate_for_real(self, path: str, args: Any, kwargs: Any) -> Any:
-        """A module that looks at values runs on real ones, in a copy, to learn the shapes of its results."""
-        self.trace.unknown_flops.add(path)
-        with torch._subclasses.fake_tensor.unset_fake_temporarily():
-            module = copy.deepcopy(self.trace.model.get_submodule(path)).train(self.trace.training)
-            real_args, real_kwargs = tree_map_only(Tensor, real_like, (args, kwargs))
-            random, watch = torch.get_rng_state(), OperatorWatch()
-            try:
-                with watch:
-                    out = tree_map_only(Tensor, Tensor.detach, module(*real_args, **real_kwargs))
-            except Exception as error:
-                network, shape = type(self.trace.model).__name__, shape_text(self.trace.input_shape)
-                raise CutError(
-                    f"{network} does not take an input of {shape}: {path} ({type(module).__name__}), "
-                    f"{place_and_reason(error)}"
-                ) from error
-            finally:
-                # Where nothing was drawn, this would only make other threads draw the same numbers again.
-                if watch.random:
-                    torch.set_rng_state(random)
-        return tree_map_only(Tensor, self.fake.from_tensor, out)
+                return run_for_real(self.trace, self.fake, str(node.target), args, kwargs)
 
     def keep(self, node: fx.Node, values: tuple[Any, Any], name: str) -> Any:
         """Store what ``node`` gave and return it as the network shall see it."""
@@ -337,7 +348,7 @@ class _Recorder(TracerBase):
         if id(tensor) in self.made_by:
             return self.made_by[id(tensor)]
         if id(tensor) not in self.state:
-            raise Untraceable("a tensor comes from code that torch does not report, such as NumPy or TorchScript")
+            raise Untraceable(strange(tensor))
         name = self.state[id(tensor)]
         node = self.graph.create_node("get_attr", name)
         self.trace.values[node], self.trace.names[node] = (tensor, tensor), [name]
@@ -387,11 +398,3 @@ class _Raw:
 
     def __init__(self, node: Any) -> None:
         self.node = node
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers and plain tensor attributes with their first qualified names."""
-    for path, module in model.named_modules():
-        for name, value in (module._parameters | module._buffers | vars(module)).items():
-            if isinstance(value, Tensor):
-                yield f"{path}.{name}".lstrip("."), value

@@ -13,7 +13,9 @@ from typing import Any
 from torch import fx
 from torch.fx.proxy import TracerBase
 
-__all__ = ["Untraceable", "Varying", "same", "varying"]
+from smartedge.errors import CutError
+
+__all__ = ["Untraceable", "Varying", "decided", "same", "varying"]
 
 Recorded = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
 """Records the call of an operator with these arguments; gives its result as the network shall see it."""
@@ -78,6 +80,20 @@ def same(first: Any, second: Any) -> Any:
     return first
 
 
+def decided(name: str, first: Any, second: Any, outcome: bool) -> bool:
+    """Within a half: what Python code decided on the number of images while it was recorded must be true again.
+
+    Raises:
+        CutError: it is not.
+    """
+    if type(first) is int and getattr(operator, name)(first, second) != outcome:  # not where a size is a symbol
+        raise CutError(
+            f"the network's code decides on the number of images, and does something else here ({first}, compared with "
+            f"{second}) than for the batches with which it was divided; use another batch size"
+        )
+    return outcome
+
+
 def _overload(name: str, function: Callable[..., Any], *, reflected: bool = False) -> None:
     def method(self: Varying, *others: Any) -> Any:
         if any(not isinstance(value, (int, float)) for value in others):
@@ -100,7 +116,10 @@ def _compare(name: str) -> None:
 
     def method(self: Varying, other: Any) -> Any:
         second = other.other if isinstance(other, Varying) else other
-        return same(function(_plain(self), _plain(other)), function(self.other, second))
+        outcome = same(function(_plain(self), _plain(other)), function(self.other, second))
+        if isinstance(other, (int, float)) and not (name == "__eq__" and outcome):  # both follow the batch, in one line
+            self.record(decided, (name, self, other, outcome))
+        return outcome
 
     setattr(Varying, f"__{name}__", method)
 

@@ -63,7 +63,7 @@ def test_another_thread_that_trains_is_neither_recorded_nor_disturbed():
     found = [c.name for c in list_cuts(Recorded(), (4,))]
 
     assert found == names
-    assert len(trained) == 6  # one recording and two replays, in two modes
+    assert len(trained) == 8  # one recording and three replays, in two modes
     for weights in trained:
         assert all(torch.equal(weights[key], value) for key, value in expected.items())
 
