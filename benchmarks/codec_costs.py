@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.util
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -60,8 +61,11 @@ BATCH = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2560, help="training images of each front")
+    parser.add_argument("--learned", action="store_true", help="only the codec learned beside uint4 and uint2")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.learned:
+        return learned(args.images)
     rows: list[dict[str, Any]] = []
     coders: list[dict[str, Any]] = []
     edge_us: dict[str, float] = {}
@@ -90,6 +94,21 @@ def main() -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def learned(images: int) -> None:
+    """The codec ``learned`` at the bytes of ``uint4`` and ``uint2``, and its share of the edge's time."""
+    rows = []
+    for bottleneck in ((8, 4, 4), (16, 8, 8)):
+        what = "lfw " + "x".join(map(str, bottleneck))
+        frames, _, edge_us = feature_maps(str(data_folder("lfw-attributes")), "Smiling", bottleneck, images)
+        numbers = math.prod(bottleneck)
+        for name in ("uint4", f"learned-{numbers // 2 + 1}", "uint2", f"learned-{numbers // 4 + 1}"):
+            found = measured(what, name, frames[0])
+            share = 100 * found["encode us/image"] / edge_us
+            rows.append({**found, "edge step us/image": round(edge_us), "encode % of the step": round(share, 2)})
+    show(rows)
+    keep_json(HERE / "results" / "learned-codec.json", {**provenance(), "rows": rows})
 
 
 def feature_maps(

@@ -46,6 +46,8 @@ def encode(symbols_RN: NDArray[np.intp], frequencies: Sequence[NDArray[np.int64]
     state, words = rows * length, list[int]()
     for row in reversed(range(rows)):
         own = frequencies[row]
+        if len(own) == 1:  # certain, so it changes nothing
+            continue
         before = np.cumsum(own) - own
         freqs, starts = own[symbols_RN[row]], before[symbols_RN[row]]
         grouped = _grouped(length, last=row == rows - 1)
@@ -75,6 +77,9 @@ def decode(data: bytes, frequencies: Sequence[NDArray[np.int64]], length: int, c
     words: list[int] = np.frombuffer(data, "<u8", offset=head).tolist()
     found = []
     for row, own in enumerate(frequencies):
+        if len(own) == 1:
+            found.append(np.zeros(length, np.uint8))
+            continue
         grouped = _grouped(length, last=row == len(frequencies) - 1)
         symbols, state = _pull(state, words, own, grouped, length - grouped)
         found.append(np.frombuffer(symbols, np.uint8))

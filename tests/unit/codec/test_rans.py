@@ -94,5 +94,20 @@ def test_a_payload_that_was_changed_is_noticed_wherever_that_is() -> None:
 
 
 def test_symbols_that_are_certain_cost_nothing() -> None:
-    data = encode(np.zeros((3, 100_000), np.intp), [np.array([TOTAL])] * 3)
+    symbols_RN = np.zeros((3, 100_000), np.intp)
+    frequencies = [np.array([TOTAL])] * 3
+    data = encode(symbols_RN, frequencies)
     assert len(data) == math.ceil(math.log2(300_000) / 8)
+    assert np.array_equal(np.stack(decode(data, frequencies, 100_000, "codec")), symbols_RN)
+
+
+def test_a_row_that_is_certain_is_coded_as_the_formula_says() -> None:
+    """It is passed over, in the first row and in the last."""
+    uneven = np.array([1000, TOTAL - 1000])
+    for certain in (0, 1, 2):
+        symbols_RN = np.random.default_rng(certain).integers(0, 2, (3, 23))
+        symbols_RN[certain] = 0
+        frequencies = [np.array([TOTAL]) if row == certain else uneven for row in range(3)]
+        data = encode(symbols_RN, frequencies)
+        assert int.from_bytes(data, "little") == slow_encode(symbols_RN, frequencies)
+        assert np.array_equal(np.stack(decode(data, frequencies, 23, "codec")), symbols_RN)

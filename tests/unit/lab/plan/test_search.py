@@ -116,6 +116,7 @@ def test_depth_is_a_share_or_a_cut() -> None:
     [
         Choice("hierarchical", "freeze-and-log", "late", "uint8"),
         Choice("hierarchical", "joint", "stem", "float32"),
+        Choice("hierarchical", "joint", "stem", "learned-90"),
         Choice("upload", "freeze-and-log", None, "jpeg"),
         Choice("split", "joint", "late", "float32"),
         Choice("local", "joint", None, None),
@@ -123,10 +124,10 @@ def test_depth_is_a_share_or_a_cut() -> None:
 )
 def test_what_is_written_is_what_was_chosen(choice: Choice, config: Config) -> None:
     staged = load_config(
-        config, {"schedule": "freeze-and-log", "train": {"front_epochs": 3}, "codec": {"name": "uint8"}}
+        config, {"schedule": "freeze-and-log", "train": {"front_epochs": 3}, "codec": {"name": "learned", "bytes": 50}}
     )
     changed = written(staged if choice.method == "hierarchical" else config, choice)
-    assert (changed.method, changed.schedule, changed.codec.name) == (choice.method, choice.schedule, choice.codec)
+    assert (changed.method, changed.schedule, changed.codec.full_name) == (choice.method, choice.schedule, choice.codec)
     assert changed.model.cut == (choice.cut or config.model.cut)
     assert changed.train.front_epochs == (3 if choice.schedule == "freeze-and-log" and choice.cut else None)
 
