@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=["parquet", "tar"], default="parquet")
     parser.add_argument("--work", type=Path, required=True, help="where data set and decoded images are kept")
     parser.add_argument("--large-rows", action="store_true", help="measure large images in Parquet instead")
+    parser.add_argument("--opened", action="store_true", help="it was opened before: leave the first step out")
     parser.add_argument("--stream", action="store_true", help="keep no decoded images")
     args = parser.parse_args()
     if args.large_rows:
@@ -144,11 +145,12 @@ def main() -> None:
     folder = args.work / f"{args.kind}-{args.records}"
     write(folder, args.kind, args.records)
     steps = {}
-    for name, code in (("first", OPEN), ("second", OPEN), ("train", OPEN + TRAIN)):
+    for name, code in (("first", OPEN), ("second", OPEN), ("train", OPEN + TRAIN))[args.opened :]:
         steps[name] = step(code, str(folder), "cls", str(args.work / "cache"), "0" if args.stream else "null")
         print(name, steps[name], flush=True)
     streamed = " --stream" if args.stream else ""
-    arguments = f"--records {args.records} --kind {args.kind}{streamed} --work FOLDER"
+    opened = " --opened" if args.opened else ""
+    arguments = f"--records {args.records} --kind {args.kind}{streamed}{opened} --work FOLDER"
     kept = {**provenance(arguments), "records": args.records, "kind": args.kind, "steps": steps}
     write_atomically(
         HERE / "results" / f"records-{args.kind}-{args.records}{streamed.replace(' --', '-')}.json",
