@@ -91,6 +91,8 @@ def _read_zip(path: Path) -> Any:
         if len(names) != 1:
             raise UnreadableFile("it is a zip archive without torch's data.pkl")
         folder = names[0].removesuffix("data.pkl")
+        if f"{folder}constants.pkl" in archive.namelist():
+            raise UnreadableFile("it is TorchScript, a program; load it in torch and save its state_dict()")
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise UnreadableFile("it is compressed, which torch never does")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from smartedge.decode import is_lfs_pointer
 from smartedge.errors import CutError
 from smartedge.image_size import RGB
 from smartedge.models.pth import Unknown, UnreadableFile, read_pth
@@ -138,6 +139,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         CutError: it cannot be read, or holds no named tensors. The message says what it holds.
     """
     try:
+        with path.open("rb") as file:
+            if is_lfs_pointer(file.read(64)):
+                raise CutError(f"model.weights: {path} is a git-LFS pointer, not the file itself; run 'git lfs pull'")
         if path.suffix == ".safetensors":
             return load_file(path), []
         saved = read_pth(path)
@@ -146,12 +150,18 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     except (SafetensorError, UnreadableFile) as error:
         raise CutError(f"model.weights: {path} cannot be read: {error}") from error
     if isinstance(saved, Mapping):
-        for place in ("", *_PLACES):
-            inner = saved.get(place) if place else saved
-            if isinstance(inner, Mapping) and any(isinstance(value, Tensor) for value in inner.values()):
-                tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
-                return tensors, [f"taken from its {place!r}"] if place else []
+        if any(isinstance(value, Tensor) for value in saved.values()):
+            return _tensors_in(saved), []
+        inner = {place: saved[place] for place in _PLACES if isinstance(saved.get(place), Mapping)}
+        places = [place for place, held in inner.items() if _tensors_in(held)]
+        if places:
+            others = f"; not used is what is in its {', '.join(map(repr, places[1:]))}" if places[1:] else ""
+            return _tensors_in(inner[places[0]]), [f"taken from its {places[0]!r}{others}"]
     raise CutError(f"model.weights: {path} {_what_else(saved)}")
+
+
+def _tensors_in(saved: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(name): value for name, value in saved.items() if isinstance(value, Tensor)}
 
 
 def _what_else(saved: Any) -> str:
@@ -180,7 +190,7 @@ def fill(
         How many tensors were copied, the names of those of the head that were not, and notes.
 
     Raises:
-        CutError: tensors outside the head are missing, left over or of another shape.
+        CutError: tensors outside the head are missing, left over or of another shape, or values are no numbers.
     """
     own = model.state_dict(keep_vars=True)
     heads = tuple(f"{name}." for name in head or (list(dict(model.named_parameters()))[-1].partition(".")[0],))
@@ -205,12 +215,25 @@ def fill(
             f"model.weights: {source} holds the weights of another network than {type(model).__name__}: "
             f"{found.text()}. Only a head of another size is replaced"
         )
+    _refuse_values(source, own, {name: state[name] for name in found.copied})
     with torch.no_grad():
         for name in found.copied:
             own[name].copy_(state[name])
             if isinstance(own[name], nn.Parameter):
                 own[name]._pretrained = True
     return len(found.copied), found.replaced, notes
+
+
+def _refuse_values(source: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that no training leaves: whole numbers for fractions, and values that are not finite."""
+    for name, tensor in state.items():
+        if own[name].is_floating_point() and not tensor.is_floating_point():
+            raise CutError(
+                f"model.weights: {source} holds {name} as {str(tensor.dtype).removeprefix('torch.')}, so it is "
+                "quantised or no weight; save the weights as floating-point numbers"
+            )
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise CutError(f"model.weights: {source} holds values in {name} that are not finite; its training failed")
 
 
 def _other_channels(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

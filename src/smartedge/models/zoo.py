@@ -258,12 +258,12 @@ def _from_factory(name: str, outputs: int, arguments: Mapping[str, JsonValue]) -
             factory = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
             raise CutError(f"{name}: {error}; give package.module:factory, importable from here") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script without a main part ends here
             raise CutError(f"{name}: importing {module_name} fails: {_kind_and_place(error)}") from error
         given = ", ".join([f"num_classes={outputs}", *(f"{key}={value!r}" for key, value in arguments.items())])
         try:
             model = factory(num_classes=outputs, **arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CutError(f"{name}({given}) fails: {_kind_and_place(error)}") from error
     if not isinstance(model, nn.Module):
         raise CutError(f"{name}({given}) gave a {type(model).__name__}, not a torch.nn.Module")

@@ -119,9 +119,38 @@ def test_a_file_without_weights_says_what_it_holds(tmp_path, saved, message):
 def test_a_file_that_is_damaged_or_not_there_says_so(tmp_path, name):
     with pytest.raises(CutError, match=f"{name} cannot be read"):
         read_weights(tmp_path / name)
-    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / name).write_bytes(b"<html>no such file</html>")
     with pytest.raises(CutError, match=f"{name} cannot be read"):
         read_weights(tmp_path / name)
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CutError, match=f"{name} is a git-LFS pointer, .*git lfs pull"):
+        read_weights(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
+def test_a_scripted_network_is_named(tmp_path):
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "x.pt")
+    with pytest.raises(CutError, match=r"x\.pt cannot be read: it is TorchScript, .*save its state_dict"):
+        read_weights(tmp_path / "x.pt")
+
+
+def test_weights_beside_those_that_are_taken_are_said(tmp_path):
+    save({"model": {"a": torch.ones(1)}, "model_ema": {"a": torch.zeros(1)}, "epoch": 3}, tmp_path / "x.pth")
+    state, notes = read_weights(tmp_path / "x.pth")
+    assert state["a"] == 1 and notes == ["taken from its 'model'; not used is what is in its 'model_ema'"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight * float("nan"), r"values in conv1\.0\.weight that are not finite"),
+        (lambda weight: weight.to(torch.int8), r"holds conv1\.0\.weight as int8, so it is quantised"),
+    ],
+)
+def test_values_that_are_no_weights_are_refused(trained, change, message):
+    file, _ = trained(wrap=lambda state: {**state, "conv1.0.weight": change(state["conv1.0.weight"])})
+    with pytest.raises(CutError, match=message):
+        network(weights=str(file))
 
 
 def test_a_vit_takes_weights_of_another_image_size(tmp_path):

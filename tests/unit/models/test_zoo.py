@@ -150,8 +150,9 @@ def test_a_factory_that_fails_names_the_line(tmp_path, monkeypatch):
         "def wrong(num_classes): return Wrong()\n"
     )
     (tmp_path / "broken_module.py").write_text("import json\njson.loads('no')\n")
+    (tmp_path / "a_script.py").write_text("import sys\nsys.exit(2)\n")
     monkeypatch.chdir(tmp_path)
-    for name in ("buggy_network", "broken_module"):
+    for name in ("buggy_network", "broken_module", "a_script"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
     def refused(name: str, **arguments: object) -> str:
@@ -164,6 +165,7 @@ def test_a_factory_that_fails_names_the_line(tmp_path, monkeypatch):
         refused("buggy_network:make", width=5),
     )
     assert "TypeError: make() got an unexpected keyword argument 'depth'" in refused("buggy_network:make", depth=1)
+    assert "importing a_script fails: SystemExit" in refused("a_script:make")
     assert "importing broken_module fails: JSONDecodeError" in refused("broken_module:make")
     assert "with a Logits instead of a tensor (1, 4); let package.module:factory return" in refused("buggy_network:odd")
     assert re.search(
