@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "DecodingProgress", "ImageStore", "base_of", "default_cache_dir", "of_rows", "open_images"]
 
-FORMAT = 2  # raise it when decoding or the files change: older files are then left alone
+FORMAT = 3  # raise it when decoding or the files change: older files are then left alone
 CHUNK = 32  # images that are decoded at a time
 LEFT_OVER_S = 10.0  # a younger file may belong to a process that has not locked it yet
 PATIENCE_S = 2.0  # decoding that takes longer shows its progress

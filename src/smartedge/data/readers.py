@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.decode import Item
+from smartedge.errors import DataError
 
 __all__ = ["Anywhere", "Block", "InBlocks", "Reader"]
 
@@ -31,7 +32,11 @@ class Reader(Protocol):
         """Positions in ``indices``, int64 (N,), in a random order in which the images can be read without delay."""
 
     def items(self, indices: Indices) -> list[Item]:
-        """The images of these indices. Any thread may call it."""
+        """The images of these indices. Any thread may call it.
+
+        Raises:
+            DataError: a file cannot be read, or was changed since it was opened.
+        """
 
 
 class Anywhere:
@@ -119,7 +124,13 @@ class InBlocks:
         if following > number:
             following, rest = int(np.searchsorted(self._block_S, block)), self._blocks[block].items()
         while following <= number:
-            self._hold(following, list(islice(rest, int(self._start_S[following + 1] - self._start_S[following]))))
+            count = int(self._start_S[following + 1] - self._start_S[following])
+            images = list(islice(rest, count))
+            if len(images) < count:
+                raise DataError(
+                    "a file holds fewer images than when the data set was opened; restore it, and go on with --resume"
+                )
+            self._hold(following, images)
             following += 1
         if following < len(self._block_S) and self._block_S[following] == block:
             self._open[block] = (following, rest)

@@ -181,6 +181,12 @@ def test_a_pass_reads_every_block_once_and_holds_little(counts: list[int], each:
     assert np.median(gaps) > 5  # neighbours in the file are not neighbours in the order
 
 
+def test_a_block_that_became_shorter_is_an_error() -> None:
+    reader = InBlocks([Block(9, lambda: iter([b"", b""]), 9)])
+    with pytest.raises(DataError, match=r"fewer images than when the data set was opened"):
+        reader.items(np.array([0]))
+
+
 def test_any_order_can_be_read(tmp_path: Path) -> None:
     source = Counting([30, 4, 500], 2**17)
     reader = InBlocks(source.blocks)
