@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from common import HERE, keep_result
 from link import header_of
 
@@ -148,11 +149,12 @@ def child(*arguments: object) -> subprocess.Popen[str]:
 
 
 @contextlib.contextmanager
-def ingesting(port: int, folder: Path, count: int) -> Iterator[None]:
+def ingesting(port: int, folder: Path, count: int) -> Iterator[list[int]]:
+    """So many processes; gives their numbers."""
     processes = [child("ingest", port, folder) for _ in range(count)]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    yield
+    yield [process.pid for process in processes]
     for process in processes:
         process.communicate()
 
@@ -209,6 +211,7 @@ def rate(rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for size, (images, numbers, frames) in SIZES.items():
         rates: dict[str, list[float]] = {}
+        cpu: dict[str, list[float]] = {}
         for number in range(rounds):
             messages = [message(seq, header_of(frames, images, numbers)) for seq in range(frames)]
             with tempfile.TemporaryDirectory() as name:
@@ -220,9 +223,12 @@ def rate(rounds: int) -> dict[str, Any]:
                 tcp.kill()
                 tcp.communicate()
             for count in (1, 2) if number % 2 else (2, 1):
-                one = one_round(count, images, numbers, messages)
+                *one, used = one_round(count, images, numbers, messages)
                 for what, value in zip(("broker", "store"), one, strict=True):
                     rates.setdefault(f"{what}, {count} ingest", []).append(value)
+                if count == 1:
+                    for what, value in used.items():
+                        cpu.setdefault(what, []).append(value)
         floor = rates["tcp"]
         found[size] = {
             what: {
@@ -232,28 +238,40 @@ def rate(rounds: int) -> dict[str, Any]:
             }
             for what, values in rates.items()
         }
+        found[size]["cpu_ms_per_frame"] = {what: round(statistics.median(values), 2) for what, values in cpu.items()}
         print(size, found[size], flush=True)
     return found
 
 
-def one_round(count: int, images: int, numbers: int, messages: list[Message]) -> tuple[float, float]:
-    """Frames a second until the broker has confirmed all, and until all are durable in the store."""
+def cpu_of(processes: list[int]) -> float:
+    """Seconds of processor time that processes have used."""
+    return sum(sum(psutil.Process(each).cpu_times()[:2]) for each in processes)
+
+
+def one_round(count: int, images: int, numbers: int, messages: list[Message]) -> tuple[float, float, dict[str, float]]:
+    """Frames a second until the broker has confirmed all, and until all are durable in the store.
+
+    And milliseconds of processor time for each frame, by process; the edges are threads of this one.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder, header = Path(name), header_of(len(messages), images, numbers)
         server = Server(folder)
         links = [JetStreamLink(Address("127.0.0.1", server.port, STREAM), edge) for edge in EDGES]
-        with ingesting(server.port, folder / "logs", count):
+        with ingesting(server.port, folder / "logs", count) as ingests:
+            sides = {"edge": [os.getpid()], "broker": [server.process.pid], "ingest": ingests}
+            before = {side: cpu_of(processes) for side, processes in sides.items()}
             begun = time.perf_counter()
             side_by_side([threading.Thread(target=over_broker, args=(link, header, messages)) for link in links])
             confirmed = time.perf_counter() - begun
             while any(durable(folder / "logs", edge) < header.end_seq for edge in EDGES):
                 time.sleep(0.005)
             stored = time.perf_counter() - begun
+            total = len(EDGES) * len(messages)
+            used = {side: 1000 * (cpu_of(processes) - before[side]) / total for side, processes in sides.items()}
         for link in links:
             link.disconnect()
         server.kill()
-        total = len(EDGES) * len(messages)
-        return total / confirmed, total / stored
+        return total / confirmed, total / stored, used
 
 
 # -- kills

@@ -71,11 +71,11 @@ def messages_of(kind: str) -> bytes:
     return header + 100 * message(Up(frame=Part(head=b"h", payload=bytes(2**20), more=True)).SerializeToString())
 
 
-def attack_here(kind: str, port: int, token: str, count: int, connections: int, *, spread: bool) -> None:
+def attack_here(kind: str, port: int, token: str, source: str, count: int, connections: int) -> None:
     """Call without end over so many connections, or hold ``count`` things. A byte is printed after each.
 
     Args:
-        spread: each connection makes a few calls only, and the next one comes from another address.
+        source: where all come from; "many": each connection makes a few calls, and the next one has another address.
     """
     os.nice(19)
     if kind in HELD:
@@ -91,7 +91,7 @@ def attack_here(kind: str, port: int, token: str, count: int, connections: int, 
     calls = [
         Call(METHOD, {"authorization": f"Bearer {token}{number}", **encoding}, same) for number in range(connections)
     ]
-    plan = Plan(itertools.cycle(ADDRESSES), CALLS) if spread else Plan(itertools.repeat("127.0.0.1"))
+    plan = Plan(itertools.cycle(ADDRESSES), CALLS) if source == "many" else Plan(itertools.repeat(source))
     os.write(1, b"attacking\n")
     attack(("127.0.0.1", port), calls, plan, lambda: os.write(1, b"."), lambda: True)
 
@@ -114,9 +114,9 @@ class Attackers:
     """A process that attacks a receiver until the block ends."""
 
     def __init__(
-        self, kind: str, receiver: Receiver, token: str, count: int = 0, connections: int = 4, *, spread: bool = False
+        self, kind: str, receiver: Receiver, token: str, source: str, *, count: int = 0, connections: int = 4
     ) -> None:
-        numbers = [str(receiver.port), token, str(count), str(connections), str(int(spread))]
+        numbers = map(str, (receiver.port, token, source, count, connections))
         command = [sys.executable, __file__, "attack", kind, *numbers]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0)
@@ -219,11 +219,12 @@ def attacks(rounds: int, seconds: float) -> dict[str, Any]:
     """Each kind of attack, one after the other."""
     valid = Valid(seconds)
     found: dict[str, Any] = {}
-    for name, (kind, token, count) in ATTACKED.items():
+    for number, (name, (kind, token, count)) in enumerate(ATTACKED.items()):
         alone = [valid.rate()]
         beside: list[float] = []
         memory: dict[str, Any] = {}
-        with Attackers(kind, valid.receiver, token, count) as attack, valid.measured(memory):
+        source = f"127.2.0.{number + 1}"  # not one that is refused late, for what came before
+        with Attackers(kind, valid.receiver, token, source, count=count) as attack, valid.measured(memory):
             if kind in HELD:
                 attack.wait_for(count, 60)
             for _ in range(rounds):
@@ -246,7 +247,7 @@ def flood(messages: int, rounds: int, seconds: float) -> dict[str, Any]:
     alone: list[float] = []
     beside: list[float] = []
     found: dict[str, Any] = {}
-    attackers = Attackers("malformed", valid.receiver, "edge-y", connections=CONNECTIONS, spread=True)
+    attackers = Attackers("malformed", valid.receiver, "edge-y", "many", connections=CONNECTIONS)
     with attackers as attack, valid.measured(found):
         attack.wait_for(2 * CONNECTIONS, 60)
         for _ in range(rounds):
@@ -261,9 +262,8 @@ def flood(messages: int, rounds: int, seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     if sys.argv[1:2] == ["attack"]:
-        kind, port, token, *numbers = sys.argv[2:]
-        count, connections, spread = map(int, numbers)
-        return attack_here(kind, int(port), token, count, connections, spread=bool(spread))
+        kind, port, token, source, count, connections = sys.argv[2:]
+        return attack_here(kind, int(port), token, source, int(count), int(connections))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["attacks", "flood"])
     parser.add_argument("--rounds", type=int, default=7)

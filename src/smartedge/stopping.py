@@ -8,11 +8,13 @@ at the :class:`Stop` itself, and is not interrupted.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
-__all__ = ["Interrupted", "Stop", "Stopped", "stop_on_signals"]
+__all__ = ["Interrupted", "Stop", "Stopped", "end_after_signal", "stop_on_signals"]
 
 
 class Stopped(KeyboardInterrupt):
@@ -74,3 +76,21 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def end_after_signal(seconds: float) -> None:
+    """End this process so long after its first signal with a handler, whatever its main thread does then.
+
+    A handler written in Python runs in the main thread, and not while a library waits there. The process ends with code
+    1, and nothing is cleaned up.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+
+    def watch() -> None:
+        os.read(heard, 1)
+        time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end", daemon=True).start()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -45,3 +47,20 @@ def test_another_thread_has_no_signals() -> None:
     thread.start()
     thread.join()
     assert found == [(False, before)]
+
+
+def test_a_process_whose_main_thread_waits_in_a_library_ends_after_its_signal() -> None:
+    """The handler cannot run there. The thread that has the signal's pipe ends the process."""
+    program = (
+        "import ctypes, signal, smartedge.stopping as s\n"
+        "signal.signal(signal.SIGTERM, lambda number, frame: None)\n"
+        "s.end_after_signal(0.1)\n"
+        "print('ready', flush=True)\n"
+        "while True: ctypes.CDLL(None).sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(timeout=30) == 1
+    process.stdout.close()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from pydantic import BaseModel
@@ -31,12 +32,13 @@ from smartedge.files import PRIVATE, private_folder
 from smartedge.methods.base import get_method
 from smartedge.runs.machine import peak_rss_bytes, pick_device
 from smartedge.runs.progress import Bars, JsonLines, Monitor, Quiet, Update
-from smartedge.stopping import Interrupted
+from smartedge.stopping import Interrupted, end_after_signal
 
 __all__ = ["FAILED", "Worker", "main"]
 
 FAILED = "failed"  # phase of the update that tells an error: its text is the error's code, a space, and the message
 _LOOK = 0.05  # seconds between two looks at the store
+_END_S = 5.0  # that one of several workers may go on after it was asked to end
 _TURN = 1.0  # seconds after which the first worker tells the others that there is nothing yet
 
 
@@ -128,12 +130,12 @@ class Worker:
         return Turn()
 
     def _look(self) -> None:
-        """Look at the store, but not so often that it takes more than a tenth of the time."""
+        """Look at the store, but not so often that it takes more than 2 % of the time; not when it is complete."""
         begun = time.monotonic()
-        if begun >= self._next_look:
+        if begun >= self._next_look and not self._handover.complete:
             self._follower.refresh()
             ended = time.monotonic()
-            self._next_look = ended + max(_LOOK, 10 * (ended - begun))
+            self._next_look = ended + max(_LOOK, 50 * (ended - begun))
 
     def _tell(self) -> None:
         trainer = self.learning.trainer
@@ -231,5 +233,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _as_process() -> NoReturn:
+    """Run one worker as this process.
+
+    A worker that has lost another one may wait for it in torch, where no handler of a signal runs, or when torch leaves
+    the group at the end of the process. torchrun waits half a minute for it, and starts the workers again after that.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        end_after_signal(_END_S)
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _as_process()
