@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from smartedge.config import load_config
 from smartedge.data import open_dataset
 from smartedge.data.given import keep_given
+from smartedge.datasets import dataset_of, with_given_data
 from smartedge.decode import Fit, decode
 from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
@@ -107,3 +109,9 @@ def test_arrays_of_five_channels_are_given_in_python(given: object, tmp_path: Pa
     np.testing.assert_array_equal(split.read(np.arange(len(split))).images_BCHW.permute(0, 2, 3, 1), PIXELS[split.ids])
     with pytest.raises(DataError, match=r"shape .*data.image_size"):
         keep_given({"train": (given, LABELS)}, tmp_path / "other", ("label",))
+
+
+def test_the_settings_say_how_many_channels_given_arrays_have(tmp_path: Path, cache: Path) -> None:
+    config = load_config({"run_dir": str(tmp_path / "run"), "data": {"image_size": "8x12x5", "cache_dir": str(cache)}})
+    whole = dataset_of(with_given_data(config, {"train": (PIXELS, LABELS)}))
+    assert whole.splits["train"].read(np.arange(2)).images_BCHW.shape == (2, 5, 8, 12)
