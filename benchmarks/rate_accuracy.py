@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from common import HERE, attributes, data_folder, keep_result, show_table, train_in_own_process
+from delta_rate import compared
 
 from smartedge.config import Config, load_config
 
@@ -342,6 +343,10 @@ def print_table() -> None:
         )
     show_table("balanced accuracy on the test split, one seed", rows, HERE / "results" / "rate-accuracy.csv")
     if rows:
+        print()
+        show_table(
+            "bytes at equal accuracy", compared(found, list(TASKS)), HERE / "results" / "rate-accuracy-deltas.csv"
+        )
         draw(found)
 
 

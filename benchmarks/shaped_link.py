@@ -152,26 +152,28 @@ def profile_of(case: Case, side: Any, work: Path) -> Profile:
     return load_profile(file, case.config)
 
 
-def run(lab: Lab, case: Case, choice: Choice, run_dir: Path) -> dict[str, Any]:
+def run(lab: Lab, case: Case, choice: Choice, run_dir: Path, epochs: int = EPOCHS) -> dict[str, Any]:
     """Two processes, one on each side of the link; their results."""
     shutil.rmtree(run_dir, ignore_errors=True)
-    config = load_config(written(case.config, choice), {"run_dir": str(run_dir)})
+    config = load_config(written(case.config, choice), {"run_dir": str(run_dir), "epochs": epochs})
     file = run_dir.with_suffix(".yaml")
     file.write_text(config.to_yaml())
-    command = [sys.executable, "-m", "smartedge"]
     quiet: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    sides = []
-    edge = [*command, "edge", str(file), "--progress", "json"]
+    lab.cap()
+    sides = {}
+    edge = ["edge", str(file), "--progress", "json"]
     if choice.method != "local":
         listen = ["--listen", f"{ADDRESS['cloud']}:{PORT}", "--progress", "json"]
-        sides.append(lab.start("cloud", [*command, "cloud", str(file), *listen], **quiet))
-        assert sides[0].stdout is not None
-        sides[0].stdout.readline()  # it listens
+        cloud = sides["cloud"] = lab.start_smartedge("cloud", ["cloud", str(file), *listen], **quiet)
+        assert cloud.stdout is not None
+        cloud.stdout.readline()  # it listens
         edge += ["--connect", f"{ADDRESS['cloud']}:{PORT}"]
-    sides.insert(0, lab.start("edge", edge, **quiet))
-    for process in sides:
+    sides = {"edge": lab.start_smartedge("edge", edge, **quiet), **sides}
+    for side, process in sides.items():
         assert process.stdout is not None and process.stdin is not None
-        process.stdout.read()  # to its end; its input stays open meanwhile, else it would stop
+        for line in process.stdout:  # to its end; its input stays open meanwhile, else it would stop
+            if json.loads(line)["phase"] == "done":
+                lab.lift(side)  # type: ignore[arg-type]
         process.stdin.close()
         if process.wait():
             raise subprocess.CalledProcessError(process.returncode, process.args)

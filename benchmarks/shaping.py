@@ -3,7 +3,8 @@
 Linux, root, two cores. Each side is pinned to a core of its own and held to a share of it by the kernel's bandwidth
 control (cgroup v1 or v2); each direction of the link has ``tbf`` for its rate and, where it has latency, ``netem`` for
 its delay (not every kernel has it). What was set is read back from the kernel, and what the link really does is probed
-before it is used: a shaped link that was not shaped proves nothing.
+before it is used: a shaped link that was not shaped proves nothing. The kernel also counts for how long each side had
+to stop because its share was used up (:meth:`Lab.throttled`).
 """
 
 from __future__ import annotations
@@ -31,9 +32,25 @@ Side = Literal["edge", "cloud"]
 ADDRESS: dict[Side, str] = {"edge": "10.77.13.1", "cloud": "10.77.13.2"}
 _CORE = {"edge": 0, "cloud": 1}
 _PERIOD_US = 20_000  # of the cap: short, so that a step's time is near its mean
+_LEAST_QUOTA_US = 5_000  # at once. More: who computes now and then is not slowed. Less: caches are cold each time
+_WEIGHT = 100  # times that of another process on this machine: what a side may use, it gets
 _BURST = 3000  # bytes that may leave at once: two packets
+_QUEUE_BYTES, _QUEUE_S = 300 * 1024, 2.5  # what may wait for the link: the smaller of the two
 _PROBE_S = 4.0
 _CGROUPS = Path("/sys/fs/cgroup")
+
+
+_ENTER = """
+import os, sys
+def enter():
+    os.write(int(sys.argv.pop(1)), b"0")  # 0: the process that writes
+"""
+_SMARTEDGE = """
+import smartedge.cloud.runner, smartedge.edge.runner, smartedge.wire.grpc_link, smartedge.wire.grpc_receiver
+from smartedge.cli.app import main
+enter()
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def why_not() -> str | None:
@@ -50,8 +67,23 @@ def why_not() -> str | None:
     if tried.returncode:
         return f"network namespaces are not permitted here: {tried.stderr.strip()}"
     subprocess.run(["ip", "netns", "del", name], check=True)
-    if not os.access(_controller(), os.W_OK):
-        return f"{_controller()}, the cgroup that caps the processor, is not writable"
+    return _why_no_cap(name)
+
+
+def _why_no_cap(name: str) -> str | None:
+    """Why the kernel lets nobody cap a processor here; None where it does: it is tried."""
+    group = _controller() / name
+    try:
+        group.mkdir()
+        _set_cap(group, 0.5)
+    except OSError as error:
+        return (
+            f"processors cannot be capped here: {error}. The cpu controller of cgroup v1 must be mounted at "
+            f"{_CGROUPS / 'cpu'}, or that of cgroup v2 be enabled (echo +cpu > {_CGROUPS / 'cgroup.subtree_control'})"
+        )
+    finally:
+        if group.is_dir():
+            group.rmdir()
     return None
 
 
@@ -85,6 +117,34 @@ class Lab:
         group = _controller() / _space(side) / "cgroup.procs"
         child = subprocess.Popen(enter, text=True, preexec_fn=lambda: group.write_text(str(os.getpid())), **options)
         return child
+
+    def start_smartedge(self, side: Side, arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """Start ``smartedge`` with these arguments on one side; it is capped from when it has imported everything.
+
+        At a twentieth of a core, importing torch would take a minute, and no figure contains it.
+        """
+        return self.start_prepared(side, _SMARTEDGE, arguments, **options)
+
+    def start_prepared(self, side: Side, code: str, arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """Start Python code on one side, which is capped from when it calls ``enter()``."""
+        enter = ["ip", "netns", "exec", _space(side), "taskset", "-c", str(_CORE[side])]
+        with (_controller() / _space(side) / "cgroup.procs").open("w") as group:
+            number = group.fileno()
+            command = [*enter, sys.executable, "-c", _ENTER + code, str(number), *arguments]
+            return subprocess.Popen(command, text=True, pass_fds=(number,), **options)
+
+    def cap(self) -> None:
+        """Hold both sides to their shares again, after :meth:`lift`."""
+        for side, share in self.caps.items():
+            _set_cap(_controller() / _space(side), share)
+
+    def lift(self, side: Side) -> None:
+        """Let one side have a whole core from now on: what is left to it is measured by nobody."""
+        _set_cap(_controller() / _space(side), 1.0)
+
+    def throttled(self) -> dict[str, dict[str, float]]:
+        """Since the lab was opened, by side: periods, those in which its share was used up, seconds it stood still."""
+        return {side: _throttled(_controller() / _space(side)) for side in ADDRESS}
 
     def run(self, side: Side, command: Sequence[str]) -> str:
         """Run a command on one side; what it printed."""
@@ -168,18 +228,13 @@ class Lab:
             control = ("tc", "-n", _space(side), "qdisc", "add", "dev", device)
             rate = rates[side]
             if rate is not None:
-                limits = ("burst", str(_BURST), "limit", "300kb")
+                limits = ("burst", str(_BURST), "limit", f"{min(_QUEUE_BYTES, round(_QUEUE_S * rate * 1e6 / 8))}b")
                 _do(*control, "root", "handle", "1:", "tbf", "rate", f"{rate}mbit", *limits)
                 if link.latency_s:
                     _do(*control, "parent", "1:1", "handle", "2:", "netem", "delay", f"{1000 * link.latency_s:g}ms")
             group = _controller() / _space(side)
             group.mkdir()
-            quota = round(_PERIOD_US * self.caps[side])
-            if (group / "cpu.max").exists():
-                (group / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
-            else:
-                (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
-                (group / "cpu.cfs_quota_us").write_text(str(quota))
+        self.cap()
 
     def _clear(self) -> None:
         for side in ADDRESS:
@@ -219,6 +274,25 @@ def _device(side: str) -> str:
 def _controller() -> Path:
     """Where cgroups of the processor are made, of either version."""
     return _CGROUPS / "cpu" if (_CGROUPS / "cpu").is_dir() else _CGROUPS
+
+
+def _set_cap(group: Path, share: float) -> None:
+    """Hold the processes of a cgroup to this share of one core, and let them go before others on it."""
+    period = max(_PERIOD_US, round(_LEAST_QUOTA_US / share))
+    quota = round(period * share)
+    if (group / "cpu.max").exists():
+        (group / "cpu.max").write_text(f"{quota} {period}")
+        (group / "cpu.weight").write_text(str(100 * _WEIGHT))
+    else:
+        (group / "cpu.shares").write_text(str(1024 * _WEIGHT))
+        (group / "cpu.cfs_period_us").write_text(str(period))
+        (group / "cpu.cfs_quota_us").write_text(str(quota))
+
+
+def _throttled(group: Path) -> dict[str, float]:
+    found = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+    stood = int(found["throttled_usec"]) / 1e6 if "throttled_usec" in found else int(found["throttled_time"]) / 1e9
+    return {"periods": int(found["nr_periods"]), "throttled": int(found["nr_throttled"]), "seconds": stood}
 
 
 def _cap_of(side: str) -> float:

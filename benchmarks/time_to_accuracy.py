@@ -1,13 +1,21 @@
 """How long until the network is so good? Epochs needed, from real trainings, times seconds per epoch on each link.
 
-    python benchmarks/time_to_accuracy.py            # what is not finished yet, then the table
-    python benchmarks/time_to_accuracy.py --table    # the table alone
+    python benchmarks/time_to_accuracy.py            # what is not finished yet, then the tables
+    python benchmarks/time_to_accuracy.py --table    # the tables alone
 
 What a method learns in an epoch does not depend on the link: two processes give the weights that one gives, bit for
-bit. So each choice that benchmarks/shaped_link.py measured for ResNet-18 at 64x64 (LFW, ``Smiling``) is trained once,
-in one process, on 4000 images for 8 epochs; its balanced accuracy on validation images after each epoch is kept in
-``benchmarks/results/time-to-accuracy/``. Seconds per image are those of the shaped link. Where every image is sent
-once, the sending is paid first, and an epoch is the cloud's alone.
+bit. So each choice that benchmarks/shaped_link.py and benchmarks/device_ratio.py (in slow motion, 1 : 19) measured for
+ResNet-18 at 64x64 (LFW, ``Smiling``) is trained once, in one process, on 4000 images for 8 epochs; its balanced
+accuracy on validation images after each epoch is kept in ``benchmarks/results/time-to-accuracy/``. Seconds per image
+are those measured on the link. Where every image is sent once, the sending is paid first, and an epoch is the cloud's
+alone. All ways train in bfloat16, and the cloud of an upload has its whole share.
+
+*Decoupled split learning* (arXiv 2601.19261) also trains the front by an auxiliary loss on the edge, and sends no
+gradient back, but edge, link and cloud take turns in its code. With our bottleneck, codec and exit its updates are
+ours; so its row is not a run of its own: it has our curve, and the sum of our stages' seconds.
+
+The planner's answer for an accuracy is the way with the least predicted seconds, with the epochs of the trainings: it
+predicts time, not accuracy. Where that is another method, it says: do not use ours.
 """
 
 from __future__ import annotations
@@ -16,26 +24,99 @@ import argparse
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import device_ratio
 import shaped_link
 from common import HERE, keep_result, show_table, train_in_own_process
 
 from smartedge.config import load_config
 from smartedge.lab.plan.job import Choice
+from smartedge.lab.plan.links import parse_link
 from smartedge.lab.plan.search import describe, written
 
 RESULTS = HERE / "results" / "time-to-accuracy"
-CASE = "resnet18-64"
+CASE, WORLD = "resnet18-64", "19-slow"
 IMAGES, EPOCHS = 4000, 8
 TARGETS = (0.85, 0.88, 0.90)
+DECOUPLED = "decoupled split"
 
 
-def measured() -> list[dict[str, Any]]:
-    """Results of the shaped link for the roles that are compared."""
-    found = [json.loads(file.read_text()) for file in sorted(shaped_link.RESULTS.glob(f"{CASE}-*.json"))]
-    return [each for each in found if each["role"] in shaped_link.ROLES and each["case"]["name"] == CASE]
+@dataclass(frozen=True)
+class Seconds:
+    """Of an epoch of :data:`shaped_link.IMAGES`, and of its stages."""
+
+    epoch: float
+    stages: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of training on one link, and how long its epochs take."""
+
+    link: str
+    role: str
+    choice: Choice
+    run_epochs: int  # of the run that was timed
+    measured: Seconds
+    predicted: Seconds
+
+    def seconds_until(self, epochs: int, found: Seconds) -> float:
+        """From the edge's first step to the end of that many epochs of the last head, on :data:`IMAGES` images."""
+        scale = IMAGES / shaped_link.IMAGES["train"]
+        if self.choice.when.once:
+            cloud = found.stages["cloud"]
+            return scale * (self.run_epochs * (found.epoch - cloud) + epochs * cloud)
+        return scale * epochs * found.epoch
+
+
+def ways() -> list[Way]:
+    """What the shaped link measured for the roles that are compared."""
+    found: list[Way] = []
+    for file in sorted(shaped_link.RESULTS.glob(f"{CASE}-*.json")):
+        each = json.loads(file.read_text())
+        if each["role"] in shaped_link.ROLES and each["case"]["name"] == CASE:
+            measured, predicted = (
+                Seconds(each[name]["seconds_per_epoch"], each[name]["stage_seconds"])
+                for name in ("measured", "predicted")
+            )
+            way = Way(each["rate"], each["role"], Choice(**each["choice"]), shaped_link.EPOCHS, measured, predicted)
+            found += with_decoupled(way, each["measured"]["bytes_per_image"]["up"])
+    for role in device_ratio.ROLES:
+        file = device_ratio.result_file(CASE, WORLD, shaped_link.RATES[0], role, again=False)
+        if file.exists():
+            each = json.loads(file.read_text())
+            plan, slow = device_ratio.prediction_of(each), each["world"]["dilation"]
+            measured, predicted = (
+                Seconds(epoch / slow, {name: value / slow for name, value in stages.items()})
+                for epoch, stages in (
+                    (each["measured"]["seconds_per_epoch"], each["measured"]["stage_seconds"]),
+                    (plan.seconds_per_epoch, plan.stage_seconds),
+                )
+            )
+            link = f"{each['rate']}, {each['world']['ratio']}"
+            way = Way(link, role, Choice(**each["choice"]), each["epochs"], measured, predicted)
+            found += with_decoupled(way, each["measured"]["bytes_per_image"]["up"])
+    found.sort(key=lambda way: (shaped_link.RATES.index(way.link.partition(",")[0]), way.link, way.role))
+    return found
+
+
+def with_decoupled(way: Way, up: float) -> list[Way]:
+    """The way; and beside ours the same in turns. ``up``: bytes of an image."""
+    if way.role != "planned":
+        return [way]
+    images = shaped_link.IMAGES["train"] + shaped_link.IMAGES["val"]
+    on_link = parse_link(way.link.partition(",")[0]).up_seconds(images * up)
+
+    def in_turn(found: Seconds) -> Seconds:
+        # The link's own stage counts handing over, which ends before the bytes have arrived.
+        stages = found.stages | {"link": max(on_link, found.stages["link"])}
+        return Seconds(sum(stages.values()), stages)
+
+    turns = Way(way.link, DECOUPLED, way.choice, way.run_epochs, in_turn(way.measured), in_turn(way.predicted))
+    return [way, turns]
 
 
 def curve_file(choice: Choice) -> Path:
@@ -62,41 +143,61 @@ def train(choice: Choice, work: Path) -> None:
     print(f"{file.stem}: " + ", ".join(f"{100 * value:.1f}" for value in curve), flush=True)
 
 
-def seconds_until(each: dict[str, Any], epochs: int) -> float:
-    """From the edge's first step to the end of that many epochs of the last head, on :data:`IMAGES` images."""
-    choice, found = Choice(**each["choice"]), each["measured"]
-    scale = IMAGES / shaped_link.IMAGES["train"]
-    if choice.schedule == "joint":
-        return scale * epochs * float(found["seconds_per_epoch"])
-    cloud: float = found["stage_seconds"]["cloud"]
-    before: float = shaped_link.EPOCHS * (found["seconds_per_epoch"] - cloud)
-    return scale * (before + epochs * cloud)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread each")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/time-to-accuracy"), help="run directories")
     args = parser.parse_args()
-    choices = {describe(choice): choice for each in measured() for choice in (Choice(**each["choice"]),)}
+    found = ways()
     if not args.table:
-        missing = [choice for choice in choices.values() if not curve_file(choice).exists()]
+        missing = {describe(way.choice): way.choice for way in found if not curve_file(way.choice).exists()}
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda choice: train(choice, args.work), missing))
-    rows = []
-    for each in sorted(measured(), key=lambda e: (shaped_link.RATES.index(e["rate"]), e["role"])):
-        choice = Choice(**each["choice"])
-        if not curve_file(choice).exists():
+            list(pool.map(lambda choice: train(choice, args.work), missing.values()))
+    print_tables(found)
+
+
+def print_tables(found: list[Way]) -> None:
+    rows, seconds = [], {}
+    for way in found:
+        if not curve_file(way.choice).exists():
+            print(f"not trained yet: {describe(way.choice)} ({way.role}, {way.link})")
             continue
-        curve = json.loads(curve_file(choice).read_text())["val"]
-        row: dict[str, Any] = {"link": each["rate"], "role": each["role"], "choice": describe(choice)}
+        curve = json.loads(curve_file(way.choice).read_text())["val"]
+        row: dict[str, Any] = {"link": way.link, "role": way.role, "choice": describe(way.choice)}
         for target in TARGETS:
             epochs = next((number for number, value in enumerate(curve, 1) if value >= target), None)
-            text = "not reached" if epochs is None else f"{seconds_until(each, epochs):.0f} s ({epochs})"
+            if epochs is not None:
+                both = (way.seconds_until(epochs, way.measured), way.seconds_until(epochs, way.predicted))
+                seconds[way.link, target, way.role] = both
+            text = "not reached" if epochs is None else f"{both[0]:.0f} s ({epochs})"
             row[f"to {100 * target:.0f} % (epochs)"] = text
         rows.append({**row, "best %": f"{100 * max(curve):.1f}"})
-    show_table(f"seconds until so accurate, {IMAGES} images, {CASE}", rows, HERE / "results" / "time-to-accuracy.csv")
+    title = f"seconds until so accurate, {IMAGES} images, {CASE}"
+    show_table(title, rows, HERE / "results" / "time-to-accuracy.csv")
+    print()
+    answers = [answer(link, target, seconds) for link in dict.fromkeys(way.link for way in found) for target in TARGETS]
+    file = HERE / "results" / "time-to-accuracy-plan.csv"
+    show_table("the planner's answer", [each for each in answers if each], file)
+
+
+def answer(link: str, target: float, seconds: dict[tuple[str, float, str], tuple[float, float]]) -> dict[str, Any]:
+    """The fastest way to an accuracy, measured and predicted; empty where ours does not reach it or was not trained."""
+    here = {role: both for (where, goal, role), both in seconds.items() if (where, goal) == (link, target)}
+    if "planned" not in here:
+        return {}
+    fastest, said = (min(here, key=lambda role: here[role][number]) for number in (0, 1))
+    ours = here["planned"]
+    return {
+        "link": link,
+        "to %": f"{100 * target:.0f}",
+        "fastest": fastest,
+        "seconds": f"{here[fastest][0]:.0f}",
+        "ours": f"{ours[0]:.0f}",
+        "ours ÷ fastest": f"{ours[0] / here[fastest][0]:.2f}",
+        "planner says": "ours" if said == "planned" else f"do not: {said}",
+        "predicted ÷ measured, ours": f"{ours[1] / ours[0]:.2f}",
+    }
 
 
 if __name__ == "__main__":

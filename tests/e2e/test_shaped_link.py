@@ -22,3 +22,17 @@ def test_rate_and_cap_are_what_was_asked_for() -> None:
     assert found["qdisc"]["edge"][0] == {"kind": "tbf", "rate": 250_000}
     # A busy machine gives less than the cap, never more (but for one period).
     assert found["measured"]["processor_share"]["edge"] < 0.55
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+def test_a_side_that_was_let_go_is_capped_again() -> None:
+    with Lab.open(parse_link("local"), edge_cap=0.05) as lab:
+        lab.lift("edge")
+        free = lab.throttled()["edge"]
+        assert lab._processor_share("edge") > 2 * 0.05
+        assert lab.throttled()["edge"]["throttled"] <= free["throttled"] + 1
+        lab.cap()
+        # One period may begin with what was left of the last.
+        assert lab._processor_share("edge") < 0.12
+        assert lab.throttled()["edge"]["seconds"] > 0.5

@@ -86,7 +86,7 @@ class WholeFigures(Part):
 
 
 class Transport(Part):
-    """Link and log over loopback: both ends on this machine."""
+    """Spool, link and log over loopback: both ends on this machine."""
 
     seconds_per_frame: float = Field(ge=0)
     seconds_per_byte: float = Field(ge=0)
@@ -138,7 +138,7 @@ class Profile(Artifact):
     versions: dict[str, str]
     device: str = Field(description="cpu, cuda, mps")
     threads: int = Field(ge=1)
-    cores: int = Field(ge=1)
+    cores: int = Field(ge=1, description="on which the measuring process could run")
     network: ProfiledNetwork = Field(description="settings that decide the times: a plan must have the same ones")
     features: str = Field(description="the images that were used to measure codecs")
     outputs: int

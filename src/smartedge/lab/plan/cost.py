@@ -13,9 +13,9 @@ Each method consists of these parts, with n training, v validation and t test fr
   answer. Validation and test frames stream.
 - local: the undivided network on the edge, nothing else.
 
-Where edge and cloud share one machine, two things are added: a step is slower while the other side computes too (by the
-profile's measured ``slowdown``, for that share of the time), and no epoch is shorter than the processor time of all
-threads of both sides ÷ cores.
+No epoch is shorter than the processor time of all threads of a side ÷ its cores: on a single core, reading, computing,
+encoding and sending take turns. Where edge and cloud share one machine, that holds for both sides together, and a step
+is slower while the other side computes too (by the profile's measured ``slowdown``, for that share of the time).
 
 The times include the first batch, the checkpoints and building the network in the cloud. As in ``results.json``, they
 do not include starting Python and opening the data set.
@@ -283,8 +283,7 @@ class _Costs:
         in_cloud = step if cloud_learns else forward
         reading = edge.data if learning else edge.data.model_copy(update={"seconds": 0.0, "cpu_seconds": 0.0})
         work = np.zeros((count, 5))
-        cpu = 0.0
-        sent = 0.0
+        at_edge = at_cloud = sent = 0.0
         for row in range(count):
             size = last if row + 1 == count else (sizes[0] if stands_for == 1.0 else images)
             bytes_ = self._frame_bytes(size / stands_for) * stands_for
@@ -293,21 +292,26 @@ class _Costs:
             work[row, 1] = size * own.seconds * self.slow_edge
             work[row, 2] = size * (here.encode.seconds + release.seconds)
             work[row, 3] = max(self.link.up_seconds(bytes_), self._transport(bytes_, stands_for))
-            cpu += size * (own.cpu_seconds + reading.cpu_seconds + here.encode.cpu_seconds + release.cpu_seconds)
-            cpu += self._transport_cpu(bytes_, stands_for)
+            each_end = self._transport_cpu(bytes_, stands_for) / 2
+            at_edge += size * (own.cpu_seconds + reading.cpu_seconds + here.encode.cpu_seconds + release.cpu_seconds)
+            at_edge += each_end
+            at_cloud += each_end
             if cloud_learns is not None:
                 work[row, 4] = size * (in_cloud.seconds + there.decode.seconds) * self.slow_cloud
-                cpu += size * (in_cloud.cpu_seconds + there.decode.cpu_seconds)
+                at_cloud += size * (in_cloud.cpu_seconds + there.decode.cpu_seconds)
         if first:
-            self._add_first(work, own, in_cloud if cloud_learns is not None else None)
-        return Pass(split, work, cpu, sent, sum(sizes), stands_for)
+            at_edge += self._add_first(work, 1, own)
+            if cloud_learns is not None:
+                at_cloud += self._add_first(work, 4, in_cloud)
+        return Pass(split, work, (at_edge, at_cloud), sent, sum(sizes), stands_for)
 
-    def _add_first(self, work: np.ndarray, own: Timing, in_cloud: Timing | None) -> None:
-        """The extra seconds of the first batch of a kind; each kind counts once in a run."""
-        for column, timing in ((1, own), (4, in_cloud)):
-            if timing is not None and id(timing) not in self._begun:
-                self._begun.add(id(timing))
-                work[0, column] += timing.first_seconds
+    def _add_first(self, work: np.ndarray, column: int, timing: Timing) -> float:
+        """Add the extra seconds of the first batch of a kind, once in a run; returns them."""
+        if id(timing) in self._begun:
+            return 0.0
+        self._begun.add(id(timing))
+        work[0, column] += timing.first_seconds
+        return timing.first_seconds
 
     def _through(self, parts: list[Pass]) -> np.ndarray:
         """The times at which each frame leaves each stage. The cloud begins when it has built its network."""
@@ -336,11 +340,16 @@ class _Costs:
             self.train_sent += round(part.images * often)
 
     def _at_least_processor_time(self, seconds: float, parts: list[Pass], times: list[float]) -> float:
-        """Wall-clock seconds of a pipeline. On one machine they are at least the processor time ÷ cores."""
+        """Wall-clock seconds of a pipeline: at least the processor time of a machine ÷ its cores."""
         work = sum(part.work.sum(axis=0) * often for part, often in zip(parts, times, strict=True))
+        at_edge, at_cloud = (
+            sum((part.cpu[side] + part.saving[side]) * often for part, often in zip(parts, times, strict=True))
+            for side in (0, 1)
+        )
         if self.setting.same_machine:
-            cpu = sum(part.cpu * often for part, often in zip(parts, times, strict=True))
-            seconds = max(seconds, cpu / self.edge.cores)
+            seconds = max(seconds, (at_edge + at_cloud) / self.edge.cores)
+        else:
+            seconds = max(seconds, at_edge / self.edge.cores, at_cloud / self.cloud.cores)
         self.pipeline_s += seconds
         before = self.pipeline_busy
         self.pipeline_busy = (before[0] + float(work[1]), before[1] + float(work[4]))

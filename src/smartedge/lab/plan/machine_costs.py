@@ -11,6 +11,7 @@ import torch
 
 from smartedge.artifacts.profile import CheckpointCost, Transport
 from smartedge.cloud.store import FeatureLog, StoreHandler
+from smartedge.edge.spool import Spool
 from smartedge.runs.checkpoint import Checkpoints
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.frame import serialise
@@ -36,7 +37,7 @@ def checkpoint_cost(folder: Path) -> CheckpointCost:
 
 
 def transport_cost(folder: Path, repeats: int) -> Transport:
-    """Seconds per frame and per byte over loopback, log included, from small frames and large ones."""
+    """Seconds per frame and per byte from spool over loopback to log, from small frames and large ones."""
     wall: dict[int, float] = {}
     cpu: dict[int, float] = {}
     frames, batch = min(4 * repeats, 31), 64
@@ -53,21 +54,25 @@ def transport_cost(folder: Path, repeats: int) -> Transport:
             split="train",
             frames=frames,
         )
-        log = FeatureLog(folder / f"log-{numbers}")
+        log, spool = FeatureLog(folder / f"log-{numbers}"), Spool(folder / f"spool-{numbers}", waiting=lambda: None)
         receiver = GrpcReceiver(StoreHandler(log), "127.0.0.1")
         receiver.start()
         link = GrpcLink(f"127.0.0.1:{receiver.port}")
         try:
             link.open(header)
+            spool.open(header)
             begun, begun_cpu = time.perf_counter(), time.process_time()
             for seq in range(frames):
-                link.write(serialise(Frame(seq, encoded), header))
+                spool.write(serialise(Frame(seq, encoded), header))
+                link.write(spool.message(seq))
+            spool.sync()
             link.close()
             wall[len(payload)] = (time.perf_counter() - begun) / frames
             cpu[len(payload)] = (time.process_time() - begun_cpu) / frames
         finally:
             link.disconnect()
             receiver.close()
+            spool.close()
             log.close()
     fixed, per_byte = _line(wall)
     fixed_cpu, per_byte_cpu = _line(cpu)

@@ -33,7 +33,7 @@ class Pass:
 
     split: SplitName
     work: np.ndarray  # seconds (frames, stages): data, edge, encode, link, cloud
-    cpu: float  # seconds of processor time of all frames, on both sides
+    cpu: tuple[float, float]  # seconds of processor time of all frames, at edge and cloud
     bytes_up: float
     images: int
     stands_for: float  # real frames per row

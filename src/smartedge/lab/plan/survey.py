@@ -99,7 +99,7 @@ def measure_here(
             "versions": versions(),
             "device": str(pick_device(config.hardware.edge_device, "hardware.edge_device")),
             "threads": config.threads,
-            "cores": os.cpu_count() or 1,
+            "cores": _usable_cores(),
             "network": network_of(config),
             "features": whole["features"],
             "outputs": whole["outputs"],
@@ -160,6 +160,11 @@ def _plain(config: Config, method: Method, cut: str) -> Config:
         raw["train"]["front_epochs"], raw["train"]["distill"] = None, {}
         raw["adversary"], raw["dp"] = {}, {}
     return load_config(raw)
+
+
+def _usable_cores() -> int:
+    """Cores on which this process may run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start() -> subprocess.Popen[str]:

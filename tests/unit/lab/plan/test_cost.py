@@ -176,6 +176,23 @@ def test_one_machine_cannot_do_more_than_its_cores(
     assert found.seconds_per_epoch >= 0.95 * (busy["edge"] + busy["cloud"])
 
 
+def test_the_threads_of_an_edge_with_one_core_take_turns(
+    job: Job, make_profile: Callable[..., Profile], make_setting: Callable[..., Setting]
+) -> None:
+    narrow, wide = make_profile(cores=1), make_profile(cores=8)
+    choice, job = replace(HIERARCHICAL, cut="late"), replace(job, epochs=100)  # the edge has most to do
+    alone = predict(choice, job, make_setting("local", edge=narrow, cloud=wide))
+    beside = predict(choice, job, make_setting("local", edge=wide, cloud=wide))
+    assert alone.stage_seconds == beside.stage_seconds
+    # Reading, computing, encoding and the edge's half of the transport; the cloud has a machine of its own.
+    transport, frames = narrow.transport, len(job.frames("train", learning=True))
+    reading = job.images["train"] * narrow.data.cpu_seconds
+    assert transport.cpu_seconds_per_frame > 0
+    least = alone.stage_seconds["edge"] + alone.stage_seconds["encode"] + reading
+    assert alone.seconds_per_epoch > least + frames * transport.cpu_seconds_per_frame / 2
+    assert beside.seconds_per_epoch < alone.seconds_per_epoch
+
+
 def test_memory_counts_the_queue_to_the_link(job: Job, make_setting: Callable[..., Setting]) -> None:
     found = predict(HIERARCHICAL, job, make_setting("3g"))
     assert found.edge_peak_bytes == 560e6 + 8 * B * 4 * 4096
