@@ -26,7 +26,7 @@ SLOW = pytest.mark.slow
     [
         ("gaussian", "joint"),
         pytest.param("gaussian", "two-stage", marks=SLOW),
-        ("codewords", "freeze-and-log"),
+        pytest.param("codewords", "freeze-and-log", marks=SLOW),
         pytest.param("labels", "two-stage", marks=SLOW),
         pytest.param("taught", "joint", marks=SLOW),
         pytest.param("gaussian", "freeze-and-log", marks=SLOW),

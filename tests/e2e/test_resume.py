@@ -26,7 +26,7 @@ EPOCHS = 3  # of 6 steps each
 PLACES = [
     ("hierarchical", "joint", None, "edge", "train", 8, 1),
     ("hierarchical", "joint", None, "cloud", "train", 14, 2),
-    ("hierarchical", "two-stage", None, "edge", "train", 8, 1),
+    pytest.param("hierarchical", "two-stage", None, "edge", "train", 8, 1, marks=pytest.mark.slow),
     ("hierarchical", "two-stage", None, "edge", "release train", 8, 4),
     ("hierarchical", "two-stage", None, "cloud", "train", 8, 1),
     ("hierarchical", "freeze-and-log", None, "edge", "train", 14, 2),
@@ -34,7 +34,7 @@ PLACES = [
     ("hierarchical", "freeze-and-log", None, "cloud", "train", 8, 1),
     ("upload", "joint", None, "edge", "train", 8, 1),
     ("upload", "joint", None, "cloud", "train", 8, 1),
-    ("upload", "freeze-and-log", None, "cloud", "train", 8, 1),
+    pytest.param("upload", "freeze-and-log", None, "cloud", "train", 8, 1, marks=pytest.mark.slow),
     ("split", "joint", None, "edge", "train", 8, 1),
     ("split", "joint", None, "cloud", "train", 14, 2),
     ("split", "joint", None, "edge", "train", 4, 0),
@@ -49,7 +49,7 @@ PLACES = [
 ]
 # The same with two processes and a socket, where only one of them dies; resumed by two processes, or by one.
 APART = [
-    ("hierarchical", "joint", None, "edge", "train", 8, 1, "by two"),
+    pytest.param("hierarchical", "joint", None, "edge", "train", 8, 1, "by two", marks=pytest.mark.slow),
     ("hierarchical", "joint", None, "cloud", "train", 8, 1, "by one"),
     pytest.param("hierarchical", "freeze-and-log", None, "cloud", "train", 8, 1, "by two", marks=pytest.mark.slow),
     pytest.param("split", "joint", None, "edge", "train", 8, 1, "by one", marks=pytest.mark.slow),

@@ -74,10 +74,12 @@ class Folder:
     Args:
         place: an empty folder.
         before: lines of bash that make what the page assumes.
+        small: make runs small, see :mod:`smaller`.
     """
 
-    def __init__(self, place: Path, before: str = "") -> None:
+    def __init__(self, place: Path, before: str = "", *, small: bool = True) -> None:
         self.place = place
+        self.limit_s = 600 if small else 3600  # of one block
         self.printed = ""
         (place / "examples").symlink_to(ROOT / "examples")
         tools = place / ".tools"
@@ -90,6 +92,7 @@ class Folder:
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join([str(place), *sys.path]),
             "SMALLER": str(tools),
+            **({} if small else {"AS_WRITTEN": "1"}),
         }
         self._python: subprocess.Popen[str] | None = None
         self._bash(before, "what the page assumes")
@@ -132,7 +135,7 @@ class Folder:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=600,
+            timeout=self.limit_s,
         )
         self.printed += done.stdout
         assert done.returncode == 0, f"{where}: exit code {done.returncode}\n{done.stdout}"

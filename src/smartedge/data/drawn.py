@@ -4,6 +4,8 @@ Eight yes/no attributes, each a fair coin of its own: protecting one of them per
 better than chance, whatever else is known about the image. Everything else about a face (pose, light, skin, hair,
 clothes, background, noise) is drawn independently of the attributes.
 
+Two of them make the column ``expression`` of four classes: a mouth that is open or not, with or without a smile.
+
 An image is a function of ``(seed, split, index)``. :mod:`smartedge.data.face` paints it at the size asked for.
 """
 
@@ -23,7 +25,9 @@ from smartedge.data.readers import Block, InBlocks
 from smartedge.image_size import ImageSize
 from smartedge.types import SplitName
 
-__all__ = ["ATTRIBUTES", "DEFAULT_COUNTS", "draw", "open_drawn"]
+__all__ = ["ATTRIBUTES", "DEFAULT_COUNTS", "EXPRESSIONS", "draw", "open_drawn"]
+
+EXPRESSIONS = ("neutral", "surprise", "smile", "laugh")  # neither; mouth_open alone; smile alone; both
 
 DEFAULT_COUNTS: dict[SplitName, int] = {"train": 4000, "val": 500, "test": 1000}
 VERSION = 1  # raise it when a drawing changes, so that cached images are drawn again
@@ -43,7 +47,9 @@ def open_drawn(image_size: int | ImageSize, counts: dict[SplitName, int] | None 
     """
     splits: dict[SplitName, RawSplit] = {}
     for split, count in {**DEFAULT_COUNTS, **(counts or {})}.items():
-        table = pa.table(dict(zip(ATTRIBUTES, _attributes(_uniforms(0, split, np.arange(count))).T, strict=True)))
+        columns = dict(zip(ATTRIBUTES, _attributes(_uniforms(0, split, np.arange(count))).T, strict=True))
+        expression = np.take(EXPRESSIONS, columns["mouth_open"] + 2 * columns["smile"].astype(np.int64))
+        table = pa.table({**columns, "expression": expression})
         drawing = _Drawing(split, count, max(ImageSize.of(image_size).sides))
         images = Images(count, key=f"drawn {VERSION} {split}", items=drawing, reader=drawing.reader)
         splits[split] = RawSplit.from_table(images, table)

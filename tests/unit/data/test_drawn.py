@@ -75,6 +75,12 @@ def test_attributes_are_fair_and_independent() -> None:
             assert abs(odd - 0.5) < bound, [ATTRIBUTES[i] for i in chosen]
 
 
+def test_the_expression_is_made_of_mouth_and_smile() -> None:
+    table = open_drawn(8, {"test": 40}).splits["test"].read([*ATTRIBUTES, "expression"])
+    named = {("neutral", False, False), ("surprise", True, False), ("smile", False, True), ("laugh", True, True)}
+    assert set(zip(*(table[name].to_pylist() for name in ("expression", "mouth_open", "smile")), strict=True)) == named
+
+
 @pytest.mark.parametrize("attribute", range(len(ATTRIBUTES)), ids=ATTRIBUTES)
 def test_each_attribute_shows_and_changes_nothing_else(attribute: int) -> None:
     uniforms = _uniforms(0, "train", np.arange(32))

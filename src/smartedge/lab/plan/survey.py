@@ -59,6 +59,7 @@ def measure_here(
     for name in names:
         get_codec(name)
     begun = time.monotonic()
+    monitor.update(Update("", "profile", 0, _MOST_CUTS + 2, "the undivided network"))
     undivided = _plain(config, _WHOLE, config.model.cut)
     whole = _ask(undivided, "whole", names, repeats)
     listed = {name: (front, back, size) for name, front, back, size in whole["all_cuts"]}
