@@ -58,7 +58,7 @@ def edge_step(
         seen_BF = features_BF if rate is None else rate.rounded(features_BF)
         logits_BK = task_exit(seen_BF)
     loss = task_loss(logits_BK, labels, task_kind, label_smoothing=options.label_smoothing)
-    (loss if rate is None else loss + rate.penalty(seen_BF)).backward()
+    (loss if rate is None else loss + rate.penalty(features_BF)).backward()
     apply_gradients(optimizer, clip_norm=options.clip_norm)
     figures = {} if rate is None else rate.update(features_BF)
     return EdgeStep(features_BF.detach().float(), logits_BK.detach().float(), loss.item(), figures)

@@ -171,7 +171,7 @@ def protected_step(
         if suppression.mixture is not None:
             loss = loss + _against_posterior(suppression, suppression.mixture, twin, features_BF, labels, figures)
     if protection.rate is not None:
-        loss = loss + protection.rate.penalty(seen_BF)
+        loss = loss + protection.rate.penalty(features_BF)
     loss.backward()
     apply_gradients(optimizer, clip_norm=options.clip_norm)
     if protection.rate is not None:

@@ -1,12 +1,14 @@
 """Training a front for few bytes: what its features will cost is part of its loss.
 
-The features are rounded by the codec ``learned`` when they are sent. While the front learns, uniform noise as wide as a
-step stands for the rounding, and the heads learn from the noisy features. The loss is
+The features are rounded by the codec ``learned`` when they are sent. While the front learns, the heads learn from
+rounded features, and the gradient passes as if nothing were rounded (*straight-through*). The loss is
 
     task loss + λ * (bits that the features cost by a prior) / (bits of the target)
 
-after Ballé et al., "End-to-end optimized image compression" (arXiv 1611.01704), and with the task in place of the image
-after Matsubara et al., "Supervised compression for split computing" (arXiv 2108.11898).
+where uniform noise as wide as a step stands for the rounding, since a number of bits has no gradient in whole numbers:
+Ballé et al., "End-to-end optimized image compression" (arXiv 1611.01704). Noise in one term and rounding in the other
+is from Minnen and Singh (arXiv 2007.08739, section 3.4), the task in place of the image from Matsubara et al. (arXiv
+2108.11898).
 """
 
 from __future__ import annotations
@@ -53,24 +55,29 @@ class RateTerm:
         self.weight = _FIRST_WEIGHT  # λ
 
     def rounded(self, features_BF: Tensor) -> Tensor:
-        """The features, float32 (B, *F), with noise that stands for the rounding; the gradient passes."""
+        """The features as the codec rounds them, float32 (B, *F); the gradient is that of the features themselves."""
         if self.step is None:
             start = LearnedCodec(math.ceil(_FINER * self._codec.target))
             self.step = start.step(features_BF.detach().float().cpu().numpy())
-        return features_BF.float() + self.step * (torch.rand_like(features_BF, dtype=torch.float32) - 0.5)
+        features_BF = features_BF.float()
+        return features_BF + ((features_BF / self.step).round() * self.step - features_BF).detach()
 
-    def penalty(self, rounded_BF: Tensor) -> Tensor:
-        """What is added to the loss: λ times the bits per image, in units of the target."""
+    def penalty(self, features_BF: Tensor) -> Tensor:
+        """What is added to the loss: λ times the bits per image, in units of the target. Draws the noise.
+
+        Args:
+            features_BF: as the front made them.
+        """
         assert self.step is not None
-        steps_NC = rounded_BF.movedim(self._axis, -1).reshape(-1, rounded_BF.shape[self._axis]) / self.step
-        bits: Tensor = self._prior(steps_NC)
-        return self.weight * bits / (8 * self._codec.target * len(rounded_BF))
+        steps_NC = features_BF.float().movedim(self._axis, -1).reshape(-1, features_BF.shape[self._axis]) / self.step
+        bits: Tensor = self._prior(steps_NC + torch.rand_like(steps_NC) - 0.5)
+        return self.weight * bits / (8 * self._codec.target * len(features_BF))
 
     def update(self, features_BF: Tensor) -> dict[str, float]:
         """After the backward pass: update the prior and λ.
 
         Args:
-            features_BF: without the noise, as the front made them.
+            features_BF: as the front made them.
 
         Returns:
             ``rate_bytes``, what an image takes with the training's step, and ``rate_weight``, the λ of this update.
