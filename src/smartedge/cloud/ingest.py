@@ -81,7 +81,6 @@ class Ingest:
         self._learn = learn
         self._method, self._schedule = get_method(config.method), get_schedule(config.schedule)
         self._order = list(self._schedule.streams(config))
-        self._largest = largest_value(config)
         if shared is not None:
             shared.refresh()
         for edge in edges_of(folder) if shared is None else ():
@@ -149,7 +148,8 @@ class Ingest:
         handover = self._handover
         intake = self._intake(edge)
         with self._counting(intake):
-            batch = unpack(frame.batch, header, largest=self._largest)
+            largest = largest_value(self._config, get_codec(header.codec))
+            batch = unpack(frame.batch, header, largest=largest)
         if self._shared is not None:
             self._shared.enter(edge)
         with handover.changed:

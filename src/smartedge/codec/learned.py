@@ -25,7 +25,7 @@ _HEAD = struct.Struct("<HB")
 _OWN_TABLES = 0x8000  # in the head: each channel has a table of its own
 _RUNGS = 1024
 _OCTAVE = 16  # rungs until a step is twice as large
-_FINEST = -6  # log2 of the smallest step
+_FINEST = -30  # log2 of the smallest step: small numbers are not all rounded to 0
 # Rounded to float32 last, so that both sides have the same, whatever the last digit of a processor's power is.
 _STEPS = (2 ** (_FINEST + np.arange(_RUNGS) / _OCTAVE)).astype(np.float32)
 _ALL_ZERO_AFTER = 8 * _OCTAVE  # rungs: then what had level LARGEST_LEVEL has level 0
@@ -35,11 +35,11 @@ _ALL_ZERO_AFTER = 8 * _OCTAVE  # rungs: then what had level LARGEST_LEVEL has le
 class LearnedCodec:
     """As many evenly spaced levels as a frame may have: no more than ``target`` bytes per image, on average.
 
-    A level is the nearest whole multiple of a step, and the error is at most half a step, plus float32 rounding. The
-    step is common to all numbers of a frame. It is the smallest of a ladder (2^-6 times powers of 2^(1/16)) with which
-    the frame keeps to the target, and the largest number has level 127 at most. A front that is trained for the target
-    (:mod:`smartedge.methods.rate`) loses little by that. With any other, and with noise, the target is met as well, by
-    a larger step.
+    A level is the nearest whole multiple of a step, and the error is at most half a step, plus float32 rounding. So no
+    number is decoded to more than twice its magnitude. The step is common to all numbers of a frame. It is the smallest
+    of a ladder (2^-30 times powers of 2^(1/16)) with which the frame keeps to the target, and the largest number has
+    level 127 at most. A front that is trained for the target (:mod:`smartedge.methods.rate`) loses little by that. With
+    any other, and with noise, the target is met as well, by a larger step.
 
     ``payload`` is a uint16 (the step's place in the ladder, and whether each channel has a table of its own or all
     share one), a uint8 (the lower eight bits of the payload's length), the tables

@@ -30,7 +30,7 @@ _LINES_OF_A_HOST = 5  # in a window
 _LINES = 100  # of all hosts, in a window
 _AT_ONCE = 5  # refusals that a host hears of at once
 _DELAY_S = 1.0  # of the next one; twice as long each time
-_LONGEST_DELAY_S = 32.0
+_LONGEST_DELAY_S = 16.0  # a connection that proved nothing is closed after 20 s: its sender must hear why before
 _REFUSALS_A_SECOND = 200.0  # of all hosts: a flood from many addresses must leave time for edges
 
 
@@ -114,8 +114,8 @@ class RefusalLog:
     """Says who was refused and why, a few times a minute for each host; slows down who is refused often.
 
     A sender hears of a refusal when :meth:`refuse` returns, and has only a few calls at a time. So a late answer slows
-    it down. A host that was refused five times waits 1 s, then twice as long each time, up to half a minute, until it
-    was quiet for a minute. All hosts together get a bounded number of answers a second.
+    it down. A host that was refused five times waits 1 s, then twice as long each time, up to 16 s, until it was
+    quiet for a minute. All hosts together get a bounded number of answers a second, as long as those wait no longer.
     """
 
     total: int = 0
@@ -147,7 +147,8 @@ class RefusalLog:
             self._say("stream from %s: [%s] %s", _plain(who), getattr(error, "code", "SE"), _plain(str(error)))
         else:
             seen.unsaid += 1
-        self._free_at = max(now, self._free_at) + 1 / _REFUSALS_A_SECOND
+        # Who hangs up before its answer does not wait, so without a bound a flood would delay everybody's for hours.
+        self._free_at = min(max(now, self._free_at) + 1 / _REFUSALS_A_SECOND, now + _LONGEST_DELAY_S)
         too_many = seen.refusals - _AT_ONCE
         late = min(_LONGEST_DELAY_S, _DELAY_S * 2 ** min(too_many - 1, 16)) if too_many > 0 else 0.0
         await asyncio.sleep(max(late, self._free_at - now))

@@ -41,8 +41,10 @@ def test_no_frame_exceeds_the_target_and_the_error_is_at_most_half_a_step(target
     payload, side = codec.encode(features_BF)
     assert len(payload) <= min(target * batch, codec.max_bytes(batch, shape))
     (head,) = struct.unpack_from("<H", payload)
-    step = 2 ** (-6 + (head & 0x7FFF) / 16)
+    step = 2 ** (-30 + (head & 0x7FFF) / 16)
     assert decoding_error(codec, payload, side, features_BF)["max_abs"] <= step / 2 * (1 + 1e-5)
+    decoded_BF = codec.decode(payload, side, batch=batch, feature_shape=shape, dtype=FLOAT32)
+    assert (np.abs(decoded_BF) <= 2 * np.abs(features_BF) * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize("target", [16, 24, 48, 80])
@@ -79,10 +81,10 @@ def test_channels_have_tables_of_their_own_where_that_takes_fewer_bytes() -> Non
 
 def test_numbers_of_any_size_get_a_step_of_theirs() -> None:
     codec = LearnedCodec(999_999)
-    for scale in (1e-6, 1.0, 1e3, 1e6):
+    for scale in (1e-6, 1e-3, 1.0, 1e3, 1e6):
         features_BF = scale * bottleneck()
         error = decoding_error(codec, *codec.encode(features_BF), features_BF)["max_abs"]
-        assert error <= max(2**-7, scale / 127 * 2 ** (1 / 16) / 2)
+        assert error <= scale / 127 * 2 ** (1 / 16) / 2
     with pytest.raises(CodecError, match="numbers beyond"):
         codec.encode(np.float32(1e30) * bottleneck())
 

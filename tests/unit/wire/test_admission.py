@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from smartedge.errors import FleetError, FrameError
-from smartedge.wire.admission import Access, Peer, RefusalLog
+from smartedge.wire.admission import _LONGEST_DELAY_S, Access, Peer, RefusalLog
 from smartedge.wire.credentials import Credentials
+from smartedge.wire.grpc_receiver import Limits
 from smartedge.wire.x509 import serial_of
+
+_SPARE_S = 2.0  # for handshake and call
 
 
 class Fleet:
@@ -113,7 +116,7 @@ def test_a_host_gets_five_lines_a_minute_and_waits_from_then_on(
         waited.append(clock[1] - before)
         clock[0] += 0.01
     assert len(caplog.records) == 5
-    assert waited[:12] == [pytest.approx(0.005)] * 5 + [1, 2, 4, 8, 16, 32, 32] and waited[-1] == 32
+    assert waited[:12] == [pytest.approx(0.005)] * 5 + [1, 2, 4, 8, 16, 16, 16] and waited[-1] == 16
     before = clock[1]
     refuse(log, "10.0.0.2")
     assert len(caplog.records) == 6 and clock[1] - before < 0.01
@@ -125,7 +128,7 @@ def test_a_host_gets_five_lines_a_minute_and_waits_from_then_on(
     ]
     before = clock[1]
     refuse(log, "10.0.0.1")
-    assert clock[1] - before == 32, "it was never quiet for a minute"
+    assert clock[1] - before == 16, "it was never quiet for a minute"
     clock[0] += 61
     before = clock[1]
     refuse(log, "10.0.0.1")
@@ -144,6 +147,25 @@ def test_all_hosts_together_get_two_hundred_answers_a_second(clock: list[float])
     before = clock[1]
     refuse(log, "10.9.9.9")
     assert clock[1] - before == pytest.approx(1 / 200), "those before have had their answers"
+
+
+def test_a_flood_leaves_no_longer_delay_than_any_sender_has(clock: list[float]) -> None:
+    """A caller that hangs up at once does not wait for its answer, so it may call much more often than 200 times."""
+    log = RefusalLog()
+    for number in range(20_000):
+        refuse(log, f"10.0.{number // 256}.{number % 256}")
+    before = clock[1]
+    refuse(log, "192.0.2.1")
+    assert clock[1] - before <= 16
+    clock[0] += 17
+    before = clock[1]
+    refuse(log, "192.0.2.2")
+    assert clock[1] - before == pytest.approx(1 / 200)
+
+
+def test_who_is_refused_hears_why_before_its_connection_is_closed_for_its_age() -> None:
+    """Else it would take the cloud for lost, and try again for ever."""
+    assert 2 * Limits().header_s >= _LONGEST_DELAY_S + _SPARE_S
 
 
 def test_many_hosts_get_a_hundred_lines_a_minute_and_are_forgotten(
