@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from smartedge.image_size import RGB, ImageSize
 
-__all__ = ["SUFFIXES", "Fit", "Item", "decode", "is_hidden", "is_lfs_pointer", "walk"]
+__all__ = ["MOST_BYTES", "SUFFIXES", "Fit", "Item", "decode", "is_hidden", "is_lfs_pointer", "too_large", "walk"]
 
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
@@ -25,7 +25,7 @@ SUFFIXES = frozenset(
 
 _HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _OF_SYSTEMS = ("lost+found", "System Volume Information")
-_MOST_BYTES = 2**30  # of an image file: more than any image within Pillow's limit of pixels has
+MOST_BYTES = 2**30  # of an image file: more than any image within Pillow's limit of pixels has
 
 Item = bytes | Path | NDArray[np.uint8] | None
 """One image before decoding: a file's bytes, a file's path, pixels (H, W) or (H, W, C), or None if there is none."""
@@ -73,6 +73,11 @@ def walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
                 others[ending] += 1
 
 
+def too_large(width: int, height: int) -> bool:
+    """Whether an image has more pixels than Pillow's limit."""
+    return width * height > (Image.MAX_IMAGE_PIXELS or float("inf"))
+
+
 def is_lfs_pointer(data: bytes) -> bool:
     """Whether these are the first bytes of a git-LFS pointer, which stands for a file that was not fetched."""
     return data.startswith(b"version https://git-lfs")
@@ -115,7 +120,7 @@ def _read(path: Path) -> bytes | str:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return "not a file but a folder, pipe or device"
-        return "image too large" if status.st_size > _MOST_BYTES else file.read()
+        return "image too large" if status.st_size > MOST_BYTES else file.read()
 
 
 def _decode_array(pixels: Pixels, size: ImageSize, fit: Fit) -> Pixels | str:
@@ -124,7 +129,8 @@ def _decode_array(pixels: Pixels, size: ImageSize, fit: Fit) -> Pixels | str:
     if size.channels in (1, RGB) and bands <= _PICTURE_BANDS:
         picture = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
         return _picture(Image.fromarray(picture), size, fit)
-    return _planes([Image.fromarray(plane) for plane in np.moveaxis(np.atleast_3d(pixels), 2, 0)], size, fit)
+    planes = np.moveaxis(np.atleast_3d(pixels), 2, 0)
+    return _stacked([_fitted(Image.fromarray(plane), size, fit) for plane in planes], size)
 
 
 def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
@@ -135,7 +141,7 @@ def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
     if is_lfs_pointer(encoded):
         return "a git-LFS pointer, not the image (run 'git lfs pull')"
     with Image.open(io.BytesIO(encoded)) as image:
-        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+        if too_large(image.width, image.height):
             return "image too large"
         if size.channels not in (1, RGB) or _pages(image) == size.channels == RGB:
             return _decode_planes(image, size, fit)
@@ -164,32 +170,39 @@ def _decode_planes(image: Image.Image, size: ImageSize, fit: Fit) -> Pixels | st
         return (
             f"its {said} channels lie in one page, of which Pillow reads {len(image.getbands())}; write a page for each"
         )
-    planes: list[Image.Image] = []
-    pages = _pages(image)
+    planes: list[Pixels] = []
+    pages, sides = _pages(image), image.size
+    if pages not in (1, size.channels):  # said before they are decoded: a small file may have thousands of large ones
+        return _other_channels(pages, size)
     for page in range(pages):
         if pages > 1:
             image.seek(page)
+        if too_large(image.width, image.height):
+            return "image too large"
+        if image.size != sides:
+            return "its pages have different sizes"
         if len(image.getbands()) > 1 and pages > 1:
             return "its pages have several bands each"
         shallow = _eight_bits(image)
         if isinstance(shallow, str):
             return shallow
         whole = ImageOps.exif_transpose(shallow) if shallow is image else shallow
-        planes += (
+        bands = (
             whole.convert("RGBA" if "transparency" in whole.info else "RGB").split()
             if whole.mode == "P"
             else whole.split()
         )
-        if planes[-1].size != planes[0].size:
-            return "its pages have different sizes"
-    return _planes(planes, size, fit)
+        planes += [_fitted(band.convert("L"), size, fit) for band in bands]  # at once: pages may be large
+    return _stacked(planes, size)
 
 
-def _planes(planes: list[Image.Image], size: ImageSize, fit: Fit) -> Pixels | str:
-    """Grey images as the channels of one, each resized by itself: transparency does not weigh the others."""
-    if len(planes) != size.channels:
-        return f"it has {len(planes)} channels; data.image_size asks for {size.channels} (HEIGHTxWIDTHxCHANNELS)"
-    return np.stack([_fitted(plane.convert("L"), size, fit) for plane in planes], axis=2)
+def _stacked(planes: list[Pixels], size: ImageSize) -> Pixels | str:
+    """Grey images as the channels of one. Each was resized by itself: transparency does not weigh the others."""
+    return np.stack(planes, axis=2) if len(planes) == size.channels else _other_channels(len(planes), size)
+
+
+def _other_channels(found: int, size: ImageSize) -> str:
+    return f"it has {found} channels; data.image_size asks for {size.channels} (HEIGHTxWIDTHxCHANNELS)"
 
 
 def _picture(image: Image.Image, size: ImageSize, fit: Fit) -> Pixels:

@@ -41,6 +41,7 @@ MISTAKES = {
     "adversaries without a column": ("train run.yaml --set adversary.exits=mlp", "name it here"),
     "a folder without a run": ("report run", "holds no run; train one with 'smartedge train'"),
     "an edge without an address": ("edge run.yaml", "--bundle FILE or --connect HOST:PORT is needed"),
+    "an address that is none": ("edge run.yaml --connect -", "must be HOST:PORT"),
     "a cloud that is not there": (
         "edge run.yaml --connect 127.0.0.1:{free}",
         "is it started, and is this its address?",

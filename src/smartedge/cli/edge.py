@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 f"--bundle FILE or --connect HOST:PORT is needed: method {config.method!r} sends to a cloud"
             )
         connect = args.connect
-        if connect == AWAITED:
+        if connect == AWAITED and args.until_input_ends:
             connect = _awaited(config)
         how: Any = {"bundle": bundle, "resume": args.resume, "metrics": metrics, "stop": stop}
         if published is not None:

@@ -116,8 +116,8 @@ class CloudRunner:
                     return False
                 if self._written:
                     handover.changed.wait(timeout=0.2)
-                    continue
-            self._write()
+                else:
+                    self._write()  # with the lock: an edge that goes back takes the summary away, before or after
 
     def _write(self) -> CloudSummary:
         self._written = True

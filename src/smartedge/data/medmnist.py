@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from smartedge.data.raw import Images, RawData, RawSplit
+from smartedge.decode import too_large
 from smartedge.errors import DataError
 from smartedge.image_size import MOST_CHANNELS, RGB
 from smartedge.types import SplitName
@@ -71,7 +72,7 @@ def _labels(path: Path, split: SplitName) -> NDArray[np.generic]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             labels: NDArray[np.generic] = arrays[f"{split}_labels"]
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: {split}_labels cannot be read: {error}") from error
     if labels.ndim == 1:
         labels = labels[:, None]
@@ -99,6 +100,11 @@ def _image_form(path: Path, split: SplitName, channels: int) -> tuple[tuple[int,
             f"{path}: {split}_images is {dtype} of shape {shape}; expected uint8 or uint16 (N, H, W), (N, H, W, C) or "
             f"(N, C, H, W) with 1 or 3 channels, in C order. Other numbers of channels, up to {MOST_CHANNELS}, are "
             "said in data.image_size: HEIGHTxWIDTHxCHANNELS"
+        )
+    height, width = shape[1:3] if len(shape) == 3 or shape[3] in allowed else shape[2:]
+    if too_large(width, height):
+        raise DataError(
+            f"{path}: {split}_images has images of {height} x {width} pixels, which are too large; make them smaller"
         )
     return shape, dtype
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamedImages", "open_streamed"]
 
-_AT_ONCE = 256  # images that are looked at together
+_AT_ONCE = 32  # images that are looked at together: they may be large
 
 Indices = NDArray[np.int64]
 

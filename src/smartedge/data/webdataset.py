@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from smartedge.data.listing import FilesBySplit, find_files
 from smartedge.data.raw import Images, RawData, RawSplit, list_some, refuse_lfs_pointer, slices
 from smartedge.data.readers import Anywhere
-from smartedge.decode import SUFFIXES, Item, is_hidden
+from smartedge.decode import MOST_BYTES, SUFFIXES, Item, is_hidden
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing
 from smartedge.types import SplitName
@@ -177,6 +177,8 @@ def _list(path: Path) -> pa.Table:
             if image:
                 if sample.image is not None:
                     raise DataError(f"{path}: {key} has two images, {sample.image[0]} and {member.name}; leave one")
+                if member.issparse() or member.size > MOST_BYTES:
+                    raise DataError(f"{path}: {member.name} is a sparse file, or larger than 1 GiB; take it out")
                 sample.image = (member.name, member.offset_data, member.size)
             elif member.size <= _MOST_TEXT and (opened := tar.extractfile(member)) is not None:
                 sample.values.update(_values(path, member.name, ending, opened.read()))

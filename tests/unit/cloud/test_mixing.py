@@ -17,7 +17,7 @@ from many_edges import SHAPE, SIZE, SimulatedEdge, edges_of, fleet_config, lines
 
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
-from smartedge.artifacts.summary import has_finished
+from smartedge.artifacts.summary import CloudSummary, has_finished
 from smartedge.cloud.completion import ask_to_close
 from smartedge.cloud.learning import Learning
 from smartedge.cloud.runner import CloudRunner
@@ -393,10 +393,10 @@ def test_training_that_fails_on_no_frame_alone_blames_no_edge(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_path: Path, comes_back) -> None:
+def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_path, comes_back, monkeypatch) -> None:
     """All frames of an edge are in, and it did not hear so. Either it comes back and hears it, or it is given up.
 
-    The results are written before.
+    The results are written before. No edge can change what they say while they are written.
     """
     config = fleet_config(fleet={"expect": 2, "farewell": (60.0 if comes_back else 0.3) / 3600}, epochs=1)
     edges = edges_of(config, 2)
@@ -405,6 +405,22 @@ def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_pa
         edge.send(runner)
     closed = tmp_path / "cloud" / "closed" / "edge1"
     closed.unlink()
+    locked: list[bool] = []
+    write, lock = runner.learning.write, runner._handover.changed
+
+    def look() -> None:
+        free = lock.acquire(blocking=False)
+        locked.append(not free)
+        if free:
+            lock.release()
+
+    def watched(**more: int | None) -> CloudSummary:
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+        return write(**more)
+
+    monkeypatch.setattr(runner.learning, "write", watched)
     ended: list[bool] = []
     running = threading.Thread(target=lambda: ended.append(runner.run(threading.Event())))
     running.start()
@@ -417,6 +433,7 @@ def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_pa
         edges[1].send(runner)  # nothing is wanted, so it sends nothing
     running.join(timeout=60)
     assert ended == [True] and closed.exists() == comes_back
+    assert locked == [True]
     runner.close()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from smartedge.config import load_config
 from smartedge.data import open_dataset
@@ -85,6 +86,22 @@ def test_one_channel_is_grey() -> None:
 )
 def test_another_number_of_channels_is_a_reason(item: bytes | np.ndarray, size: ImageSize, words: str) -> None:
     assert words in str(decode(item, size))
+
+
+def test_pages_beyond_the_channels_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file may have thousands of large pages."""
+    decoded = []
+    monkeypatch.setattr(TiffImageFile, "load_end", lambda image: decoded.append(image.tell()))
+    for size in (FIVE, ImageSize(8, 12, 4)):
+        assert "it has 6 channels" in str(decode(tiff([PIXELS[0, ..., 0]] * 6), size))
+    assert decoded == []
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_limit_of_pixels_holds_for_each_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8 * 12)
+    file = tiff([PIXELS[0, ..., 0], np.zeros((8, 13), np.uint8)])
+    assert decode(file, ImageSize(8, 12, 2)) == "image too large"
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,32 @@ def test_arrays_that_are_wrong(changes: dict[str, Any], message: str, tmp_path: 
     path = write(tmp_path / "d.npz", **changes)
     with pytest.raises(DataError, match=message):
         open_dataset(str(path), "label", image_size=8, cache_dir=cache)
+
+
+def claiming(file: Path, array: str, shape: tuple[int, ...]) -> Path:
+    """A file of arrays, one of which says that it has this shape, and holds little."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    write(file)
+    with zipfile.ZipFile(file) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in {**held, f"{array}.npy": header.getvalue() + b"1"}.items():
+            archive.writestr(name, data)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("array", "shape", "message"),
+    [
+        ("train_labels", (2**60,), "train_labels cannot be read: Unable to allocate"),
+        ("train_images", (12, 2**14, 2**14, 3), "train_images has images of 16384 x 16384 pixels, which are too large"),
+        ("train_images", (12, 2**33, 2**33), "too large"),
+    ],
+)
+def test_claims_of_much_memory(array: str, shape: tuple[int, ...], message: str, tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        open_dataset(str(claiming(tmp_path / "d.npz", array, shape)), "label", image_size=8, cache_dir=cache)
 
 
 def test_a_file_that_is_no_archive(tmp_path: Path, cache: Path) -> None:

@@ -16,9 +16,11 @@ from PIL import Image
 
 from smartedge.data import DataSet, batches, open_dataset, streaming
 from smartedge.data import readers as module
+from smartedge.data.raw import Images
 from smartedge.data.readers import Block, InBlocks
 from smartedge.decode import Item
 from smartedge.errors import DataError
+from smartedge.image_size import ImageSize
 
 COUNT = 120
 BROKEN = 57  # this image cannot be decoded
@@ -139,6 +141,29 @@ def test_layouts_that_are_read_from_the_front_only_are_refused(tmp_path: Path) -
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(DataError, match=r"data.cache_bytes: 0 .*cannot be read one by one; leave it out"):
         opened(tmp_path / "set.npz", tmp_path / "cache", 0)
+
+
+def test_few_images_are_in_memory_while_a_set_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be large: 256 photographs of 20 MB would be 5 GB."""
+    read, most = 0, 0
+
+    def items() -> Iterator[Item]:
+        nonlocal read
+        for _ in range(300):
+            read += 1
+            yield b"no picture"
+
+    def count(_: Item, *__: object) -> str:
+        nonlocal most
+        most = max(most, read - looked[0])
+        return "broken"
+
+    looked = [0]
+    monkeypatch.setattr(streaming, "decode", count)
+    monkeypatch.setattr(streaming.DecodingProgress, "update", lambda _, done: looked.__setitem__(0, done))
+    images = Images(300, key="k", items=items)
+    assert len(streaming._look(images, "d", ImageSize(8, 8), "crop", None)) == 300
+    assert most <= 32
 
 
 class Counting:

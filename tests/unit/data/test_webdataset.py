@@ -136,6 +136,22 @@ def test_no_images_or_no_labels(
         opened(write(tmp_path / "d.tar", members))
 
 
+def test_an_image_that_claims_to_be_larger_than_the_memory(
+    tmp_path: Path, picture: Picture, opened: Callable[..., DataSet]
+) -> None:
+    """A sparse file of a tar says how large it is without its holes."""
+    entry = tarfile.TarInfo("99999.png")
+    entry.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"\x80" + (2**60).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    file = write(tmp_path / "d.tar", samples(picture, 20))
+    file.write_bytes(bytes(header) + file.read_bytes())
+    with pytest.raises(DataError, match=r"99999\.png is a sparse file, or larger than 1 GiB; take it out"):
+        opened(file)
+
+
 def test_a_file_that_is_no_tar(tmp_path: Path, opened: Callable[..., DataSet]) -> None:
     (tmp_path / "train.tar").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     with pytest.raises(DataError, match="git-LFS pointer"):
