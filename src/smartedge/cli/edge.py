@@ -94,10 +94,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _awaited(config: Config) -> str:
     """The address of the cloud that 'smartedge train' starts beside this side. Meanwhile torch is imported."""
-    import smartedge.edge.runner  # noqa: F401 - imports torch
     from smartedge.runs.machine import pick_device
 
-    pick_device(config.hardware.edge_device, "hardware.edge_device")  # an error comes at once
+    pick_device(config.hardware.edge_device, "hardware.edge_device")  # first, so that an error comes at once
+    import smartedge.edge.runner  # noqa: F401 - takes a while
+
     if not (address := next_line()):
         raise Stopped
     return address
