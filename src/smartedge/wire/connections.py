@@ -61,13 +61,25 @@ class Connections:
         most_per_host: connections from one host that have not proved who they are.
         most_per_edge: connections of one edge. The oldest ones stay, since an edge's working stream may be there.
         unproven_s: seconds after which a connection is closed that has not proved who it is.
+        shared: a proxy stands before the port, and may bring calls of several senders on one connection. Then it counts
+            for no edge, and is read from whatever it sends: else one sender could keep others out.
     """
 
-    def __init__(self, port: int, *, most: int, most_per_host: int, most_per_edge: int, unproven_s: float) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        most: int,
+        most_per_host: int,
+        most_per_edge: int,
+        unproven_s: float,
+        shared: bool = False,
+    ) -> None:
+        self.shared = shared
         self._port = port
         self._most = most
         self._most_per_host = most_per_host
-        self._most_per_edge = most_per_edge
+        self._most_per_edge = most if shared else most_per_edge
         self._unproven_s = unproven_s
         self._known: dict[int, _Connection | None] = {}  # by inode; None: a socket of something else
         self._ended: dict[str, tuple[int, int]] = {}  # by edge: bytes (up, down) of connections that have ended
@@ -158,7 +170,7 @@ class Connections:
                 many = total > self._most or unproven[host] > self._most_per_host
                 too_much = many or now - known.since > self._unproven_s
                 unproven[host] -= too_much
-                if not too_much and not known.held:
+                if not (too_much or known.held or self.shared):
                     self._hold_if_it_sends_much(inode, known)
             if too_much:
                 self._break(inode, known)

@@ -131,6 +131,7 @@ class GrpcReceiver:
         self._handler = handler
         self._limits = limits
         self._access = Access(credentials, guard)
+        self._proxied = guard is not None and not tls
         self._refusals = RefusalLog()
         self._open: dict[str, list[Open]] = {}
         self._endings: set[asyncio.Task[None]] = set()
@@ -205,6 +206,7 @@ class GrpcReceiver:
             most_per_host=self._limits.connections_per_host,
             most_per_edge=self._limits.streams_per_edge + self._limits.spare_connections,
             unproven_s=2 * self._limits.header_s,
+            shared=self._proxied,
         )
         return bound
 

@@ -96,6 +96,22 @@ def test_an_edge_has_a_few_connections_and_keeps_its_oldest_ones(server: Server)
     connections.close()
 
 
+def test_behind_a_proxy_a_connection_is_nobodys_own(server: Server) -> None:
+    """A proxy uses the connections that one sender began for others, too: nobody may make them useless."""
+    connections = watch(server, most_per_edge=1, shared=True)
+    first, second = server.connect()[0], server.connect()[0]
+    for client in (first, second):  # edge b uses the second one by now
+        connections.prove(client.getsockname(), "a")
+    stranger, accepted = server.connect()
+    stranger.sendall(bytes(70_000))
+    while len(accepted.recv(100_000, socket.MSG_PEEK)) < 70_000:
+        pass
+    connections.look()
+    assert is_open(first) and is_open(second)
+    assert select.select([accepted], [], [], 0)[0], "an edge's call may come on it"
+    connections.close()
+
+
 def test_who_proves_nothing_is_closed_in_time(server: Server) -> None:
     connections = watch(server, unproven_s=0.0)
     first, second = server.connect()[0], server.connect()[0]

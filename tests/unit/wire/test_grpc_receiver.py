@@ -249,6 +249,11 @@ def test_a_connection_that_never_proves_who_it_is_is_closed(listen: Callable[...
     assert kept.confirmed() == 0
 
 
+def test_only_a_proxy_brings_several_senders_on_one_connection(listen: Callable[..., GrpcReceiver]) -> None:
+    assert listen(guard=Fleet())._connections.shared
+    assert not listen(credentials=SECRET)._connections.shared
+
+
 def test_bytes_are_counted_for_each_edge(listen: Callable[..., GrpcReceiver], links: Links) -> None:
     receiver = listen(guard=Fleet())
     sizes = {"a": 1000, "b": 50_000}

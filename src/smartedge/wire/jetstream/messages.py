@@ -1,7 +1,7 @@
 """What lies in the broker: addresses, subjects, and the messages of one edge.
 
 The frames of edge ``door`` in the stream ``frames`` are messages on the subject ``smartedge.frames.door``. A message is
-seven bytes and a body. Numbers are little-endian::
+eight bytes and a body. Numbers are little-endian::
 
     uint32 sequence number of the frame, uint16 number of the part, uint16 parts of the frame - 1, body
 
