@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -16,8 +17,9 @@ from safetensors.torch import load_file
 from smartedge.cli.app import main
 from smartedge.data import open_dataset
 from smartedge.edge.protection import open_gate
-from smartedge.errors import DataError, RunError
+from smartedge.errors import DataError, FrameError, RunError
 from smartedge.inference import Answerer, BackServer, TorchFront, TrainedRun
+from smartedge.inference.answering import header_of
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
 from smartedge.wire.memory import MemoryLink
@@ -95,7 +97,12 @@ def test_a_server_needs_only_what_may_travel(run_and_images, tmp_path):
         shutil.copytree(config.run_dir / part, server / part)
     trained = TrainedRun.open(config.run_dir)
     images_BCHW = np.stack([np.array(Image.open(file)).transpose(2, 0, 1) for file in files])
-    link = MemoryLink(BackServer(TrainedRun.open(server)))
+    served = BackServer(TrainedRun.open(server))
+    asked = header_of(trained.config, trained.task, trained.agreement, served.back.feature_shape, frames=1)
+    for hostile in ("{", "[" * 30_000, "[]"):
+        with pytest.raises(FrameError, match="settings are not"):
+            served.accept("edge", dataclasses.replace(asked, agreement=hostile))
+    link = MemoryLink(served)
     front = TorchFront(trained)
     gate = open_gate(trained.config, config.run_dir / "edge", None, front.mechanism, None, existing=True)
     with Answerer(front, threshold=1.01, server=link, gate=gate) as answerer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -20,7 +19,7 @@ from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Monitor, Update
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import ReceivedFrame
+from smartedge.wire.frame import ReceivedFrame, settings_in
 from smartedge.wire.link import UNNAMED_EDGE
 
 __all__ = ["Ingest"]
@@ -289,12 +288,7 @@ class Ingest:
             self._handover.changed.notify_all()
 
     def _check_agreement(self, header: StreamHeader) -> None:
-        try:
-            theirs = json.loads(header.agreement)
-        except ValueError as error:
-            raise FrameError("the stream header's settings are not JSON") from error
-        if not isinstance(theirs, dict):
-            raise FrameError("the stream header's settings are not an object")
+        theirs = settings_in(header)
         try:
             own = config_of_edge(self._config, theirs)
             get_codec(own.codec_name)

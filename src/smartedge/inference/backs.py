@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +15,7 @@ from smartedge.models.exits import probabilities
 from smartedge.models.network import divide
 from smartedge.runs.checkpoint import back_weights
 from smartedge.types import EncodedBatch, Features, Frame, StreamHeader
+from smartedge.wire.frame import settings_in
 
 __all__ = ["BackServer", "LocalBack"]
 
@@ -68,7 +66,7 @@ class BackServer:
         run = self.run
         own = header_of(run.config, run.task, run.agreement, self.back.feature_shape, frames=header.frames)
         if (
-            not _agree(json.loads(header.agreement), json.loads(own.agreement))
+            not _agree(settings_in(header), settings_in(own))
             or any(getattr(header, name) != getattr(own, name) for name in _SAME)
             or header.batch_size > own.batch_size
         ):
@@ -100,15 +98,13 @@ class BackServer:
         """Nothing to do: no frame is kept."""
 
 
-def _agree(theirs: Any, own: Any) -> bool:
+def _agree(theirs: dict[str, object], own: dict[str, object]) -> bool:
     """Whether an edge's front belongs to the back here.
 
     Both name the front by its digest where the run was trained with a published front. The settings of its training
     may then differ: only those of the network and of the releases count. Otherwise edge and cloud are of one run, and
     all settings are equal. An edge with a published front tells its digest in this case too.
     """
-    if not isinstance(theirs, dict):
-        return False
     if "front" in own:
         return theirs.get("front") == own["front"] and all(theirs.get(key) == own.get(key) for key in _OF_THE_NETWORK)
     return bool({key: value for key, value in theirs.items() if key != "front"} == own)

@@ -46,6 +46,7 @@ __all__ = [
     "parse",
     "receive",
     "serialise",
+    "settings_in",
 ]
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -161,6 +162,21 @@ def _check_protocol(data: bytes) -> None:
             f"stream header: the sender speaks protocol {said}, this side {PROTOCOL}; "
             "install the same version of smartedge on both"
         )
+
+
+def settings_in(header: StreamHeader) -> dict[str, object]:
+    """The settings that a stream header states; they may come from anybody.
+
+    Raises:
+        FrameError: they are no JSON, or no object.
+    """
+    try:
+        said = json.loads(header.agreement)
+    except (ValueError, RecursionError) as error:
+        raise FrameError("the stream header's settings are not JSON") from error
+    if not isinstance(said, dict):
+        raise FrameError("the stream header's settings are not an object")
+    return said
 
 
 def answer_header(header: StreamHeader) -> StreamHeader:

@@ -42,6 +42,8 @@ def send(runner: CloudRunner, header: StreamHeader) -> None:
     ("changes", "error", "problem"),
     [
         ({"agreement": "{"}, FrameError, "not JSON"),
+        ({"agreement": "[" * 30_000}, FrameError, "not JSON"),
+        ({"agreement": "[]"}, FrameError, "not an object"),
         ({"agreement": json.dumps({**CONFIG.agreement(), "seed": 7})}, RunError, "seed: 7 at the edge, 0 here"),
         ({"codec": "float32"}, FrameError, "contradict"),
         ({"batch_size": 8}, FrameError, "contradict"),
