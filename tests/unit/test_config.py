@@ -105,6 +105,11 @@ def test_a_rectangle_is_kept_as_it_was_written_and_a_square_as_a_number() -> Non
     for data, words in (
         ({"image_size": "4x64"}, r"data.image_size: .*4x64 pixels: height and width must be 8 to 4096"),
         ({"image_size": "64x64x17"}, r"data.image_size: .*1 to 16 channels"),
+        ({"mean": [123.7, 116.3, 103.5]}, r"data.mean.*less than or equal to 1"),
+        ({"mean": [float("nan")] * 3}, r"data.mean.*less than or equal to 1, got nan"),
+        ({"std": [58.4, 57.1, 57.4]}, r"data.std.*less than or equal to 1"),
+        ({"std": [float("inf")] * 3}, r"data.std.*less than or equal to 1"),
+        ({"std": [1e-300] * 3}, r"data.std.*greater than or equal to 0.001"),
         ({"image_size": "64x64x5", "mean": [0.1, 0.2, 0.3]}, r"data.mean: 3 numbers for images of 5 channels"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -123,7 +128,9 @@ def test_a_rectangle_is_kept_as_it_was_written_and_a_square_as_a_number() -> Non
         ({"name": "resnet18"}, 64),
     ],
 )
-def test_a_pretrained_network_gets_images_of_its_own_size_where_none_is_given(model, size):
+def test_a_pretrained_network_gets_images_of_its_own_size_where_none_is_given(model, size, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.pth").touch()
     config = load_config({"model": model})
     assert config.data.image_size.plain == size
     assert load_config(Config.model_validate({"model": model})).data.image_size.plain == size

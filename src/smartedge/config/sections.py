@@ -110,12 +110,12 @@ class DataConfig(Section):
         description="what becomes of an image of another shape: crop (its middle), squash (all of it, squeezed), "
         "letterbox (all of it, with black bars)",
     )
-    mean: tuple[float, ...] | None = Field(
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         None,
         description="of the pixels' values in [0, 1], one number for each channel: subtracted; default: 0.5, or that "
         "of pretrained weights",
     )
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+    std: tuple[Annotated[float, Field(ge=0.001, le=1)], ...] | None = Field(
         None, description="one number for each channel: the differences are divided by it; default: 0.25, as for mean"
     )
     limit: dict[Literal["train", "val", "test"], PositiveInt] = Field(
