@@ -159,9 +159,11 @@ def main() -> None:
 
 def print_tables(found: list[Way]) -> None:
     rows, seconds = [], {}
+    ours = {way.link for way in found if way.role == "planned" and curve_file(way.choice).exists()}
     for way in found:
         if not curve_file(way.choice).exists():
             print(f"not trained yet: {describe(way.choice)} ({way.role}, {way.link})")
+        if not curve_file(way.choice).exists() or way.link not in ours:  # nothing to compare with
             continue
         curve = json.loads(curve_file(way.choice).read_text())["val"]
         row: dict[str, Any] = {"link": way.link, "role": way.role, "choice": describe(way.choice)}
