@@ -54,7 +54,15 @@ BEGUN = {
 }
 # No result depends on these. Of the fronts the files' content counts, which has a test of its own.
 FREE = ("run_dir", "hardware", "link", "spool", "store", "data.cache_dir", "data.cache_bytes", "model.front")
-FREE += ("cloud.workers", "fleet.expect", "fleet.deadline", "fleet.patience", "fleet.farewell", "model.start")
+FREE += (
+    "codec.bytes",
+    "cloud.workers",
+    "fleet.expect",
+    "fleet.deadline",
+    "fleet.patience",
+    "fleet.farewell",
+    "model.start",
+)
 
 
 def begun(folder: Path, settings: dict[str, object] = BEGUN) -> Config:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.config import load_run_config
 
     for folder in args.run_dirs:
-        if not (folder / "results.json").exists():
+        if not any((folder / name).exists() for name in ("results.json", "cloud/fleet.json")):
             load_run_config(folder)  # a folder without a run is told before the drawing libraries are imported
     from smartedge.lab.report import is_fleet, write_comparison, write_figure, write_fleet_report, write_report
     from smartedge.training import collect

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from smartedge.config import Config
 from smartedge.errors import RunError, from_code
+from smartedge.methods.base import get_method
 
 __all__ = ["shapes_of"]
 
@@ -35,7 +36,7 @@ def shapes_of(config: Config) -> Mapping[str, tuple[int, ...]]:
         RunError: the network must be built, and torch is not installed.
     """
     model, cut = config.model, config.model.cut
-    if config.method == "hierarchical" and config.fleet.cuts is None:
+    if get_method(config.method).divides and config.fleet.cuts is None:
         if model.codebook is not None:
             return {cut: (model.codebook,)}
         if isinstance(model.bottleneck, tuple):

@@ -155,8 +155,8 @@ def test_the_default_bottleneck_has_a_quarter_as_many_numbers_as_the_image_has_p
     assert found == expected
     if found is not None:
         check_bottleneck(feature_shape, found, layout)
-        height, width = ImageSize.of(image_size)
-        assert math.prod(found) <= height * width // 4
+        size = ImageSize.of(image_size)
+        assert math.prod(found) <= size.height * size.width // 4
 
 
 def test_the_default_bottleneck_is_built_where_the_cut_has_a_map_and_left_out_where_it_has_a_vector():
