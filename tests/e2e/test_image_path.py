@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_an_image_passes_few_functions_and_wire_and_cloud_handle_a_frame_in_a_few_places(repo_root: Path) -> None:
     ran = subprocess.run(
         [sys.executable, str(repo_root / "scripts" / "image_path")], capture_output=True, text=True, check=True

@@ -41,6 +41,7 @@ def write_people(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_several_columns_and_identity_are_hidden_and_persons_are_attacked(
     tiny_config: Callable[..., Config],
     tmp_path: Path,

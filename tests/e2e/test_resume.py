@@ -40,7 +40,7 @@ PLACES = [
     ("split", "joint", None, "edge", "train", 4, 0),
     ("local", "joint", None, "edge", "train", 8, 1),
     ("hierarchical", "joint", "gaussian", "edge", "train", 8, 1),
-    ("hierarchical", "two-stage", "gaussian", "edge", "train", 8, 1),
+    pytest.param("hierarchical", "two-stage", "gaussian", "edge", "train", 8, 1, marks=pytest.mark.slow),
     ("hierarchical", "two-stage", "gaussian", "edge", "release train", 8, 4),
     ("hierarchical", "freeze-and-log", "codewords", "edge", "train", 8, 1),
     ("hierarchical", "two-stage", "labels", "cloud", "train", 8, 1),

@@ -20,7 +20,7 @@ from smartedge.training import train
 
 METHODS = [
     ("hierarchical", "joint"),
-    ("hierarchical", "freeze-and-log"),
+    pytest.param("hierarchical", "freeze-and-log", marks=pytest.mark.slow),
     ("upload", "joint"),
     pytest.param("upload", "freeze-and-log", marks=pytest.mark.slow),
     ("split", "joint"),
