@@ -84,7 +84,7 @@ TASKS = {
             "16x4x4": ("uint4", "uint2", "uint1"),
             "4x1x1": ("uint8",),
             "8x4x4+26": ("learned-26",),
-            "16x4x4+26": ("learned-26",),
+            "8x4x4+25": ("learned-25",),
             "plain": ("uint8", "uint2", "uint1", "topk-5%", "tile-webp-20"),
         },
         ("image", "jpeg-90", "jpeg-50", "jpeg-10", "webp-50", "webp-5", "avif-50", "avif-10"),
