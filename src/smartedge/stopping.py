@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 __all__ = ["Interrupted", "Stop", "Stopped", "end_after_signal", "stop_on_signals"]
+
+_AGAIN_S = 0.05
 
 
 class Stopped(KeyboardInterrupt):
@@ -71,11 +74,39 @@ def stop_on_signals() -> Iterator[Stop]:
     before = {
         number: signal.signal(number, lambda number, frame: stop.ask()) for number in (signal.SIGINT, signal.SIGTERM)
     }
+    with _asked_again_where_it_was_lost(stop):
+        try:
+            yield stop
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def _asked_again_where_it_was_lost(stop: Stop) -> Iterator[None]:
+    """Ask once more, a moment later, where Python printed :class:`Stopped` and went on.
+
+    It does so where a signal comes within ``__del__`` or the callback of a weak reference.
+    """
+    usual, ended = sys.unraisablehook, threading.Event()
+
+    def again() -> None:
+        if not ended.wait(_AGAIN_S):
+            signal.raise_signal(signal.SIGTERM)
+
+    def look(lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, Stopped):
+            stop.clear()
+            threading.Thread(target=again, daemon=True).start()
+        else:
+            usual(lost)
+
+    sys.unraisablehook = look
     try:
-        yield stop
+        yield
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        ended.set()
+        sys.unraisablehook = usual
 
 
 def end_after_signal(seconds: float) -> None:

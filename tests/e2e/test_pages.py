@@ -31,6 +31,7 @@ BEFORE = {  # what a page assumes to be there
     "docs/device.md": SETTINGS + PHOTOGRAPHS + FLEET,
     "docs/fleet.md": SETTINGS
     + "smartedge train run.yaml --set run_dir=runs/one; cp runs/one/edge/front.safetensors front.safetensors",
+    "docs/networks.md": "mkdir weights; touch weights/lite0.safetensors",
     "docs/store.md": SETTINGS + "smartedge train run.yaml --set run_dir=runs/faces",
 }
 AFTER = {

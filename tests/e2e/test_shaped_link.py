@@ -31,7 +31,8 @@ def test_a_side_that_was_let_go_is_capped_again() -> None:
         lab.lift("edge")
         free = lab.throttled()["edge"]
         assert lab._processor_share("edge") > 2 * 0.05
-        assert lab.throttled()["edge"]["throttled"] <= free["throttled"] + 1
+        # A whole core may be used up for moments, by a second thread; at its share it would stand still for seconds.
+        assert lab.throttled()["edge"]["seconds"] <= free["seconds"] + 0.2
         lab.cap()
         # One period may begin with what was left of the last.
         assert lab._processor_share("edge") < 0.12

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -27,6 +28,21 @@ def test_watched_work_is_asked_once_and_interrupted_the_second_time() -> None:
         with pytest.raises(KeyboardInterrupt) as caught:
             signal.raise_signal(signal.SIGTERM)
     assert not isinstance(caught.value, Stopped)
+
+
+def test_a_signal_that_is_lost_within_a_destructor_comes_again(capfd: pytest.CaptureFixture[str]) -> None:
+    class Asked:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        Asked()  # Python prints what is raised there, and goes on
+        for _ in range(500):
+            time.sleep(0.01)
+
+    with stop_on_signals() as stop, pytest.raises(Stopped):
+        work()
+    assert stop.is_set() and capfd.readouterr().err == ""
 
 
 def test_what_begins_after_the_signal_does_not_begin() -> None:
