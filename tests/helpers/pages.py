@@ -117,7 +117,7 @@ class Folder:
             elif block.language == "text":
                 self._compare(block.text, where)
             if block.language == "yaml":
-                load_config(self._read_yaml(block.text))
+                self._check_settings(block.text)
 
     def close(self, *, kill: bool) -> None:
         """Let the clouds come to their end, and stop everything else. With ``kill`` nothing is waited for."""
@@ -168,10 +168,15 @@ class Folder:
             wanted = ".*".join(re.escape(part.strip()) for part in line.split("..."))
             assert re.search(wanted, printed), f"{where}: was not printed: {line}\n{self.printed}"
 
-    def _read_yaml(self, text: str) -> dict[str, object]:
+    def _check_settings(self, text: str) -> None:
         file = self.place / "settings-of-a-block.yaml"
         file.write_text(text, encoding="utf-8")
-        return load_config(file).model_dump(mode="json", exclude_unset=True)
+        before = Path.cwd()
+        os.chdir(self.place)  # files that settings name are there
+        try:
+            load_config(load_config(file).model_dump(mode="json", exclude_unset=True))
+        finally:
+            os.chdir(before)
 
 
 def _without_numbers(text: str) -> str:
