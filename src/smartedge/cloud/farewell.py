@@ -33,7 +33,7 @@ class Farewell:
         self._until = None
 
     def over(self) -> bool:
-        """Whether all know. An edge that does not come back is not waited for for long. Hold ``handover.changed``."""
+        """Whether all know, or have been waited for long enough. Hold ``handover.changed``."""
         unaware, now = self._ingest.unaware(), time.monotonic()
         if unaware and self._until is None:
             self._until = now + self._seconds

@@ -106,18 +106,16 @@ class CloudRunner:
         handover = self._handover
         while True:
             with handover.changed:
-                while not (stop.is_set() or self._next() or self._done()):
-                    handover.changed.wait(timeout=0.2)
                 if stop.is_set():
                     return False
                 if self._next():
                     return True
-                if not self.ingest.unaware() or (self._written and self._farewell.over()):
-                    return False
-                if self._written:
-                    handover.changed.wait(timeout=0.2)
-                else:
-                    self._write()  # with the lock: an edge that goes back takes the summary away, before or after
+                if self._done():
+                    if self.ingest.unaware() and not self._written:
+                        self._write()  # with the lock: an edge that goes back takes the summary away, before or after
+                    elif self._farewell.over():
+                        return False
+                handover.changed.wait(timeout=0.2)
 
     def _write(self) -> CloudSummary:
         self._written = True
