@@ -10,6 +10,7 @@ from smartedge import errors
 from smartedge.config import Config
 from smartedge.files import private_folder, refuse_if_others_can_read
 from smartedge.methods.base import get_method
+from smartedge.wire.jetstream.messages import NATS
 
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
@@ -33,7 +34,6 @@ __all__ = [
     "why_unreachable",
 ]
 
-NATS = "nats://"  # before the address of a broker
 UDP = "udp://"  # before the address of a cloud that is reached without a way back
 
 
