@@ -12,7 +12,7 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -31,7 +31,17 @@ from smartedge.image_size import ImageSize
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMAT", "DecodingProgress", "ImageStore", "base_of", "default_cache_dir", "of_rows", "open_images"]
+__all__ = [
+    "FORMAT",
+    "DecodingProgress",
+    "ImageStore",
+    "base_of",
+    "decode_threads",
+    "default_cache_dir",
+    "of_rows",
+    "open_images",
+    "parts_of",
+]
 
 FORMAT = 3  # raise it when decoding or the files change: older files are then left alone
 CHUNK = 32  # images that are decoded at a time
@@ -179,22 +189,37 @@ def open_images(
         store, base = _open_file(images, name, size, fit, cache_dir, rows)
         _make_room(cache_dir, {base}, cache_bytes)
         return store
-    starts = np.cumsum([0, *(part.count for part in images.parts)])
+    starts: list[int] = []
     stores: list[_File | None] = []
     used: set[Path] = set()
-    for number, part in enumerate(images.parts):
-        mine = None
-        if rows is not None:
-            mine = rows[slice(*np.searchsorted(rows, starts[number : number + 2]))] - starts[number]
-            if not len(mine):
-                stores.append(None)
-                continue
-            mine = None if len(mine) == part.count else mine
+    for start, part, mine in parts_of(images, rows):
+        starts.append(start)
+        if mine is not None and not len(mine):
+            stores.append(None)
+            continue
         store, base = _open_file(part, name, size, fit, cache_dir, mine)
         stores.append(store)
         used.add(base)
     _make_room(cache_dir, used, cache_bytes)
-    return _Joined(stores, starts[:-1])
+    return _Joined(stores, np.array(starts))
+
+
+def parts_of(images: Images, rows: Indices | None) -> Iterator[tuple[int, Images, Indices | None]]:
+    """Each part of a source: the index at which it begins, and which of its images are needed; None: all."""
+    start = 0
+    for part in images.parts or (images,):
+        mine = None
+        if rows is not None:
+            mine = rows[slice(*np.searchsorted(rows, (start, start + part.count)))] - start
+            if len(mine) == part.count > 0:
+                mine = None
+        yield start, part, mine
+        start += part.count
+
+
+def decode_threads() -> int:
+    """How many threads decode images."""
+    return min(4, os.cpu_count() or 1)
 
 
 def _open_file(
@@ -285,7 +310,7 @@ def _build(
     with (
         replacing(pixels) as temporary,
         temporary.open("wb") as file,
-        ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(decode_threads()) as pool,
         DecodingProgress(name, count) as on,
     ):
         _hold(file.fileno())

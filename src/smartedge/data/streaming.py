@@ -8,7 +8,6 @@ images.
 from __future__ import annotations
 
 import json
-import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.data.images import FORMAT, DecodingProgress, base_of, of_rows
+from smartedge.data.images import FORMAT, DecodingProgress, base_of, decode_threads, of_rows, parts_of
 from smartedge.data.raw import Images
 from smartedge.data.readers import Reader
 from smartedge.decode import Fit, Item, decode
@@ -57,16 +56,10 @@ def open_streamed(
             "out, or write them as Parquet, tar or image files"
         )
     bad: dict[int, str] = {}
-    start = 0
-    for part in images.parts or (images,):
-        mine = None
-        if rows is not None:
-            mine = rows[slice(*np.searchsorted(rows, (start, start + part.count)))] - start
-            mine = None if len(mine) == part.count else mine
+    for start, part, mine in parts_of(images, rows):
         if mine is None or len(mine):
             found = _unusable(part, name, image_size, fit, cache_dir, mine)
             bad |= {start + index: reason for index, reason in found.items()}
-        start += part.count
     return StreamedImages(images.reader(), image_size, fit, bad, images.name_of)
 
 
@@ -114,7 +107,7 @@ def _look(images: Images, name: str, size: ImageSize, fit: Fit, rows: Indices | 
     items = compress(images.items(), wanted)
     bad: dict[int, str] = {}
     done = 0
-    with ThreadPoolExecutor(_threads()) as pool, DecodingProgress(name, len(indices)) as on:
+    with ThreadPoolExecutor(decode_threads()) as pool, DecodingProgress(name, len(indices)) as on:
         while chunk := list(islice(items, _AT_ONCE)):
             for place, found in enumerate(_decoded(chunk, size, fit, pool)):
                 if isinstance(found, str):
@@ -139,7 +132,7 @@ class StreamedImages:
         self, reader: Reader, size: ImageSize, fit: Fit, bad: dict[int, str], name_of: Callable[[int], str]
     ) -> None:
         self._reader, self._size, self._fit, self._name_of = reader, size, fit, name_of
-        self._pool = ThreadPoolExecutor(_threads(), thread_name_prefix="smartedge-decode")
+        self._pool = ThreadPoolExecutor(decode_threads(), thread_name_prefix="smartedge-decode")
         weakref.finalize(self, self._pool.shutdown, wait=False)
         self.bad = bad
 
@@ -171,10 +164,6 @@ def _decoded(
     items: Sequence[Item], size: ImageSize, fit: Fit, pool: ThreadPoolExecutor
 ) -> Iterator[NDArray[np.uint8] | str]:
     """Images decoded by several threads, each as :func:`smartedge.decode.decode` gives it."""
-    each = -(-len(items) // _threads())
+    each = -(-len(items) // decode_threads())
     shares = [items[start : start + each] for start in range(0, len(items), max(1, each))]
     return chain.from_iterable(pool.map(lambda share: [decode(item, size, fit) for item in share], shares))
-
-
-def _threads() -> int:
-    return min(4, os.cpu_count() or 1)
