@@ -32,9 +32,14 @@ HERE = Path(__file__).resolve().parent
 
 
 def provenance(arguments: str | None = None) -> dict[str, Any]:
-    """Machine, versions, date, commit and command (with ``arguments`` where those given name more than this result)."""
+    """Machine, versions, date, commit and command (with ``arguments`` where those given name more than this result).
+
+    ``SMARTEDGE_COMMIT`` names the commit on a machine to which the files went without git's history.
+    """
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    commit = os.environ.get("SMARTEDGE_COMMIT")
+    if not commit:
+        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "machine": describe_machine(),
         "versions": versions(),

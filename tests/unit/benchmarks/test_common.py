@@ -26,3 +26,10 @@ def test_a_result_takes_the_place_of_the_old_one_whole_or_not_at_all(tmp_path, m
     with pytest.raises(OSError, match="no room"):
         common.show_table("", [{"a": 1}], table)
     assert json.loads(file.read_text()) == kept and os.listdir(file.parent) == ["found.json"]
+
+
+def test_a_result_names_the_commit_that_the_environment_tells_where_git_history_did_not_travel(monkeypatch) -> None:
+    monkeypatch.setenv("SMARTEDGE_COMMIT", "0123abc")
+    assert common.provenance()["commit"] == "0123abc"
+    monkeypatch.delenv("SMARTEDGE_COMMIT")
+    assert common.provenance()["commit"] != "0123abc"
