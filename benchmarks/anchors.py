@@ -33,7 +33,7 @@ import torch
 from anchor_codecs import get_anchor
 from common import HERE, data_folder, keep_result, show_table, train_in_own_process
 from delta_rate import bytes_at, delta_rate
-from rate_accuracy import STRONG_EXIT
+from rate_tasks import STRONG_EXIT
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

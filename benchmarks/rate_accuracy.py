@@ -2,6 +2,7 @@
 
     python benchmarks/rate_accuracy.py                       # everything that is not finished yet
     python benchmarks/rate_accuracy.py --only lfw-smiling-64 # one task
+    python benchmarks/rate_accuracy.py --only cifar10-resnet18 --device cuda
     python benchmarks/rate_accuracy.py --table               # print the table from what is finished, and draw
 
 Both sides of the comparison send every image once (schedule ``freeze-and-log``), and train the same network on what
@@ -18,192 +19,148 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
 
-from common import HERE, attributes, data_folder, keep_result, show_table, train_in_own_process
+from common import HERE, keep_result, percent, show_table
 from delta_rate import compared
+from rate_tasks import CHECK, IMAGE, SHIFT, TASKS, TWICE, Sent, Task
 
 from smartedge.config import Config, load_config
 
+if TYPE_CHECKING:
+    from smartedge.types import FeatureBatch
+
 RESULTS = HERE / "results" / "rate-accuracy"
-STRONG_EXIT = {"depth": 3, "width": 256}
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is learned, on which images, by which network, and what is sent of them."""
-
-    path: str
-    desired: str  # ALL: every yes/no column
-    image_size: int
-    model: str
-    cut: str
-    fronts: dict[str, tuple[str, ...]]  # bottleneck, "plain", or bottleneck+N (trained for N bytes) → codecs
-    images: tuple[str, ...]  # codecs
-    train: int = 4000
-    epochs: int = 6
-    augment: str = "flip"
-
-    def config(self, **changes: Any) -> Config:
-        folder = data_folder(self.path)
-        desired = attributes(folder) if self.desired == "ALL" else self.desired
-        base = {
-            "schedule": "freeze-and-log",
-            "epochs": self.epochs,
-            "data": {
-                "path": str(folder),
-                "desired": desired,
-                "image_size": self.image_size,
-                "augment": self.augment,
-                "limit": {"train": self.train, "val": 256, "test": 2000},
-            },
-            "model": {"name": self.model, "cut": self.cut, "exit": STRONG_EXIT},
-            "train": {"precision": "bfloat16", "channels_last": True},
-            "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
-        }
-        return load_config(base, changes)
-
-
-TASKS = {
-    "lfw-smiling-64": Task(
-        "lfw-attributes",
-        "Smiling",
-        64,
-        "resnet18",
-        "layer1",
-        {
-            "8x4x4": ("float32", "uint8", "uint4", "uint2", "uint1"),
-            "16x4x4": ("uint4", "uint2", "uint1"),
-            "4x1x1": ("uint8",),
-            "8x4x4+26": ("learned-26",),
-            "8x4x4+25": ("learned-25",),
-            "plain": ("uint8", "uint2", "uint1", "topk-5%", "tile-webp-20"),
-        },
-        ("image", "jpeg-90", "jpeg-50", "jpeg-10", "webp-50", "webp-5", "avif-50", "avif-10"),
-    ),
-    "lfw-40-64": Task(
-        "lfw-attributes",
-        "ALL",
-        64,
-        "resnet18",
-        "layer1",
-        {"16x4x4": ("uint8", "uint4", "uint2"), "8x4x4": ("uint4",), "plain": ("tile-webp-20",)},
-        ("image", "jpeg-90", "jpeg-10", "webp-50", "webp-5", "avif-10"),
-    ),
-    "cifar10": Task(
-        "cifar10",
-        "label",
-        32,
-        "vgg16_bn",
-        "features.13",
-        {"16x4x4": ("uint8", "uint4", "uint2"), "32x4x4": ("uint4",), "plain": ("uint2",)}
-        | {"16x8x8": ("uint2",), "8x8x8": ("uint2",)}
-        | {"16x8x8+262": ("learned-262",), "8x8x8+122": ("learned-122",)},
-        ("image", "jpeg-90", "jpeg-10", "webp-50", "webp-5"),
-        train=6000,
-        augment="flip-crop",
-    ),
-    "lfw-smiling-96": Task(
-        "lfw-attributes",
-        "Smiling",
-        96,
-        "resnet18",
-        "layer1",
-        {"8x4x4": ("uint8", "uint4", "uint1")},
-        ("image", "jpeg-90", "jpeg-10", "webp-5", "avif-10"),
-    ),
-}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", choices=TASKS, help="may be repeated")
+    parser.add_argument("--only", action="append", choices=[*TASKS, "check"], help="may be repeated")
+    parser.add_argument("--sent", nargs="+", help="what is sent: 'image', or keys such as 16x8x8+262~layer2")
+    parser.add_argument("--codecs", nargs="+", help="these codecs only")
+    parser.add_argument("--seeds", nargs="+", type=int, help="these seeds only")
+    parser.add_argument("--device", default="cpu", help="where edge and cloud compute: cpu or cuda")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread each")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/rate-accuracy"), help="run directories (large)")
-    parser.add_argument("--front", help=argparse.SUPPRESS)  # in a process of its own: one front and its codecs
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # this process is that of one job
     args = parser.parse_args()
-    if args.front:
-        return features(args.only[0], args.front, args.work)
     if not args.table:
-        jobs = [(name, kind, what) for name in args.only or TASKS for kind, what in jobs_of(name)]
+        jobs = [job for name in args.only or TASKS for job in jobs_of(name, args)]
+        if args.here:
+            (job,) = jobs
+            return points(job, args)
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda job: do(*job, work=args.work), jobs))
-    print_table()
+            list(pool.map(lambda job: in_process(job, args), jobs))
+    print_table(args.results)
 
 
-def jobs_of(name: str) -> list[tuple[str, str]]:
-    """What is not finished of a task, the longest jobs first."""
-    task = TASKS[name]
-    fronts = [
-        ("front", front)
-        for front, codecs in sorted(task.fronts.items(), key=lambda item: -len(item[1]))
-        if not all(result_file(name, front, codec).exists() for codec in codecs)
-    ]
-    return fronts + [("image", codec) for codec in task.images if not result_file(name, "image", codec).exists()]
+@dataclass(frozen=True)
+class Job:
+    """The points of one task and seed that need the same front."""
+
+    task: str
+    sent: Sent
+    seed: int
+    codecs: tuple[str, ...]  # that are not finished
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.sent.key}-{self.seed}"
 
 
-def result_file(name: str, what: str, codec: str) -> Path:
-    return RESULTS / f"{name}-{what}-{codec.replace('%', '')}.json"
+def task_of(name: str) -> Task:
+    return CHECK if name == "check" else TASKS[name]
 
 
-def do(name: str, kind: str, what: str, *, work: Path) -> None:
-    if kind == "front":
-        command = [sys.executable, __file__, "--only", name, "--front", what, "--work", str(work)]
-        subprocess.run(command, check=True)
-        return
-    config = TASKS[name].config(method="upload", codec={"name": what}, run_dir=str(work / f"{name}-image-{what}"))
-    results = train_in_own_process(config.model_dump(mode="json"))
-    sent = results["bytes_per_image"]
-    save(name, "image", what, results["test"]["back"], sent["up"], sent["reference"])
+def jobs_of(name: str, args: argparse.Namespace) -> list[Job]:
+    """What is not finished of a task, the longest jobs first. Images are a job for each codec."""
+    task, found = task_of(name), []
+    for seed in task.seeds if args.seeds is None else args.seeds:
+        for key, codecs in task.sent().items():
+            missing = tuple(
+                codec
+                for codec in codecs
+                if not result_file(args.results, name, key, codec, seed).exists()
+                and (args.codecs is None or codec in args.codecs)
+            )
+            if missing and (args.sent is None or key in args.sent):
+                groups = [(codec,) for codec in missing] if key == IMAGE and not args.here else [missing]
+                found += [Job(name, Sent(key), seed, group) for group in groups]
+    return sorted(found, key=lambda job: -len(job.codecs))
 
 
-def features(name: str, front: str, work: Path) -> None:
-    """Train a front, send its features by each codec, and train the back on what arrived."""
+def result_file(folder: Path, name: str, key: str, codec: str, seed: int) -> Path:
+    return folder / f"{name}-{key}-{codec.replace('%', '')}{f'-seed{seed}' if seed else ''}.json"
+
+
+def in_process(job: Job, args: argparse.Namespace) -> None:
+    """Make the points of a job in a process of its own."""
+    given = {"--only": [job.task], "--sent": [job.sent.key], "--codecs": job.codecs, "--seeds": [str(job.seed)]}
+    given |= {"--device": [args.device], "--work": [str(args.work)], "--results": [str(args.results)]}
+    words = [word for name, values in given.items() for word in (name, *values)]
+    subprocess.run([sys.executable, __file__, "--here", *words], check=True)
+
+
+def points(job: Job, args: argparse.Namespace) -> None:
+    """Train a front, send its features by each codec, and train the back on what arrived; or the same with images."""
     import torch
 
     from smartedge.cloud.store import FeatureLog
 
     torch.set_num_threads(1)
-    folder = work / f"{name}-{front}"
-    bottleneck, _, target = front.partition("+")
-    config = TASKS[name].config(
-        model={"bottleneck": None if front == "plain" else bottleneck},
-        codec={"name": f"learned-{target}" if target else "float32"},
-        run_dir=str(folder),
-    )
-    exit_file = folder / "exit.json"
-    if not exit_file.exists():
-        exit_file.parent.mkdir(parents=True, exist_ok=True)
-        exit_file.write_text(json.dumps(train_front(config, folder)))
-    at_exit = json.loads(exit_file.read_text())
+    task = task_of(job.task)
+    folder = args.work / "-".join([job.name, *(job.codecs if job.sent.base == IMAGE else ())])
+    config = task.config(job.sent, job.seed, args.device, run_dir=str(folder))
+    edge_file = folder / "edge.json"
+    if not edge_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        edge_file.write_text(json.dumps(run_edge(releasing(config, job.sent), folder)))
+    at_edge = json.loads(edge_file.read_text())
     with contextlib.closing(FeatureLog(folder / "log")) as log:
-        for codec in TASKS[name].fronts[front]:
-            if not result_file(name, front, codec).exists():
-                sent_by = load_config(config, {"codec": {"name": codec, "bytes": None}})
-                back, up = train_back(sent_by, log, folder / codec)
-                save(name, front, codec, back, up, at_exit["reference"], at_exit=at_exit["test"])
+        for codec in job.codecs:
+            begun = time.monotonic()
+            sent_by = load_config(config, {"codec": {"name": codec, "bytes": None}})
+            back = train_back(sent_by, log, folder / codec, job.sent)
+            figures = {**at_edge, **back, "seconds": {**at_edge["seconds"], "cloud": time.monotonic() - begun}}
+            save(args, job, codec, figures)
 
 
-def train_front(config: Config, folder: Path) -> dict[str, Any]:
-    """The edge's part of a run, float32 features into a log; the exit's figures, and bytes of an image otherwise."""
+def releasing(config: Config, sent: Sent) -> Config:
+    """The edge's settings: with ``twice`` every image is released under two augmentations, not once as it is."""
+    if TWICE not in sent.variants:
+        return config
+    return load_config(config, {"schedule": "two-stage", "epochs": 2, "train": {"front_epochs": config.epochs}})
+
+
+def run_edge(config: Config, folder: Path) -> dict[str, Any]:
+    """The edge's part of a run, what it sends lossless into a log; the exit's figures, and bytes of an image otherwise.
+
+    The front may learn for a rate, but the log gets its features as they are: each codec encodes them once.
+    """
     import shutil
     import threading
 
     from smartedge.cloud.store import FeatureLog, StoreHandler
     from smartedge.datasets import open_data
     from smartedge.edge.runner import EdgeRunner
+    from smartedge.methods.base import get_method
     from smartedge.runs.progress import Quiet
     from smartedge.wire.memory import MemoryLink
 
+    begun = time.monotonic()
     for part in ("edge", "log"):
         shutil.rmtree(folder / part, ignore_errors=True)
     with contextlib.closing(FeatureLog(folder / "log")) as log:
@@ -211,10 +168,20 @@ def train_front(config: Config, folder: Path) -> dict[str, Any]:
         runner = EdgeRunner(
             config, open_data(config, monitor), link, folder / "edge", monitor, resume=False, threaded=False
         )
+        if config.codec_name.startswith("learned"):
+            assert runner.gate is not None
+            runner.config = load_config(config, {"codec": {"name": "float32", "bytes": None}})
+            runner.sender = runner._make_sender(link, runner.gate)
         runner.run(threading.Event())
     summary = json.loads((folder / "edge" / "summary.json").read_text())
-    reference = summary["reference_bytes"] | {"plain_map_float32": plain_map_bytes(config)}
-    return {"test": summary["test"], "reference": reference}
+    reference = summary["reference_bytes"]
+    if get_method(config.method).has_exit:
+        reference |= {"plain_map_float32": plain_map_bytes(config)}
+    return {
+        "exit": summary["test"],
+        "reference_bytes": reference,
+        "seconds": {"edge": time.monotonic() - begun},
+    }
 
 
 def plain_map_bytes(config: Config) -> int:
@@ -226,37 +193,65 @@ def plain_map_bytes(config: Config) -> int:
     return 4 * math.prod(next(cut.shape for cut in cuts if cut.name == config.model.cut))
 
 
-def train_back(config: Config, features_log: Any, folder: Path) -> tuple[dict[str, Any], float]:
-    """Send logged features by the settings' codec, train on what came; test figures, bytes per training image."""
+def train_back(config: Config, lossless: Any, folder: Path, sent: Sent) -> dict[str, Any]:
+    """Send what was logged by the settings' codec, and train on what came; figures, and bytes per training image."""
     import shutil
-
-    import torch
 
     from smartedge.cloud.order import Shuffled
     from smartedge.cloud.store import FeatureLog
-    from smartedge.cloud.trainer import BackTrainer
     from smartedge.codec import unpack
-    from smartedge.models.network import divide
+    from smartedge.methods.base import get_method
+    from smartedge.runs.machine import pick_device
     from smartedge.runs.progress import Quiet
+    from smartedge.runs.record import read_metrics
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     with contextlib.closing(FeatureLog(folder / "log")) as log:
-        up = resend(config, features_log, log)
-        outputs = log.streams[0].outputs
-        back = divide(config.division(outputs)).back
-        trainer = BackTrainer(config, back, device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False)
-        trainer.train_from(
-            Shuffled(
-                {"edge": log},
-                lambda key: unpack(log.frame(key[1]).batch, log.header_of(key[1])),
-                batch_size=config.train.batch_size,
-                seed=config.seed,
-            )
+        up = resend(config, lossless, log)
+        back, _ = get_method(config.method).cloud(config, log.streams[0].outputs)
+        if TWICE in sent.variants:  # as many updates as with each image once
+            config = load_config(config, {"epochs": config.epochs // 2})
+        trainer = trainer_of(SHIFT in sent.variants)(
+            config,
+            back,
+            device=pick_device(config.hardware.cloud_device, "hardware.cloud_device"),
+            folder=folder,
+            monitor=Quiet(),
+            resume=False,
         )
+
+        @functools.cache  # decoding takes longer than a step on a GPU
+        def read(key: tuple[str, int]) -> FeatureBatch:
+            return unpack(log.frame(key[1]).batch, log.header_of(key[1]))
+
+        trainer.train_from(Shuffled({"edge": log}, read, batch_size=config.train.batch_size, seed=config.seed))
     assert trainer.test is not None
+    val = [row for row in read_metrics(folder / "metrics.jsonl") if row.split == "val"][-1]
     shutil.rmtree(folder)  # large
-    return trainer.test.model_dump(), up
+    return {"bytes_up_per_image": up, "val": val.model_dump(), "test": trainer.test.model_dump()}
+
+
+def trainer_of(shifts: bool) -> Any:
+    """A trainer that writes no checkpoints; with ``shifts`` it moves feature maps at random by one place each way."""
+    import torch
+
+    from smartedge.cloud.trainer import BackTrainer
+    from smartedge.methods.back_step import CloudStep
+
+    class Unsaved(BackTrainer):
+        def save(self) -> None:
+            """Nothing: they are large, and no point is resumed."""
+
+    class Shifting(Unsaved):
+        def _learn_whole(self, batch: FeatureBatch, *, want_gradient: bool = False) -> CloudStep:
+            maps_BCHW = torch.nn.functional.pad(torch.from_numpy(batch.features_BF), (1, 1, 1, 1), mode="replicate")
+            windows = maps_BCHW.unfold(2, maps_BCHW.shape[2] - 2, 1).unfold(3, maps_BCHW.shape[3] - 2, 1)
+            down_B, right_B = torch.randint(0, 3, (2, len(windows)))
+            moved = windows[torch.arange(len(windows)), :, down_B, right_B].contiguous().numpy()
+            return super()._learn_whole(replace(batch, features_BF=moved), want_gradient=want_gradient)
+
+    return Shifting if shifts else Unsaved
 
 
 def resend(config: Config, source: Any, target: Any) -> float:
@@ -272,7 +267,7 @@ def resend(config: Config, source: Any, target: Any) -> float:
     receiver = GrpcReceiver(StoreHandler(target), "127.0.0.1")
     receiver.start()
     link = GrpcLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=10)
-    up, images = 0, 0
+    up, images = 0, set[int]()
     for header in source.streams:
         before = link.counters().up
         link.open(replace(header, codec=codec.name, agreement=json.dumps(config.agreement(), sort_keys=True)))
@@ -281,73 +276,91 @@ def resend(config: Config, source: Any, target: Any) -> float:
             batch = unpack(frame.batch, header)
             encoded = EncodedBatch(frame.batch.ids, frame.batch.labels, *codec.encode(batch.features_BF))
             link.write(serialise(replace(frame, batch=encoded), header))
-            images += len(batch.ids) if header.split == "train" else 0
+            images.update(batch.ids.tolist() if header.split == "train" else ())
         link.close()
         if header.split == "train":
             up += link.counters().up - before
     link.disconnect()
     receiver.close()
-    return up / images
+    return up / len(images)
 
 
-def save(
-    name: str,
-    what: str,
-    codec: str,
-    test: dict[str, Any],
-    up: float,
-    reference: dict[str, Any],
-    *,
-    at_exit: dict[str, Any] | None = None,
-) -> None:
-    task = TASKS[name]
+def save(args: argparse.Namespace, job: Job, codec: str, figures: dict[str, Any]) -> None:
+    task = task_of(job.task)
     found = {
-        "task": name,
+        "task": job.task,
         "network": task.model,
         "cut": task.cut,
         "images": task.train,
         "epochs": task.epochs,
-        "sent": what,
+        "sent": job.sent.key,
         "codec": codec,
-        "bytes_up_per_image": up,
-        "reference_bytes": reference,
-        "test": test,
-        "exit": at_exit,
+        "seed": job.seed,
+        "device": args.device,
+        **figures,
     }
-    file = result_file(name, what, codec)
-    keep_result(file, found, f"--only {name}")
-    print(f"{file.stem}: {up:.1f} B, {100 * test['balanced_accuracy']:.2f} %", flush=True)
+    file = result_file(args.results, job.task, job.sent.key, codec, job.seed)
+    keep_result(file, found, f"--only {job.task} --sent {job.sent.key} --seeds {job.seed} --device {args.device}")
+    shown = f"{found['bytes_up_per_image']:.1f} B, {100 * found['test']['balanced_accuracy']:.2f} %"
+    print(f"{file.stem}: {shown}, {found['seconds']}", flush=True)
 
 
-def print_table() -> None:
-    found = [json.loads(file.read_text()) for file in RESULTS.glob("*.json")]
-    found.sort(key=lambda each: (list(TASKS).index(each["task"]), each["sent"] == "image", each["bytes_up_per_image"]))
+def print_table(folder: Path) -> None:
+    found = averaged([json.loads(file.read_text()) for file in folder.glob("*.json")])
+    found.sort(key=lambda each: (list(TASKS).index(each["task"]), each["sent"] == IMAGE, each["bytes_up_per_image"]))
+    lossless = {each["task"]: each for each in found if each["sent"] == each["codec"] == IMAGE}
     rows = []
     for each in found:
-        whole = result_file(each["task"], "image", "image")
-        best = json.loads(whole.read_text())["test"]["balanced_accuracy"] if whole.exists() else None
-        accuracy, up, reference = each["test"]["balanced_accuracy"], each["bytes_up_per_image"], each["reference_bytes"]
+        up, reference, whole = each["bytes_up_per_image"], each["reference_bytes"], lossless.get(each["task"])
         plain = reference.get("plain_map_float32")
         rows.append(
             {
                 "task": each["task"],
                 "sent": each["sent"],
                 "codec": each["codec"],
+                "seeds": len(each["accuracies"]),
                 "B/image": round(up, 1),
-                "accuracy %": f"{100 * accuracy:.2f}",
-                "to lossless images": "" if best is None else f"{100 * (accuracy - best):+.2f}",
+                "accuracy %": percent(list(each["accuracies"].values())),
+                "to lossless images": "" if whole is None else difference(each["accuracies"], whole["accuracies"]),
                 "part of JPEG 90": f"1/{reference['jpeg_q90'] / up:.2g}",
                 "part of float32 map": "" if plain is None else f"1/{plain / up:.3g}",
                 "exit %": "" if each["exit"] is None else f"{100 * each['exit']['balanced_accuracy']:.2f}",
+                "validation %": "" if each.get("val") is None else f"{100 * each['val']['balanced_accuracy']:.2f}",
             }
         )
-    show_table("balanced accuracy on the test split, one seed", rows, HERE / "results" / "rate-accuracy.csv")
+    show_table("balanced accuracy on the test split, mean over seeds", rows, HERE / "results" / "rate-accuracy.csv")
     if rows:
         print()
         show_table(
             "bytes at equal accuracy", compared(found, list(TASKS)), HERE / "results" / "rate-accuracy-deltas.csv"
         )
         draw(found)
+
+
+def averaged(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each task, codec and thing sent: means over the seeds, and ``accuracies`` with that of each seed."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for each in found:
+        if each["task"] in TASKS:
+            groups.setdefault((each["task"], each["sent"], each["codec"]), []).append(each)
+    rows = []
+    for group in groups.values():
+        row = {**group[0], "bytes_up_per_image": mean(each["bytes_up_per_image"] for each in group)}
+        for key in ("exit", "test", "val"):
+            values = [each[key]["balanced_accuracy"] for each in group if each.get(key) is not None]
+            row[key] = {"balanced_accuracy": mean(values)} if values else None
+        row["accuracies"] = {each.get("seed", 0): each["test"]["balanced_accuracy"] for each in group}
+        rows.append(row)
+    return rows
+
+
+def difference(accuracies: dict[int, float], others: dict[int, float]) -> str:
+    """Points between two accuracies: mean over the seeds that both have, and its standard error."""
+    points = [100 * (accuracy - others[seed]) for seed, accuracy in accuracies.items() if seed in others]
+    if not points:
+        return ""
+    error = f" ± {stdev(points) / len(points) ** 0.5:.2f}" if len(points) > 1 else ""
+    return f"{mean(points):+.2f}{error}"
 
 
 def draw(found: list[dict[str, Any]]) -> None:
