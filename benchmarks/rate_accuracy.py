@@ -236,20 +236,25 @@ def trainer_of(shifts: bool) -> Any:
     """A trainer that writes no checkpoints; with ``shifts`` it moves feature maps at random by one place each way."""
     import torch
 
+    from smartedge.cloud.inputs import Ready
     from smartedge.cloud.trainer import BackTrainer
     from smartedge.methods.back_step import CloudStep
+    from smartedge.methods.loop import Progress
 
     class Unsaved(BackTrainer):
         def save(self) -> None:
             """Nothing: they are large, and no point is resumed."""
 
     class Shifting(Unsaved):
-        def _learn_whole(self, batch: FeatureBatch, *, want_gradient: bool = False) -> CloudStep:
+        def _learn(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
+            batch = ready.batch
+            assert isinstance(batch, FeatureBatch)
             maps_BCHW = torch.nn.functional.pad(torch.from_numpy(batch.features_BF), (1, 1, 1, 1), mode="replicate")
             windows = maps_BCHW.unfold(2, maps_BCHW.shape[2] - 2, 1).unfold(3, maps_BCHW.shape[3] - 2, 1)
             down_B, right_B = torch.randint(0, 3, (2, len(windows)))
             moved = windows[torch.arange(len(windows)), :, down_B, right_B].contiguous().numpy()
-            return super()._learn_whole(replace(batch, features_BF=moved), want_gradient=want_gradient)
+            moved_batch = Ready(replace(batch, features_BF=moved))
+            return super()._learn(moved_batch, progress, want_gradient=want_gradient)
 
     return Shifting if shifts else Unsaved
 

@@ -6,10 +6,13 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from smartedge.types import FeatureBatch, Features, StreamHeader
 
-__all__ = ["cut_of", "features_of", "join", "sent_by", "take"]
+__all__ = ["cut_of", "features_of", "gather", "join", "labels_on", "sent_by", "take", "to_device"]
 
 
 def join(batches: Sequence[FeatureBatch]) -> FeatureBatch:
@@ -34,6 +37,50 @@ def take(batch: FeatureBatch, index: np.ndarray | slice) -> FeatureBatch:
         None if batch.edge_B is None else batch.edge_B[index],
         None if batch.cut_B is None else batch.cut_B[index],
     )
+
+
+def gather(batches: Sequence[FeatureBatch], index: NDArray[np.int64], *, pinned: bool = False) -> FeatureBatch:
+    """The images at some positions of several batches, as :func:`take` of :func:`join`, but each map is copied once.
+
+    Args:
+        batches: of one kind.
+        index: positions among all images of all batches.
+        pinned: put the features into memory that a GPU reads by itself.
+    """
+    ends = np.cumsum([len(batch.ids) for batch in batches])
+    which = np.searchsorted(ends, index, side="right")
+    rows = index - np.concatenate([[0], ends])[which]
+    features_BF = _empty(len(index), batches[0].features_BF, pinned=pinned)
+    for place, (number, row) in enumerate(zip(which.tolist(), rows.tolist(), strict=True)):
+        features_BF[place] = batches[number].features_BF[row]
+    edges = [batch.edge_B for batch in batches if batch.edge_B is not None]
+    cuts = [batch.cut_B for batch in batches if batch.cut_B is not None]
+    return FeatureBatch(
+        np.concatenate([batch.ids for batch in batches])[index],
+        features_BF,
+        np.concatenate([batch.labels for batch in batches])[index],
+        np.concatenate(edges)[index] if edges else None,
+        np.concatenate(cuts)[index] if cuts else None,
+    )
+
+
+def labels_on(device: torch.device, batch: FeatureBatch) -> Tensor:
+    """The labels as a tensor on a device, int64 (B,) or float32 (B, K)."""
+    return to_device(torch.from_numpy(batch.labels), device)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. A GPU need not have done its work before: the copy is put into its queue."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def _empty(count: int, like: Features, *, pinned: bool) -> Features:
+    """Memory for the features of so many images."""
+    shape = (count, *like.shape[1:])
+    if not pinned or like.dtype == object:
+        return np.empty(shape, like.dtype)
+    numbers: Features = torch.empty(shape, dtype=torch.from_numpy(like[:0]).dtype, pin_memory=True).numpy()
+    return numbers
 
 
 def sent_by(edge: str, header: StreamHeader, batch: FeatureBatch, *, several_cuts: bool) -> FeatureBatch:

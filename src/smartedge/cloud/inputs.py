@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from smartedge.augment import augment
-from smartedge.cloud.batches import features_of
+from smartedge.cloud.batches import features_of, to_device
 from smartedge.cloud.label_shares import LabelShares
+from smartedge.cloud.shared_step import ShardedBatch
 from smartedge.config import Config
 from smartedge.models.entrances import Entering, Entrances
 from smartedge.models.network import to_input
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import FeatureBatch, Features
 
-__all__ = ["Inputs"]
+__all__ = ["ByShard", "Inputs", "Ready"]
+
+ByShard = Mapping[int, Tensor | Entering]  # number of a shard -> what the back takes; one alone has number 0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A batch, and what the back computes on.
+
+    Attributes:
+        batch: the images, of one step or in shards.
+        inputs: on the device. None: not made yet.
+    """
+
+    batch: FeatureBatch | ShardedBatch
+    inputs: ByShard | None = None
 
 
 class Inputs:
@@ -34,6 +54,27 @@ class Inputs:
         self._device = device
         self._shares = shares
         self._channels_last = config.train.channels_last is True
+        self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def ready(self, number: int, batch: FeatureBatch | ShardedBatch) -> Ready:
+        """A batch with the inputs for update ``number``. May be called in several threads, ahead of the update.
+
+        On a GPU the inputs are copied while it computes, and are there when this returns.
+        """
+        if self._copying is None:
+            return Ready(batch, self._of_all(number, batch))
+        with torch.cuda.stream(self._copying):
+            inputs = self._of_all(number, batch)
+            self._copying.synchronize()
+        steps = torch.cuda.default_stream(self._copying.device)
+        for tensor in chain.from_iterable(map(_tensors_of, inputs.values())):
+            tensor.record_stream(steps)  # its memory is free for the next copy only when the steps have used it
+        return Ready(batch, inputs)
+
+    def _of_all(self, number: int, batch: FeatureBatch | ShardedBatch) -> dict[int, Tensor | Entering]:
+        if isinstance(batch, ShardedBatch):
+            return {shard: self.of(part, (number, shard)) for shard, part in batch.shards.items()}
+        return {0: self.of(batch, (number,))}
 
     def of(self, batch: FeatureBatch, update: tuple[int, ...] | None) -> Tensor | Entering:
         """The inputs for a batch.
@@ -53,11 +94,11 @@ class Inputs:
             for cut, rows_B in rows.items()
             if len(rows_B)
         }
-        places = torch.from_numpy(np.concatenate(list(rows.values()))).to(self._device)
+        places = to_device(torch.from_numpy(np.concatenate(list(rows.values()))), self._device)
         offsets_BK = None
         if update is not None and self._config.fleet.logit_adjustment:
-            offsets_BK = self._shares.offsets(edge_B)
-        return Entering(features, places, None if offsets_BK is None else torch.from_numpy(offsets_BK).to(self._device))
+            offsets_BK = to_device(torch.from_numpy(self._shares.offsets(edge_B)), self._device)
+        return Entering(features, places, offsets_BK)
 
     def _tensor(self, features: Features, update: tuple[int, ...] | None) -> Tensor:
         """Features (B, *F) on the device."""
@@ -67,7 +108,14 @@ class Inputs:
                 generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "augment", *update))
                 features_BF = augment(features_BF, generator=generator, kind=self._config.data.augment)
             return to_input(features_BF, self._device, channels_last=self._channels_last)
-        features_BF = features_BF.to(self._device)
+        features_BF = to_device(features_BF, self._device)
         if self._channels_last and features_BF.dim() == 4:  # maps, which cross channels-first
             features_BF = features_BF.contiguous(memory_format=torch.channels_last)
         return features_BF
+
+
+def _tensors_of(inputs: Tensor | Entering) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    offsets = [] if inputs.offsets_BK is None else [inputs.offsets_BK]
+    return [*inputs.features.values(), inputs.places, *offsets]

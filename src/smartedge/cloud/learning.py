@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from smartedge.artifacts.fleet_run import OrderLine, Snapshot
 from smartedge.artifacts.summary import CloudSummary, Session
+from smartedge.cloud.ahead import reading_threads
 from smartedge.cloud.back import build_back, save_back
 from smartedge.cloud.batches import features_of, sent_by
 from smartedge.cloud.edge_figures import figures_of_edges
@@ -266,16 +267,21 @@ class Learning:
         if self.group.leads and self.config.several_edges and not file.exists():
             snapshot.write(file)
         logs = {edge: log for edge, log in self.logs.items() if edge in snapshot.frames}
-        frames = Shuffled(logs, self._seen, batch_size=train.batch_size, seed=self.config.seed, frames=snapshot.frames)
+        frames = Shuffled(
+            logs,
+            self.read,
+            batch_size=train.batch_size,
+            seed=self.config.seed,
+            frames=snapshot.frames,
+            threads=reading_threads(trainer.device),
+            passed=self._see if self.config.several_edges else None,
+        )
         trainer.train_from(frames, influence=self.influence, stop=stop)
         trainer.test_images = frames.images("test")
 
-    def _seen(self, key: Key) -> FeatureBatch:
-        """A decoded frame, whose features count for its edge's figures."""
-        batch = self.read(key)
-        if self.config.several_edges:
-            self.influence.see(key[0], features_of(batch.features_BF, np.arange(len(batch.ids))))
-        return batch
+    def _see(self, key: Key, batch: FeatureBatch) -> None:
+        """The features of a decoded frame count for its edge's figures."""
+        self.influence.see(key[0], features_of(batch.features_BF, np.arange(len(batch.ids))))
 
     def _learn_frame(self, task: Task, key: Key) -> None:
         """Learn from the next frame of the one edge's sequence, and answer it where the edge waits."""

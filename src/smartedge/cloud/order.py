@@ -8,12 +8,16 @@ frame of the sequence, once; for several edges see :mod:`smartedge.cloud.mixing`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from smartedge.cloud.batches import join, take
+from smartedge.cloud.ahead import ahead, in_order
+from smartedge.cloud.batches import gather, take
 from smartedge.cloud.handover import Key
 from smartedge.cloud.shared_step import ShardedBatch
 from smartedge.cloud.store import FeatureReader
@@ -31,6 +35,17 @@ def next_in_sequence(log: FeatureReader, learned: int) -> int | None:
     return learned if learned < log.next_seq else None
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """The images of a batch, which are not copied together yet."""
+
+    frames: Sequence[FeatureBatch]
+    index: NDArray[np.int64]  # among all images of the frames
+
+
+_Step = TypeVar("_Step")
+
+
 class Shuffled:
     """Batches of complete logs, in an order that depends on seed, epoch and logs alone.
 
@@ -40,6 +55,12 @@ class Shuffled:
         batch_size: images in a step.
         seed: of the run.
         frames: edge → how many frames of it are used, from the first one on; None: all that are there.
+        threads: that read, decode and copy ahead, for a GPU; ``read`` is then called in them. 0: nothing is done ahead.
+            The batches are the same.
+        passed: gets each frame that was read, in order, before it is used.
+
+    Attributes:
+        threads: see above.
     """
 
     def __init__(
@@ -50,7 +71,11 @@ class Shuffled:
         batch_size: int,
         seed: int,
         frames: Mapping[str, int] | None = None,
+        threads: int = 0,
+        passed: Callable[[Key, FeatureBatch], None] | None = None,
     ) -> None:
+        self.threads = threads
+        self._passed = passed
         self._logs = logs
         self._read = read
         self._batch_size = batch_size
@@ -80,14 +105,14 @@ class Shuffled:
 
     def split(self, name: SplitName) -> Iterator[FeatureBatch]:
         """The batches of a split as they were sent."""
-        return map(self._read, self._keys[name])
+        return self._decoded(self._keys[name])
 
     def epoch(self, number: int) -> Generator[FeatureBatch, None, None]:
         """``steps`` batches of the training images, each image at most once; a few frames are decoded at a time."""
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "log", number))
         order = self._order(generator)
-        frames = (self._read(key) for key in order)
-        return _mixed(frames, len(order), _SHUFFLE_FRAMES, self._batch_size, self.steps, generator)
+        drawn = _mixed(self._decoded(order), len(order), _SHUFFLE_FRAMES, self._batch_size, self.steps, generator)
+        return in_order(self._gathered, self._ahead(drawn), self.threads)
 
     def sharded_epoch(self, number: int, *, shards: int, own: range) -> Generator[ShardedBatch, None, None]:
         """The same steps for a worker that computes some of the shards of each step.
@@ -98,36 +123,55 @@ class Shuffled:
         order = self._order(torch.Generator().manual_seed(derive_seed(self._seed, "log", number)))
         images = min(self._batch_size, sum(self._sizes[key] for key in order))
         sizes = shard_sizes(images, shards)
-        parts: dict[int, Iterator[FeatureBatch]] = {}
+        parts: dict[int, Iterator[_Drawn]] = {}
         for shard in own:
             begin, end = (self.steps * sum(sizes[:until]) for until in (shard, shard + 1))
             if begin < end:
                 generator = torch.Generator().manual_seed(derive_seed(self._seed, "log", number, shard))
                 pieces = list(self._pieces(order, begin, end))
-                frames = (take(self._read(key), np.arange(first, last)) for key, first, last in pieces)
+                decoded = self._decoded([key for key, _ in pieces])
+                frames = (take(frame, piece) for frame, (_, piece) in zip(decoded, pieces, strict=True))
                 pool = max(1, _SHUFFLE_FRAMES // shards)
                 parts[shard] = _mixed(frames, len(pieces), pool, sizes[shard], self.steps, generator)
-        for _ in range(self.steps):
-            yield ShardedBatch({shard: next(part) for shard, part in parts.items()}, images)
+        drawn = ({shard: next(part) for shard, part in parts.items()} for _ in range(self.steps))
+
+        def gathered(step: Mapping[int, _Drawn]) -> ShardedBatch:
+            return ShardedBatch({shard: self._gathered(each) for shard, each in step.items()}, images)
+
+        return in_order(gathered, self._ahead(drawn), self.threads)
+
+    def _decoded(self, keys: Sequence[Key]) -> Generator[FeatureBatch, None, None]:
+        """Frames in this order."""
+        for key, frame in zip(keys, in_order(self._read, iter(keys), self.threads), strict=True):
+            if self._passed is not None:
+                self._passed(key, frame)
+            yield frame
+
+    def _ahead(self, steps: Iterator[_Step]) -> Iterator[_Step]:
+        """The same steps; a pool of frames is decoded while the one before is used."""
+        return ahead(steps, _SHUFFLE_FRAMES) if self.threads else steps
+
+    def _gathered(self, drawn: _Drawn) -> FeatureBatch:
+        return gather(drawn.frames, drawn.index, pinned=self.threads > 0 and torch.cuda.is_available())
 
     def _order(self, generator: torch.Generator) -> list[Key]:
         """The training frames in the order of an epoch."""
         keys = self._keys["train"]
         return [keys[index] for index in torch.randperm(len(keys), generator=generator).tolist()]
 
-    def _pieces(self, order: list[Key], begin: int, end: int) -> Iterator[tuple[Key, int, int]]:
+    def _pieces(self, order: list[Key], begin: int, end: int) -> Iterator[tuple[Key, slice]]:
         """The frames that hold the images ``begin`` to ``end`` - 1 of all, and which images of each."""
         passed = 0
         for key in order:
             first, last = max(begin - passed, 0), min(end - passed, self._sizes[key])
             if first < last:
-                yield key, first, last
+                yield key, slice(first, last)
             passed += self._sizes[key]
 
 
 def _mixed(
     frames: Iterator[FeatureBatch], count: int, pool: int, size: int, steps: int, generator: torch.Generator
-) -> Generator[FeatureBatch, None, None]:
+) -> Generator[_Drawn, None, None]:
     """Batches of ``size`` images of ``count`` frames; ``pool`` frames are decoded and shuffled at a time."""
     held: list[FeatureBatch] = []
     given = 0
@@ -136,11 +180,10 @@ def _mixed(
         last = place == count
         if place % pool and not last:
             continue
-        joined = join(held)
-        mixed = torch.randperm(len(joined.ids), generator=generator).numpy()
+        mixed = torch.randperm(sum(len(each.ids) for each in held), generator=generator).numpy()
         whole = len(mixed) // size
         for part in range(max(1, whole) if last else whole):
             if given < steps:
                 given += 1
-                yield take(joined, mixed[part * size : (part + 1) * size])
-        held = [take(joined, mixed[whole * size :])]
+                yield _Drawn(held, mixed[part * size : (part + 1) * size])
+        held = [gather(held, mixed[whole * size :])]

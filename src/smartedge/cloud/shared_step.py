@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from smartedge.cloud.batches import take
+from smartedge.cloud.batches import labels_on, take
 from smartedge.cloud.group import Group
 from smartedge.methods.options import StepOptions
 from smartedge.methods.sharded_step import Shard, ShardResult, apply_changes, blank_term, run_shards, shard_slices
@@ -77,17 +77,14 @@ def shared_step(
     found: dict[int, ShardResult] = {}
     terms: list[list[Tensor]] = []
     try:
-        shards = {number: Shard(inputs(number, batch), _labels(batch, back)) for number, batch in step.shards.items()}
+        device = next(back.parameters()).device
+        shards = {number: Shard(inputs(number, each), labels_on(device, each)) for number, each in step.shards.items()}
         found, terms = run_shards(back, shards, step.images, label_epsilon=label_epsilon, options=options)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         failure = str(error) or type(error).__name__
     told = _together(group.gather(_packed(step, found, failure)))
     apply_changes(back, optimizer, group.add_up(terms, terms[0] if terms else blank_term(back)), options=options)
     return told
-
-
-def _labels(batch: FeatureBatch, back: nn.Module) -> Tensor:
-    return torch.from_numpy(batch.labels).to(next(back.parameters()).device)
 
 
 def _packed(step: ShardedBatch, found: Mapping[int, ShardResult], failure: str) -> bytes:

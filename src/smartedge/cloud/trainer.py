@@ -6,7 +6,7 @@ import copy
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smartedge.artifacts.results import Figures
+from smartedge.cloud.batches import labels_on
 from smartedge.cloud.group import ALONE, Group
 from smartedge.cloud.influence import Influence
-from smartedge.cloud.inputs import Inputs
+from smartedge.cloud.inputs import ByShard, Inputs, Ready
 from smartedge.cloud.label_shares import LabelShares
 from smartedge.cloud.order import Shuffled
 from smartedge.cloud.shared_step import ShardedBatch, divided, shared_step
+from smartedge.cloud.supply import Supply
 from smartedge.config import Config
 from smartedge.methods.back_step import CloudStep, cloud_forward, cloud_step, image_losses
 from smartedge.methods.loop import (
@@ -33,6 +35,7 @@ from smartedge.methods.loop import (
     warmup_cosine,
 )
 from smartedge.methods.options import options_of
+from smartedge.models.entrances import Entering
 from smartedge.models.exits import task_loss
 from smartedge.models.optim import make_optimizer
 from smartedge.runs.checkpoint import Checkpoints, State, save_weights
@@ -92,7 +95,8 @@ class BackTrainer:
         self.next_seq = 0  # the frame to learn from next; of several edges, the line of the journal
         self.busy = 0.0  # seconds of decoding and computing
         self.test: Figures | None = None
-        self.latest_loss: float | None = None  # of a training step
+        self.supply: Supply | None = None  # of a training from logs
+        self.latest_loss: Tensor | None = None  # (), of a training step
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.label_shares = LabelShares(config.dp.label_epsilon)  # of several edges
         self._inputs = Inputs(config, self.back, device, self.label_shares)
@@ -125,19 +129,19 @@ class BackTrainer:
         The gradient is float32 (B, *F), on the CPU.
         """
         begun = time.perf_counter()
-        gradient_BF = None
+        gradient_BF: Tensor | None = None
         if header.split == "train":
             self.progress.steps_per_epoch = header.train_steps
             step = partial(self._learn, want_gradient=header.answered)
-            result = take_step(step, batch, self.progress, rates=self._rates, random=self.random)
-            gradient_BF = result.gradient_BF
+            result = take_step(step, Ready(batch), self.progress, rates=self._rates, random=self.random)
+            gradient_BF = None if result.gradient_BF is None else result.gradient_BF.cpu()
             if self.progress.step % 4 == 0 or self.progress.step == self.progress.steps:
                 self._report(self.progress)
         else:
             self._evaluate(batch)
         self.busy += time.perf_counter() - begun
         self._pass(header, seq)
-        return None if gradient_BF is None else gradient_BF.cpu()
+        return gradient_BF
 
     def skip(self, header: StreamHeader, seq: int) -> None:
         """Go past frame ``seq``, which was lost on the way. A training frame counts as a step that changed nothing."""
@@ -173,11 +177,12 @@ class BackTrainer:
     def learn_mixed(self, batch: FeatureBatch) -> NDArray[np.float64]:
         """Learn from images of several edges. Returns the loss of each before the update, float64 (B,)."""
         begun = time.perf_counter()
-        result = take_step(self._learn, batch, self.progress, rates=self._rates, random=self.random)
+        result = take_step(self._learn, Ready(batch), self.progress, rates=self._rates, random=self.random)
         if self.progress.step % 4 == 0:
             self._report(self.progress)
+        losses_B = image_losses(result.logits_BK.cpu(), torch.from_numpy(batch.labels))
         self.busy += time.perf_counter() - begun
-        return image_losses(result.logits_BK.cpu(), torch.from_numpy(batch.labels))
+        return losses_B
 
     def can_learn(self, batch: FeatureBatch) -> bool:
         """Whether an update on this batch alone succeeds, with finite results. It is tried on a copy of the back."""
@@ -185,7 +190,7 @@ class BackTrainer:
         predictions, self._predictions = self._predictions, Predictions()
         try:
             with self.random.active():
-                result = self._learn_whole(batch)
+                result = self._learn_whole(batch, None)
             whole = all(bool(tensor.isfinite().all()) for tensor in self.back.state_dict().values())
             return whole and bool(result.logits_BK.isfinite().all())
         except (ValueError, RuntimeError, ArithmeticError):
@@ -273,20 +278,17 @@ class BackTrainer:
                 self._record(progress.epoch - 1, split)
             self.save()
 
-        shards = self.config.cloud.shards
-        batches: Callable[[int], Generator[FeatureBatch | ShardedBatch, None, None]] = frames.epoch
-        if shards > 1:
-            batches = partial(frames.sharded_epoch, shards=shards, own=self.group.own(shards))
+        self.supply = Supply(frames, self._inputs, self.config.cloud.shards, self.group)
 
-        def learn(batch: FeatureBatch | ShardedBatch, progress: Progress) -> CloudStep:
-            result = self._learn(batch, progress)
+        def learn(ready: Ready, progress: Progress) -> CloudStep:
+            batch, result = ready.batch, self._learn(ready, progress)
             if influence is not None and isinstance(batch, FeatureBatch) and batch.edge_B is not None:
                 influence.note(batch.edge_B, image_losses(result.logits_BK.cpu(), torch.from_numpy(batch.labels)))
             return result
 
         fit(
             learn,
-            batches,
+            self.supply.epoch,
             progress,
             rates=self._rates,
             random=self.random,
@@ -297,49 +299,51 @@ class BackTrainer:
 
     # -- one batch
 
-    def _learn(
-        self, batch: FeatureBatch | ShardedBatch, progress: Progress, *, want_gradient: bool = False
-    ) -> CloudStep:
+    def _learn(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
         """One update, with all images at once or in shards."""
-        shards = self.config.cloud.shards
+        batch, shards = ready.batch, self.config.cloud.shards
+        if isinstance(batch, FeatureBatch) and shards > 1:
+            batch = divided(batch, shards, self.group.own(shards))
         if isinstance(batch, ShardedBatch):
-            return self._learn_shards(batch)
-        if shards > 1:
-            return self._learn_shards(divided(batch, shards, self.group.own(shards)))
-        return self._learn_whole(batch, want_gradient=want_gradient)
+            return self._learn_shards(batch, ready.inputs)
+        return self._learn_whole(batch, ready.inputs, want_gradient=want_gradient)
 
-    def _learn_whole(self, batch: FeatureBatch, *, want_gradient: bool = False) -> CloudStep:
+    def _learn_whole(self, batch: FeatureBatch, inputs: ByShard | None, *, want_gradient: bool = False) -> CloudStep:
         self.back.train()
         labels = torch.from_numpy(batch.labels)
         kind = "multi" if labels.dim() == 2 else "single"
         result = cloud_step(
             self.back,
             self.optimizer,
-            self._inputs.of(batch, (self.progress.step,)),
-            labels.to(self.device),
+            self._inputs.of(batch, (self.progress.step,)) if inputs is None else inputs[0],
+            labels_on(self.device, batch),
             kind,
             label_epsilon=self.config.dp.label_epsilon,
             want_gradient=want_gradient,
             options=options_of(self.config),
         )
         self._predictions.add(batch.ids, labels, result.logits_BK, result.loss)
-        self.latest_loss = float(result.loss)
+        self.latest_loss = result.loss
         return result
 
-    def _learn_shards(self, step: ShardedBatch) -> CloudStep:
+    def _learn_shards(self, step: ShardedBatch, inputs: ByShard | None) -> CloudStep:
         """One update with the shards of this worker and those of the others."""
+
+        def taken(number: int, batch: FeatureBatch) -> Tensor | Entering:
+            return self._inputs.of(batch, (self.progress.step, number)) if inputs is None else inputs[number]
+
         self.back.train()
         told = shared_step(
             self.back,
             self.optimizer,
             step,
-            lambda number, batch: self._inputs.of(batch, (self.progress.step, number)),
+            taken,
             self.group,
             label_epsilon=self.config.dp.label_epsilon,
             options=options_of(self.config),
         )
         self._predictions.add(told.ids, told.labels, told.logits_BK, told.loss)
-        return CloudStep(told.logits_BK, told.loss, None)
+        return CloudStep(told.logits_BK, torch.tensor(told.loss), None)
 
     def _evaluate(self, batch: FeatureBatch, into: Predictions | None = None) -> None:
         with self.random.active():  # in all workers, so that they draw the same numbers

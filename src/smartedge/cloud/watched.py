@@ -44,7 +44,8 @@ def watched_cloud(runner: CloudRunner | Receiving, receiver: GrpcReceiver) -> Wa
         if trainer is not None:
             yield Figure("cloud_step", "Updates of the back", "gauge", float(trainer.progress.step))
             yield Figure("cloud_epoch", "Epochs completed", "gauge", float(trainer.progress.epoch))
-            yield Figure("cloud_loss", "Training loss of the latest step", "gauge", trainer.latest_loss)
+            loss = None if trainer.latest_loss is None else trainer.latest_loss.item()
+            yield Figure("cloud_loss", "Training loss of the latest step", "gauge", loss)
 
     def trouble() -> list[str]:
         with handover.changed:

@@ -34,7 +34,7 @@ from smartedge.runs.machine import peak_rss_bytes, pick_device
 from smartedge.runs.progress import Bars, JsonLines, Monitor, Quiet, Update
 from smartedge.stopping import Interrupted, end_after_signal
 
-__all__ = ["FAILED", "Worker", "main"]
+__all__ = ["FAILED", "Worker", "main", "own_gpu"]
 
 FAILED = "failed"  # phase of the update that tells an error: its text is the error's code, a space, and the message
 _LOOK = 0.05  # seconds between two looks at the store
@@ -186,7 +186,7 @@ def _train(run: Path, monitor: Monitor, stop: threading.Event) -> None:
     torch.set_num_threads(config.threads)
     device = pick_device(config.hardware.cloud_device, "hardware.cloud_device")
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(own_gpu(device))
     folder = run / "cloud"
     group = WorkerGroup(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ALONE
     with _only_one(folder, group):
@@ -194,6 +194,24 @@ def _train(run: Path, monitor: Monitor, stop: threading.Event) -> None:
         worker.run(stop)
         worker.close()
     group.close()  # only here: where a worker is lost, leaving the group could wait for it
+
+
+def own_gpu(device: torch.device) -> int:
+    """The number of this worker's GPU: each worker of a machine has one of its own.
+
+    Raises:
+        ConfigError: there are fewer GPUs than workers on this machine, or the settings name one for all.
+    """
+    number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if workers > gpus:
+        raise ConfigError(
+            f"cloud.workers: {workers} workers on this machine need a GPU each, and it has {gpus}; start {gpus}, or "
+            "set hardware.cloud_device to cpu"
+        )
+    if device.index is not None and workers > 1:
+        raise ConfigError(f"hardware.cloud_device: {device} is one GPU, {workers} workers need one each; write cuda")
+    return number if device.index is None else device.index
 
 
 @contextmanager

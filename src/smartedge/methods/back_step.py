@@ -24,7 +24,7 @@ class CloudStep:
     """The results of one update."""
 
     logits_BK: Tensor  # detached, float32
-    loss: float  # mean over the batch, before the update
+    loss: Tensor  # (), detached: mean over the batch, before the update
     gradient_BF: Tensor | None  # of the loss by the features, float32; only where asked for
 
 
@@ -58,7 +58,7 @@ def cloud_step(
     loss.backward()
     apply_gradients(optimizer, clip_norm=options.clip_norm)
     gradient_BF = features_BF.grad if isinstance(features_BF, Tensor) else None
-    return CloudStep(logits_BK.detach().float(), loss.item(), gradient_BF)
+    return CloudStep(logits_BK.detach().float(), loss.detach(), gradient_BF)
 
 
 def forward_loss(

@@ -180,6 +180,6 @@ def _task_exit(blueprint: Blueprint, feature_shape: tuple[int, ...], layout: Lay
 
 def to_input(images_BCHW: Tensor, device: torch.device, *, channels_last: bool = False) -> Tensor:
     """uint8 (B, C, H, W) → what networks take: float32, centred and scaled by fixed constants."""
-    pixels = images_BCHW.to(device=device, dtype=torch.float32)
+    pixels = images_BCHW.to(device).to(torch.float32)  # in this order: a byte for each value goes to a GPU, not four
     scaled = pixels.sub_(255 * _MEAN).mul_(1 / (255 * _SPREAD))
     return scaled.contiguous(memory_format=torch.channels_last) if channels_last else scaled

@@ -21,23 +21,28 @@ _NONE: Mapping[str, float] = {}
 
 
 class Predictions:
-    """Add batches, then read the figures.
-
-    Attributes:
-        latest_loss: of the batch added last.
-    """
+    """Add batches, then read the figures. What lies on a GPU stays there until then, so that no step waits for it."""
 
     def __init__(self) -> None:
         self._ids: list[np.ndarray] = []
         self._labels: list[Tensor] = []
         self._scores: list[Tensor] = []
-        self._loss = 0.0
+        self._losses: list[float | Tensor] = []
         self._batches = 0
         self._further: Counter[str] = Counter()
-        self.latest_loss = 0.0
+
+    @property
+    def latest_loss(self) -> float:
+        """Of the batch added last; 0 where there is none."""
+        return float(self._losses[-1]) if self._losses else 0.0
 
     def add(
-        self, ids: np.ndarray, labels: Tensor, logits_BK: Tensor, loss: float, further: Mapping[str, float] = _NONE
+        self,
+        ids: np.ndarray,
+        labels: Tensor,
+        logits_BK: Tensor,
+        loss: float | Tensor,
+        further: Mapping[str, float] = _NONE,
     ) -> None:
         """Add one batch.
 
@@ -45,16 +50,15 @@ class Predictions:
             ids: int64 (B,).
             labels: int64 (B,) of a single-label task, float32 (B, K) of a multi-label one.
             logits_BK: the answers, (B, K).
-            loss: mean over the batch.
+            loss: mean over the batch; as a tensor, ().
             further: other losses of the same update, by name.
         """
         self._ids.append(ids)
-        self._labels.append(labels.cpu())
-        self._scores.append(probabilities(logits_BK, "multi" if labels.dim() == 2 else "single").cpu())
-        self._loss += loss * len(ids)
+        self._labels.append(labels)
+        self._scores.append(probabilities(logits_BK, "multi" if labels.dim() == 2 else "single"))
+        self._losses.append(loss)
         self._batches += 1
         self._further.update(further)
-        self.latest_loss = loss
 
     def __len__(self) -> int:
         return sum(len(ids) for ids in self._ids)
@@ -65,13 +69,14 @@ class Predictions:
         Raises:
             RunError: the network has diverged: its answers are not finite.
         """
-        labels = torch.cat(self._labels)
+        labels = torch.cat(self._labels).cpu()
         kind: Literal["single", "multi"] = "multi" if labels.dim() == 2 else "single"
         try:
-            figures = metrics.evaluate(labels.numpy(), torch.cat(self._scores).numpy(), kind)
+            figures = metrics.evaluate(labels.numpy(), torch.cat(self._scores).cpu().numpy(), kind)
         except ValueError as error:  # scores that are not finite; the message says so
             raise RunError(str(error)) from error
-        return Figures.model_validate({"loss": self._loss / len(labels), **figures})
+        loss = sum(float(loss) * len(ids) for loss, ids in zip(self._losses, self._ids, strict=True))
+        return Figures.model_validate({"loss": loss / len(labels), **figures})
 
     def further_losses(self) -> dict[str, float]:
         """The mean over the batches of each further loss."""
@@ -81,6 +86,6 @@ class Predictions:
         """``ids``, ``labels`` and ``scores`` as tensors, in the order in which they were added."""
         return {
             "ids": torch.from_numpy(np.concatenate(self._ids)),
-            "labels": torch.cat(self._labels),
-            "scores": torch.cat(self._scores).contiguous(),
+            "labels": torch.cat(self._labels).cpu(),
+            "scores": torch.cat(self._scores).cpu().contiguous(),
         }

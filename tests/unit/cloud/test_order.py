@@ -11,11 +11,11 @@ from smartedge.codec import unpack
 from smartedge.types import FeatureBatch
 
 
-def shuffled(log: FeatureLog, seed: int = 0, batch_size: int = 5) -> Shuffled:
+def shuffled(log: FeatureLog, seed: int = 0, batch_size: int = 5, threads: int = 0) -> Shuffled:
     def read(key: tuple[str, int]) -> FeatureBatch:
         return unpack(log.frame(key[1]).batch, log.header_of(key[1]))
 
-    return Shuffled({"edge": log}, read, batch_size=batch_size, seed=seed)
+    return Shuffled({"edge": log}, read, batch_size=batch_size, seed=seed, threads=threads)
 
 
 def images(frames: Shuffled, epoch: int) -> list[int]:
@@ -41,6 +41,41 @@ def test_a_pool_smaller_than_the_data_still_mixes_everything(log, monkeypatch):
     monkeypatch.setattr("smartedge.cloud.order._SHUFFLE_FRAMES", 2)
     order = images(shuffled(log), 0)
     assert len(order) == len(set(order)) == 20
+
+
+def of_second_shard(frames: Shuffled) -> list[FeatureBatch]:
+    return [step.shards[1] for step in frames.sharded_epoch(1, shards=2, own=range(2))]
+
+
+@pytest.mark.parametrize("frames", [2, 64])
+def test_what_is_read_ahead_is_the_same(log, frames, monkeypatch):
+    monkeypatch.setattr("smartedge.cloud.order._SHUFFLE_FRAMES", frames)
+    one, several = shuffled(log), shuffled(log, threads=3)
+    for mine, theirs in (
+        (several.epoch(1), one.epoch(1)),
+        (several.split("val"), one.split("val")),
+        (of_second_shard(several), of_second_shard(one)),
+    ):
+        for ahead, plain in zip(mine, theirs, strict=True):
+            assert np.array_equal(ahead.ids, plain.ids) and np.array_equal(ahead.labels, plain.labels)
+            assert np.array_equal(ahead.features_BF, plain.features_BF)
+
+
+def test_every_frame_is_passed_on_in_the_order_in_which_it_is_used(log):
+    passed: list[tuple[str, int]] = []
+
+    def read(key: tuple[str, int]) -> FeatureBatch:
+        return unpack(log.frame(key[1]).batch, log.header_of(key[1]))
+
+    orders = []
+    for threads in (0, 3):
+        frames = Shuffled(
+            {"edge": log}, read, batch_size=5, seed=0, threads=threads, passed=lambda key, _: passed.append(key)
+        )
+        list(frames.epoch(0))
+        orders.append(passed.copy())
+        passed.clear()
+    assert orders[0] == orders[1] and len(set(orders[0])) == 6, "22 images in frames of 4"
 
 
 def test_labels_stay_with_their_features(log):

@@ -27,9 +27,13 @@ def back() -> nn.Module:
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Dropout(0.2), nn.Linear(4, 2))
 
 
-def frames_of(log: FeatureLog) -> Shuffled:
+def frames_of(log: FeatureLog, threads: int = 0) -> Shuffled:
     return Shuffled(
-        {"edge": log}, lambda key: unpack(log.frame(key[1]).batch, log.header_of(key[1])), batch_size=5, seed=0
+        {"edge": log},
+        lambda key: unpack(log.frame(key[1]).batch, log.header_of(key[1])),
+        batch_size=5,
+        seed=0,
+        threads=threads,
     )
 
 
@@ -67,6 +71,31 @@ def test_stopped_and_resumed_gives_the_same_weights(log, tmp_path):
     assert resumed.test == whole.test
     for name, tensor in whole.back.state_dict().items():
         assert torch.equal(tensor, resumed.back.state_dict()[name])
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_reading_ahead_gives_the_same_weights(log, tmp_path, shards):
+    trained = []
+    for threads in (0, 3):
+        one = trainer(tmp_path / str(threads), cloud={"shards": shards})
+        one.train_from(frames_of(log, threads))
+        trained.append(one)
+    plain, ahead = trained
+    assert ahead.supply is not None and ahead.supply.waited > 0
+    assert plain.test == ahead.test
+    for name, tensor in plain.back.state_dict().items():
+        assert torch.equal(tensor, ahead.back.state_dict()[name])
+
+
+def test_images_that_are_augmented_ahead_are_those_of_their_update(tmp_path):
+    """The update's number decides how its images are changed. Ahead of it, the number must be told."""
+    inputs = trainer(tmp_path / "run", method="upload", data={"augment": "flip-crop"})._inputs
+    images_BCHW = np.random.default_rng(0).integers(256, size=(8, 3, 8, 8), dtype=np.uint8)
+    batch = FeatureBatch(np.arange(8), images_BCHW, np.arange(8) % 2)
+    for number in (0, 7):
+        ready = inputs.ready(number, batch).inputs
+        assert ready is not None and torch.equal(ready[0], inputs.of(batch, (number,)))
+        assert not torch.equal(ready[0], inputs.of(batch, (number + 1,)))
 
 
 class Watched(nn.Module):

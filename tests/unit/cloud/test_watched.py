@@ -80,7 +80,7 @@ def test_every_figure(tmp_path) -> None:
         counter("cloud_sent_bytes", "Bytes to an edge, at the socket", of_edge(30.0)),
         gauge("cloud_step", "Updates of the back", 2.0),
         gauge("cloud_epoch", "Epochs completed", 0.0),
-        gauge("cloud_loss", "Training loss of the latest step", trainer.latest_loss),
+        gauge("cloud_loss", "Training loss of the latest step", trainer.latest_loss.item()),
     ]
     runner.close()
 

@@ -19,7 +19,7 @@ from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.summary import has_finished
 from smartedge.cloud.completion import mark_complete
 from smartedge.cloud.group import ALONE, Group
-from smartedge.cloud.worker import Worker, main
+from smartedge.cloud.worker import Worker, main, own_gpu
 from smartedge.config import Config
 from smartedge.errors import ConfigError
 from smartedge.files import write_atomically
@@ -118,3 +118,25 @@ def test_an_error_is_told_to_the_program_that_started_it_and_others_may_not_trai
     found = parse_update(capsys.readouterr().out)
     assert found is not None and found.phase == "failed"
     assert found.text.startswith("SE-RUN ") and "other workers train this run" in found.text
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "gpus", "found"),
+    [
+        ("cuda", 2, 4, 1),
+        ("cuda:3", 1, 4, 3),
+        ("cuda", 2, 1, "cloud.workers: 2 workers on this machine need a GPU each, and it has 1"),
+        ("cuda:0", 2, 4, "hardware.cloud_device: cuda:0 is one GPU, 2 workers need one each"),
+    ],
+)
+def test_each_worker_of_a_machine_has_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, device: str, workers: int, gpus: int, found: int | str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(workers))
+    monkeypatch.setenv("LOCAL_RANK", str(workers - 1))
+    if isinstance(found, int):
+        assert own_gpu(torch.device(device)) == found
+    else:
+        with pytest.raises(ConfigError, match=found):
+            own_gpu(torch.device(device))

@@ -62,6 +62,6 @@ def test_an_enormous_budget_is_the_plain_loss():
         torch.manual_seed(0)
         back = nn.Linear(3, 4)
         optimizer = make_optimizer([back], name="sgd", lr=0.1, weight_decay=0.0, momentum=0.0)
-        losses.append(cloud_step(back, optimizer, features, labels, "single", label_epsilon=epsilon).loss)
+        losses.append(cloud_step(back, optimizer, features, labels, "single", label_epsilon=epsilon).loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert np.isfinite(label_channel(5000.0, 4, "single").numpy()).all()
