@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
+import fcntl
 import io
 import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
-
-import torch
 
 from smartedge.config import Config, load_config
 from smartedge.data import batches
@@ -24,7 +24,7 @@ from smartedge.files import write_atomically
 from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.loop import Progress, fit
 from smartedge.runs.checkpoint import Checkpoints, save_weights
-from smartedge.runs.machine import describe_machine, versions
+from smartedge.runs.machine import describe_machine, pick_device, versions
 from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.types import Frame, ImageBatch, StreamHeader
 
@@ -75,8 +75,25 @@ def in_own_process(code: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-c", start + code, *arguments], check=True)
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a lock beside a folder: another process, or thread, that needs the same folder waits."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def train_in_own_process(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Results of a run, both sides in one process of its own; resumed where it was begun, only read where finished."""
+    """Results of a run, both sides in one process of its own; resumed where it was begun, only read where finished.
+
+    Where another process trains the same run, wait for it.
+    """
+    with alone(Path(config["run_dir"])):
+        return _trained(config)
+
+
+def _trained(config: Mapping[str, Any]) -> dict[str, Any]:
     file = Path(config["run_dir"]) / "results.json"
     kept = file.with_name("config.yaml")
     if kept.exists() and load_config(kept).identity() != load_config(config).identity():
@@ -134,7 +151,8 @@ def train_front(config: Config, folder: Path) -> None:
     if (folder / "front.safetensors").exists():
         return
     dataset = dataset_of(config)
-    split, size, device = dataset.splits["train"], config.train.batch_size, torch.device("cpu")
+    split, size = dataset.splits["train"], config.train.batch_size
+    device = pick_device(config.hardware.edge_device, "hardware.edge_device")
     learner = ExitLearner(config, dataset.task, device, dataset)
     random = RandomStream(derive_seed(config.seed, "edge"), device)
     progress = Progress(config.front_epochs, len(split) // size)

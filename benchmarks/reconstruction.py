@@ -51,13 +51,13 @@ def main() -> None:
 
 
 def run_dirs(network: str, work: Path) -> dict[str, Path]:
-    folder = work / f"smiling-male-{network}-0"
-    return {kind: folder / kind for kind in ("undefended", "defended")}
+    both = configs(f"smiling-male-{network}", 0, work)
+    return {kind: Path(config["run_dir"]) for kind, config in both.items()}
 
 
 def attack(network: str, *, work: Path, budget: float) -> None:
     runs = run_dirs(network, work)
-    for config in configs(f"smiling-male-{network}", 0, runs["defended"].parent).values():
+    for config in configs(f"smiling-male-{network}", 0, work).values():
         train_in_own_process(config)
     found = audit_in_own_process(runs["defended"], runs["undefended"], ("reconstruction",), budget)
     kept = {

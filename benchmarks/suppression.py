@@ -42,6 +42,7 @@ from smartedge.methods.loop import Progress, fit
 from smartedge.metrics import evaluate
 from smartedge.privacy.laws import release_law
 from smartedge.runs.checkpoint import save_weights
+from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Quiet
 from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.types import ImageBatch
@@ -135,7 +136,7 @@ def measure(cell: str, seed: int, folder: Path) -> dict[str, Any]:
 def train_front(config: Config, dataset: DataSet, folder: Path) -> None:
     """Train front and task exit as the edge does before it releases anything."""
     split, size = dataset.splits["train"], config.train.batch_size
-    device = torch.device("cpu")
+    device = pick_device(config.hardware.edge_device, "hardware.edge_device")
     learner = ExitLearner(config, dataset.task, device, dataset)
     terms: list[dict[str, float]] = []
 
@@ -159,7 +160,9 @@ def train_front(config: Config, dataset: DataSet, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     last = terms[-progress.steps_per_epoch :]
     figures = {name: mean(each[name] for each in last) for name in last[-1]}
-    (folder / "training.json").write_text(json.dumps({"cpu_seconds": seconds, "last_epoch": figures}))
+    # On a GPU the processor's seconds say nothing of the work.
+    kept = {"cpu_seconds": seconds if device.type == "cpu" else None, "last_epoch": figures}
+    (folder / "training.json").write_text(json.dumps(kept))
     save_weights(folder / "exit.safetensors", learner.modules["exit"].state_dict())
     save_weights(folder / "front.safetensors", learner.modules["front"].state_dict())
 
@@ -196,7 +199,7 @@ def certify(evidence: RunEvidence, labels: Any, known: bool, seed: int) -> dict[
     return bound.model_dump(mode="json")
 
 
-def row_of(found: dict[str, Any]) -> dict[str, float]:
+def row_of(found: dict[str, Any]) -> dict[str, Any]:
     return {
         "desired": found["desired"]["balanced_accuracy"],
         **{
@@ -222,7 +225,8 @@ def print_table() -> None:
             ]
             if found:
                 cells = {key: percent([each[key] for each in found]) for key in found[0] if key != "CPU seconds"}
-                seconds = f"{mean(each['CPU seconds'] for each in found):.0f}"
+                timed = [each["CPU seconds"] for each in found if each["CPU seconds"] is not None]
+                seconds = f"{mean(timed):.0f}" if timed else ""
                 rows.append({"numbers": numbers, "term": term, "seeds": len(found), **cells, "CPU seconds": seconds})
     show_table(
         "balanced accuracy in %, mean ± standard deviation over seeds", rows, HERE / "results" / "suppression.csv"

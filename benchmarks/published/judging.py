@@ -16,7 +16,7 @@ from torch import Tensor
 
 import smartedge
 from published.reader import Reader
-from published.training import SEED, SENSITIVE, Sending
+from published.training import DEVICE, SEED, SENSITIVE, Sending
 from smartedge.data import Split
 from smartedge.data.columns import read_columns
 from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
@@ -110,7 +110,7 @@ def _read(sending: Sending, own: str, *, desired: bool) -> tuple[Reader, Tensor,
 
     own_NF = sending.features(images[own])
     val_NF, test_NF = (sending.release_all(sending.features(images[name]), name) for name in ("val", "test"))
-    reader = Reader(sending.feature_shape, sending.layout, seed=derive_seed(SEED, "back"))
+    reader = Reader(sending.feature_shape, sending.layout, DEVICE, seed=derive_seed(SEED, "back"))
     generator = torch.Generator().manual_seed(derive_seed(SEED, "release", "back"))
     # An attacker makes as many releases of its own images as it likes.
     anew = sending.row.anew or (sending.mechanism.name != "none" and not desired)

@@ -27,14 +27,16 @@ class Reader:
     Args:
         feature_shape: F of what is released.
         layout: of a feature.
+        device: on which it computes. What it takes and gives is on the CPU.
         seed: of weights and order.
     """
 
-    def __init__(self, feature_shape: tuple[int, ...], layout: Layout, *, seed: int) -> None:
+    def __init__(self, feature_shape: tuple[int, ...], layout: Layout, device: torch.device, *, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = TaskExit(feature_shape, 2, width=128, depth=3, layout=layout)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device
         self.maps = len(feature_shape) == 3
         self.seed = seed
 
@@ -53,14 +55,14 @@ class Reader:
         optimizer = make_optimizer([self.network], name="adamw", lr=1e-3, weight_decay=0.05, momentum=0.0)
         best = Best(self.network, -1.0)
         count = torch.bincount(labels_N, minlength=2).float()
-        weights_K = count.sum() / (2 * count)
+        weights_K = (count.sum() / (2 * count)).to(self.device)
 
         def batches(epoch: int) -> Generator[Tensor, None, None]:
             yield from torch.randperm(len(labels_N), generator=generator).split(_BATCH)[: len(labels_N) // _BATCH]
 
         def step(rows: Tensor, progress: Progress) -> None:
             self.network.train()
-            loss = F.cross_entropy(self._logits(draw(rows)), labels_N[rows], weight=weights_K)
+            loss = F.cross_entropy(self._logits(draw(rows)), labels_N[rows].to(self.device), weight=weights_K)
             loss.backward()
             apply_gradients(optimizer, clip_norm=5.0)
 
@@ -82,12 +84,12 @@ class Reader:
         """Probabilities (N, 2)."""
         self.network.eval()
         parts = [self._logits(part_BF).softmax(dim=1) for part_BF in features_NF.split(256)]
-        return torch.cat(parts).double().numpy()
+        return torch.cat(parts).double().cpu().numpy()
 
     def _logits(self, features_BF: Tensor) -> Tensor:
-        features_BF = features_BF.float()
+        features_BF = features_BF.to(self.device).float()
         if self.maps:
             features_BF = features_BF.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
             logits_BK: Tensor = self.network(features_BF)
         return logits_BK.float()

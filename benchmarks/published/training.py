@@ -34,10 +34,11 @@ from smartedge.metrics import evaluate
 from smartedge.models.layout import Layout
 from smartedge.models.network import divide, to_input
 from smartedge.privacy.mechanisms import Mechanism
+from smartedge.runs.machine import pick_device
 from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.types import ImageBatch
 
-__all__ = ["AUDIT_SHARE", "FRONT_EPOCHS", "SEED", "SENSITIVE", "Chosen", "Sending", "choose", "config_of"]
+__all__ = ["AUDIT_SHARE", "DEVICE", "FRONT_EPOCHS", "SEED", "SENSITIVE", "Chosen", "Sending", "choose", "config_of"]
 
 SEED = 0
 SENSITIVE = "Male"
@@ -48,7 +49,7 @@ _NOISE_EPOCHS = 2
 _NOISE_RATE = 0.1  # λ of learned noise, for the mean over a tensor's numbers in units of the features' spread
 _BATCH = 128
 _MOST_LOST = 0.01  # of the task exit's balanced accuracy, for a value that may be chosen
-_CPU = torch.device("cpu")
+DEVICE = pick_device("auto", "the device of the benchmark")  # of front, reader and learned noise; releases: the CPU
 
 
 def config_of(row: Row, value: float, size: int) -> Config:
@@ -117,9 +118,9 @@ class Sending:
         parts = []
         for rows in torch.arange(len(split)).split(_BATCH):
             images_BCHW = split.read(rows.numpy()).images_BCHW
-            inputs_BCHW = to_input(images_BCHW.flip(-1) if mirrored else images_BCHW, _CPU, channels_last=True)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                parts.append(self.learner.modules["front"](inputs_BCHW).half())
+            inputs_BCHW = to_input(images_BCHW.flip(-1) if mirrored else images_BCHW, DEVICE, channels_last=True)
+            with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
+                parts.append(self.learner.modules["front"](inputs_BCHW).half().cpu())
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -183,6 +184,8 @@ def _sending(name: str, value: float, size: int, work: Path) -> Sending:
     dataset = dataset_of(config)
     learner = _learner(base_row, base_value, config, dataset)
     _train(learner, config, dataset, work / f"{base}-{base_value:g}.safetensors")
+    for part, module in learner.modules.items():
+        module.to(DEVICE if part == "front" else "cpu")  # features are made on the device, and released on the CPU
     sending = Sending(row, value, config, dataset, learner, Defence())
     if row.after == "projection":
         projection = RandomProjection(learner.feature_shape, int(value), seed=derive_seed(SEED, "projection"))
@@ -194,12 +197,12 @@ def _sending(name: str, value: float, size: int, work: Path) -> Sending:
 
 def _learner(row: Row, value: float, config: Config, dataset: DataSet) -> ExitLearner:
     if row.make is None:
-        return ExitLearner(config, dataset.task, _CPU, dataset)
+        return ExitLearner(config, dataset.task, DEVICE, dataset)
     divided = divide(config.division(dataset.task.outputs))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(SEED, "defence"))
         defence = row.make(value, divided.feature_shape, divided.layout)
-    return DefendedLearner(config, dataset.task, _CPU, defence)
+    return DefendedLearner(config, dataset.task, DEVICE, defence)
 
 
 def _train(learner: ExitLearner, config: Config, dataset: DataSet, file: Path) -> None:
@@ -219,7 +222,7 @@ def _train(learner: ExitLearner, config: Config, dataset: DataSet, file: Path) -
         with batches(split, size, seed=SEED, epoch=epoch, shuffle=True, augment=kind, drop_last=True) as loader:
             yield from loader
 
-    random = RandomStream(derive_seed(SEED, "edge"))
+    random = RandomStream(derive_seed(SEED, "edge"), DEVICE)
     fit(learner.learn, shuffled, progress, rates=learner.rates, random=random)
     file.parent.mkdir(parents=True, exist_ok=True)
     state = {
@@ -240,11 +243,13 @@ def _noise(sending: Sending, value: float) -> LearnedNoise:
 
     def shuffled() -> Generator[tuple[Tensor, Tensor], None, None]:
         for rows in torch.randperm(len(labels_N), generator=generator).split(_BATCH):
-            yield features_NF[rows].float(), labels_N[rows]
+            yield features_NF[rows].float().to(DEVICE), labels_N[rows].to(DEVICE)
 
     rate, lr = _NOISE_RATE / spread, 0.01 * spread
-    noise.fit(shuffled, sending.learner.modules["exit"], rate=rate, epochs=_NOISE_EPOCHS, lr=lr)
-    return noise.requires_grad_(False)
+    task_exit = sending.learner.modules["exit"]
+    noise.to(DEVICE).fit(shuffled, task_exit.to(DEVICE), rate=rate, epochs=_NOISE_EPOCHS, lr=lr)
+    task_exit.cpu()
+    return noise.cpu().requires_grad_(False)
 
 
 @torch.no_grad()

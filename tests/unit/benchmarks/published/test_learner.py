@@ -69,7 +69,7 @@ def test_the_back_learns_what_can_be_read_and_keeps_its_best_epoch():
     labels = torch.arange(512) % 2
     features = torch.randn(512, 3, 1, 1, generator=generator)
     features[:, 0, 0, 0] += 6.0 * labels
-    reader = Reader((3, 1, 1), "channels-first", seed=0)
+    reader = Reader((3, 1, 1), "channels-first", torch.device("cpu"), seed=0)
     reader.learn(lambda rows: features[rows], labels, (features[:128], labels[:128]), epochs=4)
     assert reader.score(features, labels) > 0.95
     assert reader.scores(features).shape == (512, 2)
