@@ -9,7 +9,6 @@ import io
 import math
 from dataclasses import dataclass
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -74,6 +73,8 @@ class HevcTiles:
     def decode(
         self, payload: bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[np.float32]
     ) -> NDArray[np.float32]:
+        import av  # not everywhere that the other anchors run
+
         channels, height, width = feature_shape
         with av.open(io.BytesIO(payload), "r", format="hevc") as file:
             (frame,) = file.decode(video=0)
@@ -110,6 +111,8 @@ def _apart(picture: NDArray[np.uint8], count: int, shape: tuple[int, ...]) -> ND
 
 def _hevc(picture: NDArray[np.uint8], crf: int) -> bytes:
     """One grey intra picture with all headers that a decoder needs."""
+    import av
+
     file = io.BytesIO()
     with av.open(file, "w", format="hevc") as container:
         stream = container.add_stream("libx265", rate=1)

@@ -1,23 +1,25 @@
 """Bytes for an equal accuracy: features in few bits against images and feature tiles in the best image codecs.
 
-    python benchmarks/anchors.py --minutes 8             # goes on where the last call stopped; 75 where work is left
-    python benchmarks/anchors.py --only uint,webp        # some families
+    python benchmarks/anchors.py --device cuda           # what is not finished yet
+    python benchmarks/anchors.py --device cuda --only uint,webp --seeds 0
     python benchmarks/anchors.py --table                 # print the tables from what is finished, and draw
 
-CIFAR-10, ResNet-18 at 32x32, 3000 training images, one seed. Two networks are trained, for 3 epochs each: one in one
-piece on lossless images, and one divided at ``layer1`` with a bottleneck of 16x4x4, hierarchically. Then each codec is
-an anchor at its best: what the cloud holds (all of the network for images, the back for features) learns one more
-epoch, without augmentation, from 1000 training images as that codec leaves them, and is tested on 1000 test images as
-that codec leaves them. This is the comparison of MPEG's feature coding for machines (remote against split inference),
-but there the network does not adapt. benchmarks/rate_accuracy.py trains a network for each point from the start.
+CIFAR-10, ResNet-18 at 32x32, 10 000 training images. Networks are trained for 30 epochs each: one in one piece on
+lossless images, and one divided at ``layer1`` with a bottleneck of 16x4x4, hierarchically; for the learned codec, one
+for each number of bytes. Then each codec is an anchor at its best: what the cloud holds (all of the network for images,
+the back for features) learns three more epochs, without augmentation, from 4000 training images as that codec leaves
+them, and is tested on 4000 test images as that codec leaves them. This is the comparison of MPEG's feature coding for
+machines (remote against split inference), but there the network does not adapt. benchmarks/rate_accuracy.py trains a
+network for each point from the start.
 
 The families: images, each in a file of its own (JPEG, WebP, AVIF); 64 images side by side in one file (*mosaic*),
-which shares the headers; the bottleneck's features in 8 to 1 bits (ours); the bottleneck's channels as tiles of one
-grey picture in AV1 (``tile-avif``) or HEVC (x265 by PyAV); the undivided network's plain map at ``layer1`` as tiles.
-Frames hold 64 images. Bytes of an image are its part of payload and side, its id, its label, and its part of what gRPC
-adds.
+which shares the headers; the bottleneck's features in 8 to 1 bits (``uint``), and by fronts that are trained for few
+bytes (``learned``); fronts that imitate a teacher, by the same entropy coder (``student``, anchor_student.py); the
+bottleneck's channels as tiles of one grey picture in AV1 (``tile-avif``) or HEVC (x265 by PyAV); the undivided
+network's plain map at ``layer1`` as tiles. Frames hold 64 images. Bytes of an image are its part of payload and side,
+its id, its label, and its part of what gRPC adds.
 
-Two curves are compared by the Bjøntegaard delta rate (benchmarks/delta_rate.py).
+Two curves are compared by the Bjøntegaard delta rate (benchmarks/delta_rate.py), means over the seeds.
 """
 
 from __future__ import annotations
@@ -26,12 +28,17 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import numpy as np
 import torch
 from anchor_codecs import get_anchor
-from common import HERE, data_folder, keep_result, show_table, train_in_own_process
+from anchor_student import trained_student
+from common import HERE, data_folder, keep_result, percent, show_table, train_in_own_process
 from delta_rate import bytes_at, delta_rate
 from rate_tasks import STRONG_EXIT
 from safetensors.torch import load_file
@@ -52,13 +59,16 @@ from smartedge.models.optim import make_optimizer, set_learning_rate
 RESULTS = HERE / "results" / "anchors"
 BOTTLENECK = "16x4x4"
 FRAME = 64  # images
-TRAIN, EPOCHS = 3000, 3
-ADAPT, TEST = 1000, 1000  # images
+TRAIN, EPOCHS, BATCH = 10_000, 30, 128
+ADAPT, ADAPT_EPOCHS, TEST = 4000, 3, 4000  # images
+TINY = 256  # images, with --tiny
 LABEL_BYTES, ID_BYTES = 1, 4
 
 # Family -> what is sent, codecs from many bytes to few.
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "uint": ("bottleneck", ("uint8", "uint4", "uint2", "uint1")),
+    "learned": ("bottleneck", ("learned-130", "learned-66", "learned-34", "learned-22")),
+    "student": ("student", ("learned-130", "learned-66", "learned-34", "learned-22")),
     "lossless": ("image", ("image",)),
     "webp": ("image", ("webp-80", "webp-50", "webp-20", "webp-5")),
     "mosaic-avif": ("image", ("mosaic-avif-80", "mosaic-avif-60", "mosaic-avif-40", "mosaic-avif-20")),
@@ -70,33 +80,50 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "plain-tile-av1": ("plain", ("tile-avif-50", "tile-avif-20")),
     "plain-tile-hevc": ("plain", ("tile-hevc-24", "tile-hevc-36")),
 }
-OURS = "uint"
+OURS = "learned"
 
 
-def settings(method: str, work: Path) -> Config:
-    """Of one of the two networks that all points begin with."""
-    divided = method == "hierarchical"
+@dataclass(frozen=True)
+class Place:
+    """Where and on how much the anchors are measured."""
+
+    device: torch.device
+    seed: int
+    work: Path
+    results: Path
+    tiny: bool
+
+    def file(self, family: str, codec: str) -> Path:
+        return self.results / f"{family}-{codec}{f'-seed{self.seed}' if self.seed else ''}.json"
+
+    def images(self, count: int) -> int:
+        return min(count, TINY) if self.tiny else count
+
+
+def settings(place: Place, codec: str | None) -> Config:
+    """Of one of the networks that the points begin with: undivided (None), or divided and trained with that codec."""
     return load_config(
         {
-            "run_dir": str(work / method),
-            "method": method,
-            "epochs": EPOCHS,
+            "run_dir": str(place.work / f"{codec or 'whole'}-{place.seed}"),
+            "method": "local" if codec is None else "hierarchical",
+            "epochs": 2 if place.tiny else EPOCHS,
+            "seed": place.seed,
             "data": {
                 "path": str(data_folder("cifar10")),
                 "desired": "label",
                 "image_size": 32,
                 "augment": "flip-crop",
-                "limit": {"train": TRAIN, "val": 256, "test": TEST},
+                "limit": {"train": place.images(TRAIN), "val": 256, "test": place.images(TEST)},
             },
             "model": {
                 "name": "resnet18",
                 "cut": "layer1",
-                "bottleneck": BOTTLENECK if divided else None,
+                "bottleneck": None if codec is None else BOTTLENECK,
                 "exit": STRONG_EXIT,
             },
-            "codec": {"name": "uint8" if divided else None},
-            "train": {"precision": "bfloat16", "channels_last": True},
-            "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
+            "codec": {"name": codec, "bytes": None},
+            "train": {"batch_size": BATCH, "precision": "bfloat16", "channels_last": True},
+            "hardware": {"edge_device": str(place.device), "cloud_device": str(place.device), "threads": 1},
         }
     )
 
@@ -104,40 +131,44 @@ def settings(method: str, work: Path) -> Config:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(FAMILIES), help="families, with commas between them")
+    parser.add_argument("--codecs", nargs="+", help="these codecs only")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no further point after so many minutes")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/anchors"), help="run directories")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
+    parser.add_argument("--tiny", action="store_true", help="few images and steps, to see that everything runs")
     args = parser.parse_args()
     chosen = args.only.split(",")
     if unknown := set(chosen) - set(FAMILIES):
         parser.error(f"--only: {', '.join(sorted(unknown))}: not among {', '.join(FAMILIES)}")
     torch.set_num_threads(1)
-    until = time.monotonic() + 60 * args.minutes
-    left = 0 if args.table else sum(measure(family, args.work, until) for family in chosen)
-    print_tables()
+    until, left = time.monotonic() + 60 * args.minutes, 0
+    for seed in [] if args.table else args.seeds:
+        place = Place(torch.device(args.device), seed, args.work, args.results, args.tiny)
+        for family in chosen:
+            left += measure(family, args.codecs or FAMILIES[family][1], place, until)
+    if not args.tiny:
+        print_tables(args.results)
     if left:
         sys.exit(75)
 
 
-def result_file(family: str, codec: str) -> Path:
-    return RESULTS / f"{family}-{codec}.json"
-
-
-def measure(family: str, work: Path, until: float) -> int:
+def measure(family: str, codecs: Sequence[str], place: Place, until: float) -> int:
     """Measure the points of a family that are not there yet; how many had to be left."""
-    sent, codecs = FAMILIES[family]
-    missing = [codec for codec in codecs if not result_file(family, codec).exists()]
-    if not missing or time.monotonic() > until:
-        return len(missing)
-    config = settings("hierarchical" if sent == "bottleneck" else "local", work)
-    base = train_in_own_process(config.model_dump(mode="json"))
-    dataset = dataset_of(config)
-    train, test = pixels(dataset.splits["train"], ADAPT), pixels(dataset.splits["test"], TEST)
+    sent, all_codecs = FAMILIES[family]
+    missing = [codec for codec in codecs if codec in all_codecs and not place.file(family, codec).exists()]
     for number, codec in enumerate(missing):
         if time.monotonic() > until:
             return len(missing) - number
-        front, in_cloud = parts(sent, config)
+        begun = time.monotonic()
+        front, in_cloud, config = parts(sent, codec, place)
+        dataset = dataset_of(config)
+        train = pixels(dataset.splits["train"], place.images(ADAPT))
+        test = pixels(dataset.splits["test"], place.images(TEST))
         get = get_anchor(codec)
+        before = accuracy_of(config, in_cloud, coded(get, front, test[0])[0], test[1])
         came, bytes_ = coded(get, front, train[0])
         adapt(config, in_cloud, came, train[1])
         tested, test_bytes = coded(get, front, test[0])
@@ -146,13 +177,16 @@ def measure(family: str, work: Path, until: float) -> int:
             "family": family,
             "sent": sent,
             "codec": codec,
+            "seed": place.seed,
             "bytes_per_image": bytes_,
             "bytes_per_test_image": test_bytes,
             "accuracy": accuracy,
-            "before": base["test"]["edge" if sent != "bottleneck" else "back"]["balanced_accuracy"],
+            "before": before,
+            "seconds": time.monotonic() - begun,
         }
-        keep_result(result_file(family, codec), found, f"--only {family}")
-        print(f"{family} {codec}: {bytes_:.1f} B, {100 * accuracy:.2f} %", flush=True)
+        command = f"--only {family} --codecs {codec} --seeds {place.seed} --device {place.device}"
+        keep_result(place.file(family, codec), found, command)
+        print(f"{family} {codec}: {bytes_:.1f} B, {100 * accuracy:.2f} % ({found['seconds']:.0f} s)", flush=True)
     return 0
 
 
@@ -162,23 +196,32 @@ def pixels(split: Split, count: int) -> tuple[Tensor, Tensor]:
     return batch.images_BCHW, batch.labels
 
 
-def parts(sent: str, config: Config) -> tuple[nn.Module | None, nn.Module]:
-    """What the edge computes before it sends (None: it sends images), and what the cloud trains."""
-    division = config.division(10)
+def parts(sent: str, codec: str, place: Place) -> tuple[nn.Module | None, nn.Module, Config]:
+    """What the edge computes before it sends (None: it sends images), what the cloud trains, and the settings."""
     if sent == "bottleneck":
-        divided = divide(division)
+        config = settings(place, codec if codec.startswith("learned") else "uint8")
+        train_in_own_process(config.model_dump(mode="json"))
+        divided = divide(config.division(10))
         divided.front.load_state_dict(load_file(config.run_dir / "edge" / "front.safetensors"))
         divided.back.load_state_dict(load_file(config.run_dir / "cloud" / "back.safetensors"))
-        return divided.front.eval(), divided.back
-    weights = load_file(config.run_dir / "edge" / "network.safetensors")
+        return divided.front.to(place.device).eval(), divided.back.to(place.device), config
+    config = settings(place, None)
+    train_in_own_process(config.model_dump(mode="json"))
+    file = config.run_dir / "edge" / "network.safetensors"
+    if sent == "student":
+        divided_config = settings(place, codec)
+        split, target = dataset_of(config).splits["train"], int(codec.rpartition("-")[2])
+        student = trained_student(divided_config, file, split, target, place.device)
+        return student.front.eval(), student.in_cloud, divided_config
+    division = config.division(10)
     if sent == "plain":
         network = network_of(division)
-        network.load_state_dict(weights)
+        network.load_state_dict(load_file(file))
         front, back = cut(network, division.at, ImageSize.of(division.image_size).shape)
-        return front.eval(), back
+        return front.to(place.device).eval(), back.to(place.device), config
     network = undivided(division)
-    network.load_state_dict(weights)
-    return None, network
+    network.load_state_dict(load_file(file))
+    return None, network.to(place.device), config
 
 
 def coded(codec: Codec, front: nn.Module | None, images_NCHW: Tensor) -> tuple[Tensor, float]:
@@ -187,8 +230,9 @@ def coded(codec: Codec, front: nn.Module | None, images_NCHW: Tensor) -> tuple[T
     for images_BCHW in images_NCHW.split(FRAME):
         given = images_BCHW.numpy()
         if front is not None:
+            device = next(front.parameters()).device
             with torch.no_grad():
-                given = front(to_input(images_BCHW, torch.device("cpu"), channels_last=True)).contiguous().numpy()
+                given = front(to_input(images_BCHW, device, channels_last=True)).cpu().contiguous().numpy()
         payload, side = codec.encode(given)
         total += len(payload) + len(side) + FRAME_OVERHEAD_BYTES
         shape, kind = given.shape[1:], given.dtype
@@ -197,72 +241,87 @@ def coded(codec: Codec, front: nn.Module | None, images_NCHW: Tensor) -> tuple[T
     return torch.cat(frames), total / len(images_NCHW) + ID_BYTES + LABEL_BYTES
 
 
-def entering(came_BF: Tensor) -> Tensor:
+def entering(came_BF: Tensor, device: torch.device) -> Tensor:
     """What the cloud's part takes: features as they are, pixels scaled."""
-    scaled = to_input(came_BF, torch.device("cpu")) if came_BF.dtype == torch.uint8 else came_BF
+    scaled = to_input(came_BF, device) if came_BF.dtype == torch.uint8 else came_BF.to(device)
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def adapt(config: Config, part: nn.Module, came_NF: Tensor, labels_N: Tensor) -> None:
-    """One epoch with a fifth of the learning rate, from what a codec left."""
+    """A few epochs with a fifth of the learning rate, from what a codec left."""
     train = config.train
     part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = next(part.parameters()).device
     optimizer = make_optimizer(
         [part], name=train.optimizer, lr=train.lr, weight_decay=train.weight_decay, momentum=train.momentum
     )
-    order = torch.randperm(len(labels_N), generator=torch.Generator().manual_seed(config.seed))
-    steps = len(order) // train.batch_size
-    for step, rows in enumerate(order[: steps * train.batch_size].split(train.batch_size)):
-        set_learning_rate(optimizer, peak=train.lr / 5, step=step, steps=steps)
-        cloud_step(
-            part.train(), optimizer, entering(came_NF[rows]), labels_N[rows], "single", options=options_of(config)
-        )
+    generator = torch.Generator().manual_seed(config.seed)
+    each = len(labels_N) // train.batch_size
+    for epoch in range(ADAPT_EPOCHS):
+        order = torch.randperm(len(labels_N), generator=generator)
+        for step, rows in enumerate(order[: each * train.batch_size].split(train.batch_size), epoch * each):
+            set_learning_rate(optimizer, peak=train.lr / 5, step=step, steps=ADAPT_EPOCHS * each)
+            inputs_BF, labels = entering(came_NF[rows], device), labels_N[rows].to(device)
+            cloud_step(part.train(), optimizer, inputs_BF, labels, "single", options=options_of(config))
 
 
 def accuracy_of(config: Config, part: nn.Module, came_NF: Tensor, labels_N: Tensor) -> float:
     """Share of right answers."""
     part.eval()
+    device = next(part.parameters()).device
     logits = torch.cat(
-        [cloud_forward(part, entering(came), precision=config.train.precision) for came in came_NF.split(250)]
+        [
+            cloud_forward(part, entering(came, device), precision=config.train.precision).cpu()
+            for came in came_NF.split(250)
+        ]
     )
     return (logits.argmax(1) == labels_N).double().mean().item()
 
 
-def print_tables() -> None:
-    found = [json.loads(file.read_text()) for file in RESULTS.glob("*.json")]
+def print_tables(folder: Path) -> None:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for file in folder.glob("*.json"):
+        each = json.loads(file.read_text())
+        groups.setdefault((each["family"], each["codec"]), []).append(each)
+    points = {
+        key: (mean(each["bytes_per_image"] for each in group), [each["accuracy"] for each in group])
+        for key, group in groups.items()
+    }
     curves = {
-        family: sorted((each["bytes_per_image"], each["accuracy"]) for each in found if each["family"] == family)
+        family: sorted((bytes_, mean(found)) for (name, _), (bytes_, found) in points.items() if name == family)
         for family in FAMILIES
     }
-    found.sort(key=lambda each: (list(FAMILIES).index(each["family"]), -each["bytes_per_image"]))
     lossless = curves["lossless"][0][1] if curves["lossless"] else None
     rows = [
         {
-            "family": each["family"],
-            "codec": each["codec"],
-            "B/image": f"{each['bytes_per_image']:.1f}",
-            "accuracy %": f"{100 * each['accuracy']:.2f}",
-            "to lossless images": "" if lossless is None else f"{100 * (each['accuracy'] - lossless):+.2f}",
+            "family": family,
+            "codec": codec,
+            "seeds": len(found),
+            "B/image": f"{bytes_:.1f}",
+            "accuracy %": percent(found),
+            "to lossless images": "" if lossless is None else f"{100 * (mean(found) - lossless):+.2f}",
         }
-        for each in found
+        for (family, codec), (bytes_, found) in sorted(
+            points.items(), key=lambda item: (list(FAMILIES).index(item[0][0]), -item[1][0])
+        )
     ]
-    show_table("accuracy and bytes, one seed", rows, HERE / "results" / "anchors.csv")
+    show_table("accuracy and bytes, mean over seeds", rows, HERE / "results" / "anchors.csv")
     if lossless is None or not curves[OURS]:
         return
     compared = []
-    for family, points in curves.items():
-        if family == "lossless" or not points:
+    for family, curve in curves.items():
+        if family == "lossless" or not curve:
             continue
-        delta = None if family == OURS else delta_rate(curves[OURS], points)
-        needed = {loss: bytes_at(points, lossless - loss / 100) for loss in (1, 3)}
+        delta = None if family == OURS else delta_rate(curves[OURS], curve)
+        needed = {loss: bytes_at(curve, lossless - loss / 100) for loss in (1, 3)}
         compared.append(
             {
                 "family": family,
-                "points": len(points),
+                "points": len(curve),
                 "B/image at 1 point lost": "" if needed[1] is None else f"{needed[1]:.0f}",
                 "B/image at 3 points lost": "" if needed[3] is None else f"{needed[3]:.0f}",
-                "ours takes at equal accuracy %": "" if delta is None else f"{100 * delta:+.0f}",
-                "best %": f"{100 * max(accuracy for _, accuracy in points):.2f}",
+                "learned takes at equal accuracy %": "" if delta is None else f"{100 * delta:+.0f}",
+                "best %": f"{100 * max(accuracy for _, accuracy in curve):.2f}",
             }
         )
     print()
