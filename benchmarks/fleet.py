@@ -2,17 +2,21 @@
 
     python benchmarks/fleet.py                            # all arms; about 25 minutes on one core
     python benchmarks/fleet.py --only own-iid published-iid
+    python benchmarks/fleet.py --size large --seeds 0 1 2 --device cuda
     python benchmarks/fleet.py --table                    # from the results that are there
 
 Two ways to have fronts: ``own``, each edge trains its own from the same start (schedule joint); ``published``, all
 hold one that was trained before on other images (schedule freeze-and-log). Two ways to divide the training images:
 ``iid``, at random; ``skewed``, each class by shares from a Dirichlet law with concentration 0.3. ``poisoned``: as
 own-iid, but one edge has its labels shifted by one class; ``capped``: that with fleet.max_influence 0. ``two-cuts``:
-every second edge is cut after the second stage, with logit adjustment; ``adjusted``: logit adjustment alone. The test
-images are divided at random, so that together they are always the same.
+every second edge is cut after the second stage, with logit adjustment; ``adjusted``: logit adjustment alone;
+``started``: own fronts that begin with the published one (model.start), with logit adjustment. The test images are
+divided at random, so that together they are always the same. Size ``small``: 2400 images in all, 6 epochs; ``large``:
+8000 images and 20 epochs, for a machine with a GPU.
 
 Edges and cloud are those of real runs; they talk over the link in memory, one edge after the other. Then the cloud
-learns, as if all had come at once. An arm that is done is kept in benchmarks/results/fleet/ and is not done again.
+learns, as if all had come at once. An arm that is done is kept in benchmarks/results/fleet/ or fleet-large/, and is not
+done again.
 """
 
 from __future__ import annotations
@@ -41,11 +45,31 @@ from smartedge.types import SplitName
 from smartedge.wire.memory import MemoryLink
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "fleet"
+RESULTS = HERE / "results"
 EDGES = 8
-EPOCHS = 6
-TRAIN, VAL, TEST, PUBLIC = 2400, 160, 4000, 800  # images
 CONCENTRATION = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is learned from, for how long."""
+
+    folder: str  # of the results
+    train: int  # images of all edges
+    public: int  # images that the published front learns from
+    epochs: int
+    batch: int
+    val: int = 160
+    test: int = 4000
+
+
+SMALL = Size("fleet", train=2400, public=800, epochs=6, batch=32)
+SIZES = {
+    "small": SMALL,
+    "large": Size("fleet-large", train=8000, public=2000, epochs=20, batch=64),
+    "tiny": Size("fleet-tiny", train=1200, public=128, epochs=1, batch=32, test=256),  # to see that everything runs
+}
+EPOCHS = SMALL.epochs  # of benchmarks/fleet_remedies.py
 ARMS = {
     # name: (edges, fronts, division of the images, cap)
     "one-own": (1, "own", "iid", None),
@@ -61,6 +85,12 @@ ARMS = {
     "two-cuts-own-skewed": (EDGES, "own", "skewed", None),
     "two-cuts-published-iid": (EDGES, "published", "iid", None),
     "two-cuts-published-skewed": (EDGES, "published", "skewed", None),
+    # with logit adjustment; from one start
+    "one-started": (1, "started", "iid", None),
+    "started-iid": (EDGES, "started", "iid", None),
+    "started-skewed": (EDGES, "started", "skewed", None),
+    "two-cuts-started-iid": (EDGES, "started", "iid", None),
+    "two-cuts-started-skewed": (EDGES, "started", "skewed", None),
     # with logit adjustment
     "adjusted-own-iid": (EDGES, "own", "iid", None),
     "adjusted-own-skewed": (EDGES, "own", "skewed", None),
@@ -69,24 +99,34 @@ ARMS = {
 CUTS = ("stage1", "stage2")
 
 
-def settings(fronts: str, edges: int, cap: float | None, front: Path | None, seed: int, **fleet: Any) -> Config:
-    """The settings of one arm; ``fleet`` are further ones of this section."""
+def settings(
+    fronts: str,
+    edges: int,
+    cap: float | None,
+    front: Path | None,
+    seed: int,
+    size: Size = SMALL,
+    device: str = "cpu",
+    **fleet: Any,
+) -> Config:
+    """The settings of one arm; ``fleet`` are further ones of this section. Started fronts begin with ``front``."""
+    given = "start" if fronts == "started" else "front"
     return load_config(
         {
-            "schedule": "joint" if fronts == "own" else "freeze-and-log",
-            "epochs": EPOCHS,
+            "schedule": "freeze-and-log" if fronts == "published" else "joint",
+            "epochs": size.epochs,
             "seed": seed,
             "data": {"path": "cifar10", "desired": "label", "image_size": 32},
             "model": {
                 "name": "fleet_network:build",
                 "cut": "stage1",
                 "bottleneck": None,
-                "front": None if front is None else str(front),
+                given: None if front is None else str(front),
                 "exit": {"width": 32, "depth": 1},
             },
-            "train": {"batch_size": 32, "lr": 2e-3},
+            "train": {"batch_size": size.batch, "lr": 2e-3},
             "link": {"max_lead_frames": 10**6},
-            "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
+            "hardware": {"edge_device": device, "cloud_device": device, "threads": 1},
             "fleet": {"expect": edges, "max_influence": cap, "logit_adjustment": False, **fleet},
         }
     )
@@ -97,11 +137,11 @@ def with_cut(config: Config, cut: str) -> Config:
     return load_config(config, {"model": {"cut": cut}})
 
 
-def whole_data() -> DataSet:
+def whole_data(size: Size = SMALL) -> DataSet:
     """The images of all edges and the public ones (the split ``audit``)."""
     folder = str(data_folder("cifar10"))
-    limit: dict[SplitName, int] = {"train": TRAIN + PUBLIC, "val": VAL, "test": TEST}
-    share = PUBLIC / (TRAIN + PUBLIC)
+    limit: dict[SplitName, int] = {"train": size.train + size.public, "val": size.val, "test": size.test}
+    share = size.public / (size.train + size.public)
     return open_dataset(folder, "label", image_size=32, limit=limit, audit_share=share)
 
 
@@ -138,13 +178,13 @@ def shifted(split: Split) -> Split:
     return made
 
 
-def published_front(data: DataSet, folder: Path, seed: int, cut: str = CUTS[0]) -> Path:
+def published_front(data: DataSet, folder: Path, seed: int, size: Size, device: str, cut: str) -> Path:
     """A front that was trained on the public images, in a run of its own."""
     target = folder / cut / "edge" / "front.safetensors"
     if not target.exists():
         assert data.audit is not None
         public = dataclasses.replace(data, splits={**data.splits, "train": data.audit})
-        config = with_cut(settings("published", 1, None, None, seed), cut)
+        config = with_cut(settings("published", 1, None, None, seed, size, device), cut)
         runner = CloudRunner(config, target.parents[1] / "cloud", Quiet(), resume=False, inline=True)
         edge(config, public, MemoryLink(runner.ingest), target.parent)
         runner.close()
@@ -156,21 +196,22 @@ def edge(config: Config, data: DataSet, link: MemoryLink, folder: Path) -> None:
     assert EdgeRunner(config, data, link, folder, Quiet(), resume=False, threaded=False).run(threading.Event())
 
 
-def run_arm(name: str, seed: int) -> dict[str, Any]:
+def run_arm(name: str, seed: int, size_name: str, device: str) -> dict[str, Any]:
     """Train one arm. Returns its figures."""
+    size = SIZES[size_name]
     edges, fronts, division, cap = ARMS[name]
-    data = whole_data()
+    data = whole_data(size)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        mixed, adjusted = name.startswith("two-cuts"), name.startswith(("two-cuts", "adjusted"))
+        mixed, adjusted = name.startswith("two-cuts"), name.startswith(("two-cuts", "adjusted", "started"))
         front = None
-        if fronts == "published":
+        if fronts != "own":
             for cut in CUTS if mixed else CUTS[:1]:
-                published_front(data, folder, seed, cut)
+                published_front(data, folder, seed, size, device, cut)
             front = folder / "{cut}" / "edge" / "front.safetensors"
         cuts = CUTS if mixed else None
-        config = settings(fronts, edges, cap, front, seed, cuts=cuts, logit_adjustment=adjusted)
+        config = settings(fronts, edges, cap, front, seed, size, device, cuts=cuts, logit_adjustment=adjusted)
         runner = CloudRunner(config, folder / "cloud", Quiet(), resume=False, inline=False)
         parts = parts_of(data, edges, division, seed)
         for number, part in enumerate(parts):
@@ -194,27 +235,27 @@ def run_arm(name: str, seed: int) -> dict[str, Any]:
             },
             "steps": trainer.progress.step,
             "seconds": time.perf_counter() - begun,
-            **provenance(f"--only {name} --seeds {seed}"),
+            **provenance(f"--size {size_name} --only {name} --seeds {seed} --device {device}"),
         }
 
 
-def table() -> None:
+def table(folder: Path) -> None:
     """Print what is there: accuracy on all test images, mean over the seeds, beside that of one edge."""
     found: dict[str, list[float]] = {}
     honest: dict[str, list[float]] = {}
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
         found.setdefault(result["arm"], []).append(result["accuracy"])
         accuracies = [each["accuracy"] for edge, each in result["edges"].items() if edge != "edge3"]
         honest.setdefault(result["arm"], []).append(float(np.mean(accuracies)) if accuracies else result["accuracy"])
-    print(f"{'arm':<18}{'seeds':>6}{'accuracy %':>12}{'less than one edge, points':>28}")
+    print(f"{'arm':<26}{'seeds':>6}{'accuracy %':>12}{'less than one edge, points':>28}")
     for name, (_, fronts, division, _) in ARMS.items():
         if name not in found:
             continue
         values = honest[name] if division == "poisoned" else found[name]
         one = found.get(f"one-{fronts}")
         less = "" if one is None else f"{100 * (np.mean(one) - np.mean(values)):28.1f}"
-        print(f"{name:<18}{len(values):>6}{100 * np.mean(values):12.1f}{less}")
+        print(f"{name:<26}{len(values):>6}{100 * np.mean(values):12.1f}{less}")
     print("own-poisoned and own-capped: accuracy on the test images of the seven honest edges")
 
 
@@ -223,19 +264,22 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--device", default="cpu", help="where edges and cloud compute: cpu or cuda")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the folders of results")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     sys.path.insert(0, str(HERE))
+    folder = args.results / SIZES[args.size].folder
     if not args.table:
-        RESULTS.mkdir(parents=True, exist_ok=True)
         for seed in args.seeds:
             for name in args.only:
-                path = RESULTS / f"{name}-{seed}.json"
+                path = folder / f"{name}-{seed}.json"
                 if not path.exists():
-                    keep_json(path, run_arm(name, seed))
+                    keep_json(path, run_arm(name, seed, args.size, args.device))
                     print(f"{name} {seed}: done", flush=True)
-    table()
+    table(folder)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def learn(
     part.eval()
     logits = torch.cat(
         [
-            cloud_forward(part, features.to(device, **last), precision=settings.precision).cpu()  # type: ignore[call-overload]
+            cloud_forward(part, features.to(device, **last), precision=settings.precision).cpu()
             for features in test[cut].split(250)
         ]
     )
