@@ -156,15 +156,16 @@ def fairness(journal: Path, edges: int) -> list[float]:
 
 
 class Size:
-    """The largest resident size of a process so far, in bytes."""
+    """The largest resident size of a process so far, in bytes, and its largest number of threads."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
-        self.most = 0
+        self.most = self.threads = 0
 
     def look(self) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
             self.most = max(self.most, self._process.memory_info().rss)
+            self.threads = max(self.threads, self._process.num_threads())
 
 
 def run(edges: int, work: Path, *, narrow: bool) -> dict[str, Any]:
@@ -222,6 +223,7 @@ def run(edges: int, work: Path, *, narrow: bool) -> dict[str, Any]:
         "jain": fairness(config.run_dir / "cloud" / "order.jsonl", edges),
         "cloud_mib_at_start": round(before / 2**20, 1),
         "cloud_mib_at_most": round(size.most / 2**20, 1),
+        "cloud_threads_at_most": size.threads,
         "whole_edge_mib": round(whole_size.most / 2**20, 1),
     }
 

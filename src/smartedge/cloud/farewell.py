@@ -11,6 +11,7 @@ from smartedge.wire.link import UNNAMED_EDGE
 __all__ = ["Farewell"]
 
 _SECONDS = 3600.0
+_TELL_S = 2.0  # an edge that is there hears of the end within a second: nobody needs to read that it is waited for
 
 
 class Farewell:
@@ -26,21 +27,27 @@ class Farewell:
         self._ingest = ingest
         self._monitor = monitor
         self._seconds = _SECONDS * hours
-        self._until: float | None = None
+        self._since: float | None = None
+        self._told = False
 
     def begin_again(self) -> None:
         """Something else came in between."""
-        self._until = None
+        self._since, self._told = None, False
 
     def over(self) -> bool:
         """Whether all know, or have been waited for long enough. Hold ``handover.changed``."""
         unaware, now = self._ingest.unaware(), time.monotonic()
-        if unaware and self._until is None:
-            self._until = now + self._seconds
+        if not unaware:
+            return True
+        if self._since is None:
+            self._since = now
+        waited = now - self._since
+        if waited >= _TELL_S and not self._told:
+            self._told = True
             names = "the edge" if unaware == [UNNAMED_EDGE] else ", ".join(unaware)
             text = (
                 f"done, and the results are written; waiting up to {self._seconds / 60:g} min (fleet.farewell) until "
                 f"{names} knows that everything arrived"
             )
             self._monitor.update(Update("cloud", "link", text=text))
-        return not unaware or (self._until is not None and now >= self._until)
+        return waited >= self._seconds

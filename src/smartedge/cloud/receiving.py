@@ -61,6 +61,7 @@ class Receiving:
         self._start = start
         self._workers: _Workers | None = None
         self._once = get_schedule(config.schedule).once
+        self._dropped = False  # the frames that no resumed run needs
         self._handover = Handover(trains_here=False)
         self.ingest = Ingest(
             config, folder, shapes, self._handover, monitor, begin=lambda edge, header: None, learn=None
@@ -81,7 +82,10 @@ class Receiving:
                 with handover.changed:
                     handover.changed.wait(timeout=0.2)
                     self._look_whether_complete()
-                    all_know = self._farewell.over() if has_finished(self._folder) else False
+                    finished = has_finished(self._folder)
+                    if finished:
+                        self._drop_used_frames()  # now: this process may be killed while it waits for an edge
+                    all_know = finished and self._farewell.over()
                     ready = handover.complete if self._once else any(each.streams for each in handover.intakes.values())
                 if self._workers is None and self._start is not None and ready:
                     self._workers = self._start()
@@ -97,10 +101,14 @@ class Receiving:
         if self._workers is not None:
             self._workers.stop()
         if has_finished(self._folder):
-            if self._config.store.keep == "unconsumed":
-                self.ingest.forget_everything()
+            self._drop_used_frames()
             self._add_to_figures()
         self.ingest.close()
+
+    def _drop_used_frames(self) -> None:
+        if self._config.store.keep == "unconsumed" and not self._dropped:
+            self.ingest.forget_everything()
+            self._dropped = True
 
     def _look_whether_complete(self) -> None:
         """Where nothing more is taken in, tell the workers. What came before is durable then."""

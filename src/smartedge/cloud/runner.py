@@ -18,6 +18,7 @@ from smartedge.cloud.trainer import BackTrainer
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.files import private_folder
+from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.machine import peak_rss_bytes
 from smartedge.runs.progress import Monitor
@@ -113,6 +114,8 @@ class CloudRunner:
                 if self._done():
                     if self.ingest.unaware() and not self._written:
                         self._write()  # with the lock: an edge that goes back takes the summary away, before or after
+                        if not get_method(self.config.method).answered:  # such an edge may go back
+                            self._drop_used_frames()
                     elif self._farewell.over():
                         return False
                 handover.changed.wait(timeout=0.2)
@@ -125,10 +128,14 @@ class CloudRunner:
         """Write weights and summary, close files; returns the summary."""
         summary = self._write()
         self.learning.close()
-        if summary.finished and self.config.store.keep == "unconsumed":
-            self.ingest.forget_everything()
+        if summary.finished:
+            self._drop_used_frames()
         self.ingest.close()
         return summary
+
+    def _drop_used_frames(self) -> None:
+        if self.config.store.keep == "unconsumed":
+            self.ingest.forget_everything()
 
     def _done(self) -> bool:
         if self._handover.complete and self.trainer is None:

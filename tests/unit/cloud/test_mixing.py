@@ -396,9 +396,11 @@ def test_training_that_fails_on_no_frame_alone_blames_no_edge(tmp_path: Path, mo
 def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_path, comes_back, monkeypatch) -> None:
     """All frames of an edge are in, and it did not hear so. Either it comes back and hears it, or it is given up.
 
-    The results are written before. No edge can change what they say while they are written.
+    The results are written before. No edge can change what they say while they are written. Frames that are not to be
+    kept are dropped before, too: the cloud may be killed while it waits.
     """
-    config = fleet_config(fleet={"expect": 2, "farewell": (60.0 if comes_back else 0.3) / 3600}, epochs=1)
+    hours = (60.0 if comes_back else 0.3) / 3600
+    config = fleet_config(fleet={"expect": 2, "farewell": hours}, epochs=1, store={"keep": "unconsumed"})
     edges = edges_of(config, 2)
     runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=False)
     for edge in edges:
@@ -421,6 +423,8 @@ def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_pa
         return write(**more)
 
     monkeypatch.setattr(runner.learning, "write", watched)
+    dropped: list[str] = []
+    monkeypatch.setattr(FeatureLog, "forget_before", lambda log, seq: dropped.append(log.edge))
     ended: list[bool] = []
     running = threading.Thread(target=lambda: ended.append(runner.run(threading.Event())))
     running.start()
@@ -434,6 +438,7 @@ def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_pa
     running.join(timeout=60)
     assert ended == [True] and closed.exists() == comes_back
     assert locked == [True]
+    assert dropped == ["edge0", "edge1"]
     runner.close()
 
 
