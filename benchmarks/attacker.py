@@ -10,6 +10,7 @@ import contextlib
 import selectors
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _INITIAL_WINDOW = 4  # a setting
 _LONGEST_FRAME = 16_384
 _USUAL_WINDOW = 65_535
+_LOOK_S = 0.1  # how often is asked who has waited for too long
 
 
 def message(data: bytes, *, compressed: bool = False) -> bytes:
@@ -58,6 +60,7 @@ class Plan:
 
     sources: Iterator[str]  # addresses of this machine, one for each connection
     calls: float = float("inf")  # of a connection
+    patience_s: float = float("inf")  # for the answer to a call; then it hangs up, and the call counts as made
 
 
 class _Connection:
@@ -82,6 +85,7 @@ class _Connection:
     def _begin(self) -> None:
         """Begin the next call."""
         self._stream += 2
+        self._begun = time.monotonic()
         self._left, self._stream_window = memoryview(self._call.messages), self._initial
         self._out += _frame(_HEADERS, _END_HEADERS, self._stream, self._call.head)
 
@@ -138,6 +142,10 @@ class _Connection:
         """Whether it has made as many calls as it was to make."""
         return self._left_here <= 0
 
+    def tired(self, now: float) -> bool:
+        """Whether it has waited for an answer for too long."""
+        return now - self._begun > self._plan.patience_s
+
     def again(self) -> None:
         """Connect again."""
         self.socket.close()
@@ -161,12 +169,15 @@ def attack(
         each = _Connection(address, call, plan, ended)
         each.write()
         found.register(each.socket, selectors.EVENT_READ, each)
+    looked = time.monotonic()
     while more():
-        for key, _ in found.select(timeout=1.0):
-            each = key.data
-            open_ = each.read()
+        due = {key.data for key, _ in found.select(timeout=_LOOK_S)}
+        if (now := time.monotonic()) - looked > _LOOK_S:
+            looked, due = now, due | {key.data for key in found.get_map().values() if key.data.tired(now)}
+        for each in due:
+            open_ = each.read() and not each.tired(now)
             if not open_ or each.spent:
-                found.unregister(key.fileobj)
+                found.unregister(each.socket)
                 if not open_:
                     ended()
                 each.again()

@@ -117,7 +117,7 @@ class Raw:
     def call(self, messages: Iterable[bytes], *, method: str = METHOD, **options: Any) -> list[Down]:
         options.setdefault("metadata", self._metadata)
         call = self.channel.stream_stream(method, request_serializer=None, response_deserializer=Down.FromString)
-        return list(call(iter(messages), timeout=30, **options))
+        return list(call(iter(messages), **{"timeout": 30, **options}))
 
     def close(self) -> None:
         self.channel.close()

@@ -163,6 +163,7 @@ class Ingest:
                 intake.images += len(batch.ids)
             if frame.seq >= handover.learned.get(edge, 0):
                 handover.keep((edge, frame.seq), Decoded(batch, time.perf_counter() - begun))
+            del batch  # many edges may wait here
             self._tell()
             if header.answered:
                 return handover.wait(lambda: handover.answers.pop(frame.seq, None))

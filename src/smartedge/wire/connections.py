@@ -82,6 +82,7 @@ class Connections:
         self._most_per_edge = most if shared else most_per_edge
         self._unproven_s = unproven_s
         self._known: dict[int, _Connection | None] = {}  # by inode; None: a socket of something else
+        self._inodes: dict[Address, int] = {}  # of the connections, by peer
         self._ended: dict[str, tuple[int, int]] = {}  # by edge: bytes (up, down) of connections that have ended
         self._lock = threading.Lock()
 
@@ -91,7 +92,7 @@ class Connections:
             found = descriptors()
             self._meet_new(found)
             for inode in self._known.keys() - found.keys():
-                del self._known[inode]
+                self._forget(inode)
             for inode, known in self._known.items():
                 if known and known.counted and found[inode] == [known.counted.fileno()]:  # gRPC has closed it
                     self._settle(known)
@@ -130,12 +131,20 @@ class Connections:
             self._known.clear()
 
     def _find(self, peer: Address) -> int | None:
-        return next((inode for inode, known in self._known.items() if known and known.peer == peer), None)
+        inode = self._inodes.get(peer)
+        return inode if inode is not None and self._known[inode] else None
 
     def _meet_new(self, found: dict[int, list[int]]) -> None:
         for inode, numbers in found.items():
             if inode not in self._known:
-                self._known[inode] = self._meet(inode, numbers[0])
+                self._known[inode] = met = self._meet(inode, numbers[0])
+                if met is not None:
+                    self._inodes[met.peer] = inode
+
+    def _forget(self, inode: int) -> None:
+        known = self._known.pop(inode)
+        if known is not None and self._inodes.get(known.peer) == inode:
+            del self._inodes[known.peer]
 
     def _meet(self, inode: int, descriptor: int) -> _Connection | None:
         connection = duplicate(inode, descriptor)
@@ -194,6 +203,8 @@ class Connections:
 
     def _break(self, inode: int, known: _Connection) -> None:
         self._settle(known)
+        if self._inodes.get(known.peer) == inode:
+            del self._inodes[known.peer]
         connection = duplicate(inode, known.descriptor)
         if connection is not None:
             with connection, contextlib.suppress(OSError):  # the peer may be faster

@@ -31,10 +31,11 @@ from smartedge.wire.credentials import Credentials, Guard
 from smartedge.wire.frame import header_from_json
 from smartedge.wire.grpc_errors import status_of
 from smartedge.wire.grpc_link import METHOD
-from smartedge.wire.inbox import Inbox, Open, Turns, Unsynced, no_messages_kept
+from smartedge.wire.inbox import Ahead, Inbox, Turns, Unsynced, drained, no_messages_kept
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
+from smartedge.wire.places import Busy, Open, Places
 from smartedge.wire.sockets import Address, ByteCount, address_of, is_loopback
 
 __all__ = ["GrpcReceiver", "Limits"]
@@ -49,10 +50,8 @@ _SYNC_S = 0.3  # frames are made durable, and confirmed, after this time
 _SYNC_BYTES = 16 * 2**20  # or after so many bytes
 _LOOK_S = 0.25  # how often connections are looked at
 _WATCH_S = 5.0  # how often is asked whether the senders of open streams still may send
-_REPLACED_AFTER_S = 5.0  # a stream that was silent for so long gives way to a new one of the same edge
 _BUSY_S = 0.1  # until a sender that finds no place hears of it
 _LAST_WORD_S = 2.0  # for the statuses of streams when the receiver is closed
-_GRACE_S = 5.0  # for the end of a stream that is replaced
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,6 @@ class Limits:
     handshake_s: float = 10.0  # until a connection can carry calls
     header_s: float = 10.0  # from the begin of a call to its header; twice that to prove who a sender is
     idle_s: float = 1800.0  # between two messages of a stream
-
-
-class _Busy(LinkError):
-    """A stream is refused for now; its sender tries again."""
 
 
 class _Refused(Exception):
@@ -133,10 +128,11 @@ class GrpcReceiver:
         self._access = Access(credentials, guard)
         self._proxied = guard is not None and not tls
         self._refusals = RefusalLog()
-        self._open: dict[str, list[Open]] = {}
+        self._ahead = Ahead()
         self._endings: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(max_workers=self._limits.connections, thread_name_prefix="ingest")
         self._loop = asyncio.new_event_loop()
+        self._places = Places(self._loop, limits.streams_per_edge)
         self._thread = threading.Thread(target=self._loop.run_forever, name="receiver", daemon=True)
         self._thread.start()
         try:
@@ -218,12 +214,16 @@ class GrpcReceiver:
         address = _address(who)
         code = grpc.StatusCode.FAILED_PRECONDITION
         error: SmartEdgeError | None = None
+        name: str | None = None  # that it has proved
         try:
             if not known:
                 raise _Refused(LinkError("there is no such call here"), grpc.StatusCode.UNIMPLEMENTED)
+            peer = self._admit(context)
+            if (name := peer.name) is not None:
+                await self._refusals.let_in(name)
             with no_messages_kept():
-                await self._take_stream(context, address)
-        except _Busy as busy:
+                await self._take_stream(context, address, peer)
+        except Busy as busy:
             await asyncio.sleep(_BUSY_S)
             await context.abort(grpc.StatusCode.UNAVAILABLE, *status_of(busy))
         except _Refused as refused:
@@ -238,18 +238,24 @@ class GrpcReceiver:
             _log.exception("stream from %s: unexpected error", who)
             error = SmartEdgeError("the receiver failed unexpectedly; see its log")
         if error is not None:
-            await self._refusals.refuse(address[0], who, error)
+            await self._refusals.refuse(address[0], who, error, edge=name)
             await context.abort(code, *status_of(error))
 
-    async def _take_stream(self, context: Any, address: Address) -> None:
+    def _admit(self, context: Any) -> Peer:
         try:
-            peer = self._access.admit(dict(context.invocation_metadata() or ()), context.auth_context() or {})
+            return self._access.admit(dict(context.invocation_metadata() or ()), context.auth_context() or {})
         except SmartEdgeError as error:
             raise _Refused(error, grpc.StatusCode.UNAUTHENTICATED) from error
+
+    async def _take_stream(self, context: Any, address: Address, peer: Peer) -> None:
         if self._access.proves:
             self._connections.prove(address, peer.edge)
-        header = header_from_json(Up.FromString(await _within(self._limits.header_s, context.read())).header)
-        place = await self._claim(peer)
+        first = await _within(self._limits.header_s, context.read())
+        if first is None:
+            await context.write(Down().SerializeToString())  # not possible where the connection was cut
+            raise FrameError("stream header: the stream ended without one")
+        header = header_from_json(Up.FromString(first).header)
+        place = await self._places.claim(peer)
         calls, syncs = Turns(self._pool), Turns(self._pool)  # frames are made durable while further ones are taken
         receiver: StreamReceiver | None = None
         try:
@@ -271,7 +277,8 @@ class GrpcReceiver:
         self, context: Any, place: Open, receiver: StreamReceiver, header: StreamHeader, calls: Turns, syncs: Turns
     ) -> None:
         """Take frames to the end of the stream. Those that wait are taken together."""
-        inbox, unsynced = Inbox(self._loop, place, self._limits.bytes_per_second), Unsynced(_SYNC_BYTES)
+        inbox = Inbox(self._loop, place, self._limits.bytes_per_second, self._ahead)
+        unsynced = Unsynced(_SYNC_BYTES)
         writing = asyncio.Lock()
         reading = self._loop.create_task(inbox.fill(context, Joiner(header)))
         confirming = self._loop.create_task(self._confirm(context, receiver, unsynced, syncs, writing))
@@ -287,7 +294,7 @@ class GrpcReceiver:
                     confirming.result()
                 if inbox.messages:
                     messages, size = inbox.empty()
-                    for answer in await calls.run(functools.partial(receiver.take, messages)):
+                    for answer in await calls.run(functools.partial(receiver.take, drained(messages))):
                         async with writing:
                             for part in split(answer):
                                 await context.write(part)
@@ -298,6 +305,7 @@ class GrpcReceiver:
             await reading  # raises what ended it
         finally:
             reading.cancel()
+            inbox.empty()
             async with writing:  # a write that has begun ends
                 confirming.cancel()
 
@@ -315,26 +323,6 @@ class GrpcReceiver:
         finally:
             unsynced.close()
 
-    async def _claim(self, peer: Peer) -> Open:
-        """A place for a stream of this edge.
-
-        Raises:
-            _Busy: the edge has as many streams as it may have, and they are alive.
-        """
-        mine = self._open.get(peer.edge, [])
-        if len(mine) >= self._limits.streams_per_edge:
-            oldest = min(mine, key=lambda each: each.heard)
-            if self._loop.time() - oldest.heard > _REPLACED_AFTER_S:
-                if not oldest.stop.done():
-                    oldest.stop.set_result(LinkError("another stream of the same edge took the place of this one"))
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(oldest.ended.wait(), _GRACE_S)
-            if len(self._open.get(peer.edge, [])) >= self._limits.streams_per_edge:
-                raise _Busy(f"edge {peer.edge} has an open stream, and takes one at a time; is it running twice?")
-        place = Open(peer, self._loop.time(), self._loop.create_future())
-        self._open.setdefault(peer.edge, []).append(place)
-        return place
-
     async def _end(self, place: Open, receiver: StreamReceiver | None, calls: Turns, syncs: Turns) -> None:
         """Free the place of a stream, once its handler has returned."""
         await calls.idle()
@@ -343,11 +331,7 @@ class GrpcReceiver:
         if receiver is not None:
             with contextlib.suppress(Exception):
                 await calls.run(receiver.abort)
-        mine = self._open[place.peer.edge]
-        mine.remove(place)
-        if not mine:
-            del self._open[place.peer.edge]
-        place.ended.set()
+        self._places.free(place)
 
     # -- all streams
 
@@ -362,17 +346,16 @@ class GrpcReceiver:
 
     def _ask(self) -> None:
         """End the streams of edges that may send no longer."""
-        for place in [each for places in self._open.values() for each in places]:
+        for place in self._places:
             if not place.stop.done() and (refusal := self._access.refusal(place.peer)):
                 _log.warning("edge %s may not send any more; its stream is broken off", place.peer.edge)
-                place.stop.set_result(FleetError(refusal))
+                place.end(FleetError(refusal))
 
     async def _close(self) -> None:
         if hasattr(self, "_watching"):
             self._watching.cancel()
-        for place in [each for places in self._open.values() for each in places]:
-            if not place.stop.done():
-                place.stop.set_result(_Busy("the receiver was closed; it may come back"))
+        for place in self._places:
+            place.end(Busy("the receiver was closed; it may come back"))
         await self._server.stop(_LAST_WORD_S)  # a stream whose frames are durable still gets its confirmation
         self._connections.look()
         self._connections.close()
@@ -405,11 +388,10 @@ def _address(peer: str) -> Address:
     return address_of((host.strip("[]"), int(port)))
 
 
-async def _within(seconds: float, reading: Coroutine[Any, Any, Any]) -> bytes:
+async def _within(seconds: float, reading: Coroutine[Any, Any, Any]) -> bytes | None:
+    """The first message of a stream; None where the stream ends without one."""
     try:
         data = await asyncio.wait_for(reading, seconds)
     except asyncio.TimeoutError as error:
         raise FrameError(f"stream: no header came within {seconds:g} s") from error
-    if data is grpc.aio.EOF:
-        raise FrameError("stream header: the stream ended without one")
-    return bytes(data)
+    return None if data is grpc.aio.EOF else bytes(data)

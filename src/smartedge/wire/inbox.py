@@ -8,41 +8,39 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
 
-from smartedge.errors import SmartEdgeError
-from smartedge.wire.admission import Peer
 from smartedge.wire.frame import Message
 from smartedge.wire.parts import Joiner
+from smartedge.wire.places import Open
 
-__all__ = ["Inbox", "Open", "Turns", "Unsynced", "no_messages_kept"]
+__all__ = ["Ahead", "Inbox", "Turns", "Unsynced", "drained", "no_messages_kept"]
 
 _AHEAD_BYTES = 2 * 2**20  # no more is read while the handler works
 _AHEAD_FRAMES = 64  # nor more than this
+_AHEAD_OF_ALL = 16 * 2**20  # of all streams together; a stream may always read one frame
 
 _Result = TypeVar("_Result")
 
 
-@dataclass(eq=False)
-class Open:
-    """A stream that is open."""
+@dataclass
+class Ahead:
+    """What all streams together have read ahead."""
 
-    peer: Peer
-    heard: float  # when its last message came
-    stop: asyncio.Future[SmartEdgeError]  # set to the reason, it ends the stream
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    size: int = 0  # bytes
 
 
 class Inbox:
     """The frames of a stream that were read and not yet handed on. Reading goes on while the handler works."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, place: Open, rate: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, place: Open, rate: float, ahead: Ahead) -> None:
         self._loop = loop
         self._place = place
         self._rate = rate
+        self._ahead = ahead
         self._room = asyncio.Event()
         self._free_at = 0.0
         self._size = 0
@@ -53,26 +51,41 @@ class Inbox:
     async def fill(self, context: Any, joiner: Joiner) -> None:
         """Read to the end of the stream. Waits while too much is there."""
         try:
-            while (data := await context.read()) is not grpc.aio.EOF:
-                now = self._place.heard = self._loop.time()
-                if (message := joiner.add(data)) is not None:
-                    self.messages.append(message)
-                    self._size += len(message.head) + len(message.payload)
-                    self._wake()
+            # No name here holds a message: while the next one is awaited, it would stay in memory.
+            while (size := self._put(await context.read(), joiner)) is not None:
                 if self._rate != float("inf"):
-                    self._free_at = max(self._free_at, now - 1.0) + len(data) / self._rate
+                    now = self._place.heard
+                    self._free_at = max(self._free_at, now - 1.0) + size / self._rate
                     await asyncio.sleep(max(0.0, self._free_at - now))
-                while self._size >= _AHEAD_BYTES or len(self.messages) >= _AHEAD_FRAMES:
+                while self._full():
                     self._room.clear()
                     await self._room.wait()
         finally:
             self.ended = True
             self._wake()
 
+    def _put(self, data: Any, joiner: Joiner) -> int | None:
+        """Take a message of the link; gives its size, or None at the end of the stream."""
+        if data is grpc.aio.EOF:
+            return None
+        self._place.heard = self._loop.time()
+        if (message := joiner.add(data)) is not None:
+            size = len(message.head) + len(message.payload)
+            self.messages.append(message)
+            self._size += size
+            self._ahead.size += size
+            self._wake()
+        return len(data)
+
+    def _full(self) -> bool:
+        mine = self._size >= _AHEAD_BYTES or len(self.messages) >= _AHEAD_FRAMES
+        return mine or (self._size > 0 and self._ahead.size >= _AHEAD_OF_ALL)
+
     def empty(self) -> tuple[list[Message], int]:
         """Take out what is there; gives the frames and their bytes."""
         messages, size = self.messages, self._size
         self.messages, self._size = [], 0
+        self._ahead.size -= size
         if not self.ended:
             self.came = self._loop.create_future()
         self._room.set()
@@ -81,6 +94,13 @@ class Inbox:
     def _wake(self) -> None:
         if not self.came.done():
             self.came.set_result(None)
+
+
+def drained(messages: list[Message]) -> Iterator[Message]:
+    """The messages in their order. Each one leaves the list, so that it is in memory no longer than it is needed."""
+    messages.reverse()
+    while messages:
+        yield messages.pop()
 
 
 class Unsynced:

@@ -22,6 +22,7 @@ from tcp_proxy import TcpProxy
 
 import smartedge.wire.admission
 import smartedge.wire.grpc_receiver
+import smartedge.wire.places
 from smartedge.errors import FleetError, LinkError, LogError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import Credentials
@@ -132,6 +133,21 @@ def test_hostile_senders_get_a_clear_error(raw: Raw, handler: Handler, messages:
         raw.call(messages)
     assert dict(caught.value.trailing_metadata())["smartedge-code"] == "SE-FRAME"
     assert handler.finished == 0
+
+
+def test_an_edge_that_sends_garbage_is_not_read_and_others_behind_its_address_are(
+    listen: Callable[..., GrpcReceiver], handler: Handler, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for the answers, and calls again at once."""
+    monkeypatch.setattr(smartedge.wire.admission, "_DELAY_S", 60.0)
+    receiver = listen(guard=Fleet())
+    broken = Raw(receiver, "broken")
+    for times in range(1, 9):
+        with pytest.raises(grpc.RpcError):
+            broken.call(HOSTILE["garbage head"][0], timeout=30 if times <= 5 else 0.5)
+    send(links(receiver, credentials=Credentials(token="sound")))
+    assert handler.edges.count("broken") == 6 and handler.finished == 1
+    broken.close()
 
 
 def test_what_a_refused_stream_sent_is_let_go_at_once(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +317,7 @@ def test_a_new_stream_replaces_one_that_is_silent(
     first.open(HEADER)
     with pytest.raises(LinkError, match="takes one at a time"):
         links(receiver, connect_timeout_s=0.3).open(HEADER)
-    monkeypatch.setattr(smartedge.wire.grpc_receiver, "_REPLACED_AFTER_S", 0.0)
+    monkeypatch.setattr(smartedge.wire.places, "_REPLACED_AFTER_S", 0.0)
     send(links(receiver))
     assert handler.aborted.acquire(timeout=10) and handler.finished == 1
     with pytest.raises(LinkError, match="another stream of the same edge took the place"):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from smartedge.wire.inbox import Turns, Unsynced
+from smartedge.wire import inbox as inbox_module
+from smartedge.wire.admission import Peer
+from smartedge.wire.frame import Message
+from smartedge.wire.inbox import Ahead, Inbox, Turns, Unsynced, drained
+from smartedge.wire.places import Open
 
 LONG_S = 300.0  # no test waits for this
 
@@ -40,6 +45,57 @@ def test_it_made_nothing_of_the_kind(call: Callable[[], object]) -> None:
 def test_nothing_was_called() -> None:
     with ThreadPoolExecutor(1) as pool:
         assert Turns(pool).made(str) is None
+
+
+class Joined:
+    """Every message of the link is a frame."""
+
+    def add(self, data: bytes) -> Message:
+        return Message(b"", data)
+
+
+class Context:
+    """Gives messages of 60 bytes without end; knows the newest one that is still in memory."""
+
+    def __init__(self) -> None:
+        self.made: list[weakref.ref[Bytes]] = []
+
+    async def read(self) -> Bytes:
+        message = Bytes(60)
+        self.made.append(weakref.ref(message))
+        return message
+
+
+class Bytes(bytearray):
+    """May be referred to weakly."""
+
+
+def test_all_streams_together_read_no_more_ahead_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them always may read one frame, and none holds what it has handed on."""
+    monkeypatch.setattr(inbox_module, "_AHEAD_OF_ALL", 150)
+
+    async def scenario() -> None:
+        loop, ahead, contexts = asyncio.get_running_loop(), Ahead(), [Context(), Context()]
+        inboxes = [Inbox(loop, Open(Peer("a", None), 0.0, loop.create_future()), float("inf"), ahead) for _ in contexts]
+        reading = []
+        for inbox, context in zip(inboxes, contexts, strict=True):
+            reading.append(asyncio.ensure_future(inbox.fill(context, Joined())))  # type: ignore[arg-type]
+            await inbox.came
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert [len(inbox.messages) for inbox in inboxes] == [3, 1] and ahead.size == 240
+        messages, size = inboxes[0].empty()
+        assert size == 180 and ahead.size == 60
+        handed_on = drained(messages)
+        assert len(next(handed_on).payload) == 60 and len(messages) == 2
+        assert [each() is None for each in contexts[0].made] == [True, False, False]
+        assert len(list(handed_on)) == 2
+        assert [each() is None for each in contexts[0].made] == [True] * 3, "the stream is silent, and holds nothing"
+        for task in reading:
+            task.cancel()
+        await asyncio.wait(reading)
+
+    asyncio.run(scenario())
 
 
 def test_no_more_than_a_group_waits_for_the_disk() -> None:

@@ -1,0 +1,79 @@
+"""The open streams of a receiver: how many an edge may have, and which one gives way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from smartedge.errors import LinkError, SmartEdgeError
+from smartedge.wire.admission import Peer
+
+__all__ = ["Busy", "Open", "Places"]
+
+_REPLACED_AFTER_S = 5.0  # a stream that was silent for so long gives way to a new one of the same edge
+_GRACE_S = 5.0  # for the end of a stream that is replaced
+
+
+class Busy(LinkError):
+    """A stream is refused for now; its sender tries again."""
+
+
+@dataclass(eq=False)
+class Open:
+    """A stream that is open."""
+
+    peer: Peer
+    heard: float  # when its last message came
+    stop: asyncio.Future[SmartEdgeError]  # set to the reason, it ends the stream
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self, reason: SmartEdgeError) -> None:
+        """Let the stream end, for the reason that was given first."""
+        if not self.stop.done():
+            self.stop.set_result(reason)
+
+
+class Places:
+    """The open streams of all edges.
+
+    Args:
+        loop: serves them.
+        most: streams of an edge at the same time.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
+        self._loop = loop
+        self._most = most
+        self._open: dict[str, list[Open]] = {}
+
+    def __iter__(self) -> Iterator[Open]:
+        return iter([each for places in self._open.values() for each in places])
+
+    async def claim(self, peer: Peer) -> Open:
+        """A place for a stream of this edge.
+
+        Raises:
+            Busy: the edge has as many streams as it may have, and they are alive.
+        """
+        mine = self._open.get(peer.edge, [])
+        if len(mine) >= self._most:
+            oldest = min(mine, key=lambda each: each.heard)
+            if self._loop.time() - oldest.heard > _REPLACED_AFTER_S:
+                oldest.end(LinkError("another stream of the same edge took the place of this one"))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(oldest.ended.wait(), _GRACE_S)
+            if len(self._open.get(peer.edge, [])) >= self._most:
+                raise Busy(f"edge {peer.edge} has an open stream, and takes one at a time; is it running twice?")
+        place = Open(peer, self._loop.time(), self._loop.create_future())
+        self._open.setdefault(peer.edge, []).append(place)
+        return place
+
+    def free(self, place: Open) -> None:
+        """The stream has ended, and its handler has returned."""
+        mine = self._open[place.peer.edge]
+        mine.remove(place)
+        if not mine:
+            del self._open[place.peer.edge]
+        place.ended.set()
