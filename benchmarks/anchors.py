@@ -168,10 +168,9 @@ def measure(family: str, codecs: Sequence[str], place: Place, until: float) -> i
         train = pixels(dataset.splits["train"], place.images(ADAPT))
         test = pixels(dataset.splits["test"], place.images(TEST))
         get = get_anchor(codec)
-        before = accuracy_of(config, in_cloud, coded(get, front, test[0])[0], test[1])
-        came, bytes_ = coded(get, front, train[0])
+        (came, bytes_), (tested, test_bytes) = (coded(get, front, images) for images, _ in (train, test))
+        before = accuracy_of(config, in_cloud, tested, test[1])
         adapt(config, in_cloud, came, train[1])
-        tested, test_bytes = coded(get, front, test[0])
         accuracy = accuracy_of(config, in_cloud, tested, test[1])
         found = {
             "family": family,

@@ -19,27 +19,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
-import math
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common import HERE, keep_result, percent, show_table
 from delta_rate import compared
-from rate_tasks import CHECK, IMAGE, SHIFT, TASKS, TWICE, Sent, Task
+from rate_tasks import CHECK, IMAGE, TASKS, Sent, Task
 
-from smartedge.config import Config, load_config
-
-if TYPE_CHECKING:
-    from smartedge.types import FeatureBatch
+from smartedge.config import load_config
 
 RESULTS = HERE / "results" / "rate-accuracy"
 
@@ -116,7 +111,8 @@ def in_process(job: Job, args: argparse.Namespace) -> None:
 
 def points(job: Job, args: argparse.Namespace) -> None:
     """Train a front, send its features by each codec, and train the back on what arrived; or the same with images."""
-    import torch
+    import torch  # here, since the table needs none of this
+    from rate_training import releasing, run_edge, train_back
 
     from smartedge.cloud.store import FeatureLog
 
@@ -136,158 +132,6 @@ def points(job: Job, args: argparse.Namespace) -> None:
             back = train_back(sent_by, log, folder / codec, job.sent)
             figures = {**at_edge, **back, "seconds": {**at_edge["seconds"], "cloud": time.monotonic() - begun}}
             save(args, job, codec, figures)
-
-
-def releasing(config: Config, sent: Sent) -> Config:
-    """The edge's settings: with ``twice`` every image is released under two augmentations, not once as it is."""
-    if TWICE not in sent.variants:
-        return config
-    return load_config(config, {"schedule": "two-stage", "epochs": 2, "train": {"front_epochs": config.epochs}})
-
-
-def run_edge(config: Config, folder: Path) -> dict[str, Any]:
-    """The edge's part of a run, what it sends lossless into a log; the exit's figures, and bytes of an image otherwise.
-
-    The front may learn for a rate, but the log gets its features as they are: each codec encodes them once.
-    """
-    import shutil
-    import threading
-
-    from smartedge.cloud.store import FeatureLog, StoreHandler
-    from smartedge.datasets import open_data
-    from smartedge.edge.runner import EdgeRunner
-    from smartedge.methods.base import get_method
-    from smartedge.runs.progress import Quiet
-    from smartedge.wire.memory import MemoryLink
-
-    begun = time.monotonic()
-    for part in ("edge", "log"):
-        shutil.rmtree(folder / part, ignore_errors=True)
-    with contextlib.closing(FeatureLog(folder / "log")) as log:
-        link, monitor = MemoryLink(StoreHandler(log)), Quiet()
-        runner = EdgeRunner(
-            config, open_data(config, monitor), link, folder / "edge", monitor, resume=False, threaded=False
-        )
-        if config.codec_name.startswith("learned"):
-            assert runner.gate is not None
-            runner.config = load_config(config, {"codec": {"name": "float32", "bytes": None}})
-            runner.sender = runner._make_sender(link, runner.gate)
-        runner.run(threading.Event())
-    summary = json.loads((folder / "edge" / "summary.json").read_text())
-    reference = summary["reference_bytes"]
-    if get_method(config.method).has_exit:
-        reference |= {"plain_map_float32": plain_map_bytes(config)}
-    return {
-        "exit": summary["test"],
-        "reference_bytes": reference,
-        "seconds": {"edge": time.monotonic() - begun},
-    }
-
-
-def plain_map_bytes(config: Config) -> int:
-    """Of the tensor at the cut as float32, without a bottleneck."""
-    from smartedge.models.cut import list_cuts
-    from smartedge.models.network import network_of
-
-    cuts = list_cuts(network_of(config.division(2)), config.data.image_size.shape)
-    return 4 * math.prod(next(cut.shape for cut in cuts if cut.name == config.model.cut))
-
-
-def train_back(config: Config, lossless: Any, folder: Path, sent: Sent) -> dict[str, Any]:
-    """Send what was logged by the settings' codec, and train on what came; figures, and bytes per training image."""
-    import shutil
-
-    from smartedge.cloud.order import Shuffled
-    from smartedge.cloud.store import FeatureLog
-    from smartedge.codec import unpack
-    from smartedge.methods.base import get_method
-    from smartedge.runs.machine import pick_device
-    from smartedge.runs.progress import Quiet
-    from smartedge.runs.record import read_metrics
-
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    with contextlib.closing(FeatureLog(folder / "log")) as log:
-        up = resend(config, lossless, log)
-        back, _ = get_method(config.method).cloud(config, log.streams[0].outputs)
-        if TWICE in sent.variants:  # as many updates as with each image once
-            config = load_config(config, {"epochs": config.epochs // 2})
-        trainer = trainer_of(SHIFT in sent.variants)(
-            config,
-            back,
-            device=pick_device(config.hardware.cloud_device, "hardware.cloud_device"),
-            folder=folder,
-            monitor=Quiet(),
-            resume=False,
-        )
-
-        @functools.cache  # decoding takes longer than a step on a GPU
-        def read(key: tuple[str, int]) -> FeatureBatch:
-            return unpack(log.frame(key[1]).batch, log.header_of(key[1]))
-
-        trainer.train_from(Shuffled({"edge": log}, read, batch_size=config.train.batch_size, seed=config.seed))
-    assert trainer.test is not None
-    val = [row for row in read_metrics(folder / "metrics.jsonl") if row.split == "val"][-1]
-    shutil.rmtree(folder)  # large
-    return {"bytes_up_per_image": up, "val": val.model_dump(), "test": trainer.test.model_dump()}
-
-
-def trainer_of(shifts: bool) -> Any:
-    """A trainer that writes no checkpoints; with ``shifts`` it moves feature maps at random by one place each way."""
-    import torch
-
-    from smartedge.cloud.inputs import Ready
-    from smartedge.cloud.trainer import BackTrainer
-    from smartedge.methods.back_step import CloudStep
-    from smartedge.methods.loop import Progress
-
-    class Unsaved(BackTrainer):
-        def save(self) -> None:
-            """Nothing: they are large, and no point is resumed."""
-
-    class Shifting(Unsaved):
-        def _learn(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
-            batch = ready.batch
-            assert isinstance(batch, FeatureBatch)
-            maps_BCHW = torch.nn.functional.pad(torch.from_numpy(batch.features_BF), (1, 1, 1, 1), mode="replicate")
-            windows = maps_BCHW.unfold(2, maps_BCHW.shape[2] - 2, 1).unfold(3, maps_BCHW.shape[3] - 2, 1)
-            down_B, right_B = torch.randint(0, 3, (2, len(windows)))
-            moved = windows[torch.arange(len(windows)), :, down_B, right_B].contiguous().numpy()
-            moved_batch = Ready(replace(batch, features_BF=moved))
-            return super()._learn(moved_batch, progress, want_gradient=want_gradient)
-
-    return Shifting if shifts else Unsaved
-
-
-def resend(config: Config, source: Any, target: Any) -> float:
-    """Every frame of a log, encoded anew, over a socket into another log; bytes per training image at the socket."""
-    from smartedge.cloud.store import StoreHandler
-    from smartedge.codec import get_codec, unpack
-    from smartedge.types import EncodedBatch
-    from smartedge.wire.frame import serialise
-    from smartedge.wire.grpc_link import GrpcLink
-    from smartedge.wire.grpc_receiver import GrpcReceiver
-
-    codec = get_codec(config.codec_name)
-    receiver = GrpcReceiver(StoreHandler(target), "127.0.0.1")
-    receiver.start()
-    link = GrpcLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=10)
-    up, images = 0, set[int]()
-    for header in source.streams:
-        before = link.counters().up
-        link.open(replace(header, codec=codec.name, agreement=json.dumps(config.agreement(), sort_keys=True)))
-        for seq in range(header.first_seq, header.first_seq + header.frames):
-            frame = source.frame(seq)
-            batch = unpack(frame.batch, header)
-            encoded = EncodedBatch(frame.batch.ids, frame.batch.labels, *codec.encode(batch.features_BF))
-            link.write(serialise(replace(frame, batch=encoded), header))
-            images.update(batch.ids.tolist() if header.split == "train" else ())
-        link.close()
-        if header.split == "train":
-            up += link.counters().up - before
-    link.disconnect()
-    receiver.close()
-    return up / len(images)
 
 
 def save(args: argparse.Namespace, job: Job, codec: str, figures: dict[str, Any]) -> None:

@@ -10,18 +10,21 @@ from common import attributes, data_folder
 
 from smartedge.config import Config, load_config
 
-__all__ = ["CHECK", "IMAGE", "SHIFT", "STRONG_EXIT", "TASKS", "TWICE", "Sent", "Task"]
+__all__ = ["CHECK", "CUTMIX", "IMAGE", "MIX", "SHIFT", "STRONG_EXIT", "TASKS", "TWICE", "Sent", "Task"]
 
 STRONG_EXIT = {"depth": 3, "width": 256}
 IMAGE, PLAIN = "image", "plain"
-TWICE, SHIFT = "twice", "shift"
-# Name in a key → settings that differ. The two last ones are no settings: benchmarks/rate_accuracy.py does them.
+TWICE, SHIFT, MIX, CUTMIX = "twice", "shift", "mix", "cutmix"
+# Name in a key → settings that differ. The last ones are no settings: benchmarks/rate_training.py does them.
 VARIANTS: dict[str, dict[str, Any]] = {
     "layer2": {"model": {"cut": "layer2"}},
     "layer3": {"model": {"cut": "layer3"}},
     "smooth": {"train": {"label_smoothing": 0.1}},
-    SHIFT: {},
+    "brief": {"epochs": 10, "train": {"front_epochs": 30}},
     TWICE: {},
+    SHIFT: {},
+    MIX: {},
+    CUTMIX: {},
 }
 
 
@@ -56,8 +59,8 @@ class Sent:
         elif self.target:
             changes["codec"] = {"name": "learned", "bytes": int(self.target)}
         for variant in self.variants:
-            for section, values in VARIANTS[variant].items():
-                changes[section] = {**changes.get(section, {}), **values}
+            for key, value in VARIANTS[variant].items():
+                changes[key] = {**changes.get(key, {}), **value} if isinstance(value, dict) else value
         return changes
 
 
@@ -200,9 +203,11 @@ TASKS = {
         32,
         "resnet18",
         "layer1",
-        {f"16x8x8+262~{more}": ("learned-262",) for more in ("shift", "layer3~shift", "layer3~smooth", "smooth")}
+        {f"16x8x8+262~{more}": ("learned-262",) for more in ("shift", "smooth", "mix", "cutmix")}
+        | {f"16x8x8+262~layer3~{more}": ("learned-262",) for more in ("shift", "smooth", "mix", "cutmix", "brief")}
         | {f"8x8x8+128~{cut}twice": ("learned-128",) for cut in ("", "layer3~")}
-        | {"16x4x4+122~layer3": ("learned-122",), "image~smooth": ("image",)},
+        | {"16x4x4+122~layer3": ("learned-122",)}
+        | {f"image~{more}": ("image",) for more in ("smooth", "mix", "cutmix")},
         ("image",),
         train=10_000,
         val=1000,
@@ -221,7 +226,8 @@ CHECK = Task(
     32,
     "resnet18",
     "layer1",
-    {"8x8x8+122~layer3~shift": ("learned-122",), "8x8x8+64~twice~smooth": ("learned-64",)},
+    {"8x8x8+122~layer3~shift": ("learned-122",), "8x8x8+64~twice~smooth~mix": ("learned-64",)}
+    | {"image~cutmix": ("image",)},
     ("image", "webp-5"),
     train=512,
     val=128,
