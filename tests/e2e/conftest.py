@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commands import Command, fork_server
+from commands import Command
+from forked import Popen
 
+from smartedge import processes
 from smartedge.cloud.store import FeatureReader, log_folder
 from smartedge.config import Config, load_config
 
@@ -24,15 +28,21 @@ def open_log() -> Callable[[Path], FeatureReader]:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     """``start("edge", file, ...)``: a command as a process, killed at the end of the test."""
-    context, started = fork_server(), []
+    started: list[Command] = []
 
     def start(*argv: str | Path) -> Command:
-        started.append(Command(context, tmp_path / "output", *argv))
+        started.append(Command(tmp_path / "output", *argv))
         return started[-1]
 
     yield start
     for each in started:
         each.kill()
+
+
+@pytest.fixture
+def forked_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``smartedge train`` forks its two sides, which need not import torch then."""
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=Popen, PIPE=subprocess.PIPE))
 
 
 @pytest.fixture

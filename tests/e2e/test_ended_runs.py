@@ -36,6 +36,7 @@ def test_a_complete_run_is_not_run_again(method, tiny_config):
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
+@pytest.mark.usefixtures("forked_sides")
 def test_a_cloud_whose_edge_has_ended_does_not_wait_for_it(tiny_config):
     """The cloud was killed before it noted that the edge knows."""
     config = tiny_config("run")
@@ -46,6 +47,7 @@ def test_a_cloud_whose_edge_has_ended_does_not_wait_for_it(tiny_config):
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.usefixtures("forked_sides")
 @pytest.mark.parametrize("method", ["hierarchical", pytest.param("split", marks=pytest.mark.slow)])
 def test_an_edge_that_was_lost_before_its_summary_has_something_to_send(method, tiny_config):
     """With all epochs in its newest checkpoint it would send nothing, and the cloud would wait for it for ever."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Popen
 from lossy_proxy import LossyProxy
 from runs import assert_same_run, share_key
 from safetensors.torch import load_file
@@ -24,32 +24,29 @@ from smartedge.config import Config
 from smartedge.runs.progress import Quiet, parse_update
 from smartedge.training import collect, train
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., Popen]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """``start("edge", config, ...)``: one side as a process. Its input stays open until the test ends."""
-    reading, writing = os.pipe()
-    started: list[subprocess.Popen[str]] = []
+    """``start("edge", config, ...)``: one side as a process."""
+    started: list[Popen] = []
 
-    def start(verb: str, config: Config, *arguments: str) -> subprocess.Popen[str]:
+    def start(verb: str, config: Config, *arguments: str) -> Popen:
         settings = config.run_dir.with_suffix(f".{verb}.yaml")
         settings.write_text(config.to_yaml())
         command = [sys.executable, "-m", "smartedge", verb, str(settings), "--progress", "json", *arguments]
         pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, stdin=reading, stdout=pipe, stderr=pipe, text=True))
+        started.append(Popen(command, stdout=pipe, stderr=pipe))
         return started[-1]
 
     yield start
     for side in started:
         side.kill()
         side.communicate()
-    os.close(reading)
-    os.close(writing)
 
 
-def udp_port_of(cloud: subprocess.Popen[str]) -> int:
+def udp_port_of(cloud: Popen) -> int:
     assert cloud.stdout is not None
     for line in cloud.stdout:
         update = parse_update(line)
@@ -58,7 +55,7 @@ def udp_port_of(cloud: subprocess.Popen[str]) -> int:
     raise AssertionError(cloud.communicate()[1])
 
 
-def port_of(cloud: subprocess.Popen[str]) -> int:
+def port_of(cloud: Popen) -> int:
     assert cloud.stdout is not None
     for line in cloud.stdout:
         update = parse_update(line)
@@ -67,7 +64,7 @@ def port_of(cloud: subprocess.Popen[str]) -> int:
     raise AssertionError(cloud.communicate()[1])
 
 
-def ends(*sides: subprocess.Popen[str]) -> Sequence[tuple[int, str]]:
+def ends(*sides: Popen) -> Sequence[tuple[int, str]]:
     """Exit code and errors of each side."""
     found = []
     for side in sides:
@@ -112,7 +109,7 @@ def test_a_fleet_whose_cloud_is_killed_ends_by_its_journal(tiny_config, tmp_path
     }
     journal = config.run_dir / "cloud" / "order.jsonl"
 
-    def start_edges(port: int, *more: str) -> list[subprocess.Popen[str]]:
+    def start_edges(port: int, *more: str) -> list[Popen]:
         bundles = {name: str(fleet / "bundles" / f"{name}.bundle") for name in names}
         where = f"127.0.0.1:{port}"
         return [start("edge", edges[name], "--bundle", bundles[name], "--connect", where, *more) for name in names]

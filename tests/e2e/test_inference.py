@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from forked import Popen
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -69,11 +70,8 @@ def test_the_threshold_decides_who_answers(run_and_images, capsys):
 
 def test_the_back_answers_over_a_socket(run_and_images, capsys):
     config, files, _, at_back = run_and_images
-    server = subprocess.Popen(
-        [sys.executable, "-m", "smartedge", "serve", str(config.run_dir), "--listen", "127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-m", "smartedge", "serve", str(config.run_dir), "--listen", "127.0.0.1:0"]
+    server = Popen(command, stdout=subprocess.PIPE)
     try:
         address = server.stdout.readline().split()[2].rstrip(";")
         found = main(

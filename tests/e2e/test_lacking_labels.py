@@ -46,7 +46,7 @@ def settings(tmp_path: Path) -> dict[str, object]:
             "image_size": 16,
             "cache_dir": str(tmp_path / "cache"),
         },
-        "model": {"name": "resnet18", "cut": "layer1", "bottleneck": "4x4x4"},
+        "model": {"name": "narrow:build", "cut": "layer1", "bottleneck": "4x2x2"},
         "train": {"batch_size": 8},
         "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
     }

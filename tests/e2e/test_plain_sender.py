@@ -37,7 +37,7 @@ def test_a_cloud_trains_on_what_a_plain_program_sends(tmp_path: Path) -> None:
             "schedule": "freeze-and-log",
             "epochs": 1,
             "data": {"image_size": 32},
-            "model": {"name": "resnet18", "cut": "layer3", "bottleneck": None, "small_input": False},
+            "model": {"name": "narrow:build", "cut": "layer3", "bottleneck": None},
             "train": {"batch_size": 4},
             "codec": {"name": "float32"},
             "hardware": {"cloud_device": "cpu", "threads": 1},

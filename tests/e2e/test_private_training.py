@@ -19,6 +19,7 @@ from smartedge.runs.progress import Quiet
 from smartedge.training import train
 
 SLOW = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("forked_sides")
 
 
 @pytest.mark.parametrize(

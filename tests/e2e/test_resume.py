@@ -6,13 +6,13 @@ The network has dropout on both sides of the cut, so a random state that is not 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import fork_server
 from killing import Kill, stand_in, train_and_die
 from runs import PROTECTED, assert_same_run, share_key
 
@@ -60,14 +60,6 @@ APART = [
 
 
 @pytest.fixture(scope="module")
-def fork_server() -> multiprocessing.context.BaseContext:
-    """Starts processes that need not import torch: it has been imported where they are forked from."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["smartedge.training", "smartedge.edge.runner", "smartedge.cloud.runner"])
-    return context
-
-
-@pytest.fixture(scope="module")
 def uninterrupted() -> dict[tuple[str | None, ...], Path]:
     """Run directories of uninterrupted runs, by method, schedule and protection."""
     return {}
@@ -102,13 +94,13 @@ def assert_resumed(broken: Config, kill: Kill, whole: Path) -> None:
 
 @pytest.mark.parametrize(("method", "schedule", "kind", "side", "phase", "done", "checkpoint"), PLACES)
 def test_a_killed_run_resumes_to_the_same_result(
-    tiny_config, fork_server, uninterrupted, method, schedule, kind, side, phase, done, checkpoint
+    tiny_config, uninterrupted, method, schedule, kind, side, phase, done, checkpoint
 ):
     broken, whole = broken_and_whole(tiny_config, uninterrupted, method, schedule, kind)
     kill = Kill(str(broken.run_dir), side, phase, done, checkpoint)
     settings = broken.run_dir.parent / "broken.yaml"
     settings.write_text(broken.to_yaml())
-    process = fork_server.Process(target=train_and_die, args=(str(settings), kill))
+    process = fork_server().Process(target=train_and_die, args=(str(settings), kill))
     process.start()
     process.join()
     assert process.exitcode == -9
@@ -117,6 +109,7 @@ def test_a_killed_run_resumes_to_the_same_result(
     assert_resumed(broken, kill, whole)
 
 
+@pytest.mark.usefixtures("forked_sides")
 @pytest.mark.parametrize(("method", "schedule", "kind", "side", "phase", "done", "checkpoint", "resumed"), APART)
 def test_a_run_of_which_one_process_was_killed_resumes_to_the_same_result(
     tiny_config, uninterrupted, monkeypatch, method, schedule, kind, side, phase, done, checkpoint, resumed

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from forked import Popen
 from runs import assert_same_run
 
 from smartedge.artifacts.summary import has_finished
@@ -24,9 +25,8 @@ class Side:
         file = config.run_dir.parent / f"{config.run_dir.name}.yaml"
         file.write_text(config.to_yaml())
         command = [sys.executable, "-m", "smartedge", side, str(file), *arguments, "--progress", "json"]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        pipe = subprocess.PIPE
+        self.process = Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
         self.news: list[dict[str, object]] = []
 
     def until(self, word: str) -> dict[str, object]:

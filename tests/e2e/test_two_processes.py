@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from forked import Popen
 from runs import assert_same_run
 from safetensors.torch import load_file
 
@@ -29,7 +30,9 @@ METHODS = [
 
 
 @pytest.mark.parametrize(("method", "schedule"), METHODS)
-def test_two_processes_give_the_weights_of_one(tiny_config, method, schedule):
+def test_two_processes_give_the_weights_of_one(tiny_config, request, method, schedule):
+    if (method, schedule) != METHODS[0]:  # which starts its sides as a user's command does
+        request.getfixturevalue("forked_sides")
     one = tiny_config("one", method=method, schedule=schedule)
     two = tiny_config("two", method=method, schedule=schedule)
     train(one, single_process=True, monitor=Quiet())
@@ -54,6 +57,7 @@ def test_two_processes_give_the_weights_of_one(tiny_config, method, schedule):
     assert results.releases_per_image == (0 if method == "local" else 1 if schedule == "freeze-and-log" else 3)
 
 
+@pytest.mark.usefixtures("forked_sides")
 def test_the_log_holds_what_was_sent_and_nothing_that_must_stay(tiny_config, open_log):
     config = tiny_config("run", schedule="freeze-and-log")
     train(config, monitor=Quiet())
@@ -86,23 +90,14 @@ def test_sides_with_different_settings_refuse_each_other(tiny_config, tmp_path):
         files[side] = tmp_path / f"{side}.yaml"
         files[side].write_text(config.to_yaml())
     command = [sys.executable, "-m", "smartedge"]
-    cloud = subprocess.Popen(
-        [*command, "cloud", str(files["cloud"]), "--listen", "127.0.0.1:0", "--progress", "json", "--until-input-ends"],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.PIPE,
-        text=True,
-    )
+    listening = ["--listen", "127.0.0.1:0", "--progress", "json", "--until-input-ends"]
+    cloud = Popen([*command, "cloud", str(files["cloud"]), *listening], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
     try:
         port = json.loads(cloud.stdout.readline())["port"]
-        edge = subprocess.run(
-            [*command, "edge", str(files["edge"]), "--connect", f"127.0.0.1:{port}"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        edge = Popen([*command, "edge", str(files["edge"]), "--connect", f"127.0.0.1:{port}"], stderr=subprocess.PIPE)
+        _, said = edge.communicate(timeout=60)
         assert edge.returncode == RunError.exit_code
-        assert "train.lr: 0.2 at the edge, 0.1 here" in edge.stderr
+        assert "train.lr: 0.2 at the edge, 0.1 here" in said
         assert cloud.poll() is None, "bad input costs the sender an error and the receiver nothing"
     finally:
         cloud.stdin.close()  # whoever started it is gone
@@ -120,6 +115,7 @@ def test_a_run_is_not_overwritten(tiny_config):
         train(config, {"run_dir": str(config.run_dir.parent / "empty")}, resume=True, monitor=Quiet())
 
 
+@pytest.mark.usefixtures("forked_sides")
 def test_a_run_that_failed_at_its_settings_can_be_started_again(tiny_config):
     config = tiny_config("run", epochs=1)
     with pytest.raises(CutError, match="stage9"):
@@ -138,6 +134,7 @@ def test_multi_label_runs(tiny_config):
     assert np.isfinite(results.test.back.auroc)
 
 
+@pytest.mark.usefixtures("forked_sides")
 def test_a_run_over_tls_with_certificates_on_both_sides_and_a_token(tiny_config, tmp_path, certificates):
     token = tmp_path / "token"
     write_atomically(token, "a secret that no file of the run holds\n")

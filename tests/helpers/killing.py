@@ -93,8 +93,8 @@ def stand_in(folder: Path, kill: Kill) -> tuple[Path, dict[str, str]]:
     return program, {VARIABLE: json.dumps(kill), PROGRAM: str(program)}
 
 
-def main() -> None:
-    """``python -m smartedge …``, but that the process dies where the environment says."""
+def die_where_told() -> None:
+    """Let this process, a side of a run, die where the environment says."""
     kill = Kill(*json.loads(os.environ[VARIABLE]))
     update_as_usual = progress.JsonLines.update
 
@@ -103,6 +103,11 @@ def main() -> None:
         kill.see(update)
 
     progress.JsonLines.update = update  # type: ignore[method-assign]
+
+
+def main() -> None:
+    """``python -m smartedge …``, but that the process dies where the environment says."""
+    die_where_told()
     sys.executable = os.environ[PROGRAM]
     assert sys.argv[1:3] == ["-m", "smartedge"]
     sys.argv = sys.argv[2:]

@@ -34,7 +34,7 @@ def fleet_config(**changes: Any) -> Config:
         {
             "epochs": 2,
             "data": {"image_size": 32},
-            "model": {"name": "resnet18", "cut": "layer4", "bottleneck": None, "small_input": False},
+            "model": {"name": "narrow:build", "cut": "layer4", "bottleneck": None},
             "train": {"batch_size": SIZE, "lr": 0.01},
             "codec": {"name": "float32"},
             "hardware": {"cloud_device": "cpu"},

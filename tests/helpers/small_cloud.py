@@ -15,7 +15,7 @@ CONFIG = load_config(
     {
         "epochs": 2,
         "data": {"image_size": 32},
-        "model": {"name": "resnet18", "cut": "layer3", "bottleneck": None, "small_input": False},
+        "model": {"name": "narrow:build", "cut": "layer3", "bottleneck": None},
         "train": {"batch_size": 4},
         "hardware": {"cloud_device": "cpu"},
     }

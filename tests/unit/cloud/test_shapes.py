@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
 import pytest
-from small_cloud import CONFIG
+from small_cloud import CONFIG as SMALL
 
 from smartedge.cloud import shapes
 from smartedge.cloud.back import build_back
 from smartedge.cloud.shapes import shapes_of
 from smartedge.config import load_config
 from smartedge.errors import CutError, RunError
+
+CONFIG = load_config(SMALL, {"model": {"name": "resnet18"}})  # which the other process finds, too
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,13 @@ def test_the_shapes_are_those_of_the_network(changes, monkeypatch) -> None:
     assert shapes_of(config) == build_back(config, 2)[1]
 
 
-def test_a_network_that_cannot_be_had_is_the_same_error() -> None:
+def test_a_network_that_cannot_be_had_is_the_same_error(monkeypatch, capsys) -> None:
+    def run(command, *, input, **_):  # here, without seconds for another process
+        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
+        exec(command[-1], {})
+        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out, "")
+
+    monkeypatch.setattr(shapes.subprocess, "run", run)
     config = load_config(CONFIG, {"model": {"cut": "nowhere", "bottleneck": None}})
     with pytest.raises(CutError, match="nowhere"):
         shapes_of(config)
