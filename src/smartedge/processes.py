@@ -54,6 +54,8 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
                 while cloud.port is None and all(side.running() for side in sides) and not stop.is_set():
                     cloud.changed.wait(timeout=0.2)
                     cloud.changed.clear()
+                if cloud.port is None and not stop.is_set():
+                    return _wait(sides, stop, grace=0.0)  # one has failed, and the other one has not begun
                 for edge in edges if cloud.port is not None else ():
                     edge.tell(f"127.0.0.1:{cloud.port}")
             return _wait(sides, stop)
@@ -62,14 +64,20 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
                 side.end()
 
 
-def _wait(sides: Sequence[_Side], stop: threading.Event) -> bool:
-    """Wait until both sides have ended. Where one fails, stop the other and raise the first failure."""
+def _wait(sides: Sequence[_Side], stop: threading.Event, grace: float = _GRACE_SECONDS) -> bool:
+    """Wait until both sides have ended. Where one fails, stop the other and raise the first failure.
+
+    Args:
+        sides: both processes, or one.
+        stop: set where the user has asked to stop.
+        grace: seconds for a side to stop by itself; one that has not after that is left for :meth:`_Side.end`.
+    """
     failed: _Side | None = None
     asked, deadline = False, float("inf")
     while any(side.running() for side in sides):
         failed = failed or next((side for side in sides if side.failed()), None)
         if (failed or stop.is_set() or any(side.stopped() for side in sides)) and not asked:
-            asked, deadline = True, time.monotonic() + _GRACE_SECONDS
+            asked, deadline = True, time.monotonic() + grace
             for side in sides:
                 side.interrupt()
         if time.monotonic() > deadline:

@@ -14,6 +14,7 @@ from smartedge.config import Config, load_config, load_run_config
 from smartedge.datasets import check_data, open_data, with_given_data
 from smartedge.links import named_credentials, one_way_receiver, receiver_for, sender_to, why_unreachable
 from smartedge.methods.base import get_method
+from smartedge.models.names import check_name
 from smartedge.processes import run_both
 from smartedge.run_folder import has_begun, in_folder, name_of, note_facts, prepare_run
 from smartedge.runs.monitoring import watching
@@ -72,6 +73,7 @@ def train(
         settings = with_given_data(settings, data)
     if not single_process and not has_begun(settings.run_dir):  # before torch is imported and a side is started
         settings.check_files()
+        check_name(settings.model.name)
         check_data(settings)
     settings, speed = _measured(settings)
     run_dir = settings.run_dir
@@ -133,6 +135,7 @@ def run_edge(
     Raises:
         LinkError: the cloud answers, but its certificate or this edge's is not accepted.
     """
+    check_name(config.model.name)
     config = in_folder(config.exact(), "run", ["edge"], resume=resume)
     note_facts(config, edge=True)
     method, stop = get_method(config.method), stop or Stop()
@@ -235,7 +238,8 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
             f"method: '{config.method}' sends nothing, so there is no cloud to start; use 'smartedge edge'"
         )
     config = in_folder(config.exact(), "run", ["cloud"], resume=resume)
-    refuse_if_taken(host, port)  # a wrong port is told before torch is imported
+    refuse_if_taken(host, port)  # a wrong port and a wrong name are told before torch is imported
+    check_name(config.model.name)
 
     import torch
 

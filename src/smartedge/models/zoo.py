@@ -5,7 +5,6 @@ Only the common core is installed on a small device; torchvision and timm come w
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -25,6 +24,7 @@ from smartedge.image_size import RGB, ImageSize
 from smartedge.models.blame import first_line, place_and_reason
 from smartedge.models.blueprint import is_on_hub, weights_named
 from smartedge.models.compat import load_timm, load_torchvision
+from smartedge.models.names import refuse_name
 from smartedge.models.published import load_into, of_model, of_torchvision
 from smartedge.models.weights import later_loaded
 
@@ -124,7 +124,7 @@ def _find(name: str, *, timm_first: bool = False) -> tuple[ModuleType, str]:
         return torchvision, short
     timm = load_timm()
     if library not in ("", "timm") or not timm.is_model(short):
-        _unknown(name, [*classifiers, *timm.list_models()])
+        refuse_name(name, [*classifiers, *timm.list_models()])
     return timm, short
 
 
@@ -281,15 +281,6 @@ def _importing_from(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-
-
-def _unknown(name: str, names: list[str]) -> typing.NoReturn:
-    near = difflib.get_close_matches(name.rpartition("/")[2], dict.fromkeys(names), n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise CutError(
-        f"no network is called {name}; {hint}"
-        "Names are those of torchvision and timm; your own network is package.module:factory"
-    )
 
 
 def _check(model: nn.Module, name: str, outputs: int, size: ImageSize) -> None:
