@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,11 @@ def _make_runs(folders: Sequence[Path], overrides: Sequence[str]) -> None:
     from smartedge.config import load_config
     from smartedge.training import train
 
-    for folder, changes in zip(folders, RUNS.values(), strict=True):
-        config = load_config(load_config(demo_config(), overrides), {**changes, "run_dir": str(folder)})
-        if (folder / "run.json").exists():  # made by an earlier call
-            shutil.rmtree(folder)
-        print(f"\n{' '.join(changes.values())}", flush=True)
-        train(config)
-        write_report_where_possible(folder)
+    with ThreadPoolExecutor(1) as reports:  # while the next run trains in processes of its own
+        for folder, changes in zip(folders, RUNS.values(), strict=True):
+            config = load_config(load_config(demo_config(), overrides), {**changes, "run_dir": str(folder)})
+            if (folder / "run.json").exists():  # made by an earlier call
+                shutil.rmtree(folder)
+            print(f"\n{' '.join(changes.values())}", flush=True)
+            train(config)
+            reports.submit(write_report_where_possible, folder)
