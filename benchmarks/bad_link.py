@@ -1,7 +1,7 @@
-"""A TCP proxy that disturbs what passes: resets, delay, loss. For where the kernel has no ``netem``.
+"""A TCP proxy that disturbs what passes: resets, delay, loss, a rate. For where the kernel has no ``netem``.
 
 Behind a proxy, both ends still speak TCP to it over a good link. So a loss is shown as TCP shows it to a program: what
-was lost, and all that follows, comes later.
+was lost, and all that follows, comes later. Where there is a rate, it is one of TCP payload.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import contextlib
 import random
 import socket
 import struct
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 _SEGMENT = 1448  # bytes
 _WINDOW = 10  # segments on their way at the same time (RFC 6928)
 _RETRANSMIT_S = 0.2  # the least timeout of Linux; twice as long for each further loss
 _CHUNK = _SEGMENT * _WINDOW
+_QUEUE = 20  # chunks that wait for a rate; then the sender waits
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+
+
+Way = Literal["up", "down"]
 
 
 class Disturbance(NamedTuple):
@@ -26,6 +30,8 @@ class Disturbance(NamedTuple):
     reset_every: float | None = None  # seconds, after which all connections are reset
     delay: float = 0.0  # seconds, in each direction
     loss: float = 0.0  # share of the segments
+    up: float | None = None  # bytes a second towards the target, of all connections together; None: as fast as it goes
+    down: float | None = None  # the same, back
 
 
 def stall(segments: int, loss: float, drawn: random.Random) -> float:
@@ -53,6 +59,7 @@ class BadLink:
         self._disturbance = disturbance
         self._drawn = random.Random(f"bad link {seed}")
         self._writers: set[asyncio.StreamWriter] = set()
+        self._free = {"up": 0.0, "down": 0.0}  # when the bytes before are through
 
     def run(self) -> int:
         """Serve for ever."""
@@ -77,8 +84,8 @@ class BadLink:
         both = {writer, there_writer}
         self._writers |= both
         tasks = [
-            asyncio.ensure_future(self._pump(reader, there_writer)),
-            asyncio.ensure_future(self._pump(there_reader, writer)),
+            asyncio.ensure_future(self._pump(reader, there_writer, "up")),
+            asyncio.ensure_future(self._pump(there_reader, writer, "down")),
         ]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
@@ -87,20 +94,24 @@ class BadLink:
         for each in both:
             _reset(each)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
         """Carry one direction, until it ends or breaks."""
-        due: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        sending = asyncio.ensure_future(self._send(due, writer))
+        limited = self._rate(way) is not None
+        due: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUE if limited else 0)
+        sending = asyncio.ensure_future(self._send(due, writer, way))
         try:
             with contextlib.suppress(OSError):
                 while (data := await reader.read(_CHUNK)) and not sending.done():
-                    due.put_nowait((asyncio.get_running_loop().time() + self._disturbance.delay, data))
-                due.put_nowait((asyncio.get_running_loop().time() + self._disturbance.delay, b""))
+                    await due.put((asyncio.get_running_loop().time() + self._disturbance.delay, data))
+                await due.put((asyncio.get_running_loop().time() + self._disturbance.delay, b""))
                 await sending
         finally:
             sending.cancel()
 
-    async def _send(self, due: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+    def _rate(self, way: Way) -> float | None:
+        return self._disturbance.up if way == "up" else self._disturbance.down
+
+    async def _send(self, due: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, way: Way) -> None:
         loop, loss = asyncio.get_running_loop(), self._disturbance.loss
         while True:
             at, data = await due.get()
@@ -108,6 +119,8 @@ class BadLink:
                 return
             if loss:
                 at = max(at, loop.time()) + stall(-(-len(data) // _SEGMENT), loss, self._drawn)
+            if rate := self._rate(way):
+                at = self._free[way] = max(at, loop.time(), self._free[way]) + len(data) / rate
             if at > loop.time():
                 await asyncio.sleep(at - loop.time())
             writer.write(data)

@@ -4,11 +4,12 @@
     python benchmarks/time_to_accuracy.py --table    # the tables alone
 
 What a method learns in an epoch does not depend on the link: two processes give the weights that one gives, bit for
-bit. So each choice that benchmarks/shaped_link.py and benchmarks/device_ratio.py (in slow motion, 1 : 19) measured for
-ResNet-18 at 64x64 (LFW, ``Smiling``) is trained once, in one process, on 4000 images for 8 epochs; its balanced
-accuracy on validation images after each epoch is kept in ``benchmarks/results/time-to-accuracy/``. Seconds per image
-are those measured on the link. Where every image is sent once, the sending is paid first, and an epoch is the cloud's
-alone. All ways train in bfloat16, and the cloud of an upload has its whole share.
+bit. So each choice that benchmarks/shaped_link.py, benchmarks/device_ratio.py (in slow motion, 1 : 19) and
+benchmarks/gpu_ratio.py (a GPU as the cloud) measured for ResNet-18 at 64x64 (LFW, ``Smiling``) is trained once, in one
+process, on 4000 images for 8 epochs; its balanced accuracy on validation images after each epoch is kept in
+``benchmarks/results/time-to-accuracy/``. Seconds per image are those measured on the link. Where every image is sent
+once, the sending is paid first, and an epoch is the cloud's alone. All ways train in bfloat16, and the cloud of an
+upload has its whole share.
 
 *Decoupled split learning* (arXiv 2601.19261) also trains the front by an auxiliary loss on the edge, and sends no
 gradient back, but edge, link and cloud take turns in its code. With our bottleneck, codec and exit its updates are
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import device_ratio
+import gpu_ratio
 import shaped_link
 from common import HERE, keep_result, show_table, train_in_own_process
 
@@ -99,6 +101,13 @@ def ways() -> list[Way]:
             link = f"{each['rate']}, {each['world']['ratio']}"
             way = Way(link, role, Choice(**each["choice"]), each["epochs"], measured, predicted)
             found += with_decoupled(way, each["measured"]["bytes_per_image"]["up"])
+    for file in sorted(gpu_ratio.RESULTS.glob(f"{CASE}-*.json")):
+        each = json.loads(file.read_text())
+        plan, found_here = gpu_ratio.predicted(gpu_ratio.RESULTS, each), each["measured"]
+        measured = Seconds(found_here["seconds_per_epoch"], found_here["stage_seconds"])
+        predicted = Seconds(plan.seconds_per_epoch, plan.stage_seconds)
+        way = Way(f"{each['rate']}, GPU", each["role"], Choice(**each["choice"]), each["epochs"], measured, predicted)
+        found += with_decoupled(way, each["measured"]["bytes_per_image"]["up"])
     found.sort(key=lambda way: (shaped_link.RATES.index(way.link.partition(",")[0]), way.link, way.role))
     return found
 
@@ -123,7 +132,7 @@ def curve_file(choice: Choice) -> Path:
     return RESULTS / (describe(choice).replace(",", "").replace(" ", "-") + ".json")
 
 
-def train(choice: Choice, work: Path) -> None:
+def train(choice: Choice, work: Path, device: str) -> None:
     file = curve_file(choice)
     run_dir = work / file.stem
     changes = {
@@ -131,6 +140,7 @@ def train(choice: Choice, work: Path) -> None:
         "epochs": EPOCHS,
         "data": {"limit": {"train": IMAGES, "val": 1000, "test": 1000}},
         "train": {"batch_size": 64},
+        "hardware": {"edge_device": device, "cloud_device": device},
     }
     config = load_config(written(shaped_link.CASES[CASE].config, choice), changes)
     results = train_in_own_process(config.model_dump(mode="json"))
@@ -138,7 +148,7 @@ def train(choice: Choice, work: Path) -> None:
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     curve = [row["balanced_accuracy"] for row in rows if (row["side"], row["split"]) == (side, "val")]
     assert len(curve) == EPOCHS
-    kept = {"choice": describe(choice), "images": IMAGES, "val": curve, "test": results["test"]}
+    kept = {"choice": describe(choice), "device": device, "images": IMAGES, "val": curve, "test": results["test"]}
     keep_result(file, kept, "")
     print(f"{file.stem}: " + ", ".join(f"{100 * value:.1f}" for value in curve), flush=True)
 
@@ -146,6 +156,7 @@ def train(choice: Choice, work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread each")
+    parser.add_argument("--device", default="cpu", help="of both sides, while a choice is trained")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/time-to-accuracy"), help="run directories")
     args = parser.parse_args()
@@ -153,7 +164,7 @@ def main() -> None:
     if not args.table:
         missing = {describe(way.choice): way.choice for way in found if not curve_file(way.choice).exists()}
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda choice: train(choice, args.work), missing.values()))
+            list(pool.map(lambda choice: train(choice, args.work, args.device), missing.values()))
     print_tables(found)
 
 

@@ -92,8 +92,11 @@ def _edge_side(learner: Learner, images: Images, repeats: int) -> tuple[Timing, 
     size = len(given[0].ids)
     progress = Progress(1, 10 * (repeats + 2))
 
-    def learn(number: int) -> object:
-        return take_step(learner.learn, given[number % len(given)], progress, rates=learner.rates)
+    device = next(next(iter(learner.modules.values())).parameters()).device
+
+    def learn(number: int) -> None:
+        take_step(learner.learn, given[number % len(given)], progress, rates=learner.rates)
+        _wait(device)
 
     step = timed(learn, images=size, repeats=repeats)
 
@@ -185,6 +188,7 @@ def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: in
             want_gradient=want_gradient,
             options=options_of(config),
         )
+        _wait(device)
 
     def forward(number: int) -> None:
         back.eval()
