@@ -212,7 +212,9 @@ def _keep(file: Path, text: str) -> None:
 
 
 def percent(values: Sequence[float]) -> str:
-    """Mean, and standard deviation where there are several."""
+    """Mean, and standard deviation where there are several; nothing where there is no value."""
+    if not values:
+        return ""
     spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
     return f"{100 * mean(values):.2f}{spread}"
 
