@@ -204,6 +204,7 @@ ROWS: dict[str, Row] = {
         {"plain": ("header", "train frames", "front update", "back update"), "taught": ("front update",)},
         given={"codec": {"name": "learned", "bytes": 20}},
     ),
+    "codec.reference": Row("previous", {"freeze-and-log": ("header", "train frames")}),
 }
 # Settings that decide with whom, where and on what a run works are looked at one by one, below.
 ELSEWHERE = {

@@ -58,6 +58,10 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
         ({"codec": {"bytes": 90}}, ["codec.bytes: only for codec.name 'learned'"]),
         ({"codec": {"name": "learned", "bytes": 15}}, ["codec.bytes", "greater than or equal to 16"]),
         ({"codec": {"name": "learned-90", "bytes": 91}}, ["codec.bytes: only for codec.name 'learned'"]),
+        ({"codec": {"name": "learned-90-previous"}}, ["codec.reference: schedule 'joint' sends", "'freeze-and-log'"]),
+        ({"codec": {"reference": "previous"}, "schedule": "two-stage"}, ["codec.reference: schedule 'two-stage'"]),
+        ({"codec": {"name": "float16", "reference": "previous"}}, ["codec.reference: only for codec.name uint8"]),
+        ({"codec": {"reference": "previous"}, "method": "upload"}, ["codec.reference: only for codec.name uint8"]),
         ({"codec": {"name": "learned-90"}, "method": "split"}, ["codec.name: 'learned' needs a front", "'split'"]),
         ({"codec": {"name": "learned-90"}, "method": "upload"}, ["codec.name", "'image' or 'jpeg'"]),
         ({"codec": {"name": "learned-90"}, "model": {"codebook": 4}}, ["codec.name: 'learned' rounds numbers"]),
@@ -298,6 +302,18 @@ def test_a_target_in_bytes_has_a_short_form() -> None:
     for facts in (long.agreement(), long.identity()):
         assert facts["codec"] == {"name": "learned-90"}
     assert load_config(long, {"codec": {"bytes": 91}}).identity() != long.identity()
+
+
+def test_a_reference_is_the_end_of_the_codecs_name() -> None:
+    long = load_config({"codec": {"name": "learned", "bytes": 90, "reference": "previous"}, "schedule": "freeze-and-log"})
+    short = {"codec": {"name": "learned-90-previous", "reference": None}, "schedule": "freeze-and-log"}
+    assert load_config(short) == long and long.codec_name == "learned-90-previous"
+    usual = load_config({"codec": {"reference": "previous"}, "schedule": "freeze-and-log"})
+    assert usual.codec_name == "uint8-previous"
+    assert usual.agreement()["codec"] == usual.identity()["codec"] == {"name": "uint8-previous"}
+    cloud = load_config({"fleet": {"expect": 2}, "schedule": "freeze-and-log"})
+    assert config_of_edge(cloud, usual.agreement()).codec_name == "uint8-previous"
+    assert config_of_edge(load_config(usual, {"fleet": {"expect": 2}}), cloud.agreement()).codec_name == "uint8"
 
 
 def test_an_edge_of_several_may_have_a_target_of_its_own() -> None:

@@ -23,6 +23,9 @@ jpeg-Q, jpeg,  uint8 (3, H, W)         one file per image; ``jpeg`` is jpeg-90  
 webp-Q, avif-Q
 =============  ======================  ========================================================  ====================
 
+``uint8-previous`` and so on, and ``learned-N-previous``, send images of a camera by their differences to the image
+before (:mod:`smartedge.codec.sequence`). The error of each is that of the codec without ``-previous``.
+
 Q is the quality on the image codec's own scale, 1 to 100; P is above 0 and at most 50; N is 16 to 999999. uint8 to
 uint1, topk and image are compressed by zstd. AVIF needs a Pillow built with it (11.3 or newer, from a wheel).
 """
@@ -40,6 +43,7 @@ from smartedge.codec.image import PictureCodec, PixelCodec
 from smartedge.codec.learned import FEWEST_BYTES, LearnedCodec
 from smartedge.codec.pictures import PictureFormat
 from smartedge.codec.quantise import AffineCodec, Float16Codec, Float32Codec, saturated_share
+from smartedge.codec.sequence import PREVIOUS
 from smartedge.codec.sparse import TopKCodec
 from smartedge.codec.tiles import TileCodec
 from smartedge.errors import CodecError, FrameError
@@ -65,13 +69,23 @@ CODECS: dict[str, Codec] = {
     "uint4": AffineCodec(4),
     "uint2": AffineCodec(2),
     "uint1": AffineCodec(1),
+    **{codec.name: codec for codec in (AffineCodec(bits, previous=True) for bits in (8, 4, 2, 1))},
     "code": CodewordCodec(),
     "image": PixelCodec(),
     "jpeg": PictureCodec("jpeg", PictureFormat("JPEG", 90)),
 }
 _LARGEST = float(np.finfo(np.float32).max)
 _LABEL_DTYPES = {"single": np.int64, "multi": np.float32}
-_WITH_A_NUMBER = ("learned-N", "topk-P%", "tile-webp-Q", "tile-avif-Q", "jpeg-Q", "webp-Q", "avif-Q")
+_WITH_A_NUMBER = (
+    "learned-N",
+    "learned-N-previous",
+    "topk-P%",
+    "tile-webp-Q",
+    "tile-avif-Q",
+    "jpeg-Q",
+    "webp-Q",
+    "avif-Q",
+)
 
 # Images are the rival that we are compared with, so they are coded well; tiles are coded on the edge beside training,
 # so fast: slower settings take three to five times as long and save 3 % (docs/decisions/0009-codecs.md).
@@ -98,11 +112,11 @@ def get_codec(name: str) -> Codec:
         if not 0 < percent <= 50:
             raise CodecError(f"codec.name: {name!r} must keep more than 0 % and at most 50 %; write topk-5%, say")
         return TopKCodec(percent, name)
-    if found := re.fullmatch(r"learned-([0-9]{1,6})", name):
+    if found := re.fullmatch(rf"learned-([0-9]{{1,6}})({PREVIOUS})?", name):
         target = int(found[1])
         if target < FEWEST_BYTES:
             raise CodecError(f"codec.bytes: an image takes {FEWEST_BYTES} bytes or more by codec learned, not {target}")
-        return LearnedCodec(target)
+        return LearnedCodec(target, previous=found[2] is not None)
     if found := re.fullmatch(r"(tile-webp|tile-avif|jpeg|webp|avif)-([0-9]{1,3})", name):
         family, quality = found[1], int(found[2])
         if not 1 <= quality <= 100:

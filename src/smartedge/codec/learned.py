@@ -15,6 +15,15 @@ from smartedge.codec.base import check_length, new_features
 from smartedge.codec.frequencies import LARGEST_LEVEL, Table, fit_table, read_table, table_bytes
 from smartedge.codec.quantise import channel_axis
 from smartedge.codec.rans import decode, encode, max_encoded
+from smartedge.codec.sequence import (
+    PREVIOUS,
+    differences,
+    marks_bytes,
+    read_marks,
+    resembling,
+    restored,
+    write_marks,
+)
 from smartedge.errors import CodecError
 from smartedge.types import Bytes, Features
 
@@ -47,25 +56,32 @@ class LearnedCodec:
     empty. Channels are those of
     :class:`~smartedge.codec.quantise.AffineCodec`. The tables are those of the frame: they follow from what was
     released, as its bytes and their number do, so all this is post-processing of a release.
+
+    With ``previous``, images that resemble the one before are sent by the differences of their levels
+    (:mod:`smartedge.codec.sequence`). The marks stand before the tables, and the largest number has level 63 at most,
+    so that no difference exceeds 127.
     """
 
     target: int  # bytes per image, FEWEST_BYTES or more
+    previous: bool = False
     lossless: ClassVar[bool] = False
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
     @property
     def name(self) -> str:
-        """``learned-200``, say."""
-        return f"learned-{self.target}"
+        """``learned-200`` or ``learned-200-previous``, say."""
+        return f"learned-{self.target}{PREVIOUS * self.previous}"
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
         values_CN, most = self._by_channel(features_BF), self.target * len(features_BF)
-        rung = self._rung(values_CN, most)
+        marks_B = self._marks(values_CN, len(features_BF))
+        marks = b"" if marks_B is None else write_marks(marks_B)
+        rung = self._rung(values_CN, most - len(marks), marks_B)
         while True:
-            levels_CN, low, counts_CL = _quantise(values_CN, rung)
-            if _OwnAndShared.of(counts_CL).smaller <= most:
-                payload = _written(levels_CN, low, counts_CL, rung)
+            levels_CN, low, counts_CL = _quantise(values_CN, rung, marks_B)
+            if _OwnAndShared.of(counts_CL).smaller + len(marks) <= most:
+                payload = _written(levels_CN, low, counts_CL, rung, marks)
                 if len(payload) <= most:
                     return payload, b""
             rung += 1
@@ -87,14 +103,23 @@ class LearnedCodec:
             raise CodecError(f"codec {self.name}: there is no step {rung}: the payload is corrupt")
         by_channel_CBF = np.moveaxis(features_BF, channel_axis(features_BF.ndim - 1), 0)
         rows = len(by_channel_CBF) if head & _OWN_TABLES else 1
-        tables, start = list[Table](), _HEAD.size
+        tables, start, marks_B = list[Table](), _HEAD.size, None
+        if self.previous:
+            marks_B = read_marks(data[start:], batch, self.name)
+            start += marks_bytes(batch)
         for _ in range(rows):
             table, start = read_table(data, start, self.name)
             tables.append(table)
         frequencies = [table.frequencies for table in tables]
         symbols = decode(data[start:], frequencies, features_BF.size // rows, self.name)
-        levels_RN = np.stack([row.astype(np.float32) + table.low for row, table in zip(symbols, tables, strict=True)])
-        by_channel_CBF[...] = (levels_RN * _STEPS[rung]).reshape(by_channel_CBF.shape)
+        levels_RN = np.stack([row.astype(np.int32) + table.low for row, table in zip(symbols, tables, strict=True)])
+        if marks_B is not None:
+            levels_RN = restored(levels_RN.reshape(len(by_channel_CBF), batch, -1), marks_B)
+            if np.abs(levels_RN).max() > self._largest_level:
+                raise CodecError(
+                    f"codec {self.name}: differences lead beyond the largest level: it is corrupt"
+                )
+        by_channel_CBF[...] = (levels_RN.astype(np.float32) * _STEPS[rung]).reshape(by_channel_CBF.shape)
         return features_BF
 
     def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
@@ -102,17 +127,28 @@ class LearnedCodec:
         count = batch * math.prod(feature_shape)
         # Tables of channels are used where they are smaller than one table and 8 bits of each number.
         largest = _HEAD.size + table_bytes(2 * LARGEST_LEVEL + 1) + count + max_encoded(count)
-        return min(batch * self.target, largest)
+        return min(batch * self.target, largest + marks_bytes(batch) * self.previous)
 
     def frame_bytes(self, features_BF: Features, step: float) -> float:
-        """About how many bytes these features take with that step; training uses it."""
+        """About how many bytes these features take with that step, each image by itself; training uses it."""
         values_CN = self._by_channel(features_BF)
         levels_CN = np.rint(values_CN / np.float32(step)).clip(-LARGEST_LEVEL, LARGEST_LEVEL)
         return _OwnAndShared.of(_counts(levels_CN.astype(np.intp))[0]).smaller
 
     def step(self, features_BF: Features) -> float:
         """The step that :meth:`encode` takes for these features, or the next smaller one of the ladder."""
-        return float(_STEPS[self._rung(self._by_channel(features_BF), self.target * len(features_BF))])
+        values_CN, batch = self._by_channel(features_BF), len(features_BF)
+        marks_B = self._marks(values_CN, batch)
+        most = self.target * batch - marks_bytes(batch) * self.previous
+        return float(_STEPS[self._rung(values_CN, most, marks_B)])
+
+    @property
+    def _largest_level(self) -> int:
+        return LARGEST_LEVEL // 2 if self.previous else LARGEST_LEVEL
+
+    def _marks(self, values_CN: NDArray[np.float32], batch: int) -> NDArray[np.bool_] | None:
+        """Which images are sent by differences, bool (B,); None: the codec sends none so."""
+        return resembling(values_CN.reshape(len(values_CN), batch, -1)) if self.previous else None
 
     def _by_channel(self, features_BF: Features) -> NDArray[np.float32]:
         """Features (B, *F) as float32 (C, N).
@@ -129,13 +165,13 @@ class LearnedCodec:
             )
         return values_CN
 
-    def _rung(self, values_CN: NDArray[np.float32], most: int) -> int:
+    def _rung(self, values_CN: NDArray[np.float32], most: int, marks_B: NDArray[np.bool_] | None) -> int:
         """The place in the ladder of the smallest step with which the numbers take about so many bytes, or fewer."""
         largest = max(float(values_CN.max()), -float(values_CN.min()))
-        first = int(np.searchsorted(_STEPS * (LARGEST_LEVEL + 0.49), largest))
+        first = int(np.searchsorted(_STEPS * (self._largest_level + 0.49), largest))
 
         def suffices(rung: int) -> bool:
-            return _OwnAndShared.of(_quantise(values_CN, rung)[2]).smaller <= most
+            return _OwnAndShared.of(_quantise(values_CN, rung, marks_B)[2]).smaller <= most
 
         return first + bisect.bisect_left(range(first, first + _ALL_ZERO_AFTER), True, key=suffices)
 
@@ -166,9 +202,13 @@ def _entropy_bytes(counts_RL: NDArray[np.int64]) -> float:
     return float(bits / 8 + sum(map(table_bytes, spans_R.tolist())))
 
 
-def _quantise(values_CN: NDArray[np.float32], rung: int) -> tuple[NDArray[np.intp], int, NDArray[np.int64]]:
-    """Levels (C, N) from 0, which level 0 stands for, and how often each occurs in each channel (C, L)."""
+def _quantise(
+    values_CN: NDArray[np.float32], rung: int, marks_B: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.intp], int, NDArray[np.int64]]:
+    """Symbols (C, N) from 0, the level or difference that 0 stands for, how often each is in each channel (C, L)."""
     levels_CN = np.rint(values_CN / _STEPS[rung]).astype(np.intp)
+    if marks_B is not None:
+        levels_CN = differences(levels_CN.reshape(len(levels_CN), len(marks_B), -1), marks_B).reshape(values_CN.shape)
     counts_CL, low = _counts(levels_CN)
     return levels_CN - low, low, counts_CL
 
@@ -181,7 +221,7 @@ def _counts(levels_CN: NDArray[np.intp]) -> tuple[NDArray[np.int64], int]:
     return np.bincount(places_CN.reshape(-1), minlength=channels * width).reshape(channels, width), low
 
 
-def _written(levels_CN: NDArray[np.intp], low: int, counts_CL: NDArray[np.int64], rung: int) -> bytes:
+def _written(levels_CN: NDArray[np.intp], low: int, counts_CL: NDArray[np.int64], rung: int, marks: bytes) -> bytes:
     """The payload."""
     sizes = _OwnAndShared.of(counts_CL)
     own = sizes.own < sizes.shared
@@ -189,6 +229,6 @@ def _written(levels_CN: NDArray[np.intp], low: int, counts_CL: NDArray[np.int64]
     tables = [fit_table(counts, low) for counts in counts_RL]
     lows_R1 = np.array([table.low - low for table in tables])[:, None]
     symbols_RN = levels_CN.reshape(len(tables), -1) - lows_R1
-    body = b"".join(table.to_bytes() for table in tables)
+    body = marks + b"".join(table.to_bytes() for table in tables)
     body += encode(symbols_RN, [table.frequencies for table in tables])
     return _HEAD.pack(rung | _OWN_TABLES * own, _HEAD.size + len(body) & 0xFF) + body

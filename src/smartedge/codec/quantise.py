@@ -11,6 +11,15 @@ from numpy.typing import NDArray
 
 from smartedge.codec.base import check_length, new_features
 from smartedge.codec.bits import compress, decompress, max_compressed, packed_size
+from smartedge.codec.sequence import (
+    PREVIOUS,
+    differences,
+    marks_bytes,
+    read_marks,
+    resembling,
+    restored,
+    write_marks,
+)
 from smartedge.errors import CodecError
 from smartedge.types import Bytes, Features
 
@@ -121,21 +130,30 @@ class AffineCodec:
 
     ``side`` holds the lowest levels, then the highest, as float32. The levels are sent channel by channel, since
     values of one channel resemble each other.
+
+    With ``previous``, images that resemble the one before are sent by the differences of their levels, modulo 2**bits
+    (:mod:`smartedge.codec.sequence`), and ``payload`` begins with the marks. What is decoded is the same.
     """
 
     bits: int  # 8, 4, 2 or 1
+    previous: bool = False
     lossless: ClassVar[bool] = False
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
     @property
     def name(self) -> str:
-        """``uint8``, ``uint4``, ``uint2`` or ``uint1``."""
-        return f"uint{self.bits}"
+        """``uint8``, ``uint4``, ``uint2`` or ``uint1``; ``uint8-previous`` and so on."""
+        return f"uint{self.bits}{PREVIOUS * self.previous}"
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """See :meth:`smartedge.codec.Codec.encode`."""
         levels_RN, side = quantise(by_range(features_BF, self.bits), self.bits, self.name)
-        return compress(levels_RN, self.bits), side
+        if not self.previous:
+            return compress(levels_RN, self.bits), side
+        levels_CBS = _by_image(levels_RN, features_BF.shape)
+        marks_B = resembling(levels_CBS)
+        coded_CBS = differences(levels_CBS, marks_B) & self._highest
+        return write_marks(marks_B) + compress(coded_CBS, self.bits), side
 
     def decode(
         self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -143,13 +161,24 @@ class AffineCodec:
         """See :meth:`smartedge.codec.Codec.decode`."""
         features_BF = new_features(batch, feature_shape, dtype, self.dtype, self.name)
         values_RL = level_values(side, range_count(batch, feature_shape, self.bits), self.bits, self.name)
-        from_levels(decompress(payload, features_BF.size, self.name, self.bits), values_RL, out_BF=features_BF)
+        marks_B = read_marks(payload, batch, self.name) if self.previous else None
+        start = 0 if marks_B is None else marks_bytes(batch)
+        levels = decompress(payload[start:], features_BF.size, self.name, self.bits)
+        if marks_B is not None:
+            levels = restored(_by_image(levels, features_BF.shape), marks_B) & self._highest
+        from_levels(levels, values_RL, out_BF=features_BF)
         return features_BF
 
     def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
         """See :meth:`smartedge.codec.Codec.max_bytes`."""
         levels = packed_size(batch * math.prod(feature_shape), self.bits)
-        return max_compressed(levels) + RANGE_BYTES * range_count(batch, feature_shape, self.bits)
+        ranges = RANGE_BYTES * range_count(batch, feature_shape, self.bits)
+        return max_compressed(levels) + ranges + marks_bytes(batch) * self.previous
+
+    @property
+    def _highest(self) -> np.uint8:
+        """The highest level."""
+        return np.uint8(2**self.bits - 1)
 
 
 def range_count(batch: int, feature_shape: tuple[int, ...], bits: int) -> int:
@@ -166,6 +195,11 @@ def by_range(features_BF: Features, bits: int) -> NDArray[np.float32]:
     values_CBF = np.empty(channels_CBF.shape, np.float32)
     _copy(channels_CBF, values_CBF)
     return values_CBF.reshape(ranges, -1)
+
+
+def _by_image(levels: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Levels, channel by channel, of features of that shape (B, *F): as (C, B, S)."""
+    return levels.reshape(shape[channel_axis(len(shape) - 1)], shape[0], -1)
 
 
 def quantise(values_RN: NDArray[np.float32], bits: int, codec: str) -> tuple[NDArray[np.uint8], bytes]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["problems_of"]
 
+_LEVELS = ("uint8", "uint4", "uint2", "uint1", "learned")  # codecs that round to levels, which have differences
 _MOST_LABELS = 6  # that adversary.mixture compares: 64 combinations; with more, too few images are alike
 
 
@@ -54,11 +55,12 @@ def _codec(config: Config) -> list[str]:
             return ["codec.name: 'learned' rounds numbers, and codewords (model.codebook) are exact; use 'code'"]
     elif codec.bytes is not None:
         return [f"codec.bytes: only for codec.name 'learned', not {codec.name!r}; remove it"]
-    if codec.full_name is not None:
-        try:
-            get_codec(codec.full_name)
-        except CodecError as error:
-            return [str(error)]
+    if codec.reference is not None and (codec.name or get_method(config.method).usual_codec(config)) not in _LEVELS:
+        return [f"codec.reference: only for codec.name {', '.join(_LEVELS)}; remove it"]
+    try:
+        get_codec(config.codec_name)
+    except CodecError as error:
+        return [str(error)]
     return []
 
 

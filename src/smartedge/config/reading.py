@@ -147,7 +147,7 @@ def config_of_edge(config: Config, said: Mapping[str, Any]) -> Config:
         if isinstance(part, Mapping) and key in part and (key != "cut" or config.fleet.cuts is not None):
             own[section] = {key: part[key]}
             if section == "codec":
-                own[section] = {key: part[key], "bytes": None}  # what an edge sends has them in the name
+                own[section] = {key: part[key], "bytes": None, "reference": None}  # an edge has them in the name
     found = load_config(config, own)
     if found.train.batch_size > config.train.batch_size:
         raise ConfigError(

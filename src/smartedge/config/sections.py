@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from smartedge.codec.learned import FEWEST_BYTES
+from smartedge.codec.sequence import PREVIOUS
 from smartedge.image_size import MOST_CHANNELS, ImageSize, SizeField
 
 __all__ = [
@@ -345,18 +346,34 @@ class CodecConfig(Section):
         "and headers apart: about 6 more). The front is trained to need no more; where it does, levels are coarser",
     )
 
+    reference: Literal["previous"] | None = Field(
+        None,
+        description="previous: an image that resembles the one before it in its frame is sent by the differences. For "
+        "images of a camera, with codec uint8, uint4, uint2, uint1 or learned and schedule 'freeze-and-log'",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, given: object) -> object:
-        """``learned-200``, as results and stream headers say it, is ``learned`` with 200 bytes."""
-        if not isinstance(given, Mapping):
+        """``learned-200-previous``, as stream headers say it: ``learned``, 200 bytes, reference ``previous``."""
+        if not isinstance(given, Mapping) or not isinstance(name := given.get("name"), str):
             return given
-        found = re.fullmatch(r"learned-([0-9]+)", str(given.get("name")))
-        if found is None or given.get("bytes") not in (None, int(found[1])):
+        said: dict[str, str | int] = {}
+        if name.endswith(PREVIOUS):
+            name, said["reference"] = name.removesuffix(PREVIOUS), "previous"
+        if found := re.fullmatch(r"learned-([0-9]+)", name):
+            name, said["bytes"] = "learned", int(found[1])
+        if any(given.get(key) not in (None, value) for key, value in said.items()):
             return given
-        return {**given, "name": "learned", "bytes": int(found[1])}
+        return {**given, **said, "name": name}
 
-    @property
-    def full_name(self) -> str | None:
-        """The name that :func:`smartedge.codec.get_codec` knows."""
-        return self.name if self.bytes is None else f"{self.name}-{self.bytes}"
+    def full_name(self, usual: str) -> str:
+        """The name that :func:`smartedge.codec.get_codec` knows.
+
+        Args:
+            usual: where the settings name no codec.
+        """
+        name = self.name or usual
+        if self.bytes is not None:
+            name = f"{name}-{self.bytes}"
+        return name if self.reference is None else f"{name}-{self.reference}"

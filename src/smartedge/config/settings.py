@@ -146,7 +146,7 @@ class Config(Section):
     @property
     def codec_name(self) -> str:
         """The codec of the run: ``codec.name``, or the default of the method."""
-        return self.codec.full_name or get_method(self.method).usual_codec(self)
+        return self.codec.full_name(get_method(self.method).usual_codec(self))
 
     @property
     def front_epochs(self) -> int:

@@ -119,6 +119,11 @@ class Schedule:
                 f"fleet.max_influence: does nothing with schedule '{self.name}', since nothing can be capped before "
                 "training begins; remove it, or use 'joint' or 'two-stage'. Outliers are reported in cloud/fleet.json"
             )
+        if config.codec.reference is not None and any(epoch.sends and epoch.shuffled for epoch in self.epochs(config)):
+            problems.append(
+                f"codec.reference: schedule '{self.name}' sends the training images in a random order, where none "
+                "resembles the one before; use 'freeze-and-log', or remove it"
+            )
         if config.model.front is not None:
             problems += self._problems_of_a_given_front(config)
         elif config.train.front_epochs is not None and not self.trains_front_first(config):

@@ -15,9 +15,12 @@ FEATURES = np.random.default_rng(0).random((3, 4, 5, 5), np.float32)
 
 
 def test_codecs_by_name() -> None:
-    fixed = ("float32", "float16", "uint8", "uint4", "uint2", "uint1", "code", "image", "jpeg")
-    assert codec_names() == (*fixed, "learned-N", "topk-P%", "tile-webp-Q", "tile-avif-Q", "jpeg-Q", "webp-Q", "avif-Q")
-    for name in (*fixed, "topk-0.5%", "topk-50%", "tile-webp-1", "tile-avif-100", "jpeg-75", "webp-50", "avif-7"):
+    levels = ("uint8", "uint4", "uint2", "uint1")
+    fixed = ("float32", "float16", *levels, *(f"{name}-previous" for name in levels), "code", "image", "jpeg")
+    numbered = ("learned-N", "learned-N-previous", "topk-P%", "tile-webp-Q", "tile-avif-Q")
+    assert codec_names() == (*fixed, *numbered, "jpeg-Q", "webp-Q", "avif-Q")
+    short = ("learned-16", "learned-16-previous", "topk-0.5%", "topk-50%", "tile-webp-1", "jpeg-75", "avif-7")
+    for name in (*fixed, *short, "tile-avif-100", "webp-50"):
         assert get_codec(name).name == name
 
 
@@ -26,6 +29,8 @@ def test_codecs_by_name() -> None:
     [
         ("flaot16", r"did you mean 'float16'\? choose one of float32"),
         ("zip", "no codec 'zip'; choose"),
+        ("code-previous", "no codec"),
+        ("learned-9999999-previous", "no codec"),
         ("uint3", "no codec 'uint3'; did you mean 'uint"),
         ("topk-0%", "more than 0 %"),
         ("topk-51%", "at most 50 %"),

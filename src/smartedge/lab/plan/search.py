@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from smartedge.codec.sequence import PREVIOUS
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.cost import predict
@@ -67,7 +68,11 @@ def choices(setting: Setting, methods: Sequence[str] = tuple(METHODS), schedules
         offered = _schedules_of(method)
         for schedule in offered:
             if not schedules or schedule in schedules or len(offered) == 1:
-                found += [Choice(method.name, schedule, cut, codec) for cut, codec in _ways(method, setting)]
+                found += [
+                    Choice(method.name, schedule, cut, codec)
+                    for cut, codec in _ways(method, setting)
+                    if SCHEDULES[schedule].once or not (codec or "").endswith(PREVIOUS)  # else images are shuffled
+                ]
     return found
 
 
@@ -250,7 +255,7 @@ def written(config: Config, choice: Choice) -> Config:
     changes: dict[str, object] = {"method": choice.method, "schedule": choice.schedule}
     if choice.cut is not None:
         changes["model"] = {"cut": choice.cut}
-    changes["codec"] = {"name": choice.codec, "bytes": None}  # a target in bytes is in the name
+    changes["codec"] = {"name": choice.codec, "bytes": None, "reference": None}  # they are in the name
     if not choice.when.front_first and config.train.front_epochs is not None:
         changes["train"] = {"front_epochs": None}
     return load_config(config, changes)
