@@ -305,8 +305,9 @@ def test_a_target_in_bytes_has_a_short_form() -> None:
 
 
 def test_a_reference_is_the_end_of_the_codecs_name() -> None:
-    long = load_config({"codec": {"name": "learned", "bytes": 90, "reference": "previous"}, "schedule": "freeze-and-log"})
-    short = {"codec": {"name": "learned-90-previous", "reference": None}, "schedule": "freeze-and-log"}
+    once = {"schedule": "freeze-and-log"}
+    long = load_config({**once, "codec": {"name": "learned", "bytes": 90, "reference": "previous"}})
+    short = {**once, "codec": {"name": "learned-90-previous", "reference": None}}
     assert load_config(short) == long and long.codec_name == "learned-90-previous"
     usual = load_config({"codec": {"reference": "previous"}, "schedule": "freeze-and-log"})
     assert usual.codec_name == "uint8-previous"

@@ -116,9 +116,7 @@ class LearnedCodec:
         if marks_B is not None:
             levels_RN = restored(levels_RN.reshape(len(by_channel_CBF), batch, -1), marks_B)
             if np.abs(levels_RN).max() > self._largest_level:
-                raise CodecError(
-                    f"codec {self.name}: differences lead beyond the largest level: it is corrupt"
-                )
+                raise CodecError(f"codec {self.name}: differences lead beyond the largest level: it is corrupt")
         by_channel_CBF[...] = (levels_RN.astype(np.float32) * _STEPS[rung]).reshape(by_channel_CBF.shape)
         return features_BF
 

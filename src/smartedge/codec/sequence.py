@@ -77,7 +77,5 @@ def read_marks(payload: Bytes, batch: int, codec: str) -> NDArray[np.bool_]:
         raise CodecError(f"codec {codec}: the payload ends within its marks: it is truncated")
     found = unpack_bits(payload[:size], 1, 8 * size)
     if found[0] or found[batch:].any():
-        raise CodecError(
-            f"codec {codec}: the first image, or one too many, is sent by differences: it is corrupt"
-        )
+        raise CodecError(f"codec {codec}: the first image, or one too many, is sent by differences: it is corrupt")
     return found[:batch].astype(np.bool_)
