@@ -7,8 +7,8 @@
 
 Records are images of 8x8 in PPM with one of ten classes, in files of 100 000. Each step runs in a process of its own:
 *first* opens the data set and decodes it; *second* opens it again; *train* goes through the shuffled training images in
-batches of 256 with a linear model, at most 20 000 batches. Memory is the resident set, in MiB, beyond what the imports
-take: when the data set is open, and during training, sampled twenty times, from the second sample on.
+batches of 256 with a linear model, at most ``--batches`` of them. Memory is the resident set, in MiB, beyond what the
+imports take: when the data set is open, and during training, sampled twenty times, from the second sample on.
 
 ``--stream`` keeps no decoded images (``data.cache_bytes: 0``). Its *first* step can be interrupted: it goes on when
 the command is given again.
@@ -57,7 +57,7 @@ model = torch.nn.Linear(192, 10)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 train, samples, began = data.splits["train"], [], time.perf_counter()
 with batches(train, 256, seed=0, epoch=0, shuffle=True) as all_batches:
-    steps = min(len(all_batches), 20_000)
+    steps = min(len(all_batches), int(sys.argv[5]))
     for number, batch in zip(range(steps), all_batches):
         loss = torch.nn.functional.cross_entropy(model(batch.images_BCHW.flatten(1) / 255), batch.labels)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--large-rows", action="store_true", help="measure large images in Parquet instead")
     parser.add_argument("--opened", action="store_true", help="it was opened before: leave the first step out")
     parser.add_argument("--stream", action="store_true", help="keep no decoded images")
+    parser.add_argument("--batches", type=int, default=20_000, help="train on so many at most")
     args = parser.parse_args()
     if args.large_rows:
         large_rows(args.work)
@@ -146,11 +147,13 @@ def main() -> None:
     write(folder, args.kind, args.records)
     steps = {}
     for name, code in (("first", OPEN), ("second", OPEN), ("train", OPEN + TRAIN))[args.opened :]:
-        steps[name] = step(code, str(folder), "cls", str(args.work / "cache"), "0" if args.stream else "null")
+        steps[name] = step(
+            code, str(folder), "cls", str(args.work / "cache"), "0" if args.stream else "null", str(args.batches)
+        )
         print(name, steps[name], flush=True)
     streamed = " --stream" if args.stream else ""
     opened = " --opened" if args.opened else ""
-    arguments = f"--records {args.records} --kind {args.kind}{streamed}{opened} --work FOLDER"
+    arguments = f"--records {args.records} --kind {args.kind}{streamed}{opened} --batches {args.batches} --work FOLDER"
     kept = {**provenance(arguments), "records": args.records, "kind": args.kind, "steps": steps}
     write_atomically(
         HERE / "results" / f"records-{args.kind}-{args.records}{streamed.replace(' --', '-')}.json",

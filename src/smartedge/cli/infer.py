@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smartedge.cli.fronts import add_trust_arguments, open_published
+from smartedge.cli.fronts import add_trust_arguments, open_published, spare_memory
 from smartedge.errors import ConfigError, DataError
 from smartedge.stopping import stop_on_signals
 
@@ -103,19 +103,21 @@ def goal_of(args: argparse.Namespace) -> Goal | None:
     Raises:
         ConfigError: it is out of range.
     """
+    if args.offload is None and args.lose is None:
+        return None
     from smartedge.inference.calibrating import Goal
 
     if args.offload is not None:
         return Goal(offload=args.offload)
-    if args.lose is not None:
-        if not 0 <= args.lose <= 100:
-            raise ConfigError(f"--lose {args.lose}: give percentage points, 0 to 100")
-        return Goal(lose=args.lose / 100)
-    return None
+    if not 0 <= args.lose <= 100:
+        raise ConfigError(f"--lose {args.lose}: give percentage points, 0 to 100")
+    return Goal(lose=args.lose / 100)
 
 
 def run(args: argparse.Namespace) -> int:
     """Answer every image that can be read; exit code 3 where one cannot."""
+    if _is_front(args.model):
+        spare_memory()
     from smartedge.inference.answering import BATCH, check_threshold
 
     if args.bundle is not None and args.connect is None and not _is_front(args.model):

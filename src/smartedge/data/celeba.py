@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from smartedge.data.raw import Images, RawData, RawSplit
 from smartedge.data.readers import Anywhere
+from smartedge.data.tables import leads_out
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
@@ -31,7 +32,8 @@ def open_celeba(path: Path) -> RawData:
     ``Eval`` and ``Img`` of the authors' distribution. Kaggle's copies of the lists end in ``.csv``.
 
     Raises:
-        DataError: a list is missing or not in its format, or the image folder is missing.
+        DataError: a list is missing or not in its format, or names a file outside the image folder, or that folder is
+            missing.
     """
     attributes, names, values = _attributes(_list(path, ATTRIBUTES_FILE))
     columns = {name: values[:, column] for column, name in enumerate(names)}
@@ -49,6 +51,8 @@ def open_celeba(path: Path) -> RawData:
         folder = folder / IMAGES_FOLDER
     if not folder.is_dir():
         raise DataError(f"{path} has no folder {IMAGES_FOLDER}: unpack {IMAGES_FOLDER}.zip there")
+    if outside := [name for name in attributes if leads_out(name)]:
+        raise DataError(f"{_list(path, ATTRIBUTES_FILE)} names a file outside {folder}: {outside[0]}")
     splits: dict[SplitName, RawSplit] = {}
     for part, split in _PARTITIONS.items():
         rows = np.flatnonzero(partition == part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,13 +41,13 @@ def find_tables(path: Path) -> FilesBySplit:
     return found
 
 
-def _images(paths: Sequence[Path], tables: Sequence[StoredTable], image: str) -> Images:
-    named = [list(_referenced(path, table, image)) for path, table in zip(paths, tables, strict=True)]
+def _images(root: Path, paths: Sequence[Path], tables: Sequence[StoredTable], image: str) -> Images:
+    named = [list(_referenced(root, path, table, image)) for path, table in zip(paths, tables, strict=True)]
     parts = [
         Images(
             sum(table.rows for table in tables[part]),
             key=f"parquet {image}",
-            items=partial(_items, paths[part], image),
+            items=partial(_items, root, paths[part], image),
             files=[*paths[part], *itertools.chain.from_iterable(named[part])],
         )
         for part in slices(len(paths))
@@ -54,10 +55,10 @@ def _images(paths: Sequence[Path], tables: Sequence[StoredTable], image: str) ->
     return Images(
         sum(part.count for part in parts),
         key=f"parquet {image}",
-        items=partial(_items, paths, image),
+        items=partial(_items, root, paths, image),
         files=[file for part in parts for file in part.files],
         name_of=partial(_place_of, paths),
-        reader=partial(_reader, paths, image),
+        reader=partial(_reader, root, paths, image),
         parts=parts,
     )
 
@@ -75,12 +76,16 @@ def _refuse_indices(state: Path) -> None:
         )
 
 
-def open_tables(name: str, files: Mapping[SplitName, Sequence[Path]], notes: Sequence[str] = ()) -> RawData:
+def open_tables(name: str, root: Path, files: Mapping[SplitName, Sequence[Path]], notes: Sequence[str] = ()) -> RawData:
     """Open Parquet or Arrow files by split. The image column is a struct of ``bytes`` and ``path``, or plain bytes.
+
+    A row without bytes names an image file, relative to the table. The file must lie below ``root``, the folder of the
+    data set: a table that a stranger wrote could name any file of this machine.
 
     Raises:
         DataError: a file cannot be read, has no image column, has other columns than the first of its split, or gives
-            the classes of a column other names than another file.
+            the classes of a column other names than another file. While images are read: a row names an image file
+            outside ``root``.
     """
     splits: dict[SplitName, RawSplit] = {}
     named: dict[str, dict[tuple[str, ...], Path]] = {}
@@ -94,7 +99,7 @@ def open_tables(name: str, files: Mapping[SplitName, Sequence[Path]], notes: Seq
             for column, classes in _class_names(schema).items():
                 named.setdefault(column, {}).setdefault(classes, path)
         image = _image_column(schemas[0], paths[0])
-        images = _images(paths, tables, image)
+        images = _images(root, paths, tables, image)
         columns = tuple(column for column in schemas[0].names if column != image)
         splits[split] = RawSplit(images, columns, partial(_read, paths))
     for column, variants in named.items():
@@ -155,30 +160,31 @@ def _read(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
         raise DataError(f"column {', '.join(columns)} of {paths[0].parent} cannot be read: {error}") from error
 
 
-def _items(paths: Sequence[Path], image: str) -> Iterator[Item]:
+def _items(root: Path, paths: Sequence[Path], image: str) -> Iterator[Item]:
     for path in paths:
         try:
             for rows in open_table(path).batches([image], _ROWS):
                 for value in rows.column(0):
-                    yield _item(value.as_py(), path.parent)
+                    yield _item(value.as_py(), path, root)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"the images of {path} cannot be read: {error}") from error
 
 
-def _reader(paths: Sequence[Path], image: str) -> InBlocks:
+def _reader(root: Path, paths: Sequence[Path], image: str) -> InBlocks:
     """By row groups of Parquet files, and record batches of Arrow files."""
     blocks = []
     for path in paths:
         for number, (rows, size) in enumerate(open_table(path).groups()):
-            blocks.append(Block(rows, partial(_items_of_group, path, number, image, size // max(1, rows)), size))
+            each = size // max(1, rows)
+            blocks.append(Block(rows, partial(_items_of_group, root, path, number, image, each), size))
     return InBlocks(blocks)
 
 
-def _items_of_group(path: Path, number: int, image: str, each: int) -> Iterator[Item]:
+def _items_of_group(root: Path, path: Path, number: int, image: str, each: int) -> Iterator[Item]:
     rows = min(max(_AT_ONCE_BYTES // max(1, each), _ROWS), _MOST_ROWS)
     try:
         for values in open_table(path).group(number, image, rows):
-            yield from (_item(value, path.parent) for value in values.to_pylist())
+            yield from (_item(value, path, root) for value in values.to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"the images of {path} cannot be read: {error}") from error
 
@@ -193,19 +199,33 @@ def _place_of(paths: Sequence[Path], row: int) -> str:
     raise IndexError(row)
 
 
-def _referenced(path: Path, table: StoredTable, image: str) -> Iterator[Path]:
+def _referenced(root: Path, path: Path, table: StoredTable, image: str) -> Iterator[Path]:
     """The files of images that are named by path. Their time of change is part of what identifies the images."""
     kind = table.schema.field(image).type
     if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0 or table.all_embedded(image):
         return
     for names in table.fields(image, "path"):
         for name in names.to_pylist():
-            if name and (place := path.parent / name).is_file():
+            if name and (place := _place(path, name, root)) is not None and place.is_file():
                 yield place
 
 
-def _item(value: dict[str, Any] | bytes | None, folder: Path) -> Item:
-    if isinstance(value, dict):
-        encoded: bytes | None = value["bytes"]
-        return folder / value["path"] if encoded is None and value.get("path") else encoded
-    return value
+def _place(path: Path, name: str, root: Path) -> Path | None:
+    """The file that a row of a table names; None where it lies outside ``root``."""
+    place = Path(os.path.abspath(path.parent / name))
+    return place if place.is_relative_to(os.path.abspath(root)) else None
+
+
+def _item(value: dict[str, Any] | bytes | None, path: Path, root: Path) -> Item:
+    if not isinstance(value, dict):
+        return value
+    encoded: bytes | None = value["bytes"]
+    if encoded is not None or not (name := value.get("path")):
+        return encoded
+    if (place := _place(path, name, root)) is None:
+        raise DataError(
+            f"{path}: a row holds no image, and names the file {name!r}, which lies outside {root}. Files elsewhere "
+            f"are not read, because a table from a stranger could name any of them: put the images below {root}, or a "
+            "symbolic link to their folder, and name them as they are there"
+        )
+    return place

@@ -25,7 +25,7 @@ def open_hub(name: str, cache_dir: Path) -> RawData:
     folder = cache_dir / "hub" / re.sub(r"[^\w.-]+", "--", name)
     if not folder.is_dir():
         _fetch(name, folder)
-    return open_tables(name.split("/")[-1], *find_tables(folder))
+    return open_tables(name.split("/")[-1], folder, *find_tables(folder))
 
 
 def _fetch(name: str, folder: Path) -> None:

@@ -194,7 +194,7 @@ def _open_file(place: Path, cache_dir: Path, channels: int) -> RawData:
     if ending == ".npz":
         return open_medmnist(place, channels)
     if ending in PARQUET | ARROW:
-        return open_tables(place.stem, {"train": [place]})
+        return open_tables(place.stem, place.parent, {"train": [place]})
     if ending in TAR:
         return open_webdataset(place.stem, {"train": [place]}, (), cache_dir)
     hint = recognise([place]) or f"it may end in {', '.join(_FILES)}"
@@ -209,7 +209,7 @@ def _open_folder(place: Path, cache_dir: Path) -> RawData:
     name = place.resolve().name
     files, notes = find_tables(place)
     if files:
-        return open_tables(name, files, notes)
+        return open_tables(name, place, files, notes)
     files, notes = find_webdataset(place)
     if files:
         return open_webdataset(name, files, notes, cache_dir)

@@ -19,7 +19,7 @@ from smartedge.decode import is_hidden
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
-__all__ = ["FILE_COLUMN", "find_table", "read_table", "resolve", "tables_of_splits"]
+__all__ = ["FILE_COLUMN", "find_table", "leads_out", "read_table", "resolve", "tables_of_splits"]
 
 FILE_COLUMN = "file_name"  # of what `read_table` returns
 _NAMES = ("metadata", "labels", "annotations")  # of a table, in this order
@@ -169,7 +169,7 @@ def resolve(folder: Path, names: Sequence[str], files: Iterable[Path]) -> list[P
     """
     names = [_within(folder, name) for name in names]
     places = [folder / name for name in names]
-    if outside := [name for name in names if _leads_out(name)]:
+    if outside := [name for name in names if leads_out(name)]:
         raise DataError(
             f"{folder}: the table names files outside the folder: {list_some(outside, 3)}; write the names of files "
             f"as they are below {folder}"
@@ -195,5 +195,6 @@ def _within(folder: Path, name: str) -> str:
     return name
 
 
-def _leads_out(name: str) -> bool:
+def leads_out(name: str) -> bool:
+    """Whether the name of a file may lead out of the folder in which it is looked for."""
     return name.startswith("/") or re.match("[A-Za-z]:/", name) is not None or ".." in Path(name).parts

@@ -84,9 +84,11 @@ def session(model: bytes, what: str, threads: int | None = None) -> onnxruntime.
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        network = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class of their own
         raise FrontError(f"{what}: ONNX Runtime cannot run it ({error})") from error
+    network._model_bytes = b""  # the file, which it would keep for a change of providers: of ViT-S 37 MB
+    return network
 
 
 def _give_back_memory() -> None:

@@ -256,7 +256,7 @@ def receive(message: Message, header: StreamHeader) -> ReceivedFrame:
         raise FrameError(f"{where}: this stream carries sequence numbers {header.first_seq} to {header.end_seq - 1}")
     if batch.ids.min() < 0:
         raise FrameError(f"{where}: ids must be 0 to {2**31 - 1}, got {batch.ids.min()}")
-    if len(np.unique(batch.ids)) != len(batch.ids):
+    if len(set(batch.ids.tolist())) != len(batch.ids):  # np.unique would import numpy.ma
         raise FrameError(f"{where}: an id occurs twice")
     if batch.labels.max() >= _label_limit(header):
         raise FrameError(

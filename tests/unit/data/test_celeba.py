@@ -56,6 +56,13 @@ def test_a_missing_image_is_counted(celeba: Path, cache: Path, picture: Callable
     assert sum(len(part) for part in data.splits.values()) == 39
 
 
+def test_a_list_names_a_file_outside(celeba: Path, cache: Path) -> None:
+    for file in celeba.glob("*.txt"):
+        file.write_text(file.read_text().replace("000003.jpg", "../000003.jpg"))
+    with pytest.raises(DataError, match=r"names a file outside .*img_align_celeba: \.\./000003\.jpg"):
+        open_dataset(str(celeba), "Smiling", image_size=8, cache_dir=cache)
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [

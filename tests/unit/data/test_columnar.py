@@ -175,6 +175,33 @@ def test_images_by_path_and_as_plain_bytes(
     assert shades == [[10, 20], [30, 40]]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["/{outside}", "../outside.png", "data/../../outside.png"])
+def test_a_row_names_a_file_outside_the_data_set(
+    tmp_path: Path, cache: Path, write_parquet: Write, picture: Callable[..., bytes], *, name: str, stream: bool
+) -> None:
+    """A table from a stranger must not choose which files of this machine become training images."""
+    (tmp_path / "outside.png").write_bytes(picture(10))
+    named = name.format(outside=str(tmp_path / "outside.png").lstrip("/"))
+    table = tmp_path / "d" / "train.parquet"
+    write_parquet(table, {"x": [0, 1]}, images=[{"bytes": picture(1), "path": named}, {"bytes": None, "path": named}])
+    with pytest.raises(DataError, match=r"train\.parquet: .* names the file '.*outside\.png', which lies outside"):
+        open_dataset(str(table.parent), "x", image_size=8, cache_dir=cache, cache_bytes=0 if stream else None)
+
+
+def test_a_row_names_a_file_in_another_folder_of_the_data_set(
+    tmp_path: Path, cache: Path, write_parquet: Write, picture: Callable[..., bytes]
+) -> None:
+    images = [{"bytes": None, "path": "../images/a.png"}, {"bytes": None, "path": "../linked/b.png"}]
+    write_parquet(tmp_path / "d" / "data" / "train.parquet", {"x": [0, 1] * 5}, images=images * 5)
+    for folder, name in ((tmp_path / "d" / "images", "a.png"), (tmp_path / "elsewhere", "b.png")):
+        folder.mkdir()
+        (folder / name).write_bytes(picture(10))
+    (tmp_path / "d" / "linked").symlink_to(tmp_path / "elsewhere")
+    data = open_dataset(str(tmp_path / "d"), "x", image_size=8, cache_dir=cache)
+    assert not data.skipped
+
+
 def test_files_that_cannot_be_used(tmp_path: Path, cache: Path, write_parquet: Write) -> None:
     def message(path: Path) -> str:
         with pytest.raises(DataError) as caught:
