@@ -25,6 +25,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -112,7 +113,8 @@ class Drawn:
         random = torch.Generator(self._device).manual_seed(seq)
         coarse_BCHW = torch.rand(count, 3, 14, 14, generator=random, device=self._device)
         smooth_BCHW = torch.nn.functional.interpolate(coarse_BCHW, (height, width), mode="bilinear")
-        images_BCHW = (255 * smooth_BCHW + 8 * torch.randn_like(smooth_BCHW)).clamp(0, 255).to(torch.uint8)
+        noise_BCHW = torch.randn(smooth_BCHW.shape, generator=random, device=self._device)
+        images_BCHW = (255 * smooth_BCHW + 8 * noise_BCHW).clamp(0, 255).to(torch.uint8)
         features_BF = self._front(to_input(images_BCHW, self._device))
         labels_B = (coarse_BCHW.mean(dim=(1, 2, 3)) > 0.5).long()
         ids = torch.arange(count) + seq * count
@@ -299,13 +301,14 @@ def compare_workers(args: argparse.Namespace, work: Path) -> None:
     found: dict[str, Any] = {"case": asdict(WORKER_CASE), "size": args.size}
     for shards in (1, 4):
         runs = [work / f"{shards}-{which}" for which in ("plain", "again", "worker")]
-        for run in runs:
-            fill(settings(WORKER_CASE, run, args.device, args.size, shards=shards), WORKER_CASE.frames, device)
+        fill(settings(WORKER_CASE, runs[0], args.device, args.size, shards=shards), WORKER_CASE.frames, device)
+        for run in runs[1:]:
+            shutil.copytree(runs[0], run)
         plain, again = (train_as_worker(run, ALONE) for run in runs[:2])
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
         begun = time.perf_counter()
         subprocess.run(
-            [*command, str(Path(__file__)), "as-worker", "--run", str(runs[2]), "--device", args.device], check=True
+            [*command, str(Path(__file__)), "as-worker", "--store", str(runs[2]), "--device", args.device], check=True
         )
         seconds = time.perf_counter() - begun
         theirs = load_file(runs[2] / "cloud" / "back.safetensors")
@@ -340,10 +343,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images of a frame and of a step")
     parser.add_argument("--work", type=Path, help="folder for the stores; default: a temporary one")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.what == ["as-worker"]:
-        return as_worker(args.run, args.device)
+        return as_worker(args.store, args.device)
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         for name in args.what:
             work = Path(folder) / name
