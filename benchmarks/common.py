@@ -219,6 +219,15 @@ def percent(values: Sequence[float]) -> str:
     return f"{100 * mean(values):.2f}{spread}"
 
 
+def difference(accuracies: Mapping[int, float], others: Mapping[int, float]) -> str:
+    """Points between accuracies by seed: mean over the seeds that both have, and its standard error; or nothing."""
+    points = [100 * (accuracy - others[seed]) for seed, accuracy in accuracies.items() if seed in others]
+    if not points:
+        return ""
+    error = f" ± {stdev(points) / len(points) ** 0.5:.2f}" if len(points) > 1 else ""
+    return f"{mean(points):+.2f}{error}"
+
+
 def show_table(title: str, rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Print rows with equal keys under their names, and keep them as CSV."""
     if not rows:

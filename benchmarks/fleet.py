@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data_folder, keep_json, provenance
+from common import data_folder, difference, keep_json, percent, provenance, show_table
 
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import Config, load_config
@@ -240,23 +240,29 @@ def run_arm(name: str, seed: int, size_name: str, device: str) -> dict[str, Any]
 
 
 def table(folder: Path) -> None:
-    """Print what is there: accuracy on all test images, mean over the seeds, beside that of one edge."""
-    found: dict[str, list[float]] = {}
-    honest: dict[str, list[float]] = {}
+    """Print and keep what is there: accuracy on all test images, mean over the seeds, beside that of one edge."""
+    found: dict[str, dict[int, float]] = {}
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
-        found.setdefault(result["arm"], []).append(result["accuracy"])
-        accuracies = [each["accuracy"] for edge, each in result["edges"].items() if edge != "edge3"]
-        honest.setdefault(result["arm"], []).append(float(np.mean(accuracies)) if accuracies else result["accuracy"])
-    print(f"{'arm':<26}{'seeds':>6}{'accuracy %':>12}{'less than one edge, points':>28}")
-    for name, (_, fronts, division, _) in ARMS.items():
-        if name not in found:
-            continue
-        values = honest[name] if division == "poisoned" else found[name]
-        one = found.get(f"one-{fronts}")
-        less = "" if one is None else f"{100 * (np.mean(one) - np.mean(values)):28.1f}"
-        print(f"{name:<26}{len(values):>6}{100 * np.mean(values):12.1f}{less}")
-    print("own-poisoned and own-capped: accuracy on the test images of the seven honest edges")
+        _, _, division, _ = ARMS[result["arm"]]
+        honest = [each["accuracy"] for edge, each in result["edges"].items() if edge != "edge3"]
+        accuracy = float(np.mean(honest)) if division == "poisoned" else result["accuracy"]
+        found.setdefault(result["arm"], {})[result["seed"]] = accuracy
+    rows = [
+        {
+            "arm": name,
+            "seeds": len(found[name]),
+            "accuracy %": percent(list(found[name].values())),
+            "to one edge": difference(found[name], found.get(f"one-{fronts}", {})),
+        }
+        for name, (_, fronts, _, _) in ARMS.items()
+        if name in found
+    ]
+    show_table(
+        "accuracy on all test images; own-poisoned and own-capped: on those of the seven honest edges",
+        rows,
+        folder.with_suffix(".csv"),
+    )
 
 
 def main(arguments: Sequence[str]) -> None:

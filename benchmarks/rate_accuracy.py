@@ -27,10 +27,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from common import HERE, keep_result, percent, show_table
+from common import HERE, difference, keep_result, percent, show_table
 from delta_rate import compared
 from rate_tasks import CHECK, IMAGE, TASKS, Sent, Task
 
@@ -201,15 +201,6 @@ def averaged(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row["accuracies"] = {each.get("seed", 0): each["test"]["balanced_accuracy"] for each in group}
         rows.append(row)
     return rows
-
-
-def difference(accuracies: dict[int, float], others: dict[int, float]) -> str:
-    """Points between two accuracies: mean over the seeds that both have, and its standard error."""
-    points = [100 * (accuracy - others[seed]) for seed, accuracy in accuracies.items() if seed in others]
-    if not points:
-        return ""
-    error = f" ± {stdev(points) / len(points) ** 0.5:.2f}" if len(points) > 1 else ""
-    return f"{mean(points):+.2f}{error}"
 
 
 def draw(found: list[dict[str, Any]]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from rate_accuracy import averaged, difference
+from common import difference
+from rate_accuracy import averaged
 from rate_tasks import Sent
 
 
