@@ -141,3 +141,21 @@ def test_sizes_of_shards(images: int, shards: int) -> None:
     assert len(used) == shards or images < 2 * shards
     slices = shard_slices(images, shards)
     assert [part.stop - part.start for part in slices] == sizes and slices[-1].stop == images
+
+
+def test_the_memory_format_of_what_workers_exchanged_does_not_matter() -> None:
+    """The gradients' norm is a sum in the order of memory: a larger network in channels-last shows its last bit."""
+    weights = []
+    for exchanged in (False, True):
+        torch.manual_seed(0)
+        back = nn.Sequential(nn.Conv2d(24, 96, 5), nn.Flatten(), nn.Linear(96, 2)).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(back.parameters(), lr=0.1)
+        inputs_BF = torch.randn(11, 24, 5, 5, generator=torch.Generator().manual_seed(1))
+        shards = shards_of(inputs_BF.contiguous(memory_format=torch.channels_last), 2)
+        _, (changes,) = run_shards(back, shards, 11, options=StepOptions(clip_norm=1e-3))
+        assert changes[0].is_contiguous(memory_format=torch.channels_last)
+        if exchanged:  # as a vector
+            changes = [tensor.reshape(-1).clone().reshape(tensor.shape) for tensor in changes]
+        apply_changes(back, optimizer, changes, options=StepOptions(clip_norm=1e-3))
+        weights.append(back.state_dict())
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
