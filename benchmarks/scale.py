@@ -3,7 +3,7 @@
     python benchmarks/scale.py                       # the table of docs/scale.md, and docs/scale.png
     python benchmarks/scale.py --images-a-second 0.1 --cores 32
 
-Unit costs are read from kept results: of ingest from ``load/20-edges.json`` and ``load/100-edges.json``
+Unit costs are read from kept results: of ingest from ``load/100-edges.json`` and ``load/400-edges.json``
 (``benchmarks/load.py``), of memory from ``many-edges.json``, of the disk's waits from ``store.json``, of training
 from ``workers.json``. From the two small runs it predicts the run with 1000 edges, ``load/1000-edges.json``, and says
 by how much it is wrong. Everything that is assumed and not measured is a field of :class:`Assumptions`; the output
@@ -124,7 +124,7 @@ def between(size: float, small: tuple[float, float], large: tuple[float, float])
 
 def measured() -> Costs:
     """The costs, from the kept results."""
-    ingest = ingest_costs(kept("load/20-edges.json"), kept("load/100-edges.json"))
+    ingest = ingest_costs(kept("load/100-edges.json"), kept("load/400-edges.json"))
     store = kept("store.json")["durable"]
     waits = [store[f"{size}, sync every 1, ours"]["ms per frame"] / 1000 for size in ("10 kB", "1 MB")]
     step = kept("workers.json")["time"]["seconds of a step"]["today, 1 shard"]["cpu"]

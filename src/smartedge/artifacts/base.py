@@ -61,11 +61,24 @@ class Artifact(Part):
             raise cls.error(f"{path}: is not there; {cls.missing}") from error
         except OSError as error:
             raise cls.error(f"{path}: cannot be read ({error.strerror}); {cls.missing}") from error
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: bytes, place: Path | str) -> Self:
+        """Check the content of a file.
+
+        Args:
+            text: the content.
+            place: where it was read; errors name it.
+
+        Raises:
+            SmartEdgeError: as :meth:`read`.
+        """
         try:
             fields = json.loads(text)
-        except ValueError as error:
-            raise cls.error(f"{path}: is damaged: it is not JSON ({error}); {cls.remedy}") from error
-        return cls._checked(fields, path)
+        except (ValueError, RecursionError) as error:
+            raise cls.error(f"{place}: is damaged: it is not JSON ({error}); {cls.remedy}") from error
+        return cls._checked(fields, place)
 
     @classmethod
     def read_if_there(cls, path: Path) -> Self | None:
@@ -91,19 +104,19 @@ class Artifact(Part):
         return fields
 
     @classmethod
-    def _checked(cls, fields: object, path: Path) -> Self:
+    def _checked(cls, fields: object, place: Path | str) -> Self:
         if not isinstance(fields, dict):
-            raise cls.error(f"{path}: is damaged: it does not hold a JSON object; {cls.remedy}")
+            raise cls.error(f"{place}: is damaged: it does not hold a JSON object; {cls.remedy}")
         fields = cls.upgraded(fields)
         version, known = fields.get("schema_version"), cls.known_version()
         if version != known:
             newer = isinstance(version, int) and version > known
             advice = "read it with the smartedge version that wrote it, or a later one" if newer else cls.remedy
-            raise cls.error(f"{path}: is of version {version}, and this program knows {known}; {advice}")
+            raise cls.error(f"{place}: is of version {version}, and this program knows {known}; {advice}")
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise cls.error(f"{path}: {_in_words(error)}; {cls.page} says what belongs there; {cls.remedy}") from error
+            raise cls.error(f"{place}: {_in_words(error)}; {cls.page} says what belongs there; {cls.remedy}") from error
 
 
 def _in_words(error: ValidationError) -> str:

@@ -79,6 +79,18 @@ In a run of several edges with schedule `freeze-and-log`: the frames from which 
 
 [table of Snapshot]
 
+## `manifest.json` of a copy of a store
+
+What a copy of the store holds (`smartedge log RUN --to URL`, [store.md](store.md)). It lies where the copy lies.
+
+[table of StoreCopy]
+
+The log of an edge, and a segment of it:
+
+[table of CopiedLog]
+
+[table of CopiedSegment]
+
 ## `cloud/fleet.json`
 
 The cloud's figures of each edge, in a run of several edges, written when the cloud ends.

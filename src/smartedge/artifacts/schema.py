@@ -33,6 +33,7 @@ from smartedge.artifacts import (
     progress,
     results,
     run,
+    store_copy,
     summary,
     sweep,
 )
@@ -96,6 +97,7 @@ def _model(name: str) -> type[Part]:
         fleet_run,
         front,
         progress,
+        store_copy,
     ):
         if found := vars(module).get(name):
             model: type[Part] = found

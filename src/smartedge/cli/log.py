@@ -1,16 +1,17 @@
-"""``smartedge log``: what the cloud stored of each edge; checks it, and exports it to Parquet."""
+"""``smartedge log``: what the cloud stored of each edge; checks it, copies it, and exports it to Parquet."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smartedge.cloud.store import FeatureReader
+    from smartedge.errors import LogError
 
 __all__ = ["add_parser", "run"]
 
@@ -27,6 +28,14 @@ Show what the cloud stored of each edge. Works where the run's folder cloud/ is,
 
 --verify reads every frame and checks its checksum. --export writes one row for each image: its edge, frame, epoch,
 split, id, labels and decoded features. Arrow, Polars, pandas and DuckDB open that file (docs/store.md).
+
+--to copies the store to another folder or to an object store. Run it again to copy what came since. Workers on other
+machines read that copy (docs/workers.md), and so does this command:
+
+  $ smartedge log runs/faces --to s3://bucket/faces
+  s3://bucket/faces: 3 edges, 845 frames; 412.1 MB were new
+  $ smartedge log s3://bucket/faces --verify
+
 Exit code 8 where something that was confirmed is missing or damaged; every error names edge and frame.
 """
 
@@ -36,28 +45,26 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "log", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory with the cloud's folder")
+    parser.add_argument(
+        "place", metavar="RUN", help="run directory with the cloud's folder; or the place of a copy (--to)"
+    )
     parser.add_argument("--verify", action="store_true", help="read every frame and check its checksum")
     parser.add_argument("--export", metavar="FILE.parquet", type=Path, help="write all images of all edges as Parquet")
+    parser.add_argument(
+        "--to",
+        metavar="URL",
+        help="copy the store there: s3://BUCKET/FOLDER, gs://, abfs://, file:// or a folder. Keys come from the "
+        "environment (AWS_ACCESS_KEY_ID, ...)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the logs, and check or export them."""
-    from smartedge.cloud.store import FeatureReader, edges_of, log_folder
+    """Print the logs; check, copy or export them."""
     from smartedge.errors import LogError
 
-    cloud = args.run_dir / "cloud"
-    edges = edges_of(cloud)
-    if not edges:
-        raise LogError(f"{cloud / 'store'}: the cloud has stored nothing there; is this the run directory of a cloud?")
-    readers, damages = [], []
-    for edge in edges:
-        try:
-            readers.append(FeatureReader(log_folder(cloud, edge), edge))
-        except LogError as error:
-            damages.append(error)
+    readers, damages = _opened(args.place)
     found = [_facts(reader) for reader in readers]
     if args.json:
         print(json.dumps({"edges": list(map(asdict, found))}, indent=1))
@@ -69,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
             print("Every checksum is right.")
     if damages:
         raise LogError("\n".join(map(str, damages)))
+    if args.to is not None:
+        _copy(args.place, args.to, told=not args.json)
     if args.export:
         from smartedge.cloud.export import export_images
 
@@ -76,6 +85,60 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"{args.export}: {_number(images)} images")
     return 0
+
+
+def _opened(place: str) -> tuple[list[FeatureReader], list[LogError]]:
+    """The logs of all edges, and what is wrong with the others."""
+    from smartedge.errors import LogError
+
+    edges, opened = _copied(place) if _is_copy(place) else _stored(Path(place) / "cloud")
+    readers, damages = [], []
+    for edge in edges:
+        try:
+            readers.append(opened(edge))
+        except LogError as error:
+            damages.append(error)
+    return readers, damages
+
+
+def _stored(cloud: Path) -> tuple[list[str], Callable[[str], FeatureReader]]:
+    from smartedge.cloud.store import FeatureReader, edges_of, log_folder
+    from smartedge.errors import LogError
+
+    edges = edges_of(cloud)
+    if not edges:
+        raise LogError(f"{cloud / 'store'}: the cloud has stored nothing there; is this the run directory of a cloud?")
+    return edges, lambda edge: FeatureReader(log_folder(cloud, edge), edge)
+
+
+def _copied(url: str) -> tuple[list[str], Callable[[str], FeatureReader]]:
+    from smartedge.cloud.copied import CopiedStore
+    from smartedge.cloud.remote import Remote
+
+    store = CopiedStore(Remote(url))
+    store.refresh()
+    return store.edges, store.reader
+
+
+def _copy(place: str, url: str, *, told: bool) -> None:
+    from smartedge.cloud.copying import copy_store
+    from smartedge.cloud.remote import Remote
+    from smartedge.errors import ConfigError
+
+    if _is_copy(place):
+        raise ConfigError("--to: copies the store of a run directory, and not a copy")
+    remote = Remote(url)
+    copied = copy_store(Path(place) / "cloud", remote)
+    if told:
+        edges = f"{copied.edges} edge{'s' * (copied.edges != 1)}, {_number(copied.frames)} frames"
+        state = "" if copied.complete else "; the run goes on: copy again later"
+        print(f"{remote.url}: {edges}; {copied.new_bytes / 1e6:.1f} MB were new{state}")
+
+
+def _is_copy(place: str) -> bool:
+    from smartedge.cloud.copied import MANIFEST
+
+    return "://" in place or (Path(place) / MANIFEST).is_file()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Follows the store while another process writes it."""
+"""Follows the store, or a copy of it, while another process writes it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 from smartedge.cloud.completion import is_complete
+from smartedge.cloud.copied import CopiedStore
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.intake import Intake
-from smartedge.cloud.store import edges_of
+from smartedge.cloud.store import FeatureReader, edges_of, log_folder
 from smartedge.errors import LogError
 
 __all__ = ["StoreFollower"]
@@ -23,12 +24,16 @@ class StoreFollower:
         cloud: the cloud's folder of the run.
         handover: gets the edges of which a stream is durable, and whether the run is complete.
         max_bytes: where this process will write a log: it takes no more than this.
+        copy: read this copy of the store instead; nothing of ``cloud`` is read then.
     """
 
-    def __init__(self, cloud: Path, handover: Handover, *, max_bytes: int | None = None) -> None:
+    def __init__(
+        self, cloud: Path, handover: Handover, *, max_bytes: int | None = None, copy: CopiedStore | None = None
+    ) -> None:
         self._cloud = cloud
         self._max_bytes = max_bytes
         self._handover = handover
+        self._copy = copy
         self._unreadable: dict[str, float] = {}  # edge -> since when its log could not be opened
 
     def refresh(self) -> None:
@@ -37,9 +42,12 @@ class StoreFollower:
         Raises:
             LogError: something that was confirmed is missing or damaged.
         """
-        intakes = self._handover.intakes
-        complete = is_complete(self._cloud)  # looked at first: what came before it is then seen below
-        for edge in edges_of(self._cloud):
+        intakes, copy = self._handover.intakes, self._copy
+        if copy is not None:
+            copy.refresh()
+        # Looked at first: what came before it is then seen below.
+        complete = is_complete(self._cloud) if copy is None else copy.complete
+        for edge in edges_of(self._cloud) if copy is None else copy.edges:
             if edge not in intakes:
                 intake = self._opened(edge)
                 if intake is not None and intake.streams:
@@ -55,7 +63,8 @@ class StoreFollower:
 
     def _opened(self, edge: str) -> Intake | None:
         try:
-            return Intake(self._cloud, edge, max_bytes=self._max_bytes, reads_only=True)
+            log = FeatureReader(log_folder(self._cloud, edge), edge) if self._copy is None else self._copy.reader(edge)
+            return Intake(self._cloud, edge, max_bytes=self._max_bytes, reader=log)
         except LogError:
             since = self._unreadable.setdefault(edge, time.monotonic())
             if time.monotonic() - since > _BEING_MADE:

@@ -22,22 +22,22 @@ class Intake:
         cloud: the cloud's folder of the run.
         edge: name of the edge.
         max_bytes: the log takes no more than this; None: what the disk holds.
-        reads_only: another process writes the log.
+        reader: of the log, where another process writes it.
 
     Raises:
         RunError: the name cannot be a folder's.
         LogError: the log is damaged, or another process writes it.
     """
 
-    def __init__(self, cloud: Path, edge: str, *, max_bytes: int | None = None, reads_only: bool = False) -> None:
+    def __init__(
+        self, cloud: Path, edge: str, *, max_bytes: int | None = None, reader: FeatureReader | None = None
+    ) -> None:
         self.edge = edge
         self.folder = log_folder(cloud, edge)
         self._max_bytes = max_bytes
         self._written: FeatureLog | None = None
-        self.log: FeatureReader | None = None
-        if reads_only:
-            self.log = FeatureReader(self.folder, edge)
-        elif self.folder.exists():
+        self.log = reader
+        if reader is None and self.folder.exists():
             self.open_log()
         self.stream: StreamHeader | None = None  # the open one
         self._closed = cloud / CLOSED / edge

@@ -82,7 +82,7 @@ class FeatureReader(LogReader):
                 self.streams.append(header_from_json(known[number].header))
             except FrameError as error:
                 raise LogError(
-                    f"{self.folder}: edge {self.edge!r}, stream header {number}: cannot be used ({error})"
+                    f"{self.where}: edge {self.edge!r}, stream header {number}: cannot be used ({error})"
                 ) from error
 
     def frame(self, seq: int) -> Frame:
@@ -95,7 +95,7 @@ class FeatureReader(LogReader):
         try:
             return parse(Message(*stored), self.header_of(seq))
         except FrameError as error:
-            raise LogError(f"{self.folder}: edge {self.edge!r}, frame {seq}: cannot be read ({error})") from error
+            raise LogError(f"{self.where}: edge {self.edge!r}, frame {seq}: cannot be read ({error})") from error
 
     def images(self, seq: int) -> int:
         """How many images frame ``seq`` holds; reads its head alone."""

@@ -1,8 +1,9 @@
 """One of the processes that train the back: ``torchrun ... -m smartedge.cloud.worker RUN``.
 
-It reads the store and writes nothing into it. The first worker decides what is learned from next, tells the others,
-and alone writes the journal, checkpoints and figures. Where a worker ends, the others end too. torchrun starts them
-again, and they go on from the newest checkpoint. docs/workers.md shows how to start them.
+It reads the store, or a copy of it in another place, and writes nothing into it. The first worker decides what is
+learned from next, tells the others, and alone writes the journal, checkpoints and figures. Where a worker ends, the
+others end too. torchrun starts them again, and they go on from the newest checkpoint. docs/workers.md shows how to
+start them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from typing import NoReturn
 import torch
 from pydantic import BaseModel
 
+from smartedge.cloud.copied import CopiedStore
 from smartedge.cloud.follower import StoreFollower
 from smartedge.cloud.group import ALONE, Group, WorkerGroup, WorkersLost
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.learning import Learning, Task
+from smartedge.cloud.remote import Remote
 from smartedge.config import Config, load_run_config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError
 from smartedge.files import PRIVATE, private_folder
@@ -64,12 +67,15 @@ class Worker:
         folder: the cloud's folder of the run.
         group: the workers.
         monitor: takes progress updates.
+        copy: read frames from this copy of the store; None: from ``folder``.
 
     Raises:
         ConfigError: the settings do not allow workers of their own, or not so many.
     """
 
-    def __init__(self, config: Config, folder: Path, group: Group, monitor: Monitor) -> None:
+    def __init__(
+        self, config: Config, folder: Path, group: Group, monitor: Monitor, *, copy: CopiedStore | None = None
+    ) -> None:
         if get_method(config.method).answered or not get_method(config.method).has_cloud:
             raise ConfigError(
                 f"method: '{config.method}' is not trained by workers of their own; start the run as usual"
@@ -81,7 +87,7 @@ class Worker:
             )
         self._group = group
         self._handover = Handover()
-        self._follower = StoreFollower(folder, self._handover)
+        self._follower = StoreFollower(folder, self._handover, copy=copy)
         self._follower.refresh()
         self._next_look = 0.0
         self.learning = Learning(config, folder, self._handover, monitor, resume=True, group=group)
@@ -163,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.progress == "json" and rank == 0:
         threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
     try:
-        _train(args.run, shown if rank == 0 else Quiet(), stop)
+        _train(args.run, args.copy, shown if rank == 0 else Quiet(), stop)
         return 0  # also where it was asked to stop, or torchrun would start it again
     except WorkersLost as error:
         print(f"worker {rank}: {error}", file=sys.stderr)
@@ -181,16 +187,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown.close()
 
 
-def _train(run: Path, monitor: Monitor, stop: threading.Event) -> None:
+def _train(run: Path, url: str | None, monitor: Monitor, stop: threading.Event) -> None:
     config = load_run_config(run)
     torch.set_num_threads(config.threads)
     device = pick_device(config.hardware.cloud_device, "hardware.cloud_device")
     if device.type == "cuda":
         torch.cuda.set_device(own_gpu(device))
-    folder = run / "cloud"
+    folder, copy = run / "cloud", None if url is None else CopiedStore(Remote(url))
     group = WorkerGroup(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ALONE
     with _only_one(folder, group):
-        worker = Worker(config, folder, group, monitor)
+        worker = Worker(config, folder, group, monitor, copy=copy)
         worker.run(stop)
         worker.close()
     group.close()  # only here: where a worker is lost, leaving the group could wait for it
@@ -247,6 +253,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Train the back of a run from its store, with other workers of torchrun (docs/workers.md).",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder, which holds config.yaml and cloud/")
+    parser.add_argument(
+        "--from",
+        dest="copy",
+        metavar="URL",
+        help="read the frames from a copy of the store, such as s3://BUCKET/FOLDER ('smartedge log RUN --to URL')",
+    )
     parser.add_argument("--progress", choices=["bars", "json"], default="bars", help="json: for another program")
     return parser
 

@@ -25,7 +25,7 @@ from smartedge.framelog.records import (
     read_at,
 )
 
-__all__ = ["STREAMS", "LogReader", "Stored", "Stream", "segment_name", "segments_of"]
+__all__ = ["STREAMS", "STREAMS_NUMBER", "LogReader", "Stored", "Stream", "segment_name", "segments_of"]
 
 STREAMS = "streams"
 STREAMS_NUMBER = 2**32 - 1  # in the place of a segment's number
@@ -82,6 +82,11 @@ class LogReader:
         self.refresh()
 
     # -- what there is
+
+    @property
+    def where(self) -> str:
+        """Where the log lies; errors name it."""
+        return str(self.folder)
 
     @property
     def next_seq(self) -> int:
@@ -340,7 +345,7 @@ class LogReader:
                 why = "it was dropped after use (store.keep)"
             else:
                 why = f"the log holds {self.next_seq}"
-        raise LogError(f"{self.folder}: edge {self.edge!r}: there is no frame {seq}; {why}")
+        raise LogError(f"{self.where}: edge {self.edge!r}: there is no frame {seq}; {why}")
 
     def _bytes(self, place: Place, seq: int, count: int) -> bytes:
         path = self.folder / segment_name(place.segment)
