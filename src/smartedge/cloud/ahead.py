@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ahead", "in_order", "reading_threads"]
+__all__ = ["MOST_THREADS", "ahead", "in_order", "reading_threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_MOST_THREADS = 8
+MOST_THREADS = 8
 _END: Final = object()
 
 
@@ -25,7 +25,7 @@ def reading_threads(device: torch.device) -> int:
 
     A processor that trains has no time to spare, so only a GPU gets threads. MPS was not tried.
     """
-    return min(_MOST_THREADS, os.cpu_count() or 1) if device.type == "cuda" else 0
+    return min(MOST_THREADS, os.cpu_count() or 1) if device.type == "cuda" else 0
 
 
 def in_order(work: Callable[[Item], Result], items: Iterator[Item], threads: int) -> Generator[Result, None, None]:

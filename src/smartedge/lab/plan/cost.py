@@ -29,6 +29,7 @@ from math import prod
 import numpy as np
 
 from smartedge.artifacts.profile import CodecFigures, Profile, Timing
+from smartedge.cloud.ahead import MOST_THREADS
 from smartedge.lab.plan.energy import edge_energy
 from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
 from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
@@ -53,9 +54,7 @@ def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
     slow = (1.0, 1.0)
     costs = _Costs(choice, job, setting, slow)
     if setting.same_machine and choice.how.has_cloud and not choice.how.answered:
-        for _ in range(
-            20
-        ):  # find a fixed point: the overlap of the sides depends on their speed, and the speed on the overlap
+        for _ in range(20):  # a fixed point: the overlap of the sides depends on their speed, the speed on the overlap
             overlapping = costs.overlapping
             renewed = _slowdowns(overlapping, setting.edge.slowdown)
             if max(abs(renewed[0] - slow[0]), abs(renewed[1] - slow[1])) < 1e-4:
@@ -100,9 +99,7 @@ class _Costs:
         self.train_sent = 0
         self.pipeline_s = 0.0  # wall-clock seconds of the parts in which stages overlap
         self.pipeline_busy = (0.0, 0.0)  # of edge and cloud in them
-        self._begun: set[int] = (
-            set()
-        )  # kinds of steps (by identity of their timings) that a first batch was counted for
+        self._begun: set[int] = set()  # kinds of steps (by identity of their timings) whose first batch was counted
         self.cut_edge = self.cut_cloud = None
         if choice.cut is not None:
             self.cut_edge, self.cut_cloud = self.edge.cut(choice.cut), self.cloud.cut(choice.cut)
@@ -218,11 +215,17 @@ class _Costs:
         step, forward, state = self._cloud_steps()
         decode = self._codec(cloud).decode.seconds
         train = max(1, job.images["train"] // job.batch_size) * min(job.batch_size, job.images["train"])
-        epoch = train * (step.seconds + decode) + job.images["val"] * (forward.seconds + decode)
-        once = step.first_seconds + forward.first_seconds + job.images["test"] * (forward.seconds + decode)
+        look = self._from_log(forward.seconds, decode)
+        epoch = train * self._from_log(step.seconds, decode) + job.images["val"] * look
+        once = step.first_seconds + forward.first_seconds + job.images["test"] * look
         busy = job.epochs * epoch + once
         self.busy.cloud += busy
         return busy + job.epochs * cloud.checkpoint.of(state)
+
+    def _from_log(self, work: float, decode: float) -> float:
+        """Seconds of an image from the log: a GPU's threads decode meanwhile, where the cloud has cores for them."""
+        threads = min(MOST_THREADS, self.cloud.cores - 1) if self.cloud.device.startswith("cuda") else 0
+        return max(work, decode / threads) if threads > 0 else work + decode
 
     def _split(self) -> float:
         """Training steps one after the other; validation and test stream."""

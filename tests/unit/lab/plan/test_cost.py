@@ -121,6 +121,22 @@ def test_freeze_and_log_sends_once_and_then_needs_no_link(job: Job, make_setting
     assert once.seconds_total > front + sending + cloud
 
 
+@pytest.mark.parametrize(("device", "cores", "beside"), [("cpu", 16, 0), ("cuda", 1, 0), ("cuda:1", 16, 1)])
+def test_a_gpu_decodes_beside_its_steps_where_it_has_cores(
+    job: Job,
+    make_setting: Callable[..., Setting],
+    make_profile: Callable[..., Profile],
+    device: str,
+    cores: int,
+    beside: int,
+) -> None:
+    once, setting = replace(HIERARCHICAL, schedule="freeze-and-log"), make_setting("3g")
+    plain = predict(once, job, setting)
+    found = predict(once, job, replace(setting, cloud=make_profile(device=device, cores=cores)))
+    images = 6 * (640 + 64) + 128
+    assert plain.seconds_total - found.seconds_total == pytest.approx(beside * 0.01 * images * MS, abs=1e-9)
+
+
 def test_two_stage_adds_the_front_and_then_only_looks(job: Job, make_setting: Callable[..., Setting]) -> None:
     job = replace(job, front_epochs=3)
     joint = predict(HIERARCHICAL, job, make_setting("3g"))
