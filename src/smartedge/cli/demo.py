@@ -44,7 +44,7 @@ def demo_config() -> dict[str, object]:
             "desired": "mouth_open",
             "sensitive": "masculine",
             "image_size": 48,
-            "limit": {"train": 1334, "val": 200, "test": 1000},  # 1 200 to learn from: a tenth is set apart for audits
+            "limit": {"train": 1334, "val": 100, "test": 1000},  # 1 200 to learn from: a tenth is set apart for audits
         },
         "model": {
             "name": "resnet18",

@@ -36,7 +36,14 @@ def save_weights(
         state: such as the ``state_dict`` of a module; tensors of any dtype and shape.
         metadata: texts that the file holds beside the tensors.
     """
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    tensors, taken = dict[str, Tensor](), set[int]()
+    for name, tensor in state.items():
+        whole = tensor.detach().cpu().contiguous()
+        storage = whole.untyped_storage()
+        if storage.nbytes() != whole.nbytes or storage.data_ptr() in taken:  # safetensors refuses shared memory
+            whole = whole.clone()
+        taken.add(storage.data_ptr())
+        tensors[name] = whole
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=None if metadata is None else dict(metadata))
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from smartedge.errors import RunError
-from smartedge.runs.checkpoint import Checkpoints, save_weights
+from smartedge.runs.checkpoint import Checkpoints, load_weights, save_weights
 
 
 def _trained() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -75,6 +75,9 @@ def test_a_value_that_cannot_be_kept_is_refused(tmp_path):
 
 
 def test_weights_that_share_memory_can_be_saved(tmp_path):
-    shared = torch.ones(4)
-    save_weights(tmp_path / "w.safetensors", {"a": shared, "b": shared})
-    assert (tmp_path / "w.safetensors").exists()
+    shared = torch.arange(8.0)
+    state = {"a": shared, "b": shared, "part": shared[2:5], "wide": shared[:1].expand(3), "none": torch.ones(0)}
+    save_weights(tmp_path / "w.safetensors", state)
+    found = load_weights(tmp_path / "w.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    assert (tmp_path / "w.safetensors").stat().st_size < 1000, "no more than the values"
