@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from smartedge.types import FeatureBatch, Features, StreamHeader
 
-__all__ = ["cut_of", "features_of", "gather", "join", "labels_on", "sent_by", "take", "to_device"]
+__all__ = ["cut_of", "features_of", "gather", "join", "sent_by", "take"]
 
 
 def join(batches: Sequence[FeatureBatch]) -> FeatureBatch:
@@ -62,16 +61,6 @@ def gather(batches: Sequence[FeatureBatch], index: NDArray[np.int64], *, pinned:
         np.concatenate(edges)[index] if edges else None,
         np.concatenate(cuts)[index] if cuts else None,
     )
-
-
-def labels_on(device: torch.device, batch: FeatureBatch) -> Tensor:
-    """The labels as a tensor on a device, int64 (B,) or float32 (B, K)."""
-    return to_device(torch.from_numpy(batch.labels), device)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. A GPU need not have done its work before: the copy is put into its queue."""
-    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def _empty(count: int, like: Features, *, pinned: bool) -> Features:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.augment import augment
-from smartedge.cloud.batches import features_of, to_device
+from smartedge.cloud.batches import features_of
 from smartedge.cloud.label_shares import LabelShares
 from smartedge.cloud.shared_step import ShardedBatch
 from smartedge.config import Config
 from smartedge.models.entrances import Entering, Entrances
-from smartedge.models.network import to_input
+from smartedge.models.network import to_device, to_input
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import FeatureBatch, Features
 

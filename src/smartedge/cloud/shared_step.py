@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from smartedge.cloud.batches import labels_on, take
+from smartedge.cloud.batches import take
 from smartedge.cloud.group import Group
 from smartedge.methods.options import StepOptions
 from smartedge.methods.sharded_step import Shard, ShardResult, apply_changes, blank_term, run_shards, shard_slices
 from smartedge.models.entrances import Entering
+from smartedge.models.network import to_device
 from smartedge.types import FeatureBatch
 
 __all__ = ["ShardedBatch", "SharedStep", "divided", "shared_step"]
@@ -78,7 +79,10 @@ def shared_step(
     terms: list[list[Tensor]] = []
     try:
         device = next(back.parameters()).device
-        shards = {number: Shard(inputs(number, each), labels_on(device, each)) for number, each in step.shards.items()}
+        shards = {
+            number: Shard(inputs(number, each), to_device(torch.from_numpy(each.labels), device))
+            for number, each in step.shards.items()
+        }
         found, terms = run_shards(back, shards, step.images, label_epsilon=label_epsilon, options=options)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         failure = str(error) or type(error).__name__

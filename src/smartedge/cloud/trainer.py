@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smartedge.artifacts.results import Figures
-from smartedge.cloud.batches import labels_on
 from smartedge.cloud.group import ALONE, Group
 from smartedge.cloud.influence import Influence
 from smartedge.cloud.inputs import ByShard, Inputs, Ready
@@ -37,6 +36,7 @@ from smartedge.methods.loop import (
 from smartedge.methods.options import options_of
 from smartedge.models.entrances import Entering
 from smartedge.models.exits import task_loss
+from smartedge.models.network import to_device
 from smartedge.models.optim import make_optimizer
 from smartedge.runs.checkpoint import Checkpoints, State, save_weights
 from smartedge.runs.predictions import Predictions
@@ -316,7 +316,7 @@ class BackTrainer:
             self.back,
             self.optimizer,
             self._inputs.of(batch, (self.progress.step,)) if inputs is None else inputs[0],
-            labels_on(self.device, batch),
+            to_device(labels, self.device),
             kind,
             label_epsilon=self.config.dp.label_epsilon,
             want_gradient=want_gradient,

@@ -22,7 +22,7 @@ from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map,
 from smartedge.models.part import Part
 from smartedge.models.weights import Pixels, Pretrained, Rescale
 
-__all__ = ["Divided", "Ends", "divide", "divide_in_order", "network_of", "to_input", "undivided"]
+__all__ = ["Divided", "Ends", "divide", "divide_in_order", "network_of", "to_device", "to_input", "undivided"]
 
 _MEAN, _SPREAD = 0.5, 0.25  # of pixel values in [0, 1]: fixed, so that edge and cloud agree without exchanging anything
 
@@ -176,6 +176,11 @@ def _freeze(blueprint: Blueprint, parts: Sequence[Part]) -> None:
 def _task_exit(blueprint: Blueprint, feature_shape: tuple[int, ...], layout: Layout) -> TaskExit:
     width, depth = blueprint.exit_width, blueprint.exit_depth
     return TaskExit(feature_shape, blueprint.outputs, width=width, depth=depth, layout=layout)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. A GPU need not have done its work before: the copy is put into its queue."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def to_input(images_BCHW: Tensor, device: torch.device, *, channels_last: bool = False) -> Tensor:
