@@ -97,7 +97,8 @@ class Inputs:
         places = to_device(torch.from_numpy(np.concatenate(list(rows.values()))), self._device)
         offsets_BK = None
         if update is not None and self._config.fleet.logit_adjustment:
-            offsets_BK = to_device(torch.from_numpy(self._shares.offsets(edge_B)), self._device)
+            offsets = self._shares.offsets(edge_B)
+            offsets_BK = None if offsets is None else to_device(torch.from_numpy(offsets), self._device)
         return Entering(features, places, offsets_BK)
 
     def _tensor(self, features: Features, update: tuple[int, ...] | None) -> Tensor:
