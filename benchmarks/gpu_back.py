@@ -1,6 +1,7 @@
 """How fast a GPU trains a back from the store, and for how long it waits for it. Needs a GPU for figures that count.
 
     python benchmarks/gpu_back.py resnet18 vit-s resnet18-plain    # images a second and waiting, by case
+    python benchmarks/gpu_back.py table                            # print the table from what is finished
     python benchmarks/gpu_back.py worker                           # a worker of torchrun (NCCL) ÷ the plain path
     python benchmarks/gpu_back.py resnet18 --device cpu --frames 3 --batch 8 --size 64 --results /tmp/try
 
@@ -12,7 +13,7 @@ cloud`` does. The first epoch warms up. Of the second:
 - images a second, from its begin to its last update, when the GPU has computed it;
 - ``waiting``: the share of that time in which the trainer asked for a batch that was not there yet. Reading, decoding,
   mixing and the copy to the GPU are in it;
-- the same without reading ahead (``threads`` = 0): what it was before;
+- the same without reading ahead (``threads`` = 0), of the first 24 frames: about what it was before;
 - the ceiling: updates of the same back on tensors that are on the GPU already.
 
 ``worker`` trains a small store twice in this process, and once by ``torchrun`` with a group of one worker over NCCL. A
@@ -37,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import HERE, keep_result
+from common import HERE, keep_result, show_table
 from safetensors.torch import load_file
 from torch import Tensor
 from workers import headers_of
@@ -63,6 +64,7 @@ from smartedge.wire.frame import Message, serialise
 
 RESULTS = HERE / "results" / "gpu-back"
 OUTPUTS = 2
+FEW = 24  # frames of an epoch without reading ahead, which takes long
 
 
 @dataclass(frozen=True)
@@ -194,15 +196,22 @@ class Timed(BackTrainer):
             self.begun, self.waited = time.perf_counter(), self.supply.waited
 
 
-def frames_of(config: Config, log: FeatureReader, threads: int) -> Shuffled:
+def frames_of(config: Config, log: FeatureReader, threads: int, few: int | None) -> Shuffled:
     def read(key: tuple[str, int]) -> FeatureBatch:
         return unpack(log.frame(key[1]).batch, log.header_of(key[1]))
 
-    return Shuffled({"edge": log}, read, batch_size=config.train.batch_size, seed=config.seed, threads=threads)
+    return Shuffled(
+        {"edge": log},
+        read,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        frames=None if few is None else {"edge": min(few, log.next_seq)},
+        threads=threads,
+    )
 
 
-def train(config: Config, device: torch.device, threads: int, folder: Path) -> dict[str, float]:
-    """Two epochs from the store; figures of the second."""
+def train(config: Config, device: torch.device, threads: int, folder: Path, few: int | None = None) -> dict[str, float]:
+    """Two epochs from the store, or from its first frames; figures of the second."""
     folder.mkdir()
     clock = Clock()
     trainer = Timed(
@@ -213,11 +222,11 @@ def train(config: Config, device: torch.device, threads: int, folder: Path) -> d
         monitor=clock,
         resume=False,
     )
-    frames = frames_of(config, FeatureReader(log_folder(config.run_dir / "cloud")), threads)
+    frames = frames_of(config, FeatureReader(log_folder(config.run_dir / "cloud")), threads, few)
     trainer.train_from(frames)
     trainer.close()
     done, ended = clock.told[-1]
-    assert trainer.supply is not None and done == 2 * frames.steps and trainer.test is not None
+    assert trainer.supply is not None and done == 2 * frames.steps
     seconds, waited = ended - trainer.begun, trainer.supply.waited - trainer.waited
     return {
         "threads": threads,
@@ -266,7 +275,7 @@ def measure(name: str, case: Case, args: argparse.Namespace, work: Path) -> None
     found: dict[str, Any] = {"case": asdict(case), "size": args.size, "store": fill(config, case.frames, device)}
     threads = reading_threads(device)
     found["from_store"] = train(config, device, threads, work / f"{name}-ahead")
-    found["without_reading_ahead"] = train(config, device, 0, work / f"{name}-plain")
+    found["without_reading_ahead"] = train(config, device, 0, work / f"{name}-plain", FEW)
     found["ceiling"] = ceiling(config, device, max(8, min(100, case.frames)))
     ratio = found["from_store"]["images_per_second"] / found["ceiling"]["images_per_second"]
     found["share_of_ceiling"] = round(ratio, 3)
@@ -274,6 +283,31 @@ def measure(name: str, case: Case, args: argparse.Namespace, work: Path) -> None
         found["gpu_memory_peak_bytes"] = torch.cuda.max_memory_allocated()
     keep_result(args.results / f"{name}.json", found, name)
     print(json.dumps({key: found[key] for key in found if key != "case"}), flush=True)
+
+
+def print_table(results: Path) -> None:
+    rows = []
+    for name in CASES:
+        file = results / f"{name}.json"
+        if file.exists():
+            each = json.loads(file.read_text())
+            store, ahead, plain = each["store"], each["from_store"], each["without_reading_ahead"]
+            rows.append(
+                {
+                    "case": name,
+                    "what crosses": "x".join(map(str, store["feature_shape"])),
+                    "B/image stored": f"{store['bytes_per_image']:.0f}",
+                    "images/step": str(each["case"]["batch"]),
+                    "images/s": f"{ahead['images_per_second']:.0f}",
+                    "waiting %": f"{ahead['waiting_percent']:.1f}",
+                    "images/s, tensors on the GPU": f"{each['ceiling']['images_per_second']:.0f}",
+                    "of it %": f"{100 * each['share_of_ceiling']:.0f}",
+                    "images/s, not ahead": f"{plain['images_per_second']:.0f}",
+                    "waiting, not ahead %": f"{plain['waiting_percent']:.0f}",
+                    "gpu": each["machine"].get("gpu", "none"),
+                }
+            )
+    show_table("a back at 224 pixels from the store", rows, results.with_suffix(".csv"))
 
 
 # -- a worker
@@ -336,7 +370,7 @@ def as_worker(run: Path, name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=[*CASES, "worker", "as-worker"])
+    parser.add_argument("what", nargs="+", choices=[*CASES, "worker", "table", "as-worker"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--size", type=int, default=224, help="pixels")
     parser.add_argument("--frames", type=int, help="of an epoch")
@@ -353,6 +387,8 @@ def main() -> None:
             work.mkdir()
             if name == "worker":
                 compare_workers(args, work)
+            elif name == "table":
+                print_table(args.results)
             else:
                 case = CASES[name]
                 case = Case(case.model, case.cut, case.bottleneck, args.batch or case.batch, args.frames or case.frames)
