@@ -198,7 +198,7 @@ class Ingest:
             intake.stream = None
             if header.split == "test":
                 intake.close()
-            self._tell()
+        self._tell()  # not under the lock: this one may learn now, and threads that read ahead for it need the lock
 
     def abort(self, edge: str, header: StreamHeader) -> None:
         """The stream broke off. The appended frames stay, and the edge may come back."""
@@ -285,7 +285,8 @@ class Ingest:
     def _tell(self) -> None:
         if self._learn is not None:
             self._learn()
-        else:
+            return
+        with self._handover.changed:
             self._handover.changed.notify_all()
 
     def _check_agreement(self, header: StreamHeader) -> None:

@@ -273,3 +273,17 @@ def test_the_largest_value_that_is_taken_does_no_harm(tmp_path: Path) -> None:
     assert runner.trainer is not None
     assert all(bool(tensor.isfinite().all()) for tensor in runner.trainer.back.state_dict().values())
     runner.close()
+
+
+def test_a_complete_log_is_learned_from_while_other_threads_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, in one process: the edge's last frame starts the training, and readers need the cloud's lock."""
+    monkeypatch.setattr("smartedge.cloud.learning.reading_threads", lambda device: 2)
+    config = load_config(SETTINGS, {"schedule": "freeze-and-log"})
+    runner = CloudRunner(config, tmp_path / "cloud", Quiet(), resume=False, inline=True)
+    sending = threading.Thread(target=send_all, args=(MemoryLink(runner.ingest), config), daemon=True)
+    sending.start()
+    sending.join(60)
+    assert not sending.is_alive() and runner.trainer is not None and runner.trainer.finished
+    runner.close()
