@@ -10,6 +10,8 @@ from typing import Protocol
 
 from smartedge.cloud.handover import Decoded, Handover
 from smartedge.cloud.intake import Intake
+from smartedge.cloud.lock import Lock
+from smartedge.cloud.same_run import differences, facts_of_edge, facts_of_run
 from smartedge.cloud.store import edges_of
 from smartedge.cloud.values import largest_value
 from smartedge.codec import get_codec, unpack
@@ -56,6 +58,10 @@ class Ingest:
             new edge is taken; it may refuse it.
         learn: trains on the frames that have come, in the same thread. None: another thread trains when it is notified.
         shared: the store, where other processes write logs of it, too. None: this one writes all.
+
+    Raises:
+        RunError: another cloud uses the run.
+        LogError: a log is damaged.
     """
 
     def __init__(
@@ -80,12 +86,24 @@ class Ingest:
         self._learn = learn
         self._method, self._schedule = get_method(config.method), get_schedule(config.schedule)
         self._order = list(self._schedule.streams(config))
+        self._lock: Lock | None = None
         if shared is not None:
             shared.refresh()
-        for edge in edges_of(folder) if shared is None else ():
-            handover.intakes[edge] = Intake(folder, edge, max_bytes=config.store.max_bytes)
+        else:
+            self._open_logs()
         self._strangers: dict[str, Intake] = {}  # edges of which no frame has come yet
         self._one_way: set[str] = set()  # edges that send over a link without a way back
+
+    def _open_logs(self) -> None:
+        self._lock = Lock(
+            self._folder / "cloud.lock", "another cloud uses this run; stop it first, or choose another run_dir"
+        )
+        try:
+            for edge in edges_of(self._folder):
+                self._handover.intakes[edge] = Intake(self._folder, edge, max_bytes=self._config.store.max_bytes)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def handover(self) -> Handover:
@@ -242,9 +260,11 @@ class Ingest:
         ]
 
     def close(self) -> None:
-        """Close the logs."""
+        """Close the logs; another process may use the run from now on."""
         for intake in self._handover.intakes.values():
             intake.close_log()
+        if self._lock is not None:
+            self._lock.close()
 
     def _record_stream(self, intake: Intake, header: StreamHeader) -> None:
         """Note the stream in the log, with its first frame. A one-way link may have lost whole streams before it."""
@@ -298,7 +318,7 @@ class Ingest:
             raise RunError(f"the edge was started with settings that this run cannot have: {error}") from error
         mine = own.agreement()
         if theirs != mine:
-            keys = ", ".join(_differences(mine, theirs)) or "their form"
+            keys = ", ".join(differences(mine, theirs)) or "their form"
             raise RunError(f"edge and cloud were started with different settings ({keys}); give both the same config")
         said = (header.codec, header.batch_size, header.feature_dtype, header.labels)
         if said != (own.codec_name, own.train.batch_size, self._method.wire_dtype, True):
@@ -335,10 +355,10 @@ class Ingest:
 
     def _check_run(self, intake: Intake, header: StreamHeader) -> None:
         """Refuse a stream of another run, or one whose facts differ from those of the other edges."""
-        if intake.streams and _of_one_edge(header) != _of_one_edge(intake.streams[0]):
+        if intake.streams and facts_of_edge(header) != facts_of_edge(intake.streams[0]):
             raise RunError(f"{self._folder}: the log belongs to another run; choose another run_dir for this one")
         other = next((each.streams[0] for each in self._handover.intakes.values() if each.streams), header)
-        if _of_all_edges(header) != _of_all_edges(other):
+        if facts_of_run(header) != facts_of_run(other):
             raise RunError(
                 f"edge {intake.edge!r} learns another task than the other edges: {header.outputs} outputs "
                 f"({header.task_kind}), and they have {other.outputs} ({other.task_kind})"
@@ -368,23 +388,3 @@ class Ingest:
         whole_epoch = not self._schedule.once and header.split == "train"
         if header.frames < 1 or (whole_epoch and header.frames != header.train_steps):
             raise FrameError(f"the stream says that it carries {header.frames} frames, which cannot be")
-
-
-def _of_one_edge(header: StreamHeader) -> tuple[object, ...]:
-    """The facts that are equal in all streams of one edge, beyond the settings."""
-    own = header.agreement, header.feature_shape, header.codec, header.batch_size
-    return header.run, header.train_steps, *own, *_of_all_edges(header)
-
-
-def _of_all_edges(header: StreamHeader) -> tuple[object, ...]:
-    """The facts that are equal in all streams of one run, beyond the settings."""
-    return header.feature_dtype, header.task_kind, header.outputs
-
-
-def _differences(mine: object, theirs: object, path: str = "") -> Iterator[str]:
-    """Each setting that differs, with both values."""
-    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-        for key in sorted(mine.keys() | theirs.keys()):
-            yield from _differences(mine.get(key), theirs.get(key), f"{path}.{key}".lstrip("."))
-    elif mine != theirs:
-        yield f"{path}: {theirs!r} at the edge, {mine!r} here"

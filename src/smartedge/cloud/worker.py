@@ -9,14 +9,13 @@ start them.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,10 +27,10 @@ from smartedge.cloud.follower import StoreFollower
 from smartedge.cloud.group import ALONE, Group, WorkerGroup, WorkersLost
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.learning import Learning, Task
+from smartedge.cloud.lock import Lock
 from smartedge.cloud.remote import Remote
 from smartedge.config import Config, load_run_config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError
-from smartedge.files import PRIVATE, private_folder
 from smartedge.methods.base import get_method
 from smartedge.runs.machine import peak_rss_bytes, pick_device
 from smartedge.runs.progress import Bars, JsonLines, Monitor, Quiet, Update
@@ -195,7 +194,10 @@ def _train(run: Path, url: str | None, monitor: Monitor, stop: threading.Event) 
         torch.cuda.set_device(own_gpu(device))
     folder, copy = run / "cloud", None if url is None else CopiedStore(Remote(url))
     group = WorkerGroup(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ALONE
-    with _only_one(folder, group):
+    one: AbstractContextManager[object] = nullcontext()
+    if group.leads:  # no other group of workers may train the same run
+        one = closing(Lock(folder / "training.lock", "other workers train this run; end them first"))
+    with one:
         worker = Worker(config, folder, group, monitor, copy=copy)
         worker.run(stop)
         worker.close()
@@ -218,28 +220,6 @@ def own_gpu(device: torch.device) -> int:
     if device.index is not None and workers > 1:
         raise ConfigError(f"hardware.cloud_device: {device} is one GPU, {workers} workers need one each; write cuda")
     return number if device.index is None else device.index
-
-
-@contextmanager
-def _only_one(folder: Path, group: Group) -> Iterator[None]:
-    """Hold a lock: no other group of workers may train the same run.
-
-    Raises:
-        RunError: one does.
-    """
-    if not group.leads:
-        yield
-        return
-    private_folder(folder)
-    file = os.open(folder / "training.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{folder}: other workers train this run; end them first") from error
-        yield
-    finally:
-        os.close(file)
 
 
 def _stop_at_end_of_input(stop: threading.Event) -> None:

@@ -8,6 +8,7 @@ A fleet is a folder::
     cloud.pem        certificate of the cloud
     edges.json       the register (:mod:`smartedge.fleet.register`)
     simplex.json     secret: keys of the one-way link, for the cloud
+    changing.lock    empty: held while somebody adds, renews or revokes
     bundles/         one bundle per edge, to be copied there and then deleted here
 
 Keys are of the curve P-256 and certificates of X.509 version 3, signed with SHA-256. A certificate of an edge is for
@@ -17,42 +18,33 @@ common name of its certificate.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued, SimplexKeys
 from smartedge.errors import FleetError
-from smartedge.files import private_folder, refuse_if_others_can_read, write_atomically
+from smartedge.files import PRIVATE, disk_error, private_folder, refuse_if_others_can_read, write_atomically
+from smartedge.fleet.certificates import Signed, builder_of, require_cryptography, self_signed, signed
 from smartedge.fleet.register import REGISTER, SIMPLEX_KEYS
 from smartedge.fleet.signing import make_signing_key
 from smartedge.types import EDGE_NAME
 from smartedge.wire.simplex.seal import KEY_BYTES
 
 if TYPE_CHECKING:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.x509 import Certificate
+    pass
 
 __all__ = ["SERVER_NAME", "Authority", "check_names"]
 
 SERVER_NAME = "cloud.smartedge.internal"  # in the cloud's certificate: it holds wherever the cloud is reached
 _AUTHORITY_DAYS = 3650
-_EARLIER = timedelta(hours=1)  # certificates are valid since then: devices' clocks differ
-
-
-class _Signed(NamedTuple):
-    certificate: Certificate
-    pem: str
-    key: str
-
-    @property
-    def until(self) -> datetime:
-        return self.certificate.not_valid_after_utc
 
 
 class Authority:
@@ -84,14 +76,14 @@ class Authority:
         Raises:
             FleetError: the folder is not empty, or ``cryptography`` is not installed.
         """
-        _require_cryptography()
+        require_cryptography()
         try:
             if folder.exists() and any(folder.iterdir()):
                 raise FleetError(f"{folder}: is not empty; choose a new folder for the fleet")
             private_folder(folder)
         except OSError as error:
             raise FleetError(f"{folder}: the fleet's folder cannot be made ({error.strerror})") from error
-        own = _self_signed("smartedge fleet", _AUTHORITY_DAYS)
+        own = self_signed("smartedge fleet", _AUTHORITY_DAYS)
         write_atomically(folder / "authority.key", own.key)
         write_atomically(folder / "authority.pem", own.pem)
         make_signing_key(folder)
@@ -118,8 +110,9 @@ class Authority:
         Raises:
             FleetError: a name is not allowed or is taken, or the authority's key is not there. Nothing was added.
         """
-        self._check_new(edges)
-        return [self._issue(edge, cloud, days) for edge in edges]
+        with self._alone():
+            self._check_new(edges)
+            return [self._issue(edge, cloud, days) for edge in edges]
 
     def add_with_tokens(
         self, edges: Sequence[str], *, cloud: str, days: int, proxy_ca: Path | None = None
@@ -135,9 +128,10 @@ class Authority:
         Raises:
             FleetError: a name is not allowed or is taken, or ``proxy_ca`` cannot be read. Nothing was added.
         """
-        self._check_new(edges)
         ca = None if proxy_ca is None else _text(proxy_ca)
-        return [self._issue_token(edge, cloud, days, ca) for edge in edges]
+        with self._alone():
+            self._check_new(edges)
+            return [self._issue_token(edge, cloud, days, ca) for edge in edges]
 
     def renew(self, edge: str, *, cloud: str | None, days: int, proxy_ca: Path | None = None) -> Path:
         """Give an edge a new bundle, of the kind that it had. An older certificate is valid until its end.
@@ -153,15 +147,16 @@ class Authority:
         Raises:
             FleetError: there is no such edge, or its address is not known any more.
         """
-        entry = self._entry(edge)
-        last = Bundle.read_if_there(self._bundle_file(edge))
-        address = cloud or (None if last is None else last.cloud)
-        if address is None:
-            raise FleetError(f"edge '{edge}': its last bundle is not in {self.folder}; give --cloud HOST:PORT")
-        if entry.shows == "certificate":
-            return self._issue(edge, address, days)
-        known = None if last is None else last.authority
-        return self._issue_token(edge, address, days, known if proxy_ca is None else _text(proxy_ca))
+        with self._alone():
+            entry = self._entry(edge)
+            last = Bundle.read_if_there(self._bundle_file(edge))
+            address = cloud or (None if last is None else last.cloud)
+            if address is None:
+                raise FleetError(f"edge '{edge}': its last bundle is not in {self.folder}; give --cloud HOST:PORT")
+            if entry.shows == "certificate":
+                return self._issue(edge, address, days)
+            known = None if last is None else last.authority
+            return self._issue_token(edge, address, days, known if proxy_ca is None else _text(proxy_ca))
 
     def revoke(self, edge: str) -> None:
         """Revoke all certificates and the token of an edge. Its bundle in this folder is deleted.
@@ -169,12 +164,13 @@ class Authority:
         Raises:
             FleetError: there is no such edge.
         """
-        entry = self._entry(edge)
-        revoked = tuple(issued.model_copy(update={"revoked": True}) for issued in entry.certificates)
-        changes = {"certificates": revoked, "token_sha256": None, "token_until": None}
-        self._put(edge, entry.model_copy(update=changes))
-        self._put_simplex_key(edge, None)
-        self._bundle_file(edge).unlink(missing_ok=True)
+        with self._alone():
+            entry = self._entry(edge)
+            revoked = tuple(issued.model_copy(update={"revoked": True}) for issued in entry.certificates)
+            changes = {"certificates": revoked, "token_sha256": None, "token_until": None}
+            self._put(edge, entry.model_copy(update=changes))
+            self._put_simplex_key(edge, None)
+            self._bundle_file(edge).unlink(missing_ok=True)
 
     def issue_for(self, name: str, *, days: int, server: bool) -> tuple[str, str]:
         """A new certificate for a machine that is no edge, and its key; both are PEM.
@@ -193,6 +189,19 @@ class Authority:
     def edges(self) -> dict[str, EdgeEntry]:
         """All edges, by name."""
         return EdgeRegister.read(self.folder / REGISTER).edges
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else changes the fleet in the block: whoever began with an older register would undo a revocation."""
+        try:
+            file = os.open(self.folder / "changing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        except OSError as error:
+            raise FleetError(f"{self.folder}: the fleet cannot be changed: {disk_error(error)}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
 
     # -- one edge
 
@@ -281,8 +290,8 @@ class Authority:
 
     # -- certificates
 
-    def _sign(self, name: str, days: int, *, server: bool) -> _Signed:
-        _require_cryptography()
+    def _sign(self, name: str, days: int, *, server: bool) -> Signed:
+        require_cryptography()
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -299,14 +308,14 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = (
-            _builder(name, authority.subject, key, days)
+            builder_of(name, authority.subject, key, days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         )
         if server:
             builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
-        return _signed(builder.sign(signer, hashes.SHA256()), key)
+        return signed(builder.sign(signer, hashes.SHA256()), key)
 
 
 def check_names(edges: Sequence[str]) -> None:
@@ -323,62 +332,6 @@ def check_names(edges: Sequence[str]) -> None:
             )
         if list(edges).count(edge) > 1:
             raise FleetError(f"edge '{edge}': is given twice")
-
-
-def _require_cryptography() -> None:
-    try:
-        import cryptography  # noqa: F401 - whether it is there
-    except ImportError as error:
-        raise FleetError(
-            "making certificates needs the package 'cryptography': pip install 'smartedge[fleet]'; or follow the "
-            "recipe with openssl in docs/fleet.md"
-        ) from error
-
-
-def _builder(name: str, issuer: x509.Name | None, key: EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
-    """A certificate without its extensions; without an issuer it is its own."""
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(timezone.utc)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer or subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _EARLIER)
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-
-
-def _self_signed(name: str, days: int) -> _Signed:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    usage = dict.fromkeys(
-        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
-    )
-    usage |= {"key_cert_sign": True, "crl_sign": True, "encipher_only": False, "decipher_only": False}
-    builder = (
-        _builder(name, None, key, days)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.KeyUsage(**usage), critical=True)
-    )
-    return _signed(builder.sign(key, hashes.SHA256()), key)
-
-
-def _signed(certificate: Certificate, key: EllipticCurvePrivateKey) -> _Signed:
-    from cryptography.hazmat.primitives import serialization
-
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return _Signed(certificate, certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode())
 
 
 def _text(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import threading
@@ -20,6 +21,7 @@ from smartedge.artifacts.metrics import EpochFigures
 from smartedge.artifacts.summary import CloudSummary, has_finished
 from smartedge.cloud.completion import ask_to_close
 from smartedge.cloud.learning import Learning
+from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.store import FeatureLog
 from smartedge.errors import FrameError, LinkError, LogError, RunError
@@ -440,6 +442,19 @@ def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_pa
     assert locked == [True]
     assert dropped == ["edge0", "edge1"]
     runner.close()
+
+
+def test_two_clouds_cannot_use_one_run(tmp_path: Path) -> None:
+    """Each would take some edges, and both would write the journal, the checkpoints and the results."""
+    config = fleet_config(epochs=1)
+    first = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    for resume in (False, True):
+        with pytest.raises(RunError, match=rf"another cloud uses this run; stop it first.*\(process {os.getpid()}\)"):
+            CloudRunner(config, tmp_path, Quiet(), resume=resume, inline=False)
+    with pytest.raises(RunError, match="another cloud uses this run"):
+        Receiving(config, tmp_path, Quiet(), resume=False, start=None)
+    first.close()
+    CloudRunner(config, tmp_path, Quiet(), resume=True, inline=False).close()
 
 
 def test_an_edge_that_is_held_back_hears_that_the_cloud_stops(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import threading
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from smartedge.artifacts.fleet import Bundle
+from smartedge.artifacts.fleet import Bundle, EdgeRegister
 from smartedge.errors import FleetError
 from smartedge.fleet.authority import SERVER_NAME, Authority
 from smartedge.fleet.register import Register
@@ -141,3 +142,26 @@ def test_without_cryptography_the_recipe_is_named(tmp_path: Path, monkeypatch: p
     with pytest.raises(FleetError, match=r"pip install 'smartedge\[fleet\]'.*openssl"):
         Authority.create(tmp_path / "fleet", days=1)
     assert not (tmp_path / "fleet").exists()
+
+
+def test_who_adds_an_edge_does_not_undo_a_revocation_meanwhile(
+    fleet: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One terminal revokes between the moments when another one reads the register and writes it."""
+    fleet.add(["door"], cloud="c:1", days=1)
+    write, others = EdgeRegister.write, [threading.Thread(target=Authority(fleet.folder).revoke, args=("door",))]
+
+    def revoke_before(register: EdgeRegister, path: Path) -> None:
+        if others and threading.current_thread() is threading.main_thread():
+            other = others.pop()
+            other.start()
+            other.join(timeout=0.3)
+            started.append(other)
+        write(register, path)
+
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(EdgeRegister, "write", revoke_before)
+    fleet.add(["gate"], cloud="c:1", days=1)
+    started[0].join(timeout=30)
+    refusals = {edge: Register(fleet.folder).refusal(edge) for edge in ("door", "gate")}
+    assert refusals["gate"] is None and refusals["door"] is not None and "was revoked" in refusals["door"]

@@ -148,7 +148,7 @@ def test_an_expired_certificate_is_refused(
             return datetime(2020, 1, 1, tzinfo=timezone.utc)
 
     with monkeypatch.context() as past:
-        past.setattr("smartedge.fleet.authority.datetime", Long)
+        past.setattr("smartedge.fleet.certificates.datetime", Long)
         path = fleet.add(["door"], cloud="c:1", days=1)[0]
     with pytest.raises(FleetError, match="expired on 2020-01-02"):
         open_bundle(path)

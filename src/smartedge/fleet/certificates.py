@@ -1,0 +1,89 @@
+"""Certificates of a fleet's authority, its edges and its cloud: X.509 version 3, keys of the curve P-256."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, NamedTuple
+
+from smartedge.errors import FleetError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.x509 import Certificate
+
+__all__ = ["Signed", "builder_of", "require_cryptography", "self_signed", "signed"]
+
+_EARLIER = timedelta(hours=1)  # certificates are valid since then: devices' clocks differ
+
+
+class Signed(NamedTuple):
+    """A certificate, and as PEM with its key."""
+
+    certificate: Certificate
+    pem: str
+    key: str
+
+    @property
+    def until(self) -> datetime:
+        """The end of its time."""
+        return self.certificate.not_valid_after_utc
+
+
+def require_cryptography() -> None:
+    """Raise a :class:`~smartedge.errors.FleetError` where the package that makes certificates is missing."""
+    try:
+        import cryptography  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise FleetError(
+            "making certificates needs the package 'cryptography': pip install 'smartedge[fleet]'; or follow the "
+            "recipe with openssl in docs/fleet.md"
+        ) from error
+
+
+def builder_of(name: str, issuer: x509.Name | None, key: EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
+    """A certificate without its extensions; without an issuer it is its own."""
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(timezone.utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer or subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _EARLIER)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def self_signed(name: str, days: int) -> Signed:
+    """The certificate of a new authority, with its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    usage = dict.fromkeys(
+        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
+    )
+    usage |= {"key_cert_sign": True, "crl_sign": True, "encipher_only": False, "decipher_only": False}
+    builder = (
+        builder_of(name, None, key, days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.KeyUsage(**usage), critical=True)
+    )
+    return signed(builder.sign(key, hashes.SHA256()), key)
+
+
+def signed(certificate: Certificate, key: EllipticCurvePrivateKey) -> Signed:
+    """A certificate and its key as texts."""
+    from cryptography.hazmat.primitives import serialization
+
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Signed(certificate, certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode())
