@@ -25,7 +25,7 @@ SETTINGS = {
         "image_size": 16,
         "limit": {"train": 8, "val": 60, "test": 80},
     },
-    "model": {"name": "resnet18", "cut": "layer1", "bottleneck": "2x1x1"},
+    "model": {"name": "narrow:build", "cut": "layer1", "bottleneck": "2x1x1"},
     "dp": {"mechanism": "gaussian", "sigma": 0.4},
 }
 
@@ -37,7 +37,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run(folder: Path, **changes: object) -> Path:
     settings = {**SETTINGS, **changes}
-    settings["data"] = {**settings["data"], "cache_dir": str(folder / "cache")}  # type: ignore[dict-item]
+    settings["data"] = {**settings["data"], "cache_dir": str(folder.parent.parent / "cache")}  # type: ignore[dict-item]
     config = load_config(settings)
     (folder / "edge").mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")

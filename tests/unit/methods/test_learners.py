@@ -56,7 +56,7 @@ def learner(images: Images, *, task: Task = TASK, **changes) -> ExitLearner:
     config = load_config(
         {
             "data": {"image_size": 32, "sensitive": ["club"]},
-            "model": {"name": "resnet18", "small_input": False, "bottleneck": "2x2x2", "exit": {"width": 8}},
+            "model": {"name": "narrow:build", "bottleneck": "2x2x2", "exit": {"width": 8}},
             "adversary": {"exits": ["linear", "mlp"], "steps": 1, "reset_every": 2},
             "dp": {"mechanism": "gaussian", "sigma": 0.5},
             "hardware": {"edge_device": "cpu"},
