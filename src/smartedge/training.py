@@ -12,7 +12,7 @@ from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, load_config, load_run_config
 from smartedge.datasets import check_data, open_data, with_given_data
-from smartedge.links import named_credentials, one_way_receiver, receiver_for, sender_to, why_unreachable
+from smartedge.links import one_way_receiver, receiver_for, sender_to, why_unreachable
 from smartedge.methods.base import get_method
 from smartedge.models.names import check_name
 from smartedge.processes import run_both
@@ -35,7 +35,6 @@ __all__ = [
     "release_images",
     "run_cloud",
     "run_edge",
-    "run_ingest",
     "train",
 ]
 
@@ -283,72 +282,6 @@ def cloud_of(config: Config, monitor: Monitor, *, resume: bool) -> CloudRunner |
         return CloudRunner(config, run / "cloud", monitor, resume=resume, inline=False)
     start = None if workers == 0 else lambda: Launched(run, workers, monitor)
     return Receiving(config, run / "cloud", monitor, resume=resume, start=start)
-
-
-def run_ingest(
-    config: Config,
-    location: str,
-    monitor: Monitor,
-    *,
-    fleet: Path | None = None,
-    metrics: tuple[str, int] | None = None,
-    stop: Stop | None = None,
-) -> bool:
-    """One of the processes that move frames from a broker into the store of a run. True when the run is complete.
-
-    Args:
-        config: the run's settings; all processes must have the same ``run_dir``.
-        location: of the broker, ``nats://host:port/stream``.
-        monitor: takes progress updates.
-        fleet: a fleet's folder: its edges may send, and this process shows the certificate of 'smartedge fleet broker'.
-            None: credentials are those of the settings, and the broker decides who may send.
-        metrics: where to answer ``/metrics`` and ``/healthz``; None: nowhere.
-        stop: set it to stop cleanly.
-
-    Raises:
-        ConfigError: the method sends nothing or needs answers.
-        LinkError: the location has another form, or TLS is missing.
-    """
-    from smartedge.cloud.ingesting import IngestProcess
-    from smartedge.cloud.intake_figures import watched_ingest
-    from smartedge.fleet.broker import ingest_credentials
-    from smartedge.fleet.register import Register
-    from smartedge.wire.jetstream.messages import Address
-    from smartedge.wire.jetstream.receiver import JetStreamReceiver
-
-    method, address = get_method(config.method), Address.parse(location)
-    if method.answered or not method.has_cloud:
-        raise errors.ConfigError(f"method: '{config.method}' cannot send over a broker; use 'hierarchical' or 'upload'")
-    credentials, register = named_credentials(config), None
-    if fleet is not None:
-        credentials, register = ingest_credentials(fleet), Register(fleet)
-    note_facts(config, edge=False)
-    process, stop = IngestProcess(config, config.run_dir / "cloud", monitor), stop or Stop()
-    receiver = JetStreamReceiver(
-        process.ingest,
-        address,
-        credentials,
-        mine=process.mine,
-        released=process.release,
-        refusal=lambda edge: None if register is None else register.refusal(edge),
-        insecure=config.link.insecure,
-    )
-    try:
-        receiver.start()
-        text = f"takes frames from {location} into {config.run_dir}"
-        monitor.update(Update("cloud", "ingest", text=text))
-        with (
-            watching(
-                metrics,
-                watched_ingest(process, receiver),
-                lambda text: monitor.update(Update("cloud", "metrics", text=text)),
-            ),
-            stop.watched(),
-        ):
-            return process.run(stop, receiver.raise_failure)
-    finally:
-        receiver.close()
-        process.close()
 
 
 def _is_complete(config: Config) -> bool:

@@ -20,9 +20,9 @@ from smartedge.cloud.intake_figures import watched_ingest
 from smartedge.cloud.store import FeatureReader, log_folder
 from smartedge.config import Config
 from smartedge.errors import ConfigError, LinkError
+from smartedge.ingest import run_ingest
 from smartedge.links import broker_link
 from smartedge.runs.progress import Quiet
-from smartedge.training import run_ingest
 from smartedge.wire.frame import serialise
 from smartedge.wire.jetstream.messages import Address
 from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
