@@ -1,14 +1,14 @@
 """How fast a GPU trains a back from the store, and for how long it waits for it. Needs a GPU for figures that count.
 
-    python benchmarks/gpu_back.py resnet18 vit-s resnet18-plain    # images a second and waiting, by case
+    python benchmarks/gpu_back.py resnet18 vit-s resnet18-plain resnet18-64     # images a second and waiting, by case
     python benchmarks/gpu_back.py table                            # print the table from what is finished
     python benchmarks/gpu_back.py worker                           # a worker of torchrun (NCCL) ÷ the plain path
     python benchmarks/gpu_back.py resnet18 --device cpu --frames 3 --batch 8 --size 64 --results /tmp/try
 
-Networks are those published for 224 pixels (``model.small_input: false``). Drawn images (smooth noise) go through a
-real front on the device. Its features are released, packed with ``uint8`` and put into a store. Then
-``cloud/trainer.py`` trains the back over two epochs (``freeze-and-log``, bfloat16, channels last), as ``smartedge
-cloud`` does. The first epoch warms up. Of the second:
+Networks are those published for 224 pixels (``model.small_input: false``), but for ``resnet18-64``. Drawn images
+(smooth noise) go through a real front on the device. Its features are released, packed with ``uint8`` and put into a
+store. Then ``cloud/trainer.py`` trains the back over two epochs (``freeze-and-log``, bfloat16, channels last), as
+``smartedge cloud`` does. The first epoch warms up. Of the second:
 
 - images a second, from its begin to its last update, when the GPU has computed it;
 - ``waiting``: the share of that time in which the trainer asked for a batch that was not there yet. Reading, decoding,
@@ -33,7 +33,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,24 +76,32 @@ class Case:
     bottleneck: str | None  # "auto": the default
     batch: int  # images of a frame and of a step
     frames: int  # of an epoch
+    size: int = 224  # pixels of an image
+    small_input: bool = False
 
 
 CASES = {
     "resnet18": Case("resnet18", "layer1", "auto", 256, 128),
     "vit-s": Case("vit_small_patch16_224", "blocks.2", "auto", 256, 72),
     "resnet18-plain": Case("resnet18", "layer1", None, 64, 192),
+    "resnet18-64": Case("resnet18", "layer1", "auto", 256, 128, 64, small_input=True),  # a fleet's, docs/scale.md
 }
 WORKER_CASE = Case("resnet18", "layer1", "auto", 64, 8)
 
 
-def settings(case: Case, run: Path, device: str, size: int, *, shards: int = 1) -> Config:
+def settings(case: Case, run: Path, device: str, *, shards: int = 1) -> Config:
     return load_config(
         {
             "epochs": 2,
             "schedule": "freeze-and-log",
             "run_dir": str(run),
-            "data": {"image_size": size},
-            "model": {"name": case.model, "cut": case.cut, "bottleneck": case.bottleneck, "small_input": False},
+            "data": {"image_size": case.size},
+            "model": {
+                "name": case.model,
+                "cut": case.cut,
+                "bottleneck": case.bottleneck,
+                "small_input": case.small_input,
+            },
             "train": {"batch_size": case.batch, "precision": "bfloat16", "channels_last": True, "lr": 1e-3},
             "cloud": {"shards": shards},
             "hardware": {"edge_device": device, "cloud_device": device},
@@ -271,8 +279,8 @@ def ceiling(config: Config, device: torch.device, steps: int) -> dict[str, float
 
 def measure(name: str, case: Case, args: argparse.Namespace, work: Path) -> None:
     device = pick_device(args.device, "--device")
-    config = settings(case, work / name, args.device, args.size)
-    found: dict[str, Any] = {"case": asdict(case), "size": args.size, "store": fill(config, case.frames, device)}
+    config = settings(case, work / name, args.device)
+    found: dict[str, Any] = {"case": asdict(case), "store": fill(config, case.frames, device)}
     threads = reading_threads(device)
     found["from_store"] = train(config, device, threads, work / f"{name}-ahead")
     found["without_reading_ahead"] = train(config, device, 0, work / f"{name}-plain", FEW)
@@ -295,6 +303,7 @@ def print_table(results: Path) -> None:
             rows.append(
                 {
                     "case": name,
+                    "pixels": str(each["case"]["size"]),
                     "what crosses": "x".join(map(str, store["feature_shape"])),
                     "B/image stored": f"{store['bytes_per_image']:.0f}",
                     "images/step": str(each["case"]["batch"]),
@@ -307,7 +316,7 @@ def print_table(results: Path) -> None:
                     "gpu": each["machine"].get("gpu", "none"),
                 }
             )
-    show_table("a back at 224 pixels from the store", rows, results.with_suffix(".csv"))
+    show_table("a back from the store", rows, results.with_suffix(".csv"))
 
 
 # -- a worker
@@ -332,10 +341,11 @@ def train_as_worker(run: Path, group: Group) -> dict[str, Tensor]:
 def compare_workers(args: argparse.Namespace, work: Path) -> None:
     """Weights of the plain path, again, and of a worker of torchrun."""
     device = pick_device(args.device, "--device")
-    found: dict[str, Any] = {"case": asdict(WORKER_CASE), "size": args.size}
+    case = replace(WORKER_CASE, size=args.size or WORKER_CASE.size)
+    found: dict[str, Any] = {"case": asdict(case)}
     for shards in (1, 4):
         runs = [work / f"{shards}-{which}" for which in ("plain", "again", "worker")]
-        fill(settings(WORKER_CASE, runs[0], args.device, args.size, shards=shards), WORKER_CASE.frames, device)
+        fill(settings(case, runs[0], args.device, shards=shards), case.frames, device)
         for run in runs[1:]:
             shutil.copytree(runs[0], run)
         plain, again = (train_as_worker(run, ALONE) for run in runs[:2])
@@ -372,7 +382,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="+", choices=[*CASES, "worker", "table", "as-worker"])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--size", type=int, default=224, help="pixels")
+    parser.add_argument("--size", type=int, help="pixels")
     parser.add_argument("--frames", type=int, help="of an epoch")
     parser.add_argument("--batch", type=int, help="images of a frame and of a step")
     parser.add_argument("--work", type=Path, help="folder for the stores; default: a temporary one")
@@ -390,8 +400,8 @@ def main() -> None:
             elif name == "table":
                 print_table(args.results)
             else:
-                case = CASES[name]
-                case = Case(case.model, case.cut, case.bottleneck, args.batch or case.batch, args.frames or case.frames)
+                given = {"batch": args.batch, "frames": args.frames, "size": args.size}
+                case = replace(CASES[name], **{key: value for key, value in given.items() if value is not None})
                 measure(name, case, args, work)
 
 
