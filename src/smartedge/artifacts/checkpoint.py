@@ -18,7 +18,8 @@ class CheckpointState(Artifact):
     remedy: ClassVar[str] = "it belongs to a checkpoint"
     page: ClassVar[str] = "docs/run-files-schema.md"
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
+    check: int = Field(description="CRC-32 of `tree`, as JSON with sorted keys, followed by `tensors.safetensors`")
     tree: JsonValue = Field(
         description='nested: `{"map": [[key, value], …]}`, `{"list": [value, …]}`, `{"__tensor__": name}` for a tensor '
         "in `tensors.safetensors`, or a number, string, boolean or null"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import zlib
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from smartedge.artifacts.base import Artifact, Part
 from smartedge.artifacts.results import Figures
@@ -12,6 +16,10 @@ from smartedge.artifacts.results import Figures
 __all__ = ["EdgeFigures", "FleetFigures", "OrderLine", "Snapshot"]
 
 _NEW = "start a new run in another run_dir"
+
+
+def _check(frames: Mapping[str, int]) -> int:
+    return zlib.crc32(json.dumps(dict(frames), sort_keys=True).encode())
 
 
 class OrderLine(Part):
@@ -43,8 +51,21 @@ class Snapshot(Artifact):
     remedy: ClassVar[str] = _NEW
     page: ClassVar[str] = "docs/run-files-schema.md"
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
+    check: int = Field(description="CRC-32 of `frames`, as JSON with sorted keys")
     frames: dict[str, int] = Field(description="edge → number of its frames that are used, from 0 on")
+
+    @classmethod
+    def of(cls, frames: Mapping[str, int]) -> Self:
+        """The snapshot of so many frames of each edge."""
+        return cls(check=_check(frames), frames=dict(frames))
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        """A damaged number would leave out frames in silence."""
+        if self.check != _check(self.frames):
+            raise ValueError("the numbers are not those that were written")
+        return self
 
 
 class EdgeFigures(Part):

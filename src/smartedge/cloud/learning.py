@@ -218,7 +218,7 @@ class Learning:
         """A resumed run uses the same frames, whatever came since."""
         snapshot = Snapshot.read_if_there(self.folder / "snapshot.json")
         if snapshot is None:
-            snapshot = Snapshot(frames={edge: log.next_seq for edge, log in self.logs.items()})
+            snapshot = Snapshot.of({edge: log.next_seq for edge, log in self.logs.items()})
         return Task(snapshot=snapshot, needed=snapshot.frames)
 
     def do(self, task: Task, stop: threading.Event | None = None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,7 @@ class Checkpoints:
         tensors: dict[str, Tensor] = {}
         tree = _take_tensors(state, "", tensors)
         save_weights(temporary / "tensors.safetensors", tensors)
-        CheckpointState(tree=tree).write(temporary / "state.json")
+        CheckpointState(check=_check(temporary, tree), tree=tree).write(temporary / "state.json")
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
@@ -110,8 +112,10 @@ class Checkpoints:
         """
         folder = self.folder / f"{number:08d}"
         try:
-            tree = CheckpointState.read(folder / "state.json").tree
-            loaded = _put_tensors(tree, load_file(folder / "tensors.safetensors"))
+            state = CheckpointState.read(folder / "state.json")
+            if _check(folder, state.tree) != state.check:
+                raise RunError(f"{folder}: what it holds is not what was written")
+            loaded = _put_tensors(state.tree, load_file(folder / "tensors.safetensors"))
         except (OSError, ValueError, KeyError, RunError, SafetensorError) as error:
             raise RunError(f"{folder}: the checkpoint cannot be read ({error}); {self._remedy}") from error
         if not isinstance(loaded, dict):
@@ -129,6 +133,15 @@ class Checkpoints:
         for later in self.numbers():
             if later > number:
                 shutil.rmtree(self.folder / f"{later:08d}")
+
+
+def _check(folder: Path, tree: object) -> int:
+    """The CRC-32 of a checkpoint. A bit that the disk turned would be learned from, and nobody would know."""
+    check = zlib.crc32(json.dumps(tree, sort_keys=True).encode())
+    with (folder / "tensors.safetensors").open("rb") as file:
+        while data := file.read(2**20):
+            check = zlib.crc32(data, check)
+    return check
 
 
 def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -31,7 +31,7 @@ from smartedge.wire.credentials import Credentials, Guard
 from smartedge.wire.frame import header_from_json
 from smartedge.wire.grpc_errors import status_of
 from smartedge.wire.grpc_link import METHOD
-from smartedge.wire.inbox import Ahead, Inbox, Turns, Unsynced, drained, no_messages_kept
+from smartedge.wire.inbox import Ahead, Inbox, Slots, Turns, Unsynced, drained, no_messages_kept
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
@@ -48,6 +48,7 @@ _Result = TypeVar("_Result")
 
 _SYNC_S = 0.3  # frames are made durable, and confirmed, after this time
 _SYNC_BYTES = 16 * 2**20  # or after so many bytes
+_SLOTS = 16  # calls of the handler that begin at the same time
 _LOOK_S = 0.25  # how often connections are looked at
 _WATCH_S = 5.0  # how often is asked whether the senders of open streams still may send
 _BUSY_S = 0.1  # until a sender that finds no place hears of it
@@ -75,8 +76,7 @@ class _Refused(Exception):
         self.reason, self.code = reason, code
 
 
-_NOTHING = Credentials()
-_USUAL = Limits()
+_NOTHING, _USUAL = Credentials(), Limits()
 
 
 class GrpcReceiver:
@@ -127,11 +127,11 @@ class GrpcReceiver:
         self._limits = limits
         self._access = Access(credentials, guard)
         self._proxied = guard is not None and not tls
-        self._refusals = RefusalLog()
-        self._ahead = Ahead()
+        self._refusals, self._ahead = RefusalLog(), Ahead()
         self._endings: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(max_workers=self._limits.connections, thread_name_prefix="ingest")
         self._loop = asyncio.new_event_loop()
+        self._slots = Slots(self._loop, _SLOTS)
         self._places = Places(self._loop, limits.streams_per_edge)
         self._thread = threading.Thread(target=self._loop.run_forever, name="receiver", daemon=True)
         self._thread.start()
@@ -185,6 +185,7 @@ class GrpcReceiver:
                 ("grpc.max_connection_idle_ms", 60_000),
                 ("grpc.http2.bdp_probe", 0),  # it would let gRPC hold many MiB of each stream
                 ("grpc.http2.lookahead_bytes", 2**20),
+                ("grpc.tsi.max_frame_size", 4096),  # of what is sent, which is little: TLS keeps a buffer of this size
             ]
         )
         self._server.add_generic_rpc_handlers((_Calls(self._serve),))
@@ -256,7 +257,9 @@ class GrpcReceiver:
             raise FrameError("stream header: the stream ended without one")
         header = header_from_json(Up.FromString(first).header)
         place = await self._places.claim(peer)
-        calls, syncs = Turns(self._pool), Turns(self._pool)  # frames are made durable while further ones are taken
+        calls, syncs = (
+            Turns(self._pool, self._slots) for _ in range(2)
+        )  # frames become durable while further ones come
         receiver: StreamReceiver | None = None
         try:
             receiver = await calls.run(functools.partial(StreamReceiver, self._handler, peer.edge, header))

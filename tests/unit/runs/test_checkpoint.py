@@ -60,6 +60,30 @@ def test_damage_is_named(tmp_path, victim):
         checkpoints.load(1)
 
 
+def test_no_bit_that_turned_is_learned_from_in_silence(tmp_path):
+    """Every fifth bit of a small checkpoint: the same state comes back, or an error names the checkpoint."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"weights": torch.ones(3), "step": 17, "loss": 0.25})
+    silent = []
+    for file in (tmp_path / "00000001").iterdir():
+        data = file.read_bytes()
+        for bit in range(0, 8 * len(data), 5):
+            damaged = bytearray(data)
+            damaged[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(damaged)
+            try:
+                loaded = checkpoints.load(1)
+            except RunError as error:
+                if "00000001" not in str(error):
+                    silent.append((file.name, bit))
+                continue
+            same = torch.equal(loaded.pop("weights", torch.zeros(3)), torch.ones(3))
+            if not same or loaded != {"step": 17, "loss": 0.25}:
+                silent.append((file.name, bit))
+        file.write_bytes(data)
+    assert silent == []
+
+
 def test_old_and_later_ones_can_be_forgotten(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for number in range(1, 6):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 from smartedge.wire import inbox as inbox_module
 from smartedge.wire.admission import Peer
 from smartedge.wire.frame import Message
-from smartedge.wire.inbox import Ahead, Inbox, Turns, Unsynced, drained
+from smartedge.wire.inbox import Ahead, Inbox, Slots, Turns, Unsynced, drained
 from smartedge.wire.places import Open
 
 LONG_S = 300.0  # no test waits for this
@@ -24,7 +25,7 @@ def after(call: Callable[[], object]) -> str | None:
 
     async def made() -> str | None:
         with ThreadPoolExecutor(1) as pool:
-            turns = Turns(pool)
+            turns = Turns(pool, Slots(asyncio.get_running_loop(), 1))
             with contextlib.suppress(ZeroDivisionError):
                 await turns.run(call)
             await turns.idle()
@@ -43,8 +44,26 @@ def test_it_made_nothing_of_the_kind(call: Callable[[], object]) -> None:
 
 
 def test_nothing_was_called() -> None:
-    with ThreadPoolExecutor(1) as pool:
-        assert Turns(pool).made(str) is None
+    async def scenario() -> str | None:
+        with ThreadPoolExecutor(1) as pool:
+            return Turns(pool, Slots(asyncio.get_running_loop(), 1)).made(str)
+
+    assert asyncio.run(scenario()) is None
+
+
+def test_short_calls_of_many_streams_share_few_threads_and_one_that_lasts_holds_nobody_up() -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(100) as pool:
+            slots, released = Slots(asyncio.get_running_loop(), 2), threading.Event()
+            lasting = [asyncio.ensure_future(Turns(pool, slots).run(released.wait)) for _ in range(2)]
+            names = await asyncio.gather(
+                *(Turns(pool, slots).run(lambda: threading.current_thread().name) for _ in range(50))
+            )
+            released.set()
+            assert await asyncio.gather(*lasting) == [True, True]
+            assert len(set(names)) < 10, "a thread may not yet be idle when its call has ended"
+
+    asyncio.run(scenario())
 
 
 class Joined:
