@@ -1,16 +1,17 @@
 """Bytes for an equal accuracy: features in few bits against images and feature tiles in the best image codecs.
 
-    python benchmarks/anchors.py --device cuda           # what is not finished yet
-    python benchmarks/anchors.py --device cuda --only uint,webp --seeds 0
-    python benchmarks/anchors.py --table                 # print the tables from what is finished, and draw
+    python benchmarks/anchors.py --minutes 8              # goes on where the last call stopped; 75 where work is left
+    python benchmarks/anchors.py --size large --device cuda --seeds 0 1 2
+    python benchmarks/anchors.py --table                  # the tables from what is finished, and a picture
 
-CIFAR-10, ResNet-18 at 32x32, 10 000 training images. Networks are trained for 30 epochs each: one in one piece on
-lossless images, and one divided at ``layer1`` with a bottleneck of 16x4x4, hierarchically; for the learned codec, one
-for each number of bytes. Then each codec is an anchor at its best: what the cloud holds (all of the network for images,
-the back for features) learns three more epochs, without augmentation, from 4000 training images as that codec leaves
-them, and is tested on 4000 test images as that codec leaves them. This is the comparison of MPEG's feature coding for
-machines (remote against split inference), but there the network does not adapt. benchmarks/rate_accuracy.py trains a
-network for each point from the start.
+CIFAR-10, ResNet-18 at 32x32. Networks are trained: one in one piece on lossless images, and one divided at ``layer1``
+with a bottleneck of 16x4x4, hierarchically; for the learned codec, one for each number of bytes. Then each codec is an
+anchor at its best: what the cloud holds (all of the network for images, the back for features) learns a few epochs
+more, without augmentation, from images as that codec leaves them, and is tested on images as that codec leaves them.
+This is the comparison of MPEG's feature coding for machines (remote against split inference), but there the network
+does not adapt. benchmarks/rate_accuracy.py trains a network for each point from the start. Size ``small``: 4000
+training images, 5 epochs, the network without the stem for small images, which is 16 times the work; ``large``, for a
+GPU: 10 000 images, 30 epochs, with that stem.
 
 The families: images, each in a file of its own (JPEG, WebP, AVIF); 64 images side by side in one file (*mosaic*),
 which shares the headers; the bottleneck's features in 8 to 1 bits (``uint``), and by fronts that are trained for few
@@ -56,12 +57,10 @@ from smartedge.models.cut import cut
 from smartedge.models.network import divide, network_of, to_input, undivided
 from smartedge.models.optim import make_optimizer, set_learning_rate
 
-RESULTS = HERE / "results" / "anchors"
+RESULTS = HERE / "results"
 BOTTLENECK = "16x4x4"
 FRAME = 64  # images
-TRAIN, EPOCHS, BATCH = 10_000, 30, 128
-ADAPT, ADAPT_EPOCHS, TEST = 4000, 3, 4000  # images
-TINY = 256  # images, with --tiny
+BATCH = 128
 LABEL_BYTES, ID_BYTES = 1, 4
 
 # Family -> what is sent, codecs from many bytes to few.
@@ -84,6 +83,25 @@ OURS = "learned"
 
 
 @dataclass(frozen=True)
+class Size:
+    """How much is learned from, for how long."""
+
+    folder: str  # of the results
+    train: int  # images
+    epochs: int
+    adapt: int  # images
+    adapt_epochs: int
+    test: int  # images
+    small_input: bool  # the stem for small images; without it ResNet-18 computes a sixteenth at 32x32
+
+
+SIZES = {
+    "small": Size("anchors", train=4000, epochs=5, adapt=1000, adapt_epochs=2, test=2000, small_input=False),
+    "large": Size("anchors-large", train=10_000, epochs=30, adapt=4000, adapt_epochs=3, test=4000, small_input=True),
+}
+
+
+@dataclass(frozen=True)
 class Place:
     """Where and on how much the anchors are measured."""
 
@@ -91,13 +109,10 @@ class Place:
     seed: int
     work: Path
     results: Path
-    tiny: bool
+    size: Size
 
     def file(self, family: str, codec: str) -> Path:
         return self.results / f"{family}-{codec}{f'-seed{self.seed}' if self.seed else ''}.json"
-
-    def images(self, count: int) -> int:
-        return min(count, TINY) if self.tiny else count
 
 
 def settings(place: Place, codec: str | None) -> Config:
@@ -106,20 +121,21 @@ def settings(place: Place, codec: str | None) -> Config:
         {
             "run_dir": str(place.work / f"{codec or 'whole'}-{place.seed}"),
             "method": "local" if codec is None else "hierarchical",
-            "epochs": 2 if place.tiny else EPOCHS,
+            "epochs": place.size.epochs,
             "seed": place.seed,
             "data": {
                 "path": str(data_folder("cifar10")),
                 "desired": "label",
                 "image_size": 32,
                 "augment": "flip-crop",
-                "limit": {"train": place.images(TRAIN), "val": 256, "test": place.images(TEST)},
+                "limit": {"train": place.size.train, "val": 256, "test": place.size.test},
             },
             "model": {
                 "name": "resnet18",
                 "cut": "layer1",
                 "bottleneck": None if codec is None else BOTTLENECK,
                 "exit": STRONG_EXIT,
+                "small_input": place.size.small_input,
             },
             "codec": {"name": codec, "bytes": None},
             "train": {"batch_size": BATCH, "precision": "bfloat16", "channels_last": True},
@@ -132,25 +148,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(FAMILIES), help="families, with commas between them")
     parser.add_argument("--codecs", nargs="+", help="these codecs only")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no further point after so many minutes")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/anchors"), help="run directories")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
-    parser.add_argument("--tiny", action="store_true", help="few images and steps, to see that everything runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the folders of results")
     args = parser.parse_args()
     chosen = args.only.split(",")
     if unknown := set(chosen) - set(FAMILIES):
         parser.error(f"--only: {', '.join(sorted(unknown))}: not among {', '.join(FAMILIES)}")
     torch.set_num_threads(1)
+    size = SIZES[args.size]
     until, left = time.monotonic() + 60 * args.minutes, 0
     for seed in [] if args.table else args.seeds:
-        place = Place(torch.device(args.device), seed, args.work, args.results, args.tiny)
+        place = Place(torch.device(args.device), seed, args.work / args.size, args.results / size.folder, size)
         for family in chosen:
             left += measure(family, args.codecs or FAMILIES[family][1], place, until)
-    if not args.tiny:
-        print_tables(args.results)
+    print_tables(args.results / size.folder)
     if left:
         sys.exit(75)
 
@@ -165,12 +181,12 @@ def measure(family: str, codecs: Sequence[str], place: Place, until: float) -> i
         begun = time.monotonic()
         front, in_cloud, config = parts(sent, codec, place)
         dataset = dataset_of(config)
-        train = pixels(dataset.splits["train"], place.images(ADAPT))
-        test = pixels(dataset.splits["test"], place.images(TEST))
+        train = pixels(dataset.splits["train"], place.size.adapt)
+        test = pixels(dataset.splits["test"], place.size.test)
         get = get_anchor(codec)
         (came, bytes_), (tested, test_bytes) = (coded(get, front, images) for images, _ in (train, test))
         before = accuracy_of(config, in_cloud, tested, test[1])
-        adapt(config, in_cloud, came, train[1])
+        adapt(config, in_cloud, came, train[1], place.size.adapt_epochs)
         accuracy = accuracy_of(config, in_cloud, tested, test[1])
         found = {
             "family": family,
@@ -183,7 +199,9 @@ def measure(family: str, codecs: Sequence[str], place: Place, until: float) -> i
             "before": before,
             "seconds": time.monotonic() - begun,
         }
-        command = f"--only {family} --codecs {codec} --seeds {place.seed} --device {place.device}"
+        command = (
+            f"--size {place.work.name} --only {family} --codecs {codec} --seeds {place.seed} --device {place.device}"
+        )
         keep_result(place.file(family, codec), found, command)
         print(f"{family} {codec}: {bytes_:.1f} B, {100 * accuracy:.2f} % ({found['seconds']:.0f} s)", flush=True)
     return 0
@@ -246,7 +264,7 @@ def entering(came_BF: Tensor, device: torch.device) -> Tensor:
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
-def adapt(config: Config, part: nn.Module, came_NF: Tensor, labels_N: Tensor) -> None:
+def adapt(config: Config, part: nn.Module, came_NF: Tensor, labels_N: Tensor, epochs: int) -> None:
     """A few epochs with a fifth of the learning rate, from what a codec left."""
     train = config.train
     part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -256,10 +274,10 @@ def adapt(config: Config, part: nn.Module, came_NF: Tensor, labels_N: Tensor) ->
     )
     generator = torch.Generator().manual_seed(config.seed)
     each = len(labels_N) // train.batch_size
-    for epoch in range(ADAPT_EPOCHS):
+    for epoch in range(epochs):
         order = torch.randperm(len(labels_N), generator=generator)
         for step, rows in enumerate(order[: each * train.batch_size].split(train.batch_size), epoch * each):
-            set_learning_rate(optimizer, peak=train.lr / 5, step=step, steps=ADAPT_EPOCHS * each)
+            set_learning_rate(optimizer, peak=train.lr / 5, step=step, steps=epochs * each)
             inputs_BF, labels = entering(came_NF[rows], device), labels_N[rows].to(device)
             cloud_step(part.train(), optimizer, inputs_BF, labels, "single", options=options_of(config))
 
@@ -304,7 +322,7 @@ def print_tables(folder: Path) -> None:
             points.items(), key=lambda item: (list(FAMILIES).index(item[0][0]), -item[1][0])
         )
     ]
-    show_table("accuracy and bytes, mean over seeds", rows, HERE / "results" / "anchors.csv")
+    show_table("accuracy and bytes, mean over seeds", rows, folder.with_suffix(".csv"))
     if lossless is None or not curves[OURS]:
         return
     compared = []
@@ -324,11 +342,11 @@ def print_tables(folder: Path) -> None:
             }
         )
     print()
-    show_table("the families", compared, HERE / "results" / "anchors-rates.csv")
-    draw(curves, lossless)
+    show_table("the families", compared, folder.with_name(f"{folder.name}-rates.csv"))
+    draw(curves, lossless, folder.with_suffix(".png"))
 
 
-def draw(curves: dict[str, list[tuple[float, float]]], lossless: float) -> None:
+def draw(curves: dict[str, list[tuple[float, float]]], lossless: float, file: Path) -> None:
     """Accuracy against bytes, a line for each family; lossless images as a horizontal line."""
     from smartedge.lab.report import canvas as surface
 
@@ -348,7 +366,7 @@ def draw(curves: dict[str, list[tuple[float, float]]], lossless: float) -> None:
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_xlabel("bytes per image on the wire")
         axis.set_ylabel("accuracy, %")
-        surface.save_png(canvas, HERE / "results" / "anchors.png")
+        surface.save_png(canvas, file)
 
 
 if __name__ == "__main__":

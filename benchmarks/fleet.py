@@ -67,7 +67,6 @@ SMALL = Size("fleet", train=2400, public=800, epochs=6, batch=32)
 SIZES = {
     "small": SMALL,
     "large": Size("fleet-large", train=8000, public=2000, epochs=20, batch=64),
-    "tiny": Size("fleet-tiny", train=1200, public=128, epochs=1, batch=32, test=256),  # to see that everything runs
 }
 EPOCHS = SMALL.epochs  # of benchmarks/fleet_remedies.py
 ARMS = {

@@ -32,7 +32,7 @@ from typing import Any
 
 from common import HERE, difference, keep_result, percent, show_table
 from delta_rate import compared
-from rate_tasks import CHECK, IMAGE, TASKS, Sent, Task
+from rate_tasks import IMAGE, TASKS, Sent
 
 from smartedge.config import load_config
 
@@ -41,7 +41,7 @@ RESULTS = HERE / "results" / "rate-accuracy"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", choices=[*TASKS, "check"], help="may be repeated")
+    parser.add_argument("--only", action="append", choices=TASKS, help="may be repeated")
     parser.add_argument("--sent", nargs="+", help="what is sent: 'image', or keys such as 16x8x8+262~layer2")
     parser.add_argument("--codecs", nargs="+", help="these codecs only")
     parser.add_argument("--seeds", nargs="+", type=int, help="these seeds only")
@@ -76,13 +76,9 @@ class Job:
         return f"{self.task}-{self.sent.key}-{self.seed}"
 
 
-def task_of(name: str) -> Task:
-    return CHECK if name == "check" else TASKS[name]
-
-
 def jobs_of(name: str, args: argparse.Namespace) -> list[Job]:
     """What is not finished of a task, the longest jobs first. Images are a job for each codec."""
-    task, found = task_of(name), []
+    task, found = TASKS[name], []
     for seed in task.seeds if args.seeds is None else args.seeds:
         for key, codecs in task.sent().items():
             missing = tuple(
@@ -117,7 +113,7 @@ def points(job: Job, args: argparse.Namespace) -> None:
     from smartedge.cloud.store import FeatureLog
 
     torch.set_num_threads(1)
-    task = task_of(job.task)
+    task = TASKS[job.task]
     folder = args.work / "-".join([job.name, *(job.codecs if job.sent.base == IMAGE else ())])
     config = task.config(job.sent, job.seed, args.device, run_dir=str(folder))
     edge_file = folder / "edge.json"
@@ -135,7 +131,7 @@ def points(job: Job, args: argparse.Namespace) -> None:
 
 
 def save(args: argparse.Namespace, job: Job, codec: str, figures: dict[str, Any]) -> None:
-    task = task_of(job.task)
+    task = TASKS[job.task]
     found = {
         "task": job.task,
         "network": task.model,
@@ -190,8 +186,7 @@ def averaged(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each task, codec and thing sent: means over the seeds, and ``accuracies`` with that of each seed."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for each in found:
-        if each["task"] in TASKS:
-            groups.setdefault((each["task"], each["sent"], each["codec"]), []).append(each)
+        groups.setdefault((each["task"], each["sent"], each["codec"]), []).append(each)
     rows = []
     for group in groups.values():
         row = {**group[0], "bytes_up_per_image": mean(each["bytes_up_per_image"] for each in group)}
