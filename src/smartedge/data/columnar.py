@@ -16,6 +16,7 @@ from smartedge.data.listing import FilesBySplit, find_files
 from smartedge.data.raw import Images, RawData, RawSplit, list_some, slices
 from smartedge.data.readers import Block, InBlocks
 from smartedge.data.stored import ARROW, PARQUET, StoredTable, open_table
+from smartedge.data.tables import FILE_COLUMN
 from smartedge.decode import Item
 from smartedge.errors import DataError
 from smartedge.types import SplitName
@@ -131,25 +132,39 @@ def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
 
 
 def _image_column(schema: pa.Schema, path: Path) -> str:
-    """The column that the metadata call an image, else the one of that name, else the only one that can hold images."""
+    """The column that the metadata call an image, else the one of that name, else the only one that can hold images.
 
-    def holds_images(column: str) -> bool:
-        kind = schema.field(column).type
-        if pa.types.is_struct(kind):
-            return bool(kind.get_field_index("bytes") >= 0)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
+    Texts are names of image files, in a column that is called so.
+    """
     marked = [column for column, feature in _features(schema).items() if feature.get("_type") == "Image"]
-    for column in (*marked, "image", "img"):
-        if column in schema.names and holds_images(column):
+    named = [column for column in (*marked, "image", "img") if column in schema.names]
+    for column in named:
+        if _holds_images(schema.field(column).type):
             return column
-    candidates: list[str] = [column for column in schema.names if holds_images(column)]
+    candidates: list[str] = [column for column in schema.names if _holds_images(schema.field(column).type)]
     if len(candidates) == 1:
         return candidates[0]
+    for column in (*named, FILE_COLUMN):
+        if column in schema.names and _is_text(schema.field(column).type):
+            return column
+    found = f" {named[0]!r} is of type {schema.field(named[0]).type}." if named else ""
     raise DataError(
         f"{path} has no column that is known to hold images: call it 'image' and make it a struct of 'bytes' and "
-        f"'path' (or plain encoded bytes). Its columns are: {', '.join(schema.names)}"
+        f"'path' (or plain encoded bytes, or names of files).{found} Its columns are: {', '.join(schema.names)}"
     )
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    plain = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(is_so(kind) for is_so in plain)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _read(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
@@ -202,11 +217,18 @@ def _place_of(paths: Sequence[Path], row: int) -> str:
 def _referenced(root: Path, path: Path, table: StoredTable, image: str) -> Iterator[Path]:
     """The files of images that are named by path. Their time of change is part of what identifies the images."""
     kind = table.schema.field(image).type
-    if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0 or table.all_embedded(image):
+    if _is_text(kind):
+        columns: Iterator[pa.Array] = (rows.column(0) for rows in table.batches([image], 2**16))
+    elif pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 and not table.all_embedded(image):
+        columns = table.fields(image, "path")
+    else:
         return
-    for names in table.fields(image, "path"):
+    for names in columns:
         for name in names.to_pylist():
-            if name and (place := _place(path, name, root)) is not None and place.is_file():
+            place = _place(path, name, root) if name else None
+            if place is not None and os.path.isfile(
+                place
+            ):  # Path.is_file() stops at a text that is too long for a name
                 yield place
 
 
@@ -216,15 +238,15 @@ def _place(path: Path, name: str, root: Path) -> Path | None:
     return place if place.is_relative_to(os.path.abspath(root)) else None
 
 
-def _item(value: dict[str, Any] | bytes | None, path: Path, root: Path) -> Item:
-    if not isinstance(value, dict):
-        return value
-    encoded: bytes | None = value["bytes"]
-    if encoded is not None or not (name := value.get("path")):
-        return encoded
-    if (place := _place(path, name, root)) is None:
+def _item(value: dict[str, Any] | bytes | str | None, path: Path, root: Path) -> Item:
+    if isinstance(value, dict):
+        encoded: bytes | None = value["bytes"]
+        value = value.get("path") if encoded is None else encoded
+    if not isinstance(value, str) or not value:
+        return value or None
+    if (place := _place(path, value, root)) is None:
         raise DataError(
-            f"{path}: a row holds no image, and names the file {name!r}, which lies outside {root}. Files elsewhere "
+            f"{path}: a row holds no image, and names the file {value!r}, which lies outside {root}. Files elsewhere "
             f"are not read, because a table from a stranger could name any of them: put the images below {root}, or a "
             "symbolic link to their folder, and name them as they are there"
         )

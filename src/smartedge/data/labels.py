@@ -25,6 +25,8 @@ __all__ = ["BOOLEAN", "Column", "labels_of", "read_column", "read_task"]
 BOOLEAN = ("no", "yes")
 _YES_NO = ({"no", "yes"}, {"n", "y"}, {"false", "true"}, {"f", "t"})  # texts that are yes/no values
 
+_NO, _YES = {"no", "n", "false", "f", "0"}, {"yes", "y", "true", "t", "1"}
+
 # Small Cyrillic and Greek letters that look like Latin ones.
 _LOOK_ALIKE = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf\u03b1\u03bd\u03c1", "aeopcyxijsoavp"
@@ -132,6 +134,7 @@ def read_column(data: RawData, name: str) -> Column:
     if pa.types.is_string(whole.type):
         _refuse_twins(known, data, name)
         _refuse_lists(known, data, name)
+        _refuse_two_ways(known, data, name)
         if {each.casefold() for each in known} in _YES_NO:
             yes = next(each for each in known if each[0] in "yYtT")
             codes = {split: _integers(pc.equal(part, yes)) for split, part in parts.items()}
@@ -150,6 +153,16 @@ def _refuse_twins(classes: Sequence[str], data: RawData, name: str) -> None:
                 f"column {name!r} of {data.name} has the classes {twin!a} and {each!a}, which differ in case, spaces, "
                 "dashes or the form of a letter alone; if they are one class, write both the same way, else rename one"
             )
+
+
+def _refuse_two_ways(classes: Sequence[str], data: RawData, name: str) -> None:
+    """Refuse yes/no values that are written in several ways, such as ``True`` in some rows and ``1`` in others."""
+    words = {each.casefold() for each in classes}
+    if words <= _NO | _YES and (len(words & _NO) > 1 or len(words & _YES) > 1):
+        raise DataError(
+            f"column {name!r} of {data.name} writes yes and no in several ways ({', '.join(classes)}), which would be "
+            "as many classes; write each in one way, such as yes and no"
+        )
 
 
 def _as_read(text: str) -> str:

@@ -1,4 +1,4 @@
-"""MedMNIST's ``.npz`` files: medical images with one label, or with several yes/no labels."""
+"""MedMNIST's ``.npz`` files: medical images with one label, or with several yes/no labels. Keras has other names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 def open_medmnist(path: Path, channels: int = RGB) -> RawData:
-    """Open ``{train,val,test}_{images,labels}``.
+    """Open ``{train,val,test}_{images,labels}``, or ``{x,y}_{train,val,test}``, as Keras names the arrays.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, or as many as are asked for, uint8, or
     uint16, which is divided by 256; labels are (N, 1) or (N, L).
@@ -38,7 +38,7 @@ def open_medmnist(path: Path, channels: int = RGB) -> RawData:
     splits: dict[SplitName, RawSplit] = {}
     groups: dict[str, tuple[str, ...]] = {}
     for split in _SPLITS:
-        if f"{split}_images.npy" not in _members(path):
+        if f"{_array(path, split, 'images')}.npy" not in _members(path):
             continue
         shape, _ = _image_form(path, split, channels)
         labels = _labels(path, split)
@@ -67,11 +67,18 @@ def _members(path: Path) -> list[str]:
         raise DataError(f"{path} is not an .npz file that can be read: {error}") from error
 
 
+def _array(path: Path, split: SplitName, what: str) -> str:
+    """The name of the array of a split's images or labels: MedMNIST's, unless only Keras's is there."""
+    usual, other = f"{split}_{what}", f"{'x' if what == 'images' else 'y'}_{split}"
+    members = _members(path)
+    return other if f"{usual}.npy" not in members and f"{other}.npy" in members else usual
+
+
 def _labels(path: Path, split: SplitName) -> NDArray[np.generic]:
     """(N, L), numbers."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            labels: NDArray[np.generic] = arrays[f"{split}_labels"]
+            labels: NDArray[np.generic] = arrays[_array(path, split, "labels")]
     except (KeyError, ValueError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: {split}_labels cannot be read: {error}") from error
     if labels.ndim == 1:
@@ -89,7 +96,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic
 
 def _image_form(path: Path, split: SplitName, channels: int) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{split}_images.npy") as file:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{_array(path, split, 'images')}.npy") as file:
             shape, fortran, dtype = _header(file)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: {split}_images cannot be read: {error}") from error
@@ -112,7 +119,7 @@ def _image_form(path: Path, split: SplitName, channels: int) -> tuple[tuple[int,
 def _items(path: Path, split: SplitName, channels: int) -> Iterator[NDArray[np.uint8]]:
     """One image after the other: the array may be larger than the memory."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{split}_images.npy") as file:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{_array(path, split, 'images')}.npy") as file:
             shape, _, dtype = _header(file)
             for _ in range(shape[0]):
                 pixels = np.frombuffer(file.read(int(np.prod(shape[1:])) * dtype.itemsize), dtype).reshape(shape[1:])

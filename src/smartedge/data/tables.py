@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -164,6 +164,8 @@ def _file_column(file: Path, names: Sequence[str]) -> str:
 def resolve(folder: Path, names: Sequence[str], files: Iterable[Path]) -> list[Path]:
     """The file of each name: the one at that place in ``folder``, else the only one in ``files`` of that name or stem.
 
+    Names may differ in case, where no file has the very name.
+
     Raises:
         DataError: a name leads out of the folder.
     """
@@ -178,12 +180,18 @@ def resolve(folder: Path, names: Sequence[str], files: Iterable[Path]) -> list[P
         return places
     known: dict[str, list[Path]] = {}
     for file in files:
-        for key in {file.name, file.stem}:
+        for key in {file.name, file.stem, file.name.casefold()}:
             known.setdefault(key, []).append(file)
     return [
-        found[0] if not place.is_file() and len(found := known.get(Path(name).name, [])) == 1 else place
+        place if place.is_file() else _only(known, Path(name).name) or place
         for place, name in zip(places, names, strict=True)
     ]
+
+
+def _only(known: Mapping[str, Sequence[Path]], name: str) -> Path | None:
+    """The only file of a name, or else the only one whose name differs in case alone, as Windows writes names."""
+    found = known.get(name) or known.get(name.casefold(), ())
+    return found[0] if len(found) == 1 else None
 
 
 def _within(folder: Path, name: str) -> str:

@@ -32,6 +32,7 @@ __all__ = ["TAR", "find_webdataset", "open_webdataset"]
 TAR = frozenset({".tar"})
 _FORMAT = 1  # of the lists that are kept; raise it when they change
 _TEXTS = frozenset({"cls", "txt", "text", "label"})  # endings of files that hold one value
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # how files begin
 _MOST_TEXT = 2**20  # bytes of a label; more is no label
 _KEY, _OFFSET, _SIZE = "__key__", "__offset__", "__size__"  # of a list: the name, and where the image lies in the file
 
@@ -142,7 +143,7 @@ def _listed(path: Path, cache_dir: Path) -> pa.Table:
         return table
     except tarfile.TarError as error:
         refuse_lfs_pointer(path)
-        raise DataError(f"{path} is no tar file that can be read: {error}") from error
+        raise DataError(f"{path} is no tar file that can be read: {_packed(path) or error}") from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be listed: {error}") from error
 
@@ -153,6 +154,14 @@ class _Sample:
     def __init__(self) -> None:
         self.image: tuple[str, int, int] | None = None  # name, offset, size
         self.values: dict[str, Scalar] = {}
+
+
+def _packed(path: Path) -> str:
+    """What to do with a tar file that is compressed as a whole; empty where it is not known to be."""
+    with path.open("rb") as file:
+        begin = file.read(6)
+    found = next((what for magic, what in _COMPRESSED.items() if begin.startswith(magic)), None)
+    return f"it is compressed by {found}; decompress it, since images are read at their places in it" if found else ""
 
 
 def _list(path: Path) -> pa.Table:

@@ -12,6 +12,8 @@ from smartedge.artifacts.run import Speed
 from smartedge.cli.app import main
 from smartedge.cli.init import commented_yaml
 from smartedge.config import Config, load_config
+from smartedge.image_size import ImageSize
+from smartedge.lab.plan.propose import look, propose
 
 
 def test_the_file_holds_every_key_at_its_default(tmp_path: Path) -> None:
@@ -76,10 +78,43 @@ def test_the_data_are_looked_at_and_a_file_is_proposed(
     path = tmp_path / "run.yaml"
     assert main(["init", str(path), "--data", str(photos), "--no-measure"]) == 0
     config, told = load_config(path), capsys.readouterr().out
-    assert (config.data.desired, config.data.image_size.plain, config.train.batch_size) == ("kind", 40, 16)
+    assert (config.data.desired, config.data.image_size.plain, config.train.batch_size) == ("kind", "56x40", 16)
     assert config.epochs == 40  # few images: more epochs
-    assert "24 training images of about 40 pixels; columns that can be learned: kind (2), glasses (2)" in told
-    assert "kind is learned; 6x8x8 numbers cross the cut layer1, at most 384 bytes" in told
+    assert (
+        "24 training images of about 40 pixels, read as 56x40; columns that can be learned: kind (2), glasses (2)"
+        in told
+    )
+    assert "kind is learned; 11x8x6 numbers cross the cut layer1, at most 528 bytes" in told
+
+
+@pytest.mark.parametrize(
+    ("shapes", "proposed"),
+    [
+        (["720x1280"], "64x112"),
+        (["40x40", "41x40"], 40),
+        (["218x178"], 64),  # CelebA: nearly a square
+        (["300x400", "400x300"], 64),  # some lie, some stand
+        (["20x2000"], "16x64"),
+    ],
+)
+def test_the_shape_of_the_images_is_proposed(shapes: list[str], proposed: int | str, tmp_path: Path) -> None:
+    sizes = [ImageSize.of(shapes[number % len(shapes)]) for number in range(24)]
+    for number, size in enumerate(sizes):
+        folder = tmp_path / "data" / "ab"[number // 2 % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (size.width, size.height)).save(folder / f"{number}.bmp")
+    looked = look(str(tmp_path / "data"))
+    assert propose(looked, [], []).data.image_size.plain == proposed and looked.jpeg > 0
+
+
+def test_a_camera_that_was_turned(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for kind in "ab":
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for number in range(8):
+            Image.new("RGB", (128, 64)).save(tmp_path / "data" / kind / f"{number}.jpg", exif=turned)
+    assert look(str(tmp_path / "data")).image_size == ImageSize(128, 64)
 
 
 def test_what_is_to_be_hidden_gets_noise_and_adversaries(photos: Path, tmp_path: Path) -> None:

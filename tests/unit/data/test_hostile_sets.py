@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import gzip
 import json
 import os
 import shutil
@@ -219,6 +220,17 @@ def test_whole_paths_within_the_folder(tmp_path: Path, table: Any, opened: Calla
     assert size(opened(table(rows("a", "b", name=f"{tmp_path}/d/{{}}.png")))) == COUNT
 
 
+@pytest.mark.parametrize(("there", "written"), [("{}.png", "{}.PNG"), ("{}.PNG", "{}.png")])
+def test_names_that_differ_in_case(there: str, written: str, table: Callable[..., Path], opened: Any) -> None:
+    assert size(opened(table(rows("a", "b", name=written), images=there))) == COUNT
+
+
+def test_yes_and_no_in_several_ways(table: Callable[..., Path], opened: Callable[..., DataSet]) -> None:
+    with pytest.raises(DataError, match=r"writes yes and no in several ways \(0, 1, False, True\)"):
+        opened(table(rows("True", "1", "0", "False")))
+    assert opened(table(rows("1", "2", "f"))).task.names == ("1", "2", "f")  # not only words of yes and no
+
+
 def test_rows_that_repeat_are_used_once(table: Callable[..., Path], opened: Callable[..., DataSet]) -> None:
     data = opened(table([*rows("a", "b"), "./0.png,a"]))
     assert size(data) == COUNT
@@ -259,6 +271,39 @@ def test_types_of_labels(
 ) -> None:
     write_parquet(tmp_path / "d.parquet", {"label": values})
     assert opened(tmp_path / "d.parquet").task.names == names
+
+
+def test_types_of_images(tmp_path: Path, write_parquet: Write, picture: Picture, opened: Any) -> None:
+    images = [picture(shade) for shade in (7, 8)] * 12
+    longest = max(map(len, images))
+    for number in range(COUNT):
+        (tmp_path / f"{number}.png").write_bytes(images[number])
+    for kind in (
+        pa.array(images).dictionary_encode(),
+        pa.array(images, pa.binary_view()),
+        pa.array([each.ljust(longest, b"\0") for each in images], pa.binary(longest)),
+        pa.array([f"{number}.png" for number in range(COUNT)]),
+    ):
+        write_parquet(tmp_path / "d.parquet", {"label": [0, 1] * 12}, images=kind)
+        assert size(opened(tmp_path / "d.parquet")) == COUNT
+    with pytest.raises(DataError, match=r"'image' is of type list<element: uint8>"):
+        opened(write_parquet(tmp_path / "d.parquet", {"label": [0]}, images=pa.array([[1]], pa.list_(pa.uint8()))))
+    with pytest.raises(DataError, match=r"row 0: image cannot be decoded"):  # such as base64
+        opened(write_parquet(tmp_path / "d.parquet", {"label": [0, 1]}, images=["A" * 5000] * 2))
+    with pytest.raises(DataError, match=r"names the file '/etc/x\.png', which lies outside"):
+        opened(write_parquet(tmp_path / "d.parquet", {"label": [0, 1]}, images=["/etc/x.png"] * 2))
+
+
+def test_arrays_as_keras_names_them(tmp_path: Path, opened: Any) -> None:
+    arrays = {"x_train": np.zeros((20, 8, 8), np.uint8), "y_train": [[0], [1]] * 10}
+    np.savez(tmp_path / "mnist.npz", **arrays, x_test=np.zeros((4, 8, 8), np.uint8), y_test=[0, 1] * 2)
+    assert len(opened(tmp_path / "mnist.npz").splits["test"]) == 4
+
+
+def test_a_compressed_tar_file_is_named(tmp_path: Path, opened: Any) -> None:
+    (tmp_path / "train.tar").write_bytes(gzip.compress(bytes(10240)))
+    with pytest.raises(DataError, match=r"train\.tar is no tar file .*: it is compressed by gzip; decompress it"):
+        opened(tmp_path / "train.tar")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,11 @@ __all__ = ["Looked", "crossing", "look", "propose"]
 _USUAL_NAMES = ("label", "labels", "class", "target", "category", "fine_label", "y")
 _MOST_CLASSES = 1000
 _SEEN = 24  # images whose size is looked at
-_SIDE = 64  # pixels of an image, where the data have more
+_SIDE = 64  # pixels of the shorter side of an image, where the data have more
+_LONG = 1.25  # longer side ÷ shorter side, from which on a square would lose much of an image
+_MOST_LONG = 4.0  # of what is proposed
+_ALIKE = 0.05  # images have one shape where half of them differ by no more from each other, as a share
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: a tag, and the values that mean a quarter of a turn
 _FEW_STEPS = 300  # of training in all; below that, more epochs
 
 
@@ -43,7 +47,7 @@ class Looked:
     columns: dict[str, tuple[str, ...]]  # columns that can be learned → their classes
     side: int  # the shorter side of an image, pixels; the median of some
     jpeg: float  # bytes of one image as JPEG of quality 90, at image_size
-    image_size: int  # proposed
+    image_size: ImageSize  # proposed
     groups: dict[str, tuple[str, ...]]  # one name for several columns
 
     @property
@@ -55,10 +59,15 @@ class Looked:
     def describe(self) -> str:
         """One line."""
         return (
-            f"{self.path}: {self.images} training images of about {self.side} pixels; columns that can be learned: "
+            f"{self.path}: {self.images} training images of about {self.side} pixels{self._shape()}; columns that can "
+            "be learned: "
             f"{', '.join(f'{name} ({len(classes)})' for name, classes in itertools.islice(self.columns.items(), 12))}"
             + (f" and {len(self.columns) - 12} more" if len(self.columns) > 12 else "")
         )
+
+    def _shape(self) -> str:
+        """What is proposed where it is no square of colours."""
+        return f", read as {self.image_size}" if isinstance(self.image_size.plain, str) else ""
 
 
 def look(path: str) -> Looked:
@@ -75,12 +84,27 @@ def look(path: str) -> Looked:
     if not columns and not raw.groups:
         raise DataError(f"{raw.name}: none of its columns can be learned; it has: {', '.join(train.columns) or 'none'}")
     items = list(itertools.islice(train.images.items(), _SEEN))
-    side = int(np.median([size for item in items if (size := _side(item)) is not None] or [_SIDE]))
-    image_size = min(_SIDE, max(16, side // 8 * 8))
+    sides = [seen for item in items if (seen := _sides(item)) is not None] or [(_SIDE, _SIDE)]
+    image_size = _proposed(sides)
     pixels = [found for item in items if not isinstance(found := decode(item, image_size), str)]
     jpeg = float(np.mean([_jpeg_bytes(each) for each in pixels] or [0]))
     groups = {name: tuple(members) for name, members in raw.groups.items()}
+    side = int(np.median([min(each) for each in sides]))
     return Looked(path, train.images.count, columns, side, jpeg, image_size, groups)
+
+
+def _proposed(sides: Sequence[tuple[int, int]]) -> ImageSize:
+    """A square, or a rectangle where the images are all longer in one direction; in multiples of 8 pixels.
+
+    Args:
+        sides: height and width of some images.
+    """
+    shorter = min(_SIDE, max(16, int(np.median([min(each) for each in sides])) // 8 * 8))
+    low, ratio, high = np.quantile([width / height for height, width in sides], [0.25, 0.5, 0.75])
+    if high > (1 + _ALIKE) * low or max(ratio, 1 / ratio) < _LONG:
+        return ImageSize(shorter, shorter)
+    longer = int(shorter * min(_MOST_LONG, max(ratio, 1 / ratio))) // 8 * 8
+    return ImageSize(shorter, longer) if ratio > 1 else ImageSize(longer, shorter)
 
 
 def propose(looked: Looked, desired: Sequence[str], sensitive: Sequence[str], method: str | None = None) -> Config:
@@ -110,7 +134,7 @@ def propose(looked: Looked, desired: Sequence[str], sensitive: Sequence[str], me
             "path": looked.path,
             "desired": wanted[0] if len(wanted) == 1 else list(wanted),
             "sensitive": list(sensitive),
-            "image_size": looked.image_size,
+            "image_size": looked.image_size.plain,
         },
         "epochs": min(40, max(6, -(-_FEW_STEPS // steps))),
         "train": {"batch_size": 64 if looked.images >= 640 else 16},
@@ -153,16 +177,17 @@ def _unknown(looked: Looked, name: str) -> str:
     return f"{looked.path} has no column '{name}' that can be learned; {hint}"
 
 
-def _side(item: Item) -> int | None:
-    """The shorter side of an image, pixels."""
+def _sides(item: Item) -> tuple[int, int] | None:
+    """Height and width of an image, pixels, as it is seen: a camera may note that it was turned."""
     if item is None:
         return None
     if isinstance(item, np.ndarray):
-        return int(min(item.shape[:2]))
+        return item.shape[0], item.shape[1]
     try:
         with Image.open(item if isinstance(item, Path) else io.BytesIO(item)) as image:
-            return int(min(image.size))
-    except (OSError, ValueError):
+            width, height = image.size
+            return (width, height) if image.getexif().get(_ORIENTATION, 1) in _TURNED else (height, width)
+    except (OSError, ValueError, SyntaxError):
         return None
 
 
