@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 
 import pytest
@@ -244,11 +245,16 @@ def suppressed(confusion: str, agree: float, *, weight: float, mixture: float = 
     return read_off(released, desired), sum(given) / 2
 
 
+@functools.cache
+def leaked_undefended(agree: float) -> float:
+    """What is read where nothing is unlearned: the confusion term does not matter then."""
+    return suppressed("conditional", agree, weight=0.0)[1]
+
+
 @pytest.mark.parametrize("confusion", ["conditional", "uniform", "minimax", "prior"])
 def test_suppression_brings_a_fresh_reader_to_chance(confusion):
-    _, undefended = suppressed(confusion, 0.5, weight=0.0)
     desired, leaked = suppressed(confusion, 0.5, weight=3.0)
-    assert undefended > 0.8
+    assert leaked_undefended(0.5) > 0.8
     assert desired > 0.97, "the desired label stays"
     # 0.06 above chance is over 6 standard errors (< 1e-9). Minimax goes round its balance instead of staying there.
     assert leaked < (0.7 if confusion == "minimax" else 0.56)
@@ -256,10 +262,9 @@ def test_suppression_brings_a_fresh_reader_to_chance(confusion):
 
 def test_where_the_labels_correlate_conditional_confusion_does_not_fight_the_desired_one():
     """docs/decisions/0006. Measured: desired 0.997 against 0.879; the other label within a desired class 0.58."""
-    _, undefended = suppressed("conditional", 0.8, weight=0.0)
     kept, leaked = suppressed("conditional", 0.8, weight=3.0)
     fought, _ = suppressed("uniform", 0.8, weight=3.0)
-    assert undefended > 0.7
+    assert leaked_undefended(0.8) > 0.7
     assert leaked < 0.64
     assert kept > 0.98
     assert fought < kept - 0.05
@@ -268,9 +273,8 @@ def test_where_the_labels_correlate_conditional_confusion_does_not_fight_the_des
 @pytest.mark.parametrize("agree", [0.5, 0.8])
 def test_the_mixture_term_alone_brings_a_fresh_reader_to_chance(agree):
     """docs/decisions/0020. Measured: 0.50 within a desired class, whether the labels correlate or not."""
-    _, undefended = suppressed("conditional", agree, weight=0.0)
     desired, leaked = suppressed("conditional", agree, weight=0.0, mixture=3.0)
-    assert undefended > 0.7
+    assert leaked_undefended(agree) > 0.7
     assert desired > 0.98, "the desired label stays"
     # 0.05 above chance is over 5 standard errors (< 1e-6).
     assert leaked < 0.55
