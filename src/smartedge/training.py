@@ -242,13 +242,14 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
 
     import torch
 
-    from smartedge.cloud.watched import watched_cloud
     from smartedge.runs.machine import pick_device
 
     torch.set_num_threads(config.threads)
     pick_device(config.hardware.cloud_device, "hardware.cloud_device")  # an error comes before the network is built
     note_facts(config, edge=False)
     runner = cloud_of(config, monitor, resume=resume)
+    from smartedge.cloud.watched import watched_cloud  # when the network is known to be right: it takes a while
+
     receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
     one_way = None if udp is None else one_way_receiver(runner.ingest, *udp, fleet=fleet)
     stop = stop or Stop()
