@@ -15,6 +15,12 @@ upload has its whole share.
 gradient back, but edge, link and cloud take turns in its code. With our bottleneck, codec and exit its updates are
 ours; so its row is not a run of its own: it has our curve, and the sum of our stages' seconds.
 
+*Front first* is the schedule ``freeze-and-log`` with ``train.front_epochs: 1``: the edge trains its front for one
+epoch, sends every image once, and the cloud trains the back from its log. It was not run on the links. Its seconds are
+those of the stages of our chosen way, measured there: an epoch of the edge, then a forward pass (by the profile a share
+of a step) or the link, whichever takes longer, then epochs of the cloud alone. *Published front* has the same curve,
+but the front is there already, so the edge sends at once: the best case, a front that was trained on images like these.
+
 The planner's answer for an accuracy is the way with the least predicted seconds, with the epochs of the trainings: it
 predicts time, not accuracy. Where that is another method, it says: do not use ours.
 """
@@ -25,7 +31,7 @@ import argparse
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +43,16 @@ from common import HERE, keep_result, show_table, train_in_own_process
 from smartedge.config import load_config
 from smartedge.lab.plan.job import Choice
 from smartedge.lab.plan.links import parse_link
+from smartedge.lab.plan.profile import load_profile
 from smartedge.lab.plan.search import describe, written
 
 RESULTS = HERE / "results" / "time-to-accuracy"
 CASE, WORLD = "resnet18-64", "19-slow"
 IMAGES, EPOCHS = 4000, 8
 TARGETS = (0.85, 0.88, 0.90)
-DECOUPLED = "decoupled split"
+DECOUPLED, FRONT_FIRST, PUBLISHED = "decoupled split", "front first", "published front"
+OURS = ("planned", FRONT_FIRST)
+FRONT_EPOCHS = 1
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class Way:
     run_epochs: int  # of the run that was timed
     measured: Seconds
     predicted: Seconds
+    front_epochs: int | None = None  # None: as the settings say
 
     def seconds_until(self, epochs: int, found: Seconds) -> float:
         """From the edge's first step to the end of that many epochs of the last head, on :data:`IMAGES` images."""
@@ -85,7 +95,7 @@ def ways() -> list[Way]:
                 for name in ("measured", "predicted")
             )
             way = Way(each["rate"], each["role"], Choice(**each["choice"]), shaped_link.EPOCHS, measured, predicted)
-            found += with_decoupled(way, each["measured"]["bytes_per_image"]["up"])
+            found += with_computed(way, each["measured"]["bytes_per_image"]["up"])
     for role in device_ratio.ROLES:
         file = device_ratio.result_file(CASE, WORLD, shaped_link.RATES[0], role, again=False)
         if file.exists():
@@ -100,22 +110,23 @@ def ways() -> list[Way]:
             )
             link = f"{each['rate']}, {each['world']['ratio']}"
             way = Way(link, role, Choice(**each["choice"]), each["epochs"], measured, predicted)
-            found += with_decoupled(way, each["measured"]["bytes_per_image"]["up"])
+            found += with_computed(way, each["measured"]["bytes_per_image"]["up"])
     for file in sorted(gpu_ratio.RESULTS.glob(f"{CASE}-*.json")):
         each = json.loads(file.read_text())
         plan, found_here = gpu_ratio.predicted(gpu_ratio.RESULTS, each), each["measured"]
         measured = Seconds(found_here["seconds_per_epoch"], found_here["stage_seconds"])
         predicted = Seconds(plan.seconds_per_epoch, plan.stage_seconds)
         way = Way(f"{each['rate']}, GPU", each["role"], Choice(**each["choice"]), each["epochs"], measured, predicted)
-        found += with_decoupled(way, each["measured"]["bytes_per_image"]["up"])
+        found += with_computed(way, each["measured"]["bytes_per_image"]["up"])
     found.sort(key=lambda way: (shaped_link.RATES.index(way.link.partition(",")[0]), way.link, way.role))
     return found
 
 
-def with_decoupled(way: Way, up: float) -> list[Way]:
-    """The way; and beside ours the same in turns. ``up``: bytes of an image."""
+def with_computed(way: Way, up: float) -> list[Way]:
+    """The way; beside ours those that are computed from its stages. ``up``: bytes of an image."""
     if way.role != "planned":
         return [way]
+    assert way.choice.cut is not None
     images = shaped_link.IMAGES["train"] + shaped_link.IMAGES["val"]
     on_link = parse_link(way.link.partition(",")[0]).up_seconds(images * up)
 
@@ -125,15 +136,30 @@ def with_decoupled(way: Way, up: float) -> list[Way]:
         return Seconds(sum(stages.values()), stages)
 
     turns = Way(way.link, DECOUPLED, way.choice, way.run_epochs, in_turn(way.measured), in_turn(way.predicted))
-    return [way, turns]
+    case = shaped_link.CASES[CASE]
+    cut = load_profile(device_ratio.profile_file(case), case.config).cut(way.choice.cut)
+    forward = cut.front_forward.seconds / cut.front_step.seconds
+
+    def once(found: Seconds, front_epochs: int) -> Seconds:
+        edge = found.stages["edge"]
+        sending = max(forward * edge + found.stages["encode"], on_link)
+        return Seconds(front_epochs * edge + sending + found.stages["cloud"], found.stages)
+
+    frozen = replace(way.choice, schedule="freeze-and-log")
+    first, published = (
+        Way(way.link, role, frozen, 1, once(way.measured, epochs), once(way.predicted, epochs), FRONT_EPOCHS)
+        for role, epochs in ((FRONT_FIRST, FRONT_EPOCHS), (PUBLISHED, 0))
+    )
+    return [way, turns, first, published]
 
 
-def curve_file(choice: Choice) -> Path:
-    return RESULTS / (describe(choice).replace(",", "").replace(" ", "-") + ".json")
+def curve_file(way: Way) -> Path:
+    front = "" if way.front_epochs is None else f"-front-{way.front_epochs}"
+    return RESULTS / (describe(way.choice).replace(",", "").replace(" ", "-") + front + ".json")
 
 
-def train(choice: Choice, work: Path, device: str) -> None:
-    file = curve_file(choice)
+def train(way: Way, work: Path, device: str) -> None:
+    file, choice = curve_file(way), way.choice
     run_dir = work / file.stem
     changes = {
         "run_dir": str(run_dir),
@@ -143,6 +169,8 @@ def train(choice: Choice, work: Path, device: str) -> None:
         "hardware": {"edge_device": device, "cloud_device": device},
     }
     config = load_config(written(shaped_link.CASES[CASE].config, choice), changes)
+    if way.front_epochs is not None:
+        config = load_config(config, {"train": {"front_epochs": way.front_epochs}})
     results = train_in_own_process(config.model_dump(mode="json"))
     side = "edge" if choice.method == "local" else "cloud"
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -157,32 +185,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread each")
     parser.add_argument("--device", default="cpu", help="of both sides, while a choice is trained")
+    parser.add_argument("--role", help="train only for this role")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/time-to-accuracy"), help="run directories")
     args = parser.parse_args()
     found = ways()
     if not args.table:
-        missing = {describe(way.choice): way.choice for way in found if not curve_file(way.choice).exists()}
+        missing = {curve_file(way): way for way in found if not curve_file(way).exists()}
+        if args.role:
+            missing = {file: way for file, way in missing.items() if way.role == args.role}
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda choice: train(choice, args.work, args.device), missing.values()))
+            list(pool.map(lambda way: train(way, args.work, args.device), missing.values()))
     print_tables(found)
 
 
 def print_tables(found: list[Way]) -> None:
     rows, seconds = [], {}
-    ours = {way.link for way in found if way.role == "planned" and curve_file(way.choice).exists()}
+    ours = {way.link for way in found if way.role == "planned" and curve_file(way).exists()}
     for way in found:
-        if not curve_file(way.choice).exists():
+        if not curve_file(way).exists():
             print(f"not trained yet: {describe(way.choice)} ({way.role}, {way.link})")
-        if not curve_file(way.choice).exists() or way.link not in ours:  # nothing to compare with
+        if not curve_file(way).exists() or way.link not in ours:  # nothing to compare with
             continue
-        curve = json.loads(curve_file(way.choice).read_text())["val"]
+        curve = json.loads(curve_file(way).read_text())["val"]
         row: dict[str, Any] = {"link": way.link, "role": way.role, "choice": describe(way.choice)}
         for target in TARGETS:
             epochs = next((number for number, value in enumerate(curve, 1) if value >= target), None)
             if epochs is not None:
                 both = (way.seconds_until(epochs, way.measured), way.seconds_until(epochs, way.predicted))
-                seconds[way.link, target, way.role] = both
+                if way.role != PUBLISHED:  # needs a front that somebody has trained before
+                    seconds[way.link, target, way.role] = both
             text = "not reached" if epochs is None else f"{both[0]:.0f} s ({epochs})"
             row[f"to {100 * target:.0f} % (epochs)"] = text
         rows.append({**row, "best %": f"{100 * max(curve):.1f}"})
@@ -200,7 +232,7 @@ def answer(link: str, target: float, seconds: dict[tuple[str, float, str], tuple
     if "planned" not in here:
         return {}
     fastest, said = (min(here, key=lambda role: here[role][number]) for number in (0, 1))
-    ours = here["planned"]
+    ours = min((here[role] for role in OURS if role in here), key=lambda both: both[1])  # what the planner would take
     return {
         "link": link,
         "to %": f"{100 * target:.0f}",
@@ -208,7 +240,7 @@ def answer(link: str, target: float, seconds: dict[tuple[str, float, str], tuple
         "seconds": f"{here[fastest][0]:.0f}",
         "ours": f"{ours[0]:.0f}",
         "ours ÷ fastest": f"{ours[0] / here[fastest][0]:.2f}",
-        "planner says": "ours" if said == "planned" else f"do not: {said}",
+        "planner says": said if said in OURS else f"do not: {said}",
         "predicted ÷ measured, ours": f"{ours[1] / ours[0]:.2f}",
     }
 

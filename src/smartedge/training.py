@@ -17,6 +17,7 @@ from smartedge.methods.base import get_method
 from smartedge.models.names import check_name
 from smartedge.processes import run_both
 from smartedge.run_folder import has_begun, in_folder, name_of, note_facts, prepare_run
+from smartedge.runs.allocator import keep_freed_memory
 from smartedge.runs.monitoring import watching
 from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Bars, Monitor, Update
@@ -156,6 +157,7 @@ def run_edge(
     from smartedge.runs.machine import pick_device
 
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     pick_device(config.hardware.edge_device, "hardware.edge_device")  # an error comes before images are read
     dataset = open_data(config, monitor)
     _warn_of_early_releases(config, monitor)
@@ -245,6 +247,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     from smartedge.runs.machine import pick_device
 
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     pick_device(config.hardware.cloud_device, "hardware.cloud_device")  # an error comes before the network is built
     note_facts(config, edge=False)
     runner = cloud_of(config, monitor, resume=resume)
@@ -299,6 +302,7 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     cloud = None
     try:
         with stop_on_signals() as stop:

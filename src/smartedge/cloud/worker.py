@@ -32,6 +32,7 @@ from smartedge.cloud.remote import Remote
 from smartedge.config import Config, load_run_config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError
 from smartedge.methods.base import get_method
+from smartedge.runs.allocator import keep_freed_memory
 from smartedge.runs.machine import peak_rss_bytes, pick_device
 from smartedge.runs.progress import Bars, JsonLines, Monitor, Quiet, Update
 from smartedge.stopping import Interrupted, end_after_signal
@@ -189,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(run: Path, url: str | None, monitor: Monitor, stop: threading.Event) -> None:
     config = load_run_config(run)
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     device = pick_device(config.hardware.cloud_device, "hardware.cloud_device")
     if device.type == "cuda":
         torch.cuda.set_device(own_gpu(device))

@@ -9,6 +9,7 @@ import torch
 
 from smartedge.artifacts.run import Speed
 from smartedge.models.network import to_input, undivided
+from smartedge.runs.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from smartedge.config import Config
@@ -41,6 +42,7 @@ def measure_speed(config: Config, device: torch.device, *, outputs: int = 2) -> 
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(config.threads)
+        keep_freed_memory()  # as the run will do
     try:
         best = _fastest_steps(config, device, outputs, ways)
     finally:

@@ -41,6 +41,7 @@ from smartedge.models.cut import Cut, list_cuts
 from smartedge.models.layout import in_memory
 from smartedge.models.network import divide, network_of, to_input
 from smartedge.models.optim import make_optimizer
+from smartedge.runs.allocator import keep_freed_memory
 from smartedge.runs.machine import peak_rss_bytes, pick_device, rss_bytes
 from smartedge.types import Features
 
@@ -358,6 +359,7 @@ def main() -> int:
     try:
         config = load_config(request["config"])
         torch.set_num_threads(config.threads)
+        keep_freed_memory()
         images, repeats = sample_images(config), request["repeats"]
         if request["part"] == "together":
             _serve_steps(config, images, repeats)

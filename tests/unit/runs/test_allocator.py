@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SIX_TIMES_80_MIB = """
+import resource, sys
+from smartedge.runs.allocator import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "keep" else False
+for number in range(6):
+    block = b"x" * int(sys.argv[2])
+    del block
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+def run(argument: str, **environment: str) -> tuple[bool, int]:
+    """What :func:`keep_freed_memory` said, and how many pages were faulted in."""
+    command = [sys.executable, "-c", SIX_TIMES_80_MIB, argument, str(80 * 2**20)]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
+    said, faults = done.stdout.split()
+    return said == "True", int(faults)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is for Linux")
+def test_a_freed_block_is_used_again_without_new_pages() -> None:
+    kept, few = run("keep")
+    if not kept:
+        pytest.skip("this C library is not glibc")
+    _, many = run("leave")
+    if many < 80 * 2**20 // os.sysconf("SC_PAGE_SIZE"):
+        pytest.skip("this machine gives huge pages to everybody")
+    assert few < 0.4 * many  # a sixth, and the interpreter's own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is for Linux")
+def test_what_the_user_chose_stays() -> None:
+    assert not run("keep", MALLOC_MMAP_THRESHOLD_="100000")[0]
