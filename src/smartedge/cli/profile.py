@@ -48,7 +48,12 @@ def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codecs", type=comma_separated, default=(), help="names (default: those that cost little or no accuracy)"
     )
-    parser.add_argument("--repeats", type=int, default=7, help="times each step is timed (default: %(default)s)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=7,
+        help="times each step is timed; three where these take a second (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads: short for --set hardware.threads=...")
 
 

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from smartedge.runs.allocator import keep_freed_memory
 from smartedge.runs.machine import peak_rss_bytes, pick_device, rss_bytes
 from smartedge.types import Features
 
-__all__ = ["figures_of_cut", "figures_of_whole", "main", "steps_on_demand"]
+__all__ = ["figures_of_cut", "figures_of_whole", "main", "training_step"]
 
 
 def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, repeats: int) -> dict[str, object]:
@@ -299,20 +299,12 @@ def _known(cuts: Sequence[Cut], network: str) -> list[tuple[str, int, int, int]]
     return known
 
 
-def steps_on_demand(config: Config, images: Images, *, repeats: int) -> Iterator[Timing]:
-    """Training steps of the undivided network. Each item is the time of a new step."""
+def training_step(config: Config, images: Images) -> Callable[[int], object]:
+    """A training step of the undivided network. It gets the number of the step."""
     device = pick_device(config.hardware.edge_device, "hardware.edge_device")
     learner = get_method(config.method).edge(config, images.task, device)
-    progress = Progress(1, 10 * (repeats + 2))
-    given, size = images.batches, len(images.batches[0].ids)
-
-    def step(number: int) -> object:
-        return take_step(learner.learn, given[number % len(given)], progress, rates=learner.rates)
-
-    for number in range(2):
-        step(number)
-    while True:
-        yield timed(step, images=size, repeats=repeats)
+    progress, given = Progress(1, 100), images.batches
+    return lambda number: take_step(learner.learn, given[number % len(given)], progress, rates=learner.rates)
 
 
 def _own_peak_bytes() -> int:
@@ -373,11 +365,10 @@ def main() -> int:
 
 
 def _serve_steps(config: Config, images: Images, repeats: int) -> None:
-    steps = steps_on_demand(config, images, repeats=repeats)
-    next(steps)  # warm
+    step = training_step(config, images)
     _say({})
     while sys.stdin.readline():
-        _say({"step": next(steps)})
+        _say({"step": timed(step, images=len(images.batches[0].ids), repeats=repeats)})
 
 
 def _say(answer: dict[str, object]) -> None:

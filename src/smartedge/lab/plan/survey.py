@@ -25,7 +25,8 @@ __all__ = ["DEFAULT_CODECS", "measure_here", "thin"]
 # The default codecs of a plan: those that cost hardly any accuracy.
 DEFAULT_CODECS = ("float32", "uint8", "uint4", "image", "jpeg")
 _MOST_CUTS = 8
-_ENOUGH_S = 45.0  # of measuring; further cuts are left out where none was named, so that a minute suffices
+_ENOUGH_S = 45.0  # of measuring; cuts that would take longer are left out where none was named: a minute suffices
+_TOGETHER = 3  # times a step is timed beside another process: of interest is a ratio, and each step takes a while
 # The methods whose steps are timed: the undivided network on the edge, and a front that learns from its exit.
 _WHOLE, _DIVIDED = get_method("local"), get_method("hierarchical")
 
@@ -69,9 +70,11 @@ def measure_here(
     left_out: dict[str, str] = dict(whole["left_out"])
     measured: list[CutFigures] = []
     first_error: SmartEdgeError | None = None
+    longest = 0.0  # seconds for one cut
     for done, name in enumerate(chosen, start=2):
-        if measured and not cuts and time.monotonic() - begun > _ENOUGH_S:
-            left_out[name] = f"not measured: {_ENOUGH_S:.0f} s were over; --cuts {name} measures it"
+        cut_begun = time.monotonic()
+        if measured and not cuts and cut_begun - begun + longest > _ENOUGH_S:
+            left_out[name] = f"not measured: it would take more than {_ENOUGH_S:.0f} s; --cuts {name} measures it"
             continue
         try:
             answer = _ask(_plain(config, _DIVIDED, name), "cut", names, repeats)
@@ -83,6 +86,7 @@ def measure_here(
             front, back, _ = listed[name]
             place = {"name": name, "index": list(listed).index(name) + 1, "front_flops": front, "back_flops": back}
             measured.append(CutFigures.model_validate({**place, **answer["figures"]}))
+        longest = max(longest, time.monotonic() - cut_begun)
         monitor.update(Update("", "profile", done, len(chosen) + 2, name))
     measured.sort(key=lambda each: each.index)
     if first_error is not None and not measured:
@@ -209,7 +213,7 @@ def _slowdown(config: Config, repeats: int) -> float:
     children = [_start(), _start()]
     try:
         for child in children:
-            _tell(child, _request(config, "together", (), repeats))
+            _tell(child, _request(config, "together", (), min(repeats, _TOGETHER)))
         for child in children:
             _hear(child)  # it is ready
         first, other = children

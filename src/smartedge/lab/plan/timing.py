@@ -12,6 +12,8 @@ from smartedge.artifacts.profile import Timing
 
 __all__ = ["timed"]
 
+_LEAST, _LONG_S = 3, 1.0
+
 
 def timed(work: Callable[[int], object], *, images: int, repeats: int) -> Timing:
     """The median time per image of ``repeats`` calls of ``work(number)``. Two calls before them are not counted.
@@ -19,7 +21,7 @@ def timed(work: Callable[[int], object], *, images: int, repeats: int) -> Timing
     Args:
         work: gets the number of the call, from 0.
         images: that one call goes through.
-        repeats: calls that count.
+        repeats: calls that count; three where these have taken a second.
     """
     wall: list[float] = []
     cpu: list[float] = []
@@ -28,6 +30,8 @@ def timed(work: Callable[[int], object], *, images: int, repeats: int) -> Timing
         work(number)
         wall.append(time.perf_counter() - begun)
         cpu.append(time.process_time() - begun_cpu)
+        if len(wall) >= 2 + _LEAST and sum(wall[2:]) > _LONG_S:
+            break
     middle = statistics.median(wall[2:])
     quarters = np.percentile(wall[2:], [25, 75])
     return Timing(
