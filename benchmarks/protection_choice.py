@@ -107,8 +107,8 @@ def print_table() -> None:
             "sigma": each["settings"]["dp"]["sigma"],
             "exit on val": f"{100 * each['exit_on_val']:.1f}",
             "best cheap attack on val": f"{100 * each['attack_on_val']:.1f}",
-            "plug-in": f"{100 * each['certificate']['plug_in']:.1f}",
-            "label floor": f"{100 * each['certificate']['label_floor']:.1f}",
+            "plug-in": f"{100 * each['of_val_images']['plug_in']:.1f}",
+            "label floor": f"{100 * each['of_val_images']['label_floor']:.1f}",
             "chosen": "yes" if name == chosen else "",
         }
         for name, each in found.items()
