@@ -72,8 +72,8 @@ PROTECTION: dict[str, Any] = {
 # Mouth_Slightly_Open on VGG-11: without the lesson of an undivided network its front loses two points of it. (Smiling
 # does without; with the lesson and this noise 4.3 points above the floor are read: it makes the front tell more.)
 # Smiling on ResNet-18: noise that rises in the first steps (dp.warmup, made for a small ε) costs it a point here, and
-# so do the lesson and noise of 0.7 together, which hide no more. The mixture term (the exact law of what is released) was
-# chosen among six candidates on validation images: benchmarks/protection_choice.py.
+# so do the lesson and noise of 0.7 together, which hide no more. The mixture term was chosen among six candidates on
+# validation images: benchmarks/protection_choice.py.
 # Drawn faces: with the common protection attackers read 3.8 points above the floor. With noise of 0.7 alone one seed of
 # three did not learn at all: of 4000 images 10 epochs are 620 steps, too few for what rises over a share of them.
 OWN: dict[str, dict[str, Any]] = {
