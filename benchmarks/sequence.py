@@ -9,10 +9,10 @@ all of the picture moves; in the third, *no film*, each picture has a scene of i
 
 First, two runs of ``freeze-and-log`` (ResNet-18 cut at ``layer1``, 64x64, an 8x4x4 bottleneck, ``uint4``, the exit
 learns ``smile``), without the reference and with it: bytes of a training image with headers, ids and labels, and the
-accuracy of the back. Then frames of 64 test pictures, by a front that was trained in the same way, and by one with a
-16x8x8 bottleneck: payload and side. For ``uintN`` what is decoded is equal, which is checked. For
-``learned-N`` the target is lowered with the reference until the error would be larger than without. Noise stands for a
-private release: Gaussian, with the standard deviation of the features. Times are processor time of this process.
+accuracy of the back. Then frames of 64 pictures of other scenes, by the front of that run: payload and side. For
+``uintN`` what is decoded is equal, which is checked. For ``learned-N`` the target is lowered with the reference until
+the error would be larger than without. Noise stands for a private release: Gaussian, with the standard deviation of the
+features. Times are processor time of this process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import HERE, keep_result, show_table, train_front, train_in_own_process
+from common import HERE, keep_result, show_table, train_in_own_process
 from numpy.typing import NDArray
 
 from smartedge.codec import Codec, get_codec, reconstruction_error
@@ -45,7 +45,7 @@ SIDE, FACE, FRAME = 64, 48, 64
 SMILE = 0  # its column among the attributes
 FILMS = ("face moves", "camera turns", "no film")
 PICTURES = {"train": 1536, "val": 64, "test": 512}
-BOTTLENECKS = ("8x4x4", "16x8x8")
+BOTTLENECK = "8x4x4"
 SENSOR = 2.0  # standard deviation, grey levels
 
 
@@ -78,12 +78,12 @@ def walk(length: int, room: int, rng: np.random.Generator) -> NDArray[np.int64]:
     return places
 
 
-def settings(bottleneck: str, codec: str, data: Path, work: Path) -> Config:
+def settings(codec: str, data: Path, work: Path) -> Config:
     return load_config(
         {
-            "run_dir": str(work / f"{bottleneck}-{codec}"),
+            "run_dir": str(work / f"{BOTTLENECK}-{codec}"),
             "data": {"path": str(data), "desired": "smile", "image_size": SIDE},
-            "model": {"name": "resnet18", "cut": "layer1", "bottleneck": bottleneck, "small_input": False},
+            "model": {"name": "resnet18", "cut": "layer1", "bottleneck": BOTTLENECK, "small_input": False},
             "codec": {"name": codec},
             "schedule": "freeze-and-log",
             "epochs": 1,
@@ -93,12 +93,10 @@ def settings(bottleneck: str, codec: str, data: Path, work: Path) -> Config:
     )
 
 
-def features_of(config: Config, pictures: NDArray[np.uint8], work: Path) -> NDArray[np.float32]:
-    """What a front that was trained with these settings makes of pictures (N, 64, 64, 3)."""
-    folder = work / f"front-{config.run_dir.name}"
-    train_front(config, folder)
+def features_of(config: Config, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the front of a run makes of pictures (N, 64, 64, 3)."""
     front = divide(config.division(2)).front.eval()
-    front.load_state_dict(load_weights(folder / "front.safetensors"))
+    front.load_state_dict(load_weights(config.run_dir / "edge" / "front.safetensors"))
     images_BCHW = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
     with torch.no_grad():
         parts = [front(to_input(part, torch.device("cpu"))) for part in images_BCHW.split(FRAME)]
@@ -171,7 +169,7 @@ def main() -> None:
         numbered = enumerate(PICTURES.items())
         keep_given({split: film("face moves", size, seed) for seed, (split, size) in numbered}, data, ["smile"])
     runs = [
-        train_in_own_process(settings(BOTTLENECKS[0], codec, data, args.work).model_dump(mode="json"))
+        train_in_own_process(settings(codec, data, args.work).model_dump(mode="json"))
         for codec in ("uint4", "uint4" + PREVIOUS)
     ]
     sent = [
@@ -185,19 +183,15 @@ def main() -> None:
     ]
     show_table("a run of freeze-and-log", sent, RESULTS / "sequence-runs.csv")
     rows = []
-    for bottleneck in BOTTLENECKS:
-        config = settings(bottleneck, "uint4", data, args.work)
-        for kind in FILMS:
-            pictures, _ = film(kind, PICTURES["test"], seed=len(PICTURES))
-            features_BF = features_of(config, pictures, args.work)
-            numbers = math.prod(features_BF.shape[1:])
-            noise_BF = np.random.default_rng(0).standard_normal(features_BF.shape, np.float32)
-            noised_BF = features_BF + features_BF.std() * noise_BF
-            released = {"none": features_BF, "as large as the features": noised_BF}
-            for noise, features_BF in released.items():
-                what = {"features": bottleneck, "film": kind, "noise": noise}
-                names = ("uint8", "uint4", "uint2", f"learned-{numbers // 4}", f"learned-{numbers // 8}")
-                rows += [coded(what, name, features_BF) for name in names]
+    for kind in FILMS:
+        pictures, _ = film(kind, PICTURES["test"], seed=len(PICTURES))
+        features_BF = features_of(settings("uint4", data, args.work), pictures)
+        numbers = math.prod(features_BF.shape[1:])
+        noise_BF = np.random.default_rng(0).standard_normal(features_BF.shape, np.float32)
+        noised_BF = features_BF + features_BF.std() * noise_BF
+        for noise, released_BF in (("none", features_BF), ("as large as the features", noised_BF)):
+            names = ("uint8", "uint4", "uint2", f"learned-{numbers // 2}", f"learned-{numbers // 4}")
+            rows += [coded({"film": kind, "noise": noise}, name, released_BF) for name in names]
     show_table("frames of 64 pictures", rows, RESULTS / "sequence.csv")
     keep_result(RESULTS / "sequence.json", {"runs": sent, "frames": rows})
 
