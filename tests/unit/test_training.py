@@ -55,7 +55,8 @@ BEGUN = {
 # No result depends on these. Of the fronts the files' content counts, which has a test of its own.
 FREE = ("run_dir", "hardware", "link", "spool", "store", "data.cache_dir", "data.cache_bytes", "model.front")
 FREE += (
-    "codec.bytes",
+    "codec.bytes",  # it and the next one count as part of codec.name
+    "codec.reference",
     "cloud.workers",
     "fleet.expect",
     "fleet.deadline",
@@ -161,6 +162,15 @@ def test_every_setting_that_a_result_depends_on_makes_another_run(key: str) -> N
 def test_where_and_on_what_a_run_is_computed_does_not_make_another(free: dict[str, object]) -> None:
     assert load_config(BEGUN, free).identity() == load_config(BEGUN).identity()
     assert load_config({"codec": {"name": "uint8"}}).identity() == load_config({}).identity()
+
+
+@pytest.mark.parametrize(
+    "codec", [{"name": "learned", "bytes": 100}, {"name": "uint4", "reference": "previous"}, {"name": "uint4"}]
+)
+def test_bytes_and_reference_of_a_codec_make_another_run(codec: dict[str, object]) -> None:
+    changes: dict[str, object] = {"schedule": "freeze-and-log", "model": {"bottleneck": "8x4x4"}}
+    one = load_config(changes, {"codec": {"name": "learned", "bytes": 200}})
+    assert set(differences(one.identity(), load_config(changes, {"codec": codec}).identity())) == {"codec.name"}
 
 
 UNPROTECTED = {"adversary": {"exits": []}, "data": {"sensitive": []}}

@@ -49,8 +49,8 @@ class Remote:
                 "environment variables of the object store, for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
         self.url = url.partition("?")[0].rstrip("/")
-        self._files, self._folder = _opened(url)
-        self._local = Path(self._folder) if self._files.type_name == "local" else None
+        self._files, self._folder, is_local = _opened(url)
+        self._local = Path(self._folder) if is_local else None
         self._lock = threading.Lock()
         self._reading: dict[str, Any] = {}  # name -> open file, the one that was used last at the end
 
@@ -133,20 +133,20 @@ class Remote:
             raise LogError(f"{self.url}/{name}: cannot be {doing}: {error}") from error
 
 
-def _opened(url: str) -> tuple[FileSystem, str]:
-    """The file system of an address, and the folder in it."""
+def _opened(url: str) -> tuple[FileSystem, str, bool]:
+    """The file system of an address, the folder in it, and whether it is this machine's own."""
     from pyarrow import ArrowInvalid
     from pyarrow.fs import FileSystem, LocalFileSystem
 
     if "://" not in url:
-        return LocalFileSystem(), str(Path(url).absolute())
+        return LocalFileSystem(), str(Path(url).absolute()), True
     try:
         files, folder = FileSystem.from_uri(url)
     except ArrowInvalid as error:
         files, folder = _by_fsspec(url, error)
     except OSError as error:
         raise ConfigError(f"{url.partition('?')[0]}: cannot be reached: {error}") from error
-    return files, folder.rstrip("/")
+    return files, folder.rstrip("/"), isinstance(files, LocalFileSystem)
 
 
 def _by_fsspec(url: str, why: Exception) -> tuple[FileSystem, str]:
