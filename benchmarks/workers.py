@@ -274,9 +274,11 @@ def timed_steps(config: Config, group: Group, steps: int, *, shards: int) -> dic
     return {"wall": median(wall[1:]), "least wall": min(wall[1:]), "cpu": median(cpu[1:])}
 
 
-def step_worker(out: Path, steps: int) -> None:
-    """A process of ``time``, started by torchrun."""
+def step_worker(out: Path, steps: int, *, sockets: bool) -> None:
+    """A process of ``time``, started by torchrun. ``sockets``: as if its workers were on several machines."""
     torch.set_num_threads(1)
+    if sockets:
+        os.environ["LOCAL_WORLD_SIZE"] = "1"
     group = WorkerGroup(torch.device("cpu"))
     found = timed_steps(settings(out, small=False), group, steps, shards=SHARDS)
     if group.leads:
@@ -289,13 +291,15 @@ def time_all(work: Path, rounds: int) -> dict[str, Any]:
     config = settings(work / "time", small=False)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, float]]] = {"today, 1 shard": [], "1 worker": [], "2 workers": []}
+    rows["2 workers, over sockets"] = []
     for _ in range(rounds):
         rows["today, 1 shard"].append(timed_steps(config, ALONE, 4, shards=1))
         rows["1 worker"].append(timed_steps(config, ALONE, 4, shards=SHARDS))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
         environment = {**os.environ, **ENVIRONMENT}
-        subprocess.run([*command, "step", "--work", str(config.run_dir)], check=True, env=environment)
-        rows["2 workers"].append(json.loads((config.run_dir / "step.json").read_text()))
+        for name, option in {"2 workers": [], "2 workers, over sockets": ["--sockets"]}.items():
+            subprocess.run([*command, "step", "--work", str(config.run_dir), *option], check=True, env=environment)
+            rows[name].append(json.loads((config.run_dir / "step.json").read_text()))
         print({name: found[-1] for name, found in rows.items()}, flush=True)
     steps = {
         name: {
@@ -308,6 +312,7 @@ def time_all(work: Path, rounds: int) -> dict[str, Any]:
     ratios = {
         what: {
             "2 workers / 1": round(steps["2 workers"][what] / steps["1 worker"][what], 2),
+            "2 workers / 1, over sockets": round(steps["2 workers, over sockets"][what] / steps["1 worker"][what], 2),
             "4 shards / today, one worker": round(steps["1 worker"][what] / steps["today, 1 shard"][what], 2),
         }
         for what in ("wall", "least wall", "cpu")
@@ -364,10 +369,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for the runs; default: a temporary one")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="seed of the first trial; others are kept")
+    parser.add_argument("--sockets", action="store_true", help="of step: exchange gradients over sockets")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     if args.what == "step":
-        return step_worker(args.work, 5)
+        return step_worker(args.work, 5, sockets=args.sockets)
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)

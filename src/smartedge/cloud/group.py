@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from smartedge.cloud.shared_sum import SharedSum
+
 __all__ = ["ALONE", "Group", "WorkerGroup", "WorkersLost"]
 
 _PIECE = 2**20  # numbers of a vector that are on the way at a time
@@ -99,6 +101,8 @@ class WorkerGroup(Group):
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         with _guarded():
             dist.init_process_group(backend, timeout=_PATIENCE)
+        one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+        self._shared = SharedSum(self.rank, self.gather) if one_machine and device.type == "cpu" else None
 
     def agree(self, decide: Callable[[], str]) -> str:
         """See :meth:`Group.agree`."""
@@ -123,10 +127,19 @@ class WorkerGroup(Group):
         return [each[: int(size)].numpy().tobytes() for each, size in zip(found, sizes, strict=True)]
 
     def add_up(self, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
-        """See :meth:`Group.add_up`. The sum goes from worker to worker, and each adds its terms to it.
+        """See :meth:`Group.add_up`. On one machine workers add in memory that they share, if its system allows it.
 
-        An all-reduce would add in an order of its own, which depends on the number of workers.
+        Else the sum goes from worker to worker, and each adds its terms to it. An all-reduce would add in an order of
+        its own, which depends on the number of workers.
         """
+        total = None if self._shared is None else self._shared.add_up(terms, like)
+        if total is None:
+            self._shared = None
+            total = self._along_the_chain(terms, like)
+        parts = total.split([tensor.numel() for tensor in like])
+        return [part.reshape(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
+
+    def _along_the_chain(self, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> Tensor:
         vectors = [torch.cat([tensor.reshape(-1) for tensor in term]) for term in terms]
         total = vectors.pop(0) if self.rank == 0 else _empty(like)
         sending = []
@@ -143,8 +156,7 @@ class WorkerGroup(Group):
                 assert work is not None
                 work.wait()
             dist.broadcast(total, src=self.size - 1)
-        parts = total.split([tensor.numel() for tensor in like])
-        return [part.reshape(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
+        return total
 
     def close(self) -> None:
         """See :meth:`Group.close`."""

@@ -344,6 +344,7 @@ class JetStreamReceiver:
             deliver_policy=DeliverPolicy.ALL,
             ack_wait=_ACK_S,
             max_ack_pending=_BEHIND,
+            mem_storage=True,  # it is made anew whenever it is needed; what is acknowledged leaves the stream's files
         )
         await jetstream.add_consumer(self._address.stream, wanted)
 

@@ -23,6 +23,7 @@ from smartedge.errors import FrameError, LinkError, RunError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import Message, serialise
+from smartedge.wire.jetstream.client import _READ_BYTES, connect
 from smartedge.wire.jetstream.messages import Address, header_message, pieces_of
 from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
@@ -135,6 +136,17 @@ def test_frames_that_came_before_ingest_and_are_longer_than_a_message(address: A
 def test_a_broker_without_the_stream_says_who_makes_it(broker: Broker, address: Address) -> None:
     with sending(address) as link, pytest.raises(LinkError, match="'smartedge ingest' makes it when it first starts"):
         link.open(HEADER)
+
+
+def test_the_library_reads_as_much_at_a_time_as_it_is_told(address: Address) -> None:
+    async def limit() -> int:
+        lost = asyncio.get_running_loop().create_future()
+        client: Any = await connect(address, Credentials(), name="door", timeout_s=10, lost=lost)
+        found: int = client._transport._io_reader._limit
+        await client.close()
+        return found
+
+    assert asyncio.run(limit()) == _READ_BYTES
 
 
 def test_no_broker_is_an_error_after_one_try() -> None:
