@@ -39,8 +39,8 @@ def keep_given(data: object, folder: Path, columns: Sequence[str], channels: int
             - a pair of arrays, images (N, H, W), (N, H, W, C) or (N, C, H, W) and labels (N,) or (N, L);
             - any other iterable of such records.
 
-            An image is one of Pillow, or pixels: uint8, uint16 (divided by 256), or floating point in [0, 1]. A label
-            is a value, a sequence of values, or a mapping of columns to values.
+            An image is one of Pillow, the name of a file, a file's bytes, or pixels: uint8, uint16 (divided by 256), or
+            floating point in [0, 1]. A label is a value, a sequence of values, or a mapping of columns to values.
         folder: where the files are written. Only the user can read them.
         columns: what labels without a name are called: one column, or as many as a sequence has values.
         channels: that images may have, beside 1 and 3. They are kept as TIFF files with a page for each channel.
@@ -115,6 +115,8 @@ def _class_names(given: object, columns: Sequence[str]) -> dict[str, Sequence[st
 def _records(name: str, given: object, columns: Sequence[str], channels: int) -> Iterator[Record]:
     if type(given).__name__ == "DataLoader":
         raise DataError(f"{name} is a DataLoader, which makes batches; give its dataset")
+    if isinstance(given, Mapping) or hasattr(given, "iloc"):
+        raise DataError(f"{name} is a table of columns; give its rows, such as list(zip(images, labels))")
     if isinstance(given, tuple) and len(given) == 2 and getattr(given[0], "ndim", 0) >= 3:
         if len(given[0]) != len(given[1]):
             raise DataError(f"{name} has {len(given[0])} images and {len(given[1])} labels")
@@ -172,18 +174,39 @@ def _encoded(where: str, image: object, channels: int) -> bytes:
             return bytes(image["bytes"])
         if image.get("path") is None:
             raise DataError(f"{where} has no image")
-        return Path(image["path"]).read_bytes()
+        image = image["path"]
+    if isinstance(image, str | Path):
+        try:
+            return Path(image).read_bytes()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{where}: the image file {str(image)!r} cannot be read ({error})") from error
     if isinstance(image, bytes):
         return image
     if not isinstance(image, Image.Image):
         return _file_of(_pixels(where, image, channels))
     picture = ImageOps.exif_transpose(image)
+    if picture.mode in ("I", "F"):  # Pillow's own conversion would cut off all that is above 255, and 0.5 would be 0
+        return _file_of(_pixels(where, _of_16_bits(np.asarray(picture)), channels))
     if len(picture.getbands()) == channels and channels not in (1, RGB):
         return _file_of(np.atleast_3d(np.asarray(picture)))
     if picture.mode not in ("RGB", "L", "I;16"):
         picture = picture.convert("RGB")
     picture.save(buffer := io.BytesIO(), "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def _of_16_bits(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Whole numbers that fit, as uint16: Pillow holds pictures of 16 bits as 32. All others stay as they are."""
+    fits = pixels.dtype.kind == "i" and pixels.min(initial=0) >= 0 and pixels.max(initial=0) < 2**16
+    return pixels.astype(np.uint16) if fits else pixels
+
+
+def _plain(image: Any) -> NDArray[Any]:
+    """The pixels as an array, also of a tensor on another device, with a gradient, or in bfloat16."""
+    if hasattr(image, "detach"):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
+    return np.asarray(image)
 
 
 def _file_of(pixels: NDArray[np.uint8]) -> bytes:
@@ -200,7 +223,7 @@ def _file_of(pixels: NDArray[np.uint8]) -> bytes:
 
 def _pixels(where: str, image: object, channels: int) -> NDArray[np.uint8]:
     """(H, W, C)."""
-    pixels, allowed = np.asarray(image), (1, RGB, channels)
+    pixels, allowed = _plain(image), (1, RGB, channels)
     if pixels.ndim == 3 and pixels.shape[0] in allowed and (pixels.shape[2] not in allowed or hasattr(image, "dim")):
         pixels = pixels.transpose(1, 2, 0)
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in allowed)) or pixels.size == 0:

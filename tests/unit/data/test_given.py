@@ -113,6 +113,27 @@ def test_several_labels_and_grey_images(kept: Callable[..., DataSet]) -> None:
 
 
 @pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("I", (8, 8), 128 * 256),  # what Pillow itself would make of these is white, and black
+        Image.new("F", (8, 8), 0.5),
+        torch.full((3, 8, 8), 0.5, requires_grad=True),
+        torch.full((3, 8, 8), 0.5, dtype=torch.bfloat16),
+        Path("grey.png"),
+        "grey.png",
+    ],
+    ids=["32 bits", "floating point", "gradient", "bfloat16", "path", "name"],
+)
+def test_forms_of_an_image(
+    image: object, kept: Callable[..., DataSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (8, 8), 128).save("grey.png")
+    train = kept([(image, place % 2) for place in range(20)]).splits["train"]
+    assert (train.read(np.arange(4)).images_BCHW == 128).all()
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
         ({"train": [], "test": []}, r"data\['train'\] holds no images"),
@@ -128,6 +149,10 @@ def test_several_labels_and_grey_images(kept: Callable[..., DataSet]) -> None:
         ([{"picture": PIXELS[0], "label": 1}], "record 0 has no 'image'; its keys are picture, label"),
         ([PIXELS[0]], "record 0 is a ndarray; expected a pair"),
         (DataLoader(Pairs()), "is a DataLoader"),
+        ({"train": {"image": list(PIXELS), "label": LABELS}}, "is a table of columns; give its rows"),
+        ([("nowhere.png", 1)], r"record 0: the image file 'nowhere\.png' cannot be read"),
+        ([({"bytes": None, "path": "/nowhere.png"}, 1)], r"the image file '/nowhere\.png' cannot be read"),
+        ([(Image.new("I", (8, 8), 70_000), 1)], "pixels are int32"),
         (7, "is a int; give a Dataset"),
     ],
 )
