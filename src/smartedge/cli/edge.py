@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.common import add_side_arguments, metrics_address, next_line, side
 from smartedge.cli.ending import edge_ended
-from smartedge.cli.fronts import add_trust_arguments, open_published, spare_memory
+from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError
 from smartedge.methods.base import get_method
 from smartedge.processes import AWAITED
+from smartedge.runs.allocator import return_freed_memory
 from smartedge.runs.progress import Update
 from smartedge.stopping import Stopped
 
@@ -62,7 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Run the edge's side to its end."""
     if args.front is not None:
-        spare_memory()
+        return_freed_memory()
     from smartedge.fleet.bundle import open_bundle
     from smartedge.training import release_images, run_edge
 

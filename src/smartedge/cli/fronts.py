@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +19,7 @@ if TYPE_CHECKING:
     from smartedge.inference.trained import TorchFront, TrainedRun
     from smartedge.types import Labels
 
-__all__ = ["add_trust_arguments", "calibration_of", "open_published", "spare_memory"]
-
-_TRIM_THRESHOLD = -1  # M_TRIM_THRESHOLD of glibc's malloc.h
+__all__ = ["add_trust_arguments", "calibration_of", "open_published"]
 
 
 def add_trust_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,15 +37,6 @@ def add_trust_arguments(parser: argparse.ArgumentParser) -> None:
         help="refuse a front that does not meet it: 'certificate<=70%%', 'attack<=75%%', 'certificate.Male<=70%%', "
         "'epsilon<=8' or 'version>=3'; may be repeated",
     )
-
-
-def spare_memory() -> None:
-    """Let glibc return freed memory at once. Otherwise it keeps the more, the larger the pieces are that it has seen.
-
-    It is called before anything large is read, by verbs that run a published front: 4 MiB of 117 (decision 33).
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_TRIM_THRESHOLD, 128 * 1024)  # its usual value; to set it is what fixes it
 
 
 def open_published(folder: Path, args: argparse.Namespace) -> PublishedFront:

@@ -11,8 +11,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smartedge.cli.fronts import add_trust_arguments, open_published, spare_memory
+from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError, DataError
+from smartedge.runs.allocator import return_freed_memory
 from smartedge.stopping import stop_on_signals
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def goal_of(args: argparse.Namespace) -> Goal | None:
 def run(args: argparse.Namespace) -> int:
     """Answer every image that can be read; exit code 3 where one cannot."""
     if _is_front(args.model):
-        spare_memory()
+        return_freed_memory()
     from smartedge.inference.answering import BATCH, check_threshold
 
     if args.bundle is not None and args.connect is None and not _is_front(args.model):

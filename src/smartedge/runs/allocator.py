@@ -10,12 +10,13 @@ import ctypes
 import os
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["keep_freed_memory", "return_freed_memory"]
 
 # Names and numbers are those of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAPPED_FROM = 2**30  # bytes: only blocks of at least this size are mapped, and given back at once
 _KEPT = 2**28  # bytes: as much free memory at the heap's end is kept
+_AT_MOST = 2**17  # bytes: glibc's own threshold of a new process; to set it is what fixes it
 _CHOSEN_BY_USER = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
@@ -24,9 +25,22 @@ def keep_freed_memory() -> bool:
 
     No result changes. The process's peak grows by up to an eighth where blocks are large.
     """
+    return _set({_M_MMAP_THRESHOLD: _MAPPED_FROM, _M_TRIM_THRESHOLD: _KEPT})
+
+
+def return_freed_memory() -> bool:
+    """The contrary, for the small process of an edge without torch: freed memory goes back to the kernel at once.
+
+    Otherwise glibc keeps the more, the larger the blocks are that it has seen; one file of weights is enough.
+    Call it before anything large is read. Returns as :func:`keep_freed_memory`.
+    """
+    return _set({_M_TRIM_THRESHOLD: _AT_MOST})
+
+
+def _set(options: dict[int, int]) -> bool:
     if sys.platform != "linux" or any(name in os.environ for name in _CHOSEN_BY_USER):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is None:
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
+    return all([mallopt(option, value) for option, value in options.items()])

@@ -40,3 +40,28 @@ def test_a_freed_block_is_used_again_without_new_pages() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is for Linux")
 def test_what_the_user_chose_stays() -> None:
     assert not run("keep", MALLOC_MMAP_THRESHOLD_="100000")[0]
+
+
+SMALL_BLOCKS_AFTER_A_LARGE_ONE = """
+import re, sys
+from smartedge.runs.allocator import return_freed_memory
+said = return_freed_memory() if sys.argv[1] == "return" else False
+large = b"x" * 2**24
+del large
+blocks = [b"x" * 2**20 for _ in range(24)]
+del blocks
+print(said, re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is for Linux")
+def test_freed_blocks_go_back() -> None:
+    resident = {}
+    for argument in ("return", "leave"):
+        command = [sys.executable, "-c", SMALL_BLOCKS_AFTER_A_LARGE_ONE, argument]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        said, kib = done.stdout.split()
+        if argument == "return" and said != "True":
+            pytest.skip("this C library is not glibc")
+        resident[argument] = int(kib)
+    assert resident["leave"] - resident["return"] > 12 * 1024
