@@ -152,8 +152,13 @@ class AffineCodec:
             return compress(levels_RN, self.bits), side
         levels_CBS = _by_image(levels_RN, features_BF.shape)
         marks_B = resembling(levels_CBS)
-        coded_CBS = differences(levels_CBS, marks_B) & self._highest
-        return write_marks(marks_B) + compress(coded_CBS, self.bits), side
+        alone = compress(levels_RN, self.bits)
+        if not marks_B.any():
+            return write_marks(marks_B) + alone, side
+        coded = compress(differences(levels_CBS, marks_B) & self._highest, self.bits)
+        if len(alone) <= len(coded):  # noise in the image before may cost more than that image tells
+            return write_marks(np.zeros_like(marks_B)) + alone, side
+        return write_marks(marks_B) + coded, side
 
     def decode(
         self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]

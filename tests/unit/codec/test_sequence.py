@@ -73,6 +73,15 @@ def test_a_new_scene_stands_by_itself_and_so_does_every_image_under_noise() -> N
     assert not resembling(noise_CBS).any()  # of 63 images; a difference has 1.41 times the spread
 
 
+def test_differences_that_noise_makes_longer_are_not_sent() -> None:
+    """Images resemble the one before, but their noise is as large as what they share."""
+    noise_BF = np.random.default_rng(1).standard_normal((64, 8, 4, 4)).astype(np.float32)
+    features_BF = film(scenes=8) + np.float32(0.5) * noise_BF
+    assert resembling(features_BF.swapaxes(0, 1).reshape(8, 64, 16)).any()
+    alone, with_previous = (sum(map(len, get_codec(name).encode(features_BF))) for name in ("uint8", "uint8-previous"))
+    assert with_previous <= alone + 8  # bytes of the marks
+
+
 @given(st.integers(1, 70), st.integers(0, 2**31))
 def test_differences_and_marks_come_back(batch: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
