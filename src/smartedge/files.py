@@ -16,6 +16,7 @@ from pathlib import Path
 __all__ = [
     "PRIVATE",
     "disk_error",
+    "is_disk_error",
     "private_folder",
     "refuse_if_others_can_read",
     "replacing",
@@ -77,8 +78,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write does not say which file it was
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 
@@ -120,6 +123,11 @@ def sync_file(descriptor: int) -> None:
         OSError: the disk does not take it.
     """
     getattr(os, "fdatasync", os.fsync)(descriptor)  # some systems have no fdatasync
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether an error is one of the disk or of the rights on it, and no fault of the program."""
+    return isinstance(error, OSError) and error.errno in _ADVICE
 
 
 def disk_error(error: OSError) -> str:

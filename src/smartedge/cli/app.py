@@ -21,7 +21,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from smartedge.errors import ConfigError, SmartEdgeError
+from smartedge.errors import ConfigError, LogError, SmartEdgeError
+from smartedge.files import disk_error, is_disk_error
 from smartedge.logs import json_line, plain
 from smartedge.stopping import Stopped, stop_on_signals
 
@@ -165,6 +166,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the pipe was closed, as in `smartedge cuts resnet18 | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        if "--debug" in arguments:
+            traceback.print_exc()
+        where = "" if error.filename is None else f"{plain(str(error.filename))}: "
+        _say(args, "error", f"error [{LogError.code}]: {where}{disk_error(error)}", code=LogError.code)
+        return LogError.exit_code
     finally:
         os.umask(before)
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from smartedge.cloud.intake import Intake
-from smartedge.errors import LinkError, RunError
+from smartedge.errors import LinkError, LogError, RunError
+from smartedge.files import disk_error, is_disk_error
 from smartedge.types import FeatureBatch, Frame
 
 __all__ = ["Decoded", "Handover", "Key"]
@@ -99,6 +100,14 @@ class Handover:
         return found
 
     def raise_failure(self) -> None:
-        """Raise where training has failed."""
-        if self.failure is not None:
-            raise RunError(f"the cloud's training has failed: {self.failure}")
+        """Raise where training has failed.
+
+        Raises:
+            LogError: the disk did not take its files. Edges wait then, as for a cloud that is away.
+            RunError: for any other reason.
+        """
+        if self.failure is None:
+            return
+        if isinstance(self.failure, OSError) and is_disk_error(self.failure):  # it may have room again
+            raise LogError(f"the cloud's disk does not take its files: {disk_error(self.failure)}")
+        raise RunError(f"the cloud's training has failed: {self.failure}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from smartedge.cloud.store import FeatureLog, FeatureReader, log_folder
-from smartedge.files import PRIVATE, private_folder, sync_folder
+from smartedge.errors import LogError
+from smartedge.files import PRIVATE, disk_error, private_folder, sync_folder
 from smartedge.types import StreamHeader
 
 __all__ = ["CLOSED", "Intake"]
@@ -68,10 +69,17 @@ class Intake:
         return self._closed.exists()
 
     def close(self) -> None:
-        """Note that the last stream is in. Durable when this returns."""
-        private_folder(self._closed.parent)
-        self._closed.touch(PRIVATE)
-        sync_folder(self._closed.parent)
+        """Note that the last stream is in. Durable when this returns.
+
+        Raises:
+            LogError: the disk does not take it.
+        """
+        try:
+            private_folder(self._closed.parent)
+            self._closed.touch(PRIVATE)
+            sync_folder(self._closed.parent)
+        except OSError as error:
+            raise LogError(f"{self._closed}: edge {self.edge!r}: cannot be written: {disk_error(error)}") from error
 
     @property
     def writes(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -37,6 +38,9 @@ def save_weights(
         path: the file; its folder must be there.
         state: such as the ``state_dict`` of a module; tensors of any dtype and shape.
         metadata: texts that the file holds beside the tensors.
+
+    Raises:
+        OSError: the disk does not take it.
     """
     tensors, taken = dict[str, Tensor](), set[int]()
     for name, tensor in state.items():
@@ -47,7 +51,12 @@ def save_weights(
         taken.add(storage.data_ptr())
         tensors[name] = whole
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=None if metadata is None else dict(metadata))
+        try:
+            save_file(tensors, temporary, metadata=None if metadata is None else dict(metadata))
+        except SafetensorError as error:  # it tells an error of the system by a number in its text
+            if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def back_weights(cloud: Path, cut: str) -> Path:

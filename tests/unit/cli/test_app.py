@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import subprocess
@@ -225,3 +226,25 @@ def test_a_verb_that_is_asked_to_stop_ends_with_the_code_of_its_kind(verb, numbe
     page = (Path(__file__).parents[3] / "docs" / "errors.md").read_text(encoding="utf-8")
     (line,) = [line for line in page.splitlines() if line.startswith("| 0 | done; or one of ")]
     assert (f"`{verb}`" in line) == (verb in app._LONG)
+
+
+def test_a_full_disk_is_an_error_that_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("smartedge.files.os.fsync", full)
+        assert app.main(["fleet", "init", str(tmp_path / "fleet")]) == 8
+    said = capsys.readouterr().err
+    assert said.startswith(f"error [SE-LOG]: {tmp_path}/fleet/authority.key: the disk is full: free space on it")
+
+
+def test_an_error_of_the_system_that_is_not_the_disk_s_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(args: object) -> int:
+        raise OSError(errno.ENOTCONN, "not connected")
+
+    monkeypatch.setattr(app, "parse", lambda argv: argparse.Namespace(run=fails))
+    with pytest.raises(OSError, match="not connected"):
+        app.main(["cuts"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
 from smartedge.artifacts.summary import CloudSummary, has_finished
 from smartedge.cloud.completion import ask_to_close
+from smartedge.cloud.handover import Handover
+from smartedge.cloud.intake import Intake
 from smartedge.cloud.learning import Learning
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
@@ -442,6 +445,19 @@ def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_pa
     assert locked == [True]
     assert dropped == ["edge0", "edge1"]
     runner.close()
+
+
+def test_edges_wait_for_a_cloud_whose_disk_is_full(tmp_path: Path) -> None:
+    """As for one that is away. They took it for training that failed, and ended for good."""
+    handover = Handover()
+    for error, kind in ((OSError(errno.ENOSPC, "full"), LogError), (OSError(0, "other"), RunError)):
+        with pytest.raises(OSError), handover.in_use():  # noqa: PT011
+            raise error
+        with pytest.raises(kind, match="the disk is full" if kind is LogError else "training has failed"):
+            handover.raise_failure()
+    (tmp_path / "closed").write_text("in the place of a folder")
+    with pytest.raises(LogError, match="edge 'door': cannot be written"):
+        Intake(tmp_path, "door").close()
 
 
 def test_two_clouds_cannot_use_one_run(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
 from torch import nn
 
 from smartedge.errors import RunError
+from smartedge.files import is_disk_error
 from smartedge.runs.checkpoint import Checkpoints, load_weights, save_weights
 
 
@@ -82,6 +85,19 @@ def test_no_bit_that_turned_is_learned_from_in_silence(tmp_path):
                 silent.append((file.name, bit))
         file.write_bytes(data)
     assert silent == []
+
+
+def test_a_disk_that_does_not_take_weights_is_an_error_of_the_disk(tmp_path):
+    """safetensors has an error of its own for it, which ended in a traceback."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            save_weights(tmp_path / "w.safetensors", {"a": torch.ones(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert is_disk_error(caught.value) and caught.value.filename == str(tmp_path / "w.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_old_and_later_ones_can_be_forgotten(tmp_path):
