@@ -54,10 +54,13 @@ def test_nothing_was_called() -> None:
 def test_short_calls_of_many_streams_share_few_threads_and_one_that_lasts_holds_nobody_up() -> None:
     async def scenario() -> None:
         with ThreadPoolExecutor(100) as pool:
-            slots, released = Slots(asyncio.get_running_loop(), 2), threading.Event()
+            slots, released, moment = Slots(asyncio.get_running_loop(), 2), threading.Event(), threading.Event()
             lasting = [asyncio.ensure_future(Turns(pool, slots).run(released.wait)) for _ in range(2)]
             names = await asyncio.gather(
-                *(Turns(pool, slots).run(lambda: threading.current_thread().name) for _ in range(50))
+                *(
+                    Turns(pool, slots).run(lambda: (moment.wait(0.01), threading.current_thread().name)[1])
+                    for _ in range(50)
+                )
             )
             released.set()
             assert await asyncio.gather(*lasting) == [True, True]
