@@ -31,6 +31,7 @@ from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink
 
 pytestmark = pytest.mark.slow
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 @pytest.fixture
@@ -64,7 +65,9 @@ def test_two_workers_train_on_a_copy_in_a_bucket(tmp_path: Path, bucket: str) ->
     private_folder(far / "cloud")
     write_atomically(far / "config.yaml", config.to_yaml())
     command = [*launch_command(far, 2), "--from", bucket]
-    with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdin=subprocess.PIPE) as torchrun:
+    path = os.pathsep.join(filter(None, [str(HELPERS), os.environ.get("PYTHONPATH")]))  # the network is built there
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": path}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as torchrun:
         assert torchrun.wait(timeout=120) == 0  # their input stays open: they stop where it ends
     assert has_finished(far / "cloud") and not (far / "cloud" / "store").exists()
     assert_same_back(far, stored)

@@ -49,7 +49,7 @@ class StoreFollower:
         complete = is_complete(self._cloud) if copy is None else copy.complete
         for edge in edges_of(self._cloud) if copy is None else copy.edges:
             if edge not in intakes:
-                intake = self._opened(edge)
+                intake = self._opened(edge, complete)
                 if intake is not None and intake.streams:
                     intakes[edge] = intake
             elif not intakes[edge].writes and (log := intakes[edge].log) is not None:
@@ -61,12 +61,12 @@ class StoreFollower:
         intakes = self._handover.intakes
         return all(edge in intakes and count <= intakes[edge].next_seq for edge, count in needed.items())
 
-    def _opened(self, edge: str) -> Intake | None:
+    def _opened(self, edge: str, complete: bool) -> Intake | None:
         try:
             log = FeatureReader(log_folder(self._cloud, edge), edge) if self._copy is None else self._copy.reader(edge)
             return Intake(self._cloud, edge, max_bytes=self._max_bytes, reader=log)
         except LogError:
             since = self._unreadable.setdefault(edge, time.monotonic())
-            if time.monotonic() - since > _BEING_MADE:
+            if complete or time.monotonic() - since > _BEING_MADE:
                 raise
             return None

@@ -54,6 +54,13 @@ def test_it_sees_what_is_durable_as_it_comes_and_changes_nothing(tmp_path: Path)
     runner.close()
 
 
+def test_a_log_of_a_complete_run_that_cannot_be_read_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "store" / "edge0").mkdir(parents=True)
+    mark_complete(tmp_path, True)
+    with pytest.raises(LogError):
+        StoreFollower(tmp_path, Handover()).refresh()
+
+
 def test_a_log_that_is_being_made_is_no_error_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "store" / "edge0"
     folder.mkdir(parents=True)
