@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import narrow
 import pytest
 import torch
 from many_edges import edges_of, fleet_config, run_fleet
@@ -75,7 +76,8 @@ def test_other_schedules_on_a_store_that_is_there(tiny_config, tmp_path: Path, s
     assert_same_cloud(config.run_dir, run)
 
 
-def test_two_edges_by_the_journal(tmp_path: Path) -> None:
+def test_two_edges_by_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(narrow.__file__).parent), prepend=":")  # the workers build its network
     config = fleet_config(fleet={"expect": 2}, cloud={"shards": 2}, hardware={"threads": 1})
     first = tmp_path / "one"
     torch.set_num_threads(1)
