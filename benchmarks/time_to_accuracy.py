@@ -191,9 +191,8 @@ def main() -> None:
     args = parser.parse_args()
     found = ways()
     if not args.table:
-        missing = {curve_file(way): way for way in found if not curve_file(way).exists()}
-        if args.role:
-            missing = {file: way for file, way in missing.items() if way.role == args.role}
+        wanted = [way for way in found if args.role in (None, way.role)]
+        missing = {curve_file(way): way for way in wanted if not curve_file(way).exists()}
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(lambda way: train(way, args.work, args.device), missing.values()))
     print_tables(found)
