@@ -80,7 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a write does not say which file it was
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # of a write, which names none
             error.filename = str(path)
         raise
     sync_folder(path.parent)
