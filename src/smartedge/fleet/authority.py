@@ -27,7 +27,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued, SimplexKeys
 from smartedge.errors import FleetError
@@ -37,9 +36,6 @@ from smartedge.fleet.register import REGISTER, SIMPLEX_KEYS
 from smartedge.fleet.signing import make_signing_key
 from smartedge.types import EDGE_NAME
 from smartedge.wire.simplex.seal import KEY_BYTES
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["SERVER_NAME", "Authority", "check_names"]
 
