@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,9 +13,14 @@ from typing_extensions import Self
 from smartedge.errors import RunError, SmartEdgeError
 from smartedge.files import write_json_atomically
 
-__all__ = ["Artifact", "Part"]
+__all__ = ["Artifact", "Part", "json_checksum"]
 
 Fields = dict[str, JsonValue]
+
+
+def json_checksum(value: object) -> int:
+    """The CRC-32 of a value as JSON with sorted keys."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 class Part(BaseModel):

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from smartedge.artifacts.base import Artifact, Part
+from smartedge.artifacts.base import Artifact, Part, json_checksum
 from smartedge.artifacts.results import Figures
 
 __all__ = ["EdgeFigures", "FleetFigures", "OrderLine", "Snapshot"]
 
 _NEW = "start a new run in another run_dir"
-
-
-def _check(frames: Mapping[str, int]) -> int:
-    return zlib.crc32(json.dumps(dict(frames), sort_keys=True).encode())
 
 
 class OrderLine(Part):
@@ -58,12 +52,12 @@ class Snapshot(Artifact):
     @classmethod
     def of(cls, frames: Mapping[str, int]) -> Self:
         """The snapshot of so many frames of each edge."""
-        return cls(check=_check(frames), frames=dict(frames))
+        return cls(check=json_checksum(dict(frames)), frames=dict(frames))
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         """A damaged number would leave out frames in silence."""
-        if self.check != _check(self.frames):
+        if self.check != json_checksum(self.frames):
             raise ValueError("the numbers are not those that were written")
         return self
 

@@ -11,11 +11,11 @@ from typing import Protocol
 from smartedge.cloud.handover import Decoded, Handover
 from smartedge.cloud.intake import Intake
 from smartedge.cloud.lock import Lock
-from smartedge.cloud.same_run import differences, facts_of_edge, facts_of_run
+from smartedge.cloud.same_run import facts_of_edge, facts_of_run
 from smartedge.cloud.store import edges_of
 from smartedge.cloud.values import largest_value
 from smartedge.codec import get_codec, unpack
-from smartedge.config import Config, config_of_edge
+from smartedge.config import Config, config_of_edge, differences
 from smartedge.errors import CodecError, ConfigError, FrameError, RunError, SmartEdgeError
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
@@ -318,7 +318,8 @@ class Ingest:
             raise RunError(f"the edge was started with settings that this run cannot have: {error}") from error
         mine = own.agreement()
         if theirs != mine:
-            keys = ", ".join(differences(mine, theirs)) or "their form"
+            found = differences(mine, theirs).items()
+            keys = ", ".join(f"{key}: {its!r} at the edge, {ours!r} here" for key, (ours, its) in found) or "their form"
             raise RunError(f"edge and cloud were started with different settings ({keys}); give both the same config")
         said = (header.codec, header.batch_size, header.feature_dtype, header.labels)
         if said != (own.codec_name, own.train.batch_size, self._method.wire_dtype, True):

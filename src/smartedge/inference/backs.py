@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -98,7 +100,7 @@ class BackServer:
         """Nothing to do: no frame is kept."""
 
 
-def _agree(theirs: dict[str, object], own: dict[str, object]) -> bool:
+def _agree(theirs: Mapping[str, object], own: Mapping[str, object]) -> bool:
     """Whether an edge's front belongs to the back here.
 
     Both name the front by its digest where the run was trained with a published front. The settings of its training

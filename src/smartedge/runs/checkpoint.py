@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smartedge.artifacts.base import json_checksum
 from smartedge.artifacts.checkpoint import CheckpointState
 from smartedge.errors import RunError
 from smartedge.files import private_folder, replacing, sync_folder
@@ -146,7 +146,7 @@ class Checkpoints:
 
 def _check(folder: Path, tree: object) -> int:
     """The CRC-32 of a checkpoint. A bit that the disk turned would be learned from, and nobody would know."""
-    check = zlib.crc32(json.dumps(tree, sort_keys=True).encode())
+    check = json_checksum(tree)
     with (folder / "tensors.safetensors").open("rb") as file:
         while data := file.read(2**20):
             check = zlib.crc32(data, check)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 
 from smartedge.errors import FrameError
 from smartedge.types import BLANK, PROTOCOL, Bytes, EncodedBatch, Frame, SplitName, StreamHeader
@@ -164,7 +164,7 @@ def _check_protocol(data: bytes) -> None:
         )
 
 
-def settings_in(header: StreamHeader) -> dict[str, object]:
+def settings_in(header: StreamHeader) -> dict[str, JsonValue]:
     """The settings that a stream header states; they may come from anybody.
 
     Raises:

@@ -257,9 +257,8 @@ class GrpcReceiver:
             raise FrameError("stream header: the stream ended without one")
         header = header_from_json(Up.FromString(first).header)
         place = await self._places.claim(peer)
-        calls, syncs = (
-            Turns(self._pool, self._slots) for _ in range(2)
-        )  # frames become durable while further ones come
+        calls = Turns(self._pool, self._slots)
+        syncs = Turns(self._pool, self._slots)  # frames become durable while further ones come
         receiver: StreamReceiver | None = None
         try:
             receiver = await calls.run(functools.partial(StreamReceiver, self._handler, peer.edge, header))
