@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
-import fcntl
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from smartedge.config import Config, load_config
 from smartedge.data import batches
 from smartedge.datasets import dataset_of
 from smartedge.files import write_atomically
+from smartedge.locks import holding
 from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.loop import Progress, fit
 from smartedge.runs.checkpoint import Checkpoints, save_weights
@@ -79,8 +79,7 @@ def in_own_process(code: str, *arguments: str) -> None:
 def alone(folder: Path) -> Iterator[None]:
     """Hold a lock beside a folder: another process, or thread, that needs the same folder waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with holding(folder.with_name(f"{folder.name}.lock")):
         yield
 
 

@@ -7,7 +7,6 @@ however that happens. So the folder must be on a disk whose locks all of them se
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 from collections.abc import Collection, Iterator
@@ -18,6 +17,7 @@ from smartedge.cloud.completion import is_complete
 from smartedge.cloud.follower import StoreFollower
 from smartedge.cloud.handover import Handover
 from smartedge.files import PRIVATE, private_folder
+from smartedge.locks import holding, lock_at_once, lock_shared, open_lock
 
 __all__ = ["IngestGroup", "SharedStore"]
 
@@ -44,8 +44,8 @@ class IngestGroup:
         self._claims: dict[str, int] = {}
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         made = self._folder / f"{self.name}.new"
-        self._alive = _open(made)
-        fcntl.flock(self._alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._alive = open_lock(made)
+        lock_at_once(self._alive)
         made.rename(self._folder / f"{self.name}{_PROCESS}")  # locked before others can see it
 
     def share(self, edges: Collection[str]) -> list[str]:
@@ -55,13 +55,11 @@ class IngestGroup:
         known = [path.name.removesuffix(_EDGE) for path in self._folder.glob(f"*{_EDGE}")]
         wanted = {edge for edge, name in _divided(known, self._processes()).items() if name == self.name} & {*edges}
         for edge in sorted(wanted - self._claims.keys()):
-            file = _open(self._folder / f"{edge}{_EDGE}")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # its last owner has not noticed yet
-                os.close(file)
-            else:
+            file = open_lock(self._folder / f"{edge}{_EDGE}")
+            if lock_at_once(file):
                 self._claims[edge] = file
+            else:  # its last owner has not noticed yet
+                os.close(file)
         return sorted(wanted & self._claims.keys())
 
     def release(self, edge: str) -> None:
@@ -106,9 +104,9 @@ class SharedStore(StoreFollower):
     def enter(self, edge: str) -> None:
         """Frames of an edge are about to be appended. Waits while the store is closed for a moment."""
         if edge not in self._inside:
-            file = _open(self._folder / "gate")
-            with self._turn(fcntl.LOCK_SH):
-                fcntl.flock(file, fcntl.LOCK_SH)
+            file = open_lock(self._folder / "gate")
+            with holding(self._folder / "turn", lock_shared):
+                lock_shared(file)
             self._inside[edge] = file
             self._handover.complete = is_complete(self._cloud)
 
@@ -120,32 +118,13 @@ class SharedStore(StoreFollower):
     @contextlib.contextmanager
     def closed(self) -> Iterator[None]:
         """Inside, nobody appends anything, and everything that was appended is durable."""
-        file = _open(self._folder / "gate")
-        try:
-            with self._turn(fcntl.LOCK_EX):  # nobody else comes in, so that those inside are waited for, and no others
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
-        finally:
-            os.close(file)
+        # Once this process has its turn nobody else comes in. So it waits only for those that are inside already.
+        with holding(self._folder / "turn"), holding(self._folder / "gate"):
+            yield
 
-    @contextlib.contextmanager
-    def one_at_a_time(self) -> Iterator[None]:
+    def one_at_a_time(self) -> contextlib.AbstractContextManager[None]:
         """Inside, no other process lets a new edge in."""
-        file = _open(self._folder / "new")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(file)
-
-    @contextlib.contextmanager
-    def _turn(self, kind: int) -> Iterator[None]:
-        file = _open(self._folder / "turn")
-        try:
-            fcntl.flock(file, kind)
-            yield
-        finally:
-            os.close(file)
+        return holding(self._folder / "new")
 
 
 def _divided(edges: Collection[str], processes: Collection[str]) -> dict[str, str]:
@@ -168,19 +147,12 @@ def _weight(edge: str, process: str) -> bytes:
     return blake2b(f"{edge}/{process}".encode(), digest_size=8).digest()
 
 
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-
-
 def _is_locked(path: Path) -> bool:
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not lock_at_once(file, shared=True)  # shared: two processes may look at the same moment
     finally:
         os.close(file)
-    return False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 from smartedge.errors import RunError
-from smartedge.files import PRIVATE, disk_error, private_folder
+from smartedge.files import disk_error, private_folder
+from smartedge.locks import lock_at_once, open_lock
 
 __all__ = ["Lock"]
 
@@ -26,19 +26,20 @@ class Lock:
     def __init__(self, path: Path, taken: str) -> None:
         try:
             private_folder(path.parent)
-            self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+            self._file: int | None = open_lock(path)
         except OSError as error:
             raise RunError(f"{path}: the run's lock cannot be used: {disk_error(error)}") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock_at_once(self._file):
+                holder = os.pread(self._file, 32, 0).decode("ascii", "replace").strip()
+                raise RunError(f"{path.parent}: {taken} (process {holder or 'not known'})")
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-        except OSError as error:
-            holder = os.pread(self._file, 32, 0).decode("ascii", "replace").strip()
+        except BaseException as error:
             self.close()
-            if isinstance(error, BlockingIOError):
-                raise RunError(f"{path.parent}: {taken} (process {holder or 'not known'})") from error
-            raise RunError(f"{path}: the run's lock cannot be used: {disk_error(error)}") from error
+            if isinstance(error, OSError):
+                raise RunError(f"{path}: the run's lock cannot be used: {disk_error(error)}") from error
+            raise
 
     def close(self) -> None:
         """Release the lock."""

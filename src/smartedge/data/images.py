@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -27,6 +26,7 @@ from smartedge.decode import Fit, decode
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing, write_atomically
 from smartedge.image_size import ImageSize
+from smartedge.locks import lock_at_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -313,7 +313,8 @@ def _build(
         ThreadPoolExecutor(decode_threads()) as pool,
         DecodingProgress(name, count) as on,
     ):
-        _hold(file.fileno())
+        with contextlib.suppress(OSError):  # a file system without locks
+            lock_at_once(file.fileno())
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         items = (item for index, item in enumerate(images.items()) if index in wanted)
         done = 0
@@ -361,20 +362,11 @@ def _evict(cache_dir: Path, used: Set[Path], cache_bytes: int) -> None:
             notes.unlink(missing_ok=True)
 
 
-def _hold(descriptor: int) -> bool:
-    """Lock a file that is being written, until it is closed or the process ends. False where another process has."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
-
-
 def _remove_left_over(cache_dir: Path) -> None:
     """Remove what processes that were killed left half written. The file of a process that still writes is locked."""
     for file in cache_dir.glob(".*.tmp"):
         with contextlib.suppress(OSError), file.open("rb") as opened:
-            if time.time() - os.fstat(opened.fileno()).st_mtime > LEFT_OVER_S and _hold(opened.fileno()):
+            if time.time() - os.fstat(opened.fileno()).st_mtime > LEFT_OVER_S and lock_at_once(opened.fileno()):
                 file.unlink()
 
 

@@ -18,7 +18,6 @@ common name of its certificate.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -30,10 +29,11 @@ from pathlib import Path
 
 from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued, SimplexKeys
 from smartedge.errors import FleetError
-from smartedge.files import PRIVATE, disk_error, private_folder, refuse_if_others_can_read, write_atomically
+from smartedge.files import disk_error, private_folder, refuse_if_others_can_read, write_atomically
 from smartedge.fleet.certificates import Signed, builder_of, require_cryptography, self_signed, signed
 from smartedge.fleet.register import REGISTER, SIMPLEX_KEYS
 from smartedge.fleet.signing import make_signing_key
+from smartedge.locks import lock, open_lock
 from smartedge.types import EDGE_NAME
 from smartedge.wire.simplex.seal import KEY_BYTES
 
@@ -190,11 +190,11 @@ class Authority:
     def _alone(self) -> Iterator[None]:
         """Nobody else changes the fleet in the block: whoever began with an older register would undo a revocation."""
         try:
-            file = os.open(self.folder / "changing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+            file = open_lock(self.folder / "changing.lock")
         except OSError as error:
             raise FleetError(f"{self.folder}: the fleet cannot be changed: {disk_error(error)}") from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file)
             yield
         finally:
             os.close(file)

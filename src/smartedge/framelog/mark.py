@@ -8,14 +8,14 @@ stands behind the slots, for the error that a second process gets.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from smartedge.files import PRIVATE, sync_file
+from smartedge.files import sync_file
+from smartedge.locks import lock_at_once, open_lock
 
 __all__ = ["MARK", "InUse", "Mark", "MarkFile", "read_mark"]
 
@@ -85,13 +85,11 @@ class MarkFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = os.open(folder / MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        self._file = open_lock(folder / MARK)
         try:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not lock_at_once(self._file):
                 said = os.pread(self._file, 32, 2 * _SECTOR).split(b"\n")[0]
-                raise InUse(int(said) if said.isdigit() else 0) from error
+                raise InUse(int(said) if said.isdigit() else 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode().ljust(32, b"\n"), 2 * _SECTOR)
             self.mark = _newest(os.pread(self._file, 2 * _SECTOR, 0))
         except BaseException:
