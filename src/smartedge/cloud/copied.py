@@ -15,16 +15,14 @@ from smartedge.cloud.remote import Remote
 from smartedge.cloud.store import FeatureReader
 from smartedge.errors import LogError
 from smartedge.framelog.index import Index, Place
-from smartedge.framelog.reader import STREAMS_NUMBER, Stream
+from smartedge.framelog.reader import STREAMS_NUMBER
 from smartedge.framelog.records import (
     FILE_HEADER_BYTES,
     FRAME,
     GAP,
     RECORD_HEADER_BYTES,
-    STREAM,
     FileHeader,
     Record,
-    checksum_of,
 )
 
 __all__ = ["MANIFEST", "CopiedReader", "CopiedStore", "headers_name", "manifest_of", "segment_names"]
@@ -166,14 +164,7 @@ class CopiedReader(FeatureReader):
             name = headers_name(self.edge, log.headers.bytes)
             data = self._fetched(name, log.headers)
             header = self._checked_header(data, name, log, STREAMS_NUMBER)
-            position = FILE_HEADER_BYTES
-            while position < len(data):
-                record = Record.unpack(data[position : position + RECORD_HEADER_BYTES], header.seed)
-                body = data[position + RECORD_HEADER_BYTES :][: 0 if record is None else record.body]
-                if record is None or record.kind != STREAM or checksum_of(body, b"") != record.checksum:
-                    break
-                self.stream_headers.append(Stream(body, record.seq))
-                position += RECORD_HEADER_BYTES + record.body
+            self._add_streams(data[FILE_HEADER_BYTES:], header)
         if len(self.stream_headers) != log.streams:
             raise self._broken(f"{self.where}", f"its stream headers are not the {log.streams} that were copied")
 
@@ -221,7 +212,7 @@ class CopiedReader(FeatureReader):
         if record.kind == FRAME and record.stream < len(self.stream_headers) and record.seq < most:
             self._index.add(segment, position, record)
             return True
-        if record.kind != GAP or checksum_of(head, b"") != record.checksum:
+        if record.kind != GAP or not record.fits(head):
             return False
         after = int.from_bytes(head, "little")
         if after <= most:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from smartedge.framelog.mark import Mark
 from smartedge.framelog.reader import STREAMS, LogReader, segment_name
-from smartedge.framelog.records import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, checksum_of, read_at
+from smartedge.framelog.records import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, read_at
 
 __all__ = ["DurableLog", "DurableSegment"]
 
@@ -68,7 +68,7 @@ class DurableLog(LogReader):
                     raise self._damaged(seq, segment.number, position)
                 data = read_at(file, position, RECORD_HEADER_BYTES + record.body)
                 begin, seq = RECORD_HEADER_BYTES + record.head, record.seq
-                if checksum_of(data[RECORD_HEADER_BYTES:begin], data[begin:]) != record.checksum:
+                if not record.fits(data[RECORD_HEADER_BYTES:]):
                     raise self._damaged(seq, segment.number, position)
                 yield data[:begin], data[begin:]
                 position += len(data)

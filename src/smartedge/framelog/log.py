@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 from bisect import bisect_right
 from operator import attrgetter
 from pathlib import Path
@@ -27,7 +28,6 @@ from smartedge.framelog.records import (
     Bytes,
     FileHeader,
     LogFile,
-    checksum_of,
 )
 
 __all__ = ["FrameLog"]
@@ -111,7 +111,7 @@ class FrameLog(OpenLog):
         """
         with self._lock:
             if seq < self.next_seq:
-                self._check_equal(seq, (len(head), len(payload), checksum_of(head, payload)))
+                self._check_equal(seq, (len(head), len(payload), zlib.crc32(payload, zlib.crc32(head))))
                 return False
             if seq > self.next_seq:
                 raise FrameError(f"frame {seq} arrived, but frame {self.next_seq} is missing; resume the edge's run")

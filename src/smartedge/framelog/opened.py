@@ -113,9 +113,7 @@ class OpenLog(LogReader):
         if file is None:
             return self._remove(self.folder / STREAMS)
         self._streams_file = file
-        self._streams_position = self._streams_position or FILE_HEADER_BYTES
-        while self._next_stream(file.descriptor, file.header, file.size):
-            pass
+        self._read_streams_to(file.size, file.descriptor, file.header)
         return file.cut_off(self._streams_position)
 
     def _recover_frames(self) -> int:

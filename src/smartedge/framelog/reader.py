@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,8 @@ from smartedge.framelog.records import (
     STREAM,
     FileHeader,
     Record,
-    checksum_of,
     read_at,
+    sound_records,
 )
 
 __all__ = ["STREAMS", "STREAMS_NUMBER", "LogReader", "Stored", "Stream", "segment_name", "segments_of"]
@@ -122,10 +123,9 @@ class LogReader:
         """
         place = self._place(seq)
         body = self._bytes(place, seq, place.head + place.payload)
-        head, payload = body[: place.head], body[place.head :]
-        if len(body) != place.head + place.payload or checksum_of(head, payload) != place.checksum:
+        if len(body) != place.head + place.payload or zlib.crc32(body) != place.checksum:
             raise self._damaged(seq, place.segment, place.position)
-        return Stored(head, payload)
+        return Stored(body[: place.head], body[place.head :])
 
     def head(self, seq: int) -> bytes:
         """The head of frame ``seq``. It is not checked.
@@ -216,26 +216,28 @@ class LogReader:
             return
         with self._opened(path, "its stream headers") as file:
             header = self._file_header(file, path, mark, STREAMS_NUMBER, "its stream headers")
-            self._streams_position = self._streams_position or FILE_HEADER_BYTES
-            while self._streams_position < mark.streams_position:
-                if not self._next_stream(file, header, mark.streams_position):
-                    break
+            self._read_streams_to(mark.streams_position, file, header)
         if (len(self.stream_headers), self._streams_position) != (mark.streams, mark.streams_position):
             raise LogError(
                 f"{path}: edge {self.edge!r}, stream header {len(self.stream_headers)}: damaged or missing at byte "
                 f"{self._streams_position}, although it was confirmed; restore the log from a copy"
             )
 
-    def _next_stream(self, file: int, header: FileHeader, limit: int) -> bool:
-        record = self._record(file, header, self._streams_position, limit)
-        if record is None or record.kind != STREAM or record.stream != len(self.stream_headers):
-            return False
-        data = read_at(file, self._streams_position + RECORD_HEADER_BYTES, record.body)
-        if len(data) != record.body or checksum_of(data, b"") != record.checksum:
-            return False
-        self.stream_headers.append(Stream(data, record.seq))
-        self._streams_position += RECORD_HEADER_BYTES + record.body
-        return True
+    def _read_streams_to(self, end: int, file: int, header: FileHeader) -> None:
+        """Read the stream headers that are not known yet, up to byte ``end`` of their file, or to a damaged one."""
+        self._streams_position = self._streams_position or FILE_HEADER_BYTES
+        data = read_at(file, self._streams_position, max(0, end - self._streams_position))
+        self._streams_position += self._add_streams(data, header)
+
+    def _add_streams(self, data: bytes, header: FileHeader) -> int:
+        """Add the stream headers in ``data``, up to one that is damaged. Returns how many bytes they take."""
+        taken = 0
+        for record, body in sound_records(data, header.seed):
+            if record.kind != STREAM or record.stream != len(self.stream_headers):
+                break
+            self.stream_headers.append(Stream(body, record.seq))
+            taken += RECORD_HEADER_BYTES + record.body
+        return taken
 
     def _read_segments(self, mark: Mark) -> None:
         """Find the durable frames that are not known yet. The bodies are checked when they are read."""
@@ -284,7 +286,7 @@ class LogReader:
         at = self._position + RECORD_HEADER_BYTES
         if check or record.kind == GAP:
             body = read_at(file, at, record.body)
-            if len(body) != record.body or checksum_of(body, b"") != record.checksum:
+            if not record.fits(body):
                 return False
         if record.kind == GAP:
             self._index.add_gap(int.from_bytes(body, "little"))

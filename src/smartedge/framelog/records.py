@@ -19,6 +19,7 @@ import errno
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -34,8 +35,8 @@ __all__ = [
     "FileHeader",
     "LogFile",
     "Record",
-    "checksum_of",
     "read_at",
+    "sound_records",
 ]
 
 _MAGIC = b"smartedge-log 1\n"
@@ -87,12 +88,16 @@ class Record(NamedTuple):
     seq: int
     head: int  # bytes
     payload: int  # bytes
-    checksum: int  # of the body
+    checksum: int  # CRC-32 of the body
 
     @property
     def body(self) -> int:
         """Bytes of head and payload."""
         return self.head + self.payload
+
+    def fits(self, body: bytes) -> bool:
+        """Whether a body has the length and the checksum that the header says."""
+        return len(body) == self.body and zlib.crc32(body) == self.checksum
 
     def pack(self, seed: int) -> bytes:
         """The record's header as bytes."""
@@ -174,7 +179,7 @@ class LogFile:
             OSError: the disk does not take them. The file ends where it did; or, if the disk does not take that
                 either, it is ``broken``.
         """
-        record = Record(kind, stream, seq, len(head), len(payload), checksum_of(head, payload))
+        record = Record(kind, stream, seq, len(head), len(payload), zlib.crc32(payload, zlib.crc32(head)))
         rest, place = [memoryview(part) for part in (record.pack(self.header.seed), head, payload)], self.end
         try:
             while rest:
@@ -209,9 +214,16 @@ class LogFile:
         os.close(self.descriptor)
 
 
-def checksum_of(head: Bytes, payload: Bytes) -> int:
-    """The CRC-32 of a record's body."""
-    return zlib.crc32(payload, zlib.crc32(head))
+def sound_records(data: bytes, seed: int) -> Iterator[tuple[Record, bytes]]:
+    """The records in ``data`` with their bodies, up to the first one that is damaged or cut short."""
+    at = 0
+    while (record := Record.unpack(data[at : at + RECORD_HEADER_BYTES], seed)) is not None:
+        at += RECORD_HEADER_BYTES
+        body = data[at : at + record.body]
+        if not record.fits(body):
+            return
+        yield record, body
+        at += record.body
 
 
 def read_at(file: int, position: int, count: int) -> bytes:
