@@ -18,7 +18,7 @@ from rate_tasks import CUTMIX, MIX, SHIFT, TWICE, Sent
 from torch import Tensor
 from torch.nn import functional
 
-from smartedge.cloud.inputs import ByShard
+from smartedge.cloud.inputs import Ready
 from smartedge.cloud.order import Shuffled
 from smartedge.cloud.store import FeatureLog, StoreHandler
 from smartedge.cloud.trainer import BackTrainer
@@ -28,6 +28,7 @@ from smartedge.datasets import open_data
 from smartedge.edge.runner import EdgeRunner
 from smartedge.methods.back_step import CloudStep
 from smartedge.methods.base import get_method
+from smartedge.methods.loop import Progress
 from smartedge.methods.options import options_of
 from smartedge.models.cut import list_cuts
 from smartedge.models.exits import task_loss
@@ -122,9 +123,10 @@ class Unsaved(BackTrainer):
     def save(self) -> None:
         """Nothing."""
 
-    def _entering(self, batch: FeatureBatch, inputs: ByShard | None) -> Tensor:
+    def _entering(self, ready: Ready, progress: Progress) -> Tensor:
         """What the back takes, on its device."""
-        taken = self._inputs.of(batch, (self.progress.step,)) if inputs is None else inputs[0]
+        assert isinstance(ready.batch, FeatureBatch)
+        taken = self._inputs.of(ready.batch, (progress.step,)) if ready.inputs is None else ready.inputs[0]
         assert isinstance(taken, Tensor)
         return taken
 
@@ -132,14 +134,14 @@ class Unsaved(BackTrainer):
 class Shifting(Unsaved):
     """Moves feature maps at random by one place each way."""
 
-    def _learn_whole(self, batch: FeatureBatch, inputs: ByShard | None, *, want_gradient: bool = False) -> CloudStep:
-        maps_BCHW = self._entering(batch, inputs)
+    def _learn_whole(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
+        maps_BCHW = self._entering(ready, progress)
         padded = functional.pad(maps_BCHW, (1, 1, 1, 1), mode="replicate")
         windows = padded.unfold(2, maps_BCHW.shape[2], 1).unfold(3, maps_BCHW.shape[3], 1)  # (B, C, 3, 3, H, W)
         down_B, right_B = torch.randint(0, 3, (2, len(windows)), device=windows.device)
         moved_BCHW = windows[torch.arange(len(windows), device=windows.device), :, down_B, right_B]
         moved_BCHW = moved_BCHW.contiguous(memory_format=torch.channels_last)
-        return super()._learn_whole(batch, {0: moved_BCHW}, want_gradient=want_gradient)
+        return super()._learn_whole(replace(ready, inputs={0: moved_BCHW}), progress, want_gradient=want_gradient)
 
 
 class Mixing(Unsaved):
@@ -151,10 +153,12 @@ class Mixing(Unsaved):
 
     cuts = False
 
-    def _learn_whole(self, batch: FeatureBatch, inputs: ByShard | None, *, want_gradient: bool = False) -> CloudStep:
+    def _learn_whole(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
         self.back.train()
+        batch = ready.batch
+        assert isinstance(batch, FeatureBatch)
         options, labels_B = options_of(self.config), torch.from_numpy(batch.labels)
-        inputs_BF, own_B = self._entering(batch, inputs), labels_B.to(self.device)
+        inputs_BF, own_B = self._entering(ready, progress), labels_B.to(self.device)
         share, others_B = float(torch.rand(())), torch.randperm(len(labels_B)).to(self.device)
         other_BF, other_B = inputs_BF[others_B], own_B[others_B]
         if self.cuts:

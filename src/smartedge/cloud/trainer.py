@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from smartedge.artifacts.results import Figures
 from smartedge.cloud.group import ALONE, Group
 from smartedge.cloud.influence import Influence
-from smartedge.cloud.inputs import ByShard, Inputs, Ready
+from smartedge.cloud.inputs import Inputs, Ready
 from smartedge.cloud.label_shares import LabelShares
 from smartedge.cloud.order import Shuffled
-from smartedge.cloud.shared_step import ShardedBatch, divided, shared_step
+from smartedge.cloud.shared_step import divided, shared_step
 from smartedge.cloud.supply import Supply
 from smartedge.config import Config
 from smartedge.methods.back_step import CloudStep, cloud_forward, cloud_step, image_losses
@@ -100,6 +100,7 @@ class BackTrainer:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.label_shares = LabelShares(config.dp.label_epsilon)  # of several edges
         self._inputs = Inputs(config, self.back, device, self.label_shares)
+        self._learn = self._learn_whole if config.cloud.shards == 1 else self._learn_shards
         self.test_images: Counter[str] = Counter()  # edge -> its images among the predictions of the test split
         self._predictions = Predictions()
         self._validation = Predictions()  # of several edges, whose validation frames come between training frames
@@ -190,7 +191,7 @@ class BackTrainer:
         predictions, self._predictions = self._predictions, Predictions()
         try:
             with self.random.active():
-                result = self._learn_whole(batch, None)
+                result = self._learn_whole(Ready(batch), self.progress)
             whole = all(bool(tensor.isfinite().all()) for tensor in self.back.state_dict().values())
             return whole and bool(result.logits_BK.isfinite().all())
         except (ValueError, RuntimeError, ArithmeticError):
@@ -299,23 +300,17 @@ class BackTrainer:
 
     # -- one batch
 
-    def _learn(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
-        """One update, with all images at once or in shards."""
-        batch, shards = ready.batch, self.config.cloud.shards
-        if isinstance(batch, FeatureBatch) and shards > 1:
-            batch = divided(batch, shards, self.group.own(shards))
-        if isinstance(batch, ShardedBatch):
-            return self._learn_shards(batch, ready.inputs)
-        return self._learn_whole(batch, ready.inputs, want_gradient=want_gradient)
-
-    def _learn_whole(self, batch: FeatureBatch, inputs: ByShard | None, *, want_gradient: bool = False) -> CloudStep:
+    def _learn_whole(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
+        """One update with all images of the batch at once."""
+        batch, inputs = ready.batch, ready.inputs
+        assert isinstance(batch, FeatureBatch)
         self.back.train()
         labels = torch.from_numpy(batch.labels)
         kind = "multi" if labels.dim() == 2 else "single"
         result = cloud_step(
             self.back,
             self.optimizer,
-            self._inputs.of(batch, (self.progress.step,)) if inputs is None else inputs[0],
+            self._inputs.of(batch, (progress.step,)) if inputs is None else inputs[0],
             to_device(labels, self.device),
             kind,
             label_epsilon=self.config.dp.label_epsilon,
@@ -326,11 +321,15 @@ class BackTrainer:
         self.latest_loss = result.loss
         return result
 
-    def _learn_shards(self, step: ShardedBatch, inputs: ByShard | None) -> CloudStep:
+    def _learn_shards(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
         """One update with the shards of this worker and those of the others."""
+        assert not want_gradient  # the settings refuse shards where frames are answered
+        step, inputs, shards = ready.batch, ready.inputs, self.config.cloud.shards
+        if isinstance(step, FeatureBatch):
+            step = divided(step, shards, self.group.own(shards))
 
         def taken(number: int, batch: FeatureBatch) -> Tensor | Entering:
-            return self._inputs.of(batch, (self.progress.step, number)) if inputs is None else inputs[number]
+            return self._inputs.of(batch, (progress.step, number)) if inputs is None else inputs[number]
 
         self.back.train()
         told = shared_step(

@@ -26,7 +26,7 @@ class Predictions:
     def __init__(self) -> None:
         self._ids: list[np.ndarray] = []
         self._labels: list[Tensor] = []
-        self._scores: list[Tensor] = []
+        self._logits: list[Tensor] = []
         self._losses: list[float | Tensor] = []
         self._batches = 0
         self._further: Counter[str] = Counter()
@@ -55,7 +55,7 @@ class Predictions:
         """
         self._ids.append(ids)
         self._labels.append(labels)
-        self._scores.append(probabilities(logits_BK, "multi" if labels.dim() == 2 else "single"))
+        self._logits.append(logits_BK)
         self._losses.append(loss)
         self._batches += 1
         self._further.update(further)
@@ -70,9 +70,8 @@ class Predictions:
             RunError: the network has diverged: its answers are not finite.
         """
         labels = torch.cat(self._labels).cpu()
-        kind: Literal["single", "multi"] = "multi" if labels.dim() == 2 else "single"
         try:
-            figures = metrics.evaluate(labels.numpy(), torch.cat(self._scores).cpu().numpy(), kind)
+            figures = metrics.evaluate(labels.numpy(), self._scores().numpy(), self._kind)
         except ValueError as error:  # scores that are not finite; the message says so
             raise RunError(str(error)) from error
         loss = sum(float(loss) * len(ids) for loss, ids in zip(self._losses, self._ids, strict=True))
@@ -87,5 +86,13 @@ class Predictions:
         return {
             "ids": torch.from_numpy(np.concatenate(self._ids)),
             "labels": torch.cat(self._labels).cpu(),
-            "scores": torch.cat(self._scores).cpu().contiguous(),
+            "scores": self._scores(),
         }
+
+    @property
+    def _kind(self) -> Literal["single", "multi"]:
+        return "multi" if self._labels[0].dim() == 2 else "single"
+
+    def _scores(self) -> Tensor:
+        """The probabilities that the answers give, float32 (N, K), on the CPU."""
+        return probabilities(torch.cat(self._logits), self._kind).cpu()
