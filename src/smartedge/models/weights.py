@@ -1,8 +1,9 @@
 """Pretrained weights: where they come from, how they are put into a network, and what is said about it.
 
 Files are ``.safetensors``, or those of ``torch.save``, which are read without running any code
-(:mod:`smartedge.models.pth`). The head is replaced where it has another size. Any other difference between file and
-network is an error: a network that is half pretrained looks like one that learns badly.
+(:mod:`smartedge.models.pth`). The head is replaced where it has another size, and its last layer begins at zero: timm
+draws some of them so large that a network with few labels never unlearns them (decision 53). Any other difference
+between file and network is an error: a network that is half pretrained looks like one that learns badly.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ def _what_else(saved: Any) -> str:
 def fill(
     model: nn.Module, state: Mapping[str, Tensor], source: str, *, head: tuple[str, ...], adapt: Adapt | None = None
 ) -> tuple[int, tuple[str, ...], list[str]]:
-    """Copy the tensors of ``state`` into ``model``.
+    """Copy the tensors of ``state`` into ``model``. The last layer of a head of another size is set to zero.
 
     Args:
         model: the network. Its parameters that get values are marked, see :func:`is_pretrained`.
@@ -221,6 +222,8 @@ def fill(
             own[name].copy_(state[name])
             if isinstance(own[name], nn.Parameter):
                 own[name]._pretrained = True
+        for name in found.logits:
+            own[name].zero_()
     return len(found.copied), found.replaced, notes
 
 
@@ -268,6 +271,12 @@ class _Comparison:
         self.replaced = tuple(name for name in (*self.misfit, *self.missing) if name.startswith(heads))
 
     @property
+    def logits(self) -> list[str]:
+        """Tensors of another size in the last such layer of each head."""
+        last = {head: _layer(name) for name in self.misfit for head in self.heads if name.startswith(head)}
+        return [name for name in self.misfit if _layer(name) in last.values()]
+
+    @property
     def fits(self) -> bool:
         """Whether nothing but the head differs."""
         return not self._outside([*self.misfit, *self.missing, *self.extra])
@@ -285,6 +294,10 @@ class _Comparison:
 
     def _outside(self, names: list[str]) -> list[str]:
         return [name for name in names if not name.startswith(self.heads)]
+
+
+def _layer(tensor: str) -> str:
+    return tensor.rpartition(".")[0]
 
 
 def _with_own_names(state: Mapping[str, Tensor], own: Iterable[str]) -> tuple[dict[str, Tensor], list[str]]:

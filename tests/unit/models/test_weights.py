@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from smartedge.image_size import ImageSize
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input, undivided
 from smartedge.models.published import of_model
-from smartedge.models.weights import IMAGENET, is_pretrained, loaded_in, read_weights
+from smartedge.models.weights import IMAGENET, fill, is_pretrained, loaded_in, read_weights
 from smartedge.models.zoo import build
 
 save = torch.save  # noqa: TID251
@@ -45,13 +46,25 @@ def test_a_head_of_another_size_is_replaced_and_said(trained, ending):
     model = network(weights=str(file))
     own = model.state_dict()
     assert all(torch.equal(own[key], state[key]) for key in state if not key.startswith("fc."))
-    assert torch.equal(own["fc.weight"], network().state_dict()["fc.weight"]), "the head begins as the seed says"
+    assert not own["fc.weight"].any() and not own["fc.bias"].any(), "it begins at zero"
     assert model.loaded.replaced == ("fc.weight", "fc.bias")
     assert model.loaded.tensors == len(own) - 2
     assert model.loaded.text().startswith(f"weights: {len(own) - 2} tensors from {file}, trained at 176x176; begin un")
     assert "images are 64x64 here; data.image_size: 176" in model.loaded.text()
     marked = {name for name, parameter in model.named_parameters() if is_pretrained(parameter)}
     assert marked == {name for name, _ in model.named_parameters()} - {"fc.weight", "fc.bias"}
+
+
+def test_of_a_replaced_head_only_the_last_layer_begins_at_zero():
+    """Two layers of zeros would never learn."""
+
+    def made(hidden, outputs):
+        layers = {"body": nn.Linear(2, 2), "head": nn.Sequential(nn.Linear(2, hidden), nn.Linear(hidden, outputs))}
+        return nn.Sequential(OrderedDict(layers))
+
+    model = made(4, 10)
+    fill(model, made(3, 5).state_dict(), "a file", head=("head",))
+    assert model.head[0].weight.all() and not model.head[1].weight.any() and not model.head[1].bias.any()
 
 
 def test_a_head_of_the_same_size_is_kept(trained):
@@ -176,7 +189,7 @@ def test_a_pretrained_network_keeps_the_stem_that_was_trained(tmp_path):
 
 def test_a_pretrained_network_sees_colours_as_in_its_training(trained):
     """The front and the undivided network get the pixels of all networks, and scale them as timm says."""
-    file, _ = trained()
+    file, _ = trained(outputs=10)
     blueprint = Blueprint("timm/resnet10t", at="layer1", outputs=10, image_size=64, seed=0, weights=str(file))
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET.mean, IMAGENET.std))
