@@ -15,7 +15,7 @@ Both stages see all training images, augmented anew in each epoch. So the front 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -50,8 +50,9 @@ class Student:
 def trained_student(config: Config, teacher_file: Path, split: Split, target: int, device: torch.device) -> Student:
     """Train a student for so many bytes an image. ``config`` is that of the divided network."""
     blueprint = config.division(10)
-    stages, ends = divide_in_order(blueprint, STAGES)
-    taught, _ = divide_in_order(blueprint, STAGES)
+    _, ends = divide_in_order(blueprint, STAGES[:1])  # the bottleneck is at the first cut alone; later maps are smaller
+    stages, _ = divide_in_order(replace(blueprint, bottleneck=None), STAGES)
+    taught, _ = divide_in_order(replace(blueprint, bottleneck=None), STAGES)
     weights = load_file(teacher_file)
     for part in (*stages[1:], *taught):
         part.load_state_dict({name: weights[name] for name in part.state_dict()})

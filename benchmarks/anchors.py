@@ -97,7 +97,7 @@ class Size:
 
 SIZES = {
     "small": Size("anchors", train=4000, epochs=5, adapt=1000, adapt_epochs=2, test=2000, small_input=False),
-    "large": Size("anchors-large", train=20_000, epochs=30, adapt=4000, adapt_epochs=3, test=10_000, small_input=False),
+    "large": Size("anchors-large", train=10_000, epochs=30, adapt=4000, adapt_epochs=3, test=4000, small_input=True),
 }
 
 

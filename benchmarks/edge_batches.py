@@ -1,6 +1,7 @@
 """Does the edge's step get faster in micro-batches that fit the cache? Is a frozen front faster in int8?
 
-    python benchmarks/edge_batches.py
+    python benchmarks/edge_batches.py --minutes 8   # goes on where the last call stopped; 75 where rows are left
+    python benchmarks/edge_batches.py --table
 
 One thread, bfloat16 and channels_last, which ``auto`` chooses on this machine. One update of 64 images by front and
 task exit (ResNet-18 cut at ``layer1``, VGG-16 at ``features.6``; 32x32 and 64x64), computed in micro-batches of 8, 16,
@@ -16,6 +17,9 @@ standard deviation. All ways take turns; times are processor time, the median of
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
+import os
 import statistics
 import sys
 import tempfile
@@ -41,29 +45,48 @@ BATCH, MICRO = 64, (8, 16, 32, 64)
 FRONTS = {"resnet18": "layer1", "vgg16_bn": "features.6"}
 SIDES = (32, 64)
 CPU = torch.device("cpu")
+AS_IT_COMES, KEPT = "as it comes", "freed memory kept"
+RESULTS = HERE / "results" / "edge-batches"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="of each way; the median counts")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no further row after so many minutes")
+    parser.add_argument("--table", action="store_true", help="run nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    steps, fronts = [], []
-    for malloc in ("as it comes", "keeps freed memory"):
-        if malloc != "as it comes" and not keep_freed_memory():
-            sys.exit("this C library is not glibc, or MALLOC_... is set")
-        for name, cut in FRONTS.items():
-            for side in SIDES:
-                parts = divide(Blueprint(name, at=cut, outputs=10, image_size=side, seed=0))
-                what = {"network": name, "image": f"{side}x{side}"}
-                steps.append(what | {"malloc": malloc} | in_micro_batches(parts, side, args.repeats))
-                print(steps[-1], flush=True)
-                if malloc == "as it comes":
-                    fronts.append(what | in_int8(parts.front.eval(), side, args.repeats))
-                    print(fronts[-1], flush=True)
-    show_table("one update of 64 images, us/image", steps, HERE / "results" / "edge-batches.csv")
-    show_table("the front alone, us/image", fronts, HERE / "results" / "edge-int8.csv")
-    keep_result(HERE / "results" / "edge-batches.json", {"updates": steps, "fronts": fronts})
+    until, left = time.monotonic() + 60 * args.minutes, 0
+    for malloc in () if args.table else (AS_IT_COMES, KEPT):
+        for name, side in itertools.product(FRONTS, SIDES):
+            left += not all(done(kind, name, side, malloc, args.repeats, until) for kind in ("update", "front"))
+    for kind, title in (("update", "one update of 64 images"), ("front", "the front alone")):
+        rows = [json.loads(file.read_text())["row"] for file in sorted(RESULTS.glob(f"{kind}-*.json"))]
+        show_table(f"{title}, us/image", rows, HERE / "results" / f"edge-batches-{kind}.csv")
+    if left:
+        sys.exit(75)
+
+
+def done(kind: str, name: str, side: int, malloc: str, repeats: int, until: float) -> bool:
+    """Measure a row, unless it is there or time is up; whether it is there now."""
+    if kind == "front" and malloc == KEPT:  # how memory is freed matters to updates only
+        return True
+    file = RESULTS / f"{kind}-{name}-{side}-{malloc.replace(' ', '-')}.json"
+    if file.exists():
+        return True
+    if time.monotonic() > until:
+        return False
+    if malloc == KEPT and not keep_freed_memory():
+        sys.exit("this C library is not glibc, or MALLOC_... is set")
+    parts = divide(Blueprint(name, at=FRONTS[name], outputs=10, image_size=side, seed=0))
+    row: dict[str, Any] = {"network": name, "image": f"{side}x{side}"}
+    if kind == "update":
+        row |= {"malloc": malloc} | in_micro_batches(parts, side, repeats)
+    else:
+        row |= in_int8(parts.front.eval(), side, repeats)
+    keep_result(file, {"row": row, "repeats": repeats, "load": os.getloadavg()[0]}, f"--repeats {repeats}")
+    print(row, flush=True)
+    return True
 
 
 def images_of(side: int) -> Tensor:

@@ -66,7 +66,7 @@ class Size:
 SMALL = Size("fleet", train=2400, public=800, epochs=6, batch=32)
 SIZES = {
     "small": SMALL,
-    "large": Size("fleet-large", train=8000, public=2000, epochs=20, batch=64, test=10_000),
+    "large": Size("fleet-large", train=8000, public=2000, epochs=20, batch=64),
 }
 EPOCHS = SMALL.epochs  # of benchmarks/fleet_remedies.py
 ARMS = {
