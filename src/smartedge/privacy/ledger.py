@@ -26,7 +26,7 @@ from smartedge.errors import PrivacyError
 from smartedge.files import PRIVATE
 from smartedge.privacy.accountant import composed_epsilon
 from smartedge.privacy.balance import SCHEMA, Balance, Budget, balance_of, event_of, facts_of, refusing
-from smartedge.privacy.place import place_of
+from smartedge.privacy.place import frames_noted, note_frames, place_of
 from smartedge.types import ReleaseEvent
 
 __all__ = ["Ledger", "same_policy", "take_over"]
@@ -63,8 +63,8 @@ class Ledger:
         existing: the file must be there, since releases were recorded in it.
 
     Raises:
-        PrivacyError: the file is missing, damaged, not writable, belongs to another run or policy, or is a copy: two
-            copies would each spend the whole budget.
+        PrivacyError: the file is missing, damaged, not writable, belongs to another run or policy, is a copy (two
+            copies would each spend the whole budget), or holds less than it did: an older copy was written into it.
     """
 
     def __init__(
@@ -159,6 +159,8 @@ class Ledger:
                     "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)",
                     [(split, image, number, now) for image in ids.tolist()],
                 )
+        assert frame is not None
+        note_frames(self.path, frame)  # after the commit, so it is never more than the file holds
         return True
 
     def balance(self) -> Balance:
@@ -225,13 +227,19 @@ class Ledger:
             if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("its pages do not fit together")
             facts = facts_of(self._db)
-            begun = self._db.execute("SELECT count(*) FROM frames").fetchone() != (0,)
+            frames, noted = _frames(self._db), frames_noted(self.path)
         if facts["schema"] != SCHEMA:
             raise PrivacyError(
                 f"{self.path}: was begun by an earlier version of smartedge, whose noise was another one. A frame "
                 "that is sent again would be a second release. Start a new run; 'smartedge ledger' still reads this one"
             )
-        if not begun:  # a start that failed before its first release
+        if frames < noted:
+            raise PrivacyError(
+                f"{self.path}: holds {frames} frames, and it held {noted}: an older copy was written into it, or its "
+                "-wal file is gone. What was released since then is not known, so nothing is released. Restore the "
+                "newest copy, or start a new run"
+            )
+        if not frames:  # a start that failed before its first release
             with self._transaction():
                 self._write_facts(run or str(facts["run"]), policy)
             return
@@ -304,6 +312,12 @@ def take_over(path: Path) -> None:
     with refusing(path), closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as db:
         facts_of(db)
         db.execute("INSERT OR REPLACE INTO facts VALUES ('place', ?)", (json.dumps(place_of(path)),))
+        note_frames(path, _frames(db))
+
+
+def _frames(db: sqlite3.Connection) -> int:
+    """How many frames are recorded: they are numbered from 1, and none is ever removed."""
+    return int(db.execute("SELECT coalesce(max(frame), 0) FROM frames").fetchone()[0])
 
 
 def same_policy(one: object, other: object) -> bool:

@@ -1,14 +1,21 @@
-"""The place of a ledger: its machine and its file. A copy has another place."""
+"""The place of a ledger: its machine and its file. A copy has another place.
+
+An older ledger may also be copied *into* the file that is there. Its place stays the same then. So the file system
+keeps beside the content how many frames the file has held: in an extended attribute, which a plain copy leaves alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import uuid
 from pathlib import Path
 
-__all__ = ["place_of"]
+__all__ = ["frames_noted", "note_frames", "place_of"]
 
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+_NOTE = "user.smartedge.frames"
 
 
 def place_of(path: Path) -> str:
@@ -21,6 +28,24 @@ def place_of(path: Path) -> str:
         OSError: the file is not there.
     """
     return hashlib.sha256(f"{_machine()} {path.stat().st_ino}".encode()).hexdigest()[:32]
+
+
+def note_frames(path: Path, frames: int) -> None:
+    """Note beside the content of a file that it holds so many frames, once they are on disk.
+
+    The note is not synced, so after a crash of the machine it may be too small. Nothing is noted where the file system
+    keeps no extended attributes, and on systems other than Linux.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        os.setxattr(path, _NOTE, str(frames).encode())
+
+
+def frames_noted(path: Path) -> int:
+    """The number of frames that was noted last; 0 where nothing was."""
+    try:
+        return int(os.getxattr(path, _NOTE))
+    except (OSError, AttributeError, ValueError):
+        return 0
 
 
 def _machine() -> str:

@@ -20,7 +20,7 @@ from smartedge.privacy import balance as module
 from smartedge.privacy.accountant import composed_epsilon
 from smartedge.privacy.balance import Balance, Budget, read_balance
 from smartedge.privacy.ledger import Ledger, take_over
-from smartedge.privacy.place import place_of
+from smartedge.privacy.place import frames_noted, place_of
 from smartedge.types import ReleaseEvent
 
 HALF = ReleaseEvent("randomised-response", 0.5, codewords=8)
@@ -87,6 +87,47 @@ def test_a_copy_is_refused_until_it_is_taken_over(tmp_path):
     opened(tmp_path / "moved" / "l", epsilon=1.0, existing=True).close()
     with pytest.raises(PrivacyError, match="there is no ledger"):
         take_over(tmp_path / "none")
+
+
+def test_an_older_ledger_that_is_written_into_the_file_is_refused(tmp_path):
+    """Its place is the same, so only the note beside the content says that frames are missing."""
+    path, old = tmp_path / "l", tmp_path / "old"
+    try:
+        os.setxattr(tmp_path, "user.test", b"1")
+    except (OSError, AttributeError):
+        pytest.skip("this file system keeps no extended attributes")
+    opened(path, epsilon=1.0).close()
+    empty = path.read_bytes()
+    with opened(path, epsilon=1.0) as ledger:
+        ledger.debit("infer", IDS, HALF, seq=-1, nonce=nonce(0))
+    shutil.copyfile(path, old)
+    with opened(path, epsilon=1.0, existing=True) as ledger:
+        ledger.debit("infer", IDS, HALF, seq=-2, nonce=nonce(1))
+    opened(path, epsilon=1.0, existing=True).close()
+    newest = path.read_bytes()
+    for bytes_of_before in (old.read_bytes(), empty):
+        path.write_bytes(bytes_of_before)
+        assert frames_noted(path) == 2
+        with pytest.raises(PrivacyError, match=r"holds [01] frames, and it held 2"):
+            opened(path, epsilon=1.0, existing=True)
+    path.write_bytes(newest)
+    opened(path, epsilon=1.0, existing=True).close()
+    path.write_bytes(old.read_bytes())
+    take_over(path)  # the owner says that nothing was released since then
+    opened(path, epsilon=1.0, existing=True).close()
+
+
+def test_where_nothing_is_noted_a_ledger_opens(tmp_path, monkeypatch):
+    """Some file systems keep no extended attributes, and some systems have no call for them."""
+    monkeypatch.setattr("smartedge.privacy.place.os.setxattr", _unsupported, raising=False)
+    monkeypatch.setattr("smartedge.privacy.place.os.getxattr", _unsupported, raising=False)
+    with opened(tmp_path / "l") as ledger:
+        assert ledger.debit("train", IDS, GAUSS, seq=0, nonce=nonce(0))
+    opened(tmp_path / "l", existing=True).close()
+
+
+def _unsupported(*arguments: object) -> bytes:
+    raise OSError(95, "Operation not supported")
 
 
 def test_a_ledger_without_a_place_is_one_of_before(tmp_path):
