@@ -81,9 +81,10 @@ class Folder:
         self.place = place
         self.limit_s = 600 if small else 3600  # of one block
         self.printed = ""
-        (place / "examples").symlink_to(ROOT / "examples")
         tools = place / ".tools"
-        tools.mkdir()
+        if not tools.exists():  # else an earlier process has run blocks here
+            (place / "examples").symlink_to(ROOT / "examples")
+            tools.mkdir()
         for name, call in (("smartedge", f"{smaller.__file__}"), ("python", "")):
             (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {call} "$@"\n')
             (tools / name).chmod(0o700)

@@ -1,15 +1,21 @@
-"""Imports torchvision where its compiled operators do not fit the installed torch.
+"""Imports torchvision and timm: without ``torch._dynamo``, and where torchvision's operators do not fit torch.
 
 torchvision published for CUDA next to a CPU build of torch (the usual result of mixing package indexes, and what some
 ARM images ship) fails at import time with ``operator torchvision::nms does not exist``: its library of operators cannot
 be loaded, and it registers a shape rule for two of them without looking. No network needs those two operators
 (they belong to object detection), so declaring their schemas is enough to make the import work.
+
+torchvision imports ``torch._dynamo``, which takes a second, for one function of object detection. So a mistake in the
+settings would be told a second later. That function gets it when it is called.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import torch
@@ -20,6 +26,7 @@ from smartedge.models.blame import first_line
 __all__ = ["load_timm", "load_torchvision"]
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_DYNAMO = "torch._dynamo.utils"
 _declared: list[torch.library.Library] = []  # a schema lives as long as the library object that declared it
 
 
@@ -60,7 +67,8 @@ def load_timm() -> ModuleType:
 
 def _load(package: str) -> ModuleType:
     try:
-        return importlib.import_module(package)
+        with _dynamo_later():
+            return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
             raise _misfit(package, error) from error
@@ -70,6 +78,34 @@ def _load(package: str) -> ModuleType:
         ) from error
     except (ImportError, AttributeError, OSError) as error:
         raise _misfit(package, error) from error
+
+
+@contextmanager
+def _dynamo_later() -> Iterator[None]:
+    """Meanwhile ``from torch._dynamo.utils import is_compile_supported`` gives a function that imports it when called.
+
+    Whoever asks that module for anything else gets the real one.
+    """
+    if _DYNAMO in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(_DYNAMO)
+
+    def real(name: str) -> object:
+        if name.startswith("__"):  # "inspect" looks at __file__ of all modules
+            raise AttributeError(name)
+        if sys.modules.get(_DYNAMO) is stand_in:
+            del sys.modules[_DYNAMO]
+        return getattr(importlib.import_module(_DYNAMO), name)
+
+    vars(stand_in)["is_compile_supported"] = lambda device: real("is_compile_supported")(device)  # type: ignore[operator]
+    vars(stand_in)["__getattr__"] = real
+    sys.modules[_DYNAMO] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(_DYNAMO) is stand_in:
+            del sys.modules[_DYNAMO]
 
 
 def _misfit(package: str, error: Exception) -> CutError:

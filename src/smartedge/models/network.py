@@ -18,6 +18,7 @@ from smartedge.models.bottleneck import Compress, Expand, usual_bottleneck
 from smartedge.models.codebook import CodewordExit, Decode, Encode
 from smartedge.models.cut import cut, cut_in_order
 from smartedge.models.exits import TaskExit
+from smartedge.models.glance import check_cuts, check_shape
 from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map, map_size
 from smartedge.models.part import Part
 from smartedge.models.weights import Pixels, Pretrained, Rescale
@@ -53,6 +54,8 @@ def divide(blueprint: Blueprint) -> Divided:
         ConfigError: the bottleneck does not fit the tensor at the cut, or what is to be frozen does not exist.
     """
     model = network_of(blueprint)
+    check_cuts(blueprint, model, [blueprint.at])
+    check_shape(blueprint, model)
     front, back = cut(model, blueprint.at, ImageSize.of(blueprint.image_size).shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(blueprint.seed)
@@ -75,7 +78,9 @@ def divide_in_order(blueprint: Blueprint, cuts: Sequence[str]) -> tuple[list[Par
     Raises:
         CutError, ConfigError: as :func:`divide`; or the cuts are not in order.
     """
-    parts = cut_in_order(network_of(blueprint), cuts, ImageSize.of(blueprint.image_size).shape)
+    model = network_of(blueprint)
+    check_cuts(blueprint, model, cuts)
+    parts = cut_in_order(model, cuts, ImageSize.of(blueprint.image_size).shape)
     ends = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(blueprint.seed)
