@@ -18,7 +18,7 @@ from smartedge.config import load_config
 from smartedge.edge.protection import open_gate
 from smartedge.errors import FrontError, RunError
 from smartedge.files import write_atomically
-from smartedge.fleet.signing import make_signing_key, sign
+from smartedge.fleet.signing import make_signing_key, read_trust_key, sign
 from smartedge.fronts.bundle import open_front, settings_for_release
 from smartedge.fronts.requirements import Requirement
 from smartedge.fronts.runtime import OnnxFront
@@ -61,7 +61,7 @@ def published(tiny_config, tmp_path):
         trained = TrainedRun.open(config.run_dir)
         key = tmp_path / "factory" / "front.key"
         export_front(trained, tmp_path / "front", name="tiny", version=3, threshold=0.7, key=key)
-        return trained, tmp_path / "front", (tmp_path / "factory" / "front.pub").read_text().strip()
+        return trained, tmp_path / "front", read_trust_key(tmp_path / "factory" / "front.pub")
 
     return make
 

@@ -24,6 +24,7 @@ from smartedge.errors import FleetError
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.broker import ingest_credentials, write_broker
 from smartedge.fleet.bundle import cloud_credentials
+from smartedge.fleet.guarded import read_guarded
 from smartedge.fleet.register import Register
 from smartedge.wire.credentials import Credentials
 
@@ -194,7 +195,7 @@ def test_the_fleet_of_a_secret_is_accepted(
     for _ in range(2):  # Kubernetes runs it again where it makes the pod's sandbox anew
         subprocess.run([*container["command"], script], check=True)
     key = "ingest.key" if values else "cloud.key"
-    assert read(fleet).key == (secret / key).read_bytes()
+    assert read(fleet).key == read_guarded(secret / key, "").encode()
     assert Register(fleet).refusal("door", 1) is not None  # read, and the fleet has no edge yet
     assert {file.name for file in fleet.iterdir() if file.suffix == ".key"} == {key}
 

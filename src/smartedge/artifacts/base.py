@@ -7,13 +7,13 @@ import zlib
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from typing_extensions import Self
 
 from smartedge.errors import RunError, SmartEdgeError
 from smartedge.files import write_json_atomically
 
-__all__ = ["Artifact", "Part", "json_checksum"]
+__all__ = ["Artifact", "CheckedArtifact", "Part", "json_checksum"]
 
 Fields = dict[str, JsonValue]
 
@@ -123,6 +123,34 @@ class Artifact(Part):
             return cls.model_validate(fields)
         except ValidationError as error:
             raise cls.error(f"{place}: {_in_words(error)}; {cls.page} says what belongs there; {cls.remedy}") from error
+
+
+class CheckedArtifact(Artifact):
+    """A file that holds its own checksum: a value that was damaged, and could be another one, is an error.
+
+    For files whose content nothing else checks. The field is filled when the file is written.
+    """
+
+    check: int = Field(0, description="CRC-32 of all other keys, as JSON with sorted keys")
+
+    def as_json(self) -> Fields:
+        """The content of the file with its checksum, as JSON values."""
+        fields = super().as_json()
+        return {**fields, "check": _checksum_of(fields)}
+
+    @classmethod
+    def _checked(cls, fields: object, place: Path | str) -> Self:
+        if (
+            isinstance(fields, dict)
+            and fields.get("schema_version") == cls.known_version()
+            and fields.get("check") != _checksum_of(fields)
+        ):
+            raise cls.error(f"{place}: is damaged: it does not match the checksum in it; {cls.remedy}")
+        return super()._checked(fields, place)
+
+
+def _checksum_of(fields: Fields) -> int:
+    return json_checksum({key: value for key, value in fields.items() if key != "check"})
 
 
 def _in_words(error: ValidationError) -> str:

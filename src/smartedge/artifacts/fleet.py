@@ -1,7 +1,10 @@
 """Files of a fleet.
 
-`smartedge fleet` writes these files. A file of an unknown version is refused. [fleet.md](fleet.md) says how a fleet is
-run, and which file belongs on which machine.
+`smartedge fleet` writes these files. A file of an unknown version is refused, or one whose content does not match its
+`check`. [fleet.md](fleet.md) says how a fleet is run, and which file belongs on which machine.
+
+Certificates and keys are PEM. Their first line is `smartedge checksum` and the CRC-32 of what follows it, in
+hexadecimal; other programs skip that line. `front.pub` has the same first line.
 
 ## `edges.json`
 
@@ -31,7 +34,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from smartedge.artifacts.base import Artifact, Part
+from smartedge.artifacts.base import CheckedArtifact, Part
 from smartedge.errors import FleetError, SmartEdgeError
 from smartedge.types import EDGE_NAME
 
@@ -65,33 +68,35 @@ class EdgeEntry(Part):
         return max((issued.until for issued in self.certificates if not issued.revoked), default=None)
 
 
-class EdgeRegister(Artifact):
+class EdgeRegister(CheckedArtifact):
     """``edges.json``: the edges of a fleet."""
 
     error: ClassVar[type[SmartEdgeError]] = FleetError
     missing: ClassVar[str] = "make a fleet with 'smartedge fleet init DIR'"
-    remedy: ClassVar[str] = "restore it from a copy"
+    remedy: ClassVar[str] = "restore it from a copy; make a fleet of an earlier version of smartedge anew"
     page: ClassVar[str] = "docs/fleet-schema.md"
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     edges: dict[str, EdgeEntry] = Field(description="name of the edge → its certificates and token")
 
 
-class SimplexKeys(Artifact):
+class SimplexKeys(CheckedArtifact):
     """``simplex.json``: the keys of the one-way link."""
 
     error: ClassVar[type[SmartEdgeError]] = FleetError
     missing: ClassVar[str] = "'smartedge fleet add DIR EDGE' writes it"
-    remedy: ClassVar[str] = "renew the bundles of all edges with 'smartedge fleet renew DIR EDGE'"
+    remedy: ClassVar[str] = (
+        "restore it from a copy; or remove it, and renew the bundle of each edge with 'smartedge fleet renew DIR EDGE'"
+    )
     page: ClassVar[str] = "docs/fleet-schema.md"
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     keys: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
         description="name of the edge → 256 bits in hexadecimal, the `simplex_key` of its newest bundle"
     )
 
 
-class Bundle(Artifact):
+class Bundle(CheckedArtifact):
     """``bundles/EDGE.bundle``: what one edge needs to send to the cloud of its fleet."""
 
     error: ClassVar[type[SmartEdgeError]] = FleetError
@@ -99,7 +104,7 @@ class Bundle(Artifact):
     remedy: ClassVar[str] = "make a new one with 'smartedge fleet renew DIR EDGE'"
     page: ClassVar[str] = "docs/fleet-schema.md"
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     edge: str = Field(pattern=f"^{EDGE_NAME}$", description="name of the edge")
     cloud: str = Field(description="address of the cloud, `host:port`; or `nats://host:port/stream`, of a broker")
     server_name: str | None = Field(

@@ -114,7 +114,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from smartedge.artifacts.base import Artifact, Part
+from smartedge.artifacts.base import Artifact, CheckedArtifact, Part
 from smartedge.artifacts.results import MachineFacts, TaskFacts
 from smartedge.artifacts.summary import TrafficTotals
 
@@ -181,27 +181,27 @@ class EdgeRun(Artifact):
     data: str = Field(description="fingerprint of the images' ids and labels; a resumed run must have the same one")
 
 
-class Confirmed(Artifact):
+class Confirmed(CheckedArtifact):
     """``edge/confirmed.json``: the newest checkpoint whose frames are durable."""
 
     missing: ClassVar[str] = "no checkpoint was confirmed yet"
     remedy: ClassVar[str] = _NEW
     page: ClassVar[str] = "docs/run-files-schema.md"
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     checkpoint: int = Field(description="the newest checkpoint before which every frame is durable")
     spooled: bool = Field(description="the frames are in the spool; false: the cloud has confirmed them")
     traffic: TrafficTotals = Field(description="counts of what was sent until then")
 
 
-class Shipped(Artifact):
+class Shipped(CheckedArtifact):
     """``edge/shipped.json``: how far the cloud has confirmed the frames of the spool."""
 
     missing: ClassVar[str] = "nothing was sent yet"
     remedy: ClassVar[str] = "remove it: the edge asks the cloud then"
     page: ClassVar[str] = "docs/run-files-schema.md"
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     confirmed: int = Field(description="the cloud holds every frame before this number")
     up: dict[str, int] = Field(description="split → bytes")
     down: dict[str, int] = Field(description="split → bytes")

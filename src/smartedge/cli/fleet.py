@@ -75,7 +75,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     _add_folder(broker)
     _add_days(broker, "broker's and ingest's certificates", 365)
 
-    listing = actions.add_parser("list", help="show the edges, and until when each may send")
+    listing = actions.add_parser(
+        "list", help="show the edges, and until when each may send; check all files of the folder"
+    )
     _add_folder(listing)
     return parser
 
@@ -169,14 +171,14 @@ def _broker(args: argparse.Namespace) -> None:
 def _list(args: argparse.Namespace) -> None:
     from smartedge.fleet.authority import Authority
 
-    edges = Authority(args.folder).edges()
-    if not edges:
+    fleet = Authority(args.folder)
+    if not (edges := fleet.edges()):
         print("no edges yet")
-        return
-    width = max(map(len, edges))
+    width = max(map(len, edges), default=0)
     now = datetime.now(timezone.utc)
     for name, entry in edges.items():
         print(f"{name:<{width}}  {_state(entry, now)}")
+    fleet.check()
 
 
 def _state(entry: EdgeEntry, now: datetime) -> str:

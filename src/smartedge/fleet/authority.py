@@ -29,8 +29,9 @@ from pathlib import Path
 
 from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued, SimplexKeys
 from smartedge.errors import FleetError
-from smartedge.files import disk_error, private_folder, refuse_if_others_can_read, write_atomically
+from smartedge.files import disk_error, private_folder, refuse_if_others_can_read
 from smartedge.fleet.certificates import Signed, builder_of, require_cryptography, self_signed, signed
+from smartedge.fleet.guarded import read_guarded, write_guarded
 from smartedge.fleet.register import REGISTER, SIMPLEX_KEYS
 from smartedge.fleet.signing import make_signing_key
 from smartedge.locks import lock, open_lock
@@ -80,8 +81,8 @@ class Authority:
         except OSError as error:
             raise FleetError(f"{folder}: the fleet's folder cannot be made ({error.strerror})") from error
         own = self_signed("smartedge fleet", _AUTHORITY_DAYS)
-        write_atomically(folder / "authority.key", own.key)
-        write_atomically(folder / "authority.pem", own.pem)
+        write_guarded(folder / "authority.key", own.key)
+        write_guarded(folder / "authority.pem", own.pem)
         make_signing_key(folder)
         EdgeRegister(edges={}).write(folder / REGISTER)
         made = cls(folder)
@@ -91,8 +92,8 @@ class Authority:
     def renew_cloud(self, *, days: int) -> datetime:
         """Make the cloud a new key and certificate. Returns until when it is valid."""
         signed = self._sign("cloud", days, server=True)
-        write_atomically(self.folder / "cloud.key", signed.key)
-        write_atomically(self.folder / "cloud.pem", signed.pem)
+        write_guarded(self.folder / "cloud.key", signed.key)
+        write_guarded(self.folder / "cloud.pem", signed.pem)
         return signed.until
 
     def add(self, edges: Sequence[str], *, cloud: str, days: int) -> list[Path]:
@@ -141,11 +142,11 @@ class Authority:
             proxy_ca: as for :meth:`add_with_tokens`; None: that of its last bundle in this folder.
 
         Raises:
-            FleetError: there is no such edge, or its address is not known any more.
+            FleetError: there is no such edge, its address is not known any more, or a file of the fleet is damaged.
         """
         with self._alone():
             entry = self._entry(edge)
-            last = Bundle.read_if_there(self._bundle_file(edge))
+            last = self._last_bundle(edge, needed=cloud is None)
             address = cloud or (None if last is None else last.cloud)
             if address is None:
                 raise FleetError(f"edge '{edge}': its last bundle is not in {self.folder}; give --cloud HOST:PORT")
@@ -182,6 +183,33 @@ class Authority:
         signed = self._sign(name, days, server=server)
         return signed.pem, signed.key
 
+    def certificate(self) -> str:
+        """The authority's certificate, PEM.
+
+        Raises:
+            FleetError: it cannot be read, or is damaged.
+        """
+        path = self.folder / "authority.pem"
+        try:
+            return read_guarded(path, "restore it from a copy; each bundle of an edge holds one, too")
+        except OSError as error:
+            raise FleetError(f"{path}: cannot be read: {disk_error(error)}") from error
+
+    def check(self) -> None:
+        """Read every file of the folder that is there.
+
+        Raises:
+            FleetError: one is damaged.
+        """
+        for path in sorted([*self.folder.glob("*.pem"), *self.folder.glob("*.key"), *self.folder.glob("*.pub")]):
+            try:
+                read_guarded(path, "restore it from a copy")
+            except OSError as error:
+                raise FleetError(f"{path}: cannot be read: {disk_error(error)}") from error
+        SimplexKeys.read_if_there(self.folder / SIMPLEX_KEYS)
+        for path in sorted((self.folder / "bundles").glob("*.bundle")):
+            Bundle.read(path)
+
     def edges(self) -> dict[str, EdgeEntry]:
         """All edges, by name."""
         return EdgeRegister.read(self.folder / REGISTER).edges
@@ -201,7 +229,22 @@ class Authority:
 
     # -- one edge
 
+    def _last_bundle(self, edge: str, *, needed: bool) -> Bundle | None:
+        """The bundle in this folder; None where there is none, or it is damaged and not needed."""
+        try:
+            return Bundle.read_if_there(self._bundle_file(edge))
+        except FleetError as error:
+            if needed:
+                raise FleetError(f"{error}, and give --cloud HOST:PORT, since its address cannot be read") from error
+            return None
+
+    def _check_secrets(self) -> None:
+        """Raise where a bundle could not be written: before the register says that the edge has one."""
+        make_signing_key(self.folder)
+        SimplexKeys.read_if_there(self.folder / SIMPLEX_KEYS)
+
     def _issue(self, edge: str, cloud: str, days: int) -> Path:
+        self._check_secrets()
         signed = self._sign(edge, days, server=False)
         now = datetime.now(timezone.utc)
         entry = self.edges().get(edge) or EdgeEntry(shows="certificate", added=now)
@@ -212,13 +255,14 @@ class Authority:
             edge,
             cloud,
             signed.until,
-            authority=_text(self.folder / "authority.pem"),
+            authority=self.certificate(),
             server_name=SERVER_NAME,
             certificate=signed.pem,
             key=signed.key,
         )
 
     def _issue_token(self, edge: str, cloud: str, days: int, ca: str | None) -> Path:
+        self._check_secrets()
         token = f"{edge}.{secrets.token_urlsafe(32)}"
         now = datetime.now(timezone.utc)
         until = now + timedelta(days=days)
@@ -294,8 +338,9 @@ class Authority:
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
         try:
-            signer = serialization.load_pem_private_key(self._key_file.read_bytes(), password=None)
-            authority = x509.load_pem_x509_certificate((self.folder / "authority.pem").read_bytes())
+            key_pem = read_guarded(self._key_file, "restore it from a copy")
+            signer = serialization.load_pem_private_key(key_pem.encode(), password=None)
+            authority = x509.load_pem_x509_certificate(self.certificate().encode())
         except (OSError, ValueError) as error:
             raise FleetError(
                 f"{self._key_file}: cannot be used ({error}); run this where the fleet was made, or restore the key"

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from smartedge.errors import FleetError
 from smartedge.files import private_folder, refuse_if_others_can_read, write_atomically
+from smartedge.fleet.guarded import read_guarded, write_guarded
 from smartedge.wire.credentials import Credentials
 
 if TYPE_CHECKING:
     from smartedge.fleet.authority import Authority
 
-__all__ = ["INGEST_NAME", "SERVER_NAME", "BrokerFiles", "ingest_credentials", "settings_of", "write_broker"]
+__all__ = ["INGEST_NAME", "SERVER_NAME", "SUMS", "BrokerFiles", "ingest_credentials", "settings_of", "write_broker"]
 
 SERVER_NAME = "cloud.smartedge.internal"  # in the broker's certificate, as in the cloud's
+SUMS = "SHA256SUMS"  # of the broker's files, which smartedge does not read: for ``sha256sum -c SHA256SUMS``
 INGEST_NAME = "ingest.smartedge.internal"  # of ingest's certificate; no edge's name has a dot
+
+_AGAIN = "copy it again; 'smartedge fleet broker DIR' makes new ones of ingest, and of the broker with them"
 
 _SETTINGS = """\
 # Written by 'smartedge fleet broker'; run it again when edges were added or revoked, then: nats-server --signal reload
@@ -70,10 +75,13 @@ def write_broker(authority: Authority, *, days: int) -> BrokerFiles:
     private_folder(folder)
     for name, place, server in (("broker", folder / "server", True), (INGEST_NAME, authority.folder / "ingest", False)):
         certificate, key = authority.issue_for(name, days=days, server=server)
-        write_atomically(place.with_suffix(".key"), key)
-        write_atomically(place.with_suffix(".pem"), certificate)
-    write_atomically(folder / "authority.pem", (authority.folder / "authority.pem").read_text(encoding="ascii"))
+        write_guarded(place.with_suffix(".key"), key)
+        write_guarded(place.with_suffix(".pem"), certificate)
+    write_guarded(folder / "authority.pem", authority.certificate())
     write_atomically(folder / "nats.conf", settings_of(edges))
+    names = ["authority.pem", "nats.conf", "server.key", "server.pem"]
+    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    write_atomically(folder / SUMS, "".join(sums))
     return BrokerFiles(folder, edges, left_out)
 
 
@@ -88,17 +96,14 @@ def ingest_credentials(folder: Path) -> Credentials:
     """What ingest shows to the broker of a fleet, and how it checks the broker.
 
     Raises:
-        FleetError: a file is missing, cannot be read, or others may read the key.
+        FleetError: a file is missing, damaged, cannot be read, or others may read the key.
     """
     key = folder / "ingest.key"
     try:
         refuse_if_others_can_read(key, FleetError, "ingest's key")
-        return Credentials(
-            ca=(folder / "authority.pem").read_bytes(),
-            certificate=(folder / "ingest.pem").read_bytes(),
-            key=key.read_bytes(),
-            server_name=SERVER_NAME,
-        )
+        files = [folder / "authority.pem", folder / "ingest.pem", key]
+        ca, certificate, secret = (read_guarded(path, _AGAIN).encode() for path in files)
+        return Credentials(ca=ca, certificate=certificate, key=secret, server_name=SERVER_NAME)
     except OSError as error:
         raise FleetError(
             f"{error.filename}: cannot be read ({error.strerror}); ingest needs authority.pem, ingest.pem, ingest.key "

@@ -8,9 +8,12 @@ from pathlib import Path
 from smartedge.artifacts.fleet import Bundle
 from smartedge.errors import FleetError
 from smartedge.files import refuse_if_others_can_read
+from smartedge.fleet.guarded import read_guarded
 from smartedge.wire.credentials import Credentials
 
 __all__ = ["cloud_credentials", "credentials_of", "open_bundle"]
+
+_COPY = "copy it from the fleet's folder again; 'smartedge fleet renew DIR' makes a new cloud.pem and cloud.key"
 
 
 def open_bundle(path: Path, *, now: datetime | None = None) -> Bundle:
@@ -52,16 +55,14 @@ def cloud_credentials(folder: Path) -> Credentials:
     """What the cloud of a fleet shows: its own certificate. Edges must show one of the fleet's authority.
 
     Raises:
-        FleetError: a file is missing, cannot be read, or others may read the cloud's key.
+        FleetError: a file is missing, damaged, cannot be read, or others may read the cloud's key.
     """
     key = folder / "cloud.key"
     try:
         refuse_if_others_can_read(key, FleetError, "the cloud's key")
-        return Credentials(
-            ca=(folder / "authority.pem").read_bytes(),
-            certificate=(folder / "cloud.pem").read_bytes(),
-            key=key.read_bytes(),
-        )
+        files = [folder / "authority.pem", folder / "cloud.pem", key]
+        ca, certificate, secret = (read_guarded(path, _COPY).encode() for path in files)
+        return Credentials(ca=ca, certificate=certificate, key=secret)
     except OSError as error:
         raise FleetError(
             f"{error.filename}: cannot be read ({error.strerror}); the cloud needs authority.pem, cloud.pem, cloud.key "

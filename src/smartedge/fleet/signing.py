@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smartedge.errors import FleetError
-from smartedge.files import refuse_if_others_can_read, write_atomically
+from smartedge.files import refuse_if_others_can_read
+from smartedge.fleet.guarded import read_guarded, write_guarded
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,6 +16,8 @@ __all__ = ["SIGNING_KEY", "TRUST_KEY", "is_signed_by", "make_signing_key", "read
 
 SIGNING_KEY = "front.key"  # in the fleet's folder: the private key, PEM; secret
 TRUST_KEY = "front.pub"  # beside it: the public key, 64 hexadecimal digits
+
+_COPY = "copy front.pub of the fleet"
 
 
 def make_signing_key(folder: Path) -> str:
@@ -33,9 +36,9 @@ def make_signing_key(folder: Path) -> str:
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        write_atomically(path, pem)
+        write_guarded(path, pem.decode())
     public = _private_key(path).public_key().public_bytes_raw().hex()
-    write_atomically(folder / TRUST_KEY, public + "\n")
+    write_guarded(folder / TRUST_KEY, public + "\n")
     return public
 
 
@@ -77,17 +80,17 @@ def read_trust_key(path: Path) -> str:
     """The public key in a file, 64 hexadecimal digits.
 
     Raises:
-        FleetError: the file cannot be read, or holds something else.
+        FleetError: the file cannot be read, is damaged, or holds something else.
     """
     try:
-        public = path.read_text(encoding="ascii").strip()
+        public = read_guarded(path, _COPY).strip()
         if len(bytes.fromhex(public)) == 32:
             return public
     except OSError as error:
-        raise FleetError(f"{path}: cannot be read ({error.strerror}); copy front.pub of the fleet") from error
+        raise FleetError(f"{path}: cannot be read ({error.strerror}); {_COPY}") from error
     except ValueError:
         pass
-    raise FleetError(f"{path}: is no public key of 64 hexadecimal digits; copy front.pub of the fleet")
+    raise FleetError(f"{path}: is no public key of 64 hexadecimal digits; {_COPY}")
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
@@ -97,7 +100,8 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
 
     try:
         refuse_if_others_can_read(path, FleetError, "the key that signs fronts")
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        pem = read_guarded(path, "restore the key from a copy")
+        key = serialization.load_pem_private_key(pem.encode(), password=None)
     except (OSError, ValueError) as error:
         raise FleetError(
             f"{path}: cannot be used ({error}); sign where the fleet was made, or restore the key"

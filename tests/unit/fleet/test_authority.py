@@ -36,7 +36,7 @@ def test_a_certificate_is_for_its_side_only_and_names_it(fleet: Authority) -> No
     authority = certificate((fleet.folder / "authority.pem").read_bytes())
     cloud = certificate((fleet.folder / "cloud.pem").read_bytes())
     edge = certificate(bundle.certificate)
-    assert bundle.authority == (fleet.folder / "authority.pem").read_text()
+    assert bundle.authority == fleet.certificate()
     for signed, usage in ((edge, ExtendedKeyUsageOID.CLIENT_AUTH), (cloud, ExtendedKeyUsageOID.SERVER_AUTH)):
         signed.verify_directly_issued_by(authority)
         assert list(signed.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [usage]

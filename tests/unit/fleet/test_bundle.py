@@ -28,7 +28,7 @@ def test_it_gives_what_the_edge_shows(fleet: Authority, path: Path) -> None:
     made = credentials_of(open_bundle(path))
     assert made.certificate is not None and b"BEGIN CERTIFICATE" in made.certificate
     assert made.key is not None and b"BEGIN PRIVATE KEY" in made.key
-    assert made.ca == (fleet.folder / "authority.pem").read_bytes() and made.tls and made.token is None
+    assert made.ca == fleet.certificate().encode() and made.tls and made.token is None
 
 
 def test_a_token_goes_over_tls_also_where_the_machine_s_own_list_checks_the_proxy(fleet: Authority) -> None:
@@ -81,4 +81,4 @@ def test_the_cloud_needs_four_files_and_its_key_for_itself(fleet: Authority, tmp
         with pytest.raises(FleetError, match="chmod 600"):
             cloud_credentials(folder)
     (folder / "cloud.key").chmod(0o600)
-    assert cloud_credentials(folder).ca == (fleet.folder / "authority.pem").read_bytes()
+    assert cloud_credentials(folder).ca == fleet.certificate().encode()

@@ -8,8 +8,9 @@ A datagram is
     the rest   the content, encrypted, with a tag of 16 bytes
 
 The first 17 bytes are authenticated with the content. The nonce is the counter, after four zero bytes. An edge has a
-key of its own, and a counter is used once: counters are reserved on the disk before they are used, so that a restart or
-a power failure skips some and repeats none.
+key of its own, and a counter is used once. Counters are reserved on the disk before they are used, so that a restart or
+a power failure skips some and repeats none. A process begins no lower than at the clock, in microseconds. So a counter
+that was lost, or came back from an older backup, repeats none either; unless the clock was set back, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import struct
+import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +37,7 @@ OVERHEAD = 33  # bytes of a datagram beyond its content
 
 _VERSION = 1
 _OUTSIDE = struct.Struct(">B8sQ")
+_COUNTERS_A_SECOND = 1_000_000  # more than a process sends datagrams in a second
 _RESERVED = 2**16  # counters that are reserved at a time
 _WINDOW = 2**13  # datagrams that may come later than a newer one
 
@@ -44,8 +48,7 @@ class Sealer:
     Args:
         edge: name of the edge.
         key: ``KEY_BYTES`` bytes, known to the edge and the cloud alone.
-        counter_file: where the counter survives a restart. It belongs to the key: a lost file would repeat counters,
-            which breaks the encryption, so a new key is needed then.
+        counter_file: where the counter survives a restart. It belongs to the key.
 
     Raises:
         LinkError: the file cannot be read or written, or holds no counter.
@@ -55,7 +58,7 @@ class Sealer:
         self._cipher = _cipher(key)
         self._edge = _number_of(edge)
         self._file = counter_file
-        self._next = self._end = self._read()
+        self._next = self._end = max(self._read(), int(time.time() * _COUNTERS_A_SECOND))
 
     def seal(self, content: bytes) -> bytes:
         """A datagram with this content.
@@ -75,7 +78,7 @@ class Sealer:
     def _take(self) -> int:
         if self._next == self._end:
             try:
-                write_atomically(self._file, f"{self._end + _RESERVED}\n")
+                write_atomically(self._file, _counter_text(self._end + _RESERVED))
             except OSError as error:
                 raise LinkError(
                     f"{self._file}: the one-way link's counter cannot be kept ({error.strerror}). Nothing is sent: "
@@ -88,9 +91,10 @@ class Sealer:
     def _read(self) -> int:
         try:
             text = self._file.read_text(encoding="ascii")
-            if not text.endswith("\n") or not text[:-1].isdecimal():
-                raise ValueError("it holds no counter")
-            return int(text)
+            counter = text.partition(" ")[0]
+            if not counter.isdecimal() or text != _counter_text(int(counter)):
+                raise ValueError("it is damaged")
+            return int(counter)
         except FileNotFoundError:
             return 0
         except (OSError, ValueError) as error:
@@ -159,6 +163,11 @@ class _Window:
         else:
             self._come = ((self._come << min(-age, _WINDOW)) | 1) & ((1 << _WINDOW) - 1)
             self._newest = counter
+
+
+def _counter_text(counter: int) -> str:
+    """A counter and its CRC-32: a smaller one would be used again."""
+    return f"{counter} {zlib.crc32(str(counter).encode()):08x}\n"
 
 
 def _cipher(key: bytes) -> ChaCha20Poly1305:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,14 @@ from smartedge.wire.simplex import seal
 from smartedge.wire.simplex.seal import KEY_BYTES, OVERHEAD, Opener, Sealer
 
 KEY, OTHER = bytes(range(KEY_BYTES)), bytes(KEY_BYTES)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, to be changed in place."""
+    now = [0.0]
+    monkeypatch.setattr(seal, "time", SimpleNamespace(time=lambda: now[0]))
+    return now
 
 
 @pytest.fixture
@@ -75,7 +84,41 @@ def test_no_counter_is_used_twice_over_restarts(tmp_path: Path, monkeypatch: pyt
     assert used == sorted(used)
 
 
-@pytest.mark.parametrize("text", ["", "12", "x\n", "-3\n", "4 4\n"])
+def test_a_counter_that_was_lost_or_restored_from_a_backup_repeats_none(tmp_path: Path, clock: list[float]) -> None:
+    clock[0] = 1_000.0
+    file = tmp_path / "counter"
+    opener, used = Opener({"cam-1": KEY}), []
+    sealer = Sealer("cam-1", KEY, file)
+    assert opener.open(sealer.seal(b"x"))
+    older = file.read_bytes()
+    for _ in range(3):
+        clock[0] += 1
+        sealer = Sealer("cam-1", KEY, file)
+        used += [sealer.counter, sealer.counter + 1]
+        assert opener.open(sealer.seal(b"x")) and opener.open(sealer.seal(b"x"))
+        file.write_bytes(older)
+    file.unlink()
+    clock[0] += 1
+    used.append(Sealer("cam-1", KEY, file).counter)
+    assert used == sorted(set(used))
+    file.write_bytes(older)
+    clock[0] = 0.0  # the clock alone is wrong: the disk counts
+    assert Sealer("cam-1", KEY, file).counter == int(older.split()[0])
+
+
+def test_no_bit_of_a_counter_turns_in_silence(sealer: Sealer, tmp_path: Path) -> None:
+    sealer.seal(b"x")
+    file = tmp_path / "counter"
+    data = file.read_bytes()
+    for bit in range(8 * len(data)):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(changed)
+        with pytest.raises(LinkError, match=f"{file}: the counter"):
+            Sealer("cam-1", KEY, file)
+
+
+@pytest.mark.parametrize("text", ["", "12", "12\n", "x\n", "-3\n", "4 4\n"])
 def test_a_damaged_counter_is_not_guessed(text: str, tmp_path: Path) -> None:
     (tmp_path / "counter").write_text(text)
     with pytest.raises(LinkError, match="counter of the one-way link cannot be read"):
