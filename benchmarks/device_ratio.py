@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from common import HERE, keep_result, show_table
-from shaped_link import CASES, IMAGES, ON_EDGE, RATES, UPLOAD, UPLOAD_ONCE, Case, run
+from shaped_link import CASES, IMAGES, ON_EDGE, RATES, UPLOAD, UPLOAD_ONCE, Case, run, who_waits
 from shaping import Lab, why_not
 
 from smartedge.artifacts.profile import Profile
@@ -300,14 +300,6 @@ def measured_row(found: dict[str, Any], case: str, world: str, rate: str, role: 
         "periods edge at its share %": f"{100 * used['throttled'] / used['periods']:.0f}",
         "load": f"{each['load']['before']:.1f}",
     }
-
-
-def who_waits(choice: Choice, stages: dict[str, float]) -> str:
-    """In words, from the stage that is busy longest."""
-    if choice.how.answered or choice.when.once:
-        return "each for the other, in turn"
-    longest = max(stages, key=lambda stage: stages[stage])
-    return {"link": "both for the link", "cloud": "edge for cloud"}.get(longest, "cloud for edge")
 
 
 def predicted_row(case: Case, world: str, rate: str) -> dict[str, Any]:

@@ -35,8 +35,8 @@ from typing import Any
 
 from bad_link import BadLink, Disturbance
 from common import HERE, keep_result, show_table
-from device_ratio import ROLES, who_waits
-from shaped_link import CASES, IMAGES, ON_EDGE, RATES, UPLOAD, UPLOAD_ONCE, Case
+from device_ratio import ROLES
+from shaped_link import CASES, IMAGES, ON_EDGE, RATES, UPLOAD, UPLOAD_ONCE, Case, who_waits
 
 from smartedge.config import load_config
 from smartedge.lab.plan.cost import predict

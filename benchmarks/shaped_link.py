@@ -266,9 +266,18 @@ def compared(case: Case, rate: str, here: dict[str, dict[str, Any]]) -> dict[str
         "less than upload %": round(100 * (1 - mine / seconds["upload"])),
         "best rival": best,
         "less than best rival %": round(100 * (1 - mine / rivals[best])),
+        "who waits": who_waits(Choice(**here["planned"]["choice"]), here["planned"]["measured"]["stage_seconds"]),
         "planner's first": describe(first),
         "over the fastest %": over,
     }
+
+
+def who_waits(choice: Choice, stages: dict[str, float]) -> str:
+    """In words, from the stage that is busy longest."""
+    if choice.how.answered or choice.when.once:
+        return "each for the other, in turn"
+    longest = max(stages, key=lambda stage: stages[stage])
+    return {"link": "both for the link", "cloud": "edge for cloud"}.get(longest, "cloud for edge")
 
 
 def with_a_gpu(case: Case) -> dict[str, Any] | None:
@@ -276,7 +285,8 @@ def with_a_gpu(case: Case) -> dict[str, Any] | None:
     files = {side: PROFILES / f"{case.name}-{side}.json" for side in ADDRESS}
     if not all(file.exists() for file in files.values()):
         return None
-    edge, cloud = (load_profile(file, case.config) for file in files.values())
+    # Not load_profile: since they were measured, settings came that are off here, and that they do not name.
+    edge, cloud = (Profile.read(file) for file in files.values())
     setting = Setting(edge, scale(cloud, load_device(GPU)), parse_link(f"{RATES[0]},0ms"))
     job = Job.of(case.config, dict(IMAGES), edge.outputs)  # type: ignore[arg-type]
     chosen = make_plan(case.config, job, setting, Constraints()).best_of("hierarchical")

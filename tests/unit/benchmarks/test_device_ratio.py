@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from device_ratio import WORLDS, who_waits
+from device_ratio import WORLDS
+from shaped_link import who_waits
 
 from smartedge.lab.plan.job import Choice
 
