@@ -14,7 +14,6 @@ pip install zstandard constriction
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import math
 import statistics
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from common import HERE, DropHandler, data_folder, keep_json, provenance
+from common import HERE, DropHandler, data_folder, keep_csv, keep_json, provenance
 
 from smartedge.codec import Codec, get_codec, reconstruction_error, saturated_share
 from smartedge.codec.bits import pack_bits
@@ -90,10 +89,7 @@ def main() -> None:
     stem = HERE / "results" / "codecs"
     facts = {"edge_step_us_per_image": edge_us, "codecs": rows, "entropy_coders": coders, "frames": overhead}
     keep_json(stem.with_suffix(".json"), {**provenance(), **facts})
-    with stem.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    keep_csv(stem.with_suffix(".csv"), rows)
 
 
 def learned(images: int) -> None:

@@ -11,13 +11,13 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from smartedge.config import Config, load_config
-from smartedge.data import batches
+from smartedge.data import Split, batches
 from smartedge.datasets import dataset_of
 from smartedge.files import write_atomically
 from smartedge.locks import holding
@@ -162,20 +162,26 @@ def train_front(config: Config, folder: Path) -> None:
         random.state = kept["random"]
         progress.epoch, progress.step = numbers[-1], numbers[-1] * progress.steps_per_epoch
 
-    def shuffled(epoch: int) -> Generator[ImageBatch, None, None]:
-        learner.begin_epoch(epoch)
-        with batches(
-            split, size, seed=config.seed, epoch=epoch, shuffle=True, augment=config.data.augment, drop_last=True
-        ) as loader:
-            yield from loader
-
     def keep(progress: Progress) -> None:
         checkpoints.save(progress.epoch, {"learner": learner.state(), "random": random.state})
         checkpoints.forget_before(progress.epoch)
 
-    fit(learner.learn, shuffled, progress, rates=learner.rates, random=random, after_epoch=keep)
+    epochs = epochs_of(learner, config, split)
+    fit(learner.learn, epochs, progress, rates=learner.rates, random=random, after_epoch=keep)
     save_weights(folder / "exit.safetensors", learner.modules["exit"].state_dict())
     save_weights(folder / "front.safetensors", learner.modules["front"].state_dict())  # last: it marks the end
+
+
+def epochs_of(learner: ExitLearner, config: Config, split: Split) -> Callable[[int], Generator[ImageBatch, None, None]]:
+    """Epoch → the batches that the edge learns from, shuffled and augmented as the settings say."""
+
+    def shuffled(epoch: int) -> Generator[ImageBatch, None, None]:
+        learner.begin_epoch(epoch)
+        size, kind = config.train.batch_size, config.data.augment
+        with batches(split, size, seed=config.seed, epoch=epoch, shuffle=True, augment=kind, drop_last=True) as loader:
+            yield from loader
+
+    return shuffled
 
 
 class DropHandler:
@@ -202,6 +208,15 @@ def keep_result(file: Path, found: Mapping[str, Any], arguments: str | None = No
 def keep_json(file: Path, value: Any) -> None:
     """Write a file of results, whole or not at all: a benchmark that is killed loses none of the earlier ones."""
     _keep(file, json.dumps(value, indent=1) + "\n")
+
+
+def keep_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with equal keys as CSV."""
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    _keep(file, table.getvalue())
 
 
 def _keep(file: Path, text: str) -> None:
@@ -237,8 +252,4 @@ def show_table(title: str, rows: Sequence[Mapping[str, Any]], file: Path) -> Non
     print("  ".join(key.ljust(width) for key, width in widths.items()))
     for row in rows:
         print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()))
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    _keep(file, table.getvalue())
+    keep_csv(file, rows)

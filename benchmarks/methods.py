@@ -8,12 +8,11 @@ Two real processes per run, on real faces, a short training each: accuracy is no
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import HERE, data_folder, keep_json, provenance
+from common import HERE, data_folder, keep_csv, keep_json, provenance
 
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
@@ -73,10 +72,7 @@ def main() -> None:
     stem = HERE / "results" / f"methods-{args.model}-{args.cut}"
     facts = {"images": args.images, "image_size": 64, "reference": reference, "rows": rows}
     keep_json(stem.with_suffix(".json"), {**provenance(), **facts})
-    with stem.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    keep_csv(stem.with_suffix(".csv"), rows)
 
 
 if __name__ == "__main__":

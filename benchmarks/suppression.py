@@ -19,17 +19,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
-from common import HERE, data_folder, keep_result, percent, show_table
+from common import HERE, data_folder, epochs_of, keep_result, percent, show_table
 
 from smartedge.config import Config, load_config
-from smartedge.data import DataSet, batches
+from smartedge.data import DataSet
 from smartedge.lab.audit.attributes import infer, plan, summarise
 from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.lab.audit.clock import Clock
@@ -145,17 +144,10 @@ def train_front(config: Config, dataset: DataSet, folder: Path) -> None:
         assert made is not None
         terms.append({"loss": made.loss, **made.figures})
 
-    def shuffled(epoch: int) -> Generator[ImageBatch, None, None]:
-        learner.begin_epoch(epoch)
-        with batches(
-            split, size, seed=config.seed, epoch=epoch, shuffle=True, augment=config.data.augment, drop_last=True
-        ) as loader:
-            yield from loader
-
     begun = time.process_time()
     progress = Progress(config.front_epochs, len(split) // size)
     random = RandomStream(derive_seed(config.seed, "edge"), device)
-    fit(step, shuffled, progress, rates=learner.rates, random=random)
+    fit(step, epochs_of(learner, config, split), progress, rates=learner.rates, random=random)
     seconds = time.process_time() - begun
     folder.mkdir(parents=True, exist_ok=True)
     last = terms[-progress.steps_per_epoch :]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 __all__ = [
     "PRIVATE",
     "disk_error",
+    "finite_or_none",
     "is_disk_error",
     "private_folder",
     "refuse_if_others_can_read",
@@ -63,6 +65,11 @@ def write_json_atomically(path: Path, value: object) -> None:
         ValueError: a number is NaN or infinite; the old content is still there.
     """
     write_atomically(path, json.dumps(value, indent=1, allow_nan=False))
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number as files hold it: JSON has no infinity, and null stands for it."""
+    return value if math.isfinite(value) else None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     _TextHandler = logging.StreamHandler  # Python 3.10 cannot name the type of its stream
 
-__all__ = ["Form", "LineHandler", "json_line", "logging_to_stderr", "plain"]
+__all__ = ["Form", "LineHandler", "json_line", "logging_to_stderr", "plain", "with_spaces"]
 
 Form = Literal["text", "json"]
 
@@ -146,3 +146,8 @@ def logging_to_stderr(form: Form, *, level: int = logging.INFO) -> Iterator[None
         ours.setLevel(before)
         root.removeHandler(handler)
         handler.close()
+
+
+def with_spaces(count: int) -> str:
+    """A number with a space between thousands."""
+    return f"{count:,}".replace(",", " ")

@@ -11,7 +11,7 @@ outputs, ``scores`` are probabilities of shape (N, K), and ``kind`` is the kind 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,11 +25,14 @@ __all__ = [
     "evaluate",
     "gain_interval",
     "offloading_curve",
+    "probabilities",
+    "softmax",
 ]
 
 Kind = Literal["single", "multi"]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Real = TypeVar("Real", np.float32, np.float64)
 
 
 class OffloadingCurve(NamedTuple):
@@ -56,8 +59,13 @@ def probabilities(logits_NK: NDArray[np.float32], kind: Kind) -> NDArray[np.floa
         # Of −|x| alone, so that nothing overflows.
         small_NK = np.exp(-np.abs(logits_NK))
         return np.asarray(np.where(logits_NK >= 0, 1, small_NK) / (1 + small_NK), dtype=np.float32)
-    weights_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-    return np.asarray(weights_NK / weights_NK.sum(axis=1, keepdims=True), dtype=np.float32)
+    return np.asarray(softmax(logits_NK), dtype=np.float32)
+
+
+def softmax(logits_NK: NDArray[Real]) -> NDArray[Real]:
+    """Logits → probabilities of the classes (N, K), of the same dtype."""
+    weights_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))  # no power overflows
+    return np.asarray(weights_NK / weights_NK.sum(axis=1, keepdims=True))
 
 
 def confidence(scores: ArrayLike, kind: Kind) -> FloatArray:

@@ -11,6 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.files import finite_or_none
+from smartedge.logs import with_spaces
+
 if TYPE_CHECKING:
     from smartedge.privacy.balance import Balance, Group
     from smartedge.types import ReleaseEvent
@@ -85,7 +88,7 @@ def _as_text(balance: Balance) -> list[str]:
                 left = f", {_rest(budget.epsilon, worst.epsilon):.4g} left"
         images = sum(group.images for group in groups)
         lines.append(
-            f"split {split}: {_thousands(images)} image{'s' * (images != 1)}; worst: image {worst.example}, "
+            f"split {split}: {with_spaces(images)} image{'s' * (images != 1)}; worst: image {worst.example}, "
             f"{_times(worst.releases)}, ε = {_number(worst.epsilon)}{left}"
         )
         lines += _histogram(groups)
@@ -114,9 +117,9 @@ def _histogram(groups: list[Group]) -> list[str]:
             ranges[min(_ROWS - 3, int((epsilon - low) / step)) if math.isfinite(epsilon) else _ROWS] += n
         rows = [(_range(low, step, place), n) for place, n in sorted(ranges.items())]
     width = max(len(name) for name, _ in rows)
-    digits = max(len(_thousands(n)) for _, n in rows)
+    digits = max(len(with_spaces(n)) for _, n in rows)
     most = max(n for _, n in rows)
-    return [f"  {name:<{width}}  {_thousands(n):>{digits}}  {'#' * math.ceil(_BAR * n / most)}" for name, n in rows]
+    return [f"  {name:<{width}}  {with_spaces(n):>{digits}}  {'#' * math.ceil(_BAR * n / most)}" for name, n in rows]
 
 
 def _range(low: float, step: float, place: int) -> str:
@@ -152,14 +155,16 @@ def _as_json(balance: Balance) -> dict[str, object]:
             "images": sum(group.images for group in groups),
             "releases": {str(times): n for times, n in sorted(releases.items())},
             "worst": _group(worst),
-            "epsilon_quantiles": {str(q): _finite(balance.quantile(q, split)) for q in (0.0, 0.25, 0.5, 0.75, 1.0)},
+            "epsilon_quantiles": {
+                str(q): finite_or_none(balance.quantile(q, split)) for q in (0.0, 0.25, 0.5, 0.75, 1.0)
+            },
             "remaining": _rest(budget.epsilon, worst.epsilon) if math.isfinite(budget.epsilon) else None,
             "groups": [_group(group) for group in groups],
         }
     worst = balance.worst()
     return {
         "run": balance.run,
-        "budget": {"epsilon": _finite(budget.epsilon), "delta": budget.delta},
+        "budget": {"epsilon": finite_or_none(budget.epsilon), "delta": budget.delta},
         "policy": dict(balance.policy),
         "splits": splits,
         "worst": _group(worst) if worst else None,
@@ -172,23 +177,19 @@ def _group(group: Group) -> dict[str, object]:
         "images": group.images,
         "image": group.example,
         "releases": group.releases,
-        "epsilon": _finite(group.epsilon),
-        "label_epsilon": _finite(group.label_epsilon),
+        "epsilon": finite_or_none(group.epsilon),
+        "label_epsilon": finite_or_none(group.label_epsilon),
         "events": [{**_event(event), "times": times} for event, times in group.history],
     }
 
 
 def _event(event: ReleaseEvent) -> Mapping[str, Any]:
-    return {**asdict(event), "epsilon": _finite(event.epsilon)}
+    return {**asdict(event), "epsilon": finite_or_none(event.epsilon)}
 
 
 def _rest(budget: float, spent: float) -> float:
     """The rest of the budget; 0 where it is only a rounding error."""
     return budget - spent if budget - spent > 1e-9 * budget else 0.0
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _number(value: float) -> str:
@@ -197,7 +198,3 @@ def _number(value: float) -> str:
 
 def _times(count: int) -> str:
     return "1 release" if count == 1 else f"{count} releases"
-
-
-def _thousands(count: int) -> str:
-    return f"{count:,}".replace(",", " ")

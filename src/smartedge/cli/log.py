@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.logs import with_spaces
+
 if TYPE_CHECKING:
     from smartedge.cloud.store import FeatureReader
     from smartedge.errors import LogError
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
         images = export_images(readers, args.export)
         if not args.json:
-            print(f"{args.export}: {_number(images)} images")
+            print(f"{args.export}: {with_spaces(images)} images")
     return 0
 
 
@@ -130,7 +132,7 @@ def _copy(place: str, url: str, *, told: bool) -> None:
     remote = Remote(url)
     copied = copy_store(Path(place) / "cloud", remote)
     if told:
-        edges = f"{copied.edges} edge{'s' * (copied.edges != 1)}, {_number(copied.frames)} frames"
+        edges = f"{copied.edges} edge{'s' * (copied.edges != 1)}, {with_spaces(copied.frames)} frames"
         state = "" if copied.complete else "; the run goes on: copy again later"
         print(f"{remote.url}: {edges}; {copied.new_bytes / 1e6:.1f} MB were new{state}")
 
@@ -197,16 +199,12 @@ def _as_text(found: list[_Log]) -> list[str]:
         for stream in log.streams:
             end = stream.first_seq + stream.frames
             line = f"  epoch {stream.epoch + 1} {stream.split}: frames {stream.first_seq} to {end - 1}"
-            part = "" if stream.there == stream.frames else f", {_number(stream.there)} are there"
-            lines.append(f"{line}{part}, {_number(stream.images)} images")
+            part = "" if stream.there == stream.frames else f", {with_spaces(stream.there)} are there"
+            lines.append(f"{line}{part}, {with_spaces(stream.images)} images")
         lines += [f"  missing: frames {first} to {end - 1}" for first, end in log.gaps]
     return [*lines, f"{len(found)} edge{'s' * (len(found) != 1)}, {_sums(found)}"]
 
 
 def _sums(found: list[_Log]) -> str:
     frames, images, size = (sum(getattr(log, each) for log in found) for each in ("frames", "images", "bytes"))
-    return f"{_number(frames)} frames, {_number(images)} images, {size / 1e6:.1f} MB"
-
-
-def _number(count: int) -> str:
-    return f"{count:,}".replace(",", " ")
+    return f"{with_spaces(frames)} frames, {with_spaces(images)} images, {size / 1e6:.1f} MB"

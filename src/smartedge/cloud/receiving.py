@@ -14,7 +14,7 @@ from smartedge.cloud.completion import Completion, mark_complete
 from smartedge.cloud.farewell import Farewell
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest import Ingest
-from smartedge.cloud.store import has_begun
+from smartedge.cloud.store import refuse_if_begun
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.files import private_folder
@@ -52,8 +52,8 @@ class Receiving:
         resume: bool,
         start: Callable[[], _Workers] | None,
     ) -> None:
-        if not resume and has_begun(folder):
-            raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
+        if not resume:
+            refuse_if_begun(folder)
         _, shapes = build_back(config, 2)
         private_folder(folder)
         self._config = config

@@ -13,7 +13,7 @@ from smartedge.cloud.farewell import Farewell
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest import Ingest
 from smartedge.cloud.learning import Learning, Task
-from smartedge.cloud.store import FeatureReader, has_begun
+from smartedge.cloud.store import FeatureReader, refuse_if_begun
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.config import Config
 from smartedge.errors import RunError
@@ -47,8 +47,8 @@ class CloudRunner:
     """
 
     def __init__(self, config: Config, folder: Path, monitor: Monitor, *, resume: bool, inline: bool) -> None:
-        if not resume and has_begun(folder):
-            raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
+        if not resume:
+            refuse_if_begun(folder)
         # Build the network now. So wrong settings are an error before the first edge connects, and no edge waits for
         # imports and warm-up.
         _, shapes = build_back(config, 2)

@@ -18,7 +18,7 @@ from smartedge.types import Frame, Labels, StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json, image_count, parse
 from smartedge.wire.link import UNNAMED_EDGE
 
-__all__ = ["FeatureLog", "FeatureReader", "StoreHandler", "edges_of", "has_begun", "log_folder"]
+__all__ = ["FeatureLog", "FeatureReader", "StoreHandler", "edges_of", "has_begun", "log_folder", "refuse_if_begun"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
@@ -51,6 +51,16 @@ def edges_of(cloud: Path) -> list[str]:
 def has_begun(cloud: Path) -> bool:
     """Whether a stream of any edge was recorded."""
     return (cloud / "log").exists() or any((cloud / "store").glob("*/streams"))
+
+
+def refuse_if_begun(cloud: Path) -> None:
+    """Refuse to begin a run in a folder that holds one.
+
+    Raises:
+        RunError: it does.
+    """
+    if has_begun(cloud):
+        raise RunError(f"{cloud}: holds a run already; continue it with --resume, or choose another run_dir")
 
 
 class FeatureReader(LogReader):

@@ -10,6 +10,7 @@ from typing import Literal
 from smartedge.artifacts.results import Privacy
 from smartedge.config import Config
 from smartedge.errors import PrivacyError
+from smartedge.files import finite_or_none
 from smartedge.privacy.balance import Budget
 from smartedge.privacy.ledger import Ledger
 from smartedge.privacy.mechanisms import Mechanism
@@ -90,19 +91,15 @@ def privacy_summary(gate: Gate, *, front: Literal["trained", "frozen", "given"] 
     labels = max((group.label_epsilon for group in balance.groups if group.split == "train"), default=0.0)
     return Privacy(
         **asdict(mechanism.describe()),
-        epsilon_total=_finite(total),
+        epsilon_total=finite_or_none(total),
         delta_total=0.0 if pure else budget.delta,
         releases_max=worst.releases if worst else 0,
-        epsilon_budget=_finite(budget.epsilon),
+        epsilon_budget=finite_or_none(budget.epsilon),
         delta_budget=budget.delta,
-        vector_epsilon_total=_finite(whole),
+        vector_epsilon_total=finite_or_none(whole),
         labels="clear" if gate.label_epsilon is None else "randomised",
-        label_epsilon=_finite(labels),
-        epsilon_with_label=_finite(whole + labels),
+        label_epsilon=finite_or_none(labels),
+        epsilon_with_label=finite_or_none(whole + labels),
         apply_to="training" if gate.training_only else "always",
         front=front,
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -15,6 +15,7 @@ from smartedge.edge.outage import Outage, tell_of_the_end
 from smartedge.edge.spool import Spool
 from smartedge.errors import LinkError, LogError, RunError
 from smartedge.files import disk_error
+from smartedge.logs import with_spaces
 from smartedge.runs.progress import Monitor, Update
 from smartedge.types import StreamHeader
 from smartedge.wire.link import FrameSender
@@ -200,7 +201,7 @@ class Shipper:
     def _wait_after(self, error: LinkError) -> None:
         """The link broke, or the cloud is not there."""
         if not self._stopping.is_set():
-            frames = f"{self.spool.waiting_frames:,}".replace(",", " ")
+            frames = with_spaces(self.spool.waiting_frames)
             self.outage.wait(f"{frames} frames are on disk ({error})", self._stopping)
 
 

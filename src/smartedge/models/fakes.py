@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,9 +13,10 @@ from torch.utils._pytree import tree_map_only
 from smartedge.errors import CutError
 from smartedge.models.blame import first_line, place_and_reason
 from smartedge.models.counting import OperatorWatch
+from smartedge.models.part import named_state
 from smartedge.models.recording import Trace, real_like, shape_text, storage_of
 
-__all__ = ["Holdings", "fake_copy", "named_tensors", "run_for_real", "strange"]
+__all__ = ["Holdings", "fake_copy", "run_for_real", "strange"]
 
 
 def fake_copy(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
@@ -37,21 +37,13 @@ def fake_copy(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
         ) from error
 
 
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers and plain tensor attributes with their first qualified names."""
-    for path, module in model.named_modules():
-        for name, value in (module._parameters | module._buffers | vars(module)).items():
-            if isinstance(value, Tensor):
-                yield f"{path}.{name}".lstrip("."), value
-
-
 class Holdings:
     """Which tensors the modules of a network hold: code may exchange them without a word."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._held = {module: _held(module) for module in model.modules()}
-        self._storages = [(name, tensor, storage_of(tensor)) for name, tensor in named_tensors(model)]
+        self._storages = [(name, tensor, storage_of(tensor)) for name, tensor in named_state(model, once=True)]
 
     def lent(self, module: nn.Module) -> bool:
         """Whether it holds other parameters or buffers at the moment, as in ``torch.func.functional_call``."""

@@ -190,9 +190,12 @@ def state_of(module: nn.Module) -> list[Tensor]:
     return [tensor for _, tensor in named_state(module)]
 
 
-def named_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of parameters, buffers and plain attributes. A tied tensor comes under each of its names."""
-    for path, module in model.named_modules(remove_duplicate=False):
+def named_state(model: nn.Module, *, once: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of parameters, buffers and plain attributes.
+
+    What lies in a module that has several names comes under each of them; with ``once``, under the first one alone.
+    """
+    for path, module in model.named_modules(remove_duplicate=once):
         for name, value in (module._parameters | module._buffers | vars(module)).items():
             if isinstance(value, Tensor):
                 yield f"{path}.{name}".lstrip("."), value

@@ -98,7 +98,7 @@ class Replay:
             parts = ((s.start, s.stop, s.step) for s in (recorded, given) if isinstance(s, slice))
             return isinstance(given, slice) and self._same(*parts)
         if isinstance(recorded, _COMPARED) and isinstance(given, _COMPARED):
-            return bool(recorded == given) or (recorded != recorded and given != given)  # not a number equals nothing
+            return _equal(recorded, given)
         return True
 
 
@@ -131,9 +131,13 @@ class Kept:
 _CONTAINERS = (dict, list, tuple, set, deque)
 
 
+def _equal(first: Any, second: Any) -> bool:
+    return bool(first == second) or (first != first and second != second)  # "not a number" equals nothing
+
+
 def _alike(first: Any, second: Any) -> bool:
     if isinstance(first, _COMPARED) and isinstance(second, _COMPARED):
-        return bool(first == second) or (first != first and second != second)
+        return _equal(first, second)
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
         return len(first) == len(second) and all(map(_alike, first, second))
     return first is second

@@ -31,8 +31,9 @@ from smartedge.models.blame import place_and_reason
 from smartedge.models.chance import Generators
 from smartedge.models.contexts import Context, context_now, other_context, own_context, usual_context
 from smartedge.models.counting import OperatorWatch
-from smartedge.models.fakes import Holdings, fake_copy, named_tensors, run_for_real, strange
+from smartedge.models.fakes import Holdings, fake_copy, run_for_real, strange
 from smartedge.models.intercept import FunctionMode, observe_modules, observing, refuse_nesting
+from smartedge.models.part import named_state
 from smartedge.models.recording import BATCHES, Trace, shape_text, storage_of, tensors_in
 from smartedge.models.replay import Event, Kept, Replay, forgotten_caches
 from smartedge.models.varying import Untraceable, decided, same, varying
@@ -89,7 +90,7 @@ class _Recorder(TracerBase):
             self.trace.other_mode[mode] = {p for p, m in self.model.named_modules() if m.training != mode}
         observe_modules(self.model, self)
         self.paths = {module: name for name, module in self.model.named_modules()}
-        self.state = {id(tensor): name for name, tensor in named_tensors(self.model)}  # where to find it
+        self.state = {id(tensor): name for name, tensor in named_state(self.model, once=True)}  # where to find it
         self.made_by: dict[int, fx.Node] = {}  # id of a tensor of the first batch → its latest node
         self.device_node: fx.Node | None = None
         self.used: set[str] = set(self.paths.values())  # names given to nodes; operations do not take modules' names

@@ -7,7 +7,6 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.inputs import val_labels
 from smartedge.lab.audit.judge import judge, selection_score
 from smartedge.lab.audit.store import Store, key_of
+from smartedge.metrics import softmax
 from smartedge.runs.progress import Monitor
 
 __all__ = ["Best", "Finding", "Findings", "in_focus", "infer", "plan", "summarise"]
@@ -190,16 +190,11 @@ def _ensemble(findings: Sequence[Finding], evidence: Evidence, attribute: str) -
         return None
     chosen = sorted(findings, key=_on_own_images, reverse=True)[:_ENSEMBLE]
     at_val, at_test = (
-        _normalised(sum(np.log(np.maximum(scores, 1e-6)) for scores in parts) / len(parts))
+        softmax(np.asarray(sum(np.log(np.maximum(scores, 1e-6)) for scores in parts) / len(parts)))
         for parts in ([f.val_scores for f in chosen], [f.test_scores for f in chosen])
     )
     unit = Unit(chosen[0].unit.evidence, "ensemble", (attribute,), 0.0, 0)
     return Finding(unit, attribute, _figures(at_val, at_test, evidence, attribute), at_val, at_test)
-
-
-def _normalised(logs_NK: Any) -> Floats:
-    shares_NK = np.exp(logs_NK - logs_NK.max(axis=1, keepdims=True))
-    return np.asarray(shares_NK / shares_NK.sum(axis=1, keepdims=True))
 
 
 def _figures(at_val: Floats, at_test: Floats, evidence: Evidence, attribute: str) -> AttackFigures:

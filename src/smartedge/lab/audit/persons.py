@@ -243,7 +243,7 @@ def _by_images(problem: _Problem, crowd: Crowd, sets: Sequence[Sets]) -> list[Fl
     for release in range(len(crowd.releases_RND)):
         density_MK = _densities(problem, crowd, release) @ weight_NK
         logs_RMK.append(np.log(density_MK + 1e-9 * density_MK.max(axis=1, keepdims=True) + 1e-300))
-    return [_softmax(_summed(logs_RMK, each)) for each in sets]
+    return [metrics.softmax(_summed(logs_RMK, each)) for each in sets]
 
 
 def _by_persons(problem: _Problem, crowd: Crowd, sets: Sequence[Sets]) -> list[Floats]:
@@ -363,9 +363,9 @@ class _Network:
             for r in range(len(seen_RNE)):
                 logits_MK = network(*_padded(seen_RNE, rows, np.full(len(rows), r)))
                 logs_RMK.append(F.log_softmax(logits_MK, dim=1).double().numpy())
-            return {name: _softmax(_summed(logs_RMK, sets)) for name, sets in bands.items()}
+            return {name: metrics.softmax(_summed(logs_RMK, sets)) for name, sets in bands.items()}
         return {
-            name: _softmax(network(*_padded(seen_RNE, sets.rows, sets.release_S)).double().numpy())
+            name: metrics.softmax(network(*_padded(seen_RNE, sets.rows, sets.release_S)).double().numpy())
             for name, sets in bands.items()
         }
 
@@ -394,8 +394,3 @@ def _padded(seen_RNE: Tensor, rows: Sequence[Ints], release_S: Ints) -> tuple[Te
         place_SI[s, : len(chosen)] = chosen
         present_SI[s, : len(chosen)] = 1
     return seen_RNE[torch.from_numpy(release_S)[:, None], torch.from_numpy(place_SI)], torch.from_numpy(present_SI)
-
-
-def _softmax(logs_SK: Floats) -> Floats:
-    shares_SK = np.exp(logs_SK - logs_SK.max(axis=1, keepdims=True))
-    return np.asarray(shares_SK / shares_SK.sum(axis=1, keepdims=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 from smartedge.artifacts.results import Figures, Results
 from smartedge.lab.report import plots
-from smartedge.lab.report.gallery import gallery, network_name
+from smartedge.lab.report.gallery import gallery, network_name, told_apart
 from smartedge.lab.report.leakage import read_leaks
 from smartedge.lab.report.page import write_page
 from smartedge.lab.report.read import Run, read_run
@@ -147,10 +147,7 @@ def _run_names(runs: Sequence[Run]) -> list[str]:
         parts += [schedule] if get_schedule(schedule).front_first and (differ[1] or not any(differ)) else []
         parts += [model] if differ[2] else []
         names.append(", ".join(parts) or method)
-    return [
-        f"{name} ({run.directory.resolve().name})" if names.count(name) > 1 else name
-        for name, run in zip(names, runs, strict=True)
-    ]
+    return told_apart(names, runs)
 
 
 def _capital(text: str) -> str:

@@ -83,7 +83,7 @@ def gallery(runs: Sequence[Run]) -> Gallery | None:
     audited = [run for run in runs if run.pictures is not None]
     if not audited:
         return None
-    names = _run_names(audited)
+    names = told_apart([network_name(run) for run in audited], audited)
     first = _pictures(audited[0])
     shared = all(_same_images(first, _pictures(run)) for run in audited)
     networks = [("", 1)] if shared else []
@@ -110,9 +110,8 @@ def network_name(run: Run) -> str:
     return _NAMES.get(model, model)
 
 
-def _run_names(runs: Sequence[Run]) -> list[str]:
-    """The network's name, with the directory's name where two runs have the same network."""
-    names = [network_name(run) for run in runs]
+def told_apart(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """The names of runs, with the directory's name where two runs have the same one."""
     return [
         f"{name} ({run.directory.resolve().name})" if names.count(name) > 1 else name
         for name, run in zip(names, runs, strict=True)

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from smartedge.files import finite_or_none
 from smartedge.metrics import attribute_bound
 from smartedge.types import Features, ReleaseEvent
 
@@ -165,7 +166,7 @@ class Mechanism(ABC):
             "clip": self.clip,
             "sigma": self.sigma,
             "codewords": self.event.codewords,
-            "epsilon_each": _finite(self.epsilon),
+            "epsilon_each": finite_or_none(self.epsilon),
         }
 
     def describe(self) -> Description:
@@ -173,18 +174,14 @@ class Mechanism(ABC):
         return Description(
             mechanism=self.name,
             granularity=self.event.granularity,
-            epsilon=_finite(self.epsilon),
+            epsilon=finite_or_none(self.epsilon),
             delta=self.delta,
-            vector_epsilon=_finite(self.vector_epsilon),
+            vector_epsilon=finite_or_none(self.vector_epsilon),
             clip=self.clip,
             sigma=self.sigma,
             codewords=self.event.codewords,
             subset=self.event.subset,
             attribute_bound=self.attribute_bound,
             tight_attribute_bound=self.tight_attribute_bound,
-            sampling_delta=_finite(self.sampling_delta),
+            sampling_delta=finite_or_none(self.sampling_delta),
         )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

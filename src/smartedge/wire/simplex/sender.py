@@ -12,7 +12,7 @@ from smartedge.wire.frame import Message, ReceivedFrame
 from smartedge.wire.link import check_kind
 from smartedge.wire.simplex.blocks import Block, pack_block, split_block
 from smartedge.wire.simplex.seal import Sealer
-from smartedge.wire.sockets import ByteCount
+from smartedge.wire.sockets import ByteCount, split_location
 
 __all__ = ["SimplexLink"]
 
@@ -39,11 +39,8 @@ class SimplexLink:
     """
 
     def __init__(self, location: str, sealer: Sealer, *, rate_bits_s: float, loss: float) -> None:
-        host, _, port = location.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise LinkError(f"the cloud's location must be HOST:PORT, as in 192.168.0.7:8816, got {location!r}")
+        self._address = split_location(location)
         self._where = f"one-way link to {location}"
-        self._address = host.strip("[]"), int(port)
         self._socket: socket.socket | None = None
         self._sealer = sealer
         self._rate_bits_s = rate_bits_s
