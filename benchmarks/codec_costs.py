@@ -34,6 +34,7 @@ from smartedge.data.sources import open_dataset
 from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input
+from smartedge.models.optim import in_one_pass
 from smartedge.types import EncodedBatch, Features, Frame, StreamHeader, Task
 from smartedge.wire.frame import serialise
 from smartedge.wire.grpc_link import GrpcLink
@@ -124,7 +125,7 @@ def feature_maps(
             small_input=False,
         )
     )
-    optimizer = torch.optim.AdamW([*parts.front.parameters(), *parts.task_exit.parameters()], lr=1e-3)
+    optimizer = in_one_pass(torch.optim.AdamW([*parts.front.parameters(), *parts.task_exit.parameters()], lr=1e-3))
     seconds = []
     for batch in batches(data.splits["train"], BATCH, seed=0, epoch=0, shuffle=True, augment="flip", drop_last=True):
         begun = time.process_time()

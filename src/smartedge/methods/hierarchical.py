@@ -27,6 +27,7 @@ from smartedge.models.adversary import Adversaries, TrainingLabels
 from smartedge.models.confusion import weight_at
 from smartedge.models.mixtures import Mixtures
 from smartedge.models.network import Divided, divide
+from smartedge.models.optim import in_one_pass
 from smartedge.runs.checkpoint import State, load_weights
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import ImageBatch, Task
@@ -222,7 +223,7 @@ def _adversaries(
     ).to(device)
     if not adversary.exits:
         return adversaries, None
-    return adversaries, torch.optim.Adam(adversaries.parameters(), lr=adversary.lr)
+    return adversaries, in_one_pass(torch.optim.Adam(adversaries.parameters(), lr=adversary.lr))
 
 
 def _training_labels(config: Config, dataset: DataSet | None) -> TrainingLabels:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from smartedge.methods.back_step import forward_loss
 from smartedge.methods.options import PLAIN, StepOptions
 from smartedge.models.entrances import Entering
-from smartedge.models.optim import apply_gradients
+from smartedge.models.optim import apply_gradients, laid_out_like
 from smartedge.runs.seeds import derive_seed
 
 __all__ = ["Shard", "ShardResult", "apply_changes", "blank_term", "run_shards", "shard_sizes", "shard_slices"]
@@ -149,21 +149,12 @@ def apply_changes(
     parameters, dtype = _trained(back)
     has_gradient = changes[len(parameters)].tolist()
     for parameter, gradient, has in zip(parameters, changes[: len(parameters)], has_gradient, strict=True):
-        parameter.grad = _laid_out_like(parameter, gradient) if has else None
+        # What workers exchanged is in no memory format. The norm of all gradients adds them as they lie in memory.
+        # So its last bit would tell how many workers there are.
+        parameter.grad = laid_out_like(parameter, gradient.to(parameter.dtype)) if has else None
     for buffer, change in zip(back.buffers(), changes[len(parameters) + 1 :], strict=True):
         buffer.copy_((buffer.to(dtype) + change).to(buffer.dtype))
     apply_gradients(optimizer, clip_norm=options.clip_norm)
-
-
-def _laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """A gradient in the parameter's dtype and memory format.
-
-    What workers exchanged is in no format. The norm of all gradients adds them as they lie in memory, so its last bit
-    would tell how many workers there are.
-    """
-    if gradient.stride() == parameter.stride():
-        return gradient.to(parameter.dtype)
-    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _trained(back: nn.Module) -> tuple[list[nn.Parameter], torch.dtype]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from smartedge.models.weights import is_pretrained
 
-__all__ = ["apply_gradients", "make_optimizer", "set_learning_rate"]
+__all__ = ["apply_gradients", "in_one_pass", "laid_out_like", "make_optimizer", "set_learning_rate"]
 
+AdamOrAdamW = TypeVar("AdamOrAdamW", torch.optim.Adam, torch.optim.AdamW)
 _WARMUP_SHARE = 0.1
 _SCALE = "lr_scale"  # of a group: its learning rate ÷ that of the others
 
@@ -38,7 +39,7 @@ def make_optimizer(
     if lr_pretrained is not None and old:
         groups += [{**group, _SCALE: lr_pretrained / lr} for group in _groups(old, weight_decay)]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
+        return in_one_pass(torch.optim.AdamW(groups, lr=lr))
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
@@ -47,6 +48,40 @@ def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[st
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
+
+
+def in_one_pass(optimizer: AdamOrAdamW) -> AdamOrAdamW:
+    """Let an optimizer update each parameter on the CPU in one pass over memory, by torch's fused kernel.
+
+    It takes a quarter of the time, and no memory of the gradients' size. Only the last bits of the result differ.
+    Measurements, and why a GPU and SGD are left as they are: docs/decisions/0055-one-pass-of-adam.md.
+    """
+    optimizer.register_step_pre_hook(_prepare)
+    return optimizer
+
+
+def _prepare(optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
+    """The fused kernel reads the numbers as they lie in memory and does not look at strides. So all must lie alike."""
+    for group in optimizer.param_groups:
+        group["fused"] = all(_has_kernel(p) for p in group["params"])
+        for p in group["params"] if group["fused"] else []:
+            if p.grad is not None:
+                p.grad = laid_out_like(p, p.grad)
+            state = optimizer.state.get(p, {})  # of a checkpoint it has torch's usual layout
+            state.update({name: laid_out_like(p, value) for name, value in state.items() if value.shape == p.shape})
+
+
+def _has_kernel(p: Tensor) -> bool:
+    without_gaps = torch.empty_like(p).stride() == p.stride()
+    return p.device.type == "cpu" and p.is_floating_point() and without_gaps
+
+
+@torch.no_grad()
+def laid_out_like(parameter: Tensor, values: Tensor) -> Tensor:
+    """Values of the parameter's shape in its memory format; themselves where they have it."""
+    if values.stride() == parameter.stride():
+        return values
+    return torch.empty_like(parameter, dtype=values.dtype).copy_(values)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, *, peak: float, step: int, steps: int) -> float:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from smartedge.artifacts.audit import Identity, LinkFigures
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.crowd import Columns, Crowd, Floats, Fold, Ints, person_numbers
+from smartedge.models.optim import in_one_pass
 from smartedge.privacy.laws import ReleaseLaw
 from smartedge.runs.seeds import derive_seed
 
@@ -336,7 +337,7 @@ def _siamese(columns: Columns, fold: Fold, judges: Pairs, seed: int) -> Linker:
             nn.Dropout(0.2),
             nn.Linear(256, _EMBEDDED),
         )
-        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
+        optimizer = in_one_pass(torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
         best, kept = -1.0, {}
         for step in range(1, _STEPS + 1):

@@ -24,6 +24,7 @@ from smartedge.artifacts.audit import PersonBand, PersonFigures
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.crowd import Columns, Crowd, Floats, Fold, Ints, Sees, person_numbers
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold, decide, selection_score
+from smartedge.models.optim import in_one_pass
 from smartedge.privacy.laws import ReleaseLaw
 from smartedge.runs.seeds import derive_seed
 
@@ -323,7 +324,7 @@ class _Network:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = _SetNetwork(self.own_RNE.shape[2], self.classes)
-            optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05)
+            optimizer = in_one_pass(torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05))
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
             for step in range(1, _STEPS + 1):
                 rows, labels_S = self._batch()

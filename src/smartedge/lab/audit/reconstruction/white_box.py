@@ -34,6 +34,7 @@ from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.methods.differentiable import differentiable
 from smartedge.methods.loop import Deadline, Progress, fit
 from smartedge.models.codebook import Encode
+from smartedge.models.optim import in_one_pass
 
 __all__ = ["STEPS", "Effort", "Weights", "choose_weights", "invert", "total_variation"]
 
@@ -185,7 +186,7 @@ def _descend(
 ) -> Tensor:
     """Minimise with Adam on the pixels' logits, with a cosine rate that ends at zero; returns images."""
     logits_NCHW = start_NCHW.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([logits_NCHW], lr=_LR)
+    optimizer = in_one_pass(torch.optim.Adam([logits_NCHW], lr=_LR))
 
     def turns(epoch: int) -> Generator[int, None, None]:
         yield from range(progress.steps)

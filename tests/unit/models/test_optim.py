@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from smartedge.models.optim import in_one_pass, make_optimizer
+from smartedge.runs.checkpoint import Checkpoints
+
+LAYOUTS = {
+    "as it comes": lambda: torch.randn(6, 5, 3, 3),
+    "channels_last": lambda: torch.randn(6, 5, 3, 3).to(memory_format=torch.channels_last),
+    "transposed": lambda: torch.randn(5, 6, 3, 3).transpose(0, 1),
+    "with gaps": lambda: torch.randn(6, 5, 3, 6)[..., ::2],
+    "bfloat16": lambda: torch.randn(6, 5, 3, 3).bfloat16(),
+    "float64": lambda: torch.randn(6, 5, 3, 3).double(),
+    "complex": lambda: torch.randn(6, 5, 3, 3, dtype=torch.complex64),
+}
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_pass_gives_what_torch_gives(kind, layout):
+    torch.manual_seed(0)
+    values = LAYOUTS[layout]()
+    plain, ours = nn.Parameter(values.clone()), nn.Parameter(torch.empty(0))
+    ours.data = values  # clone() would close gaps
+    expected = kind([plain], lr=0.01, weight_decay=0.1, fused=False, foreach=False)
+    found = in_one_pass(kind([ours], lr=0.01, weight_decay=0.1))
+    for _ in range(4):
+        plain.grad = torch.randn(6, 5, 3, 3, dtype=plain.dtype)
+        ours.grad = plain.grad.clone()  # laid out as it comes
+        expected.step()
+        found.step()
+    bits = {torch.bfloat16: 0.02, torch.float64: 1e-12}.get(plain.dtype, 1e-6)
+    torch.testing.assert_close(ours.detach(), plain.detach(), rtol=bits, atol=bits)
+    fused = layout not in ("with gaps", "complex")
+    assert found.param_groups[0]["fused"] is fused
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_checkpoint_and_a_change_of_layout_lead_to_the_same_bits(name, tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3))
+    network = network.to(memory_format=torch.channels_last)
+    gradients = [[torch.randn_like(p) for p in network.parameters()] for _ in range(4)]
+
+    def updated(network, states):
+        optimizer = make_optimizer([network], name=name, lr=0.01, weight_decay=0.1, momentum=0.9)
+        if states is not None:
+            network.load_state_dict(states["network"])
+            optimizer.load_state_dict(states["optimizer"])
+        for step in gradients if states is None else gradients[2:]:
+            for p, gradient in zip(network.parameters(), step, strict=True):
+                p.grad = gradient.clone()
+            optimizer.step()
+            if states is None and step is gradients[1]:
+                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+                Checkpoints(tmp_path).save(1, state)
+        return [p.detach() for p in network.parameters()]
+
+    fresh = copy.deepcopy(network)
+    whole = updated(network, None)
+    resumed = updated(fresh, Checkpoints(tmp_path).load(1))
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
