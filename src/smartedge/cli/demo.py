@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import textwrap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ Train one network in four ways on drawn faces, edge and cloud as two processes, 
 
   $ smartedge demo
   (progress of each run)
-  (one table)
+  (one table, and how the first way compares with each of the others)
   runs/demo/report.html
 
 The four ways: hierarchical training (in two schedules), uploading the images, split learning, and everything on the
@@ -71,13 +72,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Make the runs, print the table, write report and picture."""
     from smartedge.cli.report import print_table
-    from smartedge.lab.report import write_comparison, write_picture
+    from smartedge.lab.report import compared, write_comparison, write_picture
     from smartedge.lab.watch import watching_run
 
     folders = [args.out / name for name in RUNS]
     with watching_run(watch_address(args.watch), args.out, lambda text: print(text, flush=True)):
         _make_runs(folders, args.overrides)
     print_table(folders)
+    for sentence in compared(folders):
+        print(f"{textwrap.fill(sentence, 110)}\n")
     report = write_comparison(folders, args.out / "report.html")
     picture = write_picture(folders, args.out / "demo.png")
     print(f"{report}  (each run has its own report.html beside its results)\n{picture}")

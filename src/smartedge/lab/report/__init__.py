@@ -4,7 +4,7 @@
 """
 
 try:
-    from smartedge.lab.report.comparison import write_comparison
+    from smartedge.lab.report.comparison import compared, write_comparison
     from smartedge.lab.report.features_page import write_features_page
     from smartedge.lab.report.fleet_page import is_fleet, write_fleet_report
     from smartedge.lab.report.frontier import write_sweep
@@ -18,6 +18,7 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "compared",
     "is_fleet",
     "write_comparison",
     "write_features_page",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ from smartedge.files import replacing
 
 __all__ = [
     "ATTACK", "CLOUD", "EDGE", "INK", "LIMIT", "LINE", "MUTED", "PAPER", "PERCENT", "WIDTH",
-    "Canvas", "Figure", "Look", "at_end", "drawing", "label_rows", "mark", "save_png", "short", "to_svg",
+    "Canvas", "Figure", "Look", "at_end", "drawing", "in_two_lines", "label_rows", "mark", "save_png", "short",
+    "to_svg",
 ]  # fmt: skip
 
 # In the SVG, each of these colours is replaced by the variable of that name in the page's style sheet.
@@ -76,6 +78,11 @@ class Figure:
     svg: Markup
     title: str
     alt: str  # the content in words, with its figures
+
+
+def in_two_lines(text: str, length: int = 22) -> str:
+    """The text, in two lines of so many characters where it is longer; what does not fit ends with an ellipsis."""
+    return textwrap.fill(text, length, max_lines=2, placeholder="…", break_on_hyphens=False)
 
 
 def short(text: str, length: int = 22) -> str:

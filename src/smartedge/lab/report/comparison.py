@@ -17,7 +17,7 @@ from smartedge.lab.report.text import known, percent, points, seconds, short_num
 from smartedge.lab.report.verdict import heads, margin
 from smartedge.methods.schedules import get_schedule
 
-__all__ = ["write_comparison"]
+__all__ = ["compared", "write_comparison"]
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
@@ -40,10 +40,32 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
     return write_page(out, "comparison.html.j2", _comparison_page([read_run(directory) for directory in run_dirs]))
 
 
+def compared(run_dirs: Sequence[Path]) -> list[str]:
+    """The sentences at the top of that page: the first divided run beside each of the others.
+
+    Raises:
+        RunError: as :func:`write_comparison`.
+    """
+    runs = [read_run(directory) for directory in run_dirs]
+    names, finals, first = _run_names(runs), _finals(runs), _first(runs)
+    return [_comparison_headline(names, runs, finals, first), *_sentences(names, runs, finals, first)]
+
+
+def _finals(runs: Sequence[Run]) -> list[Figures]:
+    return [run.results.test.present[run.final] for run in runs]
+
+
+def _first(runs: Sequence[Run]) -> int:
+    """The run that the others are compared with."""
+    return next((i for i, run in enumerate(runs) if run.method.has_exit), 0)
+
+
+def _sentences(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures], first: int) -> list[str]:
+    return [_beside(names, runs, finals, first, i) for i in range(len(runs)) if i != first]
+
+
 def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
-    names = _run_names(runs)
-    finals = [run.results.test.present[run.final] for run in runs]
-    first = next((i for i, run in enumerate(runs) if run.method.has_exit), 0)
+    names, finals, first = _run_names(runs), _finals(runs), _first(runs)
     lines = {}
     for name, run in zip(names, runs, strict=True):
         side = "edge" if run.final == "exit" or not run.method.has_cloud else "cloud"
@@ -100,7 +122,7 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
         "gallery": gallery(runs),
         "first": first,
         "headline": _comparison_headline(names, runs, finals, first),
-        "sentences": [_beside(names, runs, finals, first, i) for i in range(len(runs)) if i != first],
+        "sentences": _sentences(names, runs, finals, first),
         "differences": _differences(runs),
         "figures": figures,
     }
@@ -146,7 +168,8 @@ def _run_names(runs: Sequence[Run]) -> list[str]:
         parts = [method] if differ[0] or not any(differ) else []
         parts += [schedule] if get_schedule(schedule).front_first and (differ[1] or not any(differ)) else []
         parts += [model] if differ[2] else []
-        names.append(", ".join(parts) or method)
+        head, *notes = parts or [method]
+        names.append(f"{head} ({', '.join(notes)})" if notes else head)
     return told_apart(names, runs)
 
 
@@ -175,7 +198,7 @@ def _margin(runs: Sequence[Run], finals: Sequence[Figures], one: int, other: int
 
 
 def _beside(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures], first: int, other: int) -> str:
-    """The first run compared with another: accuracy, bytes and time, as differences and ratios."""
+    """The first run compared with another: accuracy, bytes, time and the edge's work, as differences and ratios."""
     mine, theirs = runs[first].results, runs[other].results
     difference = finals[first].balanced_accuracy - finals[other].balanced_accuracy
     width = _margin(runs, finals, first, other)
@@ -183,15 +206,19 @@ def _beside(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures]
         f"Compared with {names[other]}: {points(difference)} points of balanced accuracy (95 % interval "
         f"{points(difference - width)} to {points(difference + width)})"
     )
-    my_bytes, their_bytes = (r.bytes_per_image.up + r.bytes_per_image.down for r in (mine, theirs))
+    if theirs.method != mine.method and runs[other].method.sends == "images":
+        text = text.replace(":", ", which sends the images:", 1)
+    my_bytes, their_bytes = (r.bytes_total.up + r.bytes_total.down for r in (mine, theirs))
     if min(my_bytes, their_bytes) > 0:
         factor = my_bytes / their_bytes
         how = f"{times(factor)} times more" if factor > 1 else f"{times(1 / factor)} times fewer"
-        text += f"; {'as many' if 0.995 < factor < 1.005 else how} bytes per image, both ways together"
+        text += f"; {'as many' if 0.995 < factor < 1.005 else how} bytes in the whole run, both ways together"
     else:
-        text += f"; {size(my_bytes)} per image instead of {size(their_bytes)}"
+        text += f"; {size(my_bytes)} in the whole run instead of {size(their_bytes)}"
     if theirs.seconds_per_epoch > 0:
         text += f"; {times(mine.seconds_per_epoch / theirs.seconds_per_epoch)} times its time per epoch"
+    if theirs.stage_seconds.edge > 0:
+        text += f"; {times(mine.stage_seconds.edge / theirs.stage_seconds.edge)} times its computing on the edge"
     my_peak, their_peak = mine.edge_peak_rss_bytes, theirs.edge_peak_rss_bytes
     if known(my_peak) and known(their_peak):
         text += f"; {times(my_peak / their_peak)} times its peak memory on the edge"

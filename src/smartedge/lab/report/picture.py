@@ -34,6 +34,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "text.parse_math": False,
 }
+_SENT = {"features": "features", "images": "the images", "nothing": "nothing"}
 _SHOWN = 10
 _SLOWER = 10  # a small computer beside a server's core
 
@@ -50,9 +51,9 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
     """
     runs = [read_run(folder) for folder in run_dirs]
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(14, 0.62 * len(runs) + 3.1), dpi=120, layout="constrained", facecolor="white")
+        figure = Figure(figsize=(14, 0.62 * len(runs) + 3.4), dpi=120, layout="constrained", facecolor="white")
         figure.set_layout_engine("constrained", h_pad=0.1)  # inches, so that no label is cut off at the top
-        rows = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[1.5, 0.62 * len(runs) + 1.2])))
+        rows = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[1.8, 0.62 * len(runs) + 1.2])))
         above, below = rows.tolist()
         _images(above.subplots(1, _SHOWN), runs)
         accuracy, sent, work, time = below.subplots(1, 4, sharey=True)
@@ -77,6 +78,9 @@ def _name(run: Run) -> str:
 def _images(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
     samples = next((run.samples for run in runs if run.samples is not None), None)
     names = runs[0].results.task.names
+    if samples is not None and samples["labels"].ndim == 1:
+        title = f"Test images and their label {', '.join(runs[0].results.task.columns)}"
+        axes[0].figure.suptitle(title, x=0.005, ha="left", fontsize=12)
     for place, axis in enumerate(axes):
         axis.set_axis_off()
         if samples is not None and place < len(samples["images"]):
@@ -101,13 +105,16 @@ def _accuracy(axis: Axes, runs: Sequence[Run]) -> None:
 
 
 def _bytes(axis: Axes, runs: Sequence[Run]) -> None:
-    axis.set_title("Sent per training image")
+    axis.set_title("What is sent, per training image")
     totals = [run.results.bytes_total.up + run.results.bytes_total.down for run in runs]
     each = [total / run.results.data.train for total, run in zip(totals, runs, strict=True)]
-    for row, value in enumerate(each):
+    most = max(each) or 1
+    for row, (run, value) in enumerate(zip(runs, each, strict=True)):
         axis.barh(row, value, height=0.52, color=LINK)
-        axis.text(value + 0.01 * (max(each) or 1), row, f"{value / 1000:,.1f} kB", va="center", fontsize=10)
-    axis.set_xlim(0, 1.3 * (max(each) or 1))
+        what = _SENT[run.method.sends] + ("\nand gradients" if run.method.answered else "")
+        text = f"{value / 1000:,.1f} kB: {what}" if run.method.has_cloud else what
+        axis.text(value + 0.01 * most, row, text, va="center", fontsize=10)
+    axis.set_xlim(0, 1.75 * most)
 
 
 def seconds_with_slower_edge(run: Run, slower: float) -> float:

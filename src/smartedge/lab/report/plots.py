@@ -22,9 +22,9 @@ from smartedge.lab.report.canvas import (
     Figure,
     at_end,
     drawing,
+    in_two_lines,
     label_rows,
     mark,
-    short,
     to_svg,
 )
 from smartedge.lab.report.text import known
@@ -193,7 +193,7 @@ def bars(
             colour, hatch = looks[look]
             axes.barh(y, value, color=colour, hatch=hatch, height=0.62)
             at_end(axes, max(value, 1) if log else value, y, texts[y])
-        label_rows(axes, [short(name) for name, _, _ in rows])
+        label_rows(axes, [in_two_lines(name) for name, _, _ in rows])
         axes.set_xlabel(label)
         alt = f"{title}. " + "; ".join(f"{name} {text}" for (name, _, _), text in zip(rows, texts, strict=True)) + "."
         return Figure(to_svg(canvas, alt), title, alt)
@@ -205,7 +205,7 @@ def dots(
     """Balanced accuracy per row; ``both`` maps "edge" and "cloud" to (name, values). A missing value is nan."""
     values_SR = np.array([values for _, values in both.values()], dtype=float)
     words = []
-    with drawing(WIDTH, 1.0 + 0.25 * len(rows)) as canvas:
+    with drawing(WIDTH, 1.0 + 0.3 * len(rows)) as canvas:
         axes = canvas.subplots()
         for y, row in enumerate(rows):
             axes.plot(values_SR[:, y], [y] * len(both), color=MUTED, linewidth=1, zorder=1)
@@ -217,7 +217,7 @@ def dots(
             axes.plot(values, np.arange(len(rows)), **mark(side), label=name)
         if chance is not None:
             axes.axvline(chance, color=MUTED, linewidth=1.2, linestyle=(0, (2, 2)))
-        label_rows(axes, [short(row) for row in rows])
+        label_rows(axes, [in_two_lines(row) for row in rows])
         axes.xaxis.set_major_formatter(PERCENT)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.12)
@@ -240,7 +240,7 @@ def series(lines: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figu
                 marker="osD^vPX*"[i % 8],
                 markersize=4,
                 linewidth=1.6,
-                label=short(name),
+                label=in_two_lines(name),
             )
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

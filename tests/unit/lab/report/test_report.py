@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from smartedge.errors import RunError
-from smartedge.lab.report import write_comparison, write_report
+from smartedge.lab.report import compared, write_comparison, write_report
 from smartedge.lab.report.read import read_run
 from smartedge.lab.report.verdict import margin, verdict
 from smartedge.metrics import evaluate
@@ -312,7 +312,9 @@ def test_a_comparison_has_every_run_and_figure(write_run):
     for method in ("hierarchical", "upload", "split", "local"):
         assert f'<th scope="col">{method}</th>' in page.source
     assert "Compared with split:" in page.text and "0.32 times its time per epoch" in page.text
-    assert "192 times fewer bytes per image" in page.text
+    assert "Compared with upload, which sends the images:" in page.text
+    assert "times fewer bytes in the whole run" in page.text and "times its computing on the edge" in page.text
+    assert all(" ".join(sentence.split()) in page.text for sentence in compared(runs))
     assert "These runs differ" not in page.text
     assert len(page.all("svg")) == 6
     assert out.stat().st_size < 400_000
