@@ -21,11 +21,11 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC itself logs what a peer 
 import grpc
 from google.protobuf.message import DecodeError
 
-from smartedge.errors import FrameError, LinkError, SmartEdgeError
+from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
 from smartedge.wire.frame import Message, ReceivedFrame, answer_header, header_to_json
-from smartedge.wire.grpc_errors import from_rpc_error
+from smartedge.wire.grpc_errors import from_rpc_error, passes, refuses
 from smartedge.wire.handshake import check_handshake
 from smartedge.wire.link import check_answer, check_kind
 from smartedge.wire.link_pb2 import Down, Up
@@ -41,7 +41,6 @@ METHOD = "/smartedge.link.v1.Link/Send"
 _NOTHING = Credentials()
 _RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0  # twice as long each time: a cloud that cannot keep up must not get more to do
 _LOOK_S = 0.2  # how often a thread that waits looks whether the call still lives
-_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)  # without a word of the receiver
 _WAITING_MESSAGES = 4  # between the caller and gRPC
 _HEAR_S = 30.0  # how long the end of a stream waits for the last confirmation, at most
 
@@ -119,7 +118,7 @@ class GrpcLink:
                     return self._open(header)
                 except grpc.RpcError as error:
                     self._drop()
-                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    if not passes(error):
                         raise
                     if not self._patient or time.monotonic() >= deadline:
                         raise self._unavailable(error) from error
@@ -331,8 +330,8 @@ class _Stream:
             self._reader.join()
             self.raise_failure()
         except grpc.RpcError as error:
-            if self.confirmed != self.header.end_seq or error.code() not in _GONE:
-                raise  # else every frame is durable: the receiver is gone, and nothing is left to say
+            if self.confirmed != self.header.end_seq or refuses(error):
+                raise  # else every frame is durable: the link is gone, and nothing is left to say
 
     def cancel(self) -> None:
         """Break the call off. May be called from any thread."""
@@ -357,7 +356,9 @@ class _Stream:
                     self._answers.put(message)
                 self.heard.set()
         except DecodeError:
-            self._failure = FrameError("what came back over the link is not readable")
+            self._failure = LinkError(
+                "what came back over the link is not readable; is the other side a smartedge cloud?"
+            )
         except BaseException as error:
             self._failure = error
         self._call.cancel()  # does nothing where it has ended

@@ -156,6 +156,8 @@ def test_tries_come_less_and_less_often_and_not_at_one_moment(monkeypatch: pytes
         def code(self) -> grpc.StatusCode:
             return grpc.StatusCode.UNAVAILABLE
 
+        def trailing_metadata(self) -> None: ...
+
     class Waits(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             waits.append(timeout or 0.0)
