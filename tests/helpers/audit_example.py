@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from smartedge.artifacts.audit import (
-    AttributeBlock,
-    Audit,
-    AuditedRun,
-    AuditSettingsUsed,
-    Effort,
+from smartedge.artifacts.attacks import AttributeBlock, KindFigures, Membership, MembershipFigures, NamedFigures
+from smartedge.artifacts.audit import Audit, AuditedRun, AuditSettingsUsed, Effort, NoiseTest
+from smartedge.artifacts.reconstruction import (
     ImageIntervals,
-    KindFigures,
     Likeness,
-    Membership,
-    MembershipFigures,
-    NamedFigures,
-    NoiseTest,
     Perceptual,
     ReadFromImages,
     Reconstruction,

@@ -170,12 +170,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from smartedge.artifacts.attacks import AttributeBlock, Identity, Membership, PersonBand
 from smartedge.artifacts.base import Artifact, Fields, Part
-from smartedge.artifacts.certificate import AttributeBound, Certificate
+from smartedge.artifacts.certificate import Certificate
+from smartedge.artifacts.reconstruction import Reconstruction
 
 __all__ = [
-    "AttackFigures",
-    "AttributeBlock",
     "Audit",
     "AuditCertificates",
     "AuditSettingsUsed",
@@ -183,25 +183,9 @@ __all__ = [
     "AuditedFeatures",
     "AuditedRun",
     "Effort",
-    "ImageIntervals",
-    "Interval",
-    "KindFigures",
-    "Likeness",
-    "Membership",
-    "MembershipFigures",
-    "NamedFigures",
     "NoiseTest",
-    "Perceptual",
-    "ReadFromImages",
-    "Reconstruction",
-    "ReconstructionAttack",
-    "ReconstructionFigures",
-    "ReconstructionTraining",
     "Skipped",
-    "WhiteBoxWeights",
 ]
-
-Interval = tuple[float, float]
 
 
 class Audited(Part):
@@ -268,95 +252,6 @@ class AuditSettingsUsed(Effort):
     )
 
 
-class AttackFigures(Part):
-    """Figures of one attack on one attribute."""
-
-    balanced_accuracy: float = Field(
-        description="mean recall over the classes; for yes/no attributes at a threshold chosen on val"
-    )
-    auroc: float | None = Field(description="null where test has one class only")
-    ci95: Interval = Field(
-        description="[low, high] of the balanced accuracy, by a bootstrap over test images (it covers the choice of "
-        "test images, not the randomness of an attacker's training; images of one person count as independent, so "
-        "it is a little too narrow where persons have several images)"
-    )
-    val_balanced_accuracy: float
-    val_auroc: float | None = Field(default=None, description="attackers are chosen by it; null for floors")
-    base_rate: float = Field(description="share of the most frequent class")
-    images: int
-
-
-class NamedFigures(AttackFigures):
-    """Figures, with the name of the attack."""
-
-    attack: str = Field(description="one of the attacks above; for floors `table`, `logistic`, `trees` or `chance`")
-
-
-class KindFigures(AttackFigures):
-    """The best of one kind of attack."""
-
-    rate: float = Field(description="learning rate; 0 for `ensemble`")
-    seed: int = Field(description="0 for `ensemble`")
-    tried: int = Field(description="how many attackers of this kind there were")
-
-
-class AttributeBlock(Part):
-    """The results of the attacks on one attribute."""
-
-    best: NamedFigures | None = Field(description="the best attacker of all; null where none was made")
-    by_validation: NamedFigures | None = Field(description="the attacker that is best on val")
-    training_image: NamedFigures | None = Field(
-        description="the best attacker that has all data sent about a training image (at most 16 releases); null "
-        "where this is one release only, or no attacker was made"
-    )
-    undefended: NamedFigures | None = Field(description="the best attacker on the front without protection")
-    floor: NamedFigures = Field(
-        description="label floor: the best attack that has only the true desired label; never below guessing"
-    )
-    prediction_floor: NamedFigures | None = Field(
-        description="the best attack that has only the task exit's answer; null where there is no exit"
-    )
-    chance: float = Field(description="1 ÷ number of classes")
-    dp_bound: float | None = Field(
-        description="`dp.noise_bound`, for a yes/no attribute. It limits `best`; it does not limit an attacker that "
-        "also knows the desired label"
-    )
-    full_depth_needed: bool | None = Field(
-        default=None,
-        description="false: the certificate of one release is at most 2 points above the best attacker without full "
-        "depth, so `deep` and `fine-tuned` were not trained: they could not read more than these 2 points. null: "
-        "there is no certificate, or these attacks were not asked for",
-    )
-    attacks: dict[str, KindFigures] = Field(
-        description="kind of attack → figures of the best of that kind, with `rate`, `seed`, and `tried`: how many "
-        "there were"
-    )
-    classes: tuple[str, ...]
-    desired: bool = Field(description="of the run")
-    sensitive: bool = Field(description="of the run")
-
-
-class MembershipFigures(Part):
-    """Figures for one way to choose the false candidate."""
-
-    auroc: float
-    balanced_accuracy: float = Field(description="threshold from one half of the images, measured on the other")
-    ci95: Interval = Field(description="[low, high] of the balanced accuracy")
-    statistic: str = Field(
-        description="the better of `likelihood` and `calibrated` (by the likelihood for the attacker's own images)"
-    )
-    pairs: int
-
-
-class Membership(Part):
-    """The attacker gets a release and a candidate image. Is the release of that image?"""
-
-    any: MembershipFigures = Field(description="the false candidate is another test image")
-    same_label: MembershipFigures | None = Field(
-        description="the false candidate has the same desired label; null where there is none"
-    )
-
-
 class NoiseTest(Part):
     """The guarantee of one release, and a test of the mechanism itself."""
 
@@ -399,174 +294,6 @@ class NoiseTest(Part):
     holds: bool | None = Field(
         default=None, description="no lower bound exceeds the claim; null where nothing is claimed or tested"
     )
-
-
-class LinkFigures(Part):
-    """How well pairs of releases of one person are told from pairs of strangers. Intervals: bootstrap over persons."""
-
-    auroc: float = Field(description="0.5 is a guess")
-    auroc_ci95: Interval
-    equal_error_rate: float = Field(description="where as many pairs of one person as of strangers are misjudged")
-    equal_error_rate_ci95: Interval
-
-
-class Identity(Part):
-    """Are two releases of one person?"""
-
-    persons: int = Field(description="protected persons")
-    persons_with_pairs: int = Field(description="of these, with two or more images")
-    labelled: bool = Field(description="whether linkers could also use the true desired label of each image")
-    best: str = Field(description="the linker that is best on val")
-    best_of_release: str = Field(description="the same, of the linkers that have the releases alone")
-    linkers: dict[str, LinkFigures] = Field(description="linker → figures")
-    label_floor: LinkFigures = Field(description="of a linker that sees only the true desired labels")
-    attribute_floor: LinkFigures = Field(
-        description="of a linker that sees only the true desired label and the true attributes that were audited"
-    )
-    undefended: LinkFigures | None = Field(
-        default=None, description="of the best linker on the front without protection; null where there is none"
-    )
-
-
-class PersonFigures(Part):
-    """Figures of one attack on persons. The interval is a bootstrap over persons."""
-
-    balanced_accuracy: float = Field(description="at a threshold chosen on val")
-    ci95: Interval
-    auroc: float | None
-
-
-class PersonBand(Part):
-    """What so many images of one person tell together of an attribute."""
-
-    persons: tuple[int, ...] = Field(description="protected persons of each class")
-    best: str = Field(description="the attack that is best on val")
-    attacks: dict[str, PersonFigures] = Field(description="attack → figures")
-    label_floor: PersonFigures = Field(
-        description="the same attacks on the true desired labels of the same images; the one that is best on val"
-    )
-    undefended: PersonFigures | None = Field(
-        default=None, description="the best attack on the front without protection; null where there is none"
-    )
-    certificate: AttributeBound | None = Field(
-        default=None,
-        description="what no attacker exceeds that has the smallest number of images of this band, of one person, at "
-        "95 % confidence; null where there is no noise of known law, too few persons, or another band",
-    )
-
-
-class Perceptual(Part):
-    """A mean distance over images, with its name."""
-
-    name: str
-    value: float | None = Field(description="0 for equal images")
-
-
-class Likeness(Part):
-    """How similar images are to the originals."""
-
-    psnr: float | None = Field(description="dB, mean over images, 100 at most")
-    ssim: float | None = Field(description="mean over images, 1 at most")
-    perceptual: Perceptual = Field(
-        description="`{name, value}`: mean distance over images, with its name; 0 for equal images. LPIPS where its "
-        "weights are on disk (below), else a distance in the features of the classifier below"
-    )
-
-
-class ImageIntervals(Part):
-    """95 % intervals, by a bootstrap over images."""
-
-    sensitive_balanced_accuracy: dict[str, Interval] = Field(description="attribute → [low, high]")
-    desired_balanced_accuracy: Interval | None = Field(description="[low, high], null for a multi-label task")
-
-
-class ReadFromImages(Part):
-    """The labels that a classifier reads from images. It was trained on the attacker's own original images."""
-
-    images: int = Field(description="protected images attacked: all of them, or for `white_box` a subset")
-    sensitive_balanced_accuracy: dict[str, float] = Field(
-        description="attribute → balanced accuracy of a classifier that was trained on the attacker's *original* "
-        "images, without a tuned threshold (as in PriPHiT)"
-    )
-    sensitive_auroc: dict[str, float | None] = Field(description="attribute → AUROC of the same classifier")
-    desired_balanced_accuracy: float | None = Field(
-        description="of the same classifier; mean over the columns of a multi-label task"
-    )
-    ci95: ImageIntervals
-
-
-class WhiteBoxWeights(Part):
-    """The chosen weights of the optimisation."""
-
-    tv: float = Field(description="of total variation")
-    prior: float = Field(description="of the distance to the decoder's image")
-
-
-class ReconstructionTraining(Part):
-    """How much of the planned training an attack had."""
-
-    share: float = Field(
-        description="share of the planned training that was done (below 1: the time was over; below 0.5 the attack is "
-        "also listed under `skipped`, but its figures still count)"
-    )
-    seconds: float | None = Field(description="given; null: no limit")
-    adapted_share: float | None = Field(
-        default=None, description="`decoder`, `gan`: the same of the classifier that adapts"
-    )
-    nearer_than_decoder: bool | None = Field(
-        default=None, description="`gan`: false: no epoch was nearer, and these are the decoder's figures"
-    )
-    weights: WhiteBoxWeights | None = Field(default=None, description="`white_box`")
-
-
-class ReconstructionFigures(Likeness, ReadFromImages):
-    """The results of one attack."""
-
-    sensitive_balanced_accuracy_adapted: dict[str, float] = Field(
-        description="the same, after the classifier was trained further on reconstructions of the attacker's own "
-        "images, with a threshold chosen on val: the stronger attack. For `white_box` only the threshold is chosen, on "
-        "as many inverted val images"
-    )
-    training: ReconstructionTraining
-
-
-class ReconstructionAttack(ReconstructionFigures):
-    """The results of one attack on the audited run, and on the same network without protection."""
-
-    undefended: ReconstructionFigures | None = Field(
-        description="the same keys for the same network without protection; null where there is no such network, or "
-        "there was no time"
-    )
-
-
-class Reconstruction(Part):
-    """The attacks that reconstruct the protected images."""
-
-    decoder: ReconstructionAttack | None = Field(
-        default=None, description="trained on fresh releases of the attacker's own images"
-    )
-    gan: ReconstructionAttack | None = Field(
-        default=None,
-        description="the decoder, trained further against a critic of patches. The epoch with the best images of val "
-        "is kept, or the decoder itself",
-    )
-    white_box: ReconstructionAttack | None = Field(
-        default=None,
-        description="optimisation through the front's known weights, for a fixed subset of the test images",
-    )
-    originals: ReadFromImages = Field(
-        description="`images`, `sensitive_balanced_accuracy`, `sensitive_auroc`, `desired_balanced_accuracy`, `ci95` "
-        "of the classifier on the protected originals. They must be high, else the classifier is no measure"
-    )
-    mean_image: Likeness = Field(
-        description="`psnr`, `ssim`, `perceptual` of the attacker's mean image: the result without any release"
-    )
-
-    @property
-    def attacks(self) -> dict[str, ReconstructionAttack]:
-        """The attacks that were made, by name."""
-        named = (("decoder", self.decoder), ("gan", self.gan), ("white_box", self.white_box))
-        return {name: attack for name, attack in named if attack is not None}
 
 
 class AuditCertificates(Part):

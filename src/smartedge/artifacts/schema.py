@@ -21,6 +21,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from smartedge.artifacts import (
+    attacks,
     audit,
     certificate,
     checkpoint,
@@ -31,6 +32,7 @@ from smartedge.artifacts import (
     plan,
     profile,
     progress,
+    reconstruction,
     results,
     run,
     store_copy,
@@ -89,6 +91,8 @@ def _model(name: str) -> type[Part]:
         run,
         checkpoint,
         audit,
+        attacks,
+        reconstruction,
         certificate,
         sweep,
         profile,

@@ -18,7 +18,8 @@ from smartedge.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from smartedge.artifacts.audit import Audit, NamedFigures, Skipped
+    from smartedge.artifacts.attacks import NamedFigures
+    from smartedge.artifacts.audit import Audit, Skipped
     from smartedge.lab.audit.call import AuditSettings
     from smartedge.runs.progress import Monitor
 

@@ -38,12 +38,18 @@ def fake_copy(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
 
 
 class Holdings:
-    """Which tensors the modules of a network hold: code may exchange them without a word."""
+    """Which tensors the modules of a network hold: code may exchange them without a word.
+
+    Attributes:
+        names: identity of a tensor → the first name under which it is held.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._held = {module: _held(module) for module in model.modules()}
-        self._storages = [(name, tensor, storage_of(tensor)) for name, tensor in named_state(model, once=True)]
+        state = [*named_state(model, once=True)]
+        self.names = {id(tensor): name for name, tensor in state}
+        self._storages = [(name, tensor, storage_of(tensor)) for name, tensor in state]
 
     def lent(self, module: nn.Module) -> bool:
         """Whether it holds other parameters or buffers at the moment, as in ``torch.func.functional_call``."""

@@ -33,7 +33,6 @@ from smartedge.models.contexts import Context, context_now, other_context, own_c
 from smartedge.models.counting import OperatorWatch
 from smartedge.models.fakes import Holdings, fake_copy, run_for_real, strange
 from smartedge.models.intercept import FunctionMode, observe_modules, observing, refuse_nesting
-from smartedge.models.part import named_state
 from smartedge.models.recording import BATCHES, Trace, shape_text, storage_of, tensors_in
 from smartedge.models.replay import Event, Kept, Replay, forgotten_caches
 from smartedge.models.varying import Untraceable, decided, same, varying
@@ -90,7 +89,6 @@ class _Recorder(TracerBase):
             self.trace.other_mode[mode] = {p for p, m in self.model.named_modules() if m.training != mode}
         observe_modules(self.model, self)
         self.paths = {module: name for name, module in self.model.named_modules()}
-        self.state = {id(tensor): name for name, tensor in named_state(self.model, once=True)}  # where to find it
         self.made_by: dict[int, fx.Node] = {}  # id of a tensor of the first batch → its latest node
         self.device_node: fx.Node | None = None
         self.used: set[str] = set(self.paths.values())  # names given to nodes; operations do not take modules' names
@@ -348,9 +346,9 @@ class _Recorder(TracerBase):
     def node_of(self, tensor: Tensor) -> fx.Node:
         if id(tensor) in self.made_by:
             return self.made_by[id(tensor)]
-        if id(tensor) not in self.state:
+        if id(tensor) not in self.holdings.names:
             raise Untraceable(strange(tensor))
-        name = self.state[id(tensor)]
+        name = self.holdings.names[id(tensor)]
         node = self.graph.create_node("get_attr", name)
         self.trace.values[node], self.trace.names[node] = (tensor, tensor), [name]
         self.made_by[id(tensor)] = node

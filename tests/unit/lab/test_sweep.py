@@ -17,7 +17,8 @@ import pytest
 from audit_example import attribute_block, example_audit, figures
 from results_example import example_privacy, example_results
 
-from smartedge.artifacts.audit import AttributeBlock, Effort
+from smartedge.artifacts.attacks import AttributeBlock
+from smartedge.artifacts.audit import Effort
 from smartedge.artifacts.results import Heads, Results
 from smartedge.artifacts.sweep import Sweep
 from smartedge.cli import sweep as verb

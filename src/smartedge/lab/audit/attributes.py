@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smartedge.artifacts.audit import AttackFigures, KindFigures, NamedFigures, Skipped
+from smartedge.artifacts.attacks import AttackFigures, KindFigures, NamedFigures
+from smartedge.artifacts.audit import Skipped
 from smartedge.lab.audit.attackers import read
 from smartedge.lab.audit.attacks import ATTACKS, Diverged, Unit
 from smartedge.lab.audit.clock import Clock, OutOfTime

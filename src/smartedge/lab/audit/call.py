@@ -8,21 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from smartedge.artifacts.audit import (
-    AttributeBlock,
-    Audit,
-    AuditCertificates,
-    Audited,
-    AuditSettingsUsed,
-    Effort,
-    Identity,
-    Membership,
-    NoiseTest,
-    PersonBand,
-    Reconstruction,
-    Skipped,
-)
+from smartedge.artifacts.attacks import AttributeBlock, Identity, Membership, PersonBand
+from smartedge.artifacts.audit import Audit, AuditCertificates, Audited, AuditSettingsUsed, Effort, NoiseTest, Skipped
 from smartedge.artifacts.certificate import Certificate
+from smartedge.artifacts.reconstruction import Reconstruction
 from smartedge.errors import ConfigError, DataError
 from smartedge.lab.audit import epsilon, floors
 from smartedge.lab.audit.attacks import ATTACKS, available

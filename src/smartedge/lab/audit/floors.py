@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge import metrics
-from smartedge.artifacts.audit import NamedFigures
+from smartedge.artifacts.attacks import NamedFigures
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.trees import Table, fit_logistic, fit_trees

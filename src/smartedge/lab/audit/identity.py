@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smartedge.artifacts.audit import Identity, LinkFigures
+from smartedge.artifacts.attacks import Identity, LinkFigures
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.crowd import Columns, Crowd, Floats, Fold, Ints, person_numbers
 from smartedge.models.optim import in_one_pass

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge import metrics
-from smartedge.artifacts.audit import AttackFigures
+from smartedge.artifacts.attacks import AttackFigures
 
 __all__ = ["balanced_accuracy_interval", "choose_threshold", "decide", "judge", "selection_score"]
 

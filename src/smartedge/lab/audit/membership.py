@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge import metrics
-from smartedge.artifacts.audit import Membership, MembershipFigures
+from smartedge.artifacts.attacks import Membership, MembershipFigures
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold
 from smartedge.runs.seeds import derive_seed

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smartedge.artifacts.audit import Identity, PersonBand, Skipped
+from smartedge.artifacts.attacks import Identity, PersonBand
+from smartedge.artifacts.audit import Skipped
 from smartedge.artifacts.certificate import AttributeBound
 from smartedge.errors import DataError
 from smartedge.lab.audit.attributes import in_focus

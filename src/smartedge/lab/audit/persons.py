@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartedge import metrics
-from smartedge.artifacts.audit import PersonBand, PersonFigures
+from smartedge.artifacts.attacks import PersonBand, PersonFigures
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.crowd import Columns, Crowd, Floats, Fold, Ints, Sees, person_numbers
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold, decide, selection_score

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smartedge.artifacts.audit import Audit, AuditedRun, Reconstruction, Skipped
+from smartedge.artifacts.audit import Audit, AuditedRun, Skipped
+from smartedge.artifacts.reconstruction import Reconstruction
 from smartedge.config import load_run_config
 from smartedge.data.columns import yes_no_columns
 from smartedge.errors import ConfigError

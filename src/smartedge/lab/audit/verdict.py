@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smartedge.artifacts.audit import AttributeBlock, Audit
+from smartedge.artifacts.attacks import AttributeBlock
+from smartedge.artifacts.audit import Audit
 
 __all__ = ["verdict"]
 

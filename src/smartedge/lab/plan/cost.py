@@ -33,7 +33,7 @@ from smartedge.cloud.ahead import MOST_THREADS
 from smartedge.lab.plan.energy import edge_energy
 from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
 from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
-from smartedge.lab.plan.pipeline import Pass, coarsen, departures
+from smartedge.lab.plan.pipeline import Pass, coarsen, departures, slowdowns
 from smartedge.types import SplitName
 
 __all__ = ["STAGES", "predict"]
@@ -56,23 +56,12 @@ def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
     if setting.same_machine and choice.how.has_cloud and not choice.how.answered:
         for _ in range(20):  # a fixed point: the overlap of the sides depends on their speed, the speed on the overlap
             overlapping = costs.overlapping
-            renewed = _slowdowns(overlapping, setting.edge.slowdown)
+            renewed = slowdowns(overlapping, setting.edge.slowdown)
             if max(abs(renewed[0] - slow[0]), abs(renewed[1] - slow[1])) < 1e-4:
                 break
             slow = renewed
             costs = _Costs(choice, job, setting, slow)
     return costs.prediction()
-
-
-def _slowdowns(shares: tuple[float, float], slowdown: float) -> tuple[float, float]:
-    """Factors on the times of edge and cloud, from the shares of the pipeline's time in which each is busy.
-
-    While both sides compute, each has 1/s of its speed. If the other side is busy during a share p of the time, this
-    side does ``1 - p·(1 - 1/s)`` of the work that it would do alone.
-    """
-    edge, cloud = (min(1.0, share) for share in shares)
-    loss = 1 - 1 / slowdown
-    return 1 / (1 - cloud * loss), 1 / (1 - edge * loss)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from smartedge.types import SplitName
 
-__all__ = ["Pass", "coarsen", "departures"]
+__all__ = ["Pass", "coarsen", "departures", "slowdowns"]
 
 Seconds = NDArray[np.float64]
 
@@ -79,3 +79,14 @@ def coarsen(frames: int, most: int) -> tuple[int, float]:
     """
     count = min(frames, most)
     return count, frames / count if count else 1.0
+
+
+def slowdowns(shares: tuple[float, float], slowdown: float) -> tuple[float, float]:
+    """Factors on the times of edge and cloud, from the shares of the pipeline's time in which each is busy.
+
+    While both sides compute, each has 1/s of its speed. If the other side is busy during a share p of the time, this
+    side does ``1 - p·(1 - 1/s)`` of the work that it would do alone.
+    """
+    edge, cloud = (min(1.0, share) for share in shares)
+    loss = 1 - 1 / slowdown
+    return 1 / (1 - cloud * loss), 1 / (1 - edge * loss)

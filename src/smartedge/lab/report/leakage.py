@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smartedge.artifacts.audit import AttackFigures, Audit, Membership, NoiseTest
+from smartedge.artifacts.attacks import AttackFigures, Membership
+from smartedge.artifacts.audit import Audit, NoiseTest
 from smartedge.lab.report.text import known, percent, short_number
 from smartedge.lab.report.verdict import Verdict
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from matplotlib.lines import Line2D
 
-from smartedge.artifacts.audit import Audit, Identity, LinkFigures, PersonBand
+from smartedge.artifacts.attacks import Identity, LinkFigures, PersonBand
+from smartedge.artifacts.audit import Audit
 from smartedge.lab.report.canvas import CLOUD, EDGE, INK, MUTED, PAPER, PERCENT, WIDTH, Figure, Look, drawing, to_svg
 from smartedge.lab.report.text import percent
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from smartedge.artifacts.audit import Audit, ReconstructionAttack
+from smartedge.artifacts.audit import Audit
+from smartedge.artifacts.reconstruction import ReconstructionAttack
 from smartedge.lab.report import attack_plots
 from smartedge.lab.report.canvas import Figure
 from smartedge.lab.report.gallery import gallery

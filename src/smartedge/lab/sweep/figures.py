@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from smartedge.artifacts.audit import AttributeBlock
+from smartedge.artifacts.attacks import AttributeBlock
 from smartedge.artifacts.results import Results
 from smartedge.artifacts.sweep import PointAttribute, RowAttribute, Spread, SweepPoint, SweepRow, UndefendedPoint
 from smartedge.files import write_atomically

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smartedge.artifacts.audit import AttackFigures
+from smartedge.artifacts.attacks import AttackFigures
 from smartedge.lab.audit.attackers import read
 from smartedge.lab.audit.attacks import ATTACKS, Diverged, Reading, Unit, available
 from smartedge.lab.audit.clock import Clock, OutOfTime

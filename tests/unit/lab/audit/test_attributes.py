@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import smartedge.lab.audit.attributes as attributes
-from smartedge.artifacts.audit import AttackFigures, Skipped
+from smartedge.artifacts.attacks import AttackFigures
+from smartedge.artifacts.audit import Skipped
 from smartedge.lab.audit.attacks import ATTACKS, Reading, Unit
 from smartedge.lab.audit.attributes import in_focus, infer, plan, summarise
 from smartedge.lab.audit.clock import Clock, OutOfTime

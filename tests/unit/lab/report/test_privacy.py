@@ -17,7 +17,7 @@ from audit_example import attribute_block, example_audit, membership, noise_test
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from smartedge.artifacts.audit import AttributeBlock, Membership
+from smartedge.artifacts.attacks import AttributeBlock, Membership
 from smartedge.artifacts.results import Privacy, Results
 from smartedge.cli import report as verb
 from smartedge.errors import RunError

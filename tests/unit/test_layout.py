@@ -1,0 +1,86 @@
+"""The source as files: how long they are, and whether the pages that describe them name what is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "smartedge"
+FILES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.endswith("_pb2.py"))
+PAGES = ("CONTRIBUTING.md", "docs/architecture.md")
+IN_A_RUN = {"shared/"}  # a folder of a run directory, not of the source
+NAMED = re.compile(r"`([^`\s]+)`")
+CALL = re.compile(r"(?<![\w.])\.?([a-z_]\w*)\(([^()]*)\)")
+
+pytestmark = pytest.mark.source
+
+
+@cache
+def parameters() -> dict[str, list[set[str]]]:
+    """Name of a function or class → the names of the parameters of each definition."""
+    found: dict[str, list[set[str]]] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                given = node.args
+                names = {each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)}
+                found.setdefault(node.name, []).append(names)
+            elif isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, [])
+    return found
+
+
+def blocks(page: str) -> str:
+    """What the page shows in blocks of text, without comments."""
+    text = "\n".join(re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    return re.sub(r"#.*", "", text)
+
+
+def test_no_file_is_too_long_to_be_read_in_one_go() -> None:
+    long = {
+        str(path.relative_to(SOURCE)): lines for path in FILES if (lines := len(path.read_text().splitlines())) > 400
+    }
+    assert long == {}, "split it by job, see docs/decisions/0018-files-over-400-lines.md"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_folders_that_a_page_names_are_there(page: str) -> None:
+    names = {
+        name for name in NAMED.findall((ROOT / page).read_text(encoding="utf-8")) if not re.search("NAME|VERB", name)
+    }
+    named = {name for name in names if name.endswith((".py", "/")) or name.startswith(("scripts/", "docs/"))} - IN_A_RUN
+    assert len(named) > 15
+    last = {path.name for path in FILES} | {f"{path.name}/" for path in SOURCE.rglob("*") if path.is_dir()}
+    missing = {
+        name
+        for name in named
+        if not ((ROOT / name).exists() or (SOURCE / name).exists() or name in last or any(ROOT.glob(name)))
+    }
+    assert missing == set()
+
+
+def test_what_the_architecture_names_is_there() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    words = {path.stem for path in FILES} | {path.name for path in SOURCE.rglob("*")} | parameters().keys()
+    names = {name.split(".")[-1] for name in NAMED.findall(text) if re.fullmatch(r"[A-Za-z_.]+", name)}
+    endings = {"html", "json", "key", "py", "sqlite"}
+    attributes = {"sensitive", "sensitive_labels"}
+    assert len(names) > 60
+    assert names - words - endings - attributes == set()
+
+
+def test_the_interfaces_that_the_architecture_shows_are_those_of_the_source() -> None:
+    calls = CALL.findall(blocks((ROOT / "docs/architecture.md").read_text(encoding="utf-8")))
+    assert len(calls) > 30
+    wrong = []
+    for name, shown in calls:
+        words = [part.split("=")[0].split(":")[0].strip() for part in shown.split(",")]
+        asked = {word for word in words if word.isidentifier()}
+        if name != "len" and not any(asked <= known for known in parameters().get(name, [])):
+            wrong.append(f"{name}({shown})")
+    assert wrong == []
