@@ -19,8 +19,8 @@ from smartedge.image_size import RGB, ImageSize
 __all__ = ["MOST_BYTES", "SUFFIXES", "Fit", "Item", "decode", "is_hidden", "is_lfs_pointer", "too_large", "walk"]
 
 SUFFIXES = frozenset(
-    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
-    | {".tga", ".tif", ".tiff", ".webp"}
+    {".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"}
+    | {".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
 
 _HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
@@ -138,6 +138,8 @@ def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
         return "no image"
     if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIC:
         return "a HEIC image, which is not read (save it as JPEG)"
+    if encoded.lstrip()[:1] == b"<":
+        return "text such as an HTML page, not an image (the download failed; fetch it again)"
     if is_lfs_pointer(encoded):
         return "a git-LFS pointer, not the image (run 'git lfs pull')"
     with Image.open(io.BytesIO(encoded)) as image:
@@ -215,12 +217,12 @@ def _picture(image: Image.Image, size: ImageSize, fit: Fit) -> Pixels:
 def _eight_bits(image: Image.Image) -> Image.Image | str:
     """An image of 16 bits per pixel divided by 256; other images of whole numbers as they are; else the reason."""
     if image.mode == "F":
-        return "pixels are not whole numbers"
+        return "pixels are not whole numbers (save them as PNG or TIFF of 8 or 16 bits)"
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(ImageOps.exif_transpose(image))
     if values.min() < 0 or values.max() >= 2**16:
-        return "more than 16 bits per channel"
+        return "more than 16 bits per channel (scale them to 16)"
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 

@@ -56,6 +56,11 @@ class Split:
         sensitive = {column: values[indices] for column, values in self.sensitive_labels.items()}
         return ImageBatch(ids, self._store.read(ids), self.labels[indices], sensitive)
 
+    @property
+    def streamed(self) -> bool:
+        """Whether images are decoded when they are read, so that some orders are slow: see :meth:`shuffled`."""
+        return self._store.streamed
+
     def shuffled(self, random: np.random.Generator) -> NDArray[np.int64]:
         """All positions in a random order: of images that are streamed, in one in which they can be read."""
         return self._store.shuffled(self.ids, random)

@@ -21,6 +21,7 @@ from smartedge.types import SplitName
 
 __all__ = ["open_folder"]
 
+_NO_CLASSES = {*("image", "images", "img", "imgs", "mask", "masks", "label", "labels", "annotations", "gt")}
 _LEAST_PART = 4096  # images: a part of the decoded images is a file of its own
 
 
@@ -163,6 +164,14 @@ def _listed(
     """
     names = table[FILE_COLUMN].to_pylist()
     files = resolve(folder, names, walk(folder if first is None else first))
+    moved = [
+        name for name, file in zip(names, files, strict=True) if "/" in name and file.parent != (folder / name).parent
+    ]
+    if moved:
+        notes.append(
+            f"{len(moved)} row(s) of the table of {folder} name an image at another place ({moved[0]}); the only image "
+            "of that name is taken"
+        )
     table = table.drop_columns([FILE_COLUMN])
     if len(set(files)) < len(files):
         rows = _once(folder, files, table)
@@ -209,23 +218,29 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
         labels += [_readable(directory)] * len(images)
         others += own
         if not images:
-            held = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in own.most_common(3))
-            empty.append(f"{directory.name} ({held or 'empty'})")
+            empty.append(f"{directory.name} ({_counted(own) or 'empty'})")
+    names = list(dict.fromkeys(labels))
     if not files:
         raise DataError(
             f"{folder} holds no images that can be used. Looked for: Parquet, Arrow and tar files; a table such as "
             f"metadata.csv with a column {FILE_COLUMN!r}; one folder per class, of images "
             f"({', '.join(sorted(SUFFIXES))}). "
-            f"Found: {_contents(folder)}"
+            f"Found: {_contents(folder, others)}"
+        )
+    if len(names) > 1 and {each.lower() for each in names} <= _NO_CLASSES:
+        raise DataError(
+            f"{folder}: {' and '.join(names)} are no classes but images and what belongs to them, as for segmentation, "
+            "which is not learned here. For classes write a table metadata.csv with the columns file_name and label"
         )
     if empty:
+        foreign = recognise(Path(f"a file{ending}") for ending in others)
         raise DataError(
             f"{folder}: a class without images would be lost: {list_some(empty)}. If it is no class, move it out of "
-            f"{folder}, else save its images as one of {', '.join(sorted(SUFFIXES))}"
+            f"{folder}, else save its images as one of {', '.join(sorted(SUFFIXES))}. {foreign}".rstrip(". ")
         )
     if others:
-        endings = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in others.most_common(5))
-        notes.append(f"{others.total()} file(s) in {folder} are not images by their name and are not used: {endings}")
+        told = _counted(others)
+        notes.append(f"{others.total()} file(s) in {folder} are not images by their name and are not used: {told}")
     if nested:
         notes.append(
             f"the classes of {folder} are its outermost folders; those below are part of them: {list_some(nested)}"
@@ -265,16 +280,23 @@ def _readable(directory: Path) -> str:
     return directory.name
 
 
-def _contents(folder: Path) -> str:
-    """What a folder holds, in words."""
+def _contents(folder: Path, within: Counter[str] | None = None) -> str:
+    """What a folder holds, in words. ``within``: the endings of what its folders hold, where these are no images."""
     children = [child for child in folder.iterdir() if not is_hidden(child)]
     folders = [child.name + "/" for child in children if child.is_dir()]
     files = sorted(child for child in children if child.is_file())
     endings = Counter(file.suffix.lower() or "no ending" for file in files)
     found = [f"{count} file(s) with {ending}" for ending, count in endings.most_common(3)]
     said = "; ".join([*found, *([list_some(sorted(folders), 3)] if folders else [])]) or "nothing"
+    if within:
+        said += f" with {_counted(within)}"
+        files += [Path(f"a file{ending}") for ending in within]
     foreign = recognise(files)
     return f"{said}. {foreign}" if foreign else said
+
+
+def _counted(endings: Counter[str]) -> str:
+    return ", ".join(f"{count} {ending or 'without ending'}" for ending, count in endings.most_common(5))
 
 
 def _images(files: Sequence[Path]) -> Images:

@@ -24,9 +24,10 @@ _KINDS = (  # a pattern of file names, what they are, what to do
     (r"\.(xlsx?|ods)$", "a spreadsheet", "save it as CSV with the columns file_name and label"),
     (r"\.json$", "JSON, such as COCO's", "write a table metadata.csv with the columns file_name and label"),
     (r"\.xml$", "annotations of objects", "write a table metadata.csv with the columns file_name and label"),
-    (r"\.(dcm|nii|nii\.gz)$", "medical scans", "save each as PNG of 8 or 16 bits"),
+    (r"\.(dcm|dicom|nii|nii\.gz|mha|nrrd)$", "medical scans", "save each as PNG of 8 or 16 bits"),
     (r"\.(heic|heif)$", "HEIC photographs", "save them as JPEG"),
     (r"\.(cr2|cr3|nef|arw|dng)$", "raw photographs", "save them as JPEG"),
+    (r"\.(jxl|svg|psd|eps|ico|exr|hdr|pfm)$", "pictures of a kind that is not read", "save them as PNG or JPEG"),
     (r"\.(mp4|avi|mov|mkv)$", "videos", "save their frames as images"),
     (r"\.(zip|tar\.\w+|tgz|gz|bz2|xz|zst|7z|rar)$", "an archive", _UNPACK),
 )

@@ -54,10 +54,12 @@ Indices = NDArray[np.int64]
 class ImageStore(Protocol):
     """Images of one source.
 
-    ``bad`` says which images could not be decoded (index in the source → reason).
+    ``bad`` says which images could not be decoded (index in the source → reason); ``streamed``, whether images are
+    decoded when they are read, so that some orders are slow.
     """
 
     bad: dict[int, str]
+    streamed: bool
 
     def shuffled(self, indices: Indices, random: np.random.Generator) -> Indices:
         """Positions in ``indices``, int64 (N,), in a random order that suits the store."""
@@ -68,6 +70,8 @@ class ImageStore(Protocol):
 
 class _Kept:
     """What stores of decoded images have in common."""
+
+    streamed = False
 
     def shuffled(self, indices: Indices, random: np.random.Generator) -> Indices:
         """As :class:`ImageStore` says: any order suits."""

@@ -176,8 +176,10 @@ def _refuse_lists(classes: Sequence[str], data: RawData, name: str) -> None:
     """Refuse texts that hold several labels each, such as ``mass|nodule`` beside ``mass`` and ``['a', 'b']``."""
     known = set(classes)
     for each in classes:
-        parts = [part.strip() for mark in "|;," if mark in each for part in each.split(mark)]
-        if (each[:1], each[-1:]) in (("[", "]"), ("{", "}")) or (len(parts) > 1 and known.issuperset(parts)):
+        # A comma is found within names, so all that it divides must be classes.
+        some = any(not known.isdisjoint(map(str.strip, each.split(mark))) for mark in "|;" if mark in each)
+        every = "," in each and known.issuperset(map(str.strip, each.split(",")))
+        if (each[:1], each[-1:]) in (("[", "]"), ("{", "}")) or some or every:
             raise DataError(
                 f"column {name!r} of {data.name} holds several labels in one value ({each!r}); make a yes/no column "
                 "for each label, and list these columns in data.desired"
@@ -234,10 +236,14 @@ def _plain(column: pa.ChunkedArray, data: RawData, name: str) -> pa.ChunkedArray
     if pa.types.is_null(kind):
         return column.cast(pa.int64())
     several = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    remedy = "; make a yes/no column for each label, and list these columns in data.desired" if several else ""
+    remedy = (
+        "make a yes/no column for each label, and list these columns in data.desired"
+        if several
+        else "choose another column"
+    )
     raise DataError(
         f"column {name!r} of {data.name} is of type {kind}, which cannot be a label: "
-        f"booleans, whole numbers and texts can{remedy}"
+        f"booleans, whole numbers and texts can; {remedy}"
     )
 
 

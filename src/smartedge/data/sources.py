@@ -24,6 +24,7 @@ from smartedge.data.images import ImageStore, default_cache_dir, open_images
 from smartedge.data.labels import Column, labels_of, read_column, read_task
 from smartedge.data.medmnist import open_medmnist
 from smartedge.data.raw import Images, RawData, list_some
+from smartedge.data.shades import darkness
 from smartedge.data.stored import ARROW, PARQUET
 from smartedge.data.streaming import open_streamed
 from smartedge.data.webdataset import TAR, find_webdataset, open_webdataset
@@ -139,6 +140,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
             {c.column: labels_of(Task("single", (c.column,), c.names), [c], source, chosen) for c in hidden},
             _persons(data, source, chosen),
         )
+    notes += darkness(data.name, splits["train"])
     splits["train"], audit = set_apart(data.name, splits["train"], audit_share, np.random.default_rng((seed, 1)), notes)
     return DataSet(
         data.name,

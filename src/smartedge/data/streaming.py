@@ -128,6 +128,8 @@ class StreamedImages:
         name_of: what the image of an index is called in messages.
     """
 
+    streamed = True
+
     def __init__(
         self, reader: Reader, size: ImageSize, fit: Fit, bad: dict[int, str], name_of: Callable[[int], str]
     ) -> None:

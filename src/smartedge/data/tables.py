@@ -101,10 +101,12 @@ def read_table(file: Path) -> tuple[pa.Table, list[str]]:
         json_lines = file.suffix.lower() == ".jsonl"
         table = pa.json.read_json(io.BytesIO(text.encode())) if json_lines else _read_csv(file, text, notes)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
+        raise DataError(
+            f"{file} cannot be read: {error}. Every line needs the same columns as the first one, which names them"
+        ) from error
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{file} has more than one column {', '.join(map(repr, twice))}")
+        raise DataError(f"{file} has more than one column {', '.join(map(repr, twice))}; rename one")
     column = _file_column(file, names)
     if column != FILE_COLUMN:
         notes.append(f"{file}: column {column!r} is taken for the images' files")
@@ -157,7 +159,7 @@ def _file_column(file: Path, names: Sequence[str]) -> str:
         return column
     raise DataError(
         f"{file} has no column {FILE_COLUMN!r}, the image of each row. Its columns, which the first line names, are: "
-        f"{', '.join(names)}"
+        f"{', '.join(names)}; rename the one that names the images, or add such a first line"
     )
 
 

@@ -1,105 +1,30 @@
 """What crosses at every point of a recorded network, and the operations on either side of a point.
 
 A point lies between two operations. The network can be cut there if three things hold. Of everything computed before
-the point, one tensor is still needed after it. That tensor has the batch as its first dimension. No parameter or
-buffer is used on both sides. What follows from parameters alone (a position bias, say) and batch sizes do not count as
-crossing: the back computes them again.
+the point, one tensor is still needed after it, or several that are the results of one module. That tensor has the batch
+as its first dimension. No parameter or buffer is used on both sides. What follows from parameters alone (a position
+bias, say) and batch sizes do not count as crossing: the back computes them again.
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence, Set
 from functools import cached_property
-from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from smartedge.errors import CutError
 from smartedge.models.half import Half
-from smartedge.models.layout import Layout, layout_of_shape
+from smartedge.models.packing import packing_of
 from smartedge.models.part import Side, named_state, state_of
+from smartedge.models.point import Point
 from smartedge.models.recording import BATCHES, Trace, per_image, shape_text, storage_of, tensors_in
 from smartedge.models.varying import decided
 
-__all__ = ["Analysis", "Cut", "Point"]
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A point at which a network can be divided, and what lies on either side of it.
-
-    Everything is for one image. FLOPs are floating-point operations as counted by
-    ``torch.utils.flop_counter``: convolutions, matrix products and attention, 2 per multiply-accumulate.
-    """
-
-    name: str  # the outermost module whose output crosses, or module.operation
-    aliases: tuple[str, ...]  # other names of the same point, such as that module's last submodule
-    shape: tuple[int, ...]  # of the tensor that crosses, without the batch
-    layout: Layout  # what its axes mean
-    dtype: torch.dtype
-    front_parameters: int
-    back_parameters: int
-    front_flops: int | None  # None: not known, since a module on that side computes what its values ask for
-    back_flops: int | None
-    activation_bytes: int  # of the tensor that crosses, as float32
-    front_activation_bytes: int  # outputs of all operations; views and in-place results count nothing
-    back_activation_bytes: int
-
-
-@dataclass(frozen=True)
-class Point:
-    """A place between two operations at which the network can be cut."""
-
-    analysis: Analysis
-    node: fx.Node  # whose output crosses
-    index: int  # the last operation of the front
-
-    @property
-    def names(self) -> list[str]:
-        """Outermost first."""
-        return sorted(self.analysis.trace.names[self.node], key=lambda name: name.count("."))
-
-    @property
-    def name(self) -> str:
-        """Of the outermost module whose output crosses, or module.operation."""
-        return self.names[0]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the tensor that crosses, without the batch."""
-        return tuple(self.analysis.trace.values[self.node][0].shape[1:])
-
-    @property
-    def layout(self) -> Layout:
-        """What the axes of the tensor that crosses mean: by the operations that made it, else by its shape."""
-        if len(self.shape) == 3:
-            return _layout_by_origin(self.analysis.trace, self.node) or layout_of_shape(self.shape)
-        return layout_of_shape(self.shape)
-
-    def describe(self) -> Cut:
-        """The point as users see it."""
-        analysis, after = self.analysis, self.index + 1
-        bytes_ = analysis.activation_bytes
-        parameters = analysis.parameters(self)
-        return Cut(
-            name=self.name,
-            aliases=tuple(self.names[1:]),
-            shape=self.shape,
-            layout=self.layout,
-            dtype=analysis.trace.values[self.node][0].dtype,
-            front_parameters=parameters[0],
-            back_parameters=parameters[1],
-            front_flops=analysis.flops_of(self.index, "front"),
-            back_flops=analysis.flops_of(self.index, "back"),
-            activation_bytes=4 * prod(self.shape),
-            front_activation_bytes=sum(bytes_[:after]),
-            back_activation_bytes=sum(bytes_[after:]),
-        )
+__all__ = ["Analysis"]
 
 
 class Analysis:
@@ -211,7 +136,7 @@ class Analysis:
     @cached_property
     def points(self) -> list[Point]:
         """Every legal point, in the order of execution."""
-        points: dict[fx.Node, Point] = {}
+        points: dict[tuple[fx.Node, ...], Point] = {}
         live = {self.trace.input}
         last_fixed = max((self.position[n] for n in self.nodes if self.is_fixed(n)), default=-1)
         for index, node in enumerate(self.nodes[:last_fixed]):
@@ -220,23 +145,57 @@ class Analysis:
             live = {other for other in (*live, node) if self.last_use.get(other, -1) > index}
             if len(live) == 1:
                 (crossing,) = live
-                if crossing not in points and self._obstacle(crossing, index) is None:
-                    points[crossing] = Point(self, crossing, index)
+                if (crossing,) not in points and self._obstacle(crossing, index) is None:
+                    points[crossing,] = Point(self, (crossing,), index)
+            elif modules := self._answered(index, live):
+                several = tuple(n for n in self.trace.several[modules[0]] if n in live)
+                if several not in points and self._obstacle_of_several(several, index) is None:
+                    points[several] = Point(self, several, index, modules)
         return list(points.values())
+
+    def _answered(self, index: int, live: Set[fx.Node]) -> tuple[str, ...]:
+        """The modules that have answered with just these tensors, of which the last was computed at ``index``."""
+        return tuple(module for module, nodes in self._several.get(index, ()) if live <= set(nodes))
+
+    @cached_property
+    def _several(self) -> dict[int, list[tuple[str, list[fx.Node]]]]:
+        """Position of the last of a module's several results → the modules and their results."""
+        found: dict[int, list[tuple[str, list[fx.Node]]]] = {}
+        for module, nodes in self.trace.several.items():
+            if places := [self.position[node] for node in nodes if node in self.position and self.is_fixed(node)]:
+                found.setdefault(max(places), []).append((module, nodes))
+        return found
+
+    def _obstacle_of_several(self, nodes: tuple[fx.Node, ...], index: int) -> str | None:
+        """Why the network cannot be cut where the results of a module cross; None: it can."""
+        values = [self.trace.values[node] for node in nodes]
+        if packing_of(values) is None:
+            return "they cannot be packed into one tensor"
+        if len({storage_of(tensor) for first, _ in values for tensor in tensors_in(first)}) < len(nodes):
+            return "they share memory"
+        return next((why for node in nodes if (why := self._obstacle_at_ends(node))), None) or self._both_sides(index)
 
     def _obstacle(self, node: fx.Node, index: int) -> str | None:
         """Why the network cannot be cut after ``index``, where a single value crosses; None: it can."""
+        if (why := self._obstacle_at_ends(node)) is not None:
+            return why
         first, second = self.trace.values[node]
-        if first is self.trace.values[self.trace.input][0]:
-            return "this is still the input, nothing was computed before it"
-        result = self.trace.output.args[0]
-        if isinstance(result, fx.Node) and first is self.trace.values[result][0]:
-            return "this is already the output, nothing is computed after it"
         if not isinstance(first, Tensor):
             return f"what crosses there is not a tensor but {type(first).__name__}"
         shapes = [first.shape[:1], second.shape[:1]]
         if [*map(tuple, shapes)] != [(b,) for b in BATCHES] or first.shape[1:] != second.shape[1:] or first.ndim < 2:
             return f"the tensor that crosses there, {self._text(node)}, does not have the batch as its first dimension"
+        return self._both_sides(index)
+
+    def _obstacle_at_ends(self, node: fx.Node) -> str | None:
+        first, result = self.trace.values[node][0], self.trace.output.args[0]
+        if first is self.trace.values[self.trace.input][0]:
+            return "this is still the input, nothing was computed before it"
+        if isinstance(result, fx.Node) and first is self.trace.values[result][0]:
+            return "this is already the output, nothing is computed after it"
+        return None
+
+    def _both_sides(self, index: int) -> str | None:
         shared = self.shared_state(index)
         if shared:
             more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
@@ -341,60 +300,20 @@ class Analysis:
         for before, after in itertools.pairwise([None, *points, None]):
             part = Half(self.trace, self.sizes)
             if before is None:
-                part.copied[self.trace.input] = part.graph.placeholder("images")
+                part.begin("images", [self.trace.input], None)
             else:
-                part.arrived = part.copied[before.node] = part.graph.placeholder("features")
-                storage = storage_of(self.trace.values[before.node][0])
-                if any(storage == s and self.position[writer] > before.index for writer, s in self.trace.writes):
-                    # The caller's tensor is not written into.
-                    part.copied[before.node] = part.graph.call_method("clone", (part.arrived,))
+                part.begin("features", before.nodes, before.packing)
+                for node in before.nodes:
+                    storage = storage_of(self.trace.values[node][0])
+                    if any(storage == s and self.position[writer] > before.index for writer, s in self.trace.writes):
+                        part.own(node)
             end = len(self.nodes) if after is None else after.index + 1
             for node in filter(self.is_fixed, self.nodes[begin:end]):
                 part.copy(node)
-            graphs.append(part.ending_in(self.trace.output.args[0] if after is None else after.node))
+            graphs.append(
+                part.ending_in(self.trace.output.args[0])
+                if after is None
+                else part.ending_at(after.nodes, after.packing)
+            )
             begin = end
         return graphs
-
-
-_MOVED: dict[tuple[Any, ...], Layout] = {(0, 2, 3, 1): "channels-last", (0, 3, 1, 2): "channels-first"}
-_RESHAPING = ("view", "reshape", "flatten", "unflatten", "transpose", "roll", "permute")
-
-
-def _layout_by_origin(trace: Trace, node: fx.Node) -> Layout | None:
-    """Walks back from a tensor (B, *, *, *) to the operation that tells where its channels are; None: none does.
-
-    Operations that say nothing themselves, such as activations and sums, leave the axes as they are.
-    """
-    waiting, seen = [node], {node}
-    while waiting:
-        node = waiting.pop(0)
-        value = trace.values[node][0]
-        if not isinstance(value, Tensor) or value.dim() != 4 or node.op in ("placeholder", "get_attr"):
-            continue
-        names = _names_of_operation(trace, node)
-        if layout := _layout_after(node, names):
-            return layout
-        if not names & {*_RESHAPING}:
-            new = [origin for origin in node.all_input_nodes if origin not in seen]
-            seen.update(new)
-            waiting += new
-    return None
-
-
-def _names_of_operation(trace: Trace, node: fx.Node) -> set[str]:
-    """The function's or method's name, or the names of the module's class and its bases."""
-    if node.op == "call_module":
-        return {kind.__name__ for kind in type(trace.model.get_submodule(str(node.target))).__mro__}
-    return {node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")}
-
-
-def _layout_after(node: fx.Node, names: set[str]) -> Layout | None:
-    """Two-dimensional layers have channels first, linear layers and layer normalisation last; permute moves them."""
-    if any(name.lower().endswith("2d") or name == "batch_norm" for name in names):
-        return "channels-first"
-    if names & {"Linear", "LayerNorm", "linear", "layer_norm"}:
-        return "channels-last"
-    if "permute" in names:
-        order = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
-        return _MOVED.get(tuple(order))
-    return None

@@ -9,7 +9,9 @@ and their state dicts together are the original's.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import nn
@@ -17,8 +19,9 @@ from torch.fx import Node
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from smartedge.errors import CutError
-from smartedge.models.crossing import Analysis, Cut
+from smartedge.models.crossing import Analysis
 from smartedge.models.part import Part, Side, furnish, merge_state_dicts
+from smartedge.models.point import Cut
 from smartedge.models.trace import trace
 
 __all__ = ["Cut", "cut", "cut_in_order", "list_cuts", "merge_state_dicts"]
@@ -102,7 +105,31 @@ def cut_in_order(model: nn.Module, at: Sequence[str], input_shape: tuple[int, ..
     for place in range(len(at)):
         borrowed.append(set.union(*(each.shared(chosen[mode][place].index) for mode, each in modes.items())))
     furnish(model, parts, owner, borrowed, recorded.other_mode)
+    for place, point in enumerate(chosen[False]):
+        if point.packing is not None and point.packing.regroups:
+            _refuse_mixed_images(parts[: place + 1], at[place], recorded.input_shape)
     return parts
+
+
+def _refuse_mixed_images(parts: Sequence[nn.Module], at: str, input_shape: tuple[int, ...]) -> None:
+    """Refuse a cut at which rows of several images were put together: features must change places as images do.
+
+    Raises:
+        CutError: they do not.
+    """
+    tensor = next(chain.from_iterable(part.parameters() for part in parts), torch.empty(0))
+    random = torch.Generator().manual_seed(0)
+    images_BF = torch.rand(2, *input_shape, generator=random).to(tensor)
+    first_BF, second_BF = images_BF, images_BF.flip(0)
+    with torch.no_grad():
+        for part in copy.deepcopy(list(parts)):
+            part.eval()
+            first_BF, second_BF = part(first_BF), part(second_BF)
+    if not torch.allclose(first_BF, second_BF.flip(0), rtol=1e-3, atol=1e-5):
+        raise CutError(
+            f"the network cannot be cut at {at}: rows of several images lie mixed in the tensors that cross there; "
+            "choose another cut"
+        )
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -186,6 +213,8 @@ def _legal(modes: Mapping[bool, Analysis], name: str) -> bool:
     """Whether the point of that name is legal in both modes, with the same tensor and one owner per parameter."""
     points = [analysis.by_name.get(name) for analysis in modes.values()]
     if points[0] is None or points[1] is None or points[0].shape != points[1].shape:
+        return False
+    if points[0].packing != points[1].packing:
         return False
     owners = [analysis.owners([point]) for analysis, point in zip(modes.values(), points, strict=True) if point]
     return all(owners[1].get(key, side) == side for key, side in owners[0].items())

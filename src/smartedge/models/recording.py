@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Trace:
         nodes: every node between placeholder and output, in the order of execution.
         values: node → what it gave for the two batch sizes of :data:`BATCHES` (fake tensors, integers, ...).
         names: node → the names by which users know its result, in the order in which they were given.
+        several: module name → the nodes of its results, where a module answers with several tensors.
         flops: node → floating-point operations for the two batch sizes, 2 per multiply-accumulate.
         random: nodes that draw random numbers.
         writes: (node, storage) for every write into a tensor that existed before.
@@ -49,6 +51,7 @@ class Trace:
         self.output: fx.Node
         self.values: dict[fx.Node, tuple[Any, Any]] = {}
         self.names: dict[fx.Node, list[str]] = {}
+        self.several: dict[str, list[fx.Node]] = {}
         self.flops: dict[fx.Node, tuple[int, int]] = {}
         self.random: set[fx.Node] = set()
         self.writes: list[tuple[fx.Node, int]] = []
@@ -63,6 +66,15 @@ class Trace:
     def nodes(self) -> list[fx.Node]:
         """What runs between the input and the output."""
         return [node for node in self.graph.nodes if node.op not in ("placeholder", "output")]
+
+    def name_results(self, module: str, result: Any, made_by: Mapping[int, fx.Node]) -> None:
+        """Users know what a module answers by the module's name. ``made_by``: identity of a tensor → its node."""
+        nodes = [made_by[id(tensor)] for tensor in tensors_in(result) if id(tensor) in made_by]
+        if isinstance(result, Tensor):
+            for node in nodes:
+                self.names[node].append(module)
+        elif len(nodes) > 1:
+            self.several[module] = nodes
 
     def tensor(self, name: str) -> Tensor:
         """The original parameter, buffer or tensor attribute behind a ``get_attr`` node."""

@@ -227,8 +227,8 @@ class _Recorder(TracerBase):
             raise
         finally:
             self.running.pop()
-        if isinstance(out, Tensor) and path and self.replay is None:
-            self.trace.names[self.node_of(out)].append(name)
+        if path and self.replay is None:
+            self.trace.name_results(name, out, self.made_by)
         return out
 
     def asked(self, kind: str, target: Any, args: Any, kwargs: Any, name: str = "") -> Any:

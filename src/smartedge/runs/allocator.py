@@ -13,10 +13,11 @@ import sys
 __all__ = ["keep_freed_memory", "return_freed_memory"]
 
 # Names and numbers are those of malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _MAPPED_FROM = 2**30  # bytes: only blocks of at least this size are mapped, and given back at once
 _KEPT = 2**28  # bytes: as much free memory at the heap's end is kept
-_AT_MOST = 2**17  # bytes: glibc's own threshold of a new process; to set it is what fixes it
+_GIVEN_BACK = 2**16  # bytes: so much free memory at the heap's end is given back
+_MAPPED_WHEN_SMALL = 2**15  # bytes: larger blocks are mapped, so none of them leaves a hole in the heap
 _CHOSEN_BY_USER = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
@@ -34,7 +35,7 @@ def return_freed_memory() -> bool:
     Otherwise glibc keeps the more, the larger the blocks are that it has seen; one file of weights is enough.
     Call it before anything large is read. Returns as :func:`keep_freed_memory`.
     """
-    return _set({_M_TRIM_THRESHOLD: _AT_MOST})
+    return _set({_M_TRIM_THRESHOLD: _GIVEN_BACK, _M_TOP_PAD: 0, _M_MMAP_THRESHOLD: _MAPPED_WHEN_SMALL})
 
 
 def _set(options: dict[int, int]) -> bool:

@@ -6,6 +6,7 @@ import decimal
 import gzip
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +202,9 @@ def test_tables_that_are_read(
         (rows("a", "b", name="/data/old/{}.png"), "utf-8", "outside the folder: /data/old/0.png, .*write the names"),
         (rows("a", "b", name="C:\\im\\{}.png"), "utf-8", "outside the folder: C:/im/0.png"),
         (rows("mass", "nodule", "mass|nodule"), "utf-8", r"several labels in one value \('mass\|nodule'\)"),
+        (rows("mass", "mass|nodule"), "utf-8", r"several labels in one value \('mass\|nodule'\)"),
+        (["# by a program", *rows("a", "b")], "utf-8", "Every line needs the same columns as the first one"),
+        (rows("a,b", "b,a", head="file_name,label,label"), "utf-8", "more than one column 'label'; rename one"),
         (rows("\"['a', 'b']\"", "['a']"), "utf-8", "several labels in one value"),
         ([*rows("a", "b"), "0.png,b"], "utf-8", r"two rows name the image .*0\.png and differ in column 'label'"),
         (rows("a", "b"), "utf-16-le", r"metadata\.csv is no text"),
@@ -426,3 +430,66 @@ def test_other_programs_data_sets_are_named(name: str, says: str, tmp_path: Path
     with pytest.raises(DataError, match=f"{name} looks like .*{says}"):
         opened(tmp_path / "d")
     assert recognise([Path("photo.png")]) == ""
+
+
+@pytest.mark.parametrize(
+    ("ending", "says"),
+    [
+        (".dcm", "with 6 .dcm. a file.dcm looks like medical scans: save each as PNG"),
+        (".HEIC", "with 6 .heic. a file.heic looks like HEIC photographs"),
+        (".jxl", "pictures of a kind that is not read: save them as PNG or JPEG"),
+        (".npy", "with 6 .npy. a file.npy looks like NumPy's arrays"),
+    ],
+)
+def test_what_the_folders_of_classes_hold_is_named(ending: str, says: str, tmp_path: Path, opened: Any) -> None:
+    for name in ("ant", "bee"):
+        for number in range(3):
+            (tmp_path / "d" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "d" / name / f"{number}{ending}").write_bytes(b"0")
+    with pytest.raises(DataError, match=re.escape(f"ant/, bee/ with 6 {ending.lower()}")) as caught:
+        opened(tmp_path / "d")
+    assert says in str(caught.value)
+
+
+def test_pictures_and_their_masks_are_no_classes(folders: Callable[..., Path], opened: Any) -> None:
+    with pytest.raises(DataError, match=r"images and masks are no classes .* write a table metadata.csv"):
+        opened(folders("images", "masks"))
+
+
+def test_annotations_beside_images_are_named(folders: Callable[..., Path], opened: Any) -> None:
+    folder = folders("ant", "bee")
+    (folder / "Annotations").mkdir()
+    (folder / "Annotations" / "0.xml").write_text("<annotation/>")
+    with pytest.raises(DataError, match=r"Annotations \(1 .xml\).* looks like annotations of objects: write a table"):
+        opened(folder)
+
+
+def test_images_that_are_found_elsewhere_are_said(table: Callable[..., Path], opened: Any) -> None:
+    data = opened(table(rows("a", "b", name="https://example.org/{}.png")))
+    assert any("name an image at another place (https://example.org/0.png)" in note for note in data.notes)
+
+
+def test_a_page_that_was_saved_as_an_image_is_named() -> None:
+    assert "HTML page, not an image" in str(decode(b"  <!DOCTYPE html><html>404</html>", 8))
+
+
+@pytest.mark.parametrize(("bits", "noted"), [(10, True), (12, True), (14, True), (16, False)])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "npz"])
+@pytest.mark.parametrize("cache_bytes", [None, 0])
+def test_pictures_of_fewer_bits_than_they_are_kept_in_are_noted(
+    bits: int, noted: bool, kind: str, cache_bytes: int | None, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).integers(2**bits, size=(40, 9, 9)).astype(np.uint16)
+    place = tmp_path / "d"
+    if kind == "npz":
+        if cache_bytes == 0:
+            pytest.skip("arrays are not streamed")
+        labels = (np.arange(40) % 2)[:, None]
+        np.savez(tmp_path / "d.npz", train_images=values, train_labels=labels)
+        place = tmp_path / "d.npz"
+    else:
+        for number, pixels in enumerate(values):
+            (place / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place / "ab"[number % 2] / f"{number:02}.{kind.lower()}", kind)
+    data = open_dataset(str(place), "label", image_size=8, cache_dir=tmp_path / "cache", cache_bytes=cache_bytes)
+    assert any("nearly black" in note for note in data.notes) is noted

@@ -32,6 +32,13 @@ class OwnImages(Auxiliary):
 
     split: Split  # images and labels, by position
 
+    def order(self, generator: torch.Generator) -> Tensor:
+        """All positions, int64 (N,), in a random order: streamed images in one in which they can be read."""
+        if not self.split.streamed:
+            return torch.randperm(len(self.split), generator=generator)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return torch.from_numpy(self.split.shuffled(np.random.default_rng(seed)))
+
     def subset(self, rows: Tensor) -> Self:
         """The images at some positions, int64 (N,), in ascending order."""
         return replace(super().subset(rows), split=self.split.subset(rows.numpy()))

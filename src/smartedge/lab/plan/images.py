@@ -51,8 +51,7 @@ def sample_images(config: Config) -> Images:
             raise
         return _random_images(config)
     split = dataset.splits["train"]
-    rng = np.random.default_rng(config.seed)
-    places = rng.permutation(len(split))
+    places = split.shuffled(np.random.default_rng(config.seed))
     size = min(size, len(split))
     found: dict[int, ImageBatch] = {}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -156,7 +156,7 @@ def train_classifier(
     classifier = Classifier.of(evidence, questions)
     lesson = Lesson(originals, _labels(questions, train), evidence.images(val.split), _labels(questions, val))
     epochs = max(_EPOCHS, -(-_LEAST_STEPS * BATCH // len(train)))
-    recipe = recipe_of(len(train), epochs=epochs, seconds=seconds, lr=_LR)
+    recipe = replace(recipe_of(len(train), epochs=epochs, seconds=seconds, lr=_LR), order=train.order)
     return classifier, _train(classifier, lesson, recipe, seed=seed, report=report)
 
 

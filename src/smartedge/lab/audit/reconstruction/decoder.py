@@ -71,6 +71,7 @@ def train_decoder(evidence: RunEvidence, *, seconds: float, seed: int, report: R
         seconds=seconds,
         lr=_LR,
         weight_decay=_WEIGHT_DECAY,
+        order=train.order,
     )
     fitted = fit_best(
         decoder,

@@ -66,7 +66,7 @@ def train_gan(
     train, val = evidence.train, evidence.val
     steps = max(1, len(train) // evidence.batch_size) * -(-min(len(train), evidence.batch_size) // _STEP)
     epochs = max(_EPOCHS, -(-_LEAST_STEPS // steps))
-    recipe = Recipe(len(train), evidence.batch_size, _STEP, epochs, seconds, _LR)
+    recipe = Recipe(len(train), evidence.batch_size, _STEP, epochs, seconds, _LR, order=train.order)
     progress = recipe.progress()
     released_NF, originals_NCHW = fresh_pairs(evidence, val, torch.arange(min(_JUDGED, len(val))), generator)
 

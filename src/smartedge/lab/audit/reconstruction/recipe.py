@@ -46,6 +46,7 @@ class Recipe:
         seconds: time limit, without the last score; ``math.inf``: no limit.
         lr: peak learning rate.
         weight_decay: weight decay of matrices and kernels.
+        order: draws the positions of an epoch, int64 (rows,); None: any order.
     """
 
     rows: int
@@ -55,6 +56,7 @@ class Recipe:
     seconds: float
     lr: float
     weight_decay: float = 0.0
+    order: Callable[[torch.Generator], Tensor] | None = None
 
     @property
     def batches(self) -> int:
@@ -72,7 +74,8 @@ class Recipe:
         """The batches for :func:`smartedge.methods.loop.fit`: epoch → the examples of each step, in a new order."""
 
         def epoch_parts(epoch: int) -> Generator[tuple[Tensor, ...], None, None]:
-            for batch in torch.randperm(self.rows, generator=generator).split(self.batch_size)[: self.batches]:
+            order = torch.randperm(self.rows, generator=generator) if self.order is None else self.order(generator)
+            for batch in order.split(self.batch_size)[: self.batches]:
                 yield from zip(*(each.to(device).split(self.step_size) for each in examples(batch)), strict=True)
 
         return epoch_parts

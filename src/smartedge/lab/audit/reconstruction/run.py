@@ -9,7 +9,7 @@ training it had. If no time was left for a piece, ``skipped`` lists it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,7 @@ class _Attacks:
         epochs = max(_ADAPT_EPOCHS, -(-_LEAST_ADAPT_STEPS * BATCH // len(train)))
         adapted, fitted = classifier.adapted(
             Lesson(reconstructed, labels_of(self.questions, train.desired, train.labels), val_images, val_labels_NQ),
-            recipe_of(len(train), epochs=epochs, seconds=seconds, lr=ADAPT_LR),
+            replace(recipe_of(len(train), epochs=epochs, seconds=seconds, lr=ADAPT_LR), order=train.order),
             seed=self._derived(piece, "adapted"),
             report=self._reporter(f"{piece.replace('-', ' ')}: classifier adapts"),
         )

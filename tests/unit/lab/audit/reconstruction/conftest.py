@@ -30,6 +30,8 @@ COUNTS = {"train": 96, "val": 32, "test": 40}
 class MemoryStore:
     """Decoded images in memory."""
 
+    streamed = False
+
     def __init__(self, pixels_NCHW: Tensor) -> None:
         self.pixels_NCHW = pixels_NCHW
 

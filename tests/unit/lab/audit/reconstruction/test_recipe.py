@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from smartedge.lab.audit.reconstruction.recipe import Recipe, fit_best
+from smartedge.lab.audit.run_evidence import RunEvidence
 
 
 def fitted(scores: list[float], **changes: object) -> tuple[nn.Linear, list[torch.Tensor], object]:
@@ -49,6 +52,31 @@ def test_without_time_nothing_is_learned_and_the_figures_say_so():
 def test_fewer_rows_than_a_batch_are_one_batch():
     _, seen, result = fitted([0.1, 0.2], rows=3)
     assert len(seen) == 2 and result.epochs == 2
+
+
+def test_streamed_images_come_in_an_order_that_suits_their_reader(blind: RunEvidence, monkeypatch: pytest.MonkeyPatch):
+    train = blind.train
+    any_order = train.order(torch.Generator().manual_seed(3))
+    assert torch.equal(any_order, torch.randperm(len(train), generator=torch.Generator().manual_seed(3)))
+    store = train.split._store
+    monkeypatch.setattr(store, "streamed", True)
+    monkeypatch.setattr(store, "shuffled", lambda ids, random: np.roll(np.arange(len(ids)), 5), raising=False)
+    assert train.order(torch.Generator().manual_seed(3)).tolist() == np.roll(np.arange(len(train)), 5).tolist()
+
+
+def test_an_order_is_asked_for_in_every_epoch():
+    asked: list[list[int]] = []
+    network = nn.Linear(2, 1)
+    fit_best(
+        network,
+        Recipe(6, 3, 3, 2, float("inf"), 0.1, order=lambda generator: torch.arange(5, -1, -1)),
+        examples=lambda rows: (asked.append(rows.tolist()) or torch.ones(len(rows), 2),),
+        loss=lambda ones: network(ones).mean(),
+        score=lambda: 0.0,
+        generator=torch.Generator().manual_seed(0),
+        report=lambda *_: None,
+    )
+    assert asked == [[5, 4, 3], [2, 1, 0]] * 2
 
 
 def test_a_batch_is_asked_for_at_once_and_learned_from_in_small_steps():
