@@ -14,7 +14,7 @@ from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.learner import Learned
 from smartedge.methods.loop import Progress
 from smartedge.methods.options import options_of
-from smartedge.models.confusion import weight_at
+from smartedge.models.confusion import rise_at
 from smartedge.models.exits import task_loss
 from smartedge.models.optim import apply_gradients
 from smartedge.types import ImageBatch, Task
@@ -82,7 +82,7 @@ class DefendedLearner(ExitLearner):
         with options.autocast(self.device):
             logits_BK = self.modules["exit"](self.defence.release(features_BF))
         loss = task_loss(logits_BK, labels_B, self.task.kind)
-        rise = weight_at(progress.step, progress.steps, weight=1.0, warmup=self.config.adversary.warmup)
+        rise = rise_at(progress.step, progress.steps, warmup=self.config.adversary.warmup)
         penalty = self.defence.penalty(features_BF, Seen(inputs_BCHW, labels_B, sensitive_B.to(self.device)))
         (loss + rise * penalty).backward()
         apply_gradients(self.optimizer, clip_norm=options.clip_norm)

@@ -74,9 +74,9 @@ def list_some(names: Iterable[object], most: int = 5) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
-def slices(count: int, most: int = MOST_PARTS) -> list[slice]:
-    """So many things in order, in ``most`` parts or fewer."""
-    each = -(-count // most)
+def slices(count: int) -> list[slice]:
+    """So many things in order, in :data:`MOST_PARTS` parts or fewer."""
+    each = -(-count // MOST_PARTS)
     return [slice(start, start + each) for start in range(0, count, each)]
 
 

@@ -24,7 +24,7 @@ from smartedge.methods.options import options_of
 from smartedge.methods.protected_step import Distillation, MixtureTerm, Protection, Suppression, protected_step
 from smartedge.methods.rate import RateTerm
 from smartedge.models.adversary import Adversaries, TrainingLabels
-from smartedge.models.confusion import weight_at
+from smartedge.models.confusion import rise_at
 from smartedge.models.mixtures import Mixtures
 from smartedge.models.network import Divided, divide
 from smartedge.models.optim import in_one_pass
@@ -162,7 +162,7 @@ class ExitLearner(NetworkLearner):
             distillation = Distillation(self.teacher.answer(inputs_BCHW), distill.weight, distill.temperature)
         return Protection(
             self.mechanism,
-            noise=weight_at(progress.step, progress.steps, weight=1.0, warmup=self.config.dp.warmup),
+            noise=rise_at(progress.step, progress.steps, warmup=self.config.dp.warmup),
             suppression=self._suppression(batch, progress),
             distillation=distillation,
             rate=self.rate,
@@ -172,7 +172,7 @@ class ExitLearner(NetworkLearner):
         if self.adversaries is None:
             return None
         adversary = self.config.adversary
-        rise = weight_at(progress.step, progress.steps, weight=1.0, warmup=adversary.warmup)
+        rise = rise_at(progress.step, progress.steps, warmup=adversary.warmup)
         mixture = None
         if self.mixtures is not None:
             ids_B = torch.from_numpy(batch.ids).to(self.device)

@@ -20,9 +20,10 @@ _BUDGET_S = 2.0  # of measuring, without building the network
 _IMAGES = 8  # in a step, at most
 _CLEARLY = 0.9  # another way than float32 is chosen only where it takes at most this share of its time
 _PLAIN = ("float32", False)
+_OUTPUTS = 2  # of the network; their number hardly matters
 
 
-def measure_speed(config: Config, device: torch.device, *, outputs: int = 2) -> Speed:
+def measure_speed(config: Config, device: torch.device) -> Speed:
     """Time steps of the undivided network, forward and backward, on random images, in all four ways.
 
     The ways take turns, and the fastest step of each counts, so that other work on the machine disturbs little.
@@ -30,7 +31,6 @@ def measure_speed(config: Config, device: torch.device, *, outputs: int = 2) -> 
     Args:
         config: names the network, the image size and the number of threads. What is not ``auto`` is kept as it is.
         device: where the steps are made.
-        outputs: of the network; hardly matters.
 
     Raises:
         CutError: the network is unknown, or has no weights of that name.
@@ -44,7 +44,7 @@ def measure_speed(config: Config, device: torch.device, *, outputs: int = 2) -> 
         torch.set_num_threads(config.threads)
         keep_freed_memory()  # as the run will do
     try:
-        best = _fastest_steps(config, device, outputs, ways)
+        best = _fastest_steps(config, device, ways)
     finally:
         torch.set_num_threads(threads)
     usual = _PLAIN if _PLAIN in best else ways[0]
@@ -58,12 +58,10 @@ def measure_speed(config: Config, device: torch.device, *, outputs: int = 2) -> 
     )
 
 
-def _fastest_steps(
-    config: Config, device: torch.device, outputs: int, ways: list[tuple[str, bool]]
-) -> dict[tuple[str, bool], float]:
+def _fastest_steps(config: Config, device: torch.device, ways: list[tuple[str, bool]]) -> dict[tuple[str, bool], float]:
     """Way → seconds of its fastest step; the first step of each does not count."""
     with torch.random.fork_rng():  # what is measured does not move the random numbers of the run
-        network = undivided(config.division(outputs)).to(device).train()
+        network = undivided(config.division(_OUTPUTS)).to(device).train()
         size = min(_IMAGES, config.train.batch_size)
         images_BCHW = torch.randint(0, 256, (size, *config.data.image_size.shape), dtype=torch.uint8)
         best: dict[tuple[str, bool], float] = {}

@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Balance", "adversary_losses", "balance", "confusion_losses", "hsic", "weight_at"]
+__all__ = ["Balance", "adversary_losses", "balance", "confusion_losses", "hsic", "rise_at"]
 
 _HEAVIEST = 20.0  # weight of a rare combination at most; the target follows, see balance()
 
@@ -109,10 +109,10 @@ def confusion_losses(
     return (torch.xlogy(targets_B1S, targets_B1S) - targets_B1S * found_BOS).sum(dim=2)
 
 
-def weight_at(step: int, steps: int, *, weight: float, warmup: float) -> float:
-    """λ at a step (counted from 0) of the front's ``steps``: from 0 to ``weight`` over the share ``warmup``."""
+def rise_at(step: int, steps: int, *, warmup: float) -> float:
+    """The factor of a weight at a step, counted from 0, of ``steps``: from 0 to 1 over the share ``warmup``."""
     rising = warmup * steps
-    return weight if step >= rising else weight * step / rising
+    return 1.0 if step >= rising else step / rising
 
 
 def hsic(similarities_BB: Tensor, sensitive_B: Tensor, groups_B: Tensor | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from smartedge.methods.protected_step import (
     protected_step,
 )
 from smartedge.models.adversary import Adversaries, TrainingLabels
-from smartedge.models.confusion import weight_at
+from smartedge.models.confusion import rise_at
 from smartedge.models.mixtures import Mixtures
 from smartedge.models.optim import make_optimizer, set_learning_rate
 from smartedge.models.released import SimulatedRelease
@@ -224,7 +224,7 @@ def suppressed(confusion: str, agree: float, *, weight: float, mixture: float = 
     for step in range(steps):
         numbers, labels, sensitive = drawn_people(128, agree, 1000 + step)
         set_learning_rate(optimizer, peak=0.02, step=step, steps=steps)
-        now = weight_at(step, steps, weight=weight, warmup=0.2)
+        now = weight * rise_at(step, steps, warmup=0.2)
         ids = torch.arange(128 * step, 128 * (step + 1))
         suppression = Suppression(
             exits,
@@ -232,7 +232,7 @@ def suppressed(confusion: str, agree: float, *, weight: float, mixture: float = 
             sensitive,
             steps=2,
             weight=now,
-            mixture=MixtureTerm(mixtures, ids, weight_at(step, steps, weight=mixture, warmup=0.2)) if mixture else None,
+            mixture=MixtureTerm(mixtures, ids, mixture * rise_at(step, steps, warmup=0.2)) if mixture else None,
         )
         protected_step(
             front, task_exit, optimizer, numbers, labels, "single", Protection(mechanism, suppression=suppression)

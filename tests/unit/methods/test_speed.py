@@ -19,7 +19,7 @@ def build(num_classes):
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[str, bool], float], **train: object):
-    def measured(config, device, outputs, ways):
+    def measured(config, device, ways):
         return {way: seconds[way] for way in ways}
 
     monkeypatch.setattr(speed, "_fastest_steps", measured)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from smartedge.models.adversary import AdversarialExit, Adversaries, TrainingLabels
-from smartedge.models.confusion import adversary_losses, balance, confusion_losses, hsic, weight_at
+from smartedge.models.confusion import adversary_losses, balance, confusion_losses, hsic, rise_at
 from smartedge.models.released import SimulatedRelease
 from smartedge.types import Task
 
@@ -158,9 +158,9 @@ def test_confusion_is_zero_at_the_target_and_pulls_a_sure_exit_back():
 
 
 def test_lambda_rises_over_the_warm_up():
-    rising = [weight_at(step, 100, weight=3.0, warmup=0.2) for step in (0, 10, 20, 99)]
+    rising = [3.0 * rise_at(step, 100, warmup=0.2) for step in (0, 10, 20, 99)]
     assert rising == pytest.approx([0.0, 1.5, 3.0, 3.0])
-    assert weight_at(0, 100, weight=3.0, warmup=0.0) == 3.0
+    assert rise_at(0, 100, warmup=0.0) == 1.0
 
 
 # -- all exits together

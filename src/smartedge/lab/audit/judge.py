@@ -19,6 +19,7 @@ __all__ = ["balanced_accuracy_interval", "choose_threshold", "decide", "judge", 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_LEVEL = 0.95  # of intervals
 _RESAMPLES = 2000
 
 
@@ -68,10 +69,8 @@ def decide(scores_NK: Floats, threshold: float | None) -> Ints:
     return np.asarray(scores_NK[:, 1] > threshold, dtype=np.int64)
 
 
-def balanced_accuracy_interval(
-    labels: Ints, right: NDArray[np.bool_], *, level: float = 0.95, seed: int = 0
-) -> tuple[float, tuple[float, float]]:
-    """Mean recall over the classes that occur, and its bootstrap interval over images.
+def balanced_accuracy_interval(labels: Ints, right: NDArray[np.bool_]) -> tuple[float, tuple[float, float]]:
+    """Mean recall over the classes that occur, and its bootstrap interval over images, at 95 %.
 
     If N images are drawn with replacement, the counts of (class, right or wrong) have a multinomial distribution. The
     counts are drawn from it directly. The interval covers the choice of test images, not the variation of training.
@@ -79,8 +78,8 @@ def balanced_accuracy_interval(
     classes, index = np.unique(labels, return_inverse=True)
     cells = np.bincount(2 * index + right, minlength=2 * len(classes))
     value = _mean_recall(cells[None])[0]
-    drawn = np.random.default_rng(seed).multinomial(len(labels), cells / len(labels), size=_RESAMPLES)
-    low, high = np.quantile(_mean_recall(drawn), [(1 - level) / 2, (1 + level) / 2])
+    drawn = np.random.default_rng(0).multinomial(len(labels), cells / len(labels), size=_RESAMPLES)
+    low, high = np.quantile(_mean_recall(drawn), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(value), (float(low), float(high))
 
 
