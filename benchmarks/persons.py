@@ -177,8 +177,8 @@ def certificate(evidence: RunEvidence, folds: list[Fold], attribute: str, images
         np.concatenate([crowd.persons_N for crowd in crowds]),
         np.concatenate([crowd.desired_N for crowd in crowds]),
     )
-    law = set_law(evidence.mechanism, images)
-    found = certify_attribute(law, held_sets(held, images, seed=0), label_known=True, draws=DRAWS)
+    law, sets = set_law(evidence.mechanism, images, labelled=True), held_sets(held, images, seed=0, labelled=True)
+    found = certify_attribute(law, sets, label_known=True, draws=DRAWS)
     return found.model_dump(mode="json")
 
 

@@ -9,7 +9,7 @@ A comparison is two runs of one network on one pair of attributes with one seed.
 the plain cut. *Defended*: a bottleneck of four numbers, noise, adversarial exits, a longer first stage, every image
 released once. Then ``smartedge certify`` and ``smartedge audit`` of the defended run, with the undefended one as its
 reference: on identity-disjoint test images, from the features in the cloud's log, the best attacker counts. The
-certificate is the bound on every attacker, once with each image as a unit and once with each person as one.
+certificate is the bound on every attacker, once with the desired label known and once without; a person counts once.
 
 Each run is a process of its own on one thread (``--jobs`` at once), on a GPU where there is one; its figures are kept
 in ``benchmarks/results/privacy/``, and what is there is not made again. What was stopped resumes. Several calls may
@@ -244,10 +244,9 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
     bounds, floors = certified("release alone", "bound"), certified("release alone", "label_floor")
     above = [bound - floor for bound, floor in zip(bounds, floors, strict=True)]
     known = certified("label known", "bound")
-    of_features = [each["best"]["balanced_accuracy"] for each in attributes if each.get("best")]
-    # Of the seeds that have a certificate. Both are about one release, without the desired label.
-    certified_attacks = [best for best, each in zip(of_features, found, strict=True) if each.get("certificate")]
-    beyond = [bound - best for bound, best in zip(bounds, certified_attacks, strict=True)]
+    # Of the seeds that have a certificate. Both are about one release without the desired label. A person counts once.
+    persons = [by_person(each) for each, of_seed in zip(attributes, found, strict=True) if of_seed.get("certificate")]
+    beyond = [bound - best for bound, best in zip(bounds, persons, strict=True) if best is not None]
     over = [best - floor for best, floor in zip(strongest, attack("floor"), strict=True)]
     lost = [after - before for after, before in zip(desired("defended"), desired("undefended"), strict=True)]
     return {
@@ -268,11 +267,18 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
         "certificate": percent(bounds) if bounds else "",
         "certificate - floor": f"{100 * mean(above):+.2f}" if above else "",
         "certificate, label known": percent(known) if known else "",
-        "certificate - best attack": f"{100 * mean(beyond):+.2f}" if beyond else "",
+        "best attack by person": percent([each for each in persons if each is not None]),
+        "certificate - best attack by person": f"{100 * mean(beyond):+.2f}" if beyond else "",
         "goals": goals(
             {"attack": mean(over), "desired": -mean(lost), **({"certificate": mean(above)} if above else {})}
         ),
     }
+
+
+def by_person(attribute: dict[str, Any]) -> float | None:
+    """The best attack on one release where each person counts once; None in results of older commits."""
+    counted = [each.get("balanced_accuracy_by_person") for each in attribute["attacks"].values()]
+    return max((each for each in counted if each is not None), default=None)
 
 
 def share_of(found: dict[str, Any]) -> float:

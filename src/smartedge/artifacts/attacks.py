@@ -36,6 +36,10 @@ class AttackFigures(Part):
         "test images, not the randomness of an attacker's training; images of one person count as independent, so "
         "it is a little too narrow where persons have several images)"
     )
+    balanced_accuracy_by_person: float | None = Field(
+        default=None,
+        description="the same where each person counts once, as in the certificate; null where persons are not known",
+    )
     val_balanced_accuracy: float
     val_auroc: float | None = Field(default=None, description="attackers are chosen by it; null for floors")
     base_rate: float = Field(description="share of the most frequent class")
@@ -80,8 +84,9 @@ class AttributeBlock(Part):
     full_depth_needed: bool | None = Field(
         default=None,
         description="false: the certificate of one release is at most 2 points above the best attacker without full "
-        "depth, so `deep` and `fine-tuned` were not trained: they could not read more than these 2 points. null: "
-        "there is no certificate, or these attacks were not asked for",
+        "depth, where each person counts once. So `deep` and `fine-tuned` were not trained: with the confidence of the "
+        "certificate they read at most these 2 points more. null: there is no certificate, or these attacks were not "
+        "asked for",
     )
     attacks: dict[str, KindFigures] = Field(
         description="kind of attack → figures of the best of that kind, with `rate`, `seed`, and `tried`: how many "

@@ -36,7 +36,7 @@ features that crossed the link. The run directory must hold both sides' folders,
   Male  56.2 ± 4.4  ensemble                 56.5            67.3        none   67.8              50.0    50.0     100.0
   the best of each kind of attacker (balanced accuracy, %)
   linear 51.8, mixture 53.4, trees 54.6, mlp 54.4, ensemble 56.2
-  Male: attackers of full depth were not needed, since no attacker exceeds 56.5 %, and a cheap one is within 2 points
+  Male: attackers of full depth were not needed, since no attacker exceeds 56.5 %, and a cheap one is ...
   membership of a release: AUROC 0.68
   epsilon of one release: claimed 91.82, at least 54.37 (confidence 99.9 %)
   not in full: undefended: the undefended front is at epoch 1 of 1; another call continues there
@@ -296,7 +296,7 @@ def _print_kinds(result: Audit, console: Console) -> None:
         if block.full_depth_needed is False:
             console.print(
                 f"{name}: attackers of full depth were not needed, since no attacker exceeds "
-                f"{_certified(result, name)} %, and a cheap one is within 2 points of that",
+                f"{_certified(result, name)} %, and a cheap one is within 2 points of that on the same population",
                 markup=False,
             )
 

@@ -200,7 +200,8 @@ def _ensemble(findings: Sequence[Finding], evidence: Evidence, attribute: str) -
 
 def _figures(at_val: Floats, at_test: Floats, evidence: Evidence, attribute: str) -> AttackFigures:
     truth = val_labels(evidence, attribute)
-    figures = judge(at_val, truth, at_test, evidence.test_labels[attribute].numpy())
+    persons = None if evidence.persons is None else evidence.persons.test.numpy()
+    figures = judge(at_val, truth, at_test, evidence.test_labels[attribute].numpy(), test_persons=persons)
     return figures.model_copy(update={"val_auroc": selection_score(at_val, truth)})
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from smartedge import metrics
 from smartedge.artifacts.attacks import AttackFigures
 
-__all__ = ["balanced_accuracy_interval", "choose_threshold", "decide", "judge", "selection_score"]
+__all__ = ["balanced_accuracy_interval", "by_person", "choose_threshold", "decide", "judge", "selection_score"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,28 +23,52 @@ _LEVEL = 0.95  # of intervals
 _RESAMPLES = 2000
 
 
-def judge(val_scores_NK: Floats, val_labels: Ints, test_scores_NK: Floats, test_labels: Ints) -> AttackFigures:
+def judge(
+    val_scores_NK: Floats,
+    val_labels: Ints,
+    test_scores_NK: Floats,
+    test_labels: Ints,
+    *,
+    test_persons: Ints | None = None,
+) -> AttackFigures:
     """The figures of an attack on the protected images.
 
     For a yes/no attribute, the threshold is chosen on the validation images. Otherwise the highest score counts.
+    ``test_persons``, int64 (N,), is the person in each protected image; None where it is not known.
     """
+    persons = None if test_persons is None else test_persons[test_labels >= 0]
     val_scores_NK, val_labels = _known(val_scores_NK, val_labels)
     test_scores_NK, test_labels = _known(test_scores_NK, test_labels)
     threshold = choose_threshold(val_scores_NK[:, 1], val_labels) if val_scores_NK.shape[1] == 2 else None
-    given = decide(test_scores_NK, threshold)
+    right = decide(test_scores_NK, threshold) == test_labels
     figures = metrics.evaluate(test_labels, test_scores_NK, "single")
-    balanced, interval = balanced_accuracy_interval(test_labels, given == test_labels)
+    balanced, interval = balanced_accuracy_interval(test_labels, right)
     val_balanced, _ = balanced_accuracy_interval(val_labels, decide(val_scores_NK, threshold) == val_labels)
     return AttackFigures.model_validate(
         {
             "balanced_accuracy": balanced,
             "auroc": figures["auroc"],
             "ci95": interval,
+            "balanced_accuracy_by_person": None if persons is None else by_person(test_labels, right, persons),
             "val_balanced_accuracy": val_balanced,
             "base_rate": figures["base_rate"],
             "images": len(test_labels),
         }
     )
+
+
+def by_person(labels: Ints, right: NDArray[np.bool_], persons: Ints) -> float:
+    """Mean recall over the classes that occur, in the population of the certificate (docs/certificate.md).
+
+    A random person, a random one of the classes of its images, a random image of that class.
+    """
+    classes, class_N = np.unique(labels, return_inverse=True)
+    names, person_N = np.unique(persons, return_inverse=True)
+    images_PK = np.zeros((len(names), len(classes)))
+    np.add.at(images_PK, (person_N, class_N), 1)
+    weight_N = 1 / images_PK[person_N, class_N] / (images_PK > 0).sum(axis=1)[person_N]
+    total_K = np.bincount(class_N, weight_N)
+    return float(np.mean(np.bincount(class_N, weight_N * right) / total_K))
 
 
 def choose_threshold(score: Floats, labels: Ints) -> float:

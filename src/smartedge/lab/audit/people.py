@@ -168,8 +168,8 @@ def _certificate(evidence: Evidence, name: str, images: int) -> AttributeBound |
     seed = derive_seed(evidence.seed, "audit", "certificate", "persons")
     try:
         return certify_attribute(
-            set_law(evidence.mechanism, images, evidence.releases),
-            held_sets(held, images, seed=seed),
+            set_law(evidence.mechanism, images, evidence.releases, labelled=evidence.labelled),
+            held_sets(held, images, seed=seed, labelled=evidence.labelled),
             label_known=evidence.labelled,
             seed=seed,
             draws=_DRAWS,

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -37,3 +39,15 @@ def test_every_seed_reads_the_releases_and_the_first_alone_the_undefended_front(
     counted = Counter((unit.evidence, unit.seed) for unit in tried)
     assert counted["undefended", 0] == 1 and counted["undefended", 1] == 0
     assert counted["defended", 0] == counted["defended", 1] == 2, "two learning rates each"
+
+
+@pytest.mark.parametrize(("by_person", "settled"), [(0.60, False), (0.655, True), (None, True)])
+def test_the_best_attack_is_counted_as_the_certificate_counts(
+    by_person: float | None, settled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound of 67 % counts persons. The attack reads 66 % of the images, which may be 60 % where persons count."""
+    figures = SimpleNamespace(balanced_accuracy=0.66, balanced_accuracy_by_person=by_person)
+    found: Any = SimpleNamespace(best=figures, attacks={"linear": figures})
+    monkeypatch.setattr(calls, "summarise", lambda *_: found)
+    certificate: Any = SimpleNamespace(attributes={"hidden": SimpleNamespace(bound=0.67)})
+    assert (calls._settled(certificate, {"hidden": [found]}, found) == {"hidden"}) == settled

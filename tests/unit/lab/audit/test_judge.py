@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold, judge
+from smartedge.lab.audit.judge import balanced_accuracy_interval, by_person, choose_threshold, judge
 
 
 def balanced(labels: list[int], given: list[int]) -> float:
@@ -36,6 +36,22 @@ def test_figures_of_a_known_attack_and_what_is_unknown_is_left_out() -> None:
     assert figures.val_balanced_accuracy == 1.0
     assert figures.images == 4
     assert figures.ci95[0] <= 0.75 <= figures.ci95[1]
+
+
+def test_a_person_counts_once_however_many_images_it_has() -> None:
+    """Person 0 has three images of class 0; 1 has one of class 0 and two of class 1; 2 has one of class 1."""
+    persons, labels = np.array([0, 0, 0, 1, 1, 1, 2]), np.array([0, 0, 0, 0, 1, 1, 1])
+    right = np.array([True, False, False, True, True, False, False])
+    # Person 1 stands for each class with half of its weight.
+    recalls = (1 / 3 + 1 / 2) / (1 + 1 / 2), (1 / 2 * 1 / 2 + 0) / (1 / 2 + 1)
+    assert by_person(labels, right, persons) == pytest.approx(sum(recalls) / 2)
+    scores = np.where(right == (labels == 1), 1.0, 0.0)[:, None] * [-1.0, 1.0] + [1.0, 0.0]
+    ends, val = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1])
+    unknown = np.append(labels, -1), np.append(persons, 0)
+    found = judge(ends, val, np.append(scores, [[0.0, 1.0]], axis=0), unknown[0], test_persons=unknown[1])
+    assert found.balanced_accuracy_by_person == pytest.approx(sum(recalls) / 2)
+    assert found.balanced_accuracy == pytest.approx((2 / 4 + 1 / 3) / 2)
+    assert judge(ends, val, scores, labels).balanced_accuracy_by_person is None
 
 
 def test_the_threshold_comes_from_validation_images_alone() -> None:

@@ -92,6 +92,25 @@ def test_deep_attackers_are_left_out_where_nothing_is_left_to_find(monkeypatch: 
     assert without.full_depth_needed is None, "without noise there is no certificate"
 
 
+def test_the_certificate_and_the_attack_beside_it_are_of_one_population() -> None:
+    """Of 40 persons with many images each, the attribute is in the features; of 500 with one image it is not.
+
+    Of images an attack reads much, of persons little. The certificate counts persons, so only the latter is compared.
+    """
+    rng = np.random.default_rng(0)
+    persons = np.concatenate([np.repeat(np.arange(40), 20), 40 + np.arange(500)])
+    glasses = np.concatenate([np.repeat(np.arange(40) % 2, 20), rng.integers(0, 2, 500)])
+    told = np.where(persons < 40, 2.0 * glasses - 1, 0.0)
+    given = {"features": 0.5 * told[:, None] * np.ones((1, 2)), "sensitive": {"glasses": glasses}}
+    given["persons"] = persons
+    found = audited(given, noise="gaussian:sigma=0.3,clip=1", attacks=("linear", "certificate"))
+    figures, bound = found.attributes["glasses"].attacks["linear"], found.certificate
+    assert bound is not None and bound.one_release is not None
+    assert figures.balanced_accuracy_by_person is not None
+    assert figures.balanced_accuracy > figures.balanced_accuracy_by_person + 0.1
+    assert bound.one_release.attributes["glasses"].bound < figures.balanced_accuracy
+
+
 def test_facts_and_a_second_call_that_reuses_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {**faces(0.2), "persons": np.arange(COUNT) // 3}
     found = audited(given, out=tmp_path / "out")
