@@ -229,7 +229,23 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         module.add_parser(subparsers)
         _add_debug(subparsers.choices[verb])
         parser.set_defaults(run=module.run)
-    return parser.parse_args(argv)
+    args: argparse.Namespace
+    args, left = parser.parse_known_args(argv)
+    if left:
+        word = next((word for word in left if word.startswith("-")), left[0])
+        raise ConfigError(_left_over(word, verb, parser if verb is None else subparsers.choices[verb]))
+    return args
+
+
+def _left_over(word: str, verb: str | None, parser: argparse.ArgumentParser) -> str:
+    """What is said of a word of the command line that nothing takes."""
+    name = f"smartedge {verb}" if verb else "smartedge"
+    if not word.startswith("-"):
+        return f"'{name}' does not know what to do with '{word}'; '{name} --help' shows what it takes"
+    option = word.partition("=")[0]
+    near = difflib.get_close_matches(option, parser._option_string_actions, n=1)
+    advice = f"did you mean '{near[0]}'?" if near else f"'{name} --help' shows what it takes"
+    return f"'{name}' has no option {option}; {advice}"
 
 
 def _add_debug(parser: argparse.ArgumentParser) -> None:

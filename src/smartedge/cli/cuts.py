@@ -7,16 +7,16 @@ import dataclasses
 import json
 import re
 import sys
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import CutError
 from smartedge.image_size import ImageSize
-from smartedge.models.cut import Cut, cut, list_cuts
-from smartedge.models.zoo import build, usual_size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import nn
+
+    from smartedge.models.cut import Cut
 
 __all__ = ["add_parser", "run"]
 
@@ -76,6 +76,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CutError: the network is unknown, does not take such images, cannot be recorded, or has no place to cut.
     """
+    from smartedge.models.names import check_name
+
+    check_name(args.model)  # before torch is imported
+
+    from rich.console import Console
+
+    from smartedge.models.cut import list_cuts
+    from smartedge.models.zoo import build, usual_size
+
     size = ImageSize.of(args.input or usual_size(args.model) or 64)
     model = build(args.model, outputs=args.outputs, image_size=size, small_input=not args.stock, seed=0, weights="none")
     cuts = list_cuts(model, size.shape)
@@ -93,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _reasons(model: nn.Module, size: ImageSize) -> str:
     """Why the network cannot be cut after each of its parts."""
+    from smartedge.models.cut import cut
+
     reasons = []
     for name, _ in model.named_children():
         try:
@@ -105,6 +116,8 @@ def _reasons(model: nn.Module, size: ImageSize) -> str:
 
 
 def _table(cuts: list[Cut]) -> Table:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     table.add_column("cut", no_wrap=True)
     table.add_column("shape", no_wrap=True)

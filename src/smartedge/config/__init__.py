@@ -1,7 +1,7 @@
 """The settings of a run: read from YAML, checked as a whole, every problem reported at once."""
 
 from smartedge.config.reading import config_of_edge, load_config, load_run_config, parse_overrides
-from smartedge.config.sections import Section
+from smartedge.config.section import Section
 from smartedge.config.settings import AUTO, Config, differences
 
 __all__ = [

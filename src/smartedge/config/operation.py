@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from smartedge.config.sections import PositiveInt, Section
+from smartedge.config.section import Section
+from smartedge.config.sections import PositiveInt
 
 __all__ = ["CloudConfig", "FleetConfig", "HardwareConfig", "LinkConfig", "SpoolConfig", "StoreConfig"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from smartedge.config.sections import Section
+from smartedge.config.section import Section
 from smartedge.config.settings import Config
 from smartedge.errors import ConfigError, RunError
 from smartedge.image_size import ImageSize
@@ -41,6 +41,22 @@ _ELSEWHERE = {
     "amp": "train.precision",
 }
 
+# What pydantic says in the words of Python.
+_SAID = {
+    "string_type": "must be a text",
+    "path_type": "must be a text",
+    "tuple_type": "must be a list",
+    "model_type": "must be a mapping of keys to values",
+    "dict_type": "must be a mapping of keys to values",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+}
+
 Nested = dict[str, object]  # settings as a mapping of keys to values and to further mappings
 
 
@@ -67,7 +83,7 @@ def parse_overrides(assignments: Sequence[str]) -> Nested:
         try:
             place[leaf] = _read_yaml(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {assignment!r}: the value is not YAML ({error})") from error
+            raise ConfigError(f"--set {assignment!r}: the value is not YAML: {_yaml_problem(error)}") from error
     return nested
 
 
@@ -94,10 +110,12 @@ def load_config(
             raw = _read_yaml(Path(source).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ConfigError(f"{source}: no such file; 'smartedge init {source}' writes one to start from") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{source}: cannot be read ({error})") from error
+        except OSError as error:
+            raise ConfigError(f"{source}: cannot be read ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{source}: is not a text file in UTF-8; save it as UTF-8") from error
         except yaml.YAMLError as error:
-            raise ConfigError(f"{source}: is not YAML ({error})") from error
+            raise ConfigError(f"{source}: is not YAML: {_yaml_problem(error)}") from error
         raw = {} if raw is None else raw
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: must be a mapping of keys to values, but is a {type(raw).__name__}")
@@ -108,7 +126,7 @@ def load_config(
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        lines = [line for problem in error.errors() for line in _explain(problem)]
+        lines = _told(error.errors())
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
     return _at_trained_size(config)
 
@@ -173,8 +191,17 @@ def load_run_config(run_dir: Path) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"audit_share": 0.0})})
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that occurs twice. YAML would keep the last one and say nothing."""
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that occurs twice: YAML would keep the last one and say nothing. Reads numbers as people mean them.
+
+    In YAML 1.1 010 is 8, 1:30 is 90, 1e-3 is a text, and 2026-01-31 is a date. Here these are the text 010, the text
+    1:30, a number and a text.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - a class attribute of PyYAML's
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -186,14 +213,32 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads 1e-3 as a string; people mean the number.
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+for _tag, _pattern in (
+    ("int", r"[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+)$"),
+    (
+        "float",
+        r"[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$",
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list("-+.0123456789"))
 
 
 def _read_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Where a text is not YAML, and why, in one line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error).partition("\n")[0]
+    mark, problem = error.problem_mark, error.problem or "it cannot be read"
+    if "'\\t'" in problem:
+        problem = "a tab; indent with spaces"
+    elif "could not determine a constructor for the tag" in problem:
+        problem = "a tag (!...), which settings do not have"
+    elif error.context:
+        problem = f"{error.context}: {problem}"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Nested:
@@ -231,31 +276,59 @@ def _all_keys(section: type[Section] = Config, prefix: str = "") -> list[str]:
     return keys
 
 
-def _explain(problem: Any) -> list[str]:
-    """One pydantic error as ``key: what is wrong; what to do``."""
-    loc = [part for part in problem["loc"] if not (isinstance(part, str) and ("[" in part or part == "str"))]
-    key = ".".join(str(part) for part in loc)
-    if problem["type"] == "value_error":
-        told = str(problem["ctx"]["error"]).split("\n")
-        return told if not loc else [f"{key}: {line}" for line in told]
-    if problem["type"] == "extra_forbidden":
-        section = _section_at(loc[:-1])
-        known = list(section.model_fields) if section else []
-        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        if usual := _ELSEWHERE.get(str(loc[-1]).lower()):
-            advice = f"did you mean '{usual}'?"
-        elif near:
-            advice = f"did you mean '{'.'.join(map(str, [*loc[:-1], near[0]]))}'?"
-        elif elsewhere := [name for name in _all_keys() if name.split(".")[-1] == str(loc[-1])]:
-            advice = f"did you mean '{elsewhere[0]}'?"
-        else:
-            advice = f"known keys here: {', '.join(known)}"
-        return [f"{key}: unknown key; {advice}"]
-    got = problem.get("input")
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    hint = ""
+def _loc(problem: Any) -> tuple[Any, ...]:
+    """The keys that lead to what is wrong, without what pydantic calls the members of a union."""
+    return tuple(p for p in problem["loc"] if not (isinstance(p, str) and ("[" in p or p in ("bool", "int", "str"))))
+
+
+def _told(problems: Sequence[Any]) -> list[str]:
+    """A line for each thing that is wrong, as ``key: what is wrong; what to do``."""
+    texts = {_loc(each) for each in problems if each["type"] == "string_type"}
+    inside = {_loc(each)[:-1] for each in problems}
+    lines: list[str] = []
+    values: dict[tuple[Any, ...], list[Any]] = {}  # a value that may be of several types has a problem with each
+    for each in problems:
+        loc, kind = _loc(each), each["type"]
+        key = ".".join(map(str, loc))
+        if kind == "value_error":
+            told = str(each["ctx"]["error"]).split("\n")
+            lines += told if not loc else [f"{key}: {line}" for line in told]
+        elif kind == "extra_forbidden":
+            lines.append(f"{key}: unknown key; {_instead_of(loc)}")
+        elif not (kind == "tuple_type" and loc in texts) and not (kind == "string_type" and loc in inside):
+            values.setdefault(loc, []).append(each)
+    for loc, several in values.items():
+        what = ", or ".join(_SAID.get(each["type"]) or _without_input(each["msg"]) for each in several)
+        got = several[0].get("input")
+        lines.append(f"{'.'.join(map(str, loc))}: {what}, got {got!r}{_hint(several[0], got)}")
+    return lines
+
+
+def _without_input(message: str) -> str:
+    """``Input should be 'auto'`` → ``must be 'auto'``."""
+    return re.sub("^Input should (be|have)", r"must \1", message)
+
+
+def _instead_of(loc: tuple[Any, ...]) -> str:
+    """What to write instead of an unknown key."""
+    *parents, last = loc
+    section = _section_at(parents)
+    known = list(section.model_fields) if section else []
+    if usual := _ELSEWHERE.get(str(last).lower()):
+        return f"did you mean '{usual}'?"
+    if near := difflib.get_close_matches(str(last), known, n=1):
+        return f"did you mean '{'.'.join(map(str, [*parents, near[0]]))}'?"
+    if elsewhere := [name for name in _all_keys() if name.split(".")[-1] == str(last)]:
+        return f"did you mean '{elsewhere[0]}'?"
+    return f"known keys here: {', '.join(known)}"
+
+
+def _hint(problem: Any, got: object) -> str:
+    """What to write instead of a wrong value, where that can be guessed."""
+    if problem["type"] == "string_type" and isinstance(got, (bool, int, float)):
+        return "; in quotes it is a text"
     if problem["type"] == "literal_error" and isinstance(got, str):
         allowed = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
         near = difflib.get_close_matches(got, allowed, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-    return [f"{key}: {message}, got {got!r}{hint}"]
+        return f"; did you mean '{near[0]}'?" if near else ""
+    return ""

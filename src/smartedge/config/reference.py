@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from smartedge.config.sections import Section
+from smartedge.config.section import Section
 from smartedge.config.settings import Config
 
 __all__ = ["main", "page"]

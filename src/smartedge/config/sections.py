@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from smartedge.codec.learned import FEWEST_BYTES
 from smartedge.codec.sequence import PREVIOUS
+from smartedge.config.section import Section
 from smartedge.image_size import MOST_CHANNELS, ImageSize, SizeField
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "ExitConfig",
     "ModelConfig",
     "PositiveInt",
-    "Section",
     "TrainConfig",
 ]
 
@@ -85,12 +85,6 @@ def _usable_size(size: ImageSize) -> ImageSize:
 _SIDES = (8, 4096)  # of an image, in pixels: the least and the most
 PositiveInt = Annotated[int, Field(gt=0)]
 Shape = Annotated[tuple[PositiveInt, ...], BeforeValidator(_shape), Field(min_length=2, max_length=3)]
-
-
-class Section(BaseModel):
-    """One mapping of the file: unknown keys are errors, and what was read cannot change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
 class DataConfig(Section):

@@ -21,6 +21,7 @@ from smartedge.config.operation import (
     StoreConfig,
 )
 from smartedge.config.problems import problems_of
+from smartedge.config.section import Section
 from smartedge.config.sections import (
     AdversaryConfig,
     CodecConfig,
@@ -28,7 +29,6 @@ from smartedge.config.sections import (
     DpConfig,
     ModelConfig,
     PositiveInt,
-    Section,
     TrainConfig,
 )
 from smartedge.errors import ConfigError

@@ -31,24 +31,24 @@ def check_name(name: str) -> None:
         CutError: no network has that name.
     """
     library, _, short = name.rpartition("/")
-    if ":" in name or library not in ("", *_FILES):
+    if ":" in name:
         return
-    searched = [library] if library else list(_FILES)
+    searched = [library] if library in _FILES else list(_FILES)
     sources = [_sources(each) for each in searched]
     if not all(sources):
         return
     texts = [text for source in sources for text in source]
     word = re.compile(rb"\b%b\b" % re.escape(short.partition(".")[0].encode()))  # what follows a dot names weights
-    if not any(word.search(text) for text in texts):
+    if library not in ("", *_FILES) or not any(word.search(text) for text in texts):
         refuse_name(name, (found.decode() for text in texts for found in _DEFINED.findall(text)))
 
 
 def refuse_name(name: str, names: Iterable[str]) -> NoReturn:
     """Raise the error for a name that no network has; ``names`` are those to choose from."""
     near = difflib.get_close_matches(name.rpartition("/")[2], dict.fromkeys(names), n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise CutError(
-        f"no network is called {name}; {hint}"
+        f"no network is called {name}{hint} "
         "Names are those of torchvision and timm; your own network is package.module:factory"
     )
 
