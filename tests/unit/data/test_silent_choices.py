@@ -15,6 +15,7 @@ from smartedge.data import DataSet, open_dataset
 from smartedge.data import images as images_module
 from smartedge.data.images import default_cache_dir
 from smartedge.errors import DataError
+from smartedge.locks import lock_at_once
 
 Write = Callable[..., Path]
 Picture = Callable[..., bytes]
@@ -373,7 +374,7 @@ def test_what_a_killed_process_left_is_removed(
     os.utime(killed, (long_ago, long_ago))
     os.utime(writing, (long_ago, long_ago))
     with writing.open("rb") as held:
-        assert images_module._hold(held.fileno())
+        assert lock_at_once(held.fileno())
         opened(classes("bugs", ant=20, wasp=20))
     assert sorted(file.name for file in cache.glob(".*.tmp")) == [".writing.npy.00.tmp", ".young.npy.00.tmp"]
 
