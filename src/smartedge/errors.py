@@ -21,6 +21,8 @@ Messages say what was wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 __all__ = [
     "CodecError",
     "ConfigError",
@@ -106,6 +108,11 @@ class RunError(SmartEdgeError):
 
     code = "SE-RUN"
     exit_code = 10
+
+    @classmethod
+    def begun_before(cls, folder: Path) -> RunError:
+        """A folder for a new run holds one already."""
+        return cls(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
 
 
 class FleetError(SmartEdgeError):

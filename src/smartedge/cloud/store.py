@@ -60,7 +60,7 @@ def refuse_if_begun(cloud: Path) -> None:
         RunError: it does.
     """
     if has_begun(cloud):
-        raise RunError(f"{cloud}: holds a run already; continue it with --resume, or choose another run_dir")
+        raise RunError.begun_before(cloud)
 
 
 class FeatureReader(LogReader):

@@ -168,7 +168,7 @@ class Releaser:
         if not file.exists():
             return EdgeRun(run=uuid.uuid4().hex, data=data), False
         if not resume:
-            raise RunError(f"{file.parent}: holds a run already; continue it with --resume, or choose another run_dir")
+            raise RunError.begun_before(file.parent)
         facts = EdgeRun.read(file)
         if facts.data != data:
             raise RunError(

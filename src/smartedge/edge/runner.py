@@ -74,7 +74,7 @@ class EdgeRunner:
         threaded: bool,
     ) -> None:
         if not resume and (folder / "run.json").exists():
-            raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another run_dir")
+            raise RunError.begun_before(folder)
         self.images = Images(config, dataset)
         private_folder(folder)
         rss_before = rss_bytes()
@@ -122,8 +122,8 @@ class EdgeRunner:
         try:
             with nullcontext() if self.sender is None else self.sender.until(stop, cut_off=self._waits):
                 if self.sender is not None and self.shipper is None and self.state.counts.done == len(self.epochs):
-                    self._end_again(stop)
-                finished = self._teach(stop) and self._learn(stop) and self._send_only(stop)
+                    self._end_again()
+                finished = self._teach() and self._learn() and self._send_only()
                 if finished and self.sender is not None:
                     finished = self.sender.finish(stop)
             return finished
@@ -136,7 +136,7 @@ class EdgeRunner:
 
     # -- the parts of a run, in their order
 
-    def _teach(self, stop: threading.Event) -> bool:
+    def _teach(self) -> bool:
         """Train the teacher, where there is one. False when stopped."""
         teacher, counts = self.learner.teacher, self.state.counts
         if teacher is None:
@@ -151,9 +151,9 @@ class EdgeRunner:
                 self.state.keep_teacher()
             self._checkpoint()
 
-        return self._fit(teacher, "teach", epochs, counts.taught, after_epoch, stop)
+        return self._fit(teacher, "teach", epochs, counts.taught, after_epoch)
 
-    def _learn(self, stop: threading.Event) -> bool:
+    def _learn(self) -> bool:
         """The epochs in which the front learns. False when stopped."""
         counts, epochs = self.state.counts, [epoch for epoch in self.epochs if epoch.learns]
 
@@ -169,19 +169,19 @@ class EdgeRunner:
             counts.done += 1
             self._checkpoint()
 
-        return self._fit(self.learner, "train", epochs, counts.done, after_epoch, stop)
+        return self._fit(self.learner, "train", epochs, counts.done, after_epoch)
 
-    def _send_only(self, stop: threading.Event) -> bool:
+    def _send_only(self) -> bool:
         """The epochs in which the front is frozen and its features are sent. False when stopped."""
         for epoch in self.epochs[self.state.counts.done :]:
             for split in epoch.splits:
-                if not self._send_split(epoch, split, stop):
+                if not self._send_split(epoch, split):
                     return False
             self.state.counts.done += 1
             self._checkpoint()
         return True
 
-    def _end_again(self, stop: threading.Event) -> None:
+    def _end_again(self) -> None:
         """An earlier process has sent everything, and may not have told the cloud that it heard the confirmation."""
         epoch = self.epochs[-1]
         split = epoch.splits[-1]
@@ -191,7 +191,7 @@ class EdgeRunner:
         def tell(text: str) -> None:
             self.monitor.update(Update("edge", "link", text=text))
 
-        tell_of_the_end(lambda: self._sender.end_again(header), stop, tell)
+        tell_of_the_end(lambda: self._sender.end_again(header), self._stop, tell)
 
     # -- one epoch, one split
 
@@ -202,7 +202,6 @@ class EdgeRunner:
         epochs: Sequence[Epoch],
         done: int,
         after_epoch: Callable[[Predictions, float], None],
-        stop: threading.Event,
     ) -> bool:
         """Train a learner over the remaining epochs. Epochs that send also send its features.
 
@@ -248,7 +247,7 @@ class EdgeRunner:
             random=self.random,
             report=report,
             after_epoch=lambda _: after_epoch(predictions, counts.busy - busy_before),
-            stop=stop.is_set,
+            stop=self._stop.is_set,
         )
 
     def _measure(self, epoch: Epoch, split: SplitName) -> None:
@@ -267,7 +266,7 @@ class EdgeRunner:
         if epoch.sends:
             self._sender.close_stream()
 
-    def _send_split(self, epoch: Epoch, split: SplitName, stop: threading.Event) -> bool:
+    def _send_split(self, epoch: Epoch, split: SplitName) -> bool:
         """Send the features of one split. False when stopped."""
         shuffled = split == "train" and epoch.shuffled
         source = self.images.training(epoch.number) if shuffled else self.images.whole(split)
@@ -276,7 +275,7 @@ class EdgeRunner:
         self._open(epoch, split, len(source))
         with source as loader:
             for batch in loader:
-                if stop.is_set():
+                if self._stop.is_set():
                     return False
                 with self._computing(), self.random.active():
                     features_BF, _ = self.learner.infer(batch)

@@ -101,10 +101,10 @@ class Connections:
     def prove(self, peer: Address, edge: str) -> None:
         """The connection from ``peer`` belongs to ``edge``: from now on it is kept, and its bytes are counted."""
         with self._lock:
-            inode = self._find(peer)
+            inode = self._inodes.get(peer)
             if inode is None:  # it came after the last look
                 self._meet_new(descriptors())
-                inode = self._find(peer)
+                inode = self._inodes.get(peer)
             if inode is not None and (known := self._known[inode]) and known.edge is None:
                 known.edge = edge
                 if known.held:
@@ -129,10 +129,6 @@ class Connections:
                 if known:
                     self._break(inode, known)
             self._known.clear()
-
-    def _find(self, peer: Address) -> int | None:
-        inode = self._inodes.get(peer)
-        return inode if inode is not None and self._known[inode] else None
 
     def _meet_new(self, found: dict[int, list[int]]) -> None:
         for inode, numbers in found.items():

@@ -27,7 +27,7 @@ from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
 from smartedge.wire.frame import Message, ReceivedFrame, answer_header, header_to_json
 from smartedge.wire.grpc_errors import from_rpc_error, passes, refuses
 from smartedge.wire.handshake import check_handshake
-from smartedge.wire.link import check_answer, check_kind
+from smartedge.wire.link import check_answer, check_kind, must_be_closed, must_be_open
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
 from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, split_location
@@ -108,8 +108,7 @@ class GrpcLink:
 
     def open(self, header: StreamHeader) -> int:
         """See :class:`~smartedge.wire.link.FrameSender`. May try for ``connect_timeout_s``."""
-        if self._stream is not None:
-            raise LinkError(f"{self._where}: a stream is open already; close it before opening another")
+        must_be_closed(self._stream, self._where)
         self._disconnected.clear()
         deadline, pause = time.monotonic() + self._connect_timeout_s, _RETRY_S
         while True:
@@ -223,11 +222,10 @@ class GrpcLink:
         return stream.confirmed
 
     def _opened(self, *, answered: bool | None = None) -> _Stream:
-        if self._stream is None:
-            raise LinkError(f"{self._where}: no stream is open; call open(header) first")
+        stream = must_be_open(self._stream, self._where)
         if answered is not None:
-            check_kind(self._stream.header, answered=answered)
-        return self._stream
+            check_kind(stream.header, answered=answered)
+        return stream
 
     @contextlib.contextmanager
     def _call(self) -> Iterator[None]:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from smartedge.errors import FrameError
+from smartedge.errors import FrameError, LinkError
 from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, answer_header, parse, receive, serialise
 from smartedge.wire.sockets import ByteCount
 
-__all__ = ["UNNAMED_EDGE", "FrameHandler", "FrameSender", "StreamReceiver", "check_answer", "check_kind"]
+__all__ = [
+    "UNNAMED_EDGE",
+    "FrameHandler",
+    "FrameSender",
+    "StreamReceiver",
+    "check_answer",
+    "check_kind",
+    "must_be_closed",
+    "must_be_open",
+]
 
 
 UNNAMED_EDGE = "edge"  # the name of a sender on a link that authenticates nobody
@@ -129,6 +138,30 @@ class FrameHandler(Protocol):
     def abort(self, edge: str, header: StreamHeader) -> None:
         """The stream broke off, or a frame of it was not acceptable."""
         ...
+
+
+_Stream = TypeVar("_Stream")
+
+
+def must_be_open(stream: _Stream | None, where: str) -> _Stream:
+    """The open stream of a link.
+
+    Raises:
+        LinkError: none is open.
+    """
+    if stream is None:
+        raise LinkError(f"{where}: no stream is open; call open(header) first")
+    return stream
+
+
+def must_be_closed(stream: object | None, where: str) -> None:
+    """Refuse to open a second stream.
+
+    Raises:
+        LinkError: one is open.
+    """
+    if stream is not None:
+        raise LinkError(f"{where}: a stream is open already; close it before opening another")
 
 
 def check_kind(header: StreamHeader, *, answered: bool) -> None:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from smartedge.errors import LinkError
 from smartedge.types import StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json
-from smartedge.wire.link import UNNAMED_EDGE, FrameHandler, StreamReceiver, check_answer, check_kind
+from smartedge.wire.link import (
+    UNNAMED_EDGE,
+    FrameHandler,
+    StreamReceiver,
+    check_answer,
+    check_kind,
+    must_be_closed,
+    must_be_open,
+)
 from smartedge.wire.sockets import ByteCount
 
 __all__ = ["MemoryLink"]
@@ -35,8 +42,7 @@ class MemoryLink:
 
     def open(self, header: StreamHeader) -> int:
         """See :class:`~smartedge.wire.link.FrameSender`."""
-        if self._receiver is not None:
-            raise LinkError("link: a stream is open already; close it before opening another")
+        must_be_closed(self._receiver, "link")
         data = header_to_json(header)
         self._up += len(data)
         self._header = header_from_json(data)
@@ -91,9 +97,7 @@ class MemoryLink:
     @contextlib.contextmanager
     def _stream(self, *, answered: bool | None = None) -> Iterator[tuple[StreamHeader, StreamReceiver]]:
         """Header and receiver of the open stream. With any error inside, the stream is lost."""
-        header, receiver = self._header, self._receiver
-        if header is None or receiver is None:
-            raise LinkError("link: no stream is open; call open(header) first")
+        header, receiver = must_be_open(self._header, "link"), must_be_open(self._receiver, "link")
         if answered is not None:
             check_kind(header, answered=answered)
         try:

@@ -133,6 +133,18 @@ def test_no_more_than_a_group_waits_for_the_disk() -> None:
     asyncio.run(scenario())
 
 
+def test_a_group_that_is_just_full_is_due_at_once_and_the_next_frame_waits_for_it() -> None:
+    async def scenario() -> None:
+        unsynced = Unsynced(100)
+        full = asyncio.ensure_future(unsynced.add(100, last=False))
+        done, _ = await asyncio.wait({full}, timeout=0.05)
+        assert not done
+        await asyncio.wait_for(unsynced.due(LONG_S), timeout=30)
+        await asyncio.wait_for(full, timeout=30)
+
+    asyncio.run(scenario())
+
+
 def test_what_is_due_is_less_than_a_group_after_a_time_and_the_last_frame_at_once() -> None:
     async def scenario() -> None:
         unsynced = Unsynced(100)

@@ -16,7 +16,7 @@ from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json
 from smartedge.wire.jetstream.client import Loop, connect, from_nats_error, refuse_in_clear
 from smartedge.wire.jetstream.messages import Address, header_message, message_id, pieces_of
-from smartedge.wire.link import UNNAMED_EDGE, check_kind
+from smartedge.wire.link import UNNAMED_EDGE, check_kind, must_be_closed, must_be_open
 from smartedge.wire.sockets import ByteCount, SocketMeter
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ class JetStreamLink:
             FrameError: the header means nothing, or its frames are to be answered.
             LinkError: the broker cannot be reached, or does not take it.
         """
-        if self._header is not None:
-            raise LinkError(f"{self._where}: a stream is open already; close it before opening another")
+        must_be_closed(self._header, self._where)
         if header.answered:
             raise FrameError(
                 f"{self._where}: this method needs an answer to each frame before it goes on, and nothing goes back "
@@ -180,9 +179,7 @@ class JetStreamLink:
             raise LinkError(f"{self._where}: disconnected while connecting") from error
 
     def _opened(self) -> tuple[StreamHeader, _Connection]:
-        if self._header is None or self._connection is None:
-            raise LinkError(f"{self._where}: no stream is open; call open(header) first")
-        return self._header, self._connection
+        return must_be_open(self._header, self._where), must_be_open(self._connection, self._where)
 
     @contextlib.contextmanager
     def _call(self) -> Iterator[Loop]:

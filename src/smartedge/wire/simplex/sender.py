@@ -9,7 +9,7 @@ import time
 from smartedge.errors import FrameError, LinkError
 from smartedge.types import StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame
-from smartedge.wire.link import check_kind
+from smartedge.wire.link import check_kind, must_be_closed, must_be_open
 from smartedge.wire.simplex.blocks import Block, pack_block, split_block
 from smartedge.wire.simplex.seal import Sealer
 from smartedge.wire.sockets import ByteCount, split_location
@@ -60,8 +60,7 @@ class SimplexLink:
             LinkError: a stream is open already, or the cloud's name cannot be resolved.
             FrameError: its frames are to be answered.
         """
-        if self._header is not None:
-            raise LinkError(f"{self._where}: a stream is open already; close it before opening another")
+        must_be_closed(self._header, self._where)
         if header.answered:
             raise FrameError(f"{self._where}: frames cannot be answered here; this needs a link with a way back")
         if self._socket is None:
@@ -127,9 +126,7 @@ class SimplexLink:
         return made
 
     def _stream(self) -> StreamHeader:
-        if self._header is None:
-            raise LinkError(f"{self._where}: no stream is open; call open(header) first")
-        return self._header
+        return must_be_open(self._header, self._where)
 
     def _flush(self, sent_seq: int) -> None:
         if self._messages:

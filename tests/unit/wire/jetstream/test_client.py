@@ -1,0 +1,26 @@
+"""What the client of the broker reads of a message's headers."""
+
+from __future__ import annotations
+
+import pytest
+
+from smartedge.wire.jetstream.client import _status
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        (b"NATS/1.0 409 Consumer Deleted\r\n\r\n", ("409", "Consumer Deleted")),
+        (b"NATS/1.0 503\r\n\r\n", ("503", "")),
+        (b"NATS/1.0   100   Idle Heartbeat \r\na: b\r\n\r\n", ("100", "  Idle Heartbeat")),
+        (b"NATS/1.0 \xff\xfe junk\xff\r\n\r\n", ("\ufffd\ufffd", "junk\ufffd")),  # an edge may send it
+        (b"NATS/1.0\r\nStatus: 503\r\n\r\n", None),
+        (b"NATS/1.0 \r\n\r\n", None),
+        (b"HTTP/1.1 503 no\r\n\r\n", None),
+        (b"", None),
+        (None, None),
+    ],
+)
+def test_only_what_the_broker_itself_says_is_a_status(headers: bytes | None, found: tuple[str, str] | None) -> None:
+    expected = None if found is None else {"Status": found[0], "Description": found[1]}
+    assert _status(headers) == expected
