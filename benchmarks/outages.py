@@ -102,7 +102,8 @@ def run(config: Config, disturbance: Disturbance, away: float) -> dict[str, Any]
                 cloud = side("cloud", config, *listen, "--resume")
                 started.append(cloud)
             ended([each for each in (edge, cloud, proxy) if each.code is None], LOOK_S)
-            failed = [each.tail() for each in (edge, proxy) if each.code] + [cloud.tail()] * ((cloud.code or 0) > 0)
+            failed = [each.tail() for each in (edge, proxy) if each.code]
+            failed += [cloud.tail()] if (cloud.code or 0) > 0 else []  # below 0: it was killed
             assert not failed, failed
         epochs.look()
     took = seconds_since(begun)

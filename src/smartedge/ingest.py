@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smartedge.config import Config
-from smartedge.errors import ConfigError
+from smartedge.errors import ConfigError, LinkError
 from smartedge.links import named_credentials
 from smartedge.methods.base import get_method
 from smartedge.run_folder import note_facts
 from smartedge.runs.monitoring import watching
 from smartedge.runs.progress import Monitor, Update
 from smartedge.stopping import Stop
+
+if TYPE_CHECKING:
+    from smartedge.fleet.register import Register
 
 __all__ = ["run_ingest"]
 
@@ -61,7 +66,7 @@ def run_ingest(
         credentials,
         mine=process.mine,
         released=process.release,
-        refusal=lambda edge: None if register is None else register.refusal(edge),
+        refusal=partial(_refusal, register),
         insecure=config.link.insecure,
     )
     try:
@@ -80,3 +85,11 @@ def run_ingest(
     finally:
         receiver.close()
         process.close()
+
+
+def _refusal(register: Register | None, edge: str) -> str | None:
+    """Why an edge's frames stay with the broker for now; None: they are taken."""
+    try:
+        return None if register is None else register.refusal(edge)
+    except LinkError as error:
+        return str(error)

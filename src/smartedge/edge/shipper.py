@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from smartedge.artifacts.run import Shipped
 from smartedge.edge.outage import Outage, tell_of_the_end
 from smartedge.edge.spool import Spool
-from smartedge.errors import LinkError, LogError, RunError
+from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.files import disk_error
 from smartedge.logs import with_spaces
 from smartedge.runs.progress import Monitor, Update
@@ -38,7 +38,8 @@ class Shipper:
     """Ships the frames of a spool over a link, in order, from the first one that the cloud has not confirmed.
 
     Where the link breaks, or the cloud is not there, it waits (:class:`~smartedge.edge.outage.Outage`) and tries again.
-    It goes on at the frame that the cloud wants next.
+    It goes on at the frame that the cloud wants next. A cloud whose store was restored from an older copy wants frames
+    that it had confirmed; it gets them again where the spool still holds them.
 
     When the cloud has confirmed every frame, this is written to ``record``. Only then the cloud hears of the end of the
     last stream, upon which it may end. So an edge that was killed in between knows that it needs the cloud no more: it
@@ -128,7 +129,9 @@ class Shipper:
                     last = self.spool.streams[-1] if self.spool.streams else None
                     if last is not None and last != self._ended:
                         tell_of_the_end(partial(self._ship, last), self._stopping, self._tell)
-                    return
+                    if self.spool.stream_at(self.spool.confirmed) is None:  # else the cloud has lost some
+                        return
+                    continue
                 if header is None:
                     self.spool.wait(_LOOK_S)
                     continue
@@ -147,7 +150,7 @@ class Shipper:
         waited = 0.0
         try:
             with _cloud_stores():
-                seq = self.link.open(header)
+                header, seq = self._open(header)
             self.outage.over()
             while seq < header.end_seq:
                 if not self.spool.holds(seq):
@@ -158,11 +161,6 @@ class Shipper:
                     waited += time.perf_counter() - pause
                     self.spool.confirm(min(self.link.confirmed(), seq))  # the spool may wait for just that room
                     continue
-                if seq < self.spool.confirmed:
-                    raise RunError(
-                        f"the cloud wants frame {seq}, but had confirmed all before {self.spool.confirmed}, and this "
-                        "edge keeps what was confirmed no longer; restore the cloud's run directory, or start a new run"
-                    )
                 message = self.spool.message(seq)
                 with _cloud_stores():
                     self.link.write(message)
@@ -181,6 +179,48 @@ class Shipper:
         finally:
             self._traffic.link_seconds += time.perf_counter() - begun - waited
             self._count(header)
+
+    def _open(self, header: StreamHeader) -> tuple[StreamHeader, int]:
+        """Open a stream; gives it, and the frame that the cloud wants. Where frames are missing there, an earlier one.
+
+        Raises:
+            SmartEdgeError: the cloud refuses it.
+            RunError: the cloud wants a frame that the spool does not hold any more.
+        """
+        try:
+            seq = self.link.open(header)
+        except FrameError as refusal:
+            header, seq = self._open_earlier(header, refusal)
+        spool = self.spool
+        if seq < spool.confirmed:
+            lost = f"the cloud wants frame {seq}, but had confirmed all before {spool.confirmed}"
+            if seq < spool.first_seq:
+                raise RunError(
+                    f"{lost}, and this edge keeps those before {spool.first_seq} no longer; restore the cloud's run "
+                    "directory from its newest copy, or start a new run"
+                )
+            self._tell(f"{lost}: its run directory is an older copy. The edge sends them again")
+            spool.go_back(seq)
+        elif seq > spool.next_seq:
+            self._tell(
+                f"the cloud holds the frames before {seq}, and this edge those before {spool.next_seq}: its folder is "
+                "an older copy. It makes them again, and sends what comes after them"
+            )
+        return header, seq
+
+    def _open_earlier(self, header: StreamHeader, refusal: FrameError) -> tuple[StreamHeader, int]:
+        """Open the latest earlier stream that the cloud takes. Raises the refusal where it lacks nothing of that."""
+        streams = self.spool.streams
+        for earlier in reversed(streams[: streams.index(header)]):
+            try:
+                seq = self.link.open(earlier)
+            except FrameError:
+                continue
+            if seq < earlier.end_seq:
+                return earlier, seq
+            self.link.disconnect()
+            break
+        raise refusal
 
     def _count(self, header: StreamHeader) -> None:
         """Add what the link has carried for a stream since the last call, and keep how far it came."""

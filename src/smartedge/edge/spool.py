@@ -68,6 +68,11 @@ class Spool:
         return self._log.next_seq
 
     @property
+    def first_seq(self) -> int:
+        """Number of the oldest frame that is kept; the cloud may have confirmed it."""
+        return self._log.first_seq
+
+    @property
     def total_bytes(self) -> int:
         """Size of its files."""
         return self._log.total_bytes
@@ -211,6 +216,11 @@ class Spool:
                 while len(self._written) > 1 and self._written[1][0] <= seq:
                     self._written.popleft()
                 self._changed.notify_all()
+
+    def go_back(self, seq: int) -> None:
+        """The cloud does not hold frame ``seq`` and later ones any more, which are kept here."""
+        with self._changed:
+            self._confirmed = min(self._confirmed, seq)
 
     @property
     def confirmed(self) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import threading
+import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from smartedge.artifacts.fleet import EdgeRegister, SimplexKeys
-from smartedge.errors import FleetError
+from smartedge.errors import FleetError, LinkError
 from smartedge.files import refuse_if_others_can_read
 
 __all__ = ["REGISTER", "SIMPLEX_KEYS", "Register", "SimplexRegister"]
@@ -17,11 +21,65 @@ __all__ = ["REGISTER", "SIMPLEX_KEYS", "Register", "SimplexRegister"]
 REGISTER = "edges.json"
 SIMPLEX_KEYS = "simplex.json"
 
+_log = logging.getLogger(__name__)
+
+_LAST_S = 60.0  # how long what was read last is used, while the file is being copied or is damaged
+_Content = TypeVar("_Content")
+
+
+class _Watched(Generic[_Content]):
+    """The content of a file that is read again when the file has changed. May be asked from any thread.
+
+    Args:
+        path: the file. Each question looks at its times and size.
+        read: reads and checks it.
+
+    Raises:
+        FleetError: it cannot be read now.
+    """
+
+    def __init__(self, path: Path, read: Callable[[Path], _Content]) -> None:
+        self._path, self._read = path, read
+        self._lock = threading.Lock()
+        self._stamp = self._stamp_now()
+        self._content = read(path)
+        self._fault: FleetError | None = None
+        self._fault_since = 0.0
+
+    def now(self) -> _Content:
+        """The content. Where the file cannot be read, what was read last, for a minute.
+
+        Raises:
+            LinkError: it cannot be read for longer than that. Whoever asks may do so again later.
+        """
+        with self._lock:
+            if (stamp := self._stamp_now()) is None or stamp != self._stamp:
+                self._read_again(stamp)
+            if self._fault is not None and time.monotonic() - self._fault_since >= _LAST_S:
+                raise LinkError(f"the cloud cannot read who may send, so it admits nobody for now ({self._fault})")
+            return self._content
+
+    def _read_again(self, stamp: tuple[int, int, int, int] | None) -> None:
+        try:
+            self._content, self._stamp, self._fault = self._read(self._path), stamp, None
+        except FleetError as error:
+            if self._fault is None:
+                self._fault_since = time.monotonic()
+                _log.warning("%s. What it said before counts for %g s; then nobody is admitted", error, _LAST_S)
+            self._stamp, self._fault = None, error  # looked at again next time
+
+    def _stamp_now(self) -> tuple[int, int, int, int] | None:
+        try:
+            facts = self._path.stat()
+        except OSError:
+            return None
+        return facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino
+
 
 class Register:
     """The register in a fleet's folder. A changed file is read again, so that a revocation works without a restart.
 
-    Each question looks at the file's time and size first. A register that cannot be read admits nobody.
+    While it cannot be read, what it said before counts for a minute; then it admits nobody.
 
     Args:
         folder: of the fleet.
@@ -31,11 +89,7 @@ class Register:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / REGISTER
-        self._lock = threading.Lock()
-        self._stamp = self._stamp_now()
-        self._register: EdgeRegister | None = EdgeRegister.read(self._path)
-        self._fault = ""
+        self._register = _Watched(folder / REGISTER, EdgeRegister.read)
 
     def refusal(self, edge: str, serial: int | None = None) -> str | None:
         """Why an edge may not send now; None: it may.
@@ -44,11 +98,11 @@ class Register:
             edge: its name, from its certificate.
             serial: serial number of its certificate, where the link knows it. None: any of the edge's certificates
                 will do, so the edge is refused when all of them are revoked.
+
+        Raises:
+            LinkError: the register cannot be read at the moment.
         """
-        register = self._current()
-        if register is None:
-            return self._fault
-        entry = register.edges.get(edge)
+        entry = self._register.now().edges.get(edge)
         if entry is None:
             return f"edge '{edge}' is not of this fleet; the fleet's owner adds it with 'smartedge fleet add'"
         now = datetime.now(timezone.utc)
@@ -69,42 +123,17 @@ class Register:
         """The edge that a token belongs to and that may send now; None: it admits nobody.
 
         A token is ``EDGE.SECRET``. The register holds its SHA-256, so reading the register gives no token away.
+
+        Raises:
+            LinkError: the register cannot be read at the moment.
         """
-        register = self._current()
         edge = token.partition(".")[0]
-        entry = None if register is None else register.edges.get(edge)
+        entry = self._register.now().edges.get(edge)
         shown = hashlib.sha256(token.encode()).hexdigest()
         expected = (entry.token_sha256 if entry is not None else None) or "0" * 64
         if not hmac.compare_digest(shown, expected) or entry is None or entry.token_until is None:
             return None
         return edge if entry.token_until > datetime.now(timezone.utc) else None
-
-    def names(self) -> list[str]:
-        """The edges that are not revoked, in order of their names."""
-        register = self._current()
-        return (
-            [] if register is None else sorted(name for name, each in register.edges.items() if each.until is not None)
-        )
-
-    def _current(self) -> EdgeRegister | None:
-        with self._lock:
-            if (stamp := self._stamp_now()) is None or stamp != self._stamp:
-                self._read_again(stamp)
-            return self._register
-
-    def _read_again(self, stamp: tuple[int, int, int] | None) -> None:
-        try:
-            self._register, self._stamp, self._fault = EdgeRegister.read(self._path), stamp, ""
-        except FleetError as error:
-            self._register, self._stamp = None, None  # looked at again next time
-            self._fault = f"the cloud cannot read its fleet's register, so it admits nobody ({error})"
-
-    def _stamp_now(self) -> tuple[int, int, int] | None:
-        try:
-            facts = self._path.stat()
-        except OSError:
-            return None
-        return facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
 class SimplexRegister:
@@ -118,19 +147,22 @@ class SimplexRegister:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / SIMPLEX_KEYS
         self._register = Register(folder)
-        self._read()
+        self._keys = _Watched(folder / SIMPLEX_KEYS, _read_keys)
+        self._told = ""  # the fault that was told last
 
     def keys(self) -> dict[str, bytes]:
-        """Name of an edge → its key, now. Empty where the file cannot be read at the moment."""
+        """Name of an edge → its key, now. Empty where a file cannot be read for longer than a minute."""
         try:
-            found = self._read()
-        except FleetError:
+            return {edge: key for edge, key in self._keys.now().items() if self._register.refusal(edge) is None}
+        except LinkError as error:
+            if str(error) != self._told:
+                self._told = str(error)
+                _log.error("no datagram is taken: %s", error)
             return {}
-        return {edge: key for edge, key in found.items() if self._register.refusal(edge) is None}
 
-    def _read(self) -> dict[str, bytes]:
-        if self._path.exists():
-            refuse_if_others_can_read(self._path, FleetError, "the keys of the one-way link")
-        return {edge: bytes.fromhex(key) for edge, key in SimplexKeys.read(self._path).keys.items()}
+
+def _read_keys(path: Path) -> dict[str, bytes]:
+    if path.exists():
+        refuse_if_others_can_read(path, FleetError, "the keys of the one-way link")
+    return {edge: bytes.fromhex(key) for edge, key in SimplexKeys.read(path).keys.items()}

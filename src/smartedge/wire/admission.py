@@ -76,6 +76,7 @@ class Access:
 
         Raises:
             FleetError: it may not send.
+            LinkError: whether it may send cannot be told at the moment.
         """
         shown = str(metadata.get(TOKEN_HEADER, ""))
         if self._expected is not None and not hmac.compare_digest(shown.encode("utf-8", "replace"), self._expected):

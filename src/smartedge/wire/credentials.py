@@ -64,11 +64,19 @@ class Guard(Protocol):
     """Says who may send, at any time. :class:`smartedge.fleet.register.Register` is one."""
 
     def refusal(self, edge: str, serial: int | None = None) -> str | None:
-        """Why the edge of that name may not send now, with that certificate; None: it may."""
+        """Why the edge of that name may not send now, with that certificate; None: it may.
+
+        Raises:
+            LinkError: this cannot be told at the moment.
+        """
         ...
 
     def edge_of(self, token: str) -> str | None:
-        """Name of the edge that a token belongs to and that may send now; None: the token admits nobody."""
+        """Name of the edge that a token belongs to and that may send now; None: the token admits nobody.
+
+        Raises:
+            LinkError: this cannot be told at the moment.
+        """
         ...
 
 

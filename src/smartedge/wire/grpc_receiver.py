@@ -245,6 +245,8 @@ class GrpcReceiver:
     def _admit(self, context: Any) -> Peer:
         try:
             return self._access.admit(dict(context.invocation_metadata() or ()), context.auth_context() or {})
+        except LinkError as error:
+            raise _Refused(error, grpc.StatusCode.UNAVAILABLE) from error
         except SmartEdgeError as error:
             raise _Refused(error, grpc.StatusCode.UNAUTHENTICATED) from error
 
@@ -349,7 +351,14 @@ class GrpcReceiver:
     def _ask(self) -> None:
         """End the streams of edges that may send no longer."""
         for place in self._places:
-            if not place.stop.done() and (refusal := self._access.refusal(place.peer)):
+            if place.stop.done():
+                continue
+            try:
+                refusal = self._access.refusal(place.peer)
+            except LinkError as error:  # it may come back, and is asked again then
+                place.end(error)
+                continue
+            if refusal:
                 _log.warning("edge %s may not send any more; its stream is broken off", place.peer.edge)
                 place.end(FleetError(refusal))
 

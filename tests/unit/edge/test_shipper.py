@@ -20,9 +20,10 @@ from smartedge.edge import outage
 from smartedge.edge.sender import Traffic
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
-from smartedge.errors import FleetError, LinkError, LogError, RunError
+from smartedge.errors import FleetError, FrameError, LinkError, LogError, RunError
+from smartedge.framelog.log import FrameLog
 from smartedge.types import EncodedBatch, Frame, StreamHeader
-from smartedge.wire.frame import Message, serialise
+from smartedge.wire.frame import Message, header_to_json, serialise
 from smartedge.wire.memory import MemoryLink
 
 HEADER = stream_header(batch_size=3, frames=8, train_steps=8)
@@ -280,14 +281,88 @@ def test_an_edge_killed_after_its_last_stream_ends_without_a_cloud_that_has_gone
         assert (link.opened, link.written, told) == ([("val", 12)], [], [])
 
 
-def test_a_cloud_that_lost_its_store_is_an_error(tmp_path, log):
-    spool = filled(tmp_path)
-    spool.sync()
-    spool.confirm(10)
-    made = shipper(spool, MemoryLink(StoreHandler(log)), tmp_path)
-    with pytest.raises(RunError, match="wants frame 8, but had confirmed all before 10"):
+class InOrder(StoreHandler):
+    """Refuses a stream where frames before it are missing, as the cloud does."""
+
+    def accept(self, edge: str, header: StreamHeader) -> int:
+        if header.first_seq > self.log.next_seq:
+            raise FrameError(f"frame {self.log.next_seq} is missing")
+        return super().accept(edge, header)
+
+
+@pytest.mark.parametrize("copied", [0, 3, 8, 10])
+@pytest.mark.parametrize("when", ["while it sends", "after its end"])
+def test_a_cloud_that_is_restored_from_an_older_copy_gets_again_what_it_lacks(tmp_path, log, copied, when):
+    """Frames before ``copied`` are in the copy. The edge has sent 10 or 12, and the cloud had confirmed them."""
+    spool = filled(tmp_path, end=10 if when == "while it sends" else 12)
+    link = Breaking(InOrder(log), never)
+    nine = threading.Event()
+    link.after_write = lambda: nine.set() if link.written[-1] == 9 else None
+    first = shipper(spool, link, tmp_path)
+    if when == "while it sends":
+        assert nine.wait(timeout=60)
+        first.stop()
+    else:
+        assert first.finish(threading.Event())
+    with contextlib.closing(FeatureLog(tmp_path / "copy")) as older:
+        for seq in range(copied):
+            if seq in (0, 8):
+                older.begin(HEADER if seq == 0 else LATER)
+            older.append(seq, *frame(seq))
+        older.sync()
+        told: list[str] = []
+        spool = Spool(tmp_path / "spool", waiting=lambda: None)
+        spool.confirm(spool.next_seq)  # as far as the edge knows
+        again = shipper(spool, Breaking(InOrder(older), never), tmp_path, told)
+        write(spool, spool.next_seq, 12)
+        assert again.finish(threading.Event())
+        assert [each.seq for each in older.frames()] == list(range(12)) and older.durable == 12
+    assert any(f"the cloud wants frame {copied}, but had confirmed all before" in text for text in told) == (
+        copied < 10 or when == "after its end"
+    )
+    assert Shipped.read(tmp_path / "shipped.json").confirmed == 12
+
+
+def test_a_cloud_that_wants_what_the_edge_does_not_keep_is_an_error(tmp_path, log):
+    with contextlib.closing(FrameLog(tmp_path / "spool", "edge", segment_bytes=500)) as small:
+        small.add_stream(header_to_json(HEADER), 0)
+        for seq in range(8):
+            small.append(seq, *frame(seq))
+        small.sync()
+    spool = Spool(tmp_path / "spool", waiting=lambda: None)
+    spool.confirm(6)
+    assert 0 < spool.first_seq <= 6
+    made = shipper(spool, MemoryLink(InOrder(log)), tmp_path)
+    with pytest.raises(RunError, match=r"wants frame 0, but had confirmed all before 6.*no longer; restore the cloud"):
         made.finish(threading.Event())
     made.stop()
+
+
+def test_a_stream_that_is_refused_although_nothing_is_missing_ends_the_run(tmp_path, log):
+    class Refusing(InOrder):
+        def accept(self, edge: str, header: StreamHeader) -> int:
+            if header == LATER:
+                raise FrameError("the next stream must be another one")
+            return super().accept(edge, header)
+
+    link = Breaking(Refusing(log), never)
+    made = shipper(filled(tmp_path), link, tmp_path)
+    with pytest.raises(FrameError, match="must be another one"):
+        made.finish(threading.Event())
+    made.stop()
+    assert link.written == list(range(8)) and link.opened == [("train", 0), ("train", 8)]
+
+
+def test_an_edge_that_is_restored_from_an_older_copy_makes_again_what_the_cloud_has_and_sends_the_rest(tmp_path, log):
+    assert shipper(filled(tmp_path, end=8), MemoryLink(InOrder(log)), tmp_path).finish(threading.Event())
+    older, told = tmp_path / "older", []
+    spool = filled(older, end=3)
+    link = Breaking(InOrder(log), never)
+    made = shipper(spool, link, older, told)
+    write(spool, 3, 12)
+    assert made.finish(threading.Event())
+    assert link.written == [8, 9, 10, 11] and [each.seq for each in log.frames()] == list(range(12))
+    assert sum("and this edge those before 3: its folder is an older copy" in text for text in told) == 1
 
 
 def test_without_a_thread_it_ships_the_streams_that_have_ended(tmp_path, log):

@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from smartedge.artifacts.fleet import EdgeEntry, EdgeRegister, Issued
-from smartedge.errors import FleetError
-from smartedge.fleet.register import Register
+import smartedge.fleet.register
+from smartedge.artifacts.fleet import EdgeEntry, EdgeRegister, Issued, SimplexKeys
+from smartedge.errors import FleetError, LinkError
+from smartedge.fleet.register import Register, SimplexRegister
 
 NOW = datetime.now(timezone.utc)
 DAY = timedelta(days=1)
@@ -91,10 +93,6 @@ def test_a_token_names_its_edge(put: object, tmp_path: Path, token: str, edge: s
     assert Register(tmp_path).edge_of(token) == edge
 
 
-def test_the_names_are_those_that_were_not_revoked(put: object, tmp_path: Path) -> None:
-    assert Register(tmp_path).names() == ["door", "late", "old", "tok"]
-
-
 def test_a_change_of_the_file_works_at_once_without_a_restart(
     put: Callable[[dict[str, EdgeEntry]], None], tmp_path: Path
 ) -> None:
@@ -104,20 +102,59 @@ def test_a_change_of_the_file_works_at_once_without_a_restart(
     assert "was revoked" in str(register.refusal("door"))
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"schema_version": 1, "edges": {"door": {}}}', None])
-def test_a_register_that_cannot_be_read_admits_nobody_until_it_can(
-    put: Callable[[dict[str, EdgeEntry]], None], tmp_path: Path, damage: str | None
+@pytest.mark.parametrize("damage", ["", "{", '{"schema_version": 2, "edges": {"door": {}}}', None])
+def test_while_a_register_cannot_be_read_the_last_one_counts_for_a_minute_and_then_nobody_is_admitted(
+    put: Callable[[dict[str, EdgeEntry]], None], tmp_path: Path, damage: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Somebody copies the file at this moment, or it is damaged: no edge is told that it was refused for good."""
+    now = [100.0]
+    monkeypatch.setattr(smartedge.fleet.register, "time", SimpleNamespace(monotonic=lambda: now[0]))
     register = Register(tmp_path)
     path = tmp_path / "edges.json"
     if damage is None:
         os.unlink(path)
     else:
         path.write_text(damage)
-    assert "admits nobody" in str(register.refusal("door")) and register.edge_of("tok.secret") is None
-    assert register.names() == []
+    for now[0] in (100.0, 159.0):
+        assert register.refusal("door") is None and register.edge_of("tok.secret") == "tok"
+        assert "was revoked" in str(register.refusal("gone"))
+    now[0] = 160.0
+    for ask in (lambda: register.refusal("door"), lambda: register.edge_of("tok.secret")):
+        with pytest.raises(LinkError, match=r"admits nobody for now \(.*edges\.json"):
+            ask()
+    put({**EDGES, "tok": with_token(None, None)})
+    assert register.refusal("door") is None and register.edge_of("tok.secret") is None
+
+
+@pytest.mark.parametrize("name", ["edges.json", "simplex.json"])
+def test_while_keys_of_the_one_way_link_cannot_be_read_the_last_ones_count_and_the_cloud_says_so(
+    put: Callable[[dict[str, EdgeEntry]], None],
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(smartedge.fleet.register, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    keys = {"door": "ab" * 32, "gone": "cd" * 32}
+    SimplexKeys(keys=keys).write(tmp_path / "simplex.json")
+    register = SimplexRegister(tmp_path)
+    assert list(register.keys()) == ["door"]
+    (tmp_path / name).write_text("{}")
+    for now[0] in (100.0, 159.0):
+        assert list(register.keys()) == ["door"]
+    assert caplog.text.count(name) == 1 and "counts for 60 s" in caplog.text
+    for now[0] in (160.0, 170.0):
+        assert register.keys() == {}
+    assert caplog.text.count("no datagram is taken") == 1
     put(EDGES)
-    assert register.refusal("door") is None and register.edge_of("tok.secret") == "tok"
+    SimplexKeys(keys=keys).write(tmp_path / "simplex.json")
+    assert list(register.keys()) == ["door"]
+    (tmp_path / "simplex.json").chmod(0o640)
+    now[0] += 60
+    assert list(register.keys()) == ["door"]
+    now[0] += 60
+    assert register.keys() == {}, "others may read them"
 
 
 def test_a_cloud_does_not_start_without_its_register(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from headers import stream_header
 
+import smartedge.fleet.register
 import smartedge.wire.grpc_receiver
 from smartedge.artifacts.fleet import Bundle
 from smartedge.config import load_config
@@ -171,6 +172,27 @@ def test_a_revoked_edge_is_refused_and_its_open_stream_is_ended_without_a_restar
         link.close()
     assert "the certificate of edge 'door' was revoked" in refused(connect, where, bundle)
     assert names.edges == ["door"]
+
+
+def test_a_register_that_cannot_be_read_is_an_outage_and_no_refusal(
+    fleet: Authority, listen: Listen, names: Names, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smartedge.wire.grpc_receiver, "_WATCH_S", 0.05)
+    monkeypatch.setattr(smartedge.fleet.register, "_LAST_S", 0.0)
+    where = listen()
+    bundle = open_bundle(fleet.add(["door"], cloud=where, days=1)[0])
+    link = connect(where, bundle)
+    link.open(HEADER)
+    before = (fleet.folder / "edges.json").read_text()
+    (fleet.folder / "edges.json").write_text("")  # as in the middle of a copy
+    assert names.aborted.wait(timeout=20)
+    link.disconnect()
+    impatient = load_config({"link": {"connect_timeout": 0.5}})
+    with pytest.raises(LinkError, match=r"admits nobody for now \(.*edges\.json"):
+        link_to(impatient, where, bundle, patient=False).open(HEADER)
+    (fleet.folder / "edges.json").write_text(before)
+    send(connect(where, bundle))
+    assert names.edges == ["door", "door"]
 
 
 def test_behind_a_proxy_each_edge_shows_its_token(

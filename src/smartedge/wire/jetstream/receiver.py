@@ -311,6 +311,8 @@ class JetStreamReceiver:
                     ended = [message for message in messages if not message.reply]
                     frames = [message for message in messages if message.reply]
                     left = 0 if ended else left - len(frames)
+                    if frames and (refusal := self._refusal(edge)) is not None:  # the edge was revoked meanwhile
+                        return refusal
                     settled = await self._call(functools.partial(_taken, intake, frames))
                     await self._settle(edge, settled)
                     if settled.refusal is not None:

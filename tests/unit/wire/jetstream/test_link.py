@@ -217,6 +217,21 @@ def test_the_register_refuses_an_edge(address: Address) -> None:
         assert "gate" not in handler.held
 
 
+def test_an_edge_that_is_revoked_while_its_frames_are_taken_is_refused(address: Address) -> None:
+    handler, revoked = Handler(), threading.Event()
+    with (
+        taking(handler, address, refusal=lambda edge: "revoked" if revoked.is_set() else None) as receiver,
+        sending(address) as link,
+    ):
+        link.open(HEADER)
+        link.write(frame(0))
+        assert handler.has(lambda: len(handler.held.get("door", ())) == 1)
+        revoked.set()
+        link.write(frame(1))
+        assert handler.has(lambda: receiver.refused["door"] > 0)
+        assert len(handler.held["door"]) == 1
+
+
 def publish(address: Address, subject: str, messages: list[tuple[bytes, bytes]]) -> None:
     """Publish as somebody who sends what he likes: lines of headers, and bodies."""
     with socket.create_connection((address.host, address.port)) as connection, connection.makefile("rb") as answers:
