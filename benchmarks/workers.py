@@ -52,6 +52,7 @@ from smartedge.methods.options import options_of
 from smartedge.methods.schedules import get_schedule
 from smartedge.models.optim import make_optimizer
 from smartedge.privacy.release import release
+from smartedge.runs.allocator import keep_freed_memory
 from smartedge.runs.progress import Quiet, parse_update
 from smartedge.runs.seeds import RandomStream
 from smartedge.types import FeatureBatch, Frame, StreamHeader, Task
@@ -254,6 +255,7 @@ def kills(work: Path, first: int, trials: int) -> dict[str, Any]:
 
 def timed_steps(config: Config, group: Group, steps: int, *, shards: int) -> dict[str, float]:
     """Seconds of one update. With one shard it is today's step; else each worker computes its shards."""
+    keep_freed_memory()  # as the cloud and its workers do
     back, _ = get_method(config.method).cloud(config, 2)
     back.train()
     optimizer = make_optimizer([back], name="adamw", lr=1e-3, weight_decay=0.05, momentum=0.9)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge.cloud.shared_sum import SharedSum
@@ -21,6 +22,7 @@ from smartedge.cloud.shared_sum import SharedSum
 __all__ = ["ALONE", "Group", "WorkerGroup", "WorkersLost"]
 
 _PIECE = 2**20  # numbers of a vector that are on the way at a time
+_SHORT = 1024  # bytes that workers tell each other in one exchange; what is longer takes two
 _PATIENCE = datetime.timedelta(minutes=30)  # that a worker waits for the others within a step
 
 
@@ -71,7 +73,7 @@ class Group:
             like: tensors of the shapes of a term, which are on this worker's device.
 
         Returns:
-            The sum. Every worker gets the same.
+            The sum. Every worker gets the same. It must not be changed in place, and is valid until the next call.
         """
         total = list(terms[0])
         for term in terms[1:]:
@@ -116,15 +118,23 @@ class WorkerGroup(Group):
 
     def gather(self, data: bytes) -> list[bytes]:
         """See :meth:`Group.gather`."""
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        short = np.zeros(_SHORT, np.uint8)  # eight bytes for the length, and as many of the data as fit
+        start = np.frombuffer(len(data).to_bytes(8, "little") + data, np.uint8)[:_SHORT]
+        short[: len(start)] = start
+        told = [each.tobytes() for each in self._gathered(short)]
+        sizes = [int.from_bytes(each[:8], "little") for each in told]
+        if max(sizes) <= _SHORT - 8:
+            return [each[8 : 8 + size] for each, size in zip(told, sizes, strict=True)]
+        mine = np.zeros(max(sizes), np.uint8)
+        mine[: len(data)] = np.frombuffer(data, np.uint8)
+        return [each[:size].tobytes() for each, size in zip(self._gathered(mine), sizes, strict=True)]
+
+    def _gathered(self, mine: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """Arrays of one length, of all workers."""
+        found = [torch.empty(len(mine), dtype=torch.uint8) for _ in range(self.size)]
         with _guarded():
-            dist.all_gather(sizes, torch.tensor([len(data)]))
-            longest = max(int(size) for size in sizes)
-            mine = torch.zeros(longest, dtype=torch.uint8)
-            mine[: len(data)] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-            found = [torch.empty_like(mine) for _ in range(self.size)]
-            dist.all_gather(found, mine)
-        return [each[: int(size)].numpy().tobytes() for each, size in zip(found, sizes, strict=True)]
+            dist.all_gather(found, torch.from_numpy(mine))
+        return [each.numpy() for each in found]
 
     def add_up(self, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
         """See :meth:`Group.add_up`. On one machine workers add in memory that they share, if its system allows it.

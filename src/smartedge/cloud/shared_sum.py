@@ -34,6 +34,8 @@ class SharedSum:
     def add_up(self, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> Tensor | None:
         """The sum of the terms of all workers, in their order; None where the system has no memory to share.
 
+        All workers get the same memory. It must not be changed, and is valid until the next call.
+
         Args:
             terms: those of this worker, in order: each a list of tensors of one dtype, on the CPU. May be empty.
             like: tensors of the shapes and the dtype of a term.
@@ -56,7 +58,7 @@ class SharedSum:
             for row in range(1, sum(counts)):
                 total += self._rows[row, begin:end]
         self._gather(b"")  # all parts of the sum are there
-        return self._rows[-1].clone()  # gradients may be clipped in place, and others read the sum
+        return self._rows[-1]
 
     def _shared(self, rows: int, length: int, dtype: torch.dtype) -> Tensor | None:
         """Memory of the first worker, which the others open. The system frees it when no worker has it any more."""

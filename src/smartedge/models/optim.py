@@ -15,6 +15,7 @@ __all__ = ["apply_gradients", "in_one_pass", "laid_out_like", "make_optimizer", 
 
 AdamOrAdamW = TypeVar("AdamOrAdamW", torch.optim.Adam, torch.optim.AdamW)
 _WARMUP_SHARE = 0.1
+_SMALLEST_NORM = 1e-6  # that of torch's clip_grad_norm_
 _SCALE = "lr_scale"  # of a group: its learning rate ÷ that of the others
 
 
@@ -96,10 +97,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, *, peak: float, step: in
     return rate
 
 
+@torch.no_grad()
 def apply_gradients(optimizer: torch.optim.Optimizer, *, clip_norm: float) -> Tensor:
-    """Scale all gradients down to ``clip_norm`` together, update, clear; returns the norm before scaling."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
+    """Scale all gradients down to ``clip_norm`` together, update, clear; returns the norm before scaling.
+
+    Gradients are not changed in place, since workers may share their memory. Small ones are not copied.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norms = torch._foreach_norm([p.grad for p in parameters]) if parameters else [torch.zeros(())]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    scale = (clip_norm / (norm + _SMALLEST_NORM)).clamp(max=1.0)
+    if norm.device.type != "cpu" or scale != 1.0:  # a GPU would have to be waited for
+        for p in parameters:
+            assert p.grad is not None
+            p.grad = p.grad * scale
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

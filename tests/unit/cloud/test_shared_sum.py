@@ -51,10 +51,7 @@ def added(shares: list[list[int]]) -> list[list[Tensor | None]]:
         for step, counts in enumerate(shares):
             first, terms = sum(counts[:rank]), terms_of(sum(counts), step)
             total = shared.add_up(terms[first : first + counts[rank]], terms[0])
-            found[step][rank] = total
-            if total is not None and rank == 0:
-                found[step][rank] = total.clone()
-                total.zero_()  # what one worker does with its sum, such as clipping, is not seen by the others
+            found[step][rank] = None if total is None else total.clone()  # it is valid until the next call
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from smartedge.models.optim import in_one_pass, make_optimizer
+from smartedge.models.optim import apply_gradients, in_one_pass, make_optimizer
 from smartedge.runs.checkpoint import Checkpoints
 
 LAYOUTS = {
@@ -65,3 +65,20 @@ def test_a_checkpoint_and_a_change_of_layout_lead_to_the_same_bits(name, tmp_pat
     whole = updated(network, None)
     resumed = updated(fresh, Checkpoints(tmp_path).load(1))
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+@pytest.mark.parametrize("clip_norm", [0.5, 50.0])
+def test_gradients_are_scaled_as_torch_does_and_not_in_place(clip_norm):
+    torch.manual_seed(0)
+    plain, ours = ([nn.Parameter(torch.ones(shape)) for shape in ((4, 3), (3,), (2,))] for _ in range(2))
+    gradients = [torch.randn(4, 3), torch.randn(3)]  # the last parameter has none
+    before = [gradient.clone() for gradient in gradients]
+    for p, q, gradient in zip(plain, ours, gradients, strict=False):
+        p.grad, q.grad = gradient.clone(), gradient
+    expected = nn.utils.clip_grad_norm_(plain, clip_norm)
+    torch.optim.SGD(plain, lr=0.1).step()
+    found = apply_gradients(torch.optim.SGD(ours, lr=0.1), clip_norm=clip_norm)
+    assert torch.equal(found, expected)
+    assert all(torch.equal(p, q) for p, q in zip(plain, ours, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(gradients, before, strict=True))
+    assert all(q.grad is None for q in ours)
