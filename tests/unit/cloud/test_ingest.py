@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -15,20 +16,21 @@ import pytest
 from headers import stream_header
 
 from smartedge.cloud.handover import Handover
+from smartedge.cloud.ingest import Ingest
 from smartedge.cloud.runner import CloudRunner
 from smartedge.codec import get_codec, pack, unpack
 from smartedge.config import Config, load_config
 from smartedge.edge.sender import Sender, Traffic
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
-from smartedge.errors import CodecError, FrameError
+from smartedge.errors import CodecError, FrameError, RunError
 from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.mechanisms import Unprotected
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate, release
 from smartedge.runs.progress import Quiet
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import receive, serialise
+from smartedge.wire.frame import ReceivedFrame, receive, serialise
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
 from smartedge.wire.memory import MemoryLink
@@ -234,6 +236,84 @@ def test_a_stream_of_which_no_frame_came_leaves_nothing_and_locks_nobody_out(tmp
         backs.append(runner.trainer.back.state_dict())
         runner.close()
     assert all(np.array_equal(backs[0][name].numpy(), backs[1][name].numpy()) for name in backs[0])
+
+
+# -- the rules of ingest alone, where nothing trains
+
+
+@contextlib.contextmanager
+def taking_in(folder: Path, settings: dict[str, object] | None = None) -> Iterator[tuple[Ingest, Handover]]:
+    config, handover = load_config(SETTINGS, settings or {}), Handover()
+    begin: Callable[[str, StreamHeader], None] = lambda edge, header: None  # noqa: E731
+    ingest = Ingest(config, folder, {"layer3": (256, 2, 2)}, handover, Quiet(), begin=begin, learn=None)
+    try:
+        yield ingest, handover
+    finally:
+        ingest.close()
+
+
+def arrived(header: StreamHeader) -> list[ReceivedFrame]:
+    return [receive(serialise(frame, header), header) for frame in frames_of(header)]
+
+
+def test_an_edge_waits_when_it_is_further_ahead_of_training_than_it_may_be(tmp_path: Path) -> None:
+    with taking_in(tmp_path, {"link": {"max_lead_frames": 1}}) as (ingest, handover):
+        header = streams(load_config(SETTINGS))[0]
+        ingest.accept("edge", header)
+        first, second = (
+            threading.Thread(target=ingest.ingest, args=("edge", header, frame), daemon=True)
+            for frame in arrived(header)
+        )
+        first.start()
+        first.join(timeout=20)
+        assert not first.is_alive(), "one frame may wait"
+        second.start()
+        second.join(timeout=0.2)
+        assert second.is_alive() and handover.intakes["edge"].next_seq == 2
+        with handover.changed:
+            handover.learned["edge"] = 1
+            handover.changed.notify_all()
+        second.join(timeout=20)
+        assert not second.is_alive()
+
+
+def test_a_complete_run_takes_nothing_new_and_what_came_before_may_come_again(tmp_path: Path) -> None:
+    with taking_in(tmp_path) as (ingest, handover):
+        header = streams(load_config(SETTINGS))[0]
+        ingest.accept("edge", header)
+        first, second = arrived(header)
+        ingest.ingest("edge", header, first)
+        handover.complete = True
+        ingest.ingest("edge", header, first)
+        with pytest.raises(RunError, match="nothing more is taken in"):
+            ingest.ingest("edge", header, second)
+        assert handover.intakes["edge"].next_seq == 1 and handover.intakes["edge"].images == 4
+
+
+def test_no_more_edges_take_part_than_the_run_expects(tmp_path: Path) -> None:
+    with taking_in(tmp_path, {"fleet": {"expect": 2}}) as (ingest, handover):
+        header = streams(load_config(SETTINGS, {"fleet": {"expect": 2}}))[0]
+        for edge in ("a", "b"):
+            ingest.accept(edge, header)
+            ingest.ingest(edge, header, arrived(header)[0])
+        with pytest.raises(RunError, match="this run takes 2 edges"):
+            ingest.accept("c", header)
+        assert ingest.accept("a", header) == 0, "it is one of the two"
+        assert [handover.intakes[edge].refused for edge in ("a", "b")] == [0, 0]
+
+
+def test_an_edge_is_done_when_its_test_frames_are_in(tmp_path: Path) -> None:
+    with taking_in(tmp_path) as (ingest, handover):
+        done = []
+        for header in streams(load_config(SETTINGS)):
+            ingest.accept("edge", header)
+            for frame in arrived(header):
+                ingest.ingest("edge", header, frame)
+            handover.learned["edge"] = header.end_seq
+            done.append((ingest.unaware(), handover.intakes["edge"].closed))
+            ingest.finish("edge", header)
+        assert done == [([], False)] * 3
+        assert handover.intakes["edge"].sent_all and handover.intakes["edge"].closed and ingest.unaware() == []
 
 
 @pytest.mark.parametrize("value", [3e38, np.inf, np.nan])

@@ -285,5 +285,6 @@ def test_the_word_decides_a_label_at_the_exact_threshold(epsilon):
 def test_what_a_label_costs():
     assert label_event_of(TASK, None).epsilon == math.inf
     assert label_event_of(TASK, 0.5) == ReleaseEvent("randomised-response", 0.5, codewords=2)
+    assert label_event_of(Task("single", ("c",), ("x", "y", "z")), 0.5).codewords == 3
     many = Task("multi", tuple("abc"), tuple("abc"))
-    assert label_event_of(many, 0.5).epsilon == 0.5
+    assert label_event_of(many, 0.5) == ReleaseEvent("randomised-response", 0.5, codewords=2), "of each column"
