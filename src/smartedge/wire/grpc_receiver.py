@@ -31,7 +31,7 @@ from smartedge.wire.credentials import Credentials, Guard
 from smartedge.wire.frame import header_from_json
 from smartedge.wire.grpc_errors import status_of
 from smartedge.wire.grpc_link import METHOD
-from smartedge.wire.inbox import Ahead, Inbox, Slots, Turns, Unsynced, drained, no_messages_kept
+from smartedge.wire.inbox import Ahead, Inbox, Slots, Turns, Unsynced, drained, first_message, no_messages_kept
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
@@ -253,7 +253,7 @@ class GrpcReceiver:
     async def _take_stream(self, context: Any, address: Address, peer: Peer) -> None:
         if self._access.proves:
             self._connections.prove(address, peer.edge)
-        first = await _within(self._limits.header_s, context.read())
+        first = await first_message(self._limits.header_s, context.read())
         if first is None:
             await context.write(Down().SerializeToString())  # not possible where the connection was cut
             raise FrameError("stream header: the stream ended without one")
@@ -397,12 +397,3 @@ def _address(peer: str) -> Address:
     """Host and port of gRPC's name of a peer, such as ipv4:127.0.0.1:4711 or ipv6:[::1]:4711."""
     host, _, port = peer.partition(":")[2].rpartition(":")
     return address_of((host.strip("[]"), int(port)))
-
-
-async def _within(seconds: float, reading: Coroutine[Any, Any, Any]) -> bytes | None:
-    """The first message of a stream; None where the stream ends without one."""
-    try:
-        data = await asyncio.wait_for(reading, seconds)
-    except asyncio.TimeoutError as error:
-        raise FrameError(f"stream: no header came within {seconds:g} s") from error
-    return None if data is grpc.aio.EOF else bytes(data)

@@ -6,18 +6,19 @@ import asyncio
 import contextlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
 
+from smartedge.errors import FrameError
 from smartedge.wire.frame import Message
 from smartedge.wire.parts import Joiner
 from smartedge.wire.places import Open
 
-__all__ = ["Ahead", "Inbox", "Slots", "Turns", "Unsynced", "drained", "no_messages_kept"]
+__all__ = ["Ahead", "Inbox", "Slots", "Turns", "Unsynced", "drained", "first_message", "no_messages_kept"]
 
 _AHEAD_BYTES = 2 * 2**20  # no more is read while the handler works
 _AHEAD_FRAMES = 64  # nor more than this
@@ -95,6 +96,15 @@ class Inbox:
     def _wake(self) -> None:
         if not self.came.done():
             self.came.set_result(None)
+
+
+async def first_message(seconds: float, reading: Coroutine[Any, Any, Any]) -> bytes | None:
+    """The first message of a stream; None where the stream ends without one."""
+    try:
+        data = await asyncio.wait_for(reading, seconds)
+    except asyncio.TimeoutError as error:
+        raise FrameError(f"stream: no header came within {seconds:g} s") from error
+    return None if data is grpc.aio.EOF else bytes(data)
 
 
 def drained(messages: list[Message]) -> Iterator[Message]:
