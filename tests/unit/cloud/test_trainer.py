@@ -73,6 +73,13 @@ def test_stopped_and_resumed_gives_the_same_weights(log, tmp_path):
         assert torch.equal(tensor, resumed.back.state_dict()[name])
 
 
+def test_the_last_two_checkpoints_are_kept(log, tmp_path):
+    """An edge of split learning may go back by one."""
+    one = trainer(tmp_path / "run")
+    one.train_from(frames_of(log))
+    assert one.checkpoints.numbers() == [3, 4]
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 def test_reading_ahead_gives_the_same_weights(log, tmp_path, shards):
     trained = []
