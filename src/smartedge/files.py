@@ -120,7 +120,7 @@ def refuse_if_others_can_read(path: Path, error: type[Exception], what: str) -> 
         Exception: of the class ``error``: others may read it.
     """
     if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise error(f"{path}: others than its owner may read {what}; run: chmod 600 {path}")
+        raise error(f"{path}: users other than its owner may read {what}; run: chmod 600 {path}")
 
 
 def sync_file(descriptor: int) -> None:

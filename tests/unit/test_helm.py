@@ -188,7 +188,7 @@ def test_the_fleet_of_a_secret_is_accepted(
     fleet.mkdir(mode=0o770)
     for file in secret.iterdir():
         file.chmod(0o550 if file.is_dir() else 0o440)
-    with pytest.raises(FleetError, match="others than its owner"):
+    with pytest.raises(FleetError, match="other than its owner"):
         read(secret)
     container = rendered(settings, *values)["Deployment"]["spec"]["template"]["spec"]["initContainers"][0]
     script = container["args"][0].replace("/secret/", f"{secret}/").replace("/fleet/", f"{fleet}/")

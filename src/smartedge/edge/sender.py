@@ -91,7 +91,7 @@ class Sender:
         self.traffic = traffic
         self._stop = threading.Event()
         self._header: StreamHeader | None = None
-        self._to_end = False  # the link's receiver has not heard that the stream has ended
+        self._end_is_due = False  # the receiver has not heard yet that the stream has ended
         self._seq = next_seq  # the same, as the sending thread counts
         self._wanted = next_seq  # the receiver holds earlier frames
         self._failure: BaseException | None = None
@@ -155,7 +155,7 @@ class Sender:
             begun = time.perf_counter()
             if message.seq >= self._wanted:
                 self._out.write(message)
-            self._took(time.perf_counter() - begun)
+            self._count_link_time(time.perf_counter() - begun)
 
         self._do(release_and_write)
 
@@ -210,7 +210,7 @@ class Sender:
         """
         self._open(header)
         if self._wanted < header.end_seq:
-            self._to_end = False
+            self._end_is_due = False
             self.link.disconnect()
             raise RunError(
                 f"the cloud wants frame {self._wanted}, but had confirmed all before {header.end_seq}; restore its run "
@@ -242,9 +242,9 @@ class Sender:
         self._counted = self.link.counters()
         self._header = header
         self._wanted = self._out.open(header)
-        self._to_end = self.shipper is None
+        self._end_is_due = self.shipper is None
 
-    def _took(self, seconds: float) -> None:
+    def _count_link_time(self, seconds: float) -> None:
         """Count the time of the link. The shipper counts its own."""
         if self.shipper is None:
             self.traffic.link_seconds += seconds
@@ -277,16 +277,16 @@ class Sender:
             self._end()  # the receiver has its frames, which are durable when it has heard of the end
             return
         self.link.flush()
-        self._took(time.perf_counter() - begun)
+        self._count_link_time(time.perf_counter() - begun)
         self._count()
 
     def _end(self) -> None:
         """Let the receiver know that the stream has ended, where it does not."""
-        if self._to_end:
-            self._to_end = False
+        if self._end_is_due:
+            self._end_is_due = False
             begun = time.perf_counter()
             self.link.close()
-            self._took(time.perf_counter() - begun)
+            self._count_link_time(time.perf_counter() - begun)
             self._count()
 
     def _count(self) -> None:

@@ -53,7 +53,7 @@ class Credentials:
         """Read certificates and key.
 
         Raises:
-            LinkError: a file cannot be read, or others than its owner may read the key.
+            LinkError: a file cannot be read, or users other than its owner may read the key.
         """
         if key is not None and key.exists():
             refuse_if_others_can_read(key, LinkError, "a private key")

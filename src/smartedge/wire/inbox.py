@@ -123,7 +123,7 @@ class Unsynced:
         self._some, self._full, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def add(self, size: int, *, last: bool) -> None:
-        """Frames of so many bytes were taken. Waits where a whole group waits already; ``last``: hurry."""
+        """So many bytes of frames were taken. Waits where a whole group waits already. ``last``: all is due at once."""
         self._size += size
         self._some.set()
         self._room.clear()

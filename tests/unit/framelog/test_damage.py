@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from framelogs import EDGE, FRAMES, content, fill, opened, written
 
 from smartedge.errors import LogError
 from smartedge.framelog.log import FrameLog
-from smartedge.framelog.reader import LogReader
+from smartedge.framelog.reader import STREAMS, LogReader
+from smartedge.framelog.records import FILE_HEADER_BYTES, FRAME, RECORD_HEADER_BYTES, FileHeader, Record, sound_records
 
 
 @pytest.fixture
@@ -168,3 +171,30 @@ def test_what_was_damaged_after_opening_is_noticed_when_it_is_read(tmp_path):
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     damaged = list(log.damages())
     assert len(damaged) == 1 and f"edge {EDGE!r}, frame 2: damaged" in str(damaged[0])
+
+
+def test_a_body_fits_by_its_length_and_by_its_checksum() -> None:
+    record = Record(FRAME, 0, 0, 1, 2, zlib.crc32(b"abc"))
+    assert record.fits(b"abc") and not record.fits(b"abd")
+    assert not record._replace(payload=3).fits(b"abc"), "it is cut short, by chance where the checksum is right"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"stream": 1}, {"stream": 2}, {"kind": FRAME}, {"checksum": 0}, {"head": 1}],
+    ids=str,
+)
+def test_a_stream_header_that_is_sound_but_not_the_next_one_is_an_error(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    written(tmp_path, 5)
+    file = tmp_path / STREAMS
+    data = file.read_bytes()
+    header = FileHeader.unpack(data)
+    assert header is not None
+    first, _ = next(sound_records(data[FILE_HEADER_BYTES:], header.seed))
+    assert [record.stream for record, _ in sound_records(data[FILE_HEADER_BYTES:], header.seed)] == [0, 1]
+    rest = data[FILE_HEADER_BYTES + RECORD_HEADER_BYTES :]
+    file.write_bytes(data[:FILE_HEADER_BYTES] + first._replace(**changed).pack(header.seed) + rest)
+    with pytest.raises(LogError, match=f"stream header 0: damaged or missing at byte {FILE_HEADER_BYTES},"):
+        LogReader(tmp_path, EDGE)

@@ -102,6 +102,11 @@ def test_no_more_is_held_than_the_header_allows() -> None:
         assert joiner.add(sent(Frame(payload=bytes(PART), more=True))) is None
     with pytest.raises(FrameError, match=f"up to {max_head_bytes(header)} and {most} are possible"):
         joiner.add(sent(Frame(payload=bytes(most - whole * PART + 1), more=True)))
+    small = dataclasses.replace(HEADER, feature_shape=(8, 4, 4))
+    largest = bytes(max_payload_bytes(small))
+    assert Joiner(small).add(sent(Frame(head=b"h", payload=largest))) == Message(b"h", largest)
+    with pytest.raises(FrameError, match=f"a payload of at least {len(largest) + 1} bytes"):
+        Joiner(small).add(sent(Frame(head=b"h", payload=largest + b"x")))
     head = bytes(max_head_bytes(header))
     assert Joiner(header).add(sent(Frame(head=head))) == Message(head, b"")
     with pytest.raises(FrameError, match=f"a head of {len(head) + 1} bytes"):
