@@ -314,7 +314,8 @@ def _print_people(result: Audit, console: Console) -> None:
         for images, band in bands.items():
             figures = band.attacks[band.best]
             low, high = figures.ci95
-            bound = f", no attacker exceeds {100 * band.certificate.bound:.1f}" if band.certificate else ""
+            fewest = images.split("-")[0]
+            bound = f", no attacker of {fewest} exceeds {100 * band.certificate.bound:.1f}" if band.certificate else ""
             console.print(
                 f"{name} from {images} of one person's images: {100 * figures.balanced_accuracy:.1f} "
                 f"± {50 * (high - low):.1f} %, label floor {100 * band.label_floor.balanced_accuracy:.1f}{bound}",

@@ -190,7 +190,10 @@ def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: boo
                 [f"So far, {_most(doubtful[0])}.", *sentences],
             )
         return Verdict(
-            "good", "hidden", f"What was sent hides {_names(judged)} as far as possible: {_most(worst)}.", sentences
+            "good",
+            "hidden",
+            f"What was sent hides {_names(judged)} from the attackers that were tried: {_most(worst)}.",
+            sentences,
         )
     undefended = worst.undefended
     if undefended is not None and most < undefended - _NO_LESS:
@@ -248,19 +251,22 @@ def _certified(leak: Leak) -> list[str]:
         return []
     text = (
         f"No attacker that has one release exceeds {percent(leak.certified)} on {leak.name}, whatever it computes "
-        "(95\N{NO-BREAK SPACE}% confidence)."
+        "(95\N{NO-BREAK SPACE}% confidence). This is about images that the front did not learn from, and each person "
+        "counts once where persons are known."
     )
     if leak.full_depth_needed is False:
         text += (
-            " That is at most 2 points above an attacker that needs little time. So attackers of full depth were not "
-            "trained: they could not read more than these 2 points."
+            " Counted in this way, it is at most 2 points above an attacker that needs little time. So attackers of "
+            "full depth were not trained: with the same confidence they read at most these 2 points more."
         )
     return [text]
 
 
 def _stronger(judged: Sequence[Leak], guaranteed: bool) -> str:
     if all(leak.certified is not None for leak in judged):
-        return "A stronger attacker may read more, but from one release no more than the certificate says."
+        return (
+            "A stronger attacker may read more, but from one release of a new image no more than the certificate says."
+        )
     return "A stronger attacker may read more" + (
         ". Only the guarantee holds for all attackers." if guaranteed else ": no guarantee rules it out."
     )

@@ -309,7 +309,7 @@ def test_the_report_draws_every_attacker_and_every_reference(write_run, write_au
         assert line in drawn
     text = text_of(page)
     assert '<span class="word">hidden</span>' in page.read_text("utf-8")
-    assert "What was sent hides masculine as far as possible" in text.split("Privacy verdict")[0]
+    assert "What was sent hides masculine from the attackers that were tried" in text.split("Privacy verdict")[0]
     for said in ("What is not covered", "Budget spent", "It has 91.3 % balanced accuracy", "no time was left"):
         assert said in text
     assert "distance in the features of resnet18" in text
@@ -559,7 +559,8 @@ def test_a_certificate_is_said_beside_the_attacks_and_ends_the_doubt_of_a_strong
 
     said = words(certified(0.687))
     assert "No attacker that has one release exceeds 68.7 % on masculine" in said
-    assert "from one release no more than the certificate says" in said and "no guarantee rules it out" not in said
+    assert "from one release of a new image no more than the certificate says" in said
+    assert "no guarantee rules it out" not in said
     assert "were not trained" not in said
     assert "So attackers of full depth were not trained" in words(certified(0.67, needed=False))
 
