@@ -117,6 +117,15 @@ def test_everything_arrives_once_and_is_counted(tmp_path, log):
     assert (shipped.confirmed, shipped.up) == (12, traffic.up)
 
 
+def test_a_later_process_goes_on_with_the_counts_of_the_earlier_one(tmp_path, log):
+    Shipped(confirmed=8, up={"train": 100}, down={"train": 7}, source="payload").write(tmp_path / "shipped.json")
+    spool, traffic = filled(tmp_path), Traffic()
+    Shipper(spool, MemoryLink(StoreHandler(log)), tmp_path / "shipped.json", traffic, tell=lambda text: None)
+    assert (traffic.up, traffic.down, traffic.source) == ({"train": 100}, {"train": 7}, "payload")
+    assert (spool.confirmed, spool.waiting_frames) == (8, 4)
+    spool.close()
+
+
 @pytest.mark.parametrize("every", [3, 4, 7])
 def test_a_link_that_breaks_again_and_again_loses_and_repeats_nothing(tmp_path, log, every):
     told: list[str] = []

@@ -99,6 +99,8 @@ def test_what_the_cloud_confirmed_is_dropped(tmp_path):
             spool.message(0)
     with opened(tmp_path, max_bytes=2**16) as spool:
         assert spool.confirmed == first and spool.next_seq == 40
+        spool.confirm(50)  # by an earlier process, whose spool lost what came last
+        assert spool.waiting_frames == 0 and spool.age() == 0.0
 
 
 def test_a_full_spool_stops_the_run_with_a_clear_error(tmp_path):
