@@ -116,10 +116,11 @@ def decode(item: Item, image_size: int | ImageSize, fit: Fit = "crop") -> Pixels
 def _read(path: Path) -> bytes | str:
     """The bytes of a file, or why it is not read: a pipe would be waited for, and a device never ends."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)  # 'open' refuses a folder, and would leave it open
+        return "not a file but a folder, pipe or device"
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return "not a file but a folder, pipe or device"
         return "image too large" if status.st_size > MOST_BYTES else file.read()
 
 

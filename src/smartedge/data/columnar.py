@@ -127,7 +127,7 @@ def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
     return {
         column: tuple(map(str, feature["names"]))
         for column, feature in _features(schema).items()
-        if feature.get("_type") == "ClassLabel" and feature.get("names")
+        if feature.get("_type") == "ClassLabel" and feature.get("names") and isinstance(feature["names"], list)
     }
 
 
@@ -148,6 +148,8 @@ def _image_column(schema: pa.Schema, path: Path) -> str:
         if column in schema.names and _is_text(schema.field(column).type):
             return column
     found = f" {named[0]!r} is of type {schema.field(named[0]).type}." if named else ""
+    if candidates:
+        found = f" {' and '.join(candidates)} could be it: rename one of them."
     raise DataError(
         f"{path} has no column that is known to hold images: call it 'image' and make it a struct of 'bytes' and "
         f"'path' (or plain encoded bytes, or names of files).{found} Its columns are: {', '.join(schema.names)}"
@@ -172,7 +174,9 @@ def _read(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
         tables = [open_table(path).read(columns) for path in paths]
         return pa.concat_tables([table.replace_schema_metadata() for table in tables], promote_options="permissive")
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"column {', '.join(columns)} of {paths[0].parent} cannot be read: {error}") from error
+        raise DataError(
+            f"column {', '.join(columns)} of {paths[0].parent} cannot be read: {error}. It needs one type in all files"
+        ) from error
 
 
 def _items(root: Path, paths: Sequence[Path], image: str) -> Iterator[Item]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from smartedge.data.raw import split_of
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing
 from smartedge.image_size import RGB
@@ -32,15 +33,17 @@ def keep_given(data: object, folder: Path, columns: Sequence[str], channels: int
     """Write data sets to ``folder``, a Parquet file for each split. Each is read once, some records at a time.
 
     Args:
-        data: split (``train``, ``val``, ``test``) → data set, or the training images alone. A data set is:
+        data: split (``train``, ``val`` or ``validation``, ``test``) → data set, or the training images alone. A data
+            set is:
 
             - a ``Dataset`` of torch, map-style or iterable, of pairs (image, label) or of mappings;
             - a ``Dataset`` or ``IterableDataset`` of Hugging Face;
             - a pair of arrays, images (N, H, W), (N, H, W, C) or (N, C, H, W) and labels (N,) or (N, L);
             - any other iterable of such records.
 
-            An image is one of Pillow, the name of a file, a file's bytes, or pixels: uint8, uint16 (divided by 256), or
-            floating point in [0, 1]. A label is a value, a sequence of values, or a mapping of columns to values.
+            An image is one of Pillow, the name of a file, an open file, a file's bytes, or pixels: uint8, uint16
+            (divided by 256), or floating point in [0, 1]. A label is a value, a sequence of values, or a mapping of
+            columns to values.
         folder: where the files are written. Only the user can read them.
         columns: what labels without a name are called: one column, or as many as a sequence has values.
         channels: that images may have, beside 1 and 3. They are kept as TIFF files with a page for each channel.
@@ -48,9 +51,12 @@ def keep_given(data: object, folder: Path, columns: Sequence[str], channels: int
     Raises:
         DataError: a split is unknown or empty, or a record is of another form.
     """
-    splits = dict(data) if isinstance(data, Mapping) else {"train": data}
-    if unknown := sorted(set(map(str, splits)) - set(_SPLITS)):
+    named = dict(data) if isinstance(data, Mapping) else {"train": data}
+    if unknown := sorted(name for name in map(str, named) if split_of(name) is None):
         raise DataError(f"data: there is no split {', '.join(unknown)}; the splits are {', '.join(_SPLITS)}")
+    splits = {split_of(str(name)): given for name, given in named.items()}
+    if len(splits) < len(named):
+        raise DataError(f"data: {', '.join(map(str, named))} name one split twice; leave one of them")
     if "train" not in splits:
         raise DataError("data: the split 'train' is missing")
     private_folder(folder)
@@ -125,10 +131,23 @@ def _records(name: str, given: object, columns: Sequence[str], channels: int) ->
         given = _undecoded(given, features)
     elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         given = map(given.__getitem__, range(len(given)))
-    if not isinstance(given, Iterable):
+    if not isinstance(given, Iterable) and not hasattr(given, "__getitem__"):
         raise DataError(f"{name} is a {type(given).__name__}; give a Dataset, or a pair of arrays")
-    for number, record in enumerate(given):
+    for number, record in enumerate(_all_of(name, given)):
         yield _record(f"{name}, record {number}", record, columns, channels)
+
+
+def _all_of(name: str, given: Any) -> Iterator[object]:
+    """The records. What the data set's own code raises is said with the record at which it did."""
+    given_so_far = 0
+    try:
+        for record in given:
+            yield record
+            given_so_far += 1
+    except Exception as error:
+        raise DataError(
+            f"{name}, record {given_so_far}: its own code raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def _undecoded(given: Any, features: Mapping[str, Any]) -> Iterable[object]:
@@ -175,6 +194,8 @@ def _encoded(where: str, image: object, channels: int) -> bytes:
         if image.get("path") is None:
             raise DataError(f"{where} has no image")
         image = image["path"]
+    if isinstance(image, io.IOBase):
+        image = image.read()
     if isinstance(image, str | Path):
         try:
             return Path(image).read_bytes()

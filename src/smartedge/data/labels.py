@@ -121,6 +121,7 @@ def read_column(data: RawData, name: str) -> Column:
     )
     if name in data.class_names:
         names = data.class_names[name]
+        _refuse_twins(names, data, name)
         codes = {split: _bounded(_integers(part), len(names)) for split, part in parts.items()}
         return Column(name, names, codes, f"no label, or one outside 0..{len(names) - 1}, in column {name!r}")
     unusable = f"no label in column {name!r}"
@@ -145,10 +146,11 @@ def read_column(data: RawData, name: str) -> Column:
 
 def _refuse_twins(classes: Sequence[str], data: RawData, name: str) -> None:
     """Refuse classes that a reader takes for one: they differ in case, in spaces or in the form of a letter alone."""
-    seen: dict[str, str] = {}
-    for each in classes:
-        twin = seen.setdefault(_as_read(each), each)
-        if twin != each:
+    seen: dict[str, int] = {}
+    for place, each in enumerate(classes):
+        first = seen.setdefault(_as_read(each), place)
+        if first != place:
+            twin = classes[first]
             raise DataError(
                 f"column {name!r} of {data.name} has the classes {twin!a} and {each!a}, which differ in case, spaces, "
                 "dashes or the form of a letter alone; if they are one class, write both the same way, else rename one"
@@ -230,7 +232,7 @@ def _plain(column: pa.ChunkedArray, data: RawData, name: str) -> pa.ChunkedArray
             "measured values cannot be learned (regression), only classes and yes/no attributes; choose another "
             "column, or sort the values into classes, such as 'low', 'medium' and 'high'"
         )
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         column = column.cast(pa.string())
         return pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column)
     if pa.types.is_null(kind):

@@ -182,6 +182,8 @@ class Analysis:
         first, second = self.trace.values[node]
         if not isinstance(first, Tensor):
             return f"what crosses there is not a tensor but {type(first).__name__}"
+        if not first.is_floating_point():
+            return f"{self._text(node)} crosses there, and its {str(first.dtype).removeprefix('torch.')} cannot be sent"
         shapes = [first.shape[:1], second.shape[:1]]
         if [*map(tuple, shapes)] != [(b,) for b in BATCHES] or first.shape[1:] != second.shape[1:] or first.ndim < 2:
             return f"the tensor that crosses there, {self._text(node)}, does not have the batch as its first dimension"

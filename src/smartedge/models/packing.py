@@ -81,7 +81,7 @@ def packing_of(values: Sequence[tuple[object, object]]) -> Packing | None:
         trailing.append(tuple(first.shape[1:]))
         numbers.append(each * prod(first.shape[1:]))
         kinds.add(first.dtype)
-    if len(kinds) > 1 or not all(numbers):
+    if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds) or not all(numbers):
         return None
     width = gcd(*(shape[-1] for shape in trailing))
     tokens = width > 1 and all(len(shape) in (1, 2) for shape in trailing)

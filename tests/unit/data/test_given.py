@@ -35,6 +35,13 @@ class Pairs(Dataset):  # type: ignore[type-arg]
         return Image.fromarray(PIXELS[place]), int(LABELS[place])
 
 
+class Raises:
+    """Without a length, and with a bug."""
+
+    def __getitem__(self, place: int) -> tuple[np.ndarray, int]:
+        return PIXELS[place], 1 // (3 - place)
+
+
 class Stream(IterableDataset):  # type: ignore[type-arg]
     def __iter__(self) -> Iterator[dict[str, object]]:
         for pixels, label in zip(PIXELS, LABELS, strict=True):
@@ -97,6 +104,11 @@ def test_pixels_and_labels_stay_the_same(form: Callable[[], object], kept: Calla
     assert data.task.names == (("ant", "bee", "cat") if form in (Pairs, Hugging) else ("0", "1", "2"))
 
 
+def test_splits_may_be_called_as_elsewhere(kept: Callable[..., DataSet]) -> None:
+    data = kept({"train": (PIXELS, LABELS), "validation": (PIXELS[:6], LABELS[:6]), "test": (PIXELS[:4], LABELS[:4])})
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [len(PIXELS), 6, 4]
+
+
 def test_the_files_are_private(kept: Callable[..., DataSet], tmp_path: Path) -> None:
     kept((PIXELS, LABELS))
     assert (tmp_path / "data" / "train.parquet").stat().st_mode & 0o077 == 0
@@ -121,15 +133,18 @@ def test_several_labels_and_grey_images(kept: Callable[..., DataSet]) -> None:
         torch.full((3, 8, 8), 0.5, dtype=torch.bfloat16),
         Path("grey.png"),
         "grey.png",
+        io.BytesIO,
     ],
-    ids=["32 bits", "floating point", "gradient", "bfloat16", "path", "name"],
+    ids=["32 bits", "floating point", "gradient", "bfloat16", "path", "name", "open file"],
 )
 def test_forms_of_an_image(
     image: object, kept: Callable[..., DataSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("L", (8, 8), 128).save("grey.png")
-    train = kept([(image, place % 2) for place in range(20)]).splits["train"]
+    data = Path("grey.png").read_bytes()
+    images = [image(data) if image is io.BytesIO else image for _ in range(20)]
+    train = kept([(each, place % 2) for place, each in enumerate(images)]).splits["train"]
     assert (train.read(np.arange(4)).images_BCHW == 128).all()
 
 
@@ -154,6 +169,8 @@ def test_forms_of_an_image(
         ([({"bytes": None, "path": "/nowhere.png"}, 1)], r"the image file '/nowhere\.png' cannot be read"),
         ([(Image.new("I", (8, 8), 70_000), 1)], "pixels are int32"),
         (7, "is a int; give a Dataset"),
+        (Raises(), "record 3: its own code raised ZeroDivisionError: "),
+        ({"train": [], "val": [], "validation": []}, "train, val, validation name one split twice"),
     ],
 )
 def test_what_is_no_data_set(data: object, message: str, kept: Callable[..., DataSet]) -> None:

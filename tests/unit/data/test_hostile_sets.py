@@ -267,6 +267,7 @@ def test_pipes_and_folders_are_no_tables(name: str, folders: Callable[..., Path]
         (pa.array([decimal.Decimal("1.0"), decimal.Decimal("2.0")] * 12), ("1", "2")),
         (pa.array(np.array([0, 1] * 12, np.float16)), ("no", "yes")),
         (pa.array(["a", "b"] * 12).dictionary_encode(), ("a", "b")),
+        (pa.array(["a", "b"] * 12).cast(pa.string_view()), ("a", "b")),
         (pa.array([-1, 5] * 12, pa.int8()), ("-1", "5")),
     ],
 )
@@ -467,6 +468,39 @@ def test_annotations_beside_images_are_named(folders: Callable[..., Path], opene
 def test_images_that_are_found_elsewhere_are_said(table: Callable[..., Path], opened: Any) -> None:
     data = opened(table(rows("a", "b", name="https://example.org/{}.png")))
     assert any("name an image at another place (https://example.org/0.png)" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("names", [["cat", "Cat"], ["cat", "cat"], [" cat", "cat"]])
+def test_names_of_numbered_classes_that_look_like_one(
+    names: list[str], tmp_path: Path, write_parquet: Write, opened: Any
+) -> None:
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    write_parquet(tmp_path / "d" / "train.parquet", {"label": [0, 1] * 12}, features)
+    with pytest.raises(DataError, match="differ in case, spaces"):
+        opened(tmp_path / "d")
+
+
+@pytest.mark.parametrize("features", [{"label": {"names": 3, "_type": "ClassLabel"}}, {"image": 5}, 7])
+def test_metadata_of_another_form_are_left_alone(
+    features: Any, tmp_path: Path, write_parquet: Write, opened: Any
+) -> None:
+    write_parquet(tmp_path / "d" / "train.parquet", {"label": [0, 1] * 12}, features)
+    assert opened(tmp_path / "d").task.names == ("no", "yes")
+
+
+def test_two_columns_that_could_be_the_images(
+    tmp_path: Path, write_parquet: Write, picture: Picture, opened: Any
+) -> None:
+    columns = {"right": [picture(7)] * 24, "label": [0, 1] * 12}
+    write_parquet(tmp_path / "d" / "train.parquet", columns, None, [picture(7)] * 24, "left")
+    with pytest.raises(DataError, match="left and right could be it: rename one of them"):
+        opened(tmp_path / "d")
+
+
+def test_a_folder_in_place_of_a_file_is_named_and_closed(tmp_path: Path) -> None:
+    before = len(os.listdir("/dev/fd"))
+    assert decode(tmp_path, 8) == "not a file but a folder, pipe or device"
+    assert len(os.listdir("/dev/fd")) == before
 
 
 def test_a_page_that_was_saved_as_an_image_is_named() -> None:

@@ -233,3 +233,24 @@ def test_data_parallel_is_the_network_in_it():
     network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     front, _ = cut(nn.DataParallel(network), "1", (4,))
     assert front.get_submodule("0") is network[0]
+
+
+class Spectrum(Layers):
+    """Complex numbers cross in its middle."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.fft.irfft(torch.fft.rfft(self.first(x)).exp()))
+
+
+class Chooses(Layers):
+    """Whole numbers cross in its middle."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).unflatten(1, (2, 2)).argmax(2).float().repeat(1, 2))
+
+
+@pytest.mark.parametrize(("network", "at", "kind"), [(Spectrum, "exp", "complex64"), (Chooses, "argmax", "int64")])
+def test_only_real_numbers_can_be_sent(network, at, kind):
+    assert at not in [point.name for point in list_cuts(network(), (4,))]
+    with pytest.raises(CutError, match=f"{at} .*crosses there, and its {kind} cannot be sent"):
+        cut(network(), at, (4,))
