@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smartedge.errors import FleetError, LinkError
+from smartedge.logs import plain
 from smartedge.types import EDGE_NAME
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, Guard, bearer
 from smartedge.wire.link import UNNAMED_EDGE
@@ -161,7 +162,12 @@ class RefusalLog:
         seen = self._seen(host, edge, now)
         if seen.said < _LINES_OF_A_SENDER:
             seen.said += 1
-            self._say("stream from %s: [%s] %s", _plain(who), getattr(error, "code", "SE"), _plain(str(error)))
+            self._say(
+                "stream from %s: [%s] %s",
+                _short(who),
+                getattr(error, "code", "SE"),
+                _short(str(error)),
+            )
         else:
             seen.unsaid += 1
         late = 0.0
@@ -183,7 +189,7 @@ class RefusalLog:
         senders[name] = seen
         if now - seen.since > _WINDOW_S:
             if seen.unsaid:
-                self._say("%s: %d more refusals within a minute", _plain(name), seen.unsaid)
+                self._say("%s: %d more refusals within a minute", _short(name), seen.unsaid)
             seen.since, seen.said, seen.unsaid = now, 0, 0
         if now - seen.last > _WINDOW_S:
             seen.refusals = 0
@@ -196,6 +202,6 @@ class RefusalLog:
             _log.warning(text, *values)
 
 
-def _plain(text: str) -> str:
-    """Text that may come from anybody, on one line, without control characters and of bounded length."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:500])
+def _short(text: str) -> str:
+    """Text that may come from anybody, on one line and of bounded length."""
+    return plain(text[:500])
