@@ -38,6 +38,12 @@ _ADVICE = {
     errno.EIO: "the disk reports a fault: see the system's log, and move the run to a sound disk",
     errno.EACCES: "permission is denied: let this user read and write there",
     errno.EPERM: "permission is denied: let this user read and write there",
+    errno.EEXIST: "a file is where a folder should be: choose another place, or move the file away",
+    errno.ENOTDIR: "a file is where a folder should be: choose another place, or move the file away",
+    errno.EISDIR: "a folder is where a file should be: name a file in it",
+    errno.EINVAL: "no file can be written there: name another place",
+    errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
+    errno.ELOOP: "links lead in a circle: choose another place",
     errno.EMFILE: "this process has too many open files: raise its limit (ulimit -n)",
     errno.ENFILE: "this machine has too many open files: raise the system's limit",
 }
@@ -77,7 +83,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary, empty file beside ``path``, to be filled. It takes the place of ``path`` when the block ends.
 
     Where the block raises, the temporary file is removed and ``path`` stays as it was.
+
+    Raises:
+        OSError: the disk does not take it, or ``path`` is there and is no file: a folder, or a device, which is not
+            to be replaced.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is a device, not a file", str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
     try:
@@ -104,8 +118,11 @@ def sync_folder(path: Path) -> None:
 
 def private_folder(path: Path) -> None:
     """Make a folder that only its owner may enter, with its parents. One that is there stays as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError as error:  # the system makes none in such a place, as in /proc
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
 
 
 def refuse_if_others_can_read(path: Path, error: type[Exception], what: str) -> None:

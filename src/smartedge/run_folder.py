@@ -135,6 +135,14 @@ def _write_facts(config: Config, speed: Speed | None = None) -> RunFacts:
 
     run_dir = config.run_dir
     facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
+    if config_file.exists() and not facts_file.exists():  # of somebody else, or of a start that failed
+        try:
+            load_config(config_file)
+        except ConfigError as error:
+            raise RunError(
+                f"{config_file}: is there, and is no settings file of a run, which would overwrite it; choose another "
+                "run_dir"
+            ) from error
     private_folder(run_dir)
     write_atomically(config_file, config.to_yaml())
     facts = RunFacts(

@@ -114,6 +114,7 @@ def test_what_is_wrong_is_named_with_a_remedy(raw, words):
         ("train: {lr: .inf}", "train.lr: inf is not a finite number"),
         ("model: {args: {rate: .nan}}", "model.args: nan is not a finite number"),
         ("train: {channels_last: maybe}", "train.channels_last: must be true or false, or must be 'auto', got 'maybe'"),
+        ('data: {path: "a\\0b"}', "data.path: a text with a null character"),
         ("data: 3", "data: must be a mapping of keys to values, got 3"),
     ],
 )

@@ -7,10 +7,12 @@ import stat
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from smartedge.files import (
+    is_disk_error,
     private_folder,
     refuse_if_others_can_read,
     replacing,
@@ -40,6 +42,24 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path):
         _write_half(temporary)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_only_a_file_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name, reason in (("pipe", "is a device, not a file"), ("link", "is a device, not a file"), (".", "directory")):
+        with pytest.raises(OSError, match=reason) as caught:
+            write_atomically(tmp_path / name, b"new")
+        assert is_disk_error(caught.value)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and len(list(tmp_path.iterdir())) == 2
+
+
+def test_where_no_folder_can_be_is_an_error_of_the_disk(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300), Path("/proc/run")):
+        with pytest.raises(OSError, match=r"\[Errno") as caught:
+            private_folder(place)
+        assert is_disk_error(caught.value), place
 
 
 def test_readers_see_the_old_content_until_the_new_is_whole(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from smartedge.config import AUTO, Config, load_config
 from smartedge.errors import RunError
-from smartedge.run_folder import has_begun, in_folder, name_of
+from smartedge.run_folder import has_begun, in_folder, name_of, prepare_run
 
 LATEST = Path("runs/latest")
 
@@ -82,6 +82,16 @@ def test_the_last_run_is_resumed(config: Config) -> None:
     assert folder(config, resume=True) == folder(config, "faces", "cloud", resume=True) == "runs/faces-3"
     assert folder(config, "faces", "edge", resume=True) == "runs/faces-2"
     assert LATEST.resolve() == Path("runs/faces-2").resolve()
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(config: Config, tmp_path: Path) -> None:
+    config = config.model_copy(update={"run_dir": tmp_path})
+    (tmp_path / "config.yaml").write_text("theme: dark\n")
+    with pytest.raises(RunError, match=r"config.yaml: is there, and is no settings file of a run"):
+        prepare_run(config, resume=False)
+    assert (tmp_path / "config.yaml").read_text() == "theme: dark\n"
+    (tmp_path / "config.yaml").write_text("epochs: 3\n")  # of a start that failed
+    prepare_run(config, resume=False)
 
 
 def test_nothing_can_be_resumed_where_nothing_began(config: Config) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import os
 import shlex
 import sys
@@ -139,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: with code 0, after ``--help`` or ``--version``.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _make_streams_safe()
     before = os.umask(0o077)  # what libraries write, such as TensorBoard, is as private as what we write
     args = argparse.Namespace()
     try:
@@ -176,6 +178,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return LogError.exit_code
     finally:
         os.umask(before)
+
+
+def _make_streams_safe() -> None:
+    """No character that the terminal lacks, and no stream that the shell has closed, ends a verb."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _say(args: argparse.Namespace, level: str, text: str, code: str | None = None) -> None:

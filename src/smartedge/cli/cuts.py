@@ -60,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         help="shape of one image (default: the size that the network is published for, else 3x64x64)",
     )
     parser.add_argument(
-        "--outputs", metavar="K", type=int, default=10, help="classes or columns (default: %(default)s)"
+        "--outputs", metavar="K", type=_positive, default=10, help="classes or columns (default: %(default)s)"
     )
     parser.add_argument("--stock", action="store_true", help="leave stem and head as published, also for small images")
     parser.add_argument(
@@ -148,6 +148,12 @@ def _mega(number: int | None) -> str:
 
 def _kib(number: int) -> str:
     return f"{number / 1024:,.1f}"
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,5}", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of outputs; give 1 or more")
+    return int(text)
 
 
 def _image_size(text: str) -> ImageSize:

@@ -38,6 +38,8 @@ class Section(BaseModel):
                 )
             if isinstance(leaf, float) and not math.isfinite(leaf):
                 raise ValueError(f"{leaf} is not a finite number")
+            if isinstance(leaf, str) and "\0" in leaf:
+                raise ValueError("a text with a null character")
         return value
 
 

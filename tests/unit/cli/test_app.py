@@ -109,6 +109,17 @@ def test_a_wrong_command_line(argv: list[str], says: str, capsys: pytest.Capture
     assert "Traceback" not in err
 
 
+def test_a_closed_stream_and_a_character_that_a_terminal_lacks_end_no_verb(tmp_path: Path) -> None:
+    shell = f"{sys.executable} -m smartedge {{}}"
+    for command, code in (
+        (shell.format("--version >&-"), 0),
+        (shell.format("report nowhere 2>&-"), 10),
+        (f"PYTHONIOENCODING=ascii {shell.format('init Übung.yaml')}", 0),
+    ):
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code and "Traceback" not in done.stderr, command
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -3,6 +3,8 @@
 ``docs/results-schema.md``, ``docs/audit-schema.md`` and ``docs/sweep-schema.md`` describe the files that it reads.
 """
 
+from smartedge.errors import ConfigError
+
 try:
     from smartedge.lab.report.comparison import compared, write_comparison
     from smartedge.lab.report.features_page import write_features_page
@@ -15,6 +17,10 @@ except ImportError as error:
     raise ImportError(
         f"the report needs matplotlib and Jinja2, and at least one of them is not installed ({error}); "
         "install the extra that brings them: pip install 'smartedge[cloud]'"
+    ) from error
+except ValueError as error:  # of matplotlib, which reads the environment
+    raise ConfigError(
+        f"matplotlib cannot start: {error}; see the variable MPLBACKEND and its file matplotlibrc"
     ) from error
 
 __all__ = [
