@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from smartedge.errors import LinkError, SmartEdgeError
+from smartedge.errors import LinkError, LogError, SmartEdgeError
 from smartedge.types import StreamHeader
 from smartedge.wire.frame import receive
 from smartedge.wire.link import FrameHandler
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _WAITING = 4096  # contents of datagrams of one edge that may wait for the handler; later ones are lost
 _TICK_S = 0.1
 _ASK_S = 5.0  # how often the keys are asked for: a revoked edge is refused after that
+_TELL_S = 600.0  # how often is said of an edge that datagrams in its name are dropped
 _BUFFER_BYTES = 8 * 2**20  # of the kernel, for datagrams that come while this process is busy
 
 
@@ -84,6 +85,7 @@ class SimplexReceiver:
             raise LinkError(f"cannot listen for datagrams on {host}:{port}: {error.strerror or error}") from error
         self.port: int = self._socket.getsockname()[1]
         self.refused = 0  # datagrams that were forged, damaged, repeated, or of nobody who is known
+        self._told_at: dict[str, float] = {}  # edge -> when was said that its datagrams are dropped
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._receive, name="simplex", daemon=True)
 
@@ -100,14 +102,34 @@ class SimplexReceiver:
         for edge in self._edges.values():
             edge.close()
 
+    def _tell_of_unopened(self) -> None:
+        """Say, now and then, in whose name datagrams came that were dropped: nobody can tell the edge."""
+        now = time.monotonic()
+        for edge, count in self._opener.unopened.items():
+            last = self._told_at.get(edge)
+            if count and (last is None or now - last >= _TELL_S):
+                self._told_at[edge] = now
+                _log.warning(
+                    "edge %s: %d datagrams in its name were dropped: forged, repeated, or of another bundle. Was its "
+                    "bundle renewed, or is it on two devices?",
+                    edge,
+                    count,
+                )
+                self._opener.unopened[edge] = 0
+
     def _receive(self) -> None:
         while not self._stop.is_set():
             if time.monotonic() - self._asked > _ASK_S:
                 self._opener.admit(self._keys())
                 self._asked = time.monotonic()
+                self._tell_of_unopened()
             try:
                 datagram = self._socket.recv(2**16)
             except TimeoutError:
+                continue
+            except OSError as error:  # of the machine's network; it may come back
+                _log.warning("the one-way link takes nothing at the moment: %s", error.strerror or error)
+                self._stop.wait(_ASK_S)
                 continue
             opened = self._opener.open(datagram)
             if opened is None:
@@ -132,6 +154,7 @@ class _EdgeReceiver:
         self._refused: StreamHeader | None = None  # the stream that was refused last
         self._ended: set[StreamHeader] = set()  # of which more may come: their ends are sent several times
         self._next_seq = 0
+        self._lacked_room = False  # the last block could not be stored
 
     def put(self, content: bytes) -> None:
         if self._thread is None:
@@ -169,17 +192,33 @@ class _EdgeReceiver:
             if block.header != self._header:
                 self._begin(block.header)
             self._hand_on(block)
+            self._lacked_room = False
+        except (
+            LogError
+        ) as error:  # the disk may have room again: what comes meanwhile is lost, and what comes then is not
+            if not self._lacked_room:
+                _log.error("edge %s: frames on the one-way link cannot be stored, and are lost: %s", self._edge, error)
+            self._lacked_room = True
         except SmartEdgeError as error:
             _log.warning("edge %s: a stream on the one-way link was refused: %s", self._edge, error)
-            if self._header is not None:
-                self._refused, self._header = self._header, None
-                self._handler.abort(self._edge, self._refused)
+            self._break_off()
+        except Exception:  # the thread must live for later streams
+            _log.exception("edge %s: unexpected error in a stream on the one-way link", self._edge)
+            self._break_off()
+
+    def _break_off(self) -> None:
+        """The rest of the open stream is dropped."""
+        if self._header is not None:
+            self._refused, self._header = self._header, None
+            self._handler.abort(self._edge, self._refused)
 
     def _begin(self, header: StreamHeader) -> None:
         if self._header is not None:
             self._finish(self._header)  # its end was lost
         try:
             self._next_seq = self._handler.accept_one_way(self._edge, header)
+        except LogError:
+            raise
         except SmartEdgeError:
             self._refused = header
             raise

@@ -20,6 +20,7 @@ import importlib.util
 import struct
 import time
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +115,7 @@ class Opener:
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         self._keys: dict[str, bytes] = {}
         self._edges: dict[bytes, tuple[str, ChaCha20Poly1305, _Window]] = {}
+        self.unopened: Counter[str] = Counter()  # edge -> datagrams in its name that were dropped
         self.admit(keys)
 
     def admit(self, keys: Mapping[str, bytes]) -> None:
@@ -136,10 +138,12 @@ class Opener:
             return None
         edge, cipher, window = self._edges[number]
         if not window.may_come(counter):
+            self.unopened[edge] += 1
             return None
         try:
             content = cipher.decrypt(_nonce(counter), datagram[_OUTSIDE.size :], datagram[: _OUTSIDE.size])
         except InvalidTag:
+            self.unopened[edge] += 1
             return None
         window.note(counter)
         return edge, counter, content

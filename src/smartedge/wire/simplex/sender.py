@@ -63,8 +63,7 @@ class SimplexLink:
         must_be_closed(self._header, self._where)
         if header.answered:
             raise FrameError(f"{self._where}: frames cannot be answered here; this needs a link with a way back")
-        if self._socket is None:
-            self._socket = self._connect()
+        self._socket = self._connect(self._socket)
         self._header = header
         self._stopped.clear()
         return min(max(header.first_seq, self._sent_seq), header.end_seq)
@@ -116,13 +115,20 @@ class SimplexLink:
         if found is not None:
             found.close()
 
-    def _connect(self) -> socket.socket:
+    def _connect(self, before: socket.socket | None) -> socket.socket:
+        """A socket to the cloud. Its name is looked up for each stream: nobody tells that its address has changed."""
         try:
             family, _, _, _, address = socket.getaddrinfo(*self._address, type=socket.SOCK_DGRAM)[0]
+            if before is not None and before.getpeername() == address:
+                return before
             made = socket.socket(family, socket.SOCK_DGRAM)
             made.connect(address)  # sends nothing: it sets the address, once
         except OSError as error:
+            if before is not None:
+                return before  # the address of before may still be right
             raise LinkError(f"{self._where}: {error.strerror or error}") from error
+        if before is not None:
+            before.close()
         return made
 
     def _stream(self) -> StreamHeader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 from lossy_proxy import LossyProxy
 from tests.unit.wire.simplex.conftest import Kept, frame_of, header_of
 
-from smartedge.errors import FrameError, LinkError
+import smartedge.wire.simplex.receiver
+from smartedge.errors import FrameError, LinkError, LogError
+from smartedge.types import StreamHeader
+from smartedge.wire.frame import ReceivedFrame
 from smartedge.wire.simplex.receiver import SimplexReceiver
 from smartedge.wire.simplex.seal import Sealer
 from smartedge.wire.simplex.sender import SimplexLink
@@ -203,6 +207,93 @@ def test_a_frame_that_contradicts_its_header_ends_the_stream(
     link.write(frame_of(7))  # of no stream that was announced
     assert kept.ended.acquire(timeout=WAIT_S)
     assert kept.events == [("accept", "cam-1", 0), ("frame", "cam-1", 0), ("abort", "cam-1")]
+
+
+def test_a_disk_without_room_loses_frames_and_not_the_stream(
+    kept: Kept, receiver: SimplexReceiver, link_to: Callable[..., SimplexLink], caplog: pytest.LogCaptureFixture
+) -> None:
+    take, full = kept.ingest, [1, 2]
+
+    def ingest(edge: str, header: StreamHeader, frame: ReceivedFrame) -> None:
+        if frame.seq in full:
+            full.remove(frame.seq)
+            kept.frames.release()
+            raise LogError("the disk is full")
+        take(edge, header, frame)
+
+    kept.ingest = ingest  # type: ignore[method-assign]
+    send(link_to(receiver.port), range(4))
+    assert kept.ended.acquire(timeout=WAIT_S)
+    frames = [("frame", "cam-1", 0), ("lost", "cam-1", 2), ("lost", "cam-1", 3), ("frame", "cam-1", 3)]
+    assert kept.events == [("accept", "cam-1", 0), *frames, ("finish", "cam-1")]
+    assert [record.message for record in caplog.records if "are lost: the disk is full" in record.message] == [
+        "edge cam-1: frames on the one-way link cannot be stored, and are lost: the disk is full"
+    ]
+
+
+def test_an_error_that_nobody_thought_of_ends_a_stream_and_not_the_service(
+    kept: Kept, receiver: SimplexReceiver, link_to: Callable[..., SimplexLink], caplog: pytest.LogCaptureFixture
+) -> None:
+    take = kept.ingest
+
+    def ingest(edge: str, header: StreamHeader, frame: ReceivedFrame) -> None:
+        if header.run == "strange":
+            raise ZeroDivisionError
+        take(edge, header, frame)
+
+    kept.ingest = ingest  # type: ignore[method-assign]
+    link = link_to(receiver.port)
+    link.open(header_of(1, run="strange"))
+    link.write(frame_of(0))
+    link.close()
+    assert kept.ended.acquire(timeout=WAIT_S)
+    send(link, range(1))
+    assert kept.ended.acquire(timeout=WAIT_S)
+    assert kept.events[-2:] == [("frame", "cam-1", 0), ("finish", "cam-1")]
+    assert "unexpected error" in caplog.text
+
+
+def test_datagrams_under_another_key_are_told_now_and_then(
+    kept: Kept,
+    receiver: SimplexReceiver,
+    link_to: Callable[..., SimplexLink],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A bundle that was renewed, or whose key was damaged, else says nothing anywhere."""
+    monkeypatch.setattr(smartedge.wire.simplex.receiver, "_ASK_S", 0.0)
+    told = threading.Event()
+    caplog.handler.addFilter(lambda record: told.set() or True if "in its name" in record.getMessage() else True)
+    sealer = Sealer("cam-1", bytes(32), tmp_path / "other.counter")
+    link = SimplexLink(f"127.0.0.1:{receiver.port}", sealer, rate_bits_s=FAST, loss=0.1)
+    send(link, range(1))
+    assert told.wait(timeout=WAIT_S)
+    send(link, range(1))
+    link.disconnect()
+    send(link_to(receiver.port), range(1))
+    assert kept.ended.acquire(timeout=WAIT_S)
+    assert caplog.text.count("datagrams in its name were dropped") == 1 and "edge cam-1: " in caplog.text
+
+
+def test_the_cloud_s_name_is_looked_up_for_each_stream(
+    kept: Kept, link_to: Callable[..., SimplexLink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, there = socket.getaddrinfo, ["127.0.0.1"]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: look_up(there[0], *rest, **more))
+    first = SimplexReceiver(kept, lambda: KEYS, "127.0.0.1")
+    second = SimplexReceiver(kept, lambda: KEYS, "127.0.0.2", first.port)
+    first.start()
+    second.start()
+    try:
+        link = link_to(first.port)
+        for seq, there[0] in enumerate(("127.0.0.1", "127.0.0.2", "no such name.invalid")):
+            send(link, range(seq, seq + 1), first_seq=seq)
+            assert kept.ended.acquire(timeout=WAIT_S)
+        assert (len(first._edges), len(second._edges)) == (1, 1)
+    finally:
+        first.close()
+        second.close()
 
 
 def test_frames_cannot_be_answered(link_to: Callable[..., SimplexLink], receiver: SimplexReceiver) -> None:
