@@ -15,6 +15,7 @@ from smartedge.wire.sockets import (
     is_loopback,
     own_sockets,
     refuse_if_taken,
+    split_location,
     watch_peer,
 )
 
@@ -161,3 +162,17 @@ def test_a_port_is_taken_while_somebody_listens_there(listener: socket.socket) -
     refuse_if_taken(host, port)
     refuse_if_taken("localhost", 0)
     assert why_unreachable(f"{host}:{port}") == "Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("location", "found"),
+    [("cloud.example:1", ("cloud.example", 1)), ("[::1]:65535", ("::1", 65535)), ("10.0.0.7:8815", ("10.0.0.7", 8815))],
+)
+def test_a_location_is_a_host_and_a_port(location: str, found: tuple[str, int]) -> None:
+    assert split_location(location) == found
+
+
+@pytest.mark.parametrize("location", ["cloud:0", "cloud:65536", "cloud:-1", "cloud:x", "cloud:", "cloud", ":8815", ""])
+def test_anything_else_is_no_location(location: str) -> None:
+    with pytest.raises(LinkError, match="must be HOST:PORT"):
+        split_location(location)
