@@ -76,7 +76,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     _add_days(broker, "broker's and ingest's certificates", 365)
 
     listing = actions.add_parser(
-        "list", help="show the edges, and until when each may send; check all files of the folder"
+        "list", help="show until when each edge may send, and the cloud's certificate is valid; check all files"
     )
     _add_folder(listing)
     return parser
@@ -179,6 +179,9 @@ def _list(args: argparse.Namespace) -> None:
     for name, entry in edges.items():
         print(f"{name:<{width}}  {_state(entry, now)}")
     fleet.check()
+    if (until := fleet.cloud_until()) is not None:
+        state = "is valid until" if until > now else "has expired: 'smartedge fleet renew DIR', and restart the cloud;"
+        print(f"the cloud's certificate {state} {_date(until)}")
 
 
 def _state(entry: EdgeEntry, now: datetime) -> str:

@@ -19,6 +19,7 @@ common name of its certificate.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import secrets
@@ -194,6 +195,23 @@ class Authority:
             return read_guarded(path, "restore it from a copy; each bundle of an edge holds one, too")
         except OSError as error:
             raise FleetError(f"{path}: cannot be read: {disk_error(error)}") from error
+
+    def cloud_until(self) -> datetime | None:
+        """Until when the cloud's certificate is valid; None: it is not here, or ``cryptography`` is not installed.
+
+        Raises:
+            FleetError: it is damaged.
+        """
+        path = self.folder / "cloud.pem"
+        if not path.exists() or importlib.util.find_spec("cryptography") is None:
+            return None
+        from cryptography import x509
+
+        try:
+            pem = read_guarded(path, "make a new one with 'smartedge fleet renew DIR'")
+        except OSError as error:
+            raise FleetError(f"{path}: cannot be read: {disk_error(error)}") from error
+        return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
 
     def check(self) -> None:
         """Read every file of the folder that is there.

@@ -15,7 +15,7 @@ def test_a_fleet_from_its_beginning_to_a_revocation(tmp_path: Path, capsys: pyte
     folder = str(tmp_path / "factory")
     assert main(["fleet", "init", folder]) == 0
     assert main(["fleet", "list", folder]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "no edges yet"
+    assert capsys.readouterr().out.splitlines()[-2] == "no edges yet"
     assert main(["fleet", "add", folder, "door", "gate", "--cloud", "cloud.example:8815", "--days", "10"]) == 0
     bundles = [tmp_path / "factory" / "bundles" / f"{name}.bundle" for name in ("door", "gate")]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in bundles]
@@ -29,7 +29,8 @@ def test_a_fleet_from_its_beginning_to_a_revocation(tmp_path: Path, capsys: pyte
     assert "edge 'lab' shows a token, and a broker knows edges by their certificates" in capsys.readouterr().err
     assert (tmp_path / "factory" / "bundles" / "lab.bundle").read_bytes() == before
     assert main(["fleet", "list", folder]) == 0
-    door, gate, lab, _ = capsys.readouterr().out.splitlines()
+    door, gate, lab, _, cloud = capsys.readouterr().out.splitlines()
+    assert cloud.startswith("the cloud's certificate is valid until 20")
     assert door.startswith("door  may send until 20") and door.endswith("(certificate)")
     assert gate == "gate  revoked" and lab.startswith("lab   may send until 20") and lab.endswith("(token)")
     before = (tmp_path / "factory" / "cloud.pem").read_bytes()
