@@ -42,6 +42,11 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
     """
     results = run.results
     tone, word, headline, sentences = _nothing_learned(run) or _did_sending_pay(run, interval)
+    if run.gain is not None and results.privacy is not None and results.privacy.mechanism != "none":
+        sentences.append(
+            "The exit answers on the edge, from features without noise. The back gets what was released. So a part of "
+            "the difference between them is the noise."
+        )
     last = results.test.present[run.final]
     adjusted = last.balanced_accuracy_adjusted or 0.0  # not in the results of early versions
     if adjusted > last.balanced_accuracy + _LOPSIDED:

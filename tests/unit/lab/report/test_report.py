@@ -131,6 +131,17 @@ def test_no_gain_at_all_is_called_pointless(write_run):
     assert "Exit and back together" not in page.text
 
 
+@pytest.mark.parametrize("mechanism", ["gaussian", "none", None])
+def test_with_noise_the_heads_are_said_to_read_different_features(mechanism, write_run, privacy_block):
+    def released(results):
+        unknown = ("epsilon", "vector_epsilon", "epsilon_total", "sigma")
+        without = {} if mechanism == "gaussian" else dict.fromkeys(unknown)
+        results["privacy"] = None if mechanism is None else privacy_block(mechanism=mechanism, **without)
+
+    text = page_of(write_run(change=released)).text
+    assert ("a part of the difference between them is the noise" in text) == (mechanism == "gaussian")
+
+
 @pytest.mark.parametrize(("images", "claimed"), [(2000, True), (40, False)])
 def test_a_better_threshold_is_claimed_only_beyond_chance(images, claimed, write_run):
     page = page_of(write_run(skills=(3.0, 3.0), names=CIFAR, images=images))
