@@ -14,11 +14,11 @@ training images, 5 epochs, the network without the stem for small images, which 
 GPU: 10 000 images, 30 epochs, with that stem.
 
 The families: images, each in a file of its own (JPEG, WebP, AVIF); 64 images side by side in one file (*mosaic*),
-which shares the headers; the bottleneck's features in 8 to 1 bits (``uint``), and by fronts that are trained for few
-bytes (``learned``); fronts that imitate a teacher, by the same entropy coder (``student``, anchor_student.py); the
-bottleneck's channels as tiles of one grey picture in AV1 (``tile-avif``) or HEVC (x265 by PyAV); the undivided
-network's plain map at ``layer1`` as tiles. Frames hold 64 images. Bytes of an image are its part of payload and side,
-its id, its label, and its part of what gRPC adds.
+which shares the headers; the bottleneck's features in 8 to 1 bits (``uint``), by the learned codec from fronts that are
+trained for few bytes (``learned``), and by the same codec from the front of ``uint`` (``unrated``); fronts that imitate
+a teacher, by the same entropy coder (``student``, anchor_student.py); the bottleneck's channels as tiles of one grey
+picture in AV1 (``tile-avif``) or HEVC (x265 by PyAV); the undivided network's plain map at ``layer1`` as tiles. Frames
+hold 64 images. Bytes of an image are its part of payload and side, its id, its label, and its part of what gRPC adds.
 
 Two curves are compared by the Bjøntegaard delta rate (benchmarks/delta_rate.py), means over the seeds.
 """
@@ -66,7 +66,8 @@ LABEL_BYTES, ID_BYTES = 1, 4
 # Family -> what is sent, codecs from many bytes to few.
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "uint": ("bottleneck", ("uint8", "uint4", "uint2", "uint1")),
-    "learned": ("bottleneck", ("learned-130", "learned-66", "learned-34", "learned-22")),
+    "learned": ("rated", ("learned-130", "learned-66", "learned-34", "learned-22")),
+    "unrated": ("bottleneck", ("learned-130", "learned-66", "learned-34", "learned-22")),
     "student": ("student", ("learned-130", "learned-66", "learned-34", "learned-22")),
     "lossless": ("image", ("image",)),
     "webp": ("image", ("webp-80", "webp-50", "webp-20", "webp-5")),
@@ -215,8 +216,8 @@ def pixels(split: Split, count: int) -> tuple[Tensor, Tensor]:
 
 def parts(sent: str, codec: str, place: Place) -> tuple[nn.Module | None, nn.Module, Config]:
     """What the edge computes before it sends (None: it sends images), what the cloud trains, and the settings."""
-    if sent == "bottleneck":
-        config = settings(place, codec if codec.startswith("learned") else "uint8")
+    if sent in ("bottleneck", "rated"):
+        config = settings(place, codec if sent == "rated" else "uint8")
         train_in_own_process(config.model_dump(mode="json"))
         divided = divide(config.division(10))
         divided.front.load_state_dict(load_file(config.run_dir / "edge" / "front.safetensors"))
@@ -360,9 +361,12 @@ def draw(curves: dict[str, list[tuple[float, float]]], lossless: float, file: Pa
             colour = surface.CLOUD if is_image else surface.EDGE
             across, up = zip(*((bytes_, 100 * accuracy) for bytes_, accuracy in points), strict=True)
             axis.plot(across, up, ":" if is_image else "-", color=colour, marker="s" if is_image else "o", markersize=4)
-            at = (across[0], up[0]) if is_image else (across[-1], up[-1])
-            axis.annotate(family, at, xytext=(4, -9), textcoords="offset points", fontsize=8, color=surface.MUTED)
+            where = {"xytext": (4, -9)} if is_image else {"xytext": (-4, 4), "ha": "right"}
+            axis.annotate(
+                family, (across[0], up[0]), textcoords="offset points", fontsize=8, color=surface.MUTED, **where
+            )
         axis.set_xscale("log")
+        axis.margins(x=0.12)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_xlabel("bytes per image on the wire")
         axis.set_ylabel("accuracy, %")
