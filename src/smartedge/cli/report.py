@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import RunError
+from smartedge.files import is_disk_error
 from smartedge.methods.schedules import get_schedule
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
             print_table(args.run_dirs)
             print(write_comparison(args.run_dirs, args.out or Path("comparison.html")))
     except (OSError, ValueError) as error:
+        if is_disk_error(error):  # the command line says what to do about it
+            raise
         raise RunError(str(error)) from error
     return 0
 

@@ -109,6 +109,20 @@ def test_a_wrong_command_line(argv: list[str], says: str, capsys: pytest.Capture
     assert "Traceback" not in err
 
 
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback() -> None:
+    program = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'smartedge.cli.app': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from smartedge.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
 def test_a_closed_stream_and_a_character_that_a_terminal_lacks_end_no_verb(tmp_path: Path) -> None:
     shell = f"{sys.executable} -m smartedge {{}}"
     for command, code in (
