@@ -7,7 +7,7 @@ import contextlib
 import logging
 import ssl
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,11 +20,12 @@ from smartedge.wire.sockets import is_loopback
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-__all__ = ["Loop", "connect", "from_nats_error", "refuse_in_clear"]
+__all__ = ["Loop", "cancelled", "connect", "from_nats_error", "refuse_in_clear"]
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
+_AGAIN_S = 0.1  # until a task that goes on is cancelled again
 _READ_BYTES = 2**18  # at a time; a MB in pieces of 32 KiB, as the library reads, takes a quarter more processor time
 
 _QUIET = logging.getLogger("nats")  # it logs tracebacks of errors that are raised or handled anyway
@@ -73,10 +74,23 @@ class Loop:
 
 async def _cancel_all() -> None:
     """Cancel every other task of this loop: the library leaves some behind."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await cancelled(asyncio.all_tasks() - {asyncio.current_task()})
+
+
+async def cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel tasks, and wait until they have ended. Errors in which they end are dropped.
+
+    They are cancelled again and again. Before Python 3.12 ``asyncio.wait_for``, which the library uses too, forgets a
+    cancellation that comes together with what it waits for.
+    """
+    all_tasks = list(tasks)
+    while left := {task for task in all_tasks if not task.done()}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=_AGAIN_S)
+    for task in all_tasks:
+        if not task.cancelled():
+            task.exception()  # else it is logged as one that nobody has seen
 
 
 def refuse_in_clear(address: Address, credentials: Credentials, *, insecure: bool) -> None:

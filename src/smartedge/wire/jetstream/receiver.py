@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.logs import plain
 from smartedge.wire.credentials import Credentials
-from smartedge.wire.jetstream.client import Loop, connect, from_nats_error, refuse_in_clear
+from smartedge.wire.jetstream.client import Loop, cancelled, connect, from_nats_error, refuse_in_clear
 from smartedge.wire.jetstream.intake import EdgeIntake, Settled
 from smartedge.wire.jetstream.messages import Address
 from smartedge.wire.link import FrameHandler
@@ -191,9 +191,7 @@ class JetStreamReceiver:
             raise from_nats_error(error, self._where) from error
         finally:
             stopping.cancel()
-            for task in edges.values():
-                task.cancel()
-            await asyncio.gather(*edges.values(), return_exceptions=True)
+            await cancelled(edges.values())
             lost.cancel()
             await asyncio.wait({asyncio.ensure_future(client.close())}, timeout=2.0)
 
@@ -206,8 +204,7 @@ class JetStreamReceiver:
             if doing.done():
                 doing.result()
         finally:
-            doing.cancel()
-            await asyncio.wait({doing})
+            await cancelled({doing})
 
     async def _ensure_stream(self, jetstream: JetStreamContext) -> None:
         """Make the stream where it is missing, and check the one that is there.
@@ -250,8 +247,7 @@ class JetStreamReceiver:
         known = {edge for edge in there if edge is not None} | edges.keys()
         mine = set(await self._call(lambda: self._mine(sorted(known))))
         for edge in edges.keys() - mine:
-            edges[edge].cancel()
-            await asyncio.wait({edges[edge]})
+            await cancelled({edges[edge]})
             del edges[edge]
             await self._call(functools.partial(self._released, edge))
         for edge in sorted(mine & known - edges.keys()):
@@ -263,7 +259,9 @@ class JetStreamReceiver:
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            await asyncio.wait({running})
+            while not running.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({running})
             raise
 
     # -- one edge

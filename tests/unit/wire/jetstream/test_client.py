@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from smartedge.wire.jetstream.client import _status
+from smartedge.wire.jetstream.client import _status, cancelled
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,29 @@ from smartedge.wire.jetstream.client import _status
 def test_only_what_the_broker_itself_says_is_a_status(headers: bytes | None, found: tuple[str, str] | None) -> None:
     expected = None if found is None else {"Status": found[0], "Description": found[1]}
     assert _status(headers) == expected
+
+
+def test_a_task_that_forgets_a_cancellation_is_cancelled_again() -> None:
+    """asyncio.wait_for does so before Python 3.12."""
+
+    async def main() -> list[str]:
+        begun, went = asyncio.Event(), []
+
+        async def forgetful() -> None:
+            begun.set()
+            for _ in range(2):
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    went.append("on")
+            await asyncio.sleep(60)
+
+        async def failing() -> None:
+            raise ValueError
+
+        tasks = [asyncio.create_task(forgetful()), asyncio.create_task(failing())]
+        await begun.wait()
+        await asyncio.wait_for(cancelled(tasks), 10)
+        return went if all(task.done() for task in tasks) else []
+
+    assert asyncio.run(main()) == ["on", "on"]
