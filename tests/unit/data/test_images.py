@@ -149,7 +149,7 @@ def test_what_cannot_be_decoded(picture: Picture, tmp_path: Path, monkeypatch: p
     assert decode(b"certainly not a picture", 8) == "image cannot be decoded"
     assert decode(encode(noise, "JPEG")[:2000], 8) == "image truncated"
     assert decode(tmp_path / "absent.png", 8) == "image file missing"
-    assert decode(tmp_path, 8) == "image cannot be decoded"
+    assert decode(tmp_path, 8) == "not a file but a folder, pipe or device"
     deep = Image.fromarray(np.full((9, 9), 2**16, np.int32))
     assert decode(encode(deep, "TIFF"), 8) == "more than 16 bits per channel (scale them to 16)"
     assert decode(encode(Image.new("F", (9, 9), 0.5), "TIFF"), 8).startswith("pixels are not whole numbers (")
