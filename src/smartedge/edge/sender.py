@@ -187,6 +187,7 @@ class Sender:
         """Wait until everything is sent and confirmed, then disconnect. False where ``stop`` was set before.
 
         Raises:
+            LinkError: the cloud may not have heard that the last stream has ended (:meth:`end_again`).
             SmartEdgeError: something failed on the sending thread, or the cloud refuses what is sent.
         """
         if self._queue is not None:
@@ -238,7 +239,11 @@ class Sender:
     # -- on the sending thread
 
     def _open(self, header: StreamHeader) -> None:
-        self._end()
+        try:
+            self._end()
+        except LinkError:
+            if self._header is None or self.link.confirmed() < self._header.end_seq:
+                raise  # else the receiver holds all of it, and hears by the next stream that it has ended
         self._counted = self.link.counters()
         self._header = header
         self._wanted = self._out.open(header)
@@ -285,9 +290,11 @@ class Sender:
         if self._end_is_due:
             self._end_is_due = False
             begun = time.perf_counter()
-            self.link.close()
-            self._count_link_time(time.perf_counter() - begun)
-            self._count()
+            try:
+                self.link.close()
+            finally:
+                self._count_link_time(time.perf_counter() - begun)
+                self._count()
 
     def _count(self) -> None:
         """Add what the link has carried for the stream since the last call."""

@@ -320,6 +320,10 @@ class _Stream:
         """End the stream, and wait for the receiver's last word.
 
         An end that comes after the last confirmation tells the receiver that this side has heard it.
+
+        Raises:
+            RpcError: the call has ended before. All frames may be confirmed, but the receiver may not know that this
+                side has heard it.
         """
         if not self.header.answered:
             self._all_heard.wait(timeout=_HEAR_S)
@@ -328,8 +332,8 @@ class _Stream:
             self._reader.join()
             self.raise_failure()
         except grpc.RpcError as error:
-            if self.confirmed != self.header.end_seq or refuses(error):
-                raise  # else every frame is durable: the link is gone, and nothing is left to say
+            if not self.header.answered or self.confirmed != self.header.end_seq or refuses(error):
+                raise  # else the confirmation was the receiver's answer to the end
 
     def cancel(self) -> None:
         """Break the call off. May be called from any thread."""

@@ -65,7 +65,12 @@ class FrameSender(Protocol):
         ...
 
     def close(self) -> None:
-        """Send what was kept, end the stream, and return when the receiver holds every frame durably."""
+        """Send what was kept, end the stream, and return when the receiver holds every frame durably.
+
+        Raises:
+            LinkError: the receiver may not have heard of the end, also where :meth:`confirmed` says that it holds
+                every frame. It may wait for that; the stream can be opened and ended again.
+        """
         ...
 
     def confirmed(self) -> int:

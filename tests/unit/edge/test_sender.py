@@ -127,6 +127,31 @@ def test_a_stream_that_an_earlier_process_sent_is_ended_again():
     box.end_again(HEADER)
 
 
+@pytest.mark.parametrize("synced", [True, False])
+def test_an_end_that_was_not_heard_costs_the_last_stream_alone_another_try(synced):
+    """An earlier stream whose frames are durable has ended for the receiver when the next one begins."""
+
+    class Deaf(Receiver):
+        def finish(self, edge: str, header: StreamHeader) -> None:
+            raise LinkError("the cable was pulled")
+
+        def sync(self, edge: str, header: StreamHeader) -> int:
+            return header.end_seq if synced else header.first_seq
+
+    box = sender(Deaf(), threaded=False)
+    box.open(HEADER)
+    send_many(box, 4)
+    box.close_stream()
+    later = dataclasses.replace(HEADER, split="val", first_seq=4, frames=0)
+    if not synced:
+        with pytest.raises(LinkError, match="cable"):
+            box.open(later)
+        return
+    box.open(later)
+    with pytest.raises(LinkError, match="cable"):
+        box.finish(threading.Event())
+
+
 def test_frames_that_the_receiver_holds_are_released_again_but_not_sent():
     receiver = Receiver()
     receiver.wanted = 2

@@ -122,10 +122,10 @@ def test_a_sender_may_come_first(handler: Handler) -> None:
     receiver.close()
 
 
-def test_a_receiver_that_is_gone_after_its_last_confirmation_is_no_error(
+def test_a_receiver_that_may_not_have_heard_of_the_end_is_an_error(
     handler: Handler, receiver: GrpcReceiver, connect: Callable[..., GrpcLink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run may be over for the cloud then, so that the edge would wait for it for ever."""
+    """It would wait for the edge for an hour: the edge tells it again, after it was started again."""
     reached, go = threading.Event(), threading.Event()
 
     def finish(edge: str, header: StreamHeader) -> None:
@@ -137,8 +137,14 @@ def test_a_receiver_that_is_gone_after_its_last_confirmation_is_no_error(
     link.open(HEADER)
     for seq in range(3):
         link.write(frame(seq))
-    closing = threading.Thread(target=lambda: closed.append(link.close()))
-    closed: list[None] = []
+    told: list[LinkError] = []
+
+    def close() -> None:
+        with pytest.raises(LinkError) as caught:
+            link.close()
+        told.append(caught.value)
+
+    closing = threading.Thread(target=close)
     closing.start()
     assert reached.wait(timeout=30) and link.confirmed() == 3
     for connection in own_sockets(local_port=receiver.port):
@@ -146,7 +152,7 @@ def test_a_receiver_that_is_gone_after_its_last_confirmation_is_no_error(
             connection.shutdown(socket.SHUT_RDWR)
     closing.join(timeout=30)
     go.set()
-    assert closed == [None]
+    assert len(told) == 1 and link.confirmed() == 3
 
 
 def test_tries_come_less_and_less_often_and_not_at_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
