@@ -26,7 +26,7 @@ Say which edges may send to a cloud. A fleet is a folder; an edge gets one file 
   $ smartedge fleet revoke factory gate
   $ smartedge fleet broker factory                                    # where a broker lies between (docs/broker.md)
 
-An edge is the name in its certificate, and writes to its own log only. The cloud notices a revocation within a minute,
+An edge is the name in its certificate, and writes to its own log only. The cloud notices a revocation within seconds,
 without a restart, and ends the edge's open streams. Whoever has a bundle can send as that edge: copy it over a safe
 way, then delete it here. docs/fleet.md says what the cloud's machine needs of the folder (not the authority's key).
 """
@@ -133,7 +133,7 @@ def _revoke(args: argparse.Namespace) -> None:
     from smartedge.fleet.authority import Authority
 
     Authority(args.folder).revoke(args.edge)
-    print(f"{args.edge}: revoked; the cloud refuses it within a minute. On another machine, copy edges.json there")
+    print(f"{args.edge}: revoked; the cloud refuses it within seconds. On another machine, copy edges.json there")
 
 
 def _renew(args: argparse.Namespace) -> None:
