@@ -23,11 +23,17 @@ from smartedge.config import AUTO, Config, differences, load_config
 from smartedge.errors import ConfigError, RunError
 from smartedge.files import private_folder, write_atomically
 
-__all__ = ["RUNS", "has_begun", "in_folder", "name_of", "note_facts", "prepare_run"]
+__all__ = ["RUNS", "check_place", "has_begun", "in_folder", "name_of", "note_facts", "prepare_run"]
 
 RUNS = Path("runs")
 LATEST = "latest"  # in RUNS: a link to the folder that was chosen last
 SIDES = ("edge", "cloud")
+# What may be in a folder in which no run has begun: what a start that failed leaves, or a run that was carried there in
+# part, and the folder that a file system makes of its own.
+_OF_A_RUN = frozenset(
+    {*SIDES, "config.yaml", "data", "shared", "audit", "tensorboard", "metrics.jsonl", "results.json", "report.html"}
+    | {"predictions.safetensors", "lost+found"}
+)
 
 
 def in_folder(config: Config, name: str, sides: Iterable[str] = SIDES, *, resume: bool = False) -> Config:
@@ -135,14 +141,7 @@ def _write_facts(config: Config, speed: Speed | None = None) -> RunFacts:
 
     run_dir = config.run_dir
     facts_file, config_file = run_dir / "run.json", run_dir / "config.yaml"
-    if config_file.exists() and not facts_file.exists():  # of somebody else, or of a start that failed
-        try:
-            load_config(config_file)
-        except ConfigError as error:
-            raise RunError(
-                f"{config_file}: is there, and is no settings file of a run, which would overwrite it; choose another "
-                "run_dir"
-            ) from error
+    check_place(run_dir)
     private_folder(run_dir)
     write_atomically(config_file, config.to_yaml())
     facts = RunFacts(
@@ -154,6 +153,33 @@ def _write_facts(config: Config, speed: Speed | None = None) -> RunFacts:
     )
     facts.write(facts_file)
     return facts
+
+
+def check_place(run_dir: Path) -> None:
+    """Refuse a place that is there and holds something else than a run, or a start of one that failed.
+
+    Raises:
+        RunError: it is no folder, or somebody else's files are in it.
+    """
+    if not run_dir.exists() or (run_dir / "run.json").exists() or has_begun(run_dir):
+        return
+    if not run_dir.is_dir():
+        raise RunError(f"{run_dir}: is a file; a run needs a folder: choose another run_dir (--set run_dir=...)")
+    foreign = sorted(entry.name for entry in run_dir.iterdir() if entry.name not in _OF_A_RUN)
+    if foreign:
+        raise RunError(
+            f"{run_dir}: holds other files ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}) and no run; "
+            "choose a new or empty folder as run_dir (--set run_dir=...)"
+        )
+    config_file = run_dir / "config.yaml"
+    if config_file.exists():  # of somebody else, or of a start that failed
+        try:
+            load_config(config_file)
+        except ConfigError as error:
+            raise RunError(
+                f"{config_file}: is there, and is no settings file of a run, which would overwrite it; choose another "
+                "run_dir"
+            ) from error
 
 
 def note_facts(config: Config, *, edge: bool) -> None:

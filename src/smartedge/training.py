@@ -16,7 +16,7 @@ from smartedge.links import one_way_receiver, receiver_for, sender_to, why_unrea
 from smartedge.methods.base import get_method
 from smartedge.models.names import check_name
 from smartedge.processes import run_both
-from smartedge.run_folder import has_begun, in_folder, name_of, note_facts, prepare_run
+from smartedge.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
 from smartedge.runs.allocator import keep_freed_memory
 from smartedge.runs.monitoring import watching
 from smartedge.runs.noted import Noted
@@ -69,6 +69,7 @@ def train(
         Stopped: a ``KeyboardInterrupt``, after both sides have stopped cleanly.
     """
     settings = in_folder(load_config(config, overrides), name_of(config), resume=resume)
+    check_place(settings.run_dir)
     if data is not None:
         settings = with_given_data(settings, data)
     if not single_process and not has_begun(settings.run_dir):  # before torch is imported and a side is started

@@ -8,7 +8,7 @@ import pytest
 
 from smartedge.config import AUTO, Config, load_config
 from smartedge.errors import RunError
-from smartedge.run_folder import has_begun, in_folder, name_of, prepare_run
+from smartedge.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
 
 LATEST = Path("runs/latest")
 
@@ -92,6 +92,41 @@ def test_a_file_of_somebody_else_is_not_overwritten(config: Config, tmp_path: Pa
     assert (tmp_path / "config.yaml").read_text() == "theme: dark\n"
     (tmp_path / "config.yaml").write_text("epochs: 3\n")  # of a start that failed
     prepare_run(config, resume=False)
+
+
+@pytest.mark.parametrize("start", ["train", "edge", "cloud"])
+def test_a_run_is_not_written_among_files_of_somebody_else(start: str, config: Config, tmp_path: Path) -> None:
+    def begins(run_dir: Path) -> None:
+        at = config.model_copy(update={"run_dir": run_dir})
+        prepare_run(at, resume=False) if start == "train" else note_facts(at, edge=start == "edge")
+
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".profile").write_text("umask 022\n")
+    (home / "data").mkdir()
+    with pytest.raises(RunError, match=r"home: holds other files \(\.profile\) and no run; choose a new or empty"):
+        begins(home)
+    assert sorted(entry.name for entry in home.iterdir()) == [".profile", "data"]
+    with pytest.raises(RunError, match="/: holds other files"):
+        begins(Path("/"))
+    with pytest.raises(RunError, match="profile: is a file"):
+        begins(home / ".profile")
+    empty, linked = tmp_path / "empty", tmp_path / "linked"
+    empty.mkdir()
+    linked.symlink_to(empty)
+    begins(empty)
+    (empty / "notes.txt").write_text("seen on Monday\n")  # beside a run that is there
+    begins(linked)
+    check_place(tmp_path / "new")
+
+
+def test_a_data_set_is_not_kept_among_files_of_somebody_else(tmp_path: Path) -> None:
+    import smartedge
+
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(RunError, match="holds other files"):
+        smartedge.train({"run_dir": str(tmp_path)}, data=[])
+    assert not (tmp_path / "data").exists()
 
 
 def test_nothing_can_be_resumed_where_nothing_began(config: Config) -> None:
