@@ -10,6 +10,7 @@ steps.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -65,6 +66,7 @@ print(json.dumps({"built": built - start, "peak": peak_rss_bytes() - start, "com
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = []
     for part, batch, numbers in CASES:
         call = [sys.executable, "-W", "ignore", "-c", CODE, part, str(batch), numbers]
