@@ -237,8 +237,14 @@ def test_the_undefended_front_is_trained_with_the_runs_own_settings(
     config = load_run_config(run_dir)
     folder = tmp_path / "again"
     with pytest.raises(OutOfTime):  # and it goes on where it was stopped
-        _train_front(config, dataset_of(config), folder, Quiet(), Clock(10.0, iter([0.0] * 9 + [11.0] * 9).__next__))
-    _train_front(config, dataset_of(config), folder, Quiet(), Clock(None))
+        _train_front(config, dataset_of(config), folder, Quiet(), Clock(10.0, iter([0.0] * 4 + [11.0] * 9).__next__))
+    share = _train_front(
+        config, dataset_of(config), folder, Quiet(), Clock(10.0, iter([0.0] * 9 + [11.0] * 9).__next__)
+    )
+    assert 0.25 <= share < 1 and load_file(folder / "unfinished" / "front.safetensors")
+    assert not (folder / "front.safetensors").exists()
+    assert _train_front(config, dataset_of(config), folder, Quiet(), Clock(None)) == 1
+    assert not (folder / "unfinished").exists()
     assert set(layouts) == {channels_last}
     for name in ("front", "exit"):
         theirs, ours = (load_file(where / f"{name}.safetensors") for where in (run_dir / "edge", folder))

@@ -136,6 +136,9 @@ class Identity(Part):
     best: str = Field(description="the linker that is best on val")
     best_of_release: str = Field(description="the same, of the linkers that have the releases alone")
     linkers: dict[str, LinkFigures] = Field(description="linker → figures")
+    resamples: int = Field(
+        default=100, description="of persons, behind each interval; fewer where the budget was short"
+    )
     label_floor: LinkFigures = Field(description="of a linker that sees only the true desired labels")
     attribute_floor: LinkFigures = Field(
         description="of a linker that sees only the true desired label and the true attributes that were audited"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.common import write_report_where_possible
-from smartedge.errors import ConfigError
+from smartedge.errors import ConfigError, DataError
+from smartedge.lab.audit.clock import Clock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,6 +82,7 @@ FILE.audit/ (or --out) takes audit.json, a page audit.html and the finished atta
 
 _HEADINGS = ("no attacker exceeds", "training image", "undefended", "floor", "prediction floor", "chance", "DP bound")
 _MOST_SHOWN = 6  # attributes
+_REPORT_SECONDS, _REPORT_SHARE = 20.0, 0.1  # kept of a budget for the report: the smaller one
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -100,7 +103,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "--features: sensitive columns of FILE; default: all",
     )
     parser.add_argument("--attacks", metavar="A,B", help="only these; default: all")
-    parser.add_argument("--budget", metavar="TIME", help="such as 90s, 5m or 2h; default: no limit")
+    parser.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="such as 90s, 5m or 2h, for everything from the start to the report; default: no limit",
+    )
     parser.add_argument("--seeds", type=int, default=2, help="attackers of each kind (2)")
     parser.add_argument(
         "--undefended",
@@ -124,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.config import load_run_config
     from smartedge.runs.progress import Bars
 
+    clock = Clock(None if args.budget is None else seconds(args.budget))
     _check(args)
     usual = load_run_config(args.run_dir).threads if args.run_dir else max(1, (os.cpu_count() or 2) // 2)
     import torch
@@ -132,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     monitor = Bars()
     try:
         torch.set_num_threads(args.threads or usual)
-        result, files = (_of_run if args.run_dir else _of_features)(args, monitor)
+        result, files = (_of_run if args.run_dir else _of_features)(args, clock, monitor)
     finally:
         monitor.close()
         torch.set_num_threads(before)
@@ -143,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from smartedge.config import load_run_config
+
     if (args.run_dir is None) == (args.features is None):
         raise ConfigError("give either a run directory, or --features FILE; see 'smartedge audit --help'")
     if args.features is None and (args.noise or args.known_label or args.out or args.seed):
@@ -151,17 +161,26 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--undefended: goes with a run; audit the undefended features by a call of their own")
     if args.threads is not None and args.threads < 1:
         raise ConfigError("--threads: at least 1 is needed")
+    if args.features is not None and not args.features.exists():
+        raise DataError(f"{args.features}: there is no such file")
+    if args.undefended is not None:
+        load_run_config(args.undefended)
 
 
-def _of_run(args: argparse.Namespace, monitor: Monitor) -> tuple[Audit, list[Path]]:
+def _of_run(args: argparse.Namespace, clock: Clock, monitor: Monitor) -> tuple[Audit, list[Path]]:
     from smartedge.lab.audit.suite import audit
 
-    result = audit(args.run_dir, _settings(args), monitor)
-    report = write_report_where_possible(args.run_dir) if (args.run_dir / "results.json").exists() else None
+    result = audit(args.run_dir, _settings(args), monitor, clock=_without_report(clock))
+    report = None
+    if (args.run_dir / "results.json").exists():
+        if clock.remaining() > 0:
+            report = write_report_where_possible(args.run_dir)
+        else:
+            print(f"no time was left for report.html; 'smartedge report {args.run_dir}' writes it", file=sys.stderr)
     return result, [args.run_dir / "audit" / "audit.json", *([report] if report else [])]
 
 
-def _of_features(args: argparse.Namespace, monitor: Monitor) -> tuple[Audit, list[Path]]:
+def _of_features(args: argparse.Namespace, clock: Clock, monitor: Monitor) -> tuple[Audit, list[Path]]:
     from smartedge.lab.audit.given.files import read_table
     from smartedge.lab.audit.given.run import GivenSettings, audit_features
 
@@ -170,13 +189,19 @@ def _of_features(args: argparse.Namespace, monitor: Monitor) -> tuple[Audit, lis
     table = read_table(args.features, attributes=names, seed=args.seed)
     folder = args.out or Path(f"{args.features}.audit")
     how = GivenSettings(args.noise, args.known_label, args.seed, args.features.name)
-    result = audit_features(table, settings, how, folder, monitor)
+    result = audit_features(table, settings, how, folder, monitor, clock=_without_report(clock))
     try:
         from smartedge.lab.report import write_features_page
     except ImportError as error:
         print(f"no page was written: {error}", file=sys.stderr)
         return result, [folder / "audit.json"]
     return result, [folder / "audit.json", write_features_page(result, folder / "audit.html")]
+
+
+def _without_report(clock: Clock) -> Clock:
+    """The time of the audit, which leaves some for the report: its packages are imported, and it draws pictures."""
+    left = clock.remaining()
+    return clock.part(left - min(_REPORT_SECONDS, _REPORT_SHARE * left)) if math.isfinite(left) else clock
 
 
 def _settings(args: argparse.Namespace) -> AuditSettings:

@@ -48,13 +48,18 @@ def run(args: argparse.Namespace) -> int:
     """Write the bundle."""
     from smartedge.cli.fronts import calibration_of
     from smartedge.fleet.signing import SIGNING_KEY, make_signing_key
+    from smartedge.fronts.bundle import check_new
     from smartedge.inference.answering import check_threshold
-    from smartedge.inference.exporting import export_front
     from smartedge.inference.trained import TorchFront, TrainedRun
 
     threshold, goal = 0.9 if args.threshold is None else args.threshold, goal_of(args)
     check_threshold(threshold)
     trained = TrainedRun.open(args.run_dir)
+    check_new(args.to)
+    if args.fleet is not None and not (args.fleet / "authority.pem").exists():
+        raise ConfigError(f"--fleet {args.fleet}: is no fleet; 'smartedge fleet init {args.fleet}' makes one")
+    from smartedge.inference.exporting import export_front  # imports torch: what is wrong so far has been told
+
     try:
         calibration = calibration_of(trained, TorchFront(trained))
     except (DataError, RunError) as error:
@@ -67,8 +72,6 @@ def run(args: argparse.Namespace) -> int:
         threshold = goal.threshold(calibration)
     key = None
     if args.fleet is not None:
-        if not (args.fleet / "authority.pem").exists():
-            raise ConfigError(f"--fleet {args.fleet}: is no fleet; 'smartedge fleet init {args.fleet}' makes one")
         make_signing_key(args.fleet)
         key = args.fleet / SIGNING_KEY
     manifest = export_front(

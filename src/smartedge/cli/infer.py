@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["add_goal_arguments", "add_parser", "goal_of", "run"]
 
 _THRESHOLD = 0.9
+_NONE = "none of the images can be read"
 _CONNECT_S = 5.0
 _DESCRIPTION = """\
 Classify images with a trained run, or with a published front: the task exit answers where it is confident, else the
@@ -128,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threshold is not None:
         check_threshold(args.threshold)
     prepared = _PublishedModel(args) if _is_front(args.model) else _RunModel(args)
+    _refuse_missing(args, prepared.data)
     readable = unreadable = by_back = 0
     # A camera is watched until somebody stops it. Given images are interrupted where that stands.
     source = args.source is not None
@@ -138,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
                 good = [each for each in batch if each.pixels_CHW is not None]
                 for each in batch:
                     if each.pixels_CHW is None:
-                        print(f"{each.name}: {each.problem}; left out", file=sys.stderr)
+                        _tell_unreadable(each)
                 unreadable += len(batch) - len(good)
                 if not good:
                     continue
@@ -147,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
                 by_back += sum(given.by == "back" for given in answers)
                 _print(args, answerer.front, good, answers)
     if not readable and args.source is None:
-        raise DataError("none of the images can be read")
+        raise DataError(_NONE)
     if not args.json:
         print(f"{by_back} of {readable} images went to the back")
     return DataError.exit_code if unreadable else 0
@@ -281,6 +284,18 @@ def _print(args: argparse.Namespace, front: Front, shown: list[Shown], answers: 
         else:
             note = f"   (exit was {100 * given.confidence:.1f} % sure)" if given.by == "back" else ""
             print(f"{each.name:<{width}}   {label}   {100 * sure:.1f} %   {given.by}{note}", flush=True)
+
+
+def _refuse_missing(args: argparse.Namespace, data: DataConfig) -> None:
+    """End here where none of the given images is there, since a network takes seconds to build."""
+    if args.images and not any(map(os.path.exists, args.images)):
+        for each in _shown(args, data, None):
+            _tell_unreadable(each)
+        raise DataError(_NONE)
+
+
+def _tell_unreadable(each: Shown) -> None:
+    _tell(f"{each.name}: {each.problem}; left out")
 
 
 def _tell(text: str) -> None:

@@ -19,7 +19,16 @@ from smartedge.privacy.ledger import same_policy
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.types import Task
 
-__all__ = ["EXIT", "FRONT", "MANIFEST", "SIGNATURE", "PublishedFront", "open_front", "settings_for_release"]
+__all__ = [
+    "EXIT",
+    "FRONT",
+    "MANIFEST",
+    "SIGNATURE",
+    "PublishedFront",
+    "check_new",
+    "open_front",
+    "settings_for_release",
+]
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 FRONT, EXIT = "front.onnx", "exit.onnx"
@@ -92,6 +101,16 @@ def open_front(folder: Path, *, trust: str | None, require: Sequence[Requirement
     for name in manifest.files:
         published.read(name)
     return published
+
+
+def check_new(folder: Path) -> None:
+    """Refuse to publish into a folder that is there.
+
+    Raises:
+        FrontError: it is there.
+    """
+    if folder.exists():
+        raise FrontError(f"{folder}: is there already; choose a new folder for the front bundle")
 
 
 def settings_for_release(folder: Path, overrides: Sequence[str] = ()) -> Config:

@@ -27,7 +27,7 @@ from smartedge.artifacts.results import TaskFacts
 from smartedge.errors import FrontError
 from smartedge.files import write_atomically
 from smartedge.fleet.signing import sign
-from smartedge.fronts.bundle import EXIT, FRONT, MANIFEST, SIGNATURE
+from smartedge.fronts.bundle import EXIT, FRONT, MANIFEST, SIGNATURE, check_new
 from smartedge.image_size import ImageSize
 from smartedge.inference.trained import TorchFront, TrainedRun
 from smartedge.models.network import to_input
@@ -79,8 +79,7 @@ def export_front(
         RunError: weights are missing.
         FleetError: the key cannot be used.
     """
-    if to.exists():
-        raise FrontError(f"{to}: is there already; choose a new folder for the front bundle")
+    check_new(to)
     front = TorchFront(run)
     size, shape = run.config.data.image_size, front.feature_shape
     pixels, features = _FromPixels(front.front).eval(), torch.zeros(2, *shape)

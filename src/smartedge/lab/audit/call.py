@@ -17,7 +17,7 @@ from smartedge.lab.audit import epsilon, floors
 from smartedge.lab.audit.attacks import ATTACKS, available
 from smartedge.lab.audit.attributes import Best, Findings, in_focus, infer, plan, summarise
 from smartedge.lab.audit.certificate.evidence import certify_evidence
-from smartedge.lab.audit.clock import Clock
+from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, of_a_training_image
 from smartedge.lab.audit.membership import membership
 from smartedge.lab.audit.stages import ATTACK_NAMES, stage_of, with_earlier
@@ -43,9 +43,11 @@ __all__ = [
 
 REFERENCE = ("linear", "mlp", "deep")  # attacks on the undefended front
 # Shares of the time budget. Time that a stage does not use goes to the later stages.
-_CHEAP_SHARE = 0.5
+_FIRST_SHARE = 0.25  # of the cheap attackers, before all else
+_CHEAP_SHARE = 0.5  # of the cheap attackers, once they can save costly ones
 _NEAR = 0.02  # a certificate so little above the best attack leaves nothing to find
-_CERTIFICATE_SHARE = 0.1  # of each of two certificates
+_CERTIFICATE_SHARE = 0.2  # of each of two certificates, at most; most need half of it
+_MEMBERSHIP_SHARE = 0.2
 _EPSILON_SHARE = 0.05
 _EPSILON_SECONDS = 60.0
 
@@ -159,7 +161,7 @@ def cheap_attacks(call: Call, evidence: Evidence) -> None:
         {evidence.name: evidence},
         plan(evidence, names, focus=(), seeds=1),
         folders={evidence.name: call.folder / "attacks"},
-        clock=call.clock.part(call.clock.remaining() * _CHEAP_SHARE),
+        clock=call.clock.part(call.clock.remaining() * _FIRST_SHARE),
         monitor=call.monitor,
         skipped=[],
     )
@@ -183,7 +185,7 @@ def certificates(call: Call, evidence: Evidence) -> AuditCertificates | None:
             clock = call.clock.part(call.clock.remaining() * _CERTIFICATE_SHARE)
             focus = in_focus(each, each.sensitive)
             found.append(certify_evidence(each, focus, clock=clock, monitor=call.monitor))
-        except DataError as error:
+        except (DataError, OutOfTime) as error:
             call.skipped.append(Skipped(attack="certificate", reason=str(error), evidence=each.name))
             found.append(None)
     one_release, training_image = found
@@ -197,7 +199,11 @@ def find_membership(call: Call, evidence: Evidence) -> Membership | None:
     if reason := _too_short(call.clock, evidence):
         call.skipped.append(Skipped(attack="membership", reason=reason))
         return None
-    return membership(evidence)
+    try:
+        return membership(evidence, clock=call.clock.part(call.clock.remaining() * _MEMBERSHIP_SHARE))
+    except OutOfTime as reason:
+        call.skipped.append(Skipped(attack="membership", reason=str(reason)))
+        return None
 
 
 def _too_short(clock: Clock, evidence: Evidence) -> str | None:

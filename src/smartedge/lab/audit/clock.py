@@ -30,6 +30,15 @@ class Clock:
         """Seconds that are left, at least 0; inf without a budget."""
         return max(0.0, self._end - self._now())
 
+    def check(self) -> None:
+        """Do nothing while there is time.
+
+        Raises:
+            OutOfTime: the time is over.
+        """
+        if self.remaining() == 0:
+            raise OutOfTime("no time was left")
+
     def elapsed(self) -> float:
         """Seconds since this clock was made."""
         return self._now() - self._begun

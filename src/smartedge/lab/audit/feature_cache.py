@@ -28,6 +28,7 @@ class FeatureCache:
     store: Store
     clock: Clock
     monitor: Monitor
+    ends: bool = False  # whether work ends where the time is over; otherwise the features are needed in any case
 
     def keeps(self, evidence: RunEvidence, split: Split) -> bool:
         """Whether the features of this split are small enough to be kept, in full precision."""
@@ -39,6 +40,9 @@ class FeatureCache:
         """Features (N, *F) of a split, and the seconds that the front needed for an image when they were computed.
 
         In half precision where they need much memory.
+
+        Raises:
+            OutOfTime: the time is over, and this cache ends its work then.
         """
         keeps = self.keeps(evidence, split)
         name, key = self._piece(evidence, split, f"{split_name}-mirrored" if mirrored else split_name)
@@ -50,6 +54,8 @@ class FeatureCache:
         )
         phase = f"{evidence.name} features {split_name}{' mirrored' if mirrored else ''}"
         for start in range(0, len(split), BATCH):
+            if self.ends:
+                self.clock.check()
             rows = torch.arange(start, min(start + BATCH, len(split)))
             bounded_BF = evidence.bounded(evidence.images(split, rows), mirrored=mirrored)
             features_NF[rows] = bounded_BF.to(features_NF.dtype)

@@ -38,9 +38,20 @@ from smartedge.runs.seeds import derive_seed
 from smartedge.types import SplitName, Task
 from smartedge.wire.link import UNNAMED_EDGE
 
-__all__ = ["PERSONS", "Crossed", "Opened", "Parts", "affordable", "assemble", "gather", "open_audited", "trained_parts"]
+__all__ = [
+    "FEWEST_IMAGES",
+    "PERSONS",
+    "Crossed",
+    "Opened",
+    "Parts",
+    "affordable",
+    "assemble",
+    "gather",
+    "open_audited",
+    "trained_parts",
+]
 
-_FEWEST_IMAGES = 512  # own images that an attacker learns from, if it has so many
+FEWEST_IMAGES = 512  # own images that an attacker learns from, if it has so many
 PERSONS = "identity"  # the column that LFW and CelebA have
 _CPU = torch.device("cpu")
 
@@ -218,7 +229,7 @@ def assemble(
         persons=opened.persons,
     )
     scores: dict[SplitName, Tensor] = {}
-    cache = FeatureCache(Store(folder), clock, monitor)
+    cache = FeatureCache(Store(folder), clock, monitor, ends=crossed is None)
 
     def features(split: Split, split_name: SplitName) -> tuple[Tensor, float]:
         clean_NF, seconds_each = cache.views(evidence, split, split_name)
@@ -246,7 +257,7 @@ def assemble(
         views_VNF.append(cache.views(evidence, evidence.train.split, "train", mirrored=True)[0])
     return replace(
         evidence,
-        cache=cache,
+        cache=replace(cache, ends=False),  # what a later stage needs of it has a clock of its own
         seconds_each=seconds,
         train=replace(evidence.train, views_VNF=tuple(views_VNF)),
         val=replace(evidence.val, views_VNF=(val_NF,)),
@@ -271,7 +282,7 @@ def affordable(images: int, seconds_each: float, seconds: float) -> tuple[int, b
     fit = int(seconds / seconds_each)
     if fit >= images:
         return images, False
-    return min(images, max(_FEWEST_IMAGES, 2 ** max(0, fit.bit_length() - 1))), False
+    return min(images, max(FEWEST_IMAGES, 2 ** max(0, fit.bit_length() - 1))), False
 
 
 @torch.no_grad()

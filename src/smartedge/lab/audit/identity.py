@@ -12,6 +12,7 @@ Letters: N images, M pairs, P persons, E columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -36,7 +37,8 @@ _STEPS, _EVERY = 400, 100  # of the network, and between two looks at the choosi
 _PERSONS = 96  # in a batch of the network, two images of each
 _EMBEDDED = 64
 _TEMPERATURE = 0.1
-_RESAMPLES = 100
+_RESAMPLES, _FEWEST_RESAMPLES = 100, 30  # of persons, for an interval
+_CHOICE_SHARE = 0.5  # of the time, to choose linkers; the rest is for their intervals
 _LEVELS = 4000  # scores that are closer count as equal; that moves an AUROC by less than 0.001
 
 Linker = Callable[[Crowd], Floats]  # a crowd → the scores (N, N) of all pairs, symmetric
@@ -71,12 +73,20 @@ class Pairs:
         """AUROC of the scores."""
         return float(self._figures(*self._levels(scores_NN), self.weight_M)[0])
 
-    def figures(self, scores_NN: Floats, *, resamples: int = _RESAMPLES, seed: int = 0) -> tuple[Floats, Floats]:
-        """(AUROC, equal-error rate), and the same for resampled persons, float64 (resamples, 2)."""
+    def figures(
+        self, scores_NN: Floats, *, resamples: int = _RESAMPLES, seed: int = 0, clock: Clock | None = None
+    ) -> tuple[Floats, Floats]:
+        """(AUROC, equal-error rate), and the same for resampled persons, float64 (resamples, 2).
+
+        Raises:
+            OutOfTime: the time is over.
+        """
+        clock = clock or Clock(None)
         level_M, levels = self._levels(scores_NN)
         rng = np.random.default_rng(seed)
         drawn_R2 = np.empty((resamples, 2))
         for r in range(resamples):
+            clock.check()
             count_P = rng.multinomial(self.persons, np.full(self.persons, 1 / self.persons)).astype(np.float64)
             # A person that is drawn twice is no stranger to itself, so it gives its own pairs only.
             times_M = count_P[self._one] * np.where(self.same, 1.0, count_P[self._other])
@@ -116,40 +126,69 @@ def link(
             with the log-likelihood ratio of the two labels added to its scores: ``plda+label`` and so on.
         law: of one release; None where it is not known, or where there is no noise.
         seed: of networks and bootstrap.
-        clock: the time for all linkers; those for which there is none are left out.
+        clock: the time for everything. Linkers for which there is none are left out, and intervals come from fewer
+            resamples.
 
     Raises:
-        OutOfTime: there is no time for the first linker.
+        OutOfTime: there is no time for the first linker, or for the intervals.
     """
     clock = clock or Clock(None)
     chosen: dict[str, list[float]] = {}
     judged: dict[str, list[tuple[Floats, Floats]]] = {}
-    persons = linked = 0
+    persons, linked, resamples = 0, 0, _RESAMPLES
     for fold in folds:
         judges, pairs = Pairs(fold.choosing), Pairs(fold.protected)
         persons, linked = persons + pairs.persons, linked + pairs.linked
         by_label = _by_labels(fold.own, ())
-        for name, (value, linker) in _best_settings(
-            fold, judges, law, by_label if labelled else None, seed, clock
-        ).items():
+        part = clock.part(clock.remaining() * _CHOICE_SHARE)
+        best = _best_settings(fold, judges, law, by_label if labelled else None, seed, part)
+        for name, (value, _) in best.items():
             chosen.setdefault(name, []).append(value)
-            found = pairs.figures(linker(fold.protected), seed=seed)
-            judged.setdefault(name, []).append(found)
-        for name, linker in ((_LABEL, by_label), (_ATTRIBUTES, _by_labels(fold.own, tuple(fold.own.attributes)))):
-            found = pairs.figures(linker(fold.protected), seed=seed)
+        linkers = {name: linker for name, (_, linker) in best.items()}
+        linkers |= {_LABEL: by_label, _ATTRIBUTES: _by_labels(fold.own, tuple(fold.own.attributes))}
+        for place, (name, linker) in enumerate(linkers.items()):
+            clock.check()
+            scores_NN = linker(fold.protected)
+            if place == 0:  # of all figures from the same persons, as :func:`_mean` needs them
+                resamples = min(resamples, _affordable(pairs, scores_NN, clock, len(linkers)))
+            found = pairs.figures(scores_NN, resamples=resamples, seed=seed, clock=clock)
             judged.setdefault(name, []).append(found)
     mean = {name: float(np.mean(values)) for name, values in chosen.items()}
-    figures = {name: _mean(of_folds) for name, of_folds in judged.items()}
+    figures = {
+        name: _mean([(value, drawn_R2[:resamples]) for value, drawn_R2 in of_folds])
+        for name, of_folds in judged.items()
+    }
     return Identity(
         persons=persons,
         persons_with_pairs=linked,
         labelled=labelled,
+        resamples=resamples,
         best=max(mean, key=mean.__getitem__),
         best_of_release=max((name for name in mean if not name.endswith(_WITH_LABEL)), key=mean.__getitem__),
         label_floor=figures.pop(_LABEL),
         attribute_floor=figures.pop(_ATTRIBUTES),
         linkers=figures,
     )
+
+
+def _affordable(pairs: Pairs, scores_NN: Floats, clock: Clock, linkers: int) -> int:
+    """How many resamples there is time for, for each of so many linkers; as many as wanted without a limit.
+
+    Raises:
+        OutOfTime: these are too few for an interval.
+    """
+    if math.isinf(clock.remaining()):
+        return _RESAMPLES
+    begun = clock.elapsed()
+    pairs.figures(scores_NN, resamples=1, clock=clock)  # one resample, and what is done once for all of them
+    each = max(clock.elapsed() - begun, 1e-9)
+    fit = int(clock.remaining() / linkers / each)
+    if fit < _FEWEST_RESAMPLES:
+        raise OutOfTime(
+            f"{_FEWEST_RESAMPLES} resamples for each of {linkers} linkers would take "
+            f"{_FEWEST_RESAMPLES * linkers * each:.0f} s; the time for them was {clock.remaining():.0f} s"
+        )
+    return min(fit, _RESAMPLES)
 
 
 def _mean(of_folds: Sequence[tuple[Floats, Floats]]) -> LinkFigures:
@@ -183,6 +222,8 @@ def _best_settings(
             continue
         deviation = float(judges.of(scores_NN).std()) + 1e-12
         for share in _SHARES:
+            if clock.remaining() == 0:
+                break
             weight = share / deviation
             joined = _sum(by_label, linker, weight)
             consider(name + _WITH_LABEL, joined, label_NN + weight * scores_NN)
@@ -207,7 +248,7 @@ def _linkers(
     ]
     if law is not None and own.bounded_NF is not None:
         made.append(("mixture", partial(_mixture, own, law)))
-    made.append(("siamese", partial(_siamese, columns, fold, judges, derive_seed(seed, "audit", "siamese"))))
+    made.append(("siamese", partial(_siamese, columns, fold, judges, derive_seed(seed, "audit", "siamese"), clock)))
     for name, make in made:
         if clock.remaining() > 0:
             yield name, make()
@@ -316,10 +357,10 @@ def _by_labels(own: Crowd, names: Sequence[str]) -> Linker:
 # -- a linker that learns
 
 
-def _siamese(columns: Columns, fold: Fold, judges: Pairs, seed: int) -> Linker:
+def _siamese(columns: Columns, fold: Fold, judges: Pairs, seed: int, clock: Clock) -> Linker:
     """A network that puts images of one person close together, by the contrastive loss of Khosla et al. 2020.
 
-    The step counts at which the choosing persons are told apart best.
+    The step counts at which the choosing persons are told apart best. Training ends early where the time is over.
     """
     own = fold.own
     own_RNE, at_choice_NE = torch.from_numpy(columns(own)).float(), torch.from_numpy(columns(fold.choosing)[0]).float()
@@ -339,8 +380,10 @@ def _siamese(columns: Columns, fold: Fold, judges: Pairs, seed: int) -> Linker:
         )
         optimizer = in_one_pass(torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-        best, kept = -1.0, {}
+        best, kept = -1.0, dict[str, Tensor]()
         for step in range(1, _STEPS + 1):
+            if kept and clock.remaining() == 0:
+                break
             persons = rng.permutation(several)[:_PERSONS]
             one = rng.integers(images_P[persons])
             other = (one + rng.integers(1, images_P[persons])) % images_P[persons]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from smartedge import metrics
 from smartedge.artifacts.attacks import Membership, MembershipFigures
+from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold
 from smartedge.runs.seeds import derive_seed
@@ -32,8 +33,15 @@ Floats = NDArray[np.float64]
 Likelihood = Callable[[Tensor, Tensor], Tensor]  # releases (N, D), candidates (M, D) → (N, M)
 
 
-def membership(evidence: Evidence) -> Membership:
+def membership(evidence: Evidence, *, clock: Clock | None = None) -> Membership:
     """Judge the attack on every protected image.
+
+    Args:
+        evidence: releases of the protected images, and the features behind them.
+        clock: looked at after every batch; None: no limit.
+
+    Raises:
+        OutOfTime: the time is over.
 
     Returns:
         ``any`` (the false candidate is another test image) and ``same_label`` (one with the same desired label), each
@@ -47,11 +55,15 @@ def membership(evidence: Evidence) -> Membership:
     chosen = torch.randperm(len(evidence.train), generator=generator)[:_REFERENCES]
     reference_MD = evidence.train.views_VNF[0][chosen].float().flatten(1)
     likelihood = _likelihood(evidence)
-    expected_N = torch.cat(
-        [torch.logsumexp(likelihood(part, reference_MD), dim=1) for part in released_ND.split(_BATCH)]
-    )
+    clock = clock or Clock(None)
+    expected = []
+    for part in released_ND.split(_BATCH):
+        clock.check()
+        expected.append(torch.logsumexp(likelihood(part, reference_MD), dim=1))
+    expected_N = torch.cat(expected)
     figures: dict[str, MembershipFigures | None] = {}
     for name, groups in (("any", None), ("same_label", evidence.test_desired)):
+        clock.check()
         others = _others(len(released_ND), groups, generator)
         if others is None:
             figures[name] = None

@@ -141,7 +141,16 @@ class _Attacker:
 
         self.network.train()
         rates = warmup_cosine(self.optimizer, self.unit.rate)
-        fit(self.step, self.batches, self.progress, rates=rates, report=report, after_epoch=self.read)
+        fit(
+            self.step,
+            self.batches,
+            self.progress,
+            rates=rates,
+            report=report,
+            after_epoch=self.read,
+            # The first epoch ends in any case: a look at six steps said that there is time for it.
+            stop=lambda: self.progress.epoch > 0 and self.clock.remaining() == 0,
+        )
         if missing := [name for name in self.unit.attributes if name not in self.at_val]:
             raise Diverged(f"its answers on {', '.join(missing)} were not finite numbers in any epoch")
         return Reading(self.at_val, self.at_test, self.progress.epoch, self.wanted)

@@ -33,6 +33,7 @@ _COLUMNS = 4096  # of a release, at most; maps are pooled
 _MOST_NUMBERS = 512  # with more, the exact law needs too many images of the attacker's own
 _FEWEST_LINKED = 5  # persons with two or more images
 _SHARE = 0.1  # of the time budget that is left, for each stage
+_FIRST_SHARE = 0.6  # of a stage's time, for the audited releases; the rest is for the undefended ones
 _DRAWS = 20_000  # for the certificate of a set
 _CERTIFIED = ("2-3", "4-9")  # bands whose smallest sets are certified
 _MOST_CLASSES = 20  # of an attribute that the attribute floor knows
@@ -46,15 +47,21 @@ def find_identity(call: Call, evidence: Evidence, undefended: Evidence | None) -
     clock = call.clock.part(call.clock.remaining() * _SHARE)
     stronger = _strongest(evidence)
     try:
-        found = link([fold], labelled=stronger.labelled, law=law_of(stronger), seed=evidence.seed, clock=clock)
-        if undefended is not None:
-            plain = _strongest(undefended)
-            theirs = link([fold_of(plain)], labelled=plain.labelled, law=None, seed=evidence.seed, clock=clock)
-            found = found.model_copy(update={"undefended": theirs.linkers[theirs.best]})
+        mine = clock.part(clock.remaining() * (1.0 if undefended is None else _FIRST_SHARE))
+        found = link([fold], labelled=stronger.labelled, law=law_of(stronger), seed=evidence.seed, clock=mine)
     except OutOfTime as reason:
         call.skipped.append(Skipped(attack="identity", reason=str(reason)))
         return None
-    return found
+    if undefended is None:
+        return found
+    try:
+        clock.check()
+        plain = _strongest(undefended)
+        theirs = link([fold_of(plain)], labelled=plain.labelled, law=None, seed=evidence.seed, clock=clock)
+    except OutOfTime as reason:
+        call.skipped.append(Skipped(attack="identity", reason=str(reason), evidence=undefended.name))
+        return found
+    return found.model_copy(update={"undefended": theirs.linkers[theirs.best]})
 
 
 def find_persons(
@@ -70,7 +77,7 @@ def find_persons(
     found: dict[str, dict[str, PersonBand]] = {}
     for name in names:
         try:
-            found[name] = _of_attribute(fold, stronger, undefended, name, clock)
+            found[name] = _of_attribute(call, fold, stronger, undefended, name, clock)
         except OutOfTime as reason:
             call.skipped.append(Skipped(attack="persons", reason=str(reason), attributes=(name,)))
     return found or None
@@ -134,7 +141,7 @@ def _strongest(evidence: Evidence) -> Evidence:
 
 
 def _of_attribute(
-    fold: Fold, evidence: Evidence, undefended: Evidence | None, name: str, clock: Clock
+    call: Call, fold: Fold, evidence: Evidence, undefended: Evidence | None, name: str, clock: Clock
 ) -> dict[str, PersonBand]:
     classes = len(evidence.classes[name])
 
@@ -143,27 +150,42 @@ def _of_attribute(
             [of], name, classes, labelled=each.labelled, law=law_of(each), seed=evidence.seed, clock=clock
         )
 
+    def left_out(reason: OutOfTime, what: str | None) -> None:
+        call.skipped.append(Skipped(attack="persons", reason=str(reason), attributes=(name,), evidence=what))
+
     found = bands(fold, evidence)
+    sizes = {band.name: band.fewest for band in BANDS if band.name in _CERTIFIED and band.fewest <= MOST_IMAGES}
+    for band in found.keys() & sizes.keys():
+        try:
+            bound = _certificate(evidence, name, sizes[band], clock)
+        except OutOfTime as reason:
+            left_out(reason, "certificate")
+            break
+        found[band] = found[band].model_copy(update={"certificate": bound})
     if undefended is not None and found:
-        plain = _strongest(undefended)
-        theirs = bands(fold_of(plain), plain)
+        try:
+            clock.check()
+            plain = _strongest(undefended)
+            theirs = bands(fold_of(plain), plain)
+        except OutOfTime as reason:
+            left_out(reason, undefended.name)
+            return found
         found = {
             band: each.model_copy(update={"undefended": theirs[band].attacks[theirs[band].best]})
             for band, each in found.items()
         }
-    sizes = {band.name: band.fewest for band in BANDS if band.name in _CERTIFIED and band.fewest <= MOST_IMAGES}
-    return {
-        band: each.model_copy(
-            update={"certificate": _certificate(evidence, name, sizes[band]) if band in sizes else None}
-        )
-        for band, each in found.items()
-    }
+    return found
 
 
-def _certificate(evidence: Evidence, name: str, images: int) -> AttributeBound | None:
-    """What no attacker that has so many images of one person can exceed; None where that cannot be said."""
+def _certificate(evidence: Evidence, name: str, images: int, clock: Clock) -> AttributeBound | None:
+    """What no attacker that has so many images of one person can exceed; None where that cannot be said.
+
+    Raises:
+        OutOfTime: the time is over.
+    """
     if law_of(evidence) is None or evidence.persons is None or evidence.persons.also_in_training:
         return None
+    clock.check()
     held: HeldOut = held_out(evidence, name)
     seed = derive_seed(evidence.seed, "audit", "certificate", "persons")
     try:
@@ -173,6 +195,7 @@ def _certificate(evidence: Evidence, name: str, images: int) -> AttributeBound |
             label_known=evidence.labelled,
             seed=seed,
             draws=_DRAWS,
+            progress=lambda *_: clock.check(),
         )
     except DataError:  # too few persons of a class
         return None

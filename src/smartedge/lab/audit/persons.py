@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from smartedge import metrics
 from smartedge.artifacts.attacks import PersonBand, PersonFigures
-from smartedge.lab.audit.clock import Clock, OutOfTime
+from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.crowd import Columns, Crowd, Floats, Fold, Ints, Sees, person_numbers
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold, decide, selection_score
 from smartedge.models.optim import in_one_pass
@@ -108,7 +108,7 @@ def read_persons(
         labelled: whether the attackers also see the true desired label of each image.
         law: of one release; None where it is not known, or where there is no noise.
         seed: of networks and sets.
-        clock: the time for all attackers; it is looked at before each of them.
+        clock: the time for all attackers; it is looked at before each of them, and at each step of a network.
 
     Raises:
         OutOfTime: the time is over.
@@ -202,19 +202,14 @@ def _answers(
     chosen, judged = [choose for choose, _ in bands.values()], [test for _, test in bands.values()]
     computed = problem.sees == "label" or (problem.law is not None and fold.own.bounded_NF is not None)
     for attack, read in (("mixture-images", _by_images), ("mixture-persons", _by_persons)) if computed else ():
-        _check_time(clock)
+        clock.check()
         at_choice, at_test = read(problem, fold.choosing, chosen), read(problem, fold.protected, judged)
         for band, *scores in zip(bands, at_choice, at_test, strict=True):
             yield attack, band, _Answer(*scores)
     for attack in ("network-images", "network-sets"):
-        _check_time(clock)
-        for band, answer in _Network(problem, single=attack == "network-images").train(bands).items():
+        clock.check()
+        for band, answer in _Network(problem, single=attack == "network-images").train(bands, clock).items():
             yield attack, band, answer
-
-
-def _check_time(clock: Clock) -> None:
-    if clock.remaining() == 0:
-        raise OutOfTime("no time was left")
 
 
 def _images_by_person(crowd: Crowd) -> list[Ints]:
@@ -317,8 +312,12 @@ class _Network:
         self.seed = derive_seed(problem.seed, "audit", "persons")
         self.rng = np.random.default_rng(self.seed)
 
-    def train(self, bands: Mapping[str, tuple[Sets, Sets]]) -> dict[str, _Answer]:
-        """Train; of each band the answers at the step that was best on the choosing sets."""
+    def train(self, bands: Mapping[str, tuple[Sets, Sets]], clock: Clock) -> dict[str, _Answer]:
+        """Train; of each band the answers at the step that was best on the choosing sets.
+
+        Raises:
+            OutOfTime: the time is over.
+        """
         best: dict[str, float] = {}
         kept: dict[str, _Answer] = {}
         with torch.random.fork_rng(devices=[]):
@@ -327,6 +326,7 @@ class _Network:
             optimizer = in_one_pass(torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05))
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
             for step in range(1, _STEPS + 1):
+                clock.check()
                 rows, labels_S = self._batch()
                 release_S = self.rng.integers(len(self.own_RNE), size=len(rows))
                 network.train()

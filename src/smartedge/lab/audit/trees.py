@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from smartedge.runs.seeds import derive_seed
 __all__ = ["Table", "fit_logistic", "fit_trees", "read_with_trees"]
 
 _ROUNDS = 50  # rounds of boosting between two looks at the clock
+_FIRST_ROUNDS = 10  # before the first look, where time is limited
 _DRAWS = 4  # releases of each training image that trees learn from
 
 Floats = NDArray[np.float64]
@@ -55,7 +57,7 @@ def fit_trees(
         learning_rate: learning rate of boosting.
         rounds: largest number of rounds.
         seed: seed of the subsamples that define the bins.
-        clock: checked after every 50 rounds; None: no time limit.
+        clock: checked after 10 rounds, and then after every 50; None: no time limit.
 
     Returns:
         The number of rounds trained; probabilities (N, K) for the columns of ``val`` and for each of ``others_ND``.
@@ -80,9 +82,15 @@ def fit_trees(
         warm_start=True,
     )
     with threadpool_limits(torch.get_num_threads()):
-        while model.max_iter < rounds and (clock is None or model.max_iter == 0 or clock.remaining() > 0):
-            model.set_params(max_iter=min(rounds, model.max_iter + _ROUNDS))
+        clock = clock or Clock(None)
+        each = 0.0  # seconds of a round
+        while model.max_iter < rounds and (model.max_iter == 0 or clock.remaining() > each * _ROUNDS):
+            limited = not math.isinf(clock.remaining())
+            more = _FIRST_ROUNDS if limited and model.max_iter == 0 else _ROUNDS
+            begun = clock.elapsed()
+            model.set_params(max_iter=min(rounds, model.max_iter + more))
             model.fit(train.columns_ND, train.labels_N)
+            each = (clock.elapsed() - begun) / more
         present = model.classes_
         best, best_round = -1.0, 0
         for number, scores_NP in enumerate(model.staged_predict_proba(val.columns_ND)):

@@ -15,7 +15,7 @@ from smartedge.data import DataSet, batches
 from smartedge.errors import ConfigError
 from smartedge.files import private_folder, write_json_atomically
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.gathering import assemble, gather, open_audited, trained_parts
+from smartedge.lab.audit.gathering import FEWEST_IMAGES, assemble, gather, open_audited, trained_parts
 from smartedge.lab.audit.run_evidence import RunEvidence, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.hierarchical import ExitLearner
@@ -27,6 +27,10 @@ from smartedge.types import ImageBatch
 
 __all__ = ["gather_undefended", "is_undefended", "undefended_config"]
 
+_LEAST_TRAINED = 0.25  # share of a front's training; with less it is no network to compare with
+_TRAINING_SHARE = 0.6  # of the time, at most
+_UNFINISHED = "unfinished"  # folder of the weights of a front that a budget cut short
+
 
 def gather_undefended(
     defended: RunEvidence,
@@ -35,6 +39,7 @@ def gather_undefended(
     named: Path | None = None,
     monitor: Monitor,
     clock: Clock,
+    note: Callable[[str], None],
 ) -> RunEvidence:
     """The evidence of the same network, cut and exit, but without bottleneck, noise and adversarial exits.
 
@@ -43,27 +48,41 @@ def gather_undefended(
         folder: keeps the undefended front, which is trained once.
         named: a finished run to use instead of training a front.
         monitor: takes progress updates.
-        clock: when it runs out, the training stops; the next call continues after its last whole epoch.
+        clock: when it runs out, the training stops; the next call continues after its last whole epoch. A front that
+            had at least a quarter of its training serves this call.
+        note: takes a sentence on what such a front lacks.
 
     Raises:
         ConfigError: ``named`` is defended itself, or learned from other images.
         RunError: ``named`` has not finished.
-        OutOfTime: there was no time to finish the front's training or to compute its features.
+        OutOfTime: there was no time for a quarter of the front's training, or to compute its features.
     """
     attributes = list(defended.classes)
     if named is not None:
+        clock.check()
         evidence = gather(named, attributes, name="undefended", clock=clock, monitor=monitor)
         _check_comparable(defended, evidence, named)
         return evidence
     if is_undefended(defended.config):
         return replace(defended, name="undefended")
+    clock.check()
     config = undefended_config(defended.config)
     opened = open_audited(config, attributes)
     if _settings_of(folder) != config.identity():
         shutil.rmtree(folder, ignore_errors=True)
+    weights = folder
     if not (folder / "front.safetensors").exists():
-        _train_front(config, opened.dataset, folder, monitor, clock)
-    parts = trained_parts(config, opened.dataset.task, folder)
+        # The features of its images come after the training, and take about as long as those of the audited front.
+        images = len(defended.val) + len(defended.test) + min(FEWEST_IMAGES, len(defended.train))
+        reserve = defended.seconds_each * images
+        if reserve >= clock.remaining():
+            raise OutOfTime(f"the features of {images} images would take the undefended front {reserve:.0f} s")
+        part = clock.part(min(_TRAINING_SHARE * clock.remaining(), clock.remaining() - reserve))
+        share = _train_front(config, opened.dataset, folder, monitor, part)
+        if share < 1:
+            weights = folder / _UNFINISHED
+            note(f"the undefended front had {share:.0%} of its training; another call continues there")
+    parts = trained_parts(config, opened.dataset.task, weights)
     return assemble("undefended", config, opened, parts, None, folder=folder / "features", clock=clock, monitor=monitor)
 
 
@@ -116,8 +135,15 @@ def _check_comparable(defended: RunEvidence, undefended: RunEvidence, named: Pat
             )
 
 
-def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monitor, clock: Clock) -> None:
-    """Train front and task exit with these settings, as the edge does. A later call resumes after the last epoch."""
+def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monitor, clock: Clock) -> float:
+    """Train front and task exit with these settings, as the edge does. A later call resumes after the last epoch.
+
+    Returns:
+        The share of the training that was done. Below 1 the weights are in the folder ``unfinished``.
+
+    Raises:
+        OutOfTime: it is less than a quarter.
+    """
     train, split = config.train, dataset.splits["train"]
     device = device_of(config)
     learner = ExitLearner(config, dataset.task, device)
@@ -160,11 +186,18 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
         after_epoch=save,
         stop=lambda: clock.remaining() == 0,
     ):
-        raise OutOfTime(
-            f"the undefended front is at epoch {progress.epoch + 1} of {epochs}; another call continues there"
-        )
+        if progress.share < _LEAST_TRAINED:
+            raise OutOfTime(
+                f"the undefended front is at epoch {progress.epoch + 1} of {epochs}; another call continues there"
+            )
+        private_folder(folder / _UNFINISHED)
+        for name in ("exit", "front"):
+            save_weights(folder / _UNFINISHED / f"{name}.safetensors", learner.modules[name].state_dict())
+        return progress.share
+    shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
     save_weights(folder / "exit.safetensors", learner.modules["exit"].state_dict())
     save_weights(
         folder / "front.safetensors", learner.modules["front"].state_dict()
     )  # written last: it marks the front as finished
     checkpoints.forget_before(epochs + 1)
+    return 1.0

@@ -14,7 +14,7 @@ from smartedge.artifacts.certificate import Certificate
 from smartedge.errors import DataError
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
-from smartedge.lab.audit.clock import Clock
+from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.runs.progress import Monitor
 from smartedge.runs.seeds import derive_seed
@@ -35,11 +35,12 @@ def certify_evidence(
     Args:
         evidence: of one release, or of everything sent about a training image.
         attributes: the columns. Desired ones are left out where the attacker knows the desired label.
-        clock: when it is short, fewer draws are made, and the bound is a little higher.
+        clock: when it is short, fewer draws are made, and the bound is a little higher. About half of it is used.
         monitor: takes progress updates.
 
     Raises:
         DataError: there are too few persons of a class, or the front learned from images of the same persons.
+        OutOfTime: there is no time for the fewest draws.
     """
     names = [name for name in attributes if not (evidence.labelled and name in evidence.task.columns)]
     if not evidence.noisy or math.isinf(evidence.mechanism.epsilon) or not names:
@@ -62,7 +63,7 @@ def certify_evidence(
     seed = derive_seed(evidence.seed, "audit", "certificate")
 
     def certified(draws: int | None) -> Certificate:
-        return certificate_of(evidence.mechanism, held, statement, seed=seed, monitor=monitor, draws=draws)
+        return certificate_of(evidence.mechanism, held, statement, seed=seed, monitor=monitor, draws=draws, clock=clock)
 
     if math.isinf(clock.remaining()):
         return certified(None)
@@ -70,8 +71,13 @@ def certify_evidence(
     begun = clock.elapsed()
     quick = certified(_FEWEST_DRAWS)
     seconds = max(clock.elapsed() - begun, 1e-6)
-    draws = min(_MOST_DRAWS, int(_FEWEST_DRAWS * clock.remaining() / seconds))
-    return certified(draws) if draws > 2 * _FEWEST_DRAWS else quick
+    draws = min(_MOST_DRAWS, int(_FEWEST_DRAWS * clock.remaining() / 2 / seconds))
+    if draws <= 2 * _FEWEST_DRAWS:
+        return quick
+    try:
+        return certified(draws)
+    except OutOfTime:
+        return quick
 
 
 def held_out(evidence: Evidence, name: str) -> HeldOut:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 from smartedge.artifacts.certificate import AttributeBound, Certificate
 from smartedge.errors import DataError
 from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
+from smartedge.lab.audit.clock import Clock
 from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.progress import Monitor, Update
@@ -37,6 +39,7 @@ def certificate_of(
     seed: int,
     monitor: Monitor,
     draws: int | None = None,
+    clock: Clock | None = None,
 ) -> Certificate:
     """Bound what attackers read of each attribute.
 
@@ -47,14 +50,24 @@ def certificate_of(
         seed: seed of the draws.
         monitor: takes progress updates.
         draws: number of draws; None: a number that takes some seconds for each attribute.
+        clock: looked at while draws are made; None: no limit.
 
     Raises:
         DataError: an attribute has too few persons of a class.
         PrivacyError: the mechanism adds no noise.
+        OutOfTime: the time is over.
     """
     law = release_law(mechanism, statement.releases)
     found: dict[str, AttributeBound] = {}
+    clock = clock or Clock(None)
+
+    def progress(name: str, done: int, total: int) -> None:
+        monitor.update(Update("audit", f"draws {name}", done, total))
+        if done < total:
+            clock.check()
+
     for name, images in held.items():
+        clock.check()
         try:
             found[name] = certify_attribute(
                 law,
@@ -63,9 +76,7 @@ def certificate_of(
                 confidence=statement.confidence,
                 seed=seed,
                 draws=draws,
-                progress=lambda done, total, name=name: monitor.update(  # type: ignore[misc]
-                    Update("audit", f"draws {name}", done, total)
-                ),
+                progress=partial(progress, name),
             )
         except DataError as error:
             raise DataError(f"{name}: {error}") from error

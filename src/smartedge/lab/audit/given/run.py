@@ -114,7 +114,13 @@ def audit(  # noqa: PLR0913 - one argument for each array and each option of the
 
 
 def audit_features(
-    table: FeatureTable, settings: AuditSettings, how: GivenSettings, folder: Path, monitor: Monitor
+    table: FeatureTable,
+    settings: AuditSettings,
+    how: GivenSettings,
+    folder: Path,
+    monitor: Monitor,
+    *,
+    clock: Clock | None = None,
 ) -> Audit:
     """Attack features, write ``FOLDER/audit.json`` and return its content.
 
@@ -124,6 +130,7 @@ def audit_features(
         how: what is known beside the features.
         folder: keeps finished attacks.
         monitor: takes progress updates.
+        clock: of a caller that has used a part of the budget already; None: a new one over the budget.
 
     Raises:
         ConfigError: an option is impossible, or a package that the attacks need is not installed.
@@ -137,7 +144,7 @@ def audit_features(
         settings = replace(settings, attacks=tuple(name for name in ATTACK_NAMES if name not in _OF_RUNS_ONLY))
     mechanism = mechanism_from(how.noise, tuple(table.features_NF.shape[1:]))
     sent = Crossing(releases_of(how.noise), label_in_clear=how.known_label)
-    call = Call(settings, folder, Clock(settings.budget), monitor)
+    call = Call(settings, folder, clock or Clock(settings.budget), monitor)
     private_folder(folder)
     if settings.fresh:
         call.forget("attacks")

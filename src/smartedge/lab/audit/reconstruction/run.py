@@ -108,16 +108,21 @@ class _Attacks:
         self.subset = with_others(self.sample, len(self.labels_NQ), _SUBSET, seed)
         self.pieces = ["classifier", *(name for name in ("decoder", "gan", "white-box") for _ in self.evidences)]
         self.skipped: list[dict[str, str]] = []
+        self.judging = 0.0  # seconds to judge the images of one attack, once they are known
 
     def run(self) -> dict[str, Any]:
         """The block."""
         if self.budget.remaining() <= 0:
             return {"skipped": [{"attack": "reconstruction", "reason": "no time was left"}]}
         classifier = self._classifier()
+        trained = self.budget.elapsed()
         evidence = self.evidences[0]
         distance = perceptual_distance(
             classifier.network, image_size=evidence.config.data.image_size, of=evidence.config.model.name
         )
+        references = self._references(classifier, distance)
+        # An attack judges as many images as that, after its training.
+        self.judging = self.budget.elapsed() - trained
         decoders: dict[str, Decoder | None] = {}
         found: dict[str, dict[str, Images]] = {each.name: {} for each in self.evidences}
         for each in self.evidences:
@@ -127,7 +132,7 @@ class _Attacks:
         for each in self.evidences:
             self._optimised(each, decoders[each.name], classifier, distance, found)
         self._write_samples(distance, found)
-        return self._block(classifier, distance, found)
+        return {**self._block(found), **references, "skipped": self.skipped}
 
     # -- the pieces
 
@@ -354,30 +359,33 @@ class _Attacks:
         originals = to_image(self.originals_NCHW[self.subset])
         return finite_mean(distance(originals, to_image(at(images, self.subset))))
 
-    def _block(
-        self, classifier: Classifier, distance: Distance, found: Mapping[str, Mapping[str, Images]]
-    ) -> dict[str, object]:
+    def _block(self, found: Mapping[str, Mapping[str, Images]]) -> dict[str, object]:
         first, last = self.evidences[0].name, self.evidences[-1].name
         block: dict[str, object] = {}
         for attack, images in found[first].items():
             other = found[last].get(attack) if self.compared else None
             block[attack] = {**images.figures, "undefended": dict(other.figures) if other else None}
+        return block
+
+    def _references(self, classifier: Classifier, distance: Distance) -> dict[str, object]:
+        """What the classifier reads from the originals, and how like them their mean is."""
         read = read_labels(classifier, self.originals_NCHW, self.labels_NQ)
         evidence = self.evidences[0]
         own = evidence.images(evidence.train.split, torch.arange(min(_SUBSET * 8, len(evidence.train))))
         mean_CHW = to_image(own).mean(dim=0).mul(255).round().to(torch.uint8)
-        block["originals"] = {"images": len(self.labels_NQ), **accuracies(self.questions, read)}
-        block["mean_image"] = likeness(self.originals_NCHW, mean_CHW.expand_as(self.originals_NCHW), distance)
-        block["skipped"] = self.skipped
-        return block
+        return {
+            "originals": {"images": len(self.labels_NQ), **accuracies(self.questions, read)},
+            "mean_image": likeness(self.originals_NCHW, mean_CHW.expand_as(self.originals_NCHW), distance),
+        }
 
     # -- time, randomness, progress
 
     def _seconds(self, kind: str) -> float:
         """The seconds that the next piece of this kind may take."""
         left = sum(_SHARES[piece] for piece in self.pieces)
+        judging = self.judging * len(self.pieces)
         self.pieces.remove(kind)
-        return self.budget.remaining() * (_SHARES[kind] / left)
+        return max(0.0, self.budget.remaining() - judging) * (_SHARES[kind] / left)
 
     def _derived(self, *purpose: str) -> int:
         return derive_seed(self.seed, "audit", "reconstruction", *purpose)

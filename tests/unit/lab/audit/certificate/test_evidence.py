@@ -10,7 +10,7 @@ import torch
 
 from smartedge.errors import DataError
 from smartedge.lab.audit.certificate.evidence import certify_evidence
-from smartedge.lab.audit.clock import Clock
+from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Persons
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.privacy.mechanisms import Gaussian
@@ -63,9 +63,12 @@ def test_persons_that_the_front_learned_from_are_refused(evidence: RunEvidence) 
 def test_a_short_clock_means_fewer_draws_and_a_bound_that_is_hardly_higher(evidence: RunEvidence) -> None:
     """The clock moves by a second at each look."""
     now = iter(range(1000))
-    quick = certified(evidence, Clock(1.0, lambda: float(next(now)))).attributes["hidden"]
+    quick = certified(evidence, Clock(10.0, lambda: float(next(now)))).attributes["hidden"]
     full = certified(evidence).attributes["hidden"]
     assert quick.draws == 2_000 and full.draws > 50_000
     assert full.bound < quick.bound < full.bound + 0.03
     later = iter(range(1000))
-    assert certified(evidence, Clock(40.0, lambda: float(next(later)))).attributes["hidden"].draws > 20_000
+    assert certified(evidence, Clock(200.0, lambda: float(next(later)))).attributes["hidden"].draws > 20_000
+    never = iter(range(1000))
+    with pytest.raises(OutOfTime):
+        certified(evidence, Clock(1.0, lambda: float(next(never))))

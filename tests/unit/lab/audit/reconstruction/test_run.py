@@ -136,6 +136,9 @@ class Runs:
     def remaining(self) -> float:
         return self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]
 
+    def elapsed(self) -> float:
+        return 0.0
+
 
 def test_what_time_does_not_allow_is_listed_and_done_in_a_longer_call(shuffled, quick, tmp_path):
     def call(clock):

@@ -1,0 +1,57 @@
+"""What is wrong with paths is told before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smartedge.artifacts.results import TaskFacts
+from smartedge.artifacts.run import SharedRun
+from smartedge.config import load_config
+
+CASES = (
+    (("audit", "nowhere"), "nowhere: holds no run"),
+    (("audit", "RUN", "--undefended", "nowhere"), "nowhere: holds no run"),
+    (("audit", "--features", "nowhere.npz"), "nowhere.npz: there is no such file"),
+    (("export", "nowhere", "--to", "new"), "nowhere: holds no run"),
+    (("export", "RUN", "--to", "RUN"), "is there already"),
+    (("export", "RUN", "--to", "new", "--fleet", "nowhere"), "--fleet nowhere: is no fleet"),
+    (("infer", "nowhere", "a.png"), "nowhere: holds no run"),
+    (("infer", "RUN", "a.png", "b.png"), "none of the images can be read"),
+)
+CODE = """
+import contextlib, io, json, sys
+from smartedge.cli.app import main
+
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        code = main(words)
+    print(json.dumps([code, told.getvalue(), "torch" in sys.modules]))
+"""
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """What a verb reads of a run before it needs its weights."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = load_config({"run_dir": str(folder)})
+    (folder / "config.yaml").write_text(config.to_yaml())
+    (folder / "shared").mkdir()
+    task = TaskFacts(kind="single", columns=("smile",), names=("no", "yes"))
+    SharedRun(settings=config.identity(), task=task, feature_shape=(8,)).write(folder / "shared" / "run.json")
+    return folder
+
+
+def test_wrong_paths_are_told_without_torch(run_dir: Path, tmp_path: Path) -> None:
+    asked = [[str(run_dir) if word == "RUN" else word for word in words] for words, _ in CASES]
+    call = [sys.executable, "-c", CODE, json.dumps(asked)]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    for (words, told), (code, errors, torch_there) in zip(CASES, found, strict=True):
+        assert code >= 2 and told in errors, (words, errors)
+        assert not torch_there, words
