@@ -241,6 +241,11 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
     def certified(known: str, key: str) -> list[float]:
         return [each["certificate"][known][comparison.sensitive][key] for each in found if each.get("certificate")]
 
+    def linked(which: str) -> list[float]:
+        """AUROC of attackers who hold the image, and ask whether a release was made from it."""
+        found_by = [each["audit"]["membership"] for each in found]
+        return [figures[which]["auroc"] for figures in found_by if figures and figures.get(which)]
+
     bounds, floors = certified("release alone", "bound"), certified("release alone", "label_floor")
     above = [bound - floor for bound, floor in zip(bounds, floors, strict=True)]
     known = certified("label known", "bound")
@@ -264,6 +269,8 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
         "label floor": percent(attack("floor")),
         "prediction floor": percent(attack("prediction_floor")),
         "attack - floor": f"{100 * mean(over):+.2f}",
+        "linked to a known image, AUROC": f"{mean(linked('any')):.2f}",
+        "… among images of its label": f"{mean(linked('same_label')):.2f}",
         "certificate": percent(bounds) if bounds else "",
         "certificate - floor": f"{100 * mean(above):+.2f}" if above else "",
         "certificate, label known": percent(known) if known else "",
