@@ -55,6 +55,12 @@ class Best:
     by_validation: NamedFigures  # chosen by its accuracy on the attacker's own images
     attacks: dict[str, KindFigures]  # kind → its best
 
+    def for_persons(self) -> float:
+        """Balanced accuracy of the best attacker where each person counts once; of images if persons are not known."""
+        counted = [figures.balanced_accuracy_by_person for figures in self.attacks.values()]
+        known = [figure for figure in counted if figure is not None]
+        return max(known) if known else self.best.balanced_accuracy
+
 
 def plan(
     evidence: Evidence,

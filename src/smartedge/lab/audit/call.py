@@ -15,7 +15,7 @@ from smartedge.artifacts.reconstruction import Reconstruction
 from smartedge.errors import ConfigError, DataError
 from smartedge.lab.audit import epsilon, floors
 from smartedge.lab.audit.attacks import ATTACKS, available
-from smartedge.lab.audit.attributes import Best, Findings, in_focus, infer, plan, summarise
+from smartedge.lab.audit.attributes import Findings, in_focus, infer, plan, summarise
 from smartedge.lab.audit.certificate.evidence import certify_evidence
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, of_a_training_image
@@ -295,15 +295,8 @@ def _settled(certificate: Certificate | None, found: Findings, evidence: Evidenc
     return frozenset(
         name
         for name, bound in bounds.items()
-        if found.get(name) and bound.bound - _best_for_persons(summarise(found[name], evidence, name)) <= _NEAR
+        if found.get(name) and bound.bound - summarise(found[name], evidence, name).for_persons() <= _NEAR
     )
-
-
-def _best_for_persons(best: Best) -> float:
-    """The best attacker where each person counts once; of images where persons are not known."""
-    counted = [figures.balanced_accuracy_by_person for figures in best.attacks.values()]
-    known = [figure for figure in counted if figure is not None]
-    return max(known) if known else best.best.balanced_accuracy
 
 
 def _block(

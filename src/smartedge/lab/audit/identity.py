@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from smartedge.artifacts.attacks import Identity, LinkFigures
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.crowd import Columns, Crowd, Floats, Fold, Ints, person_numbers
+from smartedge.lab.audit.pairs import RESAMPLES, Pairs
 from smartedge.models.optim import in_one_pass
 from smartedge.privacy.laws import ReleaseLaw
 from smartedge.runs.seeds import derive_seed
 
-__all__ = ["Pairs", "link"]
+__all__ = ["link"]
 
 _SHRINKS = (0.02, 0.2)  # of the covariance within persons, towards its diagonal
 _SHARES = (0.03, 0.1, 0.3, 1.0)  # of a linker's scores, in standard deviations, beside the labels' log-likelihood ratio
@@ -37,77 +38,10 @@ _STEPS, _EVERY = 400, 100  # of the network, and between two looks at the choosi
 _PERSONS = 96  # in a batch of the network, two images of each
 _EMBEDDED = 64
 _TEMPERATURE = 0.1
-_RESAMPLES, _FEWEST_RESAMPLES = 100, 30  # of persons, for an interval
+_FEWEST_RESAMPLES = 30  # of persons, for an interval
 _CHOICE_SHARE = 0.5  # of the time, to choose linkers; the rest is for their intervals
-_LEVELS = 4000  # scores that are closer count as equal; that moves an AUROC by less than 0.001
 
 Linker = Callable[[Crowd], Floats]  # a crowd → the scores (N, N) of all pairs, symmetric
-
-
-class Pairs:
-    """The pairs of a crowd, and how scores of them are judged.
-
-    Attributes:
-        first: int64 (M,), the place of one image of each pair.
-        second: int64 (M,), the place of the other.
-        same: bool (M,), whether both are of one person.
-        weight_M: so that every person counts once.
-        persons: how many persons there are.
-        linked: how many of them have two or more images.
-    """
-
-    def __init__(self, crowd: Crowd) -> None:
-        number_N, images_P = person_numbers(crowd)
-        self.first, self.second = np.triu_indices(len(number_N), k=1)
-        self._one, self._other = number_N[self.first], number_N[self.second]
-        self.same = self._one == self._other
-        n, m = images_P[self._one], images_P[self._other]
-        self.weight_M = np.where(self.same, 2.0 / np.maximum(n * (n - 1), 1), 1.0 / (n * m))
-        self.persons, self.linked = len(images_P), int((images_P > 1).sum())
-
-    def of(self, scores_NN: Floats) -> Floats:
-        """The scores of the pairs, (M,)."""
-        return np.asarray(scores_NN[self.first, self.second])
-
-    def auroc(self, scores_NN: Floats) -> float:
-        """AUROC of the scores."""
-        return float(self._figures(*self._levels(scores_NN), self.weight_M)[0])
-
-    def figures(
-        self, scores_NN: Floats, *, resamples: int = _RESAMPLES, seed: int = 0, clock: Clock | None = None
-    ) -> tuple[Floats, Floats]:
-        """(AUROC, equal-error rate), and the same for resampled persons, float64 (resamples, 2).
-
-        Raises:
-            OutOfTime: the time is over.
-        """
-        clock = clock or Clock(None)
-        level_M, levels = self._levels(scores_NN)
-        rng = np.random.default_rng(seed)
-        drawn_R2 = np.empty((resamples, 2))
-        for r in range(resamples):
-            clock.check()
-            count_P = rng.multinomial(self.persons, np.full(self.persons, 1 / self.persons)).astype(np.float64)
-            # A person that is drawn twice is no stranger to itself, so it gives its own pairs only.
-            times_M = count_P[self._one] * np.where(self.same, 1.0, count_P[self._other])
-            drawn_R2[r] = self._figures(level_M, levels, self.weight_M * times_M)
-        return self._figures(level_M, levels, self.weight_M), drawn_R2
-
-    def _levels(self, scores_NN: Floats) -> tuple[Ints, int]:
-        """The level of each pair's score, 0 for the highest, and how many levels there are."""
-        scores_M = -self.of(scores_NN)
-        edges = np.unique(np.quantile(scores_M[:: max(1, len(scores_M) // 100_000)], np.linspace(0, 1, _LEVELS)))
-        return np.searchsorted(edges, scores_M), len(edges) + 1
-
-    def _figures(self, level_M: Ints, levels: int, weight_M: Floats) -> Floats:
-        mass_L2 = np.bincount(2 * level_M + self.same, weight_M, minlength=2 * levels).reshape(-1, 2)
-        alarm, hit = np.concatenate([np.zeros((1, 2)), np.cumsum(mass_L2, axis=0)]).T / mass_L2.sum(axis=0)[:, None]
-        area = float((np.diff(alarm) * (hit[1:] + hit[:-1])).sum() / 2)
-        # Along the curve the missed pairs become fewer and the false alarms more. They cross within one step.
-        gap = (1 - hit) - alarm
-        place = int(np.flatnonzero(gap <= 0)[0])
-        share = gap[place - 1] / (gap[place - 1] - gap[place])
-        return np.array([area, alarm[place - 1] + share * (alarm[place] - alarm[place - 1])])
 
 
 def link(
@@ -135,7 +69,7 @@ def link(
     clock = clock or Clock(None)
     chosen: dict[str, list[float]] = {}
     judged: dict[str, list[tuple[Floats, Floats]]] = {}
-    persons, linked, resamples = 0, 0, _RESAMPLES
+    persons, linked, resamples = 0, 0, RESAMPLES
     for fold in folds:
         judges, pairs = Pairs(fold.choosing), Pairs(fold.protected)
         persons, linked = persons + pairs.persons, linked + pairs.linked
@@ -178,7 +112,7 @@ def _affordable(pairs: Pairs, scores_NN: Floats, clock: Clock, linkers: int) -> 
         OutOfTime: these are too few for an interval.
     """
     if math.isinf(clock.remaining()):
-        return _RESAMPLES
+        return RESAMPLES
     begun = clock.elapsed()
     pairs.figures(scores_NN, resamples=1, clock=clock)  # one resample, and what is done once for all of them
     each = max(clock.elapsed() - begun, 1e-9)
@@ -188,7 +122,7 @@ def _affordable(pairs: Pairs, scores_NN: Floats, clock: Clock, linkers: int) -> 
             f"{_FEWEST_RESAMPLES} resamples for each of {linkers} linkers would take "
             f"{_FEWEST_RESAMPLES * linkers * each:.0f} s; the time for them was {clock.remaining():.0f} s"
         )
-    return min(fit, _RESAMPLES)
+    return min(fit, RESAMPLES)
 
 
 def _mean(of_folds: Sequence[tuple[Floats, Floats]]) -> LinkFigures:

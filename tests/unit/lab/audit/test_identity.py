@@ -5,7 +5,8 @@ import pytest
 
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.crowd import Crowd, Fold
-from smartedge.lab.audit.identity import Pairs, _mixture, link
+from smartedge.lab.audit.identity import _mixture, link
+from smartedge.lab.audit.pairs import Pairs
 from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Gaussian
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Images", "at", "how", "least_share", "stands", "with_others"]
+__all__ = ["Images", "at", "both_known", "how", "least_share", "stands", "with_others"]
 
 _WORTH_IT = 2.0  # a piece that was cut short is made again if there is at least so many times as much time
 
@@ -51,3 +51,8 @@ def with_others(first: Tensor, count: int, size: int, seed: int) -> Tensor:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     others = order[~torch.isin(order, first)]
     return torch.cat([first, others])[: max(size, len(first))]
+
+
+def both_known(*labels: Tensor) -> bool:
+    """Whether each of these holds known labels, and the first both of more than one class."""
+    return all((part >= 0).any() for part in labels) and len(labels[0][labels[0] >= 0].unique()) > 1

@@ -35,7 +35,7 @@ from smartedge.lab.audit.reconstruction.figures import Distance, accuracies, lik
 from smartedge.lab.audit.reconstruction.gan import train_gan
 from smartedge.lab.audit.reconstruction.measures import finite_mean, perceptual_distance
 from smartedge.lab.audit.reconstruction.networks import Decoder
-from smartedge.lab.audit.reconstruction.pieces import Images, at, how, least_share, stands, with_others
+from smartedge.lab.audit.reconstruction.pieces import Images, at, both_known, how, least_share, stands, with_others
 from smartedge.lab.audit.reconstruction.pixels import to_image
 from smartedge.lab.audit.reconstruction.recipe import Report
 from smartedge.lab.audit.reconstruction.samples import combinations, write_samples
@@ -247,7 +247,7 @@ class _Attacks:
                 labels_NQ[:, place].numpy(),
             ).balanced_accuracy
             for place, question in enumerate(self.questions)
-            if not question.desired and _both_known(val_labels_NQ[:, place], labels_NQ[:, place])
+            if not question.desired and both_known(val_labels_NQ[:, place], labels_NQ[:, place])
         }
 
     def _optimised(
@@ -356,14 +356,12 @@ class _Attacks:
         write_samples(self.store.folder / "samples.safetensors", tensors, notes)
 
     def _distance_on_subset(self, distance: Distance, images: Images) -> float:
-        originals = to_image(self.originals_NCHW[self.subset])
-        return finite_mean(distance(originals, to_image(at(images, self.subset))))
+        return finite_mean(distance(to_image(self.originals_NCHW[self.subset]), to_image(at(images, self.subset))))
 
     def _block(self, found: Mapping[str, Mapping[str, Images]]) -> dict[str, object]:
-        first, last = self.evidences[0].name, self.evidences[-1].name
         block: dict[str, object] = {}
-        for attack, images in found[first].items():
-            other = found[last].get(attack) if self.compared else None
+        for attack, images in found[self.evidences[0].name].items():
+            other = found[self.evidences[-1].name].get(attack) if self.compared else None
             block[attack] = {**images.figures, "undefended": dict(other.figures) if other else None}
         return block
 
@@ -400,8 +398,3 @@ class _Attacks:
         """List a piece under ``skipped`` if it had less than half of its training, since it is then weak."""
         if (share := least_share(training)) < 0.5:
             self._skip(piece, f"cut short by the time budget at {share:.0%} of its training; it counts")
-
-
-def _both_known(*labels: Tensor) -> bool:
-    """Whether each of these holds known labels, and the first both of more than one class."""
-    return all((part >= 0).any() for part in labels) and len(labels[0][labels[0] >= 0].unique()) > 1
