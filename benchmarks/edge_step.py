@@ -126,7 +126,7 @@ def main() -> None:
     encoding = []
     for what, bottleneck in (("64x16x16 map", None), ("8x4x4 bottleneck", (8, 4, 4))):
         step = make_step(*ways[fastest], bottleneck)
-        features_BF = step().features_BF
+        features_BF = step().features_BF.detach().float().numpy()
         each = statistics.median(seconds(step) for _ in range(args.repeats)) / BATCH
         for codec in ("uint8", "uint4"):
             encode = partial(get_codec(codec).encode, features_BF)
