@@ -9,6 +9,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ __all__ = [
     "disk_error",
     "finite_or_none",
     "is_disk_error",
+    "named",
     "private_folder",
     "refuse_if_others_can_read",
     "replacing",
@@ -105,6 +107,15 @@ def replacing(path: Path) -> Iterator[Path]:
             error.filename = str(path)
         raise
     sync_folder(path.parent)
+
+
+def named(name: str) -> str:
+    """The name of the file that a temporary one of :func:`replacing` is to become; any other name as it is.
+
+    Another process may write such a file at this moment, or have been killed while it did.
+    """
+    found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.tmp", name)
+    return found[1] if found else name
 
 
 def sync_folder(path: Path) -> None:

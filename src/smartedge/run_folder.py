@@ -21,7 +21,7 @@ from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import AUTO, Config, differences, load_config
 from smartedge.errors import ConfigError, RunError
-from smartedge.files import private_folder, write_atomically
+from smartedge.files import named, private_folder, write_atomically
 
 __all__ = ["RUNS", "check_place", "has_begun", "in_folder", "name_of", "note_facts", "prepare_run"]
 
@@ -31,7 +31,18 @@ SIDES = ("edge", "cloud")
 # What may be in a folder in which no run has begun: what a start that failed leaves, or a run that was carried there in
 # part, and the folder that a file system makes of its own.
 _OF_A_RUN = frozenset(
-    {*SIDES, "config.yaml", "data", "shared", "audit", "tensorboard", "metrics.jsonl", "results.json", "report.html"}
+    {
+        *SIDES,
+        "config.yaml",
+        "run.json",
+        "data",
+        "shared",
+        "audit",
+        "tensorboard",
+        "metrics.jsonl",
+        "results.json",
+        "report.html",
+    }
     | {"predictions.safetensors", "lost+found"}
 )
 
@@ -165,7 +176,7 @@ def check_place(run_dir: Path) -> None:
         return
     if not run_dir.is_dir():
         raise RunError(f"{run_dir}: is a file; a run needs a folder: choose another run_dir (--set run_dir=...)")
-    foreign = sorted(entry.name for entry in run_dir.iterdir() if entry.name not in _OF_A_RUN)
+    foreign = sorted(entry.name for entry in run_dir.iterdir() if named(entry.name) not in _OF_A_RUN)
     if foreign:
         raise RunError(
             f"{run_dir}: holds other files ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}) and no run; "

@@ -114,6 +114,8 @@ def test_a_run_is_not_written_among_files_of_somebody_else(start: str, config: C
     empty, linked = tmp_path / "empty", tmp_path / "linked"
     empty.mkdir()
     linked.symlink_to(empty)
+    (empty / ".run.json.0123abcd.tmp").touch()  # the other side begins at this moment, or was killed then
+    (empty / "cloud").mkdir()
     begins(empty)
     (empty / "notes.txt").write_text("seen on Monday\n")  # beside a run that is there
     begins(linked)
