@@ -18,9 +18,9 @@ from pathlib import Path
 __all__ = [
     "PRIVATE",
     "disk_error",
+    "final_name",
     "finite_or_none",
     "is_disk_error",
-    "named",
     "private_folder",
     "refuse_if_others_can_read",
     "replacing",
@@ -109,7 +109,7 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def named(name: str) -> str:
+def final_name(name: str) -> str:
     """The name of the file that a temporary one of :func:`replacing` is to become; any other name as it is.
 
     Another process may write such a file at this moment, or have been killed while it did.

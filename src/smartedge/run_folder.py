@@ -21,7 +21,7 @@ from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import AUTO, Config, differences, load_config
 from smartedge.errors import ConfigError, RunError
-from smartedge.files import named, private_folder, write_atomically
+from smartedge.files import final_name, private_folder, write_atomically
 
 __all__ = ["RUNS", "check_place", "has_begun", "in_folder", "name_of", "note_facts", "prepare_run"]
 
@@ -176,7 +176,7 @@ def check_place(run_dir: Path) -> None:
         return
     if not run_dir.is_dir():
         raise RunError(f"{run_dir}: is a file; a run needs a folder: choose another run_dir (--set run_dir=...)")
-    foreign = sorted(entry.name for entry in run_dir.iterdir() if named(entry.name) not in _OF_A_RUN)
+    foreign = sorted(entry.name for entry in run_dir.iterdir() if final_name(entry.name) not in _OF_A_RUN)
     if foreign:
         raise RunError(
             f"{run_dir}: holds other files ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}) and no run; "
