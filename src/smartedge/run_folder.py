@@ -42,8 +42,9 @@ _OF_A_RUN = frozenset(
         "metrics.jsonl",
         "results.json",
         "report.html",
+        "predictions.safetensors",
+        "lost+found",
     }
-    | {"predictions.safetensors", "lost+found"}
 )
 
 

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from smartedge.errors import RunError, SmartEdgeError
 from smartedge.files import write_json_atomically
 
-__all__ = ["Artifact", "CheckedArtifact", "Part", "json_checksum"]
+__all__ = ["Artifact", "CheckedArtifact", "Part", "checksum_without_check", "json_checksum"]
 
 Fields = dict[str, JsonValue]
 
@@ -136,20 +136,21 @@ class CheckedArtifact(Artifact):
     def as_json(self) -> Fields:
         """The content of the file with its checksum, as JSON values."""
         fields = super().as_json()
-        return {**fields, "check": _checksum_of(fields)}
+        return {**fields, "check": checksum_without_check(fields)}
 
     @classmethod
     def _checked(cls, fields: object, place: Path | str) -> Self:
         if (
             isinstance(fields, dict)
             and fields.get("schema_version") == cls.known_version()
-            and fields.get("check") != _checksum_of(fields)
+            and fields.get("check") != checksum_without_check(fields)
         ):
             raise cls.error(f"{place}: is damaged: it does not match the checksum in it; {cls.remedy}")
         return super()._checked(fields, place)
 
 
-def _checksum_of(fields: Fields) -> int:
+def checksum_without_check(fields: Fields) -> int:
+    """The CRC-32 of all keys but ``check``, which holds it."""
     return json_checksum({key: value for key, value in fields.items() if key != "check"})
 
 

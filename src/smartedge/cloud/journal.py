@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from smartedge.artifacts.base import json_checksum
+from smartedge.artifacts.base import checksum_without_check
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.errors import LogError
 from smartedge.files import PRIVATE, disk_error, sync_folder
@@ -47,7 +47,7 @@ class Journal:
             LogError: the disk does not take it.
         """
         fields = line.model_dump(mode="json", exclude_none=True, exclude={"check"})
-        data = json.dumps({"check": json_checksum(fields), **fields}).encode() + b"\n"
+        data = json.dumps({"check": checksum_without_check(fields), **fields}).encode() + b"\n"
         try:
             end = os.fstat(self._file).st_size
             try:
@@ -79,7 +79,7 @@ class Journal:
             try:
                 fields = json.loads(line)
                 found = OrderLine.model_validate(fields)
-                whole = json_checksum({key: value for key, value in fields.items() if key != "check"}) == found.check
+                whole = checksum_without_check(fields) == found.check
             except (ValueError, ValidationError, AttributeError, TypeError):
                 whole = False
             if not whole:

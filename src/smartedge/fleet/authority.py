@@ -190,11 +190,7 @@ class Authority:
         Raises:
             FleetError: it cannot be read, or is damaged.
         """
-        path = self.folder / "authority.pem"
-        try:
-            return read_guarded(path, "restore it from a copy; each bundle of an edge holds one, too")
-        except OSError as error:
-            raise FleetError(f"{path}: cannot be read: {disk_error(error)}") from error
+        return _read(self.folder / "authority.pem", "restore it from a copy; each bundle of an edge holds one, too")
 
     def cloud_until(self) -> datetime | None:
         """Until when the cloud's certificate is valid; None: it is not here, or ``cryptography`` is not installed.
@@ -207,10 +203,7 @@ class Authority:
             return None
         from cryptography import x509
 
-        try:
-            pem = read_guarded(path, "make a new one with 'smartedge fleet renew DIR'")
-        except OSError as error:
-            raise FleetError(f"{path}: cannot be read: {disk_error(error)}") from error
+        pem = _read(path, "make a new one with 'smartedge fleet renew DIR'")
         return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
 
     def check(self) -> None:
@@ -220,10 +213,7 @@ class Authority:
             FleetError: one is damaged.
         """
         for path in sorted([*self.folder.glob("*.pem"), *self.folder.glob("*.key"), *self.folder.glob("*.pub")]):
-            try:
-                read_guarded(path, "restore it from a copy")
-            except OSError as error:
-                raise FleetError(f"{path}: cannot be read: {disk_error(error)}") from error
+            _read(path, "restore it from a copy")
         SimplexKeys.read_if_there(self.folder / SIMPLEX_KEYS)
         for path in sorted((self.folder / "bundles").glob("*.bundle")):
             Bundle.read(path)
@@ -398,3 +388,11 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise FleetError(f"{path}: cannot be read ({error})") from error
+
+
+def _read(path: Path, remedy: str) -> str:
+    """A guarded file of the fleet's folder. Raises FleetError where it cannot be read, or is damaged."""
+    try:
+        return read_guarded(path, remedy)
+    except OSError as error:
+        raise FleetError(f"{path}: cannot be read: {disk_error(error)}") from error

@@ -193,9 +193,8 @@ class _EdgeReceiver:
                 self._begin(block.header)
             self._hand_on(block)
             self._lacked_room = False
-        except (
-            LogError
-        ) as error:  # the disk may have room again: what comes meanwhile is lost, and what comes then is not
+        except LogError as error:
+            # The disk may have room again: what comes meanwhile is lost, and what comes then is not.
             if not self._lacked_room:
                 _log.error("edge %s: frames on the one-way link cannot be stored, and are lost: %s", self._edge, error)
             self._lacked_room = True

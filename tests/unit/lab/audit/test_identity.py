@@ -67,6 +67,13 @@ def test_equal_error_rate_is_where_both_errors_are_equal() -> None:
     assert figures == pytest.approx([0.5 + 0.5 * (0.75 * 0.5), 0.4])
 
 
+def test_resampling_ends_where_the_time_is_over() -> None:
+    seconds = iter(range(100))
+    with pytest.raises(OutOfTime):  # each look at the clock takes a second
+        Pairs(crowd(0, 12, spread=1.0)).figures(np.zeros((200, 200)), clock=Clock(5.0, lambda: next(seconds)))
+    assert next(seconds) < 10
+
+
 def test_persons_who_differ_are_linked_and_those_who_do_not_are_not() -> None:
     found = link([fold(2.0)], labelled=False, law=None)
     assert found.linkers[found.best].auroc > 0.95
