@@ -14,6 +14,7 @@ import torch
 
 from smartedge.lab.audit import call as calls
 from smartedge.lab.audit.attacks import Unit
+from smartedge.lab.audit.attributes import Best
 from smartedge.lab.audit.call import AuditSettings, Call, attribute_blocks
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.run_evidence import RunEvidence
@@ -46,8 +47,8 @@ def test_the_best_attack_is_counted_as_the_certificate_counts(
     by_person: float | None, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bound of 67 % counts persons. The attack reads 66 % of the images, which may be 60 % where persons count."""
-    figures = SimpleNamespace(balanced_accuracy=0.66, balanced_accuracy_by_person=by_person)
-    found: Any = SimpleNamespace(best=figures, attacks={"linear": figures})
+    figures: Any = SimpleNamespace(balanced_accuracy=0.66, balanced_accuracy_by_person=by_person)
+    found: Any = Best(figures, figures, {"linear": figures})
     monkeypatch.setattr(calls, "summarise", lambda *_: found)
     certificate: Any = SimpleNamespace(attributes={"hidden": SimpleNamespace(bound=0.67)})
     assert (calls._settled(certificate, {"hidden": [found]}, found) == {"hidden"}) == settled
