@@ -83,6 +83,11 @@ def test_what_the_ledger_fixes_and_reports_say_is_json(mechanism):
     assert (said["clip"], said["sigma"]) == (policy["clip"], policy["sigma"]) == (mechanism.clip, mechanism.sigma)
     assert said["epsilon"] == policy["epsilon_each"] == (None if mechanism.name == "none" else mechanism.epsilon)
     assert said["vector_epsilon"] == (None if mechanism.name == "none" else mechanism.vector_epsilon)
+    event = mechanism.event
+    assert (said["mechanism"], said["granularity"], said["delta"]) == (mechanism.name, event.granularity, event.delta)
+    assert (said["codewords"], said["subset"]) == (event.codewords, event.subset)
+    for name in ("attribute_bound", "tight_attribute_bound", "sampling_delta"):
+        assert said[name] == getattr(mechanism, name)
 
 
 def test_the_likelihood_is_that_of_the_sampler(mechanism, features_BF):

@@ -156,8 +156,13 @@ def test_an_unprotected_release_makes_it_infinite_and_nothing_costs_nothing():
     [
         ReleaseEvent("sparse-vector", 1.0),  # type: ignore[arg-type]
         ReleaseEvent("gaussian", 1.0, 1e-5),
+        ReleaseEvent("gaussian", 1.0, 1e-5, noise_multiplier=0.0),
         ReleaseEvent("laplace", 0.0),
+        ReleaseEvent("randomised-response", 0.0, codewords=4),
         ReleaseEvent("randomised-response", 1.0),
+        ReleaseEvent("randomised-response", 1.0, codewords=1),
+        ReleaseEvent("subset-selection", 0.0, codewords=4, subset=2),
+        ReleaseEvent("subset-selection", 1.0, codewords=4),
         ReleaseEvent("subset-selection", 1.0, codewords=4, subset=4),
     ],
 )

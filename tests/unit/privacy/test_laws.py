@@ -117,6 +117,30 @@ def test_releases_of_one_image_add_up() -> None:
     assert gaussian.seen(released) == pytest.approx(released.mean(axis=0))
 
 
+def test_how_far_several_releases_are_apart() -> None:
+    """Gaussian noise: that of their mean, exactly. Else 1 − (1 − d)^R, which the union of R couplings gives."""
+    gaussian = _gaussian()
+    assert release_law(gaussian).distance == pytest.approx(gaussian.distance, rel=1e-12)
+    assert release_law(gaussian, 4).distance == pytest.approx(math.erf(2 * gaussian.clip / 0.5 / math.sqrt(2)))
+    response = _codewords("randomised-response")
+    assert release_law(response, 3).distance == pytest.approx(1 - (1 - response.distance) ** 3, rel=1e-12)
+    certain = make_mechanism("randomised-response", feature_shape=(2,), codebook=2, epsilon=80.0)
+    assert release_law(certain).distance == pytest.approx(1, abs=1e-15), "no logarithm of 0"
+    for one in (_gaussian(1), _laplace(1)):
+        law = release_law(one)
+        assert isinstance(law, GridLaw) and law.distance == pytest.approx(one.distance, rel=1e-12)
+        assert not isinstance(release_law(one, 2), GridLaw)
+    assert not isinstance(release_law(_gaussian(2)), GridLaw)
+
+
+def test_draws_of_laplace_noise_have_its_spread() -> None:
+    """20 000 draws of 3 numbers: the standard deviation is off by less than 0.02 (10 times its own)."""
+    law = release_law(_laplace())
+    inputs = law.inputs(np.full((1, 3), 0.25))
+    drawn = law.sample(np.repeat(inputs, 20_000, axis=0), np.random.default_rng(RNG_SEED))
+    assert drawn.std(axis=0) == pytest.approx(0.5, abs=0.02) and drawn.mean(axis=0) == pytest.approx(0.25, abs=0.02)
+
+
 def test_a_table_that_would_be_too_large_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     law = release_law(_codewords("randomised-response"), 2)
     monkeypatch.setattr(laws, "_MOST_OUTCOMES", 14)

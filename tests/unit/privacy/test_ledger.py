@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +68,9 @@ def test_the_last_digits_of_a_policys_numbers_may_differ(tmp_path):
     with opened(tmp_path / "l", policy=policy) as ledger:
         ledger.debit("train", IDS, GAUSS, seq=0, nonce=nonce(0))
     opened(tmp_path / "l", policy={**policy, "sigma": 0.7461264123456781}, existing=True).close()
-    with pytest.raises(PrivacyError, match="other settings"):
-        opened(tmp_path / "l", policy={**policy, "sigma": 0.7461265}, existing=True)
+    for other in ({**policy, "sigma": 0.7461265}, {**policy, "clip": 1.0}, {"mechanism": "gaussian"}):
+        with pytest.raises(PrivacyError, match="other settings"):
+            opened(tmp_path / "l", policy=other, existing=True)
 
 
 def test_a_copy_is_refused_until_it_is_taken_over(tmp_path):
@@ -87,6 +90,10 @@ def test_a_copy_is_refused_until_it_is_taken_over(tmp_path):
     opened(tmp_path / "moved" / "l", epsilon=1.0, existing=True).close()
     with pytest.raises(PrivacyError, match="there is no ledger"):
         take_over(tmp_path / "none")
+    with closing(sqlite3.connect(tmp_path / "copy", isolation_level=None)) as db:
+        db.execute("UPDATE facts SET value = '99' WHERE name = 'schema'")
+    with pytest.raises(PrivacyError, match="version 99"):
+        take_over(tmp_path / "copy")
 
 
 def test_an_older_ledger_that_is_written_into_the_file_is_refused(tmp_path):
@@ -131,7 +138,8 @@ def _unsupported(*arguments: object) -> bytes:
 
 
 def test_a_ledger_without_a_place_is_one_of_before(tmp_path):
-    opened(tmp_path / "l").close()
+    with opened(tmp_path / "l") as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
     db = sqlite3.connect(tmp_path / "l", isolation_level=None)
     db.execute("DELETE FROM facts WHERE name = 'place'")
     db.close()
@@ -199,6 +207,25 @@ def test_a_batch_is_refused_as_a_whole_where_one_image_would_exceed_its_budget(t
         assert not ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0)), "a repeat costs nothing"
 
 
+@pytest.mark.parametrize("image", [0, 499, 500, 999, 1000, 1200])
+def test_the_budget_of_every_image_of_a_large_batch_is_looked_at(tmp_path, image):
+    """The ledger asks for 500 images at a time. Here the last part is a short one."""
+    with opened(tmp_path / "l", epsilon=0.5) as ledger:
+        ledger.debit("train", np.array([image]), HALF, seq=0, nonce=nonce(0))
+        with pytest.raises(PrivacyError, match=f"image {image} of"):
+            ledger.debit("train", np.arange(1201), HALF, seq=1, nonce=nonce(1))
+
+
+def test_a_budget_may_be_spent_to_its_last_digit_and_no_further(tmp_path):
+    for number, (epsilon, fits) in enumerate([(0.5, True), (0.5 * (1 - 1e-6), False)]):
+        with opened(tmp_path / f"{number}", epsilon=epsilon) as ledger:
+            if fits:
+                assert ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+            else:
+                with pytest.raises(PrivacyError, match="image 0"):
+                    ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+
+
 def test_the_budget_of_k_gaussian_releases_allows_k(tmp_path):
     from smartedge.privacy.mechanisms import make_mechanism
 
@@ -249,6 +276,28 @@ def test_another_runs_or_another_policys_ledger_is_refused(tmp_path):
         opened(path, run="second", policy={"mechanism": "weaker"}, existing=True)
     with opened(path, run=None, existing=True) as ledger:
         assert ledger.balance().run == "second"
+
+
+def test_a_ledger_that_nothing_was_recorded_in_keeps_the_name_of_its_run(tmp_path):
+    opened(tmp_path / "l", run="first").close()
+    opened(tmp_path / "l", run=None).close()
+    assert read_balance(tmp_path / "l").run == "first"
+
+
+def test_it_holds_the_frames_up_to_the_last_that_was_recorded(tmp_path):
+    with opened(tmp_path / "l") as ledger:
+        assert ledger.holds(0) and not ledger.holds(1)
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        assert ledger.holds(0) and ledger.holds(1) and not ledger.holds(2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+def test_it_is_its_owners_alone_wherever_it_lies(tmp_path):
+    path = tmp_path / "run?1#2" / "edge" / "ledger.sqlite"  # SQLite reads a path as a URI
+    with opened(path) as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+    assert read_balance(path).worst("train").releases == 1
 
 
 def test_a_start_that_breaks_off_before_its_check_leaves_a_ledger_that_can_be_read(tmp_path, monkeypatch):
@@ -317,7 +366,7 @@ def test_a_damaged_ledger_is_refused(tmp_path, where):
             ledger.debit("train", np.arange(64), HALF, seq=seq, nonce=nonce(seq))
     content = bytearray(path.read_bytes())
     start = 0 if where == "header" else len(content) // 2
-    content[start : start + 4096] = os.urandom(4096)
+    content[start : start + 4096] = np.random.default_rng(0).bytes(4096)
     path.write_bytes(content)
     with pytest.raises(PrivacyError, match="nothing is released"):
         opened(path, existing=True)
@@ -365,6 +414,7 @@ def test_it_waits_for_the_disk(tmp_path):
     with opened(tmp_path / "l") as ledger:
         assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)
         assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert ledger._db.execute("PRAGMA foreign_keys").fetchone() == (1,), "no row without its frame and event"
 
 
 def test_it_can_be_read_while_a_run_writes(tmp_path):

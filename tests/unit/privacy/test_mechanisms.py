@@ -205,6 +205,29 @@ def test_a_release_lies_on_the_grid_and_rests_on_no_one_elses_clip():
     assert float(np.linalg.norm(one - other)) > 0.98 * mechanism.sensitivity
 
 
+@pytest.mark.parametrize("law", ["gaussian", "laplace"])
+def test_what_the_samplers_finite_precision_costs_follows_from_its_words(law):
+    """A probability of w words is off by up to 2 of them, and a map's by D such factors in P and in Q."""
+    mechanism = make_mechanism(law, feature_shape=SHAPE, clip=1.0, sigma=0.7)
+    ends = [0, *map(int, mechanism.grid.thresholds), 2**64]
+    fewest = min(high - low for low, high in itertools.pairwise(ends))
+    assert mechanism.grid.precision == 2 / fewest
+    assert mechanism.sampling_delta == pytest.approx(math.exp(2 * 12 * 2 / fewest) - 1, rel=1e-4)
+    assert mechanism.sampling_bias == 12 * (len(ends) - 2 + 2) / 2**64
+
+
+def test_likelihoods_are_the_same_however_many_are_computed_at_once(monkeypatch):
+    mechanism = Gaussian((4,), 2.0, 0.7, 1e-5)
+    bounded = mechanism.bound(np.random.default_rng(0).standard_normal((7, 4), np.float32))
+    released = mechanism.randomise(bounded, NOISE.words(b"parts", 7 * mechanism.words_per_image))
+    whole = mechanism.log_likelihood(released, bounded)
+    monkeypatch.setattr("smartedge.privacy.mechanisms.additive._AT_ONCE", 2 * bounded.size)
+    np.testing.assert_array_equal(mechanism.log_likelihood(released, bounded), whole)
+    monkeypatch.setattr("smartedge.privacy.mechanisms.grid._MOST_CELLS", 2**13)
+    far = mechanism.grid.log_mass(np.array([2**13 - 1, 2**13, 2**40]))
+    assert np.isneginf(far).tolist() == [False, True, True], "further than any table goes"
+
+
 # -- discrete
 
 

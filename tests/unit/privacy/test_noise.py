@@ -36,6 +36,20 @@ def test_a_key_that_is_missing_short_or_open_to_others_is_refused(tmp_path):
         Noise.open(path, existing=True)
 
 
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_a_key_has_32_bytes(size):
+    with pytest.raises(ValueError, match=f"32 bytes, not {size}"):
+        Noise(bytes(size))
+
+
+def test_a_new_key_is_on_disk_before_it_is_used(tmp_path, monkeypatch):
+    """Without it a ledger that survived a power failure belongs to noise that nobody can repeat."""
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+    Noise.open(tmp_path / "noise.key", existing=False)
+    assert synced == [str(tmp_path / "noise.key"), str(tmp_path)]
+
+
 def test_words_are_those_of_shake_256_and_a_longer_stream_begins_like_a_shorter_one():
     import hashlib
 
@@ -64,6 +78,10 @@ def test_a_nonce_stands_for_everything_that_goes_into_it():
         noise.nonce("features", "train", 0, ids=ids[::-1], content=features),
         noise.nonce("features", "train", 0, ids=ids, content=features.reshape(2, 3)),
         noise.nonce("features", "train", 0, ids=ids, content=np.nextafter(features, features + 1)),
+        noise.nonce("features", "train", 0, ids=ids, content=features.view(np.int32)),
+        noise.nonce("features", "train", 0, ids=ids),
+        noise.nonce("features", "train", 0, content=features),
+        noise.nonce("featurestrain", 0, ids=ids, content=features),
         Noise(b"k" * 32).nonce("features", "train", 0, ids=ids, content=features),
     ]
     assert len(set(nonces)) == len(nonces)

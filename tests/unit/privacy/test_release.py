@@ -195,6 +195,27 @@ def test_an_image_that_is_asked_again_in_any_batch_is_no_new_release(make_gate):
     assert gate.ledger.releases("infer") == 2, "other features of the same image are a new release"
 
 
+def test_an_image_that_is_asked_again_needs_no_budget_and_a_new_one_beside_it_has_its_own(make_gate):
+    mechanism = make_mechanism("gaussian", feature_shape=SHAPE, clip=5.0, epsilon=1.0)
+    gate = make_gate(mechanism, epsilon=1.0, task=None)
+    first = gate.release(IDS[:1], FEATURES[:1], LABELS[:1], split="infer", seq=None)
+    both = gate.release(IDS.astype(np.int32), FEATURES, LABELS, split="infer", seq=None)
+    assert np.array_equal(both.features_BF[0], first.features_BF[0]), "ids of another dtype are the same images"
+    assert both.ids.dtype == np.int64
+    elsewhere = gate.release(IDS, FEATURES[::-1].copy(), LABELS, split="val", seq=7).features_BF
+    assert not np.array_equal(elsewhere[1], first.features_BF[0]), "another image of another split, the same features"
+    assert gate.ledger.releases("infer") == gate.ledger.releases("val") == 1
+    with pytest.raises(PrivacyError, match="image 1 of split 'infer'"):
+        gate.release(IDS, np.stack([FEATURES[0], FEATURES[1] / 2]), LABELS, split="infer", seq=None)
+
+
+def test_a_batch_that_is_no_frame_of_a_run_does_not_count_as_one(make_gate):
+    gate = make_gate()
+    for _ in range(2):
+        gate.release(IDS, FEATURES, LABELS, split="train", seq=None)
+    assert gate.ledger.releases("train") == 1 and not gate.ledger.holds(1)
+
+
 def test_training_images_get_new_noise_in_every_frame_and_others_do_not(make_gate):
     gate = make_gate(epsilon=1000.0)
     for split, releases in (("train", 2), ("val", 1)):
@@ -280,6 +301,12 @@ def test_the_word_decides_a_label_at_the_exact_threshold(epsilon):
     words = np.array([[0], *([end + step] for end in ends for step in (-1, 0) if end + step < 2**64)], dtype=np.uint64)
     sent = randomise_labels(np.ones(len(words), np.int64), Task("single", ("c",), ("a", "b", "c")), epsilon, words)
     assert sent.tolist() == [1, 1, 0, 0, 2, 2, 0][: len(words)]
+
+
+def test_a_label_that_is_lacking_is_not_randomised():
+    task = Task("multi", ("a", "b"), ("a", "b"))
+    with pytest.raises(PrivacyError, match="a label is lacking"):
+        randomise_labels(np.array([[1.0, np.nan]], np.float32), task, 1.0, np.zeros((1, 2), np.uint64))
 
 
 def test_what_a_label_costs():

@@ -118,7 +118,8 @@ def _log_masses(law: Law, scale: float, cells: int) -> NDArray[np.float64]:
     table = [math.log(high - low) - math.log(WORDS) for low, high in itertools.pairwise(ends)]
     beyond = table.pop()  # so many steps or more
     shares = np.array([_hazard(law, scale, steps) / WORDS for steps in range(grid.half, cells)])
-    survived = np.concatenate([[0.0], np.cumsum(np.log1p(-shares))[:-1]])
+    with np.errstate(divide="ignore"):  # so far out that the sampler always stops, nothing survives
+        survived = np.concatenate([[0.0], np.cumsum(np.log1p(-shares))[:-1]])
     return np.concatenate([table, beyond + survived + np.log(shares)])
 
 
