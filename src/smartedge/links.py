@@ -15,7 +15,7 @@ from smartedge.wire.jetstream.messages import NATS
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
     from smartedge.cloud.ingest import Ingest
-    from smartedge.wire.credentials import Credentials
+    from smartedge.wire.credentials import Credentials, Guard
     from smartedge.wire.grpc_link import GrpcLink
     from smartedge.wire.grpc_receiver import GrpcReceiver
     from smartedge.wire.jetstream.sender import JetStreamLink
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "broker_link",
+    "check_receiver",
     "link_to",
     "named_credentials",
     "one_way_link",
@@ -160,21 +161,42 @@ def receiver_for(
         FleetError: the fleet's files cannot be used.
         ConfigError: the settings name credentials beside those of the fleet.
     """
+    from smartedge.wire.grpc_receiver import GrpcReceiver, Limits
+
+    credentials, guard = _who_may_send(config, fleet, behind_proxy=behind_proxy)
+    limits, insecure = Limits(streams_per_edge=streams_per_edge), config.link.insecure
+    return GrpcReceiver(handler, host, port, credentials=credentials, guard=guard, limits=limits, insecure=insecure)
+
+
+def check_receiver(
+    config: Config, host: str, port: int, *, fleet: Path | None = None, behind_proxy: bool = False
+) -> None:
+    """Find what is wrong with the arguments of :func:`receiver_for` before there is a handler, which needs torch.
+
+    Raises:
+        FleetError, ConfigError: as there.
+        LinkError: another program listens there, or the link would need TLS.
+    """
+    from smartedge.wire.credentials import listens_in_clear
+    from smartedge.wire.sockets import refuse_if_taken
+
+    credentials, _ = _who_may_send(config, fleet, behind_proxy=behind_proxy)
+    listens_in_clear(host, credentials, insecure=config.link.insecure)
+    refuse_if_taken(host, port)
+
+
+def _who_may_send(config: Config, fleet: Path | None, *, behind_proxy: bool) -> tuple[Credentials, Guard | None]:
+    """What a receiver shows and checks, and who says which edges of a fleet may send."""
     from smartedge.fleet.bundle import cloud_credentials
     from smartedge.fleet.register import Register
     from smartedge.wire.credentials import Credentials
-    from smartedge.wire.grpc_receiver import GrpcReceiver, Limits
 
-    guard, credentials, link = None, named_credentials(config), config.link
-    if fleet is not None:
-        if credentials != Credentials():
-            raise errors.ConfigError("link.token_file, link.tls_*: remove them, since --fleet says who may send")
-        guard = Register(fleet)
-        credentials = Credentials() if behind_proxy else cloud_credentials(fleet)
-    limits = Limits(streams_per_edge=streams_per_edge)
-    return GrpcReceiver(
-        handler, host, port, credentials=credentials, guard=guard, limits=limits, insecure=link.insecure
-    )
+    credentials = named_credentials(config)
+    if fleet is None:
+        return credentials, None
+    if credentials != Credentials():
+        raise errors.ConfigError("link.token_file, link.tls_*: remove them, since --fleet says who may send")
+    return Credentials() if behind_proxy else cloud_credentials(fleet), Register(fleet)
 
 
 def one_way_receiver(ingest: Ingest, host: str, port: int, *, fleet: Path | None) -> SimplexReceiver:

@@ -12,7 +12,7 @@ from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, load_config, load_run_config
 from smartedge.datasets import check_data, open_data, with_given_data
-from smartedge.links import one_way_receiver, receiver_for, sender_to, why_unreachable
+from smartedge.links import check_receiver, one_way_receiver, receiver_for, sender_to, why_unreachable
 from smartedge.methods.base import get_method
 from smartedge.models.names import check_name
 from smartedge.processes import run_both
@@ -22,7 +22,6 @@ from smartedge.runs.monitoring import watching
 from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Bars, Monitor, Update
 from smartedge.stopping import Stop, Stopped, stop_on_signals
-from smartedge.wire.sockets import refuse_if_taken
 
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
@@ -240,7 +239,8 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
             f"method: '{config.method}' sends nothing, so there is no cloud to start; use 'smartedge edge'"
         )
     config = in_folder(config.exact(), "run", ["cloud"], resume=resume)
-    refuse_if_taken(host, port)  # a wrong port and a wrong name are told before torch is imported
+    # What is wrong with the address, the fleet or the name is told before torch is imported.
+    check_receiver(config, host, port, fleet=fleet, behind_proxy=behind_proxy)
     check_name(config.model.name)
 
     import torch

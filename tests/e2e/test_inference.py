@@ -112,6 +112,27 @@ def test_a_server_needs_only_what_may_travel(run_and_images, tmp_path):
     assert TrainedRun.open(config.run_dir).config.agreement() == config.agreement()
 
 
+@pytest.mark.parametrize("desired", ["smile", ["smile", "glasses"]])
+def test_the_cloud_serves_its_own_run_with_nothing_of_the_edge(desired, tiny_config, tmp_path):
+    config = tiny_config("run", epochs=1, data={"desired": desired}, codec={"name": "float32"})
+    train(config, single_process=True, monitor=Quiet())
+    server = tmp_path / "server"
+    shutil.copytree(config.run_dir / "cloud", server / "cloud")
+    shutil.copy(config.run_dir / "config.yaml", server / "config.yaml")
+    whole, alone = TrainedRun.open(config.run_dir), TrainedRun.open(server)
+    assert (alone.task.kind, alone.task.columns) == (whole.task.kind, whole.task.columns)
+    assert alone.task.names == (("0", "1") if desired == "smile" else ("smile", "glasses"))
+    assert alone.agreement == whole.agreement
+    served = BackServer(alone)
+    asked = header_of(whole.config, whole.task, whole.agreement, served.back.feature_shape, frames=1)
+    assert served.accept("edge", asked) == 0
+    with pytest.raises(RunError, match="holds another run"):
+        served.accept("edge", dataclasses.replace(asked, outputs=3, answer_shape=(3,)))
+    shutil.rmtree(server / "cloud" / "store")
+    with pytest.raises(RunError, match="the edge writes it when its part of the run ends"):
+        TrainedRun.open(server)
+
+
 def test_what_may_travel_holds_nothing_that_was_computed_from_labels(run_and_images):
     config, *_ = run_and_images
     shared = json.loads((config.run_dir / "shared" / "run.json").read_text())

@@ -49,6 +49,8 @@ MISTAKES = {
         "is it started, and is this its address?",
     ),
     "a port that is taken": ("cloud run.yaml --listen 127.0.0.1:{taken}", "is the port taken"),
+    "a cloud open to everybody": ("cloud run.yaml --listen 0.0.0.0:{free}", "beyond this machine, without TLS"),
+    "a fleet that is not there": ("cloud run.yaml --fleet factroy", "factroy"),
     "a port that is no number": ("cloud run.yaml --listen 0.0.0.0:http", "write it as HOST:PORT"),
 }
 

@@ -12,7 +12,8 @@ Where and how the run was started.
 ## `shared/run.json`
 
 The facts that a server needs to answer for the run. This is the only part of the edge's run directory that may travel:
-nothing in it was computed from images or labels. The edge writes it when its part of the run ends.
+nothing in it was computed from images or labels. The edge writes it when its part of the run ends. The run directory of
+the cloud does not need it: there `smartedge serve` reads what the edges said when they connected.
 
 [table of SharedRun]
 
@@ -155,8 +156,8 @@ class SharedRun(Artifact):
     """``shared/run.json``: what a server needs to answer for a run. It may travel: nothing in it comes from labels."""
 
     missing: ClassVar[str] = (
-        "the edge writes it when its part of the run ends: finish the run first ('smartedge train --resume'); on "
-        "another machine, copy the folder shared/ of the edge's run directory there"
+        "the edge writes it when its part of the run ends: finish the run first ('smartedge train --resume'); on a "
+        "machine where neither side has run, copy the folder shared/ of the edge's run directory there"
     )
     remedy: ClassVar[str] = "copy the folder shared/ of the edge's run directory again"
     page: ClassVar[str] = "docs/run-files-schema.md"

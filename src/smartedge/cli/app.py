@@ -47,7 +47,7 @@ VERBS: dict[str, dict[str, str]] = {
         "ingest": "move frames from a broker into the store of a run, in one or many processes",
         "fleet": "say which edges may send: make, renew and revoke their certificates",
         "close": "let the cloud of a run go on with what has come, and take in nothing more",
-        "collect": "bring the other side's part of a run to this machine",
+        "collect": "bring the cloud's half of a run to the edge's machine",
         "sweep": "train over a grid of settings, attack each run, draw accuracy against privacy",
     },
     "Check": {

@@ -1,4 +1,4 @@
-"""``smartedge collect``: brings the other side's part of a run to this machine."""
+"""``smartedge collect``: brings the cloud's half of a run to the edge's machine."""
 
 from __future__ import annotations
 
@@ -9,23 +9,16 @@ from typing import Any
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
-Bring the other side's part of a run into this machine's run directory. FROM is the other side's run directory: a
-folder, or HOST:FOLDER, which is read over ssh.
-
-On the edge, after both sides have ended: brings cloud/, puts the results together, and writes the report. Then
-'smartedge audit' and 'smartedge report' have all that they need.
+On the edge's machine, after both sides have ended: bring what the cloud wrote (cloud/) into the edge's run directory,
+put the results together, and write the report. Then 'smartedge audit' and 'smartedge report' have all that they need.
+FROM is the cloud's run directory: a folder, or HOST:FOLDER, which is read over ssh.
 
   $ smartedge collect runs/faces me@cloud.example:runs/faces
   runs/faces/cloud
   runs/faces/report.html
 
-On the cloud: brings shared/, which 'smartedge serve' needs.
-
-  $ smartedge collect runs/faces me@door.example:runs/faces
-  runs/faces/shared
-
-Nothing else of the other side is read: no image, no key and no sensitive label travels. A part of another run is
-refused. The command uses your own ssh, with a key that needs no password.
+The command uses your own ssh, with a key that needs no password. It changes nothing on the server. What comes is
+refused if it belongs to another run. The server needs nothing of the edge: 'smartedge serve' works there as it is.
 """
 
 
@@ -34,21 +27,18 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "collect", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run_dir", metavar="RUN", type=Path, help="the run directory on this machine")
-    parser.add_argument("source", metavar="FROM", help="the run directory of the other side: FOLDER or HOST:FOLDER")
+    parser.add_argument("run_dir", metavar="RUN", type=Path, help="the edge's run directory, on this machine")
+    parser.add_argument("source", metavar="FROM", help="the cloud's run directory: FOLDER or HOST:FOLDER")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry the part; on the edge, put the results together."""
+    """Bring the cloud's half, and put the results together."""
     from smartedge.carrying import carry
+    from smartedge.lab.report import write_report
+    from smartedge.training import collect
 
-    part = carry(args.run_dir, args.source)
-    print(args.run_dir / part)
-    if part == "cloud":
-        from smartedge.lab.report import write_report
-        from smartedge.training import collect
-
-        collect(args.run_dir)
-        print(write_report(args.run_dir))
+    print(carry(args.run_dir, args.source))
+    collect(args.run_dir)
+    print(write_report(args.run_dir))
     return 0

@@ -36,10 +36,10 @@ def cloud_ended(run_dir: Path, *, several_edges: bool) -> str:
         return "done"
     text = f"done: {_reached('back', summary.test)}"
     if several_edges:
-        return f"{text}; next: smartedge report {run_dir}"
+        return f"{text}; next: smartedge report {run_dir}; to answer from here: smartedge serve {run_dir}"
     return (
         f"{text}; next, on the edge: smartedge collect RUN THIS-MACHINE:{run_dir.resolve()}; to answer from here: "
-        f"smartedge collect {run_dir} EDGE:RUN, then smartedge serve {run_dir}"
+        f"smartedge serve {run_dir}"
     )
 
 

@@ -22,8 +22,9 @@ Answer 'smartedge infer --connect' with the back of a trained run. Runs until it
   $ smartedge serve runs/faces --listen 0.0.0.0:8816
   listening on 0.0.0.0:8816; Ctrl-C stops
 
-The run directory needs two folders: cloud/, which 'smartedge cloud' wrote, and shared/, copied from the edge.
-Nothing else of the edge's run directory may travel: edge/, results.json and audit/ come from images and labels.
+RUN is the run directory in which 'smartedge cloud' or 'smartedge train' has finished. On another machine, its folders
+cloud/ and shared/ are enough; the edge writes shared/. Nothing else of the edge's run directory may travel: edge/,
+results.json and audit/ come from images and labels.
 Who may ask: the edges of --fleet; or who shows the token and certificates of the run's settings (link.*), in its
 config.yaml where that is there.
 """
@@ -45,15 +46,18 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
-    from smartedge.inference import BackServer, TrainedRun
-    from smartedge.links import receiver_for
+    from smartedge.inference.trained import TrainedRun
+    from smartedge.links import check_receiver, receiver_for
 
     host, port = parse_address(args.listen, "--listen")
-    metrics = metrics_address(args)
+    metrics, fleet = metrics_address(args), fleet_of(args)
     trained = TrainedRun.open(args.run_dir)
-    receiver = receiver_for(
-        trained.config, BackServer(trained), host, port, **fleet_of(args), streams_per_edge=_CLIENTS
-    )
+    trained.check_back()
+    check_receiver(trained.config, host, port, **fleet)
+
+    from smartedge.inference.backs import BackServer  # imports torch
+
+    receiver = receiver_for(trained.config, BackServer(trained), host, port, **fleet, streams_per_edge=_CLIENTS)
 
     def figures() -> Iterator[Figure]:
         yield Figure(

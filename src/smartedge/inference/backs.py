@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smartedge.artifacts.summary import has_finished
 from smartedge.codec import get_codec, unpack
 from smartedge.errors import FrameError, RunError
 from smartedge.inference.answering import header_of
@@ -33,11 +32,7 @@ class LocalBack:
     """
 
     def __init__(self, run: TrainedRun) -> None:
-        if not has_finished(run.folder / "cloud"):
-            raise RunError(
-                f"{run.folder / 'cloud'}: the cloud has not finished this run, or is elsewhere; finish the run, or "
-                "copy cloud/ there"
-            )
+        run.check_back()
         divided = divide(run.blueprint)
         self._network = divided.back.eval()
         load_part(self._network, back_weights(run.folder / "cloud", run.config.model.cut))
@@ -73,8 +68,8 @@ class BackServer:
             or header.batch_size > own.batch_size
         ):
             raise RunError(
-                f"the edge holds another run than {self.run.folder}; copy the shared/ of its run directory there, and "
-                "the cloud/ that belongs to it (never edge/, results.json or audit/)"
+                f"the edge holds another run than {self.run.folder}; serve the run directory of the cloud that trained "
+                "with it"
             )
         return header.first_seq
 

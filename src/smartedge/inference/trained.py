@@ -10,13 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from smartedge.artifacts.results import TaskFacts
 from smartedge.artifacts.run import SharedRun
+from smartedge.artifacts.summary import has_finished
+from smartedge.cloud.store import FeatureReader, edges_of, log_folder
 from smartedge.config import Config, load_config, load_run_config
 from smartedge.errors import RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.blueprint import Blueprint, of_a_run
-from smartedge.types import Features, Task
+from smartedge.types import Features, StreamHeader, Task
+from smartedge.wire.frame import settings_in
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +37,7 @@ class TrainedRun:
     """A finished hierarchical run, ready to answer.
 
     Attributes:
-        agreement: the settings on which edge and cloud agreed, as ``shared/run.json`` has them.
+        agreement: the settings on which edge and cloud agreed.
     """
 
     folder: Path
@@ -45,12 +49,17 @@ class TrainedRun:
     def open(cls, folder: Path) -> TrainedRun:
         """Read the facts of a run directory: ``shared/run.json``, and ``config.yaml`` where it is there.
 
+        Where the cloud alone has run in it, what the edges said when they connected takes the place of the first.
+        Names of classes are not sent, so the classes are called 0, 1, 2, … then.
+
         Raises:
             RunError: it holds no finished hierarchical run.
+            LogError: what the edges said cannot be read.
         """
         file = folder / "shared" / "run.json"
         own = load_run_config(folder) if (folder / "config.yaml").exists() or not file.exists() else None
-        shared = SharedRun.read(file)
+        said = None if own is None or file.exists() or (folder / "edge").exists() else _said(folder, own.model.cut)
+        shared = SharedRun.read(file) if said is None or own is None else _facts(said, own)
         config = own or load_config({key: value for key, value in shared.settings.items() if key not in _FILES})
         if not get_method(config.method).has_exit:
             raise RunError(
@@ -60,10 +69,42 @@ class TrainedRun:
         task = Task(shared.task.kind, shared.task.columns, shared.task.names)
         return cls(folder, config, task, dict(shared.settings))
 
+    def check_back(self) -> None:
+        """Look whether the cloud has finished the run, without reading its weights.
+
+        Raises:
+            RunError: it has not, or its folder is not there.
+        """
+        if not has_finished(self.folder / "cloud"):
+            raise RunError(
+                f"{self.folder / 'cloud'}: the cloud has not finished this run, or is elsewhere; finish the run, or "
+                "copy cloud/ there"
+            )
+
     @property
     def blueprint(self) -> Blueprint:
         """Of its network, whose weights are in its folder."""
         return of_a_run(self.config.division(self.task.outputs), pretrained="weights" in self.agreement)
+
+
+def _said(folder: Path, cut: str) -> StreamHeader | None:
+    """What the first edge with this cut said when it connected; None: no such edge is in the cloud's store."""
+    cloud = folder / "cloud"
+    for edge in edges_of(cloud):
+        for header in FeatureReader(log_folder(cloud, edge), edge).streams[:1]:
+            model = settings_in(header).get("model")
+            if isinstance(model, dict) and model.get("cut") == cut:
+                return header
+    return None
+
+
+def _facts(said: StreamHeader, config: Config) -> SharedRun:
+    """What ``shared/run.json`` says, with numbers for the names of classes."""
+    desired = config.data.desired
+    columns = (desired,) if isinstance(desired, str) else tuple(desired)
+    names = columns if said.task_kind == "multi" else tuple(map(str, range(said.outputs)))
+    task = TaskFacts(kind=said.task_kind, columns=columns, names=names)
+    return SharedRun(settings=settings_in(said), task=task, feature_shape=said.feature_shape)
 
 
 class TorchFront:

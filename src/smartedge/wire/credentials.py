@@ -8,8 +8,9 @@ from typing import Protocol
 
 from smartedge.errors import LinkError
 from smartedge.files import refuse_if_others_can_read
+from smartedge.wire.sockets import is_loopback
 
-__all__ = ["TOKEN_HEADER", "Credentials", "Guard", "bearer"]
+__all__ = ["TOKEN_HEADER", "Credentials", "Guard", "bearer", "listens_in_clear"]
 
 TOKEN_HEADER = "authorization"
 
@@ -78,6 +79,23 @@ class Guard(Protocol):
             LinkError: this cannot be told at the moment.
         """
         ...
+
+
+def listens_in_clear(host: str, credentials: Credentials, *, insecure: bool) -> bool:
+    """Whether a receiver at this address would take frames from other machines without TLS and a proof of who sends.
+
+    Raises:
+        LinkError: it would, and ``insecure`` does not allow it.
+    """
+    proves = credentials.certificate is not None and (credentials.token is not None or credentials.ca is not None)
+    if is_loopback(host) or proves:
+        return False
+    if not insecure:
+        raise LinkError(
+            f"refusing to listen on {host}, beyond this machine, without TLS and a token (or client certificates): "
+            "give --fleet, or set link.tls_cert, link.tls_key and link.token_file, or link.insecure to accept it"
+        )
+    return True
 
 
 def bearer(token: str) -> str:

@@ -27,7 +27,7 @@ from smartedge.errors import FleetError, FrameError, LinkError, SmartEdgeError
 from smartedge.types import StreamHeader
 from smartedge.wire.admission import Access, Peer, RefusalLog
 from smartedge.wire.connections import Connections, room_for
-from smartedge.wire.credentials import Credentials, Guard
+from smartedge.wire.credentials import Credentials, Guard, listens_in_clear
 from smartedge.wire.frame import header_from_json
 from smartedge.wire.grpc_errors import status_of
 from smartedge.wire.grpc_link import METHOD
@@ -36,7 +36,7 @@ from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
 from smartedge.wire.places import Busy, Open, Places
-from smartedge.wire.sockets import Address, ByteCount, address_of, is_loopback
+from smartedge.wire.sockets import Address, ByteCount, address_of
 
 __all__ = ["GrpcReceiver", "Limits"]
 
@@ -112,21 +112,12 @@ class GrpcReceiver:
         limits: Limits = _USUAL,
         insecure: bool = False,
     ) -> None:
-        tls = credentials.certificate is not None
-        if not is_loopback(host):
-            protected = tls and (credentials.token is not None or credentials.ca is not None)
-            if not protected and not insecure:
-                raise LinkError(
-                    f"refusing to listen on {host}, beyond this machine, without TLS and a token (or client "
-                    "certificates): give --fleet, or set link.tls_cert, link.tls_key and link.token_file, or "
-                    "link.insecure to accept it"
-                )
-            if not protected:
-                _log.warning("listening on %s without TLS and token: anybody there can read and send frames", host)
+        if listens_in_clear(host, credentials, insecure=insecure):
+            _log.warning("listening on %s without TLS and token: anybody there can read and send frames", host)
         self._handler = handler
         self._limits = limits
         self._access = Access(credentials, guard)
-        self._proxied = guard is not None and not tls
+        self._proxied = guard is not None and credentials.certificate is None
         self._refusals, self._ahead = RefusalLog(), Ahead()
         self._endings: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(max_workers=self._limits.connections, thread_name_prefix="ingest")

@@ -11,6 +11,7 @@ import pytest
 
 from smartedge.artifacts.results import TaskFacts
 from smartedge.artifacts.run import SharedRun
+from smartedge.artifacts.summary import CloudSummary, Session
 from smartedge.config import load_config
 
 CASES = (
@@ -20,6 +21,9 @@ CASES = (
     (("export", "nowhere", "--to", "new"), "nowhere: holds no run"),
     (("export", "RUN", "--to", "RUN"), "is there already"),
     (("export", "RUN", "--to", "new", "--fleet", "nowhere"), "--fleet nowhere: is no fleet"),
+    (("serve", "nowhere"), "nowhere: holds no run"),
+    (("serve", "RUN", "--listen", "0.0.0.0:8816"), "refusing to listen on 0.0.0.0, beyond this machine, without TLS"),
+    (("serve", "RUN", "--fleet", "nowhere"), "nowhere"),
     (("infer", "nowhere", "a.png"), "nowhere: holds no run"),
     (("infer", "RUN", "a.png", "b.png"), "none of the images can be read"),
 )
@@ -44,6 +48,12 @@ def run_dir(tmp_path: Path) -> Path:
     (folder / "shared").mkdir()
     task = TaskFacts(kind="single", columns=("smile",), names=("no", "yes"))
     SharedRun(settings=config.identity(), task=task, feature_shape=(8,)).write(folder / "shared" / "run.json")
+    session = Session(started=0.0, ended=1.0, epochs=1)
+    cloud = CloudSummary(
+        finished=True, session=session, busy_seconds=1.0, test=None, frames=1, weights=None, peak_rss_bytes=None
+    )
+    (folder / "cloud").mkdir()
+    cloud.write(folder / "cloud" / "summary.json")
     return folder
 
 

@@ -33,8 +33,9 @@ def test_the_edge_says_what_it_reached_and_what_comes_next(ended):
 def test_the_cloud_says_what_it_reached_and_what_comes_next(ended):
     text = cloud_ended(ended, several_edges=False)
     assert text.startswith("done: back 92.5 % balanced accuracy (test); next, on the edge: smartedge collect RUN")
-    assert f"smartedge serve {ended}" in text
-    assert cloud_ended(ended, several_edges=True).endswith(f"next: smartedge report {ended}")
+    assert text.endswith(f"to answer from here: smartedge serve {ended}")
+    several = cloud_ended(ended, several_edges=True)
+    assert several.endswith(f"next: smartedge report {ended}; to answer from here: smartedge serve {ended}")
 
 
 def test_a_side_without_figures_ends_all_the_same(tmp_path):
