@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from smartedge import errors
@@ -38,9 +39,12 @@ def dataset_of(config: Config) -> DataSet:
     """The data set that the settings name. Subsets and splits do not depend on ``config.seed``.
 
     Raises:
-        DataError: as :func:`smartedge.data.open_dataset`.
+        DataError: as :func:`smartedge.data.open_dataset`; or a column cannot be hidden in the images that are left, or
+            ``dp.label_epsilon`` cannot hide the labels.
     """
     from smartedge.data import open_dataset, shard
+    from smartedge.data.hidden import check_hidden
+    from smartedge.data.label_order import refuse_ordered_labels
 
     data = config.data
     whole = open_dataset(
@@ -59,7 +63,11 @@ def dataset_of(config: Config) -> DataSet:
             f"{whole.name} lacks some of the labels, and dp.label_epsilon cannot hide which: fill them, name columns "
             "that are whole in data.desired, or leave dp.label_epsilon out"
         )
-    return whole if data.shard is None else shard(whole, *data.part)
+    dataset = whole if data.shard is None else shard(whole, *data.part)
+    if config.dp.label_epsilon is not None:
+        labels = dataset.splits["train"].labels.numpy()
+        refuse_ordered_labels(dataset.name, list(labels.reshape(len(labels), -1).T))
+    return replace(dataset, notes=(*dataset.notes, *check_hidden(dataset)))
 
 
 def open_data(config: Config, monitor: Monitor) -> DataSet:

@@ -2,15 +2,86 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from smartedge.config import load_config
-from smartedge.datasets import with_given_data
-from smartedge.errors import ConfigError
+from smartedge.datasets import dataset_of, with_given_data
+from smartedge.errors import ConfigError, DataError
+
+COUNT = 80
+
+
+def write_splits(folder: Path, **columns: Any) -> Path:
+    """Plain pictures in three equal splits; ``columns`` are those of each split, ``train_hat`` of one alone."""
+    folder.mkdir()
+    for split in ("train", "val", "test"):
+        images = []
+        for number in range(COUNT):
+            file = io.BytesIO()
+            Image.new("RGB", (8, 8), (number, 100, 100)).save(file, "PNG")
+            images.append({"bytes": file.getvalue(), "path": f"{number}.png"})
+        own = {name: columns.get(f"{split}_{name}", values) for name, values in columns.items() if "_" not in name}
+        pq.write_table(pa.table({"image": images, **own}), folder / f"{split}.parquet")
+    return folder
+
+
+def opened(folder: Path, **settings: Any) -> Any:
+    data = {"path": str(folder), "desired": "smile", "image_size": 8, "cache_dir": str(folder.parent / "cache")}
+    return dataset_of(load_config({**settings, "data": {**data, **settings.get("data", {})}}))
+
+
+MIXED = np.random.default_rng(0).permutation(COUNT) % 2 == 0
+
+
+def test_a_column_that_is_constant_in_the_images_that_are_used_cannot_be_hidden(tmp_path: Path) -> None:
+    """With ``data.limit`` or ``data.shard`` the rare class may be gone: suppression would do nothing, in silence."""
+    folder = write_splits(tmp_path / "d", smile=MIXED, hat=np.arange(COUNT) == 3)
+    hide = {"sensitive": ["hat"], "audit_share": 0}
+    assert opened(folder, data=hide).splits["train"].sensitive_labels["hat"].sum() == 1
+    parts = [{**hide, "shard": f"{part}/4"} for part in range(1, 5)]
+    refused = 0
+    for part in parts:
+        try:
+            opened(folder, data=part)
+        except DataError:
+            refused += 1
+            with pytest.raises(DataError, match=r"all 20 training images that are used are of one class \(no\)"):
+                opened(folder, data=part)
+    assert refused == 3, "one part has the image that differs"
+    with pytest.raises(DataError, match=r"all 4 training images that are used are of one class \(no\).*data\.limit"):
+        opened(folder, data={**hide, "limit": {"train": 4}})
+
+
+def test_what_training_cannot_hide_is_said(tmp_path: Path) -> None:
+    kinds = np.where(MIXED, "felt", "straw")
+    folder = write_splits(tmp_path / "d", smile=MIXED, hat=kinds, test_hat=np.where(MIXED, "felt", "wool"))
+    notes = opened(folder, data={"sensitive": ["hat"]}).notes
+    assert any(
+        "some test images are of a class that no training image has" in note and "wool" in note for note in notes
+    )
+    assert any("column 'hat' follows from the desired label" in note for note in notes)
+    half = write_splits(tmp_path / "e", smile=MIXED, hat=np.roll(MIXED, 1))
+    assert not [note for note in opened(half, data={"sensitive": ["hat"]}).notes if "column 'hat'" in note]
+
+
+@pytest.mark.parametrize("desired", ["smile", ["hat", "smile"]])
+def test_labels_in_the_order_of_the_images_cannot_be_randomised(tmp_path: Path, desired: Any) -> None:
+    """A frame names the places of its images. In a sorted data set they tell the labels."""
+    dp = {"mechanism": "gaussian", "sigma": 1.0, "label_epsilon": 1.0}
+    settings = {"schedule": "freeze-and-log", "dp": dp, "model": {"bottleneck": "2x2x2"}, "data": {"desired": desired}}
+    folder = write_splits(tmp_path / "sorted", smile=np.sort(MIXED), hat=MIXED)
+    with pytest.raises(DataError, match=r"dp\.label_epsilon: the images of sorted stand in the order of their labels"):
+        opened(folder, **settings)
+    opened(folder, **{**settings, "dp": {**dp, "label_epsilon": None}})
+    opened(write_splits(tmp_path / "mixed", smile=MIXED, hat=MIXED), **settings)
 
 
 def test_a_given_data_set_is_kept_with_the_run(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -16,7 +19,7 @@ from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
 from smartedge.types import SplitName
 
-__all__ = ["read_columns", "yes_no_columns"]
+__all__ = ["read_columns", "read_persons", "yes_no_columns"]
 
 
 def read_columns(
@@ -52,6 +55,70 @@ def read_columns(
         source: SplitName = name if name in raw.splits else "train"  # a split that was set apart from the training one
         labels[name] = {c.column: torch.from_numpy(c.codes[source][split.ids].copy()) for c in columns}
     return labels, {column.column: column.names for column in columns}
+
+
+def read_persons(
+    dataset: DataSet,
+    path: str,
+    column: str,
+    *,
+    image_size: int | ImageSize,
+    limit: Mapping[SplitName, int] | None = None,
+    cache_dir: Path | None = None,
+) -> dict[SplitName, Tensor] | None:
+    """The person in each image of an open data set. Any value may name a person; what counts is whether two are equal.
+
+    Args:
+        dataset: as :func:`~smartedge.data.open_dataset` gave it.
+        path: as in ``open_dataset``.
+        column: names the persons: texts, of which spaces around them do not count, or numbers.
+        image_size: as in ``open_dataset``.
+        limit: as in ``open_dataset``.
+        cache_dir: as in ``open_dataset``.
+
+    Returns:
+        split → int64 (N,), equal for images of one person, also over splits; −1 where an image names none. None: the
+        data set has no such column.
+
+    Raises:
+        DataError: only some splits have the column, or its values cannot be names.
+    """
+    raw = open_raw(path, ImageSize.of(image_size), dict(limit or {}), cache_dir or default_cache_dir())
+    lacking = [split for split, each in raw.splits.items() if column not in each.columns]
+    if len(lacking) == len(raw.splits):
+        return None
+    if lacking:
+        raise DataError(
+            f"{raw.name} has a column {column!r}, but not in its {' and '.join(lacking)} split. Without it nobody can "
+            "tell whether a person is in two splits; add it, empty for images of which nothing is known"
+        )
+    values = {split: each.read([column])[column] for split, each in raw.splits.items()}
+    try:
+        names = {split: _names(part) for split, part in values.items()}
+    except pa.ArrowException as error:
+        raise DataError(f"column {column!r} of {raw.name} does not name persons: {error}") from error
+    everybody = pc.unique(pa.chunked_array([chunk for part in names.values() for chunk in part.chunks], pa.string()))
+    codes = {
+        split: np.asarray(pc.fill_null(pc.index_in(part, pc.drop_null(everybody)), -1).to_numpy(), np.int64)
+        for split, part in names.items()
+    }
+    found: dict[SplitName, Tensor] = {}
+    for split, images in dataset.splits.items():
+        source: SplitName = split if split in raw.splits else "train"  # set apart from the training images
+        found[split] = torch.from_numpy(codes[source][images.ids])
+    return found
+
+
+def _names(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The names in a column as texts, null where there is none."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_finite(column), column, None)
+        if pc.all(pc.equal(column, pc.round(column)), min_count=0).as_py():
+            column = column.cast(pa.int64())  # one split may hold 5 and another one 5.0
+    names = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    return pc.if_else(pc.equal(names, ""), None, names)
 
 
 def yes_no_columns(

@@ -22,7 +22,7 @@ from smartedge.edge.labelled import LabelledFolder
 from smartedge.edge.protection import open_gate
 from smartedge.edge.sender import Sender, Traffic
 from smartedge.edge.shipper import Shipper, open_spool
-from smartedge.errors import FrontError, RunError
+from smartedge.errors import DataError, FrontError, RunError
 from smartedge.files import private_folder
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.schedules import get_schedule
@@ -52,7 +52,8 @@ class Releaser:
     Raises:
         FrontError: the run's noise is not the one that the front was published with.
         RunError: the folder holds a run already, and ``resume`` is not set; or it is of other images.
-        DataError: the images cannot be used.
+        DataError: the images cannot be used, or the front's policy is to randomise labels: see
+            :mod:`smartedge.data.label_order`.
         PrivacyError: the ledger is missing, damaged, of another run, or does not hold all that was sent.
     """
 
@@ -66,6 +67,12 @@ class Releaser:
                 f"front '{front.published.manifest.name}': was trained and audited with noise for several releases of "
                 "each image, and here each is released once, with less noise; publish a front of a run with schedule "
                 "freeze-and-log"
+            )
+        if config.dp.label_epsilon is not None:
+            raise DataError(
+                f"{source}: a folder for each class puts the images in the order of their labels, and each frame names "
+                "the places of its images. So dp.label_epsilon of this front hides nothing here; release on an edge "
+                "with torch, from a table whose rows are in random order"
             )
         self.images = LabelledFolder.open(source, front.task)
         self.ids = {split: self._usable(split) for split in self.images.files}

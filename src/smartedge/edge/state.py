@@ -155,10 +155,13 @@ class EdgeState:
 
 
 def _fingerprint(dataset: DataSet) -> str:
-    """A fingerprint of the ids and labels of a data set's images."""
+    """A fingerprint of the ids and labels of a data set's images, sensitive labels among them."""
     digest = hashlib.sha256(repr(dataset.task).encode())
     for name, split in sorted(dataset.splits.items()):
         digest.update(f"{name} {len(split)}".encode())
         digest.update(np.ascontiguousarray(split.ids).tobytes())
         digest.update(split.labels.contiguous().numpy().tobytes())
+        for column, labels in sorted(split.sensitive_labels.items()):
+            digest.update(f"{column} {dataset.sensitive[column]!r}".encode())
+            digest.update(labels.contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]

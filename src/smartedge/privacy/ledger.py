@@ -245,8 +245,9 @@ class Ledger:
             return
         if facts.get("place", place_of(self.path)) != place_of(self.path):
             raise PrivacyError(
-                f"{self.path}: is a copy of a ledger that was begun elsewhere. The other one may go on spending the "
-                "same budget, so nothing is released. Where the other one is gone for good: smartedge ledger "
+                f"{self.path}: is a copy of a ledger that was begun elsewhere, or was put back from one. The other one "
+                "may hold more, or go on spending the same budget, so nothing is released. Where the other one is gone "
+                "for good, and held no more than this one: smartedge ledger "
                 f"{self.path.parent.parent} --take-over"
             )
         if run not in (None, facts["run"]):

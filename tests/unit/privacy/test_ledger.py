@@ -124,6 +124,36 @@ def test_an_older_ledger_that_is_written_into_the_file_is_refused(tmp_path):
     opened(path, epsilon=1.0, existing=True).close()
 
 
+@pytest.mark.parametrize("copy", [shutil.copyfile, shutil.copy2], ids=["plain", "with attributes"])
+def test_an_older_ledger_in_the_place_of_the_removed_one_is_refused(tmp_path, copy):
+    """As a backup is put back. ext4 gives the new file the inode number of the removed one."""
+    path, old = tmp_path / "l", tmp_path / "old"
+    with opened(path, epsilon=1.0) as ledger:
+        ledger.debit("infer", IDS, HALF, seq=-1, nonce=nonce(0))
+    copy(path, old)
+    for _ in range(20):
+        before = path.stat().st_ino
+        path.unlink()
+        copy(old, path)
+        if path.stat().st_ino == before:
+            break
+    else:
+        pytest.skip("this file system uses no inode number again")
+    with pytest.raises(PrivacyError, match=r"or was put back from one.*--take-over"):
+        opened(path, epsilon=1.0, existing=True)
+
+
+def test_where_files_have_no_generation_the_place_is_the_inode(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.touch()
+    here = place_of(path)
+    monkeypatch.setattr("fcntl.ioctl", _unsupported)
+    assert place_of(path) == place_of(path)
+    path.rename(tmp_path / "moved")
+    monkeypatch.undo()
+    assert place_of(tmp_path / "moved") == here, "a moved file is the same file"
+
+
 def test_where_nothing_is_noted_a_ledger_opens(tmp_path, monkeypatch):
     """Some file systems keep no extended attributes, and some systems have no call for them."""
     monkeypatch.setattr("smartedge.privacy.place.os.setxattr", _unsupported, raising=False)

@@ -17,9 +17,9 @@ from smartedge.cloud.store import FeatureReader, edges_of, log_folder
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
-from smartedge.data.columns import read_columns
+from smartedge.data.columns import read_columns, read_persons
 from smartedge.datasets import dataset_of
-from smartedge.errors import ConfigError, DataError, RunError
+from smartedge.errors import ConfigError, RunError
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Persons
 from smartedge.lab.audit.feature_cache import FeatureCache
@@ -139,30 +139,33 @@ def open_audited(config: Config, attributes: Sequence[str]) -> Opened:
 
 
 def _persons(config: Config, dataset: DataSet, own: Split) -> Persons | None:
-    """Who is in each image, by the column ``identity``; None where the data set has no such column."""
+    """Who is in each image, by the column ``identity``; None where the data set has no such column.
+
+    Raises:
+        DataError: only some splits have the column.
+    """
     data = config.data
-    try:
-        (learned, _), (labels, _) = (
-            read_columns(
-                replace(dataset, splits={**dataset.splits, "train": train}),
-                data.path,
-                [PERSONS],
-                image_size=data.image_size,
-                limit=data.limit,
-                cache_dir=data.cache_dir,
-            )
-            for train in (dataset.splits["train"], own)
+    learned, labels = (
+        read_persons(
+            replace(dataset, splits={**dataset.splits, "train": train}),
+            data.path,
+            PERSONS,
+            image_size=data.image_size,
+            limit=data.limit,
+            cache_dir=data.cache_dir,
         )
-    except DataError:
+        for train in (dataset.splits["train"], own)
+    )
+    if learned is None or labels is None:
         return None
-    parts = [labels[split][PERSONS] for split in ("train", "val", "test")]
+    parts = [labels[split] for split in ("train", "val", "test")]
     first = 1 + max(int(part.max()) for part in parts)
     ends = np.cumsum([len(part) for part in parts]).tolist()
     train, val, test = (
         torch.where(part >= 0, part, first + torch.arange(end - len(part), end))
         for part, end in zip(parts, ends, strict=True)
     )
-    trained_on = learned["train"][PERSONS]
+    trained_on = learned["train"]
     held_out = test if dataset.audit is None else torch.cat([test, train])
     both = np.intersect1d(held_out.numpy(), trained_on[trained_on >= 0].numpy())
     return Persons(PERSONS, train, val, test, len(both))

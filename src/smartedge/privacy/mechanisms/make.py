@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from smartedge.errors import ConfigError
@@ -14,6 +15,10 @@ from smartedge.privacy.mechanisms.unprotected import Unprotected, UnprotectedCod
 from smartedge.types import ReleaseEvent
 
 __all__ = ["make_mechanism"]
+
+_LARGEST_EPSILON = 1e6  # beyond it nothing is protected, and e^ε has too many digits
+_WEAKEST = 2.0**20  # clip ÷ scale of the noise: beyond it nothing is protected, and grid steps may not fit into 64 bits
+_SCALES = (1e-30, 1e30)  # of the noise; releases are float32
 
 
 def make_mechanism(  # noqa: PLR0913 - one argument for each setting of the section dp
@@ -46,6 +51,7 @@ def make_mechanism(  # noqa: PLR0913 - one argument for each setting of the sect
     Raises:
         ConfigError: the settings do not make a mechanism.
     """
+    _check_numbers({"epsilon": epsilon, "sigma": sigma, "clip": clip}, delta)
     if name == "none":
         return Unprotected(feature_shape) if codebook is None else UnprotectedCodeword(codebook)
     if name in ("randomised-response", "subset-selection"):
@@ -67,9 +73,31 @@ def make_mechanism(  # noqa: PLR0913 - one argument for each setting of the sect
         if epsilon is not None:
             sigma = 2 * clip * gaussian_noise_multiplier(epsilon, delta, releases)
         assert sigma is not None
-        return Gaussian(feature_shape, clip, sigma, delta)
+        return Gaussian(feature_shape, clip, _checked(sigma, clip), delta)
     if epsilon is not None:
         each = pure_epsilon(epsilon, delta, releases, lambda tried: ReleaseEvent("laplace", tried))
-        return Laplace(feature_shape, clip, 2 * clip / each, granularity)
+        return Laplace(feature_shape, clip, _checked(2 * clip / each, clip), granularity)
     assert sigma is not None
-    return Laplace(feature_shape, clip, sigma / math.sqrt(2), granularity)
+    return Laplace(feature_shape, clip, _checked(sigma / math.sqrt(2), clip), granularity)
+
+
+def _check_numbers(numbers: Mapping[str, float | None], delta: float) -> None:
+    for key, value in numbers.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"dp.{key}: {value:g} must be above 0 and finite")
+    if (numbers["epsilon"] or 0) > _LARGEST_EPSILON:
+        raise ConfigError(f"dp.epsilon: {numbers['epsilon']:g} protects nothing; give less, or use mechanism 'none'")
+    if not 0 < delta < 1:
+        raise ConfigError(f"dp.delta: {delta:g} must be above 0 and below 1, such as 1e-5")
+
+
+def _checked(scale: float, clip: float) -> float:
+    """The scale of the noise, where the sampler can draw it."""
+    if not _SCALES[0] <= scale <= _SCALES[1]:
+        raise ConfigError(f"dp.clip, dp.epsilon, dp.sigma: noise of scale {scale:g} does not fit into float32 numbers")
+    if clip > _WEAKEST * scale:
+        raise ConfigError(
+            f"dp.clip, dp.epsilon, dp.sigma: noise of scale {scale:g} protects nothing after a clip to {clip:g}; add "
+            "more, or use mechanism 'none'"
+        )
+    return scale

@@ -14,7 +14,7 @@ from torch import nn
 from smartedge.artifacts.certificate import Certificate
 from smartedge.config import Config, load_run_config
 from smartedge.data import Split
-from smartedge.data.columns import read_columns
+from smartedge.data.columns import read_persons
 from smartedge.errors import ConfigError, DataError
 from smartedge.files import private_folder
 from smartedge.lab.audit.certificate.certify import HeldOut
@@ -138,23 +138,21 @@ def _persons(
     """The person in each image, over all splits, and the column that names them; (None, None) without such a column.
 
     Raises:
-        DataError: the column that was named is not there; or the front learned from other images of the same persons.
+        DataError: the column that was named is not there; only some splits have the column; or the front learned from
+            other images of the same persons.
     """
     column, data, dataset = named or PERSONS, config.data, opened.dataset
     own = replace(dataset, splits={**dataset.splits, "train": opened.own})
-    try:
-        (trained, _), (labels, _) = (
-            read_columns(
-                part, data.path, [column], image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
-            )
-            for part in (dataset, own)
-        )
-    except DataError:
+    trained, persons = (
+        read_persons(part, data.path, column, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir)
+        for part in (dataset, own)
+    )
+    if trained is None or persons is None:
         if named:
-            raise
+            raise DataError(f"--persons: {dataset.name} has no column {named!r}")
         return None, None
-    codes_N = np.concatenate([labels[_KEYS[split]][column].numpy() for split in held_out])
-    seen = np.intersect1d(codes_N[codes_N >= 0], trained["train"][column].numpy())
+    codes_N = np.concatenate([persons[_KEYS[split]].numpy() for split in held_out])
+    seen = np.intersect1d(codes_N[codes_N >= 0], trained["train"].numpy())
     if len(seen):
         raise DataError(
             f"{len(seen)} persons of the {' and '.join(held_out)} images (column {column!r}) are also among the "
@@ -183,7 +181,10 @@ def _bounded(
 
 
 def _desired(splits: Sequence[Split]) -> NDArray[np.int64]:
-    """The desired label of each image as one number, int64 (N,); a combination of labels is one number too."""
-    labels = [split.labels.numpy() for split in splits]
+    """The desired label of each image as one number, int64 (N,); a combination of labels is one number too.
+
+    A label that is lacking is a value of its own: NaN is not equal to itself.
+    """
+    labels = [split.labels.nan_to_num(-1).numpy() for split in splits]
     rows = np.concatenate([part.reshape(len(part), -1) for part in labels])
     return np.asarray(np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), dtype=np.int64)

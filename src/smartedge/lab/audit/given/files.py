@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def _read_npz(path: Path) -> Arrays:
                 "save plain arrays of numbers or texts, such as np.array(values) of one type"
             ) from error
         raise DataError(f"{path}: is not an .npz file that can be read: {error}") from error
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: is not an .npz file that can be read: {error}") from error
 
 
@@ -100,9 +101,14 @@ def _read_parquet(path: Path) -> Arrays:
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: is not a Parquet file that can be read: {error}") from error
     return {
-        name: _nested(path, column) if name == _FEATURES else column.to_numpy()
+        name: _nested(path, column) if name == _FEATURES else _plain(column)
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
+
+
+def _plain(column: pa.ChunkedArray) -> NDArray[np.generic]:
+    """A column with one value for each image. Decimals become float64: arrays have none."""
+    return np.asarray((column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column).to_numpy())
 
 
 def _nested(path: Path, column: pa.ChunkedArray) -> NDArray[np.generic]:

@@ -50,17 +50,21 @@ def mechanism_from(text: str | None, feature_shape: tuple[int, ...]) -> Mechanis
     for key, value in numbers.items():
         if not value > 0:
             raise ConfigError(f"noise {text!r}: {key} must be above 0")
-    return make_mechanism(
-        name,
-        feature_shape=feature_shape,
-        granularity=cast(Literal["vector", "element"], granularity),
-        clip=numbers.get("clip"),
-        codebook=feature_shape[0] if codewords else None,
-        epsilon=numbers.get("epsilon"),
-        delta=numbers.get("delta", 1e-5),
-        sigma=numbers.get("sigma"),
-        releases=releases_of(text),
-    )
+    releases = releases_of(text)
+    try:
+        return make_mechanism(
+            name,
+            feature_shape=feature_shape,
+            granularity=cast(Literal["vector", "element"], granularity),
+            clip=numbers.get("clip"),
+            codebook=feature_shape[0] if codewords else None,
+            epsilon=numbers.get("epsilon"),
+            delta=numbers.get("delta", 1e-5),
+            sigma=numbers.get("sigma"),
+            releases=releases,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"noise {text!r}: {str(error).replace('dp.', '')}") from error
 
 
 def releases_of(text: str | None) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from smartedge.data.cells import LACKING
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
@@ -20,8 +21,11 @@ _MOST_CLASSES = 1000
 _FEWEST_IMAGES = 60  # over all splits
 _BOOLEAN = ("no", "yes")
 _SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
+_LACKING = ("", *LACKING, "None", "<NA>", "NaT")  # texts that libraries write for a value that is not there
+_LARGEST = 2.0**53  # float64 has every whole number up to this one
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,11 @@ def table_of(
 
     Args:
         features: numbers (N, *F).
-        sensitive: column → (N,): booleans, whole numbers or texts. A missing label is NaN, −1 or an empty text.
+        sensitive: column → (N,): booleans, whole numbers or texts. A missing label is NaN, None, −1 (beside other
+            numbers than 1), or a text that is empty or a word such as ``nan``.
         labels: the desired label (N,), as a sensitive column.
-        persons: who is in each image, (N,): whole numbers or texts. An image without a name is a person of its own.
+        persons: who is in each image, (N,): whole numbers or texts. An image without a name (as a missing label) is a
+            person of its own.
         splits: ``train``, ``val`` or ``test`` for each image, (N,), or 0, 1 and 2.
         seed: seed of the splits that are made here: 50, 20 and 30 % of the persons, or of the images.
 
@@ -109,7 +115,7 @@ def table_of(
 
 
 def _features(features: ArrayLike) -> NDArray[np.float32]:
-    array = np.asarray(features)
+    array = _array("features", features)
     if array.dtype == object or array.dtype.kind not in "biuf":
         raise DataError(f"features: must be numbers, not {array.dtype}")
     if array.ndim < 2 or 0 in array.shape[1:]:
@@ -134,19 +140,26 @@ def _features(features: ArrayLike) -> NDArray[np.float32]:
 
 
 def _column(name: str, values: ArrayLike, count: int) -> Column:
-    array = _one_for_each(name, values, count)
-    if array.dtype.kind == "f":
-        known = np.isfinite(array)
-        if not np.equal(array[known], np.round(array[known])).all():
+    array, known = _one_for_each(name, values, count)
+    if array.dtype.kind in "iuf":
+        numbers = array.astype(np.float64)
+        if len(odd := numbers[known & (numbers != np.round(numbers))]):
             raise DataError(
-                f"{name}: holds fractions such as {array[known][array[known] != np.round(array[known])][0]:g}; a label "
-                "is a class, so turn it into whole numbers or texts"
+                f"{name}: holds fractions such as {odd[0]:g}; a label is a class: turn it into whole numbers or texts"
             )
-        array = np.where(known, array, -1).astype(np.int64)
-    present = array != "" if array.dtype.kind == "U" else array >= 0 if array.dtype.kind in "iu" else array == array
-    if array.dtype.kind == "i" and set(np.unique(array).tolist()) == {-1, 1}:
-        array, present = array > 0, np.ones(count, dtype=bool)  # as CelebA writes yes/no
-    classes = np.unique(array[present])
+        if len(odd := numbers[known & (np.abs(numbers) > _LARGEST)]):
+            raise DataError(f"{name}: holds {odd[0]:g}, which is no class; turn it into small numbers or texts")
+        array = np.where(known, array, 0).astype(np.int64)
+        if set(np.unique(array[known]).tolist()) == {-1, 1}:
+            array = array > 0  # as CelebA writes yes/no
+        else:
+            known = known & (array != -1)
+            if len(odd := array[known & (array < 0)]):
+                raise DataError(
+                    f"{name}: holds {odd[0]}. A number below 0 is no class, and -1 means that there is no label; count "
+                    "the classes from 0, or use texts"
+                )
+    classes = np.unique(array[known])
     if len(classes) < 2:
         only = f"the same {name!r} ({classes[0]})" if len(classes) else f"no {name!r}"
         raise DataError(f"{name}: all images have {only}, so there is nothing to read; leave this column out")
@@ -155,44 +168,71 @@ def _column(name: str, values: ArrayLike, count: int) -> Column:
             f"{name}: has {len(classes)} different values for {count} images, so it is not a label that attackers can "
             "learn; leave this column out (--attributes names the columns to read)"
         )
-    codes_N = np.where(present, np.searchsorted(classes, array), -1).astype(np.int64)
+    codes_N = np.where(known, np.searchsorted(classes, array), -1).astype(np.int64)
     yes_no = array.dtype.kind == "b" or set(classes.tolist()) <= {0, 1}
     return Column(name, _BOOLEAN if yes_no else tuple(map(str, classes.tolist())), codes_N)
 
 
-def _one_for_each(name: str, values: ArrayLike, count: int) -> NDArray[Any]:
-    array = np.asarray(values)
+def _one_for_each(name: str, values: ArrayLike, count: int) -> tuple[NDArray[Any], Bools]:
+    """Booleans, numbers or texts without spaces around them, (N,), and which images have one."""
+    array = _array(name, values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise DataError(f"{name}: has shape {array.shape}; expected one value for each image, ({count},)")
     if len(array) != count:
         raise DataError(f"{name}: has {len(array)} values, but there are features of {count} images")
+    known = np.ones(count, dtype=bool)
     if array.dtype == object:
-        kinds = {type(value) for value in array.tolist()} - {type(None)}
-        if kinds <= {str}:
-            array = np.array(["" if value is None else value for value in array.tolist()])
-        elif kinds == {bool}:
-            array = np.array([np.nan if value is None else float(value) for value in array.tolist()])
-        else:
+        listed = array.tolist()
+        # The one value that is not equal to itself is NaN.
+        known = np.array([value is not None and bool(value == value) for value in listed], dtype=bool)
+        given = [value for value, there in zip(listed, known, strict=True) if there]
+        kinds = {type(value) for value in given}
+        if len(kinds) > 1 or not kinds <= {str, bool, int, float}:
             raise DataError(f"{name}: holds Python objects; use booleans, whole numbers or texts")
+        blank = kinds.pop()() if kinds else ""
+        array = np.array([value if there else blank for value, there in zip(listed, known, strict=True)])
     if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
+        try:
+            array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name}: holds bytes that are no text in UTF-8 ({error})") from error
     if array.dtype.kind not in "biufU":
         raise DataError(f"{name}: is of type {array.dtype}; use booleans, whole numbers or texts")
-    return array
+    if array.dtype.kind == "U":
+        array = np.char.strip(array)
+        return array, known & ~np.isin(array, _LACKING)
+    return array, known & np.isfinite(array)
+
+
+def _array(name: str, values: ArrayLike) -> NDArray[Any]:
+    """Any sequence of values as an array.
+
+    Raises:
+        DataError: it has no rectangular shape, or is masked, or its library does not give it to NumPy.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise DataError(f"{name}: some values are masked; leave these images out, or give NaN for a missing label")
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: cannot be turned into a NumPy array: {error}") from error
 
 
 def _persons(persons: ArrayLike, count: int) -> Ints:
-    array = _one_for_each("persons", persons, count)
-    unknown = array == "" if array.dtype.kind == "U" else ~np.isfinite(array.astype(np.float64))
+    array, known = _one_for_each("persons", persons, count)
+    if array.dtype.kind in "if":
+        known = known & (array != -1)
     codes_N = np.unique(array, return_inverse=True)[1].astype(np.int64).reshape(-1)
-    return np.asarray(np.where(unknown, codes_N.max() + 1 + np.arange(count), codes_N), dtype=np.int64)
+    return np.asarray(np.where(known, codes_N, codes_N.max() + 1 + np.arange(count)), dtype=np.int64)
 
 
 def _given_splits(splits: ArrayLike | None, count: int) -> dict[SplitName, Ints]:
     assert splits is not None
-    array = _one_for_each("splits", splits, count)
+    array, known = _one_for_each("splits", splits, count)
+    if not known.all():
+        raise DataError(f"splits: {(~known).sum()} images are in no split; leave these images out")
     names: dict[object, SplitName] = {**{name: name for name in SPLITS}, **dict(enumerate(SPLITS))}
     found = {value: names.get(value) for value in np.unique(array).tolist()}
     if unknown := [value for value, name in found.items() if name is None]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +67,16 @@ def test_texts_and_missing_values_of_parquet(tmp_path: Path) -> None:
     }
 
 
+def test_decimals_and_nothing_at_all_in_parquet(tmp_path: Path) -> None:
+    rows = FEATURES.reshape(COUNT, -1).tolist()
+    decimals = pa.array([Decimal(number % 2) for number in range(COUNT)])
+    pq.write_table(pa.table({"features": rows, "hat": decimals}), tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").sensitive[0].codes_N[:2].tolist() == [0, 1]
+    pq.write_table(pa.table({"features": rows, "hat": pa.nulls(COUNT)}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="all images have no 'hat'"):
+        read_table(tmp_path / "b.parquet")
+
+
 def test_half_precision_and_a_choice_of_columns(tmp_path: Path) -> None:
     file = tmp_path / "faces.safetensors"
     halved = torch.from_numpy(FEATURES).to(torch.bfloat16)
@@ -80,6 +93,22 @@ def pickled(file: Path) -> None:
     np.savez(file, features=FEATURES, glasses=np.array([{"a": 1}] * COUNT, dtype=object))
 
 
+def claims_too_much(file: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 3)})
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("features.npy", header.getvalue())
+
+
+def turned_bits(file: Path) -> None:
+    np.savez_compressed(file, features=FEATURES, hat=np.arange(COUNT) % 2)
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        start = archive.infolist()[0].header_offset
+    content[start + 60 : start + 90] = b"\xff" * 30
+    file.write_bytes(content)
+
+
 def one_array(file: Path) -> None:
     with file.open("wb") as opened:
         np.save(opened, FEATURES)
@@ -90,6 +119,8 @@ def one_array(file: Path) -> None:
     [
         ("pickled.npz", pickled, "pickled.*never loaded"),
         ("torn.npz", lambda file: file.write_bytes(b"PK\x03\x04 torn"), "is not an .npz file that can be read"),
+        ("claims.npz", claims_too_much, "is not an .npz file that can be read"),
+        ("bits.npz", turned_bits, "is not an .npz file that can be read"),
         ("one-array.npz", one_array, "is not an .npz file that can be read"),
         ("text.safetensors", lambda file: file.write_text("hello"), "is not a .safetensors file"),
         ("text.parquet", lambda file: file.write_text("hello"), "is not a Parquet file"),

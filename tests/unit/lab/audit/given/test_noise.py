@@ -43,6 +43,15 @@ def test_epsilon_is_the_budget_of_all_releases() -> None:
         ("gaussian:clip=1,sigma=1,releases=1.5", "releases must be a whole number"),
         ("laplace:clip=1,sigma=1,granularity=pixel", "granularity is"),
         ("randomised-response:sigma=1", "cannot be read"),
+        ("gaussian:clip=1,sigma=inf", "'gaussian:clip=1,sigma=inf': sigma: inf must be above 0 and finite"),
+        ("gaussian:clip=inf,sigma=1", "clip: inf must be above 0 and finite"),
+        ("laplace:clip=1,epsilon=inf", "epsilon: inf must be above 0 and finite"),
+        ("gaussian:clip=1,sigma=1,delta=2", "delta: 2 must be above 0 and below 1"),
+        ("gaussian:clip=1,sigma=1e-30", "noise of scale 1e-30 protects nothing"),
+        ("laplace:clip=1e300,sigma=1", "protects nothing"),
+        ("laplace:clip=1,epsilon=1e-300", "does not fit into float32"),
+        ("randomised-response:epsilon=1e9", r"epsilon: 1e\+09 protects nothing"),
+        ("subset-selection:epsilon=inf", "epsilon: inf must be above 0 and finite"),
     ],
 )
 def test_what_cannot_be_read(text: str, message: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from smartedge.errors import DataError
 from smartedge.lab.audit.given.table import table_of
@@ -67,11 +68,27 @@ def test_given_splits_are_taken_by_name_or_number() -> None:
         (np.tile(["b", "", "a"], COUNT // 3), ("a", "b"), [1, -1, 0]),
         (np.tile([[1], [0]], (COUNT // 2, 1)), ("no", "yes"), [1, 0]),
         (np.tile(np.array(["b", None, "a"], dtype=object), COUNT // 3), ("a", "b"), [1, -1, 0]),
+        (np.tile([1.0, -1.0, np.nan], COUNT // 3), ("no", "yes"), [1, 0, -1]),
+        (np.tile(np.array([3, None, 2], dtype=object), COUNT // 3), ("2", "3"), [1, -1, 0]),
+        (np.tile(np.array(["b", np.nan, "a "]), COUNT // 3), ("a", "b"), [1, -1, 0]),
+        (np.tile(np.array(["b", np.nan, "a"], dtype=object), COUNT // 3), ("a", "b"), [1, -1, 0]),
+        (np.tile(np.float16([1, 0]), COUNT // 2), ("no", "yes"), [1, 0]),
     ],
 )
 def test_columns(values: np.ndarray, classes: tuple[str, ...], codes: list[int]) -> None:
     (column,) = made(sensitive={"glasses": values}).sensitive
     assert column.classes == classes and column.codes_N[: len(codes)].tolist() == codes
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [np.full(COUNT // 2, -1), np.full(COUNT // 2, np.nan), np.full(COUNT // 2, ""), np.full(COUNT // 2, "nan")],
+)
+def test_an_image_without_a_name_is_a_person_of_its_own(unknown: np.ndarray) -> None:
+    known = np.arange(COUNT // 2) // 2
+    table = made(persons=np.concatenate([unknown, known.astype(str if unknown.dtype.kind == "U" else unknown.dtype)]))
+    assert table.persons_N is not None
+    assert len(set(table.persons_N.tolist())) == COUNT // 2 + COUNT // 4
 
 
 def with_nan() -> np.ndarray:
@@ -100,6 +117,15 @@ def with_nan() -> np.ndarray:
         ({"sensitive": {"path": np.arange(COUNT)}}, "path: has 300 different values"),
         ({"sensitive": {"hat": np.zeros((COUNT, 2))}}, "hat: has shape"),
         ({"sensitive": {"hat": np.array([object()] * COUNT)}}, "hat: holds Python objects"),
+        ({"sensitive": {"hat": np.tile([-2, 0, 1], 100)}}, "hat: holds -2. A number below 0 is no class"),
+        ({"sensitive": {"hat": np.tile([0.0, 1e300], 150)}}, "hat: holds 1e[+]300, which is no class"),
+        ({"sensitive": {"hat": np.tile([b"a", b"\xff"], 150)}}, "hat: holds bytes that are no text"),
+        ({"sensitive": {"hat": [[1], [1, 2]] * 150}}, "hat: cannot be turned into a NumPy array"),
+        ({"sensitive": {"hat": np.ma.masked_less(np.arange(COUNT) % 3, 1)}}, "hat: some values are masked"),
+        ({"features": np.ma.masked_less(GOOD["features"], -1)}, "features: some values are masked"),
+        ({"features": [[1.0], [1.0, 2.0]] * 150}, "features: cannot be turned into a NumPy array"),
+        ({"features": torch.zeros(COUNT, 2, requires_grad=True)}, "features: cannot be turned into a NumPy array"),
+        ({"splits": np.tile(["train", "val", "test", ""], 75)}, "75 images are in no split"),
         ({"splits": np.repeat(["train", "dev", "test"], 100)}, "'dev' is not a split"),
         ({"splits": np.repeat([0, 1], 150)}, "no image is in test"),
         (

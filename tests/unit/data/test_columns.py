@@ -1,0 +1,70 @@
+"""Further columns of an open data set: who is in each image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from smartedge.data import open_dataset
+from smartedge.data.columns import read_persons
+from smartedge.errors import DataError
+
+Parts = dict[str, object]
+
+
+@pytest.fixture
+def persons(write_parquet: Callable[..., Path], tmp_path: Path, cache: Path) -> Callable[[Parts], object]:
+    """Split → column of persons (None: there is none) to what :func:`read_persons` gives, numbered as they come."""
+
+    def read(parts: Parts) -> object:
+        for split, values in parts.items():
+            columns = {"yes": [True, False, True, False]}
+            write_parquet(tmp_path / "d" / f"{split}.parquet", columns | ({} if values is None else {"who": values}))
+        dataset = open_dataset(str(tmp_path / "d"), "yes", image_size=8, cache_dir=cache)
+        found = read_persons(dataset, str(tmp_path / "d"), "who", image_size=8, cache_dir=cache)
+        if found is None:
+            return None
+        numbers = {-1: -1}
+        for split in parts:
+            for code in found[split].tolist():  # type: ignore[index]
+                numbers.setdefault(code, len(numbers) - 1)
+        return {split: [numbers[code] for code in found[split].tolist()] for split in parts}  # type: ignore[index]
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (["a", "b", None, " "], ["b ", "c", "B", ""]),  # b and B may be two persons: nobody is made one of two
+        ([5, 6, None, None], [6, 7, 8, None]),
+        ([5.0, 6.0, None, float("nan")], [6, 7, 8, None]),
+        (pa.array(["a", "b", None, None]).dictionary_encode(), ["b", "c", "x|y", None]),
+    ],
+)
+def test_a_person_has_one_number_in_all_splits(persons: Callable[[Parts], object], train: object, test: object) -> None:
+    val = [9, 9, None, None] if isinstance(test[1], int) else ["9", "9", None, None]  # type: ignore[index]
+    assert persons({"train": train, "val": val, "test": test}) == {
+        "train": [0, 1, -1, -1],
+        "val": [2, 2, -1, -1],
+        "test": [1, 3, 4, -1],
+    }
+
+
+def test_persons_that_only_some_splits_name_are_refused(persons: Callable[[Parts], object]) -> None:
+    named = ["a", "a", "b", "b"]
+    with pytest.raises(DataError, match="has a column 'who', but not in its val split"):
+        persons({"train": named, "val": None, "test": named})
+
+
+def test_a_data_set_without_the_column_names_nobody(persons: Callable[[Parts], object]) -> None:
+    assert persons({"train": None, "val": None, "test": None}) is None
+
+
+def test_lists_name_nobody(persons: Callable[[Parts], object]) -> None:
+    lists = [[1], [2], [3], [4]]
+    with pytest.raises(DataError, match="column 'who' of d does not name persons"):
+        persons({"train": lists, "val": lists, "test": lists})
