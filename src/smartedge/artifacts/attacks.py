@@ -32,9 +32,8 @@ class AttackFigures(Part):
     )
     auroc: float | None = Field(description="null where test has one class only")
     ci95: Interval = Field(
-        description="[low, high] of the balanced accuracy, by a bootstrap over test images (it covers the choice of "
-        "test images, not the randomness of an attacker's training; images of one person count as independent, so "
-        "it is a little too narrow where persons have several images)"
+        description="[low, high] of the balanced accuracy, by a bootstrap over test persons, or over images where "
+        "persons are not known (it covers the choice of test images, not the randomness of an attacker's training)"
     )
     balanced_accuracy_by_person: float | None = Field(
         default=None,
@@ -171,5 +170,5 @@ class PersonBand(Part):
     certificate: AttributeBound | None = Field(
         default=None,
         description="what no attacker exceeds that has the smallest number of images of this band, of one person, at "
-        "95 % confidence; null where there is no noise of known law, too few persons, or another band",
+        "95 % confidence; null where there is no noise of known law, nobody of a class, or another band",
     )

@@ -116,11 +116,11 @@ def test_images_set_apart_are_used_where_there_are_some(tmp_path: Path, capsys: 
     assert "data.audit_share" in capsys.readouterr().err
 
 
-def test_too_few_persons_of_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = {**SETTINGS["data"], "limit": {"train": 8, "val": 60, "test": 8}}  # type: ignore[dict-item]
+def test_a_class_that_nobody_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {**SETTINGS["data"], "limit": {"train": 8, "val": 60, "test": 1}, "audit_share": 0}  # type: ignore[dict-item]
     assert app.main(["certify", str(_run(tmp_path / "run", data=data))]) == 3
     err = capsys.readouterr().err
-    assert "too few held-out persons" in err and "another split (--splits)" in err
+    assert "no held-out person of a class" in err and "another split (--splits)" in err
 
 
 def test_no_noise_certifies_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import mpmath
 import numpy as np
 import pytest
 from scipy import stats
@@ -119,6 +120,22 @@ def test_the_integer_law_is_the_law_rounded_to_the_grid(law):
     assert whole[0] == pytest.approx(ends, rel=1e-9, abs=0) and ends < 2.0**-64, "all that lies beyond"
 
 
+@pytest.mark.parametrize(("law", "scale"), [("gaussian", 0.4), ("gaussian", 3.0), ("laplace", 1.0)])
+def test_the_sampling_bias_bounds_the_distance_to_the_stated_law(law, scale):
+    """The words of the table against tail probabilities with 40 digits."""
+    grid = grid_of(law, scale)
+    with mpmath.workdps(40):
+        tails = [
+            mpmath.ncdf(-steps) if law == "gaussian" else mpmath.exp(-steps) / 2
+            for steps in (mpmath.mpf(2 * k + 1) / 2 * grid.step / mpmath.mpf(scale) for k in range(grid.half))
+        ]
+        stated = [*reversed(tails), *(1 - tail for tail in tails)]
+        wrong = [mpmath.mpf(int(end)) / 2**64 - true for end, true in zip(grid.thresholds, stated, strict=True)]
+        distance = float(sum(abs(high - low) for low, high in itertools.pairwise([0, *wrong, 0])) / 2)
+    mechanism = (Gaussian((5,), 1.0, scale, 1e-5)) if law == "gaussian" else Laplace((5,), 1.0, scale)
+    assert 5 * distance <= mechanism.sampling_bias < 1e-9
+
+
 def test_each_word_stands_for_its_number_of_steps():
     grid = grid_of("gaussian", 1.0)
     half = len(grid.thresholds) // 2
@@ -213,7 +230,7 @@ def test_what_the_samplers_finite_precision_costs_follows_from_its_words(law):
     fewest = min(high - low for low, high in itertools.pairwise(ends))
     assert mechanism.grid.precision == 2 / fewest
     assert mechanism.sampling_delta == pytest.approx(math.exp(2 * 12 * 2 / fewest) - 1, rel=1e-4)
-    assert mechanism.sampling_bias == 12 * (len(ends) - 2 + 2) / 2**64
+    assert mechanism.sampling_bias == pytest.approx(12 / fewest)
 
 
 def test_likelihoods_are_the_same_however_many_are_computed_at_once(monkeypatch):

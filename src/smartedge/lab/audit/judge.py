@@ -42,7 +42,7 @@ def judge(
     threshold = choose_threshold(val_scores_NK[:, 1], val_labels) if val_scores_NK.shape[1] == 2 else None
     right = decide(test_scores_NK, threshold) == test_labels
     figures = metrics.evaluate(test_labels, test_scores_NK, "single")
-    balanced, interval = balanced_accuracy_interval(test_labels, right)
+    balanced, interval = balanced_accuracy_interval(test_labels, right, persons)
     val_balanced, _ = balanced_accuracy_interval(val_labels, decide(val_scores_NK, threshold) == val_labels)
     return AttackFigures.model_validate(
         {
@@ -93,18 +93,33 @@ def decide(scores_NK: Floats, threshold: float | None) -> Ints:
     return np.asarray(scores_NK[:, 1] > threshold, dtype=np.int64)
 
 
-def balanced_accuracy_interval(labels: Ints, right: NDArray[np.bool_]) -> tuple[float, tuple[float, float]]:
-    """Mean recall over the classes that occur, and its bootstrap interval over images, at 95 %.
+def balanced_accuracy_interval(
+    labels: Ints, right: NDArray[np.bool_], persons: Ints | None = None
+) -> tuple[float, tuple[float, float]]:
+    """Mean recall over the classes that occur, and its bootstrap interval, at 95 %.
 
-    If N images are drawn with replacement, the counts of (class, right or wrong) have a multinomial distribution. The
-    counts are drawn from it directly. The interval covers the choice of test images, not the variation of training.
+    Persons are drawn with replacement, each with all of its images. Images of one person are alike, so an interval over
+    images would be too short. Where persons are not known, images are drawn. The interval covers the choice of test
+    images, not the variation of training.
+
+    Args:
+        labels: int64 (N,), without unknown ones.
+        right: whether the answer is right, (N,).
+        persons: int64 (N,), the person in each image; None where they are not known.
     """
     classes, index = np.unique(labels, return_inverse=True)
-    cells = np.bincount(2 * index + right, minlength=2 * len(classes))
-    value = _mean_recall(cells[None])[0]
-    drawn = np.random.default_rng(0).multinomial(len(labels), cells / len(labels), size=_RESAMPLES)
-    low, high = np.quantile(_mean_recall(drawn), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return float(value), (float(low), float(high))
+    cell_N, cells = 2 * index + right, 2 * len(classes)  # class, and whether the answer is right
+    cells_C = np.bincount(cell_N, minlength=cells)
+    rng = np.random.default_rng(0)
+    if persons is None:
+        drawn_RC = rng.multinomial(len(labels), cells_C / len(labels), size=_RESAMPLES)
+    else:
+        names, person_N = np.unique(persons, return_inverse=True)
+        cells_PC = np.zeros((len(names), cells), dtype=np.int64)
+        np.add.at(cells_PC, (person_N, cell_N), 1)
+        drawn_RC = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES) @ cells_PC
+    low, high = np.quantile(_mean_recall(drawn_RC), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return float(_mean_recall(cells_C[None])[0]), (float(low), float(high))
 
 
 def selection_score(scores_NK: Floats, labels: Ints) -> float:

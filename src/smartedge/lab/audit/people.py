@@ -197,7 +197,7 @@ def _certificate(evidence: Evidence, name: str, images: int, clock: Clock) -> At
             draws=_DRAWS,
             progress=lambda *_: clock.check(),
         )
-    except DataError:  # too few persons of a class
+    except DataError:  # nobody of a class has so many images
         return None
 
 

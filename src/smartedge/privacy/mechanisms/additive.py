@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from smartedge.privacy.accountant import gaussian_epsilon
 from smartedge.privacy.mechanisms.base import Mechanism
 from smartedge.privacy.mechanisms.distance import laplace_product_distance
-from smartedge.privacy.mechanisms.grid import SEED_WORDS, WORDS, Grid, grid_of
+from smartedge.privacy.mechanisms.grid import SEED_WORDS, Grid, grid_of
 from smartedge.types import Features, ReleaseEvent
 
 __all__ = ["SHRINK", "Additive", "Gaussian", "Laplace"]
@@ -50,8 +50,8 @@ class Additive(Mechanism):
 
     @property
     def sampling_bias(self) -> float:
-        """Every threshold is rounded by up to 2⁻⁶⁴, for every number. Rounding beyond the table adds far less."""
-        return self._numbers * (len(self.grid.thresholds) + 2) / WORDS
+        """Each probability of the sampler is within a share η of the stated one, so one number adds at most η/2."""
+        return self._numbers * self.grid.precision / 2
 
     @property
     def sampling_delta(self) -> float:

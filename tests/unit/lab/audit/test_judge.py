@@ -80,3 +80,16 @@ def test_the_interval_is_that_of_a_bootstrap_over_images() -> None:
     assert value == pytest.approx(np.mean([right[labels == cls].mean() for cls in (0, 1)]))
     # Quantiles of 2000 resamples with deviation 0.025: standard error below 0.0015; 0.01 is more than six of them.
     assert (low, high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.01)
+
+
+def test_the_interval_is_over_persons_where_they_are_known() -> None:
+    """Each image ten times, as images of one person: the interval stays as it was. Over images it would be shorter."""
+    rng = np.random.default_rng(1)
+    labels = (rng.random(200) < 0.3).astype(np.int64)
+    right = rng.random(200) < 0.7
+    value, once = balanced_accuracy_interval(labels, right)
+    again, of_persons = balanced_accuracy_interval(np.tile(labels, 10), np.tile(right, 10), np.tile(np.arange(200), 10))
+    # Ends of 2000 resamples with deviation 0.035: standard error of a difference below 0.003; 0.02 is six of them.
+    assert again == pytest.approx(value) and of_persons == pytest.approx(once, abs=0.02)
+    _, of_images = balanced_accuracy_interval(np.tile(labels, 10), np.tile(right, 10))
+    assert of_images[1] - of_images[0] < (of_persons[1] - of_persons[0]) / 2

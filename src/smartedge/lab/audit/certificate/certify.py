@@ -20,9 +20,8 @@ from smartedge.lab.audit.certificate.bounds import binomial_bound, bounded_diffe
 from smartedge.lab.audit.certificate.plugin import label_floor, plug_in, sample_of
 from smartedge.privacy.laws import ReleaseLaw
 
-__all__ = ["FEWEST_UNITS", "HeldOut", "certify_attribute"]
+__all__ = ["HeldOut", "certify_attribute"]
 
-FEWEST_UNITS = 10  # persons of each class; with fewer, a bound says hardly anything
 _DRAWS_SHARE = 1 / 50  # the draws' share of the probability of a miss
 _WORK = 3e8  # draws times images, for four numbers
 _DRAWS = (2_000, 200_000)
@@ -62,7 +61,7 @@ def certify_attribute(
         progress: called with the number of draws done and the number of all draws.
 
     Raises:
-        DataError: a class has fewer than ``FEWEST_UNITS`` persons, or there is a single class.
+        DataError: nobody of a class is held out, or there is a single class.
         ValueError: the confidence is not between 0 and 1, or the label is to be known and is not given.
     """
     if not 0 < confidence < 1:
@@ -73,11 +72,10 @@ def certify_attribute(
     rng = np.random.default_rng(seed)
     sample = sample_of(law, held.bounded_NF, held.classes_N, persons_N=held.persons_N, groups_N=held.labels_N, rng=rng)
     units = sample.units + (0,) * (len(names) - len(sample.units))
-    if len(names) < 2 or min(units) < FEWEST_UNITS:
+    if len(names) < 2 or min(units) < 1:  # one person suffices for a bound that holds; it will be near 100 %
         counted = ", ".join(f"{name}: {count}" for name, count in zip(names, units, strict=True))
         raise DataError(
-            f"too few held-out persons of a class ({counted}); at least {FEWEST_UNITS} of each are needed, and some "
-            "hundreds for a bound that says much"
+            f"no held-out person of a class ({counted}); a bound needs one of each, and some hundreds to say much"
         )
     floor = None if held.labels_N is None else label_floor(sample)
     if not label_known:

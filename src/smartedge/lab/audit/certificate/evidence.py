@@ -39,7 +39,7 @@ def certify_evidence(
         monitor: takes progress updates.
 
     Raises:
-        DataError: there are too few persons of a class, or the front learned from images of the same persons.
+        DataError: nobody of a class is held out, or the front learned from images of the same persons.
         OutOfTime: there is no time for the fewest draws.
     """
     names = [name for name in attributes if not (evidence.labelled and name in evidence.task.columns)]

@@ -80,14 +80,13 @@ def sample_of(
     luck_PK = rng.random(images_PK.shape) * (images_PK > 0)
     chosen_P = luck_PK.argmax(axis=1)
     kept = chosen_P[persons] == classes
+    rows, persons, classes = known[kept], persons[kept], classes[kept]
     units_K = np.bincount(chosen_P, minlength=count)
-    weights = 1 / (units_K[classes] * images_PK[persons, classes])
-    rows = known[kept]
     groups = np.zeros(len(classes_N), dtype=np.int64) if groups_N is None else groups_N
     return Sample(
         law.inputs(np.asarray(bounded_NF)[rows]),
-        classes[kept],
-        np.asarray(weights[kept]),
+        classes,
+        np.asarray(1 / (units_K[classes] * images_PK[persons, classes])),
         groups[rows],
         tuple(int(n) for n in units_K),
     )

@@ -57,7 +57,7 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
 
     Raises:
         ConfigError: the run adds no noise or sends nothing, so nothing can be certified; or a setting is impossible.
-        DataError: the data set has changed, lacks a column, or holds too few persons of a class.
+        DataError: the data set has changed, lacks a column, or nobody of a class is held out.
         RunError: the run has not finished.
     """
     config = load_run_config(run_dir)

@@ -53,7 +53,7 @@ def certificate_of(
         clock: looked at while draws are made; None: no limit.
 
     Raises:
-        DataError: an attribute has too few persons of a class.
+        DataError: nobody of an attribute's class is held out.
         PrivacyError: the mechanism adds no noise.
         OutOfTime: the time is over.
     """

@@ -5,7 +5,7 @@ import pytest
 
 from smartedge.errors import DataError
 from smartedge.lab.audit.certificate.bounds import binomial_bound, bounded_differences
-from smartedge.lab.audit.certificate.certify import FEWEST_UNITS, HeldOut, certify_attribute
+from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.lab.audit.certificate.posterior import posterior_attack
 from smartedge.privacy.laws import ReleaseLaw, release_law
 from smartedge.privacy.mechanisms import make_mechanism
@@ -86,12 +86,20 @@ def test_images_of_one_person_count_once() -> None:
     assert again.bound == pytest.approx(apart.bound, abs=0.015)
 
 
-def test_too_few_persons_is_said_with_their_number() -> None:
+def test_few_persons_of_a_class_make_a_wide_bound() -> None:
+    features, classes = _images(300, 0.1, 1)
+    bounds = {}
+    for persons in (1, 9, 60):
+        keep = np.flatnonzero((classes == 1) | (np.cumsum(classes == 0) <= persons))
+        found = _certify(_law(), features[keep], classes[keep], NAMES, draws=5_000)
+        assert found.units == (persons, int((classes == 1).sum()))
+        bounds[persons] = found.bound
+    assert bounds[60] < 0.75 < bounds[9] < 0.9 < bounds[1] <= 1
+
+
+def test_a_class_that_nobody_has_cannot_be_bounded() -> None:
     features, classes = _images(90, 0.3, 1)
-    keep = np.flatnonzero((classes == 1) | (np.cumsum(classes == 0) < FEWEST_UNITS))
-    with pytest.raises(DataError, match=r"too few held-out persons of a class \(no: 9, yes: 60\)"):
-        _certify(_law(), features[keep], classes[keep], NAMES)
-    with pytest.raises(DataError, match="yes: 0"):
+    with pytest.raises(DataError, match=r"no held-out person of a class \(no: 90, yes: 0\)"):
         _certify(_law(), features, np.zeros(90, dtype=np.int64), NAMES)
     with pytest.raises(ValueError, match="confidence"):
         _certify(_law(), features, classes, NAMES, confidence=1.0)

@@ -101,7 +101,6 @@ CASES = {
 @pytest.mark.parametrize("miss", [0.5, 0.1])
 @pytest.mark.parametrize("name", CASES)
 def test_misses_are_as_rare_as_stated(name: str, miss: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certify, "FEWEST_UNITS", 1)
     monkeypatch.setattr(certify, "binomial_bound", functools.cache(binomial_bound))  # many samples look alike
     units, epsilon, releases, sizes = CASES[name]
     law = _law(epsilon, releases)

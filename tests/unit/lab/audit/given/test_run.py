@@ -275,10 +275,12 @@ def test_codewords() -> None:
     assert found.membership is not None and found.dp.epsilon_claimed == pytest.approx(1)
 
 
-def test_too_few_persons_for_a_certificate_is_said() -> None:
-    given = {**faces(0.2), "persons": np.arange(COUNT) // 45}
+def test_a_class_that_no_person_stands_for_is_not_certified_and_that_is_said() -> None:
+    """All test images are of one person, which counts in one class."""
+    splits = np.repeat(["train", "val", "test"], COUNT // 3)
+    given = {**faces(0.2), "splits": splits, "persons": np.repeat([0, 1, 2], COUNT // 3)}
     found = audited(given, noise="gaussian:sigma=0.4,clip=1", attacks=("linear", "certificate"))
     assert found.certificate is None and found.attributes["glasses"].full_depth_needed is None
-    assert [(entry.attack, "too few held-out persons" in entry.reason) for entry in found.skipped] == [
+    assert [(entry.attack, "no held-out person of a class" in entry.reason) for entry in found.skipped] == [
         ("certificate", True)
     ]
