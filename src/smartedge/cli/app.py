@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from smartedge.errors import ConfigError, LogError, SmartEdgeError
+from smartedge.extras import how_to_install
 from smartedge.files import disk_error, is_disk_error
 from smartedge.logs import json_line, plain
 from smartedge.stopping import Stopped, stop_on_signals
@@ -74,7 +75,6 @@ _EXTRAS = {
     "onnx": "export",
     "nats": "broker",
 }
-_NEEDS = "this needs the package '{package}', which is not installed; run: pip install 'smartedge[{extra}]'"
 # Verbs that may run for long: SIGTERM or Ctrl-C ends them well, and the same command goes on.
 _LONG = frozenset({"audit", "cloud", "edge", "infer", "ingest", "serve", "sweep", "train", "watch"})
 
@@ -157,7 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (extra := _EXTRAS.get(error.name or "")) is None:
             raise
-        print(f"error [SE-CONFIG]: {_NEEDS.format(package=error.name, extra=extra)}", file=sys.stderr)
+        text = f"this needs the package '{error.name}', which is not installed; run: {how_to_install(extra)}"
+        print(f"error [SE-CONFIG]: {text}", file=sys.stderr)
         return ConfigError.exit_code
     except Stopped as stopped:
         _say(args, "info", stopped.args[0] if stopped.args else f"stopped{_how_to_go_on(arguments, args)}")

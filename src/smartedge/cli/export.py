@@ -21,7 +21,7 @@ threshold, audit and certificate of the run, signed by the fleet's owner.
   exit: 91.2 % on 500 validation images, back: 93.0 %; threshold 0.874: the back answers 10.0 %, together 92.8 %
   signed by factory/front.key
 
-An edge that has 'pip install smartedge[front]' needs no torch for it:
+An edge needs the extra 'front' for it, and no torch:
   smartedge infer fronts/faces --bundle door.bundle --connect cloud.example:8816 --source /camera
   smartedge edge --front fronts/faces --bundle door.bundle --source photographs
 

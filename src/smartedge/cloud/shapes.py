@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from smartedge.config import Config
 from smartedge.errors import RunError, from_code
+from smartedge.extras import how_to_install
 from smartedge.methods.base import get_method
 
 __all__ = ["shapes_of"]
@@ -48,8 +49,8 @@ def shapes_of(config: Config) -> Mapping[str, tuple[int, ...]]:
     if done.returncode:
         if "No module named" in done.stderr:
             raise RunError(
-                "what edges send depends on the network here, and torch is not installed: pip install "
-                "'smartedge[train]', or set model.bottleneck to the shape that crosses, on all sides"
+                "what edges send depends on the network here, and torch is not installed. Set model.bottleneck on all "
+                f"sides to the shape that crosses, or run: {how_to_install('train')}"
             )
         raise RunError(f"the network cannot be built: {done.stderr.strip().splitlines()[-1]}")
     found = json.loads(done.stdout.splitlines()[-1])

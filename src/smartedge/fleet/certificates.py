@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from smartedge.errors import FleetError
+from smartedge.extras import how_to_install
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -36,8 +37,8 @@ def require_cryptography() -> None:
         import cryptography  # noqa: F401 - whether it is there
     except ImportError as error:
         raise FleetError(
-            "making certificates needs the package 'cryptography': pip install 'smartedge[fleet]'; or follow the "
-            "recipe with openssl in docs/fleet.md"
+            "making certificates needs the package 'cryptography'; follow the recipe with openssl in docs/fleet.md, or "
+            f"run: {how_to_install('fleet')}"
         ) from error
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smartedge.errors import FleetError
+from smartedge.extras import how_to_install
 from smartedge.files import refuse_if_others_can_read
 from smartedge.fleet.guarded import read_guarded, write_guarded
 
@@ -116,5 +117,5 @@ def _require_cryptography() -> None:
         import cryptography  # noqa: F401 - whether it is there
     except ImportError as error:
         raise FleetError(
-            "signatures of fronts need the package 'cryptography': pip install 'smartedge[front]'"
+            f"signatures of fronts need the package 'cryptography'; run: {how_to_install('front')}"
         ) from error

@@ -25,6 +25,7 @@ from smartedge.artifacts.certificate import Certificate
 from smartedge.artifacts.front import AttackedAttribute, Calibration, CertifiedAttribute, FrontManifest
 from smartedge.artifacts.results import TaskFacts
 from smartedge.errors import FrontError
+from smartedge.extras import how_to_install
 from smartedge.files import write_atomically
 from smartedge.fleet.signing import sign
 from smartedge.fronts.bundle import EXIT, FRONT, MANIFEST, SIGNATURE, check_new
@@ -149,7 +150,7 @@ def _to_onnx(module: nn.Module, example: Tensor, takes: str, gives: str) -> byte
         import onnx  # noqa: F401 - torch needs both
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise FrontError(f"publishing a front needs {error.name}: pip install 'smartedge[export]'") from error
+        raise FrontError(f"publishing a front needs {error.name}; run: {how_to_install('export')}") from error
     common = partial(
         torch.onnx.export, module, (example,), input_names=[takes], output_names=[gives], opset_version=OPSET
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from smartedge.decode import SUFFIXES, Fit, decode, is_hidden
 from smartedge.errors import ConfigError, DataError
+from smartedge.extras import how_to_install
 from smartedge.image_size import ImageSize
 
 __all__ = ["Shown", "open_source"]
@@ -134,7 +135,7 @@ def _frames(
     try:
         import av
     except ImportError as error:
-        raise ConfigError(f"--source {where}: needs the package 'av': pip install 'smartedge[video]'") from error
+        raise ConfigError(f"--source {where}: needs the package 'av'; run: {how_to_install('video')}") from error
     try:
         container: Any = av.open(where, format=kind)
     except (OSError, ValueError) as error:  # av's errors are OSErrors

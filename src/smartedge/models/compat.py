@@ -21,6 +21,7 @@ from types import ModuleType
 import torch
 
 from smartedge.errors import CutError
+from smartedge.extras import how_to_install
 from smartedge.models.blame import first_line
 
 __all__ = ["load_timm", "load_torchvision"]
@@ -74,7 +75,7 @@ def _load(package: str) -> ModuleType:
             raise _misfit(package, error) from error
         raise CutError(
             f"networks by name come from torchvision and timm, and {package} is not installed; "
-            'run: pip install "smartedge[zoo]"'
+            f"run: {how_to_install('zoo')}"
         ) from error
     except (ImportError, AttributeError, OSError) as error:
         raise _misfit(package, error) from error

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from smartedge.errors import ConfigError, PrivacyError
+from smartedge.extras import how_to_install
 from smartedge.types import ReleaseEvent
 
 __all__ = ["composed_epsilon", "gaussian_delta", "gaussian_epsilon", "log_normal_cdf"]
@@ -126,8 +127,8 @@ def _pld() -> Any:
         from dp_accounting.pld import privacy_loss_distribution
     except ImportError as error:
         raise ConfigError(
-            "dp.mechanism: several releases of one image by this mechanism are accounted for by dp-accounting; "
-            "install it: pip install 'smartedge[privacy]' (one release, or 'gaussian', does without)"
+            "dp.mechanism: several releases of one image by this mechanism are accounted for by dp-accounting, which "
+            f"is not installed (one release, or 'gaussian', does without it); run: {how_to_install('privacy')}"
         ) from error
     return privacy_loss_distribution
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smartedge.errors import ConfigError
+from smartedge.extras import how_to_install
 from smartedge.runs.http import Answerer, Listening
 
 __all__ = ["Figure", "Watched", "Watching", "watching"]
@@ -56,7 +57,9 @@ class Watching(Listening):
         try:
             import prometheus_client  # noqa: F401
         except ImportError as error:
-            raise ConfigError("--metrics: needs a package: pip install 'smartedge[metrics]'") from error
+            raise ConfigError(
+                f"--metrics: needs the package 'prometheus_client'; run: {how_to_install('metrics')}"
+            ) from error
 
         class Handler(_Handler):
             what = watched

@@ -20,6 +20,7 @@ import pytest
 import smartedge.cli
 from smartedge.cli import app
 from smartedge.errors import ConfigError, LinkError, SmartEdgeError
+from smartedge.extras import how_to_install
 from smartedge.stopping import Stopped, stop_on_signals
 
 NAMES = [name for group in app.VERBS.values() for name in group]
@@ -233,7 +234,7 @@ def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> N
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
     assert "needs the package 'torch'" in done.stderr
-    assert "pip install 'smartedge[train]'" in done.stderr
+    assert how_to_install("train") in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -47,7 +47,7 @@ def test_a_network_that_cannot_be_had_is_the_same_error(monkeypatch, capsys) -> 
 
 def test_a_machine_without_torch_says_what_helps(monkeypatch) -> None:
     monkeypatch.setattr(shapes, "_PROGRAM", "import torch_that_is_not_there")
-    with pytest.raises(RunError, match=r"pip install 'smartedge\[train\]', or set model.bottleneck"):
+    with pytest.raises(RunError, match=r"Set model.bottleneck on all sides .* pip install .*\[train\]"):
         shapes_of(load_config(CONFIG, {"model": {"bottleneck": None}}))
 
 

@@ -16,6 +16,7 @@ NOT_RUN = {  # blocks by page: a new one needs a reason that is better than thes
     "docs/broker.md": 1,  # two machines
     "docs/device.md": 1,  # installs
     "docs/fleet.md": 2,  # a proxy; several edges
+    "docs/install.md": 2,  # installs, a wheel
     "docs/operation.md": 3,  # changes the machine; needs a cluster; three terminals
     "docs/tutorial.md": 1,  # installs
     "docs/two-machines.md": 2,  # two machines

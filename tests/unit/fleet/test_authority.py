@@ -139,7 +139,7 @@ def test_without_the_key_of_the_authority_nothing_can_be_signed(fleet: Authority
 
 def test_without_cryptography_the_recipe_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    with pytest.raises(FleetError, match=r"pip install 'smartedge\[fleet\]'.*openssl"):
+    with pytest.raises(FleetError, match=r"openssl.*pip install .*\[fleet\]"):
         Authority.create(tmp_path / "fleet", days=1)
     assert not (tmp_path / "fleet").exists()
 

@@ -24,6 +24,7 @@ from smartedge.artifacts.sweep import Sweep
 from smartedge.cli import sweep as verb
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError
+from smartedge.extras import how_to_install
 from smartedge.lab.audit import suite
 from smartedge.lab.sweep import folder_of, parse_axes, running, sweep
 from smartedge.runs.progress import Quiet
@@ -360,4 +361,4 @@ def test_without_optuna_the_message_names_the_extra():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "a sweep needs optuna" in done.stderr and "pip install 'smartedge[audit]'" in done.stderr
+    assert "a sweep needs optuna" in done.stderr and how_to_install("audit") in done.stderr

@@ -103,7 +103,7 @@ def test_an_impossible_image_size_is_refused(name, size):
 @pytest.mark.parametrize("package", ["torchvision", "timm"])
 def test_without_the_libraries_the_extra_is_named(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(CutError, match=rf'{package} is not installed; run: pip install "smartedge\[zoo\]"'):
+    with pytest.raises(CutError, match=rf"{package} is not installed; run: .*pip install .*\[zoo\]"):
         build("mobilevit_xxs", outputs=10, image_size=64, seed=0)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.errors import ConfigError
+from smartedge.extras import how_to_install
 from smartedge.lab.audit.clock import Clock
 from smartedge.privacy.accountant import gaussian_epsilon
 from smartedge.privacy.mechanisms import Mechanism
@@ -195,7 +196,7 @@ def clopper_pearson(counts: NDArray[np.integer], n: int, miss: float) -> tuple[F
     try:
         from scipy.stats import beta
     except ImportError as error:
-        raise ConfigError("the audit needs scipy, which is not installed; pip install 'smartedge[audit]'") from error
+        raise ConfigError(f"the audit needs scipy, which is not installed; run: {how_to_install('audit')}") from error
     counts = np.asarray(counts)
     low = np.where(counts > 0, beta.ppf(miss, np.maximum(counts, 1), n - counts + 1), 0.0)
     high = np.where(counts < n, beta.ppf(1 - miss, counts + 1, np.maximum(n - counts, 1)), 1.0)

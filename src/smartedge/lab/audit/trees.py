@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from smartedge.errors import ConfigError
+from smartedge.extras import how_to_install
 from smartedge.lab.audit.attacks import Reading, Unit
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Evidence
@@ -69,7 +70,7 @@ def fit_trees(
         from sklearn.ensemble import HistGradientBoostingClassifier
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ConfigError(_MISSING) from error
+        raise _missing() from error
     model = HistGradientBoostingClassifier(
         class_weight="balanced",
         learning_rate=learning_rate,
@@ -112,7 +113,7 @@ def fit_logistic(train: Table, *others_ND: Columns, classes: int) -> tuple[Float
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise ConfigError(_MISSING) from error
+        raise _missing() from error
     model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(train.columns_ND, train.labels_N)
     return tuple(_widened(model.predict_proba(other_ND), model.classes_, classes) for other_ND in others_ND)
 
@@ -146,7 +147,8 @@ def read_with_trees(evidence: Evidence, unit: Unit, *, clock: Clock) -> Reading:
     return Reading({attribute: at_val}, {attribute: at_test}, rounds, unit.kind.epochs)
 
 
-_MISSING = "the audit needs scikit-learn, which is not installed; pip install 'smartedge[audit]'"
+def _missing() -> ConfigError:
+    return ConfigError(f"the audit needs scikit-learn, which is not installed; run: {how_to_install('audit')}")
 
 
 def _stage(stages: Any, number: int) -> Floats:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import ConfigError
+from smartedge.extras import how_to_install
 from smartedge.files import write_atomically
 from smartedge.lab.plan.cost import STAGES
 from smartedge.lab.plan.job import Prediction
@@ -36,7 +37,7 @@ def draw_plan(plan: Plan, path: Path) -> Path:
     try:
         from smartedge.lab.report import canvas as surface
     except ImportError as error:
-        raise ConfigError(f"--plot: needs matplotlib ({error}); run: pip install 'smartedge[cloud]'") from error
+        raise ConfigError(f"--plot: needs matplotlib ({error}); run: {how_to_install('cloud')}") from error
     rows = rows_by_cut(plan)
     try:
         with surface.drawing(1.6 * surface.WIDTH, 1.25 + 0.36 * len(rows)) as canvas:

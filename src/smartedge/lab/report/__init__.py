@@ -4,6 +4,7 @@
 """
 
 from smartedge.errors import ConfigError
+from smartedge.extras import how_to_install
 
 try:
     from smartedge.lab.report.comparison import compared, write_comparison
@@ -15,8 +16,8 @@ try:
     from smartedge.lab.report.run_page import write_report
 except ImportError as error:
     raise ImportError(
-        f"the report needs matplotlib and Jinja2, and at least one of them is not installed ({error}); "
-        "install the extra that brings them: pip install 'smartedge[cloud]'"
+        f"the report needs matplotlib and Jinja2, and at least one of them is not installed ({error}); run: "
+        f"{how_to_install('cloud')}"
     ) from error
 except ValueError as error:  # of matplotlib, which reads the environment
     raise ConfigError(

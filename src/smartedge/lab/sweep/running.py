@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from smartedge.artifacts.sweep import Sweep, SweepAxis, SweepPoint
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError
+from smartedge.extras import how_to_install
 from smartedge.files import private_folder
 from smartedge.lab.sweep.figures import point_entry, rows_of, undefended_entry, write_csv
 from smartedge.lab.sweep.points import Point, check_folder, folder_of, grid_points, text_of
@@ -253,6 +254,5 @@ def _check_optuna() -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"a sweep needs optuna, which is not installed ({error}); install the extra that brings it: "
-            "pip install 'smartedge[audit]'"
+            f"a sweep needs optuna, which is not installed ({error}); run: {how_to_install('audit')}"
         ) from error

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smartedge.errors import LinkError
+from smartedge.extras import how_to_install
 from smartedge.files import write_atomically
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _cipher(key: bytes) -> ChaCha20Poly1305:
         LinkError: the libraries of the one-way link are not installed.
     """
     if any(importlib.util.find_spec(name) is None for name in ("cryptography", "raptorq")):
-        raise LinkError("the one-way link needs further libraries: pip install 'smartedge[simplex]'")
+        raise LinkError(f"the one-way link needs further libraries; run: {how_to_install('simplex')}")
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
     return ChaCha20Poly1305(key)

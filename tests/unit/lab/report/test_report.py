@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from smartedge.errors import RunError
+from smartedge.extras import how_to_install
 from smartedge.lab.report import compared, write_comparison, write_report
 from smartedge.lab.report.read import read_run
 from smartedge.lab.report.verdict import margin, verdict
@@ -434,7 +435,7 @@ def test_without_the_extra_the_message_names_it(missing):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "ImportError: the report needs matplotlib and Jinja2" in done.stderr
-    assert "pip install 'smartedge[cloud]'" in done.stderr
+    assert how_to_install("cloud") in done.stderr
 
 
 def test_a_verdict_is_not_surer_than_the_interval_that_is_shown(write_run):

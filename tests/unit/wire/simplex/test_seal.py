@@ -135,5 +135,5 @@ def test_nothing_is_sealed_where_the_counter_cannot_be_kept(sealer: Sealer, tmp_
 def test_without_its_libraries(absent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else find(name))
-    with pytest.raises(LinkError, match=r"pip install 'smartedge\[simplex\]'"):
+    with pytest.raises(LinkError, match=r"pip install .*\[simplex\]"):
         Sealer("cam-1", KEY, tmp_path / "counter")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from smartedge.data.images import default_cache_dir
 from smartedge.errors import ConfigError
+from smartedge.extras import how_to_install
 from smartedge.image_size import RGB, ImageSize
 from smartedge.lab.audit.reconstruction.pixels import prepare
 from smartedge.models.compat import load_torchvision
@@ -206,7 +207,7 @@ def _torchmetrics_ssim() -> Callable[..., Any]:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError as error:
         raise ConfigError(
-            "SSIM comes from torchmetrics, which is not installed; run: pip install 'smartedge[audit]'"
+            f"SSIM comes from torchmetrics, which is not installed; run: {how_to_install('audit')}"
         ) from error
     return structural_similarity_index_measure
 
