@@ -83,7 +83,10 @@ def _floor(evidence: Evidence, attribute: str, train: Answers, val: Answers, tes
         attacks = {"logistic": logistic, "trees": tuple(trees)}
     # A guess is also an attack. So a floor is not below a guess, even if a threshold from few val images fails on test.
     attacks["chance"] = tuple(np.full((len(labels), classes), 1 / classes) for labels in (val_N, test_N))
-    figures = {name: judge(at_val, val_N, at_test, test_N) for name, (at_val, at_test) in attacks.items()}
+    persons = None if evidence.persons is None else evidence.persons.test.numpy()
+    figures = {
+        name: judge(at_val, val_N, at_test, test_N, test_persons=persons) for name, (at_val, at_test) in attacks.items()
+    }
     best = max(figures, key=lambda name: figures[name].balanced_accuracy)
     return NamedFigures(attack=best, **figures[best].model_dump())
 

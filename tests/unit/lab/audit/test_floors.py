@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from smartedge.lab.audit.evidence import Evidence
+from smartedge.lab.audit.evidence import Evidence, Persons
 from smartedge.lab.audit.floors import label_floor, prediction_floor, table_attack
 from smartedge.types import Task
 
@@ -71,8 +72,6 @@ def test_of_several_desired_labels_a_classifier_reads_what_they_tell_together(
 
 
 def test_prediction_floor_sees_the_answer_and_not_the_label(evidence_of: Callable[..., Evidence]) -> None:
-    from dataclasses import replace
-
     hidden = [torch.arange(200) % 2 for _ in range(3)]
     evidence = evidence_of([torch.zeros(200, 1)] * 3, hidden, [torch.zeros(200, dtype=torch.int64)] * 3)
     assert prediction_floor(evidence, "hidden") is None
@@ -80,6 +79,18 @@ def test_prediction_floor_sees_the_answer_and_not_the_label(evidence_of: Callabl
     found = prediction_floor(replace(evidence, exit_scores=tells), "hidden")
     assert found is not None and found.balanced_accuracy == 1.0
     assert label_floor(evidence, "hidden").balanced_accuracy == 0.5
+
+
+def test_a_floor_counts_persons_as_attacks_do(evidence_of: Callable[..., Evidence]) -> None:
+    """The label tells the attribute of one person, who has nine of ten images, and not that of four others."""
+    hidden = [torch.arange(40) % 2 for _ in range(3)]
+    persons = torch.where(torch.arange(40) < 36, 0, torch.arange(40))
+    desired = torch.where(persons == 0, hidden[2], 1 - hidden[2])
+    evidence = evidence_of([torch.zeros(40, 1)] * 3, hidden, [hidden[0], hidden[1], desired])
+    assert label_floor(evidence, "hidden").balanced_accuracy_by_person is None
+    floor = label_floor(replace(evidence, persons=Persons("who", persons, persons, persons)), "hidden")
+    assert floor.balanced_accuracy == pytest.approx(0.9)
+    assert floor.balanced_accuracy_by_person == pytest.approx(0.2)  # half of person 0, and two others, in each class
 
 
 def test_table_attack_counts_shares_within_classes() -> None:
