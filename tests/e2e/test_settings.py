@@ -8,6 +8,7 @@ first update of each part is looked at, since later ones follow from what the ot
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import queue
 import threading
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -551,12 +553,20 @@ def at_the_link(monkeypatch) -> dict[str, Any]:
 
     made: dict[str, Any] = {}
 
-    def link(location: str, credentials: Credentials, **given: Any) -> None:
-        made["edge"] = {"credentials": credentials, **given}
+    def noted(side: str, end: type) -> Callable[..., None]:
+        arguments = inspect.signature(end)
 
-    monkeypatch.setattr(smartedge.wire.grpc_link, "GrpcLink", link)
-    monkeypatch.setattr(smartedge.wire.grpc_receiver, "GrpcReceiver", lambda *_, **given: made.update(cloud=given))
-    monkeypatch.setattr(smartedge.wire.handshake, "check_handshake", lambda *_: None)  # the files are no certificates
+        def make(*args: Any, **given: Any) -> None:
+            made[side] = arguments.bind(*args, **given).arguments  # refuses what the class does not take
+
+        return make
+
+    monkeypatch.setattr(smartedge.wire.grpc_link, "GrpcLink", noted("edge", smartedge.wire.grpc_link.GrpcLink))
+    monkeypatch.setattr(
+        smartedge.wire.grpc_receiver, "GrpcReceiver", noted("cloud", smartedge.wire.grpc_receiver.GrpcReceiver)
+    )
+    check = create_autospec(smartedge.wire.handshake.check_handshake)  # the files are no certificates
+    monkeypatch.setattr(smartedge.wire.handshake, "check_handshake", check)
     return made
 
 

@@ -107,7 +107,7 @@ class Connections:
                 inode = self._inodes.get(peer)
             if inode is not None and (known := self._known[inode]) and known.edge is None:
                 known.edge = edge
-                if known.held:
+                if known.held:  # from now on it is heard
                     self._release(inode, known)
                 known.counted = duplicate(inode, known.descriptor)
 
@@ -128,7 +128,6 @@ class Connections:
             for inode, known in list(self._known.items()):
                 if known:
                     self._break(inode, known)
-            self._known.clear()
 
     def _meet_new(self, found: dict[int, list[int]]) -> None:
         for inode, numbers in found.items():
@@ -152,7 +151,7 @@ class Connections:
                     return None
                 peer = address_of(connection.getpeername())
                 watch_peer(connection)
-            except (OSError, IndexError, ValueError):  # it listens, is of another family, or is closed already
+            except (OSError, IndexError):  # it listens, is of another family, or is closed already
                 return None
         return _Connection(peer, time.monotonic(), descriptor)
 
@@ -195,7 +194,6 @@ class Connections:
         if connection is not None:
             with connection:
                 _hear_after(connection, 1)
-        known.held = False
 
     def _break(self, inode: int, known: _Connection) -> None:
         self._settle(known)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -29,10 +29,11 @@ def test_the_start_counts_and_time_is_kept_for_the_report(
     def audit(*_: object, clock: Clock) -> object:
         given.append(clock.remaining())
         now[0] += audited
-        return SimpleNamespace()
+        return None
 
-    monkeypatch.setattr(suite, "audit", audit)
-    monkeypatch.setattr(verb, "write_report_where_possible", lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr(suite, "audit", create_autospec(suite.audit, side_effect=audit))
+    written = create_autospec(verb.write_report_where_possible, side_effect=lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr(verb, "write_report_where_possible", written)
     (tmp_path / "results.json").touch()
     now[0] = start  # torch was imported meanwhile
     _, files = verb._of_run(parse(["audit", str(tmp_path), "--budget", "5m"]), clock, Quiet())

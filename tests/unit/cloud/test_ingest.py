@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
 from smartedge.errors import CodecError, FrameError, RunError
 from smartedge.methods.schedules import get_schedule
+from smartedge.privacy.ledger import Ledger
 from smartedge.privacy.mechanisms import Unprotected
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate, release
@@ -106,13 +108,6 @@ def send_all(sender: MemoryLink, config: Config) -> None:
         sender.close()
 
 
-class NoLedger:
-    """Records nothing."""
-
-    def debit(self, *release: object, **facts: object) -> bool:
-        return True
-
-
 def send_as_an_edge(link: GrpcLink, config: Config, folder: Path) -> None:
     """By way of gate, codec and spool, as an edge of its own process does; answered frames have no spool."""
     traffic, first = Traffic(), streams(config)[0]
@@ -121,7 +116,7 @@ def send_as_an_edge(link: GrpcLink, config: Config, folder: Path) -> None:
         spool = Spool(folder / "spool", waiting=lambda: None)
         shipper = Shipper(spool, link, folder / "shipped.json", traffic, tell=lambda text: None)
         shipper.start()
-    gate = Gate(Unprotected(first.feature_shape), NoLedger(), Noise(bytes(32)), task=None)  # type: ignore[arg-type]
+    gate = Gate(Unprotected(first.feature_shape), create_autospec(Ledger, instance=True), Noise(bytes(32)), task=None)  # type: ignore[arg-type]
     sender = Sender(
         link,
         get_codec(first.codec),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -19,14 +19,16 @@ from smartedge.runs.monitoring import Figure
 from smartedge.runs.progress import Quiet
 from smartedge.types import Frame
 from smartedge.wire.frame import serialise
+from smartedge.wire.grpc_receiver import GrpcReceiver
 from smartedge.wire.link import UNNAMED_EDGE
 from smartedge.wire.memory import MemoryLink
 from smartedge.wire.sockets import ByteCount
 
-RECEIVER = SimpleNamespace(
-    refusals=7,
-    counters=lambda: {UNNAMED_EDGE: ByteCount(1000, 30, "kernel tcp_info"), "a stranger": ByteCount(5, 6, "payload")},
-)
+RECEIVER = create_autospec(GrpcReceiver, instance=True, refusals=7)
+RECEIVER.counters.return_value = {
+    UNNAMED_EDGE: ByteCount(1000, 30, "kernel tcp_info"),
+    "a stranger": ByteCount(5, 6, "payload"),
+}
 
 
 def counter(name: str, text: str, value: object) -> Figure:

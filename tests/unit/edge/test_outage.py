@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
 from smartedge.edge import outage
 from smartedge.edge.outage import run_again_after_outages, tell_of_the_end
+from smartedge.edge.runner import EdgeRunner
+from smartedge.edge.sender import Traffic
+from smartedge.edge.state import Counts, EdgeState
 from smartedge.errors import FrameError, LinkError
 
 
@@ -26,15 +29,17 @@ class Runs:
     def begin(self, resume: bool) -> Any:
         number = len(self.resumed)
         self.resumed.append(resume)
-        traffic = SimpleNamespace(link_seconds=1.0)
+        runner = create_autospec(EdgeRunner, instance=True)
+        runner.state = create_autospec(EdgeState, instance=True, counts=Counts(traffic=Traffic(link_seconds=1.0)))
 
         def run(stop: threading.Event) -> bool:
-            traffic.link_seconds += number in self.hear
+            runner.state.counts.traffic.link_seconds += number in self.hear
             if isinstance(self.ends[number], Exception):
                 raise self.ends[number]
             return bool(self.ends[number])
 
-        return SimpleNamespace(run=run, state=SimpleNamespace(counts=SimpleNamespace(traffic=traffic)))
+        runner.run.side_effect = run
+        return runner
 
 
 class Stop(threading.Event):

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from audit_example import attribute_block, example_audit, figures
@@ -86,8 +87,8 @@ class Made:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     stand_in = Made()
-    monkeypatch.setattr(running, "train", stand_in.train)
-    monkeypatch.setattr(suite, "audit", stand_in.audit)
+    monkeypatch.setattr(running, "train", create_autospec(running.train, side_effect=stand_in.train))
+    monkeypatch.setattr(suite, "audit", create_autospec(suite.audit, side_effect=stand_in.audit))
     return stand_in
 
 

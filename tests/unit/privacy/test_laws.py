@@ -119,9 +119,9 @@ def test_releases_of_one_image_add_up() -> None:
 
 def test_how_far_several_releases_are_apart() -> None:
     """Gaussian noise: that of their mean, exactly. Else 1 − (1 − d)^R, which the union of R couplings gives."""
-    gaussian = _gaussian()
+    gaussian = make_mechanism("gaussian", feature_shape=(3,), sigma=8.0, bottleneck=True)
     assert release_law(gaussian).distance == pytest.approx(gaussian.distance, rel=1e-12)
-    assert release_law(gaussian, 4).distance == pytest.approx(math.erf(2 * gaussian.clip / 0.5 / math.sqrt(2)))
+    assert release_law(gaussian, 4).distance == pytest.approx(math.erf(2 * gaussian.clip / 8 / math.sqrt(2)))
     response = _codewords("randomised-response")
     assert release_law(response, 3).distance == pytest.approx(1 - (1 - response.distance) ** 3, rel=1e-12)
     certain = make_mechanism("randomised-response", feature_shape=(2,), codebook=2, epsilon=80.0)

@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 
@@ -445,6 +445,60 @@ def test_it_waits_for_the_disk(tmp_path):
         assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)
         assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert ledger._db.execute("PRAGMA foreign_keys").fetchone() == (1,), "no row without its frame and event"
+
+
+def test_it_waits_for_another_process_that_writes_at_the_moment(tmp_path):
+    opened(tmp_path / "l").close()
+    with closing(sqlite3.connect(tmp_path / "l", isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        opening = pool.submit(lambda: opened(tmp_path / "l", existing=True).close())
+        wait([opening], timeout=0.1)
+        assert not opening.done()
+        other.execute("COMMIT")
+        opening.result(timeout=60)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at descriptors as Linux shows them")
+def test_a_ledger_that_is_refused_is_not_held_open(tmp_path):
+    with opened(tmp_path / "l", run="first") as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+    with pytest.raises(PrivacyError, match="another run") as caught:
+        opened(tmp_path / "l", run="second", existing=True)
+    held = {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+    assert caught.value and str(tmp_path / "l") not in held
+
+
+def test_reading_changes_nothing_and_sees_one_moment(tmp_path, monkeypatch):
+    """As of a run that was killed: what it wrote last is in the file beside the ledger."""
+    (tmp_path / "killed").mkdir()
+    with opened(tmp_path / "l") as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        for name in ("l", "l-wal"):
+            shutil.copyfile(tmp_path / name, tmp_path / "killed" / name)
+        before = {name: (tmp_path / "killed" / name).read_bytes() for name in ("l", "l-wal")}
+        assert before["l-wal"] and read_balance(tmp_path / "killed" / "l").worst().releases == 1
+        assert {name: (tmp_path / "killed" / name).read_bytes() for name in before} == before
+        facts_of = module.facts_of
+
+        def written_meanwhile(db: sqlite3.Connection) -> dict[str, object]:
+            found = facts_of(db)
+            ledger.debit("train", IDS, GAUSS, seq=1, nonce=nonce(1))
+            return found
+
+        monkeypatch.setattr(module, "facts_of", written_meanwhile)
+        assert read_balance(tmp_path / "l").worst().releases == 1
+        monkeypatch.undo()
+        assert read_balance(tmp_path / "l").worst().releases == 2
+
+
+def test_of_equal_costs_the_one_with_more_releases_is_the_worst_and_stands_last(tmp_path):
+    with opened(tmp_path / "l") as ledger:
+        for seq, (image, label) in enumerate([(0, HALF), (0, GAUSS), (1, None)]):
+            ledger.debit("train", np.array([image]), NOTHING, seq=seq, nonce=nonce(seq), label_event=label)
+        found = ledger.balance()
+    assert [(group.example, group.releases) for group in found.groups] == [(1, 1), (0, 2)]
+    assert found.worst().example == 0
+    assert [group.label_epsilon for group in found.groups] == [0.0, 1.5], "labels that were randomised twice add up"
 
 
 def test_it_can_be_read_while_a_run_writes(tmp_path):

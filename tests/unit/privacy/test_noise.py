@@ -36,6 +36,15 @@ def test_a_key_that_is_missing_short_or_open_to_others_is_refused(tmp_path):
         Noise.open(path, existing=True)
 
 
+def test_a_key_that_another_process_makes_at_the_same_moment_is_not_overwritten(tmp_path, monkeypatch):
+    path = tmp_path / "noise.key"
+    first = Noise.open(path, existing=False)
+    monkeypatch.setattr(type(path), "exists", lambda path: False)
+    with pytest.raises(PrivacyError, match="File exists"):
+        Noise.open(path, existing=False)
+    np.testing.assert_array_equal(Noise.open(path, existing=True).words(b"n", 3), first.words(b"n", 3))
+
+
 @pytest.mark.parametrize("size", [0, 31, 33])
 def test_a_key_has_32_bytes(size):
     with pytest.raises(ValueError, match=f"32 bytes, not {size}"):

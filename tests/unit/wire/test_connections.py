@@ -4,7 +4,7 @@ import resource
 import select
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -141,6 +141,12 @@ def test_who_sends_much_without_proving_anything_is_not_read_from_until_it_does(
     pairs[0][0].sendall(bytes(10_000))
     connections.look()
     assert readable() == [True, True], "an edge may send what it likes"
+    left = 80_000
+    while left:
+        left -= len(pairs[0][1].recv(left))
+    assert readable() == [False, True]
+    pairs[0][0].sendall(b"1")
+    assert select.select([pairs[0][1]], [], [], 10)[0], "a single byte is heard"
     connections.close()
 
 
@@ -152,6 +158,7 @@ def test_bytes_are_counted_by_edge_over_all_its_connections(server: Server) -> N
         client.sendall(bytes(size))
         while size:
             size -= len(accepted.recv(size))
+        connections.look()
         accepted.sendall(b"four")
         assert client.recv(4) == b"four"
         if edge == "a":
@@ -162,8 +169,28 @@ def test_bytes_are_counted_by_edge_over_all_its_connections(server: Server) -> N
         "a": (1200, 8, "kernel tcp_info"),
         "b": (50, 4, "kernel tcp_info"),
     }
+    connections.prove(client.getsockname(), "b")
+    connections.prove(client.getsockname(), "c")
+    assert connections.counters() == found, "a connection belongs to the edge that was the first to prove itself"
     connections.close()
     assert connections.counters() == found
+
+
+def test_what_is_known_of_connections_that_have_ended_is_forgotten(server: Server) -> None:
+    """Else the memory grows, and a new socket of the same number would be taken for the old one."""
+    connections = watch(server)
+    connections.look()
+    before = len(connections._known)
+    for prove in (False, True, False, True):
+        client, accepted = server.connect()
+        connections.look()
+        if prove:
+            connections.prove(client.getsockname(), "edge")
+        for each in (client, accepted):
+            each.close()
+        connections.look()
+    connections.look()
+    assert len(connections._known) == before and not connections._inodes
 
 
 def test_a_connection_that_its_owner_closes_is_closed(server: Server) -> None:
@@ -180,8 +207,11 @@ def test_sockets_of_others_are_left_alone(server: Server) -> None:
     other = Server()
     client, _ = other.connect()
     connections = watch(server, most=0)
+    one, two = socket.socketpair()  # of another family: it has no port
     connections.look()
-    assert is_open(client)
+    one.sendall(b"here")
+    assert is_open(client) and two.recv(4) == b"here"
+    other.sockets += [one, two]
     for each in other.sockets:
         each.close()
 
@@ -193,3 +223,20 @@ def test_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.Mo
     assert room_for(100) == 100 and limits == [1024, 4096]
     assert room_for(200) == 200 and limits == [1256, 4096]  # five for each, and 256
     assert room_for(1024) == 768 and limits == [4096, 4096]
+    infinite = resource.RLIM_INFINITY
+    for given, found in (([infinite, infinite], [infinite, infinite]), ([1024, infinite], [5376, infinite])):
+        limits[:] = given
+        assert room_for(1024) == 1024 and limits == found
+    limits[:] = [100, 100]
+    assert room_for(1024) == 16, "it serves a few all the same"
+    for error in (ValueError("not allowed"), PermissionError(1, "not allowed")):
+        limits[:] = [1024, 4096]
+        monkeypatch.setattr(resource, "setrlimit", refusing(error))
+        assert room_for(1024) == 153, "a system that allows less than it says"
+
+
+def refusing(error: Exception) -> Callable[..., None]:
+    def setrlimit(*_: object) -> None:
+        raise error
+
+    return setrlimit

@@ -24,6 +24,7 @@ from smartedge.wire.frame import (
     max_side_bytes,
     receive,
     serialise,
+    settings_in,
 )
 
 HEADER = stream_header(
@@ -147,6 +148,18 @@ def test_a_wrong_frame_is_refused_by_what_serialises_or_by_what_receives_it(chan
         receive(serialise(make_frame(**change), HEADER), HEADER)
 
 
+def test_a_negative_label_is_refused_also_where_it_would_pass_for_the_largest() -> None:
+    header = dataclasses.replace(HEADER, outputs=256)
+    with pytest.raises(FrameError, match="labels must be int64 of shape"):
+        serialise(make_frame(labels=np.array([0, 1, -1])), header)
+
+
+def test_a_frame_has_no_more_images_than_two_bytes_count() -> None:
+    many = make_frame(2**16 + 1, labels=np.zeros(2**16 + 1, np.int64))
+    with pytest.raises(FrameError, match="must hold 1 to 65536 images"):
+        serialise(many, HEADER)
+
+
 def test_ids_go_up_to_the_largest_int32() -> None:
     largest = make_frame(ids=np.array([0, 2**31 - 1, 2]))
     assert receive(serialise(largest, HEADER), HEADER).batch.ids.tolist() == [0, 2**31 - 1, 2]
@@ -209,6 +222,7 @@ def test_the_longest_head_has_the_length_stated(kind: Any, labels: bool) -> None
     given = np.zeros(64, np.int64) if kind == "single" else np.zeros((64, 300), np.uint8)
     frame = make_frame(ids=np.arange(64), labels=given, side=bytes(max_side_bytes(header)))
     assert len(serialise(frame, header).head) == max_head_bytes(header)
+    assert max_side_bytes(header) == 8 * 8 + 16
 
 
 def changed(**changes: Any) -> bytes:
@@ -223,6 +237,8 @@ def changed(**changes: Any) -> bytes:
         (b"\xff\xfe", "JSON"),
         (b"[1, 2]", "stream header"),
         (b"{" * 10_000, "JSON"),
+        (b"[" * 60_000, "JSON"),
+        (changed(protocol=...), "protocol: Field required"),
         (changed(codec=...), "codec: Field required"),
         (changed(colour="red"), "colour: Extra inputs"),
         (changed(protocol=1), "speaks protocol 1, this side 4"),
@@ -252,8 +268,46 @@ def test_malformed_headers_are_frame_errors(data: bytes, says: str) -> None:
         header_from_json(data)
 
 
+def test_of_many_problems_five_are_told() -> None:
+    with pytest.raises(FrameError, match="both sides need the same version") as caught:
+        header_from_json(changed(**{f"unknown{number}": 1 for number in range(20)}))
+    assert str(caught.value).count("Extra inputs") == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "says"),
+    [
+        # 2^30 bytes of payload: raw size, a 256th of it, and a kilobyte for the image
+        ({"batch_size": 1, "feature_shape": [1024, 1020, 1024]}, {"feature_shape": [1024, 1021, 1024]}, "1074779136"),
+        # 2^19 bytes of head: 6 + 4 for each id + a bit for each label + 80 of side
+        ({"task_kind": "multi", "outputs": 65_493}, {"outputs": 65_494}, "524294"),
+    ],
+)
+def test_headers_go_up_to_what_a_frame_can_hold(changes: dict[str, Any], more: dict[str, Any], says: str) -> None:
+    changes = {"feature_dtype": "uint8", **changes}
+    header_from_json(changed(**changes))
+    with pytest.raises(FrameError, match=rf"may take\s+{says} bytes"):
+        header_from_json(changed(**changes | more))
+
+
+def test_a_header_may_have_64_kib() -> None:
+    data = header_to_json(HEADER)
+    assert header_from_json(data.ljust(MAX_HEADER_BYTES)) == HEADER
+    with pytest.raises(FrameError, match="65537 bytes are more than"):
+        header_from_json(data.ljust(MAX_HEADER_BYTES + 1))
+
+
+@pytest.mark.parametrize(("said", "says"), [("{", "not JSON"), ("[" * 30_000, "not JSON"), ("[1]", "not an object")])
+def test_settings_of_a_header_may_be_anything(said: str, says: str) -> None:
+    with pytest.raises(FrameError, match=says):
+        settings_in(dataclasses.replace(HEADER, agreement=said))
+    assert settings_in(dataclasses.replace(HEADER, agreement='{"a": 1}')) == {"a": 1}
+
+
 def test_answers_are_float32_of_the_shape_asked_for_and_without_labels() -> None:
-    answer = answer_header(dataclasses.replace(HEADER, codec="float16", answer_shape=(10,)))
+    blanks = dataclasses.replace(HEADER, task_kind="multi", blanks=True, feature_dtype="uint8", answer_shape=(10,))
+    assert not answer_header(blanks).blanks
+    answer = answer_header(dataclasses.replace(HEADER, codec="float16", feature_dtype="uint8", answer_shape=(10,)))
     assert (answer.codec, answer.feature_dtype, answer.feature_shape) == ("float32", "float32", (10,))
     sent = serialise(make_frame(side=b""), answer)
     assert len(sent.head) == 6 + 3 * 4

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc.aio
 import pytest
 
 from smartedge.wire import inbox as inbox_module
@@ -116,6 +117,101 @@ def test_all_streams_together_read_no_more_ahead_than_they_may(monkeypatch: pyte
         for task in reading:
             task.cancel()
         await asyncio.wait(reading)
+
+    asyncio.run(scenario())
+
+
+class Timed:
+    """A loop of which the test says what time it is."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def time(self) -> float:
+        return self.now
+
+    def create_future(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize(("size", "count"), [(60, 64), (2**20, 2)])
+def test_a_stream_reads_64_frames_or_two_mib_ahead(size: int, count: int) -> None:
+    class Endless(Context):
+        async def read(self) -> Bytes:
+            return Bytes(size)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        inbox = Inbox(loop, Open(Peer("a", None), 0.0, loop.create_future()), float("inf"), Ahead())
+        reading = asyncio.ensure_future(inbox.fill(Endless(), Joined()))  # type: ignore[arg-type]
+        for _ in range(2 * count):
+            await asyncio.sleep(0)
+        assert len(inbox.messages) == count and not reading.done()
+        reading.cancel()
+        await asyncio.wait({reading})
+        assert inbox.ended and inbox.came.done(), "who waits for frames hears of the end"
+
+    asyncio.run(scenario())
+
+
+def test_a_rate_lets_a_second_s_worth_pass_at_once_and_what_was_not_sent_is_no_credit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Messages of 60 bytes at 100 bytes a second; the clock goes on by what is slept, and once by an hour."""
+    loop, waits = Timed(), []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(round(seconds, 6))
+        loop.now += seconds
+
+    class Some(Context):
+        async def read(self) -> Bytes | object:
+            if len(waits) == 5:
+                loop.now += 3600.0
+            return Bytes(60) if len(waits) < 8 else grpc.aio.EOF
+
+    async def scenario() -> float:
+        place = Open(Peer("a", None), 0.0, loop.create_future())
+        monkeypatch.setattr(inbox_module.asyncio, "sleep", sleep)
+        await Inbox(loop, place, 100.0, Ahead()).fill(Some(), Joined())  # type: ignore[arg-type]
+        return place.heard
+
+    heard = asyncio.run(scenario())
+    assert waits == [0, 0.2, 0.6, 0.6, 0.6, 0, 0.2, 0.6]
+    assert heard == pytest.approx(loop.now - 0.6), "when its last message came"
+
+
+def test_a_slot_is_given_back_once() -> None:
+    async def scenario() -> None:
+        slots = Slots(asyncio.get_running_loop(), 1)
+        give = await slots.take()
+        give()
+        give()
+        await slots.take()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(slots.take(), 0.01)  # 0.1 s later the first one gives its own back
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_is_cancelled_waits_for_the_call_that_runs() -> None:
+    """Its handler is used by one thread at a time, so nothing else is called before that has returned."""
+
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            begun, go = threading.Event(), threading.Event()
+            turns = Turns(pool, Slots(asyncio.get_running_loop(), 1))
+            running = asyncio.ensure_future(turns.run(lambda: (begun.set(), go.wait(30))[1]))
+            await asyncio.get_running_loop().run_in_executor(None, begun.wait, 30)
+            running.cancel()
+            await asyncio.wait({running})
+            idle = asyncio.ensure_future(turns.idle())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert running.cancelled() and not idle.done()
+            go.set()
+            await asyncio.wait_for(idle, 30)
+            assert turns.made(bool) is True
 
     asyncio.run(scenario())
 

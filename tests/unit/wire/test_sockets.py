@@ -12,6 +12,9 @@ from smartedge.wire.handshake import why_unreachable
 from smartedge.wire.sockets import (
     PEER_TIMEOUT_S,
     SocketMeter,
+    address_of,
+    descriptors,
+    duplicate,
     is_loopback,
     own_sockets,
     refuse_if_taken,
@@ -122,6 +125,34 @@ def test_own_sockets_are_found_by_either_port(listener: socket.socket) -> None:
     server.close()
 
 
+def test_looking_for_sockets_leaves_none_open_and_takes_no_others(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    client, server = connect(listener)
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    datagrams.connect(listener.getsockname())
+    before = sum(map(len, descriptors().values()))
+    assert own_sockets(peer_port=port, local_port=1) == []
+    assert duplicate(0, client.fileno()) is None, "the number belongs to another socket by now"
+    assert duplicate(0, -1) is None
+    assert sum(map(len, descriptors().values())) == before
+    found = own_sockets(peer_port=port)
+    assert [each.getsockname() for each in found] == [client.getsockname()], "and no datagram socket"
+    for each in (*found, client, server, datagrams):
+        each.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        (("192.0.2.1", 5), ("192.0.2.1", 5)),
+        (("::ffff:192.0.2.1", 5, 0, 0), ("192.0.2.1", 5)),
+        (("fe80::1%eth0", 5, 0, 2), ("fe80::1", 5)),
+    ],
+)
+def test_a_host_has_one_name(address: tuple[str, int], found: tuple[str, int]) -> None:
+    assert address_of(address) == found
+
+
 @linux
 def test_a_silent_peer_is_given_up_after_the_timeout_stated(listener: socket.socket) -> None:
     client, server = connect(listener)
@@ -161,6 +192,8 @@ def test_a_port_is_taken_while_somebody_listens_there(listener: socket.socket) -
     listener.close()
     refuse_if_taken(host, port)
     refuse_if_taken("localhost", 0)
+    if socket.has_ipv6:
+        refuse_if_taken("::1", 0)
     assert why_unreachable(f"{host}:{port}") == "Connection refused"
 
 

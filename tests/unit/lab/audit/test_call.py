@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import torch
 
+from smartedge.artifacts.attacks import KindFigures, NamedFigures
+from smartedge.artifacts.certificate import AttributeBound, Certificate
 from smartedge.lab.audit import call as calls
 from smartedge.lab.audit.attacks import Unit
 from smartedge.lab.audit.attributes import Best
@@ -47,8 +48,9 @@ def test_the_best_attack_is_counted_as_the_certificate_counts(
     by_person: float | None, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bound of 67 % counts persons. The attack reads 66 % of the images, which may be 60 % where persons count."""
-    figures: Any = SimpleNamespace(balanced_accuracy=0.66, balanced_accuracy_by_person=by_person)
-    found: Any = Best(figures, figures, {"linear": figures})
-    monkeypatch.setattr(calls, "summarise", lambda *_: found)
-    certificate: Any = SimpleNamespace(attributes={"hidden": SimpleNamespace(bound=0.67)})
+    measured = {"balanced_accuracy": 0.66, "balanced_accuracy_by_person": by_person}
+    best = NamedFigures.model_construct(**measured)
+    found = Best(best, best, {"linear": KindFigures.model_construct(**measured)})
+    monkeypatch.setattr(calls, "summarise", create_autospec(calls.summarise, return_value=found))
+    certificate = Certificate.model_construct(attributes={"hidden": AttributeBound.model_construct(bound=0.67)})
     assert (calls._settled(certificate, {"hidden": [found]}, found) == {"hidden"}) == settled

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from smartedge.wire.jetstream.client import _status, cancelled
+from smartedge.wire.jetstream.receiver import _consumer_is_gone
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,23 @@ from smartedge.wire.jetstream.client import _status, cancelled
 def test_only_what_the_broker_itself_says_is_a_status(headers: bytes | None, found: tuple[str, str] | None) -> None:
     expected = None if found is None else {"Status": found[0], "Description": found[1]}
     assert _status(headers) == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "gone"),
+    [
+        (b"NATS/1.0 503\r\n\r\n", True),  # nobody answers for the consumer
+        (b"NATS/1.0 409 Consumer Deleted\r\n\r\n", True),
+        (b"NATS/1.0 409 Leadership Change of the consumer\r\n\r\n", True),
+        (b"NATS/1.0 404 No Messages\r\n\r\n", False),
+        (b"NATS/1.0 408 Request Timeout\r\n\r\n", False),
+        (b"NATS/1.0 409 Message Size Exceeds MaxBytes\r\n\r\n", False),
+        (b"", False),
+    ],
+)
+def test_a_request_that_ends_is_told_from_a_consumer_that_is_gone(headers: bytes, gone: bool) -> None:
+    message = Msg(Client(), subject="inbox", headers=_status(headers))
+    assert _consumer_is_gone(message) == gone
 
 
 def test_a_task_that_forgets_a_cancellation_is_cancelled_again() -> None:

@@ -143,6 +143,7 @@ def test_the_library_reads_as_much_at_a_time_as_it_is_told(address: Address) -> 
         lost = asyncio.get_running_loop().create_future()
         client: Any = await connect(address, Credentials(), name="door", timeout_s=10, lost=lost)
         found: int = client._transport._io_reader._limit
+        assert client.options["name"] == "door", "what the broker's own lists of connections show"
         await client.close()
         return found
 

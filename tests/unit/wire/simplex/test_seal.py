@@ -38,7 +38,11 @@ def test_what_was_sealed_is_opened_once(sealer: Sealer, opener: Opener) -> None:
     assert len(datagram) == len(b"four words of text") + OVERHEAD
     assert b"words" not in datagram
     assert opener.open(datagram) == ("cam-1", 0, b"four words of text")
-    assert opener.open(datagram) is None
+    assert not opener.unopened
+    for _ in range(3):
+        assert opener.open(datagram) is None
+    assert opener.open(sealer.seal(b"")) is None, "nothing is in it"
+    assert opener.unopened == {"cam-1": 3}, "an edge whose key is wrong is told of by this"
 
 
 def test_every_damaged_bit_is_seen(sealer: Sealer, opener: Opener) -> None:
@@ -70,6 +74,15 @@ def test_late_datagrams_come_once_within_the_window(
     assert opener.open(sent[19]) is not None
     assert opener.open(sent[11]) is None  # too old now
     assert [opener.open(sent[number]) is not None for number in range(12, 20)] == [True] * 7 + [False]
+
+
+def test_a_window_keeps_so_many_bits_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal, "_WINDOW", 8)
+    window = seal._Window()
+    for counter in [*range(100), 10_000]:
+        window.note(counter)
+        assert window._come.bit_length() <= 8
+        assert not window.may_come(counter) and window.may_come(counter + 1)
 
 
 def test_no_counter_is_used_twice_over_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
