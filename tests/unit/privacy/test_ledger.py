@@ -357,7 +357,7 @@ def test_one_pure_release_is_debited_without_dp_accounting(tmp_path, monkeypatch
     for epsilon in (1.0, math.inf):
         with opened(tmp_path / f"{epsilon}", epsilon=epsilon) as ledger:
             assert ledger.debit("train", IDS, event, seq=0, nonce=nonce(0))
-    with pytest.raises(ConfigError, match=r"smartedge\[privacy\]"):
+    with pytest.raises(ConfigError, match=r"run: .*pip install .*\[privacy\]"):
         composed_epsilon({event: 2}, 1e-5)
 
 
