@@ -196,6 +196,11 @@ def test_another_machine_is_another_place(tmp_path, monkeypatch):
     (tmp_path / "id").write_text("0123456789abcdef\n")
     monkeypatch.setattr("smartedge.privacy.place._MACHINE_IDS", (tmp_path / "none", tmp_path / "id"))
     there = place_of(tmp_path / "file")
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff")
+    names = (tmp_path / "empty", tmp_path / "binary", tmp_path / "id")
+    monkeypatch.setattr("smartedge.privacy.place._MACHINE_IDS", names)
+    assert there == place_of(tmp_path / "file") and len(there) == 32, "files that say nothing are passed over"
     monkeypatch.setattr("smartedge.privacy.place._MACHINE_IDS", ())
     assert len({here, there, place_of(tmp_path / "file")}) == 3
 

@@ -162,6 +162,8 @@ def test_beyond_the_table_the_noise_follows_its_law(law):
     found = np.searchsorted(np.sort(drawn), places, side="right") / 5000
     assert np.abs(found - stated).max() < gap_bound(5000)
     np.testing.assert_array_equal(grid.draw(np.zeros((5000, 1), np.uint64), seeds)[:, 0], -drawn)
+    two = grid.draw(np.full((50, 2), 2**64 - 1, np.uint64), seeds[:50])
+    assert np.count_nonzero(two[:, 0] == two[:, 1]) < 10, "numbers of one image, each with noise of its own"
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 1), (128,)])
@@ -231,6 +233,8 @@ def test_what_the_samplers_finite_precision_costs_follows_from_its_words(law):
     assert mechanism.grid.precision == 2 / fewest
     assert mechanism.sampling_delta == pytest.approx(math.exp(2 * 12 * 2 / fewest) - 1, rel=1e-4)
     assert mechanism.sampling_bias == pytest.approx(12 / fewest)
+    many = make_mechanism(law, feature_shape=(2**16,), clip=1.0, sigma=0.7)
+    assert many.tight_attribute_bound - (1 + many.distance) / 2 == pytest.approx(many.sampling_bias, abs=1e-14)
 
 
 def test_likelihoods_are_the_same_however_many_are_computed_at_once(monkeypatch):
@@ -321,6 +325,15 @@ def test_outcomes_come_as_often_as_the_channel_says(mechanism):
         assert np.abs(shares_O.mean(axis=0) - channel_KO[codeword]).max() < bound
 
 
+def test_every_word_has_an_outcome_also_those_that_are_left_over():
+    made = [SubsetSelection(8, 0.1), SubsetSelection(6, 0.8), RandomisedResponse(7, 2.0)]
+    assert any(len(set(map(int, each._weights_KO[0]))) == 3 for each in made), "some are left over"
+    for each in made:
+        assert [sum(row) for row in each._weights_KO.tolist()] == [2**64] * each.codewords
+        assert each.sampling_bias == len(each.outcomes()) / 2**64
+    assert SubsetSelection(4, 1000.0).subset == 1, "an ε of which e^ε overflows"
+
+
 def test_the_word_decides_the_outcome_at_the_exact_threshold():
     mechanism = RandomisedResponse(4, 1.0)
     weights = mechanism._weights_KO
@@ -393,6 +406,11 @@ def test_the_distance_of_many_numbers_is_close_from_above(numbers, tell):
     if numbers < 10_000:
         finer = _on_a_grid(epsilon, numbers, cells=2**14)
     assert finer - 1e-9 <= found < finer + 1e-6
+
+
+def test_the_distance_of_noise_that_hides_nothing_is_1_and_of_more_numbers_is_never_less():
+    assert laplace_product_distance(1000.0, 4) == 1.0
+    assert 1 - math.exp(-5) < laplace_product_distance(10.0, 4) < 1
 
 
 # -- what the ledger fixes

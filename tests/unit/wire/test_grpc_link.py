@@ -13,13 +13,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc._cython import cygrpc
 from link_ends import HEADER, Handler, Links, frame, send
 
 from smartedge.errors import LinkError, LogError, SmartEdgeError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.grpc_link import GrpcLink
-from smartedge.wire.grpc_receiver import GrpcReceiver
+from smartedge.wire.grpc_receiver import GrpcReceiver, Limits
 from smartedge.wire.parts import MESSAGE_BYTES
 from smartedge.wire.sockets import own_sockets
 
@@ -181,6 +182,31 @@ def test_tries_come_less_and_less_often_and_not_at_one_moment(monkeypatch: pytes
     usual = [min(5.0, 0.1 * 2**number) for number in range(10)]
     assert all(0.5 * mean <= wait <= 1.5 * mean for wait, mean in zip(waits, usual, strict=True))
     assert len({round(wait / mean, 6) for wait, mean in zip(waits, usual, strict=True)}) > 1, "jitter"
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED])
+def test_what_does_not_pass_by_itself_is_not_tried_again(
+    code: grpc.StatusCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return code
+
+        def trailing_metadata(self) -> None: ...
+
+        def details(self) -> str:
+            return "no"
+
+    def no_call(header: StreamHeader) -> int:
+        tries.append(header)
+        raise Refused
+
+    tries: list[StreamHeader] = []
+    link = GrpcLink("127.0.0.1:1", connect_timeout_s=300)
+    monkeypatch.setattr(link, "_open", no_call)
+    with pytest.raises(LinkError, match=r"link to 127\.0\.0\.1:1: "):
+        link.open(HEADER)
+    assert len(tries) == 1
 
 
 def test_disconnecting_ends_the_wait_for_a_receiver() -> None:
@@ -432,10 +458,10 @@ def test_without_the_kernels_counts_those_of_messages_are_given(
     monkeypatch.setattr("smartedge.wire.sockets.sys.platform", "darwin")
     link = connect(receiver)
     assert (link.counters().up, link.counters().down) == (0, 0)
-    send(link)
     link.open(dataclasses.replace(HEADER, answer_shape=HEADER.feature_shape, frames=1))
     link.exchange(frame(0))
     link.close()
+    send(link)
     counts = link.counters()
     assert counts.source == "payload" and 4000 < counts.up < 8000 and 1000 < counts.down < 1500
     link.disconnect()
@@ -572,8 +598,36 @@ def test_the_limits_of_a_connection_are_the_same_with_tls(
     monkeypatch.setattr(grpc, "insecure_channel", channel)
     monkeypatch.setattr(grpc, "secure_channel", channel)
     send(connect(receiver, connect_timeout_s=7.0))
-    tls = Credentials(ca=b"an authority", token="secret")
+    tls = Credentials(ca=b"an authority", token="secret", server_name="cloud.example")
     send(connect(receiver, credentials=tls, connect_timeout_s=7.0))
-    assert used[0] == used[1]
+    assert used[1] == {**used[0], "grpc.ssl_target_name_override": "cloud.example"}
     assert used[0]["grpc.min_reconnect_backoff_ms"] == 7000
     assert used[0]["grpc.max_receive_message_length"] == MESSAGE_BYTES
+    assert (used[0]["grpc.use_local_subchannel_pool"], used[0]["grpc.enable_http_proxy"]) == (1, 0)
+    known = Path(cygrpc.__file__).read_bytes()
+    assert all(name.encode() + b"\0" in known for name in used[1]), "gRPC passes over options that it does not know"
+
+
+def test_the_limits_of_a_receiver_reach_grpc(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: dict[str, object] = {}
+    server = grpc.aio.server
+
+    def noted(**given: list[tuple[str, object]]) -> grpc.aio.Server:
+        used.update(given["options"])
+        return server(**given)
+
+    monkeypatch.setattr(grpc.aio, "server", noted)
+    limits = Limits(connections=100, streams_per_edge=9, handshake_s=3.0, header_s=4.0, spare_connections=5)
+    receiver = GrpcReceiver(handler, "127.0.0.1", limits=limits)
+    connections = receiver._connections
+    receiver.close()
+    assert used["grpc.server_handshake_timeout_ms"] == 3000
+    assert used["grpc.max_concurrent_streams"] == 9
+    assert used["grpc.max_allowed_incoming_connections"] == 129, "a quarter more, so that ours close the oldest first"
+    assert used["grpc.max_receive_message_length"] == MESSAGE_BYTES
+    assert used["grpc.so_reuseport"] == used["grpc.http2.bdp_probe"] == 0
+    assert used["grpc.compression_enabled_algorithms_bitset"] == 1, "none"
+    assert used["grpc.max_connection_idle_ms"] == 60_000 and used["grpc.http2.lookahead_bytes"] == 2**20
+    assert (connections._most_per_edge, connections._unproven_s) == (14, 8.0)
+    known = Path(cygrpc.__file__).read_bytes()
+    assert all(name.encode() + b"\0" in known for name in used), "gRPC passes over options that it does not know"

@@ -80,4 +80,4 @@ class UnprotectedCodeword(Discrete):
 
     def randomise(self, bounded_BF: Features, words: NDArray[np.uint64]) -> Features:
         """The codeword itself."""
-        return bounded_BF.astype(np.float32)
+        return bounded_BF

@@ -157,5 +157,5 @@ class SimplexLink:
             self._free_at = max(self._free_at, time.monotonic() - took) + took
 
     def _pause(self, seconds: float) -> None:
-        if self._stopped.wait(max(0.0, seconds)) or self._stopped.is_set():
+        if self._stopped.wait(max(0.0, seconds)):
             raise LinkError(f"{self._where}: disconnected")

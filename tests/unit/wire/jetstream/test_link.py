@@ -10,13 +10,16 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nats
 import numpy as np
 import pytest
 from headers import stream_header
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType
 from nats_broker import Broker
 
 from smartedge.errors import FrameError, LinkError, RunError, SmartEdgeError
@@ -324,19 +327,57 @@ def test_another_process_takes_an_edge_over(address: Address) -> None:
     assert handler.held["door"] == [bytes(frame(seq).payload) for seq in range(30)]
 
 
-def test_a_stream_that_would_lose_frames_is_refused(broker: Broker, address: Address) -> None:
-    async def make() -> None:
-        import nats
+def at_the_broker(address: Address, work: Callable[[JetStreamContext], Awaitable[Any]]) -> Any:
+    """Do something at the broker, as its owner would."""
 
+    async def main() -> Any:
         client = await nats.connect(address.url)
-        await client.jetstream().add_stream(name=address.stream, subjects=[address.everybody], storage="memory")
-        await client.close()
+        try:
+            return await work(client.jetstream())
+        finally:
+            await client.close()
 
-    asyncio.run(make())
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"storage": StorageType.MEMORY},
+        {"retention": RetentionPolicy.LIMITS},
+        {"discard": DiscardPolicy.OLD},
+        {"max_age": 3600.0},
+        {"subjects": ["elsewhere.*"]},
+        {},
+    ],
+    ids=str,
+)
+def test_a_stream_that_would_lose_frames_is_refused(address: Address, changes: dict[str, Any]) -> None:
+    sound = {"storage": StorageType.FILE, "retention": RetentionPolicy.WORK_QUEUE, "discard": DiscardPolicy.NEW}
+    wanted = {"name": address.stream, "subjects": [address.everybody], **sound, **changes}
+    at_the_broker(address, lambda jetstream: jetstream.add_stream(**wanted))
     handler = Handler()
     receiver = JetStreamReceiver(handler, address, timing=TIMING)
     receiver.start()
     try:
-        assert handler.has(lambda: "would lose frames" in receiver.trouble) and not receiver.wait_ready(0)
+        assert handler.has(lambda: receiver.wait_ready(0) or "would lose frames" in receiver.trouble)
+        assert receiver.wait_ready(0) == (not changes)
     finally:
         receiver.close()
+
+
+def test_what_ingest_makes_in_the_broker_loses_nothing_and_one_edge_cannot_fill_it(address: Address) -> None:
+    handler = Handler()
+    with taking(handler, address), sending(address) as link:
+        send(link)
+        assert handler.has(lambda: handler.ended == ["door"])
+        stream = at_the_broker(address, lambda jetstream: jetstream.stream_info(address.stream)).config
+        consumer = at_the_broker(address, lambda jetstream: jetstream.consumer_info(address.stream, "door")).config
+    assert (stream.storage, stream.retention, stream.discard) == ("file", "workqueue", "new")
+    assert (stream.max_msgs_per_subject, stream.discard_new_per_subject) == (65536, True)
+    assert stream.duplicate_window == 120, "an edge that connects again sends some again"
+    assert (consumer.filter_subject, consumer.ack_policy, consumer.deliver_policy) == (
+        address.subject("door"), "explicit", "all",
+    )  # fmt: skip
+    assert consumer.ack_wait == 24 * 3600, "what is slow to become durable is not delivered twice"
+    assert consumer.max_ack_pending == 2**20 and consumer.mem_storage
