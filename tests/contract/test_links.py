@@ -17,7 +17,7 @@ from headers import stream_header
 
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.types import PROTOCOL, EncodedBatch, Frame, StreamHeader
-from smartedge.wire import grpc_link
+from smartedge.wire import grpc_stream
 from smartedge.wire.frame import Message, serialise
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
@@ -291,7 +291,7 @@ def test_flush_raises_where_the_receiver_fails(link: FrameSender, handler: Handl
 def test_close_refuses_a_stream_that_lacks_frames(
     link: FrameSender, handler: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpc_link, "_HEAR_S", 0.2)  # a confirmation of all frames never comes
+    monkeypatch.setattr(grpc_stream, "_HEAR_S", 0.2)  # a confirmation of all frames never comes
     link.open(HEADER)
     link.write(message(HEADER, 5))
     with pytest.raises(FrameError, match="ended after 1 of 3 frames"):

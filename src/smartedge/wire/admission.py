@@ -101,10 +101,11 @@ class Access:
     def _certificate_of(self, auth: Mapping[str, Any]) -> Peer:
         names, certificates = list(auth.get("x509_common_name", ())), list(auth.get("x509_pem_cert", ()))
         edge = names[0].decode("utf-8", "replace") if len(names) == 1 else ""
-        if not re.fullmatch(EDGE_NAME, edge):
-            if self._guard is None:
-                return Peer(UNNAMED_EDGE, None)
-            raise FleetError("the certificate's common name is no name of an edge; use a bundle of the cloud's fleet")
+        if not re.fullmatch(EDGE_NAME, edge):  # without a guard, too: else all such senders would share one log
+            raise FleetError(
+                "the certificate's common name is no name of an edge (1 to 63 of a-z 0-9 _ -, beginning with a letter "
+                "or digit); use a bundle of the cloud's fleet, or make a certificate with such a name"
+            )
         return Peer(edge, serial_of(certificates[0]) if certificates else None)
 
 

@@ -9,27 +9,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC itself logs what a peer sends, and errors are raised anyway
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
-from smartedge.wire.frame import Message, ReceivedFrame, answer_header, header_to_json
-from smartedge.wire.grpc_errors import from_rpc_error, passes, refuses
+from smartedge.wire.frame import Message, ReceivedFrame
+from smartedge.wire.grpc_errors import from_rpc_error, passes
+from smartedge.wire.grpc_stream import Stream
 from smartedge.wire.handshake import check_handshake
 from smartedge.wire.link import check_answer, check_kind, must_be_closed, must_be_open
-from smartedge.wire.link_pb2 import Down, Up
-from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
+from smartedge.wire.parts import MESSAGE_BYTES, split
 from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, split_location
 
 __all__ = ["METHOD", "GrpcLink"]
@@ -41,15 +39,15 @@ METHOD = "/smartedge.link.v1.Link/Send"
 _NOTHING = Credentials()
 _RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0  # twice as long each time: a cloud that cannot keep up must not get more to do
 _LOOK_S = 0.2  # how often a thread that waits looks whether the call still lives
-_WAITING_MESSAGES = 4  # between the caller and gRPC
-_HEAR_S = 30.0  # how long the end of a stream waits for the last confirmation, at most
 
 
 class GrpcLink:
     """A :class:`~smartedge.wire.link.FrameSender` to a :class:`~smartedge.wire.grpc_receiver.GrpcReceiver`.
 
     A link holds one connection, made at the first :meth:`open` and again after an error. The end of the
-    receiver's process is noticed at once; a lost machine (power, cable) within ``PEER_TIMEOUT_S`` seconds.
+    receiver's process is noticed at once; a lost machine (power, cable) within ``PEER_TIMEOUT_S`` seconds; a receiver
+    that hangs, with its sockets open, within
+    :data:`~smartedge.wire.grpc_stream.SILENCE_S` seconds.
 
     Args:
         location: ``host:port`` of the receiver.
@@ -101,7 +99,7 @@ class GrpcLink:
         self._calling = threading.Lock()  # held by the thread that uses the connection
         self._disconnected = threading.Event()
         self._channel: Any = None
-        self._stream: _Stream | None = None
+        self._stream: Stream | None = None
         self._confirmed = 0
         self._counted_up = 0
         self._counted_down = 0
@@ -157,6 +155,9 @@ class GrpcLink:
     def confirmed(self) -> int:
         """See :class:`~smartedge.wire.link.FrameSender`."""
         stream = self._stream
+        if stream is not None and stream.broke_off:
+            with self._call():  # nobody else may notice, where this side waits for a confirmation before it goes on
+                stream.check_confirmed()
         return self._confirmed if stream is None else stream.confirmed
 
     def assume_confirmed(self, seq: int) -> None:
@@ -206,7 +207,7 @@ class GrpcLink:
                 else grpc.secure_channel(self._target, self._credentials, self._options)
             )
         call = self._channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
-        stream = self._stream = _Stream(header, call, self._metadata)
+        stream = self._stream = Stream(header, call, self._metadata)
         try:
             while not stream.heard.wait(_LOOK_S):
                 with self._lock:
@@ -221,7 +222,7 @@ class GrpcLink:
             raise LinkError(f"{self._where}: what answers there is not a smartedge cloud")
         return stream.confirmed
 
-    def _opened(self, *, answered: bool | None = None) -> _Stream:
+    def _opened(self, *, answered: bool | None = None) -> Stream:
         stream = must_be_open(self._stream, self._where)
         if answered is not None:
             check_kind(stream.header, answered=answered)
@@ -260,115 +261,3 @@ class GrpcLink:
             self._meter.release()
         if channel is not None:
             channel.close()
-
-
-class _Stream:
-    """A call. gRPC takes messages from a short queue, on a thread of its own. Another thread reads what comes back."""
-
-    def __init__(self, header: StreamHeader, call: Any, metadata: list[tuple[str, str]]) -> None:
-        self.header = header
-        self.confirmed = -1  # nothing was heard yet
-        self.heard = threading.Event()  # the first message, or the end
-        self._all_heard = threading.Event()  # every frame is confirmed, or the end
-        self.up = self.down = 0  # bytes of messages
-        self._failure: BaseException | None = None
-        self._ended = False
-        self._answers: queue.SimpleQueue[Message | None] = queue.SimpleQueue()  # None: the call has ended
-        self._waiting: queue.Queue[bytes | None] = queue.Queue(_WAITING_MESSAGES)
-        self.send([Up(header=header_to_json(header)).SerializeToString()])
-        self._call = call(iter(self._waiting.get, None), metadata=metadata)
-        self._reader = threading.Thread(target=self._read, name="link", daemon=True)
-        self._reader.start()
-
-    def send(self, messages: Iterable[bytes | None]) -> None:
-        """Hand messages to gRPC, None for the end of the stream. Wait where the receiver is full.
-
-        Raises:
-            RpcError: the call has ended.
-        """
-        for data in messages:
-            self.up += len(data or b"")
-            while not self._ended:
-                with contextlib.suppress(queue.Full):
-                    self._waiting.put(data, timeout=_LOOK_S)
-                    break
-            else:
-                self.raise_failure()
-                if data is not None:
-                    raise LinkError("the receiver ended the stream before the last frame")
-
-    def answer(self) -> Message | None:
-        """The next answer; None where the call ended well without one."""
-        answer = self._answers.get()
-        if answer is None:
-            self._answers.put(None)
-            self.raise_failure()
-        return answer
-
-    def flush(self) -> None:
-        """Wait until the receiver has confirmed every frame.
-
-        Raises:
-            RpcError: the call has ended before.
-        """
-        self._all_heard.wait()
-        if self.confirmed != self.header.end_seq:
-            self.raise_failure()
-            raise LinkError("the receiver ended the stream before it confirmed the last frame")
-
-    def finish(self) -> None:
-        """End the stream, and wait for the receiver's last word.
-
-        An end that comes after the last confirmation tells the receiver that this side has heard it.
-
-        Raises:
-            RpcError: the call has ended before. All frames may be confirmed, but the receiver may not know that this
-                side has heard it.
-        """
-        if not self.header.answered:
-            self._all_heard.wait(timeout=_HEAR_S)
-        try:
-            self.send([None])
-            self._reader.join()
-            self.raise_failure()
-        except grpc.RpcError as error:
-            if not self.header.answered or self.confirmed != self.header.end_seq or refuses(error):
-                raise  # else the confirmation was the receiver's answer to the end
-
-    def cancel(self) -> None:
-        """Break the call off. May be called from any thread."""
-        self._call.cancel()
-
-    def raise_failure(self) -> None:
-        """Raise what ended the call, unless it ended well."""
-        if self._failure is not None:
-            raise self._failure
-
-    def _read(self) -> None:
-        joiner = Joiner(answer_header(self.header)) if self.header.answered else None
-        try:
-            for data in self._call:
-                self.down += len(data)
-                down = Down.FromString(data)
-                if down.HasField("confirmed"):
-                    self.confirmed = down.confirmed
-                    if self.confirmed == self.header.end_seq:
-                        self._all_heard.set()
-                if joiner and down.HasField("answer") and (message := joiner.add(data)) is not None:
-                    self._answers.put(message)
-                self.heard.set()
-        except DecodeError:
-            self._failure = LinkError(
-                "what came back over the link is not readable; is the other side a smartedge cloud?"
-            )
-        except BaseException as error:
-            self._failure = error
-        self._call.cancel()  # does nothing where it has ended
-        self._ended = True
-        self.heard.set()
-        self._all_heard.set()
-        self._answers.put(None)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._waiting.get_nowait()
-        self._waiting.put_nowait(None)  # lets gRPC's thread end, which waits for the next message

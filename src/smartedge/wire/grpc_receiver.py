@@ -35,8 +35,8 @@ from smartedge.wire.inbox import Ahead, Inbox, Slots, Turns, Unsynced, drained, 
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
-from smartedge.wire.places import Busy, Open, Places
-from smartedge.wire.sockets import Address, ByteCount, address_of
+from smartedge.wire.places import Busy, Open, Places, kept_heard
+from smartedge.wire.sockets import Address, ByteCount, address_of_peer
 
 __all__ = ["GrpcReceiver", "Limits"]
 
@@ -49,6 +49,7 @@ _Result = TypeVar("_Result")
 _SYNC_S = 0.3  # frames are made durable, and confirmed, after this time
 _SYNC_BYTES = 16 * 2**20  # or after so many bytes
 _SLOTS = 16  # calls of the handler that begin at the same time
+_ALIVE_S = 30.0  # between two empty messages, by which a sender knows that this side does not hang
 _LOOK_S = 0.25  # how often connections are looked at
 _WATCH_S = 5.0  # how often is asked whether the senders of open streams still may send
 _BUSY_S = 0.1  # until a sender that finds no place hears of it
@@ -203,7 +204,7 @@ class GrpcReceiver:
     async def _serve(self, known: bool, request: Any, context: Any) -> None:
         """Serve one call. It ends well, or with a status that carries the error."""
         who = unquote(context.peer())
-        address = _address(who)
+        address = address_of_peer(who)
         code = grpc.StatusCode.FAILED_PRECONDITION
         error: SmartEdgeError | None = None
         name: str | None = None  # that it has proved
@@ -257,10 +258,12 @@ class GrpcReceiver:
             receiver = await calls.run(functools.partial(StreamReceiver, self._handler, peer.edge, header))
             self._connections.prove(address, peer.edge)
             await context.write(Down(confirmed=receiver.next_seq).SerializeToString())
-            await self._take_frames(context, place, receiver, header, calls, syncs)
-            # Reading ends in the same way where the connection was cut. Then this empty message cannot be written.
-            await context.write(Down().SerializeToString())
-            await calls.run(receiver.finish)
+            async with kept_heard(context, place.writing, _ALIVE_S):
+                await self._take_frames(context, place, receiver, header, calls, syncs)
+                # Reading ends in the same way where the connection was cut. Then this empty message cannot be written.
+                async with place.writing:
+                    await context.write(Down().SerializeToString())
+                await calls.run(receiver.finish)
             await context.write(Down(confirmed=header.end_seq).SerializeToString())
         finally:
             ending = self._loop.create_task(self._end(place, receiver, calls, syncs))
@@ -274,9 +277,8 @@ class GrpcReceiver:
         """Take frames to the end of the stream. Those that wait are taken together."""
         inbox = Inbox(self._loop, place, self._limits.bytes_per_second, self._ahead)
         unsynced = Unsynced(_SYNC_BYTES)
-        writing = asyncio.Lock()
         reading = self._loop.create_task(inbox.fill(context, Joiner(header)))
-        confirming = self._loop.create_task(self._confirm(context, receiver, unsynced, syncs, writing))
+        confirming = self._loop.create_task(self._confirm(context, receiver, unsynced, syncs, place.writing))
         confirming.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             while inbox.messages or not inbox.ended:
@@ -290,7 +292,7 @@ class GrpcReceiver:
                 if inbox.messages:
                     messages, size = inbox.empty()
                     for answer in await calls.run(functools.partial(receiver.take, drained(messages))):
-                        async with writing:
+                        async with place.writing:
                             for part in split(answer):
                                 await context.write(part)
                     # the sender waits for the last one
@@ -301,7 +303,7 @@ class GrpcReceiver:
         finally:
             reading.cancel()
             inbox.empty()
-            async with writing:  # a write that has begun ends
+            async with place.writing:  # a write that has begun ends
                 confirming.cancel()
 
     @staticmethod
@@ -382,9 +384,3 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
 
     def service(self, details: Any) -> Any:
         return grpc.stream_stream_rpc_method_handler(functools.partial(self._serve, details.method == METHOD))
-
-
-def _address(peer: str) -> Address:
-    """Host and port of gRPC's name of a peer, such as ipv4:127.0.0.1:4711 or ipv6:[::1]:4711."""
-    host, _, port = peer.partition(":")[2].rpartition(":")
-    return address_of((host.strip("[]"), int(port)))

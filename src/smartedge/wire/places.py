@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.wire.admission import Peer
+from smartedge.wire.link_pb2 import Down
 
-__all__ = ["Busy", "Open", "Places"]
+__all__ = ["Busy", "Open", "Places", "kept_heard"]
 
 _REPLACED_AFTER_S = 5.0  # a stream that was silent for so long gives way to a new one of the same edge
 _GRACE_S = 5.0  # for the end of a stream that is replaced
@@ -28,6 +30,7 @@ class Open:
     heard: float  # when its last message came
     stop: asyncio.Future[SmartEdgeError]  # set to the reason, it ends the stream
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while something is sent back
 
     def end(self, reason: SmartEdgeError) -> None:
         """Let the stream end, for the reason that was given first."""
@@ -77,3 +80,22 @@ class Places:
         if not mine:
             del self._open[place.peer.edge]
         place.ended.set()
+
+
+@contextlib.asynccontextmanager
+async def kept_heard(context: Any, writing: asyncio.Lock, seconds: float) -> AsyncIterator[None]:
+    """Send an empty message every few seconds, so that a sender can tell a receiver that waits from one that hangs."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            async with writing:
+                await context.write(Down().SerializeToString())
+
+    beating = asyncio.get_running_loop().create_task(beat())
+    beating.add_done_callback(lambda task: task.cancelled() or task.exception())
+    try:
+        yield
+    finally:
+        async with writing:  # a write that has begun ends
+            beating.cancel()

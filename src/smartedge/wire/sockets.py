@@ -27,6 +27,7 @@ __all__ = [
     "ByteCount",
     "SocketMeter",
     "address_of",
+    "address_of_peer",
     "byte_counts",
     "descriptors",
     "duplicate",
@@ -130,6 +131,12 @@ def address_of(address: tuple[str, int] | tuple[str, int, int, int]) -> Address:
     if isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped:
         host = host.ipv4_mapped
     return str(host), address[1]
+
+
+def address_of_peer(peer: str) -> Address:
+    """Host and port of gRPC's name of a peer, such as ipv4:127.0.0.1:4711 or ipv6:[::1]:4711."""
+    host, _, port = peer.partition(":")[2].rpartition(":")
+    return address_of((host.strip("[]"), int(port)))
 
 
 def own_sockets(*, local_port: int | None = None, peer_port: int | None = None) -> list[socket.socket]:
