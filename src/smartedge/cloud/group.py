@@ -22,7 +22,7 @@ from smartedge.cloud.shared_sum import SharedSum
 __all__ = ["ALONE", "Group", "WorkerGroup", "WorkersLost"]
 
 _PIECE = 2**20  # numbers of a vector that are on the way at a time
-_SHORT = 1024  # bytes that workers tell each other in one exchange; what is longer takes two
+_SHORT = 4096  # bytes that workers tell each other in one exchange; what is longer takes two
 _PATIENCE = datetime.timedelta(minutes=30)  # that a worker waits for the others within a step
 
 
@@ -64,21 +64,25 @@ class Group:
         """Return when all workers are here."""
         self.gather(b"")
 
-    def add_up(self, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
-        """Add the terms of all shards of a step, in the order of the shards.
+    def add_up(
+        self, data: bytes, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]
+    ) -> tuple[list[bytes], list[Tensor]]:
+        """Add the terms of all shards of a step, in the order of the shards; and :meth:`gather`, in the same exchange.
 
         Args:
+            data: what this worker tells the others about its shards.
             terms: those of this worker, in order, see :func:`smartedge.methods.sharded_step.run_shards`. May be empty.
                 The first one may be changed.
             like: tensors of the shapes of a term, which are on this worker's device.
 
         Returns:
-            The sum. Every worker gets the same. It must not be changed in place, and is valid until the next call.
+            The data of all workers, in their order; and the sum. Every worker gets the same. The sum must not be
+            changed in place, and is valid until the next call.
         """
         total = list(terms[0])
         for term in terms[1:]:
             torch._foreach_add_(total, list(term))
-        return total
+        return [data], total
 
     def close(self) -> None:
         """Leave the group."""
@@ -108,26 +112,26 @@ class WorkerGroup(Group):
 
     def agree(self, decide: Callable[[], str]) -> str:
         """See :meth:`Group.agree`."""
-        data = np.frombuffer(decide().encode(), np.uint8) if self.leads else np.empty(0, np.uint8)
-        size = torch.tensor([len(data)])
+        data = decide().encode() if self.leads else b""
+        short = torch.from_numpy(_begun(data))
         with _guarded():
-            dist.broadcast(size, src=0)
-            text = torch.from_numpy(data.copy()) if self.leads else torch.empty(int(size), dtype=torch.uint8)
-            dist.broadcast(text, src=0)
-        return text.numpy().tobytes().decode()
+            dist.broadcast(short, src=0)
+        size, found = _told(short.numpy())
+        if size > len(found):
+            text = torch.from_numpy(_padded(data, size))
+            with _guarded():
+                dist.broadcast(text, src=0)
+            found = text.numpy().tobytes()
+        return found.decode()
 
     def gather(self, data: bytes) -> list[bytes]:
         """See :meth:`Group.gather`."""
-        short = np.zeros(_SHORT, np.uint8)  # eight bytes for the length, and as many of the data as fit
-        start = np.frombuffer(len(data).to_bytes(8, "little") + data, np.uint8)[:_SHORT]
-        short[: len(start)] = start
-        told = [each.tobytes() for each in self._gathered(short)]
-        sizes = [int.from_bytes(each[:8], "little") for each in told]
-        if max(sizes) <= _SHORT - 8:
-            return [each[8 : 8 + size] for each, size in zip(told, sizes, strict=True)]
-        mine = np.zeros(max(sizes), np.uint8)
-        mine[: len(data)] = np.frombuffer(data, np.uint8)
-        return [each[:size].tobytes() for each, size in zip(self._gathered(mine), sizes, strict=True)]
+        told = [_told(each) for each in self._gathered(_begun(data))]
+        longest = max(size for size, _ in told)
+        if all(size == len(found) for size, found in told):
+            return [found for _, found in told]
+        whole = self._gathered(_padded(data, longest))
+        return [each[:size].tobytes() for each, (size, _) in zip(whole, told, strict=True)]
 
     def _gathered(self, mine: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         """Arrays of one length, of all workers."""
@@ -136,18 +140,23 @@ class WorkerGroup(Group):
             dist.all_gather(found, torch.from_numpy(mine))
         return [each.numpy() for each in found]
 
-    def add_up(self, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
+    def add_up(
+        self, data: bytes, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]
+    ) -> tuple[list[bytes], list[Tensor]]:
         """See :meth:`Group.add_up`. On one machine workers add in memory that they share, if its system allows it.
 
         Else the sum goes from worker to worker, and each adds its terms to it. An all-reduce would add in an order of
         its own, which depends on the number of workers.
         """
-        total = None if self._shared is None else self._shared.add_up(terms, like)
+        if self._shared is None:
+            told, total = self.gather(data), None
+        else:
+            told, total = self._shared.add_up(data, terms, like)
         if total is None:
             self._shared = None
             total = self._along_the_chain(terms, like)
         parts = total.split([tensor.numel() for tensor in like])
-        return [part.reshape(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
+        return told, [part.reshape(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
 
     def _along_the_chain(self, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> Tensor:
         vectors = [torch.cat([tensor.reshape(-1) for tensor in term]) for term in terms]
@@ -171,6 +180,24 @@ class WorkerGroup(Group):
     def close(self) -> None:
         """See :meth:`Group.close`."""
         dist.destroy_process_group()
+
+
+def _begun(data: bytes) -> NDArray[np.uint8]:
+    """Eight bytes for the length of the data, and as many of the data as fit; always of one length."""
+    return _padded((len(data).to_bytes(8, "little") + data)[:_SHORT], _SHORT)
+
+
+def _padded(data: bytes, size: int) -> NDArray[np.uint8]:
+    found = np.zeros(size, np.uint8)
+    found[: len(data)] = np.frombuffer(data, np.uint8)
+    return found
+
+
+def _told(short: NDArray[np.uint8]) -> tuple[int, bytes]:
+    """The length of the data in what :func:`_begun` gave, and its beginning."""
+    told = short.tobytes()
+    size = int.from_bytes(told[:8], "little")
+    return size, told[8 : 8 + size]
 
 
 def _empty(like: Sequence[Tensor]) -> Tensor:

@@ -86,9 +86,12 @@ def shared_step(
         found, terms = run_shards(back, shards, step.images, label_epsilon=label_epsilon, options=options)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         failure = str(error) or type(error).__name__
-    told = _together(group.gather(_packed(step, found, failure)))
-    apply_changes(back, optimizer, group.add_up(terms, terms[0] if terms else blank_term(back)), options=options)
-    return told
+        terms = [blank_term(back)]  # the sum is not used
+    like = terms[0] if terms else blank_term(back)
+    told, changes = group.add_up(_packed(step, found, failure), terms, like)
+    result = _together(told)
+    apply_changes(back, optimizer, changes, options=options)
+    return result
 
 
 def _packed(step: ShardedBatch, found: Mapping[int, ShardResult], failure: str) -> bytes:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import operator
 import os
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 __all__ = ["SharedSum"]
 
+_COUNT_BYTES = 4
 _PIECE = 2**16  # numbers that are added at a time, so that they stay in the processor's cache
 
 
@@ -29,36 +32,54 @@ class SharedSum:
 
     def __init__(self, rank: int, gather: Callable[[bytes], list[bytes]]) -> None:
         self._rank, self._gather = rank, gather
-        self._rows = torch.empty(0, 0)  # a row for each term, and the sum as the last one
+        self._room: list[int] = []  # worker -> how many terms of it there is room for
+        self._rows = torch.empty(0, 0)  # a row for each of these terms, and the sum as the last one
 
-    def add_up(self, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> Tensor | None:
-        """The sum of the terms of all workers, in their order; None where the system has no memory to share.
+    def add_up(
+        self, data: bytes, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]
+    ) -> tuple[list[bytes], Tensor | None]:
+        """The data of all workers; and the sum of their terms, in their order. None: no memory can be shared here.
 
         All workers get the same memory. It must not be changed, and is valid until the next call.
 
         Args:
+            data: what this worker tells the others.
             terms: those of this worker, in order: each a list of tensors of one dtype, on the CPU. May be empty.
             like: tensors of the shapes and the dtype of a term.
         """
-        counts = [int(count) for count in self._gather(str(len(terms)).encode())]
         length = sum(tensor.numel() for tensor in like)
-        if self._rows.shape[0] <= sum(counts) or self._rows.shape[1] != length:
-            rows = self._shared(1 + sum(counts), length, like[0].dtype)
+        if self._rows.shape[1] == length and len(terms) <= self._room[self._rank]:
+            self._write(terms)  # the others have their last sum, so they do not read these rows any more
+        told = self._gather(len(terms).to_bytes(_COUNT_BYTES, "little") + data)
+        counts = [int.from_bytes(each[:_COUNT_BYTES], "little") for each in told]
+        found = [each[_COUNT_BYTES:] for each in told]
+        if self._rows.shape[1] != length or any(map(operator.gt, counts, self._room)):  # every worker sees this
+            rows = self._shared(sum(counts) + 1, length, like[0].dtype)
             if rows is None:
-                return None
-            self._rows = rows
-        first = sum(counts[: self._rank])
-        for row, term in enumerate(terms, start=first):
+                return found, None
+            self._rows, self._room = rows, counts
+            self._write(terms)
+            self._gather(b"")  # all terms are there
+        begins = accumulate(self._room, initial=0)
+        self._add([begin + term for begin, count in zip(begins, counts, strict=False) for term in range(count)])
+        self._gather(b"")  # all parts of the sum are there
+        return found, self._rows[-1]
+
+    def _write(self, terms: Sequence[Sequence[Tensor]]) -> None:
+        for row, term in enumerate(terms, start=sum(self._room[: self._rank])):
             torch.cat([tensor.reshape(-1) for tensor in term], out=self._rows[row])
-        self._gather(b"")  # all terms are there
-        each = -(-length // len(counts))
+
+    def _add(self, rows: Sequence[int]) -> None:
+        """This worker's part of the sum of some rows, in their order."""
+        length = self._rows.shape[1]
+        each = -(-length // len(self._room))
         for begin in range(self._rank * each, min((self._rank + 1) * each, length), _PIECE):
             end = min(begin + _PIECE, (self._rank + 1) * each, length)
-            total = self._rows[-1, begin:end].copy_(self._rows[0, begin:end])
-            for row in range(1, sum(counts)):
-                total += self._rows[row, begin:end]
-        self._gather(b"")  # all parts of the sum are there
-        return self._rows[-1]
+            total, *others = (self._rows[row, begin:end] for row in rows)
+            for other in others:
+                total = torch.add(total, other, out=self._rows[-1, begin:end])
+            if not others:
+                self._rows[-1, begin:end] = total
 
     def _shared(self, rows: int, length: int, dtype: torch.dtype) -> Tensor | None:
         """Memory of the first worker, which the others open. The system frees it when no worker has it any more."""

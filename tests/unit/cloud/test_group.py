@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartedge.cloud.group import ALONE, Group
+from smartedge.cloud.group import _SHORT, ALONE, Group, WorkerGroup
+
+MOST = _SHORT - 8  # that fits into one exchange
 
 
 @given(st.integers(1, 30), st.integers(1, 12))
@@ -23,7 +29,39 @@ def test_every_shard_is_computed_by_one_worker_and_the_order_is_kept(shards: int
 def test_a_worker_alone_decides_and_adds_in_order() -> None:
     assert ALONE.leads and ALONE.agree(lambda: "go") == "go" and ALONE.gather(b"x") == [b"x"]
     terms = [[torch.tensor([1e8]), torch.ones(2)], [torch.tensor([-1e8]), torch.ones(2)], [torch.tensor([0.5])] * 2]
-    first, second = ALONE.add_up(terms, terms[0])
+    told, (first, second) = ALONE.add_up(b"x", terms, terms[0])
+    assert told == [b"x"]
     assert first.item() == 0.5 and second.tolist() == [2.5, 2.5]
     reverse = [[torch.tensor([0.5])], [torch.tensor([-1e8])], [torch.tensor([1e8])]]
-    assert ALONE.add_up(reverse, reverse[0])[0].item() == 0.0, "so the order matters"
+    assert ALONE.add_up(b"", reverse, reverse[0])[1][0].item() == 0.0, "so the order matters"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "exchanges"), [([0, 0], 1), ([MOST, 3], 1), ([3, MOST + 1], 2), ([3 * MOST, MOST], 2)], ids=str
+)
+def test_workers_tell_each_other_data_of_any_length(sizes: list[int], exchanges: int) -> None:
+    barrier, meetings = threading.Barrier(2, timeout=30), [0, 0]
+    data = [np.random.default_rng(size).bytes(size) for size in sizes]
+    shown: list[np.ndarray] = [np.empty(0, np.uint8)] * 2
+    found: list[list[bytes]] = [[], []]
+
+    def work(rank: int) -> None:
+        def gathered(mine: np.ndarray) -> list[np.ndarray]:
+            meetings[rank] += 1
+            shown[rank] = mine
+            barrier.wait()
+            all_of_them = list(shown)
+            barrier.wait()
+            assert len({len(each) for each in all_of_them}) == 1, "as all_gather needs it"
+            return all_of_them
+
+        group = WorkerGroup.__new__(WorkerGroup)  # without torch.distributed
+        group._gathered = gathered  # type: ignore[method-assign]
+        found[rank] = group.gather(data[rank])
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [data, data] and meetings == [exchanges] * 2

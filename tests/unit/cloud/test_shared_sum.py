@@ -50,7 +50,8 @@ def added(shares: list[list[int]]) -> list[list[Tensor | None]]:
         shared = SharedSum(rank, meeting.gather(rank))
         for step, counts in enumerate(shares):
             first, terms = sum(counts[:rank]), terms_of(sum(counts), step)
-            total = shared.add_up(terms[first : first + counts[rank]], terms[0])
+            told, total = shared.add_up(b"%d" % rank, terms[first : first + counts[rank]], terms[0])
+            assert told == [b"%d" % each for each in range(size)]
             found[step][rank] = None if total is None else total.clone()  # it is valid until the next call
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
@@ -65,8 +66,9 @@ def test_all_get_the_sum_of_one_worker_in_its_order():
     shares = [[1, 2, 2], [1, 1, 0], [1, 2, 2], [1, 3, 3]]  # a short step, and one that needs more memory
     for step, (counts, totals) in enumerate(zip(shares, added(shares), strict=True)):
         terms = terms_of(sum(counts), step)
-        expected = torch.cat([tensor.reshape(-1) for tensor in ALONE.add_up(terms, terms[0])])
-        other_order = torch.cat([tensor.reshape(-1) for tensor in ALONE.add_up(terms_of(sum(counts), step)[::-1], [])])
+        expected = torch.cat([tensor.reshape(-1) for tensor in ALONE.add_up(b"", terms, terms[0])[1]])
+        backwards = terms_of(sum(counts), step)[::-1]
+        other_order = torch.cat([tensor.reshape(-1) for tensor in ALONE.add_up(b"", backwards, [])[1]])
         assert sum(counts) < 3 or not torch.equal(expected, other_order)
         assert all(total is not None and torch.equal(total, expected) for total in totals)
 
