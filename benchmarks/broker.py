@@ -42,7 +42,9 @@ from smartedge.wire.jetstream.messages import Address
 from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
 
-SIZES = {"1 MB": (64, 4096, 20), "64 KiB": (16, 1024, 100)}  # images in a frame, float32 numbers of each, frames
+# Images in a frame, float32 numbers of each, frames of each edge. With fewer frames most of a round would be the time
+# until ingest sees that there are edges.
+SIZES = {"1 MB": (64, 4096, 100), "64 KiB": (16, 1024, 1000)}
 EDGES = ["edge1", "edge2", "edge3", "edge4"]
 STREAM = "frames"
 SETTINGS = (

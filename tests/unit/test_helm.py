@@ -164,6 +164,8 @@ def test_with_a_broker_several_pods_take_frames_out_of_it(settings: Path) -> Non
 def test_the_trainer_is_a_command_of_torchrun(settings: Path) -> None:
     from torch.distributed.run import get_args_parser
 
+    from smartedge.cloud.launcher import ENVIRONMENT
+
     manifests = rendered(settings, "trainer.workers=4", "trainer.gpus=4")
     (container,) = manifests["Job"]["spec"]["template"]["spec"]["containers"]
     args = get_args_parser().parse_args(container["args"])
@@ -171,6 +173,7 @@ def test_the_trainer_is_a_command_of_torchrun(settings: Path) -> None:
     ingest = parse(manifests["Deployment"]["spec"]["template"]["spec"]["containers"][0]["args"])
     assert f"run_dir={args.training_script_args[0]}" in ingest.overrides
     assert container["resources"]["limits"] == {"memory": "4Gi", "nvidia.com/gpu": 4}
+    assert ENVIRONMENT.items() <= {each["name"]: each["value"] for each in container["env"]}.items()
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
+    from nats.js.api import StreamConfig
 
 __all__ = ["JetStreamReceiver", "Timing", "everything"]
 
@@ -231,19 +232,36 @@ class JetStreamReceiver:
             )
             found = (await jetstream.add_stream(wanted)).config
             _log.info("%s: made the stream %r", self._where, name)
-        kinds = (found.storage, found.retention, found.discard)
-        safe = kinds == (StorageType.FILE, RetentionPolicy.WORK_QUEUE, DiscardPolicy.NEW) and not found.max_age
-        if not safe or found.subjects != [self._address.everybody]:
+        self._check_stream(found)
+
+    def _check_stream(self, found: StreamConfig) -> None:
+        from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType
+
+        at_once = getattr(found, "persist_mode", None) == "async"  # older versions of the library do not know it
+        wrong = {
+            "storage is not file": found.storage != StorageType.FILE,
+            "it confirms before it writes (persist_mode async)": at_once,
+            "retention is not workqueue": found.retention != RetentionPolicy.WORK_QUEUE,
+            "discard is not new": found.discard != DiscardPolicy.NEW,
+            "its limit for each subject drops the oldest messages (set discard_new_per_subject)": (
+                found.max_msgs_per_subject > 0 and not found.discard_new_per_subject
+            ),
+            "it has a max_age": bool(found.max_age),
+            "an edge may delete the messages of all (allow_rollup_hdrs)": found.allow_rollup_hdrs,
+            "it renames subjects": found.subject_transform is not None,
+            f"its subject is not {self._address.everybody}": found.subjects != [self._address.everybody],
+        }
+        if said := "; ".join(fault for fault, there in wrong.items() if there):
             raise LinkError(
-                f"{self._where}: the stream {name!r} would lose frames: it needs storage file, retention workqueue, "
-                f"discard new, no max_age, and the subject {self._address.everybody}; remove it, or name another one "
-                f"(nats://{self._address.host}:{self._address.port}/NAME)"
+                f"{self._where}: the stream {self._address.stream!r} would lose frames: {said}. Edit it, or let "
+                f"ingest make another one (nats://{self._address.host}:{self._address.port}/NAME)"
             )
 
     async def _assign(self, client: Client, jetstream: JetStreamContext, edges: dict[str, asyncio.Task[None]]) -> None:
         """Begin with the edges that are this process's now, and end with those that are so no longer."""
-        state = (await jetstream.stream_info(self._address.stream, subjects_filter=self._address.everybody)).state
-        there = {self._address.edge_of(subject) for subject in state.subjects or {}}
+        info = await jetstream.stream_info(self._address.stream, subjects_filter=self._address.everybody)
+        self._check_stream(info.config)  # somebody may have edited it
+        there = {self._address.edge_of(subject) for subject in info.state.subjects or {}}
         known = {edge for edge in there if edge is not None} | edges.keys()
         mine = set(await self._call(lambda: self._mine(sorted(known))))
         for edge in edges.keys() - mine:

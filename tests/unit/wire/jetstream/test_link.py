@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from headers import stream_header
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType
+from nats.js.api import DiscardPolicy, PersistMode, RetentionPolicy, StorageType, StreamConfig, SubjectTransform
 from nats_broker import Broker
 
 from smartedge.errors import FrameError, LinkError, RunError, SmartEdgeError
@@ -341,29 +341,45 @@ def at_the_broker(address: Address, work: Callable[[JetStreamContext], Awaitable
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "said"),
     [
-        {"storage": StorageType.MEMORY},
-        {"retention": RetentionPolicy.LIMITS},
-        {"discard": DiscardPolicy.OLD},
-        {"max_age": 3600.0},
-        {"subjects": ["elsewhere.*"]},
-        {},
+        ({"storage": StorageType.MEMORY}, "storage is not file"),
+        ({"persist_mode": PersistMode.ASYNC}, "persist_mode async"),
+        ({"retention": RetentionPolicy.LIMITS}, "retention is not workqueue"),
+        ({"discard": DiscardPolicy.OLD}, "discard is not new"),
+        ({"max_msgs_per_subject": 10}, "discard_new_per_subject"),  # it confirms twenty messages, and keeps ten
+        ({"max_age": 3600.0}, "it has a max_age"),
+        ({"allow_rollup_hdrs": True}, "allow_rollup_hdrs"),
+        ({"subject_transform": SubjectTransform(src=">", dest="other.>")}, "renames subjects"),
+        ({"subjects": ["elsewhere.*"]}, "its subject is not"),
+        ({}, ""),
     ],
     ids=str,
 )
-def test_a_stream_that_would_lose_frames_is_refused(address: Address, changes: dict[str, Any]) -> None:
+def test_a_stream_that_would_lose_frames_is_refused(address: Address, changes: dict[str, Any], said: str) -> None:
     sound = {"storage": StorageType.FILE, "retention": RetentionPolicy.WORK_QUEUE, "discard": DiscardPolicy.NEW}
     wanted = {"name": address.stream, "subjects": [address.everybody], **sound, **changes}
-    at_the_broker(address, lambda jetstream: jetstream.add_stream(**wanted))
+    at_the_broker(address, lambda jetstream: jetstream.add_stream(StreamConfig(**wanted)))
     handler = Handler()
     receiver = JetStreamReceiver(handler, address, timing=TIMING)
     receiver.start()
     try:
         assert handler.has(lambda: receiver.wait_ready(0) or "would lose frames" in receiver.trouble)
         assert receiver.wait_ready(0) == (not changes)
+        assert said in receiver.trouble and ";" not in receiver.trouble
     finally:
         receiver.close()
+
+
+def test_a_stream_that_is_edited_while_ingest_runs_is_seen(address: Address) -> None:
+    async def edit(jetstream: JetStreamContext) -> None:
+        config = (await jetstream.stream_info(address.stream)).config
+        await jetstream.update_stream(config, discard=DiscardPolicy.OLD, discard_new_per_subject=False)
+
+    handler = Handler()
+    with taking(handler, address) as receiver:
+        at_the_broker(address, edit)
+        assert handler.has(lambda: "discard is not new; its limit for each subject" in receiver.trouble)
 
 
 def test_what_ingest_makes_in_the_broker_loses_nothing_and_one_edge_cannot_fill_it(address: Address) -> None:
