@@ -47,7 +47,8 @@ features that crossed the link. The run directory must hold both sides' folders,
   runs/faces/audit/audit.json
 
 best attack       the best attacker that has the features of one release
-training image    the best attacker that has all data sent about a training image: its releases and its desired label
+training image    the best attacker that has all data sent about a training image: its releases and its desired label.
+                  (≤ N): with 95 % confidence, no attacker that has them exceeds N
 undefended        the best of linear, mlp and deep on the same front without bottleneck, noise and adversary (trained
                   here, once)
 floor             the best attacker that has only the true desired label; a defence that keeps the label cannot be below
@@ -264,7 +265,7 @@ def _print(result: Audit) -> None:
             escape(name) + (" (desired)" if block.desired else ""),
             _best(block.best),
             _certified(result, name),
-            _figure(block.training_image),
+            _training_image(result, name, block.training_image),
             _figure(block.undefended),
             _figure(block.floor),
             _figure(block.prediction_floor),
@@ -352,6 +353,12 @@ def _certified(result: Audit, name: str) -> str:
     certificate = result.certificate.one_release if result.certificate else None
     bound = certificate.attributes.get(name) if certificate else None
     return "none" if bound is None else f"{100 * bound.bound:.1f}"
+
+
+def _training_image(result: Audit, name: str, figures: NamedFigures | None) -> str:
+    certificate = result.certificate.training_image if result.certificate else None
+    bound = certificate.attributes.get(name) if certificate else None
+    return _figure(figures) + ("" if bound is None else f" (≤ {100 * bound.bound:.1f})")
 
 
 def _best(figures: NamedFigures | None) -> str:

@@ -19,11 +19,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from smartedge.errors import ConfigError, PrivacyError
 from smartedge.extras import how_to_install
 from smartedge.types import ReleaseEvent
 
-__all__ = ["composed_epsilon", "gaussian_delta", "gaussian_epsilon", "log_normal_cdf"]
+__all__ = ["composed_epsilon", "gaussian_delta", "gaussian_epsilon", "log_normal_cdf", "log_normal_tails"]
 
 _PURE = ("laplace", "randomised-response", "subset-selection")
 _FINEST = 1e-4  # interval of the discretised privacy loss
@@ -78,12 +81,21 @@ def log_normal_cdf(value: float) -> float:
         return math.log1p(-math.erfc(value / math.sqrt(2)) / 2)
     if value > _FAR_TAIL:
         return math.log(math.erfc(-value / math.sqrt(2)) / 2)
-    # Φ(−x) = φ(x)/x · (1 − 1/x² + 1·3/x⁴ − 1·3·5/x⁶ + …): its terms fall below 10⁻¹⁷ long before they rise again.
-    square, term, total = value * value, 1.0, 1.0
+    return float(log_normal_tails(np.array([-value]))[0])
+
+
+def log_normal_tails(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log Φ(−x) for numbers from 14 up, with a relative error of about 10⁻¹⁴.
+
+    Φ(−x) = φ(x)/x · (1 − 1/x² + 1·3/x⁴ − 1·3·5/x⁶ + …): its terms fall below 10⁻¹⁷ long before they rise again.
+    """
+    squares_N = values_N * values_N
+    terms_N = totals_N = np.ones_like(values_N)
     for odd in range(1, 40, 2):
-        term *= -odd / square
-        total += term
-    return -square / 2 - math.log(-value) - math.log(2 * math.pi) / 2 + math.log(total)
+        terms_N = terms_N * -odd / squares_N
+        totals_N = totals_N + terms_N
+    found_N: NDArray[np.float64] = -squares_N / 2 - np.log(values_N) - math.log(2 * math.pi) / 2 + np.log(totals_N)
+    return found_N
 
 
 def _check(event: ReleaseEvent) -> None:

@@ -70,6 +70,8 @@ class Ledger:
     def __init__(
         self, path: Path, run: str | None, *, policy: Mapping[str, object], budget: Budget, existing: bool
     ) -> None:
+        if not (budget.epsilon > 0 and 0 < budget.delta < 1):  # NaN fails it
+            raise PrivacyError(f"a budget of ε = {budget.epsilon} at δ = {budget.delta} bounds nothing")
         self.path = path
         self.budget = budget
         if existing and not path.exists():
@@ -132,6 +134,8 @@ class Ledger:
             PrivacyError: an image would exceed its budget, or the ledger cannot be written. Nothing is recorded, and
                 nothing may be released.
         """
+        if image_nonces is not None and len(image_nonces) != len(ids):
+            raise ValueError(f"{len(ids)} images need as many nonces, not {len(image_nonces)}")
         composed_epsilon({event: 1}, self.budget.delta)  # refuses a kind that cannot be accounted for
         with self._transaction():
             known = self._db.execute(
@@ -214,13 +218,15 @@ class Ledger:
                 raise
 
     def _write_facts(self, run: str, policy: Mapping[str, object]) -> None:
-        facts = {"schema": SCHEMA, "run": run, "policy": policy, "delta": self.budget.delta}
-        facts["place"] = place_of(self.path)
-        facts["epsilon"] = self.budget.epsilon if math.isfinite(self.budget.epsilon) else None
+        facts = {"schema": SCHEMA, "run": run, "policy": policy, "place": place_of(self.path), **self._budget_facts()}
         self._db.executemany(
             "INSERT OR REPLACE INTO facts VALUES (?, ?)",
             [(name, json.dumps(value)) for name, value in facts.items()],
         )
+
+    def _budget_facts(self) -> dict[str, object]:
+        epsilon, delta = self.budget.epsilon, self.budget.delta
+        return {"epsilon": float(epsilon) if math.isfinite(epsilon) else None, "delta": float(delta)}
 
     def _check(self, run: str | None, policy: Mapping[str, object]) -> None:
         with self._guarded():
@@ -252,7 +258,8 @@ class Ledger:
             )
         if run not in (None, facts["run"]):
             raise PrivacyError(f"{self.path}: is the ledger of another run; choose another run_dir for this one")
-        if not same_policy(facts["policy"], json.loads(json.dumps(policy))):
+        given = {"policy": json.loads(json.dumps(policy)), **self._budget_facts()}
+        if not same_policy({name: facts[name] for name in given}, given):
             raise PrivacyError(
                 f"{self.path}: this run began to release with other settings of model and dp; resume it with its own "
                 "config.yaml, or start a new run"
@@ -282,7 +289,7 @@ class Ledger:
         for image, history in spent.items():
             after = history + Counter({event: asked[image]})
             cost = composed_epsilon(after, self.budget.delta)
-            if cost > self.budget.epsilon * (1 + _ROUNDING):
+            if not cost <= self.budget.epsilon * (1 + _ROUNDING):
                 before = composed_epsilon(history, self.budget.delta) if history else 0.0
                 raise PrivacyError(
                     f"image {image} of split '{split}' has spent ε = {before:.4g} in {history.total()} releases; with "

@@ -335,6 +335,32 @@ def test_it_is_its_owners_alone_wherever_it_lies(tmp_path):
     assert read_balance(path).worst("train").releases == 1
 
 
+@pytest.mark.parametrize("other", [Budget(2.0, 1e-5), Budget(math.inf, 1e-5), Budget(1.0, 0.5), Budget(0.5, 1e-5)])
+def test_the_budget_that_a_ledger_began_with_is_the_one_that_counts(tmp_path, other):
+    """A changed config.yaml gives no image a second budget, nor the same one at a weaker delta."""
+    with opened(tmp_path / "l", epsilon=1.0) as ledger:
+        ledger.debit("infer", IDS, HALF, seq=-1, nonce=nonce(0))
+    with pytest.raises(PrivacyError, match="began to release with other settings"):
+        Ledger(tmp_path / "l", "run", policy=POLICY, budget=other, existing=True)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta"), [(math.nan, 1e-5), (-1.0, 1e-5), (0.0, 1e-5), (1.0, 0.0), (1.0, math.nan)]
+)
+def test_a_budget_that_bounds_nothing_opens_no_ledger(tmp_path, epsilon, delta):
+    with pytest.raises(PrivacyError, match="bounds nothing"):
+        Ledger(tmp_path / "l", "run", policy=POLICY, budget=Budget(epsilon, delta), existing=False)
+    assert not (tmp_path / "l").exists()
+
+
+def test_each_image_of_a_batch_needs_its_nonce(tmp_path):
+    """An image without one would be released and not debited."""
+    with opened(tmp_path / "l", epsilon=1.0) as ledger:
+        with pytest.raises(ValueError, match="need as many nonces"):
+            ledger.debit("infer", IDS, HALF, seq=-1, nonce=nonce(0), image_nonces=[nonce(1)])
+        assert ledger.balance().groups == ()
+
+
 def test_a_start_that_breaks_off_before_its_check_leaves_a_ledger_that_can_be_read(tmp_path, monkeypatch):
     def break_off(*_):
         raise KeyboardInterrupt

@@ -144,5 +144,5 @@ def available(evidence: Evidence) -> tuple[str, ...]:
 
 
 def _law_is_known(evidence: Evidence) -> bool:
-    """Of what the attacker has: the mean of several Laplace releases has a law that is not computed."""
+    """Of what the attacker has: the median of several Laplace releases has a law that is not computed."""
     return evidence.releases == 1 or evidence.mechanism.noise_norm == 2

@@ -109,7 +109,7 @@ class Evidence(ABC):
     test_desired: Tensor
     exit_scores: Mapping[SplitName, Tensor]  # the task exit's answers (N, K), probabilities; empty without an exit
     persons: Persons | None = None  # None where they are not known
-    releases: int = 1  # of each image; the attacker has their mean, which is sufficient for every noise law used here
+    releases: int = 1  # of each image; the attacker has one map that stands for them all: see Evidence.release
     back_file: Path | None = None  # the final weights of the back; None where they are not known
     labelled: bool = False  # whether the attacker also sees the true desired label of each image
 
@@ -176,6 +176,11 @@ class Evidence(ABC):
 
     # -- what does not
 
+    @property
+    def releases_sent(self) -> int:
+        """As ``releases``, without the limit on how many of them attackers read: a certificate is about all."""
+        return self.crossing.releases if self.releases > 1 else 1
+
     @cached_property
     def fingerprint(self) -> str:
         """A digest of what is attacked: origin, noise, releases and labels."""
@@ -236,13 +241,20 @@ class Evidence(ABC):
     def release(self, bounded_BF: Tensor, generator: torch.Generator) -> Tensor:
         """Add noise to one frame, encode and decode it: float32 (B, *F).
 
-        For several ``releases``, return their mean.
+        Several ``releases`` are one map: their mean, or with Laplace noise their median. The mean is sufficient for
+        Gaussian noise, and for codewords, of which it is a count. Nothing so short is sufficient for Laplace noise; the
+        median is the most probable place of each number, and has the smaller error.
         """
-        total_BF = torch.zeros(())
+        parts = []
         for _ in range(self.releases):
             noised_BF = self.twin.simulate(bounded_BF, generator=generator) if self.noisy else bounded_BF
-            total_BF = total_BF + round_trip(self.codec, noised_BF)
-        return total_BF / self.releases
+            parts.append(round_trip(self.codec, noised_BF))
+        if len(parts) == 1:
+            return parts[0]
+        all_RBF = torch.stack(parts)
+        if self.mechanism.noise_norm == 2:
+            return all_RBF.mean(dim=0)
+        return torch.from_numpy(np.median(all_RBF.numpy(), axis=0))
 
 
 def of_a_training_image(evidence: Evidence) -> Evidence | None:

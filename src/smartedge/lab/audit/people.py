@@ -190,7 +190,7 @@ def _certificate(evidence: Evidence, name: str, images: int, clock: Clock) -> At
     seed = derive_seed(evidence.seed, "audit", "certificate", "persons")
     try:
         return certify_attribute(
-            set_law(evidence.mechanism, images, evidence.releases, labelled=evidence.labelled),
+            set_law(evidence.mechanism, images, evidence.releases_sent, labelled=evidence.labelled),
             held_sets(held, images, seed=seed, labelled=evidence.labelled),
             label_known=evidence.labelled,
             seed=seed,

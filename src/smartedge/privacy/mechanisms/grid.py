@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.privacy.accountant import log_normal_cdf
+from smartedge.privacy.accountant import log_normal_cdf, log_normal_tails
 
 __all__ = ["SEED_WORDS", "WORDS", "Grid", "grid_of"]
 
@@ -22,6 +22,7 @@ SEED_WORDS = 4  # words of an image for noise beyond the table: 256 bits
 _STEPS = 128  # grid steps per power of two below the noise's scale
 _BEYOND = 2.0**-20  # the probability that noise lies beyond the table, on each side, is below this
 _MOST_CELLS = 2**22  # of log_mass, on each side
+_FAR = 15.0  # standard deviations, from where a series gives the tails of many numbers at once
 
 Law = Literal["gaussian", "laplace"]
 
@@ -104,6 +105,16 @@ def _log_tail(law: Law, scale: float, steps: int) -> float:
     return log_normal_cdf(-ratio) if law == "gaussian" else -ratio - math.log(2)
 
 
+def _log_tails(law: Law, scale: float, steps_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """As :func:`_log_tail`, for millions of ascending steps."""
+    ratios_N = (steps_N.astype(np.float64) - 0.5) * (_step(scale) / scale)
+    if law == "laplace":
+        return -ratios_N - math.log(2)
+    near = int(np.searchsorted(ratios_N, _FAR))
+    tails_N = np.array([log_normal_cdf(-float(ratio)) for ratio in ratios_N[:near]])
+    return np.concatenate([tails_N, log_normal_tails(ratios_N[near:])])
+
+
 @lru_cache(maxsize=4096)
 def _hazard(law: Law, scale: float, steps: int) -> int:
     """2⁶⁴ · P(noise is so many steps, given that it is so many or more), rounded down; ``steps`` ≥ 1."""
@@ -117,7 +128,7 @@ def _log_masses(law: Law, scale: float, cells: int) -> NDArray[np.float64]:
     ends = [*map(int, grid.thresholds[grid.half - 1 :]), WORDS]
     table = [math.log(high - low) - math.log(WORDS) for low, high in itertools.pairwise(ends)]
     beyond = table.pop()  # so many steps or more
-    shares = np.array([_hazard(law, scale, steps) / WORDS for steps in range(grid.half, cells)])
+    shares = -np.expm1(np.diff(_log_tails(law, scale, np.arange(grid.half, cells + 1))))  # as _hazard
     with np.errstate(divide="ignore"):  # so far out that the sampler always stops, nothing survives
         survived = np.concatenate([[0.0], np.cumsum(np.log1p(-shares))[:-1]])
     return np.concatenate([table, beyond + survived + np.log(shares)])

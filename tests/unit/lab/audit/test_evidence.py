@@ -18,7 +18,7 @@ from smartedge.lab.audit.gathering import _scores, affordable
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.undefended import _check_comparable, is_undefended, undefended_config
 from smartedge.models.network import to_input
-from smartedge.privacy.mechanisms import Gaussian, RandomisedResponse
+from smartedge.privacy.mechanisms import Gaussian, Laplace, Mechanism, RandomisedResponse
 from smartedge.types import Task
 
 DEFENDED = {
@@ -42,6 +42,32 @@ def test_a_draw_is_fresh_noise_on_a_view_chosen_for_each_image(evidence_of: Call
     assert 0.35 < float(mirrored) < 0.65  # a fair coin 500 times: six deviations are 0.134
     assert float((one - 5 * (one > 2.5)).std()) == pytest.approx(0.1, rel=0.15)
     assert float(evidence.draw(train, generator, torch.tensor([3, 1]), view=1).mean()) == pytest.approx(5, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "statistic"),
+    [
+        (Gaussian((2,), clip=10.0, scale=1.0, delta_=1e-5), "mean"),
+        (Laplace((2,), clip=10.0, scale=1.0), "median"),
+    ],
+)
+def test_several_releases_are_one_map_with_the_smaller_error(
+    mechanism: Mechanism, statistic: str, evidence_of: Callable[..., RunEvidence]
+) -> None:
+    """An attacker with many Laplace releases reads more from their median than from their mean."""
+    truth = [torch.arange(count) % 2 for count in (20, 20, 20)]
+    evidence = evidence_of([torch.zeros(len(part), 2) for part in truth], truth, mechanism=mechanism)
+    parts = []
+    for releases in (1, 9):
+        generator = torch.Generator().manual_seed(0)
+        several = replace(evidence, releases=releases)
+        parts.append([several.release(torch.zeros(2000, 2), generator) for _ in range(9 // releases)])
+    ones, (nine,) = parts
+    drawn = torch.stack(ones)
+    expected = drawn.mean(dim=0) if statistic == "mean" else drawn.median(dim=0).values
+    assert torch.allclose(nine, expected, atol=1e-6)
+    other = drawn.median(dim=0).values if statistic == "mean" else drawn.mean(dim=0)
+    assert nine.square().mean() < 0.9 * other.square().mean()
 
 
 def test_without_noise_a_draw_is_the_codecs_round_trip_in_frames_of_the_runs_size(

@@ -4,14 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from smartedge.lab.audit.call import AuditSettings, Call
+from smartedge.lab.audit.certificate.sets import SetLaw, set_law
 from smartedge.lab.audit.clock import Clock
-from smartedge.lab.audit.evidence import Persons
-from smartedge.lab.audit.people import find_identity, find_persons, fold_of
+from smartedge.lab.audit.evidence import Crossing, Persons, of_a_training_image
+from smartedge.lab.audit.given.evidence import evidence_of as given_evidence
+from smartedge.lab.audit.given.table import table_of
+from smartedge.lab.audit.people import _certificate, find_identity, find_persons, fold_of
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.privacy.mechanisms import Gaussian, Mechanism
 from smartedge.runs.progress import Quiet
@@ -89,6 +93,27 @@ def test_the_attackers_get_fresh_noise_and_the_protected_images_their_one_releas
     assert abs((noise[0] * noise[1]).mean()) < 0.03
     assert fold.own.bounded_NF is not None
     assert fold.protected.bounded_NF is None
+
+
+def test_the_certificate_of_persons_is_about_all_releases_that_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attackers read at most 16 releases of an image together; the bound was about so many, too."""
+    asked: list[int] = []
+
+    def recorded(mechanism: Mechanism, images: int, releases: int, *, labelled: bool) -> SetLaw:
+        asked.append(releases)
+        return set_law(mechanism, images, releases, labelled=labelled)
+
+    monkeypatch.setattr("smartedge.lab.audit.people.set_law", recorded)
+    rng = np.random.default_rng(0)
+    persons = np.arange(240) // 2
+    hidden = persons % 2
+    table = table_of(rng.standard_normal((240, 2)), sensitive={"hidden": hidden}, persons=persons)
+    evidence = given_evidence(table, Gaussian((2,), 1.0, 20.0, 1e-5), sent=Crossing(40, label_in_clear=False), seed=0)
+    stronger = of_a_training_image(evidence)
+    assert stronger is not None and stronger.releases == 16
+    bound = _certificate(stronger, "hidden", 2, Clock(None))
+    assert asked == [40]
+    assert bound is not None and bound.bound > 0.5
 
 
 def test_what_cannot_be_done_is_said(evidence_of: Callable[..., RunEvidence], tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def certify_evidence(
     held = {name: held_out(evidence, name) for name in names}
     statement = Statement(
         _CONFIDENCE,
-        evidence.crossing.releases if evidence.releases > 1 else 1,
+        evidence.releases_sent,
         evidence.labelled,
         ("test", evidence.own_split) if _own_too(evidence) else ("test",),
         persons.column if persons else None,
