@@ -56,6 +56,7 @@ def open_gate(
     budget = Budget(math.inf if dp.epsilon is None else dp.epsilon, dp.delta)
     ledger = Ledger(folder / "ledger.sqlite", run, policy=policy, budget=budget, existing=existing)
     if not ledger.holds(sent):
+        ledger.close()
         raise PrivacyError(
             f"{folder / 'ledger.sqlite'}: frames before {sent} were sent, and it does not hold them all (an old copy, "
             "or its -wal file is gone); nothing is released. Restore it, or start a new run"

@@ -69,8 +69,6 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     low, high = 0.0, mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta))  # Chernoff: δ(high) ≤ delta
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        if not low < middle < high:
-            break
         low, high = (middle, high) if gaussian_delta(mu, middle) > delta else (low, middle)
     return high
 

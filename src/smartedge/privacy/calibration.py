@@ -31,8 +31,6 @@ def gaussian_noise_multiplier(epsilon: float, delta: float, releases: int = 1) -
         low, high = high, 2 * high
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        if not low < middle < high:
-            break
         low, high = (middle, high) if gaussian_delta(middle, epsilon) <= delta else (low, middle)
     multiplier = math.sqrt(releases) / low
     while composed_epsilon({ReleaseEvent("gaussian", 0.0, noise_multiplier=multiplier): releases}, delta) > epsilon:

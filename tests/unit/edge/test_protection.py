@@ -67,6 +67,38 @@ def test_a_gate_that_is_opened_again_goes_on_where_it_was(tmp_path):
         open_gate(config, tmp_path, "run", mechanism, TASK, existing=True)
 
 
+@pytest.mark.parametrize("changed", [{"label_epsilon": 0.5}, {"apply_to": "training"}])
+def test_a_run_goes_on_with_the_labels_and_splits_that_it_protected_before(tmp_path, changed):
+    config = settings(**GAUSSIAN)
+    mechanism = mechanism_of(config, (2, 2, 2))
+    other = settings(**{**GAUSSIAN, "dp": {**GAUSSIAN["dp"], **changed}})
+    for first, then in ((config, other), (other, config)):
+        folder = tmp_path / f"{first is config}"
+        gate = open_gate(first, folder, "run", mechanism, TASK, existing=False)
+        assert (gate.label_epsilon, gate.training_only) == (first.dp.label_epsilon, first.dp.apply_to == "training")
+        assert gate.task is TASK and gate.ledger.budget.epsilon == 2.0
+        with gate.ledger:
+            gate.release(np.arange(3), np.zeros((3, 2, 2, 2), np.float32), np.zeros(3, np.int64), split="train", seq=0)
+        with pytest.raises(PrivacyError, match="other settings"):
+            open_gate(then, folder, "run", mechanism, TASK, existing=True)
+
+
+def test_a_gate_does_not_open_without_a_record_of_all_that_was_sent(tmp_path):
+    config = settings(**GAUSSIAN)
+    mechanism = mechanism_of(config, (2, 2, 2))
+    gate = open_gate(config, tmp_path, "run", mechanism, TASK, existing=False)
+    with gate.ledger:
+        gate.release(np.arange(3), np.zeros((3, 2, 2, 2), np.float32), np.zeros(3, np.int64), split="train", seq=0)
+    open_gate(config, tmp_path, "run", mechanism, TASK, existing=True, sent=1).ledger.close()
+    with pytest.raises(PrivacyError, match="frames before 2 were sent, and it does not hold them all"):
+        open_gate(config, tmp_path, "run", mechanism, TASK, existing=True, sent=2)
+    for name in ("ledger.sqlite", "noise.key"):
+        (tmp_path / name).unlink()
+        with pytest.raises(PrivacyError, match=name):
+            open_gate(config, tmp_path, "run", mechanism, TASK, existing=True)
+        assert not (tmp_path / name).exists(), "no other one is made in its place"
+
+
 def summary_after(releases, config, folder):
     """Of a run that released the same three maps that often."""
     gate = open_gate(config, folder, "run", mechanism_of(config, (2, 2, 2)), TASK, existing=False)
@@ -90,6 +122,26 @@ def test_the_summary_states_what_was_spent(tmp_path):
     assert (summary.delta, summary.delta_total) == (1e-5, 1e-5)
     assert summary.sigma == mechanism.sigma
     assert summary.sampling_delta < 1e-9, "a share of the stated probabilities, whatever ε is"
+
+
+def test_the_summary_is_of_what_is_protected(tmp_path):
+    """With ``apply_to: training`` the other splits go in clear, labels too. A pure ε is one at δ = 0 only once."""
+    laplace = {"mechanism": "laplace", "epsilon": 3.0, "label_epsilon": 0.5, "apply_to": "training"}
+    config = settings(model={"bottleneck": "2x2x2"}, dp=laplace, epochs=3)
+    mechanism = mechanism_of(config, (2, 2, 2))
+    gate = open_gate(config, tmp_path, "run", mechanism, TASK, existing=False)
+    with gate.ledger:
+        features, labels = np.zeros((3, 2, 2, 2), np.float32), np.zeros(3, np.int64)
+        nothing = privacy_summary(gate, front="trained")
+        gate.release(np.arange(3), features, labels, split="val", seq=0)
+        gate.release(np.arange(3), features, labels, split="train", seq=1)
+        once = privacy_summary(gate)
+        gate.release(np.arange(3), features, labels, split="train", seq=2)
+        twice = privacy_summary(gate)
+    assert (nothing.epsilon_total, nothing.releases_max, nothing.label_epsilon, nothing.front) == (0, 0, 0, "trained")
+    assert (once.epsilon_total, once.releases_max, once.label_epsilon) == (mechanism.epsilon, 1, 0.5)
+    assert [each.delta_total for each in (nothing, once, twice)] == [0.0, 0.0, 1e-5]
+    assert twice.apply_to == "training" and twice.epsilon_total <= 2 * mechanism.epsilon
 
 
 def test_the_summary_of_an_element_guarantee_states_the_whole_maps(tmp_path):

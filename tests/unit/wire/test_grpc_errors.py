@@ -62,6 +62,13 @@ def test_a_long_message_is_cut_to_what_metadata_may_hold() -> None:
     for text in ("x" * 100_000, "—" * 100_000):
         details, _ = status_of(LogError(text))
         assert 1500 < len(quote(details)) <= 4000
+    assert len(status_of(LogError("x" * 4001))[0]) == 4000
+
+
+@pytest.mark.parametrize("metadata", [(), (("smartedge-code", "SE-LOG"),)], ids=["of the link", "of the receiver"])
+def test_a_terminal_is_told_nothing_by_the_other_side(metadata: tuple[tuple[str, object], ...]) -> None:
+    error = from_rpc_error(Call(grpc.StatusCode.ABORTED, "\x1b[31mred\u202e\x00", metadata), "link to x")
+    assert str(error).isprintable() and r"\x1b[31mred" in str(error)
 
 
 def test_a_code_that_is_not_ours_is_not_trusted() -> None:

@@ -121,6 +121,29 @@ def test_all_streams_together_read_no_more_ahead_than_they_may(monkeypatch: pyte
     asyncio.run(scenario())
 
 
+def test_a_stream_whose_frame_is_not_whole_yet_reads_on_whatever_others_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it waits for room, and nobody can take the frame that would make some."""
+    monkeypatch.setattr(inbox_module, "_AHEAD_OF_ALL", 150)
+
+    class InThree:
+        parts = 0
+
+        def add(self, data: bytes) -> Message | None:
+            self.parts += 1
+            return Message(b"", data) if self.parts == 3 else None
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        inbox = Inbox(loop, Open(Peer("a", None), 0.0, loop.create_future()), float("inf"), Ahead(1000))
+        reading = asyncio.ensure_future(inbox.fill(Context(), InThree()))  # type: ignore[arg-type]
+        await asyncio.wait_for(inbox.came, 30)
+        assert len(inbox.messages) == 1
+        reading.cancel()
+        await asyncio.wait({reading})
+
+    asyncio.run(scenario())
+
+
 class Timed:
     """A loop of which the test says what time it is."""
 

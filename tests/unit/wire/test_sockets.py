@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import socket
 import sys
 from collections.abc import Iterator
@@ -193,8 +195,23 @@ def test_a_port_is_taken_while_somebody_listens_there(listener: socket.socket) -
     refuse_if_taken(host, port)
     refuse_if_taken("localhost", 0)
     if socket.has_ipv6:
-        refuse_if_taken("::1", 0)
+        refused = pytest.raises(LinkError, match="cannot listen on ::1")
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as other, refused:
+            refuse_if_taken("::1", other.getsockname()[1])
     assert why_unreachable(f"{host}:{port}") == "Connection refused"
+
+
+@pytest.mark.parametrize(("code", "told"), [(errno.EACCES, True), (errno.EINVAL, False)])
+def test_only_what_listening_itself_would_say_is_told_before(
+    code: int, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Probe(socket.socket):
+        def bind(self, address: object) -> None:
+            raise OSError(code, "so it is")
+
+    monkeypatch.setattr(socket, "socket", Probe)
+    with pytest.raises(LinkError, match="so it is") if told else contextlib.nullcontext():
+        refuse_if_taken("127.0.0.1", 80)
 
 
 @pytest.mark.parametrize(

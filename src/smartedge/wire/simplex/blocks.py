@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 
 from smartedge.errors import FrameError, LinkError
 from smartedge.types import Bytes, StreamHeader
-from smartedge.wire.frame import MAX_HEADER_BYTES, Message, header_from_json, header_to_json
+from smartedge.wire.frame import Message, header_from_json, header_to_json
 
 __all__ = ["MAX_BLOCK_BYTES", "Assembler", "Block", "datagrams_for", "pack_block", "split_block", "unpack_block"]
 
@@ -68,7 +68,7 @@ def unpack_block(data: bytes) -> Block:
         raise FrameError("block: shorter than its start")
     kind, length = _START.unpack_from(data)
     place = _START.size + length
-    if kind not in (_FRAMES, _END) or length > MAX_HEADER_BYTES or place > len(data):
+    if kind not in (_FRAMES, _END) or place > len(data):
         raise FrameError("block: it has no stream header where one must be")
     header = header_from_json(data[_START.size : place])
     messages = []

@@ -120,6 +120,16 @@ def test_an_unfinished_stream_is_given_up_for_another_one(handler: Handler) -> N
     assert handler.calls[-1] == "abort"
 
 
+def test_parts_of_a_frame_that_never_becomes_whole_are_given_up_with_their_stream(handler: Handler) -> None:
+    other = dataclasses.replace(HEADER, epoch=1)
+    incomplete = parts(0, size=150_000)[:2]
+    messages = [header_message(HEADER), *incomplete, *stream(other)]
+    settled = take(EdgeIntake(handler, "door"), messages)
+    assert sorted(settled.done) == list(range(len(messages))) and not settled.bad
+    assert len(settled.done) == len(messages), "each once"
+    assert handler.held == [0, 1, 2] and handler.calls[-1] == "finish"
+
+
 @pytest.mark.parametrize("error", [RunError("other settings"), LogError("disk full"), CodecError("no")])
 def test_a_stream_that_is_refused_stays_with_the_broker(handler: Handler, error: SmartEdgeError) -> None:
     handler.failures["accept"] = error

@@ -66,6 +66,16 @@ def test_an_assembler_holds_no_more_than_the_header_allows() -> None:
         assembler.add(read_piece(next(pieces_of(message(100_000), MOST))))
 
 
+def test_a_part_that_comes_again_and_again_counts_once() -> None:
+    sent = message(150_000)
+    first, *others = pieces_of(sent, MOST)
+    assembler = Assembler(HEADER)
+    for _ in range(200):
+        assert assembler.add(read_piece(first)) is None
+    assert assembler._size == MIN_PART_BYTES
+    assert [assembler.add(read_piece(piece)) is None for piece in others] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -75,6 +85,7 @@ def test_an_assembler_holds_no_more_than_the_header_allows() -> None:
         (bytes.fromhex("0000000000000000") + b"\xff\xff\xff\xffhead", "longer than the frame"),
         (bytes.fromhex("0000000000000000") + b"\x02\x00\x00\x00he", "another frame, or none"),
         (bytes.fromhex("0000000000000000"), "longer than the frame"),
+        (bytes.fromhex("0000000000000000") + b"\x11\x00\x00\x00" + bytes(16), "longer than the frame"),
         (bytes.fromhex("0100000000000000") + b"".join([b"\x10\x00\x00\x00", bytes(16)]), "another frame, or none"),
     ],
 )
@@ -97,6 +108,15 @@ def test_a_broker_with_tiny_messages_is_an_error_that_names_the_setting() -> Non
         list(pieces_of(message(10), 1000))
 
 
+def test_a_frame_has_no_more_parts_than_their_number_can_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smartedge.wire.jetstream.messages.MIN_PART_BYTES", 1)
+    head = message(0).head
+    around = 4 + len(head)
+    assert sum(1 for _ in pieces_of(Message(head, bytes(65_535 - around)), 9)) == 65_535
+    with pytest.raises(LinkError, match="more than 65535 parts"):
+        next(pieces_of(Message(head, bytes(65_536 - around)), 9))
+
+
 def test_the_id_of_a_message_is_of_edge_run_and_content() -> None:
     """Else an edge could use another one's id first, and the broker would drop the other one's frame."""
     (one,), (other,) = pieces_of(message(10), MOST), pieces_of(message(10, seq=1), MOST)
@@ -107,6 +127,7 @@ def test_the_id_of_a_message_is_of_edge_run_and_content() -> None:
         message_id("a", "run", other),
     ]
     assert len(set(ids)) == 4
+    assert message_id("a", "run", one) != message_id("ar", "un", one)
     assert ids[0] == message_id("a", "run", one)
     long = bytearray(300_000)
     (first,) = {message_id("a", "run", bytes(long))}
@@ -149,6 +170,7 @@ def test_addresses(location: str, host: str, port: int, stream: str) -> None:
         "nats://b/a.b",
         "nats://b:x",
         "nats://b/a?q",
+        "nats://b/a#f",
     ],
 )
 def test_another_form_of_address_is_refused(location: str) -> None:

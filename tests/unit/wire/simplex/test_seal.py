@@ -62,6 +62,18 @@ def test_another_edge_cannot_speak_for_it(tmp_path: Path, opener: Opener) -> Non
     assert opener.open(Sealer("cam-2", OTHER, tmp_path / "c").seal(b"x")) == ("cam-2", 0, b"x")
 
 
+def test_keys_may_be_added_changed_and_taken_away(sealer: Sealer, opener: Opener, tmp_path: Path) -> None:
+    first = sealer.seal(b"x")
+    assert opener.open(first) is not None
+    opener.admit({"cam-1": KEY, "cam-3": OTHER})
+    assert opener.open(first) is None, "what has come is remembered"
+    assert opener.open(Sealer("cam-2", OTHER, tmp_path / "2").seal(b"x")) is None
+    assert opener.open(Sealer("cam-3", OTHER, tmp_path / "3").seal(b"x")) is not None
+    opener.admit({"cam-1": OTHER})
+    assert opener.open(sealer.seal(b"x")) is None
+    assert opener.open(Sealer("cam-1", OTHER, tmp_path / "1").seal(b"x")) is not None
+
+
 def test_late_datagrams_come_once_within_the_window(
     sealer: Sealer, opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +105,7 @@ def test_no_counter_is_used_twice_over_restarts(tmp_path: Path, monkeypatch: pyt
         for _ in range(sends):
             used.append(sealer.counter)
             sealer.seal(b"x")
+            assert used[-1] < int((tmp_path / "counter").read_text().split()[0]), "it is reserved on the disk"
     assert len(used) == len(set(used)) == 17
     assert used == sorted(used)
 
