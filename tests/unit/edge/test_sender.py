@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +14,13 @@ from headers import stream_header
 from smartedge.artifacts.results import Distortion
 from smartedge.codec import get_codec
 from smartedge.edge.sender import Sender, Traffic
+from smartedge.edge.shipper import Shipper
+from smartedge.edge.spool import Spool
 from smartedge.errors import LinkError, RunError
 from smartedge.privacy.mechanisms import Unprotected
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate
+from smartedge.stopping import Interrupted
 from smartedge.types import Frame, ReleaseEvent, StreamHeader
 from smartedge.wire.memory import MemoryLink
 
@@ -199,12 +204,91 @@ def test_what_fails_on_the_sending_thread_is_raised_in_training():
     assert not box._thread.is_alive()
 
 
-def test_abort_ends_the_thread_whatever_waits():
-    gate = threading.Event()
-    box = sender(Receiver(gate=gate), queue_frames=4)
+def test_abort_ends_the_thread_whatever_waits_and_drops_it(monkeypatch):
+    gate, begun = threading.Event(), threading.Event()
+
+    class Begun(Receiver):
+        def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> None:
+            begun.set()
+            super().ingest(edge, header, frame)
+
+    receiver = Begun(gate=gate)
+    box = sender(receiver, queue_frames=4)
     box.open(HEADER)
-    for seq in range(3):
-        send(box, seq)
-    threading.Timer(0.2, gate.set).start()
+    send_many(box, 3)
+    assert begun.wait(timeout=30)
+    disconnect = box.link.disconnect
+    monkeypatch.setattr(box.link, "disconnect", lambda: (gate.set(), disconnect()))  # the first frame goes on
     box.abort()
     assert not box._thread.is_alive()
+    assert [frame.seq for frame in receiver.frames] == [0]
+
+
+@pytest.mark.parametrize(("cut_off", "stopped"), [(True, True), (True, False), (False, True)])
+def test_a_link_that_was_cut_off_to_stop_is_no_error_and_any_other_one_is(cut_off, stopped):
+    box, stop = sender(Receiver(), threaded=False), threading.Event()
+    if stopped:
+        stop.set()
+    with pytest.raises(Interrupted if cut_off and stopped else LinkError), box.until(stop, cut_off=cut_off):
+        raise LinkError("the cable was pulled")
+
+
+def test_who_waits_for_an_answer_is_cut_off_when_the_run_stops(monkeypatch):
+    box, stop, cut = sender(Receiver(), threaded=False), threading.Event(), threading.Event()
+    monkeypatch.setattr(box.link, "disconnect", cut.set)
+    with box.until(stop, cut_off=True):
+        assert not cut.is_set()
+        stop.set()
+        assert cut.wait(timeout=30)
+
+
+def test_seconds_and_errors_are_those_of_their_parts(monkeypatch):
+    """A clock that goes on by one at each look. The error is that of the first frame of the training images."""
+    clock = itertools.count()
+    monkeypatch.setattr("smartedge.edge.sender.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    box = sender(Receiver(), threaded=False)
+    box.codec = get_codec("uint8")
+    box.open(HEADER)
+    random = np.random.default_rng(0)
+    errors = []
+    for scale in (1, 100, 100, 100):
+        features = scale * random.standard_normal((3, 2, 2, 2)).astype(np.float32)
+        box.send(np.arange(3), features, np.array([0, 1, 0]))
+        errors.append(box.traffic.codec_error)
+    assert errors[0].max_abs > 0 and errors == errors[:1] * 4
+    assert (box.traffic.release_seconds, box.traffic.encode_seconds, box.traffic.link_seconds) == (4, 4, 4)
+    box.close_stream()
+    assert box.inline_seconds == 4 + 4 + 5
+    box.open(dataclasses.replace(HEADER, split="val", first_seq=4, frames=1))
+    box.send(np.arange(3), 100 * np.ones((3, 2, 2, 2), np.float32), np.array([0, 1, 0]))
+    assert box.traffic.codec_error == errors[0]
+    box.finish(threading.Event())
+    assert box.traffic.link_seconds == 5 + 1 + 1 + 1, "the end of each stream, and a frame"
+    assert sender(Receiver()).inline_seconds == 0.0, "on a thread of its own it takes none of the caller's"
+    assert sum(box.traffic.up.values()) == box.link.counters().up
+    assert sum(box.traffic.down.values()) == box.link.counters().down
+
+
+def test_a_stream_that_is_closed_is_durable_in_the_spool(tmp_path):
+    """What a checkpoint says of frames is written after that."""
+    link, traffic = MemoryLink(Receiver()), Traffic()
+    spool = Spool(tmp_path / "spool", waiting=lambda: None)
+    shipper = Shipper(spool, link, tmp_path / "shipped.json", traffic, tell=lambda text: None)  # it has not begun
+    gate = Gate(Unprotected((2, 2, 2)), Recorded(), Noise(bytes(32)), task=None)
+    box = Sender(
+        link,
+        get_codec("float32"),
+        gate,
+        next_seq=0,
+        queue_frames=2,
+        threaded=True,
+        traffic=traffic,
+        shipper=shipper,
+    )
+    durable, looked = [], threading.Event()
+    box.open(HEADER)
+    send_many(box, 4)
+    box.close_stream()
+    box.when_durable(lambda: (durable.append(spool._log.durable), looked.set()))
+    assert looked.wait(timeout=30) and durable == [4]
+    box.abort()
