@@ -37,7 +37,6 @@ _OF_A_RUN = frozenset(
         "run.json",
         "data",
         "shared",
-        "audit",
         "tensorboard",
         "metrics.jsonl",
         "results.json",
@@ -171,9 +170,16 @@ def check_place(run_dir: Path) -> None:
     """Refuse a place that is there and holds something else than a run, or a start of one that failed.
 
     Raises:
-        RunError: it is no folder, or somebody else's files are in it.
+        RunError: it is no folder, or somebody else's files are in it, or the audit of a run that was removed.
     """
-    if not run_dir.exists() or (run_dir / "run.json").exists() or has_begun(run_dir):
+    if not run_dir.exists() or has_begun(run_dir):
+        return
+    if (run_dir / "audit").exists():
+        raise RunError(
+            f"{run_dir / 'audit'}: is the audit of a run that is not there any more, and would be taken for that of "
+            "the new one; remove it, or choose another run_dir (--set run_dir=...)"
+        )
+    if (run_dir / "run.json").exists():
         return
     if not run_dir.is_dir():
         raise RunError(f"{run_dir}: is a file; a run needs a folder: choose another run_dir (--set run_dir=...)")

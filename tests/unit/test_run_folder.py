@@ -122,6 +122,19 @@ def test_a_run_is_not_written_among_files_of_somebody_else(start: str, config: C
     check_place(tmp_path / "new")
 
 
+def test_the_audit_of_a_run_that_was_removed_is_not_taken_for_that_of_a_new_one(config: Config, tmp_path: Path) -> None:
+    """Its certificate would be published with the new front."""
+    config = config.model_copy(update={"run_dir": tmp_path / "run"})
+    prepare_run(config, resume=False)
+    (tmp_path / "run" / "audit").mkdir()
+    with pytest.raises(RunError, match="is the audit of a run that is not there any more"):
+        prepare_run(config, resume=False)
+    with pytest.raises(RunError, match="is the audit of a run that is not there any more"):
+        note_facts(config.model_copy(update={"epochs": config.epochs + 1}), edge=True)
+    (tmp_path / "run" / "audit").rmdir()
+    prepare_run(config, resume=False)
+
+
 def test_a_data_set_is_not_kept_among_files_of_somebody_else(tmp_path: Path) -> None:
     import smartedge
 

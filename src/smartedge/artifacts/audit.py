@@ -191,6 +191,11 @@ __all__ = [
 class Audited(Part):
     """What was attacked."""
 
+    subject: str | None = Field(
+        default=None,
+        description="digest of the releases that were attacked, of their noise law and of what else is sent; null: of "
+        "an audit by an earlier version. Results of an earlier call are kept only where it is the same",
+    )
     feature_shape: tuple[int, ...]
     seed: int
     desired: tuple[str, ...] = Field(description="columns")

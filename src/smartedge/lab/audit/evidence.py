@@ -194,6 +194,16 @@ class Evidence(ABC):
         return hashlib.sha256((what + digest_of(tensors)).encode()).hexdigest()[:32]
 
     @property
+    def subject(self) -> str:
+        """A digest of what the figures are about: the releases, their law, and what else is sent.
+
+        Unlike the fingerprint it does not depend on the attributes, nor on how many images the attacker learns from.
+        """
+        law = repr((self.mechanism, self.noisy, self.codec.name, self.crossing))
+        released = digest_of([self.test_features_NF, self.test_ids, self.test_desired])
+        return hashlib.sha256((law + released).encode()).hexdigest()[:32]
+
+    @property
     def twin(self) -> Differentiable:
         """The differentiable twin of the mechanism, which works on tensors."""
         return differentiable(self.mechanism)

@@ -137,6 +137,7 @@ def _note_fewer_images(call: Call, evidence: RunEvidence) -> None:
 def _run_facts(evidence: RunEvidence) -> AuditedRun:
     config = evidence.config
     return AuditedRun(
+        subject=evidence.subject,
         edge=evidence.edge,
         method=config.method,
         schedule=config.schedule,

@@ -62,6 +62,10 @@ def another_run(path: Path) -> None:
     EARLIER.model_copy(update={"audited": RUN.model_copy(update={"seed": 1})}).write(path)
 
 
+def other_noise(path: Path) -> None:
+    EARLIER.model_copy(update={"audited": RUN.model_copy(update={"subject": "0" * 32})}).write(path)
+
+
 def another_version(path: Path) -> None:
     path.write_text(json.dumps({**EARLIER.as_json(), "schema_version": 1}))
 
@@ -70,7 +74,7 @@ def damaged(path: Path) -> None:
     path.write_text("{")
 
 
-@pytest.mark.parametrize("write", [another_run, another_version, damaged])
+@pytest.mark.parametrize("write", [another_run, other_noise, another_version, damaged])
 def test_another_runs_audit_is_not_taken_over(write, tmp_path: Path) -> None:
     write(tmp_path / "audit.json")
     result = now(("membership",))

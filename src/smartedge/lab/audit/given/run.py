@@ -163,6 +163,7 @@ def audit_features(
 def _facts(table: FeatureTable, evidence: GivenEvidence, source: str | None) -> AuditedFeatures:
     return AuditedFeatures.model_validate(
         {
+            "subject": evidence.subject,
             "feature_shape": evidence.feature_shape,
             "seed": evidence.seed,
             "desired": evidence.task.columns,

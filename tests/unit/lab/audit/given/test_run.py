@@ -284,3 +284,28 @@ def test_a_class_that_no_person_stands_for_is_not_certified_and_that_is_said() -
     assert [(entry.attack, "no held-out person of a class" in entry.reason) for entry in found.skipped] == [
         ("certificate", True)
     ]
+
+
+def test_a_certificate_of_other_noise_or_of_another_attacker_is_not_kept(tmp_path: Path) -> None:
+    """A bound for strong noise stood beside attacks on weak noise: 53 % beside 100 %."""
+    rng = np.random.default_rng(0)
+    hidden = rng.integers(0, 2, 200)
+    given: dict[str, Any] = {
+        "features": rng.standard_normal((200, 2)) * 0.3 + 1.5 * (hidden[:, None] - 0.5),
+        "sensitive": {"hidden": hidden},
+        "labels": rng.integers(0, 2, 200),
+        "seeds": 1,
+        "out": tmp_path,
+    }
+    strong, weak = "gaussian:sigma=20,clip=2", "gaussian:sigma=0.1,clip=2"
+    first = smartedge.audit(**given, noise=strong, attacks=["certificate", "epsilon"])
+    assert first.certificate is not None
+    kept = (tmp_path / "audit.json").read_text()
+    for how, stays in (
+        ({"noise": strong}, True),
+        ({"noise": weak}, False),
+        ({"noise": strong, "known_label": True}, False),
+    ):
+        (tmp_path / "audit.json").write_text(kept)
+        found = smartedge.audit(**given, **how, attacks=["linear"])
+        assert found.certificate == (first.certificate if stays else None)
