@@ -23,6 +23,7 @@ from smartedge.privacy.release import Gate
 from smartedge.stopping import Interrupted
 from smartedge.types import Frame, ReleaseEvent, StreamHeader
 from smartedge.wire.memory import MemoryLink
+from smartedge.wire.sockets import ByteCount
 
 HEADER = stream_header(batch_size=3, frames=4, train_steps=4)
 
@@ -264,9 +265,30 @@ def test_seconds_and_errors_are_those_of_their_parts(monkeypatch):
     assert box.traffic.codec_error == errors[0]
     box.finish(threading.Event())
     assert box.traffic.link_seconds == 5 + 1 + 1 + 1, "the end of each stream, and a frame"
-    assert sender(Receiver()).inline_seconds == 0.0, "on a thread of its own it takes none of the caller's"
-    assert sum(box.traffic.up.values()) == box.link.counters().up
-    assert sum(box.traffic.down.values()) == box.link.counters().down
+    other = sender(Receiver())
+    other.traffic.link_seconds = 9.0
+    assert other.inline_seconds == 0.0, "on a thread of its own it takes none of the caller's"
+    other.finish(threading.Event())
+
+
+def test_bytes_of_streams_are_those_of_the_link(monkeypatch):
+    """A link that carries ten bytes up and three down between each look and the next."""
+    looks = itertools.count()
+    box = sender(Receiver(), threaded=False)
+
+    def counters() -> ByteCount:
+        look = next(looks)
+        return ByteCount(10 * look, 3 * look, "payload")
+
+    monkeypatch.setattr(box.link, "counters", counters)
+    for split, first in (("train", 0), ("val", 4), ("train", 5)):
+        box.open(dataclasses.replace(HEADER, split=split, first_seq=first, frames=1 if first else 4))
+        send_many(box, 1 if first else 4)
+        box.close_stream()
+    box.finish(threading.Event())
+    assert box.traffic.up.keys() == box.traffic.down.keys() == {"train", "val"}
+    assert all(10 * box.traffic.down[split] == 3 * up > 0 for split, up in box.traffic.up.items())
+    assert sum(box.traffic.up.values()) <= 10 * next(looks)
 
 
 def test_a_stream_that_is_closed_is_durable_in_the_spool(tmp_path):

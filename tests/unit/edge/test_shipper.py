@@ -374,8 +374,23 @@ def test_an_edge_that_is_restored_from_an_older_copy_makes_again_what_the_cloud_
     assert sum("and this edge those before 3: its folder is an older copy" in text for text in told) == 1
 
 
-def test_without_a_thread_it_ships_the_streams_that_have_ended(tmp_path, log):
-    spool = filled(tmp_path, end=10)
+@pytest.mark.parametrize(("end", "shipped"), [(7, 0), (8, 8), (10, 8), (12, 12)])
+def test_without_a_thread_it_ships_the_streams_that_have_ended(tmp_path, log, end, shipped):
+    spool = filled(tmp_path, end=end)
     made = Shipper(spool, MemoryLink(StoreHandler(log)), tmp_path / "shipped.json", Traffic(), tell=lambda text: None)
     made.ship_all()
-    assert log.durable == 8
+    assert log.durable == shipped
+    again = Spool(tmp_path / "spool", waiting=lambda: None)  # the folder is free
+    assert again.next_seq == end
+    again.close()
+
+
+def test_a_link_that_cannot_ask_hears_what_was_confirmed_to_an_earlier_process(tmp_path, log):
+    assert shipper(filled(tmp_path), MemoryLink(StoreHandler(log)), tmp_path).finish(threading.Event())
+    link = MemoryLink(StoreHandler(log))
+    heard: list[int] = []
+    link.assume_confirmed = heard.append  # type: ignore[method-assign]
+    spool = Spool(tmp_path / "spool", waiting=lambda: None)
+    Shipper(spool, link, tmp_path / "shipped.json", Traffic(), tell=lambda text: None)
+    spool.close()
+    assert heard == [12]
