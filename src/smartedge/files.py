@@ -155,8 +155,10 @@ def sync_file(descriptor: int) -> None:
     """Return when the content of a file is on the disk, and its size too.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the disk does not take it; or the file has no name any more, so that nobody will find what is in it.
     """
+    if os.fstat(descriptor).st_nlink == 0:
+        raise FileNotFoundError("the file was removed while it was written; a run's folder must stay until its end")
     getattr(os, "fdatasync", os.fsync)(descriptor)  # some systems have no fdatasync
 
 

@@ -94,6 +94,7 @@ class FeatureReader(LogReader):
                 raise LogError(
                     f"{self.where}: edge {self.edge!r}, stream header {number}: cannot be used ({error})"
                 ) from error
+        known[:] = [stream._replace(header=b"") for stream in known]  # the objects hold all of it, in less memory
 
     def frame(self, seq: int) -> Frame:
         """Read one frame.
@@ -162,7 +163,7 @@ class FeatureLog(FrameLog, FeatureReader):
         """Record the header under which the following frames are accepted. Durable with the next :meth:`sync`."""
         if header not in self.streams:
             self.add_stream(header_to_json(header), header.first_seq)
-            self.streams.append(header)
+            self._parse_headers()
 
     def truncate(self, next_seq: int) -> None:
         """Forget frame ``next_seq`` and all later ones (split learning goes back to a checkpoint)."""

@@ -90,7 +90,7 @@ class FrameLog(OpenLog):
                 self._streams_file = self._new_file(self.folder / STREAMS, STREAMS_NUMBER, 0)
             self._streams_file.append(STREAM, number, first_seq, header)
             self._streams_position = self._streams_file.end
-            self.stream_headers.append(Stream(header, first_seq))
+            self.stream_headers.append(Stream(header, first_seq, len(header)))
 
     def append(self, seq: int, head: Bytes, payload: Bytes) -> bool:
         """Append frame ``seq`` as it came, to the last stream that begins with it or before. Durable with :meth:`sync`.
@@ -146,7 +146,8 @@ class FrameLog(OpenLog):
         count = FILE_HEADER_BYTES + RECORD_HEADER_BYTES + body  # it may begin a file
         if self.max_bytes is not None and self._size + count > self.max_bytes:
             return f"{self._size} bytes of {self.max_bytes} are used"
-        disk = os.statvfs(self.folder)
+        with self._guarded("written"):
+            disk = os.statvfs(self.folder)
         free = disk.f_bavail * disk.f_frsize
         if free < count + self.spare_bytes:
             return f"{free} bytes are free on the disk, and {self.spare_bytes} must stay free"
@@ -281,7 +282,7 @@ class FrameLog(OpenLog):
         if place is None:
             raise LogError(f"{self.folder}: edge {self.edge!r}: cannot be cut at frame {next_seq}, which never came")
         streams = [stream for stream in self.stream_headers if stream.first_seq < next_seq]
-        streams_end = FILE_HEADER_BYTES + sum(RECORD_HEADER_BYTES + len(stream.header) for stream in streams)
+        streams_end = FILE_HEADER_BYTES + sum(RECORD_HEADER_BYTES + stream.size for stream in streams)
         end = place.position - RECORD_HEADER_BYTES
         with self._writing("the removal of later frames"):
             # The mark first: after a crash in between, what lies above it may stay or go.

@@ -33,10 +33,14 @@ STREAMS_NUMBER = 2**32 - 1  # in the place of a segment's number
 
 
 class Stream(NamedTuple):
-    """A stream header as it came, and the number of its first frame."""
+    """A stream header as it came, the number of its first frame, and the header's size in bytes.
+
+    A reader that has made something of the header may let go of its bytes.
+    """
 
     header: bytes
     first_seq: int
+    size: int
 
 
 class Stored(NamedTuple):
@@ -235,7 +239,7 @@ class LogReader:
         for record, body in sound_records(data, header.seed):
             if record.kind != STREAM or record.stream != len(self.stream_headers):
                 break
-            self.stream_headers.append(Stream(body, record.seq))
+            self.stream_headers.append(Stream(body, record.seq, record.body))
             taken += RECORD_HEADER_BYTES + record.body
         return taken
 

@@ -436,3 +436,37 @@ def test_what_cannot_be_opened_is_an_error_of_the_log(tmp_path, monkeypatch):
         FrameLog(tmp_path / "file" / "log", EDGE)
     with pytest.raises(LogError, match="there is no log"):
         LogReader(tmp_path / "none", EDGE)
+
+
+def write_and_sync(log: FrameLog) -> None:
+    fill(log, 3, 5)
+    log.sync()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
+@pytest.mark.parametrize("removed", ["the folder", "the folder, and made again", "a file", "the mark"])
+def test_nothing_is_confirmed_that_nobody_will_find(tmp_path, removed):
+    """Who cleans up removes what is written at this moment. The open files still take it, and it is lost then."""
+    folder = tmp_path / "log"
+    with opened(folder) as log:
+        fill(log, 0, 3)
+        assert log.sync() == 3
+        if removed.startswith("the folder"):
+            shutil.rmtree(folder)
+        else:
+            (folder / ("mark" if removed == "the mark" else "000000.frames")).unlink()
+        if "again" in removed:
+            folder.mkdir()
+        with pytest.raises(LogError, match=r"was removed while it was written|No such file"):
+            write_and_sync(log)
+        assert log.durable == 3
+
+
+def test_a_folder_that_is_gone_is_an_error_of_the_log(tmp_path):
+    folder = tmp_path / "log"
+    with opened(folder) as log:
+        fill(log, 0, 1)
+        log.sync()
+        shutil.rmtree(folder)
+        with pytest.raises(LogError, match=r"the log cannot be written: .*No such file"):
+            log.full_for(100)
