@@ -22,6 +22,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -116,6 +117,12 @@ def header_to_json(header: StreamHeader) -> bytes:
     return json.dumps(dataclasses.asdict(header), separators=(",", ":")).encode()
 
 
+@lru_cache(maxsize=64)
+def _shared(agreement: str) -> str:
+    """The same text, as one object for all streams and edges: a cloud keeps every header."""
+    return agreement
+
+
 def header_from_json(data: bytes) -> StreamHeader:
     """A header from JSON that may come from anybody.
 
@@ -133,6 +140,7 @@ def header_from_json(data: bytes) -> StreamHeader:
         raise FrameError(f"stream header: {found}; both sides need the same version of smartedge") from error
     _check_protocol(data)
     header = StreamHeader(**{f.name: getattr(fields, f.name) for f in dataclasses.fields(StreamHeader)})
+    header = dataclasses.replace(header, agreement=_shared(header.agreement))
     if header.blanks and (header.task_kind == "single" or not header.labels):
         raise FrameError(
             "stream header: only labels of a task of several columns may be lacking, and only if they travel"

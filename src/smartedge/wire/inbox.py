@@ -23,7 +23,7 @@ __all__ = ["Ahead", "Inbox", "Slots", "Turns", "Unsynced", "drained", "first_mes
 _AHEAD_BYTES = 2 * 2**20  # no more is read while the handler works
 _AHEAD_FRAMES = 64  # nor more than this
 _SLOT_S = 0.1  # that a call may hold a slot
-_AHEAD_OF_ALL = 16 * 2**20  # of all streams together; a stream may always read one frame
+_AHEAD_OF_ALL = 8 * 2**20  # of all streams together; a stream may always read one frame
 
 _Result = TypeVar("_Result")
 
