@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 
 import torch
 from torch import nn
@@ -20,6 +19,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from smartedge.errors import CutError
 from smartedge.models.crossing import Analysis
+from smartedge.models.depth import deep_calls
 from smartedge.models.part import Part, Side, furnish, merge_state_dicts
 from smartedge.models.point import Cut
 from smartedge.models.trace import trace
@@ -27,6 +27,7 @@ from smartedge.models.trace import trace
 __all__ = ["Cut", "cut", "cut_in_order", "list_cuts", "merge_state_dicts"]
 
 
+@deep_calls()
 def list_cuts(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> list[Cut]:
     """Every point at which ``model`` can be divided, in the order of execution.
 
@@ -62,6 +63,7 @@ def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -
     return front, back
 
 
+@deep_calls()
 def cut_in_order(model: nn.Module, at: Sequence[str], input_shape: tuple[int, ...] | None = None) -> list[Part]:
     """Divide ``model`` at several points: front, middle parts and back. Run after each other they are the model.
 
@@ -117,19 +119,33 @@ def _refuse_mixed_images(parts: Sequence[nn.Module], at: str, input_shape: tuple
     Raises:
         CutError: they do not.
     """
-    tensor = next(chain.from_iterable(part.parameters() for part in parts), torch.empty(0))
-    random = torch.Generator().manual_seed(0)
-    images_BF = torch.rand(2, *input_shape, generator=random).to(tensor)
-    first_BF, second_BF = images_BF, images_BF.flip(0)
-    with torch.no_grad():
-        for part in copy.deepcopy(list(parts)):
-            part.eval()
-            first_BF, second_BF = part(first_BF), part(second_BF)
-    if not torch.allclose(first_BF, second_BF.flip(0), rtol=1e-3, atol=1e-5):
+    try:
+        separate = _swap_with_images(parts, input_shape, torch.float64, rtol=1e-6, atol=1e-9)
+    except RuntimeError:  # its code names another kind of number
+        kind = next((parameter.dtype for part in parts for parameter in part.parameters()), torch.float32)
+        separate = _swap_with_images(parts, input_shape, kind, rtol=1e-3, atol=1e-5)
+    if not separate:
         raise CutError(
             f"the network cannot be cut at {at}: rows of several images lie mixed in the tensors that cross there; "
             "choose another cut"
         )
+
+
+def _swap_with_images(
+    parts: Sequence[nn.Module], input_shape: tuple[int, ...], kind: torch.dtype, *, rtol: float, atol: float
+) -> bool:
+    """Whether features of two images change places as the images do; ``atol`` is relative to the largest feature.
+
+    In float64: a new network may have nearly the same features for all images, and float32 is rounded by as much.
+    """
+    random = torch.Generator().manual_seed(0)
+    images_BF = torch.rand(2, *input_shape, generator=random).to(kind)
+    first_BF, second_BF = images_BF, images_BF.flip(0)
+    with torch.no_grad():
+        for part in copy.deepcopy(list(parts)):
+            part.eval().to(kind)
+            first_BF, second_BF = part(first_BF), part(second_BF)
+    return torch.allclose(first_BF, second_BF.flip(0), rtol=rtol, atol=atol * float(first_BF.abs().max()))
 
 
 def _plain(model: nn.Module) -> nn.Module:

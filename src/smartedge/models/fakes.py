@@ -30,6 +30,8 @@ def fake_copy(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
     try:
         with FakeCopyMode(fake):
             return copy.deepcopy(model, memo)
+    except RecursionError:
+        raise
     except Exception as error:
         raise CutError(
             f"{type(model).__name__} cannot be copied: {first_line(error)}; keep what cannot be copied, such as locks "

@@ -57,7 +57,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> 
         recorder = _Recorder(model, input_shape, training=training, whole=whole)
         try:
             return recorder.record()
-        except CutError:
+        except (CutError, RecursionError):
             raise
         except Exception as error:
             where, reason = recorder.failed_in, place_and_reason(error)

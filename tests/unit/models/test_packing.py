@@ -131,6 +131,20 @@ def test_rows_of_several_images_are_not_mixed():
     cut(Nested(image_first=True), "inner", (3, 16, 16))
 
 
+def nearly_blind(*, image_first: bool) -> nn.Module:
+    """Its features are nearly the same for all images."""
+    network = Nested(image_first=image_first)
+    with torch.no_grad():
+        network.embed.weight.mul_(1e-5), network.embed.bias.fill_(1)
+    return network
+
+
+def test_mixed_rows_are_seen_where_features_hardly_depend_on_the_image():
+    with pytest.raises(CutError, match="inner: rows of several images lie mixed"):
+        cut(nearly_blind(image_first=False), "inner", (3, 16, 16))
+    cut(nearly_blind(image_first=True), "inner", (3, 16, 16))
+
+
 def test_several_cuts_in_order():
     torch.manual_seed(0)
     network, images = Crossing().eval(), torch.randn(2, 3, 16, 16)
