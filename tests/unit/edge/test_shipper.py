@@ -235,6 +235,33 @@ def test_a_refusal_ends_it_with_the_clouds_reason(tmp_path, log, refusal):
     made.stop()
 
 
+def test_an_edge_that_waits_for_room_does_not_wait_for_a_cloud_that_refuses(tmp_path, log):
+    class Refusing(StoreHandler):
+        def accept(self, edge: str, header: StreamHeader) -> int:
+            raise FleetError("the token is missing or wrong")
+
+    full, ends = threading.Event(), []
+    spool = Spool(tmp_path / "spool", max_bytes=2**16, waiting=full.set)
+    spool.open(dataclasses.replace(HEADER, frames=100))
+
+    def write_all() -> None:
+        try:
+            for seq in range(100):
+                spool.write(frame(seq)._replace(payload=bytes(2000)))
+        except LogError as error:
+            ends.append(str(error))
+
+    writing = threading.Thread(target=write_all)
+    writing.start()
+    assert full.wait(timeout=30)
+    made = shipper(spool, MemoryLink(Refusing(log)), tmp_path)
+    writing.join(timeout=30)
+    assert len(ends) == 1 and "the run was stopped while the spool was full" in ends[0]
+    with pytest.raises(FleetError, match="token"):
+        made.finish(threading.Event())
+    made.stop()
+
+
 class NoLastWord(Breaking):
     """The link breaks when the last stream ends: the cloud has confirmed every frame, and its last word is lost."""
 

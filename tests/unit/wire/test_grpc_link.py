@@ -620,6 +620,7 @@ def test_the_limits_of_a_receiver_reach_grpc(handler: Handler, monkeypatch: pyte
     limits = Limits(connections=100, streams_per_edge=9, handshake_s=3.0, header_s=4.0, spare_connections=5)
     receiver = GrpcReceiver(handler, "127.0.0.1", limits=limits)
     connections = receiver._connections
+    assert receiver._pool._max_workers == 100, "a handler that waits for one edge holds no other one up"
     receiver.close()
     assert used["grpc.server_handshake_timeout_ms"] == 3000
     assert used["grpc.max_concurrent_streams"] == 9

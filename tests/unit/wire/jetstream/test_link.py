@@ -153,6 +153,20 @@ def test_the_library_reads_as_much_at_a_time_as_it_is_told(address: Address) -> 
     assert asyncio.run(limit()) == _READ_BYTES
 
 
+def test_the_same_frame_of_another_run_is_another_one(address: Address) -> None:
+    """The broker drops what it has had within two minutes: it would confirm the frame, and nobody would get it."""
+    handler = Handler()
+    with taking(handler, address):
+        pass
+    for run in ("first", "first", "second"):
+        with sending(address) as link:
+            link.open(dataclasses.replace(HEADER, run=run))
+            link.write(frame(0))
+            link.flush()
+    state = at_the_broker(address, lambda jetstream: jetstream.stream_info(address.stream)).state
+    assert state.messages == 3 + 2, "a header each time, and the frame of each run once"
+
+
 def test_no_broker_is_an_error_after_one_try() -> None:
     with sending(Address("127.0.0.1", 9, "frames")) as link, pytest.raises(LinkError, match=r"broker 127\.0\.0\.1:9"):
         link.open(HEADER)

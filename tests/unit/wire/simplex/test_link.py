@@ -296,6 +296,17 @@ def test_the_cloud_s_name_is_looked_up_for_each_stream(
         second.close()
 
 
+def test_what_an_earlier_process_sent_is_not_sent_again(
+    link_to: Callable[..., SimplexLink], receiver: SimplexReceiver
+) -> None:
+    link = link_to(receiver.port)
+    link.assume_confirmed(3)
+    link.assume_confirmed(1)
+    assert link.confirmed() == 3 and link.open(header_of(4)) == 3
+    link.disconnect()
+    assert link.open(header_of(2)) == 2, "all of it was sent"
+
+
 def test_frames_cannot_be_answered(link_to: Callable[..., SimplexLink], receiver: SimplexReceiver) -> None:
     link = link_to(receiver.port)
     with pytest.raises(FrameError, match="cannot be answered"):
