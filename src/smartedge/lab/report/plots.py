@@ -32,6 +32,8 @@ from smartedge.metrics import OffloadingCurve
 
 __all__ = ["Figure", "Head", "bars", "curves", "dots", "heads", "offloading", "series", "stages"]
 
+_LEAST_GAIN = 1.2  # points that the axis of the cloud gain shows to each side: an axis of hundredths shows nothing
+
 
 @dataclass(frozen=True)
 class Head:
@@ -115,6 +117,9 @@ def heads(both: Sequence[Head], gain: Mapping[str, float], intervals: Mapping[st
         label_rows(lower, [label for _, label in gains])
         lower.set_xlabel("cloud gain, points" + (" (line: 95 % interval)" if intervals else ""))
         lower.margins(x=0.12)
+        low, high = lower.get_xlim()
+        lower.set_xlim(min(low, -_LEAST_GAIN), max(high, _LEAST_GAIN))
+        lower.xaxis.set_major_locator(MaxNLocator(5))
         alt = "On the test images. " + "; ".join(words) + "."
         return Figure(to_svg(canvas, alt), "Exit and back", alt)
 

@@ -104,7 +104,7 @@ def test_a_browser_shows_it_in_silence(chromium, running, fleet, tmp_path):
     with ExitStack() as stack:
         pages = {
             running: ["running", "exit (edge)", "80.0&nbsp;%", "<polyline"],
-            fleet(20): ["camera-19", "in quarantine"],
+            fleet(20): ["camera-19", "in quarantine", "not begun on this machine"],
         }
         for number, (run, says) in enumerate(pages.items()):
             told: list[str] = []
