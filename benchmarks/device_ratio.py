@@ -3,7 +3,7 @@
     python benchmarks/device_ratio.py                                      # everything that is not finished; as root
     python benchmarks/device_ratio.py --only resnet18-32 --world 19-slow   # one network, image size and world
     python benchmarks/device_ratio.py --roles planned,upload --again       # measure these rows a second time
-    python benchmarks/device_ratio.py --probe                              # what a share does to a step, see below
+    python benchmarks/device_ratio.py --probe                              # what slices do to a step, see below
     python benchmarks/device_ratio.py --table                              # print the tables from what is finished
 
 The papers pair a weak edge with a strong GPU. Here both are cores of one processor, so the kernel holds each to a share
@@ -18,12 +18,12 @@ of a core (benchmarks/shaping.py), and the link to a rate. There are two kinds o
   trains ResNet-18 with about 160 GFLOP/s, and 9.5 cores with 3.1 TFLOP/s: the papers' Quadro K620 and RTX 2080 Ti reach
   345 and 4035 by ``smartedge.lab.plan.devices``.
 
-``--probe`` measures the processor time of a convolution's step at a whole core and at each share of an edge: it grows
-where caches are cold at the begin of each slice, most of all where other processes use the core meanwhile.
-
-Each network is profiled once on a whole core. The planner predicts each run from that profile ÷ the shares. The rows
-are those of benchmarks/shaped_link.py. The lowest rate is measured; ``--rates`` measures others, and a table of what
-the planner predicts has all. Shares, rates, the time that each side stood still because its share was used up, and the
+Each network is profiled once on a whole core. The planner predicts each run from that profile ÷ the shares. A side may
+compute for 50 ms at once and then has to wait, so that its caches stay warm, as those of a slow processor do. An edge
+of split learning computes only now and then, for less than that; it would not be slowed, so its slices are of 5 ms.
+``--probe`` measures the processor time of the front's step in both kinds of slices. The rows are those of
+benchmarks/shaped_link.py. The lowest rate is measured; ``--rates`` measures others, and a table of what the planner
+predicts has all. Shares, rates, the time that each side stood still because its share was used up, and the
 machine's load are kept with every result in ``benchmarks/results/device-ratio/``.
 """
 
@@ -32,16 +32,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common import HERE, keep_result, show_table
 from shaped_link import CASES, IMAGES, ON_EDGE, RATES, UPLOAD, UPLOAD_ONCE, Case, run, who_waits
-from shaping import Lab, why_not
+from shaping import LONG_QUOTA_US, SHORT_QUOTA_US, Lab, why_not
 
 from smartedge.artifacts.profile import Profile
 from smartedge.config import load_config
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--rates", action="append", choices=RATES, help="may be repeated; default: 3g, 1.1 Mbit/s")
     parser.add_argument("--roles", default=",".join(ROLES), help=f"of {', '.join(ROLES)}; default: all")
     parser.add_argument("--again", action="store_true", help="measure a second time, beside the first")
-    parser.add_argument("--probe", action="store_true", help="measure only what a share does to a step")
+    parser.add_argument("--probe", action="store_true", help="measure only what slices of a core do to a step")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/device-ratio"), help="run directories")
     args = parser.parse_args()
@@ -100,7 +100,7 @@ def main() -> None:
         if reason := why_not():
             sys.exit(f"machines and links cannot be shaped here: {reason}")
         if args.probe:
-            return probe()
+            return probe(args.only or list(CASES))
         for name in args.only or CASES:
             profile_of(CASES[name], args.work / name)
         for world in args.world or WORLDS:
@@ -111,41 +111,44 @@ def main() -> None:
 
 
 STEP = """
-import time, torch
-torch.set_num_threads(1)
-layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
-maps = torch.randn(32, 64, 32, 32).to(memory_format=torch.channels_last)
-def step():
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = torch.relu(layer(maps)).float().mean()
-    layer.zero_grad()
-    loss.backward()
-for _ in range(5):
-    step()
+import json, sys, time
+import torch
+from smartedge.config import load_config
+from smartedge.lab.plan.images import sample_images
+from smartedge.lab.plan.measure import training_step
+from smartedge.runs.allocator import keep_freed_memory
+config = load_config(json.loads(sys.argv[3]))  # enter() takes the first argument
+torch.set_num_threads(config.threads)
+keep_freed_memory()
+step = training_step(config, sample_images(config))
+for number in range(5):
+    step(number)
 enter()
 begun, begun_cpu, steps = time.perf_counter(), time.process_time(), 0
 while time.perf_counter() - begun < float(sys.argv[1]):
-    step()
+    step(steps)
     steps += 1
 print((time.process_time() - begun_cpu) / steps)
 """
 
 
-def probe() -> None:
-    """Processor time of a step at each share, three times in turn; the medians are kept."""
-    found: dict[float, list[float]] = {}
-    load = os.getloadavg()[0]
-    for _ in range(3):
-        for share in (1.0, 0.2, 0.05):
+def probe(cases: Sequence[str]) -> None:
+    """Processor time of the front's step at a whole core, and at the smallest share in short and in long slices."""
+    found: dict[str, dict[str, float]] = {}
+    load, share = os.getloadavg()[0], WORLDS["19"].edge
+    kinds = {"whole core": (1.0, SHORT_QUOTA_US), "short slices": (share, SHORT_QUOTA_US)}
+    for case in cases:
+        config = json.dumps(CASES[case].config.model_dump(mode="json"))
+        for kind, (cap, quota) in (kinds | {"long slices": (share, LONG_QUOTA_US)}).items():
+            arguments = ["2" if cap == 1 else "10", config]
             with (
-                Lab.open(parse_link("local"), edge_cap=share) as lab,
-                lab.start_prepared("edge", STEP, ["2" if share == 1 else "8"], stdout=subprocess.PIPE) as child,
+                Lab.open(parse_link("local"), edge_cap=cap, least_quota_us=quota) as lab,
+                lab.start_prepared("edge", STEP, arguments, stdout=subprocess.PIPE) as child,
             ):
                 out, _ = child.communicate()
-            found.setdefault(share, []).append(float(out))
-    medians = {f"{share:g}": 1000 * statistics.median(values) for share, values in found.items()}
-    keep_result(HERE / "results" / "device-ratio-probe.json", {"load": load, "milliseconds": medians}, "--probe")
-    print(medians)
+            found.setdefault(case, {})[kind] = round(1000 * float(out), 2)
+        print(case, found[case], flush=True)
+    keep_result(HERE / "results" / "device-ratio-probe.json", {"load": load, "milliseconds": found}, "--probe")
 
 
 def profile_file(case: Case) -> Path:
@@ -214,9 +217,11 @@ def measure(case: Case, name: str, rate: str, roles: list[str], work: Path, *, a
     plan = plan_of(case, world, rate)
     predicted = predictions(case, plan)
     work.mkdir(parents=True, exist_ok=True)
-    with Lab.open(world.link(rate), edge_cap=world.edge, cloud_cap=world.cloud) as lab:
-        facts = lab.facts()
-        for role in missing:
+    for role in missing:
+        quota = SHORT_QUOTA_US if role == "split" else LONG_QUOTA_US
+        caps = {"edge_cap": world.edge, "cloud_cap": world.cloud}
+        with Lab.open(world.link(rate), **caps, least_quota_us=quota) as lab:
+            facts = lab.facts()
             before, load = lab.throttled(), os.getloadavg()[0]
             results = run(lab, case, predicted[role].choice, work / "run", EPOCHS[role])
             after = lab.throttled()

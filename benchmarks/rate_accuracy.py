@@ -32,7 +32,7 @@ from typing import Any
 
 from common import HERE, difference, keep_result, percent, show_table
 from delta_rate import compared
-from rate_tasks import IMAGE, TASKS, Sent
+from rate_tasks import IMAGE, JOINT, TASKS, Sent
 
 from smartedge.config import load_config
 
@@ -108,7 +108,7 @@ def in_process(job: Job, args: argparse.Namespace) -> None:
 def points(job: Job, args: argparse.Namespace) -> None:
     """Train a front, send its features by each codec, and train the back on what arrived; or the same with images."""
     import torch  # here, since the table needs none of this
-    from rate_training import releasing, run_edge, train_back
+    from rate_training import releasing, run_edge, train_back, whole_run
 
     from smartedge.cloud.store import FeatureLog
 
@@ -116,6 +116,9 @@ def points(job: Job, args: argparse.Namespace) -> None:
     task = TASKS[job.task]
     folder = args.work / "-".join([job.name, *(job.codecs if job.sent.base == IMAGE else ())])
     config = task.config(job.sent, job.seed, args.device, run_dir=str(folder))
+    if JOINT in job.sent.variants:
+        (codec,) = job.codecs
+        return save(args, job, codec, whole_run(config))
     edge_file = folder / "edge.json"
     if not edge_file.exists():
         folder.mkdir(parents=True, exist_ok=True)

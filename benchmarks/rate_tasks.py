@@ -10,17 +10,18 @@ from common import attributes, data_folder
 
 from smartedge.config import Config, load_config
 
-__all__ = ["CUTMIX", "IMAGE", "MIX", "SHIFT", "STRONG_EXIT", "TASKS", "TWICE", "Sent", "Task"]
+__all__ = ["CUTMIX", "IMAGE", "JOINT", "MIX", "SHIFT", "STRONG_EXIT", "TASKS", "TWICE", "Sent", "Task"]
 
 STRONG_EXIT = {"depth": 3, "width": 256}
 IMAGE, PLAIN = "image", "plain"
-TWICE, SHIFT, MIX, CUTMIX = "twice", "shift", "mix", "cutmix"
-# Name in a key → settings that differ. The last ones are no settings: benchmarks/rate_training.py does them.
+TWICE, SHIFT, MIX, CUTMIX, JOINT = "twice", "shift", "mix", "cutmix", "joint"
+# Name in a key → settings that differ. Those without are no settings: benchmarks/rate_training.py does them.
 VARIANTS: dict[str, dict[str, Any]] = {
     "layer2": {"model": {"cut": "layer2"}},
     "layer3": {"model": {"cut": "layer3"}},
     "smooth": {"train": {"label_smoothing": 0.1}},
     "brief": {"epochs": 10, "train": {"front_epochs": 30}},
+    JOINT: {"schedule": "joint"},
     TWICE: {},
     SHIFT: {},
     MIX: {},
@@ -184,7 +185,9 @@ TASKS = {
         "resnet18",
         "layer1",
         {"16x8x8+262": ("learned-262",), "8x8x8+122": ("learned-122",), "16x8x8": ("uint2", "uint1")}
-        | {"32x4x4+262~layer2": ("learned-262",), "16x4x4+122~layer2": ("learned-122",)},
+        | {"32x4x4+262~layer2": ("learned-262",), "16x4x4+122~layer2": ("learned-122",)}
+        | {"64x2x2+262~layer3": ("learned-262",), "64x2x2+122~layer3": ("learned-122",)}
+        | {"16x8x8+262~joint": ("learned-262",), "8x8x8+122~joint": ("learned-122",)},
         ("image", "webp-50"),
         train=6000,
         val=500,

@@ -37,13 +37,14 @@ from smartedge.models.optim import apply_gradients
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Quiet
 from smartedge.runs.record import read_metrics
+from smartedge.training import train
 from smartedge.types import EncodedBatch, FeatureBatch
 from smartedge.wire.frame import serialise
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
 from smartedge.wire.memory import MemoryLink
 
-__all__ = ["releasing", "run_edge", "train_back"]
+__all__ = ["releasing", "run_edge", "train_back", "whole_run"]
 
 
 def releasing(config: Config, sent: Sent) -> Config:
@@ -115,6 +116,22 @@ def train_back(config: Config, lossless: Any, folder: Path, sent: Sent) -> dict[
     val = [row for row in read_metrics(folder / "metrics.jsonl") if row.split == "val"][-1]
     shutil.rmtree(folder)  # large
     return {"bytes_up_per_image": up, "val": val.model_dump(), "test": trainer.test.model_dump()}
+
+
+def whole_run(config: Config) -> dict[str, Any]:
+    """A run in which features are sent anew in each epoch; figures, and bytes of a training image and epoch."""
+    begun, folder = time.monotonic(), config.run_dir
+    shutil.rmtree(folder, ignore_errors=True)
+    results: Any = train(config, monitor=Quiet()).as_json()
+    val = [row for row in read_metrics(folder / "cloud" / "metrics.jsonl") if row.split == "val"][-1]
+    return {
+        "exit": results["test"]["exit"],
+        "test": results["test"]["back"],
+        "val": val.model_dump(),
+        "bytes_up_per_image": results["bytes_per_image"]["up"],
+        "reference_bytes": {**results["bytes_per_image"]["reference"], "plain_map_float32": plain_map_bytes(config)},
+        "seconds": {"both": time.monotonic() - begun},
+    }
 
 
 class Unsaved(BackTrainer):

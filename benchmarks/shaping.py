@@ -25,14 +25,16 @@ from typing import Any, Literal
 
 from smartedge.lab.plan.links import Link
 
-__all__ = ["ADDRESS", "Lab", "why_not"]
+__all__ = ["ADDRESS", "LONG_QUOTA_US", "SHORT_QUOTA_US", "Lab", "why_not"]
 
 Side = Literal["edge", "cloud"]
 
 ADDRESS: dict[Side, str] = {"edge": "10.77.13.1", "cloud": "10.77.13.2"}
 _CORE = {"edge": 0, "cloud": 1}
 _PERIOD_US = 20_000  # of the cap: short, so that a step's time is near its mean
-_LEAST_QUOTA_US = 5_000  # at once. More: who computes now and then is not slowed. Less: caches are cold each time
+# A side computes for at least so long at once. Less: each slice begins with cold caches, so a step takes more processor
+# time. More: a side that computes only now and then is not slowed.
+SHORT_QUOTA_US, LONG_QUOTA_US = 5_000, 50_000
 _WEIGHT = 100  # times that of another process on this machine: what a side may use, it gets
 _BURST = 3000  # bytes that may leave at once: two packets
 _QUEUE_BYTES, _QUEUE_S = 300 * 1024, 2.5  # what may wait for the link: the smaller of the two
@@ -46,6 +48,9 @@ def enter():
     os.write(int(sys.argv.pop(1)), b"0")  # 0: the process that writes
 """
 _SMARTEDGE = """
+import contextlib
+with contextlib.suppress(ImportError):
+    import torch.utils.tensorboard  # which a run imports after its clock has started
 import smartedge.cloud.runner, smartedge.edge.runner, smartedge.wire.grpc_link, smartedge.wire.grpc_receiver
 from smartedge.cli.app import main
 enter()
@@ -75,7 +80,7 @@ def _why_no_cap(name: str) -> str | None:
     group = _controller() / name
     try:
         group.mkdir()
-        _set_cap(group, 0.5)
+        _set_cap(group, 0.5, SHORT_QUOTA_US)
     except OSError as error:
         return (
             f"processors cannot be capped here: {error}. The cpu controller of cgroup v1 must be mounted at "
@@ -92,18 +97,22 @@ class Lab:
     """Made by :meth:`open`."""
 
     caps: dict[str, float]  # share of one core that each side may use
+    least_quota_us: int  # microseconds for which a side may compute at once
 
     @staticmethod
     @contextlib.contextmanager
-    def open(link: Link, *, edge_cap: float, cloud_cap: float = 1.0) -> Iterator[Lab]:
+    def open(
+        link: Link, *, edge_cap: float, cloud_cap: float = 1.0, least_quota_us: int = SHORT_QUOTA_US
+    ) -> Iterator[Lab]:
         """Namespaces, link and caps, for as long as the context lasts.
 
         Args:
             link: rates in Mbit/s (None: not shaped), one-way latency.
             edge_cap: share of one core that the edge may use.
             cloud_cap: the same for the cloud.
+            least_quota_us: microseconds for which a side may compute at once; more where its share asks for it.
         """
-        lab = Lab({"edge": edge_cap, "cloud": cloud_cap})
+        lab = Lab({"edge": edge_cap, "cloud": cloud_cap}, least_quota_us)
         lab._clear()
         try:
             lab._make(link)
@@ -136,11 +145,11 @@ class Lab:
     def cap(self) -> None:
         """Hold both sides to their shares again, after :meth:`lift`."""
         for side, share in self.caps.items():
-            _set_cap(_controller() / _space(side), share)
+            _set_cap(_controller() / _space(side), share, self.least_quota_us)
 
     def lift(self, side: Side) -> None:
         """Let one side have a whole core from now on: what is left to it is measured by nobody."""
-        _set_cap(_controller() / _space(side), 1.0)
+        _set_cap(_controller() / _space(side), 1.0, self.least_quota_us)
 
     def throttled(self) -> dict[str, dict[str, float]]:
         """Since the lab was opened, by side: periods, those in which its share was used up, seconds it stood still."""
@@ -157,6 +166,7 @@ class Lab:
     def facts(self) -> dict[str, Any]:
         """What the kernel says was set, and what a probe measured."""
         found: dict[str, Any] = {"cap": {side: _cap_of(side) for side in ADDRESS}, "qdisc": {}}
+        found["least_quota_us"] = self.least_quota_us
         for side in ADDRESS:
             text = self.run(side, ["tc", "-j", "qdisc", "show", "dev", _device(side)])
             found["qdisc"][side] = [
@@ -206,11 +216,12 @@ class Lab:
     def _processor_share(self, side: Side) -> float:
         """Of one core, that a process which never waits gets."""
         code = (
-            "import time; t, c = time.perf_counter(), time.process_time()\n"
-            "while time.perf_counter() - t < 1: pass\n"
-            "print(time.process_time() - c)"
+            "import sys, time; t, c = time.perf_counter(), time.process_time()\n"
+            "while time.perf_counter() - t < float(sys.argv[1]): pass\n"
+            "print((time.process_time() - c) / (time.perf_counter() - t))"
         )
-        return float(self.run(side, [sys.executable, "-S", "-c", code]))
+        seconds = max(1.0, 4e-6 * self.least_quota_us / self.caps[side])  # several periods of the cap
+        return float(self.run(side, [sys.executable, "-S", "-c", code, str(seconds)]))
 
     def _make(self, link: Link) -> None:
         for side in ADDRESS:
@@ -276,9 +287,9 @@ def _controller() -> Path:
     return _CGROUPS / "cpu" if (_CGROUPS / "cpu").is_dir() else _CGROUPS
 
 
-def _set_cap(group: Path, share: float) -> None:
+def _set_cap(group: Path, share: float, least_quota_us: int) -> None:
     """Hold the processes of a cgroup to this share of one core, and let them go before others on it."""
-    period = max(_PERIOD_US, round(_LEAST_QUOTA_US / share))
+    period = max(_PERIOD_US, round(least_quota_us / share))
     quota = round(period * share)
     if (group / "cpu.max").exists():
         (group / "cpu.max").write_text(f"{quota} {period}")

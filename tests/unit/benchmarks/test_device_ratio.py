@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from device_ratio import WORLDS
 from shaped_link import who_waits
+from shaping import LONG_QUOTA_US, SHORT_QUOTA_US, _set_cap
 
 from smartedge.lab.plan.job import Choice
 
@@ -28,3 +31,21 @@ def test_who_waits_is_told_by_the_longest_stage() -> None:
     assert who_waits(ours, stages | {"link": 4.0}) == "both for the link"
     assert who_waits(Choice("upload", "freeze-and-log", None, "jpeg"), stages) == "each for the other, in turn"
     assert who_waits(Choice("split", "joint", "layer1", "uint4"), stages) == "each for the other, in turn"
+
+
+@pytest.mark.parametrize(
+    ("share", "least", "written"),
+    [
+        (0.05, SHORT_QUOTA_US, "5000 100000"),
+        (0.05, LONG_QUOTA_US, "50000 1000000"),
+        (0.95, LONG_QUOTA_US, "50000 52632"),
+        (0.5, SHORT_QUOTA_US, "10000 20000"),  # a period is never shorter than 20 ms
+    ],
+)
+def test_a_side_computes_at_once_for_as_long_as_was_asked(
+    share: float, least: int, written: str, tmp_path: Path
+) -> None:
+    for name in ("cpu.max", "cpu.weight"):  # those of cgroup v2
+        (tmp_path / name).touch()
+    _set_cap(tmp_path, share, least)
+    assert (tmp_path / "cpu.max").read_text() == written

@@ -24,6 +24,11 @@ def test_a_front_without_bytes_is_logged_as_it_is(key: str, bottleneck: str | No
     assert Sent(key).changes == {"model": {"bottleneck": bottleneck}, "codec": lossless}
 
 
+def test_joint_sends_anew_in_each_epoch() -> None:
+    assert Sent("8x8x8+122~joint").changes["schedule"] == "joint"
+    assert "schedule" not in Sent("8x8x8+122").changes  # the task's: each image once
+
+
 def test_images_are_uploaded() -> None:
     assert Sent("image~smooth").changes["method"] == "upload"
 

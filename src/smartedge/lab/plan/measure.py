@@ -28,7 +28,7 @@ from smartedge.config import Config, load_config
 from smartedge.edge.protection import open_gate
 from smartedge.errors import CodecError, CutError, SmartEdgeError
 from smartedge.lab.plan.images import Images, sample_images
-from smartedge.lab.plan.machine_costs import checkpoint_cost, transport_cost
+from smartedge.lab.plan.machine_costs import BETWEEN_FRAMES_S, checkpoint_cost, transport_cost
 from smartedge.lab.plan.timing import timed
 from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.methods.base import get_method
@@ -123,7 +123,7 @@ def _released(config: Config, images: Images, sent_BF: Tensor, repeats: int) -> 
             return torch.from_numpy(released.features_BF)
 
         try:
-            return timed(release, images=size, repeats=repeats), release(repeats + 2)
+            return timed(release, images=size, repeats=repeats, pause_s=BETWEEN_FRAMES_S), release(repeats + 2)
         finally:
             gate.ledger.close()
 

@@ -15,17 +15,19 @@ __all__ = ["timed"]
 _LEAST, _LONG_S = 3, 1.0
 
 
-def timed(work: Callable[[int], object], *, images: int, repeats: int) -> Timing:
+def timed(work: Callable[[int], object], *, images: int, repeats: int, pause_s: float = 0.0) -> Timing:
     """The median time per image of ``repeats`` calls of ``work(number)``. Two calls before them are not counted.
 
     Args:
         work: gets the number of the call, from 0.
         images: that one call goes through.
         repeats: calls that count; three where these have taken a second.
+        pause_s: seconds of sleep before each call, for work that waits for other work between its calls.
     """
     wall: list[float] = []
     cpu: list[float] = []
     for number in range(repeats + 2):
+        time.sleep(pause_s)
         begun, begun_cpu = time.perf_counter(), time.process_time()
         work(number)
         wall.append(time.perf_counter() - begun)
