@@ -152,8 +152,10 @@ def test_who_sends_much_without_proving_anything_is_not_read_from_until_it_does(
 
 def test_bytes_are_counted_by_edge_over_all_its_connections(server: Server) -> None:
     connections = watch(server)
+    clients = {}
     for edge, size in (("a", 1000), ("b", 50), ("a", 200)):
         client, accepted = server.connect()
+        clients[edge] = client
         connections.prove(client.getsockname(), edge)
         client.sendall(bytes(size))
         while size:
@@ -169,8 +171,7 @@ def test_bytes_are_counted_by_edge_over_all_its_connections(server: Server) -> N
         "a": (1200, 8, "kernel tcp_info"),
         "b": (50, 4, "kernel tcp_info"),
     }
-    connections.prove(client.getsockname(), "b")
-    connections.prove(client.getsockname(), "c")
+    connections.prove(clients["b"].getsockname(), "c")
     assert connections.counters() == found, "a connection belongs to the edge that was the first to prove itself"
     connections.close()
     assert connections.counters() == found
@@ -191,6 +192,10 @@ def test_what_is_known_of_connections_that_have_ended_is_forgotten(server: Serve
         connections.look()
     connections.look()
     assert len(connections._known) == before and not connections._inodes
+    strict = watch(server, unproven_s=0.0)
+    client, _ = server.connect()
+    strict.look()
+    assert not is_open(client) and not strict._inodes, "nor is what was broken off kept by its peer"
 
 
 def test_a_connection_that_its_owner_closes_is_closed(server: Server) -> None:
