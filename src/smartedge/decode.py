@@ -23,6 +23,8 @@ SUFFIXES = frozenset(
     | {".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
 
+_BASE64 = ("iVBORw0KGgo", "R0lGOD", "UklGR", "data:image")
+_BASE64_TEXT = "text in base64, and no file's name (write the decoded bytes)"
 _HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _OF_SYSTEMS = ("lost+found", "System Volume Information")
 MOST_BYTES = 2**30  # of an image file: more than any image within Pillow's limit of pixels has
@@ -104,13 +106,20 @@ def decode(item: Item, image_size: int | ImageSize, fit: Fit = "crop") -> Pixels
             return _decode_bytes(found, size, fit)
         return _decode_array(found, size, fit)
     except FileNotFoundError:
-        return "image file missing"
+        return _BASE64_TEXT if _looks_like_base64(item) else "image file missing"
     except PermissionError:
         return "image file may not be read (permissions)"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return "image too large"
     except Exception as error:  # damaged files make decoders raise anything
+        if _looks_like_base64(item):  # too long for a name
+            return _BASE64_TEXT
         return "image truncated" if "truncated" in str(error).lower() else "image cannot be decoded"
+
+
+def _looks_like_base64(item: Item) -> bool:
+    """Whether a path holds the first bytes of a PNG, GIF or WebP in base64, or an image's data address."""
+    return isinstance(item, Path) and any(f"/{begin}" in str(item) for begin in _BASE64)
 
 
 def _read(path: Path) -> bytes | str:

@@ -37,6 +37,7 @@ def open_medmnist(path: Path, channels: int = RGB) -> RawData:
     """
     splits: dict[SplitName, RawSplit] = {}
     groups: dict[str, tuple[str, ...]] = {}
+    notes: tuple[str, ...] = ()
     for split in _SPLITS:
         if f"{_array(path, split, 'images')}.npy" not in _members(path):
             continue
@@ -49,6 +50,11 @@ def open_medmnist(path: Path, channels: int = RGB) -> RawData:
         else:
             table = pa.table({f"label_{column}": labels[:, column] for column in range(labels.shape[1])})
             groups = {"label": tuple(table.column_names)}
+            if split == "train" and labels.shape[1] > 2 and _is_one_hot(labels):
+                notes = (
+                    f"{path}: each row of {_array(path, split, 'labels')} has one 1; it is read as {labels.shape[1]} "
+                    "yes/no labels. If an image has one class, write its number (labels.argmax(1))",
+                )
         images = Images(shape[0], key=f"npz {split}", items=partial(_items, path, split, channels), files=[path])
         splits[split] = RawSplit.from_table(images, table)
     if "train" not in splits:
@@ -56,7 +62,11 @@ def open_medmnist(path: Path, channels: int = RGB) -> RawData:
             f"{path} has no array 'train_images'. It holds: {', '.join(_members(path)) or 'nothing'}; write it with "
             "the arrays train_images, train_labels, test_images and test_labels (numpy.savez)"
         )
-    return RawData(path.stem, splits, groups=groups)
+    return RawData(path.stem, splits, groups=groups, notes=notes)
+
+
+def _is_one_hot(labels: NDArray[np.generic]) -> bool:
+    return bool(((labels == 0) | (labels == 1)).all() and ((labels == 1).sum(axis=1) == 1).all())
 
 
 def _members(path: Path) -> list[str]:
@@ -85,7 +95,7 @@ def _labels(path: Path, split: SplitName) -> NDArray[np.generic]:
         labels = labels[:, None]
     if labels.ndim != 2:
         raise DataError(f"{path}: {split}_labels has shape {labels.shape}; expected (N, 1) or (N, L)")
-    return labels
+    return labels.astype(labels.dtype.newbyteorder("="))  # pyarrow takes no other order of bytes
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:

@@ -182,6 +182,8 @@ def open_raw(path: str, image_size: ImageSize, limit: Mapping[SplitName, int], c
         return open_cifar(find_cifar(kept) or download_cifar10(kept))
     if path.startswith("hf:"):
         return open_hub(path.removeprefix("hf:"), cache_dir)
+    if "://" in path:
+        raise DataError(f"{path} is an address, and no folder: fetch the data set, and give its path on this machine")
     try:
         place = Path(path).expanduser()
         if not place.exists():

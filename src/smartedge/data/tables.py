@@ -29,6 +29,8 @@ _FILE_COLUMNS = (
     *("filename", "file", "filepath", "image", "imagefile", "imagename", "imagepath", "imageid", "imageindex"),
     *("img", "imgname", "imgpath", "path", "id"),
 )
+_SEPARATOR = re.compile(r"sep=(.)\r?\n")  # with which Excel begins a file
+_SWALLOWED = r"(?i)\n[^\n]*\.(png|jpe?g|gif|bmp|tiff?|webp)\b"  # the name of an image in a later line of a cell
 _DELIMITERS = (",", ";", "\t", "|")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -81,7 +83,9 @@ def _names_images(file: Path) -> bool:
     if file.suffix.lower() == ".jsonl":
         return False
     with file.open(encoding="latin-1") as opened:
-        return _named_file_column(re.split("[,;\t|]", opened.readline(1 << 16))) is not None
+        lines = (opened.readline(1 << 16) for _ in range(2))
+        first = next((line for line in lines if not _SEPARATOR.match(line)), "")
+        return _named_file_column(re.split("[,;\t|]", first)) is not None
 
 
 def read_table(file: Path) -> tuple[pa.Table, list[str]]:
@@ -115,8 +119,11 @@ def read_table(file: Path) -> tuple[pa.Table, list[str]]:
 
 
 def _read_csv(file: Path, text: str, notes: list[str]) -> pa.Table:
-    first = text.lstrip("\r\n").splitlines()[:1]
-    delimiter = max(_DELIMITERS, key=first[0].count) if first else ","
+    text = text.lstrip("\r\n")
+    if said := _SEPARATOR.match(text):
+        text = text[said.end() :]
+    first = text.splitlines()[:1]
+    delimiter = said[1] if said else max(_DELIMITERS, key=first[0].count) if first else ","
     data = text.rstrip("\r\n").encode() + b"\n"
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     names = pa.csv.open_csv(io.BytesIO(data), parse_options=parsing).schema.names
@@ -127,6 +134,12 @@ def _read_csv(file: Path, text: str, notes: list[str]) -> pa.Table:
     columns: list[pa.ChunkedArray] = []
     for name, column in zip(names, table.columns, strict=True):
         texts, words = trimmed(column)
+        if pc.any(pc.match_substring_regex(texts, _SWALLOWED)).as_py():
+            cell = pc.filter(texts, pc.match_substring_regex(texts, _SWALLOWED))[0].as_py().splitlines()[0]
+            raise DataError(
+                f"{file}: the cell that begins with {cell[:40]!r} holds the rows below it, since a quotation mark is "
+                "not closed; close or remove it"
+            )
         if words:
             notes.append(f"{file}: cells {', '.join(words)} of column {name!r} are taken for lacking values")
         columns.append(texts if name == naming else typed(texts, decimal_comma=delimiter == ";"))
