@@ -7,8 +7,9 @@
 
 Each writes its part of results/workers.json. Frames hold random features, encoded as uint8, since equality and speed do
 not depend on their content. One thread for each worker. ``equal`` and ``kills`` start torchrun as the cloud does, on a
-store that is complete. ``time`` gives seconds of wall clock and of CPU for each step, the medians over all steps: where
-other programs use the machine, the wall clock shows them too.
+store that is complete. Trials of other seeds are kept, and each names its commit. ``time`` gives seconds of wall clock
+and of CPU for each step, the medians over all steps. Where other programs use the machine, the wall
+clock shows them too.
 """
 
 from __future__ import annotations
@@ -233,14 +234,16 @@ def kills(work: Path, first: int, trials: int) -> dict[str, Any]:
         if not has_finished(alone / "cloud"):
             copy_of(config.run_dir, alone)
         expected[schedule] = in_one_process(alone, config)
-    kept = json.loads(RESULTS.read_text()).get("kills", {}).get("rows", []) if RESULTS.exists() else []
-    rows = [row for row in kept if not first <= row["seed"] < first + trials]
+    kept = json.loads(RESULTS.read_text()).get("kills", {}) if RESULTS.exists() else {}
+    rows = [row for row in kept.get("rows", []) if not first <= row["seed"] < first + trials]
+    rows = [{**{name: kept[name] for name in ("date", "commit")}, **row} for row in rows]  # where a row has none
+    of_now = {name: provenance()[name] for name in ("date", "commit")}
     for seed in range(first, first + trials):
         schedule = ("joint", "freeze-and-log")[seed % 2]
         run = copy_of(work / f"kill-{schedule}", work / "kill-now")
         found = launched(run, 2, Kill(seed, 2, steps * epochs // 4))
         found["equal"] = found.pop("weights") == expected[schedule]
-        rows.append({"seed": seed, "schedule": schedule, **found, "load": round(os.getloadavg()[0], 1)})
+        rows.append({"seed": seed, "schedule": schedule, **found, "load": round(os.getloadavg()[0], 1), **of_now})
         print(rows[-1], flush=True)
     killed = [row for row in rows if row["killed"]]
     restarts = [row["restart seconds"] for row in killed if "restart seconds" in row]
