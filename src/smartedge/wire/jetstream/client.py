@@ -36,15 +36,17 @@ _ADVICE = (
     ("maximum messages per subject", "ingest takes nothing of this edge now; is it running, and what does it say?"),
     ("maximum bytes", "the broker's stream is full; is 'smartedge ingest' running? Else raise its max_bytes"),
     ("maximum messages", "the broker's stream is full; is 'smartedge ingest' running? Else raise its max_msgs"),
-    ("insufficient storage", "the broker's disk is full; make room, or raise max_file_store in its settings"),
+    ("insufficient storage", "the broker has no room left; make room on its disk, or raise max_file_store"),
+    ("insufficient resources", "the broker has no room left; make room on its disk, or raise max_file_store"),
     ("authorization", "it does not admit this side; give --bundle (edge) or --fleet (ingest), or link.token_file"),
     ("jetstream not enabled", "start the broker with JetStream (docs/broker.md)"),
     ("nostreamresponse", "no stream takes this; 'smartedge ingest' makes it when it first starts"),
     ("no response from stream", "no stream takes this; 'smartedge ingest' makes it when it first starts"),
 )
 _TIMEOUT = (
-    "the broker did not answer in time. It may be overloaded, or this side may have no permission: a broker does not "
-    "answer what it denies ('smartedge fleet broker' writes its permissions)"
+    "the broker did not answer in time. It may be overloaded; its disk may be full (its log says so; make room, and "
+    "start it again); or this side may have no permission: a broker does not answer what it denies ('smartedge fleet "
+    "broker' writes its permissions)"
 )
 
 

@@ -26,7 +26,7 @@ from smartedge.errors import FrameError, LinkError, RunError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import Message, serialise
-from smartedge.wire.jetstream.client import _READ_BYTES, connect
+from smartedge.wire.jetstream.client import _READ_BYTES, connect, from_nats_error
 from smartedge.wire.jetstream.messages import Address, header_message, pieces_of
 from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
@@ -165,6 +165,41 @@ def test_the_same_frame_of_another_run_is_another_one(address: Address) -> None:
             link.flush()
     state = at_the_broker(address, lambda jetstream: jetstream.stream_info(address.stream)).state
     assert state.messages == 3 + 2, "a header each time, and the frame of each run once"
+
+
+def test_a_broker_without_room_says_so_and_nothing_is_lost(tmp_path: Path) -> None:
+    settings = """
+        listen: "127.0.0.1:{port}"
+        jetstream {{ store_dir: {folder}, sync_interval: always, max_file_store: 150KB }}
+    """
+    broker, handler = Broker(tmp_path, settings), Handler()
+    handler.refuses = RunError("not now")
+
+    said: list[str] = []  # of each try, until one is taken
+
+    def sent() -> bool:
+        if "" not in said:
+            try:
+                send(link, size=100_000)
+                said.append("")
+            except LinkError as error:
+                said.append(str(error))
+        return not said[-1]
+
+    try:
+        with taking(handler, broker.address()) as receiver, sending(broker.address()) as link:
+            assert not sent() and "no room left" in said[0] and "max_file_store" in said[0]
+            assert handler.has(lambda: receiver.refused["door"] > 0)
+            handler.refuses = None
+            assert handler.has(sent)  # as ingest makes room
+            assert handler.has(lambda: "door" in handler.ended)
+    finally:
+        broker.kill()
+    assert handler.held["door"] == [bytes(frame(seq, 100_000).payload) for seq in range(4)]
+
+
+def test_a_broker_whose_disk_is_full_does_not_answer() -> None:
+    assert "its disk may be full" in str(from_nats_error(TimeoutError(), "broker"))
 
 
 def test_no_broker_is_an_error_after_one_try() -> None:
