@@ -9,7 +9,9 @@ Two ways to have fronts: ``own``, each edge trains its own from the same start (
 hold one that was trained before on other images (schedule freeze-and-log). Two ways to divide the training images:
 ``iid``, at random; ``skewed``, each class by shares from a Dirichlet law with concentration 0.3. ``poisoned``: as
 own-iid, but one edge has its labels shifted by one class; ``capped``: that with fleet.max_influence 0. ``two-cuts``:
-every second edge is cut after the second stage, with logit adjustment; ``adjusted``: logit adjustment alone;
+every second edge is cut after the second stage, with logit adjustment; ``late``: all edges are; ``nested``: both
+published fronts are parts of one network, which was trained with an exit at each cut; ``published-back``: this, and the
+back begins with the layers of that network that lie between the cuts; ``adjusted``: logit adjustment alone;
 ``started``: own fronts that begin with the published one (model.start), with logit adjustment. The test images are
 divided at random, so that together they are always the same. Size ``small``: 2400 images in all, 6 epochs; ``large``:
 8000 images and 20 epochs, for a machine with a GPU.
@@ -32,14 +34,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import fleet_network
 import numpy as np
 import torch
+import torch.nn.functional as F
 from common import data_folder, difference, keep_json, percent, provenance, show_table
+from torch import nn
 
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import Config, load_config
-from smartedge.data import DataSet, Split, open_dataset, shard
+from smartedge.data import DataSet, Split, batches, open_dataset, shard
 from smartedge.edge.runner import EdgeRunner
+from smartedge.models.network import divide, to_input
+from smartedge.models.optim import apply_gradients, make_optimizer, set_learning_rate
+from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.progress import Quiet
 from smartedge.types import SplitName
 from smartedge.wire.memory import MemoryLink
@@ -84,6 +92,12 @@ ARMS = {
     "two-cuts-own-skewed": (EDGES, "own", "skewed", None),
     "two-cuts-published-iid": (EDGES, "published", "iid", None),
     "two-cuts-published-skewed": (EDGES, "published", "skewed", None),
+    # all edges with the later cut; two cuts, and both published fronts are parts of one network
+    "late-published-iid": (EDGES, "published", "iid", None),
+    "two-cuts-nested-iid": (EDGES, "nested", "iid", None),
+    "two-cuts-nested-skewed": (EDGES, "nested", "skewed", None),
+    "two-cuts-published-back-iid": (EDGES, "nested", "iid", None),
+    "two-cuts-published-back-skewed": (EDGES, "nested", "skewed", None),
     # with logit adjustment; from one start
     "one-started": (1, "started", "iid", None),
     "started-iid": (EDGES, "started", "iid", None),
@@ -112,7 +126,7 @@ def settings(
     given = "start" if fronts == "started" else "front"
     return load_config(
         {
-            "schedule": "freeze-and-log" if fronts == "published" else "joint",
+            "schedule": "freeze-and-log" if fronts in ("published", "nested") else "joint",
             "epochs": size.epochs,
             "seed": seed,
             "data": {"path": "cifar10", "desired": "label", "image_size": 32},
@@ -190,6 +204,43 @@ def published_front(data: DataSet, folder: Path, seed: int, size: Size, device: 
     return target
 
 
+def nested_fronts(data: DataSet, folder: Path, seed: int, size: Size) -> dict[str, torch.Tensor]:
+    """Write both published fronts, parts of one network that learned the public images with an exit at each cut.
+
+    The early layers learn from both exits. Returns the weights between the cuts.
+    """
+    assert data.audit is not None
+    config, cpu = settings("published", 1, None, None, seed, size), torch.device("cpu")
+    early, late = (divide(with_cut(config, cut).division(10)) for cut in CUTS)
+    network = fleet_network.SmallNetwork(10)
+    network.load_state_dict({**network.state_dict(), **late.front.state_dict()})
+    stages, exits = [network.stage1, network.stage2], [early.task_exit, late.task_exit]
+    trained = nn.ModuleList([*stages, *exits]).train()
+    optimizer = make_optimizer([trained], name="adamw", lr=config.train.lr, weight_decay=0.05, momentum=0.9)
+    steps = len(data.audit) // size.batch
+    for step in range(size.epochs * steps):
+        if step % steps == 0:
+            epoch = batches(
+                data.audit, size.batch, seed=seed, epoch=step // steps, shuffle=True, augment="flip", drop_last=True
+            )
+            loader = iter(epoch)
+        batch = next(loader)
+        set_learning_rate(optimizer, peak=config.train.lr, step=step, steps=size.epochs * steps)
+        x_BCHW, losses = to_input(batch.images_BCHW, cpu), []
+        for stage, task_exit in zip(stages, exits, strict=True):
+            x_BCHW = stage(x_BCHW)
+            losses.append(F.cross_entropy(task_exit(x_BCHW), batch.labels))
+        torch.stack(losses).sum().backward()
+        apply_gradients(optimizer, clip_norm=5.0)
+    state = network.state_dict()
+    for cut, each in zip(CUTS, (early, late), strict=True):
+        target = folder / cut / "edge"
+        target.mkdir(parents=True)
+        save_weights(target / "front.safetensors", {name: state[name] for name in each.front.state_dict()})
+        save_weights(target / "exit.safetensors", each.task_exit.state_dict())
+    return {name: tensor for name, tensor in state.items() if name.startswith("stage2")}
+
+
 def edge(config: Config, data: DataSet, link: MemoryLink, folder: Path) -> None:
     """One edge of a fleet, to its end."""
     assert EdgeRunner(config, data, link, folder, Quiet(), resume=False, threaded=False).run(threading.Event())
@@ -204,13 +255,19 @@ def run_arm(name: str, seed: int, size_name: str, device: str) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         mixed, adjusted = name.startswith("two-cuts"), name.startswith(("two-cuts", "adjusted", "started"))
-        front = None
-        if fronts != "own":
-            for cut in CUTS if mixed else CUTS[:1]:
+        used = CUTS if mixed else CUTS[1:] if name.startswith("late") else CUTS[:1]
+        front = None if fronts == "own" else folder / "{cut}" / "edge" / "front.safetensors"
+        fleet_network.PUBLISHED.clear()
+        if fronts == "nested":
+            between = nested_fronts(data, folder, seed, size)
+            if "published-back" in name:
+                fleet_network.PUBLISHED.update(between)
+        elif fronts != "own":
+            for cut in used:
                 published_front(data, folder, seed, size, device, cut)
-            front = folder / "{cut}" / "edge" / "front.safetensors"
         cuts = CUTS if mixed else None
         config = settings(fronts, edges, cap, front, seed, size, device, cuts=cuts, logit_adjustment=adjusted)
+        config = with_cut(config, used[0])
         runner = CloudRunner(config, folder / "cloud", Quiet(), resume=False, inline=False)
         parts = parts_of(data, edges, division, seed)
         for number, part in enumerate(parts):
@@ -252,7 +309,7 @@ def table(folder: Path) -> None:
             "arm": name,
             "seeds": len(found[name]),
             "accuracy %": percent(list(found[name].values())),
-            "to one edge": difference(found[name], found.get(f"one-{fronts}", {})),
+            "to one edge": difference(found[name], found.get(f"one-{fronts.replace('nested', 'published')}", {})),
         }
         for name, (_, fronts, _, _) in ARMS.items()
         if name in found
