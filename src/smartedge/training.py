@@ -17,7 +17,7 @@ from smartedge.methods.base import get_method
 from smartedge.models.names import check_name
 from smartedge.processes import run_both
 from smartedge.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
-from smartedge.runs.allocator import keep_freed_memory
+from smartedge.runs.allocator import keep_freed_memory, share_freed_memory
 from smartedge.runs.monitoring import watching
 from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Bars, Monitor, Update
@@ -249,6 +249,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
 
     torch.set_num_threads(config.threads)
     keep_freed_memory()
+    share_freed_memory()
     pick_device(config.hardware.cloud_device, "hardware.cloud_device")  # an error comes before the network is built
     note_facts(config, edge=False)
     runner = cloud_of(config, monitor, resume=resume)

@@ -65,3 +65,39 @@ def test_freed_blocks_go_back() -> None:
             pytest.skip("this C library is not glibc")
         resident[argument] = int(kib)
     assert resident["leave"] - resident["return"] > 12 * 1024
+
+
+ARENAS_OF_EIGHT_THREADS = """
+import ctypes, sys, threading
+from smartedge.runs.allocator import share_freed_memory
+print(share_freed_memory() if sys.argv[1] == "share" else False, file=sys.stderr)
+together = threading.Barrier(8)
+def take():
+    together.wait()
+    block = [b"x" * 2000 for _ in range(1000)]
+    together.wait()
+threads = [threading.Thread(target=take) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is for Linux")
+@pytest.mark.parametrize(("argument", "user"), [("share", {}), ("share", {"MALLOC_ARENA_MAX": "4"}), ("leave", {})])
+def test_threads_of_a_cloud_share_one_arena(argument: str, user: dict[str, str]) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", ARENAS_OF_EIGHT_THREADS, argument]
+    done = subprocess.run(command, env=clean | user, capture_output=True, text=True, check=False)
+    if "malloc_info" in done.stderr:
+        pytest.skip("this C library is not glibc")
+    arenas = done.stdout.count("<heap nr=")
+    if argument == "share" and not user:
+        assert (done.stderr.strip(), arenas) == ("True", 1)
+    else:
+        assert done.stderr.strip() == "False"  # what the user chose stays
+        assert arenas > 1
