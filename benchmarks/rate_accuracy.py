@@ -222,9 +222,15 @@ def draw(found: list[dict[str, Any]]) -> None:
                 style = {"color": surface.CLOUD if is_image else surface.EDGE, "marker": mark, "markersize": 5}
                 axis.plot(*zip(*sorted(points), strict=True), linewidth=1, linestyle=":" if is_image else "-", **style)
                 at = min(points) if is_image else max(points)
-                axis.annotate(kind, at, xytext=(4, -9), textcoords="offset points", fontsize=8, color=surface.MUTED)
+                beside = (4, 5) if kind.endswith(f"~{JOINT}") else (4, -9)  # its point lies beside another one's words
+                axis.annotate(kind, at, xytext=beside, textcoords="offset points", fontsize=8, color=surface.MUTED)
             axis.set_xscale("log")
+            low, high = axis.get_xlim()
+            marked = "25" if high < 50 * low else ""  # few powers of ten are in sight
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.xaxis.set_minor_formatter(
+                lambda value, _, marked=marked: f"{value:g}" if f"{value:e}"[0] in marked else ""
+            )
             axis.set_title(name)
             axis.set_xlabel("bytes per image on the wire")
             axis.set_ylabel("balanced accuracy, %")
