@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,7 +21,7 @@ from smartedge.wire.grpc_receiver import GrpcReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import split
 
-__all__ = ["HEADER", "Handler", "Links", "Raw", "frame", "send", "ups"]
+__all__ = ["HEADER", "Handler", "Links", "Raw", "frame", "receiving_process", "send", "ups"]
 
 HEADER = stream_header(feature_shape=(256, 32, 32), outputs=10, batch_size=64, frames=3, train_steps=3)
 
@@ -80,6 +83,40 @@ class Handler:
 
     def abort(self, edge: str, header: StreamHeader) -> None:
         self.aborted.release()
+
+
+_SERVER = """
+import sys
+from smartedge.wire.grpc_receiver import GrpcReceiver
+class Handler:
+    def accept(self, edge, header): return header.first_seq
+    def ingest(self, edge, header, frame): self.next_seq = frame.seq + 1
+    def sync(self, edge, header): return self.next_seq
+    def finish(self, edge, header): pass
+    def abort(self, edge, header): pass
+receiver = GrpcReceiver(Handler(), "127.0.0.1")
+receiver.start()
+print(receiver.port, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def receiving_process() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process with a receiver of its own, which a test may stop or kill; and where it listens."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVER],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert process.stdout is not None
+        yield process, f"127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 class Links:

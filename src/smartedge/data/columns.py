@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from smartedge.data.dataset import DataSet
+from smartedge.data.dataset import DataSet, Split
 from smartedge.data.images import default_cache_dir
 from smartedge.data.labels import BOOLEAN, read_column
 from smartedge.data.sources import open_raw
@@ -19,7 +20,7 @@ from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
 from smartedge.types import SplitName
 
-__all__ = ["read_columns", "read_persons", "yes_no_columns"]
+__all__ = ["persons_of", "read_columns", "yes_no_columns"]
 
 
 def read_columns(
@@ -57,7 +58,7 @@ def read_columns(
     return labels, {column.column: column.names for column in columns}
 
 
-def read_persons(
+def persons_of(
     dataset: DataSet,
     path: str,
     column: str,
@@ -65,7 +66,7 @@ def read_persons(
     image_size: int | ImageSize,
     limit: Mapping[SplitName, int] | None = None,
     cache_dir: Path | None = None,
-) -> dict[SplitName, Tensor] | None:
+) -> dict[str, Tensor] | None:
     """The person in each image of an open data set. Any value may name a person; what counts is whether two are equal.
 
     Args:
@@ -77,8 +78,8 @@ def read_persons(
         cache_dir: as in ``open_dataset``.
 
     Returns:
-        split → int64 (N,), equal for images of one person, also over splits; −1 where an image names none. None: the
-        data set has no such column.
+        split → int64 (N,), equal for images of one person, also over splits; −1 where an image names none. The images
+        that are set apart for the audit are the split ``audit``. None: the data set has no such column.
 
     Raises:
         DataError: only some splits have the column, or its values cannot be names.
@@ -98,15 +99,15 @@ def read_persons(
     except pa.ArrowException as error:
         raise DataError(f"column {column!r} of {raw.name} does not name persons: {error}") from error
     everybody = pc.unique(pa.chunked_array([chunk for part in names.values() for chunk in part.chunks], pa.string()))
-    codes = {
+    codes: dict[str, NDArray[np.int64]] = {
         split: np.asarray(pc.fill_null(pc.index_in(part, pc.drop_null(everybody)), -1).to_numpy(), np.int64)
         for split, part in names.items()
     }
-    found: dict[SplitName, Tensor] = {}
-    for split, images in dataset.splits.items():
-        source: SplitName = split if split in raw.splits else "train"  # set apart from the training images
-        found[split] = torch.from_numpy(codes[source][images.ids])
-    return found
+    parts: dict[str, Split] = {str(split): images for split, images in dataset.splits.items()}
+    if dataset.audit is not None:
+        parts["audit"] = dataset.audit
+    # A split that the files do not have was set apart from their training images.
+    return {split: torch.from_numpy(codes.get(split, codes["train"])[images.ids]) for split, images in parts.items()}
 
 
 def _names(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from smartedge.data import open_dataset
-from smartedge.data.columns import read_persons
+from smartedge.data.columns import persons_of
 from smartedge.errors import DataError
 
 Parts = dict[str, object]
@@ -17,14 +17,14 @@ Parts = dict[str, object]
 
 @pytest.fixture
 def persons(write_parquet: Callable[..., Path], tmp_path: Path, cache: Path) -> Callable[[Parts], object]:
-    """Split → column of persons (None: there is none) to what :func:`read_persons` gives, numbered as they come."""
+    """Split → column of persons (None: there is none) to what :func:`persons_of` gives, numbered as they come."""
 
     def read(parts: Parts) -> object:
         for split, values in parts.items():
             columns = {"yes": [True, False, True, False]}
             write_parquet(tmp_path / "d" / f"{split}.parquet", columns | ({} if values is None else {"who": values}))
         dataset = open_dataset(str(tmp_path / "d"), "yes", image_size=8, cache_dir=cache)
-        found = read_persons(dataset, str(tmp_path / "d"), "who", image_size=8, cache_dir=cache)
+        found = persons_of(dataset, str(tmp_path / "d"), "who", image_size=8, cache_dir=cache)
         if found is None:
             return None
         numbers = {-1: -1}

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc._cython import cygrpc
-from link_ends import HEADER, Handler, Links, frame, send
+from link_ends import HEADER, Handler, Links, frame, receiving_process, send
 
 from smartedge.errors import LinkError, LogError, SmartEdgeError
 from smartedge.types import StreamHeader
@@ -365,33 +363,11 @@ def write_all(link: GrpcLink, header: StreamHeader, *, first: int = 0) -> None:
         link.write(frame(seq))
 
 
-SERVER = """
-import sys
-from smartedge.wire.grpc_receiver import GrpcReceiver
-from smartedge.wire.parts import MESSAGE_BYTES
-class Handler:
-    def accept(self, edge, header): return header.first_seq
-    def ingest(self, edge, header, frame): pass
-    def sync(self, edge, header): return header.end_seq
-    def finish(self, edge, header): pass
-    def abort(self, edge, header): pass
-receiver = GrpcReceiver(Handler(), "127.0.0.1")
-receiver.start()
-print(receiver.port, flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_killed_receiver_is_noticed_at_once() -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        assert process.stdout is not None and process.stdin is not None
+    with receiving_process() as (process, location):
         header = dataclasses.replace(HEADER, frames=100_000)
-        link = GrpcLink(f"127.0.0.1:{int(process.stdout.readline())}")
+        link = GrpcLink(location)
         link.open(header)
         link.write(frame(0))
         process.send_signal(signal.SIGKILL)
@@ -399,9 +375,6 @@ def test_a_killed_receiver_is_noticed_at_once() -> None:
         with pytest.raises(LinkError, match="went away"):
             write_all(link, header, first=1)
         assert time.monotonic() - killed < 2
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_sender_that_goes_away_is_noticed(

@@ -4,65 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
-from link_ends import HEADER, Handler, frame
+from link_ends import HEADER, Handler, frame, receiving_process
 
 from smartedge.errors import LinkError
 from smartedge.wire import grpc_receiver, grpc_stream
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
 
-SERVER = """
-import sys
-from smartedge.wire.grpc_receiver import GrpcReceiver
-class Handler:
-    def accept(self, edge, header): return header.first_seq
-    def ingest(self, edge, header, frame): self.next_seq = frame.seq + 1
-    def sync(self, edge, header): return self.next_seq
-    def finish(self, edge, header): pass
-    def abort(self, edge, header): pass
-receiver = GrpcReceiver(Handler(), "127.0.0.1")
-receiver.start()
-print(receiver.port, flush=True)
-sys.stdin.read()
-"""
 ANSWERED = dataclasses.replace(HEADER, answer_shape=HEADER.feature_shape)
 
 
-@pytest.fixture
-def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A receiver's process, and where it listens."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert process.stdout is not None
-    yield process, f"127.0.0.1:{int(process.stdout.readline())}"
-    process.kill()
-    process.communicate()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGSTOP")
-def test_a_receiver_that_hangs_ends_every_wait_and_goes_on_when_it_is_back(
-    server: tuple[subprocess.Popen[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_receiver_that_hangs_ends_every_wait_and_goes_on_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its kernel answers for a stopped process, so TCP finds nothing wrong."""
-    process, location = server
     monkeypatch.setattr(grpc_stream, "SILENCE_S", 0.5)
     quiet = r"has sent nothing for 0\.5 s: it hangs or was stopped"
-    link = GrpcLink(location, connect_timeout_s=30.0)
-    with contextlib.closing(contextlib.ExitStack()) as ending:
+    with contextlib.ExitStack() as ending:
+        process, location = ending.enter_context(receiving_process())
+        link = GrpcLink(location, connect_timeout_s=30.0)
         ending.callback(link.disconnect)
         link.open(HEADER)
         link.write(frame(0))

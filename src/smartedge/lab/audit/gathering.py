@@ -17,7 +17,7 @@ from smartedge.cloud.store import FeatureReader, edges_of, log_folder
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
-from smartedge.data.columns import read_columns, read_persons
+from smartedge.data.columns import persons_of, read_columns
 from smartedge.datasets import dataset_of
 from smartedge.errors import ConfigError, RunError
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -135,37 +135,30 @@ def open_audited(config: Config, attributes: Sequence[str]) -> Opened:
         limit=data.limit,
         cache_dir=data.cache_dir,
     )
-    return Opened(dataset, own, labels, classes, _persons(config, dataset, own))
+    return Opened(dataset, own, labels, classes, _persons(config, dataset))
 
 
-def _persons(config: Config, dataset: DataSet, own: Split) -> Persons | None:
+def _persons(config: Config, dataset: DataSet) -> Persons | None:
     """Who is in each image, by the column ``identity``; None where the data set has no such column.
 
     Raises:
         DataError: only some splits have the column.
     """
     data = config.data
-    learned, labels = (
-        read_persons(
-            replace(dataset, splits={**dataset.splits, "train": train}),
-            data.path,
-            PERSONS,
-            image_size=data.image_size,
-            limit=data.limit,
-            cache_dir=data.cache_dir,
-        )
-        for train in (dataset.splits["train"], own)
+    persons = persons_of(
+        dataset, data.path, PERSONS, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
     )
-    if learned is None or labels is None:
+    if persons is None:
         return None
-    parts = [labels[split] for split in ("train", "val", "test")]
+    # The attacker learns from the images that were set apart, where there are any.
+    parts = [persons["train" if dataset.audit is None else "audit"], persons["val"], persons["test"]]
     first = 1 + max(int(part.max()) for part in parts)
     ends = np.cumsum([len(part) for part in parts]).tolist()
     train, val, test = (
         torch.where(part >= 0, part, first + torch.arange(end - len(part), end))
         for part, end in zip(parts, ends, strict=True)
     )
-    trained_on = learned["train"]
+    trained_on = persons["train"]
     held_out = test if dataset.audit is None else torch.cat([test, train])
     both = np.intersect1d(held_out.numpy(), trained_on[trained_on >= 0].numpy())
     return Persons(PERSONS, train, val, test, len(both))

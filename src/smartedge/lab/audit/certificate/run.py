@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 from smartedge.artifacts.certificate import Certificate
 from smartedge.config import Config, load_run_config
 from smartedge.data import Split
-from smartedge.data.columns import read_persons
+from smartedge.data.columns import persons_of
 from smartedge.errors import ConfigError, DataError
 from smartedge.files import private_folder
 from smartedge.lab.audit.certificate.certify import HeldOut
@@ -142,17 +142,15 @@ def _persons(
             other images of the same persons.
     """
     column, data, dataset = named or PERSONS, config.data, opened.dataset
-    own = replace(dataset, splits={**dataset.splits, "train": opened.own})
-    trained, persons = (
-        read_persons(part, data.path, column, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir)
-        for part in (dataset, own)
+    persons = persons_of(
+        dataset, data.path, column, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
     )
-    if trained is None or persons is None:
+    if persons is None:
         if named:
             raise DataError(f"--persons: {dataset.name} has no column {named!r}")
         return None, None
-    codes_N = np.concatenate([persons[_KEYS[split]].numpy() for split in held_out])
-    seen = np.intersect1d(codes_N[codes_N >= 0], trained["train"].numpy())
+    codes_N = np.concatenate([persons[split].numpy() for split in held_out])
+    seen = np.intersect1d(codes_N[codes_N >= 0], persons["train"].numpy())
     if len(seen):
         raise DataError(
             f"{len(seen)} persons of the {' and '.join(held_out)} images (column {column!r}) are also among the "
