@@ -68,3 +68,27 @@ def test_lists_name_nobody(persons: Callable[[Parts], object]) -> None:
     lists = [[1], [2], [3], [4]]
     with pytest.raises(DataError, match="column 'who' of d does not name persons"):
         persons({"train": lists, "val": lists, "test": lists})
+
+
+def test_images_that_are_set_apart_have_persons_of_their_own(
+    write_parquet: Callable[..., Path], tmp_path: Path, cache: Path
+) -> None:
+    names = [f"person {place // 2}" for place in range(40)]  # two images of each
+    for split in ("train", "test"):
+        columns = {
+            "yes": [True, False] * 20,
+            "identity": names if split == "train" else [f"new {name}" for name in names],
+        }
+        write_parquet(tmp_path / "d" / f"{split}.parquet", columns)
+    dataset = open_dataset(str(tmp_path / "d"), "yes", image_size=8, cache_dir=cache, audit_share=0.25)
+    assert dataset.audit is not None
+    found = persons_of(dataset, str(tmp_path / "d"), "identity", image_size=8, cache_dir=cache)
+    assert found is not None
+    shown = {"train": dataset.splits["train"].ids, "audit": dataset.audit.ids}
+    codes_and_names = {
+        (code, names[place])
+        for split, ids in shown.items()
+        for code, place in zip(found[split].tolist(), ids, strict=True)
+    }
+    assert len(codes_and_names) == 20, "one number for each person"
+    assert set(found["audit"].tolist()).isdisjoint(found["train"].tolist())
