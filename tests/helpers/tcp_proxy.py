@@ -27,11 +27,14 @@ class TcpProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Break every connection. What was held back is lost; new connections pass everything."""
+        """Break every connection. What was held back is lost; new connections pass everything.
+
+        Their sockets are closed by their own threads, not here: a thread that is about to read from a socket that was
+        closed beneath it may find another connection under the same number, and break it.
+        """
         for each in self._open:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            each.close()
         self._open = []
         self._loud.set()
 
@@ -54,10 +57,16 @@ class TcpProxy:
                 near.close()
                 continue
             self._open += [near, far]
-            for source, sink, down in ((near, far, False), (far, near, True)):
-                threading.Thread(target=self._pass, args=(source, sink, down), daemon=True).start()
+            threading.Thread(target=self._serve, args=(near, far), daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket, down: bool) -> None:
+    def _serve(self, near: socket.socket, far: socket.socket) -> None:
+        with near, far:
+            back = threading.Thread(target=self._pass, args=(far, near), kwargs={"down": True}, daemon=True)
+            back.start()
+            self._pass(near, far)
+            back.join()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, *, down: bool = False) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(2**16):
                 if down:

@@ -91,11 +91,12 @@ class Connections:
         with self._lock:
             found = descriptors()
             self._meet_new(found)
+            for inode, known in self._known.items():
+                if known and known.counted and found.get(inode) == [known.counted.fileno()]:  # gRPC has closed it
+                    self._settle(known)
+                    del found[inode]  # so that it is not counted below as one of its edge
             for inode in self._known.keys() - found.keys():
                 self._forget(inode)
-            for inode, known in self._known.items():
-                if known and known.counted and found[inode] == [known.counted.fileno()]:  # gRPC has closed it
-                    self._settle(known)
             self._close_what_is_too_much()
 
     def prove(self, peer: Address, edge: str) -> None:

@@ -96,6 +96,20 @@ def test_an_edge_has_a_few_connections_and_keeps_its_oldest_ones(server: Server)
     connections.close()
 
 
+def test_connections_that_have_ended_are_none_of_the_few(server: Server) -> None:
+    """An edge that lost several connections since the last look keeps the one that it has now."""
+    connections = watch(server, most_per_edge=2)
+    for _ in range(3):
+        client, accepted = server.connect()
+        connections.prove(client.getsockname(), "edge")
+        accepted.close()
+    newest, _ = server.connect()
+    connections.prove(newest.getsockname(), "edge")
+    connections.look()
+    assert is_open(newest)
+    connections.close()
+
+
 def test_behind_a_proxy_a_connection_is_nobodys_own(server: Server) -> None:
     """A proxy uses the connections that one sender began for others, too: nobody may make them useless."""
     connections = watch(server, most_per_edge=1, shared=True)
