@@ -42,7 +42,8 @@ import psutil
 
 from smartedge.codec import get_codec, pack
 from smartedge.config import Config, load_config
-from smartedge.fleet.bundle import credentials_of, open_bundle
+from smartedge.fleet.bundle import open_bundle
+from smartedge.fleet.credentials import credentials_of
 from smartedge.privacy.release import release
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.credentials import Credentials

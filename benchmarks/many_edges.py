@@ -46,7 +46,8 @@ from smartedge.data import batches, shard
 from smartedge.datasets import dataset_of
 from smartedge.edge.outage import Outage
 from smartedge.errors import LinkError
-from smartedge.fleet.bundle import credentials_of, open_bundle
+from smartedge.fleet.bundle import open_bundle
+from smartedge.fleet.credentials import credentials_of
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.release import release

@@ -28,7 +28,7 @@ from typing import Any
 
 from common import HERE, DropHandler, keep_result
 
-from smartedge.fleet.bundle import cloud_credentials
+from smartedge.fleet.credentials import cloud_credentials
 from smartedge.wire.grpc_receiver import GrpcReceiver
 
 GOAL_S = 3.0

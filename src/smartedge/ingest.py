@@ -47,7 +47,7 @@ def run_ingest(
     """
     from smartedge.cloud.ingesting import IngestProcess
     from smartedge.cloud.intake_figures import watched_ingest
-    from smartedge.fleet.broker import ingest_credentials
+    from smartedge.fleet.credentials import ingest_credentials
     from smartedge.fleet.register import Register
     from smartedge.wire.jetstream.messages import Address
     from smartedge.wire.jetstream.receiver import JetStreamReceiver

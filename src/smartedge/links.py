@@ -68,7 +68,7 @@ def link_to(config: Config, location: str, bundle: Bundle | None = None, *, pati
     Raises:
         LinkError: the cloud answers, but its certificate or this edge's is not accepted.
     """
-    from smartedge.fleet.bundle import credentials_of
+    from smartedge.fleet.credentials import credentials_of
     from smartedge.wire.grpc_link import GrpcLink
     from smartedge.wire.handshake import check_handshake
 
@@ -112,7 +112,7 @@ def broker_link(config: Config, location: str, bundle: Bundle | None) -> JetStre
         ConfigError: the method needs answers, or the bundle holds a token and no certificate.
         LinkError: the location has another form, or the broker is not on this machine and there is no TLS.
     """
-    from smartedge.fleet.bundle import credentials_of
+    from smartedge.fleet.credentials import credentials_of
     from smartedge.wire.jetstream.messages import Address
     from smartedge.wire.jetstream.sender import JetStreamLink
     from smartedge.wire.link import UNNAMED_EDGE
@@ -187,7 +187,7 @@ def check_receiver(
 
 def _who_may_send(config: Config, fleet: Path | None, *, behind_proxy: bool) -> tuple[Credentials, Guard | None]:
     """What a receiver shows and checks, and who says which edges of a fleet may send."""
-    from smartedge.fleet.bundle import cloud_credentials
+    from smartedge.fleet.credentials import cloud_credentials
     from smartedge.fleet.register import Register
     from smartedge.wire.credentials import Credentials
 

@@ -22,8 +22,8 @@ import yaml
 from smartedge.cli.app import parse
 from smartedge.errors import FleetError
 from smartedge.fleet.authority import Authority
-from smartedge.fleet.broker import ingest_credentials, write_broker
-from smartedge.fleet.bundle import cloud_credentials
+from smartedge.fleet.broker import write_broker
+from smartedge.fleet.credentials import cloud_credentials, ingest_credentials
 from smartedge.fleet.guarded import read_guarded
 from smartedge.fleet.register import Register
 from smartedge.wire.credentials import Credentials

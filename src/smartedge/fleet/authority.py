@@ -31,7 +31,7 @@ from pathlib import Path
 from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued, SimplexKeys
 from smartedge.errors import FleetError
 from smartedge.files import disk_error, private_folder, refuse_if_others_can_read
-from smartedge.fleet.certificates import Signed, builder_of, require_cryptography, self_signed, signed
+from smartedge.fleet.certificates import SERVER_NAME, Signed, builder_of, require_cryptography, self_signed, signed
 from smartedge.fleet.guarded import read_guarded, write_guarded
 from smartedge.fleet.register import REGISTER, SIMPLEX_KEYS
 from smartedge.fleet.signing import make_signing_key
@@ -39,9 +39,8 @@ from smartedge.locks import lock, open_lock
 from smartedge.types import EDGE_NAME
 from smartedge.wire.simplex.seal import KEY_BYTES
 
-__all__ = ["SERVER_NAME", "Authority", "check_names"]
+__all__ = ["Authority", "check_names"]
 
-SERVER_NAME = "cloud.smartedge.internal"  # in the cloud's certificate: it holds wherever the cloud is reached
 _AUTHORITY_DAYS = 3650
 
 

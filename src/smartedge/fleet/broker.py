@@ -7,21 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from smartedge.errors import FleetError
-from smartedge.files import private_folder, refuse_if_others_can_read, write_atomically
-from smartedge.fleet.guarded import read_guarded, write_guarded
-from smartedge.wire.credentials import Credentials
+from smartedge.files import private_folder, write_atomically
+from smartedge.fleet.guarded import write_guarded
 
 if TYPE_CHECKING:
     from smartedge.fleet.authority import Authority
 
-__all__ = ["INGEST_NAME", "SERVER_NAME", "SUMS", "BrokerFiles", "ingest_credentials", "settings_of", "write_broker"]
+__all__ = ["INGEST_NAME", "SUMS", "BrokerFiles", "settings_of", "write_broker"]
 
-SERVER_NAME = "cloud.smartedge.internal"  # in the broker's certificate, as in the cloud's
 SUMS = "SHA256SUMS"  # of the broker's files, which smartedge does not read: for ``sha256sum -c SHA256SUMS``
 INGEST_NAME = "ingest.smartedge.internal"  # of ingest's certificate; no edge's name has a dot
-
-_AGAIN = "copy it again; 'smartedge fleet broker DIR' makes new ones of ingest, and of the broker with them"
 
 _SETTINGS = """\
 # Written by 'smartedge fleet broker'; run it again when edges were added or revoked, then: nats-server --signal reload
@@ -90,25 +85,6 @@ def settings_of(edges: Iterable[str]) -> str:
     users = [_user(INGEST_NAME, ["$JS.API.>", "$JS.ACK.>"], "INGEST")]
     users += [_user(edge, [f"smartedge.*.{edge}"], edge) for edge in edges]
     return _SETTINGS + "".join(users) + "  ]\n}\n"
-
-
-def ingest_credentials(folder: Path) -> Credentials:
-    """What ingest shows to the broker of a fleet, and how it checks the broker.
-
-    Raises:
-        FleetError: a file is missing, damaged, cannot be read, or others may read the key.
-    """
-    key = folder / "ingest.key"
-    try:
-        refuse_if_others_can_read(key, FleetError, "ingest's key")
-        files = [folder / "authority.pem", folder / "ingest.pem", key]
-        ca, certificate, secret = (read_guarded(path, _AGAIN).encode() for path in files)
-        return Credentials(ca=ca, certificate=certificate, key=secret, server_name=SERVER_NAME)
-    except OSError as error:
-        raise FleetError(
-            f"{error.filename}: cannot be read ({error.strerror}); ingest needs authority.pem, ingest.pem, ingest.key "
-            "and edges.json of the fleet's folder; 'smartedge fleet broker' makes those of ingest"
-        ) from error
 
 
 def _user(name: str, publish: list[str], inbox: str) -> str:

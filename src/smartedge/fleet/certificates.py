@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
-__all__ = ["Signed", "builder_of", "require_cryptography", "self_signed", "signed"]
+__all__ = ["SERVER_NAME", "Signed", "builder_of", "require_cryptography", "self_signed", "signed"]
 
+SERVER_NAME = "cloud.smartedge.internal"  # in the cloud's and the broker's certificates, wherever they are reached
 _EARLIER = timedelta(hours=1)  # certificates are valid since then: devices' clocks differ
 
 

@@ -15,7 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from smartedge.artifacts.fleet import Bundle, EdgeRegister
 from smartedge.errors import FleetError
-from smartedge.fleet.authority import SERVER_NAME, Authority
+from smartedge.fleet.authority import Authority
+from smartedge.fleet.certificates import SERVER_NAME
 from smartedge.fleet.register import Register
 
 

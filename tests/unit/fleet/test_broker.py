@@ -11,8 +11,8 @@ from nats_broker import Broker
 
 from smartedge.cli.app import main
 from smartedge.errors import FleetError, LinkError
-from smartedge.fleet.broker import ingest_credentials
-from smartedge.fleet.bundle import credentials_of, open_bundle
+from smartedge.fleet.bundle import open_bundle
+from smartedge.fleet.credentials import credentials_of, ingest_credentials
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.jetstream.messages import Address
 from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing

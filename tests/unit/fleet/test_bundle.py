@@ -11,7 +11,8 @@ import pytest
 from smartedge.artifacts.fleet import Bundle
 from smartedge.errors import FleetError
 from smartedge.fleet.authority import Authority
-from smartedge.fleet.bundle import cloud_credentials, credentials_of, open_bundle
+from smartedge.fleet.bundle import open_bundle
+from smartedge.fleet.credentials import cloud_credentials, credentials_of
 
 
 @pytest.fixture(scope="module")

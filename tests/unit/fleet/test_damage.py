@@ -14,8 +14,9 @@ from smartedge.artifacts.fleet import Bundle, EdgeRegister, SimplexKeys
 from smartedge.cli.app import main as command_line
 from smartedge.errors import FleetError
 from smartedge.fleet.authority import Authority
-from smartedge.fleet.broker import ingest_credentials, write_broker
-from smartedge.fleet.bundle import cloud_credentials, open_bundle
+from smartedge.fleet.broker import write_broker
+from smartedge.fleet.bundle import open_bundle
+from smartedge.fleet.credentials import cloud_credentials, ingest_credentials
 from smartedge.fleet.guarded import parse_guarded
 from smartedge.fleet.register import SimplexRegister
 from smartedge.fleet.signing import read_trust_key, sign
