@@ -40,11 +40,12 @@ def dataset_of(config: Config) -> DataSet:
 
     Raises:
         DataError: as :func:`smartedge.data.open_dataset`; or a column cannot be hidden in the images that are left, or
-            ``dp.label_epsilon`` cannot hide the labels.
+            in their order; or ``dp.label_epsilon`` cannot hide the labels.
     """
     from smartedge.data import open_dataset, shard
     from smartedge.data.hidden import check_hidden
-    from smartedge.data.label_order import refuse_ordered_labels
+    from smartedge.data.label_order import refuse_ordered_hidden, refuse_ordered_labels
+    from smartedge.methods.base import get_method
 
     data = config.data
     whole = open_dataset(
@@ -65,8 +66,9 @@ def dataset_of(config: Config) -> DataSet:
         )
     dataset = whole if data.shard is None else shard(whole, *data.part)
     if config.dp.label_epsilon is not None:
-        labels = dataset.splits["train"].labels.numpy()
-        refuse_ordered_labels(dataset.name, list(labels.reshape(len(labels), -1).T))
+        refuse_ordered_labels(dataset, ("train",) if config.dp.apply_to == "training" else dataset.splits)
+    if get_method(config.method).has_cloud:
+        refuse_ordered_hidden(dataset)
     return replace(dataset, notes=(*dataset.notes, *check_hidden(dataset)))
 
 

@@ -78,10 +78,31 @@ def test_labels_in_the_order_of_the_images_cannot_be_randomised(tmp_path: Path, 
     dp = {"mechanism": "gaussian", "sigma": 1.0, "label_epsilon": 1.0}
     settings = {"schedule": "freeze-and-log", "dp": dp, "model": {"bottleneck": "2x2x2"}, "data": {"desired": desired}}
     folder = write_splits(tmp_path / "sorted", smile=np.sort(MIXED), hat=MIXED)
-    with pytest.raises(DataError, match=r"dp\.label_epsilon: the images of sorted stand in the order of their labels"):
+    with pytest.raises(DataError, match=r"dp\.label_epsilon: the train images of sorted stand in the order"):
         opened(folder, **settings)
     opened(folder, **{**settings, "dp": {**dp, "label_epsilon": None}})
     opened(write_splits(tmp_path / "mixed", smile=MIXED, hat=MIXED), **settings)
+
+
+def test_labels_of_test_images_that_are_in_order_cannot_be_randomised_either(tmp_path: Path) -> None:
+    """They are sent with their places too. Where they go without noise, nothing is said about them."""
+    dp = {"mechanism": "gaussian", "sigma": 1.0, "label_epsilon": 1.0}
+    settings = {"schedule": "freeze-and-log", "dp": dp, "model": {"bottleneck": "2x2x2"}}
+    folder = write_splits(tmp_path / "d", smile=MIXED, test_smile=np.sort(MIXED))
+    with pytest.raises(DataError, match=r"dp\.label_epsilon: the test images of d stand in the order"):
+        opened(folder, **settings)
+    opened(folder, **{**settings, "dp": {**dp, "apply_to": "training"}})
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_images_in_the_order_of_what_is_to_be_hidden_are_refused(tmp_path: Path, split: str) -> None:
+    """Their places tell the column to everybody who sees the frames, whatever the front has unlearned."""
+    hide = {"sensitive": ["hat"], "audit_share": 0}
+    folder = write_splits(tmp_path / "d", smile=MIXED, hat=np.roll(MIXED, 1), **{f"{split}_hat": np.sort(MIXED)})
+    with pytest.raises(DataError, match=rf"data\.sensitive: the {split} images of d stand in the order of 'hat'"):
+        opened(folder, data=hide)
+    opened(folder)  # nobody asked that it be hidden
+    opened(folder, method="local", data=hide)  # nothing is sent
 
 
 def test_a_given_data_set_is_kept_with_the_run(tmp_path: Path) -> None:

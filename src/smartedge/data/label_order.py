@@ -1,38 +1,58 @@
-"""Does the order of a data set tell its labels? Then randomising the labels hides nothing: a frame names its images."""
+"""Does the order of a data set tell what is to be hidden? A frame names its images by their places."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smartedge.data.dataset import DataSet
 from smartedge.errors import DataError
+from smartedge.types import SplitName
 
-__all__ = ["refuse_ordered_labels"]
+__all__ = ["refuse_ordered_hidden", "refuse_ordered_labels"]
 
 _FEWEST_CHANGES = 0.1  # of those that a random order has
 _FAR = 6.0  # standard deviations: in a random order, fewer changes come with a probability of about 1e-9
+_REMEDY = "List the images in a table whose rows are in random order (metadata.csv, or Parquet)"
 
 
-def refuse_ordered_labels(name: str, columns: Sequence[NDArray[np.integer]]) -> None:
+def refuse_ordered_labels(dataset: DataSet, splits: Iterable[SplitName]) -> None:
     """Refuse images that stand class by class, as in a folder for each class and in a sorted table.
 
     Args:
-        name: of the data set.
-        columns: labels in the order of the images' ids, int64 (N,); one column for each label of an image.
+        dataset: images in the order of their ids.
+        splits: whose labels are randomised.
 
     Raises:
         DataError: in one of the columns the label changes far less often, from image to image, than by chance.
     """
-    if any(map(_in_order, columns)):
-        raise DataError(
-            f"dp.label_epsilon: the images of {name} stand in the order of their labels, and each frame names the "
-            "places of its images. So the places tell the labels, however these are randomised. List the images in a "
-            "table whose rows are in random order (metadata.csv, or Parquet); without dp.label_epsilon labels are sent "
-            "as they are"
-        )
+    for split in splits:
+        labels_N = dataset.splits[split].labels.numpy()
+        if any(map(_in_order, labels_N.reshape(len(labels_N), -1).T)):
+            raise DataError(
+                f"dp.label_epsilon: the {split} images of {dataset.name} stand in the order of their labels, and each "
+                "frame names the places of its images. So the places tell the labels, however these are randomised. "
+                f"{_REMEDY}; without dp.label_epsilon labels are sent as they are"
+            )
+
+
+def refuse_ordered_hidden(dataset: DataSet) -> None:
+    """Refuse images that stand in the order of a sensitive column.
+
+    Raises:
+        DataError: as for labels.
+    """
+    for split, images in dataset.splits.items():
+        for column, labels_N in images.sensitive_labels.items():
+            if _in_order(labels_N.numpy()):
+                raise DataError(
+                    f"data.sensitive: the {split} images of {dataset.name} stand in the order of {column!r}, and each "
+                    "frame names the places of its images. So the places tell it, whatever the features hide. "
+                    f"{_REMEDY}"
+                )
 
 
 def _in_order(labels_N: NDArray[np.integer]) -> bool:
