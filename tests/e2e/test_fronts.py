@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smartedge.artifacts.front import FrontManifest
+from smartedge.artifacts.front import CertifiedAttribute, FrontManifest
 from smartedge.cli.app import main
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import load_config
@@ -260,6 +260,19 @@ def test_a_front_that_is_not_what_was_published_is_refused(published, tmp_path):
         open_front(changed, trust=trust)
     with pytest.raises(FrontError, match="certificate<=70%: its bundle says nothing"):
         open_front(folder, trust=trust, require=[Requirement.parse("certificate<=70%")])
+
+
+def test_an_edge_that_sends_labels_asks_more_of_a_certificate_than_one_that_asks_questions(published, tmp_path, capsys):
+    """Its frames hold the desired labels in clear."""
+    _, folder, _ = published(model={"bottleneck": [4, 2, 2]}, dp={"mechanism": "gaussian", "epsilon": 8.0})
+    bound = CertifiedAttribute(desired=False, bound=0.6, confidence=0.95, releases=1, label_known=False)
+    manifest = FrontManifest.read(folder / "manifest.json")
+    manifest.model_copy(update={"certificate": {"round": bound}}).write(folder / "manifest.json")
+    required = ["--unsigned", "--require", "certificate<=70%"]
+    photographs = tmp_path / "photographs"
+    assert main(["infer", str(folder), str(photographs / "test" / "dark" / "0.png"), *required]) == 0
+    assert main(["edge", "--front", str(folder), "--source", str(photographs), "--connect", "127.0.0.1:9", *required])
+    assert "--known-label" in capsys.readouterr().err
 
 
 def test_a_verb_says_whom_it_trusts(published, tmp_path, capsys):

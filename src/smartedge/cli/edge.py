@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--front DIR and --source DIR belong together: a published front, and the images to release")
     if args.front is None and (args.trust or args.unsigned or args.require):
         raise ConfigError("--trust, --unsigned, --require: only with --front")
-    published = None if args.front is None else open_published(args.front, args)
+    published = None if args.front is None else open_published(args.front, args, labels_sent=True)
     bundle = None if args.bundle is None else open_bundle(args.bundle)
     metrics = metrics_address(args)
     with side(args, "edge") as (config, monitor, stop):

@@ -25,7 +25,8 @@ An edge needs the extra 'front' for it, and no torch:
   smartedge infer fronts/faces --bundle door.bundle --connect cloud.example:8816 --source /camera
   smartedge edge --front fronts/faces --bundle door.bundle --source photographs
 
-Audit and certify the run first: edges may ask for it (--require 'certificate<=70%'). The weights learned from the run's
+Audit and certify the run first: edges may ask for it (--require 'certificate<=70%'). An edge that sends labels too asks
+for 'smartedge certify --known-label', which serves the others as well. The weights learned from the run's
 training images, and the calibration comes from its validation images: docs/privacy.md says what that gives away.
 """
 

@@ -39,7 +39,7 @@ def add_trust_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_published(folder: Path, args: argparse.Namespace) -> PublishedFront:
+def open_published(folder: Path, args: argparse.Namespace, *, labels_sent: bool) -> PublishedFront:
     """Open a front bundle, and check it as the arguments say: by the fleet's key in ``--bundle``, or by ``--trust``.
 
     Raises:
@@ -64,7 +64,7 @@ def open_published(folder: Path, args: argparse.Namespace) -> PublishedFront:
             f"{folder}: who may publish fronts for this edge? Give --bundle FILE of its fleet, --trust front.pub, or "
             "--unsigned"
         )
-    return open_front(folder, trust=trust, require=require)
+    return open_front(folder, trust=trust, require=require, labels_sent=labels_sent)
 
 
 def calibration_of(run: TrainedRun, front: TorchFront) -> Calibration:

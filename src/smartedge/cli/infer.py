@@ -195,7 +195,7 @@ class _PublishedModel:
     """A front bundle: ONNX Runtime runs its front."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.published = open_published(args.model, args)
+        self.published = open_published(args.model, args, labels_sent=False)
         self.data = self.published.config.data
 
     def answerer(self, args: argparse.Namespace) -> Answerer:

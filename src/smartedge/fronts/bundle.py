@@ -74,13 +74,16 @@ class PublishedFront:
         return content
 
 
-def open_front(folder: Path, *, trust: str | None, require: Sequence[Requirement] = ()) -> PublishedFront:
+def open_front(
+    folder: Path, *, trust: str | None, require: Sequence[Requirement] = (), labels_sent: bool = True
+) -> PublishedFront:
     """Open and check a front bundle.
 
     Args:
         folder: the bundle.
         trust: the public key whose signature counts, 64 hexadecimal digits; None: the user accepts any front.
         require: what it must meet.
+        labels_sent: the edge will send desired labels with it; False where it only asks for answers.
 
     Raises:
         FrontError: a file is missing or was changed, the signature is not there or is another one's, its privacy policy
@@ -96,7 +99,7 @@ def open_front(folder: Path, *, trust: str | None, require: Sequence[Requirement
     if not same_policy(mechanism.policy(), manifest.policy):
         raise FrontError(f"{folder}: its privacy policy is not that of its settings; {FrontManifest.remedy}")
     for requirement in require:
-        requirement.check(manifest)
+        requirement.check(manifest, labels_sent=labels_sent)
     published = PublishedFront(folder, manifest, config, mechanism)
     for name in manifest.files:
         published.read(name)

@@ -1,4 +1,8 @@
-"""What an edge asks of a published front, such as ``certificate<=70%``."""
+"""What an edge asks of a published front, such as ``certificate<=70%``.
+
+A figure counts only for what this edge will release: with noise, at a confidence of 95 % or more, and for attackers
+that see the desired labels where these are sent.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from smartedge.errors import ConfigError, FrontError
 
 __all__ = ["Requirement"]
 
+_CONFIDENCE = 0.95
+_AGAIN = "publish it again after 'smartedge certify RUN"
 _FORM = re.compile(
     r"(?P<what>certificate|attack|epsilon|version)(?:\.(?P<attribute>[^<>=]+))?\s*"
     r"(?P<sign><=|>=)\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<percent>%?)"
@@ -53,12 +59,18 @@ class Requirement:
             f"--require {text!r}: write certificate<=70%, certificate.Male<=0.7, attack<=75%, epsilon<=8, or version>=3"
         )
 
-    def check(self, manifest: FrontManifest) -> None:
+    def check(self, manifest: FrontManifest, *, labels_sent: bool) -> None:
         """Compare with a front.
+
+        Args:
+            manifest: of the front.
+            labels_sent: the edge sends the desired label of each image beside its release.
 
         Raises:
             FrontError: the front does not meet the condition, or says nothing about it.
         """
+        if problem := self._void(manifest, labels_sent=labels_sent):
+            raise FrontError(f"front '{manifest.name}': --require {self.text}: {problem}")
         value = self._value(manifest)
         if value is None:
             raise FrontError(
@@ -70,6 +82,25 @@ class Requirement:
             raise FrontError(
                 f"front '{manifest.name}': --require {self.text}: it is {shown}; nothing is released with it"
             )
+
+    def _void(self, manifest: FrontManifest, *, labels_sent: bool) -> str | None:
+        """Why the front's figure says nothing about the releases of this edge; None where it does."""
+        dp = manifest.settings.get("dp")
+        if self.what in ("certificate", "epsilon") and isinstance(dp, dict) and dp.get("apply_to") == "training":
+            return (
+                "its run has dp.apply_to=training, so only training images would get noise; publish a front of a run "
+                "without it"
+            )
+        if self.what == "certificate" and manifest.certificate:
+            bounds = manifest.certificate.values()
+            if any(each.confidence < _CONFIDENCE for each in bounds):
+                return f"its certificate holds with less than {_CONFIDENCE:.0%} confidence; {_AGAIN} --confidence 0.95'"
+            if labels_sent and not all(each.label_known for each in bounds):
+                return (
+                    "its certificate is about attackers that do not know the desired label, and this edge sends it; "
+                    f"{_AGAIN} --known-label'"
+                )
+        return None
 
     def _value(self, manifest: FrontManifest) -> float | None:
         if self.what == "version":

@@ -57,7 +57,7 @@ def manifest(**changes: Any) -> FrontManifest:
     ],
 )
 def test_what_is_met(text: str) -> None:
-    Requirement.parse(text).check(manifest())
+    Requirement.parse(text).check(manifest(), labels_sent=False)
 
 
 @pytest.mark.parametrize(
@@ -73,27 +73,57 @@ def test_what_is_met(text: str) -> None:
 )
 def test_what_is_not_met(text: str, says: str) -> None:
     with pytest.raises(FrontError, match=says):
-        Requirement.parse(text).check(manifest())
+        Requirement.parse(text).check(manifest(), labels_sent=False)
 
 
 def test_a_front_that_says_nothing_meets_nothing() -> None:
     silent = manifest(audit=None, certificate=None, policy={"granularity": "vector", "epsilon_each": None})
     for text in ("certificate<=100%", "attack<=100%", "epsilon<=1000"):
         with pytest.raises(FrontError):
-            Requirement.parse(text).check(silent)
+            Requirement.parse(text).check(silent, labels_sent=False)
     only_desired = manifest(certificate={"Smiling": manifest().certificate["Smiling"]})  # type: ignore[index]
     with pytest.raises(FrontError, match="says nothing"):
-        Requirement.parse("certificate<=100%").check(only_desired)
+        Requirement.parse("certificate<=100%").check(only_desired, labels_sent=False)
 
 
 def test_epsilon_is_that_of_the_whole_map() -> None:
     element = manifest(policy={"granularity": "element", "epsilon_each": 1.0})
-    Requirement.parse("epsilon<=16").check(element)
+    Requirement.parse("epsilon<=16").check(element, labels_sent=False)
     with pytest.raises(FrontError, match="it is 16"):
-        Requirement.parse("epsilon<=15").check(element)
+        Requirement.parse("epsilon<=15").check(element, labels_sent=False)
 
 
 @pytest.mark.parametrize("text", ["certificate<70%", "certificate<=7", "epsilon<=8%", "version.Male>=1", "trust", ""])
 def test_what_is_no_requirement(text: str) -> None:
     with pytest.raises(ConfigError, match="--require"):
         Requirement.parse(text)
+
+
+def certified(**changes: Any) -> dict[str, CertifiedAttribute]:
+    facts: dict[str, Any] = {"desired": False, "bound": 0.6, "confidence": 0.95, "releases": 1, "label_known": True}
+    return {"Male": CertifiedAttribute(**{**facts, **changes})}
+
+
+def test_an_edge_that_sends_labels_needs_a_certificate_for_attackers_that_know_them() -> None:
+    wanted = Requirement.parse("certificate<=70%")
+    wanted.check(manifest(certificate=certified()), labels_sent=True)
+    wanted.check(manifest(certificate=certified(label_known=False)), labels_sent=False)
+    with pytest.raises(FrontError, match=r"this edge sends it.*--known-label"):
+        wanted.check(manifest(certificate=certified(label_known=False)), labels_sent=True)
+
+
+def test_a_certificate_of_little_confidence_meets_nothing() -> None:
+    for text in ("certificate<=70%", "certificate.Male<=70%"):
+        with pytest.raises(FrontError, match="less than 95% confidence"):
+            Requirement.parse(text).check(manifest(certificate=certified(confidence=0.94)), labels_sent=False)
+    Requirement.parse("certificate<=70%").check(manifest(certificate=certified(confidence=0.99)), labels_sent=False)
+
+
+def test_noise_on_training_images_alone_meets_nothing() -> None:
+    """Images of a camera, validation and test images would be released without noise."""
+    plain = manifest(settings={"dp": {"apply_to": "training"}}, certificate=certified())
+    for text in ("certificate<=70%", "epsilon<=8"):
+        Requirement.parse(text).check(manifest(settings={"dp": {"apply_to": "always"}}), labels_sent=False)
+        with pytest.raises(FrontError, match="only training images would get noise"):
+            Requirement.parse(text).check(plain, labels_sent=False)
+    Requirement.parse("version>=3").check(plain, labels_sent=False)
