@@ -79,6 +79,7 @@ class Ledger:
                 f"{path}: the ledger is gone, so what was released is not known, and nothing is released; restore it "
                 "from a copy, or start a new run"
             )
+        self._written: dict[str, str] | None = None  # facts of a ledger without frames, which another may change
         with self._guarded():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(PRIVATE)  # SQLite gives the files beside it the same mode
@@ -138,6 +139,7 @@ class Ledger:
             raise ValueError(f"{len(ids)} images need as many nonces, not {len(image_nonces)}")
         composed_epsilon({event: 1}, self.budget.delta)  # refuses a kind that cannot be accounted for
         with self._transaction():
+            self._refuse_other_facts()
             known = self._db.execute(
                 "SELECT frame FROM frames WHERE split = ? AND seq = ? AND nonce = ?", (split, seq, nonce)
             ).fetchone()
@@ -164,6 +166,7 @@ class Ledger:
                     [(split, image, number, now) for image in ids.tolist()],
                 )
         assert frame is not None
+        self._written = None
         note_frames(self.path, frame)  # after the commit, so it is never more than the file holds
         return True
 
@@ -219,10 +222,16 @@ class Ledger:
 
     def _write_facts(self, run: str, policy: Mapping[str, object]) -> None:
         facts = {"schema": SCHEMA, "run": run, "policy": policy, "place": place_of(self.path), **self._budget_facts()}
-        self._db.executemany(
-            "INSERT OR REPLACE INTO facts VALUES (?, ?)",
-            [(name, json.dumps(value)) for name, value in facts.items()],
-        )
+        self._written = {name: json.dumps(value) for name, value in facts.items()}
+        self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", list(self._written.items()))
+
+    def _refuse_other_facts(self) -> None:
+        """Before the first frame that this process adds to a ledger that it opened empty."""
+        if self._written not in (None, dict(self._db.execute("SELECT name, value FROM facts"))):
+            raise PrivacyError(
+                f"{self.path}: another process opened this ledger with other settings of model and dp; end one of the "
+                "two. Nothing of this batch was sent"
+            )
 
     def _budget_facts(self) -> dict[str, object]:
         epsilon, delta = self.budget.epsilon, self.budget.delta

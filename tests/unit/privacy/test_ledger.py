@@ -353,6 +353,27 @@ def test_a_budget_that_bounds_nothing_opens_no_ledger(tmp_path, epsilon, delta):
     assert not (tmp_path / "l").exists()
 
 
+@pytest.mark.parametrize("other", [{"epsilon": 1.0}, {"policy": {"mechanism": "weaker"}}], ids=["budget", "policy"])
+def test_two_processes_that_open_an_empty_ledger_with_other_settings_do_not_both_release(tmp_path, other):
+    """Each would look at its own budget, and record its releases beside those of the other."""
+    with opened(tmp_path / "l", epsilon=2.0) as first, opened(tmp_path / "l", **{"epsilon": 2.0, **other}) as second:
+        with pytest.raises(PrivacyError, match="another process opened this ledger with other settings"):
+            first.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        assert first.balance().groups == ()
+        assert second.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        with pytest.raises(PrivacyError, match="other settings"):
+            first.debit("train", IDS, HALF, seq=1, nonce=nonce(1))
+        assert second.debit("train", IDS, HALF, seq=1, nonce=nonce(1))
+
+
+def test_two_processes_with_the_same_settings_share_a_ledger_from_its_first_frame_on(tmp_path):
+    with opened(tmp_path / "l", epsilon=1.0) as first, opened(tmp_path / "l", epsilon=1.0) as second:
+        assert first.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        assert second.debit("train", IDS, HALF, seq=1, nonce=nonce(1))
+        with pytest.raises(PrivacyError, match="its budget is 1"):
+            first.debit("train", IDS, HALF, seq=2, nonce=nonce(2))
+
+
 def test_each_image_of_a_batch_needs_its_nonce(tmp_path):
     """An image without one would be released and not debited."""
     with opened(tmp_path / "l", epsilon=1.0) as ledger:
