@@ -48,7 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument(
         "--splits",
         metavar="A,B",
-        help="test, val, audit; default: test, and audit where there is one. Take val only if it chose nothing",
+        help="test, val, audit; default: test, and audit where there is one and no weights came from a file "
+        "(model.front, model.start, model.weights). Take val only if it chose nothing",
     )
     parser.add_argument(
         "--persons", metavar="COLUMN", help="column that names the person of an image; default: 'identity'"

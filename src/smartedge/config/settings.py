@@ -238,6 +238,12 @@ class Config(Section):
         path = self.model.front if name == "front" else self.model.start
         return None if path is None else Path(str(path).replace("{cut}", self.model.cut))
 
+    @property
+    def begins_with_a_file(self) -> bool:
+        """Whether weights of the network come from a file. What those learned from is not known here."""
+        weights = weights_named(self.model.name, self.model.weights)
+        return weights not in ("none", "timm") or bool(self.model.front or self.model.start)
+
     def check_files(self) -> None:
         """Look whether the files of the network are there, without reading them.
 

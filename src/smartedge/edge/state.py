@@ -23,7 +23,7 @@ from smartedge.methods.learner import Learner
 from smartedge.runs.checkpoint import Checkpoints, State, load_weights, save_weights
 from smartedge.runs.seeds import RandomStream
 
-__all__ = ["Counts", "EdgeState"]
+__all__ = ["Counts", "EdgeState", "fingerprint"]
 
 
 @dataclass
@@ -67,7 +67,7 @@ class EdgeState:
         self.next_seq = 0  # sequence number of the next frame, when the state was restored
         self.spooled = False  # earlier frames are in the spool; else the cloud has confirmed them
         self.run = uuid.uuid4().hex
-        self._data = _fingerprint(dataset)
+        self._data = fingerprint(dataset)
         self._run_file, self._confirmed_file = folder / "run.json", folder / "confirmed.json"
         self._teacher_file = folder / "teacher.safetensors"
         remedy = (
@@ -154,7 +154,7 @@ class EdgeState:
         when_durable(confirm)
 
 
-def _fingerprint(dataset: DataSet) -> str:
+def fingerprint(dataset: DataSet) -> str:
     """A fingerprint of the ids and labels of a data set's images, sensitive labels among them."""
     digest = hashlib.sha256(repr(dataset.task).encode())
     for name, split in sorted(dataset.splits.items()):

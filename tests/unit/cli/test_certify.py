@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from tests.helpers.untrained_run import untrained_run
 
 from smartedge.artifacts.certificate import Certificate
 from smartedge.cli import app
 from smartedge.config import load_config
 from smartedge.lab.audit.certificate import certify
-from smartedge.models.network import divide
-from smartedge.runs.checkpoint import save_weights
 
 SETTINGS = {
     "schedule": "freeze-and-log",
@@ -38,13 +36,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 def _run(folder: Path, **changes: object) -> Path:
     settings = {**SETTINGS, **changes}
     settings["data"] = {**settings["data"], "cache_dir": str(folder.parent.parent / "cache")}  # type: ignore[dict-item]
-    config = load_config(settings)
-    (folder / "edge").mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
-    divided = divide(config.division(2))
-    save_weights(folder / "edge" / "front.safetensors", divided.front.state_dict())
-    save_weights(folder / "edge" / "exit.safetensors", divided.task_exit.state_dict())
-    return folder
+    return untrained_run(folder, load_config(settings))
 
 
 def test_a_table_the_assumptions_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,13 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smartedge.artifacts.run import EdgeRun
+from smartedge.artifacts.summary import has_finished
 from smartedge.cloud.store import FeatureReader, edges_of, log_folder
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import persons_of, read_columns
 from smartedge.datasets import dataset_of
-from smartedge.errors import ConfigError, RunError
+from smartedge.edge.state import fingerprint
+from smartedge.errors import ConfigError, DataError, RunError
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Persons
 from smartedge.lab.audit.feature_cache import FeatureCache
@@ -46,6 +48,7 @@ __all__ = [
     "Parts",
     "affordable",
     "assemble",
+    "check_run",
     "gather",
     "open_audited",
     "trained_parts",
@@ -107,6 +110,7 @@ def gather(
         raise ConfigError(f"{run_dir}: method '{config.method}' sends nothing, so there is nothing to attack")
     opened = open_audited(config, attributes)
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
+    check_run(run_dir, opened.dataset)
     ids = opened.dataset.splits["test"].ids
     stored = _stored_scores(run_dir / "edge" / "predictions.safetensors", ids) if parts.task_exit is not None else None
     log = _log_of_this_edge(run_dir)
@@ -136,6 +140,25 @@ def open_audited(config: Config, attributes: Sequence[str]) -> Opened:
         cache_dir=data.cache_dir,
     )
     return Opened(dataset, own, labels, classes, _persons(config, dataset))
+
+
+def check_run(run_dir: Path, dataset: DataSet) -> None:
+    """Refuse a run whose front is not the last one, or whose data set was changed.
+
+    Raises:
+        RunError: the edge has not finished: an interrupted run has weights too, and goes on with others.
+        DataError: ids or labels are others. Images that the front learned from may be in another split now.
+    """
+    if not has_finished(run_dir / "edge"):
+        raise RunError(
+            f"{run_dir}: the edge has not finished this run, so its front is not the one that will be used; finish it "
+            "with --resume"
+        )
+    if EdgeRun.read(run_dir / "edge" / "run.json").data != fingerprint(dataset):
+        raise DataError(
+            f"{run_dir}: the images or labels of {dataset.name} are not those of this run. The front may have learned "
+            "from images that are in another split now; restore the data set"
+        )
 
 
 def _persons(config: Config, dataset: DataSet) -> Persons | None:
@@ -202,7 +225,9 @@ def assemble(
         OutOfTime: without ``crossed``, where there is no time even for the smallest number of images.
     """
     dataset, split_of = opened.dataset, opened.dataset.splits
-    seen = dataset.audit is None and get_method(config.method).divides
+    seen: bool | None = dataset.audit is None and get_method(config.method).divides
+    if config.begins_with_a_file and not seen:
+        seen = None  # what is in the file may have learned from them
     evidence = RunEvidence(
         name=name,
         config=config,

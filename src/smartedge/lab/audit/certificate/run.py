@@ -19,7 +19,7 @@ from smartedge.errors import ConfigError, DataError
 from smartedge.files import private_folder
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
-from smartedge.lab.audit.gathering import PERSONS, Opened, open_audited, trained_parts
+from smartedge.lab.audit.gathering import PERSONS, Opened, check_run, open_audited, trained_parts
 from smartedge.lab.audit.run_evidence import BATCH, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
@@ -43,7 +43,7 @@ class CertifySettings:
     confidence: float = 0.95
     releases: int = 1  # number of releases of one image that the attacker has
     label_known: bool = False  # whether the attacker also has the desired label
-    splits: tuple[str, ...] | None = None  # whose images are used; None: test, and audit where the run set one apart
+    splits: tuple[str, ...] | None = None  # whose images are used; None: test, and audit where no weights knew them
     persons: str | None = None  # column that names the person; None: 'identity', where the data set has it
 
 
@@ -66,7 +66,8 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     opened = open_audited(config, names)
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
     mechanism = mechanism_of(config, parts.feature_shape)
-    held_out = _held_out(run_dir, opened, settings.splits)
+    check_run(run_dir, opened.dataset)
+    held_out = _held_out(run_dir, config, opened, settings.splits)
     persons_N, persons = _persons(config, opened, held_out, settings.persons)
     labels_N = _desired(list(held_out.values()))
     bounded_NF = np.concatenate(
@@ -118,15 +119,17 @@ def _check(run_dir: Path, config: Config, settings: CertifySettings) -> None:
         raise ConfigError("\n".join(f"{run_dir}: {problem}" for problem in problems))
 
 
-def _held_out(run_dir: Path, opened: Opened, splits: tuple[str, ...] | None) -> dict[str, Split]:
+def _held_out(run_dir: Path, config: Config, opened: Opened, splits: tuple[str, ...] | None) -> dict[str, Split]:
     """The images of each split that is used.
+
+    Where weights came from a file, those may have learned from the images that this run set apart.
 
     Raises:
         ConfigError: the split 'audit' is asked for, and the run set none apart.
     """
     audit = opened.dataset.audit
     if splits is None:
-        splits = ("test",) if audit is None else ("test", "audit")
+        splits = ("test",) if audit is None or config.begins_with_a_file else ("test", "audit")
     if "audit" in splits and audit is None:
         raise ConfigError(f"{run_dir}: --splits: the run set no images apart for the audit (data.audit_share)")
     return {split: opened.own if split == "audit" else opened.dataset.splits[_KEYS[split]] for split in splits}

@@ -122,7 +122,8 @@ def assumptions(statement: Statement) -> str:
         f"the {' and '.join(statement.splits)} images, and for the finished front. It holds only if these images were "
         "not used to train or to choose the front. It is not about images that the front learned from: their releases "
         "may tell more. The attribute is the one that the data set's column states. "
-        f"{unit} {label} The bound does not cover other attributes, several images of one person together, the times "
-        "or the number of messages, or an attacker that has the secret key of the noise."
+        f"{unit} {label} The bound does not cover other attributes, several images of one person together, the place "
+        "of an image in its data set, the times or the number of messages, or an attacker that has the secret "
+        "key of the noise."
         f"{training}"
     )
