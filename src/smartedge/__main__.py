@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -9,6 +10,10 @@ __all__ = ["main"]
 
 def main() -> int:
     """Run the command line of this process. Ctrl-C while modules are imported ends it without a traceback."""
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        # Settings and tables name files in UTF-8, which this process could not find. So begin again, in UTF-8.
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     try:
         from smartedge.cli import app
     except KeyboardInterrupt:

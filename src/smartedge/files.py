@@ -56,13 +56,14 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
     Args:
         path: the file; its folder must be there.
-        data: bytes, or text that is written as UTF-8 with its line ends as they are.
+        data: bytes, or text that is written as UTF-8 with its line ends as they are. A byte of a file's name that is
+            no UTF-8 becomes a question mark.
 
     Raises:
         OSError: the disk does not take it; the old content is still there.
     """
     with replacing(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode(errors="replace") if isinstance(data, str) else data)
 
 
 def write_json_atomically(path: Path, value: object) -> None:

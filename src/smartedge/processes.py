@@ -108,7 +108,8 @@ class _Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
         )
         self.stderr: list[str] = []

@@ -129,3 +129,9 @@ def test_json_is_replaced_whole_and_never_holds_nan(tmp_path):
 def test_no_torch_is_imported():
     code = "import sys, smartedge.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_byte_of_a_name_that_is_no_utf_8_ends_no_report(tmp_path):
+    path = tmp_path / "page"
+    write_atomically(path, f"run {os.fsdecode(b'gr' + bytes([0xFC]) + b'n')}")
+    assert path.read_text(encoding="utf-8") == "run gr?n"

@@ -84,3 +84,19 @@ def test_the_interfaces_that_the_architecture_shows_are_those_of_the_source() ->
         if name != "len" and not any(asked <= known for known in parameters().get(name, [])):
             wrong.append(f"{name}({shown})")
     assert wrong == []
+
+
+def test_text_is_read_and_written_as_utf_8_whatever_the_locale_is() -> None:
+    for path in FILES:
+        for call in (
+            node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+        ):
+            name = ast.unparse(call.func).rpartition(".")[2]
+            given = {each.arg: ast.unparse(each.value) for each in call.keywords}
+            modes = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            opens = name == "fdopen" or ast.unparse(call.func) == "open"
+            of_path = name == "write_text" or (name == "read_text" and not call.args)  # metadata's takes a name
+            in_text = of_path or (opens and not any("b" in mode for mode in modes))
+            where = f"{path.relative_to(SOURCE)}:{call.lineno}"
+            assert not in_text or "encoding" in given, f"{where}: {name} without an encoding"
+            assert given.get("text") != "True" or "encoding" in given, f"{where}: text=True without an encoding"

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from smartedge.cli.help import Help
 from smartedge.errors import ConfigError, LogError, SmartEdgeError
 from smartedge.extras import how_to_install
 from smartedge.files import disk_error, is_disk_error
@@ -87,7 +88,7 @@ an exit of its own and sends compressed feature maps. The cloud trains the rest.
 
 _FIRST_STEPS = """\
 first steps:
-  smartedge init run.yaml                      # then set data.path, data.desired, model.name
+  smartedge init run.yaml                      # settings: set data.path, data.desired, model.name
   smartedge cuts resnet18 --input 3x64x64      # choose model.cut
   smartedge train run.yaml                     # both sides here, as two processes
   smartedge report runs/latest                 # curves, bytes, times: one HTML file
@@ -106,6 +107,9 @@ on two machines, with the same settings file:
 
 class _Parser(argparse.ArgumentParser):
     """Reports wrong arguments in the same form as wrong settings. Options may stand before and between other words."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**{"formatter_class": Help, **how})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, which takes a list such as ``IMAGE...`` only up to the next option: what follows is added."""
@@ -222,7 +226,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         usage="smartedge VERB [options]",
         description=_TOUR,
         epilog=f"{_verb_list()}\n{_FIRST_STEPS}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     _add_debug(parser)
@@ -268,5 +271,5 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
 def _verb_list() -> str:
     lines = []
     for group, verbs in VERBS.items():
-        lines += [f"{group.lower()}:", *(f"  {name:<8}{summary}" for name, summary in verbs.items()), ""]
+        lines += [f"{group.lower()}:", *(f"  {name:<9}{summary}" for name, summary in verbs.items()), ""]
     return "\n".join(lines)

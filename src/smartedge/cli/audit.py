@@ -46,16 +46,17 @@ features that crossed the link. The run directory must hold both sides' folders,
   more than 3 points above what the desired label alone tells (67.8 %). Some attacks were left out or cut short: ...
   runs/faces/audit/audit.json
 
-best attack       the best attacker that has the features of one release
-training image    the best attacker that has all data sent about a training image: its releases and its desired label.
-                  (≤ N): with 95 % confidence, no attacker that has them exceeds N
-undefended        the best of linear, mlp and deep on the same front without bottleneck, noise and adversary (trained
-                  here, once)
-floor             the best attacker that has only the true desired label; a defence that keeps the label cannot be below
-prediction floor  the best attacker that has only the task exit's answer
-DP bound          upper bound for any attacker that has the features of one release, from the law of the noise
-no attacker       with 95 % confidence no attacker that has the features of one release exceeds this, whatever it
-exceeds           computes (docs/certificate.md). Within 2 points of the best attack, deep attackers are left out
+best attack          the best attacker that has the features of one release
+training image       the best attacker that has all data sent about a training image: its releases and its desired
+                     label. (≤ N): with 95 % confidence, no attacker that has them exceeds N
+undefended           the best of linear, mlp and deep on the same front without bottleneck, noise and adversary (trained
+                     here, once)
+floor                the best attacker that has only the true desired label; a defence that keeps the label cannot be
+                     below it
+prediction floor     the best attacker that has only the task exit's answer
+DP bound             upper bound for any attacker that has the features of one release, from the law of the noise
+no attacker exceeds  with 95 % confidence no attacker that has the features of one release does, whatever it computes
+                     (docs/certificate.md). Within 2 points of the best attack, deep attackers are left out
 
 attacks: linear, linear-pooled, posterior, mixture, trees, mlp, deep, fine-tuned (attributes); membership,
 identity, persons, epsilon, certificate, reconstruction. identity (are two releases of one person?) and persons (what
@@ -78,7 +79,7 @@ FILE holds arrays (.npz, .safetensors) or columns (.parquet), one row for each i
   any other  a sensitive column, to be read: booleans, whole numbers or texts
 Give features of images that your network has not learned from. Without --noise they are attacked as they are. With
 --noise give them as they are before clip and noise: the audit adds the noise, anew for each draw, and certifies.
-FILE.audit/ (or --out) takes audit.json, a page audit.html and the finished attacks. LAW:
+FILE.audit/ (or --out) takes audit.json, a page audit.html and the finished attacks. LAW is one of:
 """
 
 _HEADINGS = ("no attacker exceeds", "training image", "undefended", "floor", "prediction floor", "chance", "DP bound")
@@ -94,7 +95,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "audit",
         description=_DESCRIPTION + textwrap.indent(NOISE_WORDS, "  "),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dir", metavar="RUN", type=Path, nargs="?", help="run directory of a finished run")
     parser.add_argument(
@@ -118,7 +118,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     )
     parser.add_argument("--fresh", action="store_true", help="do everything again")
     parser.add_argument("--threads", type=int, help="CPU threads; default: those of the run, or half of the cores")
-    given = parser.add_argument_group("features of other programs, instead of RUN")
+    given = parser.add_argument_group("features of other programs (no RUN)")
     given.add_argument("--features", metavar="FILE", type=Path, help=".npz, .safetensors or .parquet")
     given.add_argument("--noise", metavar="LAW", help="such as gaussian:sigma=0.4,clip=2; default: none")
     given.add_argument("--known-label", action="store_true", help="the attacker has the desired label as well")

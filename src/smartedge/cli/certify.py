@@ -24,12 +24,11 @@ computes. The bound needs the run's noise, and images that the front did not lea
   An attacker has one release of an image. With 95 % confidence for each attribute, its balanced accuracy ...
   runs/faces/audit/certificate.json
 
-persons              held-out persons of each class (images, where the data set names no persons)
-best attacker on     the exact posterior over these images. It knows the images, so a real attacker should be worse
-these images
-no attacker exceeds  the certificate; it adds a margin for the choice of the images
-label floor          balanced accuracy from the true desired label alone, on the same images
-DP bound             the bound that follows from the law of the noise alone, for any attribute
+persons                        held-out persons of each class (images, where the data set names no persons)
+best attacker on these images  the exact posterior over these images. It knows them, so a real attacker should be worse
+no attacker exceeds            the certificate; it adds a margin for the choice of the images
+label floor                    balanced accuracy from the true desired label alone, on the same images
+DP bound                       the bound that follows from the law of the noise alone, for any attribute
 
 More held-out images make it tighter. docs/certificate.md has the proof.
 """
@@ -37,9 +36,7 @@ More held-out images make it tighter. docs/certificate.md has the proof.
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "certify", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("certify", description=_DESCRIPTION)
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished run")
     parser.add_argument("--attributes", metavar="A,B", help="columns to certify; default: data.sensitive")
     parser.add_argument("--confidence", type=float, default=0.95, help="of each bound (0.95)")

@@ -23,9 +23,7 @@ It is needed where fleet.expect is null, or where an edge that is expected will 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "close", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("close", description=_DESCRIPTION)
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="the run's directory on the cloud's machine")
     return parser
 

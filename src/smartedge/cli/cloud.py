@@ -37,9 +37,7 @@ link.tls_key (or link.insecure: true in a trusted network).
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "cloud", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("cloud", description=_DESCRIPTION)
     add_side_arguments(parser)
     parser.add_argument(
         "--listen", metavar="HOST:PORT", default="127.0.0.1:8815", help="default: %(default)s; port 0: any free one"

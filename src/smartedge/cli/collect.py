@@ -24,9 +24,7 @@ refused if it belongs to another run. The server needs nothing of the edge: 'sma
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "collect", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("collect", description=_DESCRIPTION)
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="the edge's run directory, on this machine")
     parser.add_argument("source", metavar="FROM", help="the cloud's run directory: FOLDER or HOST:FOLDER")
     return parser

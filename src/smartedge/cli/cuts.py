@@ -50,7 +50,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         help="list the places at which a network can be cut, and what each costs",
         description=_DESCRIPTION,
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="such as resnet18, timm/vit_tiny_patch16_224, my.code:network")
     parser.add_argument(

@@ -60,9 +60,7 @@ def demo_config() -> dict[str, object]:
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "demo", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("demo", description=_DESCRIPTION)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
     add_override_argument(parser)
     add_watch_argument(parser)

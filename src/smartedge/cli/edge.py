@@ -41,9 +41,7 @@ data.cache_bytes, adversary, run_dir, link and hardware. So the cloud need not k
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "edge", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("edge", description=_DESCRIPTION)
     add_side_arguments(parser)
     parser.add_argument(
         "--connect",

@@ -33,9 +33,7 @@ training images, and the calibration comes from its validation images: docs/priv
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "export", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("export", description=_DESCRIPTION)
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished hierarchical run")
     parser.add_argument("--to", metavar="DIR", type=Path, required=True, help="the front bundle: a new folder")
     parser.add_argument("--fleet", metavar="DIR", type=Path, help="the fleet whose key signs; default: not signed")

@@ -34,16 +34,14 @@ way, then delete it here. docs/fleet.md says what the cloud's machine needs of t
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "fleet", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("fleet", description=_DESCRIPTION)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    init = actions.add_parser("init", help="make a fleet: an authority, and a certificate for the cloud")
+    init = _action(actions, "init", "make a fleet: an authority, and a certificate for the cloud")
     _add_folder(init)
     _add_days(init, "cloud's certificate", 730)
 
-    add = actions.add_parser("add", help="add edges, and write a bundle for each")
+    add = _action(actions, "add", "add edges, and write a bundle for each")
     _add_folder(add)
     add.add_argument("edges", metavar="EDGE", nargs="+", help="name: small letters, digits, '-' and '_'")
     add.add_argument(
@@ -60,23 +58,23 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     )
     _add_proxy_ca(add)
 
-    revoke = actions.add_parser("revoke", help="an edge may not send any more")
+    revoke = _action(actions, "revoke", "forbid an edge to send")
     _add_folder(revoke)
-    revoke.add_argument("edge", metavar="EDGE")
+    revoke.add_argument("edge", metavar="EDGE", help="its name")
 
-    renew = actions.add_parser("renew", help="write a new bundle for an edge, or renew the cloud's certificate")
+    renew = _action(actions, "renew", "write a new bundle for an edge, or renew the cloud's certificate")
     _add_folder(renew)
     renew.add_argument("edge", metavar="EDGE", nargs="?", help="default: the cloud's own certificate is renewed")
     renew.add_argument("--cloud", metavar="HOST:PORT", help="default: the address of the edge's last bundle")
     _add_proxy_ca(renew)
     _add_days(renew, "new certificate", 365)
 
-    broker = actions.add_parser("broker", help="write settings and certificates for a broker and for ingest")
+    broker = _action(actions, "broker", "write settings and certificates for a broker and for ingest")
     _add_folder(broker)
     _add_days(broker, "broker's and ingest's certificates", 365)
 
-    listing = actions.add_parser(
-        "list", help="show until when each edge may send, and the cloud's certificate is valid; check all files"
+    listing = _action(
+        actions, "list", "show until when each edge may send and the cloud's certificate is valid; check all files"
     )
     _add_folder(listing)
     return parser
@@ -195,6 +193,11 @@ def _state(entry: EdgeEntry, now: datetime) -> str:
 
 def _date(when: datetime) -> str:
     return f"{when:%Y-%m-%d}"
+
+
+def _action(actions: argparse._SubParsersAction[Any], name: str, does: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+    return parser
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:

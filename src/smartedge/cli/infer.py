@@ -55,9 +55,7 @@ no new release. Where the server cannot be reached, the exit answers.
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "infer", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("infer", description=_DESCRIPTION)
     parser.add_argument(
         "model", metavar="RUN|FRONT", type=Path, help="run directory of a finished hierarchical run, or a front bundle"
     )

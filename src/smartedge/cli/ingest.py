@@ -28,9 +28,7 @@ explains how to set up the broker.
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "ingest", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("ingest", description=_DESCRIPTION)
     parser.add_argument("config", metavar="CONFIG", help="settings file, the same as the edges'")
     add_override_argument(parser)
     parser.add_argument(

@@ -38,9 +38,7 @@ terminal it asks for what is not said; elsewhere, and with --yes, it never asks.
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "init", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("init", description=_DESCRIPTION)
     parser.add_argument("path", nargs="?", type=Path, default=Path("smartedge.yaml"), help="default: %(default)s")
     parser.add_argument("--data", metavar="PATH", help="the data set: sets data.path")
     parser.add_argument(

@@ -40,9 +40,7 @@ _BAR = 24
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "ledger", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("ledger", description=_DESCRIPTION)
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory, on the edge")
     parser.add_argument("--json", action="store_true", help="one JSON object; null stands for infinity")
     parser.add_argument(

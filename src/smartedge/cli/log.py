@@ -44,9 +44,7 @@ Exit code 8 where something that was confirmed is missing or damaged; every erro
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "log", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("log", description=_DESCRIPTION)
     parser.add_argument(
         "place", metavar="RUN", help="run directory with the cloud's folder; or the place of a copy (--to)"
     )

@@ -41,9 +41,7 @@ _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "plan", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("plan", description=_DESCRIPTION)
     parser.add_argument("config", metavar="CONFIG", help="settings file; 'smartedge init' writes one")
     add_override_argument(parser)
     parser.add_argument("--link", required=True, metavar="LINK", help="see above")

@@ -27,9 +27,7 @@ Measure on the edge and in the cloud, and copy both files to the machine where y
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "profile", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("profile", description=_DESCRIPTION)
     parser.add_argument("config", metavar="CONFIG", help="settings file; 'smartedge init' writes one")
     add_override_argument(parser)
     parser.add_argument(

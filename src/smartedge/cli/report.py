@@ -41,9 +41,7 @@ needs both sides. Never copy edge/ to the cloud: it holds the key of the noise a
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "report", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("report", description=_DESCRIPTION)
     parser.add_argument("run_dirs", metavar="RUN", nargs="+", type=Path, help="run directories")
     parser.add_argument("--out", type=Path, help="default: RUN/report.html, or comparison.html for several runs")
     parser.add_argument(

@@ -32,9 +32,7 @@ config.yaml where that is there.
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "serve", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("serve", description=_DESCRIPTION)
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished hierarchical run")
     parser.add_argument(
         "--listen", metavar="HOST:PORT", default="127.0.0.1:8816", help="default: %(default)s; port 0: any free one"

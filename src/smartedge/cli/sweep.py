@@ -40,9 +40,7 @@ command continues: finished points are kept, failed ones are tried again.
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "sweep", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("sweep", description=_DESCRIPTION)
     parser.add_argument("config", metavar="CONFIG", help="settings file; 'smartedge init' writes one")
     parser.add_argument(
         "--vary", metavar="KEY=V1,V2", action="append", default=[], help="a setting and its values; may be repeated"

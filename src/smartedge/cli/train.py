@@ -30,9 +30,7 @@ same result.
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "train", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("train", description=_DESCRIPTION)
     add_config_arguments(parser)
     parser.add_argument("--method", help="hierarchical, upload, split or local: short for --set method=...")
     parser.add_argument("--schedule", help="joint, two-stage or freeze-and-log: short for --set schedule=...")

@@ -29,9 +29,7 @@ Only this machine can open the page. --listen 0.0.0.0:8817 lets everybody who re
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "watch", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("watch", description=_DESCRIPTION)
     parser.add_argument("run_dir", metavar="RUN", nargs="?", type=Path, default=Path("runs/latest"), help="a run "
                         "directory, or a folder of runs: then the newest; default: %(default)s")  # fmt: skip
     parser.add_argument(

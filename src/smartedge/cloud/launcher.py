@@ -58,7 +58,8 @@ class Launched:
                 stdin=subprocess.PIPE,  # the first worker stops where it ends
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 env={**os.environ, **ENVIRONMENT},
                 start_new_session=True,  # Ctrl-C reaches this process alone
             )

@@ -44,7 +44,11 @@ def shapes_of(config: Config) -> Mapping[str, tuple[int, ...]]:
             return {cut: model.bottleneck}
     given = config.model_dump(mode="json", exclude_unset=True)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _PROGRAM], input=json.dumps(given), capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", _PROGRAM],
+        input=json.dumps(given),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode:
         if "No module named" in done.stderr:

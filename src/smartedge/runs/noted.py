@@ -83,7 +83,9 @@ class _Side:
         file = self._folder / PROGRESS
         temporary = file.with_name(f".{PROGRESS}.{os.getpid()}")
         with contextlib.suppress(OSError):
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+            with os.fdopen(
+                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+            ) as opened:
                 json.dump(now.as_json(), opened)
             os.replace(temporary, file)
         self._written = time.monotonic()

@@ -276,3 +276,16 @@ def test_an_error_of_the_system_that_is_not_the_disk_s_is_a_fault(monkeypatch: p
     monkeypatch.setattr(app, "parse", lambda argv: argparse.Namespace(run=fails))
     with pytest.raises(OSError, match="not connected"):
         app.main(["cuts"])
+
+
+def test_names_of_files_are_utf_8_whatever_the_locale_says(tmp_path: Path) -> None:
+    (tmp_path / "grü ße").mkdir()
+    (tmp_path / "grü ße" / "run.yaml").write_text("data: {path: grü ße/Bilder}\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "smartedge", "train", "grü ße/run.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 3 and "grü ße/Bilder" in done.stderr and "Traceback" not in done.stderr
