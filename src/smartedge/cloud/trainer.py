@@ -33,11 +33,10 @@ from smartedge.methods.loop import (
     training_state,
     warmup_cosine,
 )
-from smartedge.methods.options import options_of
+from smartedge.methods.options import optimizer_of, options_of, place
 from smartedge.models.entrances import Entering
 from smartedge.models.exits import task_loss
 from smartedge.models.network import to_device
-from smartedge.models.optim import make_optimizer
 from smartedge.runs.checkpoint import Checkpoints, State, save_weights
 from smartedge.runs.predictions import Predictions
 from smartedge.runs.progress import Monitor, Update, epoch_line
@@ -73,23 +72,13 @@ class BackTrainer:
         group: Group = ALONE,
     ) -> None:
         self.config = config
-        self.back = back.to(device)
-        if config.train.channels_last is True:
-            self.back.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.back = place(back, config, device)
         self.device = device
         self.folder = folder
         self.monitor = monitor
         self.group = group
-        train = config.train
-        self.optimizer = make_optimizer(
-            [self.back],
-            name=train.optimizer,
-            lr=train.lr,
-            weight_decay=train.weight_decay,
-            momentum=train.momentum,
-            lr_pretrained=train.lr_pretrained,
-        )
-        self._rates = warmup_cosine(self.optimizer, train.lr)
+        self.optimizer = optimizer_of(config, [self.back])
+        self._rates = warmup_cosine(self.optimizer, config.train.lr)
         self.random = RandomStream(derive_seed(config.seed, "cloud"), device)
         self.progress = Progress(config.epochs, steps_per_epoch=1)  # the number of steps is known when frames have come
         self.next_seq = 0  # the frame to learn from next; of several edges, the line of the journal
@@ -136,7 +125,7 @@ class BackTrainer:
             step = partial(self._learn, want_gradient=header.answered)
             result = take_step(step, Ready(batch), self.progress, rates=self._rates, random=self.random)
             gradient_BF = None if result.gradient_BF is None else result.gradient_BF.cpu()
-            if self.progress.step % 4 == 0 or self.progress.step == self.progress.steps:
+            if self.progress.is_told:
                 self._report(self.progress)
         else:
             self._evaluate(batch)
@@ -179,7 +168,7 @@ class BackTrainer:
         """Learn from images of several edges. Returns the loss of each before the update, float64 (B,)."""
         begun = time.perf_counter()
         result = take_step(self._learn, Ready(batch), self.progress, rates=self._rates, random=self.random)
-        if self.progress.step % 4 == 0:
+        if self.progress.is_told:
             self._report(self.progress)
         losses_B = image_losses(result.logits_BK.cpu(), torch.from_numpy(batch.labels))
         self.busy += time.perf_counter() - begun

@@ -162,9 +162,9 @@ class TorchFront:
     def _autocast(self, *, enabled: bool = True) -> torch.autocast:
         import torch
 
-        return torch.autocast(
-            "cpu", dtype=torch.bfloat16, enabled=enabled and self.config.train.precision == "bfloat16"
-        )
+        from smartedge.methods.options import autocast
+
+        return autocast(torch.device("cpu"), self.config.train.precision if enabled else "float32")
 
 
 def load_part(module: nn.Module, path: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from smartedge.methods.options import PLAIN, StepOptions
+from smartedge.methods.options import PLAIN, StepOptions, autocast
 from smartedge.models.entrances import Entering
 from smartedge.models.exits import noisy_task_loss, task_loss
 from smartedge.models.optim import apply_gradients
@@ -83,7 +83,7 @@ def forward_loss(
 def cloud_forward(back: nn.Module, features_BF: Tensor | Entering, *, precision: str = "float32") -> Tensor:
     """Logits (B, K), float32, without learning."""
     device = features_BF.device if isinstance(features_BF, Tensor) else features_BF.places.device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+    with autocast(device, precision):
         logits_BK: Tensor = back(features_BF)
     return logits_BK.float()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.methods.differentiable import differentiable
-from smartedge.methods.options import PLAIN, StepOptions
+from smartedge.methods.options import PLAIN, StepOptions, autocast
 from smartedge.methods.rate import RateTerm
 from smartedge.models.exits import task_loss
 from smartedge.models.optim import apply_gradients
@@ -86,7 +86,7 @@ def edge_forward(
         task_kind: ``single`` or ``multi``; says how answers are averaged.
         precision: ``bfloat16`` runs the forward pass under autocast.
     """
-    with torch.autocast(inputs_BCHW.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+    with autocast(inputs_BCHW.device, precision):
         features_BF = front(inputs_BCHW)
         if mechanism is not None:
             features_BF = differentiable(mechanism).bound(features_BF.float())
@@ -106,7 +106,7 @@ def exit_logits(task_exit: nn.Module, mechanism: Mechanism | None, bounded_BF: T
 
 def split_start(front: nn.Module, inputs_BCHW: Tensor, *, precision: str = "float32") -> Tensor:
     """Split learning, first half: features (B, *F), float32 and still attached to the graph."""
-    with torch.autocast(inputs_BCHW.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+    with autocast(inputs_BCHW.device, precision):
         features_BF: Tensor = front(inputs_BCHW)
     return features_BF.float()
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from smartedge.methods.front_step import EdgeStep
 from smartedge.methods.loop import Progress, Rates, warmup_cosine
+from smartedge.methods.options import optimizer_of, place
 from smartedge.models.network import to_input
-from smartedge.models.optim import make_optimizer
 from smartedge.runs.checkpoint import State
 from smartedge.types import ImageBatch, Task
 
@@ -86,17 +86,8 @@ class NetworkLearner:
         self.teacher: UndividedLearner | None = None
         train = config.train
         for module in modules.values():
-            module.to(device)
-            if train.channels_last is True:
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(
-            modules.values(),
-            name=train.optimizer,
-            lr=train.lr,
-            weight_decay=train.weight_decay,
-            momentum=train.momentum,
-            lr_pretrained=train.lr_pretrained,
-        )
+            place(module, config, device)
+        self.optimizer = optimizer_of(config, modules.values())
         self.rates: Rates = warmup_cosine(self.optimizer, train.lr)
         self.to_input = partial(to_input, device=device, channels_last=train.channels_last is True)
 

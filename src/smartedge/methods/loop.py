@@ -88,6 +88,11 @@ class Progress:
         return min(1.0, max(self.step / self.steps, spent))
 
     @property
+    def is_told(self) -> bool:
+        """Whether to tell people how far it is: after every fourth update, and after the last one."""
+        return self.step % _REPORT_EVERY == 0 or self.step == self.steps
+
+    @property
     def ended(self) -> bool:
         """Whether all epochs are completed, or the time is over."""
         return self.epoch >= self.epochs or self.out_of_time
@@ -132,7 +137,7 @@ def fit(
                 if progress.out_of_time:
                     break
                 take_step(step, batch, progress, rates=rates, random=random)
-                if report is not None and (progress.step % _REPORT_EVERY == 0 or progress.step == progress.steps):
+                if report is not None and progress.is_told:
                     report(progress)
         progress.epoch += 1
         if after_epoch is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from smartedge.artifacts.run import Speed
+from smartedge.methods.options import autocast
 from smartedge.models.network import to_input, undivided
 from smartedge.runs.allocator import keep_freed_memory
 
@@ -71,7 +72,7 @@ def _fastest_steps(config: Config, device: torch.device, ways: list[tuple[str, b
                 network.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
                 inputs_BCHW = to_input(images_BCHW, device, channels_last=last)
                 start = time.perf_counter()
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+                with autocast(device, precision):
                     loss = network(inputs_BCHW).float().square().mean()
                 loss.backward()
                 network.zero_grad()

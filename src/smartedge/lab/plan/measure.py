@@ -36,11 +36,10 @@ from smartedge.methods.front_step import split_finish, split_start
 from smartedge.methods.learner import Learner
 from smartedge.methods.loop import Progress, take_step
 from smartedge.methods.mechanism import mechanism_of
-from smartedge.methods.options import options_of
+from smartedge.methods.options import optimizer_of, options_of, place
 from smartedge.models.cut import Cut, list_cuts
 from smartedge.models.layout import in_memory
 from smartedge.models.network import divide, network_of, to_input
-from smartedge.models.optim import make_optimizer
 from smartedge.runs.allocator import keep_freed_memory
 from smartedge.runs.machine import peak_rss_bytes, pick_device, rss_bytes
 from smartedge.types import Features
@@ -132,9 +131,7 @@ def _split_side(config: Config, learner: Learner, images: Images, repeats: int) 
     """Time the two halves of split learning's step on the edge, with a random gradient from the cloud."""
     train, given = config.train, images.batches
     front = learner.modules["front"].train()
-    optimizer = make_optimizer(
-        [front], name=train.optimizer, lr=train.lr, weight_decay=train.weight_decay, momentum=train.momentum
-    )
+    optimizer = optimizer_of(config, [front])
     device = next(front.parameters()).device
     forward_s: list[float] = []
 
@@ -167,12 +164,8 @@ def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: in
     train, size = config.train, len(features_BF)
     device = pick_device(config.hardware.cloud_device, "hardware.cloud_device")
     divided = divide(config.division(images.task.outputs))
-    back = divided.back.to(device)
-    if train.channels_last is True:
-        back.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(
-        [back], name=train.optimizer, lr=train.lr, weight_decay=train.weight_decay, momentum=train.momentum
-    )
+    back = place(divided.back, config, device)
+    optimizer = optimizer_of(config, [back])
     labels = images.batches[0].labels.to(device)
 
     def inputs() -> Tensor:

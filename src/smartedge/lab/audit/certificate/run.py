@@ -23,6 +23,7 @@ from smartedge.lab.audit.gathering import PERSONS, Opened, check_run, open_audit
 from smartedge.lab.audit.run_evidence import BATCH, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
+from smartedge.methods.options import autocast
 from smartedge.models.network import to_input
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.progress import Monitor, Update
@@ -170,7 +171,7 @@ def _bounded(
 ) -> NDArray[np.float32]:
     """The bounded features, before noise, of all images of a split, float32 (N, *F)."""
     device = device_of(config)
-    half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.train.precision == "bfloat16")
+    half = autocast(device, config.train.precision)
     parts = []
     for start in range(0, len(images), BATCH):
         rows = np.arange(start, min(start + BATCH, len(images)))
