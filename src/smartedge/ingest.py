@@ -12,7 +12,7 @@ from smartedge.links import named_credentials
 from smartedge.methods.base import get_method
 from smartedge.run_folder import note_facts
 from smartedge.runs.monitoring import watching
-from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.progress import Monitor, Update, teller
 from smartedge.stopping import Stop
 
 if TYPE_CHECKING:
@@ -74,11 +74,7 @@ def run_ingest(
         text = f"takes frames from {location} into {config.run_dir}"
         monitor.update(Update("cloud", "ingest", text=text))
         with (
-            watching(
-                metrics,
-                watched_ingest(process, receiver),
-                lambda text: monitor.update(Update("cloud", "metrics", text=text)),
-            ),
+            watching(metrics, watched_ingest(process, receiver), teller(monitor, "cloud", "metrics")),
             stop.watched(),
         ):
             return process.run(stop, receiver.raise_failure)

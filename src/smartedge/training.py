@@ -20,7 +20,7 @@ from smartedge.run_folder import check_place, has_begun, in_folder, name_of, not
 from smartedge.runs.allocator import keep_freed_memory, share_freed_memory
 from smartedge.runs.monitoring import watching
 from smartedge.runs.noted import Noted
-from smartedge.runs.progress import Bars, Monitor, Update
+from smartedge.runs.progress import Bars, Monitor, Update, teller
 from smartedge.stopping import Stop, Stopped, stop_on_signals
 
 if TYPE_CHECKING:
@@ -139,10 +139,7 @@ def run_edge(
     config = in_folder(config.exact(), "run", ["edge"], resume=resume)
     note_facts(config, edge=True)
     method, stop = get_method(config.method), stop or Stop()
-
-    def tell(text: str) -> None:
-        monitor.update(Update("edge", "link", text=text))
-
+    tell = teller(monitor, "edge", "link")
     sender = None
     if method.has_cloud:  # a wrong address or certificate is told before torch is imported
         sender = sender_to(config, location, bundle)
@@ -206,10 +203,7 @@ def release_images(  # noqa: PLR0913 - one argument for each option of the comma
     note_facts(config, edge=True)
     sender = sender_to(config, location, bundle)
     front = OnnxFront(published, config.threads)
-
-    def tell(text: str) -> None:
-        monitor.update(Update("edge", "metrics", text=text))
-
+    tell = teller(monitor, "edge", "metrics")
     releaser, stop = Releaser(front, config, source, sender, monitor, resume=resume), stop or Stop()
     with watching(metrics, watched_edge(releaser.sender), tell), stop.watched():
         return releaser.release(stop)
@@ -258,10 +252,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
     one_way = None if udp is None else one_way_receiver(runner.ingest, *udp, fleet=fleet)
     stop = stop or Stop()
-
-    def tell(text: str) -> None:
-        monitor.update(Update("cloud", "metrics", text=text))
-
+    tell = teller(monitor, "cloud", "metrics")
     try:
         receiver.start()
         monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))

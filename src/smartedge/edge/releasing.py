@@ -22,14 +22,15 @@ from smartedge.edge.labelled import LabelledFolder
 from smartedge.edge.protection import open_gate
 from smartedge.edge.sender import Sender, Traffic
 from smartedge.edge.shipper import Shipper, open_spool
+from smartedge.edge.streams import Streams
 from smartedge.errors import DataError, FrontError, RunError
 from smartedge.files import private_folder
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.ledger import same_policy
-from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.progress import Monitor, Update, teller
 from smartedge.stopping import Interrupted
-from smartedge.types import SplitName, StreamHeader
+from smartedge.types import SplitName
 from smartedge.wire.link import FrameSender
 
 if TYPE_CHECKING:
@@ -80,14 +81,15 @@ class Releaser:
         private_folder(folder)
         facts, existing = self._identify(folder / "run.json", resume=resume)
         self.run = facts.run
-        spool = open_spool(config, folder, lambda text: self._tell("link", text))
+        train_steps = max(1, len(self.ids["train"]) // config.train.batch_size)
+        self.streams = Streams(config, self.run, front.task, front.feature_shape, train_steps)
+        tell = teller(monitor, "edge", "link")
+        spool = open_spool(config, folder, tell)
         self.next_seq = spool.next_seq  # frames before it are in the spool, or in the cloud
         self.gate = open_gate(config, folder, self.run, mechanism, front.task, existing=existing, sent=self.next_seq)
         facts.write(folder / "run.json")
         traffic = Traffic()
-        self.shipper = Shipper(
-            spool, link, folder / "shipped.json", traffic, tell=lambda text: self._tell("link", text)
-        )
+        self.shipper = Shipper(spool, link, folder / "shipped.json", traffic, tell=tell)
         self.sender = Sender(
             link,
             get_codec(config.codec_name),
@@ -126,7 +128,7 @@ class Releaser:
         ids = self.ids[split]
         all_batches = self.images.batches(split, ids, size, data.image_size, data.fit)
         frames = -(-len(ids) // size)
-        header = self._header(split, first_seq, frames)
+        header = self.streams.header(0, split, first_seq, frames)
         if self.next_seq < header.end_seq:
             self.sender.open(header)
         right = 0
@@ -152,22 +154,6 @@ class Releaser:
         for file, problem in problems.items():
             self._tell("data", f"{file}: {problem}; left out")
         return ids
-
-    def _header(self, split: SplitName, first_seq: int, frames: int) -> StreamHeader:
-        config, schedule = self.config, get_schedule(self.config.schedule)
-        return StreamHeader.of(
-            run=self.run,
-            agreement=config.agreement(),
-            task=self.front.task,
-            codec=config.codec_name,
-            feature_shape=self.front.feature_shape,
-            batch_size=config.train.batch_size,
-            split=split,
-            first_seq=first_seq,
-            frames=frames,
-            joined_frames=schedule.most_joined(frames),
-            train_steps=max(1, len(self.ids["train"]) // config.train.batch_size),
-        )
 
     def _identify(self, file: Path, *, resume: bool) -> tuple[EdgeRun, bool]:
         """Which run this is, and whether it has begun before."""

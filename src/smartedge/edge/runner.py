@@ -19,6 +19,7 @@ from smartedge.edge.protection import open_gate
 from smartedge.edge.sender import Sender
 from smartedge.edge.shipper import Shipper, begin_shipping
 from smartedge.edge.state import EdgeState
+from smartedge.edge.streams import Streams
 from smartedge.edge.summary import Process, save_samples, save_trained, summarise, write_shared
 from smartedge.errors import RunError
 from smartedge.files import private_folder
@@ -33,11 +34,11 @@ from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import pick_device, rss_bytes
 from smartedge.runs.predictions import Predictions
-from smartedge.runs.progress import Monitor, Update, epoch_line
+from smartedge.runs.progress import Monitor, Update, epoch_line, teller
 from smartedge.runs.record import Recorder
 from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.stopping import Interrupted
-from smartedge.types import ImageBatch, SplitName, StreamHeader
+from smartedge.types import ImageBatch, SplitName
 from smartedge.wire.link import FrameSender
 
 __all__ = ["EdgeRunner"]
@@ -94,6 +95,8 @@ class EdgeRunner:
         existing = self.state.exists
         if resume:
             self.state.restore()
+        shape = self.learner.feature_shape
+        self.streams = Streams(config, self.state.run, dataset.task, shape, self.images.steps)
         self._waits = threaded and self.method.answered  # for the cloud's answers
         threaded = threaded and not self.method.answered
         self.process = Process(threaded, self.state.counts.epochs, rss_bytes=rss_before)
@@ -102,7 +105,7 @@ class EdgeRunner:
         self.sender: Sender | None = None
         self._stop = threading.Event()  # set when the run is to stop
         if link is not None:
-            mechanism = mechanism_of(config, self.learner.feature_shape)
+            mechanism = mechanism_of(config, shape)
             self.gate = open_gate(
                 config, folder, self.state.run, mechanism, dataset.task, existing=existing, sent=self.state.next_seq
             )
@@ -186,11 +189,8 @@ class EdgeRunner:
         epoch = self.epochs[-1]
         split = epoch.splits[-1]
         frames = len(self.images.whole(split))
-        header = self._header(epoch, split, self.state.next_seq - frames, frames)
-
-        def tell(text: str) -> None:
-            self.monitor.update(Update("edge", "link", text=text))
-
+        header = self.streams.header(epoch.number, split, self.state.next_seq - frames, frames)
+        tell = teller(self.monitor, "edge", "link")
         tell_of_the_end(lambda: self._sender.end_again(header), self._stop, tell)
 
     # -- one epoch, one split
@@ -333,26 +333,7 @@ class EdgeRunner:
 
     def _open(self, epoch: Epoch, split: SplitName, frames: int) -> None:
         """Open the stream of one split of one epoch."""
-        self._sender.open(self._header(epoch, split, self._sender.next_seq, frames))
-
-    def _header(self, epoch: Epoch, split: SplitName, first_seq: int, frames: int) -> StreamHeader:
-        config, shape = self.config, self.learner.feature_shape
-        return StreamHeader.of(
-            run=self.state.run,
-            agreement=config.agreement(),
-            task=self.dataset.task,
-            codec=config.codec_name,
-            feature_shape=shape,
-            feature_dtype=self.method.wire_dtype,
-            answer_shape=shape if self.method.answered and split == "train" else None,
-            batch_size=config.train.batch_size,
-            epoch=epoch.number,
-            split=split,
-            first_seq=first_seq,
-            frames=frames,
-            joined_frames=self.schedule.most_joined(frames),
-            train_steps=self.images.steps,
-        )
+        self._sender.open(self.streams.header(epoch.number, split, self._sender.next_seq, frames))
 
     def _checkpoint(self) -> None:
         """Write a checkpoint.

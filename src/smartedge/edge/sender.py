@@ -27,6 +27,7 @@ from smartedge.stopping import Interrupted
 from smartedge.types import Features, Frame, Labels, StreamHeader
 from smartedge.wire.frame import Message, answer_header, serialise
 from smartedge.wire.link import FrameSender
+from smartedge.wire.sockets import ByteCount
 
 __all__ = ["Sender", "Traffic"]
 
@@ -45,6 +46,12 @@ class Traffic:
     encode_seconds: float = 0.0
     link_seconds: float = 0.0
     codec_error: Distortion | None = None  # of the first frame of the latest training stream
+
+    def add(self, split: str, before: ByteCount, now: ByteCount) -> None:
+        """Add what a link carried for a split between two counts. Another thread may read the old dictionaries."""
+        self.up = {**self.up, split: self.up.get(split, 0) + now.up - before.up}
+        self.down = {**self.down, split: self.down.get(split, 0) + now.down - before.down}
+        self.source = now.source
 
     def totals(self) -> TrafficTotals:
         """The counts as they are now."""
@@ -299,11 +306,8 @@ class Sender:
     def _count(self) -> None:
         """Add what the link has carried for the stream since the last call."""
         assert self._header is not None
-        before, now, split = self._counted, self.link.counters(), self._header.split
-        self._counted = now
-        self.traffic.up[split] = self.traffic.up.get(split, 0) + now.up - before.up
-        self.traffic.down[split] = self.traffic.down.get(split, 0) + now.down - before.down
-        self.traffic.source = now.source
+        before, self._counted = self._counted, self.link.counters()
+        self.traffic.add(self._header.split, before, self._counted)
 
     def _work(self) -> None:
         assert self._queue is not None

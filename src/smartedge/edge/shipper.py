@@ -16,7 +16,7 @@ from smartedge.edge.spool import Spool
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.files import disk_error
 from smartedge.logs import with_spaces
-from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.progress import Monitor, teller
 from smartedge.types import StreamHeader
 from smartedge.wire.link import FrameSender
 
@@ -224,14 +224,11 @@ class Shipper:
 
     def _count(self, header: StreamHeader) -> None:
         """Add what the link has carried for a stream since the last call, and keep how far it came."""
-        before, now, traffic, split = self._counted, self.link.counters(), self._traffic, header.split
+        before, now, traffic = self._counted, self.link.counters(), self._traffic
         if now == before:
             return
         self._counted = now
-        # New dictionaries: another thread may read the old ones at this moment.
-        traffic.up = {**traffic.up, split: traffic.up.get(split, 0) + now.up - before.up}
-        traffic.down = {**traffic.down, split: traffic.down.get(split, 0) + now.down - before.down}
-        traffic.source = now.source
+        traffic.add(header.split, before, now)
         shipped = Shipped(confirmed=self.spool.confirmed, up=traffic.up, down=traffic.down, source=traffic.source)
         try:
             shipped.write(self._record)
@@ -286,10 +283,7 @@ def begin_shipping(
     """
     if only_what_is_left and not (folder / SPOOL).exists():
         return None
-
-    def tell(text: str) -> None:
-        monitor.update(Update("edge", "link", text=text))
-
+    tell = teller(monitor, "edge", "link")
     spool = open_spool(config, folder, tell)
     spool.begin(state.next_seq, spooled=state.spooled)
     shipper = Shipper(spool, link, folder / "shipped.json", state.counts.traffic, tell=tell)

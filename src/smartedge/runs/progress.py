@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -64,6 +65,11 @@ class Monitor(Protocol):
 
     def close(self) -> None:
         """No more updates will come."""
+
+
+def teller(monitor: Monitor, side: str, phase: str) -> Callable[[str], None]:
+    """A function that gives a monitor lines of news of one side and one kind of work."""
+    return lambda text: monitor.update(Update(side, phase, text=text))
 
 
 class Quiet:
