@@ -39,10 +39,11 @@ import numpy as np
 
 from smartedge.codec.base import Codec, decoding_error, reconstruction_error
 from smartedge.codec.codewords import CodewordCodec
+from smartedge.codec.floats import Float16Codec, Float32Codec
 from smartedge.codec.image import PictureCodec, PixelCodec
 from smartedge.codec.learned import FEWEST_BYTES, LearnedCodec
 from smartedge.codec.pictures import PictureFormat
-from smartedge.codec.quantise import AffineCodec, Float16Codec, Float32Codec, saturated_share
+from smartedge.codec.quantise import AffineCodec, saturated_share
 from smartedge.codec.sequence import PREVIOUS
 from smartedge.codec.sparse import TopKCodec
 from smartedge.codec.tiles import TileCodec
