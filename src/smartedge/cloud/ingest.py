@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from smartedge.cloud.handover import Decoded, Handover
 from smartedge.cloud.intake import Intake
@@ -24,16 +24,10 @@ from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import ReceivedFrame, settings_in
 from smartedge.wire.link import UNNAMED_EDGE
 
+if TYPE_CHECKING:
+    from smartedge.cloud.ingest_group import SharedStore
+
 __all__ = ["Ingest"]
-
-
-class Shared(Protocol):
-    """What :class:`Ingest` needs where other processes write other logs of the same store."""
-
-    def refresh(self) -> None: ...
-    def enter(self, edge: str) -> None: ...
-    def leave(self, edge: str) -> None: ...
-    def one_at_a_time(self) -> AbstractContextManager[None]: ...
 
 
 class Ingest:
@@ -74,7 +68,7 @@ class Ingest:
         *,
         begin: Callable[[str, StreamHeader], None],
         learn: Callable[[], None] | None,
-        shared: Shared | None = None,
+        shared: SharedStore | None = None,
     ) -> None:
         self._config = config
         self._folder = folder

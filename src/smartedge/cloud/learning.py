@@ -32,16 +32,16 @@ from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
-from smartedge.runs.begun_with import weights_facts
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.weights_facts import weights_facts
 from smartedge.stopping import Interrupted
 from smartedge.types import EncodedBatch, FeatureBatch, Frame, StreamHeader
 
-__all__ = ["Learning", "Task"]
+__all__ = ["Job", "Learning"]
 
 
-class Task(BaseModel):
+class Job(BaseModel):
     """What is learned from next. One of the first three fields is set.
 
     Attributes:
@@ -193,7 +193,7 @@ class Learning:
 
     # -- what is learned from next
 
-    def next(self) -> Task | None:
+    def next(self) -> Job | None:
         """What there is to learn from; None: nothing yet. Hold ``handover.changed``.
 
         In split learning only while the edge is there, or when it has sent everything.
@@ -202,45 +202,45 @@ class Learning:
         if trainer is None or trainer.finished:
             return None
         if self._once:
-            return self._task_of_snapshot() if handover.complete else None
+            return self._job_of_snapshot() if handover.complete else None
         if self.mixing is not None:
             line = self.mixing.next()
-            return None if line is None else Task(line=line, needed=self.mixing.needed(line))
+            return None if line is None else Job(line=line, needed=self.mixing.needed(line))
         intake = next(iter(handover.intakes.values()), None)
         if intake is None or intake.log is None:
             return None
         if self._method.answered and intake.stream is None and not intake.sent_all:
             return None
         seq = next_in_sequence(intake.log, trainer.next_seq)
-        return None if seq is None else Task(frame=(intake.edge, seq), needed={intake.edge: seq + 1})
+        return None if seq is None else Job(frame=(intake.edge, seq), needed={intake.edge: seq + 1})
 
-    def _task_of_snapshot(self) -> Task:
+    def _job_of_snapshot(self) -> Job:
         """A resumed run uses the same frames, whatever came since."""
         snapshot = Snapshot.read_if_there(self.folder / "snapshot.json")
         if snapshot is None:
             snapshot = Snapshot.of({edge: log.next_seq for edge, log in self.logs.items()})
-        return Task(snapshot=snapshot, needed=snapshot.frames)
+        return Job(snapshot=snapshot, needed=snapshot.frames)
 
-    def do(self, task: Task, stop: threading.Event | None = None) -> None:
+    def do(self, job: Job, stop: threading.Event | None = None) -> None:
         """Learn from what :meth:`next` gave.
 
         Training on a snapshot ends after a step where ``stop`` is set.
 
         Raises:
             Interrupted: ``stop`` was set, and another frame was to be read. All that learns or evaluates reads frames
-                one after the other. Of several workers, none is interrupted within a task.
+                one after the other. Of several workers, none is interrupted within a job.
         """
         trainer = self.trainer
         assert trainer is not None
         if stop is not None and self.group is ALONE:
             self._stop = stop
-        if task.snapshot is not None:
-            self._learn_from_logs(trainer, task.snapshot, stop)
-        elif task.line is not None:
+        if job.snapshot is not None:
+            self._learn_from_logs(trainer, job.snapshot, stop)
+        elif job.line is not None:
             assert self.mixing is not None
-            self._learn_window(self.mixing, trainer, task.line)
-        elif task.frame is not None:
-            self._learn_frame(task, task.frame)
+            self._learn_window(self.mixing, trainer, job.line)
+        elif job.frame is not None:
+            self._learn_frame(job, job.frame)
 
     def _learn_window(self, mixing: Mixing, trainer: BackTrainer, line: OrderLine) -> None:
         """Do what the journal says next. Where training fails, go back, and on without the edge whose frame it was."""
@@ -283,11 +283,11 @@ class Learning:
         """The features of a decoded frame count for its edge's figures."""
         self.influence.see(key[0], features_of(batch.features_BF, np.arange(len(batch.ids))))
 
-    def _learn_frame(self, task: Task, key: Key) -> None:
+    def _learn_frame(self, job: Job, key: Key) -> None:
         """Learn from the next frame of the one edge's sequence, and answer it where the edge waits."""
         handover, (edge, seq) = self._handover, key
         with handover.changed:
-            if self._method.answered and self.next() != task:
+            if self._method.answered and self.next() != job:
                 return  # the edge has gone back in between
             trainer, log = self.trainer, self.logs[edge]
             assert trainer is not None

@@ -12,7 +12,7 @@ from smartedge.cloud.completion import Completion
 from smartedge.cloud.farewell import Farewell
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest import Ingest
-from smartedge.cloud.learning import Learning, Task
+from smartedge.cloud.learning import Job, Learning
 from smartedge.cloud.store import FeatureReader, refuse_if_begun
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.config import Config
@@ -142,23 +142,23 @@ class CloudRunner:
             raise RunError("the run was closed, but no edge has sent anything; there is nothing to learn from")
         return self.learning.done
 
-    def _next(self) -> Task | None:
+    def _next(self) -> Job | None:
         """What there is to learn from. Hold ``handover.changed``."""
         handover = self._handover
         if not handover.complete and self._completion.reached():
             handover.complete = True
             handover.changed.notify_all()
-        task = self.learning.next()
-        if task is not None:
+        job = self.learning.next()
+        if job is not None:
             self._farewell.begin_again()
             self._written = False
-        return task
+        return job
 
     def _learn(self, stop: threading.Event | None = None) -> None:
         """Learn from all frames that are ready."""
         while True:
             with self._handover.changed:
-                task = self._next()
-            if task is None or (stop is not None and stop.is_set()):
+                job = self._next()
+            if job is None or (stop is not None and stop.is_set()):
                 return
-            self.learning.do(task, stop)
+            self.learning.do(job, stop)

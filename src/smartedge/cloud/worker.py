@@ -26,7 +26,7 @@ from smartedge.cloud.copied import CopiedStore
 from smartedge.cloud.follower import StoreFollower
 from smartedge.cloud.group import ALONE, Group, WorkerGroup, WorkersLost
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.learning import Learning, Task
+from smartedge.cloud.learning import Job, Learning
 from smartedge.cloud.lock import Lock
 from smartedge.cloud.remote import Remote
 from smartedge.config import Config, load_run_config
@@ -50,12 +50,12 @@ class Turn(BaseModel):
 
     Attributes:
         needed: edge → how many of its frames must be there to begin: make the trainer.
-        task: learn from this.
+        job: learn from this.
         ended: the run is done (True), or to be stopped (False).
     """
 
     needed: dict[str, int] | None = None
-    task: Task | None = None
+    job: Job | None = None
     ended: bool | None = None
 
 
@@ -103,10 +103,10 @@ class Worker:
                 edge, intake = min(self._handover.intakes.items())
                 self.learning.make_trainer(edge, intake.streams[0])
                 self._tell()
-            elif turn.task is not None:
-                self._wait_for(turn.task.needed)
+            elif turn.job is not None:
+                self._wait_for(turn.job.needed)
                 try:
-                    self.learning.do(turn.task, stop)
+                    self.learning.do(turn.job, stop)
                 except Interrupted:  # only where it is alone
                     return False
 
@@ -129,9 +129,9 @@ class Worker:
             if self.learning.done:
                 return Turn(ended=True)
             with self._handover.changed:
-                task = self.learning.next()
-            if task is not None:
-                return Turn(task=task)
+                job = self.learning.next()
+            if job is not None:
+                return Turn(job=job)
             stop.wait(_LOOK)
         return Turn()
 
@@ -154,7 +154,7 @@ class Worker:
     def _wait_for(self, needed: dict[str, int]) -> None:
         """Look at the store until so many frames of each edge are here. The first worker has seen them."""
         while not self._follower.has(needed):
-            threading.Event().wait(_LOOK)
+            time.sleep(_LOOK)
             self._follower.refresh()
 
 

@@ -28,10 +28,10 @@ from smartedge.image_size import RGB
 from smartedge.methods.base import Method
 from smartedge.methods.learner import Learner
 from smartedge.privacy.release import Gate
-from smartedge.runs.begun_with import weights_facts
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import peak_rss_bytes, rss_bytes
 from smartedge.runs.pictures import as_pictures
+from smartedge.runs.weights_facts import weights_facts
 from smartedge.types import Task
 
 __all__ = ["Process", "save_samples", "save_trained", "summarise", "write_shared"]

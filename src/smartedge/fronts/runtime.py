@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from typing import cast
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from smartedge import metrics
 from smartedge.errors import FrontError
 from smartedge.fronts.bundle import EXIT, FRONT, PublishedFront
+from smartedge.runs.allocator import trim_heap
 from smartedge.types import Features
 
 __all__ = ["OnnxFront", "session"]
@@ -38,7 +37,7 @@ class OnnxFront:
         self.agreement = {**published.manifest.settings, "front": published.manifest.files["front.safetensors"]}
         self._front = session(published.read(FRONT), str(published.folder / FRONT), threads)
         self._exit = session(published.read(EXIT), str(published.folder / EXIT), threads)
-        _give_back_memory()
+        trim_heap()  # what making the networks ready took: 4 MiB
 
     def features(self, images_BCHW: NDArray[np.uint8]) -> Features:
         """uint8 (B, 3, H, W) → bounded features, float32 (B, *F).
@@ -89,12 +88,6 @@ def session(model: bytes, what: str, threads: int | None = None) -> onnxruntime.
         raise FrontError(f"{what}: ONNX Runtime cannot run it ({error})") from error
     network._model_bytes = b""  # the file, which it would keep for a change of providers: of ViT-S 37 MB
     return network
-
-
-def _give_back_memory() -> None:
-    """Return to the system what making the networks ready took: 4 MiB. Only glibc can."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _run(network: onnxruntime.InferenceSession, name: str, inputs: NDArray[np.generic]) -> NDArray[np.float32]:

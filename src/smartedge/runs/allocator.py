@@ -7,11 +7,12 @@ touch, in every step: a third of the step of VGG-16 at 64x64 (docs/decisions/001
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 
-__all__ = ["keep_freed_memory", "return_freed_memory", "share_freed_memory"]
+__all__ = ["keep_freed_memory", "return_freed_memory", "share_freed_memory", "trim_heap"]
 
 # Names and numbers are those of malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
@@ -46,6 +47,12 @@ def share_freed_memory() -> bool:
     it before threads are started. Returns as :func:`keep_freed_memory`.
     """
     return "MALLOC_ARENA_MAX" not in os.environ and _set({_M_ARENA_MAX: 1})
+
+
+def trim_heap() -> None:
+    """Give back now what is free at this moment; only glibc can. Nothing happens with another ``malloc``."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set(options: dict[int, int]) -> bool:

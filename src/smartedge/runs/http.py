@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from smartedge.errors import LinkError
 
-__all__ = ["Answerer", "Listening"]
+__all__ = ["Listening", "RequestHandler"]
 
 _TOGETHER = 8  # requests that are answered at the same time
 _TIMEOUT_S = 5.0  # for a request to come and its answer to go
@@ -28,7 +28,7 @@ class Listening:
         LinkError: it cannot listen there.
     """
 
-    def __init__(self, address: tuple[str, int], handler: type[Answerer], option: str) -> None:
+    def __init__(self, address: tuple[str, int], handler: type[RequestHandler], option: str) -> None:
         host, port = address
         server = _Server6 if ":" in host else _Server
         try:
@@ -46,7 +46,7 @@ class Listening:
         self._server.server_close()
 
 
-class Answerer(BaseHTTPRequestHandler):
+class RequestHandler(BaseHTTPRequestHandler):
     """Answers one request. A subclass has ``do_GET``."""
 
     timeout = _TIMEOUT_S

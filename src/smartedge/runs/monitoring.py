@@ -14,7 +14,7 @@ from typing import Literal
 
 from smartedge.errors import ConfigError
 from smartedge.extras import how_to_install
-from smartedge.runs.http import Answerer, Listening
+from smartedge.runs.http import Listening, RequestHandler
 
 __all__ = ["Figure", "Watched", "Watching", "watching"]
 
@@ -81,7 +81,7 @@ def watching(address: tuple[str, int] | None, watched: Watched, tell: Callable[[
         server.close()
 
 
-class _Handler(Answerer):
+class _Handler(RequestHandler):
     what: Watched
 
     def do_GET(self) -> None:

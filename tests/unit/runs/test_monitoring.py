@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from smartedge.errors import LinkError
-from smartedge.runs.http import Answerer
+from smartedge.runs.http import RequestHandler
 from smartedge.runs.monitoring import Figure, Watched, Watching, watching
 
 FIGURES = [
@@ -75,7 +75,7 @@ def test_nothing_else_is_there(server: Watching) -> None:
 
 
 def test_silent_clients_do_not_keep_others_out(server: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Answerer, "timeout", 0.3)
+    monkeypatch.setattr(RequestHandler, "timeout", 0.3)
     with contextlib.ExitStack() as held:
         for _ in range(12):  # more than are answered at a time
             held.enter_context(socket.create_connection(("127.0.0.1", server.port)))

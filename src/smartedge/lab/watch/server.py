@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from smartedge.lab.watch.state import RunReader
-from smartedge.runs.http import Answerer, Listening
+from smartedge.runs.http import Listening, RequestHandler
 
 __all__ = ["Page", "watching_run"]
 
@@ -76,7 +76,7 @@ def _hash(page: str, tag: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-class _Handler(Answerer):
+class _Handler(RequestHandler):
     page: Page
 
     def do_GET(self) -> None:
