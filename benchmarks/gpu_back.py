@@ -225,6 +225,7 @@ def train(config: Config, device: torch.device, threads: int, folder: Path, few:
     trainer = Timed(
         config,
         divide(config.division(OUTPUTS)).back,
+        task_kind="single",
         device=device,
         folder=folder,
         monitor=clock,

@@ -133,7 +133,9 @@ def cloud_alone(config: Config, log: Any) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     back = divide(config.division(2)).back
-    trainer = BackTrainer(config, back, device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False)
+    trainer = BackTrainer(
+        config, back, task_kind="single", device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False
+    )
     begun = time.perf_counter()
     for seq in range(log.next_seq):
         header = log.header_of(seq)

@@ -101,6 +101,7 @@ def train_back(config: Config, lossless: Any, folder: Path, sent: Sent) -> dict[
         trainer = trainer_of(sent)(
             config,
             back,
+            task_kind=log.streams[0].task_kind,
             device=pick_device(config.hardware.cloud_device, "hardware.cloud_device"),
             folder=folder,
             monitor=Quiet(),

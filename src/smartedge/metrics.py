@@ -11,7 +11,7 @@ outputs, ``scores`` are probabilities of shape (N, K), and ``kind`` is the kind 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ __all__ = [
     "confidence",
     "evaluate",
     "gain_interval",
+    "kind_of",
     "offloading_curve",
     "probabilities",
     "softmax",
@@ -45,6 +46,18 @@ class OffloadingCurve(NamedTuple):
     offloaded_share: FloatArray  # share of images that the back answers, ascending from 0 to 1
     accuracy: FloatArray
     balanced_accuracy: FloatArray
+
+
+class _Array(Protocol):
+    """Of NumPy or of torch."""
+
+    @property
+    def ndim(self) -> int: ...
+
+
+def kind_of(labels: _Array) -> Kind:
+    """The kind of task that labels are of: (N,) of a single-label one, (N, K) of a multi-label one."""
+    return "single" if labels.ndim == 1 else "multi"
 
 
 def answers(scores: ArrayLike, kind: Kind) -> IntArray:
@@ -143,7 +156,7 @@ def offloading_curve(labels: ArrayLike, exit_scores: ArrayLike, back_scores: Arr
     Raises:
         ValueError: as :func:`evaluate`.
     """
-    kind: Kind = "single" if np.ndim(labels) == 1 else "multi"
+    kind = kind_of(np.asarray(labels))
     labels_, exit_NK = _checked(labels, exit_scores, kind)
     _, back_NK = _checked(labels, back_scores, kind)
     cells = _Cells(labels_, exit_NK.shape[1], kind)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from smartedge import metrics
@@ -84,7 +82,7 @@ def _test_figures(trainer: BackTrainer) -> dict[str, Figures]:
     for edge, part in zip(trainer.test_images, parts, strict=True):
         of = dict(zip(found, part, strict=True))
         labels, scores = of["labels"], of["scores"]
-        kind: Literal["single", "multi"] = "multi" if labels.dim() == 2 else "single"
+        kind = metrics.kind_of(labels)
         true = torch.where(labels == 1, scores, 1 - scores) if kind == "multi" else scores.gather(1, labels[:, None])
         loss = float(-torch.log(true.clamp_min(1e-12))[labels.isfinite() if kind == "multi" else ...].mean())
         figures[edge] = Figures.model_validate({"loss": loss, **metrics.evaluate(labels.numpy(), scores.numpy(), kind)})

@@ -141,6 +141,7 @@ class Learning:
         self.trainer = BackTrainer(
             self.config,
             back,
+            task_kind=header.task_kind,
             device=pick_device(self.config.hardware.cloud_device, "hardware.cloud_device"),
             folder=self.folder,
             monitor=self.monitor,

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ class BackTrainer:
     Args:
         config: the run's settings.
         back: the part after the cut; the whole network where images are uploaded.
+        task_kind: of the run's task.
         device: where it computes.
         folder: the cloud's folder of the run: checkpoints, metrics and predictions go there.
         monitor: takes progress updates.
@@ -65,6 +67,7 @@ class BackTrainer:
         config: Config,
         back: nn.Module,
         *,
+        task_kind: Literal["single", "multi"],
         device: torch.device,
         folder: Path,
         monitor: Monitor,
@@ -73,6 +76,7 @@ class BackTrainer:
     ) -> None:
         self.config = config
         self.back = place(back, config, device)
+        self.task_kind = task_kind
         self.device = device
         self.folder = folder
         self.monitor = monitor
@@ -295,13 +299,12 @@ class BackTrainer:
         assert isinstance(batch, FeatureBatch)
         self.back.train()
         labels = torch.from_numpy(batch.labels)
-        kind = "multi" if labels.dim() == 2 else "single"
         result = cloud_step(
             self.back,
             self.optimizer,
             self._inputs.of(batch, (progress.step,)) if inputs is None else inputs[0],
             to_device(labels, self.device),
-            kind,
+            self.task_kind,
             label_epsilon=self.config.dp.label_epsilon,
             want_gradient=want_gradient,
             options=options_of(self.config),
@@ -341,8 +344,7 @@ class BackTrainer:
             inputs_BF = self._inputs.of(batch, None)
             logits_BK = cloud_forward(self.back, inputs_BF, precision=self.config.train.precision).cpu()
         labels = torch.from_numpy(batch.labels)
-        kind = "multi" if labels.dim() == 2 else "single"
-        loss = task_loss(logits_BK, labels, kind).item()
+        loss = task_loss(logits_BK, labels, self.task_kind).item()
         (self._predictions if into is None else into).add(batch.ids, labels, logits_BK, loss)
 
     def _report(self, progress: Progress) -> None:

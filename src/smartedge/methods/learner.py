@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.methods.front_step import EdgeStep
-from smartedge.methods.loop import Progress, Rates, warmup_cosine
+from smartedge.methods.loop import Progress, Rates, load_networks_state, networks_state, warmup_cosine
 from smartedge.methods.options import optimizer_of, place
 from smartedge.models.network import to_input
 from smartedge.runs.checkpoint import State
@@ -96,14 +96,11 @@ class NetworkLearner:
 
     def state(self) -> State:
         """Parameters, buffers, and the optimizer's state."""
-        modules = {name: module.state_dict() for name, module in self.modules.items()}
-        return {"modules": modules, "optimizer": self.optimizer.state_dict()}
+        return networks_state(self.modules, self.optimizer)
 
     def load_state(self, state: State) -> None:
         """Restore a state."""
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_networks_state(state, self.modules, self.optimizer)
 
     def train_mode(self) -> None:
         """Put all modules into training mode."""

@@ -26,7 +26,9 @@ __all__ = [
     "Progress",
     "Rates",
     "fit",
+    "load_networks_state",
     "load_training_state",
+    "networks_state",
     "take_step",
     "training_state",
     "warmup_cosine",
@@ -201,17 +203,25 @@ class Best:
         self.network.eval()
 
 
+def networks_state(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> State:
+    """Parameters and buffers of networks, and the state of their optimizer."""
+    states = {name: module.state_dict() for name, module in modules.items()}
+    return {"modules": states, "optimizer": optimizer.state_dict()}
+
+
+def load_networks_state(state: State, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    """Restore a state that :func:`networks_state` returned."""
+    for name, module in modules.items():
+        module.load_state_dict(state["modules"][name], strict=True)
+    optimizer.load_state_dict(state["optimizer"])
+
+
 def training_state(
     modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, random: RandomStream, progress: Progress
 ) -> State:
     """All that a training changes, for :class:`smartedge.runs.checkpoint.Checkpoints`."""
-    return {
-        "modules": {name: module.state_dict() for name, module in modules.items()},
-        "optimizer": optimizer.state_dict(),
-        "random": random.state,
-        "epoch": progress.epoch,
-        "step": progress.step,
-    }
+    learned = networks_state(modules, optimizer)
+    return {**learned, "random": random.state, "epoch": progress.epoch, "step": progress.step}
 
 
 def load_training_state(
@@ -222,7 +232,5 @@ def load_training_state(
     progress: Progress,
 ) -> None:
     """Restore a state that :func:`training_state` returned."""
-    for name, module in modules.items():
-        module.load_state_dict(state["modules"][name], strict=True)
-    optimizer.load_state_dict(state["optimizer"])
+    load_networks_state(state, modules, optimizer)
     random.state, progress.epoch, progress.step = state["random"], state["epoch"], state["step"]

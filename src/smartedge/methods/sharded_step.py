@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from smartedge.methods.back_step import forward_loss
 from smartedge.methods.options import PLAIN, StepOptions
+from smartedge.metrics import kind_of
 from smartedge.models.entrances import Entering
 from smartedge.models.optim import apply_gradients, laid_out_like
 from smartedge.runs.seeds import derive_seed
@@ -98,7 +99,7 @@ def run_shards(
     for number, shard in shards.items():
         torch.manual_seed(derive_seed(seed, number))
         share = len(shard.labels) / images
-        kind = "multi" if shard.labels.dim() == 2 else "single"
+        kind = kind_of(shard.labels)
         logits_BK, loss = forward_loss(back, shard.inputs_BF, shard.labels, kind, label_epsilon, options)
         (loss * share).backward()
         term = _changes(back, before, share, first=number == 0)

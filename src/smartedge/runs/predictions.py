@@ -91,7 +91,7 @@ class Predictions:
 
     @property
     def _kind(self) -> Literal["single", "multi"]:
-        return "multi" if self._labels[0].dim() == 2 else "single"
+        return metrics.kind_of(self._labels[0])
 
     def _scores(self) -> Tensor:
         """The probabilities that the answers give, float32 (N, K), on the CPU."""

@@ -40,7 +40,9 @@ def frames_of(log: FeatureLog, threads: int = 0) -> Shuffled:
 def trainer(folder, *, resume: bool = False, **changes) -> BackTrainer:
     folder.mkdir(exist_ok=True)
     config = load_config({"epochs": 4, "schedule": "freeze-and-log", "train": {"batch_size": 5, "lr": 0.01}, **changes})
-    return BackTrainer(config, back(), device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=resume)
+    return BackTrainer(
+        config, back(), task_kind="single", device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=resume
+    )
 
 
 def test_the_same_log_gives_the_same_weights(log, tmp_path):
@@ -122,7 +124,9 @@ class Watched(nn.Module):
 def one_batch(folder: Path, batch: FeatureBatch, split: str, network: nn.Module, **settings) -> BackTrainer:
     folder.mkdir()
     config = load_config(settings)
-    trainer = BackTrainer(config, network, device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False)
+    trainer = BackTrainer(
+        config, network, task_kind="single", device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False
+    )
     trainer.consume(stream_header(split=split, frames=1), 0, batch)
     return trainer
 
