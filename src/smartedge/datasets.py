@@ -58,6 +58,7 @@ def dataset_of(config: Config) -> DataSet:
         cache_dir=data.cache_dir,
         cache_bytes=data.cache_bytes,
         audit_share=config.audit_share,
+        by_class=config.dp.label_epsilon is None,  # ids cross: where labels are hidden, ids must not depend on them
     )
     if whole.task.blanks and config.dp.label_epsilon is not None:
         raise errors.DataError(

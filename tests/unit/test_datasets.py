@@ -94,6 +94,31 @@ def test_labels_of_test_images_that_are_in_order_cannot_be_randomised_either(tmp
     opened(folder, **{**settings, "dp": {**dp, "apply_to": "training"}})
 
 
+def test_with_randomised_labels_it_does_not_depend_on_a_label_which_images_are_used(tmp_path: Path) -> None:
+    """Frames name the images. Equal classes, taken from a known permutation, tell the labels of many of them."""
+    dp = {"mechanism": "gaussian", "sigma": 1.0, "label_epsilon": 1.0}
+    settings = {
+        "schedule": "freeze-and-log",
+        "dp": dp,
+        "model": {"bottleneck": "2x2x2"},
+        "data": {"limit": {"train": 30}},
+    }
+    clear = {**settings, "dp": {**dp, "label_epsilon": None}}
+
+    def used(folder: Path, settings: Any) -> list[list[int]]:
+        return [split.ids.tolist() for split in opened(folder, **settings).splits.values()]
+
+    folders = []
+    for name, labels in (("one", MIXED), ("other", MIXED & (np.arange(COUNT) % 3 > 0))):
+        folders.append(write_splits(tmp_path / name, smile=labels))
+        for split in ("val", "test"):  # they are set apart from the training images
+            (folders[-1] / f"{split}.parquet").unlink()
+    one, other = (used(folder, settings) for folder in folders)
+    assert one == other and [len(ids) for ids in one] == [30, 8, 8]
+    in_clear = [used(folder, clear) for folder in folders]
+    assert all(first != second for first, second in zip(*in_clear, strict=True)), "labels decide where they are sent"
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_images_in_the_order_of_what_is_to_be_hidden_are_refused(tmp_path: Path, split: str) -> None:
     """Their places tell the column to everybody who sees the frames, whatever the front has unlearned."""

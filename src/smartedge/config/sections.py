@@ -114,7 +114,9 @@ class DataConfig(Section):
         None, description="one number for each channel: the differences are divided by it; default: 0.25, as for mean"
     )
     limit: dict[Literal["train", "val", "test"], PositiveInt] = Field(
-        default_factory=dict, description="use a fixed, class-balanced subset of this many images per split"
+        default_factory=dict,
+        description="use a fixed subset of this many images per split: class-balanced, but at "
+        "random with dp.label_epsilon",
     )
     shard: str | None = Field(
         None,

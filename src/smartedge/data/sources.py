@@ -55,6 +55,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
     cache_dir: Path | None = None,
     cache_bytes: int | None = None,
     audit_share: float = 0.0,
+    by_class: bool = True,
 ) -> DataSet:
     """Open a data set.
 
@@ -80,6 +81,8 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
             0: nothing decoded is kept; images are decoded each time they are read (:mod:`smartedge.data.streaming`).
         audit_share: share of the training images that become ``DataSet.audit``, at most a half. Where there is a column
             ``identity``, it is the images of so many persons, so that nobody is in both parts.
+        by_class: look at the labels when images are chosen for ``limit``, or set apart for validation and test. False:
+            at random, so that it does not depend on any label which images are used, and for what.
 
     Raises:
         DataError: the data set is not there or in no known layout, a column is unknown or cannot be a label, or more
@@ -101,8 +104,9 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
     }
 
     def classes_of(source: SplitName, chosen: Indices) -> Indices:
-        """What the subsets are balanced by: the class, or nothing (one class for all) in a multi-label task."""
-        return columns[0].codes[source][chosen] if task.kind == "single" else np.zeros(len(chosen), np.int64)
+        """What the subsets are balanced by: the class, or nothing (one class for all)."""
+        balances = by_class and task.kind == "single"
+        return columns[0].codes[source][chosen] if balances else np.zeros(len(chosen), np.int64)
 
     notes = list(data.notes)
     origin = {split: split for split in rows}
