@@ -1,4 +1,7 @@
-"""Brings ``cloud/``, what the cloud wrote in a run, into the edge's run directory. Nothing else is read there."""
+"""Brings what the cloud wrote in a run into the edge's run directory, as ``cloud/``. Nothing else is read there.
+
+It comes from a folder, over ssh, or over the link from ``smartedge serve``.
+"""
 
 from __future__ import annotations
 
@@ -8,51 +11,68 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from smartedge.artifacts.run import EdgeRun
+from smartedge.artifacts.summary import has_finished
+from smartedge.cloud.given import place_of
 from smartedge.cloud.store import FeatureReader, edges_of, log_folder
 from smartedge.config import load_run_config
-from smartedge.errors import RunError
+from smartedge.errors import LogError, RunError
+from smartedge.files import disk_error, private_folder
+from smartedge.locks import holding
 from smartedge.logs import plain
+from smartedge.types import EDGE_NAME
+from smartedge.wire.files import fetch, list_files
 
-__all__ = ["carry", "unpack_files"]
+__all__ = ["Ask", "carry", "unpack_files"]
+
+Ask = Callable[[bytes], bytes]  # puts one question to 'smartedge serve'
 
 _PART = "cloud"
+_STAGED = ".collecting-"
+_SPARE = 2**26  # bytes that stay free on the disk
+_LARGE = (".frames", ".safetensors")  # files that are not read into memory at once
+_MOST_TEXT = 2**26  # bytes of any other file
 _LINE_END = "\n"
 _ON_A_HOST = re.compile(r"([A-Za-z0-9_][\w.@-]*):(.+)")  # no host begins with "-": ssh would take it for an option
 
 
-def carry(run_dir: Path, source: str) -> Path:
+def carry(run_dir: Path, source: str | Ask) -> Path:
     """Bring what the cloud wrote into the edge's run directory, whole or not at all.
 
     Args:
         run_dir: of the edge, which has ended on this machine.
-        source: the cloud's run directory: a folder, or ``HOST:FOLDER`` that ``ssh`` reaches.
+        source: the cloud's run directory: a folder, or ``HOST:FOLDER`` that ``ssh`` reaches. Or what asks a server.
 
     Returns:
         The folder that came.
 
     Raises:
         RunError: there is nothing to carry, it cannot be read, or it belongs to another run.
+        LinkError: the server cannot be reached, or sends something else than it promised.
     """
     run, target = _own_run(run_dir), run_dir / _PART
-    staged = Path(tempfile.mkdtemp(prefix=".collecting-", dir=run_dir))
     try:
-        on_host = None if Path(source).is_dir() else _ON_A_HOST.fullmatch(source)
-        if on_host is not None:
-            _read_over_ssh(on_host[1], on_host[2], staged)
-        elif (Path(source) / _PART).is_dir():
-            shutil.copytree(Path(source) / _PART, staged / _PART, symlinks=True)
-        else:
-            raise RunError(f"{Path(source) / _PART}: there is no such folder; give the cloud's run directory")
-        _refuse_another_run(run_dir, run, staged / _PART)
-        (staged / _PART).rename(target)
+        with holding(run_dir / "edge" / "run.json"):
+            for left in run_dir.glob(f"{_STAGED}*"):  # by a process that was killed
+                shutil.rmtree(left)
+            if target.exists():
+                raise RunError(f"{target}: is there already; to collect it again, remove it first")
+            staged = Path(tempfile.mkdtemp(prefix=_STAGED, dir=run_dir))
+            try:
+                if isinstance(source, str):
+                    _copy(source, staged)
+                else:
+                    _read_over_link(source, run, staged / _PART)
+                _refuse_another_run(run_dir, run, staged / _PART)
+                (staged / _PART).rename(target)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
-        raise RunError(f"{source}: cannot be copied ({error})") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        raise RunError(f"{run_dir}: {_PART}/ cannot be collected: {disk_error(error)}") from error
     return target
 
 
@@ -60,7 +80,7 @@ def _own_run(run_dir: Path) -> str:
     """Which run the edge in this run directory belongs to.
 
     Raises:
-        RunError: there is no edge, or what the cloud wrote is there already.
+        RunError: there is no edge.
     """
     load_run_config(run_dir)
     edge = run_dir / "edge" / "run.json"
@@ -69,9 +89,46 @@ def _own_run(run_dir: Path) -> str:
             f"{run_dir}: no edge has run here. 'smartedge collect' brings the cloud's half to the edge's machine. A "
             "server needs nothing of the edge: 'smartedge serve' works on its own run directory"
         )
-    if (run_dir / _PART).exists():
-        raise RunError(f"{run_dir / _PART}: is there already; to collect it again, remove it first")
     return EdgeRun.read(edge).run
+
+
+def _copy(source: str, staged: Path) -> None:
+    on_host = None if Path(source).is_dir() else _ON_A_HOST.fullmatch(source)
+    if on_host is not None:
+        _read_over_ssh(on_host[1], on_host[2], staged)
+    elif (Path(source) / _PART).is_dir():
+        shutil.copytree(Path(source) / _PART, staged / _PART, symlinks=True)
+    else:
+        raise RunError(f"{Path(source) / _PART}: there is no such folder; give the cloud's run directory")
+
+
+def _read_over_link(ask: Ask, run: str, staged: Path) -> None:
+    """Ask a server for its files. All names and sizes are checked before the first file is asked for."""
+    edge, files = list_files(ask, run)
+    if not re.fullmatch(EDGE_NAME, edge):
+        raise RunError("the cloud calls this edge by something that is no name of an edge; nothing was written")
+    places = {place_of(each.name, edge): each for each in files}
+    if len(places) != len(files):
+        raise RunError("the cloud names a file twice; nothing was written")
+    for place, each in places.items():
+        if each.size > _MOST_TEXT and place.suffix not in _LARGE:
+            raise RunError(f"the cloud's {place} is too large ({each.size / 1e6:.0f} MB); nothing was written")
+    wanted, free = sum(each.size for each in files), shutil.disk_usage(staged.parent).free
+    if wanted > free - _SPARE:
+        raise RunError(
+            f"the cloud's files take {wanted / 1e6:.0f} MB, and the disk has {free / 1e6:.0f} MB, of which "
+            f"{_SPARE / 1e6:.0f} MB stay free; make room and collect again"
+        )
+    for place, each in places.items():
+        private_folder((staged / place).parent)
+        fetch(ask, run, each, staged / place)
+    if not has_finished(staged):
+        raise RunError("what the cloud sent is not of a run that has ended; collect again when it has")
+    try:
+        for damage in FeatureReader(log_folder(staged, edge), edge).damages():
+            raise damage
+    except LogError as error:
+        raise RunError(f"the cloud's own log of this edge cannot be used: {error}") from error
 
 
 def _read_over_ssh(host: str, folder: str, staged: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,6 +145,7 @@ def receiver_for(
     fleet: Path | None = None,
     behind_proxy: bool = False,
     streams_per_edge: int = 1,
+    answer: Callable[[str, bytes], bytes] | None = None,
 ) -> GrpcReceiver:
     """The cloud's end of the link.
 
@@ -156,6 +158,7 @@ def receiver_for(
             the settings, and every sender that shows them may send.
         behind_proxy: a proxy of this machine ends TLS, so the fleet's edges show tokens.
         streams_per_edge: how many an edge may have open at the same time.
+        answer: that of :class:`~smartedge.wire.grpc_receiver.GrpcReceiver`.
 
     Raises:
         FleetError: the fleet's files cannot be used.
@@ -165,7 +168,9 @@ def receiver_for(
 
     credentials, guard = _who_may_send(config, fleet, behind_proxy=behind_proxy)
     limits, insecure = Limits(streams_per_edge=streams_per_edge), config.link.insecure
-    return GrpcReceiver(handler, host, port, credentials=credentials, guard=guard, limits=limits, insecure=insecure)
+    return GrpcReceiver(
+        handler, host, port, credentials=credentials, guard=guard, limits=limits, insecure=insecure, answer=answer
+    )
 
 
 def check_receiver(

@@ -24,7 +24,7 @@ def edge_ended(run_dir: Path, *, has_cloud: bool) -> str:
         return f"{text}; next: smartedge report {run_dir}"
     return (
         f"{text}; {sent / 1e6:.1f} MB sent, {sent / images:.0f} bytes an image; next, when the cloud has finished too: "
-        f"smartedge collect {run_dir} CLOUD:RUN"
+        f"smartedge collect {run_dir} CLOUD:RUN, or with --connect HOST:PORT of 'smartedge serve'"
     )
 
 

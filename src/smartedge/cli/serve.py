@@ -17,7 +17,8 @@ __all__ = ["add_parser", "run"]
 _CLIENTS = 64  # that are answered at the same time
 
 _DESCRIPTION = """\
-Answer 'smartedge infer --connect' with the back of a trained run. Runs until it is stopped.
+Answer 'smartedge infer --connect' with the back of a trained run. Give each edge of the run, with 'smartedge collect
+--connect', what the cloud wrote about it. Runs until it is stopped.
 
   $ smartedge serve runs/faces --listen 0.0.0.0:8816
   listening on 0.0.0.0:8816; Ctrl-C stops
@@ -53,9 +54,14 @@ def run(args: argparse.Namespace) -> int:
     trained.check_back()
     check_receiver(trained.config, host, port, **fleet)
 
+    from smartedge.cloud.given import given_by
     from smartedge.inference.backs import BackServer  # imports torch
+    from smartedge.wire.files import FileAnswers
 
-    receiver = receiver_for(trained.config, BackServer(trained), host, port, **fleet, streams_per_edge=_CLIENTS)
+    answers = FileAnswers(given_by(args.run_dir / "cloud"))
+    receiver = receiver_for(
+        trained.config, BackServer(trained), host, port, **fleet, streams_per_edge=_CLIENTS, answer=answers
+    )
 
     def figures() -> Iterator[Figure]:
         yield Figure(

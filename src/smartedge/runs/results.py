@@ -148,8 +148,13 @@ def _response_baseline(recalled: float, epsilon: float, task: TaskFacts) -> floa
     return float(other + (kept - other) * recalled)
 
 
-def _against_true_labels(run_dir: Path, kind: Literal["single", "multi"]) -> Figures:
-    """The back's figures on the test split, against the edge's true labels."""
+def _against_true_labels(run_dir: Path, kind: Literal["single", "multi"]) -> Figures | None:
+    """The back's figures on the test split, against the edge's true labels.
+
+    None where the back's answers are not here: the server of several edges gives them to none of these.
+    """
+    if not (run_dir / "cloud" / "predictions.safetensors").exists():
+        return None
     edge, cloud = (load_file(run_dir / side / "predictions.safetensors") for side in ("edge", "cloud"))
     place = {image: row for row, image in enumerate(edge["ids"].tolist())}
     labels = edge["labels"][torch.tensor([place[image] for image in cloud["ids"].tolist()])]

@@ -12,8 +12,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC itself logs what a peer sends, and errors are raised anyway
 
@@ -24,17 +24,19 @@ from smartedge.types import StreamHeader
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
 from smartedge.wire.frame import Message, ReceivedFrame
 from smartedge.wire.grpc_errors import from_rpc_error, passes
-from smartedge.wire.grpc_stream import Stream
+from smartedge.wire.grpc_stream import SILENCE_S, Stream
 from smartedge.wire.handshake import check_handshake
 from smartedge.wire.link import check_answer, check_kind, must_be_closed, must_be_open
 from smartedge.wire.parts import MESSAGE_BYTES, split
 from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, split_location
 
-__all__ = ["METHOD", "GrpcLink"]
+__all__ = ["COLLECT", "METHOD", "GrpcLink"]
 
 _log = logging.getLogger(__name__)
 
 METHOD = "/smartedge.link.v1.Link/Send"
+COLLECT = "/smartedge.link.v1.Link/Collect"
+_Result = TypeVar("_Result")
 
 _NOTHING = Credentials()
 _RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0  # twice as long each time: a cloud that cannot keep up must not get more to do
@@ -107,12 +109,25 @@ class GrpcLink:
     def open(self, header: StreamHeader) -> int:
         """See :class:`~smartedge.wire.link.FrameSender`. May try for ``connect_timeout_s``."""
         must_be_closed(self._stream, self._where)
+        return self._patiently(lambda: self._open(header))
+
+    def ask(self, question: bytes) -> bytes:
+        """Ask what ``Collect`` of ``link.proto`` answers, outside of streams. May try for ``connect_timeout_s``.
+
+        Raises:
+            SmartEdgeError: there is no answer.
+        """
+        must_be_closed(self._stream, self._where)
+        return self._patiently(lambda: self._asked(question))
+
+    def _patiently(self, call: Callable[[], _Result]) -> _Result:
+        """Call again while the receiver is not there or not free."""
         self._disconnected.clear()
         deadline, pause = time.monotonic() + self._connect_timeout_s, _RETRY_S
         while True:
             with self._call():
                 try:
-                    return self._open(header)
+                    return call()
                 except grpc.RpcError as error:
                     self._drop()
                     if not passes(error):
@@ -197,7 +212,13 @@ class GrpcLink:
         reason = from_rpc_error(error, self._where)
         return LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") if self._patient else reason
 
-    def _open(self, header: StreamHeader) -> int:
+    def _asked(self, question: bytes) -> bytes:
+        call = self._connected().unary_unary(COLLECT, request_serializer=None, response_deserializer=None)
+        answer: bytes = call(question, metadata=self._metadata, timeout=SILENCE_S)
+        return answer
+
+    def _connected(self) -> Any:
+        """The connection; it is made where there is none."""
         if self._channel is None:
             with self._lock:
                 self._meter.snapshot()
@@ -206,7 +227,10 @@ class GrpcLink:
                 if self._credentials is None
                 else grpc.secure_channel(self._target, self._credentials, self._options)
             )
-        call = self._channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
+        return self._channel
+
+    def _open(self, header: StreamHeader) -> int:
+        call = self._connected().stream_stream(METHOD, request_serializer=None, response_deserializer=None)
         stream = self._stream = Stream(header, call, self._metadata)
         try:
             while not stream.heard.wait(_LOOK_S):

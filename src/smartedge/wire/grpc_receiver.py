@@ -30,13 +30,14 @@ from smartedge.wire.connections import Connections, room_for
 from smartedge.wire.credentials import Credentials, Guard, listens_in_clear
 from smartedge.wire.frame import header_from_json
 from smartedge.wire.grpc_errors import status_of
-from smartedge.wire.grpc_link import METHOD
+from smartedge.wire.grpc_link import COLLECT, METHOD
 from smartedge.wire.inbox import Ahead, Inbox, Slots, Turns, Unsynced, drained, first_message, no_messages_kept
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
 from smartedge.wire.places import Busy, Open, Places, kept_heard
-from smartedge.wire.sockets import Address, ByteCount, address_of_peer
+from smartedge.wire.questions import Questions
+from smartedge.wire.sockets import Address, ByteCount, address_of_peer, is_loopback
 
 __all__ = ["GrpcReceiver", "Limits"]
 
@@ -97,6 +98,7 @@ class GrpcReceiver:
             on the thread that serves all edges, so it must answer at once.
         limits: what senders may take.
         insecure: allow an address beyond this machine without TLS, or with TLS and neither token nor ``ca``.
+        answer: takes the name of an edge and its question, and gives the answer; None: questions are refused.
 
     Raises:
         LinkError: when it cannot listen there, a certificate cannot be read, or ``insecure`` would be needed.
@@ -112,6 +114,7 @@ class GrpcReceiver:
         guard: Guard | None = None,
         limits: Limits = _USUAL,
         insecure: bool = False,
+        answer: Callable[[str, bytes], bytes] | None = None,
     ) -> None:
         if listens_in_clear(host, credentials, insecure=insecure):
             _log.warning("listening on %s without TLS and token: anybody there can read and send frames", host)
@@ -125,6 +128,7 @@ class GrpcReceiver:
         self._loop = asyncio.new_event_loop()
         self._slots = Slots(self._loop, _SLOTS)
         self._places = Places(self._loop, limits.streams_per_edge)
+        self._questions = Questions(self._loop, self._pool, answer)
         self._thread = threading.Thread(target=self._loop.run_forever, name="receiver", daemon=True)
         self._thread.start()
         try:
@@ -201,7 +205,7 @@ class GrpcReceiver:
 
     # -- one stream
 
-    async def _serve(self, known: bool, request: Any, context: Any) -> None:
+    async def _serve(self, method: str, request: Any, context: Any) -> None:
         """Serve one call. It ends well, or with a status that carries the error."""
         who = unquote(context.peer())
         address = address_of_peer(who)
@@ -209,13 +213,13 @@ class GrpcReceiver:
         error: SmartEdgeError | None = None
         name: str | None = None  # that it has proved
         try:
-            if not known:
+            if method not in (METHOD, COLLECT):
                 raise _Refused(LinkError("there is no such call here"), grpc.StatusCode.UNIMPLEMENTED)
             peer = self._admit(context)
             if (name := peer.name) is not None:
                 await self._refusals.let_in(name)
             with no_messages_kept():
-                await self._take_stream(context, address, peer)
+                await (self._take_stream if method == METHOD else self._take_question)(context, address, peer)
         except Busy as busy:
             await asyncio.sleep(_BUSY_S)
             await context.abort(grpc.StatusCode.UNAVAILABLE, *status_of(busy))
@@ -241,6 +245,15 @@ class GrpcReceiver:
             raise _Refused(error, grpc.StatusCode.UNAVAILABLE) from error
         except SmartEdgeError as error:
             raise _Refused(error, grpc.StatusCode.UNAUTHENTICATED) from error
+
+    async def _take_question(self, context: Any, address: Address, peer: Peer) -> None:
+        if self._access.proves:
+            self._connections.prove(address, peer.edge)
+        elif not is_loopback(address[0]):
+            raise FleetError("an edge beyond this machine must prove who it is: use --fleet, or link.token_file")
+        question = await first_message(self._limits.header_s, context.read())
+        await self._questions.take(context, peer, question or b"")
+        self._connections.prove(address, peer.edge)  # it knows the run
 
     async def _take_stream(self, context: Any, address: Address, peer: Peer) -> None:
         if self._access.proves:
@@ -361,6 +374,7 @@ class GrpcReceiver:
         for place in self._places:
             place.end(Busy("the receiver was closed; it may come back"))
         await self._server.stop(_LAST_WORD_S)  # a stream whose frames are durable still gets its confirmation
+        await self._questions.idle()
         self._connections.look()
         self._connections.close()
         while self._endings:
@@ -383,4 +397,4 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
         self._serve = serve
 
     def service(self, details: Any) -> Any:
-        return grpc.stream_stream_rpc_method_handler(functools.partial(self._serve, details.method == METHOD))
+        return grpc.stream_stream_rpc_method_handler(functools.partial(self._serve, details.method))

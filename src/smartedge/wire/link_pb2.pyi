@@ -1,6 +1,7 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -29,3 +30,33 @@ class Down(_message.Message):
     confirmed: int
     answer: Frame
     def __init__(self, confirmed: _Optional[int] = ..., answer: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
+
+class Ask(_message.Message):
+    __slots__ = ("run", "name", "offset")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    name: str
+    offset: int
+    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class Told(_message.Message):
+    __slots__ = ("edge", "files", "content")
+    EDGE_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    edge: str
+    files: _containers.RepeatedCompositeFieldContainer[File]
+    content: bytes
+    def __init__(self, edge: _Optional[str] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., content: _Optional[bytes] = ...) -> None: ...
+
+class File(_message.Message):
+    __slots__ = ("name", "size", "sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    sha256: bytes
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...

@@ -26,7 +26,7 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_edge_says_what_it_reached_and_what_comes_next(ended):
     text = edge_ended(ended, has_cloud=True)
     assert text.startswith("done: exit 92.5 % balanced accuracy (test); 5.0 MB sent, 5000 bytes an image; next")
-    assert text.endswith(f"smartedge collect {ended} CLOUD:RUN")
+    assert text.endswith(f"smartedge collect {ended} CLOUD:RUN, or with --connect HOST:PORT of 'smartedge serve'")
     assert edge_ended(ended, has_cloud=False).endswith(f"next: smartedge report {ended}")
 
 

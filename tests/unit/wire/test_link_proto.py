@@ -12,13 +12,14 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from smartedge.types import PROTOCOL, StreamHeader
 from smartedge.wire import link_pb2
+from smartedge.wire.files import PIECE_BYTES
 from smartedge.wire.frame import MAX_HEAD_BYTES, MAX_HEADER_BYTES
-from smartedge.wire.grpc_link import METHOD
+from smartedge.wire.grpc_link import COLLECT, METHOD
 from smartedge.wire.grpc_receiver import Limits
 from smartedge.wire.parts import MESSAGE_BYTES, MIN_PART_BYTES
 
 PROTO = (files("smartedge.wire") / "link.proto").read_text(encoding="utf-8")
-FIELD = re.compile(r"^  (optional )?(\w+) (\w+) = (\d+);", re.MULTILINE)
+FIELD = re.compile(r"^  (optional |repeated )?(\w+) (\w+) = (\d+);", re.MULTILINE)
 
 
 def test_the_generated_code_is_of_this_proto_file() -> None:
@@ -30,6 +31,7 @@ def test_the_generated_code_is_of_this_proto_file() -> None:
         FieldDescriptor.TYPE_BYTES: "bytes",
         FieldDescriptor.TYPE_BOOL: "bool",
         FieldDescriptor.TYPE_UINT64: "uint64",
+        FieldDescriptor.TYPE_STRING: "string",
     }
     generated = {
         name: {
@@ -38,9 +40,10 @@ def test_the_generated_code_is_of_this_proto_file() -> None:
         }
         for name, described in link_pb2.DESCRIPTOR.message_types_by_name.items()
     }
-    assert found == generated and set(found) == {"Up", "Frame", "Down"}
+    assert found == generated and set(found) == {"Up", "Frame", "Down", "Ask", "Told", "File"}
     assert f"package {link_pb2.DESCRIPTOR.package};" in PROTO
     assert f"/{link_pb2.DESCRIPTOR.package}.Link/Send" == METHOD
+    assert f"/{link_pb2.DESCRIPTOR.package}.Link/Collect" == COLLECT
 
 
 @pytest.mark.source
@@ -56,6 +59,7 @@ def test_the_page_names_every_key_and_the_limits() -> None:
         f"at most {MESSAGE_BYTES // 2**20} MiB",
         f"| {MESSAGE_BYTES // 2**20} MiB; 16 KiB |",
         f"Largest head: {MAX_HEAD_BYTES // 2**10} KiB",
+        f"{PIECE_BYTES:,} bytes".replace(",", " "),
         f"| {limits.handshake_s:g} s |",
         f"| {limits.header_s:g} s; {2 * limits.header_s:g} s |",
         f"| {limits.idle_s / 60:g} min |",

@@ -1,0 +1,58 @@
+"""Which files of the cloud an edge may have after a run: those that its report and its audit read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+
+from smartedge.cloud.store import FeatureReader, edges_of, log_folder
+from smartedge.errors import RunError
+from smartedge.framelog.mark import MARK
+from smartedge.framelog.reader import STREAMS, segments_of
+from smartedge.runs.checkpoint import back_weights
+from smartedge.wire.frame import settings_in
+
+__all__ = ["given_by", "place_of"]
+
+_SUMMARY, _METRICS, _PREDICTIONS, _BACK = "summary.json", "metrics.jsonl", "predictions.safetensors", "back.safetensors"
+_OF_THE_LOG = re.compile(rf"{MARK}|{STREAMS}|\d{{6}}\.frames", re.ASCII)
+
+
+def given_by(cloud: Path) -> Callable[[str, str], Mapping[str, Path]]:
+    """What chooses the files that an edge may have, by the edge's name and its run; see :class:`FileAnswers`.
+
+    Args:
+        cloud: the cloud's folder of a run that has ended.
+    """
+    known: dict[str, tuple[str, str]] = {}  # edge -> its run and its cut
+
+    def choose(edge: str, run: str) -> Mapping[str, Path]:
+        folder = log_folder(cloud, edge)
+        if edge not in known and (folder / MARK).exists():
+            for first in FeatureReader(folder, edge).streams[:1]:
+                model = settings_in(first).get("model")
+                known[edge] = first.run, str(model["cut"]) if isinstance(model, dict) else ""
+        if edge not in known or known[edge][0] != run:
+            raise RunError(f"the cloud has nothing of edge {edge!r} in this run; is it the server of another run?")
+        files = {_SUMMARY: cloud / _SUMMARY, _METRICS: cloud / _METRICS, _BACK: back_weights(cloud, known[edge][1])}
+        if edges_of(cloud) == [edge]:  # else it holds the labels of other edges' images, too
+            files[_PREDICTIONS] = cloud / _PREDICTIONS
+        files |= {name: folder / name for name in (MARK, STREAMS)}
+        files |= {path.name: path for _, path in sorted(segments_of(folder).items())}
+        return {name: path for name, path in files.items() if path.exists()}
+
+    return choose
+
+
+def place_of(name: str, edge: str) -> PurePosixPath:
+    """Where such a file lies in the cloud's folder.
+
+    Raises:
+        RunError: it is none of the files that an edge may have.
+    """
+    if name in (_SUMMARY, _METRICS, _PREDICTIONS, _BACK):
+        return PurePosixPath(name)
+    if _OF_THE_LOG.fullmatch(name):
+        return PurePosixPath("store", edge, name)
+    raise RunError("the cloud names a file that no edge needs; nothing was written")

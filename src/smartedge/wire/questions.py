@@ -1,0 +1,55 @@
+"""Questions of edges that are one message, with an answer that is one message: at the receiver, beside its streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from smartedge.errors import LinkError
+from smartedge.wire.admission import Peer
+from smartedge.wire.places import Places
+
+__all__ = ["Questions"]
+
+
+class Questions:
+    """Answers questions on threads of the receiver, one of each edge at a time. Streams do not wait for them.
+
+    Args:
+        loop: serves the calls.
+        pool: its threads.
+        answer: takes the name of an edge and its question; may block. None: there are no answers here.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor, answer: Callable[[str, bytes], bytes] | None
+    ) -> None:
+        self._loop, self._pool, self._answer = loop, pool, answer
+        self._places = Places(loop, 1)
+        self._running: set[asyncio.Future[bytes]] = set()
+
+    async def take(self, context: Any, peer: Peer, question: bytes) -> None:
+        """Answer one question.
+
+        Raises:
+            Busy: another one of the same edge is being answered.
+            SmartEdgeError: why there is no answer.
+        """
+        if self._answer is None:
+            raise LinkError("this side does not give back what the cloud wrote; ask 'smartedge serve'")
+        place = await self._places.claim(peer)
+        running = self._loop.run_in_executor(self._pool, self._answer, peer.edge, question)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        try:
+            await context.write(await asyncio.shield(running))
+        finally:  # an edge that hangs up cannot ask again while a thread still works for it
+            running.add_done_callback(lambda done: done.cancelled() or done.exception())
+            running.add_done_callback(lambda _: self._places.free(place))
+
+    async def idle(self) -> None:
+        """Wait until no thread works on an answer."""
+        while self._running:
+            await asyncio.wait(self._running)

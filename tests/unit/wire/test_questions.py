@@ -1,0 +1,192 @@
+"""Questions of edges at the receiver: who may ask, one at a time, and no stream waits for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from link_ends import Handler, Links, Raw, send
+from tcp_proxy import TcpProxy
+
+import smartedge.wire.grpc_receiver
+from smartedge.errors import FleetError, LinkError, RunError
+from smartedge.wire.credentials import Credentials
+from smartedge.wire.grpc_link import COLLECT, GrpcLink
+from smartedge.wire.grpc_receiver import GrpcReceiver
+from smartedge.wire.link_pb2 import Ask
+from smartedge.wire.parts import MESSAGE_BYTES
+
+
+class Answers:
+    """Answers a question with the edge's name and the question; waits while ``gate`` is closed."""
+
+    def __init__(self) -> None:
+        self.gate, self.asked = threading.Event(), threading.Semaphore(0)
+        self.gate.set()
+
+    def __call__(self, edge: str, question: bytes) -> bytes:
+        self.asked.release()
+        self.gate.wait(timeout=60)
+        Ask.FromString(question)
+        if question == b"":
+            raise RunError("nothing is here for you")
+        return edge.encode() + b" " + question
+
+
+class Fleet:
+    """A guard that knows every token, which is the edge's name, unless the edge was revoked."""
+
+    def __init__(self) -> None:
+        self.revoked: set[str] = set()
+
+    def refusal(self, edge: str, serial: int | None = None) -> str | None:
+        return f"edge {edge} was revoked" if edge in self.revoked else None
+
+    def edge_of(self, token: str) -> str | None:
+        return token or None
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def listen(answers: Answers) -> Iterator[Callable[..., GrpcReceiver]]:
+    made: list[GrpcReceiver] = []
+
+    def listen(**options: Any) -> GrpcReceiver:
+        made.append(GrpcReceiver(Handler(), "127.0.0.1", **{"answer": answers, **options}))
+        made[-1].start()
+        return made[-1]
+
+    yield listen
+    answers.gate.set()
+    for receiver in made:
+        receiver.close()
+
+
+@pytest.fixture
+def links() -> Iterator[Links]:
+    made = Links()
+    yield made
+    made.disconnect()
+
+
+QUESTION = Ask(run="run").SerializeToString()
+
+
+def shows(token: str) -> Credentials:
+    return Credentials(token=token)
+
+
+def test_each_edge_is_asked_for_by_the_name_that_it_proves(listen: Callable[..., GrpcReceiver], links: Links) -> None:
+    fleet = Fleet()
+    receiver = listen(guard=fleet)
+    door, gate = (links(receiver, credentials=shows(name)) for name in ("door", "gate"))
+    assert (door.ask(QUESTION), gate.ask(QUESTION)) == (b"door " + QUESTION, b"gate " + QUESTION)
+    fleet.revoked.add("gate")
+    with pytest.raises(FleetError, match="edge gate was revoked"):
+        gate.ask(QUESTION)
+    assert door.ask(QUESTION) == b"door " + QUESTION
+    with pytest.raises(RunError, match="nothing is here for you"):
+        door.ask(b"")
+
+
+def test_nobody_asks_who_has_not_proved_who_it_is(
+    listen: Callable[..., GrpcReceiver], links: Links, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FleetError, match="the token is missing or wrong"):
+        links(listen(credentials=shows("secret")), credentials=shows("guessed")).ask(QUESTION)
+    in_clear = listen()
+    assert links(in_clear).ask(QUESTION) == b"edge " + QUESTION
+    monkeypatch.setattr(smartedge.wire.grpc_receiver, "is_loopback", lambda host: False)
+    with pytest.raises(FleetError, match="must prove who it is"):
+        links(in_clear).ask(QUESTION)
+    assert answers.asked.acquire(blocking=False) and not answers.asked.acquire(blocking=False)
+
+
+def test_a_receiver_without_answers_says_where_they_are(listen: Callable[..., GrpcReceiver], links: Links) -> None:
+    with pytest.raises(LinkError, match="ask 'smartedge serve'"):
+        links(listen(answer=None)).ask(QUESTION)
+
+
+def test_streams_and_other_edges_do_not_wait_for_an_answer(
+    listen: Callable[..., GrpcReceiver], links: Links, answers: Answers
+) -> None:
+    receiver = listen(guard=Fleet())
+    answers.gate.clear()
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(links(receiver, credentials=shows("door")).ask, QUESTION)
+        assert answers.asked.acquire(timeout=30)
+        send(links(receiver, credentials=shows("door")))  # of the same edge
+        other = pool.submit(links(receiver, credentials=shows("gate")).ask, QUESTION)
+        assert answers.asked.acquire(timeout=30)
+        assert not slow.done()
+        answers.gate.set()
+        assert slow.result(timeout=30) == b"door " + QUESTION and other.result(timeout=30)
+
+
+def test_an_edge_asks_one_thing_at_a_time_also_where_it_hangs_up(
+    listen: Callable[..., GrpcReceiver], links: Links, answers: Answers
+) -> None:
+    receiver = listen(guard=Fleet())
+    answers.gate.clear()
+    impatient, second = (links(receiver, credentials=shows("door"), patient=False) for _ in range(2))
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(impatient.ask, QUESTION)
+        assert answers.asked.acquire(timeout=30)
+        with pytest.raises(LinkError, match="takes one at a time"):
+            second.ask(QUESTION)
+        proxy = TcpProxy(receiver.port)
+        try:
+            third = GrpcLink(f"127.0.0.1:{proxy.port}", shows("gate"), connect_timeout_s=5.0, patient=False)
+            cut = pool.submit(third.ask, QUESTION)
+            assert answers.asked.acquire(timeout=30)
+            proxy.cut()
+            with pytest.raises(LinkError):
+                cut.result(timeout=30)
+            with pytest.raises(LinkError, match="takes one at a time"):  # a thread still works for it
+                links(receiver, credentials=shows("gate"), patient=False).ask(QUESTION)
+        finally:
+            third.disconnect()
+            proxy.close()
+        answers.gate.set()
+        assert asked.result(timeout=30) == b"door " + QUESTION
+    assert links(receiver, credentials=shows("gate")).ask(QUESTION) == b"gate " + QUESTION
+
+
+def test_a_connection_that_broke_is_made_again(listen: Callable[..., GrpcReceiver], answers: Answers) -> None:
+    proxy = TcpProxy(listen(guard=Fleet()).port)
+    link = GrpcLink(f"127.0.0.1:{proxy.port}", shows("door"), connect_timeout_s=30.0)
+    try:
+        assert link.ask(QUESTION)
+        answers.gate.clear()
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(link.ask, QUESTION)
+            assert answers.asked.acquire(timeout=30) and answers.asked.acquire(timeout=30)
+            proxy.cut()
+            answers.gate.set()
+            assert asked.result(timeout=30) == b"door " + QUESTION
+    finally:
+        link.disconnect()
+        proxy.close()
+
+
+@pytest.mark.parametrize(
+    "question", [b"\xff\xff", b"\x0a\x02\xff\xff", bytes(MESSAGE_BYTES + 1)], ids=["", "text", "long"]
+)
+def test_hostile_clients_get_an_error_and_others_an_answer(
+    listen: Callable[..., GrpcReceiver], links: Links, question: bytes
+) -> None:
+    receiver = listen(guard=Fleet())
+    raw = Raw(receiver, "door")
+    with pytest.raises(Exception, match=r"not readable as a message|larger than max"):
+        raw.call([question], method=COLLECT)
+    with pytest.raises(Exception, match="nothing is here for you"):
+        raw.call([], method=COLLECT)
+    raw.close()
+    assert links(receiver, credentials=shows("door")).ask(QUESTION) == b"door " + QUESTION
