@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from smartedge.data.raw import split_of
+from smartedge.data.raw import list_some, split_of
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing
 from smartedge.image_size import RGB
@@ -70,7 +70,7 @@ def _write(name: str, given: object, columns: Sequence[str], channels: int, file
     first = list(islice(records, _AT_ONCE))
     if not first:
         raise DataError(f"{name} holds no images")
-    schema = _schema(name, first, _class_names(given, columns))
+    schema = _schema(name, first, _class_names(name, given, columns))
     with pq.ParquetWriter(file, schema, compression="none") as writer:
         number, part = 0, first
         while part:
@@ -93,7 +93,10 @@ def _schema(name: str, first: Sequence[Record], classes: Mapping[str, Sequence[s
         try:
             kind = pa.array([values.get(column) for _, values in first]).type
         except (pa.ArrowException, OverflowError) as error:
-            raise DataError(f"{name}: the values of {column!r} cannot be one column: {error}") from error
+            raise DataError(
+                f"{name}: the values of {column!r} cannot be one column: {error}; give numbers or texts, or "
+                "leave it out"
+            ) from error
         fields.append(pa.field(column, pa.float64() if pa.types.is_null(kind) else kind))
     features = {column: {"names": list(map(str, each)), "_type": "ClassLabel"} for column, each in classes.items()}
     features["image"] = {"_type": "Image"}
@@ -103,19 +106,53 @@ def _schema(name: str, first: Sequence[Record], classes: Mapping[str, Sequence[s
 def _table(records: Sequence[Record], schema: pa.Schema) -> pa.Table:
     if odd := {column for _, values in records for column in values} - set(schema.names):
         raise ValueError(f"there are further columns: {', '.join(sorted(odd))}")
-    columns = {name: [values.get(name) for _, values in records] for name in schema.names[1:]}
+    columns = {name: _column([values.get(name) for _, values in records], schema, name) for name in schema.names[1:]}
     return pa.table({"image": [image for image, _ in records], **columns}, schema)
 
 
-def _class_names(given: object, columns: Sequence[str]) -> dict[str, Sequence[str]]:
+def _column(values: list[object], schema: pa.Schema, name: str) -> pa.Array:
+    """Values in the type of the first records. pyarrow by itself makes 0 of 0.5, yes of 5, and a text of a number."""
+    kind, column = schema.field(name).type, pa.array(values)
+    if not pa.types.is_null(column.type) and column.type != kind and not (_is_number(column.type) and _is_number(kind)):
+        raise ValueError(f"{name!r} holds {column.type}, and {kind} before")
+    return column.cast(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _class_names(name: str, given: object, columns: Sequence[str]) -> dict[str, Sequence[str]]:
     """The names of classes that a data set states: ``classes`` of torchvision, ``features`` of Hugging Face."""
     features = getattr(given, "features", None)
     if isinstance(features, Mapping):
-        return {name: each.names for name, each in features.items() if getattr(each, "names", None)}
+        return {column: each.names for column, each in features.items() if getattr(each, "names", None)}
+    classes = _classes(name, given)
+    return {columns[0]: classes} if len(columns) == 1 and classes is not None else {}
+
+
+def _classes(name: str, given: Any) -> list[str] | None:
+    """The names of classes of a torchvision data set, of a part of it, or of several that are joined.
+
+    Raises:
+        DataError: data sets are joined whose classes have other names or another order.
+    """
+    if type(given).__module__ == "torch.utils.data.dataset":
+        if hasattr(given, "dataset"):  # a Subset, also of random_split
+            return _classes(name, given.dataset)
+        parts = [_classes(name, part) for part in getattr(given, "datasets", ())]
+        named = [part for part in parts if part is not None]
+        if other := next((part for part in named if part != named[0]), None):
+            raise DataError(
+                f"{name} joins data sets in which one number means two classes: {list_some(named[0])} in one and "
+                f"{list_some(other)} in another; number their labels in one way (target_transform)"
+            )
+        return named[0] if parts and len(named) == len(parts) else None
     classes = getattr(given, "classes", None)
-    if len(columns) == 1 and isinstance(classes, Sequence) and all(isinstance(each, str) for each in classes):
-        return {columns[0]: list(classes)}
-    return {}
+    if not isinstance(classes, Sequence) or not all(isinstance(each, str) for each in classes):
+        return None
+    # A transform makes other labels, which the names do not belong to.
+    return list(classes) if getattr(given, "target_transform", None) is None else None
 
 
 def _records(name: str, given: object, columns: Sequence[str], channels: int) -> Iterator[Record]:
@@ -129,7 +166,7 @@ def _records(name: str, given: object, columns: Sequence[str], channels: int) ->
         given = zip(*given, strict=True)
     elif isinstance(features := getattr(given, "features", None), Mapping):
         given = _undecoded(given, features)
-    elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+    elif not hasattr(given, "__iter__") and hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         given = map(given.__getitem__, range(len(given)))
     if not isinstance(given, Iterable) and not hasattr(given, "__getitem__"):
         raise DataError(f"{name} is a {type(given).__name__}; give a Dataset, or a pair of arrays")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import ChainDataset, ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from smartedge.data import DataSet, open_dataset
 from smartedge.data.given import keep_given
@@ -176,3 +176,65 @@ def test_forms_of_an_image(
 def test_what_is_no_data_set(data: object, message: str, kept: Callable[..., DataSet]) -> None:
     with pytest.raises(DataError, match=message):
         kept(data)
+
+
+class Renamed(Pairs):
+    """Other names for the same numbers."""
+
+    classes = ("bee", "ant", "cat")
+
+
+class Transformed(Pairs):
+    """Its labels are not the numbers of its classes."""
+
+    target_transform = staticmethod(str)
+
+    def __getitem__(self, place: int) -> tuple[Image.Image, str]:
+        image, label = super().__getitem__(place)
+        return image, "xyz"[label]
+
+
+class Counted(Stream):
+    """A stream that knows how long it is, as many do."""
+
+    def __len__(self) -> int:
+        return COUNT
+
+
+def test_names_of_classes_in_parts_and_joined(kept: Callable[..., DataSet]) -> None:
+    joined = ConcatDataset([Pairs(), Subset(Pairs(), range(10))])
+    assert kept({"train": joined, "test": Subset(Pairs(), range(6))}).task.names == ("ant", "bee", "cat")
+
+
+def test_joined_data_sets_with_other_classes(kept: Callable[..., DataSet]) -> None:
+    with pytest.raises(DataError, match="one number means two classes: ant, bee, cat in one and bee, ant, cat in"):
+        kept({"train": ConcatDataset([Subset(Pairs(), range(40)), Renamed()])})
+
+
+def test_a_part_and_a_whole_with_other_classes(kept: Callable[..., DataSet]) -> None:
+    with pytest.raises(DataError, match="one number means two classes of column 'label'"):
+        kept({"train": Subset(Pairs(), range(60)), "test": Renamed()})
+
+
+def test_labels_that_a_transform_made_have_no_names_of_classes(kept: Callable[..., DataSet]) -> None:
+    assert kept({"train": Transformed()}).task.names == ("x", "y", "z")
+
+
+@pytest.mark.parametrize("stream", [Counted, lambda: ChainDataset([Stream(), Counted()])])
+def test_streams_with_a_length(stream: Callable[[], object], kept: Callable[..., DataSet]) -> None:
+    data = kept({"train": stream()})
+    assert sum(map(len, data.splits.values())) in (COUNT, 2 * COUNT)
+
+
+@pytest.mark.parametrize(
+    ("first", "later"), [(1, 0.5), (True, 5), (0, True), (1, "1.5"), ("a", [1])], ids=lambda value: repr(value)
+)
+def test_labels_of_another_type_later(first: object, later: object, kept: Callable[..., DataSet]) -> None:
+    records = [(PIXELS[n], first if n < 64 else later) for n in range(COUNT)]
+    with pytest.raises(DataError, match="a label of records 64 to 99 is unlike the first ones"):
+        kept({"train": records})
+
+
+def test_whole_numbers_may_later_have_a_point(kept: Callable[..., DataSet]) -> None:
+    records = [(PIXELS[n], int(LABELS[n]) if n < 64 else float(LABELS[n])) for n in range(COUNT)]
+    assert kept({"train": records}).task.names == ("0", "1", "2")
