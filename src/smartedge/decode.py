@@ -16,16 +16,39 @@ from PIL import Image, ImageOps
 
 from smartedge.image_size import RGB, ImageSize
 
-__all__ = ["MOST_BYTES", "SUFFIXES", "Fit", "Item", "decode", "is_hidden", "is_lfs_pointer", "too_large", "walk"]
+__all__ = [
+    "MOST_BYTES",
+    "SUFFIXES",
+    "Fit",
+    "Item",
+    "decode",
+    "is_hidden",
+    "is_lfs_pointer",
+    "looks_like_base64",
+    "too_large",
+    "walk",
+]
 
 SUFFIXES = frozenset(
     {".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"}
     | {".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
 
-_BASE64 = ("iVBORw0KGgo", "R0lGOD", "UklGR", "data:image")
-_BASE64_TEXT = "text in base64, and no file's name (write the decoded bytes)"
+_BASE64 = ("iVBORw0KGgo", "R0lGOD", "UklGR", "data:image", "/9j/4")
 _HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+_VIDEO = (b"isom", b"iso2", b"mp41", b"mp42", b"avc1", b"qt  ", b"M4V ")
+# How files of other kinds begin, which are often found under the name of an image.
+_OTHERS = (
+    (0, b"\xff\x0a", "a JPEG XL image, which is not read (save it as JPEG)"),
+    (4, b"JXL ", "a JPEG XL image, which is not read (save it as JPEG)"),
+    *((4, b"ftyp" + brand, "a video, not an image (save its frames as images)") for brand in _VIDEO),
+    (128, b"DICM", "a DICOM file, which is not read (save it as PNG of 8 or 16 bits)"),
+    (0, b"%PDF", "a PDF file, not an image (save its pages as images)"),
+    (0, b"8BPS", "a Photoshop file, which is not read (save it as PNG)"),
+    (0, b"\x93NUMPY", "an array of NumPy, not an image (save it as PNG)"),
+    (0, b"\x1f\x8b", "compressed by gzip (decompress it)"),
+    (0, b"PK\x03\x04", "a zip archive, not an image (unpack it)"),
+)
 _OF_SYSTEMS = ("lost+found", "System Volume Information")
 MOST_BYTES = 2**30  # of an image file: more than any image within Pillow's limit of pixels has
 
@@ -35,6 +58,7 @@ Item = bytes | Path | NDArray[np.uint8] | None
 Pixels = NDArray[np.uint8]
 _PICTURE_BANDS = 4  # an array of up to so many bands is a picture: grey or colours, with or without transparency
 _SAMPLES = 277  # TIFF: how many channels a page has
+_PHOTOMETRIC = 262  # TIFF: what a value means; 0: white is zero
 Fit = Literal["crop", "squash", "letterbox"]
 """What becomes of an image of another shape: its middle; all of it, squeezed; or all of it, with black bars."""
 
@@ -106,20 +130,18 @@ def decode(item: Item, image_size: int | ImageSize, fit: Fit = "crop") -> Pixels
             return _decode_bytes(found, size, fit)
         return _decode_array(found, size, fit)
     except FileNotFoundError:
-        return _BASE64_TEXT if _looks_like_base64(item) else "image file missing"
+        return "image file missing"
     except PermissionError:
         return "image file may not be read (permissions)"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return "image too large"
     except Exception as error:  # damaged files make decoders raise anything
-        if _looks_like_base64(item):  # too long for a name
-            return _BASE64_TEXT
         return "image truncated" if "truncated" in str(error).lower() else "image cannot be decoded"
 
 
-def _looks_like_base64(item: Item) -> bool:
-    """Whether a path holds the first bytes of a PNG, GIF or WebP in base64, or an image's data address."""
-    return isinstance(item, Path) and any(f"/{begin}" in str(item) for begin in _BASE64)
+def looks_like_base64(name: str) -> bool:
+    """Whether a name begins like a PNG, GIF, WebP or JPEG in base64, or like an image's data address."""
+    return name.startswith(_BASE64)
 
 
 def _read(path: Path) -> bytes | str:
@@ -148,10 +170,12 @@ def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
         return "no image"
     if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIC:
         return "a HEIC image, which is not read (save it as JPEG)"
-    if encoded.lstrip()[:1] == b"<":
+    if encoded.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
         return "text such as an HTML page, not an image (the download failed; fetch it again)"
     if is_lfs_pointer(encoded):
         return "a git-LFS pointer, not the image (run 'git lfs pull')"
+    if other := next((what for place, magic, what in _OTHERS if encoded.startswith(magic, place)), None):
+        return other
     with Image.open(io.BytesIO(encoded)) as image:
         if too_large(image.width, image.height):
             return "image too large"
@@ -233,6 +257,8 @@ def _eight_bits(image: Image.Image) -> Image.Image | str:
     values = np.asarray(ImageOps.exif_transpose(image))
     if values.min() < 0 or values.max() >= 2**16:
         return "more than 16 bits per channel (scale them to 16)"
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # Pillow heeds it with 8 bits alone
+        values = 2**16 - 1 - values
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
