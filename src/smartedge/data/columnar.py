@@ -17,7 +17,7 @@ from smartedge.data.raw import Images, RawData, RawSplit, list_some, slices
 from smartedge.data.readers import Block, InBlocks
 from smartedge.data.stored import ARROW, PARQUET, StoredTable, open_table
 from smartedge.data.tables import FILE_COLUMN
-from smartedge.decode import Item
+from smartedge.decode import Item, looks_like_base64
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
@@ -248,6 +248,8 @@ def _item(value: dict[str, Any] | bytes | str | None, path: Path, root: Path) ->
         value = value.get("path") if encoded is None else encoded
     if not isinstance(value, str) or not value:
         return value or None
+    if looks_like_base64(value):
+        raise DataError(f"{path}: a row holds a text in base64, and no file's name; write the decoded bytes")
     if (place := _place(path, value, root)) is None:
         raise DataError(
             f"{path}: a row holds no image, and names the file {value!r}, which lies outside {root}. Files elsewhere "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,13 +14,20 @@ from smartedge.types import SplitName, Task
 
 __all__ = ["SPLIT_COLUMNS", "balanced", "divide", "set_apart", "stratified"]
 
-SPLIT_COLUMNS = ("split", "partition", "subset")  # names of a column that divides a data set
+SPLIT_COLUMNS = (
+    "split",
+    "partition",
+    "subset",
+    "data_split",
+    "dataset_split",
+)  # names of a column that divides a data set
 _MAY_DIVIDE = ("set", "phase", "usage", "fold", "dataset")  # those of a column that divides it if it holds splits
 _FLAGS: dict[str, tuple[SplitName, SplitName]] = {  # column of yes/no values → split of yes, split of no
     "is_train": ("train", "test"),
     "is_training": ("train", "test"),
     "is_test": ("test", "train"),
     "is_val": ("val", "train"),
+    "is_valid": ("val", "train"),
     "is_validation": ("val", "train"),
 }
 
@@ -30,14 +39,24 @@ def divide(
 ) -> None:
     """Divide a data set that is not divided by its column ``split``, where it has one that names splits."""
     known = (*SPLIT_COLUMNS, *_MAY_DIVIDE, *_FLAGS)
-    columns = {name.lower(): name for name in reversed(data.splits["train"].columns)}
-    column = next((columns[name] for name in known if name in columns), None)
-    if column is None or len(data.splits) > 1 or column in task.columns:
+    columns = {re.sub(r"\W+", "_", name.lower()): name for name in reversed(data.splits["train"].columns)}
+    simple = next((name for name in known if name in columns), None)
+    if simple is None or len(data.splits) > 1 or columns[simple] in task.columns:
         return
-    given = [str(value).strip() for value in data.splits["train"].read([column])[column].to_pylist()]
-    named = {value: _split_named(column.lower(), value) for value in set(given)}
+    column = columns[simple]
+    given = [
+        "nothing" if value is None else str(value).strip()
+        for value in data.splits["train"].read([column])[column].to_pylist()
+    ]
+    named = {value: _split_named(simple, value) for value in set(given)}
     if unknown := sorted(value for value, split in named.items() if split is None):
-        if column.lower() in SPLIT_COLUMNS or len(unknown) < len(named):
+        apart = sorted(value for value, split in named.items() if split in ("val", "test"))
+        if apart and simple in SPLIT_COLUMNS:
+            raise DataError(
+                f"column {column!r} of {data.name} holds {list_some(unknown)} beside {list_some(apart)}, so it "
+                "cannot be told which images train. Call each split train, val or test, or leave out the other rows"
+            )
+        if simple in SPLIT_COLUMNS or len(unknown) < len(named):
             notes.append(
                 f"column {column!r} of {data.name} does not divide it, because it holds {list_some(unknown)} beside or "
                 "instead of train, val and test"

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from smartedge.data.foreign import recognise
-from smartedge.data.raw import MOST_PARTS, Images, RawData, RawSplit, list_some, split_in, split_of
+from smartedge.data.raw import MOST_PARTS, Images, RawData, RawSplit, list_some, split_in, split_of, words
 from smartedge.data.readers import Anywhere
 from smartedge.data.tables import FILE_COLUMN, find_table, read_table, resolve, tables_of_splits
 from smartedge.decode import SUFFIXES, is_hidden, walk
@@ -21,7 +21,12 @@ from smartedge.types import SplitName
 
 __all__ = ["open_folder"]
 
-_NO_CLASSES = {*("image", "images", "img", "imgs", "mask", "masks", "label", "labels", "annotations", "gt")}
+# Words in names of folders that hold images, and what belongs to each image.
+_IMAGES = frozenset({"image", "images", "img", "imgs", "input", "inputs", "photo", "photos", "jpegimages"})
+_OUTLINES = frozenset(
+    {"mask", "masks", "label", "labels", "annotation", "annotations", "annot", "gt", "groundtruth", "truth", "manual"}
+    | {"segmentation", "segmentations", "segmentationclass", "segmentationobject", "trimap", "trimaps"}
+)
 _LEAST_PART = 4096  # images: a part of the decoded images is a file of its own
 
 
@@ -125,8 +130,8 @@ def _by_table(path: Path, file: Path, folders: Mapping[SplitName, Path], notes: 
         rows = np.flatnonzero(top == folder.name)
         if not len(rows):
             raise DataError(
-                f"{file} lists no image in {folder.name}/: name files like {folder.name}/image.jpg, "
-                f"or give {folder.name}/ a table of its own"
+                f"{file} lists no image in {folder.name}/: name files like {folder.name}/image.jpg, or give "
+                f"{folder.name}/ a table of its own; if its images have no labels, move it elsewhere"
             )
         splits[split], files = _listed(path, table.take(pa.array(rows)), notes)
         used += files
@@ -209,29 +214,24 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     labels: list[str] = []
     others: Counter[str] = Counter()
     empty: list[str] = []
-    nested: list[str] = []
+    nested: dict[str, list[str]] = {}
+    places: dict[Path, Path] = {}
     for directory in sorted(child for child in _innermost(folder).iterdir() if child.is_dir() and not is_hidden(child)):
         own: Counter[str] = Counter()
         images = sorted(walk(directory, own))
-        nested += {f"{directory.name}/{each.parent.name}": None for each in images if each.parent != directory}
+        if inner := dict.fromkeys(each.parent.name for each in images if each.parent != directory):
+            nested[directory.name] = list(inner)
         files += images
         labels += [_readable(directory)] * len(images)
         others += own
         if not images:
             empty.append(f"{directory.name} ({_counted(own) or 'empty'})")
+        if (twin := places.setdefault(directory.resolve(), directory)) is not directory:
+            raise DataError(f"{twin} and {directory} are one folder under two names, so two classes; remove the link")
     names = list(dict.fromkeys(labels))
     if not files:
-        raise DataError(
-            f"{folder} holds no images that can be used. Looked for: Parquet, Arrow and tar files; a table such as "
-            f"metadata.csv with a column {FILE_COLUMN!r}; one folder per class, of images "
-            f"({', '.join(sorted(SUFFIXES))}). "
-            f"Found: {_contents(folder, others)}"
-        )
-    if len(names) > 1 and {each.lower() for each in names} <= _NO_CLASSES:
-        raise DataError(
-            f"{folder}: {' and '.join(names)} are no classes but images and what belongs to them, as for segmentation, "
-            "which is not learned here. For classes write a table metadata.csv with the columns file_name and label"
-        )
+        raise DataError(_no_classes(folder, others))
+    _refuse_no_classes(folder, names, nested)
     if empty:
         foreign = recognise(Path(f"a file{ending}") for ending in others)
         raise DataError(
@@ -242,10 +242,47 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
         told = _counted(others)
         notes.append(f"{others.total()} file(s) in {folder} are not images by their name and are not used: {told}")
     if nested:
-        notes.append(
-            f"the classes of {folder} are its outermost folders; those below are part of them: {list_some(nested)}"
-        )
+        below = list_some(f"{name}/{each}" for name, within in nested.items() for each in within)
+        notes.append(f"the classes of {folder} are its outermost folders; those below are part of them: {below}")
     return RawSplit.from_table(_images(files), pa.table({"label": labels}))
+
+
+def _no_classes(folder: Path, others: Counter[str]) -> str:
+    """Why a folder is no data set of classes in folders, in words."""
+    if loose := sum(1 for file in folder.iterdir() if file.suffix.lower() in SUFFIXES):
+        return (
+            f"{folder}: its {loose} images lie in no folder of a class, and there is no table of their labels "
+            f"(metadata.csv, labels.csv, ... with a column {FILE_COLUMN!r}). Write such a table, or a folder for each "
+            f"class. Found: {_contents(folder, others)}"
+        )
+    return (
+        f"{folder} holds no images that can be used. Looked for: Parquet, Arrow and tar files; a table such as "
+        f"metadata.csv with a column {FILE_COLUMN!r}; one folder per class, of images ({', '.join(sorted(SUFFIXES))}). "
+        f"Found: {_contents(folder, others)}"
+    )
+
+
+def _refuse_no_classes(folder: Path, names: Sequence[str], nested: Mapping[str, Sequence[str]]) -> None:
+    """Refuse folders of images and of what belongs to each image, and folders that look like splits.
+
+    Raises:
+        DataError: they are so.
+    """
+    named = {name: set(words(name)) for name in names}
+    outlines = [name for name, each in named.items() if each & _OUTLINES]
+    if outlines and any(each & _IMAGES for each in named.values()):
+        raise DataError(
+            f"{folder}: {' and '.join(names)} are no classes but images and what belongs to them, as for segmentation, "
+            "which is not learned here. For classes write a table metadata.csv with the columns file_name and label"
+        )
+    if len(names) > 1 and len(nested) == len(names):
+        inner, *more = (set(each) for each in nested.values())
+        if len(inner) > 1 and all(each == inner for each in more):
+            raise DataError(
+                f"{folder}: {list_some(names)} hold folders of the same names ({list_some(sorted(inner))}), so it "
+                "cannot be told which are the classes. If the outer ones are splits, call them train, val and test; if "
+                "they are the classes, write a table metadata.csv with the columns file_name and label"
+            )
 
 
 def _refuse_one_class(path: Path, train: RawSplit) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from smartedge.data.raw import RawData
+from smartedge.data.suspect import refuse_suspect, refuse_twins
 from smartedge.errors import DataError
 from smartedge.types import SplitName, Task
 
@@ -23,14 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["BOOLEAN", "Column", "labels_of", "read_column", "read_task"]
 
 BOOLEAN = ("no", "yes")
-_YES_NO = ({"no", "yes"}, {"n", "y"}, {"false", "true"}, {"f", "t"})  # texts that are yes/no values
-
-_NO, _YES = {"no", "n", "false", "f", "0"}, {"yes", "y", "true", "t", "1"}
-
-# Small Cyrillic and Greek letters that look like Latin ones.
-_LOOK_ALIKE = str.maketrans(
-    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf\u03b1\u03bd\u03c1", "aeopcyxijsoavp"
-)
+_YES_NO = (
+    {"no", "yes"},
+    {"n", "y"},
+    {"false", "true"},
+    {"f", "t"},
+    {"0", "1"},
+    {"-1", "1"},
+)  # texts that are yes/no values
 
 _WORDS = {pa.bool_(): "yes/no values", pa.int64(): "whole numbers", pa.string(): "texts"}
 
@@ -120,10 +119,7 @@ def read_column(data: RawData, name: str) -> Column:
         [chunk for part in parts.values() for chunk in part.chunks], next(iter(parts.values())).type
     )
     if name in data.class_names:
-        names = data.class_names[name]
-        _refuse_twins(names, data, name)
-        codes = {split: _bounded(_integers(part), len(names)) for split, part in parts.items()}
-        return Column(name, names, codes, f"no label, or one outside 0..{len(names) - 1}, in column {name!r}")
+        return _named(name, data, parts)
     unusable = f"no label in column {name!r}"
     values = pc.unique(pc.drop_null(whole)).sort()
     if len(values) == 0:
@@ -133,59 +129,24 @@ def read_column(data: RawData, name: str) -> Column:
         codes = {split: np.minimum(_integers(pc.equal(part, _true(whole.type))), 1) for split, part in parts.items()}
         return Column(name, BOOLEAN, codes, unusable)
     if pa.types.is_string(whole.type):
-        _refuse_twins(known, data, name)
-        _refuse_lists(known, data, name)
-        _refuse_two_ways(known, data, name)
+        refuse_suspect(known, f"column {name!r} of {data.name}")
         if {each.casefold() for each in known} in _YES_NO:
-            yes = next(each for each in known if each[0] in "yYtT")
+            yes = next(each for each in known if each[0] in "yYtT1")
             codes = {split: _integers(pc.equal(part, yes)) for split, part in parts.items()}
             return Column(name, BOOLEAN, codes, unusable)
     codes = {split: _integers(pc.index_in(part, values)) for split, part in parts.items()}
     return Column(name, tuple(map(str, known)), codes, unusable)
 
 
-def _refuse_twins(classes: Sequence[str], data: RawData, name: str) -> None:
-    """Refuse classes that a reader takes for one: they differ in case, in spaces or in the form of a letter alone."""
-    seen: dict[str, int] = {}
-    for place, each in enumerate(classes):
-        first = seen.setdefault(_as_read(each), place)
-        if first != place:
-            twin = classes[first]
-            raise DataError(
-                f"column {name!r} of {data.name} has the classes {twin!a} and {each!a}, which differ in case, spaces, "
-                "dashes or the form of a letter alone; if they are one class, write both the same way, else rename one"
-            )
-
-
-def _refuse_two_ways(classes: Sequence[str], data: RawData, name: str) -> None:
-    """Refuse yes/no values that are written in several ways, such as ``True`` in some rows and ``1`` in others."""
-    words = {each.casefold() for each in classes}
-    if words <= _NO | _YES and (len(words & _NO) > 1 or len(words & _YES) > 1):
-        raise DataError(
-            f"column {name!r} of {data.name} writes yes and no in several ways ({', '.join(classes)}), which would be "
-            "as many classes; write each in one way, such as yes and no"
-        )
-
-
-def _as_read(text: str) -> str:
-    """A text without what a reader does not see or does not look at."""
-    text = unicodedata.normalize("NFKC", text).casefold().translate(_LOOK_ALIKE)
-    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")  # such as a space of no width
-    return " ".join(re.sub(r"(?<=\w)[-_]+(?=\w)", " ", text).split())
-
-
-def _refuse_lists(classes: Sequence[str], data: RawData, name: str) -> None:
-    """Refuse texts that hold several labels each, such as ``mass|nodule`` beside ``mass`` and ``['a', 'b']``."""
-    known = set(classes)
-    for each in classes:
-        # A comma is found within names, so all that it divides must be classes.
-        some = any(not known.isdisjoint(map(str.strip, each.split(mark))) for mark in "|;" if mark in each)
-        every = "," in each and known.issuperset(map(str.strip, each.split(",")))
-        if (each[:1], each[-1:]) in (("[", "]"), ("{", "}")) or some or every:
-            raise DataError(
-                f"column {name!r} of {data.name} holds several labels in one value ({each!r}); make a yes/no column "
-                "for each label, and list these columns in data.desired"
-            )
+def _named(name: str, data: RawData, parts: Mapping[SplitName, pa.ChunkedArray]) -> Column:
+    """A column whose classes have names in the metadata. It holds their numbers, or the names themselves."""
+    names = data.class_names[name]
+    refuse_twins(names, f"column {name!r} of {data.name}")
+    if any(pa.types.is_string(part.type) for part in parts.values()):
+        codes = {split: _integers(pc.index_in(part, pa.array(names))) for split, part in parts.items()}
+        return Column(name, names, codes, f"no label, or one that is no class of the metadata, in column {name!r}")
+    codes = {split: _bounded(_integers(part), len(names)) for split, part in parts.items()}
+    return Column(name, names, codes, f"no label, or one outside 0..{len(names) - 1}, in column {name!r}")
 
 
 def _alike(parts: dict[SplitName, pa.ChunkedArray], data: RawData, name: str) -> dict[SplitName, pa.ChunkedArray]:
@@ -241,7 +202,7 @@ def _plain(column: pa.ChunkedArray, data: RawData, name: str) -> pa.ChunkedArray
     remedy = (
         "make a yes/no column for each label, and list these columns in data.desired"
         if several
-        else "choose another column"
+        else "choose another column, or write it as texts"
     )
     raise DataError(
         f"column {name!r} of {data.name} is of type {kind}, which cannot be a label: "
@@ -274,7 +235,10 @@ def _unknown(data: RawData, lacking: Sequence[SplitName], name: str) -> str:
     by_small_letters = {column.casefold(): column for column in columns}
     near = [by_small_letters[key] for key in difflib.get_close_matches(name.casefold(), by_small_letters, n=3)]
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    return f"{data.name} has no column {name!r}{where}{hint} Its columns are: {', '.join(columns) or 'none'}"
+    found = f" Its columns are: {', '.join(columns) or 'none'}"
+    return f"{data.name} has no column {name!r}{where}{hint}{found}" + (
+        ". If the images of that split have no labels, move it elsewhere" if where and not near else ""
+    )
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -37,7 +37,6 @@ def open_medmnist(path: Path, channels: int = RGB) -> RawData:
     """
     splits: dict[SplitName, RawSplit] = {}
     groups: dict[str, tuple[str, ...]] = {}
-    notes: tuple[str, ...] = ()
     for split in _SPLITS:
         if f"{_array(path, split, 'images')}.npy" not in _members(path):
             continue
@@ -50,11 +49,6 @@ def open_medmnist(path: Path, channels: int = RGB) -> RawData:
         else:
             table = pa.table({f"label_{column}": labels[:, column] for column in range(labels.shape[1])})
             groups = {"label": tuple(table.column_names)}
-            if split == "train" and labels.shape[1] > 2 and _is_one_hot(labels):
-                notes = (
-                    f"{path}: each row of {_array(path, split, 'labels')} has one 1; it is read as {labels.shape[1]} "
-                    "yes/no labels. If an image has one class, write its number (labels.argmax(1))",
-                )
         images = Images(shape[0], key=f"npz {split}", items=partial(_items, path, split, channels), files=[path])
         splits[split] = RawSplit.from_table(images, table)
     if "train" not in splits:
@@ -62,11 +56,7 @@ def open_medmnist(path: Path, channels: int = RGB) -> RawData:
             f"{path} has no array 'train_images'. It holds: {', '.join(_members(path)) or 'nothing'}; write it with "
             "the arrays train_images, train_labels, test_images and test_labels (numpy.savez)"
         )
-    return RawData(path.stem, splits, groups=groups, notes=notes)
-
-
-def _is_one_hot(labels: NDArray[np.generic]) -> bool:
-    return bool(((labels == 0) | (labels == 1)).all() and ((labels == 1).sum(axis=1) == 1).all())
+    return RawData(path.stem, splits, groups=groups)
 
 
 def _members(path: Path) -> list[str]:

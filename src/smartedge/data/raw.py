@@ -26,17 +26,22 @@ __all__ = [
     "slices",
     "split_in",
     "split_of",
+    "words",
 ]
 
 SPLIT_NAMES: Mapping[str, SplitName] = {
     "train": "train",
     "training": "train",
+    "trainset": "train",
+    "trainval": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "valset": "val",
     "dev": "val",
     "test": "test",
     "testing": "test",
+    "testset": "test",
 }
 
 
@@ -49,12 +54,17 @@ def split_of(name: str) -> SplitName | None:
 
 
 def split_in(name: str) -> SplitName | None:
-    """The split that a file or folder of this name holds: one of its words names a split, as in ``seg_train``.
+    """The split that a file or folder of this name holds: one of its words names a split (``seg_train``, ``TestData``).
 
     None where no word does, or where words name several splits.
     """
-    found = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_NAMES}
+    found = {SPLIT_NAMES[word] for word in words(name) if word in SPLIT_NAMES}
     return found.pop() if len(found) == 1 else None
+
+
+def words(name: str) -> list[str]:
+    """The words of a name in small letters: ``seg_train2`` and ``TrainData`` have two each."""
+    return [word.lower() for word in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
 
 
 def refuse_lfs_pointer(path: Path) -> None:

@@ -27,6 +27,7 @@ from smartedge.data.raw import Images, RawData, list_some
 from smartedge.data.shades import darkness
 from smartedge.data.stored import ARROW, PARQUET
 from smartedge.data.streaming import open_streamed
+from smartedge.data.suspect import notes_on_labels
 from smartedge.data.webdataset import TAR, find_webdataset, open_webdataset
 from smartedge.decode import Fit
 from smartedge.errors import DataError
@@ -118,8 +119,8 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
             rows[split], rows["train"], origin[split] = rows["train"][take], np.delete(rows["train"], take), "train"
             notes.append(f"{data.name} has no {split} split: {len(take)} of its training images were set apart for it")
     _check_classes(data, [*columns, *hidden], task, {split: (origin[split], rows[split]) for split in rows}, notes)
-    if task.blanks:
-        notes.append(_count_blanks(columns, origin["train"], rows["train"]))
+    trained = {column.column: column.codes[origin["train"]][rows["train"]] for column in [*columns, *hidden]}
+    notes += notes_on_labels(data.name, task, {column.column: column.names for column in [*columns, *hidden]}, trained)
     for split, most in limit.items():
         if most > len(rows[split]):
             notes.append(f"{most} {split} images were asked for; {data.name} has {len(rows[split])}")
@@ -383,14 +384,3 @@ def _check_classes(
 def _occurring(codes: Indices) -> list[int]:
     found: list[int] = np.flatnonzero(np.bincount(codes[codes >= 0])).tolist()
     return found
-
-
-def _count_blanks(columns: Sequence[Column], source: SplitName, rows: Indices) -> str:
-    """How many training images have a label in each column, in words."""
-    known = {column.column: column.codes[source][rows] for column in columns}
-    counts = [
-        f"{name} {(codes == 1).sum()} yes, {(codes == 0).sum()} no, {(codes < 0).sum()} lacking"
-        for name, codes in known.items()
-        if (codes < 0).any()
-    ]
-    return f"labels that are lacking are left out of loss and figures: {list_some(counts, 20)}"

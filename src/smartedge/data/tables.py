@@ -15,7 +15,7 @@ import pyarrow.json
 
 from smartedge.data.cells import trimmed, typed
 from smartedge.data.raw import list_some, refuse_lfs_pointer, split_of
-from smartedge.decode import is_hidden
+from smartedge.decode import is_hidden, looks_like_base64
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
@@ -158,8 +158,14 @@ def _decode(file: Path, data: bytes, notes: list[str]) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
+        try:
+            text = data.decode("cp1252")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{file} is neither UTF-8 nor Windows-1252 (byte {error.start}); save it as UTF-8"
+            ) from error
         notes.append(f"{file} is not UTF-8; it was read as Windows-1252")
-        return data.decode("cp1252", errors="replace")
+        return text
 
 
 def _named_file_column(names: Sequence[str]) -> str | None:
@@ -182,8 +188,13 @@ def resolve(folder: Path, names: Sequence[str], files: Iterable[Path]) -> list[P
     Names may differ in case, where no file has the very name.
 
     Raises:
-        DataError: a name leads out of the folder.
+        DataError: a name leads out of the folder, or the column holds the images themselves as texts in base64.
     """
+    if encoded := next((name for name in names if looks_like_base64(name)), None):
+        raise DataError(
+            f"{folder}: the table holds images as texts in base64 ({encoded[:12]}...), which are not read; decode "
+            "them, write a file for each, and name the files"
+        )
     names = [_within(folder, name) for name in names]
     places = [folder / name for name in names]
     if outside := [name for name in names if leads_out(name)]:

@@ -1,6 +1,6 @@
 """WebDataset's tar files: the files of one image lie side by side and share a name up to the first dot.
 
-``0001.jpg`` is the image; ``0001.cls`` and ``0001.txt`` are the columns ``cls`` and ``txt``; each plain value of
+``0001.jpg`` is the image; ``0001.cls`` and ``0001.txt`` are the columns ``cls`` and ``txt``; each value of
 ``0001.json`` is a column. Nothing is unpacked. A tar file is listed once; the list is kept in the cache folder.
 """
 
@@ -30,7 +30,7 @@ from smartedge.types import SplitName
 __all__ = ["TAR", "find_webdataset", "open_webdataset"]
 
 TAR = frozenset({".tar"})
-_FORMAT = 1  # of the lists that are kept; raise it when they change
+_FORMAT = 2  # of the lists that are kept; raise it when they change
 _TEXTS = frozenset({"cls", "txt", "text", "label"})  # endings of files that hold one value
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # how files begin
 _MOST_TEXT = 2**20  # bytes of a label; more is no label
@@ -234,4 +234,11 @@ def _values(path: Path, member: str, ending: str, data: bytes) -> dict[str, Scal
         raise DataError(f"{path}: {member} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: {member} holds no mapping of names to values, so its label has no name")
-    return {str(name): value for name, value in found.items() if isinstance(value, Scalar)}
+    return {str(name): _plain(value) for name, value in found.items()}
+
+
+def _plain(value: object) -> Scalar:
+    """A plain value of JSON. A list or mapping is no label: a mark stands for it, so that an error can say so."""
+    if isinstance(value, Scalar):
+        return value
+    return "[...]" if isinstance(value, list) else "{...}"
