@@ -37,7 +37,7 @@ __all__ = [
     "read_weights",
 ]
 
-# Where training scripts put the weights, the most usual first.
+# Where training scripts put the weights, the most usual first. Other places (``encoder``, ``params``) come after these.
 _PLACES = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "ema", "module", "net", "network")
 Adapt = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
 _PREFIX = 3  # steps of a name that may be a prefix, such as ``module.model.``
@@ -143,7 +143,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         with path.open("rb") as file:
             if is_lfs_pointer(file.read(64)):
                 raise CutError(f"model.weights: {path} is a git-LFS pointer, not the file itself; run 'git lfs pull'")
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path), []
         saved = read_pth(path)
     except OSError as error:
@@ -153,7 +153,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     if isinstance(saved, Mapping):
         if any(isinstance(value, Tensor) for value in saved.values()):
             return _tensors_in(saved), []
-        inner = {place: saved[place] for place in _PLACES if isinstance(saved.get(place), Mapping)}
+        inner = {place: saved[place] for place in (*_PLACES, *saved) if isinstance(saved.get(place), Mapping)}
         places = [place for place, held in inner.items() if _tensors_in(held)]
         if places:
             others = f"; not used is what is in its {', '.join(map(repr, places[1:]))}" if places[1:] else ""
@@ -166,7 +166,7 @@ def _tensors_in(saved: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _what_else(saved: Any) -> str:
-    held = f"it holds {', '.join(map(repr, list(saved)[:8]))}" if isinstance(saved, Mapping) else ""
+    held = f"it holds {', '.join(map(repr, list(saved)[:8])) or 'nothing'}" if isinstance(saved, Mapping) else ""
     kind = saved.name if isinstance(saved, Unknown) else type(saved).__name__
     return (
         f"holds no named tensors: {held or f'it holds a {kind}'}. A file that holds a network as a Python object can "
@@ -301,17 +301,27 @@ def _layer(tensor: str) -> str:
 
 
 def _with_own_names(state: Mapping[str, Tensor], own: Iterable[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors without a prefix such as ``module.``, where more names are then those of the network."""
-    own, found, chosen = set(own), dict(state), ""
+    """The tensors without a prefix such as ``module.``, where more names are then those of the network.
+
+    Where several prefixes give equally many (``encoder_q.`` and ``encoder_k.``), the first in the file is taken.
+    """
+    own = set(own)
+    found, chosen, fit = dict(state), [""], len(own & state.keys())
     for depth in range(1, _PREFIX + 1):
-        for prefix in {".".join(name.split(".")[:depth]) + "." for name in state if name.count(".") >= depth}:
+        for prefix in dict.fromkeys(
+            ".".join(name.split(".")[:depth]) + "." for name in state if name.count(".") >= depth
+        ):
             inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-            if len(own & inner.keys()) > len(own & found.keys()):
-                found, chosen = inner, prefix
-    if not chosen:
+            if (names := len(own & inner.keys())) > fit:
+                found, chosen, fit = inner, [prefix], names
+            elif names == fit and chosen[0]:
+                chosen.append(prefix)
+    if not chosen[0]:
         return found, []
     left = len(state) - len(found)
-    return found, [f"without the prefix {chosen!r}" + (f" ({left} tensors without it are left out)" if left else "")]
+    others = f", of which those of {' and '.join(map(repr, chosen[1:]))} would fit as well" if chosen[1:] else ""
+    said = f" ({left} tensors without it are left out{others})" if left else ""
+    return found, [f"without the prefix {chosen[0]!r}{said}"]
 
 
 def _shape(tensor: Tensor) -> str:

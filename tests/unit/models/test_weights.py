@@ -153,6 +153,31 @@ def test_weights_beside_those_that_are_taken_are_said(tmp_path):
     assert state["a"] == 1 and notes == ["taken from its 'model'; not used is what is in its 'model_ema'"]
 
 
+@pytest.mark.parametrize("place", ["encoder", "params", "student"])
+def test_weights_in_a_place_of_any_name(place, tmp_path):
+    saved = {"epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(1)}}}, place: {"a": torch.ones(1)}}
+    save({**saved, "teacher": {"a": torch.zeros(1)}}, tmp_path / "x.pth")
+    state, notes = read_weights(tmp_path / "x.pth")
+    assert state["a"] == 1 and notes == [f"taken from its {place!r}; not used is what is in its 'teacher'"]
+
+
+def test_an_ending_may_be_in_capitals(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "X.SAFETENSORS")
+    assert read_weights(tmp_path / "X.SAFETENSORS")[0]["a"] == 1
+
+
+@pytest.mark.parametrize("prefixes", [("encoder_q.", "encoder_k."), ("b.", "a."), ("a.", "b."), ("ema.", "model.")])
+def test_of_two_sets_of_weights_the_first_in_the_file_is_taken(prefixes):
+    first, second = prefixes
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+    state = {f"{first}{key}": torch.full_like(value, 1.0) for key, value in model.state_dict().items()}
+    state |= {f"{second}{key}": torch.full_like(value, 2.0) for key, value in model.state_dict().items()}
+    _, _, notes = fill(model, state, "x.pth", head=("1",))
+    assert (model[0].weight == 1).all()
+    others = f"4 tensors without it are left out, of which those of {second!r} would fit as well"
+    assert notes == [f"without the prefix {first!r} ({others})"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
