@@ -13,7 +13,7 @@ __all__ = ["Completion", "ask_to_close", "is_complete", "mark_complete"]
 
 _ASKED = "close"  # a file in the cloud's folder
 _COMPLETE = "complete"  # another one
-_SECONDS = 3600.0
+_HOUR_S = 3600.0
 
 
 class Completion:
@@ -30,7 +30,7 @@ class Completion:
         self._asked = folder / _ASKED
         self._handover = handover
         hours = config.fleet.deadline
-        self._deadline = None if hours is None else time.monotonic() + _SECONDS * hours
+        self._deadline = None if hours is None else time.monotonic() + _HOUR_S * hours
 
     def reached(self) -> bool:
         """Whether the run is complete. Hold ``handover.changed``."""

@@ -10,7 +10,7 @@ from smartedge.wire.link import UNNAMED_EDGE
 
 __all__ = ["Farewell"]
 
-_SECONDS = 3600.0
+_HOUR_S = 3600.0
 _TELL_S = 2.0  # an edge that is there hears of the end within a second: nobody needs to read that it is waited for
 
 
@@ -26,7 +26,7 @@ class Farewell:
     def __init__(self, ingest: Ingest, monitor: Monitor, hours: float) -> None:
         self._ingest = ingest
         self._monitor = monitor
-        self._seconds = _SECONDS * hours
+        self._seconds = _HOUR_S * hours
         self._since: float | None = None
         self._told = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from smartedge.artifacts.results import ReferenceBytes, TaskFacts
+from smartedge.artifacts.results import Privacy, ReferenceBytes, TaskFacts
 from smartedge.artifacts.run import SharedRun
 from smartedge.artifacts.summary import EdgeSummary, Session
 from smartedge.codec import get_codec
 from smartedge.config import Config
 from smartedge.data import DataSet
-from smartedge.edge.protection import privacy_summary
 from smartedge.edge.state import Counts
-from smartedge.files import private_folder
+from smartedge.files import finite_or_none, private_folder
 from smartedge.image_size import RGB
 from smartedge.methods.base import Method
 from smartedge.methods.learner import Learner
@@ -34,7 +33,7 @@ from smartedge.runs.pictures import as_pictures
 from smartedge.runs.weights_facts import weights_facts
 from smartedge.types import Task
 
-__all__ = ["Process", "save_samples", "save_trained", "summarise", "write_shared"]
+__all__ = ["Process", "privacy_summary", "save_samples", "save_trained", "summarise", "write_shared"]
 
 _JPEG_IMAGES = 256  # images encoded for the comparison with JPEG
 _SAMPLE_IMAGES = 24  # test images kept for the report, on the edge
@@ -121,6 +120,41 @@ def summarise(
         weights=weights_facts(parts.values()),
         peak_rss_bytes=peak_rss_bytes(),
         baseline_rss_bytes=process.rss_bytes,
+    )
+
+
+def privacy_summary(gate: Gate, *, front: Literal["trained", "frozen", "given"] | None = None) -> Privacy:
+    """The block ``privacy`` of ``results.json`` (``docs/results-schema.md``), from what the ledger holds.
+
+    None means that a value is ∞ or does not apply. The totals are those of the image that spent most, in the protected
+    splits.
+
+    Args:
+        gate: made the releases.
+        front: what the front's weights learned from the images, in the words of that block.
+    """
+    mechanism, budget = gate.mechanism, gate.ledger.budget
+    balance = gate.ledger.balance()
+    worst = balance.worst("train" if gate.training_only else None)
+    total = worst.epsilon if worst else 0.0
+    # An element's ε protects one number. The whole map has the sum over its numbers, since Laplace noise is pure ε.
+    element = mechanism.event.granularity == "element"
+    whole = mechanism.vector_epsilon * worst.releases if element and worst else total
+    pure = mechanism.delta == 0 and (worst is None or worst.releases <= 1)
+    labels = max((group.label_epsilon for group in balance.groups if group.split == "train"), default=0.0)
+    return Privacy(
+        **asdict(mechanism.describe()),
+        epsilon_total=finite_or_none(total),
+        delta_total=0.0 if pure else budget.delta,
+        releases_max=worst.releases if worst else 0,
+        epsilon_budget=finite_or_none(budget.epsilon),
+        delta_budget=budget.delta,
+        vector_epsilon_total=finite_or_none(whole),
+        labels="clear" if gate.label_epsilon is None else "randomised",
+        label_epsilon=finite_or_none(labels),
+        epsilon_with_label=finite_or_none(whole + labels),
+        apply_to="training" if gate.training_only else "always",
+        front=front,
     )
 
 

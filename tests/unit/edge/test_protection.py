@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from smartedge.config import load_config
-from smartedge.edge.protection import open_gate, privacy_summary
+from smartedge.edge.protection import open_gate
+from smartedge.edge.summary import privacy_summary
 from smartedge.errors import PrivacyError
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.privacy.accountant import composed_epsilon
