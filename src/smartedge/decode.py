@@ -188,10 +188,10 @@ def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
             return _picture(shallow, size, fit)
         mode = "L" if size.channels == 1 and image.mode == "L" else "RGB"
         image.draft(mode, (2 * max(size.sides),) * 2)  # large JPEGs are decoded at a fraction of their size
-        upright = ImageOps.exif_transpose(image)
-        if isinstance(upright.info.get("transparency"), bytes):
-            upright = upright.convert("RGBA")  # from a palette with transparent colours; Pillow warns otherwise
-        return _picture(upright, size, fit)
+        ImageOps.exif_transpose(image, in_place=True)  # which copies nothing where no orientation is noted
+        if isinstance(image.info.get("transparency"), bytes):
+            return _picture(image.convert("RGBA"), size, fit)  # a palette with transparent colours; Pillow warns else
+        return _picture(image, size, fit)
 
 
 def _pages(image: Image.Image) -> int:
@@ -245,7 +245,7 @@ def _picture(image: Image.Image, size: ImageSize, fit: Fit) -> Pixels:
     """An image of one or three channels."""
     if size.channels == 1:
         return _fitted(image.convert("L"), size, fit)[..., None]
-    return _fitted(image.convert("RGB"), size, fit)
+    return _fitted(image if image.mode == "RGB" else image.convert("RGB"), size, fit)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image | str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from smartedge.data import images as module
 from smartedge.data import open_dataset
@@ -126,6 +126,17 @@ def test_a_cameras_orientation_is_applied() -> None:
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     result = decode(encode(Image.fromarray(pixels), exif=exif), 8)
     np.testing.assert_array_equal(result, np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_in_every_orientation_is_what_pillow_makes_of_a_copy(mode: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(256, size=(9, 14, 3), dtype=np.uint8)
+    encoded = encode(Image.fromarray(pixels).convert(mode), "TIFF" if mode == "CMYK" else "PNG", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB")
+    np.testing.assert_array_equal(decode(encoded, ImageSize(upright.height, upright.width)), np.asarray(upright))
 
 
 def test_a_large_jpeg_keeps_its_colours() -> None:
