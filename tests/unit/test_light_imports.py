@@ -54,12 +54,14 @@ def loaded_by(modules: tuple[str, ...]) -> set[str]:
     [
         (SENDING, ("torch", "torchvision", "timm", "matplotlib", "jinja2", "sklearn", "scipy")),
         (RELEASING, ("torch", "pyarrow", "safetensors", "scipy", "dp_accounting", "timm", "torchvision", "rich")),
+        (RELEASING, ("yaml", "http.server", "difflib")),
         (LOG, ("torch", "numpy", "pyarrow", "pydantic")),
         (RUNNER, ("smartedge.lab", "matplotlib", "jinja2", "sklearn", "scipy")),
     ],
     ids=[
         "the sending path needs no torch",
         "an edge with a published front needs no torch",
+        "it needs no YAML, no HTTP server and no guesses at misspelt names",
         "the log needs the standard library alone",
         "the edge's runner needs no laboratory",
     ],

@@ -12,7 +12,6 @@ error (docs/errors.md).
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import io
 import os
@@ -237,6 +236,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     else:
         known = [name for group in VERBS.values() for name in group]
         if verb not in known:
+            import difflib  # for this message alone
+
             near = difflib.get_close_matches(verb, known, n=1)
             advice = f"did you mean 'smartedge {near[0]}'?" if near else f"the verbs are {', '.join(known)}"
             raise ConfigError(f"there is no verb '{verb}'; {advice}")
@@ -259,6 +260,8 @@ def _left_over(word: str, verb: str | None, parser: argparse.ArgumentParser) -> 
     if not word.startswith("-"):
         return f"'{name}' does not know what to do with '{word}'; '{name} --help' shows what it takes"
     option = word.partition("=")[0]
+    import difflib  # for this message alone
+
     near = difflib.get_close_matches(option, parser._option_string_actions, n=1)
     advice = f"did you mean '{near[0]}'?" if near else f"'{name} --help' shows what it takes"
     return f"'{name}' has no option {option}; {advice}"

@@ -32,7 +32,6 @@ uint1, topk and image are compressed by zstd. AVIF needs a Pillow built with it 
 
 from __future__ import annotations
 
-import difflib
 import re
 
 import numpy as np
@@ -125,6 +124,8 @@ def get_codec(name: str) -> Codec:
         codec = _of_pictures(name, family, quality)
         codec.format.check_support()
         return codec
+    import difflib  # for this message alone
+
     near = difflib.get_close_matches(name, codec_names(), n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise CodecError(f"codec.name: there is no codec {name!r}; {hint}choose one of {', '.join(codec_names())}")

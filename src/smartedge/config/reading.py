@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from smartedge.config.section import Section
@@ -66,6 +64,10 @@ def parse_overrides(assignments: Sequence[str]) -> Nested:
     Raises:
         ConfigError: an assignment has no ``=`` or no key, or one key is given both a value and keys below it.
     """
+    if not assignments:
+        return {}
+    from smartedge.config.yaml_text import NotYaml, read_yaml
+
     nested: Nested = {}
     for assignment in assignments:
         key, found, value = assignment.partition("=")
@@ -81,9 +83,9 @@ def parse_overrides(assignments: Sequence[str]) -> Nested:
                 )
             place = inner
         try:
-            place[leaf] = _read_yaml(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {assignment!r}: the value is not YAML: {_yaml_problem(error)}") from error
+            place[leaf] = read_yaml(value)
+        except NotYaml as error:
+            raise ConfigError(f"--set {assignment!r}: the value is not YAML: {error}") from error
     return nested
 
 
@@ -105,17 +107,19 @@ def load_config(
     elif isinstance(source, Mapping):
         raw = source
     else:
+        from smartedge.config.yaml_text import NotYaml, read_yaml
+
         where = str(source)
         try:
-            raw = _read_yaml(Path(source).read_text(encoding="utf-8"))
+            raw = read_yaml(Path(source).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ConfigError(f"{source}: no such file; 'smartedge init {source}' writes one to start from") from error
         except OSError as error:
             raise ConfigError(f"{source}: cannot be read ({error.strerror})") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{source}: is not a text file in UTF-8; save it as UTF-8") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{source}: is not YAML: {_yaml_problem(error)}") from error
+        except NotYaml as error:
+            raise ConfigError(f"{source}: is not YAML: {error}") from error
         raw = {} if raw is None else raw
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: must be a mapping of keys to values, but is a {type(raw).__name__}")
@@ -191,56 +195,6 @@ def load_run_config(run_dir: Path) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"audit_share": 0.0})})
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that occurs twice: YAML would keep the last one and say nothing. Reads numbers as people mean them.
-
-    In YAML 1.1 010 is 8, 1:30 is 90, 1e-3 is a text, and 2026-01-31 is a date. Here these are the text 010, the text
-    1:30, a number and a text.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - a class attribute of PyYAML's
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float", ":timestamp"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} occurs twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern in (
-    ("int", r"[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+)$"),
-    (
-        "float",
-        r"[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$",
-    ),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list("-+.0123456789"))
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    """Where a text is not YAML, and why, in one line."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return str(error).partition("\n")[0]
-    mark, problem = error.problem_mark, error.problem or "it cannot be read"
-    if "'\\t'" in problem:
-        problem = "a tab; indent with spaces"
-    elif "could not determine a constructor for the tag" in problem:
-        problem = "a tag (!...), which settings do not have"
-    elif error.context:
-        problem = f"{error.context}: {problem}"
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
-
-
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Nested:
     result = dict(base)
     for key, value in changes.items():
@@ -311,6 +265,8 @@ def _without_input(message: str) -> str:
 
 def _instead_of(loc: tuple[Any, ...]) -> str:
     """What to write instead of an unknown key."""
+    import difflib  # for this message alone
+
     *parents, last = loc
     section = _section_at(parents)
     known = list(section.model_fields) if section else []
@@ -325,6 +281,8 @@ def _instead_of(loc: tuple[Any, ...]) -> str:
 
 def _hint(problem: Any, got: object) -> str:
     """What to write instead of a wrong value, where that can be guessed."""
+    import difflib  # for this message alone
+
     if problem["type"] == "string_type" and isinstance(got, (bool, int, float)):
         return "; in quotes it is a text"
     if problem["type"] == "literal_error" and isinstance(got, str):

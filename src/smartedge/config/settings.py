@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -276,6 +275,8 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The resolved settings as YAML; :func:`smartedge.config.load_config` reads them back to an equal object."""
+        import yaml  # only here: an edge that answers single images writes no settings
+
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 

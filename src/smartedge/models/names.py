@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Iterable
@@ -45,6 +44,8 @@ def check_name(name: str) -> None:
 
 def refuse_name(name: str, names: Iterable[str]) -> NoReturn:
     """Raise the error for a name that no network has; ``names`` are those to choose from."""
+    import difflib  # for this message alone
+
     near = difflib.get_close_matches(name.rpartition("/")[2], dict.fromkeys(names), n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise CutError(

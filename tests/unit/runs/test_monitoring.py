@@ -13,8 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from smartedge.errors import LinkError
+from smartedge.runs.exposition import Watching
 from smartedge.runs.http import RequestHandler
-from smartedge.runs.monitoring import Figure, Watched, Watching, watching
+from smartedge.runs.monitoring import Figure, Watched, watching
 
 FIGURES = [
     Figure("cloud_frames", "Frames", "counter", {"door": 3.0, 'na"sty\n': 1.0}),
