@@ -209,6 +209,19 @@ def side_by_side(work: list[threading.Thread]) -> None:
         thread.join()
 
 
+def tcp_rate(messages: list[Message]) -> float:
+    """Frames a second of four edges over plain TCP, with fsync and an answer for each."""
+    with tempfile.TemporaryDirectory() as name:
+        tcp = child("tcp", name)
+        assert tcp.stdout is not None
+        port, begun = int(tcp.stdout.readline()), time.perf_counter()
+        side_by_side([threading.Thread(target=over_tcp, args=(port, messages)) for _ in EDGES])
+        found = len(EDGES) * len(messages) / (time.perf_counter() - begun)
+        tcp.kill()
+        tcp.communicate()
+    return found
+
+
 def rate(rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for size, (images, numbers, frames) in SIZES.items():
@@ -216,14 +229,7 @@ def rate(rounds: int) -> dict[str, Any]:
         cpu: dict[str, list[float]] = {}
         for number in range(rounds):
             messages = [message(seq, header_of(frames, images, numbers)) for seq in range(frames)]
-            with tempfile.TemporaryDirectory() as name:
-                tcp = child("tcp", name)
-                assert tcp.stdout is not None
-                port, begun = int(tcp.stdout.readline()), time.perf_counter()
-                side_by_side([threading.Thread(target=over_tcp, args=(port, messages)) for _ in EDGES])
-                rates.setdefault("tcp", []).append(len(EDGES) * frames / (time.perf_counter() - begun))
-                tcp.kill()
-                tcp.communicate()
+            rates.setdefault("tcp", []).append(tcp_rate(messages))
             for count in (1, 2) if number % 2 else (2, 1):
                 *one, used = one_round(count, images, numbers, messages)
                 for what, value in zip(("broker", "store"), one, strict=True):
