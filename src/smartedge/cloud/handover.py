@@ -11,6 +11,7 @@ from smartedge.cloud.intake import Intake
 from smartedge.errors import LinkError, LogError, RunError
 from smartedge.files import disk_error, is_disk_error
 from smartedge.types import FeatureBatch, Frame
+from smartedge.wire.slots import about_to_wait
 
 __all__ = ["Decoded", "Handover", "Key"]
 
@@ -96,6 +97,7 @@ class Handover:
             self.raise_failure()
             if self.stopping:
                 raise LinkError("the cloud was stopped; it may come back")
+            about_to_wait()
             self.changed.wait(timeout=1.0)
         return found
 

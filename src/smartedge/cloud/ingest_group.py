@@ -18,6 +18,7 @@ from smartedge.cloud.follower import StoreFollower
 from smartedge.cloud.handover import Handover
 from smartedge.files import PRIVATE, private_folder
 from smartedge.locks import holding, lock_at_once, lock_shared, open_lock
+from smartedge.wire.slots import about_to_wait
 
 __all__ = ["IngestGroup", "SharedStore"]
 
@@ -105,8 +106,8 @@ class SharedStore(StoreFollower):
         """Frames of an edge are about to be appended. Waits while the store is closed for a moment."""
         if edge not in self._inside:
             file = open_lock(self._folder / "gate")
-            with holding(self._folder / "turn", lock_shared):
-                lock_shared(file)
+            with holding(self._folder / "turn", _share):
+                _share(file)
             self._inside[edge] = file
             self._handover.complete = is_complete(self._cloud)
 
@@ -145,6 +146,13 @@ def _divided(edges: Collection[str], processes: Collection[str]) -> dict[str, st
 
 def _weight(edge: str, process: str) -> bytes:
     return blake2b(f"{edge}/{process}".encode(), digest_size=8).digest()
+
+
+def _share(file: int) -> None:
+    """Lock a file together with others that share it. Others may work while this waits."""
+    if not lock_at_once(file, shared=True):
+        about_to_wait()
+        lock_shared(file)
 
 
 def _is_locked(path: Path) -> bool:

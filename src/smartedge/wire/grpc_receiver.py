@@ -31,12 +31,13 @@ from smartedge.wire.credentials import Credentials, Guard, listens_in_clear
 from smartedge.wire.frame import header_from_json
 from smartedge.wire.grpc_errors import status_of
 from smartedge.wire.grpc_link import COLLECT, METHOD
-from smartedge.wire.inbox import Ahead, Inbox, Slots, Turns, Unsynced, drained, first_message, no_messages_kept
+from smartedge.wire.inbox import Ahead, Inbox, Turns, Unsynced, drained, first_message, no_messages_kept
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
 from smartedge.wire.places import Busy, Open, Places, kept_heard
 from smartedge.wire.questions import Questions
+from smartedge.wire.slots import Slots
 from smartedge.wire.sockets import Address, ByteCount, address_of_peer, is_loopback
 
 __all__ = ["GrpcReceiver", "Limits"]
@@ -49,7 +50,6 @@ _Result = TypeVar("_Result")
 
 _SYNC_S = 0.3  # frames are made durable, and confirmed, after this time
 _SYNC_BYTES = 16 * 2**20  # or after so many bytes
-_SLOTS = 16  # calls of the handler that begin at the same time
 _ALIVE_S = 30.0  # between two empty messages, by which a sender knows that this side does not hang
 _LOOK_S = 0.25  # how often connections are looked at
 _WATCH_S = 5.0  # how often is asked whether the senders of open streams still may send
@@ -126,7 +126,7 @@ class GrpcReceiver:
         self._endings: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(max_workers=self._limits.connections, thread_name_prefix="ingest")
         self._loop = asyncio.new_event_loop()
-        self._slots = Slots(self._loop, _SLOTS)
+        self._slots = Slots(self._loop)
         self._places = Places(self._loop, limits.streams_per_edge)
         self._questions = Questions(self._loop, self._pool, answer)
         self._thread = threading.Thread(target=self._loop.run_forever, name="receiver", daemon=True)

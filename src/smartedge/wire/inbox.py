@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
@@ -17,12 +18,12 @@ from smartedge.errors import FrameError
 from smartedge.wire.frame import Message
 from smartedge.wire.parts import Joiner
 from smartedge.wire.places import Open
+from smartedge.wire.slots import Slots
 
-__all__ = ["Ahead", "Inbox", "Slots", "Turns", "Unsynced", "drained", "first_message", "no_messages_kept"]
+__all__ = ["Ahead", "Inbox", "Turns", "Unsynced", "drained", "first_message", "no_messages_kept"]
 
 _AHEAD_BYTES = 2 * 2**20  # no more is read while the handler works
 _AHEAD_FRAMES = 64  # nor more than this
-_SLOT_S = 0.1  # that a call may hold a slot
 _AHEAD_OF_ALL = 8 * 2**20  # of all streams together; a stream may always read one frame
 
 _Result = TypeVar("_Result")
@@ -152,32 +153,6 @@ class Unsynced:
         self._room.set()
 
 
-class Slots:
-    """Lets few calls of all streams begin at a time: most are short, and share few threads.
-
-    A pool makes a thread for each call that finds no idle one. Where many edges send at the same moment it would have
-    one for each of them, and keep it. A call that lasts gives its slot up, since it may wait for another edge's frames.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
-        self._loop = loop
-        self._free = asyncio.Semaphore(most)
-
-    async def take(self) -> Callable[[], None]:
-        """Wait for a slot. Returns what gives it back, which happens by itself after a moment."""
-        await self._free.acquire()
-        given: list[bool] = []
-
-        def give() -> None:
-            alarm.cancel()
-            if not given:
-                given.append(True)
-                self._free.release()
-
-        alarm = self._loop.call_later(_SLOT_S, give)
-        return give
-
-
 class Turns:
     """Calls the handler of one stream on a thread, one call at a time, also where the stream is cancelled meanwhile."""
 
@@ -188,9 +163,9 @@ class Turns:
 
     async def run(self, call: Callable[[], _Result]) -> _Result:
         """Call on a thread, and wait for it."""
-        give = await self._slots.take()
-        self._running = asyncio.get_running_loop().run_in_executor(self._pool, call)
-        self._running.add_done_callback(lambda _: give())
+        slot = await self._slots.take()
+        self._running = asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(slot.work, call))
+        self._running.add_done_callback(lambda _: slot.give())
         result: _Result = await asyncio.shield(self._running)
         return result
 

@@ -123,6 +123,8 @@ class FrameHandler(Protocol):
     def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
         """Take the next frame, checked against the header and in order. May block; the sender then waits.
 
+        Where it waits for other edges it calls :func:`smartedge.wire.slots.about_to_wait` before.
+
         Returns:
             The answer, with the same ``seq`` and ids, where the header asks for answers; else None.
         """

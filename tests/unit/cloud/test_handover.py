@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from smartedge.cloud import handover as handover_module
 from smartedge.cloud.handover import Decoded, Handover
 from smartedge.errors import RunError
 from smartedge.types import FeatureBatch
@@ -35,6 +36,17 @@ def test_a_frame_that_just_fits_is_kept_and_one_that_comes_again_is_forgotten() 
         assert handover.kept(("edge", seq)) is not None
     handover.go_back("edge", 2)
     assert handover.kept(("edge", 1)) is not None and handover.kept(("edge", 2)) is None
+
+
+def test_whoever_waits_for_training_holds_no_other_edge_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(handover_module, "about_to_wait", lambda: said.append("waits"))
+    handover = Handover()
+    with handover.changed:
+        handover.wait(lambda: True)
+        assert said == []
+        handover.wait(lambda: bool(said))
+    assert said == ["waits"]
 
 
 def test_whoever_waits_hears_that_training_has_failed() -> None:

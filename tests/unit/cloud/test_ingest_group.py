@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from smartedge.cloud import ingest_group
 from smartedge.cloud.completion import mark_complete
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest_group import IngestGroup, SharedStore
@@ -92,3 +93,21 @@ def test_a_store_is_closed_only_when_what_was_appended_is_durable(tmp_path: Path
     one.enter("door")
     assert inside.complete  # whoever comes in knows
     one.leave("door")
+
+
+def test_an_edge_that_waits_for_the_store_to_open_again_holds_no_other_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = threading.Event()
+    monkeypatch.setattr(ingest_group, "about_to_wait", said.set)
+    one, other = SharedStore(tmp_path, Handover()), SharedStore(tmp_path, Handover())
+    one.enter("door")
+    one.leave("door")
+    assert not said.is_set()
+    with other.closed():
+        late = threading.Thread(target=one.enter, args=("gate",))
+        late.start()
+        assert said.wait(30)
+    late.join(timeout=30)
+    assert not late.is_alive()
+    one.leave("gate")

@@ -15,8 +15,9 @@ import pytest
 from smartedge.wire import inbox as inbox_module
 from smartedge.wire.admission import Peer
 from smartedge.wire.frame import Message
-from smartedge.wire.inbox import Ahead, Inbox, Slots, Turns, Unsynced, drained
+from smartedge.wire.inbox import Ahead, Inbox, Turns, Unsynced, drained
 from smartedge.wire.places import Open
+from smartedge.wire.slots import Slots
 
 LONG_S = 300.0  # no test waits for this
 
@@ -50,24 +51,6 @@ def test_nothing_was_called() -> None:
             return Turns(pool, Slots(asyncio.get_running_loop(), 1)).made(str)
 
     assert asyncio.run(scenario()) is None
-
-
-def test_short_calls_of_many_streams_share_few_threads_and_one_that_lasts_holds_nobody_up() -> None:
-    async def scenario() -> None:
-        with ThreadPoolExecutor(100) as pool:
-            slots, released, moment = Slots(asyncio.get_running_loop(), 2), threading.Event(), threading.Event()
-            lasting = [asyncio.ensure_future(Turns(pool, slots).run(released.wait)) for _ in range(2)]
-            names = await asyncio.gather(
-                *(
-                    Turns(pool, slots).run(lambda: (moment.wait(0.01), threading.current_thread().name)[1])
-                    for _ in range(50)
-                )
-            )
-            released.set()
-            assert await asyncio.gather(*lasting) == [True, True]
-            assert len(set(names)) < 10, "a thread may not yet be idle when its call has ended"
-
-    asyncio.run(scenario())
 
 
 class Joined:
@@ -202,19 +185,6 @@ def test_a_rate_lets_a_second_s_worth_pass_at_once_and_what_was_not_sent_is_no_c
     heard = asyncio.run(scenario())
     assert waits == [0, 0.2, 0.6, 0.6, 0.6, 0, 0.2, 0.6]
     assert heard == pytest.approx(loop.now - 0.6), "when its last message came"
-
-
-def test_a_slot_is_given_back_once() -> None:
-    async def scenario() -> None:
-        slots = Slots(asyncio.get_running_loop(), 1)
-        give = await slots.take()
-        give()
-        give()
-        await slots.take()
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(slots.take(), 0.01)  # 0.1 s later the first one gives its own back
-
-    asyncio.run(scenario())
 
 
 def test_a_stream_that_is_cancelled_waits_for_the_call_that_runs() -> None:
