@@ -8,7 +8,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from smartedge.errors import LinkError, LogError, SmartEdgeError
@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 _WAITING = 4096  # contents of datagrams of one edge that may wait for the handler; later ones are lost
 _TICK_S = 0.1
+_AGAIN_S = 1.0  # until the end of a stream is tried again for which the disk had no room
 _ASK_S = 5.0  # how often the keys are asked for: a revoked edge is refused after that
 _TELL_S = 600.0  # how often is said of an edge that datagrams in its name are dropped
 _BUFFER_BYTES = 8 * 2**20  # of the kernel, for datagrams that come while this process is busy
@@ -74,6 +75,7 @@ class SimplexReceiver:
         self._opener = Opener(keys())
         self._asked = time.monotonic()
         self._edges: dict[str, _EdgeReceiver] = {}
+        self._assemblers: dict[str, Assembler] = {}  # edge -> that of its present key
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
@@ -120,7 +122,8 @@ class SimplexReceiver:
     def _receive(self) -> None:
         while not self._stop.is_set():
             if time.monotonic() - self._asked > _ASK_S:
-                self._opener.admit(self._keys())
+                for edge in self._opener.admit(self._keys()):
+                    self._assemblers.pop(edge, None)
                 self._asked = time.monotonic()
                 self._tell_of_unopened()
             try:
@@ -137,31 +140,34 @@ class SimplexReceiver:
                 continue
             edge, _, content = opened
             if edge not in self._edges:
-                self._edges[edge] = _EdgeReceiver(self._handler, edge, Assembler(self._patience_s))
-            self._edges[edge].put(content)
+                self._edges[edge] = _EdgeReceiver(self._handler, edge)
+            if edge not in self._assemblers:
+                self._assemblers[edge] = Assembler(self._patience_s)
+            self._edges[edge].put(self._assemblers[edge], content)
 
 
 class _EdgeReceiver:
     """The streams of one edge."""
 
-    def __init__(self, handler: OneWayHandler, edge: str, assembler: Assembler) -> None:
+    def __init__(self, handler: OneWayHandler, edge: str) -> None:
         self._handler = handler
         self._edge = edge
-        self._assembler = assembler
-        self._contents: queue.Queue[bytes | None] = queue.Queue(_WAITING)
+        self._contents: queue.Queue[tuple[Assembler, bytes] | None] = queue.Queue(_WAITING)
         self._thread: threading.Thread | None = None
         self._header: StreamHeader | None = None  # of the stream that is open
+        self._unended: StreamHeader | None = None  # this one, where all has come and the disk had no room for its end
         self._refused: StreamHeader | None = None  # the stream that was refused last
         self._ended: set[StreamHeader] = set()  # of which more may come: their ends are sent several times
         self._next_seq = 0
         self._lacked_room = False  # the last block could not be stored
 
-    def put(self, content: bytes) -> None:
+    def put(self, assembler: Assembler, content: bytes) -> None:
+        """Let the thread take the content of a datagram; ``assembler`` is that of the key it came under."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=f"simplex {self._edge}", daemon=True)
             self._thread.start()
         with contextlib.suppress(queue.Full):  # as if the link had lost it
-            self._contents.put_nowait(content)
+            self._contents.put_nowait((assembler, content))
 
     def close(self) -> None:
         if self._thread is not None:
@@ -169,23 +175,34 @@ class _EdgeReceiver:
             self._thread.join()
 
     def _work(self) -> None:
+        assembler: Assembler | None = None
         while True:
             try:
-                content = self._contents.get(timeout=_TICK_S if self._assembler.waits else None)
+                content = self._contents.get(timeout=self._patience(assembler))
             except queue.Empty:
-                blocks = self._assembler.due()
+                blocks = [] if assembler is None else assembler.due()
+                if self._unended is not None:
+                    with self._going_on():
+                        self._finish(self._unended)
             else:
                 if content is None:
                     break
-                blocks = self._assembler.add(content)
+                assembler = content[0]
+                blocks = assembler.add(content[1])
             for data in blocks:
                 self._take(data)
         if self._header is not None:
             self._handler.abort(self._edge, self._header)
 
+    def _patience(self, assembler: Assembler | None) -> float | None:
+        """Seconds until something is due although no datagram comes; None: nothing is."""
+        if assembler is not None and assembler.waits:
+            return _TICK_S
+        return None if self._unended is None else _AGAIN_S
+
     def _take(self, data: bytes) -> None:
         """Hand on the frames of one block. What is wrong with it ends its stream, and costs no other edge anything."""
-        try:
+        with self._going_on():
             block = unpack_block(data)
             if block.header == self._refused or block.header in self._ended:
                 return
@@ -193,6 +210,12 @@ class _EdgeReceiver:
                 self._begin(block.header)
             self._hand_on(block)
             self._lacked_room = False
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """No error in the block ends the thread."""
+        try:
+            yield
         except LogError as error:
             # The disk may have room again: what comes meanwhile is lost, and what comes then is not.
             if not self._lacked_room:
@@ -208,7 +231,7 @@ class _EdgeReceiver:
     def _break_off(self) -> None:
         """The rest of the open stream is dropped."""
         if self._header is not None:
-            self._refused, self._header = self._header, None
+            self._refused, self._header, self._unended = self._header, None, None
             self._handler.abort(self._edge, self._refused)
 
     def _begin(self, header: StreamHeader) -> None:
@@ -237,9 +260,11 @@ class _EdgeReceiver:
             self._finish(header)
 
     def _finish(self, header: StreamHeader) -> None:
+        """End a stream. Nobody sends its end later, so this is tried again where the disk has no room."""
+        self._unended = header
         if self._next_seq < header.end_seq:
             self._handler.lost(self._edge, header, header.end_seq)
             self._next_seq = header.end_seq
-        self._header = None
-        self._ended.add(header)
         self._handler.finish(self._edge, header)
+        self._header = self._unended = None
+        self._ended.add(header)

@@ -119,14 +119,21 @@ class Opener:
         self.unopened: Counter[str] = Counter()  # edge -> datagrams in its name that were dropped
         self.admit(keys)
 
-    def admit(self, keys: Mapping[str, bytes]) -> None:
-        """Open the datagrams of these edges from now on, and of no others. What has come is remembered by key."""
-        for edge in [edge for edge, key in self._keys.items() if keys.get(edge) != key]:
+    def admit(self, keys: Mapping[str, bytes]) -> list[str]:
+        """Open the datagrams of these edges from now on, and of no others. What has come is remembered by key.
+
+        Returns:
+            The edges whose earlier key no longer counts. Counters of a later key may be lower: another device, with
+            another clock, may have it.
+        """
+        gone = [edge for edge, key in self._keys.items() if keys.get(edge) != key]
+        for edge in gone:
             del self._keys[edge], self._edges[_number_of(edge)]
         for edge, key in keys.items():
             if edge not in self._keys:
                 self._keys[edge] = key
                 self._edges[_number_of(edge)] = edge, _cipher(key), _Window()
+        return gone
 
     def open(self, datagram: bytes) -> tuple[str, int, bytes] | None:
         """The edge's name, the counter and the content; None where the datagram is forged, damaged or a repetition."""

@@ -6,6 +6,7 @@ import dataclasses
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -231,6 +232,35 @@ def test_a_disk_without_room_loses_frames_and_not_the_stream(
     ]
 
 
+@pytest.mark.parametrize("what", ["lost", "finish"])
+def test_the_end_of_a_stream_waits_for_a_disk_without_room(
+    what: str,
+    kept: Kept,
+    receiver: SimplexReceiver,
+    link_to: Callable[..., SimplexLink],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The edge sends the end three times within a moment, and then nothing more."""
+    monkeypatch.setattr(smartedge.wire.simplex.receiver, "_AGAIN_S", 0.01)
+    tried, room, do = threading.Semaphore(0), threading.Event(), getattr(kept, what)
+
+    def full(*arguments: object) -> None:
+        tried.release()
+        if not room.is_set():
+            raise LogError("the disk is full")
+        do(*arguments)
+
+    setattr(kept, what, full)
+    send(link_to(receiver.port), range(2), count=3)
+    for _ in range(6):
+        assert tried.acquire(timeout=WAIT_S)
+    room.set()
+    assert kept.ended.acquire(timeout=WAIT_S)
+    frames = [("frame", "cam-1", 0), ("frame", "cam-1", 1), ("lost", "cam-1", 3)]
+    assert kept.events == [("accept", "cam-1", 0), *frames, ("finish", "cam-1")]
+    assert not kept.ended.acquire(timeout=0.1), "it ends once"
+
+
 def test_an_error_that_nobody_thought_of_ends_a_stream_and_not_the_service(
     kept: Kept, receiver: SimplexReceiver, link_to: Callable[..., SimplexLink], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -274,6 +304,35 @@ def test_datagrams_under_another_key_are_told_now_and_then(
     send(link_to(receiver.port), range(1))
     assert kept.ended.acquire(timeout=WAIT_S)
     assert caplog.text.count("datagrams in its name were dropped") == 1 and "edge cam-1: " in caplog.text
+
+
+def test_a_device_with_a_new_bundle_is_heard_also_where_its_clock_is_an_hour_behind(
+    kept: Kept,
+    link_to: Callable[..., SimplexLink],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Counters begin at the clock. Those of the old device were higher, and belong to its key alone."""
+    monkeypatch.setattr(smartedge.wire.simplex.receiver, "_ASK_S", 0.0)
+    keys, asked = dict(KEYS), threading.Event()
+    receiver = SimplexReceiver(kept, lambda: (asked.set(), dict(keys))[1], "127.0.0.1", patience_s=0.2)
+    receiver.start()
+    send(link_to(receiver.port), range(2))
+    assert kept.ended.acquire(timeout=WAIT_S)
+    keys["cam-1"] = bytes(range(2, 34))
+    for _ in range(2):  # the first time may have begun before
+        asked.clear()
+        assert asked.wait(timeout=WAIT_S)
+    monkeypatch.setattr("time.time", lambda now=time.time: now() - 3600.0)
+    sealer = Sealer("cam-1", keys["cam-1"], tmp_path / "new.counter")
+    link = SimplexLink(f"127.0.0.1:{receiver.port}", sealer, rate_bits_s=FAST, loss=0.1)
+    try:
+        send(link, range(2, 4), first_seq=2)
+        assert kept.ended.acquire(timeout=WAIT_S)
+    finally:
+        link.disconnect()
+        receiver.close()
+    assert [event[2] for event in kept.events if event[0] == "frame"] == [0, 1, 2, 3]
 
 
 def test_the_cloud_s_name_is_looked_up_for_each_stream(

@@ -65,11 +65,11 @@ def test_another_edge_cannot_speak_for_it(tmp_path: Path, opener: Opener) -> Non
 def test_keys_may_be_added_changed_and_taken_away(sealer: Sealer, opener: Opener, tmp_path: Path) -> None:
     first = sealer.seal(b"x")
     assert opener.open(first) is not None
-    opener.admit({"cam-1": KEY, "cam-3": OTHER})
+    assert opener.admit({"cam-1": KEY, "cam-3": OTHER}) == ["cam-2"]
     assert opener.open(first) is None, "what has come is remembered"
     assert opener.open(Sealer("cam-2", OTHER, tmp_path / "2").seal(b"x")) is None
     assert opener.open(Sealer("cam-3", OTHER, tmp_path / "3").seal(b"x")) is not None
-    opener.admit({"cam-1": OTHER})
+    assert opener.admit({"cam-1": OTHER}) == ["cam-1", "cam-3"]
     assert opener.open(sealer.seal(b"x")) is None
     assert opener.open(Sealer("cam-1", OTHER, tmp_path / "1").seal(b"x")) is not None
 
