@@ -18,7 +18,7 @@ from smartedge.errors import FrameError, LogError
 from smartedge.files import disk_error, sync_file, sync_folder
 from smartedge.framelog.mark import Mark
 from smartedge.framelog.opened import OpenLog
-from smartedge.framelog.reader import STREAMS, STREAMS_NUMBER, Stream, segment_name
+from smartedge.framelog.reader import STREAMS, STREAMS_NUMBER, Stream, segment_name, segments_of
 from smartedge.framelog.records import (
     FILE_HEADER_BYTES,
     FRAME,
@@ -233,9 +233,11 @@ class FrameLog(OpenLog):
         """Give the log up: after a failed sync the system may forget what it did not write, and not say so again."""
         self._failure = f"the disk did not take what was appended: {disk_error(error)}"
         durable = self._known_mark
-        with contextlib.suppress(OSError):  # so that the next opening does not take for sound what is only in memory
-            if durable.position:
-                os.truncate(self.folder / segment_name(durable.segment), durable.position)
+        ends = {STREAMS: durable.streams_position, segment_name(durable.segment): durable.position}
+        ends |= {segment_name(number): 0 for number in segments_of(self.folder) if number > durable.segment}
+        for name, end in ends.items():  # so that the next opening does not take for sound what is only in memory
+            with contextlib.suppress(OSError):
+                os.truncate(self.folder / name, end)
         return LogError(
             f"{self.folder}: edge {self.edge!r}: {self._failure}; frames before {durable.frames} are safe; continue "
             "with --resume"

@@ -430,6 +430,28 @@ def test_after_a_failed_sync_nothing_is_confirmed_any_more(tmp_path, monkeypatch
         assert log.next_seq == 3, "what may be in memory alone is not taken for stored"
 
 
+@pytest.mark.parametrize("durable", [0, 3])
+@pytest.mark.parametrize("segment_bytes", [1, 2**20])
+def test_what_a_failed_sync_left_in_memory_is_in_no_file_of_the_log(tmp_path, monkeypatch, durable, segment_bytes):
+    """Neither in later files of frames, nor in that of the stream headers, nor where nothing was durable before."""
+
+    def fail(file: int) -> None:
+        raise OSError(errno.EIO, "failed")
+
+    if durable:
+        written(tmp_path, durable, segment_bytes=segment_bytes)
+    with opened(tmp_path, segment_bytes=segment_bytes) as log:
+        streams = len(log.stream_headers)
+        log.add_stream(b"another", durable)
+        fill(log, durable, durable + 3)
+        monkeypatch.setattr(log_module, "sync_file", fail)
+        with pytest.raises(LogError, match=f"frames before {durable} are safe"):
+            log.sync()
+        monkeypatch.undo()
+    with opened(tmp_path, segment_bytes=segment_bytes) as log:
+        assert (log.next_seq, len(log.stream_headers)) == (durable, streams)
+
+
 def test_what_cannot_be_opened_is_an_error_of_the_log(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(LogError, match="edge 'camera-7': the log cannot be opened"):
