@@ -128,6 +128,7 @@ class Ingest:
             if self._shared is not None:
                 self._shared.refresh()
             intake = self._intake(edge)
+            intake.mend_log()
             if self._shared is not None and intake.streams:
                 intake.open_log()  # another process may have written it until now
             with self._counting(intake):

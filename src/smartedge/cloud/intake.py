@@ -92,6 +92,16 @@ class Intake:
             self.log = self._written = FeatureLog(self.folder, self.edge, max_bytes=self._max_bytes)
         return self._written
 
+    def mend_log(self) -> None:
+        """Open the log again where the disk has failed it: it holds what was confirmed, and the edge has the rest.
+
+        Raises:
+            LogError: the disk fails still.
+        """
+        if self._written is not None and self._written.failed:
+            self._written.close()
+            self.log = self._written = FeatureLog(self.folder, self.edge, max_bytes=self._max_bytes)
+
     def close_log(self) -> None:
         """Close the log that this process writes."""
         if self._written is not None:

@@ -56,6 +56,11 @@ class OpenLog(LogReader):
         """Size of all files of frames."""
         return self._size
 
+    @property
+    def failed(self) -> bool:
+        """Whether it takes nothing more: the disk has failed it, or it was closed."""
+        return self._failure is not None
+
     def close(self) -> None:
         """Close the files and release the lock. What was not synced may be lost."""
         for file in (self._file, self._streams_file, *self._ended):

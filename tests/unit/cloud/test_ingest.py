@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import sys
 import threading
@@ -24,7 +25,8 @@ from smartedge.config import Config, load_config
 from smartedge.edge.sender import Sender, Traffic
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
-from smartedge.errors import CodecError, FrameError, RunError
+from smartedge.errors import CodecError, FrameError, LogError, RunError
+from smartedge.framelog import log as log_module
 from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.ledger import Ledger
 from smartedge.privacy.mechanisms import Unprotected
@@ -283,6 +285,35 @@ def test_a_complete_run_takes_nothing_new_and_what_came_before_may_come_again(tm
         with pytest.raises(RunError, match="nothing more is taken in"):
             ingest.ingest("edge", header, second)
         assert handover.intakes["edge"].next_seq == 1 and handover.intakes["edge"].images == 4
+
+
+def test_an_edge_goes_on_after_a_group_of_frames_did_not_become_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has to be started again, once the disk takes what comes."""
+    full = True
+
+    def sync_file(file: int) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with taking_in(tmp_path) as (ingest, handover):
+        header = streams(load_config(SETTINGS))[0]
+        frames = arrived(header)
+        assert ingest.accept("edge", header) == 0
+        ingest.ingest("edge", header, frames[0])
+        monkeypatch.setattr(log_module, "sync_file", sync_file)
+        for frame in frames[1:]:
+            ingest.ingest("edge", header, frame)
+        with pytest.raises(LogError, match="the disk is full"):
+            ingest.sync("edge", header)
+        ingest.abort("edge", header)
+        assert ingest.accept("edge", header) == 0
+        full = False
+        for frame in frames:
+            assert ingest.ingest("edge", header, frame) is None
+        assert ingest.sync("edge", header) == 2
+        assert handover.intakes["edge"].next_seq == 2
 
 
 def test_no_more_edges_take_part_than_the_run_expects(tmp_path: Path) -> None:
