@@ -222,26 +222,37 @@ class FrameLog(OpenLog):
                         sync_file(file.descriptor)
                 if new_files:
                     sync_folder(self.folder)
-                self._set_mark(mark)
             except OSError as error:
-                raise self._broken(error) from error
+                given_up = self._give_up(error)
+                self._cut_off_what_is_not_durable()
+                raise given_up from error
             finally:
                 for each in ended:
                     each.close()
+            try:
+                self._set_mark(mark)
+            except OSError as error:
+                # The frames are durable, and the next opening may find the new mark. So they must stay.
+                raise self._give_up(error) from error
 
-    def _broken(self, error: OSError) -> LogError:
-        """Give the log up: after a failed sync the system may forget what it did not write, and not say so again."""
+    def _give_up(self, error: OSError) -> LogError:
         self._failure = f"the disk did not take what was appended: {disk_error(error)}"
+        return LogError(
+            f"{self.folder}: edge {self.edge!r}: {self._failure}; frames before {self._known_mark.frames} are safe; "
+            "continue with --resume"
+        )
+
+    def _cut_off_what_is_not_durable(self) -> None:
+        """After a failed sync the system may forget what it did not write, and not say so again.
+
+        So the next opening must not take for sound what is only in memory.
+        """
         durable = self._known_mark
         ends = {STREAMS: durable.streams_position, segment_name(durable.segment): durable.position}
         ends |= {segment_name(number): 0 for number in segments_of(self.folder) if number > durable.segment}
-        for name, end in ends.items():  # so that the next opening does not take for sound what is only in memory
+        for name, end in ends.items():
             with contextlib.suppress(OSError):
                 os.truncate(self.folder / name, end)
-        return LogError(
-            f"{self.folder}: edge {self.edge!r}: {self._failure}; frames before {durable.frames} are safe; continue "
-            "with --resume"
-        )
 
     def _check_equal(self, seq: int, facts: tuple[int, int, int]) -> None:
         """Refuse a frame that came before and was another one then."""

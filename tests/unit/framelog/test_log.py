@@ -16,6 +16,7 @@ from framelogs import EDGE, content, fill, head, opened, payload, written
 
 from smartedge.errors import FrameError, LogError
 from smartedge.framelog import log as log_module
+from smartedge.framelog import mark as mark_module
 from smartedge.framelog.log import FrameLog
 from smartedge.framelog.mark import read_mark
 from smartedge.framelog.reader import LogReader
@@ -449,6 +450,35 @@ def test_what_a_failed_sync_left_in_memory_is_in_no_file_of_the_log(tmp_path, mo
         monkeypatch.undo()
     with opened(tmp_path, segment_bytes=segment_bytes) as log:
         assert (log.next_seq, len(log.stream_headers)) == (durable, streams)
+
+
+@pytest.mark.parametrize("fails", ["sync", "second slot"])
+def test_frames_that_are_durable_stay_where_the_mark_cannot_be_written(tmp_path, monkeypatch, fails):
+    """The new mark may be in the file, or be found there. What lies below it must be there, too."""
+    written(tmp_path, 3, segment_bytes=2**20)
+    real, written_slots = os.pwrite, []
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EIO, "failed")
+
+    def first_slot_only(file: int, data: bytes, position: int) -> int:
+        written_slots.append(position)
+        return real(file, data, position) if len(written_slots) == 1 else fail()
+
+    with opened(tmp_path, segment_bytes=2**20) as log:
+        fill(log, 3, 5)
+        found = content(log)
+        if fails == "sync":
+            monkeypatch.setattr(mark_module, "sync_file", fail)
+        else:
+            monkeypatch.setattr(os, "pwrite", first_slot_only)
+        with pytest.raises(LogError, match=r"the disk reports a fault.*frames before 3 are safe"):
+            log.sync()
+        monkeypatch.undo()
+        with pytest.raises(LogError, match="cannot be written"):
+            fill(log, 5, 6)
+    with opened(tmp_path, segment_bytes=2**20) as log:
+        assert content(log) == found and log.durable == 5
 
 
 def test_what_cannot_be_opened_is_an_error_of_the_log(tmp_path, monkeypatch):
