@@ -90,3 +90,8 @@ def test_stages_that_follow_one_another_take_the_time_of_an_epoch_together():
     assert stages.edge + stages.cloud == pytest.approx(39.5)
     resumed = CloudSummary.model_construct(session=Session(started=0.0, ended=160.0, epochs=0), busy_seconds=60.0)
     assert _times(4, edge, resumed)[1] == 16.0
+
+
+def test_without_the_backs_answers_there_are_no_figures_against_true_labels(tmp_path):
+    """The server of several edges gives them to none; its own figures are against noisy labels."""
+    assert _against_true_labels(tmp_path, "single") is None
