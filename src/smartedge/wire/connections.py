@@ -12,6 +12,7 @@ much without proving who it is is not read from any more, until its connection i
 from __future__ import annotations
 
 import contextlib
+import logging
 import resource
 import socket
 import threading
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from smartedge.wire.sockets import Address, ByteCount, address_of, byte_counts, descriptors, duplicate, watch_peer
 
 __all__ = ["Connections", "room_for"]
+
+_log = logging.getLogger(__name__)
 
 _DESCRIPTORS = 5  # of a connection: gRPC's, ours to count its bytes, and the three files of its edge's log
 _SPARE_DESCRIPTORS = 256  # for the rest of the process
@@ -84,12 +87,22 @@ class Connections:
         self._known: dict[int, _Connection | None] = {}  # by inode; None: a socket of something else
         self._inodes: dict[Address, int] = {}  # of the connections, by peer
         self._ended: dict[str, tuple[int, int]] = {}  # by edge: bytes (up, down) of connections that have ended
+        self._blind = False  # the last look failed
         self._lock = threading.Lock()
 
     def look(self) -> None:
-        """Find new connections, forget ended ones, and close what is too much."""
+        """Find new connections, forget ended ones, and close what is too much.
+
+        Does nothing where the process has no descriptor to spare, which passes.
+        """
         with self._lock:
-            found = descriptors()
+            try:
+                found, self._blind = descriptors(), False
+            except OSError as error:
+                if not self._blind:
+                    _log.error("the receiver cannot look at its connections at the moment: %s", error)
+                self._blind = True
+                return
             self._meet_new(found)
             for inode, known in self._known.items():
                 if known and known.counted and found.get(inode) == [known.counted.fileno()]:  # gRPC has closed it

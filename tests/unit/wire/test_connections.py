@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import select
 import socket
@@ -194,22 +196,40 @@ def test_bytes_are_counted_by_edge_over_all_its_connections(server: Server) -> N
 def test_what_is_known_of_connections_that_have_ended_is_forgotten(server: Server) -> None:
     """Else the memory grows, and a new socket of the same number would be taken for the old one."""
     connections = watch(server)
-    connections.look()
-    before = len(connections._known)
+    made: set[int] = set()
     for prove in (False, True, False, True):
         client, accepted = server.connect()
+        made |= {os.fstat(each.fileno()).st_ino for each in (client, accepted)}
         connections.look()
+        assert made & connections._known.keys()
         if prove:
             connections.prove(client.getsockname(), "edge")
         for each in (client, accepted):
             each.close()
         connections.look()
     connections.look()
-    assert len(connections._known) == before and not connections._inodes
+    assert not made & connections._known.keys() and not connections._inodes
     strict = watch(server, unproven_s=0.0)
     client, _ = server.connect()
     strict.look()
     assert not is_open(client) and not strict._inodes, "nor is what was broken off kept by its peer"
+
+
+def test_a_process_that_has_no_descriptor_to_spare_looks_at_its_connections_again_later(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none_to_spare() -> dict[int, list[int]]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    connections = watch(server, unproven_s=0.0)
+    client, _ = server.connect()
+    with monkeypatch.context() as full:
+        full.setattr("smartedge.wire.connections.descriptors", none_to_spare)
+        connections.look()
+        connections.look()
+    assert is_open(client) and caplog.text.count("cannot look at its connections") == 1
+    connections.look()
+    assert not is_open(client)
 
 
 def test_a_connection_that_its_owner_closes_is_closed(server: Server) -> None:
