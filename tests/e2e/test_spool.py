@@ -6,9 +6,12 @@ import json
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
 import pytest
 from forked import Popen
+from ports import held_port
 from runs import assert_same_run
 
 from smartedge.artifacts.summary import has_finished
@@ -38,6 +41,11 @@ class Side:
                 return self.news[-1]
         raise AssertionError(f"{word!r} was not heard: {self.process.communicate()[1]}")
 
+    def goes_on(self) -> None:
+        """Wait a moment. Not for its news: a cloud that is away is tried less and less often, up to every 90 s."""
+        assert self.process.poll() is None, self.process.communicate()[1]
+        time.sleep(0.02)
+
     def end(self) -> int:
         """Read on until the process has ended; returns its exit code."""
         assert self.process.stdout is not None
@@ -51,26 +59,34 @@ class Side:
         self.process.communicate(timeout=60)
 
 
-def listening(config: Config, *arguments: str, port: int = 0) -> tuple[Side, int]:
+@pytest.fixture
+def port() -> Iterator[int]:
+    """The cloud's, also while it is away."""
+    with held_port() as held:
+        yield held
+
+
+def listening(config: Config, port: int, *arguments: str) -> Side:
     cloud = Side(config, "cloud", "--listen", f"127.0.0.1:{port}", *arguments)
-    return cloud, int(cloud.until("listen")["port"])  # type: ignore[call-overload]
+    cloud.until("listen")
+    return cloud
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["hierarchical", "split"])
-def test_the_cloud_is_killed_and_started_again_and_the_edge_goes_on(tiny_config, method):
+def test_the_cloud_is_killed_and_started_again_and_the_edge_goes_on(tiny_config, port, method):
     """In split learning the edge waits for answers, so it goes back to its checkpoint; by itself, too."""
     whole, broken = (
         tiny_config("whole", method=method),
         tiny_config("broken", method=method, link={"connect_timeout": 2}),
     )
     train(whole, single_process=True, monitor=Quiet())
-    cloud, port = listening(broken)
+    cloud = listening(broken, port)
     edge = Side(broken, "edge", "--connect", f"127.0.0.1:{port}")
     edge.until("train")
     cloud.kill()
     edge.until("cloud unreachable for")
-    cloud, _ = listening(broken, "--resume", port=port)
+    cloud = listening(broken, port, "--resume")
     assert edge.end() == 0, edge.errors
     assert cloud.end() == 0, cloud.errors
     if method == "hierarchical":
@@ -79,23 +95,21 @@ def test_the_cloud_is_killed_and_started_again_and_the_edge_goes_on(tiny_config,
     assert_same_run(whole.run_dir, broken.run_dir)
 
 
-def test_an_edge_trains_to_its_end_without_a_cloud_and_is_killed_and_sends_later(tiny_config):
+def test_an_edge_trains_to_its_end_without_a_cloud_and_is_killed_and_sends_later(tiny_config, port):
     whole, alone = tiny_config("whole", epochs=2), tiny_config("alone", epochs=2, link={"connect_timeout": 2})
     train(whole, single_process=True, monitor=Quiet())
-    cloud, port = listening(alone)
-    cloud.kill()  # only the port is of use: nobody listens there now
     edge = Side(alone, "edge", "--connect", f"127.0.0.1:{port}")
     news = edge.until("cloud unreachable for")
     assert "frames are on disk" in str(news["text"])
     confirmed = alone.run_dir / "edge" / "confirmed.json"
     while not (confirmed.exists() and json.loads(confirmed.read_text())["checkpoint"] == 2):
-        edge.until("")
+        edge.goes_on()
     assert edge.process.poll() is None, "it waits for the cloud"
     edge.kill()
     frames = LogReader(alone.run_dir / "edge" / "spool", "edge").next_seq
     assert frames == 2 * (96 // 16) + 2 * 2 + 3
     assert not has_finished(alone.run_dir / "edge")
-    cloud, _ = listening(alone, "--resume", port=port)
+    cloud = listening(alone, port)
     edge = Side(alone, "edge", "--connect", f"127.0.0.1:{port}", "--resume")
     assert edge.end() == 0, edge.errors
     assert cloud.end() == 0, cloud.errors
@@ -105,15 +119,13 @@ def test_an_edge_trains_to_its_end_without_a_cloud_and_is_killed_and_sends_later
 
 
 @pytest.mark.slow
-def test_a_spool_of_two_processes_is_shipped_first_where_one_process_goes_on(tiny_config):
+def test_a_spool_of_two_processes_is_shipped_first_where_one_process_goes_on(tiny_config, port):
     whole, mixed = tiny_config("whole"), tiny_config("mixed", link={"connect_timeout": 2})
     train(whole, single_process=True, monitor=Quiet())
-    cloud, port = listening(mixed)
-    cloud.kill()
     edge = Side(mixed, "edge", "--connect", f"127.0.0.1:{port}")
     confirmed = mixed.run_dir / "edge" / "confirmed.json"
     while not confirmed.exists():
-        edge.until("")
+        edge.goes_on()
     edge.kill()
     train(mixed, resume=True, single_process=True, monitor=Quiet())
     assert_same_run(whole.run_dir, mixed.run_dir)

@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
+from ports import hold_port
 
 from smartedge.wire.jetstream.messages import Address
 
@@ -45,12 +47,14 @@ class Broker:
         self._folder = folder
         self._settings = settings
         self.max_payload = max_payload
-        self.port = -1
+        held = hold_port()  # also while it is away: it comes back at the same one
+        weakref.finalize(self, held.close)
+        self.port: int = held.getsockname()[1]
         self.log: list[str] = []
         self.start()
 
     def start(self) -> None:
-        """Start it, and wait until it is ready. A second time it has the port of the first time."""
+        """Start it, and wait until it is ready."""
         facts = {"port": self.port, "folder": self._folder / "store", "max_payload": self.max_payload}
         file = self._folder / "nats.conf"
         file.write_text((self._settings or _PLAIN).format(**facts))
@@ -68,8 +72,6 @@ class Broker:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line.rstrip())
-            if "Listening for client connections on" in line:
-                self.port = int(line.rsplit(":", 1)[1])
             if "Server is ready" in line:
                 ready.set()
         ready.set()
