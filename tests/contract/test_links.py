@@ -80,7 +80,7 @@ class Handler:
     def was_called(self, *names: str) -> bool:
         """Whether these calls came, and no others; waits for them."""
         with self._called_now:
-            self._called_now.wait_for(lambda: self.calls == list(names), timeout=10)
+            self._called_now.wait_for(lambda: self.calls == list(names), timeout=30)
         return self.calls == list(names)
 
     def _called(self, name: str) -> None:
@@ -135,15 +135,15 @@ def link(request: pytest.FixtureRequest, handler: Handler) -> Iterator[FrameSend
         address = request.getfixturevalue("broker").address(f"t{uuid.uuid4().hex}")
         taking = JetStreamReceiver(handler, address, timing=Timing(look_s=0.05))
         taking.start()
-        assert taking.wait_ready(10)
-        publishing = JetStreamLink(address, timeout_s=5)
+        assert taking.wait_ready(30)
+        publishing = JetStreamLink(address, timeout_s=30)
         yield publishing
         publishing.disconnect()
         taking.close()
         return
     receiver = GrpcReceiver(handler, "127.0.0.1")
     receiver.start()
-    sender = GrpcLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=5)
+    sender = GrpcLink(f"127.0.0.1:{receiver.port}", connect_timeout_s=30)
     yield sender
     sender.disconnect()
     receiver.close()
@@ -328,7 +328,7 @@ def test_a_frame_must_go_with_the_header(link: FrameSender, handler: Handler, ch
         send_wrong()
     with pytest.raises(LinkError, match="no stream is open"):
         link.write(message(HEADER, 5))
-    assert handler.aborted.wait(timeout=10) and handler.frames == []
+    assert handler.aborted.wait(timeout=30) and handler.frames == []
 
 
 @with_a_way_back
@@ -345,7 +345,7 @@ def test_a_reply_must_be_to_the_frame(link: FrameSender, handler: Handler, chang
     link.open(ANSWERED)
     with pytest.raises(FrameError, match="frame 5"):
         link.exchange(message(ANSWERED, 5))
-    assert handler.aborted.wait(timeout=10)
+    assert handler.aborted.wait(timeout=30)
 
 
 @with_a_way_back
@@ -373,7 +373,7 @@ def test_disconnect_breaks_the_stream_off(link: FrameSender, handler: Handler) -
     link.write(message(HEADER, 5))
     link.disconnect()
     link.disconnect()
-    assert isinstance(link, JetStreamLink) or handler.aborted.wait(timeout=10)
+    assert isinstance(link, JetStreamLink) or handler.aborted.wait(timeout=30)
     assert "finish" not in handler.calls
     for call in (
         link.close,
@@ -383,7 +383,7 @@ def test_disconnect_breaks_the_stream_off(link: FrameSender, handler: Handler) -
         with pytest.raises(LinkError, match="no stream is open"):
             call()
     send(link, HEADER)
-    assert handler.finished.wait(timeout=10)
+    assert handler.finished.wait(timeout=30)
     assert [each.seq for each in handler.frames[-3:]] == [5, 6, 7]
 
 

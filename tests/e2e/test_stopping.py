@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from commands import Command, settings_file
+from ports import held_port
 from runs import assert_same_run
 
 from smartedge.artifacts.summary import has_finished
@@ -32,16 +33,16 @@ def silent() -> Iterator[str]:
 
 
 @pytest.fixture
-def nobody() -> str:
+def nobody() -> Iterator[str]:
     """Address at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return f"127.0.0.1:{listening.getsockname()[1]}"
+    with held_port() as port:
+        yield f"127.0.0.1:{port}"
 
 
 def assert_stops(command: Command, number: signal.Signals = signal.SIGTERM) -> None:
     code, seconds = command.stop(number)
     assert code == 0, command.output
-    assert seconds < 8, "within seconds"
+    assert seconds < 18, "within seconds, and before it would notice by itself that a peer is gone (20 s)"
     assert "Traceback" not in command.output
     last = command.output.splitlines()[-1]
     runs = command.argv[0] in ("edge", "cloud") and "--resume" not in command.argv
@@ -160,7 +161,7 @@ def test_train(tiny_config, start: Start) -> None:
     both = start("train", settings_file(config, "run"))
     both.until((config.run_dir / "cloud" / "checkpoints").exists)
     code, seconds = both.stop()
-    assert code == 0 and seconds < 10
+    assert code == 0 and seconds < 18
     assert both.output.splitlines()[-1].startswith("stopped; continue with: smartedge train")
 
 

@@ -53,7 +53,7 @@ class Command:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"has not ended: {self.output}") from None
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 10) -> tuple[int, float]:
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 60) -> tuple[int, float]:
         """Ask it to end. Its exit code, and the seconds that it took."""
         begun = time.monotonic()
         self.process.send_signal(number)

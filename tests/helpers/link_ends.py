@@ -126,7 +126,7 @@ class Links:
         self._made: list[GrpcLink] = []
 
     def __call__(self, receiver: GrpcReceiver, **options: Any) -> GrpcLink:
-        self._made.append(GrpcLink(f"127.0.0.1:{receiver.port}", **{"connect_timeout_s": 5.0, **options}))
+        self._made.append(GrpcLink(f"127.0.0.1:{receiver.port}", **{"connect_timeout_s": 30.0, **options}))
         return self._made[-1]
 
     def disconnect(self) -> None:

@@ -43,7 +43,7 @@ def ingest(config: Config, folder: Path, address: Address) -> Iterator[tuple[Ing
     receiver = JetStreamReceiver(process.ingest, address, mine=process.mine, released=process.release, timing=TIMING)
     receiver.start()
     try:
-        assert receiver.wait_ready(10)
+        assert receiver.wait_ready(60)
         yield process, receiver
     finally:
         receiver.close()

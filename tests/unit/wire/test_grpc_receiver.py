@@ -141,13 +141,27 @@ def test_an_edge_that_sends_garbage_is_not_read_and_others_behind_its_address_ar
     """It does not wait for the answers, and calls again at once."""
     monkeypatch.setattr(smartedge.wire.admission, "_DELAY_S", 60.0)
     receiver = listen(guard=Fleet())
-    broken = Raw(receiver, "broken")
-    for times in range(1, 9):
+    broken, garbage = Raw(receiver, "broken"), HOSTILE["garbage head"][0]
+
+    def refused(**options: float) -> None:
         with pytest.raises(grpc.RpcError):
-            broken.call(HOSTILE["garbage head"][0], timeout=30 if times <= 5 else 0.5)
+            broken.call(garbage, **options)
+
+    for _ in range(5):
+        refused()
+    sixth = threading.Thread(target=refused, kwargs={"timeout": 60})
+    sixth.start()
+    deadline = time.monotonic() + 30
+    while receiver.refusals < 6:
+        assert time.monotonic() < deadline
+        sixth.join(timeout=0.01)
+    assert sixth.is_alive(), "its answer comes late"
+    for _ in range(2):
+        refused(timeout=0.5)
     send(links(receiver, credentials=Credentials(token="sound")))
     assert handler.edges.count("broken") == 6 and handler.finished == 1
     broken.close()
+    sixth.join(timeout=30)
 
 
 def test_what_a_refused_stream_sent_is_let_go_at_once(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,15 +265,14 @@ def test_idle_connections_give_way(listen: Callable[..., GrpcReceiver], handler:
 
 
 def test_a_connection_that_never_proves_who_it_is_is_closed(listen: Callable[..., GrpcReceiver], links: Links) -> None:
-    receiver = listen(credentials=SECRET, limits=Limits(header_s=0.2))
+    receiver = listen(credentials=SECRET, limits=Limits(handshake_s=600.0))  # nothing else closes it in time
+    receiver._connections._unproven_s = 0.4
     kept = links(receiver, credentials=SECRET)
     kept.open(HEADER)
     (connection,) = idle(receiver, 1)
-    connection.settimeout(10)
-    begun = time.monotonic()
+    connection.settimeout(30)
     while connection.recv(1000):  # gRPC's greeting, then the end
         pass
-    assert time.monotonic() - begun < 5
     connection.close()
     kept.write(frame(0))
     assert kept.confirmed() == 0
@@ -277,7 +290,7 @@ def test_bytes_are_counted_for_each_edge(listen: Callable[..., GrpcReceiver], li
         link = links(receiver, credentials=Credentials(token=edge))
         send(link, size=size)
         counted = receiver.counters()[edge]
-        assert counted.up == link.counters().up > 3 * size
+        assert 3 * size < counted.up <= link.counters().up  # gRPC may send more between the two looks
         link.disconnect()
     for edge, size in sizes.items():
         assert 3 * size < receiver.counters()[edge].up < 3 * size + 3000
@@ -316,10 +329,10 @@ def test_a_new_stream_replaces_one_that_is_silent(
     first = links(receiver)
     first.open(HEADER)
     with pytest.raises(LinkError, match="takes one at a time"):
-        links(receiver, connect_timeout_s=0.3).open(HEADER)
+        links(receiver, patient=False).open(HEADER)
     monkeypatch.setattr(smartedge.wire.places, "_REPLACED_AFTER_S", 0.0)
     send(links(receiver))
-    assert handler.aborted.acquire(timeout=10) and handler.finished == 1
+    assert handler.aborted.acquire(timeout=30) and handler.finished == 1
     with pytest.raises(LinkError, match="another stream of the same edge took the place"):
         first.close()
 
@@ -338,7 +351,7 @@ def test_a_handler_that_fails_to_break_off_frees_the_place_of_its_stream(
     first = links(receiver)
     first.open(HEADER)
     first.disconnect()
-    assert broken_off.wait(10)
+    assert broken_off.wait(30)
     send(links(receiver))
     assert handler.finished == 1
 
@@ -347,7 +360,7 @@ def test_a_receiver_may_take_several_streams_of_an_edge(
     listen: Callable[..., GrpcReceiver], handler: Handler, links: Links
 ) -> None:
     receiver = listen(limits=Limits(streams_per_edge=2))
-    opened = [links(receiver, connect_timeout_s=0.3) for _ in range(3)]
+    opened = [links(receiver, patient=False) for _ in range(3)]
     opened[0].open(HEADER)
     opened[1].open(HEADER)
     with pytest.raises(LinkError, match="has an open stream"):
@@ -362,11 +375,12 @@ def test_frames_are_confirmed_within_the_stream(
     link.open(HEADER)
     link.write(frame(0))
     link.write(frame(1))
-    assert handler.synced.acquire(timeout=10)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while link.confirmed() < 2 and time.monotonic() < deadline:
         handler.synced.acquire(timeout=0.1)
     assert link.confirmed() == 2 and handler.finished == 0
+    while handler.synced.acquire(blocking=False):  # each frame may have been made durable by itself
+        pass
     assert not handler.synced.acquire(timeout=0.7), "nothing new came, so there is nothing to make durable"
 
 
@@ -389,17 +403,21 @@ def test_a_connection_that_is_cut_does_not_end_its_stream(
             call = channel.stream_stream(METHOD, response_deserializer=Down.FromString)(messages(cut))
             assert HEADER.end_seq in (down.confirmed for down in call)
             proxy.close()
-            aborted = handler.aborted.acquire(timeout=5)
+            aborted = handler.aborted.acquire(timeout=30)
             cut.set()
         assert aborted and handler.finished == 0
 
 
 def test_a_silent_stream_is_ended(listen: Callable[..., GrpcReceiver], handler: Handler, links: Links) -> None:
     link = links(listen(limits=Limits(idle_s=0.2)))
-    link.open(HEADER)
-    assert handler.aborted.acquire(timeout=10)
-    with pytest.raises(LinkError, match=r"was silent for 0\.2 s"):
+
+    def send_nothing() -> None:
+        link.open(HEADER)  # a slow sender hears of it here already
+        handler.aborted.acquire(timeout=30)
         link.close()
+
+    with pytest.raises(LinkError, match=r"was silent for 0\.2 s"):
+        send_nothing()
 
 
 def test_a_stream_without_a_header_is_ended(listen: Callable[..., GrpcReceiver]) -> None:
@@ -427,7 +445,7 @@ def test_a_revoked_edge_loses_its_open_stream(
     door.open(HEADER)
     gate.open(HEADER)
     fleet.revoked.add("door")
-    assert handler.aborted.acquire(timeout=10)
+    assert handler.aborted.acquire(timeout=30)
     with pytest.raises(FleetError, match="edge door was revoked"):
         door.close()
     for seq in range(3):
@@ -435,6 +453,30 @@ def test_a_revoked_edge_loses_its_open_stream(
     gate.close()
     with pytest.raises(FleetError, match="edge door was revoked"):
         send(links(receiver, credentials=Credentials(token="door")))
+
+
+def test_a_stream_that_takes_long_to_end_keeps_no_other_revoked_edge(
+    listen: Callable[..., GrpcReceiver], handler: Handler, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler is busy with a frame of the door, which was revoked first: its place is not free yet."""
+    monkeypatch.setattr(smartedge.wire.grpc_receiver, "_WATCH_S", 0.0)
+    fleet = Fleet()
+    receiver = listen(guard=fleet)
+    door, gate = (links(receiver, credentials=Credentials(token=name)) for name in ("door", "gate"))
+    handler.blocked["door"] = threading.Event()
+    door.open(HEADER)
+    door.write(frame(0))
+    gate.open(HEADER)
+    fleet.revoked.add("door")
+    deadline = time.monotonic() + 30
+    while not any(place.stop.done() for place in receiver._places):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    fleet.revoked.add("gate")
+    assert handler.aborted.acquire(timeout=30)
+    with pytest.raises(FleetError, match="edge gate was revoked"):
+        gate.close()
+    assert [place.peer.edge for place in receiver._places] == ["door"]
 
 
 def test_a_rate_is_kept(listen: Callable[..., GrpcReceiver], links: Links) -> None:

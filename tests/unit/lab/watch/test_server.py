@@ -85,11 +85,11 @@ def test_a_page_that_is_watched_costs_little(fleet):
     """A viewer asks every two seconds: three percent of a core are 60 ms each time."""
     page = Page(fleet(20))
     page.state()
-    begun = time.process_time()
+    begun = time.thread_time()  # other threads of this process work, too
     for _ in range(10):
         page._at = 0.0  # as if the last answer were older than half a second
         page.state()
-    assert (time.process_time() - begun) / 10 < 0.06
+    assert (time.thread_time() - begun) / 10 < 0.06
 
 
 @pytest.fixture(scope="module")

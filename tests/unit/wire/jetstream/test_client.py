@@ -8,7 +8,10 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from smartedge.wire.jetstream.client import _status, cancelled
+from smartedge.errors import LinkError
+from smartedge.wire.credentials import Credentials
+from smartedge.wire.jetstream.client import _status, cancelled, connect
+from smartedge.wire.jetstream.messages import Address
 from smartedge.wire.jetstream.receiver import _consumer_is_gone
 
 
@@ -46,6 +49,22 @@ def test_only_what_the_broker_itself_says_is_a_status(headers: bytes | None, fou
 def test_a_request_that_ends_is_told_from_a_consumer_that_is_gone(headers: bytes, gone: bool) -> None:
     message = Msg(Client(), subject="inbox", headers=_status(headers))
     assert _consumer_is_gone(message) == gone
+
+
+def test_a_broker_that_never_answers_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library limits each of its steps, and not all of them together."""
+
+    async def never(client: Client, *given: object, **options: object) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        lost = asyncio.get_running_loop().create_future()
+        address = Address("127.0.0.1", 9, "frames")
+        await asyncio.wait_for(connect(address, Credentials(), name="door", timeout_s=0.05, lost=lost), 30)
+
+    monkeypatch.setattr(Client, "connect", never)
+    with pytest.raises(LinkError, match="did not answer in time"):
+        asyncio.run(main())
 
 
 def test_a_task_that_forgets_a_cancellation_is_cancelled_again() -> None:

@@ -71,7 +71,7 @@ class Handler:
         pass
 
     def has(self, until: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         with self.changed:
             while not until() and time.monotonic() < deadline:
                 self.changed.wait(timeout=0.05)  # what others count is not told
@@ -88,7 +88,7 @@ def taking(handler: Handler, address: Address, **options: Any) -> Iterator[JetSt
     receiver = JetStreamReceiver(handler, address, **{"timing": TIMING, **options})
     receiver.start()
     try:
-        assert receiver.wait_ready(10)
+        assert receiver.wait_ready(60)
         yield receiver
     finally:
         receiver.close()

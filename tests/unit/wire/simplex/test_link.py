@@ -366,6 +366,22 @@ def test_what_an_earlier_process_sent_is_not_sent_again(
     assert link.open(header_of(2)) == 2, "all of it was sent"
 
 
+def test_what_was_gathered_before_a_break_does_not_count_after_it(
+    link_to: Callable[..., SimplexLink], receiver: SimplexReceiver
+) -> None:
+    """A block is sent when 64 KiB are gathered, and not a byte before."""
+    link = link_to(receiver.port)
+    head = len(frame_of(0).head)
+    link.open(header_of(100, joined=100))
+    link.write(frame_of(0))
+    link.disconnect()
+    link.open(header_of(100, joined=100))
+    link.write(frame_of(0, 2**16 - 1 - head))
+    assert link.counters().up == 0
+    link.write(frame_of(1, 1))
+    assert link.counters().up > 2**16
+
+
 def test_frames_cannot_be_answered(link_to: Callable[..., SimplexLink], receiver: SimplexReceiver) -> None:
     link = link_to(receiver.port)
     with pytest.raises(FrameError, match="cannot be answered"):
