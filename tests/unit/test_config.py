@@ -42,6 +42,9 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
     [
         ({"methd": "edge"}, ["methd", "unknown key", "method"]),
         ({"train": {"learning_rate": 1}}, ["train.learning_rate: unknown key; did you mean 'train.lr'?"]),
+        ({"batchsize": 1}, ["batchsize: unknown key; did you mean 'train.batch_size'?"]),
+        ({"Front-Epochs": 1}, ["Front-Epochs: unknown key; did you mean 'train.front_epochs'?"]),
+        ({"model": {"bottleneck": 8}}, ["got 8; write a shape, such as 8x4x4"]),
         ({"data": {"limit": {"train:256": None}}}, ["data.limit.train: write a space after the colon: {train: 256}"]),
         ({"codec": {"name": "unit8"}}, ["codec.name: there is no codec 'unit8'; did you mean 'uint8'?"]),
         ({"lr": 3}, ["lr", "train.lr"]),

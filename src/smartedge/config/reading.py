@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from smartedge.config.section import Section
 from smartedge.config.settings import Config
 from smartedge.errors import ConfigError, RunError
+from smartedge.files import disk_error
 from smartedge.image_size import ImageSize
 from smartedge.models.blueprint import weights_named
 
@@ -115,7 +116,7 @@ def load_config(
         except FileNotFoundError as error:
             raise ConfigError(f"{source}: no such file; 'smartedge init {source}' writes one to start from") from error
         except OSError as error:
-            raise ConfigError(f"{source}: cannot be read ({error.strerror})") from error
+            raise ConfigError(f"{source}: {disk_error(error)}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{source}: is not a text file in UTF-8; save it as UTF-8") from error
         except NotYaml as error:
@@ -274,8 +275,10 @@ def _instead_of(loc: tuple[Any, ...]) -> str:
         return f"did you mean '{usual}'?"
     if near := difflib.get_close_matches(str(last), known, n=1):
         return f"did you mean '{'.'.join(map(str, [*parents, near[0]]))}'?"
-    if elsewhere := [name for name in _all_keys() if name.split(".")[-1] == str(last)]:
-        return f"did you mean '{elsewhere[0]}'?"
+    elsewhere = {name.rpartition(".")[2].replace("_", ""): name for name in reversed(_all_keys())}
+    joined = str(last).lower().replace("_", "").replace("-", "")
+    if near := difflib.get_close_matches(joined, elsewhere, n=1, cutoff=0.85):
+        return f"did you mean '{elsewhere[near[0]]}'?"
     return f"known keys here: {', '.join(known)}"
 
 
@@ -283,6 +286,8 @@ def _hint(problem: Any, got: object) -> str:
     """What to write instead of a wrong value, where that can be guessed."""
     import difflib  # for this message alone
 
+    if _loc(problem) == ("model", "bottleneck"):
+        return "; write a shape, such as 8x4x4"
     if problem["type"] == "string_type" and isinstance(got, (bool, int, float)):
         return "; in quotes it is a text"
     if problem["type"] == "literal_error" and isinstance(got, str):

@@ -41,8 +41,9 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
         curve: accuracy versus offloading, where the answers of both heads are known.
     """
     results = run.results
-    tone, word, headline, sentences = _nothing_learned(run) or _did_sending_pay(run, interval)
-    if run.gain is not None and results.privacy is not None and results.privacy.mechanism != "none":
+    nothing = _nothing_learned(run)
+    tone, word, headline, sentences = nothing or _did_sending_pay(run, interval)
+    if nothing is None and run.gain is not None and results.privacy is not None and results.privacy.mechanism != "none":
         sentences.append(
             "The exit answers on the edge, from features without noise. The back gets what was released. So a part of "
             "the difference between them is the noise."
@@ -54,12 +55,12 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
             f"The plain answers of the {heads(results.method)[run.final]} favour the commoner class. Corrected for "
             f"how common each class is, they reach {percent(adjusted)} balanced accuracy."
         )
-    if curve is not None:
+    if curve is not None and nothing is None:
         balanced = curve.balanced_accuracy
         best = int(balanced.argmax())
         alone = max(balanced[0], balanced[-1])
-        # the best of many thresholds is partly high by chance: it counts only beyond two standard errors
-        if balanced[best] > alone + 2 * math.sqrt(alone * (1 - alone) / results.data.test):
+        # the best of many thresholds is partly high by chance: it counts only beyond three standard errors
+        if balanced[best] > alone + 3 * math.sqrt(alone * (1 - alone) / results.data.test):
             sentences.append(
                 f"Exit and back together do better than either. The cloud is asked only about the "
                 f"{percent(curve.offloaded_share[best], 0)} of the images that the exit is least sure of; this gives "

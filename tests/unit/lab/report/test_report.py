@@ -116,6 +116,7 @@ def test_heads_that_guess_have_learned_nothing_whoever_is_ahead(images, skills, 
     page = page_of(write_run(skills=skills, images=images))
     assert '<span class="word">nothing learned</span>' in page.source
     assert "is no better than guessing, which gives 50.0" in page.text
+    assert "do better than either" not in page.text
     assert "dp.warmup" in page.text and "Sending" not in page.text.split("Accuracy")[0].replace("Sending an image", "")
 
 
