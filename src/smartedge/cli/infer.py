@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.fronts import add_trust_arguments, open_published
-from smartedge.errors import ConfigError, DataError
+from smartedge.errors import ConfigError, DataError, RunError
 from smartedge.runs.allocator import return_freed_memory
 from smartedge.stopping import stop_on_signals
 
@@ -117,6 +117,8 @@ def goal_of(args: argparse.Namespace) -> Goal | None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer every image that can be read; exit code 3 where one cannot."""
+    if not args.model.exists():
+        raise RunError(f"{args.model}: is not there; give a run directory, or a front bundle of 'smartedge export'")
     if _is_front(args.model):
         return_freed_memory()
     from smartedge.inference.answering import BATCH, check_threshold
@@ -161,7 +163,9 @@ class _RunModel:
         from smartedge.inference.trained import TrainedRun
 
         if args.trust or args.unsigned or args.require or args.state:
-            raise ConfigError("--trust, --unsigned, --require, --state: only for a front bundle")
+            raise ConfigError(
+                f"--trust, --unsigned, --require, --state: only for a front bundle; {args.model} holds no manifest.json"
+            )
         self.run = TrainedRun.open(args.model)
         self.data = self.run.config.data
 

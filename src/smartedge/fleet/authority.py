@@ -316,7 +316,8 @@ class Authority:
         known = self.edges()
         if taken := [edge for edge in edges if edge in known]:
             raise FleetError(
-                f"{', '.join(taken)}: of this fleet already; 'smartedge fleet renew' makes a new bundle for an edge"
+                f"{', '.join(taken)}: belongs to this fleet already; 'smartedge fleet renew' makes a new bundle for an "
+                "edge"
             )
 
     def _entry(self, edge: str) -> EdgeEntry:

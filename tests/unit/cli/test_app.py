@@ -227,6 +227,11 @@ def test_a_folder_that_is_no_run(argv: list[str], tmp_path: Path, capsys: pytest
     assert f"{tmp_path}: holds no run; train one with 'smartedge train'" in capsys.readouterr().err
 
 
+def test_infer_says_that_what_it_is_given_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["infer", "fronts/x", "a.jpg", "--unsigned"]) == 10
+    assert "fronts/x: is not there; give a run directory, or a front bundle" in capsys.readouterr().err
+
+
 def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> None:
     program = (
         "import sys; sys.modules['torch'] = None\nfrom smartedge.cli.app import main; sys.exit(main(['cuts', 'x']))"

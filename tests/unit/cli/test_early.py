@@ -24,7 +24,7 @@ CASES = (
     (("serve", "nowhere"), "nowhere: holds no run"),
     (("serve", "RUN", "--listen", "0.0.0.0:8816"), "refusing to listen on 0.0.0.0, beyond this machine, without TLS"),
     (("serve", "RUN", "--fleet", "nowhere"), "nowhere"),
-    (("infer", "nowhere", "a.png"), "nowhere: holds no run"),
+    (("infer", "nowhere", "a.png"), "nowhere: is not there; give a run directory"),
     (("infer", "RUN", "a.png", "b.png"), "none of the images can be read"),
 )
 CODE = """

@@ -87,7 +87,7 @@ def test_a_name_that_is_no_folder_is_refused_and_nothing_is_added(fleet: Authori
 
 def test_a_name_is_given_once(fleet: Authority) -> None:
     fleet.add(["door", "a" * 63, "0_-"], cloud="c:1", days=1)
-    with pytest.raises(FleetError, match="door: of this fleet already"):
+    with pytest.raises(FleetError, match="door: belongs to this fleet already"):
         fleet.add(["new", "door"], cloud="c:1", days=1)
     with pytest.raises(FleetError, match="given twice"):
         fleet.add(["new", "new"], cloud="c:1", days=1)
