@@ -171,4 +171,6 @@ def is_disk_error(error: BaseException) -> bool:
 def disk_error(error: OSError) -> str:
     """What an error of the disk means, and what to do about it."""
     known = _ADVICE.get(error.errno or 0)
+    if error.errno == errno.ENOENT:
+        known = "its folder is not there: make it, or name another place"
     return f"{known} ({error.strerror})" if known else str(error)

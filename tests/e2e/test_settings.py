@@ -510,7 +510,7 @@ def test_the_spool_gets_its_settings(tiny_config):
     runner = EdgeRunner(
         config, open_data(config, Quiet()), Nowhere(), config.run_dir / "edge", Quiet(), resume=False, threaded=True
     )
-    with pytest.raises(LogError, match=r"the spool is full \(\d+ bytes of 65536 are used\)"):
+    with pytest.raises(LogError, match=r"the spool is full \(\d+ bytes of 65536 are used: raise store.max_bytes"):
         runner.run(threading.Event())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from smartedge.files import (
+    disk_error,
     is_disk_error,
     private_folder,
     refuse_if_others_can_read,
@@ -135,3 +136,9 @@ def test_a_byte_of_a_name_that_is_no_utf_8_ends_no_report(tmp_path):
     path = tmp_path / "page"
     write_atomically(path, f"run {os.fsdecode(b'gr' + bytes([0xFC]) + b'n')}")
     assert path.read_text(encoding="utf-8") == "run gr?n"
+
+
+def test_a_file_in_a_folder_that_is_not_there_is_said_as_such(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(tmp_path / "nowhere" / "page", "new")
+    assert disk_error(caught.value).startswith("its folder is not there: make it")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smartedge.errors import RunError
+from smartedge.files import disk_error
 
 __all__ = ["add_parser", "run"]
 
@@ -41,6 +42,6 @@ def run(args: argparse.Namespace) -> int:
     try:
         ask_to_close(cloud)
     except OSError as error:
-        raise RunError(f"{cloud}: cannot be written ({error.strerror})") from error
+        raise RunError(f"{cloud}: {disk_error(error)}") from error
     print(f"{args.run_dir}: closed; the cloud goes on with what has come")
     return 0

@@ -14,6 +14,7 @@ import yaml
 
 from smartedge.config import Config, Section, load_config
 from smartedge.errors import ConfigError, DataError, SmartEdgeError
+from smartedge.files import disk_error
 
 if TYPE_CHECKING:
     from smartedge.lab.plan.propose import Looked
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     except FileExistsError as error:
         raise ConfigError(f"{args.path}: exists already; give another path, or --force to overwrite it") from error
     except OSError as error:
-        raise ConfigError(f"{args.path}: cannot be written ({error.strerror}); give another path") from error
+        raise ConfigError(f"{args.path}: {disk_error(error)}") from error
     print(f"wrote {args.path}\nnext:")
     if args.data and looked is None and not args.desired:
         print(f"  set data.desired in {args.path} to the column of {args.data} that is to be learned")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.common import add_override_argument
 from smartedge.cli.profile import add_measuring_arguments, comma_separated, positive_repeats, threads
+from smartedge.files import disk_error
 
 if TYPE_CHECKING:
     from smartedge.artifacts.plan import PlanFile
@@ -132,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             args.write.write_text(commented_yaml(written(config, plan.chosen.choice)), encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"--write {args.write}: cannot be written ({error.strerror})") from error
+            raise ConfigError(f"--write {args.write}: {disk_error(error)}") from error
         _say(args, args.write)
     return 0
 

@@ -159,8 +159,8 @@ class Spool:
             if self._when_full == "stop":
                 raise LogError(
                     f"{self.folder}: frame {seq}: the spool is full ({reason}), since the cloud has not confirmed "
-                    f"{self.waiting_frames} frames; make room (spool.max_bytes), or let the edge wait "
-                    "(spool.when_full: block), and continue with --resume"
+                    f"{self.waiting_frames} frames; do so, or let the edge wait (spool.when_full: block), and continue "
+                    "with --resume"
                 )
             if not self.waiting_frames:
                 raise LogError(

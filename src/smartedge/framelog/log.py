@@ -142,15 +142,16 @@ class FrameLog(OpenLog):
                 self._index.add_gap(end)
 
     def full_for(self, body: int) -> str | None:
-        """Why there is no room for a frame whose head and payload have so many bytes together; None: there is."""
+        """Why a frame whose head and payload have so many bytes together has no room, and what to do; None: it has."""
         count = FILE_HEADER_BYTES + RECORD_HEADER_BYTES + body  # it may begin a file
         if self.max_bytes is not None and self._size + count > self.max_bytes:
-            return f"{self._size} bytes of {self.max_bytes} are used"
+            used = f"{self._size} bytes of {self.max_bytes} are used"
+            return f"{used}: raise store.max_bytes (in the cloud) or spool.max_bytes (on the edge)"
         with self._guarded("written"):
             disk = os.statvfs(self.folder)
         free = disk.f_bavail * disk.f_frsize
         if free < count + self.spare_bytes:
-            return f"{free} bytes are free on the disk, and {self.spare_bytes} must stay free"
+            return f"{free} bytes are free on the disk, and {self.spare_bytes} must stay free: free space on it"
         return None
 
     def sync(self) -> int:
@@ -283,10 +284,7 @@ class FrameLog(OpenLog):
     def _check_room(self, body: int, what: str) -> None:
         """Refuse before the disk is full, or the log's limit is exceeded."""
         if (reason := self.full_for(body)) is not None:
-            raise LogError(
-                f"{self.folder}: edge {self.edge!r}, {what}: {reason}; free space on the disk, or raise "
-                "store.max_bytes (in the cloud) or spool.max_bytes (on the edge), and continue with --resume"
-            )
+            raise LogError(f"{self.folder}: edge {self.edge!r}, {what}: {reason}, and continue with --resume")
 
     # -- cutting
 

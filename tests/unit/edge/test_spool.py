@@ -106,7 +106,9 @@ def test_what_the_cloud_confirmed_is_dropped(tmp_path):
 def test_a_full_spool_stops_the_run_with_a_clear_error(tmp_path):
     with opened(tmp_path, max_bytes=2**16, when_full="stop") as spool:
         spool.open(dataclasses.replace(HEADER, frames=100))
-        with pytest.raises(LogError, match=r"spool is full \(\d+ bytes of 65536 are used\).*spool.when_full: block"):
+        with pytest.raises(
+            LogError, match=r"spool is full \(\d+ bytes of 65536 are used: raise .*spool.when_full: block"
+        ):
             write_large(spool, 100)
         assert 50 < spool.next_seq < 64
 

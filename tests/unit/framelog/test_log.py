@@ -389,7 +389,9 @@ def test_a_disk_that_is_nearly_full_is_refused_before(tmp_path, monkeypatch):
     written(tmp_path, 2)
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     with opened(tmp_path, spare_bytes=2 * free) as log:
-        with pytest.raises(LogError, match=r"frame 2: \d+ bytes are free on the disk, and \d+ must stay free"):
+        with pytest.raises(
+            LogError, match=r"frame 2: \d+ bytes are free on the disk, and \d+ must stay free: free space"
+        ):
             log.append(2, head(2), payload(2))
         assert log.next_seq == 2
 
@@ -403,7 +405,7 @@ def test_the_limit_of_the_log_is_kept(tmp_path):
         assert log.full_for(len(head(2)) + len(payload(2))) is None
         fill(log, 2, 3)
         assert log.full_for(0)
-        with pytest.raises(LogError, match=rf"frame 3: \d+ bytes of {limit} are used; free space"):
+        with pytest.raises(LogError, match=rf"frame 3: \d+ bytes of {limit} are used: raise store.max_bytes"):
             log.append(3, head(3), payload(3))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import ConfigError
 from smartedge.extras import how_to_install
-from smartedge.files import write_atomically
+from smartedge.files import disk_error, write_atomically
 from smartedge.lab.plan.cost import STAGES
 from smartedge.lab.plan.job import Prediction
 from smartedge.lab.plan.search import Plan, describe, explain
@@ -48,7 +48,7 @@ def draw_plan(plan: Plan, path: Path) -> Path:
             write_atomically(path, _page(plan, surface.to_svg(canvas, _alt(rows))))
             return path
     except OSError as error:
-        raise ConfigError(f"--plot {path}: cannot be written ({error.strerror}); give another path") from error
+        raise ConfigError(f"--plot {path}: {disk_error(error)}") from error
 
 
 def rows_by_cut(plan: Plan) -> list[tuple[str, Prediction]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from smartedge.artifacts.profile import Profile, ProfiledNetwork
 from smartedge.config import Config
 from smartedge.errors import ConfigError
+from smartedge.files import disk_error
 
 __all__ = ["check_network", "load_profile", "network_of", "save_profile"]
 
@@ -46,7 +47,7 @@ def save_profile(profile: Profile, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         profile.write(path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); give another path") from error
+        raise ConfigError(f"{path}: {disk_error(error)}") from error
 
 
 def load_profile(path: Path, config: Config) -> Profile:
