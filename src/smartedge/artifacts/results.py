@@ -294,7 +294,8 @@ class Results(Artifact):
     data: DataFacts
     test: Heads
     cloud_gain: float | None = Field(
-        description="accuracy of the back minus that of the exit, on the test split; null where either is missing"
+        description="accuracy of the back minus that of the exit, on the test split; null where either is missing, or "
+        "they answered other images"
     )
     bytes_per_image: BytesPerImage
     codec_error: Distortion | None = Field(

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from smartedge import metrics
+from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.results import (
     BytesPerImage,
     BytesTotal,
@@ -55,6 +56,7 @@ def assemble(run_dir: Path, config: Config, method: Method, facts: RunFacts) -> 
             raise RunError(f"{run_dir / side.side}: the run was stopped before its end; continue it with --resume")
     undivided = edge.test if cloud is None else cloud.test
     at_exit = edge.test if method.has_exit else None
+    same_images = cloud is None or _answers_of_back(run_dir) is not None
     noisy_labels = config.dp.label_epsilon is not None and config.dp.apply_to == "always"
     if noisy_labels and cloud is not None:  # the labels that the cloud has are partly wrong
         undivided = _against_true_labels(run_dir, edge.task.kind)
@@ -81,7 +83,7 @@ def assemble(run_dir: Path, config: Config, method: Method, facts: RunFacts) -> 
             notes=edge.notes,
         ),
         test=Heads(back=undivided, exit=at_exit),
-        cloud_gain=None if undivided is None or at_exit is None else undivided.accuracy - at_exit.accuracy,
+        cloud_gain=undivided.accuracy - at_exit.accuracy if undivided and at_exit and same_images else None,
         bytes_per_image=BytesPerImage(
             up=traffic.up.get("train", 0) / sent if sent else 0.0,
             down=traffic.down.get("train", 0) / sent if sent else 0.0,
@@ -149,13 +151,11 @@ def _response_baseline(recalled: float, epsilon: float, task: TaskFacts) -> floa
 
 
 def _against_true_labels(run_dir: Path, kind: Literal["single", "multi"]) -> Figures | None:
-    """The back's figures on the test split, against the edge's true labels.
-
-    None where the back's answers are not here: the server of several edges gives them to none of these.
-    """
-    if not (run_dir / "cloud" / "predictions.safetensors").exists():
+    """The back's figures on the test split, against the edge's true labels; None without its answers to this edge."""
+    answers = _answers_of_back(run_dir)
+    if answers is None:
         return None
-    edge, cloud = (load_file(run_dir / side / "predictions.safetensors") for side in ("edge", "cloud"))
+    edge, cloud = load_file(run_dir / "edge" / "predictions.safetensors"), load_file(answers)
     place = {image: row for row, image in enumerate(edge["ids"].tolist())}
     labels = edge["labels"][torch.tensor([place[image] for image in cloud["ids"].tolist()])]
     scores = cloud["scores"].double().clamp(1e-12, 1 - 1e-12)
@@ -192,14 +192,25 @@ def _times(epochs: int, edge: EdgeSummary, cloud: CloudSummary | None) -> tuple[
     return wall, wall / in_session, stages
 
 
+def _answers_of_back(run_dir: Path) -> Path | None:
+    """The file of the back's answers on this edge's test images.
+
+    None where it is not here, or where it has the images of several edges: each of these counts its own from 0.
+    """
+    answers, fleet = run_dir / "cloud" / "predictions.safetensors", run_dir / "cloud" / "fleet.json"
+    if not answers.exists() or (fleet.exists() and len(FleetFigures.read(fleet).edges) > 1):
+        return None
+    return answers
+
+
 def _join_predictions(run_dir: Path, *, at_exit: bool) -> None:
     """Write both sides' answers on the test split into one file, for the images that both answered."""
-    edge, cloud = run_dir / "edge" / "predictions.safetensors", run_dir / "cloud" / "predictions.safetensors"
+    edge, answers = run_dir / "edge" / "predictions.safetensors", _answers_of_back(run_dir)
     parts: dict[str, dict[str, Tensor]] = {}
     if edge.exists():
         parts["exit" if at_exit else "back"] = load_file(edge)
-    if cloud.exists():
-        parts["back"] = load_file(cloud)
+    if answers is not None:
+        parts["back"] = load_file(answers)
     shared = set.intersection(*(set(part["ids"].tolist()) for part in parts.values()))
     ids = sorted(shared)
     joined: dict[str, Tensor] = {"ids": torch.tensor(ids, dtype=torch.int64)}

@@ -7,12 +7,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from fleet_example import fleet_figures
+from safetensors.torch import load_file, save_file
 
 from smartedge import metrics
 from smartedge.artifacts.results import Privacy, TaskFacts
 from smartedge.artifacts.summary import CloudSummary, EdgeSummary, Session, TrafficTotals
-from smartedge.runs.results import _against_true_labels, _response_baseline, _times, _with_baseline
+from smartedge.runs.results import (
+    _against_true_labels,
+    _answers_of_back,
+    _join_predictions,
+    _response_baseline,
+    _times,
+    _with_baseline,
+)
 
 TRAFFIC = {"up": {}, "down": {}, "images": {}, "source": "", "codec_error": None}
 
@@ -95,3 +103,19 @@ def test_stages_that_follow_one_another_take_the_time_of_an_epoch_together():
 def test_without_the_backs_answers_there_are_no_figures_against_true_labels(tmp_path):
     """The server of several edges gives them to none; its own figures are against noisy labels."""
     assert _against_true_labels(tmp_path, "single") is None
+
+
+def test_answers_to_several_edges_are_not_joined_with_those_of_one(tmp_path):
+    """Each edge counts its images from 0, so another edge's row would be taken for this one's."""
+    for side in ("edge", "cloud"):
+        (tmp_path / side).mkdir()
+        answers = {"ids": torch.arange(3), "labels": torch.tensor([0, 1, 1]), "scores": torch.full((3, 2), 0.5)}
+        save_file(answers, tmp_path / side / "predictions.safetensors")
+    _join_predictions(tmp_path, at_exit=True)
+    assert set(load_file(tmp_path / "predictions.safetensors")) == {"ids", "labels", "exit", "back"}
+    assert _answers_of_back(tmp_path) is not None
+
+    fleet_figures().write(tmp_path / "cloud" / "fleet.json")
+    _join_predictions(tmp_path, at_exit=True)
+    assert set(load_file(tmp_path / "predictions.safetensors")) == {"ids", "labels", "exit"}
+    assert _answers_of_back(tmp_path) is None and _against_true_labels(tmp_path, "single") is None
