@@ -42,6 +42,8 @@ class Popen:
         stdout: int | Path | None = None,
         stderr: int | None = None,
         text: bool = True,
+        encoding: str | None = None,
+        errors: str | None = None,
         start_new_session: bool = False,
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
@@ -62,7 +64,7 @@ class Popen:
             if isinstance(end, Connection):
                 end.close()
         self.stdin, self.stdout, self.stderr = (
-            None if end is None else _file(end, mode) for end, mode in zip(ours, "wrr", strict=True)
+            None if end is None else _file(end, mode, encoding, errors) for end, mode in zip(ours, "wrr", strict=True)
         )
 
     @property
@@ -113,9 +115,9 @@ class Popen:
         self.wait()
 
 
-def _file(end: Connection, mode: str) -> IO[str]:
+def _file(end: Connection, mode: str, encoding: str | None, errors: str | None) -> IO[str]:
     with end:
-        return os.fdopen(os.dup(end.fileno()), mode, buffering=1)
+        return os.fdopen(os.dup(end.fileno()), mode, buffering=1, encoding=encoding, errors=errors)
 
 
 def _rest(file: IO[str] | None) -> str:
