@@ -53,7 +53,7 @@ from smartedge.image_size import ImageSize
 from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
 from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.methods.options import options_of
-from smartedge.models.cut import cut
+from smartedge.models.cutting.cut import cut
 from smartedge.models.network import divide, network_of, to_input, undivided
 from smartedge.models.optim import make_optimizer, set_learning_rate
 

@@ -32,8 +32,8 @@ import psutil
 from common import HERE, keep_result
 from link import header_of
 
-from smartedge.cloud.ingest_group import IngestGroup
-from smartedge.cloud.store import FeatureLog, FeatureReader, StoreHandler
+from smartedge.cloud.ingest.group import IngestGroup
+from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader, StoreHandler
 from smartedge.errors import LinkError
 from smartedge.framelog.mark import read_mark
 from smartedge.types import EncodedBatch, Frame, StreamHeader

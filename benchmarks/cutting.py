@@ -2,7 +2,7 @@
 
     python benchmarks/cutting.py
 
-Each network is divided at the same module by two tools: ours (``smartedge.models.cut``), and
+Each network is divided at the same module by two tools: ours (``smartedge.models.cutting.cut``), and
 ``torch.distributed.pipelining`` (``pipeline`` with a ``SplitPoint``, which records by ``torch.export``). Beside them
 ``torch.export`` alone records the whole network, to tell which networks it can record at all.
 
@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from common import HERE, keep_result, show_table
 from torch import Tensor, nn
 
-from smartedge.models.cut import cut, list_cuts
-from smartedge.models.zoo import build
+from smartedge.models.cutting.cut import cut, list_cuts
+from smartedge.models.zoo.networks import build
 
 BATCH, OTHER_BATCH = 3, 5
 # A handful for each family: plain, residual, inverted residual with random depth, dense, windows, tokens, mixed.

@@ -33,7 +33,7 @@ import smartedge.edge.runner
 import torch
 from smartedge.methods.front_step import edge_step
 from smartedge.methods.options import StepOptions
-from smartedge.models import zoo
+from smartedge.models.zoo import networks
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input
 from smartedge.models.optim import make_optimizer
@@ -47,7 +47,7 @@ if part == "front":
     network, head = divided.front, divided.task_exit
     del divided
 else:
-    network = zoo.build("resnet18", outputs=2, image_size=64, seed=0)
+    network = networks.build("resnet18", outputs=2, image_size=64, seed=0)
     head = torch.nn.Identity()
 if fast:
     network.to(memory_format=torch.channels_last), head.to(memory_format=torch.channels_last)

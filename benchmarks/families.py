@@ -39,8 +39,8 @@ from torch import Tensor, nn
 from smartedge.errors import CutError
 from smartedge.models.blame import first_line
 from smartedge.models.compat import load_timm
-from smartedge.models.cut import Cut, cut, list_cuts, merge_state_dicts
-from smartedge.models.zoo import build
+from smartedge.models.cutting.cut import Cut, cut, list_cuts, merge_state_dicts
+from smartedge.models.zoo.networks import build
 
 USEFUL = (0.02, 0.90)
 PLACES = (0.10, 0.40, 0.70)

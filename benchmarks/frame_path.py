@@ -35,7 +35,7 @@ try:
 except ImportError:
     from smartedge.wire.flight_receiver import FlightReceiver as Receiver
 try:
-    from smartedge.cloud.store import FeatureLog
+    from smartedge.cloud.store.feature_log import FeatureLog
     def take(log, header, frame):
         batch = unpack_frame(frame, header)
         if hasattr(log, "begin"):

@@ -43,13 +43,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from workers import headers_of
 
-from smartedge.cloud.ahead import in_order, reading_threads
-from smartedge.cloud.completion import mark_complete
-from smartedge.cloud.group import ALONE, Group, WorkerGroup
-from smartedge.cloud.order import Shuffled
-from smartedge.cloud.store import FeatureLog, FeatureReader, log_folder
+from smartedge.cloud.ingest.completion import mark_complete
+from smartedge.cloud.order.ahead import in_order, reading_threads
+from smartedge.cloud.order.shuffled import Shuffled
+from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader, log_folder
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.cloud.worker import Worker
+from smartedge.cloud.workers.group import ALONE, Group, WorkerGroup
 from smartedge.codec import get_codec, pack, unpack
 from smartedge.config import Config, load_config
 from smartedge.files import private_folder, write_atomically

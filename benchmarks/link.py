@@ -37,7 +37,7 @@ SIZES = {"1 MB": (64, 4096, 200), "10 kB": (10, 256, 2000)}  # images in a frame
 OURS = """
 import sys, tempfile
 from pathlib import Path
-from smartedge.cloud.store import FeatureLog, StoreHandler
+from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
 from smartedge.wire.grpc_receiver import GrpcReceiver
 class Tokens:
     def refusal(self, edge, serial=None): return None

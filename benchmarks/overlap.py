@@ -95,7 +95,7 @@ def alone(stage: str, config: Config) -> float:
         begun = time.perf_counter()
         runner.run(threading.Event())
         return (time.perf_counter() - begun) / config.epochs
-    from smartedge.cloud.store import FeatureReader, log_folder
+    from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 
     log = FeatureReader(log_folder(config.run_dir / "cloud"))
     return (link_alone(log) if stage == "link" else cloud_alone(config, log)) / config.epochs

@@ -28,7 +28,7 @@ from trials import TINY, Process, ended, side, stopping, train_alone, warm_up
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.summary import CloudSummary
 from smartedge.config import Config, load_config
-from smartedge.data.drawn import ATTRIBUTES, draw
+from smartedge.data.drawn.faces import ATTRIBUTES, draw
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

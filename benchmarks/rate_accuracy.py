@@ -110,7 +110,7 @@ def points(job: Job, args: argparse.Namespace) -> None:
     import torch  # here, since the table needs none of this
     from rate_training import releasing, run_edge, train_back, whole_run
 
-    from smartedge.cloud.store import FeatureLog
+    from smartedge.cloud.store.feature_log import FeatureLog
 
     torch.set_num_threads(1)
     task = TASKS[job.task]

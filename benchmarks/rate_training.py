@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from smartedge.cloud.inputs import Ready
-from smartedge.cloud.order import Shuffled
-from smartedge.cloud.store import FeatureLog, StoreHandler
+from smartedge.cloud.order.shuffled import Shuffled
+from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_config
@@ -30,7 +30,7 @@ from smartedge.methods.back_step import CloudStep
 from smartedge.methods.base import get_method
 from smartedge.methods.loop import Progress
 from smartedge.methods.options import options_of
-from smartedge.models.cut import list_cuts
+from smartedge.models.cutting.cut import list_cuts
 from smartedge.models.exits import task_loss
 from smartedge.models.network import network_of
 from smartedge.models.optim import apply_gradients

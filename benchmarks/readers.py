@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
-from smartedge.cloud.store import FeatureReader, log_folder
+from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.codec import unpack
 from smartedge.config import load_run_config
 from smartedge.models.network import divide

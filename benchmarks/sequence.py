@@ -34,8 +34,8 @@ from smartedge.codec import Codec, get_codec, reconstruction_error
 from smartedge.codec.learned import LearnedCodec
 from smartedge.codec.sequence import PREVIOUS
 from smartedge.config import Config, load_config
-from smartedge.data.drawn import draw
-from smartedge.data.given import keep_given
+from smartedge.data.drawn.faces import draw
+from smartedge.data.layouts.given import keep_given
 from smartedge.models.network import divide, to_input
 from smartedge.runs.checkpoint import load_weights
 from smartedge.types import Features

@@ -35,7 +35,7 @@ from trials import TINY, Process, ended, give_key, seconds_since, stopping, trai
 
 from smartedge.artifacts.run import Shipped
 from smartedge.cli.app import main as command_line
-from smartedge.cloud.store import FeatureReader, log_folder
+from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.config import Config, load_config
 from smartedge.training import collect
 

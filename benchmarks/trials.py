@@ -29,7 +29,7 @@ import smartedge.cloud.runner
 import smartedge.edge.runner
 import smartedge.wire.grpc_receiver  # noqa: F401
 from smartedge.cli.app import main as command_line
-from smartedge.cloud.store import FeatureReader, edges_of, log_folder
+from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.config import Config, load_config
 from smartedge.methods.base import get_method
 from smartedge.runs.progress import Quiet

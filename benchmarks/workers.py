@@ -37,13 +37,13 @@ from common import HERE, keep_json, provenance
 from safetensors.torch import load_file
 
 from smartedge.artifacts.summary import has_finished
-from smartedge.cloud.completion import mark_complete
-from smartedge.cloud.group import ALONE, Group, WorkerGroup
-from smartedge.cloud.launcher import ENVIRONMENT, launch_command
+from smartedge.cloud.ingest.completion import mark_complete
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
-from smartedge.cloud.shared_step import divided, shared_step
 from smartedge.cloud.worker import Worker
+from smartedge.cloud.workers.group import ALONE, Group, WorkerGroup
+from smartedge.cloud.workers.launcher import ENVIRONMENT, launch_command
+from smartedge.cloud.workers.shared_step import divided, shared_step
 from smartedge.codec import get_codec, pack, unpack
 from smartedge.config import Config, load_config
 from smartedge.files import private_folder, write_atomically

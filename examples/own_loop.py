@@ -14,7 +14,7 @@ import torch
 
 import smartedge
 from smartedge.data import batches, open_dataset
-from smartedge.models.zoo import build
+from smartedge.models.zoo.networks import build
 from smartedge.types import StreamHeader
 
 

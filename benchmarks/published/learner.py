@@ -14,9 +14,9 @@ from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.learner import Learned
 from smartedge.methods.loop import Progress
 from smartedge.methods.options import options_of
-from smartedge.models.confusion import rise_at
 from smartedge.models.exits import task_loss
 from smartedge.models.optim import apply_gradients
+from smartedge.models.suppression.confusion import rise_at
 from smartedge.types import ImageBatch, Task
 
 __all__ = ["Defence", "DefendedLearner", "Seen"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from published.learner import Defence, Seen
 from smartedge.methods.protected_step import as_constants
 from smartedge.models.layout import Layout
-from smartedge.models.trunk import trunk
+from smartedge.models.suppression.trunk import trunk
 
 __all__ = ["Adversary", "MaxEntropy", "divergence_from_uniform"]
 

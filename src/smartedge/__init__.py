@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from smartedge.methods.back_step import cloud_forward, cloud_step
     from smartedge.methods.front_step import edge_forward, edge_step
     from smartedge.models.bottleneck import Compress, Expand
-    from smartedge.models.cut import Cut, cut, list_cuts, merge_state_dicts
+    from smartedge.models.cutting.cut import Cut, cut, list_cuts, merge_state_dicts
     from smartedge.models.exits import TaskExit
     from smartedge.privacy.release import release
     from smartedge.training import train
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Compress": "models.bottleneck",
     "Config": "config",
-    "Cut": "models.cut",
+    "Cut": "models.cutting.cut",
     "Expand": "models.bottleneck",
     "SmartEdgeError": "errors",
     "TaskExit": "models.exits",
     "audit": "lab.audit.given.run",
     "cloud_forward": "methods.back_step",
     "cloud_step": "methods.back_step",
-    "cut": "models.cut",
+    "cut": "models.cutting.cut",
     "edge_forward": "methods.front_step",
     "edge_step": "methods.front_step",
     "get_codec": "codec",
-    "list_cuts": "models.cut",
+    "list_cuts": "models.cutting.cut",
     "load_config": "config",
-    "merge_state_dicts": "models.cut",
+    "merge_state_dicts": "models.cutting.cut",
     "pack": "codec",
     "release": "privacy.release",
     "train": "training",

@@ -45,8 +45,8 @@ def run_ingest(
         ConfigError: the method sends nothing or needs answers.
         LinkError: the location has another form, or TLS is missing.
     """
-    from smartedge.cloud.ingesting import IngestProcess
-    from smartedge.cloud.intake_figures import watched_ingest
+    from smartedge.cloud.ingest.figures import watched_ingest
+    from smartedge.cloud.ingest.process import IngestProcess
     from smartedge.fleet.credentials import ingest_credentials
     from smartedge.fleet.register import Register
     from smartedge.wire.jetstream.messages import Address

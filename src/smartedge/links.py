@@ -15,7 +15,7 @@ from smartedge.wire.jetstream.messages import NATS
 
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
-    from smartedge.cloud.ingest import Ingest
+    from smartedge.cloud.ingest.ingest import Ingest
     from smartedge.wire.credentials import Credentials, Guard
     from smartedge.wire.grpc_link import GrpcLink
     from smartedge.wire.grpc_receiver import GrpcReceiver

@@ -88,9 +88,9 @@ def has_begun(run_dir: Path) -> bool:
 
 
 def _begun(run_dir: Path, sides: Iterable[str]) -> bool:
-    from smartedge.cloud import store  # with the store's libraries, which not every verb needs
+    from smartedge.cloud.store import feature_log  # with the store's libraries, which not every verb needs
 
-    begun = {"edge": (run_dir / "edge" / "run.json").exists(), "cloud": store.has_begun(run_dir / "cloud")}
+    begun = {"edge": (run_dir / "edge" / "run.json").exists(), "cloud": feature_log.has_begun(run_dir / "cloud")}
     return any(begun[side] for side in sides)
 
 

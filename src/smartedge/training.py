@@ -14,7 +14,7 @@ from smartedge.config import Config, load_config, load_run_config
 from smartedge.datasets import check_data, open_data, with_given_data
 from smartedge.links import check_receiver, one_way_receiver, receiver_for, sender_to, why_unreachable
 from smartedge.methods.base import get_method
-from smartedge.models.names import check_name
+from smartedge.models.zoo.names import check_name
 from smartedge.processes import run_both
 from smartedge.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
 from smartedge.runs.allocator import keep_freed_memory, share_freed_memory
@@ -57,8 +57,9 @@ def train(
         overrides: as for ``--set``.
         data: the data set itself, in place of ``data.path``: split (``train``, ``val``, ``test``) → a ``Dataset`` of
             torch or Hugging Face, a pair of arrays, or an iterable of pairs (image, label), as
-            :func:`~smartedge.data.given.keep_given` describes them. It is read once and kept in ``run_dir/data``; a
-            resumed run uses what is there. Labels without a name are called as ``data.desired``, or else ``label``.
+            :func:`~smartedge.data.layouts.given.keep_given` describes them. It is read once and kept in
+            ``run_dir/data``; a resumed run uses what is there. Labels without a name are called as ``data.desired``, or
+            else ``label``.
         resume: continue the run that ``run_dir`` holds.
         single_process: the same steps without a socket, in this process; gives the same weights.
         monitor: takes progress updates; default: bars on standard error.
@@ -270,9 +271,9 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
 
 def cloud_of(config: Config, monitor: Monitor, *, resume: bool) -> CloudRunner | Receiving:
     """What takes frames in. It trains the back itself, or starts workers that do, or leaves that to others."""
-    from smartedge.cloud.launcher import Launched
     from smartedge.cloud.receiving import Receiving
     from smartedge.cloud.runner import CloudRunner
+    from smartedge.cloud.workers.launcher import Launched
 
     run, workers = config.run_dir, config.cloud.workers
     if workers == 1:

@@ -13,7 +13,7 @@ from commands import Command
 from forked import Popen
 
 from smartedge import processes
-from smartedge.cloud.store import FeatureReader, log_folder
+from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.config import Config, load_config
 
 HERE = Path(__file__).parent

@@ -18,8 +18,8 @@ from smartedge.cli import app
 from smartedge.config import Config, load_run_config
 from smartedge.data import open_dataset
 from smartedge.data.columns import read_columns, yes_no_columns
-from smartedge.data.drawn import draw
-from smartedge.data.face import ATTRIBUTES
+from smartedge.data.drawn.faces import draw
+from smartedge.data.drawn.parts import ATTRIBUTES
 from smartedge.datasets import dataset_of
 from smartedge.lab.audit import suite
 from smartedge.lab.audit.certificate.run import CertifySettings, certify

@@ -13,7 +13,7 @@ from commands import Command, settings_file
 from smartedge.carrying import carry
 from smartedge.cli.app import main
 from smartedge.cloud.given import given_by
-from smartedge.cloud.store import FeatureReader, log_folder
+from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.errors import ConfigError, LinkError, RunError, SmartEdgeError
 from smartedge.runs.progress import Quiet
 from smartedge.training import collect, train

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.cli.app import main
-from smartedge.cloud.store import FeatureReader
+from smartedge.cloud.store.feature_log import FeatureReader
 from smartedge.config import Config
 from smartedge.runs.progress import Quiet, parse_update
 from smartedge.training import collect, train

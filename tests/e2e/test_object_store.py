@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 
 from smartedge.artifacts.summary import has_finished
 from smartedge.cli.app import main as smartedge
-from smartedge.cloud.completion import mark_complete
-from smartedge.cloud.copied import CopiedStore
-from smartedge.cloud.copying import copy_store
-from smartedge.cloud.group import ALONE
-from smartedge.cloud.launcher import ENVIRONMENT, launch_command
-from smartedge.cloud.remote import Remote
+from smartedge.cloud.ingest.completion import mark_complete
 from smartedge.cloud.runner import CloudRunner
+from smartedge.cloud.store.copied import CopiedStore
+from smartedge.cloud.store.copying import copy_store
+from smartedge.cloud.store.remote import Remote
 from smartedge.cloud.worker import Worker
+from smartedge.cloud.workers.group import ALONE
+from smartedge.cloud.workers.launcher import ENVIRONMENT, launch_command
 from smartedge.errors import LogError
 from smartedge.files import private_folder, write_atomically
 from smartedge.runs.progress import Quiet

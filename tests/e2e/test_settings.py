@@ -32,7 +32,7 @@ from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.artifacts.results import Results
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
-from smartedge.cloud.store import FeatureLog
+from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.config import Config, Section, load_config
 from smartedge.datasets import dataset_of, open_data
 from smartedge.edge.runner import EdgeRunner
@@ -45,8 +45,8 @@ from smartedge.inference.trained import TorchFront, TrainedRun
 from smartedge.links import link_to, one_way_link, receiver_for
 from smartedge.methods.schedules import get_schedule
 from smartedge.models.network import divide, to_input
-from smartedge.models.weights import IMAGENET
-from smartedge.models.zoo import build
+from smartedge.models.zoo.networks import build
+from smartedge.models.zoo.weights import IMAGENET
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import cloud_of, run_cloud, run_edge, train
 from smartedge.types import FeatureBatch
@@ -725,7 +725,7 @@ def test_the_cloud_starts_so_many_workers(tiny_config, monkeypatch):
     usual = tiny_config("usual", **SMALL)
     with Watch().watching() as watch:
         train(usual, single_process=True, monitor=Quiet())
-    monkeypatch.setattr("smartedge.cloud.launcher.subprocess.Popen", start)
+    monkeypatch.setattr("smartedge.cloud.workers.launcher.subprocess.Popen", start)
     for workers, kind in ((1, CloudRunner), (2, Receiving), (0, Receiving)):
         config = tiny_config(f"with {workers}", **merged(SMALL, {"cloud": {"workers": workers, "shards": 2}}))
         runner = cloud_of(config, Quiet(), resume=False)

@@ -15,7 +15,7 @@ from runs import assert_same_run
 from safetensors.torch import load_file
 from workers import Kill, launched
 
-from smartedge.cloud.completion import mark_complete
+from smartedge.cloud.ingest.completion import mark_complete
 from smartedge.files import write_atomically
 from smartedge.runs.progress import Quiet
 from smartedge.training import train

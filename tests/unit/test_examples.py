@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from smartedge.config import Config, load_config
-from smartedge.data.face import ATTRIBUTES
+from smartedge.data.drawn.parts import ATTRIBUTES
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
 

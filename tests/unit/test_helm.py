@@ -164,7 +164,7 @@ def test_with_a_broker_several_pods_take_frames_out_of_it(settings: Path) -> Non
 def test_the_trainer_is_a_command_of_torchrun(settings: Path) -> None:
     from torch.distributed.run import get_args_parser
 
-    from smartedge.cloud.launcher import ENVIRONMENT
+    from smartedge.cloud.workers.launcher import ENVIRONMENT
 
     manifests = rendered(settings, "trainer.workers=4", "trainer.gpus=4")
     (container,) = manifests["Job"]["spec"]["template"]["spec"]["containers"]

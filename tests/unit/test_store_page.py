@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from headers import stream_header
 
-from smartedge.cloud.export import SCHEMA, export_images
-from smartedge.cloud.store import FeatureLog, FeatureReader
+from smartedge.cloud.store.export import SCHEMA, export_images
+from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader
 from smartedge.framelog import log, mark, records
 from smartedge.types import EncodedBatch, Frame
 from smartedge.wire.frame import serialise

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import nn
 
-    from smartedge.models.cut import Cut
+    from smartedge.models.cutting.cut import Cut
 
 __all__ = ["add_parser", "run"]
 
@@ -75,14 +75,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CutError: the network is unknown, does not take such images, cannot be recorded, or has no place to cut.
     """
-    from smartedge.models.names import check_name
+    from smartedge.models.zoo.names import check_name
 
     check_name(args.model)  # before torch is imported
 
     from rich.console import Console
 
-    from smartedge.models.cut import list_cuts
-    from smartedge.models.zoo import build, usual_size
+    from smartedge.models.cutting.cut import list_cuts
+    from smartedge.models.zoo.networks import build, usual_size
 
     size = ImageSize.of(args.input or usual_size(args.model) or 64)
     model = build(args.model, outputs=args.outputs, image_size=size, small_input=not args.stock, seed=0, weights="none")
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _reasons(model: nn.Module, size: ImageSize) -> str:
     """Why the network cannot be cut after each of its parts."""
-    from smartedge.models.cut import cut
+    from smartedge.models.cutting.cut import cut
 
     reasons = []
     for name, _ in model.named_children():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from smartedge.logs import with_spaces
 
 if TYPE_CHECKING:
-    from smartedge.cloud.store import FeatureReader
+    from smartedge.cloud.store.feature_log import FeatureReader
     from smartedge.errors import LogError
 
 __all__ = ["add_parser", "run"]
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if args.to is not None:
         _copy(args.place, args.to, told=not args.json)
     if args.export:
-        from smartedge.cloud.export import export_images
+        from smartedge.cloud.store.export import export_images
 
         images = export_images(readers, args.export)
         if not args.json:
@@ -102,7 +102,7 @@ def _opened(place: str) -> tuple[list[FeatureReader], list[LogError]]:
 
 
 def _stored(cloud: Path) -> tuple[list[str], Callable[[str], FeatureReader]]:
-    from smartedge.cloud.store import FeatureReader, edges_of, log_folder
+    from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
     from smartedge.errors import LogError
 
     edges = edges_of(cloud)
@@ -112,8 +112,8 @@ def _stored(cloud: Path) -> tuple[list[str], Callable[[str], FeatureReader]]:
 
 
 def _copied(url: str) -> tuple[list[str], Callable[[str], FeatureReader]]:
-    from smartedge.cloud.copied import CopiedStore
-    from smartedge.cloud.remote import Remote
+    from smartedge.cloud.store.copied import CopiedStore
+    from smartedge.cloud.store.remote import Remote
 
     store = CopiedStore(Remote(url))
     store.refresh()
@@ -121,8 +121,8 @@ def _copied(url: str) -> tuple[list[str], Callable[[str], FeatureReader]]:
 
 
 def _copy(place: str, url: str, *, told: bool) -> None:
-    from smartedge.cloud.copying import copy_store
-    from smartedge.cloud.remote import Remote
+    from smartedge.cloud.store.copying import copy_store
+    from smartedge.cloud.store.remote import Remote
     from smartedge.errors import ConfigError
 
     if _is_copy(place):
@@ -136,7 +136,7 @@ def _copy(place: str, url: str, *, told: bool) -> None:
 
 
 def _is_copy(place: str) -> bool:
-    from smartedge.cloud.copied import MANIFEST
+    from smartedge.cloud.store.copied import MANIFEST
 
     return "://" in place or (Path(place) / MANIFEST).is_file()
 

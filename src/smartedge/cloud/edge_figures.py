@@ -9,7 +9,7 @@ from smartedge.artifacts.fleet_run import EdgeFigures, FleetFigures
 from smartedge.artifacts.results import Figures
 from smartedge.cloud.batches import cut_of
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.influence import Influence
+from smartedge.cloud.order.influence import Influence
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.runs.checkpoint import load_weights
 

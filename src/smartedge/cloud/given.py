@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
-from smartedge.cloud.store import FeatureReader, edges_of, log_folder
+from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.errors import RunError
 from smartedge.framelog.mark import MARK
 from smartedge.framelog.reader import STREAMS, segments_of

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from smartedge.augment import augment
 from smartedge.cloud.batches import features_of
-from smartedge.cloud.label_shares import LabelShares
-from smartedge.cloud.shared_step import ShardedBatch
+from smartedge.cloud.order.label_shares import LabelShares
+from smartedge.cloud.workers.shared_step import ShardedBatch
 from smartedge.config import Config
 from smartedge.models.entrances import Entering, Entrances
 from smartedge.models.network import to_device, to_input

@@ -15,18 +15,18 @@ from pydantic import BaseModel
 
 from smartedge.artifacts.fleet_run import OrderLine, Snapshot
 from smartedge.artifacts.summary import CloudSummary, Session
-from smartedge.cloud.ahead import reading_threads
 from smartedge.cloud.back import build_back, save_back
 from smartedge.cloud.batches import features_of, sent_by
 from smartedge.cloud.edge_figures import figures_of_edges
-from smartedge.cloud.group import ALONE, Group
 from smartedge.cloud.handover import Decoded, Handover, Key
-from smartedge.cloud.influence import Influence
-from smartedge.cloud.journal import Journal, JournalCopy
-from smartedge.cloud.mixing import Mixing, WindowError
-from smartedge.cloud.order import Shuffled, next_in_sequence
-from smartedge.cloud.store import FeatureReader
+from smartedge.cloud.order.ahead import reading_threads
+from smartedge.cloud.order.influence import Influence
+from smartedge.cloud.order.journal import Journal, JournalCopy
+from smartedge.cloud.order.mixing import Mixing, WindowError
+from smartedge.cloud.order.shuffled import Shuffled, next_in_sequence
+from smartedge.cloud.store.feature_log import FeatureReader
 from smartedge.cloud.trainer import BackTrainer
+from smartedge.cloud.workers.group import ALONE, Group
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config
 from smartedge.errors import RunError

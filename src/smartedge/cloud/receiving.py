@@ -10,11 +10,11 @@ from typing import Protocol
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.summary import has_finished
 from smartedge.cloud.back import build_back
-from smartedge.cloud.completion import Completion, mark_complete
-from smartedge.cloud.farewell import Farewell
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest import Ingest
-from smartedge.cloud.store import refuse_if_begun
+from smartedge.cloud.ingest.completion import Completion, mark_complete
+from smartedge.cloud.ingest.farewell import Farewell
+from smartedge.cloud.ingest.ingest import Ingest
+from smartedge.cloud.store.feature_log import refuse_if_begun
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.files import private_folder

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from smartedge.artifacts.summary import CloudSummary
 from smartedge.cloud.back import build_back
-from smartedge.cloud.completion import Completion
-from smartedge.cloud.farewell import Farewell
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest import Ingest
+from smartedge.cloud.ingest.completion import Completion
+from smartedge.cloud.ingest.farewell import Farewell
+from smartedge.cloud.ingest.ingest import Ingest
 from smartedge.cloud.learning import Job, Learning
-from smartedge.cloud.store import FeatureReader, refuse_if_begun
+from smartedge.cloud.store.feature_log import FeatureReader, refuse_if_begun
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.config import Config
 from smartedge.errors import RunError

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smartedge.artifacts.results import Figures
-from smartedge.cloud.group import ALONE, Group
-from smartedge.cloud.influence import Influence
 from smartedge.cloud.inputs import Inputs, Ready
-from smartedge.cloud.label_shares import LabelShares
-from smartedge.cloud.order import Shuffled
-from smartedge.cloud.shared_step import divided, shared_step
-from smartedge.cloud.supply import Supply
+from smartedge.cloud.order.influence import Influence
+from smartedge.cloud.order.label_shares import LabelShares
+from smartedge.cloud.order.shuffled import Shuffled
+from smartedge.cloud.order.supply import Supply
+from smartedge.cloud.workers.group import ALONE, Group
+from smartedge.cloud.workers.shared_step import divided, shared_step
 from smartedge.config import Config
 from smartedge.methods.back_step import CloudStep, cloud_forward, cloud_step, image_losses
 from smartedge.methods.loop import (

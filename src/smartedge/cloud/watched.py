@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from smartedge.cloud.intake_figures import figures_of_intakes
+from smartedge.cloud.ingest.figures import figures_of_intakes
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
 from smartedge.runs.monitoring import Figure, Watched

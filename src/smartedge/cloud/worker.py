@@ -22,13 +22,13 @@ from typing import NoReturn
 import torch
 from pydantic import BaseModel
 
-from smartedge.cloud.copied import CopiedStore
-from smartedge.cloud.follower import StoreFollower
-from smartedge.cloud.group import ALONE, Group, WorkerGroup, WorkersLost
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.learning import Job, Learning
-from smartedge.cloud.lock import Lock
-from smartedge.cloud.remote import Remote
+from smartedge.cloud.store.copied import CopiedStore
+from smartedge.cloud.store.follower import StoreFollower
+from smartedge.cloud.store.lock import Lock
+from smartedge.cloud.store.remote import Remote
+from smartedge.cloud.workers.group import ALONE, Group, WorkerGroup, WorkersLost
 from smartedge.config import Config, load_run_config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError
 from smartedge.methods.base import get_method

@@ -142,7 +142,7 @@ def _at_trained_size(config: Config) -> Config:
     if weights == "none" or "image_size" in config.data.model_fields_set:
         return config
     config.check_files()  # a wrong path is told before torch is imported
-    from smartedge.models.zoo import usual_size  # imports torch, torchvision and timm
+    from smartedge.models.zoo.networks import usual_size  # imports torch, torchvision and timm
 
     size = usual_size(config.model.name, weights=weights)
     if size is None:

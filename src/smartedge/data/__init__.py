@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smartedge.augment import augment
     from smartedge.data.dataset import DataSet, Split
-    from smartedge.data.loader import Batches, batches
+    from smartedge.data.reading.loader import Batches, batches
     from smartedge.data.shards import shard
     from smartedge.data.sources import open_dataset
 
 # Public name -> module. Imported at first use: whoever only checks a path and its columns needs no torch.
 _PUBLIC = {
-    "Batches": "data.loader",
+    "Batches": "data.reading.loader",
     "DataSet": "data.dataset",
     "Split": "data.dataset",
     "augment": "augment",
-    "batches": "data.loader",
+    "batches": "data.reading.loader",
     "open_dataset": "data.sources",
     "shard": "data.shards",
 }

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge.data.dataset import DataSet, Split
-from smartedge.data.images import default_cache_dir
 from smartedge.data.labels import BOOLEAN, read_column
+from smartedge.data.reading.images import default_cache_dir
 from smartedge.data.sources import open_raw
 from smartedge.errors import DataError
 from smartedge.image_size import ImageSize

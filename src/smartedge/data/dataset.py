@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.data.images import ImageStore
+from smartedge.data.reading.images import ImageStore
 from smartedge.types import ImageBatch, SplitName, Task
 
 if TYPE_CHECKING:

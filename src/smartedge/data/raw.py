@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from smartedge.data.readers import Reader
+from smartedge.data.reading.readers import Reader
 from smartedge.decode import Item, is_lfs_pointer
 from smartedge.errors import DataError
 from smartedge.types import SplitName

@@ -11,24 +11,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.data.celeba import is_celeba, open_celeba
-from smartedge.data.cifar import download_cifar10, find_cifar, open_cifar
-from smartedge.data.columnar import find_tables, open_tables
 from smartedge.data.dataset import DataSet, Split
 from smartedge.data.dividing import balanced, divide, set_apart, stratified
-from smartedge.data.drawn import DEFAULT_COUNTS, open_drawn
-from smartedge.data.folder import open_folder
-from smartedge.data.foreign import recognise
-from smartedge.data.hub import open_hub
-from smartedge.data.images import ImageStore, default_cache_dir, open_images
+from smartedge.data.drawn.faces import DEFAULT_COUNTS, open_drawn
 from smartedge.data.labels import Column, labels_of, read_column, read_task
-from smartedge.data.medmnist import open_medmnist
+from smartedge.data.layouts.celeba import is_celeba, open_celeba
+from smartedge.data.layouts.cifar import download_cifar10, find_cifar, open_cifar
+from smartedge.data.layouts.columnar import find_tables, open_tables
+from smartedge.data.layouts.folder import open_folder
+from smartedge.data.layouts.foreign import recognise
+from smartedge.data.layouts.hub import open_hub
+from smartedge.data.layouts.medmnist import open_medmnist
+from smartedge.data.layouts.stored import ARROW, PARQUET
+from smartedge.data.layouts.webdataset import TAR, find_webdataset, open_webdataset
 from smartedge.data.raw import Images, RawData, list_some
-from smartedge.data.shades import darkness
-from smartedge.data.stored import ARROW, PARQUET
-from smartedge.data.streaming import open_streamed
+from smartedge.data.reading.images import ImageStore, default_cache_dir, open_images
+from smartedge.data.reading.shades import darkness
+from smartedge.data.reading.streaming import open_streamed
 from smartedge.data.suspect import notes_on_labels
-from smartedge.data.webdataset import TAR, find_webdataset, open_webdataset
 from smartedge.decode import Fit
 from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
@@ -79,7 +79,8 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
         seed: decides the subset of ``limit`` and which images are set apart. Drawn faces do not depend on it.
         cache_dir: where decoded images are kept; default ``$XDG_CACHE_HOME/smartedge`` or ``~/.cache/smartedge``.
         cache_bytes: how much that folder may hold; what was not used for the longest time gives way. None: no limit.
-            0: nothing decoded is kept; images are decoded each time they are read (:mod:`smartedge.data.streaming`).
+            0: nothing decoded is kept; images are decoded each time they are read
+            (:mod:`smartedge.data.reading.streaming`).
         audit_share: share of the training images that become ``DataSet.audit``, at most a half. Where there is a column
             ``identity``, it is the images of so many persons, so that nobody is in both parts.
         by_class: look at the labels when images are chosen for ``limit``, or set apart for validation and test. False:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smartedge.config import Config
 from smartedge.data import DataSet, batches
-from smartedge.data.loader import Batches
+from smartedge.data.reading.loader import Batches
 from smartedge.errors import ConfigError
 from smartedge.methods.base import get_method
 from smartedge.types import SplitName

@@ -29,7 +29,7 @@ from smartedge.methods.loop import Progress, fit
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.schedules import Epoch, get_schedule
 from smartedge.models.exits import task_loss
-from smartedge.models.weights import loaded_in
+from smartedge.models.zoo.weights import loaded_in
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import save_weights
 from smartedge.runs.machine import pick_device, rss_bytes

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from smartedge.artifacts.results import TaskFacts
 from smartedge.artifacts.run import SharedRun
 from smartedge.artifacts.summary import has_finished
-from smartedge.cloud.store import FeatureReader, edges_of, log_folder
+from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.config import Config, load_config, load_run_config
 from smartedge.errors import RunError
 from smartedge.methods.base import get_method

@@ -23,11 +23,11 @@ from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import options_of
 from smartedge.methods.protected_step import Distillation, MixtureTerm, Protection, Suppression, protected_step
 from smartedge.methods.rate import RateTerm
-from smartedge.models.adversary import Adversaries, TrainingLabels
-from smartedge.models.confusion import rise_at
-from smartedge.models.mixtures import Mixtures
 from smartedge.models.network import Divided, divide
 from smartedge.models.optim import in_one_pass
+from smartedge.models.suppression.adversary import Adversaries, TrainingLabels
+from smartedge.models.suppression.confusion import rise_at
+from smartedge.models.suppression.mixtures import Mixtures
 from smartedge.runs.checkpoint import State, load_weights
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import ImageBatch, Task

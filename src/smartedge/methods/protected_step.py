@@ -6,7 +6,7 @@ minimise ``CE(desired) + λ · confusion(sensitive)``.
 This step goes beyond PriPHiT in three ways. Every head learns from simulated releases, with the mechanism's own bound
 and noise, so that the front learns to use its few dimensions well. An undivided network that was trained on the edge
 may teach the task exit. Two penalties that need no exits may be added to the loss: on the kernel dependence, and on
-what the exact posterior reads (:mod:`smartedge.models.mixtures`).
+what the exact posterior reads (:mod:`smartedge.models.suppression.mixtures`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from smartedge.methods.differentiable import Differentiable, differentiable
 from smartedge.methods.front_step import EdgeStep
 from smartedge.methods.options import PLAIN, StepOptions
 from smartedge.methods.rate import RateTerm
-from smartedge.models.adversary import Adversaries
 from smartedge.models.exits import distillation_losses, task_losses
-from smartedge.models.mixtures import Mixtures
 from smartedge.models.optim import apply_gradients
 from smartedge.models.released import SimulatedRelease
+from smartedge.models.suppression.adversary import Adversaries
+from smartedge.models.suppression.mixtures import Mixtures
 from smartedge.privacy.mechanisms import Mechanism
 
 __all__ = [

@@ -17,7 +17,7 @@ __all__ = ["Blueprint", "is_on_hub", "of_a_run", "weights_named"]
 class Blueprint:
     """A network, where it is divided, and what is added at the cut. Edge and cloud build theirs from equal ones."""
 
-    name: str  # see smartedge.models.zoo.build
+    name: str  # see smartedge.models.zoo.networks.build
     at: str  # name or alias of a cut
     outputs: int  # K of task exit and back
     image_size: int | ImageSize  # of the images; a number: a square of three channels

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from smartedge.errors import ConfigError
 from smartedge.image_size import ImageSize
 from smartedge.models.layout import Layout, as_channels_first, is_map, known_layout, map_size
-from smartedge.models.recording import shape_text
+from smartedge.models.recording.graph import shape_text
 
 __all__ = ["Compress", "Expand", "check_bottleneck", "usual_bottleneck"]
 

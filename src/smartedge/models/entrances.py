@@ -22,7 +22,8 @@ class Entering:
         features: cut → float32 (B, *F), the images that enter there; at least one cut.
         places: int64 (all B,): the place in the batch of each image, where ``features`` are put after each other in the
             order of the network.
-        offsets_BK: added to the logits in training; see :class:`smartedge.cloud.label_shares.LabelShares`. None: zero.
+        offsets_BK: added to the logits in training; see
+            :class:`smartedge.cloud.order.label_shares.LabelShares`. None: zero.
     """
 
     features: Mapping[str, Tensor]

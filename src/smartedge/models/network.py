@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from smartedge.errors import ConfigError
 from smartedge.image_size import ImageSize
-from smartedge.models import zoo
 from smartedge.models.adapters import add_adapters
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.bottleneck import Compress, Expand, usual_bottleneck
 from smartedge.models.codebook import CodewordExit, Decode, Encode
-from smartedge.models.cut import cut, cut_in_order
+from smartedge.models.cutting.cut import cut, cut_in_order
+from smartedge.models.cutting.glance import check_cuts, check_shape
+from smartedge.models.cutting.part import Part
 from smartedge.models.exits import TaskExit
-from smartedge.models.glance import check_cuts, check_shape
 from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map, map_size
-from smartedge.models.part import Part
-from smartedge.models.weights import Pixels, Pretrained, Rescale
+from smartedge.models.zoo import networks
+from smartedge.models.zoo.weights import Pixels, Pretrained, Rescale
 
 __all__ = ["Divided", "Ends", "divide", "divide_in_order", "network_of", "to_device", "to_input", "undivided"]
 
@@ -133,8 +133,8 @@ def undivided(blueprint: Blueprint) -> nn.Module:
 
 
 def network_of(blueprint: Blueprint) -> nn.Module:
-    """The whole network alone, as its library or factory makes it; see :func:`smartedge.models.zoo.build`."""
-    return zoo.build(
+    """The whole network alone, as its library or factory makes it; see :func:`smartedge.models.zoo.networks.build`."""
+    return networks.build(
         blueprint.name,
         outputs=blueprint.outputs,
         image_size=blueprint.image_size,

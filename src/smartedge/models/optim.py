@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from smartedge.models.weights import is_pretrained
+from smartedge.models.zoo.weights import is_pretrained
 
 __all__ = ["apply_gradients", "in_one_pass", "laid_out_like", "make_optimizer", "set_learning_rate"]
 

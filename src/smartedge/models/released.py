@@ -72,7 +72,9 @@ class SimulatedRelease:
         return scores_BK.clamp(min=tiny).log() - (1 - scores_BK).clamp(min=tiny).log()
 
     def similarities(self) -> Tensor:
-        """How alike the releases of two images are, (B, B) in [0, 1], for :func:`smartedge.models.confusion.hsic`.
+        """How alike the releases of two images are, (B, B) in [0, 1].
+
+        For :func:`smartedge.models.suppression.confusion.hsic`.
 
         Drawn noise: a Gaussian kernel ``exp(−d²/2σ²)`` on the flattened features, σ² the median of the squared
         distances d² (not differentiated). Outcomes: the probability that both images show the same one, which is the

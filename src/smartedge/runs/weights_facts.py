@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from smartedge.artifacts.results import WeightsFacts
-from smartedge.models.weights import loaded_in
+from smartedge.models.zoo.weights import loaded_in
 
 __all__ = ["weights_facts"]
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from smartedge.cli.app import main
-from smartedge.models.cut import list_cuts
-from smartedge.models.zoo import build
+from smartedge.models.cutting.cut import list_cuts
+from smartedge.models.zoo.networks import build
 
 
 def test_the_table_names_every_cut_and_its_shape(capsys):

@@ -11,7 +11,7 @@ import pytest
 from headers import stream_header
 
 from smartedge.cli.app import main
-from smartedge.cloud.store import FeatureLog, log_folder
+from smartedge.cloud.store.feature_log import FeatureLog, log_folder
 from smartedge.errors import LogError
 from smartedge.types import EncodedBatch, Frame
 from smartedge.wire.frame import serialise

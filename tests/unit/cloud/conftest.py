@@ -9,7 +9,7 @@ import pytest
 import torch
 from headers import stream_header
 
-from smartedge.cloud.store import FeatureLog
+from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.codec import get_codec, pack
 from smartedge.privacy.release import release
 from smartedge.types import Frame

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 import pytest
 import torch
 
-from smartedge.cloud.ahead import ahead, in_order, reading_threads
+from smartedge.cloud.order.ahead import ahead, in_order, reading_threads
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

@@ -11,7 +11,7 @@ import pytest
 from headers import stream_header
 
 from smartedge.cloud.given import given_by
-from smartedge.cloud.store import FeatureLog, log_folder
+from smartedge.cloud.store.feature_log import FeatureLog, log_folder
 from smartedge.errors import RunError
 from smartedge.types import EncodedBatch, Frame
 from smartedge.wire.files import FileAnswers

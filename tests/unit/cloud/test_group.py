@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartedge.cloud.group import _SHORT, ALONE, Group, WorkerGroup
+from smartedge.cloud.workers.group import _SHORT, ALONE, Group, WorkerGroup
 
 MOST = _SHORT - 8  # that fits into one exchange
 

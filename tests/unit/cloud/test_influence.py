@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smartedge.cloud.influence import Influence
+from smartedge.cloud.order.influence import Influence
 
 EDGES = np.array([f"edge{number}" for number in range(8)])
 

@@ -18,7 +18,7 @@ import pytest
 from headers import stream_header
 
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest import Ingest
+from smartedge.cloud.ingest.ingest import Ingest
 from smartedge.cloud.runner import CloudRunner
 from smartedge.codec import get_codec, pack, unpack
 from smartedge.config import Config, load_config

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from smartedge.cloud import ingest_group
-from smartedge.cloud.completion import mark_complete
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest_group import IngestGroup, SharedStore
+from smartedge.cloud.ingest import group as ingest_group
+from smartedge.cloud.ingest.completion import mark_complete
+from smartedge.cloud.ingest.group import IngestGroup, SharedStore
 
 EDGES = [f"edge{number:02}" for number in range(40)]
 

@@ -12,12 +12,12 @@ import pytest
 from many_edges import SimulatedEdge, edges_of, fleet_config
 from nats_broker import Broker
 
-from smartedge.cloud import ingesting
 from smartedge.cloud.back import build_back
-from smartedge.cloud.completion import is_complete
-from smartedge.cloud.ingesting import IngestProcess
-from smartedge.cloud.intake_figures import watched_ingest
-from smartedge.cloud.store import FeatureReader, log_folder
+from smartedge.cloud.ingest import process
+from smartedge.cloud.ingest.completion import is_complete
+from smartedge.cloud.ingest.figures import watched_ingest
+from smartedge.cloud.ingest.process import IngestProcess
+from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.config import Config
 from smartedge.errors import ConfigError, LinkError
 from smartedge.ingest import run_ingest
@@ -34,7 +34,7 @@ TIMING = Timing(look_s=0.05, again_s=0.05, first_retry_s=0.05)
 @pytest.fixture(autouse=True)
 def _shapes_found_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network says in this process what edges send; test_shapes.py has the process that imports torch for it."""
-    monkeypatch.setattr(ingesting, "shapes_of", lambda config: build_back(config, 2)[1])
+    monkeypatch.setattr(process, "shapes_of", lambda config: build_back(config, 2)[1])
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smartedge.artifacts.fleet_run import OrderLine
-from smartedge.cloud.journal import Journal
+from smartedge.cloud.order.journal import Journal
 from smartedge.errors import LogError
 
 LINES = [

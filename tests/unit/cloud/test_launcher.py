@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from smartedge.cloud.launcher import Launched, launch_command
+from smartedge.cloud.workers.launcher import Launched, launch_command
 from smartedge.errors import LogError, RunError
 from smartedge.runs.progress import Quiet, Update
 
@@ -39,7 +39,8 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told) -> Launc
     (tmp_path / "cloud").mkdir()
 
     def launched(program: str) -> Launched:
-        monkeypatch.setattr("smartedge.cloud.launcher.launch_command", lambda *_: [sys.executable, "-c", program])
+        command = [sys.executable, "-c", program]
+        monkeypatch.setattr("smartedge.cloud.workers.launcher.launch_command", lambda *_: command)
         return Launched(tmp_path, 2, told)
 
     return launched
@@ -93,7 +94,7 @@ def test_workers_stop_when_their_input_ends(launch: Launch, told: Told) -> None:
 def test_workers_that_do_not_stop_are_ended_and_theirs_too(
     launch: Launch, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smartedge.cloud.launcher._GRACE", 0.2)
+    monkeypatch.setattr("smartedge.cloud.workers.launcher._GRACE", 0.2)
     sleeper = "import threading; threading.Event().wait()"
     told_pid = "print(json.dumps({'side': 'cloud', 'phase': 'pid', 'text': str(child.pid)}), flush=True)"
     program = (

@@ -20,13 +20,13 @@ from many_edges import SHAPE, SIZE, SimulatedEdge, edges_of, fleet_config, lines
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
 from smartedge.artifacts.summary import CloudSummary, has_finished
-from smartedge.cloud.completion import ask_to_close
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.intake import Intake
+from smartedge.cloud.ingest.completion import ask_to_close
+from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.learning import Learning
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
-from smartedge.cloud.store import FeatureLog
+from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.models.entrances import Entrances
 from smartedge.models.network import divide

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smartedge.cloud.order import Shuffled, next_in_sequence
-from smartedge.cloud.store import FeatureLog
+from smartedge.cloud.order.shuffled import Shuffled, next_in_sequence
+from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.codec import unpack
 from smartedge.types import FeatureBatch
 
@@ -38,7 +38,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(log):
 
 
 def test_a_pool_smaller_than_the_data_still_mixes_everything(log, monkeypatch):
-    monkeypatch.setattr("smartedge.cloud.order._SHUFFLE_FRAMES", 2)
+    monkeypatch.setattr("smartedge.cloud.order.shuffled._SHUFFLE_FRAMES", 2)
     order = images(shuffled(log), 0)
     assert len(order) == len(set(order)) == 20
 
@@ -49,7 +49,7 @@ def of_second_shard(frames: Shuffled) -> list[FeatureBatch]:
 
 @pytest.mark.parametrize("frames", [2, 64])
 def test_what_is_read_ahead_is_the_same(log, frames, monkeypatch):
-    monkeypatch.setattr("smartedge.cloud.order._SHUFFLE_FRAMES", frames)
+    monkeypatch.setattr("smartedge.cloud.order.shuffled._SHUFFLE_FRAMES", frames)
     one, several = shuffled(log), shuffled(log, threads=3)
     for mine, theirs in (
         (several.epoch(1), one.epoch(1)),
@@ -95,7 +95,7 @@ def test_labels_stay_with_their_features(log):
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_workers_share_the_images_of_an_epoch(log, workers, monkeypatch):
     """Three shards of steps of seven images: whoever computes a shard gets the same images, none of them twice."""
-    monkeypatch.setattr("smartedge.cloud.order._SHUFFLE_FRAMES", 6)
+    monkeypatch.setattr("smartedge.cloud.order.shuffled._SHUFFLE_FRAMES", 6)
     whole = list(shuffled(log, batch_size=7).sharded_epoch(1, shards=3, own=range(3)))
     assert [{number: len(part.ids) for number, part in step.shards.items()} for step in whole] == [
         {0: 3, 1: 2, 2: 2}

@@ -9,9 +9,9 @@ import sys
 import pytest
 from small_cloud import CONFIG as SMALL
 
-from smartedge.cloud import shapes
 from smartedge.cloud.back import build_back
-from smartedge.cloud.shapes import shapes_of
+from smartedge.cloud.ingest import shapes
+from smartedge.cloud.ingest.shapes import shapes_of
 from smartedge.config import load_config
 from smartedge.errors import CutError, RunError
 
@@ -52,7 +52,7 @@ def test_a_machine_without_torch_says_what_helps(monkeypatch) -> None:
 
 
 def test_a_process_that_takes_frames_in_has_no_torch() -> None:
-    program = "import smartedge.cli.ingest, smartedge.ingest, smartedge.cloud.intake_figures, sys; "
+    program = "import smartedge.cli.ingest, smartedge.ingest, smartedge.cloud.ingest.figures, sys; "
     program += "import smartedge.wire.jetstream.receiver; print(sorted({'torch', 'torchvision'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

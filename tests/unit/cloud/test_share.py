@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from smartedge.cloud.share import FairShare, capped
+from smartedge.cloud.order.share import FairShare, capped
 
 
 def jain(shares: list[int]) -> float:

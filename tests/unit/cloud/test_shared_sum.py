@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from smartedge.cloud.group import ALONE
-from smartedge.cloud.shared_sum import SharedSum
+from smartedge.cloud.workers.group import ALONE
+from smartedge.cloud.workers.shared_sum import SharedSum
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory to share is Linux's")
 SHAPES = [(300, 401), (7,)]  # more numbers than are added at a time

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from headers import stream_header
 
-from smartedge.cloud.store import FeatureLog, FeatureReader, StoreHandler, edges_of, has_begun, log_folder
+from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader, StoreHandler, edges_of, has_begun, log_folder
 from smartedge.errors import FrameError, LogError, RunError
 from smartedge.framelog.log import FrameLog
 from smartedge.types import PROTOCOL, EncodedBatch, Frame, StreamHeader

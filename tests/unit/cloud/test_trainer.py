@@ -12,8 +12,8 @@ from headers import stream_header
 from torch import nn
 from torch.nn import functional
 
-from smartedge.cloud.order import Shuffled
-from smartedge.cloud.store import FeatureLog
+from smartedge.cloud.order.shuffled import Shuffled
+from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.codec import unpack
 from smartedge.config import load_config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smartedge.cloud.values import largest_value
+from smartedge.cloud.ingest.values import largest_value
 from smartedge.codec import get_codec
 from smartedge.config import load_config
 

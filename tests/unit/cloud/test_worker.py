@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.summary import has_finished
-from smartedge.cloud.completion import mark_complete
-from smartedge.cloud.group import ALONE, Group
+from smartedge.cloud.ingest.completion import mark_complete
 from smartedge.cloud.worker import Worker, main, own_gpu
+from smartedge.cloud.workers.group import ALONE, Group
 from smartedge.config import Config
 from smartedge.errors import ConfigError
 from smartedge.files import write_atomically

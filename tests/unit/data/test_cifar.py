@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smartedge.data import cifar, open_dataset
+from smartedge.data import open_dataset
+from smartedge.data.layouts import cifar
 from smartedge.errors import DataError
 
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]

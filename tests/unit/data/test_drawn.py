@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from smartedge.augment import augment
-from smartedge.data.drawn import DEFAULT_COUNTS, _attributes, _uniforms, draw, open_drawn
-from smartedge.data.face import ATTRIBUTES, Face
+from smartedge.data.drawn.faces import DEFAULT_COUNTS, _attributes, _uniforms, draw, open_drawn
+from smartedge.data.drawn.parts import ATTRIBUTES, Face
 
 
 def test_an_image_does_not_depend_on_its_company() -> None:

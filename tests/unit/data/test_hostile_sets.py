@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from smartedge.data import DataSet, open_dataset
-from smartedge.data.foreign import recognise
+from smartedge.data.layouts.foreign import recognise
 from smartedge.decode import decode
 from smartedge.errors import DataError
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from smartedge.data import images as module
 from smartedge.data import open_dataset
-from smartedge.data.images import default_cache_dir, open_images
 from smartedge.data.raw import Images
+from smartedge.data.reading import images as module
+from smartedge.data.reading.images import default_cache_dir, open_images
 from smartedge.decode import Fit, Item, decode
 from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
@@ -386,7 +386,7 @@ def test_data_sets_in_several_files_have_parts(
     decoded: list[object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("smartedge.data.folder._LEAST_PART", 30)
+    monkeypatch.setattr("smartedge.data.layouts.folder._LEAST_PART", 30)
     for number in range(4):
         if kind == "parquet":
             write_parquet(tmp_path / "d" / f"train-{number}.parquet", {"label": [0, 1] * 10})

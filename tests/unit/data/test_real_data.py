@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from smartedge.data import open_dataset
-from smartedge.data.cifar import CLASSES
+from smartedge.data.layouts.cifar import CLASSES
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from smartedge.data import DataSet, open_dataset
-from smartedge.data import images as images_module
-from smartedge.data.images import default_cache_dir
+from smartedge.data.reading import images as images_module
+from smartedge.data.reading.images import default_cache_dir
 from smartedge.errors import DataError
 from smartedge.locks import lock_at_once
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from smartedge.data import DataSet, batches, open_dataset, streaming
-from smartedge.data import readers as module
+from smartedge.data import DataSet, batches, open_dataset
 from smartedge.data.raw import Images
-from smartedge.data.readers import Block, InBlocks
+from smartedge.data.reading import readers as module
+from smartedge.data.reading import streaming
+from smartedge.data.reading.readers import Block, InBlocks
 from smartedge.decode import Item
 from smartedge.errors import DataError
 from smartedge.image_size import ImageSize

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smartedge.data import DataSet, open_dataset, webdataset
+from smartedge.data import DataSet, open_dataset
+from smartedge.data.layouts import webdataset
 from smartedge.errors import DataError
 
 Picture = Callable[..., bytes]

@@ -15,7 +15,7 @@ import pytest
 from headers import stream_header
 
 from smartedge.artifacts.run import Shipped
-from smartedge.cloud.store import FeatureLog, StoreHandler
+from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
 from smartedge.edge import outage
 from smartedge.edge.sender import Traffic
 from smartedge.edge.shipper import Shipper

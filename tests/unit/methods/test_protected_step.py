@@ -22,11 +22,11 @@ from smartedge.methods.protected_step import (
     adversary_step,
     protected_step,
 )
-from smartedge.models.adversary import Adversaries, TrainingLabels
-from smartedge.models.confusion import rise_at
-from smartedge.models.mixtures import Mixtures
 from smartedge.models.optim import make_optimizer, set_learning_rate
 from smartedge.models.released import SimulatedRelease
+from smartedge.models.suppression.adversary import Adversaries, TrainingLabels
+from smartedge.models.suppression.confusion import rise_at
+from smartedge.models.suppression.mixtures import Mixtures
 from smartedge.privacy.mechanisms import make_mechanism
 from smartedge.types import Task
 

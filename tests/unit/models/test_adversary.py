@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from smartedge.models.adversary import AdversarialExit, Adversaries, TrainingLabels
-from smartedge.models.confusion import adversary_losses, balance, confusion_losses, hsic, rise_at
 from smartedge.models.released import SimulatedRelease
+from smartedge.models.suppression.adversary import AdversarialExit, Adversaries, TrainingLabels
+from smartedge.models.suppression.confusion import adversary_losses, balance, confusion_losses, hsic, rise_at
 from smartedge.types import Task
 
 SHAPES = [(64, 16, 16), (8, 4, 4), (4, 1, 1), (3, 5, 7), (24, 24, 40), (65, 192), (300, 32), (8,)]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from smartedge.errors import CutError
 from smartedge.models.compat import load_timm
-from smartedge.models.cut import cut, list_cuts, merge_state_dicts
-from smartedge.models.zoo import build
+from smartedge.models.cutting.cut import cut, list_cuts, merge_state_dicts
+from smartedge.models.zoo.networks import build
 
 NETWORKS = [
     # (name, pixels): torchvision's first, then timm's

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
-from smartedge.models.cut import cut, list_cuts
+from smartedge.models.cutting.cut import cut, list_cuts
 
 
 class Around(nn.Module):

@@ -9,10 +9,10 @@ import torch
 
 from smartedge.errors import CutError
 from smartedge.models.blueprint import Blueprint
-from smartedge.models.cut import cut_in_order
+from smartedge.models.cutting.cut import cut_in_order
 from smartedge.models.entrances import Entering, Entrances
 from smartedge.models.network import divide
-from smartedge.models.zoo import build
+from smartedge.models.zoo.networks import build
 
 CUTS = ("layer1", "layer3")
 KINDS = [{}, {"bottleneck": (4, 2, 2)}, {"codebook": 5}]

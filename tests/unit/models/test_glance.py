@@ -14,9 +14,9 @@ from torch import nn
 from smartedge.errors import ConfigError, CutError
 from smartedge.image_size import ImageSize
 from smartedge.models.blueprint import Blueprint
-from smartedge.models.glance import check_cuts, check_shape
+from smartedge.models.cutting.glance import check_cuts, check_shape
 from smartedge.models.network import divide, network_of
-from smartedge.models.trace import trace
+from smartedge.models.recording.trace import trace
 
 BLUEPRINT = Blueprint("timm/resnet10t", at="layer1", outputs=2, image_size=32, seed=0)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
-from smartedge.models.cut import cut, list_cuts
+from smartedge.models.cutting.cut import cut, list_cuts
 
 
 class Layers(nn.Module):

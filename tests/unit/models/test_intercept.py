@@ -12,7 +12,7 @@ from gradient_reversal import Reverse
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
-from smartedge.models.cut import cut, list_cuts
+from smartedge.models.cutting.cut import cut, list_cuts
 
 WAIT_S = 60  # longest wait for the other thread; a test that fails here hangs no longer than this
 

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from smartedge.errors import CutError
 from smartedge.lab.audit.inputs import Pool
-from smartedge.models.adversary import AdversarialExit
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.bottleneck import Compress, Expand
 from smartedge.models.codebook import Decode, Encode
-from smartedge.models.cut import cut, list_cuts
+from smartedge.models.cutting.cut import cut, list_cuts
 from smartedge.models.exits import TaskExit
 from smartedge.models.layout import as_channels_first, as_tokens, in_memory, known_layout, layout_of_shape, map_size
 from smartedge.models.network import divide, undivided
 from smartedge.models.released import SimulatedRelease
-from smartedge.models.zoo import build
+from smartedge.models.suppression.adversary import AdversarialExit
+from smartedge.models.zoo.networks import build
 
 
 class LastBlock(nn.Module):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from smartedge.methods.differentiable import Differentiable, differentiable
-from smartedge.models.adversary import TrainingLabels
-from smartedge.models.mixtures import KnownImages, Mixtures
 from smartedge.models.released import SimulatedRelease
+from smartedge.models.suppression.adversary import TrainingLabels
+from smartedge.models.suppression.mixtures import KnownImages, Mixtures
 from smartedge.privacy.mechanisms import Mechanism, make_mechanism
 from smartedge.types import Task
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from smartedge.errors import CutError
-from smartedge.models import names
 from smartedge.models.compat import load_timm, load_torchvision
-from smartedge.models.names import check_name
+from smartedge.models.zoo import names
+from smartedge.models.zoo.names import check_name
 
 
 def test_every_network_of_the_installed_libraries_is_found() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
-from smartedge.models.cut import cut, cut_in_order, list_cuts, merge_state_dicts
+from smartedge.models.cutting.cut import cut, cut_in_order, list_cuts, merge_state_dicts
 from smartedge.models.exits import TaskExit
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from smartedge.models.pth import Unknown, UnreadableFile, read_pth
+from smartedge.models.zoo.pth import Unknown, UnreadableFile, read_pth
 
 save = torch.save  # noqa: TID251
 

@@ -15,7 +15,7 @@ from gradient_reversal import Reverse
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
-from smartedge.models.cut import cut, list_cuts, merge_state_dicts
+from smartedge.models.cutting.cut import cut, list_cuts, merge_state_dicts
 
 
 class Layers(nn.Module):

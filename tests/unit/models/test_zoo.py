@@ -12,7 +12,7 @@ from torch import nn
 from smartedge.errors import CutError
 from smartedge.image_size import ImageSize
 from smartedge.models import compat
-from smartedge.models.zoo import build, usual_size
+from smartedge.models.zoo.networks import build, usual_size
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "timm/vgg11", "mobilevit_xxs"])

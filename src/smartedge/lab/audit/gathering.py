@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from smartedge.artifacts.run import EdgeRun
 from smartedge.artifacts.summary import has_finished
-from smartedge.cloud.store import FeatureReader, edges_of, log_folder
+from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split

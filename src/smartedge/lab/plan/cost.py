@@ -29,7 +29,7 @@ from math import prod
 import numpy as np
 
 from smartedge.artifacts.profile import CodecFigures, Profile, Timing
-from smartedge.cloud.ahead import MOST_THREADS
+from smartedge.cloud.order.ahead import MOST_THREADS
 from smartedge.lab.plan.energy import edge_energy
 from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
 from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES

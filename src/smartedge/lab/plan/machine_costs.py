@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from smartedge.artifacts.profile import CheckpointCost, Transport
-from smartedge.cloud.store import FeatureLog, StoreHandler
+from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
 from smartedge.edge.spool import Spool
 from smartedge.runs.checkpoint import Checkpoints
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task

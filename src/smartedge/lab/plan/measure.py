@@ -37,7 +37,7 @@ from smartedge.methods.learner import Learner
 from smartedge.methods.loop import Progress, take_step
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import optimizer_of, options_of, place
-from smartedge.models.cut import Cut, list_cuts
+from smartedge.models.cutting.cut import Cut, list_cuts
 from smartedge.models.layout import in_memory
 from smartedge.models.network import divide, network_of, to_input
 from smartedge.runs.allocator import keep_freed_memory

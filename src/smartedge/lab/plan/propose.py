@@ -14,16 +14,16 @@ from PIL import Image
 
 from smartedge.config import Config, load_config
 from smartedge.data.dividing import SPLIT_COLUMNS
-from smartedge.data.images import default_cache_dir
 from smartedge.data.labels import BOOLEAN, Column, read_column
 from smartedge.data.raw import RawData
+from smartedge.data.reading.images import default_cache_dir
 from smartedge.data.sources import PERSON, open_raw
 from smartedge.decode import Item, decode
 from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
 from smartedge.models.bottleneck import usual_bottleneck
-from smartedge.models.cut import list_cuts
-from smartedge.models.zoo import build
+from smartedge.models.cutting.cut import list_cuts
+from smartedge.models.zoo.networks import build
 
 __all__ = ["Looked", "crossing", "look", "propose"]
 

@@ -15,7 +15,7 @@ from smartedge.lab.report.text import count, percent, short_number
 __all__ = ["is_fleet", "write_fleet_report"]
 
 AUDITS = "audits"  # folder in the run directory: for each edge the audit.json that was made there, as EDGE.json
-_FAR = 5.0  # robust standard deviations, as in smartedge.cloud.influence
+_FAR = 5.0  # robust standard deviations, as in smartedge.cloud.order.influence
 
 
 def is_fleet(run_dir: Path) -> bool:

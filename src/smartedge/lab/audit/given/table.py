@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smartedge.data.cells import LACKING
+from smartedge.data.layouts.cells import LACKING
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from smartedge.data.images import default_cache_dir
+from smartedge.data.reading.images import default_cache_dir
 from smartedge.errors import ConfigError
 from smartedge.extras import how_to_install
 from smartedge.image_size import RGB, ImageSize

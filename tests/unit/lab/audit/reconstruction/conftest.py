@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from smartedge.codec import get_codec
 from smartedge.config import load_config
 from smartedge.data.dataset import Split
-from smartedge.data.drawn import draw
-from smartedge.data.face import ATTRIBUTES
+from smartedge.data.drawn.faces import draw
+from smartedge.data.drawn.parts import ATTRIBUTES
 from smartedge.lab.audit.run_evidence import OwnImages, RunEvidence
 from smartedge.methods.differentiable import differentiable
 from smartedge.models.layout import layout_of_shape

@@ -1,0 +1,386 @@
+"""Takes frames in: refuses what does not belong to the run, decodes each frame once, and appends it to the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smartedge.cloud.handover import Decoded, Handover
+from smartedge.cloud.ingest.intake import Intake
+from smartedge.cloud.ingest.same_run import facts_of_edge, facts_of_run
+from smartedge.cloud.ingest.values import largest_value
+from smartedge.cloud.store.feature_log import edges_of
+from smartedge.cloud.store.lock import Lock
+from smartedge.codec import get_codec, unpack
+from smartedge.config import Config, config_of_edge, differences
+from smartedge.errors import CodecError, ConfigError, FrameError, RunError, SmartEdgeError
+from smartedge.methods.base import get_method
+from smartedge.methods.schedules import get_schedule
+from smartedge.runs.progress import Monitor, Update
+from smartedge.types import Frame, StreamHeader
+from smartedge.wire.frame import ReceivedFrame, settings_in
+from smartedge.wire.link import UNNAMED_EDGE
+
+if TYPE_CHECKING:
+    from smartedge.cloud.ingest.group import SharedStore
+
+__all__ = ["Ingest"]
+
+
+class Ingest:
+    """The cloud's end of the link (a :class:`smartedge.wire.link.FrameHandler`), for any number of edges at a time.
+
+    Everything is validated before anything is changed. The link has checked a frame against its stream header. Only
+    decoding can check the payload. So a frame is decoded, and its values are checked, before it is appended: the log
+    never holds a payload that cannot be decoded or learned from, and its sender gets an error. A stream is recorded
+    with its first frame.
+
+    Training takes the decoded batch from :class:`Handover`. So a frame is decoded once where training keeps up with
+    the link. With schedule ``freeze-and-log`` decoded batches stay in memory for all epochs; those for which there is
+    no room are decoded again in each epoch, from the disk.
+
+    Args:
+        config: the run's settings, equal to the edges' in all that both must agree on.
+        folder: the cloud's folder of the run.
+        shapes: cut → shape F of what an edge with that cut sends.
+        handover: shared with the thread that trains.
+        monitor: takes progress updates.
+        begin: called with the edge and the header when a stream of a known edge begins, and before the first frame of a
+            new edge is taken; it may refuse it.
+        learn: trains on the frames that have come, in the same thread. None: another thread trains when it is notified.
+        shared: the store, where other processes write logs of it, too. None: this one writes all.
+
+    Raises:
+        RunError: another cloud uses the run.
+        LogError: a log is damaged.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        shapes: Mapping[str, tuple[int, ...]],
+        handover: Handover,
+        monitor: Monitor,
+        *,
+        begin: Callable[[str, StreamHeader], None],
+        learn: Callable[[], None] | None,
+        shared: SharedStore | None = None,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._shared = shared
+        self._shapes = shapes
+        self._handover = handover
+        self._monitor = monitor
+        self._begin = begin
+        self._learn = learn
+        self._method, self._schedule = get_method(config.method), get_schedule(config.schedule)
+        self._order = list(self._schedule.streams(config))
+        self._lock: Lock | None = None
+        if shared is not None:
+            shared.refresh()
+        else:
+            self._open_logs()
+        self._strangers: dict[str, Intake] = {}  # edges of which no frame has come yet
+        self._one_way: set[str] = set()  # edges that send over a link without a way back
+
+    def _open_logs(self) -> None:
+        self._lock = Lock(
+            self._folder / "cloud.lock", "another cloud uses this run; stop it first, or choose another run_dir"
+        )
+        try:
+            for edge in edges_of(self._folder):
+                self._handover.intakes[edge] = Intake(self._folder, edge, max_bytes=self._config.store.max_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def handover(self) -> Handover:
+        """What the threads share."""
+        return self._handover
+
+    def accept(self, edge: str, header: StreamHeader) -> int:
+        """Accept a stream, or refuse one that does not belong to this run. A refusal changes nothing.
+
+        Raises:
+            RunError: settings differ between the sides, the log belongs to another run, or the run has no place for
+                this edge.
+            FrameError: the header contradicts the settings, or frames are missing before this stream.
+        """
+        self._one_way.discard(edge)
+        return self._accept(edge, header)
+
+    def accept_one_way(self, edge: str, header: StreamHeader) -> int:
+        """As :meth:`accept`, for a link without a way back.
+
+        Where each image is sent once, whole streams may have been lost before this one.
+        """
+        self._one_way.add(edge)
+        return self._accept(edge, header)
+
+    def _accept(self, edge: str, header: StreamHeader) -> int:
+        with self._handover.changed:
+            if self._shared is not None:
+                self._shared.refresh()
+            intake = self._intake(edge)
+            intake.mend_log()
+            if self._shared is not None and intake.streams:
+                intake.open_log()  # another process may have written it until now
+            with self._counting(intake):
+                self._check_agreement(header)
+                self._check_place(intake)
+                self._check_run(intake, header)
+                self._check_order(intake, header)
+                if intake.streams:
+                    self._begin(edge, header)
+            intake.stream = header
+            self._handover.answers.clear()  # of frames that were sent again
+            self._handover.changed.notify_all()
+        if header.answered:
+            return header.first_seq  # the edge goes back to a checkpoint, and wants every answer again
+        durable = 0 if intake.log is None else intake.log.durable
+        return min(max(header.first_seq, durable), header.end_seq)
+
+    def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
+        """Append a frame. Where frames are answered, wait for the answer; else wait where training is too far behind.
+
+        On a one-way link nobody would notice that it waits, so it does not.
+
+        Raises:
+            CodecError: its payload cannot be decoded.
+            FrameError: its values cannot be those of this run.
+            RunError: the run is complete.
+        """
+        begun = time.perf_counter()
+        handover = self._handover
+        intake = self._intake(edge)
+        with self._counting(intake):
+            largest = largest_value(self._config, get_codec(header.codec))
+            batch = unpack(frame.batch, header, largest=largest)
+        if self._shared is not None:
+            self._shared.enter(edge)
+        with handover.changed:
+            handover.raise_failure()
+            if handover.complete and frame.seq >= intake.next_seq:
+                raise RunError("the run is complete; nothing more is taken in")
+            if edge in handover.quarantined:
+                self._check_place(intake)
+            self._record_stream(intake, header)
+            log = intake.open_log()
+            if log.append(frame.seq, frame.head, frame.batch.payload):
+                intake.images += len(batch.ids)
+            if frame.seq >= handover.learned.get(edge, 0):
+                handover.keep((edge, frame.seq), Decoded(batch, time.perf_counter() - begun))
+            del batch  # many edges may wait here
+            self._tell()
+            if header.answered:
+                return handover.wait(lambda: handover.answers.pop(frame.seq, None))
+            if handover.trains_here and not self._schedule.once and edge not in self._one_way:
+                most = self._config.link.max_lead_frames
+                handover.wait(lambda: handover.complete or log.next_seq - handover.learned.get(edge, 0) <= most)
+        return None
+
+    def lost(self, edge: str, header: StreamHeader, end: int) -> None:
+        """Mark the frames from the next one up to ``end`` (not included) as a gap: they will never come."""
+        intake = self._intake(edge)
+        with self._handover.changed:
+            self._record_stream(intake, header)
+            intake.open_log().mark_gap(end)
+            self._tell()
+
+    def sync(self, edge: str, header: StreamHeader) -> int:
+        """Make the frames that came durable."""
+        durable = self._intake(edge).open_log().sync()
+        if self._shared is not None:
+            self._shared.leave(edge)
+        return durable
+
+    def finish(self, edge: str, header: StreamHeader) -> None:
+        """All frames of the stream are in: make them durable. In split learning, wait until they are learned from."""
+        handover = self._handover
+        intake = self._intake(edge)
+        self.sync(edge, header)
+        with handover.changed:
+            if self._method.answered:
+                handover.wait(lambda: handover.learned.get(edge, 0) >= header.end_seq)
+            intake.stream = None
+            if header.split == "test":
+                intake.close()
+        self._tell()  # not under the lock: this one may learn now, and threads that read ahead for it need the lock
+
+    def abort(self, edge: str, header: StreamHeader) -> None:
+        """The stream broke off. The appended frames stay, and the edge may come back."""
+        with self._handover.changed:
+            intake = self._intake(edge)
+            intake.stream = None
+            self._handover.changed.notify_all()
+        if self._shared is not None:
+            with suppress(SmartEdgeError):  # what cannot be made durable comes again
+                if intake.writes:
+                    intake.open_log().sync()
+            self._shared.leave(edge)
+            return
+        who = "the edge" if edge == UNNAMED_EDGE else f"edge {edge}"
+        self._monitor.update(Update("cloud", "link", text=f"{who} went away; waiting for it to come back"))
+
+    def forget_everything(self) -> None:
+        """Drop the frames of all edges (``store.keep: unconsumed``)."""
+        for intake in self._handover.intakes.values():
+            log = intake.open_log()
+            log.forget_before(log.next_seq)
+
+    def release(self, edge: str) -> None:
+        """Another process may take the frames of this edge from now on."""
+        with self._handover.changed:
+            stranger = self._strangers.pop(edge, None)
+            if stranger is not None:
+                stranger.close_log()
+            if (known := self._handover.intakes.get(edge)) is not None:
+                known.release()
+
+    def unaware(self) -> list[str]:
+        """Edges that sent everything, and may not know that it arrived. Hold ``handover.changed``."""
+        return [
+            edge
+            for edge, intake in self._handover.intakes.items()
+            if intake.sent_all
+            and not intake.closed
+            and edge not in self._one_way
+            and edge not in self._handover.quarantined
+        ]
+
+    def close(self) -> None:
+        """Close the logs; another process may use the run from now on."""
+        for intake in self._handover.intakes.values():
+            intake.close_log()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _record_stream(self, intake: Intake, header: StreamHeader) -> None:
+        """Note the stream in the log, with its first frame. A one-way link may have lost whole streams before it."""
+        if header in intake.streams:
+            return
+        with nullcontext() if self._shared is None else self._shared.one_at_a_time():
+            if not intake.streams:
+                if self._shared is not None:
+                    self._shared.refresh()
+                with self._counting(intake):
+                    self._check_place(intake)  # another edge may have sent its first frame in between
+                    self._check_run(intake, header)
+                    self._begin(intake.edge, header)
+            log = intake.open_log()
+            log.mark_gap(header.first_seq)
+            log.begin(header)
+            if self._shared is not None:
+                log.sync()  # so that the other processes see the edge
+        self._handover.intakes[intake.edge] = intake
+        self._strangers.pop(intake.edge, None)
+
+    def _intake(self, edge: str) -> Intake:
+        with self._handover.changed:
+            known = self._handover.intakes.get(edge) or self._strangers.get(edge)
+            if known is None:
+                known = self._strangers[edge] = Intake(self._folder, edge, max_bytes=self._config.store.max_bytes)
+            return known
+
+    @contextmanager
+    def _counting(self, intake: Intake) -> Iterator[None]:
+        """Count what is refused inside."""
+        try:
+            yield
+        except SmartEdgeError:
+            intake.refused += 1
+            raise
+
+    def _tell(self) -> None:
+        if self._learn is not None:
+            self._learn()
+            return
+        with self._handover.changed:
+            self._handover.changed.notify_all()
+
+    def _check_agreement(self, header: StreamHeader) -> None:
+        theirs = settings_in(header)
+        try:
+            own = config_of_edge(self._config, theirs)
+            get_codec(own.codec_name)
+        except (ConfigError, CodecError) as error:
+            raise RunError(f"the edge was started with settings that this run cannot have: {error}") from error
+        mine = own.agreement()
+        if theirs != mine:
+            found = differences(mine, theirs).items()
+            keys = ", ".join(f"{key}: {its!r} at the edge, {ours!r} here" for key, (ours, its) in found) or "their form"
+            raise RunError(f"edge and cloud were started with different settings ({keys}); give both the same config")
+        said = (header.codec, header.batch_size, header.feature_dtype, header.labels)
+        if said != (own.codec_name, own.train.batch_size, self._method.wire_dtype, True):
+            raise FrameError(f"the stream header says {said}, which its own settings contradict")
+        desired = self._config.data.desired
+        if not isinstance(desired, str) and (header.task_kind, header.outputs) != ("multi", len(desired)):
+            raise FrameError(
+                f"the stream header says {header.outputs} outputs; data.desired has {len(desired)} columns"
+            )
+        shape = self._shapes[own.model.cut]
+        if header.feature_shape != shape:
+            raise FrameError(f"the edge sends tensors of shape {header.feature_shape}, but this cut gives {shape}")
+        if header.answer_shape != (shape if self._method.answered and header.split == "train" else None):
+            raise RunError(f"method {self._config.method!r} does not give the answers that this stream asks for")
+
+    def _check_place(self, intake: Intake) -> None:
+        """Refuse an edge for which the run has no place."""
+        expected, known = self._config.fleet.expect, self._handover.intakes
+        if (failed := self._handover.quarantined.get(intake.edge)) is not None:
+            raise RunError(
+                f"edge {intake.edge!r} is in quarantine: training failed on its frame {failed}. The run goes on "
+                "without it; look for the fault, and let the edge take part in the next run"
+            )
+        if self._handover.complete and not intake.sent_all:
+            raise RunError("the run is complete, and goes on with what came before")
+        if isinstance(expected, tuple):
+            if intake.edge not in expected:
+                raise RunError(f"edge {intake.edge!r} is not one of those that this run expects (fleet.expect)")
+        elif expected is not None and intake.edge not in known and len(known) >= expected:
+            raise RunError(
+                f"edge {intake.edge!r}: this run takes {expected} edge{'s' * (expected > 1)} (fleet.expect), and has "
+                f"{', '.join(sorted(known))}"
+            )
+
+    def _check_run(self, intake: Intake, header: StreamHeader) -> None:
+        """Refuse a stream of another run, or one whose facts differ from those of the other edges."""
+        if intake.streams and facts_of_edge(header) != facts_of_edge(intake.streams[0]):
+            raise RunError(f"{self._folder}: the log belongs to another run; choose another run_dir for this one")
+        other = next((each.streams[0] for each in self._handover.intakes.values() if each.streams), header)
+        if facts_of_run(header) != facts_of_run(other):
+            raise RunError(
+                f"edge {intake.edge!r} learns another task than the other edges: {header.outputs} outputs "
+                f"({header.task_kind}), and they have {other.outputs} ({other.task_kind})"
+            )
+
+    def _check_order(self, intake: Intake, header: StreamHeader) -> None:
+        """Refuse a stream that is neither the next one of the edge nor one that its log has begun."""
+        known = intake.streams
+        if intake.edge in self._one_way and self._schedule.once and header not in known:
+            place = (header.epoch, header.split)
+            if place not in self._order[len(known) :] or header.first_seq < intake.next_seq or header.frames < 1:
+                raise FrameError(f"a stream of (epoch, split) {place} from frame {header.first_seq} on is not awaited")
+            return
+        if header.first_seq > intake.next_seq:
+            raise FrameError(f"the stream begins at frame {header.first_seq}, but frame {intake.next_seq} is missing")
+        if header in known:
+            return
+        if header.answered:  # the edge may go back to a checkpoint, and its later streams come again
+            known = [stream for stream in known if stream.first_seq < header.first_seq]
+        if len(known) == len(self._order):
+            raise FrameError("the run is complete, but another stream is offered")
+        first_seq = known[-1].end_seq if known else 0
+        mine = (*self._order[len(known)], first_seq)
+        theirs = (header.epoch, header.split, header.first_seq)
+        if theirs != mine:
+            raise FrameError(f"the next stream must be (epoch, split, first frame) {mine}, but {theirs} is offered")
+        whole_epoch = not self._schedule.once and header.split == "train"
+        if header.frames < 1 or (whole_epoch and header.frames != header.train_steps):
+            raise FrameError(f"the stream says that it carries {header.frames} frames, which cannot be")

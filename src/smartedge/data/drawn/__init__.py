@@ -1,0 +1,1 @@
+"""The embedded faces: drawn by formula."""

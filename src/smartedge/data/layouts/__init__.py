@@ -1,0 +1,1 @@
+"""The layouts in which data sets lie on disk or are given in Python."""

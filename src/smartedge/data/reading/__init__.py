@@ -1,0 +1,1 @@
+"""Images as bytes of one size: decoded once and kept, or streamed."""

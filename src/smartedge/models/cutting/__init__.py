@@ -1,0 +1,1 @@
+"""Divides a network at a point of its recorded graph."""

@@ -1,0 +1,1 @@
+"""Takes a sensitive label out of what the front releases."""
