@@ -73,8 +73,14 @@ def test_a_mistake_is_told(
     ],
 )
 def test_the_verbs_that_use_a_fleet_check_what_they_are_given(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/x").mkdir(parents=True)
     assert main(arguments) != 0
     assert told in capsys.readouterr().err
 
