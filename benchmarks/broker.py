@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from smartedge.framelog.mark import read_mark
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, serialise
 from smartedge.wire.jetstream.messages import Address
-from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
+from smartedge.wire.jetstream.receiver import JetStreamReceiver, Taking, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
 
 # Images in a frame, float32 numbers of each, frames of each edge. With fewer frames most of a round would be the time
@@ -94,13 +94,17 @@ def ingest_here(port: int, folder: Path) -> None:
     """The process of ingest, until its input ends."""
     stores, group = Stores(folder), IngestGroup(folder)
 
-    def release(edge: str) -> None:
-        stores.release(edge)
-        group.release(edge)
+    class Shared(Taking):
+        def mine(self, edges: Collection[str]) -> Collection[str]:
+            return group.share(edges)
+
+        def release(self, edge: str) -> None:
+            stores.release(edge)
+            group.release(edge)
 
     address = Address("127.0.0.1", port, STREAM)
     timing = Timing(look_s=0.2, again_s=0.5, longest_retry_s=0.5)
-    receiver = JetStreamReceiver(stores, address, mine=group.share, released=release, timing=timing)
+    receiver = JetStreamReceiver(stores, address, taking=Shared(), timing=timing)
     receiver.start()
     receiver.wait_ready()
     print("ready", flush=True)

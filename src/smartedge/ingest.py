@@ -64,8 +64,7 @@ def run_ingest(
         process.ingest,
         address,
         credentials,
-        mine=process.mine,
-        released=process.release,
+        taking=process,
         refusal=partial(_refusal, register),
         insecure=config.link.insecure,
     )

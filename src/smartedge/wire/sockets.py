@@ -116,8 +116,13 @@ def descriptors() -> dict[int, list[int]]:
 def duplicate(inode: int, descriptor: int) -> socket.socket | None:
     """The same kernel socket under a new descriptor, which the caller must close. None: it was closed in between."""
     try:
-        connection = socket.socket(fileno=os.dup(descriptor))
+        copied = os.dup(descriptor)
     except OSError:
+        return None
+    try:
+        connection = socket.socket(fileno=copied)
+    except OSError:  # the number is another file's now, perhaps of one that is locked as long as it is open
+        os.close(copied)
         return None
     if os.fstat(connection.fileno()).st_ino == inode:
         return connection

@@ -40,7 +40,7 @@ def _shapes_found_here(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.contextmanager
 def ingest(config: Config, folder: Path, address: Address) -> Iterator[tuple[IngestProcess, JetStreamReceiver]]:
     process = IngestProcess(config, folder, Quiet())
-    receiver = JetStreamReceiver(process.ingest, address, mine=process.mine, released=process.release, timing=TIMING)
+    receiver = JetStreamReceiver(process.ingest, address, taking=process, timing=TIMING)
     receiver.start()
     try:
         assert receiver.wait_ready(60)

@@ -6,12 +6,14 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from ports import held_port
 
 from smartedge.errors import LinkError
+from smartedge.locks import lock, lock_at_once, open_lock
 from smartedge.wire.handshake import why_unreachable
 from smartedge.wire.sockets import (
     PEER_TIMEOUT_S,
@@ -235,3 +237,14 @@ def test_a_location_is_a_host_and_a_port(location: str, found: tuple[str, int]) 
 def test_anything_else_is_no_location(location: str) -> None:
     with pytest.raises(LinkError, match="must be HOST:PORT"):
         split_location(location)
+
+
+def test_no_copy_of_another_file_stays_open(tmp_path: Path) -> None:
+    """A lock is held as long as a copy of its descriptor is open."""
+    file = open_lock(tmp_path / "lock")
+    lock(file)
+    assert duplicate(os.fstat(file).st_ino, file) is None
+    os.close(file)
+    other = open_lock(tmp_path / "lock")
+    assert lock_at_once(other)
+    os.close(other)

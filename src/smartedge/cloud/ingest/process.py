@@ -14,13 +14,14 @@ from smartedge.cloud.ingest.shapes import shapes_of
 from smartedge.config import Config
 from smartedge.files import private_folder
 from smartedge.runs.progress import Monitor, Update
+from smartedge.wire.jetstream.receiver import Taking
 
 __all__ = ["IngestProcess"]
 
 _LOOK_S = 0.2
 
 
-class IngestProcess:
+class IngestProcess(Taking):
     """:attr:`ingest` fills the logs of this process's edges, beside other processes with theirs.
 
     Args:
@@ -49,13 +50,20 @@ class IngestProcess:
         self._group = IngestGroup(folder)
 
     def mine(self, edges: Collection[str]) -> Collection[str]:
-        """Those of the edges that this process takes now."""
+        """See :class:`~smartedge.wire.jetstream.receiver.Taking`."""
         return self._group.share(edges)
 
     def release(self, edge: str) -> None:
-        """An edge is this process's no longer."""
+        """See :class:`~smartedge.wire.jetstream.receiver.Taking`."""
         self.ingest.release(edge)
         self._group.release(edge)
+
+    def stored(self, edge: str) -> int:
+        """See :class:`~smartedge.wire.jetstream.receiver.Taking`."""
+        with self._handover.changed:
+            self._store.refresh()
+            known = self._handover.intakes.get(edge)
+            return 0 if known is None or known.log is None else known.log.durable
 
     def run(self, stop: threading.Event, check: Callable[[], None]) -> bool:
         """Wait until the run is complete (True) or ``stop`` is set (False). ``check`` raises what went wrong."""

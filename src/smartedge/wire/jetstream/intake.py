@@ -46,14 +46,16 @@ class EdgeIntake(Generic[_Ticket]):
     Args:
         handler: takes the frames.
         edge: whose they are.
+        stored: how many of its frames are durable in the store. A broker that was killed may have lost that they are
+            done, and not that their header is.
     """
 
-    def __init__(self, handler: FrameHandler, edge: str) -> None:
+    def __init__(self, handler: FrameHandler, edge: str, stored: int = 0) -> None:
         self._handler = handler
         self._edge = edge
         self._header: StreamHeader | None = None  # of the stream that came last
         self._receiver: StreamReceiver | None = None  # of the stream that is open
-        self._next_seq = 0
+        self._next_seq = stored
         self._assembler: Assembler | None = None
         self._begun: list[_Ticket] = []  # of the open stream's header
         self._parts: list[_Ticket] = []  # of the frame that is not whole yet
@@ -112,7 +114,7 @@ class EdgeIntake(Generic[_Ticket]):
 
     def _add(self, piece: Piece, ticket: _Ticket, settled: Settled[_Ticket]) -> None:
         header, receiver = self._header, self._receiver
-        if header is not None and piece.seq < self._next_seq:  # sent again
+        if piece.seq < self._next_seq:  # sent again
             settled.done.append(ticket)
             return
         if header is None or receiver is None:

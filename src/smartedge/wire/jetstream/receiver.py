@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
     from nats.js.api import StreamConfig
 
-__all__ = ["JetStreamReceiver", "Timing", "everything"]
+__all__ = ["JetStreamReceiver", "Taking", "Timing"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,13 +56,22 @@ class Timing:
     longest_retry_s: float = 10.0
 
 
-_NOTHING = Credentials()
-_USUAL = Timing()
+class Taking:
+    """What this process takes. Here it is alone, and takes all edges; several processes divide them."""
+
+    def mine(self, edges: Collection[str]) -> Collection[str]:
+        """Those of these edges that this process takes now; asked every few seconds."""
+        return edges
+
+    def release(self, edge: str) -> None:
+        """This process takes the edge no longer."""
+
+    def stored(self, edge: str) -> int:
+        """How many frames of the edge are known to be durable, whichever process took them."""
+        return 0
 
 
-def everything(edges: Collection[str]) -> Collection[str]:
-    """All edges are this process's."""
-    return edges
+_NOTHING, _ALONE, _USUAL = Credentials(), Taking(), Timing()
 
 
 class JetStreamReceiver:
@@ -76,8 +85,7 @@ class JetStreamReceiver:
         handler: gets the frames, in threads of the receiver.
         address: of the broker.
         credentials: what this side shows, and how it checks the broker.
-        mine: which of these edges this process takes; asked every few seconds.
-        released: called with an edge that this process takes no longer.
+        taking: which edges this process takes, and what is stored of them.
         refusal: why an edge may not send now; None: it may.
         timing: how often is looked and tried.
         insecure: allow a broker beyond this machine without TLS.
@@ -93,8 +101,7 @@ class JetStreamReceiver:
         address: Address,
         credentials: Credentials = _NOTHING,
         *,
-        mine: Callable[[Collection[str]], Collection[str]] = everything,
-        released: Callable[[str], None] = lambda edge: None,
+        taking: Taking = _ALONE,
         refusal: Callable[[str], str | None] = lambda edge: None,
         timing: Timing = _USUAL,
         insecure: bool = False,
@@ -103,7 +110,7 @@ class JetStreamReceiver:
 
         refuse_in_clear(address, credentials, insecure=insecure)
         self._handler, self._address, self._credentials = handler, address, credentials
-        self._mine, self._released, self._refusal, self._timing = mine, released, refusal, timing
+        self._taking, self._refusal, self._timing = taking, refusal, timing
         self._where = f"broker {address.host}:{address.port}"
         self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="ingest")
         self._stopping = asyncio.Event()
@@ -263,11 +270,11 @@ class JetStreamReceiver:
         self._check_stream(info.config)  # somebody may have edited it
         there = {self._address.edge_of(subject) for subject in info.state.subjects or {}}
         known = {edge for edge in there if edge is not None} | edges.keys()
-        mine = set(await self._call(lambda: self._mine(sorted(known))))
+        mine = set(await self._call(lambda: self._taking.mine(sorted(known))))
         for edge in edges.keys() - mine:
             await cancelled({edges[edge]})
             del edges[edge]
-            await self._call(functools.partial(self._released, edge))
+            await self._call(functools.partial(self._taking.release, edge))
         for edge in sorted(mine & known - edges.keys()):
             edges[edge] = asyncio.create_task(self._take_edge(client, jetstream, edge))
 
@@ -287,7 +294,8 @@ class JetStreamReceiver:
     async def _take_edge(self, client: Client, jetstream: JetStreamContext, edge: str) -> None:
         """Take the messages of one edge, until it is cancelled. Where the run refuses it, try again later."""
         while True:
-            intake: EdgeIntake[Msg] = EdgeIntake(self._handler, edge)
+            stored = await self._call(functools.partial(self._taking.stored, edge))
+            intake: EdgeIntake[Msg] = EdgeIntake(self._handler, edge, stored)
             try:
                 refusal = self._refusal(edge) or await self._take_messages(client, jetstream, edge, intake)
             finally:

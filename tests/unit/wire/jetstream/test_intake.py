@@ -171,3 +171,9 @@ def test_a_payload_that_cannot_be_decoded_is_deleted(handler: Handler) -> None:
 def test_a_frame_without_a_stream_is_deleted(handler: Handler) -> None:
     settled = take(EdgeIntake(handler, "door"), parts(0))
     assert settled.bad == [0] and "no stream" in str(settled.why)
+
+
+def test_a_stored_frame_without_its_stream_is_done(handler: Handler) -> None:
+    """A broker that was killed forgot that these frames were done, and remembered it of their header."""
+    settled = take(EdgeIntake(handler, "door", stored=2), [*parts(0), *parts(1), *parts(2)])
+    assert settled.done == [0, 1] and settled.bad == [2]

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import Message, serialise
 from smartedge.wire.jetstream.client import _READ_BYTES, connect, from_nats_error
 from smartedge.wire.jetstream.messages import Address, header_message, pieces_of
-from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
+from smartedge.wire.jetstream.receiver import JetStreamReceiver, Taking, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
 
 HEADER = stream_header(feature_shape=(256, 32, 32), batch_size=4, frames=4)
@@ -357,12 +357,16 @@ def test_another_process_takes_an_edge_over(address: Address) -> None:
     owner = ["one"]
     many = dataclasses.replace(HEADER, frames=30)
 
-    def mine(name: str) -> Callable[[Any], Any]:
-        return lambda edges: edges if owner == [name] else []
+    class InTurn(Taking):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def mine(self, edges: Collection[str]) -> Collection[str]:
+            return edges if owner == [self.name] else []
 
     with (
-        taking(handler, address, mine=mine("one")),
-        taking(handler, address, mine=mine("two")),
+        taking(handler, address, taking=InTurn("one")),
+        taking(handler, address, taking=InTurn("two")),
         sending(address) as link,
     ):
         link.open(many)
