@@ -27,6 +27,7 @@ _MAY_LACK = frozenset(
     {"none", "nan", "null", "nil", "na", "n/a", "<na>", "inf", "-inf", "unknown", "undefined", "missing", "unlabeled"}
     | {"unlabelled", "?", "-", "--", ".", "-1", "-999", "-9999"}
 )
+_USUAL_IMAGES = 3  # of half of the classes, where one with a single image is odd: not of persons, who often have one
 _NUMBERS = re.compile(r"\d+( \d+)*")  # such as "16 0"
 
 
@@ -132,7 +133,8 @@ def _on_classes(where: str, names: Sequence[str], codes_N: NDArray[np.int64]) ->
             "known, leave these cells empty"
         )
     counts = np.bincount(codes_N[codes_N >= 0], minlength=len(names))
-    if rare := [name for name, count in zip(names, counts.tolist(), strict=True) if count == 1]:
+    rare = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 1]
+    if rare and np.median(counts) >= _USUAL_IMAGES:
         notes.append(f"{where}: only one training image is of class {list_some(rare)}; look whether it is a mistake")
     return notes
 

@@ -87,6 +87,11 @@ def test_a_class_of_one_image_is_told(labelled: Callable[..., DataSet]) -> None:
     assert not any("only one training" in note for note in labelled(["ant", "bee", "wasp"]).notes)
 
 
+def test_persons_of_whom_there_is_one_image_are_usual(labelled: Callable[..., DataSet]) -> None:
+    persons = [f"person {number}" for number in range(12)]
+    assert not any("only one training" in note for note in labelled([*persons, *persons, *persons[:2] * 8]).notes)
+
+
 def test_names_in_place_of_the_numbers_that_metadata_name(labelled: Callable[..., DataSet]) -> None:
     data = labelled(["dog", "cat"], NAMED)
     assert data.task.names == ("cat", "dog")
