@@ -28,7 +28,7 @@ __all__ = ["CloudRunner"]
 
 # Decoded features in memory; what has no room is read from the log and decoded again.
 _KEPT_BYTES = 64 * 2**20  # where every epoch uses them
-_WAITING_BYTES = 8 * 2**20  # where they are used once. They wait where training is slower than the edges
+_WAITING_BYTES = 4 * 2**20  # where they are used once. They wait where training is slower than the edges
 
 
 class CloudRunner:
