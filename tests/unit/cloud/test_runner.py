@@ -155,7 +155,7 @@ def first_frame() -> Frame:
     return Frame(0, batch)
 
 
-@pytest.mark.parametrize(("schedule", "mib"), [("joint", 8), ("two-stage", 8), ("freeze-and-log", 64)])
+@pytest.mark.parametrize(("schedule", "mib"), [("joint", 4), ("two-stage", 4), ("freeze-and-log", 64)])
 def test_what_is_used_once_may_take_less_memory_than_what_every_epoch_uses(tmp_path, schedule, mib):
     """Two hundred edges had 64 MiB of decoded frames waiting, each of which is used once."""
     runner = CloudRunner(load_config(CONFIG, {"schedule": schedule}), tmp_path, Quiet(), resume=False, inline=False)
