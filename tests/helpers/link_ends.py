@@ -21,7 +21,7 @@ from smartedge.wire.grpc_receiver import GrpcReceiver
 from smartedge.wire.link_pb2 import Down, Up
 from smartedge.wire.parts import split
 
-__all__ = ["HEADER", "Handler", "Links", "Raw", "frame", "receiving_process", "send", "ups"]
+__all__ = ["HEADER", "Fleet", "Handler", "Links", "Raw", "frame", "receiving_process", "send", "ups"]
 
 HEADER = stream_header(feature_shape=(256, 32, 32), outputs=10, batch_size=64, frames=3, train_steps=3)
 
@@ -117,6 +117,19 @@ def receiving_process() -> Iterator[tuple[subprocess.Popen[str], str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+class Fleet:
+    """A guard that knows every token, which is the edge's name, unless the edge was revoked."""
+
+    def __init__(self) -> None:
+        self.revoked: set[str] = set()
+
+    def refusal(self, edge: str, serial: int | None = None) -> str | None:
+        return f"edge {edge} was revoked" if edge in self.revoked else None
+
+    def edge_of(self, token: str) -> str | None:
+        return token or None
 
 
 class Links:

@@ -111,7 +111,8 @@ def test_two_processes_and_a_broker_that_is_killed(tmp_path: Path, own_broker: B
             time.sleep(0.02)  # the other one may have done all that was left, before this one was connected again
         told = {figure.name: figure.value for figure in watched_ingest(*one).figures()}
         assert watched_ingest(*one).trouble() == []
-    assert told["cloud_frames"] == {edge.name: float(edge.streams()[-1].end_seq) for edge in edges}
+        stored = {edge.name: float(one[0].stored(edge.name)) for edge in edges}
+    assert stored == told["cloud_frames"] == {edge.name: float(edge.streams()[-1].end_seq) for edge in edges}
     assert (told["cloud_edges_done"], told["cloud_complete"], told["ingest_connected"]) == (3, 1, 1)
     assert told["ingest_bad_messages"] == {} and found == [True] and is_complete(folder)
     for edge in edges:

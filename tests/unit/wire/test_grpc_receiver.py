@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from link_ends import HEADER, Handler, Links, Raw, frame, send, ups
+from link_ends import HEADER, Fleet, Handler, Links, Raw, frame, send, ups
 from tcp_proxy import TcpProxy
 
 import smartedge.wire.admission
@@ -33,19 +33,6 @@ from smartedge.wire.link_pb2 import Down, Frame, Up
 from smartedge.wire.parts import MESSAGE_BYTES
 
 SECRET = Credentials(token="secret")
-
-
-class Fleet:
-    """A guard that knows every token, which is the edge's name, unless the edge was revoked."""
-
-    def __init__(self) -> None:
-        self.revoked: set[str] = set()
-
-    def refusal(self, edge: str, serial: int | None = None) -> str | None:
-        return f"edge {edge} was revoked" if edge in self.revoked else None
-
-    def edge_of(self, token: str) -> str | None:
-        return token or None
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from link_ends import Handler, Links, Raw, send
+from link_ends import Fleet, Handler, Links, Raw, send
 from tcp_proxy import TcpProxy
 
 import smartedge.wire.grpc_receiver
@@ -34,19 +34,6 @@ class Answers:
         if question == b"":
             raise RunError("nothing is here for you")
         return edge.encode() + b" " + question
-
-
-class Fleet:
-    """A guard that knows every token, which is the edge's name, unless the edge was revoked."""
-
-    def __init__(self) -> None:
-        self.revoked: set[str] = set()
-
-    def refusal(self, edge: str, serial: int | None = None) -> str | None:
-        return f"edge {edge} was revoked" if edge in self.revoked else None
-
-    def edge_of(self, token: str) -> str | None:
-        return token or None
 
 
 @pytest.fixture
