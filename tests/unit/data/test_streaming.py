@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from smartedge.data import DataSet, batches, open_dataset
+from smartedge.data.layouts import stored
 from smartedge.data.raw import Images
 from smartedge.data.reading import readers as module
 from smartedge.data.reading import streaming
@@ -60,6 +61,19 @@ def as_arrow(path: Path) -> None:
         writer.write_table(table, max_chunksize=11)
 
 
+def as_stream(path: Path) -> None:
+    """As `datasets` saves it, and with classes whose names change on the way."""
+    path.mkdir()
+    kind = pa.dictionary(pa.int8(), pa.string())
+    schema = pa.schema([("image", pa.binary()), ("label", kind)])
+    with pa.ipc.new_stream(str(path / "train.arrow"), schema) as writer:
+        for first in range(0, COUNT, 12):
+            names = pa.array(["a", "b"] if first < COUNT // 2 else ["b", "a"])
+            codes = pa.array(np.arange(12) % 2, pa.int8())
+            labels = pa.DictionaryArray.from_arrays(codes, names)
+            writer.write_batch(pa.record_batch([pa.array(files()[first : first + 12]), labels], schema))
+
+
 def as_tar(path: Path) -> None:
     path.mkdir()
     with tarfile.open(path / "train.tar", "w") as tar:
@@ -74,6 +88,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "folder": (as_folder, "label"),
     "parquet": (as_parquet, "label"),
     "arrow": (as_arrow, "label"),
+    "stream": (as_stream, "label"),
     "tar": (as_tar, "cls"),
 }
 
@@ -100,6 +115,32 @@ def test_images_and_labels_are_those_of_a_cache(layout: str, tmp_path: Path, mon
             for part in np.array_split(places, 5):
                 one, other = found.read(part), expected.read(part)
                 assert torch.equal(one.images_BCHW, other.images_BCHW) and torch.equal(one.labels, other.labels)
+
+
+def test_a_part_of_a_stream_is_read_without_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream has no list of its parts, and reading each from the begin takes time with the square of their number."""
+    as_stream(tmp_path / "set")
+    file = tmp_path / "set" / "train.arrow"
+    groups = stored.open_table(file).groups()
+    assert [group.rows for group in groups] == [12] * 10
+    streams, original = [], pa.ipc.open_stream
+
+    def open_counted(source: object) -> pa.RecordBatchStreamReader:
+        streams.append(original(source))
+        return streams[-1]
+
+    monkeypatch.setattr(pa.ipc, "open_stream", open_counted)
+    for number in (9, 2, 0, 5, 6):
+        images = [v for part in groups[number].values("image", 5) for v in part.to_pylist()]
+        assert images == files()[number * 12 : number * 12 + 12]
+        labels = [v for part in groups[number].values("label", 5) for v in part.to_pylist()]
+        assert labels == (["a", "b"] if number < 5 else ["b", "a"]) * 6
+    # The first part and the sixth hold dictionaries; beside them each call reads the part that was asked for.
+    assert [each.stats.num_record_batches for each in streams] == [3, 3, 2, 2, 1, 1, 2, 2, 3, 3]
+    with file.open("rb+") as short:  # a copy that ended between two parts
+        short.truncate(groups[9].values.args[1][-1])
+    with pytest.raises(pa.ArrowInvalid, match="has become shorter"):
+        groups[9].values("image", 5)
 
 
 def test_a_subset_is_looked_at_alone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from smartedge.data.layouts.listing import FilesBySplit, find_files
-from smartedge.data.layouts.stored import ARROW, PARQUET, StoredTable, open_table
+from smartedge.data.layouts.stored import ARROW, PARQUET, Group, StoredTable, open_table
 from smartedge.data.layouts.tables import FILE_COLUMN
 from smartedge.data.raw import Images, RawData, RawSplit, list_some, slices
 from smartedge.data.reading.readers import Block, InBlocks
@@ -193,18 +193,20 @@ def _reader(root: Path, paths: Sequence[Path], image: str) -> InBlocks:
     """By row groups of Parquet files, and record batches of Arrow files."""
     blocks = []
     for path in paths:
-        for number, (rows, size) in enumerate(open_table(path).groups()):
-            each = size // max(1, rows)
-            blocks.append(Block(rows, partial(_items_of_group, root, path, number, image, each), size))
+        blocks += [
+            Block(group.rows, partial(_items_of_group, root, path, group, image), group.bytes)
+            for group in open_table(path).groups()
+        ]
     return InBlocks(blocks)
 
 
-def _items_of_group(root: Path, path: Path, number: int, image: str, each: int) -> Iterator[Item]:
-    rows = min(max(_AT_ONCE_BYTES // max(1, each), _ROWS), _MOST_ROWS)
+def _items_of_group(root: Path, path: Path, group: Group, image: str) -> Iterator[Item]:
+    each = max(1, group.bytes // max(1, group.rows))
+    rows = min(max(_AT_ONCE_BYTES // each, _ROWS), _MOST_ROWS)
     try:
-        for values in open_table(path).group(number, image, rows):
+        for values in group.values(image, rows):
             yield from (_item(value, path, root) for value in values.to_pylist())
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, LookupError, ValueError) as error:
         raise DataError(f"the images of {path} cannot be read: {error}") from error
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,11 +15,26 @@ import pyarrow.parquet as pq
 from smartedge.data.raw import refuse_lfs_pointer
 from smartedge.errors import DataError
 
-__all__ = ["ARROW", "PARQUET", "StoredTable", "open_table"]
+__all__ = ["ARROW", "PARQUET", "Group", "StoredTable", "open_table"]
 
 PARQUET = frozenset({".parquet"})
 ARROW = frozenset({".arrow", ".feather"})
 _MAGIC = b"ARROW1"  # of an Arrow file; a stream has none
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row group of a Parquet file, or a record batch of Arrow.
+
+    Attributes:
+        rows: how many it has.
+        bytes: its size in memory, about.
+        values: a column and a number of rows → that column, so many rows at a time or fewer. The file is opened for it.
+    """
+
+    rows: int
+    bytes: int
+    values: Callable[[str, int], Iterator[pa.Array]]
 
 
 class StoredTable(ABC):
@@ -37,12 +53,8 @@ class StoredTable(ABC):
         """All rows of some columns, ``rows`` at a time or fewer."""
 
     @abstractmethod
-    def groups(self) -> list[tuple[int, int]]:
-        """Rows of each part of the file that is read from its begin to its end, and its bytes in memory, about."""
-
-    @abstractmethod
-    def group(self, number: int, column: str, rows: int) -> Iterator[pa.Array]:
-        """One column of such a part, ``rows`` at a time or fewer."""
+    def groups(self) -> list[Group]:
+        """The parts of the file that are read from their begin to their end. None of them keeps the file open."""
 
     @abstractmethod
     def fields(self, column: str, field: str) -> Iterator[pa.Array]:
@@ -72,23 +84,31 @@ def open_table(path: Path) -> StoredTable:
         raise DataError(f"{path} is no {'Parquet' if parquet else 'Arrow'} file that can be read: {error}") from error
 
 
+def _parquet_file(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)  # not a whole row group at once
+
+
+def _of_row_group(path: Path, number: int, column: str, rows: int) -> Iterator[pa.Array]:
+    batches = _parquet_file(path).iter_batches(rows, row_groups=[number], columns=[column], use_threads=False)
+    return (batch.column(0) for batch in batches)
+
+
 class _Parquet(StoredTable):
     def __init__(self, path: Path) -> None:
-        self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)  # not a whole row group at once
+        self._path, self._file = path, _parquet_file(path)
         self.schema = self._file.schema_arrow
         self.rows = self._file.metadata.num_rows
 
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         return iter(self._file.iter_batches(batch_size=rows, columns=list(columns), use_threads=False))
 
-    def groups(self) -> list[tuple[int, int]]:
+    def groups(self) -> list[Group]:
         metadata = self._file.metadata
         found = map(metadata.row_group, range(metadata.num_row_groups))
-        return [(group.num_rows, group.total_byte_size) for group in found]
-
-    def group(self, number: int, column: str, rows: int) -> Iterator[pa.Array]:
-        batches = self._file.iter_batches(rows, row_groups=[number], columns=[column], use_threads=False)
-        return (batch.column(0) for batch in batches)
+        return [
+            Group(group.num_rows, group.total_byte_size, partial(_of_row_group, self._path, number))
+            for number, group in enumerate(found)
+        ]
 
     def fields(self, column: str, field: str) -> Iterator[pa.Array]:
         for batch in self._file.iter_batches(columns=[f"{column}.{field}"]):
@@ -135,12 +155,13 @@ class _Arrow(StoredTable):
             for start in range(0, picked.num_rows, rows):
                 yield picked.slice(start, rows)
 
-    def groups(self) -> list[tuple[int, int]]:
-        return [(batch.num_rows, batch.nbytes) for batch in self._all()]
-
-    def group(self, number: int, column: str, rows: int) -> Iterator[pa.Array]:
-        values = next(islice(self._all(), number, None)).column(column)
-        return (values.slice(start, rows) for start in range(0, len(values), rows))
+    def groups(self) -> list[Group]:
+        if self._stream:
+            return list(_groups_of_stream(self._path))
+        return [
+            Group(batch.num_rows, batch.nbytes, partial(_of_file, self._path, number))
+            for number, batch in enumerate(self._all())
+        ]
 
     def fields(self, column: str, field: str) -> Iterator[pa.Array]:
         for batch in self._all():
@@ -148,3 +169,41 @@ class _Arrow(StoredTable):
 
     def all_embedded(self, image: str) -> bool:
         return all(values.null_count == 0 for values in self.fields(image, "bytes"))
+
+
+def _of_file(path: Path, number: int, column: str, rows: int) -> Iterator[pa.Array]:
+    with pa.memory_map(str(path)) as mapped:
+        return _slices(pa.ipc.open_file(mapped).get_batch(number).column(column), rows)
+
+
+def _groups_of_stream(path: Path) -> Iterator[Group]:
+    """A stream has no list of its batches, so their places are found once. They follow the dictionaries they need."""
+    with pa.memory_map(str(path)) as mapped:
+        reader = pa.ipc.open_stream(mapped)
+        before: tuple[int, ...] = ()  # the batches so far that bring dictionaries
+        while True:
+            place, known = mapped.tell(), reader.stats.num_dictionary_batches
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                return
+            yield Group(batch.num_rows, batch.nbytes, partial(_of_stream, path, (*before, place)))
+            if reader.stats.num_dictionary_batches > known:
+                before = (*before, place)
+
+
+def _of_stream(path: Path, places: Sequence[int], column: str, rows: int) -> Iterator[pa.Array]:
+    """The batch at the last place; those at the places before it are read for their dictionaries."""
+    with pa.memory_map(str(path)) as mapped:
+        reader = pa.ipc.open_stream(mapped)
+        for place in places:
+            mapped.seek(place)
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                raise pa.ArrowInvalid("it has become shorter since it was opened") from None
+        return _slices(batch.column(column), rows)
+
+
+def _slices(values: pa.Array, rows: int) -> Iterator[pa.Array]:
+    return (values.slice(start, rows) for start in range(0, len(values), rows))
