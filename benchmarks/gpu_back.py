@@ -46,8 +46,10 @@ from workers import headers_of
 from smartedge.cloud.ingest.completion import mark_complete
 from smartedge.cloud.order.ahead import in_order, reading_threads
 from smartedge.cloud.order.shuffled import Shuffled
+from smartedge.cloud.order.supply import Supply
 from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader, log_folder
 from smartedge.cloud.trainer import BackTrainer
+from smartedge.cloud.training.from_logs import TrainingFromLogs
 from smartedge.cloud.worker import Worker
 from smartedge.cloud.workers.group import ALONE, Group, WorkerGroup
 from smartedge.codec import get_codec, pack, unpack
@@ -196,11 +198,11 @@ class Timed(BackTrainer):
 
     begun = 0.0
     waited = 0.0
+    supply: Supply  # of its training
 
     def save(self) -> None:
         """No checkpoint: only when this would be done is noted."""
         if self.progress.epoch == 1:
-            assert self.supply is not None
             self.begun, self.waited = time.perf_counter(), self.supply.waited
 
 
@@ -232,11 +234,13 @@ def train(config: Config, device: torch.device, threads: int, folder: Path, few:
         resume=False,
     )
     frames = frames_of(config, FeatureReader(log_folder(config.run_dir / "cloud")), threads, few)
-    trainer.train_from(frames)
+    training = TrainingFromLogs(trainer, frames)
+    trainer.supply = training.supply
+    training.run()
     trainer.close()
     done, ended = clock.told[-1]
-    assert trainer.supply is not None and done == 2 * frames.steps
-    seconds, waited = ended - trainer.begun, trainer.supply.waited - trainer.waited
+    assert done == 2 * frames.steps
+    seconds, waited = ended - trainer.begun, training.supply.waited - trainer.waited
     return {
         "threads": threads,
         "images_per_second": round(frames.steps * config.train.batch_size / seconds, 1),

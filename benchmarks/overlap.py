@@ -126,6 +126,7 @@ def cloud_alone(config: Config, log: Any) -> float:
     import torch
 
     from smartedge.cloud.trainer import BackTrainer
+    from smartedge.cloud.training.in_sequence import consume
     from smartedge.codec import unpack
     from smartedge.models.network import divide
 
@@ -139,7 +140,7 @@ def cloud_alone(config: Config, log: Any) -> float:
     begun = time.perf_counter()
     for seq in range(log.next_seq):
         header = log.header_of(seq)
-        trainer.consume(header, seq, unpack(log.frame(seq).batch, header))
+        consume(trainer, header, seq, unpack(log.frame(seq).batch, header))
     return time.perf_counter() - begun
 
 

@@ -22,6 +22,7 @@ from smartedge.cloud.inputs import Ready
 from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
 from smartedge.cloud.trainer import BackTrainer
+from smartedge.cloud.training.from_logs import TrainingFromLogs
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_config
 from smartedge.datasets import open_data
@@ -112,7 +113,8 @@ def train_back(config: Config, lossless: Any, folder: Path, sent: Sent) -> dict[
         def read(key: tuple[str, int]) -> FeatureBatch:
             return unpack(log.frame(key[1]).batch, log.header_of(key[1]))
 
-        trainer.train_from(Shuffled({"edge": log}, read, batch_size=config.train.batch_size, seed=config.seed))
+        frames = Shuffled({"edge": log}, read, batch_size=config.train.batch_size, seed=config.seed)
+        TrainingFromLogs(trainer, frames).run()
     assert trainer.test is not None
     val = [row for row in read_metrics(folder / "metrics.jsonl") if row.split == "val"][-1]
     shutil.rmtree(folder)  # large
@@ -144,7 +146,7 @@ class Unsaved(BackTrainer):
     def _entering(self, ready: Ready, progress: Progress) -> Tensor:
         """What the back takes, on its device."""
         assert isinstance(ready.batch, FeatureBatch)
-        taken = self._inputs.of(ready.batch, (progress.step,)) if ready.inputs is None else ready.inputs[0]
+        taken = self.inputs.of(ready.batch, (progress.step,)) if ready.inputs is None else ready.inputs[0]
         assert isinstance(taken, Tensor)
         return taken
 
@@ -152,14 +154,14 @@ class Unsaved(BackTrainer):
 class Shifting(Unsaved):
     """Moves feature maps at random by one place each way."""
 
-    def _learn_whole(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
+    def learn_whole(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
         maps_BCHW = self._entering(ready, progress)
         padded = functional.pad(maps_BCHW, (1, 1, 1, 1), mode="replicate")
         windows = padded.unfold(2, maps_BCHW.shape[2], 1).unfold(3, maps_BCHW.shape[3], 1)  # (B, C, 3, 3, H, W)
         down_B, right_B = torch.randint(0, 3, (2, len(windows)), device=windows.device)
         moved_BCHW = windows[torch.arange(len(windows), device=windows.device), :, down_B, right_B]
         moved_BCHW = moved_BCHW.contiguous(memory_format=torch.channels_last)
-        return super()._learn_whole(replace(ready, inputs={0: moved_BCHW}), progress, want_gradient=want_gradient)
+        return super().learn_whole(replace(ready, inputs={0: moved_BCHW}), progress, want_gradient=want_gradient)
 
 
 class Mixing(Unsaved):
@@ -171,7 +173,7 @@ class Mixing(Unsaved):
 
     cuts = False
 
-    def _learn_whole(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
+    def learn_whole(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
         self.back.train()
         batch = ready.batch
         assert isinstance(batch, FeatureBatch)
@@ -198,7 +200,7 @@ class Mixing(Unsaved):
         loss.backward()
         apply_gradients(self.optimizer, clip_norm=options.clip_norm)
         step = CloudStep(logits_BK.detach().float(), loss.detach(), None)
-        self._predictions.add(batch.ids, labels_B, step.logits_BK, step.loss)
+        self.predictions["train"].add(batch.ids, labels_B, step.logits_BK, step.loss)
         self.latest_loss = step.loss
         return step
 

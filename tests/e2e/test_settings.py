@@ -789,7 +789,7 @@ def test_the_cloud_of_a_fleet_gets_its_settings(tmp_path, monkeypatch):
             np.zeros(2, np.int64),
             *np.array([["edge0"] * 2, ["layer4"] * 2]),
         )
-        assert (trainer._inputs.of(batch, (0,)).offsets_BK is not None) == adjusted
+        assert (trainer.inputs.of(batch, (0,)).offsets_BK is not None) == adjusted
     assert order("capped", max_influence=0.5)[0].learning.mixing.influence.kept(10) == 5
     config = fleet_config(fleet={"expect": ["edge1"]})
     runner = CloudRunner(config, tmp_path / "named", Quiet(), resume=False, inline=False)

@@ -26,6 +26,8 @@ from smartedge.cloud.order.mixing import Mixing, WindowError
 from smartedge.cloud.order.shuffled import Shuffled, next_in_sequence
 from smartedge.cloud.store.feature_log import FeatureReader
 from smartedge.cloud.trainer import BackTrainer
+from smartedge.cloud.training import in_sequence
+from smartedge.cloud.training.from_logs import TrainingFromLogs
 from smartedge.cloud.workers.group import ALONE, Group
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config
@@ -277,7 +279,7 @@ class Learning:
             threads=reading_threads(trainer.device),
             passed=self._see if self.config.several_edges else None,
         )
-        trainer.train_from(frames, influence=self.influence, stop=stop)
+        TrainingFromLogs(trainer, frames).run(influence=self.influence, stop=stop)
         trainer.test_images = frames.images("test")
 
     def _see(self, key: Key, batch: FeatureBatch) -> None:
@@ -294,7 +296,7 @@ class Learning:
             assert trainer is not None
             self._busy = log.came(seq)
         if not self._busy:
-            trainer.skip(log.header_of(seq), seq)
+            in_sequence.skip(trainer, log.header_of(seq), seq)
             with handover.changed:
                 handover.learned[edge] = trainer.next_seq
                 handover.changed.notify_all()
@@ -302,7 +304,7 @@ class Learning:
         header, decoded, epoch = log.header_of(seq), self._decoded(key), trainer.progress.epoch
         trainer.busy += decoded.seconds
         try:
-            gradient_BF = trainer.consume(header, seq, decoded.batch)
+            gradient_BF = in_sequence.consume(trainer, header, seq, decoded.batch)
         except (RunError, ValueError, RuntimeError) as error:
             raise RunError(
                 f"edge {edge!r}, frame {seq}: the back cannot learn from it ({error}). The frames of an edge are used "

@@ -390,7 +390,9 @@ def test_training_that_fails_on_no_frame_alone_blames_no_edge(tmp_path: Path, mo
     runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
     for edge in edges_of(config, 2):
         edge.send(runner)
-    monkeypatch.setattr("smartedge.cloud.trainer.image_losses", lambda logits_BK, labels: np.full(len(labels), np.inf))
+    monkeypatch.setattr(
+        "smartedge.cloud.training.mixed.image_losses", lambda logits_BK, labels: np.full(len(labels), np.inf)
+    )
     with pytest.raises(RunError, match=r"the loss is not finite\), on no frame alone: start a new run with a lower"):
         runner.run(threading.Event())
     assert runner._handover.quarantined == {}

@@ -15,6 +15,8 @@ from torch.nn import functional
 from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
+from smartedge.cloud.training.from_logs import TrainingFromLogs
+from smartedge.cloud.training.in_sequence import consume
 from smartedge.codec import unpack
 from smartedge.config import load_config
 from smartedge.models.network import to_input
@@ -50,7 +52,7 @@ def test_the_same_log_gives_the_same_weights(log, tmp_path):
     for seed, name in enumerate(("a", "b")):
         torch.manual_seed(seed)  # what others drew does not matter
         one = trainer(tmp_path / name)
-        one.train_from(frames_of(log))
+        TrainingFromLogs(one, frames_of(log)).run()
         trained.append(one.back.state_dict())
         assert one.finished
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
@@ -58,18 +60,18 @@ def test_the_same_log_gives_the_same_weights(log, tmp_path):
 
 def test_stopped_and_resumed_gives_the_same_weights(log, tmp_path):
     whole = trainer(tmp_path / "whole")
-    whole.train_from(frames_of(log))
+    TrainingFromLogs(whole, frames_of(log)).run()
     broken = trainer(tmp_path / "broken")
 
     class StopInThirdEpoch:
         def is_set(self) -> bool:
             return broken.progress.step >= 10
 
-    broken.train_from(frames_of(log), stop=StopInThirdEpoch())
+    TrainingFromLogs(broken, frames_of(log)).run(stop=StopInThirdEpoch())
     assert not broken.finished
     resumed = trainer(tmp_path / "broken", resume=True)
     assert 0 < resumed.progress.epoch < 4
-    resumed.train_from(frames_of(log))
+    TrainingFromLogs(resumed, frames_of(log)).run()
     assert resumed.test == whole.test
     for name, tensor in whole.back.state_dict().items():
         assert torch.equal(tensor, resumed.back.state_dict()[name])
@@ -78,7 +80,7 @@ def test_stopped_and_resumed_gives_the_same_weights(log, tmp_path):
 def test_the_last_two_checkpoints_are_kept(log, tmp_path):
     """An edge of split learning may go back by one."""
     one = trainer(tmp_path / "run")
-    one.train_from(frames_of(log))
+    TrainingFromLogs(one, frames_of(log)).run()
     assert one.checkpoints.numbers() == [3, 4]
 
 
@@ -87,10 +89,11 @@ def test_reading_ahead_gives_the_same_weights(log, tmp_path, shards):
     trained = []
     for threads in (0, 3):
         one = trainer(tmp_path / str(threads), cloud={"shards": shards})
-        one.train_from(frames_of(log, threads))
+        training = TrainingFromLogs(one, frames_of(log, threads))
+        training.run()
         trained.append(one)
     plain, ahead = trained
-    assert ahead.supply is not None and ahead.supply.waited > 0
+    assert training.supply.waited > 0
     assert plain.test == ahead.test
     for name, tensor in plain.back.state_dict().items():
         assert torch.equal(tensor, ahead.back.state_dict()[name])
@@ -98,7 +101,7 @@ def test_reading_ahead_gives_the_same_weights(log, tmp_path, shards):
 
 def test_images_that_are_augmented_ahead_are_those_of_their_update(tmp_path):
     """The update's number decides how its images are changed. Ahead of it, the number must be told."""
-    inputs = trainer(tmp_path / "run", method="upload", data={"augment": "flip-crop"})._inputs
+    inputs = trainer(tmp_path / "run", method="upload", data={"augment": "flip-crop"}).inputs
     images_BCHW = np.random.default_rng(0).integers(256, size=(8, 3, 8, 8), dtype=np.uint8)
     batch = FeatureBatch(np.arange(8), images_BCHW, np.arange(8) % 2)
     for number in (0, 7):
@@ -127,7 +130,7 @@ def one_batch(folder: Path, batch: FeatureBatch, split: str, network: nn.Module,
     trainer = BackTrainer(
         config, network, task_kind="single", device=torch.device("cpu"), folder=folder, monitor=Quiet(), resume=False
     )
-    trainer.consume(stream_header(split=split, frames=1), 0, batch)
+    consume(trainer, stream_header(split=split, frames=1), 0, batch)
     return trainer
 
 

@@ -23,6 +23,7 @@ from smartedge.cloud.order.influence import Influence
 from smartedge.cloud.order.journal import Journal, JournalCopy
 from smartedge.cloud.order.share import FairShare, capped
 from smartedge.cloud.trainer import BackTrainer
+from smartedge.cloud.training import mixed
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.methods.schedules import get_schedule
@@ -86,7 +87,7 @@ class Mixing:
         Raises:
             RunError: training fails on no frame alone. So it has diverged, and no edge is to blame.
         """
-        guilty = [key for key in failed.frames if not trainer.can_learn(read(key))]
+        guilty = [key for key in failed.frames if not mixed.can_learn(trainer, read(key))]
         if not guilty:
             raise RunError(f"training has failed ({failed}), on no frame alone: start a new run with a lower train.lr")
         for edge, seq in guilty:
@@ -145,7 +146,7 @@ class Mixing:
             self._learn(trainer, line, read)
         elif line.evaluated is not None:
             for key in filter(self._is_used, _keys(line.evaluated)):
-                trainer.validate(read(key))
+                mixed.validate(trainer, read(key))
         elif line.closed:
             self._finish(trainer, read)
         with self._handover.changed:
@@ -260,7 +261,7 @@ class Mixing:
         """Mix the images of a window, and learn from them in as many steps as it has frames."""
         assert line.frames is not None
         epoch = trainer.progress.epoch
-        trainer.end_epochs(self._steps_per_epoch())  # now, when the validation images of that epoch have been evaluated
+        mixed.end_epochs(trainer, self._steps_per_epoch())  # now: that epoch's validation images have been evaluated
         if trainer.progress.epoch != epoch:
             self.checkpointed = dict(self._cursors)
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "mix", trainer.next_seq))
@@ -292,7 +293,7 @@ class Mixing:
     def _loss(self, trainer: BackTrainer, batch: FeatureBatch, frames: list[Key]) -> NDArray[np.float64]:
         """Learn from a batch; the loss of each image."""
         try:
-            loss_B = trainer.learn_mixed(batch)
+            loss_B = mixed.learn(trainer, batch)
         except (ValueError, RuntimeError, ArithmeticError) as error:
             raise WindowError(frames, str(error)) from error
         if not np.isfinite(loss_B).all():
@@ -312,7 +313,7 @@ class Mixing:
                         keys = [(edge, seq) for seq in range(header.first_seq, min(header.end_seq, intake.next_seq))]
                         yield from ((edge, read(key)) for key in filter(self._is_used, keys))
 
-        trainer.finish(of("val"), of("test"))
+        mixed.finish(trainer, of("val"), of("test"))
 
 
 def _keys(evaluated: tuple[str, int, int]) -> Iterator[Key]:
