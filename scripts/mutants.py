@@ -71,18 +71,30 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.packages) - set(TESTS):
         parser.error(f"no such package: {', '.join(sorted(unknown))}")
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found: dict[str, dict] = {}
     for package in args.packages:
-        found[package] = measure(package, args)
-        RESULTS.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+        try:
+            found[package] = measure(package, args)
+        except Unplanted as error:  # the others are measured all the same
+            print(f"{package}: {error}", file=sys.stderr, flush=True)
+            continue
+        known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # read late: calls may run side by side
+        RESULTS.write_text(json.dumps(dict(sorted((known | found).items())), indent=1) + "\n")
     columns = ("sample", "tried", "killed", "survived", "no test", "score", "goal")
     print(f"\n{'package':9}" + "".join(f"{column:>9}" for column in columns))
     for package in args.packages:
+        if package not in found:
+            print(f"{package:9} not measured: see the error above")
+            continue
         row = found[package]
         counts = (row["sampled"], row["tried"], row["killed"], len(row["survived"]), len(row["no_test"]))
         print(f"{package:9}{''.join(f'{count:9}' for count in counts)}{row['score']:9.1%}{GOALS[package]:9.0%}")
     print(f"survivors: {RESULTS.relative_to(ROOT)}")
-    return 0
+    return 0 if all(package in found for package in args.packages) else 1
+
+
+class Unplanted(Exception):
+    """Mutants of the sample were not tried although there was time."""
 
 
 def measure(package: str, args: argparse.Namespace) -> dict[str, object]:
@@ -96,11 +108,13 @@ def measure(package: str, args: argparse.Namespace) -> dict[str, object]:
     left = [name for name in sample if name not in known]
     print(f"{package}: {len(left)} of {len(names)} mutants", flush=True)
     begun = time.monotonic()
-    if left:  # without names mutmut would plant them all
-        plant(folder, left, args)
+    over = plant(folder, left, args) if left else False  # without names mutmut would plant them all
     codes = results_of(folder, sample)
-    if not codes:
-        raise SystemExit(f"{package}: mutmut did not come to plant anything; see {folder / LOG}")
+    if not codes and over:
+        raise Unplanted(f"nothing was planted: mutmut still ran the tests unchanged after {args.minutes:g} minutes")
+    if len(codes) < len(sample) and not over:
+        untried = f"{len(sample) - len(codes)} of {len(sample)} mutants were not planted: mutmut ended before"
+        raise Unplanted(f"{untried}. The end of {folder / LOG}:\n{end_of(folder / LOG)}")
     diffs = {name: diff_of(folder, name) for name, code in sorted(codes.items()) if code == SURVIVED}
     unchanged = [name for name, diff in diffs.items() if changes_nothing(diff)]
     codes = {name: code for name, code in codes.items() if name not in unchanged}
@@ -122,8 +136,8 @@ def measure(package: str, args: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def plant(folder: Path, names: list[str], args: argparse.Namespace) -> None:
-    """Let mutmut plant these bugs, one at a time, until the time is over. It keeps its results in the folder."""
+def plant(folder: Path, names: list[str], args: argparse.Namespace) -> bool:
+    """Let mutmut plant these bugs, one at a time, and keep its results in the folder. True if the time ended it."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONHASHSEED": "0"}
     with (folder / LOG).open("w") as output:
         process = subprocess.Popen(
@@ -139,6 +153,14 @@ def plant(folder: Path, names: list[str], args: argparse.Namespace) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 15)
             process.wait()
+            return True
+    return False
+
+
+def end_of(log: Path, lines: int = 25) -> str:
+    """The last lines of mutmut's log as a terminal would show them: it draws its progress over itself."""
+    shown = [line.rsplit("\r", 1)[-1].rstrip() for line in log.read_text(errors="replace").split("\n")]
+    return "\n".join([line for line in shown if line][-lines:])
 
 
 def copy_to(folder: Path, package: str) -> None:

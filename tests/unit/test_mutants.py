@@ -1,0 +1,85 @@
+"""What `make mutants` says where a package cannot be measured. Stand-ins for mutmut say how it ended."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+LOG = "\r- Running stats\r/ Running stats\nFAILED tests/unit/cloud/test_order.py::test_x\nfailed to collect stats\n"
+
+
+@pytest.fixture
+def mutants(repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, with four mutants in a package, of which none was planted, and with files of its own."""
+    spec = importlib.util.spec_from_file_location("mutants", repo_root / "scripts/mutants.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(script, "BUILD", tmp_path)
+    monkeypatch.setattr(script, "RESULTS", tmp_path / "mutants.json")
+    monkeypatch.setattr(script, "copy_to", lambda folder, _: folder.mkdir(exist_ok=True))
+    monkeypatch.setattr(script, "mutants_of", lambda *_: ["a", "b", "c", "d"])
+    monkeypatch.setattr(script, "results_of", lambda *_: {})
+    return script
+
+
+def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["mutants", *arguments])
+    return script.main()
+
+
+def ends_early(folder: Path, *_: object) -> bool:
+    (folder / "mutmut.log").write_text(LOG)
+    return False
+
+
+def test_mutmut_that_ends_before_it_planted_is_an_error_that_shows_its_words(mutants, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(mutants, "plant", ends_early)
+
+    assert run(mutants, monkeypatch, "cloud") == 1
+
+    shown = capsys.readouterr()
+    assert "cloud: 4 of 4 mutants were not planted" in shown.err
+    assert "/ Running stats\nFAILED tests/unit/cloud/test_order.py::test_x\nfailed to collect" in shown.err
+    assert "cloud     not measured" in shown.out
+
+
+def test_mutmut_that_ends_in_the_middle_is_an_error_too(mutants, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(mutants, "plant", ends_early)
+    monkeypatch.setattr(mutants, "results_of", lambda *_: {"a": 1, "b": 1})
+
+    assert run(mutants, monkeypatch, "cloud") == 1
+
+    assert "cloud: 2 of 4 mutants were not planted" in capsys.readouterr().err
+
+
+def test_time_that_was_over_before_the_first_mutant_is_an_error_that_says_so(mutants, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(mutants, "plant", lambda *_: True)
+
+    assert run(mutants, monkeypatch, "cloud", "--minutes", "2") == 1
+
+    assert "cloud: nothing was planted: mutmut still ran the tests unchanged after 2 minutes" in capsys.readouterr().err
+
+
+def test_a_package_that_cannot_be_measured_keeps_its_old_row_and_does_not_stop_the_others(
+    mutants, monkeypatch, capsys
+) -> None:
+    old = {"cloud": {"score": 0.5}}
+    mutants.RESULTS.write_text(json.dumps(old))
+    killed = {name: 1 for name in "abcd"}
+    monkeypatch.setattr(mutants, "plant", lambda folder, *_: folder.name == "cloud")
+    monkeypatch.setattr(mutants, "results_of", lambda folder, _: {} if folder.name == "cloud" else killed)
+
+    assert run(mutants, monkeypatch, "cloud", "edge") == 1
+
+    found = json.loads(mutants.RESULTS.read_text())
+    assert found["cloud"] == old["cloud"]
+    assert (found["edge"]["killed"], found["edge"]["score"]) == (4, 1.0)
+    assert run(mutants, monkeypatch, "edge") == 0
