@@ -1,4 +1,4 @@
-"""Files of the cloud in a run of several edges: the journal of the order, the snapshot, the figures of each edge."""
+"""Files of the cloud in a run of several edges: its start, the journal of the order, the snapshot, figures of edges."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from smartedge.artifacts.base import Artifact, Part, json_checksum
+from smartedge.artifacts.base import Artifact, CheckedArtifact, Part, json_checksum
 from smartedge.artifacts.results import Figures
 
-__all__ = ["EdgeFigures", "FleetFigures", "OrderLine", "Snapshot"]
+__all__ = ["CloudStart", "EdgeFigures", "FleetFigures", "OrderLine", "Snapshot"]
 
 _NEW = "start a new run in another run_dir"
 
@@ -36,6 +36,17 @@ class OrderLine(Part):
         "lines neither",
     )
     closed: bool | None = Field(None, description="true: nothing more is learned from")
+
+
+class CloudStart(CheckedArtifact):
+    """``cloud/start.json``: when the cloud of the run was started first. `fleet.deadline` counts from there."""
+
+    missing: ClassVar[str] = "the cloud writes it where `fleet.deadline` is set"
+    remedy: ClassVar[str] = "remove it: `fleet.deadline` then counts from the next start of the cloud"
+    page: ClassVar[str] = "docs/run-files-schema.md"
+
+    schema_version: Literal[1] = 1
+    started: float = Field(description="seconds since 1970, by the clock of the cloud's machine")
 
 
 class Snapshot(Artifact):

@@ -74,6 +74,12 @@ disk, before the cloud does what it says. A resumed run follows it.
 
 [table of OrderLine]
 
+## `cloud/start.json`
+
+Where `fleet.deadline` is set: when the run's cloud was started first. A cloud that is resumed keeps its deadline.
+
+[table of CloudStart]
+
 ## `cloud/snapshot.json`
 
 In a run of several edges with schedule `freeze-and-log`: the frames from which the back is trained.

@@ -64,7 +64,10 @@ class FleetConfig(Section):
         "without it the back learns to answer by the edge where labels are skewed",
     )
     deadline: float | None = Field(
-        None, gt=0, description="hours after the cloud's start at which it goes on with what has come; default: none"
+        None,
+        gt=0,
+        description="hours after the cloud's first start at which it goes on with what has come; a resumed cloud "
+        "keeps its deadline; default: none",
     )
     mix: int = Field(
         8, ge=1, le=256, description="frames, of different edges where possible, that are mixed into as many steps"

@@ -9,19 +9,22 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from many_edges import SHAPE, SIZE, SimulatedEdge, edges_of, fleet_config, lines_of, run_fleet
 
-from smartedge.artifacts.fleet_run import FleetFigures
+from smartedge.artifacts.fleet_run import CloudStart, FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
 from smartedge.artifacts.summary import CloudSummary, has_finished
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.completion import ask_to_close
+from smartedge.cloud.ingest import completion
+from smartedge.cloud.ingest.completion import Completion, ask_to_close
 from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.learning import Learning
 from smartedge.cloud.receiving import Receiving
@@ -199,6 +202,39 @@ def test_a_run_is_closed_by_hand_or_at_a_deadline_and_takes_nothing_more(tmp_pat
     assert runner.run(threading.Event())
     runner.close()
     assert {edge for edge, _ in used(tmp_path / "deadline")} == {"edge0"}
+
+
+def test_a_deadline_is_a_point_in_time_that_a_resumed_run_keeps(tmp_path: Path, monkeypatch) -> None:
+    """Three hours are left of ten, and of a clock that went back no more than there were."""
+    config, at = fleet_config(fleet={"expect": 3, "deadline": 10.0}), 3_600.0
+
+    def left(hour: float, *, resume: bool = True) -> float:
+        monkeypatch.setattr(completion, "time", SimpleNamespace(time=lambda: hour * at, monotonic=lambda: 0.0))
+        return Completion(config, tmp_path, Handover(), resume=resume)._deadline / at
+
+    assert left(1_000_000, resume=False) == 10.0
+    assert left(1_000_007) == 3.0
+    assert left(1_000_011) == -1.0
+    assert left(999_999) == 10.0
+    assert left(1_000_020, resume=False) == 10.0
+    start = tmp_path / "start.json"
+    start.write_bytes(start.read_bytes().replace(b"36000", b"36001"))
+    with pytest.raises(RunError, match=r"start\.json: is damaged.*remove it"):
+        left(1_000_021)
+
+
+def test_a_resumed_cloud_whose_deadline_has_passed_goes_on_with_what_came(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 3, "patience": 0.05, "deadline": 10.0})
+    edges = edges_of(config, 2)
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    edges[0].send(runner)
+    runner.close()
+    CloudStart(started=time.time() - 11 * 3600).write(tmp_path / "start.json")
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=True, inline=False)
+    assert runner.run(threading.Event())
+    with pytest.raises(RunError, match="the run is complete"):
+        edges[1].send(runner)
+    runner.close()
 
 
 def test_a_run_that_is_closed_without_a_frame_says_so(tmp_path: Path) -> None:

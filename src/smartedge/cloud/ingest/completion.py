@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from smartedge.artifacts.fleet_run import CloudStart
 from smartedge.cloud.handover import Handover
 from smartedge.config import Config
 from smartedge.files import PRIVATE, sync_folder
@@ -13,6 +14,7 @@ __all__ = ["Completion", "ask_to_close", "is_complete", "mark_complete"]
 
 _ASKED = "close"  # a file in the cloud's folder
 _COMPLETE = "complete"  # another one
+_START = "start.json"  # another one
 _HOUR_S = 3600.0
 
 
@@ -23,14 +25,19 @@ class Completion:
         config: the run's settings; ``fleet.expect`` and ``fleet.deadline`` matter.
         folder: the cloud's folder of the run.
         handover: knows the edges.
+        resume: the run was begun before, and its deadline is kept.
+
+    Raises:
+        RunError: the file that holds the begin of the run is damaged.
+        OSError: it cannot be written.
     """
 
-    def __init__(self, config: Config, folder: Path, handover: Handover) -> None:
+    def __init__(self, config: Config, folder: Path, handover: Handover, *, resume: bool) -> None:
         self._expected = config.fleet.expect
         self._asked = folder / _ASKED
         self._handover = handover
         hours = config.fleet.deadline
-        self._deadline = None if hours is None else time.monotonic() + _HOUR_S * hours
+        self._deadline = None if hours is None else time.monotonic() + _seconds_left(folder, hours, resume=resume)
 
     def reached(self) -> bool:
         """Whether the run is complete. Hold ``handover.changed``."""
@@ -41,6 +48,19 @@ class Completion:
             all_in = self._expected is not None and len(sent) >= self._expected
         late = self._deadline is not None and time.monotonic() >= self._deadline
         return all_in or late or self._asked.exists()
+
+
+def _seconds_left(cloud: Path, hours: float, *, resume: bool) -> float:
+    """Seconds until the deadline, ``hours`` after the run's first start. Where it has none yet, that is now.
+
+    Within a process a clock that is set anew changes nothing. Between two processes only the clock is left.
+    """
+    file, now = cloud / _START, time.time()
+    start = CloudStart.read_if_there(file) if resume else None
+    if start is None:
+        start = CloudStart(started=now)
+        start.write(file)
+    return _HOUR_S * hours - max(0.0, now - start.started)
 
 
 def ask_to_close(cloud: Path) -> None:

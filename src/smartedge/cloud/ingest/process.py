@@ -46,7 +46,7 @@ class IngestProcess(Taking):
             learn=None,
             shared=self._store,
         )
-        self._completion = Completion(config, folder, self._handover)
+        self._completion = Completion(config, folder, self._handover, resume=True)
         self._group = IngestGroup(folder)
 
     def mine(self, edges: Collection[str]) -> Collection[str]:
