@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from smartedge.errors import LinkError, SmartEdgeError
+from smartedge.errors import LinkError, LogError, SmartEdgeError
 
 if TYPE_CHECKING:
     from smartedge.edge.runner import EdgeRunner
@@ -67,8 +67,8 @@ def run_again_after_outages(
 ) -> bool:
     """Run an edge that waits for answers (split learning) to its end. True when done, False when stopped.
 
-    Such an edge cannot go on without the cloud. When the link breaks, it goes back to its newest checkpoint, as a
-    killed one would with ``--resume``, and tries again.
+    Such an edge cannot go on without the cloud. When the link breaks, or the cloud's disk is full, it goes back to its
+    newest checkpoint, as a killed one would with ``--resume``, and tries again.
 
     Args:
         begin: makes the runner; its argument says whether to resume.
@@ -82,7 +82,7 @@ def run_again_after_outages(
         seconds = runner.state.counts.traffic.link_seconds
         try:
             return runner.run(stop)
-        except LinkError as error:
+        except (LinkError, LogError) as error:  # such an edge has no log of its own: it is the cloud's that is full
             if stop.is_set():
                 return False
             if runner.state.counts.traffic.link_seconds > seconds:  # the cloud has answered in between

@@ -159,13 +159,13 @@ class Shipper:
                     pause = time.perf_counter()
                     self.spool.wait(_LOOK_S)
                     waited += time.perf_counter() - pause
-                    self.spool.confirm(min(self.link.confirmed(), seq))  # the spool may wait for just that room
+                    self._hear_confirmed(seq)  # the spool may wait for just that room
                     continue
                 message = self.spool.message(seq)
                 with _cloud_stores():
                     self.link.write(message)
                 seq += 1
-                self.spool.confirm(min(self.link.confirmed(), seq))
+                self._hear_confirmed(seq)
             with _cloud_stores():
                 self.link.flush()
             self.spool.confirm(header.end_seq)
@@ -174,11 +174,17 @@ class Shipper:
                 self.link.close()
             self._ended = header
         except LinkError:
-            self.spool.confirm(min(self.link.confirmed(), header.end_seq))
+            self._hear_confirmed(header.end_seq)
             raise
         finally:
             self._traffic.link_seconds += time.perf_counter() - begun - waited
             self._count(header)
+
+    def _hear_confirmed(self, seq: int) -> None:
+        """Drop what the cloud has confirmed of the frames before ``seq``, which were sent."""
+        with _cloud_stores():
+            confirmed = self.link.confirmed()
+        self.spool.confirm(min(confirmed, seq))
 
     def _open(self, header: StreamHeader) -> tuple[StreamHeader, int]:
         """Open a stream; gives it, and the frame that the cloud wants. Where frames are missing there, an earlier one.
@@ -257,7 +263,9 @@ def open_spool(config: Config, folder: Path, tell: Callable[[str], None]) -> Spo
         folder / SPOOL,
         max_bytes=config.spool.max_bytes,
         when_full=config.spool.when_full,
-        waiting=lambda: tell("the spool is full; the edge waits until the cloud has confirmed what is in it"),
+        waiting=lambda why: tell(
+            f"the spool is full ({why}); the edge waits until the cloud has confirmed what is in it"
+        ),
     )
 
 

@@ -34,7 +34,7 @@ class Spool:
         folder: made where it is missing; an existing spool is continued.
         max_bytes: it takes no more than this; None: what the disk holds.
         when_full: what then happens. "block": the edge waits; "stop": an error.
-        waiting: called once where a full spool makes the edge wait.
+        waiting: called once where a full spool makes the edge wait, with the reason and what to do.
 
     Raises:
         LogError: another process uses it, or something that was durable is missing or damaged.
@@ -46,7 +46,7 @@ class Spool:
         *,
         max_bytes: int | None = None,
         when_full: Literal["block", "stop"] = "block",
-        waiting: Callable[[], None],
+        waiting: Callable[[str], None],
     ) -> None:
         self.folder = folder
         self._when_full = when_full
@@ -112,9 +112,14 @@ class Spool:
             self.confirm(next_seq)
 
     def open(self, header: StreamHeader) -> int:
-        """Begin a stream, or go on with one that the spool holds. Returns the frame that is to be written first."""
+        """Begin a stream, or go on with one that the spool holds. Returns the frame that is to be written first.
+
+        Where the spool is full, this waits or raises as :meth:`write` does.
+        """
         if header not in self.streams:
-            self._log.add_stream(header_to_json(header), header.first_seq)
+            data = header_to_json(header)
+            self._make_room(f"header of the stream that begins with frame {header.first_seq}", len(data))
+            self._log.add_stream(data, header.first_seq)
             with self._changed:
                 self.streams.append(header)
                 self._changed.notify_all()
@@ -131,7 +136,7 @@ class Spool:
         """
         seq, size = message.seq, len(message.head) + len(message.payload)
         if seq >= self.next_seq:
-            self._make_room(seq, size)
+            self._make_room(f"frame {seq}", size)
         if not self._log.append(seq, *message):
             return
         self._unsynced_bytes += size
@@ -153,27 +158,27 @@ class Spool:
         self._log.sync()
         self._synced_at = time.monotonic()
 
-    def _make_room(self, seq: int, size: int) -> None:
+    def _make_room(self, what: str, size: int) -> None:
         told = False
         while (reason := self._log.full_for(size)) is not None:
             if self._when_full == "stop":
                 raise LogError(
-                    f"{self.folder}: frame {seq}: the spool is full ({reason}), since the cloud has not confirmed "
+                    f"{self.folder}: {what}: the spool is full ({reason}), since the cloud has not confirmed "
                     f"{self.waiting_frames} frames; do so, or let the edge wait (spool.when_full: block), and continue "
                     "with --resume"
                 )
             if not self.waiting_frames:
                 raise LogError(
-                    f"{self.folder}: frame {seq}: there is no room for a frame of {size} bytes, although the "
-                    f"cloud has confirmed all others ({reason})"
+                    f"{self.folder}: {what}: there is no room for its {size} bytes, although the cloud has confirmed "
+                    f"all frames ({reason})"
                 )
             self.sync()  # what is not durable is not sent, and so never confirmed
             if not told:
                 told = self.full = True
-                self._waiting()
+                self._waiting(reason)
             with self._changed:
                 if self._stopped:
-                    raise LogError(f"{self.folder}: frame {seq}: the run was stopped while the spool was full")
+                    raise LogError(f"{self.folder}: {what}: the run was stopped while the spool was full")
                 self._changed.wait(timeout=0.5)
         self.full = False
 

@@ -284,7 +284,10 @@ class FrameLog(OpenLog):
     def _check_room(self, body: int, what: str) -> None:
         """Refuse before the disk is full, or the log's limit is exceeded."""
         if (reason := self.full_for(body)) is not None:
-            raise LogError(f"{self.folder}: edge {self.edge!r}, {what}: {reason}, and continue with --resume")
+            raise LogError(
+                f"{self.folder}: edge {self.edge!r}, {what}: {reason}; the run goes on then, where it has ended with "
+                "--resume"
+            )
 
     # -- cutting
 

@@ -115,7 +115,7 @@ def send_as_an_edge(link: GrpcLink, config: Config, folder: Path) -> None:
     traffic, first = Traffic(), streams(config)[0]
     shipper = None
     if not first.answered:
-        spool = Spool(folder / "spool", waiting=lambda: None)
+        spool = Spool(folder / "spool", waiting=lambda why: None)
         shipper = Shipper(spool, link, folder / "shipped.json", traffic, tell=lambda text: None)
         shipper.start()
     gate = Gate(Unprotected(first.feature_shape), create_autospec(Ledger, instance=True), Noise(bytes(32)), task=None)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from smartedge.edge.outage import run_again_after_outages, tell_of_the_end
 from smartedge.edge.runner import EdgeRunner
 from smartedge.edge.sender import Traffic
 from smartedge.edge.state import Counts, EdgeState
-from smartedge.errors import FrameError, LinkError
+from smartedge.errors import FrameError, LinkError, LogError
 
 
 class Runs:
@@ -63,6 +63,12 @@ def test_an_edge_that_waits_for_answers_goes_back_to_its_checkpoint_as_often_as_
     assert runs.resumed == [False, True, True, True]
     assert all(0.5 * usual <= wait <= 1.5 * usual for wait, usual in zip(stop.waits, (0.5, 1, 2), strict=True))
     assert told[0].startswith("cloud unreachable for 0 s") and "the cable was pulled" in told[0]
+
+
+def test_an_edge_that_waits_for_answers_waits_for_a_cloud_whose_disk_is_full():
+    runs, stop, told = Runs(LogError("the disk is full: free space on it"), True), Stop(), []
+    assert run_again_after_outages(runs.begin, stop, told.append, resume=False)
+    assert runs.resumed == [False, True] and "the disk is full: free space on it" in told[0]
 
 
 def test_waits_begin_anew_where_the_cloud_has_answered_in_between():

@@ -294,7 +294,7 @@ def test_bytes_of_streams_are_those_of_the_link(monkeypatch):
 def test_a_stream_that_is_closed_is_durable_in_the_spool(tmp_path):
     """What a checkpoint says of frames is written after that."""
     link, traffic = MemoryLink(Receiver()), Traffic()
-    spool = Spool(tmp_path / "spool", waiting=lambda: None)
+    spool = Spool(tmp_path / "spool", waiting=lambda why: None)
     shipper = Shipper(spool, link, tmp_path / "shipped.json", traffic, tell=lambda text: None)  # it has not begun
     gate = Gate(Unprotected((2, 2, 2)), Recorded(), Noise(bytes(32)), task=None)
     box = Sender(

@@ -81,7 +81,7 @@ def no_long_waits(monkeypatch):
 
 
 def filled(folder: Path, *, end: int = 12) -> Spool:
-    spool = Spool(folder / "spool", waiting=lambda: None)
+    spool = Spool(folder / "spool", waiting=lambda why: None)
     write(spool, 0, end)
     return spool
 
@@ -178,14 +178,14 @@ def test_the_edge_does_not_wait_while_the_cloud_is_away_and_stops_when_told(tmp_
     assert not made.finish(stop), "nothing is confirmed"
     made.stop()
     assert not made._thread.is_alive()
-    again = shipper(Spool(tmp_path / "spool", waiting=lambda: None), MemoryLink(StoreHandler(log)), tmp_path)
+    again = shipper(Spool(tmp_path / "spool", waiting=lambda why: None), MemoryLink(StoreHandler(log)), tmp_path)
     assert again.finish(threading.Event()) and log.durable == 12
 
 
 def test_after_a_restart_it_goes_on_where_it_was_and_keeps_the_counts(tmp_path, log):
     first = shipper(filled(tmp_path, end=8), MemoryLink(StoreHandler(log)), tmp_path)
     assert first.finish(threading.Event())
-    spool = Spool(tmp_path / "spool", waiting=lambda: None)
+    spool = Spool(tmp_path / "spool", waiting=lambda why: None)
     write(spool, 8, 12)
     link = Breaking(StoreHandler(log), never)
     second = shipper(spool, link, tmp_path)
@@ -197,7 +197,7 @@ def test_after_a_restart_it_goes_on_where_it_was_and_keeps_the_counts(tmp_path, 
 def test_where_all_was_confirmed_before_the_cloud_hears_of_the_end_once_more(tmp_path, log):
     assert shipper(filled(tmp_path), MemoryLink(StoreHandler(log)), tmp_path).finish(threading.Event())
     link = Breaking(StoreHandler(log), never)
-    again = shipper(Spool(tmp_path / "spool", waiting=lambda: None), link, tmp_path)
+    again = shipper(Spool(tmp_path / "spool", waiting=lambda why: None), link, tmp_path)
     assert again.finish(threading.Event())
     assert (link.opened, link.written) == ([("val", 12)], [])
 
@@ -216,6 +216,26 @@ def test_a_cloud_whose_disk_is_full_is_waited_for(tmp_path, log):
     made = shipper(filled(tmp_path), MemoryLink(Full(log)), tmp_path, told)
     assert made.finish(threading.Event()) and log.durable == 12
     assert sum("the cloud cannot store what is sent: the disk is full" in text for text in told) == 2
+
+
+@pytest.mark.parametrize("asked", [1, 5, 10])
+def test_a_cloud_whose_disk_is_full_is_waited_for_also_where_it_says_so_between_two_frames(tmp_path, log, asked):
+    """An edge that asked for confirmations then took the cloud's error for one of its own disk, and ended."""
+
+    class Full(MemoryLink):
+        times = 0
+
+        def confirmed(self) -> int:
+            self.times += 1
+            if self.times == asked:
+                self.disconnect()
+                raise LogError("the disk is full: free space on it")
+            return super().confirmed()
+
+    told: list[str] = []
+    made = shipper(filled(tmp_path), Full(StoreHandler(log)), tmp_path, told)
+    assert made.finish(threading.Event()) and log.durable == 12
+    assert sum("the cloud cannot store what is sent: the disk is full" in text for text in told) == 1
 
 
 @pytest.mark.parametrize(
@@ -241,7 +261,7 @@ def test_an_edge_that_waits_for_room_does_not_wait_for_a_cloud_that_refuses(tmp_
             raise FleetError("the token is missing or wrong")
 
     full, ends = threading.Event(), []
-    spool = Spool(tmp_path / "spool", max_bytes=2**16, waiting=full.set)
+    spool = Spool(tmp_path / "spool", max_bytes=2**16, waiting=lambda why: full.set())
     spool.open(dataclasses.replace(HEADER, frames=100))
 
     def write_all() -> None:
@@ -309,7 +329,7 @@ def test_an_edge_killed_after_its_last_stream_ends_without_a_cloud_that_has_gone
         return cloud == "gone"
 
     link = Breaking(StoreHandler(log), away)
-    again = shipper(Spool(disk / "spool", waiting=lambda: None), link, disk, told)
+    again = shipper(Spool(disk / "spool", waiting=lambda why: None), link, disk, told)
     assert again.finish(stop)
     if cloud == "gone":
         assert told == ["the cloud has confirmed everything, and is not there any more"]
@@ -347,7 +367,7 @@ def test_a_cloud_that_is_restored_from_an_older_copy_gets_again_what_it_lacks(tm
             older.append(seq, *frame(seq))
         older.sync()
         told: list[str] = []
-        spool = Spool(tmp_path / "spool", waiting=lambda: None)
+        spool = Spool(tmp_path / "spool", waiting=lambda why: None)
         spool.confirm(spool.next_seq)  # as far as the edge knows
         again = shipper(spool, Breaking(InOrder(older), never), tmp_path, told)
         write(spool, spool.next_seq, 12)
@@ -365,7 +385,7 @@ def test_a_cloud_that_wants_what_the_edge_does_not_keep_is_an_error(tmp_path, lo
         for seq in range(8):
             small.append(seq, *frame(seq))
         small.sync()
-    spool = Spool(tmp_path / "spool", waiting=lambda: None)
+    spool = Spool(tmp_path / "spool", waiting=lambda why: None)
     spool.confirm(6)
     assert 0 < spool.first_seq <= 6
     made = shipper(spool, MemoryLink(InOrder(log)), tmp_path)
@@ -407,7 +427,7 @@ def test_without_a_thread_it_ships_the_streams_that_have_ended(tmp_path, log, en
     made = Shipper(spool, MemoryLink(StoreHandler(log)), tmp_path / "shipped.json", Traffic(), tell=lambda text: None)
     made.ship_all()
     assert log.durable == shipped
-    again = Spool(tmp_path / "spool", waiting=lambda: None)  # the folder is free
+    again = Spool(tmp_path / "spool", waiting=lambda why: None)  # the folder is free
     assert again.next_seq == end
     again.close()
 
@@ -417,7 +437,7 @@ def test_a_link_that_cannot_ask_hears_what_was_confirmed_to_an_earlier_process(t
     link = MemoryLink(StoreHandler(log))
     heard: list[int] = []
     link.assume_confirmed = heard.append  # type: ignore[method-assign]
-    spool = Spool(tmp_path / "spool", waiting=lambda: None)
+    spool = Spool(tmp_path / "spool", waiting=lambda why: None)
     Shipper(spool, link, tmp_path / "shipped.json", Traffic(), tell=lambda text: None)
     spool.close()
     assert heard == [12]

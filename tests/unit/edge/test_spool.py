@@ -24,12 +24,12 @@ LATER = dataclasses.replace(HEADER, split="val", first_seq=8, frames=4)
 
 
 def frame(seq: int, size: int = 96) -> Message:
-    return serialise(Frame(seq, EncodedBatch(np.arange(3), np.array([0, 1, 0]), bytes([seq]) * size, b"")), HEADER)
+    return serialise(Frame(seq, EncodedBatch(np.arange(3), np.array([0, 1, 0]), bytes([seq % 256]) * size, b"")), HEADER)
 
 
 @contextlib.contextmanager
 def opened(folder: Path, **arguments: Any) -> Iterator[Spool]:
-    with contextlib.closing(Spool(folder, **{"waiting": lambda: None, **arguments})) as spool:
+    with contextlib.closing(Spool(folder, **{"waiting": lambda why: None, **arguments})) as spool:
         yield spool
 
 
@@ -114,8 +114,13 @@ def test_a_full_spool_stops_the_run_with_a_clear_error(tmp_path):
 
 
 def test_a_full_spool_makes_the_edge_wait_until_there_is_room(tmp_path):
-    told = threading.Event()
-    with opened(tmp_path, max_bytes=2**16, waiting=told.set) as spool:
+    told, reasons = threading.Event(), []
+
+    def wait(why: str) -> None:
+        reasons.append(why)
+        told.set()
+
+    with opened(tmp_path, max_bytes=2**16, waiting=wait) as spool:
         spool.open(dataclasses.replace(HEADER, frames=100))
 
         def write() -> None:
@@ -131,6 +136,25 @@ def test_a_full_spool_makes_the_edge_wait_until_there_is_room(tmp_path):
             spool.confirm(spool.next_seq)
             writing.join(timeout=0.01)
         assert spool.next_seq == 100
+    assert "bytes of 65536 are used: raise store.max_bytes (in the cloud) or spool.max_bytes (on the edge)" in reasons[0]
+
+
+def test_a_stream_begins_when_a_full_spool_has_room_again(tmp_path):
+    """It ended the run, although the edge was to wait."""
+    told = threading.Event()
+    with opened(tmp_path, max_bytes=2**16, waiting=lambda why: told.set()) as spool:
+        spool.open(dataclasses.replace(HEADER, frames=500))
+        seq = 0
+        while spool._log.full_for(100) is None:
+            spool.write(frame(seq, size=50))
+            seq += 1
+        opening = threading.Thread(target=spool.open, args=(dataclasses.replace(LATER, first_seq=500),))
+        opening.start()
+        assert told.wait(timeout=30) and len(spool.streams) == 1
+        while opening.is_alive():
+            spool.confirm(spool.next_seq)
+            opening.join(timeout=0.01)
+        assert len(spool.streams) == 2
 
 
 def test_a_stop_ends_the_waiting_and_so_does_a_frame_that_never_fits(tmp_path):
@@ -141,7 +165,7 @@ def test_a_stop_ends_the_waiting_and_so_does_a_frame_that_never_fits(tmp_path):
             write_large(spool, 100)
     with opened(tmp_path / "small", max_bytes=2**16) as spool:
         spool.open(HEADER)
-        with pytest.raises(LogError, match=r"no room for a frame of \d+ bytes, although"):
+        with pytest.raises(LogError, match=r"no room for its \d+ bytes, although"):
             spool.write(frame(0, size=2**16))
 
 

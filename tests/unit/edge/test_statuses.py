@@ -55,7 +55,7 @@ def ship(first: Serve, folder: Path, told: list[str]) -> Cloud:
         server.add_generic_rpc_handlers((cloud,))
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        spool = Spool(folder / "spool", waiting=lambda: None)
+        spool = Spool(folder / "spool", waiting=lambda why: None)
         spool.open(HEADER)
         for seq in range(2):
             batch = EncodedBatch(np.arange(3), np.array([0, 1, 0]), bytes(96), b"")

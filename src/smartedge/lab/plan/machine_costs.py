@@ -56,7 +56,7 @@ def transport_cost(folder: Path, repeats: int) -> Transport:
             split="train",
             frames=frames,
         )
-        log, spool = FeatureLog(folder / f"log-{numbers}"), Spool(folder / f"spool-{numbers}", waiting=lambda: None)
+        log, spool = FeatureLog(folder / f"log-{numbers}"), Spool(folder / f"spool-{numbers}", waiting=lambda why: None)
         receiver = GrpcReceiver(StoreHandler(log), "127.0.0.1")
         receiver.start()
         link = GrpcLink(f"127.0.0.1:{receiver.port}")
