@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from smartedge.config import Config
 from smartedge.errors import ConfigError, LinkError
+from smartedge.framelog.log import check_disk
 from smartedge.links import named_credentials
 from smartedge.methods.base import get_method
 from smartedge.run_folder import note_facts
@@ -59,6 +60,7 @@ def run_ingest(
     if fleet is not None:
         credentials, register = ingest_credentials(fleet), Register(fleet)
     note_facts(config, edge=False)
+    check_disk(config.run_dir / "cloud")
     process, stop = IngestProcess(config, config.run_dir / "cloud", monitor), stop or Stop()
     receiver = JetStreamReceiver(
         process.ingest,

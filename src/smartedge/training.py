@@ -12,6 +12,7 @@ from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, load_config, load_run_config
 from smartedge.datasets import check_data, open_data, with_given_data
+from smartedge.framelog.log import check_disk
 from smartedge.links import check_receiver, one_way_receiver, receiver_for, sender_to, why_unreachable
 from smartedge.methods.base import get_method
 from smartedge.models.zoo.names import check_name
@@ -142,7 +143,8 @@ def run_edge(
     method, stop = get_method(config.method), stop or Stop()
     tell = teller(monitor, "edge", "link")
     sender = None
-    if method.has_cloud:  # a wrong address or certificate is told before torch is imported
+    if method.has_cloud:  # a full disk, a wrong address or certificate is told before torch is imported
+        check_disk(config.run_dir / "edge")
         sender = sender_to(config, location, bundle)
         if reason := why_unreachable(location, bundle):
             tell(reason)
@@ -202,6 +204,7 @@ def release_images(  # noqa: PLR0913 - one argument for each option of the comma
     from smartedge.fronts.runtime import OnnxFront
 
     note_facts(config, edge=True)
+    check_disk(config.run_dir / "edge")
     sender = sender_to(config, location, bundle)
     front = OnnxFront(published, config.threads)
     tell = teller(monitor, "edge", "metrics")
@@ -234,8 +237,9 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
             f"method: '{config.method}' sends nothing, so there is no cloud to start; use 'smartedge edge'"
         )
     config = in_folder(config.exact(), "run", ["cloud"], resume=resume)
-    # What is wrong with the address, the fleet or the name is told before torch is imported.
+    # What is wrong with the address, the fleet, the disk or the name is told before torch is imported.
     check_receiver(config, host, port, fleet=fleet, behind_proxy=behind_proxy)
+    check_disk(config.run_dir / "cloud")
     check_name(config.model.name)
 
     import torch
@@ -300,6 +304,8 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
     cloud = None
     try:
         with stop_on_signals() as stop:
+            if get_method(config.method).has_cloud:
+                check_disk(config.run_dir / "cloud")
             dataset = open_data(config, monitor)
             _warn_of_early_releases(config, monitor)
             if get_method(config.method).has_cloud:

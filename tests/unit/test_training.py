@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from smartedge import training
 from smartedge.config import Config, Section, differences, load_config
-from smartedge.errors import RunError
+from smartedge.errors import LogError, RunError
+from smartedge.framelog import log
 from smartedge.image_size import ImageSize
+from smartedge.ingest import run_ingest
 from smartedge.run_folder import note_facts, prepare_run
 from smartedge.runs.progress import Quiet, Update
-from smartedge.training import _warn_of_early_releases, run_cloud, run_edge, train
+from smartedge.training import _warn_of_early_releases, release_images, run_cloud, run_edge, train
 
 SUPPRESSED = {"data": {"sensitive": "masculine"}, "adversary": {"exits": ["mlp"]}}
 
@@ -210,3 +216,38 @@ def test_a_first_start_that_failed_leaves_nothing_to_agree_with(tmp_path: Path) 
     second = load_config(first, {"seed": 5})
     note_facts(second, edge=True)
     assert load_config(second.run_dir / "config.yaml") == second
+
+
+@pytest.mark.parametrize("begin", ["edge", "cloud", "releasing edge", "ingest", "both in one process"])
+def test_a_disk_that_is_full_or_cannot_be_written_is_told_before_any_work(
+    begin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told when the front had been trained, or the first frame came. The data set is not even looked for."""
+    config = load_config({"run_dir": str(tmp_path / "run"), "data": {"path": "drawn"}})
+    nobody: Any = None
+    starts: dict[str, Callable[[], object]] = {
+        "edge": lambda: run_edge(config, "127.0.0.1:9", Quiet()),
+        "cloud": lambda: run_cloud(config, "127.0.0.1", 0, Quiet()),
+        "releasing edge": lambda: release_images(nobody, config, tmp_path / "nowhere", "127.0.0.1:9", Quiet()),
+        "ingest": lambda: run_ingest(config, "nats://127.0.0.1:9/stream", Quiet()),
+        "both in one process": lambda: train(config, single_process=True, monitor=Quiet()),
+    }
+    place = str(tmp_path / "run" / ("edge" if "edge" in begin else "cloud"))
+
+    def fails(*arguments: object) -> None:
+        pytest.fail("work began")
+
+    monkeypatch.setattr(training, "open_data", fails)
+    monkeypatch.setattr(training, "sender_to", fails)
+    with monkeypatch.context() as full:
+        full.setattr(log, "_SPARE_BYTES", 2**80)
+        with pytest.raises(LogError, match=f"{place}: .* bytes are free .*: free space on it"):
+            starts[begin]()
+
+    def read_only(file: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(log, "sync_file", read_only)
+        with pytest.raises(LogError, match=f"{place}: .*: the disk can only be read"):
+            starts[begin]()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import zlib
 from bisect import bisect_right
 from operator import attrgetter
@@ -30,7 +31,7 @@ from smartedge.framelog.records import (
     LogFile,
 )
 
-__all__ = ["FrameLog"]
+__all__ = ["FrameLog", "check_disk"]
 
 _first_seq = attrgetter("first_seq")
 
@@ -148,11 +149,7 @@ class FrameLog(OpenLog):
             used = f"{self._size} bytes of {self.max_bytes} are used"
             return f"{used}: raise store.max_bytes (in the cloud) or spool.max_bytes (on the edge)"
         with self._guarded("written"):
-            disk = os.statvfs(self.folder)
-        free = disk.f_bavail * disk.f_frsize
-        if free < count + self.spare_bytes:
-            return f"{free} bytes are free on the disk, and {self.spare_bytes} must stay free: free space on it"
-        return None
+            return _lacks_room(self.folder, count, self.spare_bytes)
 
     def sync(self) -> int:
         """Return when everything appended before the call is durable, with the watermark moved. Returns the watermark.
@@ -321,3 +318,30 @@ class FrameLog(OpenLog):
             self._position, self._streams_position = end, streams_end
         self._index.cut(next_seq)
         self.stream_headers = streams
+
+
+def check_disk(folder: Path) -> None:
+    """Refuse the folder of a log, which need not be there yet, if the log could not be written there now.
+
+    Raises:
+        LogError: the disk is nearly full, or cannot be written.
+    """
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".", suffix=".tmp", buffering=0) as file:
+            file.write(bytes(4096))
+            sync_file(file.fileno())
+        reason = _lacks_room(place, 0, _SPARE_BYTES)
+    except OSError as error:
+        reason = disk_error(error)
+    if reason is not None:
+        raise LogError(f"{folder}: no frames can be written there: {reason}")
+
+
+def _lacks_room(folder: Path, count: int, spare: int) -> str | None:
+    """Why the disk of a folder has no room for so many bytes, and what to do; None: it has."""
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if free >= count + spare:
+        return None
+    return f"{free} bytes are free on the disk, and {spare} must stay free: free space on it"

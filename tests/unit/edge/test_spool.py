@@ -24,7 +24,9 @@ LATER = dataclasses.replace(HEADER, split="val", first_seq=8, frames=4)
 
 
 def frame(seq: int, size: int = 96) -> Message:
-    return serialise(Frame(seq, EncodedBatch(np.arange(3), np.array([0, 1, 0]), bytes([seq % 256]) * size, b"")), HEADER)
+    return serialise(
+        Frame(seq, EncodedBatch(np.arange(3), np.array([0, 1, 0]), bytes([seq % 256]) * size, b"")), HEADER
+    )
 
 
 @contextlib.contextmanager
@@ -136,7 +138,9 @@ def test_a_full_spool_makes_the_edge_wait_until_there_is_room(tmp_path):
             spool.confirm(spool.next_seq)
             writing.join(timeout=0.01)
         assert spool.next_seq == 100
-    assert "bytes of 65536 are used: raise store.max_bytes (in the cloud) or spool.max_bytes (on the edge)" in reasons[0]
+    assert (
+        "bytes of 65536 are used: raise store.max_bytes (in the cloud) or spool.max_bytes (on the edge)" in reasons[0]
+    )
 
 
 def test_a_stream_begins_when_a_full_spool_has_room_again(tmp_path):
