@@ -197,6 +197,23 @@ TASKS = {
         augment="flip-crop",
         small_input=False,
     ),
+    # All of CIFAR-10, by a network that one core trains in half an hour.
+    "cifar10-resnet18-stem-all": Task(
+        "cifar10",
+        "label",
+        32,
+        "resnet18",
+        "layer1",
+        {"16x8x8+262": ("learned-262",), "8x8x8+122": ("learned-122",)},
+        ("image",),
+        train=50_000,
+        val=1000,
+        test=10_000,
+        epochs=12,
+        batch=128,
+        augment="flip-crop",
+        small_input=False,
+    ),
     # The following are for a machine with a GPU. All of CIFAR-10:
     "cifar10-resnet18": Task(
         "cifar10",

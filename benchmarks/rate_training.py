@@ -71,6 +71,7 @@ def run_edge(config: Config, folder: Path) -> dict[str, Any]:
         if config.codec_name.startswith("learned"):
             assert runner.gate is not None
             runner.config = load_config(config, {"codec": {"name": "float32", "bytes": None}})
+            runner.streams = replace(runner.streams, config=runner.config)
             runner.sender = runner._make_sender(link, runner.gate)
         runner.run(threading.Event())
     summary = json.loads((folder / "edge" / "summary.json").read_text())
