@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import sys
 import textwrap
 from collections import Counter
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.cli.arguments import names, seconds
 from smartedge.cli.common import write_report_where_possible
 from smartedge.errors import ConfigError, DataError
 from smartedge.lab.audit.clock import Clock
@@ -85,7 +85,6 @@ FILE.audit/ (or --out) takes audit.json, a page audit.html and the finished atta
 _HEADINGS = ("no attacker exceeds", "training image", "undefended", "floor", "prediction floor", "chance", "DP bound")
 _MOST_SHOWN = 6  # attributes
 _REPORT_SECONDS, _REPORT_SHARE = 20.0, 0.1  # kept of a budget for the report: the smaller one
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
@@ -132,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.config import load_run_config
     from smartedge.runs.progress import Bars
 
-    clock = Clock(None if args.budget is None else seconds(args.budget))
+    clock = Clock(None if args.budget is None else seconds(args.budget, "--budget"))
     _check(args)
     usual = load_run_config(args.run_dir).threads if args.run_dir else max(1, (os.cpu_count() or 2) // 2)
     import torch
@@ -186,8 +185,8 @@ def _of_features(args: argparse.Namespace, clock: Clock, monitor: Monitor) -> tu
     from smartedge.lab.audit.given.run import GivenSettings, audit_features
 
     settings = _settings(args)
-    names = None if settings.attributes == ("all",) else settings.attributes
-    table = read_table(args.features, attributes=names, seed=args.seed)
+    columns = None if settings.attributes == ("all",) else settings.attributes
+    table = read_table(args.features, attributes=columns, seed=args.seed)
     folder = args.out or Path(f"{args.features}.audit")
     how = GivenSettings(args.noise, args.known_label, args.seed, args.features.name)
     result = audit_features(table, settings, how, folder, monitor, clock=_without_report(clock))
@@ -209,34 +208,13 @@ def _settings(args: argparse.Namespace) -> AuditSettings:
     from smartedge.lab.audit.call import AuditSettings
 
     return AuditSettings(
-        attributes=_names(args.attributes, "--attributes"),
-        attacks=_names(args.attacks, "--attacks"),
-        budget=None if args.budget is None else seconds(args.budget),
+        attributes=names(args.attributes, "--attributes"),
+        attacks=names(args.attacks, "--attacks"),
+        budget=None if args.budget is None else seconds(args.budget, "--budget"),
         seeds=args.seeds,
         undefended=args.undefended,
         fresh=args.fresh,
     )
-
-
-def seconds(text: str) -> float:
-    """``"90s"``, ``"5m"``, ``"1.5h"`` or a bare number of seconds.
-
-    Raises:
-        ConfigError: the text is not a positive time.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise ConfigError(f"--budget {text!r}: must be a positive time, such as 90s, 5m or 2h")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def _names(text: str | None, option: str) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise ConfigError(f"{option}: the list is empty; name at least one")
-    return names
 
 
 def _print(result: Audit) -> None:
@@ -250,15 +228,7 @@ def _print(result: Audit) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column("best attack")
-    for heading in (
-        "no attacker exceeds",
-        "training image",
-        "undefended",
-        "floor",
-        "prediction floor",
-        "chance",
-        "DP bound",
-    ):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="right")
     for name, block in result.attributes.items():
         table.add_row(

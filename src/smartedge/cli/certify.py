@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smartedge.errors import ConfigError
+from smartedge.cli.arguments import names
 
 if TYPE_CHECKING:
     from smartedge.artifacts.certificate import Certificate
@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.runs.progress import Bars, Quiet
 
     settings = CertifySettings(
-        attributes=_names(args.attributes, "--attributes"),
+        attributes=names(args.attributes, "--attributes"),
         confidence=args.confidence,
         releases=args.releases,
         label_known=args.known_label,
-        splits=_names(args.splits, "--splits"),
+        splits=names(args.splits, "--splits"),
         persons=args.persons,
     )
     monitor = Quiet() if args.json else Bars()
@@ -80,15 +80,6 @@ def run(args: argparse.Namespace) -> int:
         _print(certificate)
         print(file)
     return 0
-
-
-def _names(text: str | None, option: str) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise ConfigError(f"{option}: the list is empty; name at least one")
-    return names
 
 
 def _print(certificate: Certificate) -> None:

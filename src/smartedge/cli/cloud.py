@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
+from smartedge.cli.arguments import host_and_port
 from smartedge.cli.common import add_side_arguments, add_watch_argument, metrics_address, side, watch_address
 from smartedge.cli.ending import cloud_ended
 from smartedge.errors import ConfigError
 from smartedge.runs.progress import Monitor, Update
 from smartedge.stopping import Stopped
 
-__all__ = ["FleetArguments", "add_fleet_arguments", "add_parser", "fleet_of", "parse_address", "run"]
+__all__ = ["FleetArguments", "add_fleet_arguments", "add_parser", "fleet_of", "run"]
+
+_HERE = "127.0.0.1:8815"
 
 
 class FleetArguments(TypedDict):
@@ -40,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser: argparse.ArgumentParser = subparsers.add_parser("cloud", description=_DESCRIPTION)
     add_side_arguments(parser)
     parser.add_argument(
-        "--listen", metavar="HOST:PORT", default="127.0.0.1:8815", help="default: %(default)s; port 0: any free one"
+        "--listen", metavar="HOST:PORT", default=_HERE, help="default: %(default)s; port 0: any free one"
     )
     parser.add_argument(
         "--listen-udp",
@@ -57,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.lab.watch import watching_run
     from smartedge.training import run_cloud
 
-    host, port = parse_address(args.listen, "--listen")
+    host, port = host_and_port(args.listen, "--listen", example=_HERE)
     fleet = fleet_of(args)
-    udp = None if args.listen_udp is None else parse_address(args.listen_udp, "--listen-udp")
+    udp = None if args.listen_udp is None else host_and_port(args.listen_udp, "--listen-udp", example=_HERE)
     metrics = metrics_address(args)
     watch = watch_address(args.watch)
     with side(args, "cloud") as (config, monitor, stop), watching_run(watch, config.run_dir, _teller(monitor)):
@@ -92,11 +95,3 @@ def fleet_of(args: argparse.Namespace) -> FleetArguments:
     if args.behind_proxy and args.fleet is None:
         raise ConfigError("--behind-proxy: only with --fleet DIR, whose tokens the edges show")
     return {"fleet": args.fleet, "behind_proxy": args.behind_proxy}
-
-
-def parse_address(text: str, option: str) -> tuple[str, int]:
-    """``"host:port"`` → host and port."""
-    host, found, port = text.rpartition(":")
-    if not found or not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"{option} {text}: write it as HOST:PORT, for example 127.0.0.1:8815")
-    return host.strip("[]"), int(port)

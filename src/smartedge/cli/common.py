@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from smartedge.cli.arguments import host_and_port
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.logs import logging_to_stderr
@@ -21,6 +22,7 @@ from smartedge.runs.progress import Bars, JsonLines, LogLines, Monitor
 from smartedge.stopping import Stop, stop_on_signals
 
 _WATCH_PORT = 8817
+_LOCAL = "127.0.0.1"
 _LINES: queue.SimpleQueue[str] = queue.SimpleQueue()  # of standard input, where 'smartedge train' holds it open
 
 __all__ = [
@@ -123,7 +125,7 @@ def metrics_address(args: argparse.Namespace) -> tuple[str, int] | None:
     Raises:
         ConfigError: it has another form.
     """
-    return None if args.metrics is None else _address(args.metrics, "--metrics", 9464)
+    return None if args.metrics is None else host_and_port(args.metrics, "--metrics", example="9464", host=_LOCAL)
 
 
 def add_watch_argument(parser: argparse.ArgumentParser) -> None:
@@ -144,14 +146,7 @@ def watch_address(text: str | None, option: str = "--watch") -> tuple[str, int] 
     Raises:
         ConfigError: it has another form.
     """
-    return None if text is None else _address(text, option, _WATCH_PORT)
-
-
-def _address(text: str, option: str, example: int) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"{option} {text}: write it as PORT or HOST:PORT, for example {example}")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    return None if text is None else host_and_port(text, option, example=str(_WATCH_PORT), host=_LOCAL)
 
 
 def write_report_where_possible(run_dir: Path) -> Path | None:

@@ -45,7 +45,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Write the bundle."""
-    from smartedge.cli.fronts import calibration_of
     from smartedge.fleet.signing import SIGNING_KEY, make_signing_key
     from smartedge.fronts.bundle import check_new
     from smartedge.inference.answering import check_threshold
@@ -58,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fleet is not None and not (args.fleet / "authority.pem").exists():
         raise ConfigError(f"--fleet {args.fleet}: is no fleet; 'smartedge fleet init {args.fleet}' makes one")
     from smartedge.inference.exporting import export_front  # imports torch: what is wrong so far has been told
+    from smartedge.inference.run_calibration import calibration_of
 
     try:
         calibration = calibration_of(trained, TorchFront(trained))

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.cli.arguments import host_and_port
 from smartedge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -116,14 +117,13 @@ def _add(args: argparse.Namespace) -> None:
 
 def _check_where(address: str) -> bool:
     """Raise where no edge could send to this address. Whether it is a broker's."""
-    from smartedge.cli.cloud import parse_address
     from smartedge.wire.jetstream.messages import NATS, Address
 
     to_broker = address.startswith(NATS)
     if to_broker:
         Address.parse(address)
     else:
-        parse_address(address, "--cloud")
+        host_and_port(address, "--cloud", example="cloud.example:8815")
     return to_broker
 
 

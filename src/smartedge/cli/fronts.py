@@ -1,25 +1,18 @@
-"""What several verbs need of published fronts: whom to trust, what to require, and the calibration of a run's exit."""
+"""What several verbs need of published fronts: whom to trust, and what to require."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smartedge.errors import ConfigError, RunError, SmartEdgeError
+from smartedge.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from smartedge.artifacts.front import Calibration
     from smartedge.fronts.bundle import PublishedFront
-    from smartedge.inference.trained import TorchFront, TrainedRun
-    from smartedge.types import Labels
 
-__all__ = ["add_trust_arguments", "calibration_of", "open_published"]
+__all__ = ["add_trust_arguments", "open_published"]
 
 
 def add_trust_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,50 +58,3 @@ def open_published(folder: Path, args: argparse.Namespace, *, labels_sent: bool)
             "--unsigned"
         )
     return open_front(folder, trust=trust, require=require, labels_sent=labels_sent)
-
-
-def calibration_of(run: TrainedRun, front: TorchFront) -> Calibration:
-    """The calibration of a run's exit: from ``edge/calibration.json``, or made now from the validation images.
-
-    Raises:
-        SmartEdgeError: the validation images cannot be opened.
-    """
-    from smartedge.artifacts.front import RunCalibration
-    from smartedge.inference.backs import LocalBack
-    from smartedge.inference.calibrating import calibrate
-    from smartedge.privacy.noise import Noise
-    from smartedge.runs.checkpoint import back_weights
-
-    file = run.folder / "edge" / "calibration.json"
-    has_back = back_weights(run.folder / "cloud", run.config.model.cut).exists()
-    known = RunCalibration.read_if_there(file)
-    if known is not None and (known.calibration.back_accuracy is not None or not has_back):
-        return known.calibration
-    found = calibrate(
-        front,
-        _validation(run),
-        noise=Noise.open(run.folder / "edge" / "noise.key", existing=True),
-        protected=run.config.dp.apply_to == "always",
-        back=LocalBack(run) if has_back else None,
-    )
-    RunCalibration(calibration=found).write(file)
-    return found
-
-
-def _validation(run: TrainedRun) -> Iterator[tuple[NDArray[np.uint8], Labels]]:
-    import numpy as np
-
-    from smartedge.datasets import dataset_of
-    from smartedge.inference.answering import BATCH
-
-    if not (run.folder / "config.yaml").exists():
-        raise RunError(f"{run.folder}: has no config.yaml, so its validation images are not known; give --threshold")
-    try:
-        split = dataset_of(run.config).splits["val"]
-    except SmartEdgeError as error:
-        raise type(error)(
-            f"the run's validation images, which calibrate its exit, cannot be opened: {error}"
-        ) from error
-    for start in range(0, len(split), BATCH):
-        batch = split.read(np.arange(start, min(start + BATCH, len(split))))
-        yield batch.images_BCHW.numpy(), batch.labels.numpy()

@@ -178,7 +178,7 @@ class _RunModel:
         front, run = TorchFront(self.run), self.run
         calibration, threshold = None, _THRESHOLD if args.threshold is None else args.threshold
         if (goal := goal_of(args)) is not None:
-            from smartedge.cli.fronts import calibration_of
+            from smartedge.inference.run_calibration import calibration_of
 
             calibration = calibration_of(run, front)
             threshold = goal.threshold(calibration)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.cli.arguments import comma_separated
 from smartedge.cli.common import add_override_argument
-from smartedge.cli.profile import add_measuring_arguments, comma_separated, positive_repeats, threads
+from smartedge.cli.profile import add_measuring_arguments, positive_repeats, threads
 from smartedge.files import disk_error
 
 if TYPE_CHECKING:
-    from smartedge.artifacts.plan import PlanFile
     from smartedge.artifacts.profile import Profile
     from smartedge.config import Config
     from smartedge.lab.plan.search import Plan
@@ -93,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.lab.plan.draw import draw_plan
     from smartedge.lab.plan.job import Job, Setting
     from smartedge.lab.plan.links import parse_link
-    from smartedge.lab.plan.search import Constraints, explain, make_plan, parse_depth, written
+    from smartedge.lab.plan.profile import only
+    from smartedge.lab.plan.search import Constraints, as_file, explain, make_plan, parse_depth, written
     from smartedge.methods.base import METHODS
     from smartedge.methods.schedules import SCHEDULES
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     edge, cloud, counts = _profiles(args, config)
     if args.watts is not None:
         edge = edge.model_copy(update={"compute_watts": args.watts})
-    edge, cloud = (_only(profile, args.cuts, args.codecs) for profile in (edge, cloud))
+    edge, cloud = (only(profile, args.cuts, args.codecs) for profile in (edge, cloud))
     constraints = Constraints(
         max_edge_bytes=_size("--max-edge-memory", args.max_edge_memory),
         max_bytes=_size("--max-bytes", args.max_bytes),
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     setting = Setting(edge, cloud, link, same_machine=args.same_machine)
     plan = make_plan(config, job, setting, constraints, methods=methods, schedules=schedules)
     if args.json:
-        print(json.dumps(_as_file(plan, explain(plan)).as_json(), indent=1, allow_nan=False))
+        print(json.dumps(as_file(plan).as_json(), indent=1, allow_nan=False))
     else:
         _print_table(plan, args.top)
         print()
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         _say(args, draw_plan(plan, args.plot))
     if args.write is not None:
-        from smartedge.cli.init import commented_yaml
+        from smartedge.config.writing import commented_yaml
 
         if plan.chosen is None:
             raise ConfigError(
@@ -187,26 +187,6 @@ def _measure(args: argparse.Namespace, config: Config) -> tuple[Profile, dict[st
         return measure_here(config, monitor=monitor, cuts=args.cuts, codecs=args.codecs, repeats=positive_repeats(args))
     finally:
         monitor.close()
-
-
-def _only(profile: Profile, cuts: tuple[str, ...], codecs: tuple[str, ...]) -> Profile:
-    """The profile with the requested cuts and codecs only. ``float32`` stays: gradients come back as float32."""
-    from smartedge.errors import ConfigError
-
-    if cuts and cuts != ("all",):
-        if missing := [name for name in cuts if name not in {cut.name for cut in profile.cuts}]:
-            raise ConfigError(f"--cuts: {', '.join(missing)}: not in the profile of {profile.name}; measure it again")
-        profile = profile.model_copy(update={"cuts": tuple(cut for cut in profile.cuts if cut.name in cuts)})
-    if codecs:
-        kept = {*codecs, "float32"}
-        fewer = tuple(
-            cut.model_copy(update={"codecs": {n: c for n, c in cut.codecs.items() if n in kept}})
-            for cut in profile.cuts
-        )
-        images = {name: codec for name, codec in profile.whole.codecs.items() if name in kept} or profile.whole.codecs
-        whole = profile.whole.model_copy(update={"codecs": images})
-        profile = profile.model_copy(update={"cuts": fewer, "whole": whole})
-    return profile
 
 
 def _images(args: argparse.Namespace, config: Config, counts: dict[str, int]) -> dict[Any, int]:
@@ -294,25 +274,3 @@ def _print_table(plan: Plan, top: int) -> None:
 
 def _first(plan: Plan, method: str) -> Any:
     return next((p for p in plan.ranked if p.choice.method == method), None)
-
-
-def _as_file(plan: Plan, reasons: list[str]) -> PlanFile:
-    from smartedge.artifacts.plan import PlanFile
-
-    setting = plan.setting
-    return PlanFile.model_validate(
-        {
-            "energy": "modelled, see docs/decisions/0010-planner.md",
-            "link": dataclasses.asdict(setting.link),
-            "same_machine": setting.same_machine,
-            **{
-                side: {"name": profile.name, "kind": profile.kind, "date": profile.date}
-                for side, profile in (("edge", setting.edge), ("cloud", setting.cloud))
-            },
-            "job": dataclasses.asdict(plan.job),
-            "recommended": None if plan.best is None else dataclasses.asdict(plan.best.choice),
-            "chosen": None if plan.chosen is None else dataclasses.asdict(plan.chosen.choice),
-            "reasons": reasons,
-            "ranked": [dataclasses.asdict(p) for p in plan.ranked],
-        }
-    )

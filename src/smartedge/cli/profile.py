@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from smartedge.cli.arguments import comma_separated
 from smartedge.cli.common import add_override_argument
 
-__all__ = ["add_parser", "comma_separated", "run"]
+__all__ = ["add_measuring_arguments", "add_parser", "positive_repeats", "run", "threads"]
 
 _DESCRIPTION = """\
 Measure this machine for 'smartedge plan': time of each step at each cut, bytes and time of each codec, memory, disk and
@@ -53,11 +54,6 @@ def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
         help="times each step is timed; three where these take a second (default: %(default)s)",
     )
     parser.add_argument("--threads", type=int, help="CPU threads: short for --set hardware.threads=...")
-
-
-def comma_separated(text: str) -> tuple[str, ...]:
-    """``"a,b"`` → ``("a", "b")``."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from smartedge.cli.cloud import add_fleet_arguments, fleet_of, parse_address
+from smartedge.cli.arguments import host_and_port
+from smartedge.cli.cloud import add_fleet_arguments, fleet_of
 from smartedge.cli.common import add_operation_arguments, logs, metrics_address
 from smartedge.runs.monitoring import Figure, Watched, watching
 from smartedge.stopping import Stopped, stop_on_signals
 
 __all__ = ["add_parser", "run"]
 
+_HERE = "127.0.0.1:8816"
 _CLIENTS = 64  # that are answered at the same time
 
 _DESCRIPTION = """\
@@ -36,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser: argparse.ArgumentParser = subparsers.add_parser("serve", description=_DESCRIPTION)
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished hierarchical run")
     parser.add_argument(
-        "--listen", metavar="HOST:PORT", default="127.0.0.1:8816", help="default: %(default)s; port 0: any free one"
+        "--listen", metavar="HOST:PORT", default=_HERE, help="default: %(default)s; port 0: any free one"
     )
     add_fleet_arguments(parser)
     add_operation_arguments(parser)
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.inference.trained import TrainedRun
     from smartedge.links import check_receiver, receiver_for
 
-    host, port = parse_address(args.listen, "--listen")
+    host, port = host_and_port(args.listen, "--listen", example=_HERE)
     metrics, fleet = metrics_address(args), fleet_of(args)
     trained = TrainedRun.open(args.run_dir)
     trained.check_back()

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.cli.arguments import seconds
 from smartedge.cli.common import add_override_argument
 from smartedge.errors import ConfigError, RunError
 
@@ -56,7 +57,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Make the runs, print the table, write the page."""
-    from smartedge.cli.audit import seconds
     from smartedge.config import load_config
     from smartedge.lab.sweep import folder_of, parse_axes, sweep
     from smartedge.run_folder import name_of
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             args.overrides,
             folder=folder,
             seeds=args.seeds,
-            audit_seconds=(seconds(args.budget) if args.budget else math.inf) if args.audit else None,
+            audit_seconds=(seconds(args.budget, "--budget") if args.budget else math.inf) if args.audit else None,
             single_process=args.single_process,
         )
     except KeyboardInterrupt as interrupt:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from smartedge.artifacts.run import Speed
 from smartedge.cli.app import main
-from smartedge.cli.init import commented_yaml
 from smartedge.config import Config, load_config
+from smartedge.config.writing import commented_yaml
 from smartedge.image_size import ImageSize
 from smartedge.lab.plan.propose import look, propose
 

@@ -9,7 +9,7 @@ from smartedge.config import Config
 from smartedge.errors import ConfigError
 from smartedge.files import disk_error
 
-__all__ = ["check_network", "load_profile", "network_of", "save_profile"]
+__all__ = ["check_network", "load_profile", "network_of", "only", "save_profile"]
 
 
 def network_of(config: Config) -> ProfiledNetwork:
@@ -67,3 +67,30 @@ def check_network(profile: Profile, config: Config, path: Path) -> None:
     if wrong := [key for key in mine if there[key] != mine[key]]:
         said = "; ".join(f"{key}: {there[key]} there, {mine[key]} here" for key in wrong)
         raise ConfigError(f"{path}: was measured with other settings ({said}); measure again with 'smartedge profile'")
+
+
+def only(profile: Profile, cuts: tuple[str, ...], codecs: tuple[str, ...]) -> Profile:
+    """The profile with the requested cuts and codecs alone. ``float32`` stays: gradients come back as float32.
+
+    Args:
+        profile: of a machine.
+        cuts: names; empty or ``("all",)``: all.
+        codecs: names; empty: all.
+
+    Raises:
+        ConfigError: a cut was not measured.
+    """
+    if cuts and cuts != ("all",):
+        if missing := [name for name in cuts if name not in {cut.name for cut in profile.cuts}]:
+            raise ConfigError(f"--cuts: {', '.join(missing)}: not in the profile of {profile.name}; measure it again")
+        profile = profile.model_copy(update={"cuts": tuple(cut for cut in profile.cuts if cut.name in cuts)})
+    if codecs:
+        kept = {*codecs, "float32"}
+        fewer = tuple(
+            cut.model_copy(update={"codecs": {n: c for n, c in cut.codecs.items() if n in kept}})
+            for cut in profile.cuts
+        )
+        images = {name: codec for name, codec in profile.whole.codecs.items() if name in kept} or profile.whole.codecs
+        whole = profile.whole.model_copy(update={"codecs": images})
+        profile = profile.model_copy(update={"cuts": fewer, "whole": whole})
+    return profile

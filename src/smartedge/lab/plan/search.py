@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
+from smartedge.artifacts.plan import PlanFile
 from smartedge.codec.sequence import PREVIOUS
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
@@ -13,7 +14,7 @@ from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
 from smartedge.methods.base import METHODS, Method, encodes_images
 from smartedge.methods.schedules import SCHEDULES
 
-__all__ = ["Constraints", "Plan", "choices", "describe", "explain", "make_plan", "parse_depth", "written"]
+__all__ = ["Constraints", "Plan", "as_file", "choices", "describe", "explain", "make_plan", "parse_depth", "written"]
 
 _NOISY = 0.15  # interquartile range ÷ median, above which the measurements are called noisy
 _BUSY = 0.85  # if a step had a smaller share of a processor, the machine is called busy
@@ -259,3 +260,24 @@ def written(config: Config, choice: Choice) -> Config:
     if not choice.when.front_first and config.train.front_epochs is not None:
         changes["train"] = {"front_epochs": None}
     return load_config(config, changes)
+
+
+def as_file(plan: Plan) -> PlanFile:
+    """A plan as it is written: what :func:`explain` says, and every prediction."""
+    setting = plan.setting
+    return PlanFile.model_validate(
+        {
+            "energy": "modelled, see docs/decisions/0010-planner.md",
+            "link": asdict(setting.link),
+            "same_machine": setting.same_machine,
+            **{
+                side: {"name": profile.name, "kind": profile.kind, "date": profile.date}
+                for side, profile in (("edge", setting.edge), ("cloud", setting.cloud))
+            },
+            "job": asdict(plan.job),
+            "recommended": None if plan.best is None else asdict(plan.best.choice),
+            "chosen": None if plan.chosen is None else asdict(plan.chosen.choice),
+            "reasons": explain(plan),
+            "ranked": [asdict(p) for p in plan.ranked],
+        }
+    )
