@@ -19,6 +19,7 @@ from published.reader import Reader
 from published.training import DEVICE, SEED, SENSITIVE, Sending
 from smartedge.data import Split
 from smartedge.data.columns import read_columns
+from smartedge.datasets import raw_data_of
 from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.lab.audit.judge import judge
 from smartedge.privacy.laws import release_law
@@ -168,8 +169,7 @@ def _images(sending: Sending) -> dict[str, Split]:
 
 
 def _persons(sending: Sending) -> dict[str, NDArray[np.int64]]:
-    data = sending.config.data
     splits, audit = sending.dataset.splits, _images(sending)["train"]
     own = replace(sending.dataset, splits={**splits, "train": audit})
-    columns, _ = read_columns(own, data.path, ["identity"], image_size=data.image_size, cache_dir=data.cache_dir)
+    columns, _ = read_columns(raw_data_of(sending.config), own, ["identity"])
     return {name: column["identity"].numpy() for name, column in columns.items()}

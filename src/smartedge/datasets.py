@@ -12,27 +12,35 @@ from smartedge.runs.progress import Monitor, Update
 
 if TYPE_CHECKING:
     from smartedge.data import DataSet
+    from smartedge.data.raw import RawData
 
-__all__ = ["check_data", "dataset_of", "open_data", "with_given_data"]
+__all__ = ["check_data", "dataset_of", "open_data", "raw_data_of", "with_given_data"]
+
+
+def raw_data_of(config: Config) -> RawData:
+    """The data set that the settings name, as it lies on disk: nothing is decoded. Needs no torch.
+
+    Raises:
+        DataError: as :func:`smartedge.data.sources.open_raw`.
+    """
+    from smartedge.data.sources import open_raw
+
+    data = config.data
+    return open_raw(data.path, data.image_size, data.limit, data.cache_dir)
 
 
 def check_data(config: Config) -> None:
     """Look for the data set and the columns that the settings name. Decodes nothing, and needs no torch.
 
-    Raises:
-        DataError: as :func:`smartedge.data.sources.check_dataset`.
-    """
-    from smartedge.data.sources import check_dataset
+    A data set that may have to be fetched is not looked for.
 
-    data = config.data
-    check_dataset(
-        data.path,
-        data.desired,
-        sensitive=data.sensitive,
-        image_size=data.image_size,
-        limit=data.limit,
-        cache_dir=data.cache_dir,
-    )
+    Raises:
+        DataError: as :func:`smartedge.data.sources.check_columns`.
+    """
+    from smartedge.data.sources import check_columns, may_be_fetched
+
+    if not may_be_fetched(config.data.path):
+        check_columns(raw_data_of(config), config.data.desired, config.data.sensitive)
 
 
 def dataset_of(config: Config) -> DataSet:

@@ -20,7 +20,9 @@ from smartedge.data import open_dataset
 from smartedge.data.columns import read_columns, yes_no_columns
 from smartedge.data.drawn.faces import draw
 from smartedge.data.drawn.parts import ATTRIBUTES
+from smartedge.data.sources import open_raw
 from smartedge.datasets import dataset_of
+from smartedge.image_size import ImageSize
 from smartedge.lab.audit import suite
 from smartedge.lab.audit.certificate.run import CertifySettings, certify
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -349,12 +351,12 @@ def test_columns_beside_those_a_data_set_was_opened_with(tmp_path: Path) -> None
     dataset = open_dataset(
         "drawn", "smile", image_size=16, limit={"train": 30, "val": 10, "test": 20}, cache_dir=tmp_path
     )
-    how: dict[str, Any] = {"image_size": 16, "limit": {"train": 30, "val": 10, "test": 20}, "cache_dir": tmp_path}
-    labels, classes = read_columns(dataset, "drawn", ["hat", "smile"], **how)
+    raw = open_raw("drawn", ImageSize.of(16), {"train": 30, "val": 10, "test": 20}, tmp_path)
+    labels, classes = read_columns(raw, dataset, ["hat", "smile"])
     assert classes == {"hat": ("no", "yes"), "smile": ("no", "yes")}
     for name, split in dataset.splits.items():
         assert torch.equal(labels[name]["smile"], split.labels)
         assert np.array_equal(
             labels[name]["hat"].numpy(), draw(split.ids, split=name, image_size=16)[1][:, ATTRIBUTES.index("hat")]
         )
-    assert yes_no_columns("drawn", **how) == ATTRIBUTES
+    assert yes_no_columns(raw) == ATTRIBUTES

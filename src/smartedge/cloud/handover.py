@@ -13,10 +13,10 @@ from smartedge.files import disk_error, is_disk_error
 from smartedge.types import FeatureBatch, Frame
 from smartedge.wire.slots import about_to_wait
 
-__all__ = ["Decoded", "Handover", "Key"]
+__all__ = ["Decoded", "FrameKey", "Handover"]
 
 Found = TypeVar("Found")
-Key = tuple[str, int]  # edge, and number of a frame of it
+FrameKey = tuple[str, int]  # edge, and number of a frame of it
 
 
 class Decoded(NamedTuple):
@@ -45,7 +45,7 @@ class Handover:
         self.answers: dict[int, Frame] = {}
         self.failure: BaseException | None = None  # of training
         self.stopping = False  # the cloud is about to end
-        self._kept: dict[Key, Decoded] = {}
+        self._kept: dict[FrameKey, Decoded] = {}
         self._room = kept_bytes
 
     @contextmanager
@@ -62,18 +62,18 @@ class Handover:
                 self.stopping = True
                 self.changed.notify_all()
 
-    def keep(self, key: Key, decoded: Decoded) -> None:
+    def keep(self, key: FrameKey, decoded: Decoded) -> None:
         """Keep a decoded frame, where there is room."""
         size = int(decoded.batch.features_BF.nbytes)
         if size <= self._room and key not in self._kept:
             self._room -= size
             self._kept[key] = decoded
 
-    def kept(self, key: Key) -> Decoded | None:
+    def kept(self, key: FrameKey) -> Decoded | None:
         """The decoded frame, where it is kept."""
         return self._kept.get(key)
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: FrameKey) -> None:
         """Drop a frame that is not needed again."""
         if (decoded := self._kept.pop(key, None)) is not None:
             self._room += int(decoded.batch.features_BF.nbytes)

@@ -18,7 +18,7 @@ from smartedge.artifacts.summary import CloudSummary, Session
 from smartedge.cloud.back import build_back, save_back
 from smartedge.cloud.batches import features_of, sent_by
 from smartedge.cloud.edge_figures import figures_of_edges
-from smartedge.cloud.handover import Decoded, Handover, Key
+from smartedge.cloud.handover import Decoded, FrameKey, Handover
 from smartedge.cloud.order.ahead import reading_threads
 from smartedge.cloud.order.influence import Influence
 from smartedge.cloud.order.journal import Journal, JournalCopy
@@ -53,7 +53,7 @@ class Job(BaseModel):
         needed: edge → how many of its frames must be there.
     """
 
-    frame: Key | None = None
+    frame: FrameKey | None = None
     line: OrderLine | None = None
     snapshot: Snapshot | None = None
     needed: dict[str, int]
@@ -282,11 +282,11 @@ class Learning:
         TrainingFromLogs(trainer, frames).run(influence=self.influence, stop=stop)
         trainer.test_images = frames.images("test")
 
-    def _see(self, key: Key, batch: FeatureBatch) -> None:
+    def _see(self, key: FrameKey, batch: FeatureBatch) -> None:
         """The features of a decoded frame count for its edge's figures."""
         self.influence.see(key[0], features_of(batch.features_BF, np.arange(len(batch.ids))))
 
-    def _learn_frame(self, job: Job, key: Key) -> None:
+    def _learn_frame(self, job: Job, key: FrameKey) -> None:
         """Learn from the next frame of the one edge's sequence, and answer it where the edge waits."""
         handover, (edge, seq) = self._handover, key
         with handover.changed:
@@ -325,7 +325,7 @@ class Learning:
             self._busy = False
             handover.changed.notify_all()
 
-    def read(self, key: Key) -> FeatureBatch:
+    def read(self, key: FrameKey) -> FeatureBatch:
         """A decoded frame; of several edges, with the names of edge and cut."""
         batch = self._decoded(key).batch
         if not self.config.several_edges:
@@ -334,7 +334,7 @@ class Learning:
         header = self.logs[edge].header_of(seq)
         return sent_by(edge, header, batch, several_cuts=self.config.fleet.cuts is not None)
 
-    def _decoded(self, key: Key) -> Decoded:
+    def _decoded(self, key: FrameKey) -> Decoded:
         """A decoded frame: from memory where it is kept, else from the log."""
         if self._stop.is_set():
             raise Interrupted

@@ -1,9 +1,8 @@
-"""Further label columns of an open data set, which an audit tries to read from features."""
+"""Further label columns of a data set that was opened: those that an audit tries to read, and who is in each image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,33 +13,22 @@ from torch import Tensor
 
 from smartedge.data.dataset import DataSet, Split
 from smartedge.data.labels import BOOLEAN, read_column
-from smartedge.data.reading.images import default_cache_dir
-from smartedge.data.sources import open_raw
+from smartedge.data.raw import RawData
 from smartedge.errors import DataError
-from smartedge.image_size import ImageSize
 from smartedge.types import SplitName
 
 __all__ = ["persons_of", "read_columns", "yes_no_columns"]
 
 
 def read_columns(
-    dataset: DataSet,
-    path: str,
-    names: Sequence[str],
-    *,
-    image_size: int | ImageSize,
-    limit: Mapping[SplitName, int] | None = None,
-    cache_dir: Path | None = None,
+    raw: RawData, dataset: DataSet, names: Sequence[str]
 ) -> tuple[dict[SplitName, dict[str, Tensor]], dict[str, tuple[str, ...]]]:
     """Labels of any columns for the images of an open data set.
 
     Args:
-        dataset: as :func:`~smartedge.data.open_dataset` gave it.
-        path: as in ``open_dataset``.
+        raw: the data set as it lies on disk.
+        dataset: the same, as :func:`~smartedge.data.open_dataset` gave it.
         names: the columns, desired and sensitive ones among them.
-        image_size: as in ``open_dataset``.
-        limit: as in ``open_dataset``.
-        cache_dir: as in ``open_dataset``.
 
     Returns:
         split → column → int64 (N,) in the order of the split, −1 where an image has no label that can be used; and
@@ -49,7 +37,6 @@ def read_columns(
     Raises:
         DataError: a column is unknown, or cannot be a label.
     """
-    raw = open_raw(path, ImageSize.of(image_size), dict(limit or {}), cache_dir or default_cache_dir())
     columns = [read_column(raw, name) for name in names]
     labels: dict[SplitName, dict[str, Tensor]] = {}
     for name, split in dataset.splits.items():
@@ -58,24 +45,13 @@ def read_columns(
     return labels, {column.column: column.names for column in columns}
 
 
-def persons_of(
-    dataset: DataSet,
-    path: str,
-    column: str,
-    *,
-    image_size: int | ImageSize,
-    limit: Mapping[SplitName, int] | None = None,
-    cache_dir: Path | None = None,
-) -> dict[str, Tensor] | None:
+def persons_of(raw: RawData, dataset: DataSet, column: str) -> dict[str, Tensor] | None:
     """The person in each image of an open data set. Any value may name a person; what counts is whether two are equal.
 
     Args:
-        dataset: as :func:`~smartedge.data.open_dataset` gave it.
-        path: as in ``open_dataset``.
+        raw: the data set as it lies on disk.
+        dataset: the same, as :func:`~smartedge.data.open_dataset` gave it.
         column: names the persons: texts, of which spaces around them do not count, or numbers.
-        image_size: as in ``open_dataset``.
-        limit: as in ``open_dataset``.
-        cache_dir: as in ``open_dataset``.
 
     Returns:
         split → int64 (N,), equal for images of one person, also over splits; −1 where an image names none. The images
@@ -84,7 +60,6 @@ def persons_of(
     Raises:
         DataError: only some splits have the column, or its values cannot be names.
     """
-    raw = open_raw(path, ImageSize.of(image_size), dict(limit or {}), cache_dir or default_cache_dir())
     lacking = [split for split, each in raw.splits.items() if column not in each.columns]
     if len(lacking) == len(raw.splits):
         return None
@@ -122,15 +97,8 @@ def _names(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(names, ""), None, names)
 
 
-def yes_no_columns(
-    path: str,
-    *,
-    image_size: int | ImageSize,
-    limit: Mapping[SplitName, int] | None = None,
-    cache_dir: Path | None = None,
-) -> tuple[str, ...]:
+def yes_no_columns(raw: RawData) -> tuple[str, ...]:
     """The yes/no columns that every split of a data set has, in the data set's order."""
-    raw = open_raw(path, ImageSize.of(image_size), dict(limit or {}), cache_dir or default_cache_dir())
     splits = list(raw.splits.values())
     found = []
     for name in splits[0].columns:

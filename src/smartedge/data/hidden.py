@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from smartedge.data.dataset import DataSet
-from smartedge.data.raw import list_some
-from smartedge.data.sources import PERSON
+from smartedge.data.raw import PERSON_COLUMN, list_some
 from smartedge.errors import DataError
 
 __all__ = ["check_hidden"]
@@ -35,7 +34,7 @@ def check_hidden(dataset: DataSet) -> tuple[str, ...]:
                 "leave the column out of data.sensitive"
             )
         for split, images in dataset.splits.items():
-            if column != PERSON and (unseen := _classes(images.sensitive_labels[column]) - known):
+            if column != PERSON_COLUMN and (unseen := _classes(images.sensitive_labels[column]) - known):
                 notes.append(
                     f"column {column!r}: some {split} images are of a class that no training image has, so the front "
                     f"does not learn to hide it: {list_some(task.names[place] for place in sorted(unseen))}"

@@ -17,6 +17,7 @@ from smartedge.types import SplitName
 
 __all__ = [
     "MOST_PARTS",
+    "PERSON_COLUMN",
     "SPLIT_NAMES",
     "Images",
     "RawData",
@@ -43,8 +44,7 @@ SPLIT_NAMES: Mapping[str, SplitName] = {
     "testing": "test",
     "testset": "test",
 }
-
-
+PERSON_COLUMN = "identity"  # the column that says whose image it is, as CelebA and LFW call it
 MOST_PARTS = 200  # of decoded images: each is an open file
 
 

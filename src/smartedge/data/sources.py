@@ -24,7 +24,7 @@ from smartedge.data.layouts.hub import open_hub
 from smartedge.data.layouts.medmnist import open_medmnist
 from smartedge.data.layouts.stored import ARROW, PARQUET
 from smartedge.data.layouts.webdataset import TAR, find_webdataset, open_webdataset
-from smartedge.data.raw import Images, RawData, list_some
+from smartedge.data.raw import PERSON_COLUMN, Images, RawData, list_some
 from smartedge.data.reading.images import ImageStore, default_cache_dir, open_images
 from smartedge.data.reading.shades import darkness
 from smartedge.data.reading.streaming import open_streamed
@@ -34,10 +34,11 @@ from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
 from smartedge.types import SplitName, Task
 
-__all__ = ["check_dataset", "open_dataset", "open_raw"]
+__all__ = ["check_columns", "may_be_fetched", "open_dataset", "open_raw"]
 
+CIFAR = "cifar10"  # this path means CIFAR-10, which is fetched where it is not there
+HUB = "hf:"  # a path that begins so names a data set of the Hugging Face hub
 MOST_SKIPPED = 0.05  # share of a split's images that may be left out; more means a mistake in the data set
-PERSON = "identity"  # the column that says whose image it is
 CARVED = 0.1  # share of the training images that is set apart for a split that the data set lacks
 _FILES = (*sorted(PARQUET | ARROW | TAR), ".npz")  # endings of a data set in one file
 
@@ -159,35 +160,36 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
     )
 
 
-def check_dataset(
-    path: str,
-    desired: str | Sequence[str],
-    *,
-    sensitive: Sequence[str] = (),
-    image_size: ImageSize,
-    limit: Mapping[SplitName, int] | None = None,
-    cache_dir: Path | None = None,
-) -> None:
-    """Look for the data set and its columns, and decode nothing. Needs no torch, so a wrong name is told at once.
-
-    A data set that may have to be fetched (``cifar10``, ``hf:``) is left to :func:`open_dataset`.
+def check_columns(data: RawData, desired: str | Sequence[str], sensitive: Sequence[str]) -> None:
+    """Look for the columns of a data set, and decode nothing. Needs no torch, so a wrong name is told at once.
 
     Raises:
         DataError: as :func:`open_dataset`, but for what only the images show.
     """
-    if path != "cifar10" and not path.startswith("hf:"):
-        _labels(open_raw(path, image_size, limit or {}, cache_dir or default_cache_dir()), desired, sensitive)
+    _labels(data, desired, sensitive)
 
 
-def open_raw(path: str, image_size: ImageSize, limit: Mapping[SplitName, int], cache_dir: Path) -> RawData:
-    """Find the layout of a data set, without decoding images or choosing columns. Arguments as :func:`open_dataset`."""
+def may_be_fetched(path: str) -> bool:
+    """Whether :func:`open_raw` may have to fetch this data set from elsewhere, which takes a while."""
+    return path == CIFAR or path.startswith(HUB)
+
+
+def open_raw(
+    path: str, image_size: ImageSize, limit: Mapping[SplitName, int] | None = None, cache_dir: Path | None = None
+) -> RawData:
+    """Find the layout of a data set, without decoding images or choosing columns. Arguments as :func:`open_dataset`.
+
+    Raises:
+        DataError: the data set is not there, or in no known layout.
+    """
+    limit, cache_dir = limit or {}, cache_dir or default_cache_dir()
     if path == "drawn":
         return open_drawn(image_size, {s: max(count, limit.get(s, 0)) for s, count in DEFAULT_COUNTS.items()})
-    if path == "cifar10":
-        kept = cache_dir / "cifar10"
+    if path == CIFAR:
+        kept = cache_dir / CIFAR
         return open_cifar(find_cifar(kept) or download_cifar10(kept))
-    if path.startswith("hf:"):
-        return open_hub(path.removeprefix("hf:"), cache_dir)
+    if path.startswith(HUB):
+        return open_hub(path.removeprefix(HUB), cache_dir)
     if "://" in path:
         raise DataError(f"{path} is an address, and no folder: fetch the data set, and give its path on this machine")
     try:
@@ -329,9 +331,9 @@ def _without(
 
 def _persons(data: RawData, source: SplitName, chosen: Indices) -> Indices:
     """A number for the person in each image. An image without a name is a person of its own."""
-    if PERSON not in data.splits[source].columns:
+    if PERSON_COLUMN not in data.splits[source].columns:
         return np.arange(len(chosen))
-    names = data.splits[source].read([PERSON]).column(PERSON).take(chosen).to_pylist()
+    names = data.splits[source].read([PERSON_COLUMN]).column(PERSON_COLUMN).take(chosen).to_pylist()
     number: dict[object, int] = {}
     keys = [("nobody", place) if name is None else name for place, name in enumerate(names)]
     return np.array([number.setdefault(key, len(number)) for key in keys])

@@ -149,10 +149,10 @@ def test_a_stream_goes_on_where_the_log_is_durable(tmp_path):
 def test_where_logs_lie(tmp_path):
     assert log_folder(tmp_path) == tmp_path / "store" / "edge"
     assert not has_begun(tmp_path) and edges_of(tmp_path) == []
-    for edge in ("camera-7", "a.b_C"):
+    for edge in ("camera-7", "a_b"):
         written(log_folder(tmp_path, edge), 1)
-    assert has_begun(tmp_path) and edges_of(tmp_path) == ["a.b_C", "camera-7"]
-    for name in ("", ".", "..", "a/b", "/a", "a" * 65, "a\n", ".hidden", "ä"):
+    assert has_begun(tmp_path) and edges_of(tmp_path) == ["a_b", "camera-7"]
+    for name in ("", ".", "..", "a/b", "/a", "a" * 64, "a\n", ".hidden", "ä", "a.b", "Door"):
         with pytest.raises(RunError, match="a name has"):
             log_folder(tmp_path, name)
 

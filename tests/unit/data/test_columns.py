@@ -10,7 +10,9 @@ import pytest
 
 from smartedge.data import open_dataset
 from smartedge.data.columns import persons_of
+from smartedge.data.sources import open_raw
 from smartedge.errors import DataError
+from smartedge.image_size import ImageSize
 
 Parts = dict[str, object]
 
@@ -24,7 +26,7 @@ def persons(write_parquet: Callable[..., Path], tmp_path: Path, cache: Path) -> 
             columns = {"yes": [True, False, True, False]}
             write_parquet(tmp_path / "d" / f"{split}.parquet", columns | ({} if values is None else {"who": values}))
         dataset = open_dataset(str(tmp_path / "d"), "yes", image_size=8, cache_dir=cache)
-        found = persons_of(dataset, str(tmp_path / "d"), "who", image_size=8, cache_dir=cache)
+        found = persons_of(open_raw(str(tmp_path / "d"), ImageSize.of(8), cache_dir=cache), dataset, "who")
         if found is None:
             return None
         numbers = {-1: -1}
@@ -82,7 +84,7 @@ def test_images_that_are_set_apart_have_persons_of_their_own(
         write_parquet(tmp_path / "d" / f"{split}.parquet", columns)
     dataset = open_dataset(str(tmp_path / "d"), "yes", image_size=8, cache_dir=cache, audit_share=0.25)
     assert dataset.audit is not None
-    found = persons_of(dataset, str(tmp_path / "d"), "identity", image_size=8, cache_dir=cache)
+    found = persons_of(open_raw(str(tmp_path / "d"), ImageSize.of(8), cache_dir=cache), dataset, "identity")
     assert found is not None
     shown = {"train": dataset.splits["train"].ids, "audit": dataset.audit.ids}
     codes_and_names = {

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.cloud.batches import features_of, join, take
-from smartedge.cloud.handover import Handover, Key
+from smartedge.cloud.handover import FrameKey, Handover
 from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.order.influence import Influence
 from smartedge.cloud.order.journal import Journal, JournalCopy
@@ -40,7 +40,7 @@ class WindowError(Exception):
         frames: edge and number of each.
     """
 
-    def __init__(self, frames: list[Key], reason: str) -> None:
+    def __init__(self, frames: list[FrameKey], reason: str) -> None:
         super().__init__(reason)
         self.frames = frames
 
@@ -73,7 +73,9 @@ class Mixing:
         self._chosen: OrderLine | None = None
         handover.quarantined |= dict(line.quarantined for line in self._journal.lines if line.quarantined is not None)
 
-    def quarantine(self, trainer: BackTrainer, failed: WindowError, read: Callable[[Key], FeatureBatch]) -> list[Key]:
+    def quarantine(
+        self, trainer: BackTrainer, failed: WindowError, read: Callable[[FrameKey], FeatureBatch]
+    ) -> list[FrameKey]:
         """Find the frames of a window on which training fails, and use none of their edges from there on.
 
         Args:
@@ -97,7 +99,7 @@ class Mixing:
                     self._handover.quarantined[edge] = seq
         return guilty
 
-    def _is_used(self, key: Key) -> bool:
+    def _is_used(self, key: FrameKey) -> bool:
         """Whether a frame is there and not in quarantine. A link without a way back may have lost it."""
         edge, seq = key
         failed, log = self._handover.quarantined.get(edge), self._handover.intakes[edge].log
@@ -136,7 +138,7 @@ class Mixing:
                 self._chosen = self._choose()
         return self._chosen
 
-    def take(self, line: OrderLine, read: Callable[[Key], FeatureBatch]) -> None:
+    def take(self, line: OrderLine, read: Callable[[FrameKey], FeatureBatch]) -> None:
         """Do what :meth:`next` gave. ``read`` gives the decoded batch of a frame."""
         trainer = self._trainer
         assert trainer is not None
@@ -257,7 +259,7 @@ class Mixing:
             self._cursors[edge] = self._handover.learned[edge] = seq + 1
             self._handover.drop((edge, seq))
 
-    def _learn(self, trainer: BackTrainer, line: OrderLine, read: Callable[[Key], FeatureBatch]) -> None:
+    def _learn(self, trainer: BackTrainer, line: OrderLine, read: Callable[[FrameKey], FeatureBatch]) -> None:
         """Mix the images of a window, and learn from them in as many steps as it has frames."""
         assert line.frames is not None
         epoch = trainer.progress.epoch
@@ -290,7 +292,7 @@ class Mixing:
                 trainer.progress.step += 1
         self.influence.judge()
 
-    def _loss(self, trainer: BackTrainer, batch: FeatureBatch, frames: list[Key]) -> NDArray[np.float64]:
+    def _loss(self, trainer: BackTrainer, batch: FeatureBatch, frames: list[FrameKey]) -> NDArray[np.float64]:
         """Learn from a batch; the loss of each image."""
         try:
             loss_B = mixed.learn(trainer, batch)
@@ -305,7 +307,7 @@ class Mixing:
         frames, edges = sum(header.train_steps for header in self._announced.values()), len(self._announced)
         return max(1, round(frames * max(edges, self._expected) / max(1, edges)))
 
-    def _finish(self, trainer: BackTrainer, read: Callable[[Key], FeatureBatch]) -> None:
+    def _finish(self, trainer: BackTrainer, read: Callable[[FrameKey], FeatureBatch]) -> None:
         def of(split: str) -> Iterator[tuple[str, FeatureBatch]]:
             for edge, intake in sorted(self._handover.intakes.items()):
                 for header in intake.streams:
@@ -316,6 +318,6 @@ class Mixing:
         mixed.finish(trainer, of("val"), of("test"))
 
 
-def _keys(evaluated: tuple[str, int, int]) -> Iterator[Key]:
+def _keys(evaluated: tuple[str, int, int]) -> Iterator[FrameKey]:
     edge, first, last = evaluated
     return ((edge, seq) for seq in range(first, last + 1))

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from smartedge.cloud.batches import gather, take
-from smartedge.cloud.handover import Key
+from smartedge.cloud.handover import FrameKey
 from smartedge.cloud.order.ahead import ahead, in_order
 from smartedge.cloud.store.feature_log import FeatureReader
 from smartedge.cloud.workers.shared_step import ShardedBatch
@@ -66,13 +66,13 @@ class Shuffled:
     def __init__(
         self,
         logs: Mapping[str, FeatureReader],
-        read: Callable[[Key], FeatureBatch],
+        read: Callable[[FrameKey], FeatureBatch],
         *,
         batch_size: int,
         seed: int,
         frames: Mapping[str, int] | None = None,
         threads: int = 0,
-        passed: Callable[[Key, FeatureBatch], None] | None = None,
+        passed: Callable[[FrameKey, FeatureBatch], None] | None = None,
     ) -> None:
         self.threads = threads
         self._passed = passed
@@ -80,9 +80,9 @@ class Shuffled:
         self._read = read
         self._batch_size = batch_size
         self._seed = seed
-        self._keys: dict[SplitName, list[Key]] = {"train": [], "val": [], "test": []}
+        self._keys: dict[SplitName, list[FrameKey]] = {"train": [], "val": [], "test": []}
         self._images: dict[SplitName, Counter[str]] = {"train": Counter(), "val": Counter(), "test": Counter()}
-        self._sizes: dict[Key, int] = {}  # images of each frame
+        self._sizes: dict[FrameKey, int] = {}  # images of each frame
         for edge, log in sorted(logs.items()):
             for seq in range(log.next_seq if frames is None else frames[edge]):
                 if log.came(seq):
@@ -140,7 +140,7 @@ class Shuffled:
 
         return in_order(gathered, self._ahead(drawn), self.threads)
 
-    def _decoded(self, keys: Sequence[Key]) -> Generator[FeatureBatch, None, None]:
+    def _decoded(self, keys: Sequence[FrameKey]) -> Generator[FeatureBatch, None, None]:
         """Frames in this order."""
         for key, frame in zip(keys, in_order(self._read, iter(keys), self.threads), strict=True):
             if self._passed is not None:
@@ -154,12 +154,12 @@ class Shuffled:
     def _gathered(self, drawn: _Drawn) -> FeatureBatch:
         return gather(drawn.frames, drawn.index, pinned=self.threads > 0 and torch.cuda.is_available())
 
-    def _order(self, generator: torch.Generator) -> list[Key]:
+    def _order(self, generator: torch.Generator) -> list[FrameKey]:
         """The training frames in the order of an epoch."""
         keys = self._keys["train"]
         return [keys[index] for index in torch.randperm(len(keys), generator=generator).tolist()]
 
-    def _pieces(self, order: list[Key], begin: int, end: int) -> Iterator[tuple[Key, slice]]:
+    def _pieces(self, order: list[FrameKey], begin: int, end: int) -> Iterator[tuple[FrameKey, slice]]:
         """The frames that hold the images ``begin`` to ``end`` - 1 of all, and which images of each."""
         passed = 0
         for key in order:

@@ -14,13 +14,11 @@ from pathlib import Path
 from smartedge.errors import FrameError, LogError, RunError
 from smartedge.framelog.log import FrameLog
 from smartedge.framelog.reader import LogReader
-from smartedge.types import Frame, Labels, StreamHeader
+from smartedge.types import EDGE_NAME, Frame, Labels, StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json, image_count, parse
 from smartedge.wire.link import UNNAMED_EDGE
 
 __all__ = ["FeatureLog", "FeatureReader", "StoreHandler", "edges_of", "has_begun", "log_folder", "refuse_if_begun"]
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
 def log_folder(cloud: Path, edge: str = UNNAMED_EDGE) -> Path:
@@ -30,9 +28,9 @@ def log_folder(cloud: Path, edge: str = UNNAMED_EDGE) -> Path:
         RunError: the edge's name cannot be a folder's.
         LogError: the run's log was written by an earlier version of smartedge.
     """
-    if not _NAME.fullmatch(edge):
+    if not re.fullmatch(EDGE_NAME, edge):
         raise RunError(
-            f"edge {edge!r}: a name has 1 to 64 letters, digits, '.', '_' or '-', and does not begin with '.'"
+            f"edge {edge!r}: a name has 1 to 63 small letters, digits, '-' and '_', and begins with a letter or a digit"
         )
     if (cloud / "log" / "streams.jsonl").exists():
         raise LogError(

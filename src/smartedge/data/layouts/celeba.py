@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from smartedge.data.layouts.tables import leads_out
-from smartedge.data.raw import Images, RawData, RawSplit
+from smartedge.data.raw import PERSON_COLUMN, Images, RawData, RawSplit
 from smartedge.data.reading.readers import Anywhere
 from smartedge.errors import DataError
 from smartedge.types import SplitName
@@ -42,7 +42,7 @@ def open_celeba(path: Path) -> RawData:
     if unknown := sorted(set(partition.tolist()) - set(_PARTITIONS)):
         raise DataError(f"{parts}: {unknown[0]} is not a part; expected 0 (train), 1 (val), 2 (test)")
     if (persons := _list(path, IDENTITY_FILE)).is_file():
-        columns["identity"] = _numbers(persons, attributes)
+        columns[PERSON_COLUMN] = _numbers(persons, attributes)
     folder = next(
         (path / place / IMAGES_FOLDER for place in _PLACES if (path / place / IMAGES_FOLDER).is_dir()),
         path / IMAGES_FOLDER,

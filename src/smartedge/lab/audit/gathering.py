@@ -19,7 +19,8 @@ from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import persons_of, read_columns
-from smartedge.datasets import dataset_of
+from smartedge.data.raw import PERSON_COLUMN, RawData
+from smartedge.datasets import dataset_of, raw_data_of
 from smartedge.edge.state import fingerprint
 from smartedge.errors import ConfigError, DataError, RunError
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -42,10 +43,9 @@ from smartedge.wire.link import UNNAMED_EDGE
 
 __all__ = [
     "FEWEST_IMAGES",
-    "PERSONS",
-    "Crossed",
-    "Opened",
-    "Parts",
+    "AuditedData",
+    "EdgeNetworks",
+    "SentFeatures",
     "affordable",
     "assemble",
     "check_run",
@@ -55,14 +55,14 @@ __all__ = [
 ]
 
 FEWEST_IMAGES = 512  # own images that an attacker learns from, if it has so many
-PERSONS = "identity"  # the column that LFW and CelebA have
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Opened:
+class AuditedData:
     """A run's data set, and the columns of it that are audited."""
 
+    raw: RawData  # as it lies on disk
     dataset: DataSet
     own: Split  # the images that attackers learn from: set apart by the run, or otherwise its training images
     labels: Mapping[SplitName, Mapping[str, Tensor]]  # split (train: ``own``) → attribute → int64 (N,); −1 unknown
@@ -71,7 +71,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Parts:
+class EdgeNetworks:
     """The networks that the edge trained, on the attacker's device and in evaluation mode."""
 
     front: nn.Module
@@ -81,7 +81,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Crossed:
+class SentFeatures:
     """The features of the test images that a run sent, and the answers of its task exit."""
 
     test_NF: Tensor  # float32 (N, *F), decoded from the feature log
@@ -114,7 +114,7 @@ def gather(
     ids = opened.dataset.splits["test"].ids
     stored = _stored_scores(run_dir / "edge" / "predictions.safetensors", ids) if parts.task_exit is not None else None
     log = _log_of_this_edge(run_dir)
-    crossed = Crossed(_released(log, config, ids), stored)
+    crossed = SentFeatures(_released(log, config, ids), stored)
     evidence = assemble(
         name, config, opened, parts, crossed, folder=run_dir / "audit" / "features", clock=clock, monitor=monitor
     )
@@ -126,20 +126,12 @@ def gather(
     )
 
 
-def open_audited(config: Config, attributes: Sequence[str]) -> Opened:
+def open_audited(config: Config, attributes: Sequence[str]) -> AuditedData:
     """The data set as the run opened it, and the labels of the audited columns."""
-    data = config.data
-    dataset = dataset_of(config)
+    dataset, raw = dataset_of(config), raw_data_of(config)
     own = dataset.audit or dataset.splits["train"]
-    labels, classes = read_columns(
-        replace(dataset, splits={**dataset.splits, "train": own}),
-        data.path,
-        attributes,
-        image_size=data.image_size,
-        limit=data.limit,
-        cache_dir=data.cache_dir,
-    )
-    return Opened(dataset, own, labels, classes, _persons(config, dataset))
+    labels, classes = read_columns(raw, replace(dataset, splits={**dataset.splits, "train": own}), attributes)
+    return AuditedData(raw, dataset, own, labels, classes, _persons(raw, dataset))
 
 
 def check_run(run_dir: Path, dataset: DataSet) -> None:
@@ -161,16 +153,13 @@ def check_run(run_dir: Path, dataset: DataSet) -> None:
         )
 
 
-def _persons(config: Config, dataset: DataSet) -> Persons | None:
+def _persons(raw: RawData, dataset: DataSet) -> Persons | None:
     """Who is in each image, by the column ``identity``; None where the data set has no such column.
 
     Raises:
         DataError: only some splits have the column.
     """
-    data = config.data
-    persons = persons_of(
-        dataset, data.path, PERSONS, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
-    )
+    persons = persons_of(raw, dataset, PERSON_COLUMN)
     if persons is None:
         return None
     # The attacker learns from the images that were set apart, where there are any.
@@ -184,14 +173,14 @@ def _persons(config: Config, dataset: DataSet) -> Persons | None:
     trained_on = persons["train"]
     held_out = test if dataset.audit is None else torch.cat([test, train])
     both = np.intersect1d(held_out.numpy(), trained_on[trained_on >= 0].numpy())
-    return Persons(PERSONS, train, val, test, len(both))
+    return Persons(PERSON_COLUMN, train, val, test, len(both))
 
 
-def trained_parts(config: Config, task: Task, folder: Path) -> Parts:
+def trained_parts(config: Config, task: Task, folder: Path) -> EdgeNetworks:
     """Front, task exit and feature shape, with the weights that one side's folder holds."""
     method = get_method(config.method)
     if not method.divides:
-        return Parts(nn.Identity(), None, config.data.image_size.shape, "channels-first")
+        return EdgeNetworks(nn.Identity(), None, config.data.image_size.shape, "channels-first")
     pretrained = weights_named(config.model.name, config.model.weights) != "none"
     divided = divide(of_a_run(config.division(task.outputs), pretrained=pretrained))
     front = divided.front
@@ -203,15 +192,15 @@ def trained_parts(config: Config, task: Task, folder: Path) -> Parts:
     for module in (front, task_exit):
         if module is not None:
             module.to(device_of(config)).eval().requires_grad_(False)
-    return Parts(front, task_exit, divided.feature_shape, divided.layout)
+    return EdgeNetworks(front, task_exit, divided.feature_shape, divided.layout)
 
 
 def assemble(
     name: str,
     config: Config,
-    opened: Opened,
-    parts: Parts,
-    crossed: Crossed | None,
+    opened: AuditedData,
+    parts: EdgeNetworks,
+    crossed: SentFeatures | None,
     *,
     folder: Path,
     clock: Clock,

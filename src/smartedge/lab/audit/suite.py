@@ -8,6 +8,8 @@ from smartedge.artifacts.audit import Audit, AuditedRun, Skipped
 from smartedge.artifacts.reconstruction import Reconstruction
 from smartedge.config import load_run_config
 from smartedge.data.columns import yes_no_columns
+from smartedge.data.raw import PERSON_COLUMN
+from smartedge.datasets import raw_data_of
 from smartedge.errors import ConfigError
 from smartedge.files import private_folder
 from smartedge.lab.audit.call import (
@@ -25,7 +27,7 @@ from smartedge.lab.audit.call import (
     result_of,
 )
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.gathering import PERSONS, gather
+from smartedge.lab.audit.gathering import gather
 from smartedge.lab.audit.people import find_identity, find_persons
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.stages import ATTACK_NAMES
@@ -159,12 +161,13 @@ def _run_facts(evidence: RunEvidence) -> AuditedRun:
 
 
 def _attributes(run_dir: Path, settings: AuditSettings) -> tuple[str, ...]:
-    data = load_run_config(run_dir).data
+    config = load_run_config(run_dir)
+    data = config.data
     if settings.attributes == ("all",):
-        every = yes_no_columns(data.path, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir)
-        return tuple(dict.fromkeys([*(name for name in data.sensitive if name != PERSONS), *every]))
+        every = yes_no_columns(raw_data_of(config))
+        return tuple(dict.fromkeys([*(name for name in data.sensitive if name != PERSON_COLUMN), *every]))
     # Who it is has an attack of its own: no attacker could learn the name of somebody that it has never met.
-    names = tuple(name for name in settings.attributes or data.sensitive if name != PERSONS)
+    names = tuple(name for name in settings.attributes or data.sensitive if name != PERSON_COLUMN)
     if not names:
         raise ConfigError(
             f"{run_dir}: the run names no sensitive column (data.sensitive), so say what attackers should try to read: "

@@ -15,9 +15,8 @@ from PIL import Image
 from smartedge.config import Config, load_config
 from smartedge.data.dividing import SPLIT_COLUMNS
 from smartedge.data.labels import BOOLEAN, Column, read_column
-from smartedge.data.raw import RawData
-from smartedge.data.reading.images import default_cache_dir
-from smartedge.data.sources import PERSON, open_raw
+from smartedge.data.raw import PERSON_COLUMN, RawData
+from smartedge.data.sources import open_raw
 from smartedge.decode import Item, decode
 from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
@@ -76,7 +75,7 @@ def look(path: str) -> Looked:
     Raises:
         DataError: it is not there, is in no known layout, or has no column that can be learned.
     """
-    raw = open_raw(path, ImageSize.of(_SIDE), {}, default_cache_dir())
+    raw = open_raw(path, ImageSize.of(_SIDE))
     if "train" not in raw.splits:
         raise DataError(f"{raw.name} has no training split; it has: {', '.join(raw.splits)}")
     train = raw.splits["train"]
@@ -161,7 +160,9 @@ def crossing(config: Config) -> tuple[int, ...]:
 
 def _label(raw: RawData, name: str) -> Column | None:
     """The column, where it is one that a network can learn: at least two classes, and several images of each."""
-    if name.lower() in (PERSON, *SPLIT_COLUMNS) or any(name not in split.columns for split in raw.splits.values()):
+    if name.lower() in (PERSON_COLUMN, *SPLIT_COLUMNS) or any(
+        name not in split.columns for split in raw.splits.values()
+    ):
         return None
     try:
         column = read_column(raw, name)

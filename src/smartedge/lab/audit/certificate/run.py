@@ -15,11 +15,12 @@ from smartedge.artifacts.certificate import Certificate
 from smartedge.config import Config, load_run_config
 from smartedge.data import Split
 from smartedge.data.columns import persons_of
+from smartedge.data.raw import PERSON_COLUMN
 from smartedge.errors import ConfigError, DataError
 from smartedge.files import private_folder
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
-from smartedge.lab.audit.gathering import PERSONS, Opened, check_run, open_audited, trained_parts
+from smartedge.lab.audit.gathering import AuditedData, check_run, open_audited, trained_parts
 from smartedge.lab.audit.run_evidence import BATCH, device_of
 from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
@@ -32,7 +33,7 @@ from smartedge.types import SplitName
 
 __all__ = ["CertifySettings", "certify"]
 
-# Split → where Opened.labels has its labels.
+# Split → where AuditedData.labels has its labels.
 _KEYS: dict[str, SplitName] = {"test": "test", "val": "val", "audit": "train"}
 
 
@@ -63,7 +64,7 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     """
     config = load_run_config(run_dir)
     _check(run_dir, config, settings)
-    names = settings.attributes or tuple(name for name in config.data.sensitive if name != PERSONS)
+    names = settings.attributes or tuple(name for name in config.data.sensitive if name != PERSON_COLUMN)
     opened = open_audited(config, names)
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
     mechanism = mechanism_of(config, parts.feature_shape)
@@ -120,7 +121,7 @@ def _check(run_dir: Path, config: Config, settings: CertifySettings) -> None:
         raise ConfigError("\n".join(f"{run_dir}: {problem}" for problem in problems))
 
 
-def _held_out(run_dir: Path, config: Config, opened: Opened, splits: tuple[str, ...] | None) -> dict[str, Split]:
+def _held_out(run_dir: Path, config: Config, opened: AuditedData, splits: tuple[str, ...] | None) -> dict[str, Split]:
     """The images of each split that is used.
 
     Where weights came from a file, those may have learned from the images that this run set apart.
@@ -137,7 +138,7 @@ def _held_out(run_dir: Path, config: Config, opened: Opened, splits: tuple[str, 
 
 
 def _persons(
-    config: Config, opened: Opened, held_out: Mapping[str, Split], named: str | None
+    config: Config, opened: AuditedData, held_out: Mapping[str, Split], named: str | None
 ) -> tuple[NDArray[np.int64] | None, str | None]:
     """The person in each image, over all splits, and the column that names them; (None, None) without such a column.
 
@@ -145,10 +146,8 @@ def _persons(
         DataError: the column that was named is not there; only some splits have the column; or the front learned from
             other images of the same persons.
     """
-    column, data, dataset = named or PERSONS, config.data, opened.dataset
-    persons = persons_of(
-        dataset, data.path, column, image_size=data.image_size, limit=data.limit, cache_dir=data.cache_dir
-    )
+    column, dataset = named or PERSON_COLUMN, opened.dataset
+    persons = persons_of(opened.raw, dataset, column)
     if persons is None:
         if named:
             raise DataError(f"--persons: {dataset.name} has no column {named!r}")
