@@ -12,7 +12,7 @@ from headers import stream_header
 
 from smartedge.cloud.given import given_by
 from smartedge.cloud.store.feature_log import FeatureLog, log_folder
-from smartedge.errors import RunError
+from smartedge.errors import LogError, RunError
 from smartedge.types import EncodedBatch, Frame
 from smartedge.wire.files import FileAnswers
 from smartedge.wire.frame import serialise
@@ -64,6 +64,12 @@ def test_who_has_no_part_in_the_run_gets_nothing(cloud: Path, edge: str, run: st
     stored(cloud, "gate")
     with pytest.raises(RunError, match=r"has nothing of edge|a name has"):
         given_by(cloud)(edge, run)
+
+
+def test_a_damaged_log_is_an_error_that_names_the_edge(cloud: Path) -> None:
+    (log_folder(cloud, "door") / "streams").write_bytes(b"")
+    with pytest.raises(LogError, match="edge 'door'"):
+        given_by(cloud)("door", "run of door")
 
 
 def test_pieces_end_with_the_file_and_no_other_name_is_read(cloud: Path) -> None:

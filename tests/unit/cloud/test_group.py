@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -65,3 +67,54 @@ def test_workers_tell_each_other_data_of_any_length(sizes: list[int], exchanges:
     for thread in threads:
         thread.join()
     assert found == [data, data] and meetings == [exchanges] * 2
+
+
+class Threads:
+    """Threads as workers: what ``torch.distributed`` does for a chain, and nothing else."""
+
+    def __init__(self) -> None:
+        self.own = threading.local()
+        self.sent: defaultdict[tuple[int, int], queue.Queue[torch.Tensor]] = defaultdict(queue.Queue)
+
+    def isend(self, piece: torch.Tensor, dst: int) -> Threads:
+        self.sent[self.own.rank, dst].put(piece.clone())
+        return self
+
+    def wait(self) -> None: ...
+
+    def recv(self, piece: torch.Tensor, src: int) -> None:
+        piece.copy_(self.sent[src, self.own.rank].get(timeout=30))
+
+    def broadcast(self, total: torch.Tensor, src: int) -> None:
+        if self.own.rank == src:
+            for rank in set(range(src + 1)) - {src}:
+                self.isend(total, rank)
+        else:
+            self.recv(total, src)
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [1, 2, 2], [2, 0, 1], [3, 1, 0]], ids=str)
+def test_along_the_chain_all_get_the_sum_of_one_worker_in_its_order(
+    counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartedge.cloud.workers.group.dist", workers := Threads())
+    monkeypatch.setattr("smartedge.cloud.workers.group._PIECE", 3)  # of 5 numbers
+    big = [1e8, -1e8, 0.5, 3e8, 7.0]
+    terms = [[torch.full((2,), big[term]), torch.arange(3.0) * (term + 1)] for term in range(sum(counts))]
+    expected = torch.cat(ALONE.add_up(b"", [[tensor.clone() for tensor in term] for term in terms], terms[0])[1])
+    found: list[torch.Tensor | None] = [None] * len(counts)
+
+    def work(rank: int) -> None:
+        workers.own.rank = rank
+        group = WorkerGroup.__new__(WorkerGroup)
+        group.rank, group.size = rank, len(counts)
+        first = sum(counts[:rank])
+        found[rank] = group._along_the_chain(terms[first : first + counts[rank]], terms[0])
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(len(counts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(total is not None and torch.equal(total, expected) for total in found)
+    assert not any(left.qsize() for left in workers.sent.values())

@@ -94,18 +94,26 @@ def test_workers_stop_when_their_input_ends(launch: Launch, told: Told) -> None:
 def test_workers_that_do_not_stop_are_ended_and_theirs_too(
     launch: Launch, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Torchrun starts a worker, and the worker a process of its own."""
     monkeypatch.setattr("smartedge.cloud.workers.launcher._GRACE", 0.2)
-    sleeper = "import threading; threading.Event().wait()"
-    told_pid = "print(json.dumps({'side': 'cloud', 'phase': 'pid', 'text': str(child.pid)}), flush=True)"
+    helper = "import threading; threading.Event().wait()"
+    start = "child = subprocess.Popen([sys.executable, '-c', {!r}], start_new_session=True{})\n"
+    worker = "import subprocess, sys\n" + start.format(helper, "") + "print(child.pid, flush=True)\nchild.wait()"
     program = (
-        f"import json, subprocess, sys, threading\nchild = subprocess.Popen([sys.executable, '-c', {sleeper!r}], "
-        f"start_new_session=True)\n{told_pid}\nthreading.Event().wait()"
+        "import json, subprocess, sys\n"
+        + start.format(worker, ", stdout=subprocess.PIPE, text=True")
+        + "pids = f'{child.pid} {child.stdout.readline()}'\n"
+        + "print(json.dumps({'side': 'cloud', 'phase': 'pid', 'text': pids}), flush=True)\nchild.wait()"
     )
     launched = launch(program)
     assert told.came.wait(60)
-    child = psutil.Process(int(told.texts[0]))
+    started = [psutil.Process(int(pid)) for pid in told.texts[0].split()]
+    assert len(started) == 2
     launched.stop()
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    left = [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    for process in left:
+        process.kill()
+    assert left == []
 
 
 def test_the_command_is_that_of_torchrun(tmp_path: Path) -> None:
