@@ -242,7 +242,7 @@ def measure(case: Case, name: str, rate: str, roles: list[str], work: Path, *, a
                 f"--only {case.name} --world {name} --rates {rate} --roles {role!r}{' --again' if again else ''}"
             )
             file = result_file(case.name, name, rate, role, again=again)
-            keep_result(file, found, arguments + (" --again" if again else ""))
+            keep_result(file, found, arguments)
             here, there = found["measured"]["seconds_per_epoch"], predicted[role].seconds_per_epoch  # type: ignore[index]
             print(f"{file.stem}: {here:.2f} s per epoch, predicted {there:.2f} ({there / here:.2f})", flush=True)
 

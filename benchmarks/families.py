@@ -1,8 +1,8 @@
 """Of every family of networks in timm: can one network be cut, and are its halves the network?
 
-    python benchmarks/families.py --work /tmp/families                 # resumable; ends when all are done
-    python benchmarks/families.py --work /tmp/families --minutes 7     # goes on where the last call stopped
-    python benchmarks/families.py --work /tmp/families --show          # the table alone
+    python benchmarks/families.py                 # resumable; ends when all are done
+    python benchmarks/families.py --minutes 7     # goes on where the last call stopped
+    python benchmarks/families.py --show          # the table alone
 
 A family is a module of timm (``timm.list_modules()``). A small network of it is tried: of the three whose names promise
 the fewest parameters, the smallest.
@@ -240,7 +240,7 @@ def show(rows: list[dict[str, Any]], families: int, most: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder that holds one file for each family")
+    parser.add_argument("--work", type=Path, default=Path("runs/families"), help="holds one file for each family")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many minutes")
     parser.add_argument("--most", type=float, default=60.0, help="largest number of parameters, in millions")
     parser.add_argument("--only", nargs="*", help="these families, again")

@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--kind", choices=["parquet", "tar"], default="parquet")
-    parser.add_argument("--work", type=Path, required=True, help="where data set and decoded images are kept")
+    parser.add_argument("--work", type=Path, default=Path("runs/records"), help="data set and decoded images (large)")
     parser.add_argument("--large-rows", action="store_true", help="measure large images in Parquet instead")
     parser.add_argument("--opened", action="store_true", help="it was opened before: leave the first step out")
     parser.add_argument("--stream", action="store_true", help="keep no decoded images")

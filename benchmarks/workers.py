@@ -388,7 +388,9 @@ def main() -> None:
             found = kills(work, args.first, args.trials)
         else:
             found = (time_all if args.what == "time" else overhead)(work, args.rounds)
-    said = {"equal": "equal", "kills": "kills --trials 20"}.get(args.what, f"{args.what} --rounds {args.rounds}")
+    said = {"equal": "equal", "kills": f"kills --trials {args.trials} --first {args.first}"}.get(
+        args.what, f"{args.what} --rounds {args.rounds}"
+    )
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     keep_json(RESULTS, {**kept, args.what: {**provenance(said), **found}})
 
