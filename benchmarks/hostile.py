@@ -50,7 +50,14 @@ ATTACKED = {
     "endless parts": ("endless parts", "edge-p", 0),
 }
 # Tokens without TLS are for a proxy, which brings many senders on one connection. Here they come by themselves.
-DIRECT = OURS.replace("    receiver.start()", "    receiver._connections.shared = False\n    receiver.start()")
+DIRECT = OURS.replace(
+    "    receiver.start()",
+    """
+    connections = receiver._connections  # noqa: SLF001 - nobody else needs tokens without TLS and without a proxy
+    assert connections.shared
+    connections.shared = False
+    receiver.start()""",
+)
 HELD = ("idle", "stalled")  # these attack by what they hold, also while they are stopped
 CONNECTIONS = 480  # of the flood, at the same time
 CALLS = 5  # of one address of the flood: it would be answered late from then on

@@ -24,8 +24,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     args = parser.parse_args()
     torch.manual_seed(0)
-    limit = {"train": args.images, "val": 100, "test": 200}
-    data = open_dataset("drawn", "mouth_open", image_size=48, limit=limit)
+    data = open_dataset("drawn", "mouth_open", image_size=48, limit={"train": args.images, "val": 100, "test": 200})
 
     model = build("resnet18", outputs=data.task.outputs, image_size=48, small_input=False, seed=0)  # or your own
     front, back = smartedge.cut(model, at="layer1", input_shape=(3, 48, 48))
@@ -66,7 +65,7 @@ def main() -> None:
             features, logits = smartedge.edge_forward(front.eval(), task_exit.eval(), inputs)
             right["exit"] += int((logits.argmax(1) == batch.labels).sum())
             right["back"] += int((smartedge.cloud_forward(back.eval(), features).argmax(1) == batch.labels).sum())
-    print(", ".join(f"{head}: {100 * count / limit['test']:.1f} % right" for head, count in right.items()))
+    print(", ".join(f"{head}: {100 * count / len(data.splits['test']):.1f} % right" for head, count in right.items()))
 
 
 if __name__ == "__main__":

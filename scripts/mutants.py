@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutants"
@@ -71,7 +72,7 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.packages) - set(TESTS):
         parser.error(f"no such package: {', '.join(sorted(unknown))}")
-    found: dict[str, dict] = {}
+    found: dict[str, dict[str, Any]] = {}
     for package in args.packages:
         try:
             found[package] = measure(package, args)
@@ -204,7 +205,7 @@ def mutants_of(package: str, folder: Path) -> list[str]:
     from mutmut.mutation.file_mutation import mutate_file_contents
     from mutmut.utils.format_utils import get_mutant_name
 
-    mutmut._reset_globals()
+    mutmut._reset_globals()  # noqa: SLF001 - mutmut has no public way
     names = []
     for path in sorted(Path("src/smartedge", package).rglob("*.py")):
         if path.match(GENERATED):
