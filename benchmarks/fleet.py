@@ -38,7 +38,7 @@ import fleet_network
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import data_folder, difference, keep_json, percent, provenance, show_table
+from common import HERE, data_folder, difference, keep_json, percent, provenance, show_table
 from torch import nn
 
 from smartedge.cloud.runner import CloudRunner
@@ -52,7 +52,6 @@ from smartedge.runs.progress import Quiet
 from smartedge.types import SplitName
 from smartedge.wire.memory import MemoryLink
 
-HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 EDGES = 8
 CONCENTRATION = 0.3
@@ -332,7 +331,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    sys.path.insert(0, str(HERE))
     folder = args.results / SIZES[args.size].folder
     if not args.table:
         for seed in args.seeds:

@@ -27,12 +27,12 @@ import csv
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import fleet
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import HERE
 from torch import Tensor, nn
 
 from smartedge.data import DataSet, Split, batches
@@ -42,7 +42,7 @@ from smartedge.models.network import Divided, divide, to_input
 from smartedge.models.optim import apply_gradients, make_optimizer, set_learning_rate
 from smartedge.types import ImageBatch
 
-RESULTS = Path(__file__).resolve().parent / "results" / "fleet-remedies.csv"
+RESULTS = HERE / "results" / "fleet-remedies.csv"
 CPU, CLASSES, BATCH, WINDOW, LR = torch.device("cpu"), 10, 32, 8, 2e-3
 ADAPTERS = ("affine", "convolution", "normalisation")
 REMEDIES = [

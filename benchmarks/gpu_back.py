@@ -137,7 +137,8 @@ def fill(config: Config, frames: int, device: torch.device) -> dict[str, Any]:
     """A run whose edge has sent everything, and of which nothing was trained. Says how large it is."""
     private_folder(config.run_dir)
     write_atomically(config.run_dir / "config.yaml", config.to_yaml())
-    cloud = private_folder_of(config)
+    cloud = config.run_dir / "cloud"
+    private_folder(cloud)
     drawn, codec, begun = Drawn(config, device), get_codec("uint8"), time.perf_counter()
     headers = headers_of(config, frames)
 
@@ -172,12 +173,6 @@ def fill(config: Config, frames: int, device: torch.device) -> dict[str, Any]:
         "float32_bytes_per_image": 4 * math.prod(shape),
         "fill_seconds": round(time.perf_counter() - begun, 1),
     }
-
-
-def private_folder_of(config: Config) -> Path:
-    cloud = config.run_dir / "cloud"
-    private_folder(cloud)
-    return cloud
 
 
 class Clock:

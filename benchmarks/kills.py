@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import keep_result, provenance
+from common import HERE, keep_result, provenance
 from trials import (
     TINY,
     Process,
@@ -46,7 +46,6 @@ from trials import (
 from smartedge.config import Config, load_config
 from smartedge.training import collect
 
-HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "kills.json"
 ADVERSARY = {"exits": ["linear", "mlp"], "steps": 2, "reset_every": 1}
 GAUSSIAN = {"mechanism": "gaussian", "epsilon": 8.0}

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 import torch
-from common import keep_result
+from common import HERE, keep_result
 from trials import TINY, Process, ended, seconds_since, side, stopping, warm_up
 
 from smartedge.artifacts.fleet_run import FleetFigures, OrderLine
@@ -55,7 +55,6 @@ from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.frame import serialise
 from smartedge.wire.grpc_link import GrpcLink
 
-HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 LONGEST_S = 900.0
 SIZES = {"train": 32, "val": 4, "test": 8}  # images of each edge

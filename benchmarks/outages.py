@@ -28,14 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from bad_link import BadLink, Disturbance
-from common import keep_result
+from common import HERE, keep_result
 from trials import TINY, Process, differences_of, ended, give_key, seconds_since, side, stopping, train_alone, warm_up
 
 from smartedge.artifacts.run import Confirmed
 from smartedge.config import Config, load_config
 from smartedge.training import collect
 
-HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "outages"
 QUIET = Disturbance()
 CASES: dict[str, Disturbance] = {

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import keep_result
+from common import HERE, keep_result
 from many_edges import make_fleet, port_of
 from trials import TINY, Process, ended, side, stopping, train_alone, warm_up
 
@@ -30,7 +30,6 @@ from smartedge.artifacts.summary import CloudSummary
 from smartedge.config import Config, load_config
 from smartedge.data.drawn.faces import ATTRIBUTES, draw
 
-HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 EDGES, POISONED = 8, "edge3"
 SIZES = {"train": 150, "val": 10, "test": 150}  # images of each edge

@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import keep_result
+from common import HERE, keep_result
 from trials import TINY, Process, ended, give_key, seconds_since, stopping, train_alone, warm_up
 
 from smartedge.artifacts.run import Shipped
@@ -39,7 +39,6 @@ from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.config import Config, load_config
 from smartedge.training import collect
 
-HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "simplex"
 ROWS = ["0:0", "5:5", "10:10", "20:20", "10:0", "20:10"]  # per cent: lost, and made for
 SCHEDULES = ["joint", "freeze-and-log"]

@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path.cwd() / "build", help="on the disk to be measured")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    args.folder.mkdir(exist_ok=True)
+    args.folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"rounds": args.rounds, "durable": durable(args.folder, args.rounds)}
     found["bit errors"] = {way.name: bit_errors(way) for way in (Ours, ArrowSqlite)}
     for name, counts in found["bit errors"].items():
