@@ -13,10 +13,14 @@ from smartedge.files import disk_error, is_disk_error
 from smartedge.types import FeatureBatch, Frame
 from smartedge.wire.slots import about_to_wait
 
-__all__ = ["Decoded", "FrameKey", "Handover"]
+__all__ = ["Decoded", "FrameGone", "FrameKey", "Handover"]
 
 Found = TypeVar("Found")
 FrameKey = tuple[str, int]  # edge, and number of a frame of it
+
+
+class FrameGone(Exception):
+    """A frame was to be learned from, and its log has lost it: the disk did not take it. Its edge sends it again."""
 
 
 class Decoded(NamedTuple):
@@ -105,11 +109,13 @@ class Handover:
         """Raise where training has failed.
 
         Raises:
-            LogError: the disk did not take its files. Edges wait then, as for a cloud that is away.
+            LogError: the disk did not take its files, or gave back others. Edges wait, as for a cloud that is away.
             RunError: for any other reason.
         """
         if self.failure is None:
             return
         if isinstance(self.failure, OSError) and is_disk_error(self.failure):  # it may have room again
             raise LogError(f"the cloud's disk does not take its files: {disk_error(self.failure)}")
+        if isinstance(self.failure, LogError):  # the same, or what is damaged may be restored
+            raise LogError(f"the cloud's training cannot go on: {self.failure}")
         raise RunError(f"the cloud's training has failed: {self.failure}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from smartedge.artifacts.summary import CloudSummary, Session
 from smartedge.cloud.back import build_back, save_back
 from smartedge.cloud.batches import features_of, sent_by
 from smartedge.cloud.edge_figures import figures_of_edges
-from smartedge.cloud.handover import Decoded, FrameKey, Handover
+from smartedge.cloud.handover import Decoded, FrameGone, FrameKey, Handover
 from smartedge.cloud.order.ahead import reading_threads
 from smartedge.cloud.order.influence import Influence
 from smartedge.cloud.order.journal import Journal, JournalCopy
@@ -31,7 +32,7 @@ from smartedge.cloud.training.from_logs import TrainingFromLogs
 from smartedge.cloud.workers.group import ALONE, Group
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config
-from smartedge.errors import RunError
+from smartedge.errors import LogError, RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.machine import pick_device
@@ -237,13 +238,14 @@ class Learning:
         assert trainer is not None
         if stop is not None and self.group is ALONE:
             self._stop = stop
-        if job.snapshot is not None:
-            self._learn_from_logs(trainer, job.snapshot, stop)
-        elif job.line is not None:
-            assert self.mixing is not None
-            self._learn_window(self.mixing, trainer, job.line)
-        elif job.frame is not None:
-            self._learn_frame(job, job.frame)
+        with suppress(FrameGone):
+            if job.snapshot is not None:
+                self._learn_from_logs(trainer, job.snapshot, stop)
+            elif job.line is not None:
+                assert self.mixing is not None
+                self._learn_window(self.mixing, trainer, job.line)
+            elif job.frame is not None:
+                self._learn_frame(job, job.frame)
 
     def _learn_window(self, mixing: Mixing, trainer: BackTrainer, line: OrderLine) -> None:
         """Do what the journal says next. Where training fails, go back, and on without the edge whose frame it was."""
@@ -294,14 +296,24 @@ class Learning:
                 return  # the edge has gone back in between
             trainer, log = self.trainer, self.logs[edge]
             assert trainer is not None
-            self._busy = log.came(seq)
-        if not self._busy:
+            came = log.came(seq)
+            if seq >= log.next_seq:
+                return  # the disk did not take it, and its edge sends it again
+            self._busy = came
+        if not came:
             in_sequence.skip(trainer, log.header_of(seq), seq)
             with handover.changed:
                 handover.learned[edge] = trainer.next_seq
                 handover.changed.notify_all()
             return
-        header, decoded, epoch = log.header_of(seq), self._decoded(key), trainer.progress.epoch
+        try:
+            header, decoded = self._decoded(key)
+        except FrameGone:
+            with handover.changed:
+                self._busy = False
+                handover.changed.notify_all()
+            return
+        epoch = trainer.progress.epoch
         trainer.busy += decoded.seconds
         try:
             gradient_BF = in_sequence.consume(trainer, header, seq, decoded.batch)
@@ -327,22 +339,33 @@ class Learning:
 
     def read(self, key: FrameKey) -> FeatureBatch:
         """A decoded frame; of several edges, with the names of edge and cut."""
-        batch = self._decoded(key).batch
+        header, (batch, _) = self._decoded(key)
         if not self.config.several_edges:
             return batch
-        edge, seq = key
-        header = self.logs[edge].header_of(seq)
-        return sent_by(edge, header, batch, several_cuts=self.config.fleet.cuts is not None)
+        return sent_by(key[0], header, batch, several_cuts=self.config.fleet.cuts is not None)
 
-    def _decoded(self, key: FrameKey) -> Decoded:
-        """A decoded frame: from memory where it is kept, else from the log."""
+    def _decoded(self, key: FrameKey) -> tuple[StreamHeader, Decoded]:
+        """The header of a frame's stream, and the decoded frame: from memory where it is kept, else from the log."""
         if self._stop.is_set():
             raise Interrupted
         edge, seq = key
-        with self._handover.changed:
-            if (kept := self._handover.kept(key)) is not None:
-                return kept
-        begun = time.perf_counter()
         log = self.logs[edge]
-        batch = unpack(log.frame(seq).batch, log.header_of(seq))
-        return Decoded(batch, time.perf_counter() - begun)
+        try:
+            found = log.header_of(seq), self._kept(key) or _decode(log, seq)
+        except LogError as error:
+            if seq >= log.next_seq:
+                raise FrameGone from error
+            raise
+        if seq >= log.next_seq:
+            raise FrameGone
+        return found
+
+    def _kept(self, key: FrameKey) -> Decoded | None:
+        with self._handover.changed:
+            return self._handover.kept(key)
+
+
+def _decode(log: FeatureReader, seq: int) -> Decoded:
+    begun = time.perf_counter()
+    batch = unpack(log.frame(seq).batch, log.header_of(seq))
+    return Decoded(batch, time.perf_counter() - begun)

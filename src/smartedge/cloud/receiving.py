@@ -116,8 +116,7 @@ class Receiving:
         if handover.complete or not self._completion.reached():
             return
         handover.complete = True
-        for intake in handover.intakes.values():
-            intake.open_log().sync()
+        self.ingest.sync_everything()
         mark_complete(self._folder, True)
         handover.changed.notify_all()
 

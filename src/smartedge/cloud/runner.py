@@ -146,6 +146,7 @@ class CloudRunner:
         """What there is to learn from. Hold ``handover.changed``."""
         handover = self._handover
         if not handover.complete and self._completion.reached():
+            self.ingest.sync_everything()  # no edge could send again what is lost after this
             handover.complete = True
             handover.changed.notify_all()
         job = self.learning.next()

@@ -114,12 +114,14 @@ class FrameLog(OpenLog):
             if seq < self.next_seq:
                 self._check_equal(seq, (len(head), len(payload), zlib.crc32(payload, zlib.crc32(head))))
                 return False
-            if seq > self.next_seq:
-                raise FrameError(f"frame {seq} arrived, but frame {self.next_seq} is missing; resume the edge's run")
-            stream = bisect_right(self.stream_headers, seq, key=_first_seq) - 1
-            if stream < 0:
-                raise FrameError(f"frame {seq}: the log has no header of its stream")
-            with self._writing(f"frame {seq}"):
+            with self._writing(f"frame {seq}"):  # a log that the disk has failed takes none, whatever its number
+                if seq > self.next_seq:
+                    raise FrameError(
+                        f"frame {seq} arrived, but frame {self.next_seq} is missing; resume the edge's run"
+                    )
+                stream = bisect_right(self.stream_headers, seq, key=_first_seq) - 1
+                if stream < 0:
+                    raise FrameError(f"frame {seq}: the log has no header of its stream")
                 file = self._file_for(seq, len(head) + len(payload))
                 at = file.end + RECORD_HEADER_BYTES
                 record = file.append(FRAME, stream, seq, head, payload)
@@ -243,9 +245,12 @@ class FrameLog(OpenLog):
     def _cut_off_what_is_not_durable(self) -> None:
         """After a failed sync the system may forget what it did not write, and not say so again.
 
-        So the next opening must not take for sound what is only in memory.
+        So neither readers nor the next opening must take for sound what is only in memory.
         """
         durable = self._known_mark
+        with self._lock:
+            self._index.cut(durable.frames)
+            del self.stream_headers[durable.streams :]
         ends = {STREAMS: durable.streams_position, segment_name(durable.segment): durable.position}
         ends |= {segment_name(number): 0 for number in segments_of(self.folder) if number > durable.segment}
         for name, end in ends.items():

@@ -228,6 +228,16 @@ class Ingest:
         who = "the edge" if edge == UNNAMED_EDGE else f"edge {edge}"
         self._monitor.update(Update("cloud", "link", text=f"{who} went away; waiting for it to come back"))
 
+    def sync_everything(self) -> None:
+        """Make durable what came of all edges. Hold ``handover.changed``.
+
+        Raises:
+            LogError: the disk does not take it.
+        """
+        for intake in self._handover.intakes.values():
+            intake.mend_log()
+            intake.open_log().sync()
+
     def forget_everything(self) -> None:
         """Drop the frames of all edges (``store.keep: unconsumed``)."""
         for intake in self._handover.intakes.values():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.cloud.batches import features_of, join, take
-from smartedge.cloud.handover import FrameKey, Handover
+from smartedge.cloud.handover import FrameGone, FrameKey, Handover
 from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.order.influence import Influence
 from smartedge.cloud.order.journal import Journal, JournalCopy
@@ -139,13 +139,17 @@ class Mixing:
         return self._chosen
 
     def take(self, line: OrderLine, read: Callable[[FrameKey], FeatureBatch]) -> None:
-        """Do what :meth:`next` gave. ``read`` gives the decoded batch of a frame."""
+        """Do what :meth:`next` gave. ``read`` gives the decoded batch of a frame.
+
+        Raises:
+            FrameGone: a frame is not there any more. Nothing was learned, and the line waits until it has come again.
+        """
         trainer = self._trainer
         assert trainer is not None
         if trainer.next_seq == len(self._journal.lines):
             self._journal.append(line)
         if line.frames is not None:
-            self._learn(trainer, line, read)
+            self._learn(trainer, line, *self._read(line, read))
         elif line.evaluated is not None:
             for key in filter(self._is_used, _keys(line.evaluated)):
                 mixed.validate(trainer, read(key))
@@ -174,7 +178,7 @@ class Mixing:
             header = self._header(intake)
             if header is None or header.split != "val" or self._kept_for_the_end(header):
                 continue
-            if intake.next_seq >= header.end_seq:
+            if intake.log is not None and intake.log.durable >= header.end_seq:
                 return OrderLine(check=0, evaluated=(edge, header.first_seq, header.end_seq - 1))
         ready = {edge: self._ready_frames(intake) for edge, intake in intakes.items()}
         if any(ready.values()) and not self._waits_for_others(ready):
@@ -231,9 +235,15 @@ class Mixing:
         return expected if isinstance(expected, int) else len(expected or ())
 
     def _has_come(self, line: OrderLine) -> bool:
-        """Whether the frames of a line of the journal are here. After a power failure an edge repeats some."""
+        """Whether the frames of a line of the journal are here, or will never come.
+
+        After a power failure an edge repeats some. Where the run is complete, it is not let in any more.
+        """
         intakes = self._handover.intakes
-        return all(edge in intakes and count <= intakes[edge].next_seq for edge, count in self.needed(line).items())
+        return all(
+            edge in intakes and (count <= intakes[edge].next_seq or (self._handover.complete and intakes[edge].streams))
+            for edge, count in self.needed(line).items()
+        )
 
     @staticmethod
     def needed(line: OrderLine) -> dict[str, int]:
@@ -259,24 +269,36 @@ class Mixing:
             self._cursors[edge] = self._handover.learned[edge] = seq + 1
             self._handover.drop((edge, seq))
 
-    def _learn(self, trainer: BackTrainer, line: OrderLine, read: Callable[[FrameKey], FeatureBatch]) -> None:
+    def _read(
+        self, line: OrderLine, read: Callable[[FrameKey], FeatureBatch]
+    ) -> tuple[list[FrameKey], list[FeatureBatch]]:
+        """The frames of a line that are used, and what is in them."""
+        try:
+            frames = [key for key in line.frames or () if self._is_used(key)]
+            if not self._has_come(line):  # what is not used may be such a frame
+                raise FrameGone
+            return frames, [read(key) for key in frames]
+        except FrameGone:
+            self._chosen = None
+            raise
+
+    def _learn(self, trainer: BackTrainer, line: OrderLine, frames: list[FrameKey], found: list[FeatureBatch]) -> None:
         """Mix the images of a window, and learn from them in as many steps as it has frames."""
-        assert line.frames is not None
         epoch = trainer.progress.epoch
         mixed.end_epochs(trainer, self._steps_per_epoch())  # now: that epoch's validation images have been evaluated
         if trainer.progress.epoch != epoch:
             self.checkpointed = dict(self._cursors)
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "mix", trainer.next_seq))
         batches = []
-        frames = [key for key in line.frames if self._is_used(key)]
-        for edge, seq in frames:
-            batch = read((edge, seq))
+        for (edge, _), batch in zip(frames, found, strict=True):
             trainer.label_shares.see(edge, batch.labels, self._announced[edge].outputs)
             self.influence.see(edge, features_of(batch.features_BF, np.arange(len(batch.ids))))
             if edge in (line.capped or ()):
                 kept = self.influence.kept(len(batch.ids))
-                batch = take(batch, torch.randperm(len(batch.ids), generator=generator)[:kept].numpy())
-            batches.append(batch)
+                chosen = torch.randperm(len(batch.ids), generator=generator)[:kept].numpy()
+                batches.append(take(batch, chosen))
+            else:
+                batches.append(batch)
         if not frames:
             return
         pool = join(batches)

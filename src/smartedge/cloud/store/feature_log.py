@@ -163,6 +163,10 @@ class FeatureLog(FrameLog, FeatureReader):
             self.add_stream(header_to_json(header), header.first_seq)
             self._parse_headers()
 
+    def _cut_off_what_is_not_durable(self) -> None:
+        super()._cut_off_what_is_not_durable()
+        self._parse_headers()
+
     def truncate(self, next_seq: int) -> None:
         """Forget frame ``next_seq`` and all later ones (split learning goes back to a checkpoint)."""
         super().truncate(next_seq)
