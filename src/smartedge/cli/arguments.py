@@ -56,7 +56,7 @@ def host_and_port(text: str, option: str, *, example: str, host: str | None = No
     """
     given, _, port = text.rpartition(":")
     found = given.strip("[]") or host
-    if not found or not port.isdigit() or int(port) > 65535:
+    if not found or "/" in found or not port.isdecimal() or int(port) > 65535:
         form = "HOST:PORT" if host is None else "PORT or HOST:PORT"
         raise ConfigError(f"{option} {text}: write it as {form}, for example {example}")
     return found, int(port)

@@ -106,6 +106,6 @@ def _calibrated(calibration: Any, threshold: float) -> str:
 
 
 def _version(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
     return int(text)

@@ -123,7 +123,9 @@ def _check_where(address: str) -> bool:
     if to_broker:
         Address.parse(address)
     else:
-        host_and_port(address, "--cloud", example="cloud.example:8815")
+        _, port = host_and_port(address, "--cloud", example="cloud.example:8815")
+        if port == 0:
+            raise ConfigError(f"--cloud {address}: give the port at which the cloud will listen; 0 is none")
     return to_broker
 
 
@@ -220,6 +222,6 @@ def _add_days(parser: argparse.ArgumentParser, what: str, days: int) -> None:
 
 
 def _days(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 3650:
+    if not text.isdecimal() or not 1 <= int(text) <= 3650:
         raise argparse.ArgumentTypeError(f"{text}: give 1 to 3650 days")
     return int(text)

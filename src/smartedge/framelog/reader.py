@@ -57,7 +57,7 @@ def segment_name(number: int) -> str:
 
 def segments_of(folder: Path) -> dict[int, Path]:
     """The segments that lie in a folder, by number."""
-    return {int(path.stem): path for path in folder.glob("*.frames") if path.stem.isdigit()}
+    return {int(path.stem): path for path in folder.glob("*.frames") if path.stem.isdecimal()}
 
 
 class LogReader:

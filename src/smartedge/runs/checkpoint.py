@@ -96,7 +96,7 @@ class Checkpoints:
         """Numbers of the checkpoints in the folder, in order."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdigit())
+        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal())
 
     def save(self, number: int, state: State) -> None:
         """Write checkpoint ``number``."""

@@ -87,7 +87,7 @@ def _attributes(file: Path) -> tuple[list[str], list[str], np.ndarray]:
     lines = _lines(file)
     if file.suffix == ".csv" and lines:  # without the number of images, and with a name above the images
         lines = [str(len(lines) - 1), lines[0].partition(" ")[2], *lines[1:]]
-    if len(lines) < 3 or not lines[0].strip().isdigit():
+    if len(lines) < 3 or not lines[0].strip().isdecimal():
         raise DataError(f"{file}: expected a line with the number of images, then one with the attributes' names")
     count, names = int(lines[0]), lines[1].split()
     rows = [line.split() for line in lines[2:] if line.strip()]

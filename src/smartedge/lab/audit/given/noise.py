@@ -74,7 +74,7 @@ def releases_of(text: str | None) -> int:
         ConfigError: not a whole number of at least 1.
     """
     value = "1" if text is None else _parts(text)[1].get("releases", "1")
-    if not value.isdigit() or int(value) < 1:
+    if not value.isdecimal() or int(value) < 1:
         raise ConfigError(f"noise {text!r}: releases must be a whole number, at least 1")
     return int(value)
 
