@@ -313,7 +313,11 @@ def test_a_named_undefended_run_and_all_attributes(
     assert {path.name.split("-")[0] for path in before} == {"undefended"}
     assert audit(monkeypatch, another, *arguments[1:], "--undefended", plain) == 0
     assert {path: path.stat().st_mtime_ns for path in (plain / "audit" / "attacks").iterdir()} == before
-    assert result_of(another)["attributes"]["hat"]["undefended"] == found["attributes"]["hat"]["undefended"]
+    beside = result_of(another)
+    assert beside["attributes"]["hat"]["undefended"] == found["attributes"]["hat"]["undefended"]
+    assert beside["settings"]["undefended_differs"] == ["seed is 0, and 1 in the audited run"]
+    assert "differs in more than its protection: seed is 0, and 1" in beside["verdict"]
+    assert found["settings"]["undefended_differs"] == [] and "differs in more" not in found["verdict"]
     assert audit(monkeypatch, another, *arguments[1:], "--undefended", plain, "--fresh") == 0
     assert {path: path.stat().st_mtime_ns for path in (plain / "audit" / "attacks").iterdir()} != before
     capsys.readouterr()

@@ -57,6 +57,11 @@ class KindFigures(AttackFigures):
     rate: float = Field(description="learning rate; 0 for `ensemble`")
     seed: int = Field(description="0 for `ensemble`")
     tried: int = Field(description="how many attackers of this kind there were")
+    finished: int | None = Field(
+        default=None,
+        description="how many of them had all of their training; the budget cut the others short. null: of an audit by "
+        "an earlier version",
+    )
 
 
 class AttributeBlock(Part):
@@ -90,6 +95,9 @@ class AttributeBlock(Part):
     attacks: dict[str, KindFigures] = Field(
         description="kind of attack → figures of the best of that kind, with `rate`, `seed`, and `tried`: how many "
         "there were"
+    )
+    training_image_attacks: dict[str, KindFigures] = Field(
+        default={}, description="the same, of the attackers behind `training_image`"
     )
     classes: tuple[str, ...]
     desired: bool = Field(description="of the run")

@@ -244,6 +244,11 @@ class Effort(Part):
     budget_seconds: float | None = Field(description="null: no limit")
     seeds: int = Field(description="attackers of each kind")
     undefended: str | None = Field(description="an unprotected run for comparison")
+    undefended_differs: tuple[str, ...] = Field(
+        default=(),
+        description="settings of training in which that run differs, beside its protection, with both values: a part "
+        "of what lies between the figures may come from them",
+    )
 
 
 class AuditSettingsUsed(Effort):
@@ -253,7 +258,7 @@ class AuditSettingsUsed(Effort):
     attacks: tuple[str, ...] = Field(description="of all figures in this file")
     stages: dict[str, Effort] = Field(
         description="`attributes`, `membership`, `identity`, `persons`, `dp` (epsilon), `reconstruction` → "
-        "`budget_seconds`, `seeds`, `undefended` of the call that made its figures"
+        "`budget_seconds`, `seeds`, `undefended`, `undefended_differs` of the call that made its figures"
     )
 
 

@@ -24,6 +24,10 @@ An edge trusts the files since the manifest names the SHA-256 of each, and the f
 
 [table of AttackedAttribute]
 
+`audit_reach`:
+
+[table of AuditReach]
+
 `certificate`, for each attribute:
 
 [table of CertifiedAttribute]
@@ -49,6 +53,7 @@ from smartedge.image_size import SizeField
 
 __all__ = [
     "AttackedAttribute",
+    "AuditReach",
     "Calibration",
     "CertifiedAttribute",
     "FrontManifest",
@@ -95,10 +100,36 @@ class AttackedAttribute(Part):
     """What the best attacker of the audit read of one attribute. Balanced accuracies between 0 and 1."""
 
     sensitive: bool = Field(description="the run was to hide it")
+    finished: tuple[str, ...] | None = Field(
+        default=None,
+        description="kinds of attackers of one release, of which one had all of its training; null: published by an "
+        "earlier version, which did not say it",
+    )
+    training_image_finished: tuple[str, ...] = Field(
+        default=(), description="the same, of the attackers behind `training_image`"
+    )
+    full_depth_needed: bool | None = Field(
+        default=None, description="false: the certificate left attackers of full depth nothing to find; see `audit.json`"
+    )
     best: float | None = Field(description="from one release; null where no attacker was made")
     training_image: float | None = Field(description="from all that is sent of a training image; null: the same")
     undefended: float | None = Field(description="the same attackers, on the front without protection")
     floor: float = Field(description="from the desired label alone")
+
+
+class AuditReach(Part):
+    """How much lies behind the figures of an audit."""
+
+    learned_from: int = Field(description="images that the attackers learned from")
+    judged_on: int = Field(description="images that were attacked")
+    images_seen: bool | None = Field(
+        description="the front had learned from the attackers' own images, so an attacker with other ones may read "
+        "more; null: not known"
+    )
+    left_out: int = Field(
+        description="columns that the run was to hide, and on which no attack was made. Who is shown (`identity`) does "
+        "not count: it has attacks of its own"
+    )
 
 
 class CertifiedAttribute(Part):
@@ -141,4 +172,12 @@ class FrontManifest(Artifact):
     calibration: Calibration | None = Field(description="null where the validation images were not there")
     threshold: float = Field(description="of the exit's confidence, where the edge names none")
     audit: dict[str, AttackedAttribute] | None = Field(description="null where the run was not attacked")
+    audit_reach: AuditReach | None = Field(
+        default=None, description="null where the run was not attacked, or published by an earlier version"
+    )
     certificate: dict[str, CertifiedAttribute] | None = Field(description="null where the run has none")
+    certificate_left_out: int | None = Field(
+        default=None,
+        description="columns that the run was to hide, and that the certificate does not bound; null as for "
+        "`audit_reach`. Who is shown (`identity`) does not count: no certificate is about it",
+    )

@@ -1,7 +1,8 @@
 """What an edge asks of a published front, such as ``certificate<=70%``.
 
 A figure counts only for what this edge will release: with noise, at a confidence of 95 % or more, and for attackers
-that see the desired labels where these are sent.
+that see the desired labels where these are sent. It counts only if all columns that the run was to hide are covered. The
+best attack counts only if attackers were tried in earnest (docs/decisions/0078-when-an-attack-counts.md).
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ import math
 import re
 from dataclasses import dataclass
 
-from smartedge.artifacts.front import FrontManifest
+from smartedge.artifacts.front import AttackedAttribute, FrontManifest
 from smartedge.errors import ConfigError, FrontError
 
 __all__ = ["Requirement"]
 
 _CONFIDENCE = 0.95
 _AGAIN = "publish it again after 'smartedge certify RUN"
+_CHEAP = ("linear", "trees", "mlp")  # attackers that must have had all of their training
+_FULL_DEPTH = ("deep", "fine-tuned", "posterior")  # one of these as well, unless a certificate leaves them nothing
+_LEARNED_FROM, _JUDGED_ON = 500, 200  # images, at least
+_ATTACK_AGAIN = "publish it again after 'smartedge audit RUN' with"
 _FORM = re.compile(
     r"(?P<what>certificate|attack|epsilon|version)(?:\.(?P<attribute>[^<>=]+))?\s*"
     r"(?P<sign><=|>=)\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<percent>%?)"
@@ -100,6 +105,44 @@ class Requirement:
                     "its certificate is about attackers that do not know the desired label, and this edge sends it; "
                     f"{_AGAIN} --known-label'"
                 )
+            return self._not_covered(manifest.certificate_left_out, "certificate", f"{_AGAIN}'")
+        if self.what == "attack" and manifest.audit:
+            return self._untried(manifest, labels_sent=labels_sent)
+        return None
+
+    def _not_covered(self, left_out: int | None, what: str, again: str) -> str | None:
+        """Why figures of some columns do not stand for all; None where this condition names one, or all are there."""
+        if self.attribute is not None or left_out == 0:
+            return None
+        if left_out is None:
+            return f"it was published by an earlier version, which did not say what its {what} leaves out; {again}"
+        return f"its {what} leaves out {left_out} of the columns that its run was to hide; {again}, with all of them"
+
+    def _untried(self, manifest: FrontManifest, *, labels_sent: bool) -> str | None:
+        """Why the best attack of the audit does not count; None where it does."""
+        reach, attacked = manifest.audit_reach, manifest.audit or {}
+        if reach is None:
+            return "it was published by an earlier version, which did not say which attackers finished; publish it again"
+        if problem := self._not_covered(reach.left_out, "audit", f"{_ATTACK_AGAIN} --attributes"):
+            return problem
+        if min(reach.learned_from - _LEARNED_FROM, reach.judged_on - _JUDGED_ON) < 0:
+            return (
+                f"its attackers learned from {reach.learned_from} images and were judged on {reach.judged_on}; "
+                f"{_LEARNED_FROM} and {_JUDGED_ON} are needed. Set more apart (data.audit_share), or give the audit a "
+                "larger --budget"
+            )
+        if reach.images_seen is not False:
+            return (
+                "its attackers learned from images that the front, or a file that it began with, may have learned "
+                "from; train with data.audit_share, from new or public weights"
+            )
+        names = [self.attribute] if self.attribute else [name for name in attacked if name not in manifest.task.columns]
+        for name in names:
+            if name in attacked and (lacking := _lacking(attacked[name], labels_sent=labels_sent)):
+                return (
+                    f"on {name} these attackers did not have all of their training: {', '.join(lacking)}; "
+                    f"{_ATTACK_AGAIN} a larger --budget"
+                )
         return None
 
     def _value(self, manifest: FrontManifest) -> float | None:
@@ -124,3 +167,13 @@ class Requirement:
         if self.attribute is not None:
             return values.get(self.attribute)
         return max((value for name, value in values.items() if name not in desired), default=None)
+
+
+def _lacking(found: AttackedAttribute, *, labels_sent: bool) -> list[str]:
+    """The attackers without whose whole training the best attack says little."""
+    lacking = [kind for kind in _CHEAP if kind not in (found.finished or ())]
+    if found.full_depth_needed is not False and not set(_FULL_DEPTH) & set(found.finished or ()):
+        lacking.append("deep")
+    if labels_sent:
+        lacking += [f"{kind} with the label" for kind in _CHEAP if kind not in found.training_image_finished]
+    return lacking

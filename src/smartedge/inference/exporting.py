@@ -7,6 +7,7 @@ import hashlib
 import io
 import shutil
 import warnings
+from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version as installed
@@ -20,10 +21,13 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from smartedge.artifacts.attacks import KindFigures
 from smartedge.artifacts.audit import Audit
 from smartedge.artifacts.certificate import Certificate
-from smartedge.artifacts.front import AttackedAttribute, Calibration, CertifiedAttribute, FrontManifest
+from smartedge.artifacts.front import AttackedAttribute, AuditReach, Calibration, CertifiedAttribute, FrontManifest
 from smartedge.artifacts.results import TaskFacts
+from smartedge.config import Config
+from smartedge.data.sources import PERSON
 from smartedge.errors import FrontError
 from smartedge.extras import how_to_install
 from smartedge.files import write_atomically
@@ -101,6 +105,8 @@ def export_front(
             f"{run.folder}: ONNX Runtime's answers differ from torch's by {max(differences):.2g}, and {_TOLERANCE:g} "
             "is allowed; nothing was written. Another model.cut may do"
         )
+    audit = Audit.read_if_there(run.folder / "audit" / "audit.json")
+    certificate = Certificate.read_if_there(run.folder / "audit" / "certificate.json")
     manifest = FrontManifest(
         name=name,
         version=version,
@@ -116,8 +122,10 @@ def export_front(
         policy=cast("dict[str, JsonValue]", front.mechanism.policy()),
         calibration=calibration,
         threshold=threshold,
-        audit=_audit(run),
-        certificate=_certificate(run),
+        audit=_attacked(audit),
+        audit_reach=_reach(audit, run.config),
+        certificate=_certified(certificate, run),
+        certificate_left_out=None if certificate is None else _left_out(run.config, certificate.attributes),
     )
     _write(to, content, manifest, key)
     return manifest
@@ -202,8 +210,7 @@ def _some_images(count: int, size: ImageSize) -> NDArray[np.uint8]:
     return images_BCHW
 
 
-def _audit(run: TrainedRun) -> dict[str, AttackedAttribute] | None:
-    audit = Audit.read_if_there(run.folder / "audit" / "audit.json")
+def _attacked(audit: Audit | None) -> dict[str, AttackedAttribute] | None:
     if audit is None or not audit.attributes:
         return None
 
@@ -213,6 +220,9 @@ def _audit(run: TrainedRun) -> dict[str, AttackedAttribute] | None:
     return {
         name: AttackedAttribute(
             sensitive=block.sensitive,
+            finished=_finished(block.attacks),
+            training_image_finished=_finished(block.training_image_attacks),
+            full_depth_needed=block.full_depth_needed,
             best=accuracy(block.best),
             training_image=accuracy(block.training_image),
             undefended=accuracy(block.undefended),
@@ -222,8 +232,30 @@ def _audit(run: TrainedRun) -> dict[str, AttackedAttribute] | None:
     }
 
 
-def _certificate(run: TrainedRun) -> dict[str, CertifiedAttribute] | None:
-    certificate = Certificate.read_if_there(run.folder / "audit" / "certificate.json")
+def _finished(attacks: Mapping[str, KindFigures]) -> tuple[str, ...]:
+    """The kinds of attackers of which one had all of its training."""
+    return tuple(name for name, figures in attacks.items() if figures.finished)
+
+
+def _reach(audit: Audit | None, config: Config) -> AuditReach | None:
+    if audit is None:
+        return None
+    audited = audit.audited
+    attacked = [name for name, block in audit.attributes.items() if block.best is not None]
+    return AuditReach(
+        learned_from=audited.images["train"],
+        judged_on=audited.images["test"],
+        images_seen=audited.attackers_images_seen,
+        left_out=_left_out(config, attacked),
+    )
+
+
+def _left_out(config: Config, attributes: Collection[str]) -> int:
+    """How many columns the run was to hide that are not among these; who is shown has attacks of its own."""
+    return len(set(config.data.sensitive) - {PERSON} - set(attributes))
+
+
+def _certified(certificate: Certificate | None, run: TrainedRun) -> dict[str, CertifiedAttribute] | None:
     if certificate is None:
         return None
     return {

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
-from smartedge.artifacts.front import AttackedAttribute, CertifiedAttribute, FrontManifest
+from smartedge.artifacts.front import AttackedAttribute, AuditReach, CertifiedAttribute, FrontManifest
 from smartedge.artifacts.results import TaskFacts
 from smartedge.errors import ConfigError, FrontError
 from smartedge.fronts.requirements import Requirement
 
 
+ALL = ("linear", "mixture", "trees", "mlp", "deep", "ensemble")
+REACH = AuditReach(learned_from=500, judged_on=200, images_seen=False, left_out=0)
+
+
 def manifest(**changes: Any) -> FrontManifest:
-    attacked = {"sensitive": True, "undefended": 0.9, "floor": 0.6}
+    attacked = {"sensitive": True, "undefended": 0.9, "floor": 0.6, "finished": ALL}
     certified = {"confidence": 0.95, "releases": 1, "label_known": False}
     facts: dict[str, Any] = {
         "name": "faces",
@@ -31,11 +35,13 @@ def manifest(**changes: Any) -> FrontManifest:
         "policy": {"granularity": "vector", "epsilon_each": 8.0},
         "calibration": None,
         "threshold": 0.9,
+        "audit_reach": REACH,
         "audit": {
             "Male": AttackedAttribute(best=0.66, training_image=0.68, **attacked),
             "Young": AttackedAttribute(best=0.55, training_image=None, **attacked),
             "Smiling": AttackedAttribute(best=0.92, training_image=None, **attacked),
         },
+        "certificate_left_out": 0,
         "certificate": {
             "Male": CertifiedAttribute(desired=False, bound=0.694, **certified),
             "Smiling": CertifiedAttribute(desired=True, bound=0.97, **certified),
@@ -127,3 +133,89 @@ def test_noise_on_training_images_alone_meets_nothing() -> None:
         with pytest.raises(FrontError, match="only training images would get noise"):
             Requirement.parse(text).check(plain, labels_sent=False)
     Requirement.parse("version>=3").check(plain, labels_sent=False)
+
+
+def attacked(**changes: Any) -> dict[str, AttackedAttribute]:
+    facts: dict[str, Any] = {
+        "sensitive": True,
+        "best": 0.6,
+        "training_image": 0.61,
+        "undefended": 0.9,
+        "floor": 0.6,
+        "finished": ALL,
+        "training_image_finished": ("linear", "trees", "mlp"),
+    }
+    return {"Male": AttackedAttribute(**{**facts, **changes})}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"finished": ("linear",)}, "on Male .* training: trees, mlp, deep;"),
+        ({"finished": ("linear", "trees", "mlp")}, "training: deep; .*audit RUN' with a larger --budget"),
+        ({"finished": ("linear", "trees", "deep")}, "training: mlp;"),
+        ({"finished": (), "best": None}, "training: linear, trees, mlp, deep"),
+        ({"finished": None}, "training: linear, trees, mlp, deep"),
+        ({"finished": ("trees", "mlp"), "full_depth_needed": False}, "training: linear;"),
+        ({"finished": ("linear", "trees", "mlp"), "full_depth_needed": True}, "training: deep"),
+    ],
+)
+def test_an_attack_counts_only_where_attackers_were_trained(changes: dict[str, Any], says: str) -> None:
+    for text in ("attack<=99%", "attack.Male<=99%"):
+        with pytest.raises(FrontError, match=says):
+            Requirement.parse(text).check(manifest(audit=attacked(**changes)), labels_sent=False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"finished": ("linear", "trees", "mlp"), "full_depth_needed": False},
+        {"finished": ("linear", "trees", "mlp", "posterior")},
+        {"finished": ("linear", "trees", "mlp", "fine-tuned")},
+    ],
+)
+def test_which_attackers_suffice(changes: dict[str, Any]) -> None:
+    Requirement.parse("attack<=61%").check(manifest(audit=attacked(**changes)), labels_sent=False)
+
+
+def test_where_labels_are_sent_attackers_with_the_label_must_have_been_trained() -> None:
+    wanted = Requirement.parse("attack<=61%")
+    wanted.check(manifest(audit=attacked()), labels_sent=True)
+    unlabelled = attacked(training_image=None, training_image_finished=("linear",))
+    wanted.check(manifest(audit=unlabelled), labels_sent=False)
+    with pytest.raises(FrontError, match="training: trees with the label, mlp with the label;"):
+        wanted.check(manifest(audit=unlabelled), labels_sent=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"learned_from": 499}, "learned from 499 images and were judged on 200; 500 and 200 are needed"),
+        ({"judged_on": 199}, "learned from 500 images and were judged on 199;"),
+        ({"images_seen": True}, "may have learned from; train with data.audit_share"),
+        ({"images_seen": None}, "may have learned from; train with data.audit_share"),
+        ({"left_out": 1}, "its audit leaves out 1 of the columns that its run was to hide"),
+    ],
+)
+def test_an_attack_counts_only_with_enough_images_of_its_own_and_all_columns(
+    changes: dict[str, Any], says: str
+) -> None:
+    narrow = manifest(audit=attacked(), audit_reach=REACH.model_copy(update=changes))
+    with pytest.raises(FrontError, match=says):
+        Requirement.parse("attack<=99%").check(narrow, labels_sent=False)
+    if "left_out" in changes:  # who names a column asks about that one alone
+        Requirement.parse("attack.Male<=99%").check(narrow, labels_sent=False)
+
+
+def test_a_certificate_of_some_of_the_hidden_columns_does_not_stand_for_all() -> None:
+    for left_out, says in ((1, "leaves out 1 of the columns"), (None, "earlier version")):
+        partial = manifest(certificate=certified(), certificate_left_out=left_out)
+        with pytest.raises(FrontError, match=says):
+            Requirement.parse("certificate<=70%").check(partial, labels_sent=False)
+        Requirement.parse("certificate.Male<=70%").check(partial, labels_sent=False)
+
+
+def test_an_audit_that_an_earlier_version_published_does_not_count() -> None:
+    with pytest.raises(FrontError, match="earlier version"):
+        Requirement.parse("attack<=99%").check(manifest(audit_reach=None), labels_sent=False)

@@ -7,9 +7,14 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from audit_example import JUDGED, attribute_block, example_audit
 from torch import Tensor, nn
 
+from smartedge.artifacts.attacks import KindFigures
+from smartedge.artifacts.front import AuditReach
+from smartedge.config import load_config
 from smartedge.errors import FrontError
+from smartedge.inference import exporting
 from smartedge.inference.exporting import _difference, _to_onnx
 
 
@@ -48,3 +53,29 @@ def test_what_neither_can_express_is_an_error() -> None:
 def test_a_wrong_graph_is_noticed() -> None:
     one, other = (nn.Conv2d(3, 2, 1).eval() for _ in range(2))
     assert _difference(_to_onnx(one, torch.rand(2, 3, 4, 4), "x", "y"), "x", other, torch.rand(8, 3, 4, 4)) > 1e-2
+
+
+def test_a_front_says_which_attackers_finished_and_which_columns_were_left_out() -> None:
+    """'identity' is hidden too, but no attacker of attributes and no certificate is about it."""
+
+    def of_kind(finished: int | None) -> KindFigures:
+        return KindFigures(balanced_accuracy=0.6, rate=0.1, seed=0, tried=2, finished=finished, **JUDGED)
+
+    block = attribute_block(0.66).model_copy(
+        update={
+            "attacks": {"linear": of_kind(2), "mlp": of_kind(0), "deep": of_kind(1), "trees": of_kind(None)},
+            "training_image_attacks": {"linear": of_kind(1), "mlp": of_kind(0)},
+            "full_depth_needed": True,
+        }
+    )
+    audit = example_audit(attributes={"masculine": block, "hat": attribute_block(None)})
+    attacked = exporting._attacked(audit)
+    assert attacked is not None
+    said = attacked["masculine"]
+    assert (said.finished, said.training_image_finished) == (("linear", "deep"), ("linear",))
+    assert said.full_depth_needed is True and attacked["hat"].finished == ()
+    config = load_config({"data": {"sensitive": ["masculine", "hat", "glasses", "identity"]}})
+    reach = exporting._reach(audit, config)
+    assert reach == AuditReach(learned_from=8000, judged_on=2000, images_seen=None, left_out=2)
+    assert exporting._left_out(config, {"masculine", "hat", "glasses"}) == 0
+    assert exporting._attacked(None) is None and exporting._reach(None, config) is None

@@ -42,6 +42,7 @@ class Finding:
     figures: AttackFigures
     val_scores: Floats
     test_scores: Floats
+    whole: bool = True  # it had all of its training
 
 
 Findings = dict[str, list[Finding]]  # attribute → one for each attacker
@@ -180,7 +181,10 @@ def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -
 def _of_kind(findings: Sequence[Finding]) -> KindFigures:
     best = max(findings, key=_achieved)
     unit = best.unit
-    return KindFigures(rate=unit.rate, seed=unit.seed, tried=len(findings), **best.figures.model_dump())
+    finished = sum(finding.whole for finding in findings)
+    return KindFigures(
+        rate=unit.rate, seed=unit.seed, tried=len(findings), finished=finished, **best.figures.model_dump()
+    )
 
 
 def _achieved(finding: Finding) -> float:
@@ -284,8 +288,8 @@ class _Attempt:
         """One finding for each attribute; none where there is no result."""
         if self.result is None:
             return
-        _, tensors = self.result
+        facts, tensors = self.result
         for place, name in enumerate(self.unit.attributes):
             at_val, at_test = tensors[f"val.{place}"].numpy(), tensors[f"test.{place}"].numpy()
             figures = _figures(at_val, at_test, self.evidence, name)
-            yield Finding(self.unit, name, figures, at_val, at_test)
+            yield Finding(self.unit, name, figures, at_val, at_test, not facts["shortened"])

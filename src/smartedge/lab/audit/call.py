@@ -82,6 +82,7 @@ class Call:
     clock: Clock
     monitor: Monitor
     skipped: list[Skipped] = field(default_factory=list)  # takes an entry for each attack left out or cut short
+    differs: list[str] = field(default_factory=list)  # takes what else differs in a named undefended run
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -310,12 +311,14 @@ def _block(
         theirs = found[undefended.name].get(name, [])
         plain = summarise(theirs, undefended, name).best if theirs else None
     more = found[stronger.name].get(name, []) if stronger else []
+    with_more = summarise(more, stronger, name) if stronger and more else None
     classes = evidence.classes[name]
     return AttributeBlock(
         best=found_here.best if found_here else None,
         by_validation=found_here.by_validation if found_here else None,
         attacks=found_here.attacks if found_here else {},
-        training_image=summarise(more, stronger, name).best if stronger and more else None,
+        training_image_attacks=with_more.attacks if with_more else {},
+        training_image=with_more.best if with_more else None,
         undefended=plain,
         floor=floors.label_floor(evidence, name),
         prediction_floor=floors.prediction_floor(evidence, name),
@@ -372,6 +375,7 @@ def result_of(
         budget_seconds=settings.budget,
         seeds=settings.seeds,
         undefended=str(settings.undefended) if settings.undefended else None,
+        undefended_differs=tuple(call.differs),
     )
     result = Audit(
         smartedge_version=versions().get("smartedge"),

@@ -31,7 +31,7 @@ from smartedge.lab.audit.gathering import gather
 from smartedge.lab.audit.people import find_identity, find_persons
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.stages import ATTACK_NAMES
-from smartedge.lab.audit.undefended import gather_undefended, is_undefended
+from smartedge.lab.audit.undefended import gather_undefended, is_undefended, training_differences
 from smartedge.runs.progress import Monitor
 
 __all__ = ["ATTACK_NAMES", "AuditSettings", "audit"]
@@ -99,7 +99,7 @@ def _forget(call: Call) -> None:
 
 def _undefended(call: Call, evidence: RunEvidence) -> RunEvidence | None:
     try:
-        return gather_undefended(
+        found = gather_undefended(
             evidence,
             call.folder / "undefended",
             named=call.settings.undefended,
@@ -107,6 +107,9 @@ def _undefended(call: Call, evidence: RunEvidence) -> RunEvidence | None:
             clock=call.clock.part(call.clock.remaining() * _FRONT_SHARE),
             note=lambda text: call.skipped.append(Skipped(attack="undefended", reason=text)),
         )
+        if call.settings.undefended is not None:
+            call.differs.extend(training_differences(evidence.config, found.config))
+        return found
     except OutOfTime as reason:
         call.skipped.append(Skipped(attack="undefended", reason=str(reason)))
         return None

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 
-from smartedge.config import Config, load_config
+from smartedge.config import Config, differences, load_config
 from smartedge.data import DataSet, batches
 from smartedge.errors import ConfigError
 from smartedge.files import private_folder, write_json_atomically
@@ -25,11 +26,13 @@ from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import RandomStream, derive_seed
 from smartedge.types import ImageBatch
 
-__all__ = ["gather_undefended", "is_undefended", "undefended_config"]
+__all__ = ["gather_undefended", "is_undefended", "training_differences", "undefended_config"]
 
 _LEAST_TRAINED = 0.25  # share of a front's training; with less it is no network to compare with
 _TRAINING_SHARE = 0.6  # of the time, at most
 _UNFINISHED = "unfinished"  # folder of the weights of a front that a budget cut short
+# Sections and keys whose difference makes another network, or other images or labels: figures of these say nothing here.
+_OF_ANOTHER_TASK = ("method", "data", "model", "weights", "front", "start")
 
 
 def gather_undefended(
@@ -114,25 +117,49 @@ def _settings_of(folder: Path) -> object:
         return None
 
 
+def training_differences(defended: Config, undefended: Config) -> tuple[str, ...]:
+    """The settings of training in which a named undefended run differs, beside its protection; each with its values."""
+    keys = _differences(defended, undefended)
+    return tuple(text for key, text in keys.items() if not key.startswith(_OF_ANOTHER_TASK))
+
+
 def _check_comparable(defended: RunEvidence, undefended: RunEvidence, named: Path) -> None:
     if not is_undefended(undefended.config):
         raise ConfigError(f"--undefended {named}: that run has a bottleneck, noise or adversarial exits of its own")
-    one, other = defended.config.data, undefended.config.data
-    if (one.path, one.image_size, one.fit, one.limit) != (other.path, other.image_size, other.fit, other.limit):
-        raise ConfigError(f"--undefended {named}: that run learned from other images; give one with the same 'data'")
+    keys = _differences(defended.config, undefended.config)
+    if refused := [text for key, text in keys.items() if key.startswith(_OF_ANOTHER_TASK)]:
+        raise ConfigError(
+            f"--undefended {named}: that run learned from other images, or is another network: {'; '.join(refused)}. "
+            "Give a run that differs only in its protection"
+        )
     if not torch.equal(defended.test_ids, undefended.test_ids):
         raise ConfigError(f"--undefended {named}: that run was tested on other images; give one with the same 'seed'")
-    facts: tuple[tuple[str, Callable[[RunEvidence], object]], ...] = (
-        ("data.desired", lambda e: e.task.columns),
-        ("model.name", lambda e: e.config.model.name),
-        ("model.cut", lambda e: e.config.model.cut),
-    )
-    for key, value in facts:
-        if value(defended) != value(undefended):
-            raise ConfigError(
-                f"--undefended {named}: its {key} is {value(undefended)}, and the audited run's is {value(defended)}; "
-                "give a run that differs only in its protection"
-            )
+
+
+def _differences(defended: Config, undefended: Config) -> dict[str, str]:
+    """The settings that the front of a run depends on, and in which two runs differ, beside their protection.
+
+    Returns:
+        key → the key with both values, for people.
+    """
+    return {
+        key: f"{key} is {theirs}, and {ours} in the audited run"
+        for key, (ours, theirs) in differences(_of_front(defended), _of_front(undefended)).items()
+    }
+
+
+def _of_front(config: Config) -> dict[str, JsonValue]:
+    """What the front of the undefended network would learn from and how, by these settings."""
+    found = undefended_config(config).identity()
+    for of_the_cloud in ("codec", "fleet", "cloud", "schedule", "epochs"):
+        del found[of_the_cloud]
+    data, train = found["data"], found["train"]
+    assert isinstance(data, dict) and isinstance(train, dict)
+    del data["sensitive"]  # without suppression the front does not learn from it
+    data["audit_share"] = config.audit_share  # by default it follows from the sensitive columns
+    train["front_epochs"] = config.front_epochs if config.front_first else config.epochs
+    # Randomised labels change which images are chosen for data.limit, and set apart.
+    return {**found, "dp": {"label_epsilon": "none" if config.dp.label_epsilon is None else "some"}}
 
 
 def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monitor, clock: Clock) -> float:

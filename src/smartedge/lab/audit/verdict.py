@@ -38,8 +38,14 @@ def verdict(result: Audit, sensitive: Sequence[str]) -> str:
         if result.audited.attackers_images_seen
         else ""
     )
+    effort = result.settings.stages.get("attributes")
+    other = (
+        f" The undefended run differs in more than its protection: {'; '.join(effort.undefended_differs)}."
+        if plain and effort and effort.undefended_differs
+        else ""
+    )
     short = " Some attacks were left out or cut short: see 'skipped'." if result.skipped else ""
-    return f"{above}{plain}: {judgement}.{broken}{seen}{short}"
+    return f"{above}{plain}: {judgement}.{broken}{seen}{other}{short}"
 
 
 def _strongest(block: AttributeBlock) -> tuple[str, float]:

@@ -167,18 +167,19 @@ def judged(balanced: float, val_auroc: float) -> AttackFigures:
 
 
 def test_the_best_of_all_counts_and_the_fair_choice_stands_beside_it(evidence: Evidence) -> None:
-    def finding(kind: str, seed: int, test: float, val: float) -> attributes.Finding:
+    def finding(kind: str, seed: int, test: float, val: float, whole: bool = True) -> attributes.Finding:
         figures = judged(test, val)
         scores = [torch.full((n, 2), 0.5).double().numpy() for n in (20, 30)]
-        return attributes.Finding(Unit("defended", kind, ("hidden",), 1.0, seed), "hidden", figures, *scores)
+        return attributes.Finding(Unit("defended", kind, ("hidden",), 1.0, seed), "hidden", figures, *scores, whole)
 
-    found = summarise(
-        [finding("linear", 0, 0.6, 0.9), finding("deep", 0, 0.7, 0.8), finding("deep", 1, 0.5, 0.7)], evidence, "hidden"
-    )
+    made = [finding("linear", 0, 0.6, 0.9), finding("deep", 0, 0.7, 0.8, False), finding("deep", 1, 0.5, 0.7)]
+    found = summarise([*made, finding("mlp", 0, 0.5, 0.6, False)], evidence, "hidden")
     assert (found.best.attack, found.best.balanced_accuracy) == ("deep", 0.7)
     assert (found.by_validation.attack, found.by_validation.balanced_accuracy) == ("linear", 0.6)
     assert found.attacks["deep"].seed == 0 and found.attacks["deep"].tried == 2
-    assert set(found.attacks) == {"linear", "deep", "ensemble"}
+    assert set(found.attacks) == {"linear", "deep", "mlp", "ensemble"}
+    finished = {kind: figures.finished for kind, figures in found.attacks.items()}
+    assert finished == {"linear": 1, "deep": 1, "mlp": 0, "ensemble": 1}, "the budget cut one deep and the mlp short"
 
 
 def test_an_ensemble_joins_attackers_that_err_differently(evidence: Evidence) -> None:
