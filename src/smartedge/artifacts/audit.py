@@ -188,6 +188,9 @@ __all__ = [
 ]
 
 
+_PERSON = "identity"  # the column that says whose image it is
+
+
 class Audited(Part):
     """What was attacked."""
 
@@ -354,6 +357,12 @@ class Audit(Artifact):
     dp: NoiseTest = Field(description="see below")
     skipped: tuple[Skipped, ...] = Field(description="attacks that the budget left out or cut short")
     verdict: str = Field(description="one sentence about the sensitive attribute that is farthest above its floor")
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """The sensitive columns on which no attack was made. Who is shown does not count: linkers attack it."""
+        attacked = {name for name, block in self.attributes.items() if block.best is not None}
+        return tuple(name for name in self.audited.sensitive if name not in {*attacked, _PERSON})
 
     @classmethod
     def upgraded(cls, fields: Fields) -> Fields:

@@ -109,7 +109,8 @@ class AttackedAttribute(Part):
         default=(), description="the same, of the attackers behind `training_image`"
     )
     full_depth_needed: bool | None = Field(
-        default=None, description="false: the certificate left attackers of full depth nothing to find; see `audit.json`"
+        default=None,
+        description="false: the certificate left attackers of full depth nothing to find",
     )
     best: float | None = Field(description="from one release; null where no attacker was made")
     training_image: float | None = Field(description="from all that is sent of a training image; null: the same")

@@ -1,7 +1,7 @@
 """What an edge asks of a published front, such as ``certificate<=70%``.
 
 A figure counts only for what this edge will release: with noise, at a confidence of 95 % or more, and for attackers
-that see the desired labels where these are sent. It counts only if all columns that the run was to hide are covered. The
+that see the desired labels where these are sent. It counts only if all columns that the run hides are covered. The
 best attack counts only if attackers were tried in earnest (docs/decisions/0078-when-an-attack-counts.md).
 """
 
@@ -122,7 +122,7 @@ class Requirement:
         """Why the best attack of the audit does not count; None where it does."""
         reach, attacked = manifest.audit_reach, manifest.audit or {}
         if reach is None:
-            return "it was published by an earlier version, which did not say which attackers finished; publish it again"
+            return "it was published by an earlier version, which did not tell which attackers ended; publish it again"
         if problem := self._not_covered(reach.left_out, "audit", f"{_ATTACK_AGAIN} --attributes"):
             return problem
         if min(reach.learned_from - _LEARNED_FROM, reach.judged_on - _JUDGED_ON) < 0:

@@ -27,7 +27,7 @@ from smartedge.artifacts.certificate import Certificate
 from smartedge.artifacts.front import AttackedAttribute, AuditReach, Calibration, CertifiedAttribute, FrontManifest
 from smartedge.artifacts.results import TaskFacts
 from smartedge.config import Config
-from smartedge.data.sources import PERSON
+from smartedge.data.raw import PERSON_COLUMN
 from smartedge.errors import FrontError
 from smartedge.extras import how_to_install
 from smartedge.files import write_atomically
@@ -123,7 +123,7 @@ def export_front(
         calibration=calibration,
         threshold=threshold,
         audit=_attacked(audit),
-        audit_reach=_reach(audit, run.config),
+        audit_reach=_reach(audit),
         certificate=_certified(certificate, run),
         certificate_left_out=None if certificate is None else _left_out(run.config, certificate.attributes),
     )
@@ -237,22 +237,21 @@ def _finished(attacks: Mapping[str, KindFigures]) -> tuple[str, ...]:
     return tuple(name for name, figures in attacks.items() if figures.finished)
 
 
-def _reach(audit: Audit | None, config: Config) -> AuditReach | None:
+def _reach(audit: Audit | None) -> AuditReach | None:
     if audit is None:
         return None
     audited = audit.audited
-    attacked = [name for name, block in audit.attributes.items() if block.best is not None]
     return AuditReach(
         learned_from=audited.images["train"],
         judged_on=audited.images["test"],
         images_seen=audited.attackers_images_seen,
-        left_out=_left_out(config, attacked),
+        left_out=len(audit.unread),
     )
 
 
 def _left_out(config: Config, attributes: Collection[str]) -> int:
     """How many columns the run was to hide that are not among these; who is shown has attacks of its own."""
-    return len(set(config.data.sensitive) - {PERSON} - set(attributes))
+    return len(set(config.data.sensitive) - {PERSON_COLUMN} - set(attributes))
 
 
 def _certified(certificate: Certificate | None, run: TrainedRun) -> dict[str, CertifiedAttribute] | None:

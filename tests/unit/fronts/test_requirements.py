@@ -12,7 +12,6 @@ from smartedge.artifacts.results import TaskFacts
 from smartedge.errors import ConfigError, FrontError
 from smartedge.fronts.requirements import Requirement
 
-
 ALL = ("linear", "mixture", "trees", "mlp", "deep", "ensemble")
 REACH = AuditReach(learned_from=500, judged_on=200, images_seen=False, left_out=0)
 

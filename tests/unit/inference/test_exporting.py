@@ -68,14 +68,15 @@ def test_a_front_says_which_attackers_finished_and_which_columns_were_left_out()
             "full_depth_needed": True,
         }
     )
-    audit = example_audit(attributes={"masculine": block, "hat": attribute_block(None)})
+    hidden = ("masculine", "hat", "glasses", "identity")
+    audited = example_audit().audited.model_copy(update={"sensitive": hidden})
+    audit = example_audit(attributes={"masculine": block, "hat": attribute_block(None)}, audited=audited)
     attacked = exporting._attacked(audit)
     assert attacked is not None
     said = attacked["masculine"]
     assert (said.finished, said.training_image_finished) == (("linear", "deep"), ("linear",))
     assert said.full_depth_needed is True and attacked["hat"].finished == ()
-    config = load_config({"data": {"sensitive": ["masculine", "hat", "glasses", "identity"]}})
-    reach = exporting._reach(audit, config)
-    assert reach == AuditReach(learned_from=8000, judged_on=2000, images_seen=None, left_out=2)
+    config = load_config({"data": {"sensitive": list(hidden)}})
+    assert exporting._reach(audit) == AuditReach(learned_from=8000, judged_on=2000, images_seen=None, left_out=2)
     assert exporting._left_out(config, {"masculine", "hat", "glasses"}) == 0
-    assert exporting._attacked(None) is None and exporting._reach(None, config) is None
+    assert exporting._attacked(None) is None and exporting._reach(None) is None

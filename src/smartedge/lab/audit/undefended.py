@@ -31,7 +31,7 @@ __all__ = ["gather_undefended", "is_undefended", "training_differences", "undefe
 _LEAST_TRAINED = 0.25  # share of a front's training; with less it is no network to compare with
 _TRAINING_SHARE = 0.6  # of the time, at most
 _UNFINISHED = "unfinished"  # folder of the weights of a front that a budget cut short
-# Sections and keys whose difference makes another network, or other images or labels: figures of these say nothing here.
+# Sections and keys whose difference makes another network, or other images or labels: its figures say nothing here.
 _OF_ANOTHER_TASK = ("method", "data", "model", "weights", "front", "start")
 
 

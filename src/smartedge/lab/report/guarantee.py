@@ -28,6 +28,7 @@ class Guarantee:
     """The guarantee against every attacker, however much it knows or computes."""
 
     exists: bool
+    limits: bool  # it keeps attackers of all releases of an image well below certainty
     headline: str
     sentences: list[str]
     covered: list[str]
@@ -43,7 +44,7 @@ def guarantee(results: Results) -> Guarantee:
     """
     block = results.privacy
     if not get_method(results.method).has_cloud:
-        return Guarantee(False, "Nothing was sent, so nothing had to be protected on the link.", [], [], [], [])
+        return Guarantee(False, False, "Nothing was sent, so nothing had to be protected on the link.", [], [], [], [])
     if block is None or not known(block.epsilon):
         return _none(results)
     return _some(block, _labels(block))
@@ -53,19 +54,21 @@ def guarantee_of_noise(test: NoiseTest) -> Guarantee:
     """The words for the noise law of features that did not come from a run."""
     if test.epsilon_claimed is None:
         headline = "No guarantee is known: the features were audited as they are, without a noise law."
-        return Guarantee(False, headline, [], [], [], [])
+        return Guarantee(False, False, headline, [], [], [], [])
     vector = _pair(test.vector_epsilon, test.delta)
-    limits = [bound for bound in (test.attribute_bound, test.noise_bound) if bound is not None]
+    limited = [bound for bound in (test.attribute_bound, test.noise_bound) if bound is not None]
+    bound = _at_most(min(limited, default=1.0))
     sentences = [
         "This holds if the features are released with exactly this clip and noise. An attacker that answers a yes/no "
-        f"question about an image from one release has a balanced accuracy of {_at_most(min(limits))}, whatever the "
-        "question."
+        f"question about an image from one release has a balanced accuracy of {bound}, whatever the question."
     ]
     facts = [
         ("Mechanism", MECHANISMS[test.mechanism, test.granularity == "element"]),
         ("Releases", f"{test.releases_max} of an image"),
     ]
-    return Guarantee(True, f"One release has {vector}, by the noise law that was given.", sentences, [], [], facts)
+    headline = f"One release has {vector}, by the noise law that was given."
+    limits = bool(limited) and min(_of_all(limit, test.releases_max) for limit in limited) < _NOTHING
+    return Guarantee(True, limits, headline, sentences, [], [], facts)
 
 
 def _none(results: Results) -> Guarantee:
@@ -79,7 +82,7 @@ def _none(results: Results) -> Guarantee:
         "how much the attackers that were tried read. It cannot prove that a better attacker reads no more."
     ]
     facts = [("Noise", "none"), ("Releases", f"{results.releases_per_image} of an image at most")]
-    return Guarantee(False, headline, sentences, [], [], facts)
+    return Guarantee(False, False, headline, sentences, [], [], facts)
 
 
 def _some(block: Privacy, labels: str) -> Guarantee:
@@ -89,9 +92,14 @@ def _some(block: Privacy, labels: str) -> Guarantee:
     total, delta_total, releases = block.vector_epsilon_total, block.delta_total, block.releases_max
     element = block.granularity == "element"
     training_only = block.apply_to == "training"
+    bound, tight = block.attribute_bound, block.tight_attribute_bound
+    by_epsilon = attribute_bound(math.inf if total is None else total, delta_total)
+    together = max(min(bound, tight), min(by_epsilon, _of_all(min(bound, tight), releases)))
     sentences = []
     if element:
-        headline = f"Each number of a feature map is protected with ε = {short_number(epsilon)}; an image is not."
+        each = math.inf if epsilon is None else epsilon
+        verb = "is protected with" if _of_all(attribute_bound(each, delta), releases) < _NOTHING else "has noise of"
+        headline = f"Each number of a feature map {verb} ε = {short_number(epsilon)}; an image is not protected by it."
         sentences.append(
             "But the whole feature map of an image is sent, and for the whole map the noise gives "
             f"{_pair(vector, delta)}: {'hardly any protection' if weak else 'this is the figure that counts'}."
@@ -100,11 +108,10 @@ def _some(block: Privacy, labels: str) -> Guarantee:
         whom = "Every training image" if training_only else "Every image"
         headline = (
             f"{whom} that was sent is protected: {_pair(vector, delta)} each time it is sent."
-            if min(block.attribute_bound, block.tight_attribute_bound) < _NOTHING
+            if together < _NOTHING
             else f"{whom} that was sent carries noise, but too little for a useful guarantee: "
-            f"{_pair(vector, delta)} each time it is sent."
+            f"{_pair(vector, delta)} each time it is sent{', too often' if min(bound, tight) < _NOTHING else ''}."
         )
-    bound, tight = block.attribute_bound, block.tight_attribute_bound
     sentences.append(
         "This means: an attacker tries to answer a yes/no question about an image from the features of one release "
         f"alone. Its balanced accuracy is {_at_most(bound)} (guessing gives 50\N{NO-BREAK SPACE}%). This holds for "
@@ -118,10 +125,9 @@ def _some(block: Privacy, labels: str) -> Guarantee:
             "the attackers that were tried; the limit holds for all attackers."
         )
     if releases > 1:
-        limit = attribute_bound(math.inf if total is None else total, delta_total)
         sentences.append(
             f"An image was sent up to {releases} times, and each time reveals more. All times together have "
-            f"{_pair(total, delta_total)}. An attacker that sees all of them is limited to {percent(limit)}."
+            f"{_pair(total, delta_total)}. An attacker that sees all of them is limited to {percent(together)}."
         )
     sentences.append(
         "Nothing that is done with the features later weakens this: compressing, storing or training on them."
@@ -135,7 +141,16 @@ def _some(block: Privacy, labels: str) -> Guarantee:
     ]
     if block.front == "frozen":
         covered.append("the front's weights: they were frozen from the start, and learned nothing from these images")
-    return Guarantee(True, headline, sentences, covered, [labels, *_front(block), *_NOT_COVERED], _facts(block))
+    left_open = [labels, *_front(block), *_NOT_COVERED]
+    return Guarantee(True, together < _NOTHING, headline, sentences, covered, left_open, _facts(block))
+
+
+def _of_all(limit: float, releases: int) -> float:
+    """The limit of an attacker of several releases, from that of one release.
+
+    Releases that are d apart in total variation each are at most 1 − (1 − d)ᵏ apart together; the limit is (1 + d)/2.
+    """
+    return 1 - (2 - 2 * limit) ** max(1, releases) / 2
 
 
 def _front(block: Privacy) -> list[str]:

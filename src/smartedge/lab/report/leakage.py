@@ -33,6 +33,7 @@ class Attack:
     name: str
     value: float  # balanced accuracy on the protected images
     interval: tuple[float, float] | None  # 95 %
+    finished: bool = True  # one of this kind had all of its training
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,11 @@ class Leak:
     def doubts(self) -> list[str]:
         """Reasons why the attribute does not count as hidden, although no attacker tried could read it."""
         found = []
-        if self.full_depth_needed is not False and not _FULL_DEPTH & {attack.name for attack in self.attacks}:
+        deep = [attack for attack in self.attacks if attack.name in _FULL_DEPTH]
+        if self.full_depth_needed is not False and not deep:
             found.append("no deep attacker was tried (deep, fine-tuned or posterior)")
+        elif self.full_depth_needed is not False and not any(attack.finished for attack in deep):
+            found.append(f"the time budget cut every deep attacker short ({', '.join(attack.name for attack in deep)})")
         interval = self.worst.interval
         if interval and interval[1] > self.unavoidable + _SURE * self.margin:
             found.append(f"with so few test images it may be up to {percent(interval[1])}")
@@ -119,7 +123,7 @@ def read_leaks(audit: Audit) -> list[Leak]:
                 auroc=best.auroc,
                 by=best.attack,
                 attacks=sorted(
-                    (_attack(kind, figures) for kind, figures in entry.attacks.items()),
+                    (_attack(kind, figures, figures.finished) for kind, figures in entry.attacks.items()),
                     key=lambda attack: -attack.value,
                 ),
                 training_image=_attack(together.attack, together) if together else None,
@@ -148,22 +152,26 @@ def _bounds(by_epsilon: float | None, by_noise: float | None) -> tuple[float | N
     return bound, by_noise if by_noise < (bound or NO_BOUND) - 0.001 else None
 
 
-def _attack(name: str, figures: AttackFigures) -> Attack:
-    return Attack(name, figures.balanced_accuracy, figures.ci95)
+def _attack(name: str, figures: AttackFigures, finished: int | None = None) -> Attack:
+    """``finished``: how many of this kind had all of their training; None where an earlier version did not say it."""
+    return Attack(name, figures.balanced_accuracy, figures.ci95, finished != 0)
 
 
 def _accuracy(figures: AttackFigures | None) -> float | None:
     return figures.balanced_accuracy if figures else None
 
 
-def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: bool) -> Verdict:
+def judge(
+    leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: bool, unread: Sequence[str] = ()
+) -> Verdict:
     """Judge whether the sensitive content is hidden, by the sensitive attribute that is hidden worst.
 
     Args:
         leaks: from :func:`read_leaks`; empty where there was no audit.
         sent: whether anything was sent.
         protected: whether the run meant to hide anything (bottleneck, adversarial exits, codewords, noise).
-        guaranteed: whether the noise gives a guarantee.
+        guaranteed: whether the noise gives a guarantee that limits attackers.
+        unread: sensitive columns on which no attack was made.
     """
     if not sent:
         return Verdict("good", "nothing sent", "Nothing left the edge.", [])
@@ -188,6 +196,13 @@ def judge(leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: boo
                 "not shown",
                 f"It is not shown that what was sent hides {_names(doubtful)}: {doubtful[0].doubts[0]}.",
                 [f"So far, {_most(doubtful[0])}.", *sentences],
+            )
+        if unread:
+            return Verdict(
+                "open",
+                "not shown",
+                f"It is not shown that what was sent hides {' and '.join(unread)}: no attack on it was made.",
+                [f"Of what was attacked, {_most(worst)}.", *sentences],
             )
         return Verdict(
             "good",

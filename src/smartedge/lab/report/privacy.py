@@ -29,7 +29,8 @@ def privacy_verdict(run: Run) -> Verdict:
         leaks,
         sent=run.method.has_cloud,
         protected=_protected(run),
-        guaranteed=guarantee(run.results).exists,
+        guaranteed=guarantee(run.results).limits,
+        unread=run.audit.unread if run.audit else (),
     )
     tone, sentences = epsilon_words(run.audit.dp) if run.audit else ("open", [])
     if tone == "bad":
@@ -51,11 +52,12 @@ def privacy_page(run: Run) -> dict[str, object]:
 
 def features_page(audit: Audit) -> dict[str, object]:
     """The same values for features that did not come from a run."""
-    judged = judge(read_leaks(audit), sent=True, protected=True, guaranteed=audit.dp.epsilon_claimed is not None)
+    promise = guarantee_of_noise(audit.dp)
+    judged = judge(read_leaks(audit), sent=True, protected=True, guaranteed=promise.limits, unread=audit.unread)
     return {
         **_attacks(audit),
         "verdict": judged,
-        "guarantee": guarantee_of_noise(audit.dp),
+        "guarantee": promise,
         "baseline": None,
         "gallery": None,
     }

@@ -114,13 +114,36 @@ def test_protected_is_said_where_the_limit_of_an_attacker_says_something(privacy
     headline = guarantee(results(privacy=block)).headline
     assert ("is protected" in headline) == protected
     assert ("too little for a useful guarantee" in headline) != protected
+    assert guarantee(results(privacy=block)).limits == protected
+
+
+def test_what_is_sent_too_often_is_not_called_protected(privacy_block):
+    """One release of a limit of 90 % is something; twenty together say as good as nothing."""
+    once = {"attribute_bound": 0.99, "tight_attribute_bound": 0.9, "vector_epsilon": 5.0}
+    said = guarantee(results(privacy=privacy_block(**once, releases_max=1, vector_epsilon_total=5.0)))
+    assert "is protected" in said.headline and said.limits
+    said = guarantee(results(privacy=privacy_block(**once, releases_max=20, vector_epsilon_total=40.0)))
+    assert "too little for a useful guarantee" in said.headline and "too often" in said.headline and not said.limits
+    said = guarantee(results(privacy=privacy_block(**once, releases_max=2, vector_epsilon_total=10.0)))
+    assert "An attacker that sees all of them is limited to 98.0 %." in plain(" ".join(said.sentences)) and said.limits
+
+
+@pytest.mark.parametrize(("epsilon", "verb"), [(2.0, "is protected with"), (6.0, "has noise of")])
+def test_a_number_of_a_map_is_not_called_protected_by_a_large_epsilon_either(privacy_block, epsilon, verb):
+    block = privacy_block(
+        mechanism="laplace", granularity="element", epsilon=epsilon, delta=0.0, vector_epsilon=128 * epsilon,
+        vector_epsilon_total=128 * epsilon, attribute_bound=1.0, tight_attribute_bound=1.0,
+    )  # fmt: skip
+    assert verb in guarantee(results(privacy=block)).headline
 
 
 def test_several_releases_are_told_by_their_sum(privacy_block):
     block = privacy_block(releases_max=10, vector_epsilon_total=14.2, delta_total=1e-5)
     everything = plain(" ".join(guarantee(results(privacy=block)).sentences))
     assert "up to 10 times, and each time reveals more. All times together have ε = 14.2, δ = 10⁻⁵." in everything
-    assert f"An attacker that sees all of them is limited to {100 * attribute_bound(14.2, 1e-5):.1f} %" in everything
+    limit = 1 - (2 - 2 * block["tight_attribute_bound"]) ** 10 / 2  # of ten releases; lower than that of ε = 14.2
+    assert f"An attacker that sees all of them is limited to {100 * limit:.1f} %" in everything
+    assert limit < attribute_bound(14.2, 1e-5)
 
 
 def test_element_granularity_is_never_told_without_the_whole_vector(privacy_block):
@@ -160,6 +183,26 @@ def leaks_of(attribute: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
 
 
 HOW = {"sent": True, "protected": True, "guaranteed": False}
+
+
+def test_a_deep_attacker_that_was_cut_short_and_a_column_without_an_attack_leave_it_open(leaks_of, attribute):
+    short = attribute(0.66)
+    short["attacks"]["deep"]["finished"] = 0
+    verdict = judge(leaks_of(masculine=short), **HOW)
+    assert (verdict.tone, verdict.word) == ("open", "not shown") and "cut every deep attacker short" in verdict.headline
+    short["attacks"]["deep"]["finished"] = 1
+    assert judge(leaks_of(masculine=short), **HOW).word == "hidden"
+    verdict = judge(leaks_of(masculine=attribute(0.66)), **HOW, unread=["young"])
+    assert (verdict.tone, verdict.word) == ("open", "not shown")
+    assert "hides young: no attack on it was made" in verdict.headline
+
+
+def test_columns_without_an_attack_are_found(attribute):
+    audit = example_audit(
+        attributes={"masculine": AttributeBlock.model_validate(attribute(0.66)), "hat": attribute_block(None)},
+        audited=example_audit().audited.model_copy(update={"sensitive": ("masculine", "young", "hat", "identity")}),
+    )
+    assert audit.unread == ("young", "hat")
 
 
 @pytest.mark.parametrize(
