@@ -267,7 +267,9 @@ def test_an_edge_that_sends_labels_asks_more_of_a_certificate_than_one_that_asks
     _, folder, _ = published(model={"bottleneck": [4, 2, 2]}, dp={"mechanism": "gaussian", "epsilon": 8.0})
     bound = CertifiedAttribute(desired=False, bound=0.6, confidence=0.95, releases=1, label_known=False)
     manifest = FrontManifest.read(folder / "manifest.json")
-    manifest.model_copy(update={"certificate": {"round": bound}}).write(folder / "manifest.json")
+    manifest.model_copy(update={"certificate": {"round": bound}, "certificate_left_out": 0}).write(
+        folder / "manifest.json"
+    )
     required = ["--unsigned", "--require", "certificate<=70%"]
     photographs = tmp_path / "photographs"
     assert main(["infer", str(folder), str(photographs / "test" / "dark" / "0.png"), *required]) == 0

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from smartedge.artifacts.attacks import AttackFigures, KindFigures, NamedFigures
 from smartedge.artifacts.audit import Skipped
+from smartedge.errors import ConfigError
 from smartedge.lab.audit.attackers import read
 from smartedge.lab.audit.attacks import ATTACKS, Diverged, Unit
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -24,7 +25,7 @@ from smartedge.lab.audit.store import Store, key_of
 from smartedge.metrics import softmax
 from smartedge.runs.progress import Monitor
 
-__all__ = ["Best", "Finding", "Findings", "in_focus", "infer", "plan", "summarise"]
+__all__ = ["Best", "Finding", "Findings", "check_classes", "in_focus", "infer", "plan", "summarise"]
 
 _ENSEMBLE = 5  # networks whose answers are averaged
 _LEAST_SECONDS = 5.0  # for an attacker that is trained even when no time is left
@@ -61,6 +62,29 @@ class Best:
         counted = [figures.balanced_accuracy_by_person for figures in self.attacks.values()]
         known = [figure for figure in counted if figure is not None]
         return max(known) if known else self.best.balanced_accuracy
+
+
+def check_classes(evidence: Evidence) -> None:
+    """Refuse attributes that nobody could learn or judge.
+
+    Raises:
+        ConfigError: a split has one class only, or a class of the protected images is not among the attacker's own.
+    """
+    for name, names in evidence.classes.items():
+        every = {"train": evidence.train.labels, "val": evidence.val.labels, "test": evidence.test_labels}
+        present = {split: set(labels[name].tolist()) - {-1} for split, labels in every.items()}
+        for split, classes in present.items():
+            if len(classes) < 2:
+                raise ConfigError(
+                    f"--attributes: all images of the split {split!r} have the same {name!r}, so there is nothing "
+                    "to read; leave it out, or use more images"
+                )
+        if unseen := sorted(present["test"] - present["train"]):
+            shown = ", ".join(names[cls] for cls in unseen[:3]) + (", …" if len(unseen) > 3 else "")
+            raise ConfigError(
+                f"--attributes: {len(unseen)} of the {len(present['test'])} classes of {name!r} in the split 'test' "
+                f"({shown}) do not occur among the attacker's own images, so no attacker can learn them; leave it out"
+            )
 
 
 def plan(

@@ -34,7 +34,6 @@ __all__ = [
     "attribute_blocks",
     "certificates",
     "cheap_attacks",
-    "check_classes",
     "check_settings",
     "find_membership",
     "noise_test",
@@ -111,29 +110,6 @@ class Stages:
     certificate: AuditCertificates | None = None
     identity: Identity | None = None
     persons: dict[str, dict[str, PersonBand]] | None = None
-
-
-def check_classes(evidence: Evidence) -> None:
-    """Refuse attributes that nobody could learn or judge.
-
-    Raises:
-        ConfigError: a split has one class only, or a class of the protected images is not among the attacker's own.
-    """
-    for name, names in evidence.classes.items():
-        every = {"train": evidence.train.labels, "val": evidence.val.labels, "test": evidence.test_labels}
-        present = {split: set(labels[name].tolist()) - {-1} for split, labels in every.items()}
-        for split, classes in present.items():
-            if len(classes) < 2:
-                raise ConfigError(
-                    f"--attributes: all images of the split {split!r} have the same {name!r}, so there is nothing "
-                    "to read; leave it out, or use more images"
-                )
-        if unseen := sorted(present["test"] - present["train"]):
-            shown = ", ".join(names[cls] for cls in unseen[:3]) + (", …" if len(unseen) > 3 else "")
-            raise ConfigError(
-                f"--attributes: {len(unseen)} of the {len(present['test'])} classes of {name!r} in the split 'test' "
-                f"({shown}) do not occur among the attacker's own images, so no attacker can learn them; leave it out"
-            )
 
 
 def check_settings(settings: AuditSettings) -> None:

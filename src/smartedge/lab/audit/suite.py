@@ -12,6 +12,7 @@ from smartedge.data.raw import PERSON_COLUMN
 from smartedge.datasets import raw_data_of
 from smartedge.errors import ConfigError
 from smartedge.files import private_folder
+from smartedge.lab.audit.attributes import check_classes
 from smartedge.lab.audit.call import (
     REFERENCE,
     AuditSettings,
@@ -20,7 +21,6 @@ from smartedge.lab.audit.call import (
     attribute_blocks,
     certificates,
     cheap_attacks,
-    check_classes,
     check_settings,
     find_membership,
     noise_test,

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from smartedge.artifacts.audit import Audit, AuditedFeatures
 from smartedge.errors import ConfigError
 from smartedge.files import private_folder
+from smartedge.lab.audit.attributes import check_classes
 from smartedge.lab.audit.call import (
     AuditSettings,
     Call,
@@ -19,7 +20,6 @@ from smartedge.lab.audit.call import (
     attribute_blocks,
     certificates,
     cheap_attacks,
-    check_classes,
     check_settings,
     find_membership,
     noise_test,
