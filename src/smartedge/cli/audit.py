@@ -34,8 +34,8 @@ features that crossed the link. The run directory must hold both sides' folders,
   $ smartedge audit runs/faces --budget 60s
   audit defended mlp 0.001 seed 0 31/200
   what an attacker reads from 600 protected images (balanced accuracy, %)
-        best attack           no attacker exceeds  training image  undefended  floor  prediction floor  chance  DP bound
-  Male  56.2 ± 4.4  ensemble                 56.5            67.3        none   67.8              50.0    50.0     100.0
+        best attack         no attacker exceeds  training image  undefended  floor  prediction floor  chance  DP bound
+  Male  56.2 ± 4.4  ensemble               56.5            67.3        none   67.8              50.0    50.0     100.0
   the best of each kind of attacker (balanced accuracy, %)
   linear 51.8, mixture 53.4, trees 54.6, mlp 54.4, ensemble 56.2
   Male: attackers of full depth were not needed, since no attacker exceeds 56.5 %, and a cheap one is ...

@@ -54,7 +54,7 @@ def demo_config() -> dict[str, object]:
             "small_input": False,  # the stem for photographs: a quarter of the work
             "exit": {"width": 32, "depth": 1},
         },
-        "train": {"batch_size": 30},
+        "train": {"batch_size": 30, "precision": "auto"},  # the first run measures, for all of them
     }
 
 
@@ -90,11 +90,23 @@ def _make_runs(folders: Sequence[Path], overrides: Sequence[str]) -> None:
     from smartedge.config import load_config
     from smartedge.training import train
 
+    shared = load_config(demo_config(), overrides)
     with ThreadPoolExecutor(1) as reports:  # while the next run trains in processes of its own
         for folder, changes in zip(folders, RUNS.values(), strict=True):
-            config = load_config(load_config(demo_config(), overrides), {**changes, "run_dir": str(folder)})
+            config = load_config(shared, {**changes, "run_dir": str(folder)})
             if (folder / "run.json").exists():  # made by an earlier call
                 shutil.rmtree(folder)
             print(f"\n{' '.join(changes.values())}", flush=True)
             train(config)
+            if shared.automatic:
+                shared = load_config(shared, {"train": _chosen(folder)})
             reports.submit(write_report_where_possible, folder)
+
+
+def _chosen(folder: Path) -> dict[str, object]:
+    """What a run with ``auto`` in its settings has measured to be the fastest, and uses."""
+    from smartedge.config import load_config
+
+    train = load_config(folder / "config.yaml").train
+    print(f"All runs compute in {train.precision}: it was measured which precision is the fastest on this machine.")
+    return {"precision": train.precision, "channels_last": train.channels_last}

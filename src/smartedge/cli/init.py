@@ -21,9 +21,9 @@ __all__ = ["add_parser", "run"]
 _DESCRIPTION = """\
 Write a settings file with every key, its meaning and its value.
 
-  $ smartedge init run.yaml --data ../photos --desired smiling
-  ../photos: 1200 training images of about 96 pixels; columns that can be learned: smiling (2), glasses (2)
-  smiling is learned; 16x8x8 numbers cross the cut layer1, at most 1024 bytes, where the image takes 2150 as JPEG
+  $ smartedge init run.yaml --data ../photos --desired smile
+  ../photos: 1200 training images of about 96 pixels; columns that can be learned: smile (2), glasses (2)
+  smile is learned; 16x8x8 numbers cross the cut layer1, at most 1024 bytes, where the image takes 2150 bytes as JPEG
   bfloat16 is 0.55 of the time of float32 on this machine
   wrote run.yaml
   next:

@@ -32,8 +32,10 @@ four methods. Rank them, recommend one and say why. A machine without a profile 
   Of each epoch's 9.8 s, the link takes longest, with 5,870 bytes per image: ...
 
 --link:  3g, 4g, wifi, local, or Mbit/s up[/down][,latency in ms][,radio]: 5.85,20ms or 1.1/2.0,50ms,3g
---edge, --cloud:  a file of 'smartedge profile', or the name of a machine that the package knows. Its times are those of
-the profile measured here, scaled by published throughput. Energy is modelled; accuracy is not predicted.
+--edge, --cloud:  a file of 'smartedge profile', or the name of a machine that the package knows: then the times
+                  measured here, scaled by published throughput
+
+Energy is modelled. Accuracy is not predicted.
 """
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -70,3 +71,21 @@ def test_a_wrapped_command_is_still_the_command(columns, monkeypatch, capsys) ->
 
     assert commands(wrapped) == commands(written)
     assert len(commands(written)) == 10
+
+
+def examples(text: str) -> list[list[str]]:
+    """The words of each command that a help shows, without the program's name."""
+    found = re.findall(r"^  (?:\$ )?smartedge (.*)$", text, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in found]
+
+
+@pytest.mark.parametrize("words", ["", *NAMES])
+def test_every_example_is_a_command_that_its_verb_takes(words, monkeypatch, capsys) -> None:
+    """As the real parser reads it, with each option in full: argparse would take the beginning of a name, too."""
+    commands = examples(shown(words, 122, monkeypatch, capsys))
+    assert any(words in ("", command[0]) for command in commands)
+    for command in commands:
+        assert app.parse(command).run is not None
+        verb = " ".join(command[: 2 if command[0] == "fleet" else 1])
+        described = re.findall(r"^  (?:-h, )?(--[a-z-]+)", shown(verb, 122, monkeypatch, capsys), re.MULTILINE)
+        assert [word for word in command if word.startswith("--") and word not in described] == []
