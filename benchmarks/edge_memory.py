@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 import torch
-from common import HERE, show_table
+from common import HERE, keep_result, show_table
 
 FAST = "bfloat16, channels_last"  # train.precision and train.channels_last
 TRIES = 5  # the median counts: how the allocator reuses memory differs from run to run
@@ -88,7 +88,9 @@ def main() -> None:
         }
         for row in rows
     ]
-    show_table(f"Beyond start, torch {torch.__version__}", table, HERE / "results" / "edge_memory.csv")
+    file = HERE / "results" / "edge_memory.json"
+    show_table(f"Beyond start, torch {torch.__version__}", table, file.with_suffix(".csv"))
+    keep_result(file, {"tries": TRIES, "rows": table})
 
 
 if __name__ == "__main__":

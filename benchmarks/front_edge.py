@@ -277,32 +277,35 @@ def answering(python: Path, work: Path, arguments: list[str]) -> dict[str, objec
     }
 
 
+def memory(work: Path) -> dict[str, float]:
+    """MiB that each part of the edge without torch adds, in the fresh environment."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    call = [str(work / "venv" / "bin" / "python"), "-c", PARTS]
+    done = subprocess.run(
+        call, cwd=work, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True
+    )
+    parts: dict[str, float] = json.loads(done.stdout)
+    return parts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["export", "device", "memory", "int8"])
     parser.add_argument("--work", type=Path, help="folder of 'device' and 'memory'")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if args.what == "export":
-        known["export"] = export()
-        show_table("Difference between ONNX Runtime and torch", known["export"], RESULTS.with_suffix(".csv"))
+        found: dict[str, object] = {"rows": (rows := export())}
+        show_table("Difference between ONNX Runtime and torch", rows, RESULTS.with_suffix(".csv"))
     elif args.what == "int8":
-        known["int8"] = int8()
-        print(json.dumps(known["int8"], indent=1))
+        found = {"rows": int8()}
     elif args.what == "device":
-        known["device"] = device(args.work)
-        print(json.dumps(known["device"], indent=1))
+        found = device(args.work)
     else:
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
-            "OMP_NUM_THREADS": "1"
-        }
-        call = [str(args.work / "venv" / "bin" / "python"), "-c", PARTS]
-        found = subprocess.run(call, cwd=args.work, env=environment, capture_output=True, text=True, check=True)
-        known["memory_mib"] = json.loads(found.stdout)
-        print(json.dumps(known["memory_mib"], indent=1))
-    known["provenance"] = provenance()
-    keep_json(RESULTS, known)
+        found = {"mib": memory(args.work)}
+    print(json.dumps(found, indent=1))
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    keep_json(RESULTS, {**known, args.what: {**provenance(), **found}})  # each part is measured at its own time
 
 
 if __name__ == "__main__":

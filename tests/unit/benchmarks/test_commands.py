@@ -24,7 +24,8 @@ PROGRAMS = sorted(
     for file in (ROOT / folder).rglob("*")
     if file.is_file() and (file.suffix == ".py" or file.read_bytes().startswith(b"#!/usr/bin/env python"))
 )
-DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "results.md.jinja"]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.yaml")]
+DOCUMENTS += [ROOT / "benchmarks" / "results.md.jinja"]
 RENAMED = {"benchmarks/codecs.py": "benchmarks/codec_costs.py"}  # since a result was kept
 COMMAND = re.compile(r"(python |`)((?:benchmarks|examples|scripts)/\w+(?:\.py)?(?![\w/:.-])[^`#\n;]*)")
 CONTINUED = re.compile(r"\\\n *")  # a line that goes on in the next one
