@@ -276,10 +276,11 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
     def certified(known: str, key: str) -> list[float]:
         return [each["certificate"][known][comparison.sensitive][key] for each in found if each.get("certificate")]
 
-    def linked(which: str) -> list[float]:
-        """AUROC of attackers who hold the image, and ask whether a release was made from it."""
+    def linked(which: str) -> str:
+        """Mean AUROC of attackers who hold the image, and ask whether a release was made from it; or nothing."""
         found_by = [each["audit"]["membership"] for each in found]
-        return [figures[which]["auroc"] for figures in found_by if figures and figures.get(which)]
+        aurocs = [figures[which]["auroc"] for figures in found_by if figures and figures.get(which)]
+        return f"{mean(aurocs):.2f}" if aurocs else ""
 
     bounds, floors = certified("release alone", "bound"), certified("release alone", "label_floor")
     above = [bound - floor for bound, floor in zip(bounds, floors, strict=True)]
@@ -304,8 +305,8 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
         "label floor": percent(attack("floor")),
         "prediction floor": percent(attack("prediction_floor")),
         "attack - floor": f"{100 * mean(over):+.2f}",
-        "linked to a known image, AUROC": f"{mean(linked('any')):.2f}",
-        "… among images of its label": f"{mean(linked('same_label')):.2f}",
+        "linked to a known image, AUROC": linked("any"),
+        "… among images of its label": linked("same_label"),
         "persons held out": persons_held_out(found, comparison.sensitive),
         "certificate": percent(bounds) if bounds else "",
         "certificate - floor": f"{100 * mean(above):+.2f}" if above else "",
