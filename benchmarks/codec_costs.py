@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from common import HERE, DropHandler, data_folder, keep_csv, keep_json, provenance
+from common import HERE, DropHandler, data_folder, keep_csv, keep_result
 
 from smartedge.codec import Codec, get_codec, reconstruction_error, saturated_share
 from smartedge.codec.bits import pack_bits
@@ -89,7 +89,7 @@ def main() -> None:
     show(overhead)
     stem = HERE / "results" / "codecs"
     facts = {"edge_step_us_per_image": edge_us, "codecs": rows, "entropy_coders": coders, "frames": overhead}
-    keep_json(stem.with_suffix(".json"), {**provenance(), **facts})
+    keep_result(stem.with_suffix(".json"), facts)
     keep_csv(stem.with_suffix(".csv"), rows)
 
 
@@ -105,7 +105,7 @@ def learned(images: int) -> None:
             share = 100 * found["encode us/image"] / edge_us
             rows.append({**found, "edge step us/image": round(edge_us), "encode % of the step": round(share, 2)})
     show(rows)
-    keep_json(HERE / "results" / "learned-codec.json", {**provenance(), "rows": rows})
+    keep_result(HERE / "results" / "learned-codec.json", {"rows": rows})
 
 
 def feature_maps(

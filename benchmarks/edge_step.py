@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from common import HERE, keep_json, provenance, show_table
+from common import HERE, keep_result, show_table
 from torch import nn
 
 from smartedge.codec import get_codec
@@ -143,8 +143,7 @@ def main() -> None:
     print()
     show_table(f"encoding beside a step ({fastest})", encoding, HERE / "results" / "edge-step-encoding.csv")
     facts = {"us_per_image": {k: 1e6 * v for k, v in median.items()}, "not_possible": failed, "made_of": made_of}
-    found = {**provenance(), **facts, "encoding": encoding}
-    keep_json(HERE / "results" / "edge-step.json", found)
+    keep_result(HERE / "results" / "edge-step.json", {**facts, "encoding": encoding})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import HERE, data_folder, keep_csv, keep_json, provenance
+from common import HERE, data_folder, keep_csv, keep_result
 
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
@@ -71,7 +71,7 @@ def main() -> None:
     print(f"the same image as JPEG quality 90: {reference['jpeg_q90']:.0f} B, raw: {reference['raw_uint8']:.0f} B")
     stem = HERE / "results" / f"methods-{args.model}-{args.cut}"
     facts = {"images": args.images, "image_size": 64, "reference": reference, "rows": rows}
-    keep_json(stem.with_suffix(".json"), {**provenance(), **facts})
+    keep_result(stem.with_suffix(".json"), facts)
     keep_csv(stem.with_suffix(".csv"), rows)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import HERE, DropHandler, data_folder, keep_json, provenance
+from common import HERE, DropHandler, data_folder, keep_result
 
 from smartedge.config import Config, load_config
 from smartedge.runs.progress import Quiet
@@ -179,13 +179,12 @@ def main() -> None:
     sum_ratio = median(t["together"] / (t["edge"] + t["link"] + t["cloud"]) for t in rounds)
     print(f"run ÷ slowest stage: {ratio:.3f} (goal: at most 1.15); run ÷ sum of the stages: {sum_ratio:.3f}")
     found = {
-        **provenance(),
         "settings": {"images": args.images, "model": args.model, "cut": args.cut, "cores": CORES},
         "seconds_per_epoch": rounds,
         "run_to_slowest_stage": ratio,
         "run_to_sum_of_stages": sum_ratio,
     }
-    keep_json(HERE / "results" / f"overlap-{args.model}-{args.cut}.json", found)
+    keep_result(HERE / "results" / f"overlap-{args.model}-{args.cut}.json", found)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import HERE, keep_json, provenance
+from common import HERE, keep_result
 
 BATCH = 64
 CUT = {"name": "resnet18", "cut": "layer1", "bottleneck": None}
@@ -119,8 +119,8 @@ def main() -> None:
         sent = median(each[name]["release_and_encode_ms"] for each in rounds)
         peak = median(each[name]["peak_mib"] for each in rounds)
         print(f"{name:46}{step:7.2f} ms{time_ratio:15.2f}{sent:13.2f} ms{peak:6.0f} MiB{memory_ratio:15.2f}")
-    result = {**provenance(), "variants": VARIANTS, "ratios_to_unprotected": ratios, "rounds": rounds}
-    keep_json(HERE / "results" / "protection-cost.json", result)
+    result = {"variants": VARIANTS, "ratios_to_unprotected": ratios, "rounds": rounds}
+    keep_result(HERE / "results" / "protection-cost.json", result)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import HERE, provenance
-
-from smartedge.files import write_atomically
+from common import HERE, keep_result
 
 SHARD = 100_000
 OPEN = """
@@ -126,8 +124,8 @@ def large_rows(work: Path) -> None:
         writer.join()
         steps[name] = step(OPEN, str(file), "cls", str(file.parent / "cache"), "null")
         print(name, steps[name], flush=True)
-    kept = {**provenance("--large-rows --work FOLDER"), "images": LARGE, "bytes": 3 * SIDE**2, "steps": steps}
-    write_atomically(HERE / "results" / "records-large-rows.json", json.dumps(kept, indent=1) + "\n")
+    kept = {"images": LARGE, "bytes": 3 * SIDE**2, "steps": steps}
+    keep_result(HERE / "results" / "records-large-rows.json", kept, "--large-rows --work FOLDER")
 
 
 def main() -> None:
@@ -154,11 +152,8 @@ def main() -> None:
     streamed = " --stream" if args.stream else ""
     opened = " --opened" if args.opened else ""
     arguments = f"--records {args.records} --kind {args.kind}{streamed}{opened} --batches {args.batches} --work FOLDER"
-    kept = {**provenance(arguments), "records": args.records, "kind": args.kind, "steps": steps}
-    write_atomically(
-        HERE / "results" / f"records-{args.kind}-{args.records}{streamed.replace(' --', '-')}.json",
-        json.dumps(kept, indent=1) + "\n",
-    )
+    file = HERE / "results" / f"records-{args.kind}-{args.records}{streamed.replace(' --', '-')}.json"
+    keep_result(file, {"records": args.records, "kind": args.kind, "steps": steps}, arguments)
 
 
 if __name__ == "__main__":
