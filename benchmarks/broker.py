@@ -1,6 +1,6 @@
 """Durable ingest over a broker beside plain TCP with fsync and an answer for each message; and what kills cost.
 
-    python benchmarks/broker.py rate             # frames a second: TCP, broker, store; 1 and 2 ingest processes
+    python benchmarks/broker.py rate              # frames a second over 1 and 4 streams, to 1 and 2 ingest processes
     python benchmarks/broker.py kills --trials 5  # kill -9 of broker, ingest and edge, at random (seeded)
 
 Four edges send side by side in each contender. Broker, ingest and the TCP server are processes of their own on this
@@ -47,6 +47,11 @@ from smartedge.wire.jetstream.sender import JetStreamLink
 SIZES = {"1 MB": (64, 4096, 100), "64 KiB": (16, 1024, 1000)}
 EDGES = ["edge1", "edge2", "edge3", "edge4"]
 STREAM = "frames"
+WAYS = {  # streams and ingest processes; with four streams, the hash puts one of the four edges into each
+    f"{n_streams} stream{'s' * (n_streams > 1)}, {count} ingest": (n_streams, count)
+    for n_streams in (1, 4)
+    for count in (1, 2)
+}
 SETTINGS = (
     'listen: "127.0.0.1:{port}"\nmax_payload: 8MB\njetstream {{ store_dir: "{folder}/store", sync_interval: always }}\n'
 )
@@ -90,7 +95,7 @@ class Stores:
         pass
 
 
-def ingest_here(port: int, folder: Path) -> None:
+def ingest_here(port: int, folder: Path, n_streams: int) -> None:
     """The process of ingest, until its input ends."""
     stores, group = Stores(folder), IngestGroup(folder)
 
@@ -102,7 +107,7 @@ def ingest_here(port: int, folder: Path) -> None:
             stores.release(edge)
             group.release(edge)
 
-    address = Address("127.0.0.1", port, STREAM)
+    address = Address("127.0.0.1", port, STREAM, n_streams)
     timing = Timing(look_s=0.2, again_s=0.5, longest_retry_s=0.5)
     receiver = JetStreamReceiver(stores, address, taking=Shared(), timing=timing)
     receiver.start()
@@ -112,9 +117,10 @@ def ingest_here(port: int, folder: Path) -> None:
     receiver.close()
 
 
-def publish_here(port: int, edge: str, images: int, numbers: int, frames: int) -> None:
+def publish_here(port: int, n_streams: int, edge: str, images: int, numbers: int, frames: int) -> None:
     """The process of an edge that forgets what was confirmed when it is killed: it sends everything again."""
-    link, header = JetStreamLink(Address("127.0.0.1", port, STREAM), edge), header_of(frames, images, numbers)
+    link = JetStreamLink(Address("127.0.0.1", port, STREAM, n_streams), edge)
+    header = header_of(frames, images, numbers)
     while True:
         try:
             for seq in range(link.open(header), header.end_seq):
@@ -155,9 +161,9 @@ def child(*arguments: object) -> subprocess.Popen[str]:
 
 
 @contextlib.contextmanager
-def ingesting(port: int, folder: Path, count: int) -> Iterator[list[int]]:
+def ingesting(port: int, folder: Path, count: int, n_streams: int) -> Iterator[list[int]]:
     """So many processes; gives their numbers."""
-    processes = [child("ingest", port, folder) for _ in range(count)]
+    processes = [child("ingest", port, folder, n_streams) for _ in range(count)]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     yield [process.pid for process in processes]
@@ -230,17 +236,16 @@ def rate(rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for size, (images, numbers, frames) in SIZES.items():
         rates: dict[str, list[float]] = {}
-        cpu: dict[str, list[float]] = {}
+        cpu: dict[str, dict[str, list[float]]] = {}
         for number in range(rounds):
             messages = [message(seq, header_of(frames, images, numbers)) for seq in range(frames)]
             rates.setdefault("tcp", []).append(tcp_rate(messages))
-            for count in (1, 2) if number % 2 else (2, 1):
-                *one, used = one_round(count, images, numbers, messages)
+            for way, (n_streams, count) in list(WAYS.items())[:: 1 if number % 2 else -1]:
+                *one, used = one_round(n_streams, count, images, numbers, messages)
                 for what, value in zip(("broker", "store"), one, strict=True):
-                    rates.setdefault(f"{what}, {count} ingest", []).append(value)
-                if count == 1:
-                    for what, value in used.items():
-                        cpu.setdefault(what, []).append(value)
+                    rates.setdefault(f"{what}, {way}", []).append(value)
+                for side, value in used.items():
+                    cpu.setdefault(way, {}).setdefault(side, []).append(value)
         floor = rates["tcp"]
         found[size] = {
             what: {
@@ -248,9 +253,12 @@ def rate(rounds: int) -> dict[str, Any]:
                 "over_tcp": round(statistics.median(a / b for a, b in zip(values, floor, strict=True)), 2),
                 "rounds": [round(a / b, 2) for a, b in zip(values, floor, strict=True)],
             }
-            for what, values in rates.items()
+            for what, values in sorted(rates.items())
         }
-        found[size]["cpu_ms_per_frame"] = {what: round(statistics.median(values), 2) for what, values in cpu.items()}
+        found[size]["cpu_ms_per_frame"] = {
+            way: {side: round(statistics.median(values), 2) for side, values in sides.items()}
+            for way, sides in sorted(cpu.items())
+        }
         print(size, found[size], flush=True)
     return found
 
@@ -260,7 +268,9 @@ def cpu_of(processes: list[int]) -> float:
     return sum(sum(psutil.Process(each).cpu_times()[:2]) for each in processes)
 
 
-def one_round(count: int, images: int, numbers: int, messages: list[Message]) -> tuple[float, float, dict[str, float]]:
+def one_round(
+    n_streams: int, count: int, images: int, numbers: int, messages: list[Message]
+) -> tuple[float, float, dict[str, float]]:
     """Frames a second until the broker has confirmed all, and until all are durable in the store.
 
     And milliseconds of processor time for each frame, by process; the edges are threads of this one.
@@ -268,8 +278,9 @@ def one_round(count: int, images: int, numbers: int, messages: list[Message]) ->
     with tempfile.TemporaryDirectory() as name:
         folder, header = Path(name), header_of(len(messages), images, numbers)
         server = Server(folder)
-        links = [JetStreamLink(Address("127.0.0.1", server.port, STREAM), edge) for edge in EDGES]
-        with ingesting(server.port, folder / "logs", count) as ingests:
+        address = Address("127.0.0.1", server.port, STREAM, n_streams)
+        links = [JetStreamLink(address, edge) for edge in EDGES]
+        with ingesting(server.port, folder / "logs", count, n_streams) as ingests:
             sides = {"edge": [os.getpid()], "broker": [server.process.pid], "ingest": ingests}
             before = {side: cpu_of(processes) for side, processes in sides.items()}
             begun = time.perf_counter()
@@ -292,20 +303,20 @@ def one_round(count: int, images: int, numbers: int, messages: list[Message]) ->
 def kills(trials: int) -> dict[str, Any]:
     found = []
     for seed in range(trials):
-        found.append(one_trial(random.Random(seed)))
+        found.append(one_trial(random.Random(seed), n_streams=1 + seed % 2))
         print(seed, found[-1], flush=True)
     return {"trials": found, "exactly_once": sum(each["exactly_once"] for each in found)}
 
 
-def one_trial(rng: random.Random) -> dict[str, Any]:
+def one_trial(rng: random.Random, n_streams: int) -> dict[str, Any]:
     """Two ingest processes and two edges; six kills of what the seed says, until all is stored."""
     images, numbers, frames = 16, 1024, 150
     with tempfile.TemporaryDirectory() as name:
         folder, edges = Path(name), EDGES[:2]
         server, logs = Server(folder), folder / "logs"
-        arguments = {edge: ("publish", server.port, edge, images, numbers, frames) for edge in edges}
+        arguments = {edge: ("publish", server.port, n_streams, edge, images, numbers, frames) for edge in edges}
         running = {edge: child(*arguments[edge]) for edge in edges}
-        running |= {f"ingest{number}": child("ingest", server.port, logs) for number in (1, 2)}
+        running |= {f"ingest{number}": child("ingest", server.port, logs, n_streams) for number in (1, 2)}
         killed = []
         for _ in range(6):
             time.sleep(rng.uniform(0.2, 1.5))
@@ -317,7 +328,7 @@ def one_trial(rng: random.Random) -> dict[str, Any]:
             else:
                 running[victim].kill()
                 running[victim].communicate()
-                again = arguments.get(victim, ("ingest", server.port, logs))
+                again = arguments.get(victim, ("ingest", server.port, logs, n_streams))
                 running[victim] = child(*again)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and any(durable(logs, edge) < frames for edge in edges):
@@ -327,7 +338,11 @@ def one_trial(rng: random.Random) -> dict[str, Any]:
             process.communicate()
         server.kill()
         header = header_of(frames, images, numbers)
-        return {"killed": killed, "exactly_once": all(_whole(logs / edge, edge, header) for edge in edges)}
+        return {
+            "streams": n_streams,
+            "killed": killed,
+            "exactly_once": all(_whole(logs / edge, edge, header) for edge in edges),
+        }
 
 
 def _whole(folder: Path, edge: str, header: StreamHeader) -> bool:
@@ -342,12 +357,12 @@ def _whole(folder: Path, edge: str, header: StreamHeader) -> bool:
 
 def main() -> None:
     if sys.argv[1:2] == ["ingest"]:
-        return ingest_here(int(sys.argv[2]), Path(sys.argv[3]))
+        return ingest_here(int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
     if sys.argv[1:2] == ["tcp"]:
         return serve_tcp(Path(sys.argv[2]))
     if sys.argv[1:2] == ["publish"]:
-        port, edge, images, numbers, frames = sys.argv[2:]
-        return publish_here(int(port), edge, int(images), int(numbers), int(frames))
+        port, n_streams, edge, *sizes = sys.argv[2:]
+        return publish_here(int(port), int(n_streams), edge, *map(int, sizes))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["rate", "kills"])
     parser.add_argument("--rounds", type=int, default=4)

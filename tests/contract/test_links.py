@@ -126,13 +126,14 @@ def handler() -> Handler:
 with_a_way_back = pytest.mark.parametrize("link", ["memory", "grpc"], indirect=True)
 
 
-@pytest.fixture(params=["memory", "grpc", "jetstream"])
+@pytest.fixture(params=["memory", "grpc", "jetstream", "jetstream, 3 streams"])
 def link(request: pytest.FixtureRequest, handler: Handler) -> Iterator[FrameSender]:
     if request.param == "memory":
         yield MemoryLink(handler)
         return
-    if request.param == "jetstream":
-        address = request.getfixturevalue("broker").address(f"t{uuid.uuid4().hex}")
+    if request.param.startswith("jetstream"):
+        name, several = f"t{uuid.uuid4().hex}", "streams" in request.param
+        address = request.getfixturevalue("broker").address(name, n_streams=3 if several else 1)
         taking = JetStreamReceiver(handler, address, timing=Timing(look_s=0.05))
         taking.start()
         assert taking.wait_ready(30)

@@ -33,9 +33,9 @@ def reached(config: Config, place: int, edge: Command) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["joint", "freeze-and-log"])
+@pytest.mark.parametrize(("schedule", "streams"), [("joint", "frames"), ("freeze-and-log", "frames/3")])
 def test_broker_ingest_and_edge_are_killed_and_the_weights_are_the_same(
-    tiny_config, start: Start, own_broker: Broker, schedule: str
+    tiny_config, start: Start, own_broker: Broker, schedule: str, streams: str
 ) -> None:
     """Each of the three is killed at a place that a seed draws, while frames come."""
     facts = {"epochs": 6, "schedule": schedule}
@@ -44,10 +44,10 @@ def test_broker_ingest_and_edge_are_killed_and_the_weights_are_the_same(
     file, rng = settings_file(killed, "killed"), random.Random(7)
 
     def ingest() -> Command:
-        return start("ingest", file, "--from", own_broker.url())
+        return start("ingest", file, "--from", own_broker.url(streams))
 
     def edge(*more: str) -> Command:
-        return start("edge", file, "--connect", own_broker.url(), *more)
+        return start("edge", file, "--connect", own_broker.url(streams), *more)
 
     taking, sending = [ingest(), ingest()], edge()
     for victim in rng.sample(["broker", "ingest", "edge"], 3):

@@ -84,8 +84,8 @@ class Broker:
         assert self.process.stderr is not None
         self.process.stderr.close()
 
-    def address(self, stream: str = "frames", host: str = "127.0.0.1") -> Address:
-        return Address(host, self.port, stream)
+    def address(self, stream: str = "frames", host: str = "127.0.0.1", n_streams: int = 1) -> Address:
+        return Address(host, self.port, stream, n_streams)
 
     def url(self, stream: str = "frames") -> str:
         return f"nats://127.0.0.1:{self.port}/{stream}"

@@ -39,7 +39,7 @@ CASES = {
     "as it is": [],
     "the run is over": ["ingest.enabled=false", "trainer.enabled=false"],
     "several machines": ["store.accessMode=ReadWriteMany", "store.storageClass=nfs", "trainer.workers=4"],
-    "a broker": ["broker.url=nats://broker:4222/frames", "broker.ingest=3"],
+    "a broker": ["broker.url=nats://broker:4222/frames/4", "broker.ingest=3"],
     "GPUs, and a volume that is there": ["trainer.gpus=2", "trainer.workers=2", "store.existingClaim=faces"],
 }
 
@@ -155,7 +155,7 @@ def test_with_a_broker_several_pods_take_frames_out_of_it(settings: Path) -> Non
     assert "Service" not in manifests and manifests["Deployment"]["spec"]["replicas"] == 3
     (container,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
     args = parse(container["args"])
-    assert (args.location, args.fleet) == ("nats://broker:4222/frames", Path("/fleet"))
+    assert (args.location, args.fleet) == ("nats://broker:4222/frames/4", Path("/fleet"))
     assert "run_dir=/var/lib/smartedge/faces" in args.overrides and "ports" not in container
 
 

@@ -106,7 +106,7 @@ class Bundle(CheckedArtifact):
 
     schema_version: Literal[3] = 3
     edge: str = Field(pattern=f"^{EDGE_NAME}$", description="name of the edge")
-    cloud: str = Field(description="address of the cloud, `host:port`; or `nats://host:port/stream`, of a broker")
+    cloud: str = Field(description="address of the cloud, `host:port`; or `nats://host:port/stream/count`, of a broker")
     server_name: str | None = Field(
         description="the name that the cloud's certificate must have; null: that of the address"
     )

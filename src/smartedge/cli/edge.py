@@ -47,8 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "--connect",
         metavar="HOST:PORT",
         help="where the cloud listens; udp://HOST:PORT: a link without a way back, see 'smartedge cloud --listen-udp'; "
-        "nats://HOST:PORT/STREAM: a broker, see 'smartedge ingest'; default: the address in the bundle; not for method "
-        "'local'",
+        "nats://HOST:PORT/STREAM/COUNT: a broker, see 'smartedge ingest'; default: the address in the bundle; not for "
+        "method 'local'",
     )
     parser.add_argument("--source", metavar="DIR", type=Path, help="with --front: the labelled images to release")
     add_trust_arguments(parser)

@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "--cloud",
         metavar="HOST:PORT",
         required=True,
-        help="where the edges reach the cloud, or nats://HOST:PORT/STREAM: a broker",
+        help="where the edges reach the cloud, or nats://HOST:PORT/STREAM/COUNT: a broker, and its number of streams",
     )
     _add_days(add, "edges' certificates", 365)
     add.add_argument(

@@ -34,9 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument(
         "--from",
         dest="location",
-        metavar="nats://HOST:PORT/STREAM",
+        metavar="nats://HOST:PORT/STREAM/COUNT",
         required=True,
-        help="the broker, and the stream in it; default of the stream: frames",
+        help="the broker, the stream in it, and how many streams there are; default: frames, 1",
     )
     parser.add_argument(
         "--fleet",

@@ -48,7 +48,11 @@ def test_a_fleet_from_its_beginning_to_a_revocation(tmp_path: Path, capsys: pyte
         (["add", "{}", "door", "--cloud", "c:²"], 2, "--cloud c:²: write it as HOST:PORT"),
         (["add", "{}", "door", "--cloud", "c:0"], 2, "--cloud c:0: give the port at which the cloud will listen"),
         (["add", "{}", "door", "--cloud", "c:1", "--days", "²"], 2, "²: give 1 to 3650 days"),
-        (["add", "{}", "door", "--cloud", "nats://b/A B"], 7, "must be nats://HOST:PORT or nats://HOST:PORT/STREAM"),
+        (
+            ["add", "{}", "door", "--cloud", "nats://b/A B"],
+            7,
+            "must be nats://HOST:PORT, nats://HOST:PORT/STREAM or nats://HOST:PORT/STREAM/COUNT",
+        ),
         (["add", "{}", "door", "--cloud", "nats://b", "--token"], 2, "a broker knows edges by their certificates"),
         (["add", "{}", "door", "--cloud", "c:1", "--days", "0"], 2, "give 1 to 3650 days"),
         (["add", "{}", "door", "--cloud", "c:1", "--proxy-ca", "x"], 2, "--proxy-ca: only with --token"),

@@ -88,7 +88,7 @@ def assert_whole(edge: SimulatedEdge, folder: Path) -> None:
 def test_two_processes_and_a_broker_that_is_killed(tmp_path: Path, own_broker: Broker) -> None:
     """More frames than training may lag behind: nobody trains here. One process ends in between."""
     config = fleet_config(fleet={"expect": 3}, link={"max_lead_frames": 2})
-    edges, address, folder = edges_of(config, 3, steps=8), own_broker.address(), tmp_path / "cloud"
+    edges, address, folder = edges_of(config, 3, steps=8), own_broker.address(n_streams=2), tmp_path / "cloud"
     stop, found = threading.Event(), list[bool]()
     with contextlib.ExitStack() as stack, ingest(config, folder, address) as one:
         other = stack.enter_context(ingest(config, folder, address))

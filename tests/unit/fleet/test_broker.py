@@ -69,7 +69,7 @@ def opened(address: Address, edge: str, credentials: Credentials) -> None:
 
 
 def test_each_edge_publishes_for_itself_alone(fleet: Path, broker: Broker, tmp_path: Path) -> None:
-    handler, address = Nothing(), broker.address()
+    handler, address = Nothing(), broker.address(n_streams=3)
     receiver = JetStreamReceiver(handler, address, ingest_credentials(fleet), timing=Timing(look_s=0.05))
     receiver.start()
     assert receiver.wait_ready(10), receiver.trouble

@@ -109,7 +109,10 @@ class SharedStore(StoreFollower):
             with holding(self._folder / "turn", _share):
                 _share(file)
             self._inside[edge] = file
-            self._handover.complete = is_complete(self._cloud)
+            with (
+                self._handover.changed
+            ):  # whoever has just looked at the store does not see it complete before its edges
+                self._handover.complete = is_complete(self._cloud)
 
     def leave(self, edge: str) -> None:
         """What was appended of the edge is durable."""

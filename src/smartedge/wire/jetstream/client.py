@@ -30,6 +30,10 @@ _READ_BYTES = 2**18  # at a time; a MB in pieces of 32 KiB, as the library reads
 
 _QUIET = logging.getLogger("nats")  # it logs tracebacks of errors that are raised or handled anyway
 
+_NO_STREAM = (
+    "no stream takes this; 'smartedge ingest' makes it when it first starts, where its address names at least as many "
+    "streams as this side's"
+)
 # What the broker says, in part -> what to do. In the order in which they are looked for.
 _ADVICE = (
     ("permissions violation", "this side has no permission for it ('smartedge fleet broker' writes permissions)"),
@@ -40,8 +44,8 @@ _ADVICE = (
     ("insufficient resources", "the broker has no room left; make room on its disk, or raise max_file_store"),
     ("authorization", "it does not admit this side; give --bundle (edge) or --fleet (ingest), or link.token_file"),
     ("jetstream not enabled", "start the broker with JetStream (docs/broker.md)"),
-    ("nostreamresponse", "no stream takes this; 'smartedge ingest' makes it when it first starts"),
-    ("no response from stream", "no stream takes this; 'smartedge ingest' makes it when it first starts"),
+    ("nostreamresponse", _NO_STREAM),
+    ("no response from stream", _NO_STREAM),
 )
 _TIMEOUT = (
     "the broker did not answer in time. It may be overloaded; its disk may be full (its log says so; make room, and "

@@ -1,7 +1,10 @@
 """What lies in the broker: addresses, subjects, and the messages of one edge.
 
-The frames of edge ``door`` in the stream ``frames`` are messages on the subject ``smartedge.frames.door``. A message is
-eight bytes and a body. Numbers are little-endian::
+The frames of edge ``door`` in the stream ``frames`` are messages on the subject ``smartedge.frames.door``. The broker
+writes a stream's messages one after the other. So there may be several streams, ``frames``, ``frames+2``, ``frames+3``
+and so on, and the name of an edge says which of them is its own.
+
+A message is eight bytes and a body. Numbers are little-endian::
 
     uint32 sequence number of the frame, uint16 number of the part, uint16 parts of the frame - 1, body
 
@@ -33,15 +36,18 @@ __all__ = [
     "Address",
     "Assembler",
     "Piece",
+    "edge_of",
     "header_message",
     "message_id",
     "pieces_of",
     "read_piece",
+    "subject_of",
 ]
 
 NATS = "nats://"  # before the address of a broker
 TOKEN = r"[a-z0-9][a-z0-9_-]{0,62}"  # a stream's name
 MIN_PART_BYTES = 64 * 1024  # of a frame in each message but its last: so that parts are few
+_PATH = re.compile(rf"/?|/(?P<stream>{TOKEN})(/(?P<streams>[1-9][0-9]?))?/?")
 _USUAL_STREAM = "frames"
 _USUAL_PORT = 4222
 
@@ -54,32 +60,34 @@ _SUMS = struct.Struct("<II")
 
 
 class Address(NamedTuple):
-    """Where a broker is, and the stream in it."""
+    """Where a broker is, and the streams in it."""
 
     host: str
     port: int
-    stream: str
+    stream: str  # the first one; the names of the others begin with it
+    n_streams: int = 1
 
     @classmethod
     def parse(cls, location: str) -> Address:
-        """``nats://HOST[:PORT][/STREAM]``; the port is 4222 and the stream ``frames`` where none is given.
+        """``nats://HOST[:PORT][/STREAM[/COUNT]]``; without them the port is 4222, the stream ``frames``, the count 1.
 
         Raises:
             LinkError: it has another form.
         """
         try:
             parts = urlsplit(location)
-            host, port, stream = parts.hostname, parts.port or _USUAL_PORT, parts.path.strip("/") or _USUAL_STREAM
+            host, port, path = parts.hostname, parts.port or _USUAL_PORT, _PATH.fullmatch(parts.path)
             plain = parts.scheme == "nats" and not (parts.query or parts.fragment or "@" in parts.netloc)
         except ValueError:
-            plain, host, port, stream = False, None, 0, ""
-        if not plain or not host or not re.fullmatch(TOKEN, stream):
+            plain, host, port, path = False, None, 0, None
+        if not plain or not host or path is None:
             raise LinkError(
-                f"{location}: the broker's address must be nats://HOST:PORT or nats://HOST:PORT/STREAM, as in "
-                "nats://broker.example:4222/frames; a stream's name has small letters, digits, '-' and '_'. User and "
-                "password cannot stand in it: use --bundle, link.tls_* or link.token_file"
+                f"{location}: the broker's address must be nats://HOST:PORT, nats://HOST:PORT/STREAM or "
+                "nats://HOST:PORT/STREAM/COUNT, as in nats://broker.example:4222/frames; a stream's name has small "
+                "letters, digits, '-' and '_', and there are 1 to 99 streams. User and password cannot stand in it: "
+                "use --bundle, link.tls_* or link.token_file"
             )
-        return cls(host, port, stream)
+        return cls(host, port, path["stream"] or _USUAL_STREAM, int(path["streams"] or 1))
 
     @property
     def url(self) -> str:
@@ -87,18 +95,24 @@ class Address(NamedTuple):
         return f"nats://[{self.host}]:{self.port}" if ":" in self.host else f"nats://{self.host}:{self.port}"
 
     @property
-    def everybody(self) -> str:
-        """The subjects of all edges."""
-        return f"smartedge.{self.stream}.*"
+    def streams(self) -> list[str]:
+        """Names of all streams. No address can name one with a '+' as its first."""
+        return [self.stream, *(f"{self.stream}+{number}" for number in range(2, self.n_streams + 1))]
 
-    def subject(self, edge: str) -> str:
-        """The subject of one edge."""
-        return f"smartedge.{self.stream}.{edge}"
+    def stream_of(self, edge: str) -> str:
+        """The stream of one edge. With one stream more, few edges change theirs (rendezvous hashing)."""
+        return max(self.streams, key=lambda stream: blake2b(f"{edge}/{stream}".encode(), digest_size=8).digest())
 
-    def edge_of(self, subject: str) -> str | None:
-        """The edge that a subject belongs to; None: of no edge."""
-        name = subject.removeprefix(f"smartedge.{self.stream}.")
-        return name if name != subject and re.fullmatch(EDGE_NAME, name) else None
+
+def subject_of(stream: str, edge: str) -> str:
+    """The subject of an edge in a stream; of all edges for ``*``."""
+    return f"smartedge.{stream}.{edge}"
+
+
+def edge_of(stream: str, subject: str) -> str | None:
+    """The edge that a subject of a stream belongs to; None: of no edge."""
+    name = subject.removeprefix(subject_of(stream, ""))
+    return name if name != subject and re.fullmatch(EDGE_NAME, name) else None
 
 
 class Piece(NamedTuple):

@@ -1,4 +1,4 @@
-"""Ingest's end of the link over a broker: takes the messages of many edges out of the broker's stream."""
+"""Ingest's end of the link over a broker: takes the messages of many edges out of the broker's streams."""
 
 from __future__ import annotations
 
@@ -13,34 +13,30 @@ from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.logs import plain
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.jetstream.client import Loop, cancelled, connect, from_nats_error, refuse_in_clear
 from smartedge.wire.jetstream.intake import EdgeIntake, Settled
-from smartedge.wire.jetstream.messages import Address
+from smartedge.wire.jetstream.messages import Address, edge_of, subject_of
+from smartedge.wire.jetstream.streams import check_stream, make_consumer, make_streams
 from smartedge.wire.link import FrameHandler
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
-    from nats.js.api import StreamConfig
 
 __all__ = ["JetStreamReceiver", "Taking", "Timing"]
 
 _log = logging.getLogger(__name__)
 
 _NAME = "INGEST"  # no edge's: theirs have small letters
-_DUPLICATE_S = 120.0  # the broker knows the id of a message for so long
-_PER_EDGE = 65536  # messages of one edge that the stream holds at most: one edge cannot fill it for all
 _PULL_MESSAGES = 256  # asked for at a time, of one edge
 _PULL_BYTES = 4 * 2**20
 _PULL_S = 30.0
-_BEHIND = 2**20  # messages that were delivered and are not acknowledged, of one edge: a long frame has many
-_ACK_S = 24 * 3600.0  # what is not acknowledged comes again with a new consumer; so never by itself, in between
 _THREADS = 16  # that call the handler
 _PATIENCE_S = 10.0  # for the broker's answers
 _NANO = 10**9
@@ -77,7 +73,7 @@ _NOTHING, _ALONE, _USUAL = Credentials(), Taking(), Timing()
 class JetStreamReceiver:
     """Hands the frames that lie in a broker to a handler, edge by edge, and removes them when they are durable there.
 
-    It makes the stream where it is missing. Where the broker goes away it connects again, for ever. One process takes
+    It makes the streams that are missing. Where the broker goes away it connects again, for ever. One process takes
     the messages of an edge at a time: it has the edge's consumer. Where two think that an edge is theirs, the store's
     lock decides, and nothing is lost.
 
@@ -118,6 +114,7 @@ class JetStreamReceiver:
         self.bad: Counter[str] = Counter()  # edge -> messages that were not sound, and were deleted
         self.refused: Counter[str] = Counter()  # edge -> times that it was refused
         self.trouble = ""  # why nothing can be taken now
+        self._claimed: set[str] = set()  # edges that other processes cannot take until they are released
         self._said: dict[str, str] = {}  # edge -> what was logged of it last
         self._loop = Loop("broker")
         self._running: Any = None
@@ -127,7 +124,7 @@ class JetStreamReceiver:
         self._running = self._loop.start(self._run())
 
     def wait_ready(self, timeout_s: float | None = None) -> bool:
-        """Whether the broker was reached, and its stream is there; waits for that."""
+        """Whether the broker was reached, and its streams are there; waits for that."""
         return self._ready.wait(timeout_s)
 
     def raise_failure(self) -> None:
@@ -178,19 +175,19 @@ class JetStreamReceiver:
         """
         lost: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
         client = await connect(self._address, self._credentials, name=_NAME, timeout_s=_PATIENCE_S, lost=lost)
-        edges: dict[str, asyncio.Task[None]] = {}
+        edges: dict[str, _Taken] = {}
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             jetstream = client.jetstream(timeout=_PATIENCE_S)
-            await self._unless({lost, stopping}, self._ensure_stream(jetstream))
+            await self._unless({lost, stopping}, make_streams(jetstream, self._address))
             self._ready.set()
             self.trouble = ""
             while not lost.done() and not stopping.done():
                 await self._unless({lost, stopping}, self._assign(client, jetstream, edges))
-                ends: set[asyncio.Future[Any]] = {lost, stopping, *edges.values()}
+                ends: set[asyncio.Future[Any]] = {lost, stopping, *(taken.task for taken in edges.values())}
                 await asyncio.wait(ends, timeout=self._timing.look_s, return_when=asyncio.FIRST_COMPLETED)
-                for task in [task for task in edges.values() if task.done()]:
-                    task.result()  # raises what ended it
+                for taken in [taken for taken in edges.values() if taken.task.done()]:
+                    taken.task.result()  # raises what ended it
             if lost.done():
                 raise lost.result()
         except SmartEdgeError:
@@ -199,7 +196,9 @@ class JetStreamReceiver:
             raise from_nats_error(error, self._where) from error
         finally:
             stopping.cancel()
-            await cancelled(edges.values())
+            await cancelled(taken.task for taken in edges.values())
+            for edge in sorted(self._claimed):  # else no other process could take it while this one is cut off
+                await self._call(functools.partial(self._release, edge))
             lost.cancel()
             await asyncio.wait({asyncio.ensure_future(client.close())}, timeout=2.0)
 
@@ -214,69 +213,38 @@ class JetStreamReceiver:
         finally:
             await cancelled({doing})
 
-    async def _ensure_stream(self, jetstream: JetStreamContext) -> None:
-        """Make the stream where it is missing, and check the one that is there.
-
-        Raises:
-            LinkError: it would lose frames.
-        """
-        from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-        from nats.js.errors import NotFoundError
-
-        name = self._address.stream
-        try:
-            found = (await jetstream.stream_info(name)).config
-        except NotFoundError:
-            wanted = StreamConfig(
-                name=name,
-                subjects=[self._address.everybody],
-                storage=StorageType.FILE,
-                retention=RetentionPolicy.WORK_QUEUE,
-                discard=DiscardPolicy.NEW,
-                max_msgs_per_subject=_PER_EDGE,
-                discard_new_per_subject=True,
-                duplicate_window=_DUPLICATE_S,
-            )
-            found = (await jetstream.add_stream(wanted)).config
-            _log.info("%s: made the stream %r", self._where, name)
-        self._check_stream(found)
-
-    def _check_stream(self, found: StreamConfig) -> None:
-        from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType
-
-        at_once = getattr(found, "persist_mode", None) == "async"  # older versions of the library do not know it
-        wrong = {
-            "storage is not file": found.storage != StorageType.FILE,
-            "it confirms before it writes (persist_mode async)": at_once,
-            "retention is not workqueue": found.retention != RetentionPolicy.WORK_QUEUE,
-            "discard is not new": found.discard != DiscardPolicy.NEW,
-            "its limit for each subject drops the oldest messages (set discard_new_per_subject)": (
-                found.max_msgs_per_subject > 0 and not found.discard_new_per_subject
-            ),
-            "it has a max_age": bool(found.max_age),
-            "an edge may delete the messages of all (allow_rollup_hdrs)": found.allow_rollup_hdrs,
-            "it renames subjects": found.subject_transform is not None,
-            f"its subject is not {self._address.everybody}": found.subjects != [self._address.everybody],
-        }
-        if said := "; ".join(fault for fault, there in wrong.items() if there):
-            raise LinkError(
-                f"{self._where}: the stream {self._address.stream!r} would lose frames: {said}. Edit it, or let "
-                f"ingest make another one (nats://{self._address.host}:{self._address.port}/NAME)"
-            )
-
-    async def _assign(self, client: Client, jetstream: JetStreamContext, edges: dict[str, asyncio.Task[None]]) -> None:
+    async def _assign(self, client: Client, jetstream: JetStreamContext, edges: dict[str, _Taken]) -> None:
         """Begin with the edges that are this process's now, and end with those that are so no longer."""
-        info = await jetstream.stream_info(self._address.stream, subjects_filter=self._address.everybody)
-        self._check_stream(info.config)  # somebody may have edited it
-        there = {self._address.edge_of(subject) for subject in info.state.subjects or {}}
-        known = {edge for edge in there if edge is not None} | edges.keys()
-        mine = set(await self._call(lambda: self._taking.mine(sorted(known))))
-        for edge in edges.keys() - mine:
-            await cancelled({edges[edge]})
-            del edges[edge]
-            await self._call(functools.partial(self._taking.release, edge))
-        for edge in sorted(mine & known - edges.keys()):
-            edges[edge] = asyncio.create_task(self._take_edge(client, jetstream, edge))
+        there: dict[str, list[str]] = {}
+        for stream in self._address.streams:
+            info = await jetstream.stream_info(stream, subjects_filter=subject_of(stream, "*"))
+            check_stream(self._address, stream, info.config)  # somebody may have edited it
+            for edge in filter(None, (edge_of(stream, subject) for subject in info.state.subjects or {})):
+                there.setdefault(edge, []).append(stream)
+        known = there.keys() | edges.keys()
+        mine = await self._call(functools.partial(self._claim, known))
+        for edge in self._claimed - mine:
+            if edge in edges:
+                await cancelled({edges[edge].task})
+                del edges[edge]
+            await self._call(functools.partial(self._release, edge))
+        for edge in sorted(mine & there.keys()):
+            if edge in edges:
+                if not {*there[edge]} - {*edges[edge].streams}:
+                    continue
+                await cancelled({edges[edge].task})
+            # Elsewhere lies what the edge sent while its address had another count: older frames.
+            streams = sorted(there[edge], key=lambda stream: stream == self._address.stream_of(edge))
+            edges[edge] = _Taken(streams, asyncio.create_task(self._take_edge(client, jetstream, edge, streams)))
+
+    def _claim(self, edges: Collection[str]) -> set[str]:
+        mine = set(self._taking.mine(sorted(edges)))
+        self._claimed |= mine
+        return mine
+
+    def _release(self, edge: str) -> None:
+        self._taking.release(edge)
+        self._claimed.discard(edge)
 
     async def _call(self, call: Callable[[], Any]) -> Any:
         """Call on a thread; it ends before this does, also where this is cancelled."""
@@ -291,13 +259,18 @@ class JetStreamReceiver:
 
     # -- one edge
 
-    async def _take_edge(self, client: Client, jetstream: JetStreamContext, edge: str) -> None:
+    async def _take_edge(self, client: Client, jetstream: JetStreamContext, edge: str, streams: list[str]) -> None:
         """Take the messages of one edge, until it is cancelled. Where the run refuses it, try again later."""
         while True:
             stored = await self._call(functools.partial(self._taking.stored, edge))
             intake: EdgeIntake[Msg] = EdgeIntake(self._handler, edge, stored)
             try:
-                refusal = self._refusal(edge) or await self._take_messages(client, jetstream, edge, intake)
+                refusal = self._refusal(edge)
+                for stream in streams if refusal is None else []:
+                    ends = stream != streams[-1]
+                    refusal = await self._take_messages(client, jetstream, edge, stream, intake, ends=ends)
+                    if refusal is not None:
+                        break
             finally:
                 await self._call(intake.abort)
             if refusal is None:  # both will see soon whose it is
@@ -305,13 +278,24 @@ class JetStreamReceiver:
                 continue
             self.refused[edge] += 1
             self._say(edge, f"takes nothing of edge {edge}; it stays with the broker: {refusal}")
+            streams = [*streams[1:], streams[0]]  # its older frames may lie in another one
             await asyncio.sleep(self._timing.again_s)
 
     async def _take_messages(
-        self, client: Client, jetstream: JetStreamContext, edge: str, intake: EdgeIntake[Msg]
+        self,
+        client: Client,
+        jetstream: JetStreamContext,
+        edge: str,
+        stream: str,
+        intake: EdgeIntake[Msg],
+        *,
+        ends: bool,
     ) -> str | None:
-        """Take messages, oldest first. Returns why nothing more is taken; None: another process has taken it over."""
-        await self._consumer(jetstream, edge)
+        """Take messages from a stream, oldest first. Returns why nothing more is taken.
+
+        None: another process has taken the edge over, or with ``ends``: nothing of it is left there.
+        """
+        await make_consumer(jetstream, stream, edge)
         queue: list[Msg] = []
         came = asyncio.Event()
 
@@ -321,19 +305,22 @@ class JetStreamReceiver:
 
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox, cb=keep)
-        ask = f"$JS.API.CONSUMER.MSG.NEXT.{self._address.stream}.{edge}"
+        ask = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{edge}"
+        waits_s = self._timing.look_s if ends else _PULL_S
         pull = {"batch": _PULL_MESSAGES, "max_bytes": max(_PULL_BYTES, 2 * client.max_payload)}
         try:
             while True:
-                await client.publish(ask, json.dumps({**pull, "expires": int(_PULL_S * _NANO)}).encode(), reply=inbox)
+                await client.publish(ask, json.dumps({**pull, "expires": int(waits_s * _NANO)}).encode(), reply=inbox)
                 left = _PULL_MESSAGES
                 while left > 0:
                     came.clear()
                     if not queue:
-                        await asyncio.wait_for(came.wait(), _PULL_S + _PATIENCE_S)
+                        await asyncio.wait_for(came.wait(), waits_s + _PATIENCE_S)
                     messages, queue[:] = list(queue), []
                     ended = [message for message in messages if not message.reply]
                     frames = [message for message in messages if message.reply]
+                    if ends and ended and not frames and left == _PULL_MESSAGES:
+                        return None
                     left = 0 if ended else left - len(frames)
                     if frames and (refusal := self._refusal(edge)) is not None:  # the edge was revoked meanwhile
                         return refusal
@@ -356,30 +343,19 @@ class JetStreamReceiver:
             self.bad[edge] += len(settled.bad)
             self._say(edge, f"deleted what edge {edge} has sent: {settled.why}")
 
-    async def _consumer(self, jetstream: JetStreamContext, edge: str) -> None:
-        """A new consumer of the edge's messages: it begins with the oldest that is not acknowledged."""
-        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-        from nats.js.errors import NotFoundError
-
-        with contextlib.suppress(NotFoundError):
-            await jetstream.delete_consumer(self._address.stream, edge)
-        wanted = ConsumerConfig(
-            durable_name=edge,
-            filter_subject=self._address.subject(edge),
-            ack_policy=AckPolicy.EXPLICIT,
-            deliver_policy=DeliverPolicy.ALL,
-            ack_wait=_ACK_S,
-            max_ack_pending=_BEHIND,
-            mem_storage=True,  # it is made anew whenever it is needed; what is acknowledged leaves the stream's files
-        )
-        await jetstream.add_consumer(self._address.stream, wanted)
-
     def _say(self, edge: str, text: str) -> None:
         """Log it, unless it was the last that was said of this edge."""
         line = plain(text)[:500]
         if self._said.get(edge) != line:
             _log.warning("%s: %s", self._where, line)
         self._said[edge] = line
+
+
+class _Taken(NamedTuple):
+    """An edge that this process takes, from streams one after the other."""
+
+    streams: list[str]
+    task: asyncio.Task[None]
 
 
 def _taken(intake: EdgeIntake[Msg], messages: list[Msg]) -> Settled[Msg]:

@@ -15,7 +15,7 @@ from smartedge.types import StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json
 from smartedge.wire.jetstream.client import Loop, connect, from_nats_error, refuse_in_clear
-from smartedge.wire.jetstream.messages import Address, header_message, message_id, pieces_of
+from smartedge.wire.jetstream.messages import Address, header_message, message_id, pieces_of, subject_of
 from smartedge.wire.link import UNNAMED_EDGE, check_kind, must_be_closed, must_be_open
 from smartedge.wire.sockets import ByteCount, SocketMeter
 
@@ -212,8 +212,10 @@ class _Connection:
     def __init__(
         self, client: Client, address: Address, edge: str, timeout_s: float, lost: asyncio.Future[LinkError]
     ) -> None:
-        self._client, self._address, self._edge, self._timeout_s, self._lost = client, address, edge, timeout_s, lost
-        self._where = f"broker {address.host}:{address.port}"
+        self._client, self._edge, self._timeout_s, self._lost = client, edge, timeout_s, lost
+        self._stream = address.stream_of(edge)
+        self._subject = subject_of(self._stream, edge)
+        self._where = f"broker {address.host}:{address.port}, subject {self._subject}"
         self._loop = asyncio.get_running_loop()
         self._jetstream = client.jetstream(timeout=timeout_s)
         self._waiting: deque[_Waiting] = deque()
@@ -233,9 +235,7 @@ class _Connection:
                 await self._first()
             headers = {"Nats-Msg-Id": message_id(self._edge, run, piece)} if unique else None
             try:
-                answer = await self._jetstream.publish_async(
-                    self._address.subject(self._edge), piece, stream=self._address.stream, headers=headers
-                )
+                answer = await self._jetstream.publish_async(self._subject, piece, stream=self._stream, headers=headers)
             except Exception as error:
                 raise self._failure(error) from error
             last = number == len(pieces) - 1
@@ -273,4 +273,4 @@ class _Connection:
         self.confirmed = max(self.confirmed, waiting.end)
 
     def _failure(self, error: Exception) -> LinkError:
-        return from_nats_error(error, f"{self._where}, subject {self._address.subject(self._edge)}")
+        return from_nats_error(error, self._where)

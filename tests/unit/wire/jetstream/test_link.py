@@ -27,7 +27,7 @@ from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import Message, serialise
 from smartedge.wire.jetstream.client import _READ_BYTES, connect, from_nats_error
-from smartedge.wire.jetstream.messages import Address, header_message, pieces_of
+from smartedge.wire.jetstream.messages import Address, header_message, pieces_of, subject_of
 from smartedge.wire.jetstream.receiver import JetStreamReceiver, Taking, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
 
@@ -309,8 +309,8 @@ def test_an_edge_that_sends_junk_costs_itself_alone(address: Address, caplog: py
         (b"NATS/1.0\r\na: b\r\n\r\n", first[:24]),
     ]
     with taking(handler, address) as receiver, sending(address) as link:
-        publish(address, address.subject("evil"), junk)
-        publish(address, address.subject("Not-An-Edge"), junk)
+        publish(address, subject_of(address.stream, "evil"), junk)
+        publish(address, subject_of(address.stream, "Not-An-Edge"), junk)
         send(link)
         assert handler.has(lambda: handler.ended == ["door"])
         assert handler.has(lambda: receiver.bad["evil"] >= 4)
@@ -380,6 +380,30 @@ def test_another_process_takes_an_edge_over(address: Address) -> None:
     assert handler.held["door"] == [bytes(frame(seq).payload) for seq in range(30)]
 
 
+def test_a_process_that_loses_the_broker_leaves_its_edges_to_others(own_broker: Broker) -> None:
+    """When it is back, another one may have them by right: with the claim kept, nobody would take them."""
+    handler, claimed, address = Handler(), set[str](), own_broker.address()
+
+    class Claims(Taking):
+        def mine(self, edges: Collection[str]) -> Collection[str]:
+            mine = [] if away else edges
+            claimed.update(mine)
+            return mine
+
+        def release(self, edge: str) -> None:
+            claimed.discard(edge)
+
+    away = False
+    with taking(handler, address, taking=Claims()) as receiver, sending(address) as link:
+        send(link)
+        assert handler.has(lambda: handler.ended == ["door"])
+        assert claimed == {"door"}
+        away = True
+        own_broker.kill()
+        assert handler.has(lambda: bool(receiver.trouble))
+        assert handler.has(lambda: not claimed)
+
+
 def at_the_broker(address: Address, work: Callable[[JetStreamContext], Awaitable[Any]]) -> Any:
     """Do something at the broker, as its owner would."""
 
@@ -411,7 +435,7 @@ def at_the_broker(address: Address, work: Callable[[JetStreamContext], Awaitable
 )
 def test_a_stream_that_would_lose_frames_is_refused(address: Address, changes: dict[str, Any], said: str) -> None:
     sound = {"storage": StorageType.FILE, "retention": RetentionPolicy.WORK_QUEUE, "discard": DiscardPolicy.NEW}
-    wanted = {"name": address.stream, "subjects": [address.everybody], **sound, **changes}
+    wanted = {"name": address.stream, "subjects": [subject_of(address.stream, "*")], **sound, **changes}
     at_the_broker(address, lambda jetstream: jetstream.add_stream(StreamConfig(**wanted)))
     handler = Handler()
     receiver = JetStreamReceiver(handler, address, timing=TIMING)
@@ -446,7 +470,63 @@ def test_what_ingest_makes_in_the_broker_loses_nothing_and_one_edge_cannot_fill_
     assert (stream.max_msgs_per_subject, stream.discard_new_per_subject) == (65536, True)
     assert stream.duplicate_window == 120, "an edge that connects again sends some again"
     assert (consumer.filter_subject, consumer.ack_policy, consumer.deliver_policy) == (
-        address.subject("door"), "explicit", "all",
+        subject_of(address.stream, "door"), "explicit", "all",
     )  # fmt: skip
     assert consumer.ack_wait == 24 * 3600, "what is slow to become durable is not delivered twice"
     assert consumer.max_ack_pending == 2**20 and consumer.mem_storage
+
+
+def messages_in(address: Address) -> list[int]:
+    """How many messages lie in each stream."""
+
+    async def count(jetstream: JetStreamContext) -> list[int]:
+        return [(await jetstream.stream_info(stream)).state.messages for stream in address.streams]
+
+    return at_the_broker(address, count)
+
+
+def test_edges_publish_to_several_streams_and_ingest_takes_from_all_of_them(own_broker: Broker) -> None:
+    handler, address, edges = Handler(), own_broker.address(n_streams=3), ["yard", "door", "gate"]
+    assert [address.stream_of(edge) for edge in edges] == address.streams
+    with taking(handler, address):
+        pass
+    for number, edge in enumerate(edges, 1):
+        with sending(address, edge) as link:
+            send(link, dataclasses.replace(HEADER, frames=number))
+    assert messages_in(address) == [2, 3, 4]  # a header each
+    with taking(handler, address) as receiver:
+        assert handler.has(lambda: sorted(handler.ended) == sorted(edges))
+        assert handler.has(lambda: messages_in(address) == [0, 0, 0])
+        assert not receiver.refused
+    assert [len(handler.held[edge]) for edge in edges] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (1, 1)])
+@pytest.mark.parametrize("taken_between", [False, True])
+def test_an_edge_whose_address_gets_another_number_of_streams_loses_nothing(
+    own_broker: Broker, before: int, after: int, taken_between: bool
+) -> None:
+    """The stream's header stays where its first frames were. So the second half is in another stream than that."""
+    handler, address = Handler(), own_broker.address(n_streams=3)
+    with taking(handler, address):
+        pass
+    with contextlib.ExitStack() as stack:
+        if taken_between:
+            stack.enter_context(taking(handler, address))
+        with sending(own_broker.address(n_streams=before)) as link:
+            link.open(HEADER)
+            for seq in (0, 1):
+                link.write(frame(seq))
+            link.flush()
+        assert not taken_between or handler.has(lambda: handler.durable.get("door") == 2)
+        with sending(own_broker.address(n_streams=after)) as link:
+            link.assume_confirmed(2)
+            assert link.open(HEADER) == 2
+            for seq in (2, 3):
+                link.write(frame(seq))
+            link.close()
+        if not taken_between:
+            stack.enter_context(taking(handler, address))
+        assert handler.has(lambda: handler.ended == ["door"])
+        assert handler.has(lambda: messages_in(address) == [0, 0, 0])
+    assert handler.held["door"] == [bytes(frame(seq).payload) for seq in range(4)]

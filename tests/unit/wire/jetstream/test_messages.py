@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from smartedge.wire.jetstream.messages import (
     MIN_PART_BYTES,
     Address,
     Assembler,
+    edge_of,
     header_message,
     message_id,
     pieces_of,
     read_piece,
+    subject_of,
 )
 
 HEADER = stream_header(feature_shape=(64, 64, 64), batch_size=4, frames=3)
@@ -144,19 +147,35 @@ def test_a_header_is_told_from_a_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("location", "host", "port", "stream"),
+    ("location", "host", "port", "streams"),
     [
-        ("nats://broker", "broker", 4222, "frames"),
-        ("nats://127.0.0.1:5", "127.0.0.1", 5, "frames"),
-        ("nats://[::1]:5/faces-2", "::1", 5, "faces-2"),
+        ("nats://broker", "broker", 4222, ["frames"]),
+        ("nats://broker/", "broker", 4222, ["frames"]),
+        ("nats://127.0.0.1:5", "127.0.0.1", 5, ["frames"]),
+        ("nats://[::1]:5/faces-2/", "::1", 5, ["faces-2"]),
+        ("nats://broker/frames/1", "broker", 4222, ["frames"]),
+        ("nats://broker/frames/3", "broker", 4222, ["frames", "frames+2", "frames+3"]),
     ],
 )
-def test_addresses(location: str, host: str, port: int, stream: str) -> None:
+def test_addresses(location: str, host: str, port: int, streams: list[str]) -> None:
     address = Address.parse(location)
-    assert address == (host, port, stream)
-    assert address.edge_of(address.subject("door")) == "door"
-    assert address.edge_of("smartedge.other.door") is None
-    assert address.edge_of(address.subject("Door")) is None
+    assert (address.host, address.port, address.streams) == (host, port, streams)
+    assert address.stream_of("door") in streams
+
+
+def test_subjects_of_edges() -> None:
+    assert subject_of("frames", "door") == "smartedge.frames.door"
+    assert edge_of("frames+2", subject_of("frames+2", "door")) == "door"
+    assert edge_of("frames", "smartedge.frames+2.door") is None
+    assert edge_of("frames", subject_of("frames", "Door")) is None
+
+
+def test_edges_are_spread_over_the_streams_and_few_move_when_there_is_one_more() -> None:
+    edges = [f"edge{number}" for number in range(1000)]
+    before, after = ({e: Address("b", 1, "frames", n).stream_of(e) for e in edges} for n in (4, 5))
+    assert Counter(before.values()) == {"frames": 267, "frames+2": 224, "frames+3": 242, "frames+4": 267}
+    moved = {e for e in edges if before[e] != after[e]}
+    assert {after[e] for e in moved} == {"frames+5"} and 150 < len(moved) < 250
 
 
 @pytest.mark.parametrize(
@@ -168,6 +187,12 @@ def test_addresses(location: str, host: str, port: int, stream: str) -> None:
         "nats://me:secret@broker",
         "nats://b/Frames",
         "nats://b/a.b",
+        "nats://b/a+2",
+        "nats://b/a/0",
+        "nats://b/a/100",
+        "nats://b/a/04",
+        "nats://b/a/4/4",
+        "nats://b//4",
         "nats://b:x",
         "nats://b/a?q",
         "nats://b/a#f",
