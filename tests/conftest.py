@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 from nats_broker import Broker
@@ -30,6 +33,35 @@ hypothesis.settings.register_profile("no-shrinking", derandomize=True, deadline=
 def _one_thread() -> None:
     """Small tensors are faster on one thread, and a run's numbers do not depend on the machine's cores."""
     torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """Global generators start from one seed here, and go on afterwards as if nothing had been drawn."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    random.setstate(before[0])
+    np.random.set_state(before[1])
+    torch.set_rng_state(before[2])
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Networks that a test builds have the same weights whichever tests ran before it."""
+    with seeded():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+    """Fixtures that tests share are made before the fixture above, so they are seeded on their own."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with seeded():
+        return (yield)
 
 
 @pytest.fixture(scope="session")
