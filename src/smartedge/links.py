@@ -163,6 +163,7 @@ def receiver_for(
     Raises:
         FleetError: the fleet's files cannot be used.
         ConfigError: the settings name credentials beside those of the fleet.
+        LinkError: a certificate and its key do not belong together.
     """
     from smartedge.wire.grpc_receiver import GrpcReceiver, Limits
 
@@ -195,13 +196,16 @@ def _who_may_send(config: Config, fleet: Path | None, *, behind_proxy: bool) -> 
     from smartedge.fleet.credentials import cloud_credentials
     from smartedge.fleet.register import Register
     from smartedge.wire.credentials import Credentials
+    from smartedge.wire.handshake import tls_context
 
-    credentials = named_credentials(config)
-    if fleet is None:
-        return credentials, None
-    if credentials != Credentials():
-        raise errors.ConfigError("link.token_file, link.tls_*: remove them, since --fleet says who may send")
-    return Credentials() if behind_proxy else cloud_credentials(fleet), Register(fleet)
+    credentials, register = named_credentials(config), None
+    if fleet is not None:
+        if credentials != Credentials():
+            raise errors.ConfigError("link.token_file, link.tls_*: remove them, since --fleet says who may send")
+        register = Register(fleet)
+        credentials = Credentials() if behind_proxy else cloud_credentials(fleet)
+    tls_context(credentials)  # gRPC takes a key that does not fit for a port that is taken
+    return credentials, register
 
 
 def one_way_receiver(ingest: Ingest, host: str, port: int, *, fleet: Path | None) -> SimplexReceiver:

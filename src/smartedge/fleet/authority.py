@@ -23,7 +23,7 @@ import importlib.util
 import os
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -91,9 +91,10 @@ class Authority:
 
     def renew_cloud(self, *, days: int) -> datetime:
         """Make the cloud a new key and certificate. Returns until when it is valid."""
-        signed = self._sign("cloud", days, server=True)
-        write_guarded(self.folder / "cloud.key", signed.key)
-        write_guarded(self.folder / "cloud.pem", signed.pem)
+        with self._alone():
+            signed = self._sign("cloud", days, server=True)
+            write_guarded(self.folder / "cloud.key", signed.key)
+            write_guarded(self.folder / "cloud.pem", signed.pem)
         return signed.until
 
     def add(self, edges: Sequence[str], *, cloud: str, days: int) -> list[Path]:
@@ -109,7 +110,7 @@ class Authority:
         """
         with self._alone():
             self._check_new(edges)
-            return [self._issue(edge, cloud, days) for edge in edges]
+            return self._issue(edges, cloud, days)
 
     def add_with_tokens(
         self, edges: Sequence[str], *, cloud: str, days: int, proxy_ca: Path | None = None
@@ -128,7 +129,7 @@ class Authority:
         ca = None if proxy_ca is None else _text(proxy_ca)
         with self._alone():
             self._check_new(edges)
-            return [self._issue_token(edge, cloud, days, ca) for edge in edges]
+            return self._issue_tokens(edges, cloud, days, ca)
 
     def renew(self, edge: str, *, cloud: str | None, days: int, proxy_ca: Path | None = None) -> Path:
         """Give an edge a new bundle, of the kind that it had. An older certificate is valid until its end.
@@ -151,9 +152,9 @@ class Authority:
             if address is None:
                 raise FleetError(f"edge '{edge}': its last bundle is not in {self.folder}; give --cloud HOST:PORT")
             if entry.shows == "certificate":
-                return self._issue(edge, address, days)
+                return self._issue([edge], address, days)[0]
             known = None if last is None else last.authority
-            return self._issue_token(edge, address, days, known if proxy_ca is None else _text(proxy_ca))
+            return self._issue_tokens([edge], address, days, known if proxy_ca is None else _text(proxy_ca))[0]
 
     def revoke(self, edge: str) -> None:
         """Revoke all certificates and the token of an edge. Its bundle in this folder is deleted.
@@ -165,8 +166,8 @@ class Authority:
             entry = self._entry(edge)
             revoked = tuple(issued.model_copy(update={"revoked": True}) for issued in entry.certificates)
             changes = {"certificates": revoked, "token_sha256": None, "token_until": None}
-            self._put(edge, entry.model_copy(update=changes))
-            self._put_simplex_key(edge, None)
+            self._put({edge: entry.model_copy(update=changes)})
+            self._put_simplex_keys({edge: None})
             self._bundle_file(edge).unlink(missing_ok=True)
 
     def issue_for(self, name: str, *, days: int, server: bool) -> tuple[str, str]:
@@ -250,63 +251,56 @@ class Authority:
         make_signing_key(self.folder)
         SimplexKeys.read_if_there(self.folder / SIMPLEX_KEYS)
 
-    def _issue(self, edge: str, cloud: str, days: int) -> Path:
+    def _issue(self, edges: Sequence[str], cloud: str, days: int) -> list[Path]:
+        """Make certificates and write them into the register, all at once; then write the bundles."""
         self._check_secrets()
-        signed = self._sign(edge, days, server=False)
-        now = datetime.now(timezone.utc)
-        entry = self.edges().get(edge) or EdgeEntry(shows="certificate", added=now)
-        kept = tuple(issued for issued in entry.certificates if issued.until > now)
-        issued = Issued(serial=f"{signed.certificate.serial_number:x}", until=signed.until, revoked=False)
-        self._put(edge, entry.model_copy(update={"certificates": (*kept, issued)}))
-        return self._write_bundle(
-            edge,
-            cloud,
-            signed.until,
-            authority=self.certificate(),
-            server_name=SERVER_NAME,
-            certificate=signed.pem,
-            key=signed.key,
-        )
+        now, known, authority = datetime.now(timezone.utc), self.edges(), self.certificate()
+        entries, bundles = {}, []
+        for edge in edges:
+            signed = self._sign(edge, days, server=False)
+            entry = known.get(edge) or EdgeEntry(shows="certificate", added=now)
+            kept = tuple(issued for issued in entry.certificates if issued.until > now)
+            issued = Issued(serial=f"{signed.certificate.serial_number:x}", until=signed.until, revoked=False)
+            entries[edge] = entry.model_copy(update={"certificates": (*kept, issued)})
+            shown = {"server_name": SERVER_NAME, "certificate": signed.pem, "key": signed.key}
+            bundles.append(self._bundle(edge, cloud, signed.until, authority, **shown))
+        self._put(entries)
+        return self._write_bundles(bundles)
 
-    def _issue_token(self, edge: str, cloud: str, days: int, ca: str | None) -> Path:
+    def _issue_tokens(self, edges: Sequence[str], cloud: str, days: int, ca: str | None) -> list[Path]:
+        """As :meth:`_issue`, with tokens."""
         self._check_secrets()
-        token = f"{edge}.{secrets.token_urlsafe(32)}"
-        now = datetime.now(timezone.utc)
+        now, known = datetime.now(timezone.utc), self.edges()
         until = now + timedelta(days=days)
-        entry = self.edges().get(edge) or EdgeEntry(shows="token", added=now)
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        self._put(edge, entry.model_copy(update={"token_sha256": digest, "token_until": until}))
-        return self._write_bundle(edge, cloud, until, authority=ca, token=token)
+        entries, bundles = {}, []
+        for edge in edges:
+            token = f"{edge}.{secrets.token_urlsafe(32)}"
+            entry = known.get(edge) or EdgeEntry(shows="token", added=now)
+            digest = hashlib.sha256(token.encode()).hexdigest()
+            entries[edge] = entry.model_copy(update={"token_sha256": digest, "token_until": until})
+            bundles.append(self._bundle(edge, cloud, until, ca, token=token))
+        self._put(entries)
+        return self._write_bundles(bundles)
 
-    def _write_bundle(
-        self,
-        edge: str,
-        cloud: str,
-        until: datetime,
-        *,
-        authority: str | None,
-        server_name: str | None = None,
-        certificate: str | None = None,
-        key: str | None = None,
-        token: str | None = None,
-    ) -> Path:
-        private_folder(self.folder / "bundles")
-        path = self._bundle_file(edge)
-        simplex_key = secrets.token_hex(KEY_BYTES)
-        self._put_simplex_key(edge, simplex_key)
-        Bundle(
+    def _bundle(self, edge: str, cloud: str, until: datetime, authority: str | None, **shown: str) -> Bundle:
+        """A bundle with a new key of the one-way link. ``shown`` is what the edge shows: a certificate or a token."""
+        nothing = dict.fromkeys(("server_name", "certificate", "key", "token"))
+        return Bundle(
             edge=edge,
             cloud=cloud,
-            server_name=server_name,
             authority=authority,
-            certificate=certificate,
-            key=key,
-            token=token,
             until=until,
-            simplex_key=simplex_key,
+            simplex_key=secrets.token_hex(KEY_BYTES),
             front_key=make_signing_key(self.folder),
-        ).write(path)
-        return path
+            **(nothing | shown),
+        )
+
+    def _write_bundles(self, bundles: Sequence[Bundle]) -> list[Path]:
+        private_folder(self.folder / "bundles")
+        self._put_simplex_keys({bundle.edge: bundle.simplex_key for bundle in bundles})
+        for bundle in bundles:
+            bundle.write(self._bundle_file(bundle.edge))
+        return [self._bundle_file(bundle.edge) for bundle in bundles]
 
     def _bundle_file(self, edge: str) -> Path:
         return self.folder / "bundles" / f"{edge}.bundle"
@@ -327,14 +321,14 @@ class Authority:
             raise FleetError(f"{self.folder}: there is no edge '{edge}'; its edges: {names}")
         return known[edge]
 
-    def _put(self, edge: str, entry: EdgeEntry) -> None:
-        edges = {**self.edges(), edge: entry}
+    def _put(self, entries: Mapping[str, EdgeEntry]) -> None:
+        edges = {**self.edges(), **entries}
         EdgeRegister(edges=dict(sorted(edges.items()))).write(self.folder / REGISTER)
 
-    def _put_simplex_key(self, edge: str, key: str | None) -> None:
+    def _put_simplex_keys(self, changed: Mapping[str, str | None]) -> None:
         known = SimplexKeys.read_if_there(self.folder / SIMPLEX_KEYS)
-        keys = {name: value for name, value in (known.keys if known else {}).items() if name != edge}
-        SimplexKeys(keys=keys if key is None else {**keys, edge: key}).write(self.folder / SIMPLEX_KEYS)
+        keys = {**(known.keys if known else {}), **changed}
+        SimplexKeys(keys={edge: key for edge, key in keys.items() if key is not None}).write(self.folder / SIMPLEX_KEYS)
 
     # -- certificates
 

@@ -79,7 +79,7 @@ def check_handshake(location: str, credentials: Credentials) -> None:
 
 
 def tls_context(credentials: Credentials) -> ssl.SSLContext:
-    """What Python's own TLS needs of a sender's credentials.
+    """What Python's own TLS needs of a sender's credentials. It also checks those of a receiver.
 
     Raises:
         LinkError: a certificate or key is not valid.
@@ -95,6 +95,7 @@ def tls_context(credentials: Credentials) -> ssl.SSLContext:
                 context.load_cert_chain(path)
     except (ssl.SSLError, ValueError) as error:
         raise LinkError(
-            f"link: a certificate or key is no valid PEM, or they do not belong together ({error})"
+            f"link: a certificate or key is no valid PEM, or they do not belong together ({error}); copy both again, "
+            "or make new ones ('smartedge fleet renew DIR' for a fleet's cloud)"
         ) from error
     return context

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from smartedge.config import load_config
 from smartedge.errors import ConfigError, FleetError, LinkError, SmartEdgeError
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
-from smartedge.links import link_to, receiver_for
+from smartedge.links import check_receiver, link_to, receiver_for
 from smartedge.types import StreamHeader
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
@@ -233,3 +235,28 @@ def test_settings_and_fleet_do_not_both_say_who_may_send(fleet: Authority, tmp_p
     token.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
         link_to(config, "127.0.0.1:1")
+
+
+def test_a_cloud_whose_key_is_of_another_certificate_says_so(fleet: Authority) -> None:
+    """It said that the port might be taken. Two that renew it at once, or a power failure, could leave it so."""
+    shutil.copy(fleet.folder / "cloud.key", fleet.folder / "kept")
+    fleet.renew_cloud(days=1)
+    shutil.copy(fleet.folder / "kept", fleet.folder / "cloud.key")
+    with pytest.raises(LinkError, match=r"do not belong together.*smartedge fleet renew DIR"):
+        check_receiver(CONFIG, "127.0.0.1", 0, fleet=fleet.folder)
+    fleet.renew_cloud(days=1)
+    check_receiver(CONFIG, "127.0.0.1", 0, fleet=fleet.folder)
+
+
+def test_the_clouds_certificate_is_renewed_by_one_at_a_time(fleet: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, held = Authority._alone, []
+
+    @contextmanager
+    def noted(authority: Authority) -> Iterator[None]:
+        with alone(authority):
+            held.append(authority)
+            yield
+
+    monkeypatch.setattr(Authority, "_alone", noted)
+    fleet.renew_cloud(days=1)
+    assert held == [fleet]
