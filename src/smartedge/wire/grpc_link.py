@@ -96,7 +96,7 @@ class GrpcLink:
         ]
         self._connect_timeout_s = connect_timeout_s
         self._patient = patient
-        self._meter = SocketMeter(port)
+        self._meter = SocketMeter(host, port)
         self._lock = threading.Lock()  # of the meter
         self._calling = threading.Lock()  # held by the thread that uses the connection
         self._disconnected = threading.Event()

@@ -17,7 +17,9 @@ import socket
 import stat
 import struct
 import sys
+import threading
 from dataclasses import dataclass
+from typing import ClassVar
 
 from smartedge.errors import LinkError
 
@@ -189,56 +191,84 @@ def watch_peer(connection: socket.socket) -> None:
 
 
 class SocketMeter:
-    """Counts the bytes of a client's connections to one port, one connection after the other.
+    """Counts the bytes of a client's connections to one address, one connection after the other.
 
     Call :meth:`snapshot` before connecting, :meth:`attach` afterwards, and :meth:`release` when done.
+
+    Args:
+        host: name or address of the peer. Connections of this process to the same port of others are not ours.
+        port: the peer's.
     """
 
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._sockets: list[socket.socket] = []
-        self._known: set[tuple[int, int] | None] = set()
+    _claiming: ClassVar[threading.Lock] = threading.Lock()
+    _counted: ClassVar[set[int]] = set()  # inodes of the sockets that any meter counts: each has one
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._sockets: dict[int, socket.socket] = {}  # inode -> a duplicate
+        self._others: set[int] = set()
         self._closed_up = 0
         self._closed_down = 0
 
     def snapshot(self) -> None:
         """Remember which connections to the port are not ours."""
-        self._known.clear()
+        self._others.clear()
         for connection in own_sockets(peer_port=self._port):
             with connection:
-                self._known.add(_ports(connection))
+                self._others.add(_inode(connection))
 
     def attach(self) -> None:
         """Count, and watch over, the connections that were made since the snapshot."""
-        for connection in own_sockets(peer_port=self._port):
-            if _ports(connection) in self._known:
-                connection.close()
-            else:
-                self._known.add(_ports(connection))
-                watch_peer(connection)
-                self._sockets.append(connection)
+        with self._claiming:
+            for connection in own_sockets(peer_port=self._port):
+                inode = _inode(connection)
+                if inode in self._others or inode in self._counted or not self._leads_to_peer(connection):
+                    self._others.add(inode)
+                    connection.close()
+                else:
+                    watch_peer(connection)
+                    self._sockets[inode] = connection
+                    self._counted.add(inode)
+
+    def _leads_to_peer(self, connection: socket.socket) -> bool:
+        """Whether the host is at the other end. Where its name cannot be looked up now, the port alone decides."""
+        try:
+            there = connection.getpeername()
+        except OSError:  # closed in between
+            return False
+        try:
+            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except OSError:
+            return True
+        hosts = {address_of((str(address[0]), self._port))[0] for *_, address in found}
+        return address_of(there)[0] in hosts or any(ipaddress.ip_address(host).is_unspecified for host in hosts)
 
     def shutdown(self) -> None:
         """Break the connections. Threads that wait on them, here or at the peer, get an error."""
-        for connection in self._sockets:
+        for connection in self._sockets.values():
             with contextlib.suppress(OSError):  # the peer may be faster
                 connection.shutdown(socket.SHUT_RDWR)
 
     def release(self) -> None:
         """Keep the counts of the connections and close them."""
-        for connection in self._sockets:
+        for connection in self._sockets.values():
             up, down = byte_counts(connection)
             self._closed_up += up
             self._closed_down += down
             connection.close()
+        self._counted.difference_update(self._sockets)
         self._sockets.clear()
 
     def counts(self) -> tuple[int, int] | None:
         """Bytes (up, down) over all connections so far, or None where the kernel does not tell."""
         if sys.platform != "linux":
             return None
-        open_counts = [byte_counts(connection) for connection in self._sockets]
+        open_counts = [byte_counts(connection) for connection in self._sockets.values()]
         return self._closed_up + sum(up for up, _ in open_counts), self._closed_down + sum(d for _, d in open_counts)
+
+
+def _inode(connection: socket.socket) -> int:
+    return os.fstat(connection.fileno()).st_ino
 
 
 def byte_counts(connection: socket.socket) -> tuple[int, int]:

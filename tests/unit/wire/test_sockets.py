@@ -84,7 +84,7 @@ def test_is_loopback(host: str, expected: bool) -> None:
 @linux
 def test_counts_what_passes_and_only_on_its_own_connections(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
-    meter = SocketMeter(port)
+    meter = SocketMeter("localhost", port)
     other = connect(listener)
     meter.snapshot()
     assert meter.counts() == (0, 0)
@@ -107,8 +107,55 @@ def test_counts_what_passes_and_only_on_its_own_connections(listener: socket.soc
         connection.close()
 
 
+@linux
+def test_connections_to_another_host_and_those_of_another_link_are_not_counted_nor_broken(
+    listener: socket.socket,
+) -> None:
+    """The whole process may have others: to the same port of another host, or by a second link to the same one."""
+    port = listener.getsockname()[1]
+    meter, second = SocketMeter("127.0.0.1", port), SocketMeter("127.0.0.1", port)
+    with socket.create_server(("127.0.0.2", port)) as elsewhere:
+        meter.snapshot()
+        second.snapshot()
+        own, other = connect(listener), connect(elsewhere)
+        meter.attach()
+        second.attach()
+        transfer(*own, 1000)
+        transfer(*other, 50_000)
+        assert (meter.counts(), second.counts()) == ((1000, 0), (0, 0))
+        meter.shutdown()
+        second.shutdown()
+        assert own.server.recv(1) == b""
+        transfer(*other, 10)
+        meter.release()
+        assert not SocketMeter._counted
+        for connection in (*own, *other):
+            connection.close()
+
+
+@linux
+def test_where_a_name_cannot_be_looked_up_the_port_decides(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    for host, looked_up in (("0.0.0.0", socket.getaddrinfo), ("cloud.example", fail)):
+        meter = SocketMeter(host, listener.getsockname()[1])
+        meter.snapshot()
+        pair = connect(listener)
+        with monkeypatch.context() as names:
+            names.setattr(socket, "getaddrinfo", looked_up)
+            meter.attach()
+        transfer(*pair, 1000)
+        assert meter.counts() == (1000, 0)
+        meter.release()
+        for connection in pair:
+            connection.close()
+
+
 def test_shutdown_wakes_the_peer(listener: socket.socket) -> None:
-    meter = SocketMeter(listener.getsockname()[1])
+    meter = SocketMeter("127.0.0.1", listener.getsockname()[1])
     meter.snapshot()
     client, server = connect(listener)
     meter.attach()

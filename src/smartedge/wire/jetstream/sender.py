@@ -66,7 +66,7 @@ class JetStreamLink:
         refuse_in_clear(address, credentials, insecure=insecure)
         self._address, self._edge, self._credentials, self._timeout_s = address, edge, credentials, timeout_s
         self._where = f"broker {address.host}:{address.port}"
-        self._meter = SocketMeter(address.port)
+        self._meter = SocketMeter(address.host, address.port)
         self._lock = threading.Lock()  # of the meter
         self._calling = threading.Lock()  # held by the thread that uses the connection
         self._loop: Loop | None = None
