@@ -22,6 +22,7 @@ __all__ = ["PRELOADED", "Popen", "fork_server"]
 
 # The optimiser imports torch._dynamo when the first one is made.
 PRELOADED = ["torch._dynamo", "smartedge.training", "smartedge.edge.runner", "smartedge.cloud.runner", "forked"]
+PRELOADED += ["opened_faces"]
 
 
 def fork_server() -> BaseContext:

@@ -11,6 +11,9 @@ import pytest
 
 from smartedge.data import DataSet, open_dataset, shard
 from smartedge.errors import DataError
+from smartedge.types import SplitName
+
+LIMIT: dict[SplitName, int] = {"train": 50, "val": 20, "test": 21}
 
 
 def ids(dataset: DataSet, split: str) -> list[int]:
@@ -21,8 +24,7 @@ def ids(dataset: DataSet, split: str) -> list[int]:
 
 @pytest.mark.parametrize("parts", [1, 3, 8])
 def test_the_parts_are_disjoint_equally_large_and_together_the_whole(cache: Path, parts: int) -> None:
-    limit = {"train": 50, "val": 20, "test": 21}
-    whole = open_dataset("drawn", "smile", image_size=16, limit=limit, cache_dir=cache, audit_share=0.3)
+    whole = open_dataset("drawn", "smile", image_size=16, limit=LIMIT, cache_dir=cache, audit_share=0.3)
     pieces = [shard(whole, part, parts) for part in range(1, parts + 1)]
     for split in ("train", "val", "test", "audit"):
         together = [ids(piece, split) for piece in pieces]
@@ -35,7 +37,7 @@ def test_the_parts_are_disjoint_equally_large_and_together_the_whole(cache: Path
 
 
 def test_the_parts_follow_from_the_seed(cache: Path) -> None:
-    whole = open_dataset("drawn", "smile", image_size=16, limit={"train": 50}, cache_dir=cache)
+    whole = open_dataset("drawn", "smile", image_size=16, limit=LIMIT, cache_dir=cache)
     assert ids(shard(whole, 2, 3), "train") == ids(shard(whole, 2, 3), "train")
     assert ids(shard(whole, 2, 3), "train") != ids(shard(whole, 2, 3, seed=1), "train")
     in_a_row = ids(whole, "train")[17:34]

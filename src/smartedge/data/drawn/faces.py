@@ -12,7 +12,7 @@ An image is a function of ``(seed, split, index)``. :mod:`smartedge.data.drawn.p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -47,13 +47,21 @@ def open_drawn(image_size: int | ImageSize, counts: dict[SplitName, int] | None 
     """
     splits: dict[SplitName, RawSplit] = {}
     for split, count in {**DEFAULT_COUNTS, **(counts or {})}.items():
-        columns = dict(zip(ATTRIBUTES, _attributes(_uniforms(0, split, np.arange(count))).T, strict=True))
+        columns = dict(zip(ATTRIBUTES, _attributes_of(split, count).T, strict=True))
         expression = np.take(EXPRESSIONS, columns["mouth_open"] + 2 * columns["smile"].astype(np.int64))
         table = pa.table({**columns, "expression": expression})
         drawing = _Drawing(split, count, max(ImageSize.of(image_size).sides))
         images = Images(count, key=f"drawn {VERSION} {split}", items=drawing, reader=drawing.reader)
         splits[split] = RawSplit.from_table(images, table)
     return RawData("drawn", splits)
+
+
+@lru_cache(maxsize=16)
+def _attributes_of(split: SplitName, count: int) -> NDArray[np.bool_]:
+    """The attributes of a split's first images, bool (N, 8). A process that opens the data set again has them."""
+    flags = _attributes(_uniforms(0, split, np.arange(count)))
+    flags.flags.writeable = False
+    return flags
 
 
 class _Drawing:
