@@ -12,7 +12,7 @@ imported everything. One edge is ``smartedge edge``, with the first shard.
 Schedule joint. All edges have equally many images. ``jain`` is Jain's index over the images of each edge that the back
 had learned from, the least of three moments: when a quarter, half and three quarters of all had been. ``kib_per_edge``
 is the difference of the cloud's largest resident size between the two runs, divided by the number of further edges. It
-contains the decoded frames that wait for training, 8 MiB at most for all edges together. With ``--narrow`` an image
+contains the decoded frames that wait for training, 4 MiB at most for all edges together. With ``--narrow`` an image
 has 16 features in place of 512, so that these count for nothing.
 """
 
