@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def attack(network: str, *, work: Path, budget: float) -> None:
     for config in configs(f"smiling-male-{network}", 0, work).values():
         train_in_own_process(config)
     found = audit_in_own_process(runs["defended"], runs["undefended"], ("reconstruction",), budget)
+    if found["reconstruction"] is None:
+        sys.exit(f"{network}: nothing was reconstructed in {budget:g} s; give the audit more by --budget")
     kept = {
         "protection": protection_of(f"smiling-male-{network}"),
         "floor": found["attributes"][SENSITIVE]["floor"],
