@@ -239,7 +239,7 @@ def _token(config: Config) -> str | None:
         refuse_if_others_can_read(path, errors.ConfigError, "the token (link.token_file)")
         token = path.read_text(encoding="utf-8").split("\n")[0].strip()
     except OSError as error:
-        raise errors.ConfigError(f"link.token_file: {path} cannot be read ({error})") from error
+        raise errors.ConfigError(f"link.token_file: {path} cannot be read ({error.strerror or error})") from error
     if not token:
         raise errors.ConfigError(f"link.token_file: the first line of {path} is empty; write a secret there")
     return token

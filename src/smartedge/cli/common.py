@@ -115,6 +115,9 @@ def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor,
         monitor = Noted(shown, config.run_dir)
         try:
             yield config, monitor, stop
+        except Exception as error:
+            monitor.note_failure(name, error)
+            raise
         finally:
             monitor.close()
 

@@ -83,7 +83,8 @@ class Requirement:
                 "after 'smartedge audit RUN' and 'smartedge certify RUN'"
             )
         if (value > self.number) if self.at_most else (value < self.number):
-            shown = f"{value:.4g}" if self.what in ("epsilon", "version") else f"{100 * value:.1f} %"
+            counted = "∞" if math.isinf(value) else f"{value:.4g}"
+            shown = counted if self.what in ("epsilon", "version") else f"{100 * value:.1f} %"
             raise FrontError(
                 f"front '{manifest.name}': --require {self.text}: it is {shown}; nothing is released with it"
             )

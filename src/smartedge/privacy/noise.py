@@ -55,8 +55,8 @@ class Noise:
             refuse_if_others_can_read(path, PrivacyError, "the key of the noise")
         except OSError as error:
             raise PrivacyError(
-                f"{path}: the key of the noise cannot be read or written ({error}); without it nothing is released. "
-                "Restore it from a copy, or start a new run"
+                f"{path}: the key of the noise cannot be read or written ({error.strerror or error}); without it "
+                "nothing is released. Restore it from a copy, or start a new run"
             ) from error
         if len(key) != _KEY_BYTES:
             raise PrivacyError(

@@ -11,12 +11,14 @@ from collections import deque
 from pathlib import Path
 
 from smartedge.artifacts.progress import News, SideProgress, Work
+from smartedge.errors import SmartEdgeError
 from smartedge.runs.progress import WARNINGS, Monitor, Update
 
 __all__ = ["PROGRESS", "Noted"]
 
 PROGRESS = "progress.json"  # in a side's folder
 _LINES = 200
+_FAILURE = "error"
 _EVERY_S = 2.0  # between two files
 
 
@@ -42,6 +44,13 @@ class Noted:
             side = self._sides.setdefault(update.side, _Side(update.side, self._run_dir / update.side))
             side.note(update)
 
+    def note_failure(self, side: str, error: Exception) -> None:
+        """Keep why the side ends. It is not passed on: the command that ends prints it itself."""
+        what = f"error [{error.code}]" if isinstance(error, SmartEdgeError) else type(error).__name__
+        with self._lock:
+            noted = self._sides.setdefault(side, _Side(side, self._run_dir / side))
+            noted.note(Update(side, _FAILURE, text=f"{what}: {error}"))
+
     def close(self) -> None:
         """Write the last state, and close the monitor."""
         with self._lock:
@@ -64,7 +73,7 @@ class _Side:
         if update.total:
             self._works[update.phase] = Work(phase=update.phase, done=update.done, total=update.total, text=update.text)
         elif update.text:
-            warning = update.phase in WARNINGS
+            warning = update.phase in (*WARNINGS, _FAILURE)
             self._news.append(News(at=time.time(), phase=update.phase, text=update.text, warning=warning))
         if time.monotonic() - self._written >= _EVERY_S or (update.total and update.done == update.total):
             self.write(ended=False)

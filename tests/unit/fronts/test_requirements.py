@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timezone
 from typing import Any
 
@@ -96,6 +97,9 @@ def test_epsilon_is_that_of_the_whole_map() -> None:
     Requirement.parse("epsilon<=16").check(element, labels_sent=False)
     with pytest.raises(FrontError, match="it is 16"):
         Requirement.parse("epsilon<=15").check(element, labels_sent=False)
+    without_noise = manifest(policy={"granularity": "vector", "epsilon_each": math.inf})
+    with pytest.raises(FrontError, match="it is ∞"):
+        Requirement.parse("epsilon<=8").check(without_noise, labels_sent=False)
 
 
 @pytest.mark.parametrize("text", ["certificate<70%", "certificate<=7", "epsilon<=8%", "version.Male>=1", "trust", ""])

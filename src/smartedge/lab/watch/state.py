@@ -322,7 +322,11 @@ def _chance(results: Results | None) -> float | None:
 
 
 def _result(results: Results) -> str:
-    heads = ", ".join(f"{name} {100 * head.balanced_accuracy:.1f} %" for name, head in results.test.present.items())
+    divided = get_method(results.method).divides
+    heads = ", ".join(
+        f"{name if divided else 'whole network'} {100 * head.balanced_accuracy:.1f} %"
+        for name, head in results.test.present.items()
+    )
     return f"{heads} balanced accuracy on {results.data.test} test images; report.html has the whole picture"
 
 

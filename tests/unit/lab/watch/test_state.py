@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from results_example import example_results
 
 from smartedge.artifacts.progress import News, SideProgress, Work
+from smartedge.artifacts.results import Results
 from smartedge.artifacts.summary import EdgeSummary
 from smartedge.lab.watch.state import RunReader
 from smartedge.privacy.mechanisms import make_mechanism
@@ -123,3 +125,28 @@ def test_the_log_is_bounded_and_a_full_disk_stops_nothing(tmp_path, monkeypatch)
     monkeypatch.setattr("os.replace", full)
     noted.update(Update("edge", "train", 10, 10))
     noted.close()
+
+
+def test_a_side_that_fails_says_why_on_the_page(running, monkeypatch):
+    """As 'smartedge edge' and 'cloud' end: the error is kept, and printed by the command alone."""
+    from smartedge.cli import common
+    from smartedge.cli.app import parse
+    from smartedge.errors import PrivacyError
+
+    monkeypatch.setattr(common, "Bars", Quiet)
+    monkeypatch.setattr(common, "LogLines", Quiet)
+    args = parse(["edge", str(running / "config.yaml"), "--set", f"run_dir={running}", "--resume"])
+    with pytest.raises(PrivacyError), common.side(args, "edge"):
+        raise PrivacyError("the front has diverged; lower train.lr")
+    newest = RunReader(running).state().log[0]
+    said = "error [SE-PRIVACY]: the front has diverged; lower train.lr"
+    assert (newest.side, newest.text, newest.warning) == ("edge", said, True)
+
+
+@pytest.mark.parametrize(("method", "says"), [("hierarchical", "exit 90.0 %, back 90"), ("local", "whole network 90")])
+def test_the_result_has_the_names_that_the_method_gives(running, method, says):
+    results = example_results()
+    figures = results["test"]["back"]
+    results |= {"method": method, "test": {"exit": figures if method == "hierarchical" else None, "back": figures}}
+    Results.model_validate(results).write(running / "results.json")
+    assert RunReader(running).state().result.startswith(says)
