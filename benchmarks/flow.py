@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from smartedge.lab.audit.reconstruction.decoder import fresh_pairs
 from smartedge.lab.audit.reconstruction.pixels import to_bytes
-from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report, fit_best
+from smartedge.lab.audit.reconstruction.recipe import Fitted, Recipe, Report, fit_best
 from smartedge.lab.audit.run_evidence import RunEvidence
 
 __all__ = ["Flow", "draw_images", "train_flow"]
@@ -144,7 +144,7 @@ def _waves(times_B: Tensor) -> Tensor:
     return torch.cat([angles_BD.sin(), angles_BD.cos()], dim=1)
 
 
-def train_flow(evidence: RunEvidence, *, epochs: int, seconds: float, seed: int, report: Report) -> tuple[Flow, Fit]:
+def train_flow(evidence: RunEvidence, *, epochs: int, seconds: float, seed: int, report: Report) -> tuple[Flow, Fitted]:
     """Train on the attacker's images with fresh releases; keep the epoch that is best on its val images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

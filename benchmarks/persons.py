@@ -35,7 +35,7 @@ from smartedge.lab.audit.certificate.sets import held_sets, set_law
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.crowd import Crowd, Fold
 from smartedge.lab.audit.gathering import assemble, open_audited, trained_parts
-from smartedge.lab.audit.identity import link
+from smartedge.lab.audit.identity import link_releases
 from smartedge.lab.audit.inputs import Pool
 from smartedge.lab.audit.people import law_of
 from smartedge.lab.audit.persons import read_persons
@@ -114,7 +114,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "settings": FRONTS[name],
         "front_epochs": config.front_epochs,
         "desired": evaluate(evidence.test_desired.numpy(), evidence.exit_scores["test"].numpy(), "single"),
-        "identity": link(folds, labelled=True, law=law).model_dump(mode="json"),
+        "identity": link_releases(folds, labelled=True, law=law).model_dump(mode="json"),
         "persons": {},
         "certificate": {},
     }

@@ -41,6 +41,8 @@ example:
 MODEL is a name of torchvision or timm, hf_hub:USER/NAME, or package.module:factory: your own function that takes
 num_classes. docs/networks.md says more.
 """
+_SIDES = ("front", "back")
+_REASONS = 4  # that are shown
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
@@ -135,10 +137,6 @@ def _table(cuts: list[Cut]) -> Table:
             _kib(point.back_activation_bytes),
         )
     return table
-
-
-_SIDES = ("front", "back")
-_REASONS = 4  # that are shown
 
 
 def _mega(number: int | None) -> str:

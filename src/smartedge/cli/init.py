@@ -14,7 +14,7 @@ from smartedge.errors import ConfigError, DataError, SmartEdgeError
 from smartedge.files import disk_error
 
 if TYPE_CHECKING:
-    from smartedge.lab.plan.propose import Looked
+    from smartedge.lab.plan.propose import DataSummary
 
 __all__ = ["add_parser", "run"]
 
@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     asking = not args.yes and sys.stdin.isatty() and sys.stdout.isatty()
     if asking and args.data is None:
         args.data = _ask("Where are the images? A folder, a .parquet file, or 'drawn' for drawn faces", "drawn")
-    looked = None if args.data is None else _look(args.data)
-    config = _without_data(args) if looked is None else _with_data(args, looked, asking=asking)
+    summary = None if args.data is None else _look(args.data)
+    config = _without_data(args) if summary is None else _with_data(args, summary, asking=asking)
     try:
         with args.path.open("w" if args.force else "x", encoding="utf-8") as file:
             file.write(commented_yaml(config))
@@ -79,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"{args.path}: {disk_error(error)}") from error
     print(f"wrote {args.path}\nnext:")
-    if args.data and looked is None and not args.desired:
+    if args.data and summary is None and not args.desired:
         print(f"  set data.desired in {args.path} to the column of {args.data} that is to be learned")
     size = config.data.image_size
-    if looked is None:
+    if summary is None:
         print(f"  smartedge cuts {config.model.name} --input {'x'.join(map(str, size.shape))}      # choose model.cut")
     print(f"  smartedge train {args.path}      # edge and cloud, on this machine")
     if config.data.sensitive:
@@ -95,12 +95,12 @@ def _ask(question: str, proposed: str) -> str:
     return answer or proposed
 
 
-def _look(path: str) -> Looked | None:
+def _look(path: str) -> DataSummary | None:
     """What the data set holds; None, and a line that says why, where it cannot be opened here."""
-    from smartedge.lab.plan.propose import look
+    from smartedge.lab.plan.propose import summarise
 
     try:
-        return look(path)
+        return summarise(path)
     except DataError as error:
         print(f"the data were not looked at: {error}", file=sys.stderr)
         return None
@@ -114,22 +114,22 @@ def _without_data(args: argparse.Namespace) -> Config:
     return load_config({key: value for key, value in chosen.items() if value})
 
 
-def _with_data(args: argparse.Namespace, looked: Looked, *, asking: bool) -> Config:
+def _with_data(args: argparse.Namespace, summary: DataSummary, *, asking: bool) -> Config:
     """What suits the data, with what the arguments and the answers say."""
     from smartedge.lab.plan.propose import propose
 
-    print(looked.describe())
+    print(summary.describe())
     desired, sensitive = args.desired or [], args.sensitive
     if asking and not desired:
-        desired = _ask("Which column is to be learned? Several, with commas", looked.usual).replace(",", " ").split()
+        desired = _ask("Which column is to be learned? Several, with commas", summary.usual).replace(",", " ").split()
     if asking and not sensitive:
         sensitive = _ask("Which columns must nobody read from what is sent?", "").replace(",", " ").split()
-    config = propose(looked, desired, sensitive, args.method)
-    print(_what_crosses(config, looked))
+    config = propose(summary, desired, sensitive, args.method)
+    print(_what_crosses(config, summary))
     return config if args.no_measure else _measured(config)
 
 
-def _what_crosses(config: Config, looked: Looked) -> str:
+def _what_crosses(config: Config, summary: DataSummary) -> str:
     from smartedge.lab.plan.propose import crossing
     from smartedge.methods.base import get_method
 
@@ -144,7 +144,7 @@ def _what_crosses(config: Config, looked: Looked) -> str:
     size = "" if config.dp.mechanism != "none" else f", at most {math.prod(shape)} bytes"
     return (
         f"{text}; {'x'.join(map(str, shape))} numbers cross the cut {config.model.cut}{size}, where the image takes "
-        f"{looked.jpeg:.0f} bytes as JPEG"
+        f"{summary.jpeg:.0f} bytes as JPEG"
     )
 
 

@@ -20,7 +20,9 @@ _OF_THE_LOG = re.compile(rf"{MARK}|{STREAMS}|\d{{6}}\.frames", re.ASCII)
 
 
 def given_by(cloud: Path) -> Callable[[str, str], Mapping[str, Path]]:
-    """What chooses the files that an edge may have, by the edge's name and its run; see :class:`FileAnswers`.
+    """What chooses the files that an edge may have, by the edge's name and its run.
+
+    It is what :class:`smartedge.wire.files.FileAnswers` takes.
 
     Args:
         cloud: the cloud's folder of a run that has ended.

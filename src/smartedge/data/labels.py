@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from smartedge.data.raw import RawData
+from smartedge.data.raw import RawData, list_some
 from smartedge.data.suspect import refuse_suspect, refuse_twins
 from smartedge.errors import DataError
 from smartedge.types import SplitName, Task
@@ -74,7 +74,7 @@ def read_task(data: RawData, desired: str | Sequence[str], *, blanks: bool = Fal
         if column.names != BOOLEAN:
             raise DataError(
                 f"desired: column {column.column!r} of {data.name} has {len(column.names)} classes "
-                f"({_some(column.names)}), and a list of columns needs yes/no columns; name it alone, not in a list"
+                f"({list_some(column.names)}), and a list of columns needs yes/no columns; name it alone, not in a list"
             )
     lacking = any((codes < 0).any() for column in columns for codes in column.codes.values())
     return Task("multi", names, names, blanks=blanks and lacking), columns
@@ -239,7 +239,3 @@ def _unknown(data: RawData, lacking: Sequence[SplitName], name: str) -> str:
     return f"{data.name} has no column {name!r}{where}{hint}{found}" + (
         ". If the images of that split have no labels, move it elsewhere" if where and not near else ""
     )
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -13,7 +13,7 @@ from smartedge.cli.app import main
 from smartedge.config import Config, load_config
 from smartedge.config.writing import commented_yaml
 from smartedge.image_size import ImageSize
-from smartedge.lab.plan.propose import look, propose
+from smartedge.lab.plan.propose import propose, summarise
 
 
 def test_the_file_holds_every_key_at_its_default(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_shape_of_the_images_is_proposed(shapes: list[str], proposed: int | 
         folder = tmp_path / "data" / "ab"[number // 2 % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (size.width, size.height)).save(folder / f"{number}.bmp")
-    looked = look(str(tmp_path / "data"))
+    looked = summarise(str(tmp_path / "data"))
     assert propose(looked, [], []).data.image_size.plain == proposed and looked.jpeg > 0
 
 
@@ -114,7 +114,7 @@ def test_a_camera_that_was_turned(tmp_path: Path) -> None:
         (tmp_path / "data" / kind).mkdir(parents=True)
         for number in range(8):
             Image.new("RGB", (128, 64)).save(tmp_path / "data" / kind / f"{number}.jpg", exif=turned)
-    assert look(str(tmp_path / "data")).image_size == ImageSize(128, 64)
+    assert summarise(str(tmp_path / "data")).image_size == ImageSize(128, 64)
 
 
 def test_what_is_to_be_hidden_gets_noise_and_adversaries(photos: Path, tmp_path: Path) -> None:

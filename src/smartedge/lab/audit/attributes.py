@@ -25,7 +25,7 @@ from smartedge.lab.audit.store import Store, key_of
 from smartedge.metrics import softmax
 from smartedge.runs.progress import Monitor
 
-__all__ = ["Best", "Finding", "Findings", "check_classes", "in_focus", "infer", "plan", "summarise"]
+__all__ = ["BestAttackers", "Finding", "Findings", "check_classes", "in_focus", "infer", "plan", "summarise"]
 
 _ENSEMBLE = 5  # networks whose answers are averaged
 _LEAST_SECONDS = 5.0  # for an attacker that is trained even when no time is left
@@ -50,7 +50,7 @@ Findings = dict[str, list[Finding]]  # attribute → one for each attacker
 
 
 @dataclass(frozen=True)
-class Best:
+class BestAttackers:
     """The best attackers on one attribute."""
 
     best: NamedFigures  # chosen by its accuracy on the protected images
@@ -100,7 +100,7 @@ def plan(
 
     Args:
         evidence: the releases that are attacked.
-        attacks: their names, see :data:`~smartedge.lab.audit.attackers.ATTACKS`.
+        attacks: their names, see :data:`~smartedge.lab.audit.attacks.ATTACKS`.
         focus: attributes that get their own deep networks; the others share one.
         seeds: number of attackers of each kind.
         first_only: only the first learning rate and seed of each kind (for references).
@@ -182,7 +182,7 @@ def infer(
     return found
 
 
-def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -> Best:
+def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -> BestAttackers:
     """Pick the best attacker of all, and the best of each kind, by their accuracy on the protected images.
 
     This choice favours the attacker a little. A real attacker can choose only by its own images: ``by_validation`` is
@@ -195,7 +195,7 @@ def summarise(findings: Iterable[Finding], evidence: Evidence, attribute: str) -
     for finding in attackers:
         by_kind.setdefault(finding.unit.attack, []).append(finding)
     best, chosen = max(attackers, key=_achieved), max(attackers, key=_on_own_images)
-    return Best(
+    return BestAttackers(
         best=NamedFigures(attack=best.unit.attack, **best.figures.model_dump()),
         by_validation=NamedFigures(attack=chosen.unit.attack, **chosen.figures.model_dump()),
         attacks={kind: _of_kind(same) for kind, same in by_kind.items()},

@@ -29,7 +29,7 @@ from smartedge.models.optim import in_one_pass
 from smartedge.privacy.laws import ReleaseLaw
 from smartedge.runs.seeds import derive_seed
 
-__all__ = ["link"]
+__all__ = ["link_releases"]
 
 _SHRINKS = (0.02, 0.2)  # of the covariance within persons, towards its diagonal
 _SHARES = (0.03, 0.1, 0.3, 1.0)  # of a linker's scores, in standard deviations, beside the labels' log-likelihood ratio
@@ -44,7 +44,7 @@ _CHOICE_SHARE = 0.5  # of the time, to choose linkers; the rest is for their int
 Linker = Callable[[Crowd], Floats]  # a crowd → the scores (N, N) of all pairs, symmetric
 
 
-def link(
+def link_releases(
     folds: Sequence[Fold],
     *,
     labelled: bool,

@@ -20,7 +20,7 @@ from smartedge.lab.audit.certificate.sets import MOST_IMAGES, held_sets, set_law
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.crowd import Crowd, Fold, Ints, person_numbers
 from smartedge.lab.audit.evidence import Auxiliary, Evidence, of_a_training_image
-from smartedge.lab.audit.identity import link
+from smartedge.lab.audit.identity import link_releases
 from smartedge.lab.audit.inputs import Pool
 from smartedge.lab.audit.persons import BANDS, read_persons
 from smartedge.privacy.laws import ReleaseLaw, release_law
@@ -48,7 +48,7 @@ def find_identity(call: Call, evidence: Evidence, undefended: Evidence | None) -
     stronger = _strongest(evidence)
     try:
         mine = clock.part(clock.remaining() * (1.0 if undefended is None else _FIRST_SHARE))
-        found = link([fold], labelled=stronger.labelled, law=law_of(stronger), seed=evidence.seed, clock=mine)
+        found = link_releases([fold], labelled=stronger.labelled, law=law_of(stronger), seed=evidence.seed, clock=mine)
     except OutOfTime as reason:
         call.skipped.append(Skipped(attack="identity", reason=str(reason)))
         return None
@@ -57,7 +57,7 @@ def find_identity(call: Call, evidence: Evidence, undefended: Evidence | None) -
     try:
         clock.check()
         plain = _strongest(undefended)
-        theirs = link([fold_of(plain)], labelled=plain.labelled, law=None, seed=evidence.seed, clock=clock)
+        theirs = link_releases([fold_of(plain)], labelled=plain.labelled, law=None, seed=evidence.seed, clock=clock)
     except OutOfTime as reason:
         call.skipped.append(Skipped(attack="identity", reason=str(reason), evidence=undefended.name))
         return found

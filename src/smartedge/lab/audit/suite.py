@@ -118,7 +118,7 @@ def _undefended(call: Call, evidence: RunEvidence) -> RunEvidence | None:
 def _reconstruction(call: Call, evidence: RunEvidence, undefended: RunEvidence | None) -> Reconstruction | None:
     from smartedge.lab.audit.reconstruction import reconstruct
 
-    found = reconstruct(
+    return reconstruct(
         evidence,
         undefended or evidence,
         sensitive=[name for name in evidence.classes if name not in evidence.task.columns],
@@ -126,9 +126,8 @@ def _reconstruction(call: Call, evidence: RunEvidence, undefended: RunEvidence |
         folder=call.folder / "reconstruction",
         monitor=call.monitor,
         seed=evidence.seed,
+        skipped=call.skipped,
     )
-    call.skipped.extend(Skipped.model_validate(entry) for entry in found.pop("skipped", []))
-    return Reconstruction.model_validate(found) if found else None
 
 
 def _note_fewer_images(call: Call, evidence: RunEvidence) -> None:

@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["draw_plan", "rows_by_cut"]
 
 _TITLE = "Predicted time of an epoch, by cut"
+_STYLE = """
+:root { --ink: #1b1f24; --muted: #59636e; --line: #d1d9e1; --edge: #b45309; --cloud: #1d5fd6; --paper: #fff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6eaef; --muted: #9aa5b1; --line: #39424d; --edge: #f0a35e; --cloud: #7aa7ff; --paper: #14181d; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
+  margin: 2rem auto; padding: 0 1rem; }
+svg { width: 100%; height: auto; font-family: inherit; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.875rem; width: 100%; }
+th, td { text-align: right; padding: 0.2rem 0.6rem; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; }
+.out { color: var(--muted); }
+"""
 
 
 def draw_plan(plan: Plan, path: Path) -> Path:
@@ -104,22 +118,6 @@ def _alt(rows: Sequence[tuple[str, Prediction]]) -> str:
         for name, p in rows
     )
     return f"{_TITLE}: {'; '.join(said)}."
-
-
-_STYLE = """
-:root { --ink: #1b1f24; --muted: #59636e; --line: #d1d9e1; --edge: #b45309; --cloud: #1d5fd6; --paper: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6eaef; --muted: #9aa5b1; --line: #39424d; --edge: #f0a35e; --cloud: #7aa7ff; --paper: #14181d; }
-}
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
-  margin: 2rem auto; padding: 0 1rem; }
-svg { width: 100%; height: auto; font-family: inherit; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.875rem; width: 100%; }
-th, td { text-align: right; padding: 0.2rem 0.6rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-.out { color: var(--muted); }
-"""
 
 
 def _page(plan: Plan, svg: str) -> str:

@@ -16,13 +16,13 @@ from smartedge.errors import DataError
 from smartedge.lab.plan.timing import timed
 from smartedge.types import ImageBatch, Task
 
-__all__ = ["Images", "sample_images"]
+__all__ = ["SampleImages", "sample_images"]
 
 _BATCHES = 4  # number of different batches, used in turn
 
 
 @dataclass(frozen=True)
-class Images:
+class SampleImages:
     """The images that are sent through the network to measure its time."""
 
     batches: tuple[ImageBatch, ...]  # full batches
@@ -37,7 +37,7 @@ class Images:
         return {str(name): len(split) for name, split in self.dataset.splits.items()} if self.dataset else {}
 
 
-def sample_images(config: Config) -> Images:
+def sample_images(config: Config) -> SampleImages:
     """A few batches of the data set that the settings name; random pixels where it is not on this machine.
 
     Raises:
@@ -62,10 +62,10 @@ def sample_images(config: Config) -> Images:
         found[number % _BATCHES] = replace(batch, images_BCHW=images_BCHW)
 
     reading = timed(read, images=size, repeats=2 * _BATCHES)
-    return Images(tuple(found.values()), dataset.task, dataset, reading, f"images of {dataset.name}")
+    return SampleImages(tuple(found.values()), dataset.task, dataset, reading, f"images of {dataset.name}")
 
 
-def _random_images(config: Config) -> Images:
+def _random_images(config: Config) -> SampleImages:
     desired, size = config.data.desired, config.train.batch_size
     generator = torch.Generator().manual_seed(0)
     if isinstance(desired, str):
@@ -77,4 +77,4 @@ def _random_images(config: Config) -> Images:
     pixels_BCHW = torch.randint(0, 256, (size, *config.data.image_size.shape), generator=generator, dtype=torch.uint8)
     batch = ImageBatch(np.arange(size), pixels_BCHW, labels)
     nothing = Timing(seconds=0.0, cpu_seconds=0.0, spread=0.0, first_seconds=0.0)
-    return Images((batch,), task, None, nothing, f"random pixels: {config.data.path} is not on this machine")
+    return SampleImages((batch,), task, None, nothing, f"random pixels: {config.data.path} is not on this machine")

@@ -27,7 +27,7 @@ from smartedge.codec import Codec, get_codec, reconstruction_error
 from smartedge.config import Config, load_config
 from smartedge.edge.protection import open_gate
 from smartedge.errors import CodecError, CutError, SmartEdgeError
-from smartedge.lab.plan.images import Images, sample_images
+from smartedge.lab.plan.images import SampleImages, sample_images
 from smartedge.lab.plan.machine_costs import BETWEEN_FRAMES_S, checkpoint_cost, transport_cost
 from smartedge.lab.plan.timing import timed
 from smartedge.methods.back_step import cloud_forward, cloud_step
@@ -47,8 +47,8 @@ from smartedge.types import Features
 __all__ = ["figures_of_cut", "figures_of_whole", "main", "training_step"]
 
 
-def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, repeats: int) -> dict[str, object]:
-    """Everything about ``config.model.cut``: :class:`~smartedge.lab.plan.profile.CutFigures` without its place.
+def figures_of_cut(config: Config, codecs: Sequence[str], images: SampleImages, *, repeats: int) -> dict[str, object]:
+    """Everything about ``config.model.cut``: :class:`~smartedge.artifacts.profile.CutFigures` without its place.
 
     Returns:
         ``figures`` as a mapping, and ``left_out``: codec → why it does not encode these features.
@@ -86,7 +86,7 @@ def figures_of_cut(config: Config, codecs: Sequence[str], images: Images, *, rep
     return {"figures": figures, "left_out": left_out}
 
 
-def _edge_side(learner: Learner, images: Images, repeats: int) -> tuple[Timing, Timing, Tensor]:
+def _edge_side(learner: Learner, images: SampleImages, repeats: int) -> tuple[Timing, Timing, Tensor]:
     """Time of a training step and of a forward pass, and what the front then gives (B, *F)."""
     given = images.batches
     size = len(given[0].ids)
@@ -109,7 +109,7 @@ def _edge_side(learner: Learner, images: Images, repeats: int) -> tuple[Timing, 
     return step, timed(forward, images=size, repeats=repeats), forward(0)
 
 
-def _released(config: Config, images: Images, sent_BF: Tensor, repeats: int) -> tuple[Timing, Tensor]:
+def _released(config: Config, images: SampleImages, sent_BF: Tensor, repeats: int) -> tuple[Timing, Tensor]:
     """Time to put a batch through the gate (clip, ledger, noise), and what comes out."""
     ids, labels, size = images.batches[0].ids, images.batches[0].labels, len(sent_BF)
     with tempfile.TemporaryDirectory(dir=_existing_parent(config.run_dir)) as folder:
@@ -127,7 +127,7 @@ def _released(config: Config, images: Images, sent_BF: Tensor, repeats: int) -> 
             gate.ledger.close()
 
 
-def _split_side(config: Config, learner: Learner, images: Images, repeats: int) -> tuple[Timing, Timing]:
+def _split_side(config: Config, learner: Learner, images: SampleImages, repeats: int) -> tuple[Timing, Timing]:
     """Time the two halves of split learning's step on the edge, with a random gradient from the cloud."""
     train, given = config.train, images.batches
     front = learner.modules["front"].train()
@@ -160,7 +160,7 @@ def _split_side(config: Config, learner: Learner, images: Images, repeats: int) 
     )
 
 
-def _cloud_side(config: Config, images: Images, features_BF: Tensor, repeats: int) -> dict[str, object]:
+def _cloud_side(config: Config, images: SampleImages, features_BF: Tensor, repeats: int) -> dict[str, object]:
     train, size = config.train, len(features_BF)
     device = pick_device(config.hardware.cloud_device, "hardware.cloud_device")
     divided = divide(config.division(images.task.outputs))
@@ -228,7 +228,7 @@ def _codec_on(codec: Codec, features_BF: Features, repeats: int) -> CodecFigures
     )
 
 
-def figures_of_whole(config: Config, codecs: Sequence[str], images: Images, *, repeats: int) -> dict[str, object]:
+def figures_of_whole(config: Config, codecs: Sequence[str], images: SampleImages, *, repeats: int) -> dict[str, object]:
     """The undivided network, image codecs, and what does not depend on the network: disk, loopback, data.
 
     Returns:
@@ -292,7 +292,7 @@ def _known(cuts: Sequence[Cut], network: str) -> list[tuple[str, int, int, int]]
     return known
 
 
-def training_step(config: Config, images: Images) -> Callable[[int], object]:
+def training_step(config: Config, images: SampleImages) -> Callable[[int], object]:
     """A training step of the undivided network. It gets the number of the step."""
     device = pick_device(config.hardware.edge_device, "hardware.edge_device")
     learner = get_method(config.method).edge(config, images.task, device)
@@ -357,7 +357,7 @@ def main() -> int:
     return 0
 
 
-def _serve_steps(config: Config, images: Images, repeats: int) -> None:
+def _serve_steps(config: Config, images: SampleImages, repeats: int) -> None:
     step = training_step(config, images)
     _say({})
     while sys.stdin.readline():

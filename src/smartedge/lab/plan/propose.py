@@ -24,7 +24,7 @@ from smartedge.models.bottleneck import usual_bottleneck
 from smartedge.models.cutting.cut import list_cuts
 from smartedge.models.zoo.networks import build
 
-__all__ = ["Looked", "crossing", "look", "propose"]
+__all__ = ["DataSummary", "crossing", "propose", "summarise"]
 
 _USUAL_NAMES = ("label", "labels", "class", "target", "category", "fine_label", "y")
 _MOST_CLASSES = 1000
@@ -38,7 +38,7 @@ _FEW_STEPS = 300  # of training in all; below that, more epochs
 
 
 @dataclass(frozen=True)
-class Looked:
+class DataSummary:
     """What a data set holds."""
 
     path: str
@@ -69,7 +69,7 @@ class Looked:
         return f", read as {self.image_size}" if isinstance(self.image_size.plain, str) else ""
 
 
-def look(path: str) -> Looked:
+def summarise(path: str) -> DataSummary:
     """Open a data set without decoding more than a few images.
 
     Raises:
@@ -89,7 +89,7 @@ def look(path: str) -> Looked:
     jpeg = float(np.mean([_jpeg_bytes(each) for each in pixels] or [0]))
     groups = {name: tuple(members) for name, members in raw.groups.items()}
     side = int(np.median([min(each) for each in sides]))
-    return Looked(path, train.images.count, columns, side, jpeg, image_size, groups)
+    return DataSummary(path, train.images.count, columns, side, jpeg, image_size, groups)
 
 
 def _proposed(sides: Sequence[tuple[int, int]]) -> ImageSize:
@@ -106,15 +106,15 @@ def _proposed(sides: Sequence[tuple[int, int]]) -> ImageSize:
     return ImageSize(shorter, longer) if ratio > 1 else ImageSize(longer, shorter)
 
 
-def propose(looked: Looked, desired: Sequence[str], sensitive: Sequence[str], method: str | None = None) -> Config:
+def propose(data: DataSummary, desired: Sequence[str], sensitive: Sequence[str], method: str | None = None) -> Config:
     """Settings for a data set.
 
     With something to hide they are those of ``examples/private-faces.yaml``: four noisy numbers cross, each image once,
     and adversarial exits learn along.
 
     Args:
-        looked: the data set.
-        desired: the columns to learn; empty: :attr:`Looked.usual`.
+        data: the data set.
+        desired: the columns to learn; empty: :attr:`DataSummary.usual`.
         sensitive: the columns to hide.
         method: of training; None: the default.
 
@@ -122,21 +122,21 @@ def propose(looked: Looked, desired: Sequence[str], sensitive: Sequence[str], me
         DataError: a column does not exist, or cannot be learned.
         ConfigError: the values do not fit together.
     """
-    wanted = tuple(desired) or (looked.usual if looked.columns else next(iter(looked.groups)),)
+    wanted = tuple(desired) or (data.usual if data.columns else next(iter(data.groups)),)
     for name in (*wanted, *sensitive):
-        if name not in looked.columns and name not in looked.groups:
-            raise DataError(_unknown(looked, name))
-    outputs = max(len(wanted), *(len(looked.columns.get(name, ())) for name in wanted))
-    steps = max(1, looked.images // 64)
+        if name not in data.columns and name not in data.groups:
+            raise DataError(_unknown(data, name))
+    outputs = max(len(wanted), *(len(data.columns.get(name, ())) for name in wanted))
+    steps = max(1, data.images // 64)
     changes: dict[str, object] = {
         "data": {
-            "path": looked.path,
+            "path": data.path,
             "desired": wanted[0] if len(wanted) == 1 else list(wanted),
             "sensitive": list(sensitive),
-            "image_size": looked.image_size.plain,
+            "image_size": data.image_size.plain,
         },
         "epochs": min(40, max(6, -(-_FEW_STEPS // steps))),
-        "train": {"batch_size": 64 if looked.images >= 640 else 16},
+        "train": {"batch_size": 64 if data.images >= 640 else 16},
         "model": {"exit": {"width": 192 if outputs > 10 else 128}},
     }
     if sensitive:
@@ -172,10 +172,10 @@ def _label(raw: RawData, name: str) -> Column | None:
     return column if column.names == BOOLEAN or 2 <= len(column.names) <= most else None
 
 
-def _unknown(looked: Looked, name: str) -> str:
-    near = difflib.get_close_matches(name, [*looked.columns, *looked.groups], n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join([*looked.columns, *looked.groups])}"
-    return f"{looked.path} has no column '{name}' that can be learned; {hint}"
+def _unknown(data: DataSummary, name: str) -> str:
+    near = difflib.get_close_matches(name, [*data.columns, *data.groups], n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join([*data.columns, *data.groups])}"
+    return f"{data.path} has no column '{name}' that can be learned; {hint}"
 
 
 def _sides(item: Item) -> tuple[int, int] | None:

@@ -33,7 +33,7 @@ from smartedge.lab.report.canvas import (
     short,
     to_svg,
 )
-from smartedge.lab.report.leakage import Attack, Leak
+from smartedge.lab.report.leakage import AttackResult, Leak
 from smartedge.lab.report.text import known
 
 __all__ = ["MOST_ROWS", "Point", "attackers", "attributes", "frontier", "frontier_png", "over_setting"]
@@ -77,7 +77,7 @@ def attackers(leak: Leak) -> Figure:
     words = []
     rows = list(leak.attacks)
     if stronger := leak.training_image:
-        rows.append(Attack(f"training image: {stronger.name}", stronger.value, stronger.interval))
+        rows.append(AttackResult(f"training image: {stronger.name}", stronger.value, stronger.interval))
     with drawing(WIDTH, 1.75 + 0.3 * len(rows)) as canvas:
         axes = canvas.subplots()
         for y, attack in enumerate(rows):

@@ -18,6 +18,7 @@ from smartedge.lab.report.verdict import heads, margin
 from smartedge.methods.schedules import get_schedule
 
 __all__ = ["compared", "write_comparison"]
+_ATTRIBUTES = 5  # a comparison has a row for so many attributes at most
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
@@ -126,9 +127,6 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
         "differences": _differences(runs),
         "figures": figures,
     }
-
-
-_ATTRIBUTES = 5  # a comparison has a row for so many attributes at most
 
 
 def _attributes(runs: Sequence[Run]) -> list[str]:

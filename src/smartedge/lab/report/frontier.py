@@ -18,6 +18,7 @@ __all__ = ["write_sweep"]
 
 _SYMBOLS = {"adversary.weight": "λ", "dp.epsilon": "ε", "dp.sigma": "σ", "model.codebook": "codewords"}
 _REFERENCES = {"chance": "chance", "floor": "label floor", "undefended": "undefended, best"}
+_NO_DIFFERENCE = 0.0005  # is not seen in the figures
 
 
 def write_sweep(folder: Path) -> list[Path]:
@@ -185,9 +186,6 @@ def _headline(
     if desired is not None:
         text += f" ({points(_kept(chosen) - desired)} points against the undefended run)"
     return text + "."
-
-
-_NO_DIFFERENCE = 0.0005  # is not seen in the figures
 
 
 def _equal(one: Spread | None, other: Spread | None) -> bool:

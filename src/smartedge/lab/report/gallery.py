@@ -20,6 +20,14 @@ from smartedge.lab.report.read import Pictures, Run, read_run
 __all__ = ["Cell", "Gallery", "GalleryRow", "gallery", "network_name", "write_figure"]
 
 Pixels = NDArray[np.uint8]  # (3, H, W)
+_NAMES = {
+    "vgg11": "VGG-11",
+    "vgg11_bn": "VGG-11",
+    "vgg16": "VGG-16",
+    "vgg16_bn": "VGG-16",
+    "resnet18": "ResNet-18",
+    "mobilevit_xxs": "MobileViT-xxs",
+}
 
 
 @dataclass(frozen=True)
@@ -116,16 +124,6 @@ def told_apart(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
         f"{name} ({run.directory.resolve().name})" if names.count(name) > 1 else name
         for name, run in zip(names, runs, strict=True)
     ]
-
-
-_NAMES = {
-    "vgg11": "VGG-11",
-    "vgg11_bn": "VGG-11",
-    "vgg16": "VGG-16",
-    "vgg16_bn": "VGG-16",
-    "resnet18": "ResNet-18",
-    "mobilevit_xxs": "MobileViT-xxs",
-}
 
 
 def _pictures(run: Run) -> Pictures:

@@ -21,6 +21,16 @@ MECHANISMS = {
     ("randomised-response", False): "one codeword per image, sometimes replaced by a random one",
     ("subset-selection", False): "a random set of codewords per image, which mostly contains the image's own codeword",
 }
+_LITTLE = 0.95  # a limit of balanced accuracy above this rules out little
+_NOTHING = 0.99  # a limit at or above this is not called protection
+_WEAK = 10.0  # e^10: the odds of a guess may rise 22 000-fold
+_NOT_COVERED = [
+    "which image a frame belongs to, how many images there are, when and how often they are sent. An id is the image's "
+    "position in the data set: where the data set is sorted by a label (a folder for each class), the id reveals it",
+    "several images of one person: the guarantee is for one image, and the ε of several images add up",
+    "what is true of people in general: the back learns this whether or not a certain image took part",
+    "the last digits of floating-point noise (docs/privacy.md says to what extent)",
+]
 
 
 @dataclass(frozen=True)
@@ -190,18 +200,6 @@ def _facts(block: Privacy) -> list[tuple[str, str]]:
         if known(value):
             facts.append((name, short_number(value)))
     return facts
-
-
-_LITTLE = 0.95  # a limit of balanced accuracy above this rules out little
-_NOTHING = 0.99  # a limit at or above this is not called protection
-_WEAK = 10.0  # e^10: the odds of a guess may rise 22 000-fold
-_NOT_COVERED = [
-    "which image a frame belongs to, how many images there are, when and how often they are sent. An id is the image's "
-    "position in the data set: where the data set is sorted by a label (a folder for each class), the id reveals it",
-    "several images of one person: the guarantee is for one image, and the ε of several images add up",
-    "what is true of people in general: the back learns this whether or not a certain image took part",
-    "the last digits of floating-point noise (docs/privacy.md says to what extent)",
-]
 
 
 def _labels(block: Privacy) -> str:

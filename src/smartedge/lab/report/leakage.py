@@ -10,7 +10,7 @@ from smartedge.artifacts.audit import Audit, NoiseTest
 from smartedge.lab.report.text import known, percent, short_number
 from smartedge.lab.report.verdict import Verdict
 
-__all__ = ["NO_BOUND", "Attack", "Leak", "epsilon_words", "judge", "kinds_of", "membership_words", "read_leaks"]
+__all__ = ["NO_BOUND", "AttackResult", "Leak", "epsilon_words", "judge", "kinds_of", "membership_words", "read_leaks"]
 
 # An attribute counts as hidden up to a margin of balanced accuracy above the unavoidable one. The margin is the
 # smallest of: this figure, this share of the unavoidable accuracy, and this share of what there was to hide.
@@ -27,7 +27,7 @@ _NO_LESS = 0.02  # nothing was hidden where the undefended front is less than th
 
 
 @dataclass(frozen=True)
-class Attack:
+class AttackResult:
     """The best result of one kind of attacker, over its seeds and settings."""
 
     name: str
@@ -45,8 +45,8 @@ class Leak:
     interval: tuple[float, float] | None
     auroc: float | None
     by: str  # the attack that is best
-    attacks: list[Attack]  # best first
-    training_image: Attack | None  # the best attacker that holds everything sent about a training image
+    attacks: list[AttackResult]  # best first
+    training_image: AttackResult | None  # the best attacker that holds everything sent about a training image
     undefended: float | None
     floor: float | None  # from the true desired label alone
     prediction_floor: float | None  # from the exit's answer alone
@@ -64,9 +64,9 @@ class Leak:
         return max(self.chance, self.floor or 0.0)
 
     @property
-    def worst(self) -> Attack:
+    def worst(self) -> AttackResult:
         """The better attacker: of one release, or of everything sent about a training image."""
-        plain = Attack(self.by, self.best, self.interval)
+        plain = AttackResult(self.by, self.best, self.interval)
         return max(filter(None, (plain, self.training_image)), key=lambda attack: attack.value)
 
     @property
@@ -152,9 +152,9 @@ def _bounds(by_epsilon: float | None, by_noise: float | None) -> tuple[float | N
     return bound, by_noise if by_noise < (bound or NO_BOUND) - 0.001 else None
 
 
-def _attack(name: str, figures: AttackFigures, finished: int | None = None) -> Attack:
+def _attack(name: str, figures: AttackFigures, finished: int | None = None) -> AttackResult:
     """``finished``: how many of this kind had all of their training; None where an earlier version did not say it."""
-    return Attack(name, figures.balanced_accuracy, figures.ci95, finished != 0)
+    return AttackResult(name, figures.balanced_accuracy, figures.ci95, finished != 0)
 
 
 def _accuracy(figures: AttackFigures | None) -> float | None:

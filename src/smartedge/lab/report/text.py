@@ -8,6 +8,7 @@ from typing import TypeGuard
 __all__ = [
     "count", "known", "number", "percent", "points", "ratio", "relation", "seconds", "short_number", "size", "times",
 ]  # fmt: skip
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def known(value: float | None) -> TypeGuard[float]:
@@ -71,9 +72,6 @@ def short_number(value: float | None) -> str:
         return digits
     raised = str(int(power)).translate(_RAISED)
     return f"10{raised}" if digits == "1" else f"{digits}·10{raised}"
-
-
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def ratio(value: float) -> str:

@@ -15,7 +15,7 @@ from smartedge.artifacts.attacks import KindFigures, NamedFigures
 from smartedge.artifacts.certificate import AttributeBound, Certificate
 from smartedge.lab.audit import call as calls
 from smartedge.lab.audit.attacks import Unit
-from smartedge.lab.audit.attributes import Best
+from smartedge.lab.audit.attributes import BestAttackers
 from smartedge.lab.audit.call import AuditSettings, Call, attribute_blocks
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.run_evidence import RunEvidence
@@ -50,7 +50,7 @@ def test_the_best_attack_is_counted_as_the_certificate_counts(
     """The bound of 67 % counts persons. The attack reads 66 % of the images, which may be 60 % where persons count."""
     measured = {"balanced_accuracy": 0.66, "balanced_accuracy_by_person": by_person}
     best = NamedFigures.model_construct(**measured)
-    found = Best(best, best, {"linear": KindFigures.model_construct(**measured)})
+    found = BestAttackers(best, best, {"linear": KindFigures.model_construct(**measured)})
     monkeypatch.setattr(calls, "summarise", create_autospec(calls.summarise, return_value=found))
     certificate = Certificate.model_construct(attributes={"hidden": AttributeBound.model_construct(bound=0.67)})
     assert (calls._settled(certificate, {"hidden": [found]}, found) == {"hidden"}) == settled

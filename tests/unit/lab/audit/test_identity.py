@@ -5,7 +5,7 @@ import pytest
 
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.crowd import Crowd, Fold
-from smartedge.lab.audit.identity import _mixture, link
+from smartedge.lab.audit.identity import _mixture, link_releases
 from smartedge.lab.audit.pairs import Pairs
 from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Gaussian
@@ -75,11 +75,11 @@ def test_resampling_ends_where_the_time_is_over() -> None:
 
 
 def test_persons_who_differ_are_linked_and_those_who_do_not_are_not() -> None:
-    found = link([fold(2.0)], labelled=False, law=None)
+    found = link_releases([fold(2.0)], labelled=False, law=None)
     assert found.linkers[found.best].auroc > 0.95
     assert found.linkers[found.best].equal_error_rate < 0.12
     assert found.best == found.best_of_release
-    nothing = link([fold(0.0)], labelled=False, law=None)
+    nothing = link_releases([fold(0.0)], labelled=False, law=None)
     # About 110 linked persons: a deviation of 0.03, so five of them.
     assert nothing.linkers[nothing.best].auroc == pytest.approx(0.5, abs=0.15)
     low, high = nothing.linkers[nothing.best].auroc_ci95
@@ -87,7 +87,7 @@ def test_persons_who_differ_are_linked_and_those_who_do_not_are_not() -> None:
 
 
 def test_a_label_that_belongs_to_the_person_links_and_is_the_floor() -> None:
-    found = link([fold(0.0, label_of_person=True)], labelled=True, law=None)
+    found = link_releases([fold(0.0, label_of_person=True)], labelled=True, law=None)
     # Same person, same label; strangers have the same label half of the time: ¾.
     assert found.label_floor.auroc == pytest.approx(0.75, abs=0.03)
     assert found.best.endswith("+label")
@@ -101,15 +101,17 @@ def test_attributes_that_persons_have_are_a_floor_too() -> None:
     def known(made: Crowd) -> Crowd:
         return Crowd(made.releases_RND, made.persons_N, made.desired_N, {"tall": made.persons_N % 2})
 
-    found = link([Fold(known(plain.own), known(plain.choosing), known(plain.protected))], labelled=False, law=None)
+    found = link_releases(
+        [Fold(known(plain.own), known(plain.choosing), known(plain.protected))], labelled=False, law=None
+    )
     assert found.attribute_floor.auroc == pytest.approx(0.75, abs=0.03)
     assert found.label_floor.auroc == pytest.approx(0.5, abs=0.1)
 
 
 def test_folds_are_averaged() -> None:
     one, other = fold(2.0), fold(0.0)
-    both = link([one, other], labelled=False, law=None)
-    parts = [link([each], labelled=False, law=None) for each in (one, other)]
+    both = link_releases([one, other], labelled=False, law=None)
+    parts = [link_releases([each], labelled=False, law=None) for each in (one, other)]
     for name in ("cosine", "siamese"):
         assert both.linkers[name].auroc == pytest.approx(np.mean([each.linkers[name].auroc for each in parts]))
     assert both.persons == sum(each.persons for each in parts)
@@ -135,4 +137,4 @@ def test_mixture_is_the_likelihood_ratio_of_two_different_images_of_one_own_pers
 
 def test_without_time_there_is_no_result() -> None:
     with pytest.raises(OutOfTime):
-        link([fold(0.0, persons=20)], labelled=False, law=None, clock=Clock(0.0))
+        link_releases([fold(0.0, persons=20)], labelled=False, law=None, clock=Clock(0.0))

@@ -24,7 +24,15 @@ from smartedge.errors import RunError
 from smartedge.lab.report import write_comparison, write_figure, write_report
 from smartedge.lab.report.gallery import gallery
 from smartedge.lab.report.guarantee import guarantee
-from smartedge.lab.report.leakage import Attack, Leak, epsilon_words, judge, kinds_of, membership_words, read_leaks
+from smartedge.lab.report.leakage import (
+    AttackResult,
+    Leak,
+    epsilon_words,
+    judge,
+    kinds_of,
+    membership_words,
+    read_leaks,
+)
 from smartedge.lab.report.read import read_run
 from smartedge.metrics import attribute_bound
 
@@ -610,10 +618,12 @@ def test_a_certificate_is_said_beside_the_attacks_and_ends_the_doubt_of_a_strong
 
 @pytest.mark.parametrize(("needed", "doubted"), [(None, True), (True, True), (False, False)])
 def test_without_a_deep_attacker_hidden_is_doubted_unless_none_was_needed(needed, doubted):
-    leak = dataclasses.replace(certified(0.66, needed=needed), best=0.646, attacks=[Attack("linear", 0.646, None)])
+    leak = dataclasses.replace(
+        certified(0.66, needed=needed), best=0.646, attacks=[AttackResult("linear", 0.646, None)]
+    )
     assert any("no deep attacker" in doubt for doubt in leak.doubts) == doubted
 
 
 def test_all_kinds_of_attackers_are_in_one_table():
-    one, other = certified(0.7), dataclasses.replace(certified(0.7), attacks=[Attack("linear", 0.6, None)])
+    one, other = certified(0.7), dataclasses.replace(certified(0.7), attacks=[AttackResult("linear", 0.6, None)])
     assert kinds_of([one, other]) == [("deep", [0.66, None]), ("linear", [None, 0.6])]

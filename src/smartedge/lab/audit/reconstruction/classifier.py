@@ -21,7 +21,7 @@ from smartedge import metrics
 from smartedge.augment import augment
 from smartedge.lab.audit.judge import balanced_accuracy_interval
 from smartedge.lab.audit.reconstruction.pixels import prepare, to_image
-from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report, fit_best
+from smartedge.lab.audit.reconstruction.recipe import Fitted, Recipe, Report, fit_best
 from smartedge.lab.audit.run_evidence import OwnImages, RunEvidence
 from smartedge.models.blueprint import of_a_run
 from smartedge.models.network import undivided
@@ -30,7 +30,7 @@ __all__ = [
     "ADAPT_LR",
     "BATCH",
     "Classifier",
-    "Lesson",
+    "LabelledImages",
     "Question",
     "labels_of",
     "questions_of",
@@ -46,7 +46,7 @@ _CHUNK = 256
 _LR, ADAPT_LR = 1e-3, 3e-4
 _WEIGHT_DECAY = 0.05
 
-Images = Callable[[Tensor, torch.Generator], Tensor]  # positions (B,) → images in [0, 1] of them
+ImageSource = Callable[[Tensor, torch.Generator], Tensor]  # positions (B,) → images in [0, 1] of them
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,19 @@ class Classifier:
             for question, group in zip(self.questions, groups, strict=True)
         }
 
-    def adapted(self, lesson: Lesson, recipe: Recipe, *, seed: int, report: Report) -> tuple[Classifier, Fit]:
-        """A copy that was trained further on the images of ``lesson``, such as reconstructions."""
+    def adapted(
+        self, images: LabelledImages, recipe: Recipe, *, seed: int, report: Report
+    ) -> tuple[Classifier, Fitted]:
+        """A copy that was trained further on the images of ``images``, such as reconstructions."""
         copied = Classifier(copy.deepcopy(self.network), self.questions, self.autocast, self.device)
-        return copied, _train(copied, lesson, recipe, seed=seed, report=report)
+        return copied, _train(copied, images, recipe, seed=seed, report=report)
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LabelledImages:
     """The images that a classifier learns from, and those that choose its best epoch."""
 
-    images: Images  # from the attacker's train images
+    images: ImageSource  # from the attacker's train images
     labels_NQ: Tensor  # their labels
     val_images: Tensor  # uint8 (M, 3, H, W), from its val images
     val_labels_MQ: Tensor
@@ -146,7 +148,7 @@ def recipe_of(rows: int, *, epochs: int, seconds: float, lr: float) -> Recipe:
 
 def train_classifier(
     evidence: RunEvidence, questions: Sequence[Question], *, seconds: float, seed: int, report: Report
-) -> tuple[Classifier, Fit]:
+) -> tuple[Classifier, Fitted]:
     """Train on the attacker's original train images, mirrored at random; keep the best on its val images."""
     train, val = evidence.train, evidence.val
 
@@ -154,10 +156,10 @@ def train_classifier(
         return to_image(augment(evidence.images(train.split, rows), generator=generator, kind="flip"))
 
     classifier = Classifier.of(evidence, questions)
-    lesson = Lesson(originals, _labels(questions, train), evidence.images(val.split), _labels(questions, val))
+    images = LabelledImages(originals, _labels(questions, train), evidence.images(val.split), _labels(questions, val))
     epochs = max(_EPOCHS, -(-_LEAST_STEPS * BATCH // len(train)))
     recipe = replace(recipe_of(len(train), epochs=epochs, seconds=seconds, lr=_LR), order=train.order)
-    return classifier, _train(classifier, lesson, recipe, seed=seed, report=report)
+    return classifier, _train(classifier, images, recipe, seed=seed, report=report)
 
 
 def read_labels(
@@ -188,15 +190,15 @@ def _labels(questions: Sequence[Question], auxiliary: OwnImages) -> Tensor:
     return labels_of(questions, auxiliary.desired, auxiliary.labels)
 
 
-def _train(classifier: Classifier, lesson: Lesson, recipe: Recipe, *, seed: int, report: Report) -> Fit:
+def _train(classifier: Classifier, images: LabelledImages, recipe: Recipe, *, seed: int, report: Report) -> Fitted:
     weights = [
         _balance(labels_N, size).to(classifier.device)
-        for labels_N, size in zip(lesson.labels_NQ.unbind(1), classifier.sizes, strict=True)
+        for labels_N, size in zip(images.labels_NQ.unbind(1), classifier.sizes, strict=True)
     ]
     generator = torch.Generator().manual_seed(seed)
 
     def score() -> float:
-        read = read_labels(classifier, lesson.val_images, lesson.val_labels_MQ)
+        read = read_labels(classifier, images.val_images, images.val_labels_MQ)
         return float(np.mean([figures["balanced_accuracy"] for figures in read.values()])) if read else 0.0
 
     with torch.random.fork_rng(devices=[]):
@@ -204,7 +206,7 @@ def _train(classifier: Classifier, lesson: Lesson, recipe: Recipe, *, seed: int,
         return fit_best(
             classifier.network,
             recipe,
-            examples=lambda rows: (lesson.images(rows, generator), lesson.labels_NQ[rows]),
+            examples=lambda rows: (images.images(rows, generator), images.labels_NQ[rows]),
             loss=lambda images_BCHW, labels_BQ: classifier.loss(images_BCHW, labels_BQ, weights),
             score=score,
             generator=generator,

@@ -12,7 +12,7 @@ from torch import Tensor
 from smartedge.lab.audit.reconstruction.measures import psnr
 from smartedge.lab.audit.reconstruction.networks import Decoder
 from smartedge.lab.audit.reconstruction.pixels import to_bytes, to_image
-from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report, fit_best
+from smartedge.lab.audit.reconstruction.recipe import Fitted, Recipe, Report, fit_best
 from smartedge.lab.audit.run_evidence import OwnImages, RunEvidence
 
 __all__ = ["fresh_pairs", "new_decoder", "reconstruct_images", "train_decoder"]
@@ -45,7 +45,7 @@ def fresh_pairs(
     return evidence.draw(auxiliary, generator, rows, view=view), images_BCHW.flip(-1) if view else images_BCHW
 
 
-def train_decoder(evidence: RunEvidence, *, seconds: float, seed: int, report: Report) -> tuple[Decoder, Fit]:
+def train_decoder(evidence: RunEvidence, *, seconds: float, seed: int, report: Report) -> tuple[Decoder, Fitted]:
     """Train with the mean absolute error; keep the epoch with the highest PSNR on the attacker's val images."""
     decoder = new_decoder(evidence, seed=seed)
     train, val = evidence.train, evidence.val

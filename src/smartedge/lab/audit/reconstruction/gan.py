@@ -19,7 +19,7 @@ from torch import Tensor
 from smartedge.lab.audit.reconstruction.decoder import fresh_pairs, reconstruct_images
 from smartedge.lab.audit.reconstruction.networks import Decoder, PatchCritic
 from smartedge.lab.audit.reconstruction.pixels import to_image
-from smartedge.lab.audit.reconstruction.recipe import Fit, Recipe, Report
+from smartedge.lab.audit.reconstruction.recipe import Fitted, Recipe, Report
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.methods.loop import Best, Progress, fit
 from smartedge.models.optim import in_one_pass
@@ -39,7 +39,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]  # images and reconstructions in [
 
 def train_gan(
     evidence: RunEvidence, decoder: Decoder, distance: Distance, *, seconds: float, seed: int, report: Report
-) -> tuple[Decoder, Fit]:
+) -> tuple[Decoder, Fitted]:
     """Train a GAN from a trained decoder, which is not changed.
 
     Args:
@@ -112,6 +112,6 @@ def train_gan(
         after_epoch=after_epoch,
     )
     best.restore()
-    fitted = Fit.of(progress, best.score)
+    fitted = Fitted.of(progress, best.score)
     report(progress.steps, progress.steps, f"{fitted.epochs:.1f} epochs")
     return painter, fitted

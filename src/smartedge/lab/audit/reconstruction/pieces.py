@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Images", "at", "both_known", "how", "least_share", "stands", "with_others"]
+__all__ = ["Reconstructions", "at", "least_share", "stands", "training_of", "with_others"]
 
 _WORTH_IT = 2.0  # a piece that was cut short is made again if there is at least so many times as much time
 
 
 @dataclass(frozen=True)
-class Images:
+class Reconstructions:
     """The reconstructions of the protected images at ``positions``."""
 
     positions: Tensor  # int64 (M,)
@@ -24,13 +24,13 @@ class Images:
     figures: Mapping[str, Any]
 
 
-def at(images: Images, positions: Tensor) -> Tensor:
+def at(images: Reconstructions, positions: Tensor) -> Tensor:
     """The reconstructions at some of the attack's positions."""
     place = {position: row for row, position in enumerate(images.positions.tolist())}
     return images.images_MCHW[[place[position] for position in positions.tolist()]]
 
 
-def how(share: float, seconds: float, **others: object) -> dict[str, object]:
+def training_of(share: float, seconds: float, **others: object) -> dict[str, object]:
     """How much of its training a piece had, and its time limit in seconds (None: no limit)."""
     given = None if math.isinf(seconds) else round(seconds, 1)
     return {"share": round(min(1.0, share), 3), "seconds": given, **others}
@@ -51,8 +51,3 @@ def with_others(first: Tensor, count: int, size: int, seed: int) -> Tensor:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     others = order[~torch.isin(order, first)]
     return torch.cat([first, others])[: max(size, len(first))]
-
-
-def both_known(*labels: Tensor) -> bool:
-    """Whether each of these holds known labels, and the first both of more than one class."""
-    return all((part >= 0).any() for part in labels) and len(labels[0][labels[0] >= 0].unique()) > 1

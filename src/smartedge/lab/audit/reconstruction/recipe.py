@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from smartedge.methods.loop import Best, Deadline, Progress, fit, warmup_cosine
 from smartedge.models.optim import apply_gradients, make_optimizer
 
-__all__ = ["Examples", "Fit", "Recipe", "Report", "fit_best"]
+__all__ = ["Examples", "Fitted", "Recipe", "Report", "fit_best"]
 
 Report = Callable[[int, int, str], None]  # steps done, steps in all, text
 Examples = Callable[[Tensor], tuple[Tensor, ...]]  # positions, int64 (B,) → tensors (B, ...) of these images
@@ -20,7 +20,7 @@ _CLIP_NORM = 5.0
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fitted:
     """How a training went."""
 
     epochs: float  # passes over the images
@@ -28,7 +28,7 @@ class Fit:
     score: float  # the best score on the val images
 
     @classmethod
-    def of(cls, progress: Progress, score: float) -> Fit:
+    def of(cls, progress: Progress, score: float) -> Fitted:
         """Make it from the progress of a training."""
         return cls(progress.step / progress.steps_per_epoch, progress.epochs, score)
 
@@ -90,7 +90,7 @@ def fit_best(
     score: Callable[[], float],
     generator: torch.Generator,
     report: Report,
-) -> Fit:
+) -> Fitted:
     """Train a network with AdamW and a warm-up-cosine rate, until the epochs or the seconds end.
 
     Args:
@@ -125,6 +125,6 @@ def fit_best(
         after_epoch=judge,
     )
     best.restore()
-    fitted = Fit.of(progress, best.score)
+    fitted = Fitted.of(progress, best.score)
     report(progress.steps, progress.steps, f"{fitted.epochs:.1f} epochs")
     return fitted

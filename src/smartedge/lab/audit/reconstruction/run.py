@@ -1,4 +1,6 @@
-"""All reconstruction attacks on a run, and on the same front without protection: the ``reconstruction`` block.
+"""All reconstruction attacks on a run, and on the same front without protection.
+
+The results are the part ``reconstruction`` of ``audit.json``.
 
 The pieces of work come in this order, each within its share of the remaining time. First the classifier that judges.
 Then, for the defended and the undefended releases: the decoder, the GAN that starts from it, and the optimisation
@@ -16,30 +18,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smartedge.artifacts.audit import Skipped
+from smartedge.artifacts.reconstruction import Reconstruction
 from smartedge.lab.audit.clock import Clock
-from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.reconstruction.classifier import (
     ADAPT_LR,
     BATCH,
     Classifier,
-    Lesson,
+    LabelledImages,
     Question,
     labels_of,
     questions_of,
-    read_labels,
     recipe_of,
     train_classifier,
 )
 from smartedge.lab.audit.reconstruction.decoder import fresh_pairs, new_decoder, reconstruct_images, train_decoder
-from smartedge.lab.audit.reconstruction.figures import Distance, accuracies, likeness
+from smartedge.lab.audit.reconstruction.figures import Distance
 from smartedge.lab.audit.reconstruction.gan import train_gan
+from smartedge.lab.audit.reconstruction.judging import Judge, tuned
 from smartedge.lab.audit.reconstruction.measures import finite_mean, perceptual_distance
 from smartedge.lab.audit.reconstruction.networks import Decoder
-from smartedge.lab.audit.reconstruction.pieces import Images, at, both_known, how, least_share, stands, with_others
+from smartedge.lab.audit.reconstruction.pieces import (
+    Reconstructions,
+    at,
+    least_share,
+    stands,
+    training_of,
+    with_others,
+)
 from smartedge.lab.audit.reconstruction.pixels import to_image
 from smartedge.lab.audit.reconstruction.recipe import Report
 from smartedge.lab.audit.reconstruction.samples import combinations, write_samples
-from smartedge.lab.audit.reconstruction.white_box import STEPS, Effort, choose_weights, invert
+from smartedge.lab.audit.reconstruction.white_box import STEPS, Limits, choose_weights, invert
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.store import Store, key_of, weights_key
 from smartedge.runs.pictures import as_pictures
@@ -64,8 +74,9 @@ def reconstruct(
     folder: Path,
     monitor: Monitor,
     seed: int,
-) -> dict[str, Any]:
-    """Attack both releases and judge the images. Returns the block that docs/audit-schema.md describes.
+    skipped: list[Skipped],
+) -> Reconstruction | None:
+    """Attack both releases and judge the images; None where no time was left.
 
     Args:
         evidence: the evidence of the audited run.
@@ -76,11 +87,12 @@ def reconstruct(
         folder: takes finished pieces and ``samples.safetensors``.
         monitor: takes progress.
         seed: seed of the attackers.
+        skipped: takes an entry for each attack that was cut short or left out.
 
     Raises:
         ConfigError: a package that the attacks need is not installed.
     """
-    return _Attacks(evidence, undefended, sensitive, budget, Store(folder), monitor, seed).run()
+    return _Attacks(evidence, undefended, sensitive, budget, Store(folder), monitor, seed, skipped).run()
 
 
 class _Attacks:
@@ -95,7 +107,9 @@ class _Attacks:
         store: Store,
         monitor: Monitor,
         seed: int,
+        skipped: list[Skipped],
     ) -> None:
+        self.skipped = skipped
         self.budget, self.store, self.monitor, self.seed = budget, store, monitor, seed
         self.compared = undefended is not None and undefended is not evidence
         same = undefended is None or undefended.test_features_NF is evidence.test_features_NF
@@ -107,32 +121,33 @@ class _Attacks:
         self.sample = combinations(self.labels_NQ[:, 0], self.labels_NQ[:, hidden[0] if hidden else 0])
         self.subset = with_others(self.sample, len(self.labels_NQ), _SUBSET, seed)
         self.pieces = ["classifier", *(name for name in ("decoder", "gan", "white-box") for _ in self.evidences)]
-        self.skipped: list[dict[str, str]] = []
         self.judging = 0.0  # seconds to judge the images of one attack, once they are known
 
-    def run(self) -> dict[str, Any]:
-        """The block."""
+    def run(self) -> Reconstruction | None:
+        """Make the pieces, one after the other."""
         if self.budget.remaining() <= 0:
-            return {"skipped": [{"attack": "reconstruction", "reason": "no time was left"}]}
+            self.skipped.append(Skipped(attack="reconstruction", reason="no time was left"))
+            return None
         classifier = self._classifier()
         trained = self.budget.elapsed()
         evidence = self.evidences[0]
         distance = perceptual_distance(
             classifier.network, image_size=evidence.config.data.image_size, of=evidence.config.model.name
         )
-        references = self._references(classifier, distance)
+        judge = Judge(classifier, distance, self.originals_NCHW, self.labels_NQ)
+        references = judge.references(evidence)
         # An attack judges as many images as that, after its training.
         self.judging = self.budget.elapsed() - trained
         decoders: dict[str, Decoder | None] = {}
-        found: dict[str, dict[str, Images]] = {each.name: {} for each in self.evidences}
+        found: dict[str, dict[str, Reconstructions]] = {each.name: {} for each in self.evidences}
         for each in self.evidences:
-            decoders[each.name] = self._painted(each, "decoder", None, classifier, distance, found)
+            decoders[each.name] = self._painted(each, "decoder", None, judge, found)
         for each in self.evidences:
-            self._painted(each, "gan", decoders[each.name], classifier, distance, found)
+            self._painted(each, "gan", decoders[each.name], judge, found)
         for each in self.evidences:
-            self._optimised(each, decoders[each.name], classifier, distance, found)
+            self._optimised(each, decoders[each.name], judge, found)
         self._write_samples(distance, found)
-        return {**self._block(found), **references, "skipped": self.skipped}
+        return Reconstruction.model_validate({**self._block(found), **references})
 
     # -- the pieces
 
@@ -150,7 +165,7 @@ class _Attacks:
         classifier, fitted = train_classifier(
             evidence, self.questions, seconds=seconds, seed=self._derived("classifier"), report=report
         )
-        training = how(fitted.epochs / fitted.planned, seconds)
+        training = training_of(fitted.epochs / fitted.planned, seconds)
         self.store.save("classifier", key, training, classifier.network.state_dict())
         self._note_cut("classifier", training)
         return classifier
@@ -160,13 +175,12 @@ class _Attacks:
         evidence: RunEvidence,
         attack: str,
         plain: Decoder | None,
-        classifier: Classifier,
-        distance: Distance,
-        found: dict[str, dict[str, Images]],
+        judge: Judge,
+        found: dict[str, dict[str, Reconstructions]],
     ) -> Decoder | None:
         """Train a decoder or GAN, reconstruct every protected image, and judge; None where there was no time."""
         piece = f"{evidence.name}-{attack}"
-        made_with = (weights_key(classifier.network), weights_key(plain), distance.name)
+        made_with = (weights_key(judge.classifier.network), weights_key(plain), judge.distance.name)
         key = key_of(evidence, attack, self.seed, self.questions, made_with)
         seconds = self._seconds(attack)
         kept = self.store.load(piece, key)
@@ -188,18 +202,22 @@ class _Attacks:
             if plain is None:
                 decoder, fitted = train_decoder(evidence, seconds=training, seed=derived, report=report)
             else:
-                decoder, fitted = train_gan(evidence, plain, distance, seconds=training, seed=derived, report=report)
+                decoder, fitted = train_gan(
+                    evidence, plain, judge.distance, seconds=training, seed=derived, report=report
+                )
                 others["nearer_than_decoder"] = fitted.score > 0
             images_NCHW = reconstruct_images(decoder, evidence.test_features_NF)
-            adapted, learned = self._adapted(evidence, decoder, images_NCHW, classifier, seconds * _ADAPT_SHARE, piece)
+            adapted, learned = self._adapted(
+                evidence, decoder, images_NCHW, judge.classifier, seconds * _ADAPT_SHARE, piece
+            )
             figures = {
-                **self._judged(classifier, distance, torch.arange(len(images_NCHW)), images_NCHW),
+                **judge.figures(torch.arange(len(images_NCHW)), images_NCHW),
                 "sensitive_balanced_accuracy_adapted": adapted,
-                "training": how(fitted.epochs / fitted.planned, seconds, adapted_share=learned, **others),
+                "training": training_of(fitted.epochs / fitted.planned, seconds, adapted_share=learned, **others),
             }
             self.store.save(piece, key, figures, {**decoder.state_dict(), "images": images_NCHW})
         self._note_cut(piece, figures["training"])
-        found[evidence.name][attack] = Images(torch.arange(len(images_NCHW)), images_NCHW, figures)
+        found[evidence.name][attack] = Reconstructions(torch.arange(len(images_NCHW)), images_NCHW, figures)
         return decoder
 
     def _adapted(
@@ -226,44 +244,29 @@ class _Attacks:
         val_labels_NQ = labels_of(self.questions, val.desired, val.labels)
         epochs = max(_ADAPT_EPOCHS, -(-_LEAST_ADAPT_STEPS * BATCH // len(train)))
         adapted, fitted = classifier.adapted(
-            Lesson(reconstructed, labels_of(self.questions, train.desired, train.labels), val_images, val_labels_NQ),
+            LabelledImages(
+                reconstructed, labels_of(self.questions, train.desired, train.labels), val_images, val_labels_NQ
+            ),
             replace(recipe_of(len(train), epochs=epochs, seconds=seconds, lr=ADAPT_LR), order=train.order),
             seed=self._derived(piece, "adapted"),
             report=self._reporter(f"{piece.replace('-', ' ')}: classifier adapts"),
         )
-        found = self._tuned(adapted, val_images, val_labels_NQ, images_NCHW, self.labels_NQ)
+        found = tuned(adapted, val_images, val_labels_NQ, images_NCHW, self.labels_NQ)
         return found, round(min(1.0, fitted.epochs / fitted.planned), 3)
-
-    def _tuned(
-        self, classifier: Classifier, val_images: Tensor, val_labels_NQ: Tensor, images: Tensor, labels_NQ: Tensor
-    ) -> dict[str, float]:
-        """Balanced accuracy of each sensitive question, at the threshold that is best on the attacker's val images."""
-        on_val, on_test = classifier.scores(val_images), classifier.scores(images)
-        return {
-            question.name: judge(
-                on_val[question.name],
-                val_labels_NQ[:, place].numpy(),
-                on_test[question.name],
-                labels_NQ[:, place].numpy(),
-            ).balanced_accuracy
-            for place, question in enumerate(self.questions)
-            if not question.desired and both_known(val_labels_NQ[:, place], labels_NQ[:, place])
-        }
 
     def _optimised(
         self,
         evidence: RunEvidence,
         decoder: Decoder | None,
-        classifier: Classifier,
-        distance: Distance,
-        found: dict[str, dict[str, Images]],
+        judge: Judge,
+        found: dict[str, dict[str, Reconstructions]],
     ) -> None:
         """Optimise through the white-box front: a subset of the protected images, and as many val images.
 
         The val images tune the classifier's thresholds for the protected images.
         """
         piece = f"{evidence.name}-white-box"
-        made_with = (weights_key(classifier.network), weights_key(decoder), distance.name)
+        made_with = (weights_key(judge.classifier.network), weights_key(decoder), judge.distance.name)
         key = key_of(evidence, "white-box", self.seed, self.questions, made_with)
         seconds = self._seconds("white-box")
         kept = self.store.load(piece, key)
@@ -289,7 +292,7 @@ class _Attacks:
                 torch.cat([evidence.test_features_NF[self.subset], released_NF]),
                 decoder,
                 weights,
-                Effort(seconds * (1 - _CHOICE_SHARE), STEPS),
+                Limits(seconds * (1 - _CHOICE_SHARE), STEPS),
                 seed=derived,
                 report=self._reporter(f"{evidence.name} white-box"),
             )
@@ -300,29 +303,19 @@ class _Attacks:
                 {name: labels[own] for name, labels in evidence.val.labels.items()},
             )
             figures = {
-                **self._judged(classifier, distance, self.subset, images_MCHW),
-                "sensitive_balanced_accuracy_adapted": self._tuned(
-                    classifier, val_images, val_labels_NQ, images_MCHW, self.labels_NQ[self.subset]
+                **judge.figures(self.subset, images_MCHW),
+                "sensitive_balanced_accuracy_adapted": tuned(
+                    judge.classifier, val_images, val_labels_NQ, images_MCHW, self.labels_NQ[self.subset]
                 ),
-                "training": how(done, seconds, weights=asdict(weights)),
+                "training": training_of(done, seconds, weights=asdict(weights)),
             }
             self.store.save(piece, key, figures, {"images": images_MCHW})
         self._note_cut(piece, figures["training"])
-        found[evidence.name]["white_box"] = Images(self.subset, images_MCHW, figures)
+        found[evidence.name]["white_box"] = Reconstructions(self.subset, images_MCHW, figures)
 
-    # -- judging
+    # -- results
 
-    def _judged(
-        self, classifier: Classifier, distance: Distance, positions: Tensor, images_MCHW: Tensor
-    ) -> dict[str, object]:
-        read = read_labels(classifier, images_MCHW, self.labels_NQ[positions])
-        return {
-            "images": len(positions),
-            **likeness(self.originals_NCHW[positions], images_MCHW, distance),
-            **accuracies(self.questions, read),
-        }
-
-    def _write_samples(self, distance: Distance, found: Mapping[str, Mapping[str, Images]]) -> None:
+    def _write_samples(self, distance: Distance, found: Mapping[str, Mapping[str, Reconstructions]]) -> None:
         if not len(self.sample):
             return
         evidence, hidden = self.evidences[0], [question for question in self.questions if not question.desired]
@@ -355,26 +348,15 @@ class _Attacks:
         }
         write_samples(self.store.folder / "samples.safetensors", tensors, notes)
 
-    def _distance_on_subset(self, distance: Distance, images: Images) -> float:
+    def _distance_on_subset(self, distance: Distance, images: Reconstructions) -> float:
         return finite_mean(distance(to_image(self.originals_NCHW[self.subset]), to_image(at(images, self.subset))))
 
-    def _block(self, found: Mapping[str, Mapping[str, Images]]) -> dict[str, object]:
+    def _block(self, found: Mapping[str, Mapping[str, Reconstructions]]) -> dict[str, object]:
         block: dict[str, object] = {}
         for attack, images in found[self.evidences[0].name].items():
             other = found[self.evidences[-1].name].get(attack) if self.compared else None
             block[attack] = {**images.figures, "undefended": dict(other.figures) if other else None}
         return block
-
-    def _references(self, classifier: Classifier, distance: Distance) -> dict[str, object]:
-        """What the classifier reads from the originals, and how like them their mean is."""
-        read = read_labels(classifier, self.originals_NCHW, self.labels_NQ)
-        evidence = self.evidences[0]
-        own = evidence.images(evidence.train.split, torch.arange(min(_SUBSET * 8, len(evidence.train))))
-        mean_CHW = to_image(own).mean(dim=0).mul(255).round().to(torch.uint8)
-        return {
-            "originals": {"images": len(self.labels_NQ), **accuracies(self.questions, read)},
-            "mean_image": likeness(self.originals_NCHW, mean_CHW.expand_as(self.originals_NCHW), distance),
-        }
 
     # -- time, randomness, progress
 
@@ -392,7 +374,7 @@ class _Attacks:
         return lambda done, total, text: self.monitor.update(Update("audit", phase, done, total, text))
 
     def _skip(self, piece: str, reason: str) -> None:
-        self.skipped.append({"attack": f"reconstruction {piece}", "reason": reason})
+        self.skipped.append(Skipped(attack=f"reconstruction {piece}", reason=reason))
 
     def _note_cut(self, piece: str, training: Mapping[str, Any]) -> None:
         """List a piece under ``skipped`` if it had less than half of its training, since it is then weak."""

@@ -36,7 +36,7 @@ from smartedge.methods.loop import Deadline, Progress, fit
 from smartedge.models.codebook import Encode
 from smartedge.models.optim import in_one_pass
 
-__all__ = ["STEPS", "Effort", "Weights", "choose_weights", "invert", "total_variation"]
+__all__ = ["STEPS", "Limits", "Weights", "choose_weights", "invert", "total_variation"]
 
 STEPS = 300
 _TUNING_STEPS = 120
@@ -58,7 +58,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Effort:
+class Limits:
     """How long an optimisation may take.
 
     Attributes:
@@ -107,7 +107,7 @@ def choose_weights(
             released_BF,
             decoder,
             weights,
-            Effort(seconds / len(choices), _TUNING_STEPS, starts=1),
+            Limits(seconds / len(choices), _TUNING_STEPS, starts=1),
             seed=seed,
             report=lambda *_: None,
         )
@@ -121,7 +121,7 @@ def invert(
     released_NF: Tensor,
     decoder: Decoder | None,
     weights: Weights,
-    effort: Effort,
+    effort: Limits,
     *,
     seed: int,
     report: Report,

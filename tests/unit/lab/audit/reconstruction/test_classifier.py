@@ -8,7 +8,7 @@ import torch
 from smartedge.lab.audit.reconstruction import classifier as module
 from smartedge.lab.audit.reconstruction.classifier import (
     Classifier,
-    Lesson,
+    LabelledImages,
     Question,
     labels_of,
     questions_of,
@@ -124,7 +124,7 @@ def test_it_learns_what_can_be_seen_and_adapts_to_what_reconstructions_show(shuf
     exchanged = val.flip(1)
     assert read_labels(classifier, exchanged, labels)["smile"]["balanced_accuracy"] < 0.3
     adapted, _ = classifier.adapted(
-        Lesson(
+        LabelledImages(
             lambda rows, _: evidence.images(evidence.train.split, rows).flip(1).float() / 255,
             labels_of(questions, evidence.train.desired, evidence.train.labels),
             exchanged,

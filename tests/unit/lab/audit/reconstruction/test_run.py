@@ -45,15 +45,15 @@ def quick(monkeypatch):
 
 
 def attacked(evidence, undefended, folder, *, seconds=None, seed=0):
-    return reconstruct(
-        evidence,
-        undefended,
-        sensitive=["masculine"],
-        budget=Clock(seconds),
-        folder=folder,
-        monitor=Quiet(),
-        seed=seed,
-    )
+    return as_dict(evidence, undefended, budget=Clock(seconds), folder=folder, seed=seed)
+
+
+def as_dict(evidence, undefended, **how):
+    """What :func:`reconstruct` gives, and what it skips, as JSON values."""
+    skipped = []
+    found = reconstruct(evidence, undefended, sensitive=["masculine"], monitor=Quiet(), skipped=skipped, **how)
+    figures = {} if found is None else found.model_dump(mode="json", exclude_unset=True)
+    return {**figures, "skipped": [entry.model_dump(exclude_unset=True) for entry in skipped]}
 
 
 def forbid(monkeypatch):
@@ -142,9 +142,7 @@ class Runs:
 
 def test_what_time_does_not_allow_is_listed_and_done_in_a_longer_call(shuffled, quick, tmp_path):
     def call(clock):
-        return reconstruct(
-            shuffled, None, sensitive=["masculine"], budget=clock, folder=tmp_path, monitor=Quiet(), seed=0
-        )
+        return as_dict(shuffled, None, budget=clock, folder=tmp_path, seed=0)
 
     short = call(Runs(math.inf, math.inf, math.inf, 0.0))  # start, classifier, decoder, then nothing
     assert "decoder" in short and "gan" not in short and "white_box" not in short
@@ -159,9 +157,7 @@ def test_what_time_does_not_allow_is_listed_and_done_in_a_longer_call(shuffled, 
 
 def test_what_was_cut_short_counts_says_so_and_is_done_again_where_there_is_more_time(shuffled, quick, tmp_path):
     def call(clock):
-        return reconstruct(
-            shuffled, None, sensitive=["masculine"], budget=clock, folder=tmp_path, monitor=Quiet(), seed=0
-        )
+        return as_dict(shuffled, None, budget=clock, folder=tmp_path, seed=0)
 
     short = call(Runs(math.inf, math.inf, 1e-6, 1e-6, math.inf))
     assert short["decoder"]["training"]["share"] == 0

@@ -10,7 +10,7 @@ from smartedge.lab.audit.reconstruction import white_box
 from smartedge.lab.audit.reconstruction.decoder import new_decoder
 from smartedge.lab.audit.reconstruction.measures import psnr
 from smartedge.lab.audit.reconstruction.pixels import prepare, to_image
-from smartedge.lab.audit.reconstruction.white_box import Effort, Weights, choose_weights, invert, total_variation
+from smartedge.lab.audit.reconstruction.white_box import Limits, Weights, choose_weights, invert, total_variation
 from smartedge.models.codebook import Encode
 from smartedge.privacy.mechanisms import make_mechanism
 
@@ -23,7 +23,7 @@ SMOOTH = Weights(1e-4, 0.0)
 
 
 def inverted(evidence, weights=SMOOTH, *, decoder=None, rows=6, **changes):
-    effort = Effort(**{"starts": 1, "steps": 150, "seconds": float("inf"), **changes})
+    effort = Limits(**{"starts": 1, "steps": 150, "seconds": float("inf"), **changes})
     return invert(evidence, evidence.test_features_NF[:rows], decoder, weights, effort, seed=0, report=quiet)
 
 
