@@ -10,7 +10,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +23,7 @@ from smartedge.cloud.workers.group import ALONE, Group
 from smartedge.cloud.workers.shared_step import divided, shared_step
 from smartedge.config import Config
 from smartedge.methods.back_step import CloudStep, cloud_forward, cloud_step
-from smartedge.methods.loop import Progress, load_training_state, take_step, training_state, warmup_cosine
+from smartedge.methods.loop import Progress, load_training_state, training_state, warmup_cosine
 from smartedge.methods.options import optimizer_of, options_of, place
 from smartedge.models.entrances import Entering
 from smartedge.models.exits import task_loss
@@ -113,14 +112,6 @@ class BackTrainer:
 
     # -- one batch
 
-    def step(self, batch: FeatureBatch, *, want_gradient: bool = False) -> CloudStep:
-        """Make the next update, with a batch that came by itself, and report it."""
-        learn = partial(self.learn, want_gradient=want_gradient)
-        result = take_step(learn, Ready(batch), self.progress, rates=self.rates, random=self.random)
-        if self.progress.is_told:
-            self.report(self.progress)
-        return result
-
     def learn_whole(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
         """One update with all images of the batch at once."""
         batch, inputs = ready.batch, ready.inputs
@@ -177,7 +168,9 @@ class BackTrainer:
         self.predictions[split].add(batch.ids, labels, logits_BK, loss)
 
     def report(self, progress: Progress) -> None:
-        """Tell the monitor how far the training is."""
+        """Tell the monitor how far the training is, after every fourth step."""
+        if not progress.is_told:
+            return
         epoch = min(progress.epoch + 1, progress.epochs)
         text = f"epoch {epoch}/{progress.epochs} loss {self.predictions['train'].latest_loss:.3f}"
         self.monitor.update(Update("cloud", "train", progress.step, progress.steps, text))

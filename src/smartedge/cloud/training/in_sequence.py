@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
+from smartedge.cloud.inputs import Ready
 from smartedge.cloud.trainer import BackTrainer
+from smartedge.methods.loop import take_step
 from smartedge.types import FeatureBatch, StreamHeader
 
 __all__ = ["consume", "skip"]
@@ -19,8 +23,10 @@ def consume(trainer: BackTrainer, header: StreamHeader, seq: int, batch: Feature
     with trainer.working():
         if header.split == "train":
             trainer.progress.steps_per_epoch = header.train_steps
-            result = trainer.step(batch, want_gradient=header.answered)
+            learn = partial(trainer.learn, want_gradient=header.answered)
+            result = take_step(learn, Ready(batch), trainer.progress, rates=trainer.rates, random=trainer.random)
             gradient_BF = None if result.gradient_BF is None else result.gradient_BF.cpu()
+            trainer.report(trainer.progress)
         else:
             trainer.evaluate(batch, header.split)
     _pass(trainer, header, seq)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from smartedge.cloud.inputs import Ready
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.methods.back_step import image_losses
+from smartedge.methods.loop import take_step
 from smartedge.runs.predictions import Predictions
 from smartedge.types import FeatureBatch
 
@@ -22,7 +23,8 @@ __all__ = ["can_learn", "end_epochs", "finish", "learn", "validate"]
 def learn(trainer: BackTrainer, batch: FeatureBatch) -> NDArray[np.float64]:
     """Learn from images of several edges. Returns the loss of each before the update, float64 (B,)."""
     with trainer.working():
-        result = trainer.step(batch)
+        result = take_step(trainer.learn, Ready(batch), trainer.progress, rates=trainer.rates, random=trainer.random)
+        trainer.report(trainer.progress)
         return image_losses(result.logits_BK.cpu(), torch.from_numpy(batch.labels))
 
 
