@@ -90,11 +90,16 @@ class ImageBatch:
 class FeatureBatch:
     """Feature maps (images for method ``upload``) with ids and labels, as decoded from a frame.
 
-    Where several edges take part, ``edge_B`` and ``cut_B`` say for each image which edge sent it and where it enters
-    the back. Where edges have different cuts, ``features_BF`` is an object array (B,) of one float32 array (*F) each.
+    Attributes:
+        ids: int64 (B,), the image's index in its split.
+        features_BF: float32 (B, *F), or uint8 where images were uploaded. Where edges have different cuts, an object
+            array (B,) of one float32 array (*F) each.
+        labels: int64 (B,) or float32 (B, K): see :class:`Task`.
+        edge_B: which edge sent each image, texts (B,); None: there is one edge.
+        cut_B: where each image enters the back, texts (B,); None likewise.
     """
 
-    ids: NDArray[np.int64]  # (B,)
+    ids: NDArray[np.int64]
     features_BF: Features
     labels: Labels
     edge_B: NDArray[np.str_] | None = None
@@ -125,15 +130,22 @@ _RELEASE_KEY = object()  # used by privacy.release alone; a test checks that no 
 class ReleasedBatch:
     """A batch that may be packed for the wire; nothing else may. Only :mod:`smartedge.privacy.release` makes one.
 
+    Attributes:
+        ids: int64 (B,), the image's index in its split.
+        features_BF: float32 (B, *F), or uint8 where images are uploaded.
+        labels: int64 (B,) or float32 (B, K): see :class:`Task`.
+        event: the cost of the features of each image.
+        label_event: the cost of each image's label; None where no label travels.
+
     Raises:
         TypeError: another module tries to make one.
     """
 
-    ids: NDArray[np.int64]  # (B,)
+    ids: NDArray[np.int64]
     features_BF: Features
     labels: Labels
-    event: ReleaseEvent  # of each image's features
-    label_event: ReleaseEvent | None = None  # of each image's label; None where no label travels
+    event: ReleaseEvent
+    label_event: ReleaseEvent | None = None
     key: InitVar[object] = field(default=None, kw_only=True)
 
     def __post_init__(self, key: object) -> None:
@@ -145,12 +157,19 @@ class ReleasedBatch:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """A :class:`ReleasedBatch` that a codec turned into bytes."""
+    """A :class:`ReleasedBatch` that a codec turned into bytes.
 
-    ids: np.ndarray  # int64 (B,)
-    labels: np.ndarray  # int64 (B,) or uint8 (B, K): 0, 1, or BLANK
-    payload: Bytes  # the encoded features
-    side: bytes  # further data of the codec, such as ranges; may be b""
+    Attributes:
+        ids: int64 (B,).
+        labels: int64 (B,), or uint8 (B, K): 0, 1, or 2 where the label is lacking.
+        payload: the encoded features.
+        side: further data of the codec, such as ranges; may be empty.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    payload: Bytes
+    side: bytes
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from smartedge.config.sections import DataConfig
     from smartedge.inference.answering import Answer, Answerer, Back, Front
     from smartedge.inference.calibrating import Goal
-    from smartedge.inference.sources import Shown
+    from smartedge.inference.sources import SourceImage
     from smartedge.wire.link import FrameSender
 
 __all__ = ["add_goal_arguments", "add_parser", "goal_of", "run"]
@@ -254,28 +254,28 @@ def _server(config: Config, args: argparse.Namespace) -> FrameSender | None:
     return link_to(config.model_copy(update={"link": link}), args.connect, bundle)
 
 
-def _shown(args: argparse.Namespace, data: DataConfig, stop: threading.Event | None) -> Iterator[Shown]:
-    from smartedge.inference.sources import Shown, open_source
+def _shown(args: argparse.Namespace, data: DataConfig, stop: threading.Event | None) -> Iterator[SourceImage]:
+    from smartedge.inference.sources import SourceImage, open_source
 
     if args.source is None:
-        return (Shown.of(name, Path(name), data.image_size, data.fit) for name in args.images)
+        return (SourceImage.of(name, Path(name), data.image_size, data.fit) for name in args.images)
     assert stop is not None
     more = {"every": args.every, "once": args.once, "lines": sys.stdin}
     return open_source(args.source, data.image_size, stop, fit=data.fit, **more)
 
 
-def _batches(shown: Iterator[Shown], size: int) -> Iterator[list[Shown]]:
+def _batches(shown: Iterator[SourceImage], size: int) -> Iterator[list[SourceImage]]:
     while batch := list(itertools.islice(shown, size)):
         yield batch
 
 
-def _answers(answerer: Answerer, shown: list[Shown]) -> list[Answer]:
+def _answers(answerer: Answerer, shown: list[SourceImage]) -> list[Answer]:
     import numpy as np
 
     return answerer.answer(np.stack([each.pixels_CHW for each in shown if each.pixels_CHW is not None]))
 
 
-def _print(args: argparse.Namespace, front: Front, shown: list[Shown], answers: list[Answer]) -> None:
+def _print(args: argparse.Namespace, front: Front, shown: list[SourceImage], answers: list[Answer]) -> None:
     width = max(len(each.name) for each in shown)
     for each, given in zip(shown, answers, strict=True):
         label, sure = given.text(front.task)
@@ -296,7 +296,7 @@ def _refuse_missing(args: argparse.Namespace, data: DataConfig) -> None:
         raise DataError(_NONE)
 
 
-def _tell_unreadable(each: Shown) -> None:
+def _tell_unreadable(each: SourceImage) -> None:
     _tell(f"{each.name}: {each.problem}; left out")
 
 

@@ -146,6 +146,10 @@ def _of_pictures(name: str, family: str, quality: int) -> PictureCodec | TileCod
 def pack(released: ReleasedBatch, codec: Codec) -> EncodedBatch:
     """Encode what was released, and nothing else: the type is the privacy gate.
 
+    Args:
+        released: B images, from :func:`smartedge.release` or a gate.
+        codec: from :func:`get_codec`; its ``dtype`` must be that of the features.
+
     Returns:
         Labels as int64 (B,) for a single-label task, as uint8 (B, K) for a multi-label one, BLANK where one is NaN.
 
@@ -189,8 +193,8 @@ def unpack(encoded: EncodedBatch, header: StreamHeader, *, largest: float = _LAR
         largest: no feature may have a larger magnitude. Images, uint8, may have any value.
 
     Returns:
-        Labels as int64 (B,) for a single-label task, as float32 (B, K) in {0, 1} for a multi-label one, NaN where an
-        image lacks a label.
+        ``ids``, int64 (B,); ``features_BF``, (B, *F); and ``labels``, int64 (B,) for a single-label task, or float32
+        (B, K) in {0, 1} for a multi-label one, NaN where an image lacks a label.
 
     Raises:
         CodecError: when the payload cannot be decoded, or is longer than it can be.

@@ -11,10 +11,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smartedge.inference.answering import Answer, Answerer, Front, image_names
+    from smartedge.inference.answering import Answer, Answerer, Front
     from smartedge.inference.backs import BackServer, LocalBack
     from smartedge.inference.exporting import export_front
-    from smartedge.inference.sources import Shown, open_source
+    from smartedge.inference.sources import SourceImage, open_source
     from smartedge.inference.trained import TorchFront, TrainedRun
 
 _PUBLIC = {
@@ -23,11 +23,10 @@ _PUBLIC = {
     "BackServer": "backs",
     "Front": "answering",
     "LocalBack": "backs",
-    "Shown": "sources",
+    "SourceImage": "sources",
     "TorchFront": "trained",
     "TrainedRun": "trained",
     "export_front": "exporting",
-    "image_names": "answering",
     "open_source": "sources",
 }
 
@@ -37,11 +36,10 @@ __all__ = [
     "BackServer",
     "Front",
     "LocalBack",
-    "Shown",
+    "SourceImage",
     "TorchFront",
     "TrainedRun",
     "export_front",
-    "image_names",
     "open_source",
 ]
 

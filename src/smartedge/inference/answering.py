@@ -28,7 +28,7 @@ from smartedge.types import Features, Frame, Labels, ReleasedBatch, StreamHeader
 from smartedge.wire.frame import answer_header, serialise
 from smartedge.wire.link import FrameSender
 
-__all__ = ["BATCH", "Answer", "Answerer", "Back", "Front", "check_threshold", "header_of", "image_names"]
+__all__ = ["BATCH", "Answer", "Answerer", "Back", "Front", "check_threshold", "header_of"]
 
 BATCH = 64  # images in one frame at most
 _RETRY_S = 30.0  # after the server was not there, the exit answers alone for so long
@@ -62,14 +62,20 @@ class Back(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer for one image."""
+    """The answer for one image.
 
-    scores_K: NDArray[np.float32]  # probabilities
-    confidence: float  # of the exit, see smartedge.metrics.confidence
-    by: str  # "exit" or "back"
+    Attributes:
+        scores_K: probabilities of the K classes or columns, float32 (K,).
+        confidence: of the exit, from 0 to 1: the probability of its answer, after the temperature.
+        by: ``"exit"`` or ``"back"``: whose answer it is.
+    """
+
+    scores_K: NDArray[np.float32]
+    confidence: float
+    by: str
 
     def text(self, task: Task) -> tuple[str, float]:
-        """The answer in words, and how sure it is."""
+        """The answer in words, and how sure whoever gave it is, from 0 to 1."""
         chosen = metrics.answers(self.scores_K[None], task.kind)[0]
         if task.kind == "single":
             return task.names[int(chosen)], float(self.scores_K.max())
@@ -124,6 +130,9 @@ class Answerer:
         Args:
             images_BCHW: uint8 (B, 3, H, W), cropped and resized as in training.
 
+        Returns:
+            One answer for each image, in this order.
+
         Raises:
             PrivacyError: an image's budget is spent, or the ledger is missing; nothing is sent then.
             RunError: the server holds another run.
@@ -133,7 +142,7 @@ class Answerer:
         released = None
         if self._gate is not None and self.threshold > 0:
             labels = _no_labels(self.front.task, len(images_BCHW))
-            released = self._gate.release(image_names(images_BCHW), features_BF, labels, split="infer", seq=None)
+            released = self._gate.release(_ids_of(images_BCHW), features_BF, labels, split="infer", seq=None)
         shown_BF = features_BF if released is None else released.features_BF
         logits_BK = self.front.logits(shown_BF, released=released is not None)
         scores_BK = metrics.probabilities(logits_BK / np.float32(self._temperature), kind)
@@ -192,7 +201,7 @@ def check_threshold(threshold: float) -> None:
         )
 
 
-def image_names(images_BCHW: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _ids_of(images_BCHW: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Ids for the ledger of images without a data set: 63 bits of SHA-256 of their pixels, int64 (B,)."""
     digests = [hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest() for image in images_BCHW]
     return np.array([int.from_bytes(digest[:8], "big") >> 1 for digest in digests], dtype=np.int64)

@@ -27,6 +27,12 @@ _OF_THE_NETWORK = ("model", "data", "codec", "dp")
 class LocalBack:
     """The back of a run with its final weights. It is a :class:`smartedge.inference.answering.Back`.
 
+    Args:
+        run: with its cloud's folder.
+
+    Attributes:
+        feature_shape: F of what it takes.
+
     Raises:
         RunError: the cloud has not finished the run, or its folder is not there.
     """
@@ -50,6 +56,12 @@ class BackServer:
     """Answers frames with the probabilities of the back: what ``smartedge serve`` runs.
 
     It is a :class:`smartedge.wire.link.FrameHandler`.
+
+    Args:
+        run: with its cloud's folder.
+
+    Raises:
+        RunError: the cloud has not finished the run, or its folder is not there.
     """
 
     def __init__(self, run: TrainedRun) -> None:

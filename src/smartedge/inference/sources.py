@@ -18,7 +18,7 @@ from smartedge.errors import ConfigError, DataError
 from smartedge.extras import how_to_install
 from smartedge.image_size import ImageSize
 
-__all__ = ["Shown", "open_source"]
+__all__ = ["SourceImage", "open_source"]
 
 _CAMERA = "camera:"
 _VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
@@ -27,7 +27,7 @@ _SETTLED_S = 1.0  # a file that was changed within this time may still be writte
 
 
 @dataclass(frozen=True)
-class Shown:
+class SourceImage:
     """One image of a source.
 
     Attributes:
@@ -41,7 +41,9 @@ class Shown:
     problem: str = ""
 
     @classmethod
-    def of(cls, name: str, item: Path | NDArray[np.uint8], image_size: int | ImageSize, fit: Fit = "crop") -> Shown:
+    def of(
+        cls, name: str, item: Path | NDArray[np.uint8], image_size: int | ImageSize, fit: Fit = "crop"
+    ) -> SourceImage:
         """Decode an image as in training."""
         found = decode(item, image_size, fit)
         if isinstance(found, str):
@@ -58,7 +60,7 @@ def open_source(
     every: float = 1.0,
     once: bool = False,
     lines: TextIO | None = None,
-) -> Iterator[Shown]:
+) -> Iterator[SourceImage]:
     """The images of a source, as they come.
 
     Args:
@@ -77,22 +79,22 @@ def open_source(
     """
     if not every > 0:
         raise ConfigError(f"--every {every}: must be more than 0 seconds")
-    show = partial(Shown.of, image_size=image_size, fit=fit)
+    decoded = partial(SourceImage.of, image_size=image_size, fit=fit)
     if where == "-":
         files: Iterable[Path] = (Path(line.strip()) for line in lines or () if line.strip())
-        return (show(str(file), file) for file in files)
+        return (decoded(str(file), file) for file in files)
     if where.startswith(_CAMERA):
-        return _frames(where.removeprefix(_CAMERA), "v4l2", show, stop, every)
+        return _frames(where.removeprefix(_CAMERA), "v4l2", decoded, stop, every)
     path = Path(where)
     if path.is_dir():
-        return (show(str(file), file) for file in _watch(path, stop, once=once))
+        return (decoded(str(file), file) for file in _watch(path, stop, once=once))
     if not path.exists():
         raise DataError(
             f"--source {where}: there is no such file or folder; give a folder, a video, an image, camera:DEVICE, or -"
         )
     if path.suffix.lower() in _VIDEOS:
-        return _frames(where, None, show, stop, every)
-    return iter([show(where, path)])
+        return _frames(where, None, decoded, stop, every)
+    return iter([decoded(where, path)])
 
 
 def _watch(folder: Path, stop: threading.Event, *, once: bool) -> Iterator[Path]:
@@ -129,8 +131,8 @@ def _images(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def _frames(
-    where: str, kind: str | None, show: Callable[..., Shown], stop: threading.Event, every: float
-) -> Iterator[Shown]:
+    where: str, kind: str | None, decoded: Callable[..., SourceImage], stop: threading.Event, every: float
+) -> Iterator[SourceImage]:
     """Pictures of a video or camera, ``every`` seconds of its own time apart."""
     try:
         import av
@@ -152,6 +154,6 @@ def _frames(
                 if due is None or at >= due - 1e-6:
                     jumped = due is None or at > due + every  # what was missed is not caught up with
                     due = (at if jumped or due is None else due) + every
-                    yield show(f"{where}@{at:.3f}", picture.to_ndarray(format="rgb24"))
+                    yield decoded(f"{where}@{at:.3f}", picture.to_ndarray(format="rgb24"))
         except OSError as error:
             raise DataError(f"--source {where}: broke off ({error})") from error

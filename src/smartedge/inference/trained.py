@@ -37,6 +37,9 @@ class TrainedRun:
     """A finished hierarchical run, ready to answer.
 
     Attributes:
+        folder: the run directory.
+        config: the run's settings.
+        task: what the run learned.
         agreement: the settings on which edge and cloud agreed.
     """
 
@@ -109,6 +112,11 @@ def _facts(said: StreamHeader, config: Config) -> SharedRun:
 
 class TorchFront:
     """Front and task exit of a run, with their final weights. It is a :class:`smartedge.inference.answering.Front`.
+
+    They run on the CPU.
+
+    Args:
+        run: with its edge's folder.
 
     Raises:
         RunError: weights are missing, or of another network.

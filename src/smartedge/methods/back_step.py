@@ -21,11 +21,17 @@ __all__ = ["CloudStep", "cloud_forward", "cloud_step", "forward_loss", "image_lo
 
 @dataclass(frozen=True)
 class CloudStep:
-    """The results of one update."""
+    """The results of one update in the cloud.
 
-    logits_BK: Tensor  # detached, float32
-    loss: Tensor  # (), detached: mean over the batch, before the update
-    gradient_BF: Tensor | None  # of the loss by the features, float32; only where asked for
+    Attributes:
+        logits_BK: the back's answers, float32 (B, K), detached.
+        loss: mean over the batch, before the update; a tensor (), detached, so that no GPU is waited for.
+        gradient_BF: of the loss by the features, float32 (B, *F); None where it was not asked for.
+    """
+
+    logits_BK: Tensor
+    loss: Tensor
+    gradient_BF: Tensor | None
 
 
 def cloud_step(
@@ -44,9 +50,9 @@ def cloud_step(
     Args:
         back: the part after the cut, in training mode.
         optimizer: over its parameters.
-        features_BF: float32 (B, *F), as decoded; or what a back of several edges takes.
-        labels: int64 (B,) or float32 (B, K).
-        task_kind: ``single`` or ``multi``.
+        features_BF: float32 (B, *F), as decoded, on the back's device; or what a back of several edges takes.
+        labels: int64 (B,), classes from 0; or float32 (B, K) in {0, 1}, where NaN is a label that is lacking.
+        task_kind: ``single``: one of K classes; ``multi``: K yes/no columns.
         label_epsilon: the labels were randomised with this budget (``dp.label_epsilon``); the loss is then corrected
             for it, see :func:`label_channel`. None: they are clear.
         want_gradient: also return the gradient at the cut (split learning).
@@ -81,7 +87,13 @@ def forward_loss(
 
 @torch.no_grad()
 def cloud_forward(back: nn.Module, features_BF: Tensor | Entering, *, precision: str = "float32") -> Tensor:
-    """Logits (B, K), float32, without learning."""
+    """Logits (B, K), float32, without learning.
+
+    Args:
+        back: the part after the cut, in evaluation mode.
+        features_BF: as for :func:`cloud_step`.
+        precision: ``bfloat16`` runs the forward pass under autocast.
+    """
     device = features_BF.device if isinstance(features_BF, Tensor) else features_BF.places.device
     with autocast(device, precision):
         logits_BK: Tensor = back(features_BF)

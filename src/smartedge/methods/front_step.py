@@ -20,12 +20,19 @@ __all__ = ["EdgeStep", "edge_forward", "edge_step", "exit_logits", "split_finish
 
 @dataclass(frozen=True)
 class EdgeStep:
-    """The results of one update."""
+    """The results of one update on the edge.
 
-    features_BF: Tensor  # float32 (B, *F), detached: what the gate may release
-    logits_BK: Tensor  # detached
-    loss: float  # on the desired label, mean over the batch, before the update
-    figures: Mapping[str, float] = field(default_factory=dict)  # further losses of a protected update
+    Attributes:
+        features_BF: what crosses the cut, float32 (B, *F), detached: what the gate may release.
+        logits_BK: the exit's answers, float32 (B, K), detached.
+        loss: on the desired label, mean over the batch, before the update.
+        figures: further losses, by name.
+    """
+
+    features_BF: Tensor
+    logits_BK: Tensor
+    loss: float
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def edge_step(
@@ -47,9 +54,10 @@ def edge_step(
         front: the part before the cut, in training mode.
         task_exit: the head on its output.
         optimizer: over the parameters of both.
-        inputs_BCHW: float32 (B, 3, H, W), see :func:`smartedge.models.network.to_input`.
-        labels: int64 (B,) or float32 (B, K).
-        task_kind: ``single`` or ``multi``.
+        inputs_BCHW: images, float32 (B, 3, H, W), on the networks' device. smartedge's own runs scale them by
+            :func:`smartedge.models.network.to_input`.
+        labels: int64 (B,), classes from 0; or float32 (B, K) in {0, 1}, where NaN is a label that is lacking.
+        task_kind: ``single``: one of K classes; ``multi``: K yes/no columns.
         options: how the update is computed.
         rate: what the features will cost, where the front is trained for few bytes.
     """
@@ -79,7 +87,7 @@ def edge_forward(
     Args:
         front: the part before the cut, in evaluation mode.
         task_exit: the head on its output, in evaluation mode.
-        inputs_BCHW: float32 (B, 3, H, W).
+        inputs_BCHW: images, float32 (B, 3, H, W), as for :func:`edge_step`.
         mechanism: bounds the features as for a release. No noise is added, since the features stay on the edge. For
             a codeword the exit gives the mean of its answers over all outcomes: it has learned from outcomes only.
             None: the features stay as they are.

@@ -24,11 +24,17 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How an update is computed."""
+    """How an update is computed.
 
-    precision: str = "float32"  # ``bfloat16`` runs forward passes under autocast
-    label_smoothing: float = 0.0  # share of the target that is spread evenly over the classes
-    clip_norm: float = 5.0  # gradients are scaled down to this norm
+    Attributes:
+        precision: ``float32``; or ``bfloat16``, which runs forward passes under autocast.
+        label_smoothing: share of the target that is spread evenly over the classes, from 0 to 1.
+        clip_norm: gradients are scaled down to this norm together.
+    """
+
+    precision: str = "float32"
+    label_smoothing: float = 0.0
+    clip_norm: float = 5.0
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context for forward passes on a device."""

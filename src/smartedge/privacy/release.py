@@ -28,7 +28,7 @@ def release(ids: NDArray[np.int64], features_BF: Features, labels: Labels) -> Re
     Args:
         ids: int64 (B,), the images' indices in their split.
         features_BF: (B, *F), float32 feature maps or uint8 images.
-        labels: int64 (B,) or float32 (B, K).
+        labels: int64 (B,), classes from 0; or float32 (B, K) in {0, 1}, where NaN is a label that is lacking.
     """
     return ReleasedBatch(ids, features_BF, labels, UNPROTECTED, UNPROTECTED, key=_RELEASE_KEY)
 

@@ -26,19 +26,35 @@ class Cut:
 
     Everything is for one image. FLOPs are floating-point operations as counted by
     ``torch.utils.flop_counter``: convolutions, matrix products and attention, 2 per multiply-accumulate.
+
+    Attributes:
+        name: the outermost module whose output crosses, or ``module.operation``.
+        aliases: other names of the same point, such as that module's last submodule.
+        shape: F of the tensor that crosses, without the batch.
+        layout: what its axes mean: ``channels-first``, ``channels-last``, ``tokens`` or ``vector``.
+        dtype: of the same tensor.
+        front_parameters: number of parameters before the cut.
+        back_parameters: number of parameters after it.
+        front_flops: FLOPs of a forward pass before the cut; None: not known, since a module there computes what its
+            values ask for.
+        back_flops: the same after the cut.
+        activation_bytes: of the tensor that crosses, as float32.
+        front_activation_bytes: of the outputs of all operations before the cut; views and in-place results count
+            nothing.
+        back_activation_bytes: the same after the cut.
     """
 
-    name: str  # the outermost module whose output crosses, or module.operation
-    aliases: tuple[str, ...]  # other names of the same point, such as that module's last submodule
-    shape: tuple[int, ...]  # of the tensor that crosses, without the batch
-    layout: Layout  # what its axes mean
+    name: str
+    aliases: tuple[str, ...]
+    shape: tuple[int, ...]
+    layout: Layout
     dtype: torch.dtype
     front_parameters: int
     back_parameters: int
-    front_flops: int | None  # None: not known, since a module on that side computes what its values ask for
+    front_flops: int | None
     back_flops: int | None
-    activation_bytes: int  # of the tensor that crosses, as float32
-    front_activation_bytes: int  # outputs of all operations; views and in-place results count nothing
+    activation_bytes: int
+    front_activation_bytes: int
     back_activation_bytes: int
 
 
