@@ -19,7 +19,6 @@ from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.undefended import _check_comparable, is_undefended, undefended_config
 from smartedge.models.network import to_input
 from smartedge.privacy.mechanisms import Gaussian, Laplace, Mechanism, RandomisedResponse
-from smartedge.types import Task
 
 DEFENDED = {
     "schedule": "freeze-and-log",
@@ -99,12 +98,12 @@ def test_the_codec_of_codewords_goes_with_the_codebook() -> None:
     ("changes", "message"),
     [
         ({"test_ids": torch.arange(1, 9)}, "tested on other images"),
-        ({"task": Task("single", ("hat",), ("no", "yes"))}, "its data.desired is"),
+        ({"config": load_config({"data": {"desired": "hat"}, "model": {"bottleneck": None}})}, "data.desired is hat"),
         (
             {"config": load_config({"model": {"name": "vgg11_bn", "cut": "features.7", "bottleneck": None}})},
-            "its model.name is vgg11_bn",
+            "model.name is vgg11_bn",
         ),
-        ({"config": load_config({"model": {"cut": "layer2", "bottleneck": None}})}, "its model.cut is layer2"),
+        ({"config": load_config({"model": {"cut": "layer2", "bottleneck": None}})}, "model.cut is layer2"),
     ],
 )
 def test_a_run_to_compare_with_differs_in_its_protection_alone(
