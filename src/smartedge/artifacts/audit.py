@@ -28,10 +28,11 @@ measured on test. **best** is the attacker with the highest balanced accuracy on
 seeds: this choice favours the attacker a little. `by_validation` is the fair choice.
 
 These attackers have the features of one release and nothing else; this is what a DP bound limits. More crosses the link
-about a *training* image: its desired label, where it is not randomised, and several releases, unless the schedule is
-`freeze-and-log`. **training_image** is the best attacker that has all of this: the mean of the releases (a sufficient
-statistic for Gaussian noise and for codewords), and the label as further columns. Test images stand for training images
-here; their further releases are simulated. `deep` takes part where there are several releases, without the label.
+about a *training* image: its desired label (with `dp.label_epsilon`, the randomised one) and, unless the schedule is
+`freeze-and-log`, several releases. **training_image** is the best attacker that has all of this: the mean of the
+releases (a sufficient statistic for Gaussian noise and for codewords), and the label as further columns. Test images
+stand for training images here; their further releases are simulated. `deep` takes part where there are several
+releases, without the label.
 
 | attack | what it is |
 | --- | --- |

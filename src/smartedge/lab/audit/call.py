@@ -18,7 +18,7 @@ from smartedge.lab.audit.attacks import ATTACKS, available
 from smartedge.lab.audit.attributes import Findings, in_focus, infer, plan, summarise
 from smartedge.lab.audit.certificate.evidence import certify_evidence
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.evidence import Evidence, of_a_training_image
+from smartedge.lab.audit.evidence import Evidence, labels_as_sent, of_a_training_image
 from smartedge.lab.audit.membership import membership
 from smartedge.lab.audit.stages import ATTACK_NAMES, stage_of, with_earlier
 from smartedge.lab.audit.verdict import verdict
@@ -217,6 +217,7 @@ def attribute_blocks(
     bounds = {evidence.name: certificate.one_release if certificate else None}
     stronger = None if _too_short(clock, evidence) else of_a_training_image(evidence)
     if stronger:
+        stronger = labels_as_sent(stronger)
         evidences[stronger.name], folders[stronger.name] = stronger, folders[evidence.name]
         bounds[stronger.name] = certificate.training_image if certificate else None
     attacked = tuple(evidences.values())  # without the reference, which joins below

@@ -32,10 +32,20 @@ from smartedge.methods.differentiable import Differentiable, differentiable
 from smartedge.models.layout import Layout
 from smartedge.models.network import to_input
 from smartedge.privacy.mechanisms import Mechanism
+from smartedge.privacy.release import randomise_labels
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import SplitName, Task
 
-__all__ = ["Auxiliary", "Crossing", "Evidence", "Persons", "digest_of", "of_a_training_image", "round_trip"]
+__all__ = [
+    "Auxiliary",
+    "Crossing",
+    "Evidence",
+    "Persons",
+    "digest_of",
+    "labels_as_sent",
+    "of_a_training_image",
+    "round_trip",
+]
 
 _MOST_RELEASES = 16  # of one image that an attacker reads together
 _CERTAIN = 50.0  # log-odds that count as certainty
@@ -268,7 +278,7 @@ class Evidence(ABC):
 
 
 def of_a_training_image(evidence: Evidence) -> Evidence | None:
-    """The evidence about a *training* image: all of its releases, and its desired label where that is sent in clear.
+    """The evidence about a *training* image: all of its releases, and its true desired label where a label is sent.
 
     The protected images take the place of training images: their further releases are simulated. None where this
     evidence is the same as the one release that was sent.
@@ -276,7 +286,7 @@ def of_a_training_image(evidence: Evidence) -> Evidence | None:
     crossing = evidence.crossing
     noisy = evidence.mechanism.name != "none"
     releases = min(crossing.releases, _MOST_RELEASES) if noisy else 1
-    labelled = crossing.label_in_clear
+    labelled = crossing.label_in_clear or crossing.label_epsilon is not None
     if releases == 1 and noisy == evidence.noisy and not labelled:
         return None
     stronger = replace(evidence, name="training-image", noisy=noisy, releases=releases, labelled=labelled)
@@ -285,6 +295,29 @@ def of_a_training_image(evidence: Evidence) -> Evidence | None:
     generator = torch.Generator().manual_seed(derive_seed(evidence.seed, "audit", "releases"))
     parts = [stronger.release(part, generator) for part in evidence.bounded_test_NF.split(evidence.batch_size)]
     return replace(stronger, test_features_NF=torch.cat(parts))
+
+
+def labels_as_sent(evidence: Evidence) -> Evidence:
+    """The evidence with the desired labels as the cloud gets them: with ``dp.label_epsilon`` randomised, once for each.
+
+    The attacker learns from its own images with labels that were randomised in the same way.
+    """
+    epsilon = evidence.crossing.label_epsilon
+    if not evidence.labelled or epsilon is None:
+        return evidence
+    rng = np.random.default_rng(derive_seed(evidence.seed, "audit", "labels"))
+    task = evidence.task
+
+    def sent(desired: Tensor) -> Tensor:
+        words = rng.integers(0, 2**64, (len(desired), task.outputs if task.kind == "multi" else 1), dtype=np.uint64)
+        return torch.from_numpy(randomise_labels(desired.numpy(), task, epsilon, words))
+
+    return replace(
+        evidence,
+        train=replace(evidence.train, desired=sent(evidence.train.desired)),
+        val=replace(evidence.val, desired=sent(evidence.val.desired)),
+        test_desired=sent(evidence.test_desired),
+    )
 
 
 def round_trip(codec: Codec, features_BF: Tensor) -> Tensor:
