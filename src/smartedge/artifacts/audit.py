@@ -240,6 +240,11 @@ class AuditedFeatures(Audited):
     persons: int | None = Field(
         description="number of persons; null: not known, so images of one person may be in two splits"
     )
+    copies: int | None = Field(
+        default=None,
+        description="protected images whose features are exactly those of an image of another split: the same image "
+        "under another name, or features of few values; null for codewords",
+    )
 
 
 class Effort(Part):

@@ -44,8 +44,15 @@ def verdict(result: Audit, sensitive: Sequence[str]) -> str:
         if plain and effort and effort.undefended_differs
         else ""
     )
+    found_twice = getattr(result.audited, "copies", None)
+    copies = (
+        f" {found_twice} protected images have exactly the features of an image of another split. If they are the same "
+        "images under other names, neither these figures nor a certificate hold: leave them out."
+        if found_twice
+        else ""
+    )
     short = " Some attacks were left out or cut short: see 'skipped'." if result.skipped else ""
-    return f"{above}{plain}: {judgement}.{broken}{seen}{other}{short}"
+    return f"{above}{plain}: {judgement}.{broken}{seen}{other}{copies}{short}"
 
 
 def _strongest(block: AttributeBlock) -> tuple[str, float]:

@@ -175,6 +175,7 @@ def _facts(table: FeatureTable, evidence: GivenEvidence, source: str | None) -> 
             "source": source,
             "digest": evidence.digest,
             "splits": table.made or "given",
+            "copies": None if evidence.layout == "codeword" else table.copies(),
             "persons": None if table.persons_N is None else len(set(table.persons_N.tolist())),
         }
     )

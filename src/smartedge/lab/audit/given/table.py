@@ -57,6 +57,13 @@ class FeatureTable:
     splits: Mapping[SplitName, Ints]
     made: str | None
 
+    def copies(self) -> int:
+        """How many images of the split ``test`` have exactly the features of an image of another split."""
+        flat_ND = self.features_NF.reshape(len(self.features_NF), -1) + 0.0  # −0 becomes 0
+        place_N = np.unique(flat_ND, axis=0, return_inverse=True)[1].reshape(-1)
+        others = np.concatenate([self.splits["train"], self.splits["val"]])
+        return int(np.isin(place_N[self.splits["test"]], place_N[others]).sum())
+
     def digest(self) -> str:
         """A digest of features, labels, persons and splits."""
         found = hashlib.sha256(np.ascontiguousarray(self.features_NF).data)

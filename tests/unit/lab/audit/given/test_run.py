@@ -71,6 +71,16 @@ def test_noise_hides_and_the_certificate_holds() -> None:
     assert found.attributes["glasses"].floor.balanced_accuracy < 0.6
 
 
+def test_copies_of_an_image_in_another_split_are_told() -> None:
+    given = faces(0.0)
+    assert "exactly the features" not in audited(given, attacks=("trees",)).verdict
+    splits = np.array(["train", "val", "test"] * (COUNT // 3))
+    given["features"][2] = given["features"][0]
+    found = audited({**given, "splits": splits}, attacks=("trees",))
+    assert isinstance(found.audited, AuditedFeatures) and found.audited.copies == 1
+    assert "1 protected images have exactly the features of an image of another split" in found.verdict
+
+
 def test_a_known_label_and_several_releases_are_a_stronger_attacker() -> None:
     found = audited(faces(0.2), noise="gaussian:sigma=0.4,clip=1,releases=9", known_label=True)
     assert found.certificate is not None and found.certificate.training_image is not None

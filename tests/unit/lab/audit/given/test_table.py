@@ -138,3 +138,14 @@ def with_nan() -> np.ndarray:
 def test_what_cannot_be_used_is_said(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         made(**changes)
+
+
+def test_protected_images_that_stand_in_another_split_are_counted() -> None:
+    """Two of the protected images are those of train and val under other names; zero has one sign."""
+    features = np.arange(4.0 * COUNT).reshape(COUNT, 4)
+    splits = np.array(["train", "val", "test"] * (COUNT // 3))
+    assert made(features=features, splits=splits).copies() == 0
+    features[2], features[5], features[8] = features[0], features[1], features[11]  # 8 and 11 are both protected
+    assert made(features=features, splits=splits).copies() == 2
+    features[0], features[2] = 0.0, -0.0
+    assert made(features=features, splits=splits).copies() == 2
