@@ -88,8 +88,8 @@ The attacker gets a release and a candidate image. Is the release of that image?
 Are two releases of one person? A linker gives each pair of releases a score. It learns from the persons in train, is
 chosen by those in val, and is judged on those in test: nobody is in two of them, and no protected image chooses. The
 attacker has everything sent about a training image. Each person counts once: a pair of one person is two images of a
-person who has several, a pair of strangers is an image of each of two persons. Where the desired labels travel in
-clear, each linker is also tried with the labels (`NAME+label`).
+person who has several, a pair of strangers is an image of each of two persons. Where the desired labels travel,
+each linker is also tried with the labels (`NAME+label`), the true ones also where `dp.label_epsilon` randomises them.
 
 | linker | what it is |
 | --- | --- |
@@ -110,7 +110,7 @@ can be below it. The attribute floor also has the true attributes that were audi
 
 What several images of one person tell together of an attribute. `IMAGES` is the number of images: `1`, `2-3`, `4-9`, or
 `10-`. A person with enough images gives one set of so many; its class is that of most of these images. Attackers have
-the releases of the set, and its desired labels where they travel in clear. As for `identity`, nobody is in two splits,
+the releases of the set, and its true desired labels where labels travel. As for `identity`, nobody is in two splits,
 val chooses, and persons are the units. Fewer than five persons of a class: the row is left out.
 
 | attack | what it is |

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -138,8 +137,7 @@ def _fold(call: Call, attack: str, evidence: Evidence) -> Fold | None:
 
 def _strongest(evidence: Evidence) -> Evidence:
     """The evidence about training images, of which most is sent."""
-    found = of_a_training_image(evidence) or evidence
-    return replace(found, labelled=evidence.crossing.label_in_clear)
+    return of_a_training_image(evidence) or evidence
 
 
 def _of_attribute(
