@@ -1,4 +1,4 @@
-"""How a process ends when it is asked to: SIGTERM from a supervisor, Ctrl-C (SIGINT) from a person.
+"""How a process ends when it is asked to: SIGTERM from a supervisor, Ctrl-C (SIGINT) or a closed terminal (SIGHUP).
 
 Work that may be given up at any moment, such as reading data or attacking features, is simply interrupted:
 :class:`Stopped` is raised where it stands. Work that has something to bring to an end, such as a run that sends, looks
@@ -66,14 +66,18 @@ class Stop(threading.Event):
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """A :class:`Stop` that the first SIGINT or SIGTERM sets; the second one interrupts at once."""
+    """A :class:`Stop` that the first SIGINT, SIGTERM or SIGHUP sets; the second one interrupts at once.
+
+    A process that was told to ignore SIGHUP, as by ``nohup``, goes on ignoring it.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {
-        number: signal.signal(number, lambda number, frame: stop.ask()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, frame: stop.ask()) for number in numbers}
     with _asked_again_where_it_was_lost(stop):
         try:
             yield stop

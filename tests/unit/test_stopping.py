@@ -7,18 +7,34 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from smartedge.stopping import Stop, Stopped, stop_on_signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture(autouse=True)
+def terminal() -> Iterator[None]:
+    """SIGHUP ends a process, whatever whoever started the tests has set."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_work_that_nobody_watches_is_interrupted_where_it_stands(number) -> None:
     before = signal.getsignal(number)
     with stop_on_signals() as stop, pytest.raises(Stopped):
         signal.raise_signal(number)
     assert stop.is_set() and signal.getsignal(number) is before
+
+
+def test_nohup_keeps_a_process_running_when_its_terminal_is_closed() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop.is_set()
 
 
 def test_watched_work_is_asked_once_and_interrupted_the_second_time() -> None:
