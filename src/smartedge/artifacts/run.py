@@ -208,8 +208,9 @@ class Shipped(CheckedArtifact):
     remedy: ClassVar[str] = "remove it: the edge asks the cloud then"
     page: ClassVar[str] = "docs/run-files-schema.md"
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     confirmed: int = Field(description="the cloud holds every frame before this number")
+    ended: int = Field(description="the cloud has heard of the end of every stream before this frame")
     up: dict[str, int] = Field(description="split → bytes")
     down: dict[str, int] = Field(description="split → bytes")
     source: str = Field(description="where bytes are counted")

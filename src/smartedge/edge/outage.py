@@ -91,7 +91,9 @@ def run_again_after_outages(
             resume = True
 
 
-def tell_of_the_end(end: Callable[[], None], stop: threading.Event, tell: Callable[[str], None]) -> None:
+def tell_of_the_end(
+    end: Callable[[], None], stop: threading.Event, tell: Callable[[str], None], *, again: bool = False
+) -> None:
     """Tell the cloud that this edge knows that everything was confirmed: it waits a while for that.
 
     A cloud that cannot be told within half a minute has gone, and needs nothing more.
@@ -100,8 +102,9 @@ def tell_of_the_end(end: Callable[[], None], stop: threading.Event, tell: Callab
         end: ends the last stream.
         stop: set it to try no longer.
         tell: takes lines for the user.
+        again: an earlier process has told it, so it may have ended long ago. It is tried once.
     """
-    deadline = time.monotonic() + _TELL_S
+    deadline = time.monotonic() + (0.0 if again else _TELL_S)
     while not stop.is_set():
         try:
             return end()

@@ -66,9 +66,11 @@ class Shipper:
         self._ending = threading.Event()
         self._failure: BaseException | None = None
         self._ended: StreamHeader | None = None  # the stream that was shipped last, to its end
+        self._told = 0  # the cloud has heard of the end of every stream before this frame
         if (shipped := Shipped.read_if_there(record)) is not None:
             spool.confirm(shipped.confirmed)
             traffic.up, traffic.down, traffic.source = dict(shipped.up), dict(shipped.down), shipped.source
+            self._told = shipped.ended
         link.assume_confirmed(spool.confirmed)
         self._thread = threading.Thread(target=self._work, name="shipper", daemon=True)
 
@@ -128,7 +130,8 @@ class Shipper:
                 if header is None and self._ending.is_set():
                     last = self.spool.streams[-1] if self.spool.streams else None
                     if last is not None and last != self._ended:
-                        tell_of_the_end(partial(self._ship, last), self._stopping, self._tell)
+                        end, again = partial(self._ship, last), self._told >= last.end_seq
+                        tell_of_the_end(end, self._stopping, self._tell, again=again)
                     if self.spool.stream_at(self.spool.confirmed) is None:  # else the cloud has lost some
                         return
                     continue
@@ -172,7 +175,7 @@ class Shipper:
             self._count(header)  # on disk, before the cloud may end
             with _cloud_stores():
                 self.link.close()
-            self._ended = header
+            self._ended, self._told = header, header.end_seq
         except LinkError:
             self._hear_confirmed(header.end_seq)
             raise
@@ -231,11 +234,17 @@ class Shipper:
     def _count(self, header: StreamHeader) -> None:
         """Add what the link has carried for a stream since the last call, and keep how far it came."""
         before, now, traffic = self._counted, self.link.counters(), self._traffic
-        if now == before:
+        if now == before and self._told != header.end_seq:
             return
         self._counted = now
         traffic.add(header.split, before, now)
-        shipped = Shipped(confirmed=self.spool.confirmed, up=traffic.up, down=traffic.down, source=traffic.source)
+        shipped = Shipped(
+            confirmed=self.spool.confirmed,
+            ended=self._told,
+            up=traffic.up,
+            down=traffic.down,
+            source=traffic.source,
+        )
         try:
             shipped.write(self._record)
         except OSError as error:

@@ -114,11 +114,13 @@ def test_everything_arrives_once_and_is_counted(tmp_path, log):
     assert traffic.up["train"] > 8 * 96 and traffic.up["train"] > traffic.up["val"] > 4 * 96
     assert traffic.source == "payload" and traffic.link_seconds > 0
     shipped = Shipped.read(tmp_path / "shipped.json")
-    assert (shipped.confirmed, shipped.up) == (12, traffic.up)
+    assert (shipped.confirmed, shipped.ended, shipped.up) == (12, 12, traffic.up)
 
 
 def test_a_later_process_goes_on_with_the_counts_of_the_earlier_one(tmp_path, log):
-    Shipped(confirmed=8, up={"train": 100}, down={"train": 7}, source="payload").write(tmp_path / "shipped.json")
+    Shipped(confirmed=8, ended=8, up={"train": 100}, down={"train": 7}, source="payload").write(
+        tmp_path / "shipped.json"
+    )
     spool, traffic = filled(tmp_path), Traffic()
     Shipper(spool, MemoryLink(StoreHandler(log)), tmp_path / "shipped.json", traffic, tell=lambda text: None)
     assert (traffic.up, traffic.down, traffic.source) == ({"train": 100}, {"train": 7}, "payload")
@@ -335,6 +337,24 @@ def test_an_edge_killed_after_its_last_stream_ends_without_a_cloud_that_has_gone
         assert told == ["the cloud has confirmed everything, and is not there any more"]
     else:
         assert (link.opened, link.written, told) == ([("val", 12)], [], [])
+
+
+def test_a_cloud_that_has_ended_long_ago_is_not_waited_for(tmp_path, log, monkeypatch):
+    """The edge had told it, and was killed while it wrote its results: it waited for half a minute each time."""
+    assert shipper(filled(tmp_path), MemoryLink(StoreHandler(log)), tmp_path).finish(threading.Event())
+    told, waits = [], []
+    link = Breaking(StoreHandler(log), lambda call: True)
+    made = Shipper(
+        Spool(tmp_path / "spool", waiting=lambda why: None),
+        link,
+        tmp_path / "shipped.json",
+        Traffic(),
+        tell=told.append,
+    )
+    monkeypatch.setattr(made._stopping, "wait", waits.append)
+    made.start()
+    assert made.finish(threading.Event())
+    assert (link.calls, waits, told) == (1, [], ["the cloud has confirmed everything, and is not there any more"])
 
 
 class InOrder(StoreHandler):
