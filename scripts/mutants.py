@@ -44,12 +44,21 @@ SQL = re.compile(r"\b(SELECT|INSERT|PRAGMA|CREATE|UPDATE|DELETE|BEGIN|COMMIT|ROL
 ENCODING = re.compile(r"encoding=(None|\"ascii\"|\"utf-8\")", re.IGNORECASE)
 STRICT = re.compile(r"strict=(True|False|None)")
 PYTEST = ["-m", "not slow and not source", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile"]
-PYTEST += ["no-shrinking", "--timeout=120"]  # seconds of one test: a mutant that hangs is seen by that
+# No limit of pytest's on a test, which would be reached on a busy machine without any mutant. mutmut ends a mutant that
+# hangs, after five times what its tests took before.
+PYTEST += ["no-shrinking", "--timeout=0"]
+FAILED = "failed.txt"  # what failed before anything was planted; mutmut does not show it
 # Goes into the copy's conftest.py: most mutants are seen by a unit test, and need no run from end to end.
-QUICK_FIRST = """
+CONFTEST = """
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "tests/unit/" not in item.nodeid)
+
+
+def pytest_runtest_logreport(report):
+    if report.failed and os.environ.get("MUTANT_UNDER_TEST") == "stats":
+        with open(FAILED, "a") as file:
+            file.write(f"{report.nodeid}\\n{report.longreprtext[-2000:]}\\n")
 """
 # mutmut runs the tests once to see which of them run a function, and then once more to see that they pass. They have
 # passed by then.
@@ -115,7 +124,8 @@ def measure(package: str, args: argparse.Namespace) -> dict[str, object]:
         raise Unplanted(f"nothing was planted: mutmut still ran the tests unchanged after {args.minutes:g} minutes")
     if len(codes) < len(sample) and not over:
         untried = f"{len(sample) - len(codes)} of {len(sample)} mutants were not planted: mutmut ended before"
-        raise Unplanted(f"{untried}. The end of {folder / LOG}:\n{end_of(folder / LOG)}")
+        failed = (folder / FAILED).read_text() if (folder / FAILED).exists() else ""
+        raise Unplanted(f"{untried}. The end of {folder / LOG}:\n{end_of(folder / LOG)}\n{failed}".rstrip())
     diffs = {name: diff_of(folder, name) for name, code in sorted(codes.items()) if code == SURVIVED}
     unchanged = [name for name, diff in diffs.items() if changes_nothing(diff)]
     codes = {name: code for name, code in codes.items() if name not in unchanged}
@@ -140,6 +150,7 @@ def measure(package: str, args: argparse.Namespace) -> dict[str, object]:
 def plant(folder: Path, names: list[str], args: argparse.Namespace) -> bool:
     """Let mutmut plant these bugs, one at a time, and keep its results in the folder. True if the time ended it."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONHASHSEED": "0"}
+    (folder / FAILED).unlink(missing_ok=True)
     with (folder / LOG).open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", MUTMUT, "run", "--max-children", str(args.jobs), *names],
@@ -160,7 +171,7 @@ def plant(folder: Path, names: list[str], args: argparse.Namespace) -> bool:
 
 def end_of(log: Path, lines: int = 25) -> str:
     """The last lines of mutmut's log as a terminal would show them: it draws its progress over itself."""
-    shown = [line.rsplit("\r", 1)[-1].rstrip() for line in log.read_text(errors="replace").split("\n")]
+    shown = [line.rsplit("\r", 1)[-1].rstrip() for line in log.read_bytes().decode(errors="replace").split("\n")]
     return "\n".join([line for line in shown if line][-lines:])
 
 
@@ -176,7 +187,10 @@ def copy_to(folder: Path, package: str) -> None:
             )
         else:
             shutil.copy(source, folder / name)
-    for file, text in (("pyproject.toml", settings_of(package)), ("tests/conftest.py", QUICK_FIRST)):
+    for file, text in (
+        ("pyproject.toml", settings_of(package)),
+        ("tests/conftest.py", CONFTEST + f"\n\nFAILED = {str(folder / FAILED)!r}\n"),
+    ):
         with (folder / file).open("a") as more:
             more.write(text)
 

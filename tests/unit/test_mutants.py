@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-LOG = "\r- Running stats\r/ Running stats\nFAILED tests/unit/cloud/test_order.py::test_x\nfailed to collect stats\n"
+LOG = "\r- Running stats\r/ Running stats\nfailed to collect stats\n"
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
 
 def ends_early(folder: Path, *_: object) -> bool:
     (folder / "mutmut.log").write_text(LOG)
+    (folder / "failed.txt").write_text("tests/unit/cloud/test_order.py::test_x\nassert 1 == 2\n")
     return False
 
 
@@ -47,7 +48,10 @@ def test_mutmut_that_ends_before_it_planted_is_an_error_that_shows_its_words(mut
 
     shown = capsys.readouterr()
     assert "cloud: 4 of 4 mutants were not planted" in shown.err
-    assert "/ Running stats\nFAILED tests/unit/cloud/test_order.py::test_x\nfailed to collect" in shown.err
+    assert (
+        "/ Running stats\nfailed to collect stats\ntests/unit/cloud/test_order.py::test_x\nassert 1 == 2\n" in shown.err
+    )
+    assert "- Running stats" not in shown.err
     assert "cloud     not measured" in shown.out
 
 
