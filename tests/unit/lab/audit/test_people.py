@@ -15,7 +15,7 @@ from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Crossing, Persons, of_a_training_image
 from smartedge.lab.audit.given.evidence import evidence_of as given_evidence
 from smartedge.lab.audit.given.table import table_of
-from smartedge.lab.audit.people import _certificate, find_identity, find_persons, fold_of
+from smartedge.lab.audit.people import _certificate, _strongest, find_identity, find_persons, fold_of
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.privacy.mechanisms import Gaussian, Mechanism
 from smartedge.runs.progress import Quiet
@@ -114,6 +114,22 @@ def test_the_certificate_of_persons_is_about_all_releases_that_are_sent(monkeypa
     bound = _certificate(stronger, "hidden", 2, Clock(None))
     assert asked == [40]
     assert bound is not None and bound.bound > 0.5
+
+
+def test_persons_and_linkers_have_the_true_label_where_a_randomised_one_travels() -> None:
+    """No attacker that has what was sent reads more than one that has the true label."""
+    persons = np.arange(240) // 2
+    table = table_of(
+        np.random.default_rng(0).standard_normal((240, 2)),
+        sensitive={"hidden": persons % 2},
+        labels=persons % 3,
+        persons=persons,
+    )
+    for epsilon, labelled in ((1.0, True), (None, False)):
+        sent = Crossing(1, label_in_clear=False, label_epsilon=epsilon)
+        evidence = given_evidence(table, Gaussian((2,), 1.0, 20.0, 1e-5), sent=sent, seed=0)
+        found = _strongest(evidence)
+        assert found.labelled == labelled and torch.equal(found.test_desired, evidence.test_desired)
 
 
 def test_what_cannot_be_done_is_said(evidence_of: Callable[..., RunEvidence], tmp_path: Path) -> None:
