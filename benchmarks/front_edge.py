@@ -34,8 +34,8 @@ import torch
 from common import HERE, keep_json, provenance, show_table
 from PIL import Image
 
-from smartedge.artifacts.results import TaskFacts
 from smartedge.artifacts.run import SharedRun
+from smartedge.artifacts.task import TaskFacts
 from smartedge.config import Config, load_config
 from smartedge.data import open_dataset
 from smartedge.fleet.signing import SIGNING_KEY, make_signing_key
@@ -221,9 +221,11 @@ def device(work: Path) -> dict[str, object]:
     try:
         assert server.stdout is not None
         address = server.stdout.readline().split()[2].rstrip(";")
+        trusted = ["front", "--trust", "factory/front.pub", "--connect", address]
         return {
             "installed_megabytes": installed(python),
-            "without torch": answering(python, work, ["front", "--trust", "factory/front.pub", "--connect", address]),
+            "without torch": answering(python, work, trusted),
+            "without torch and docstrings": without_docstrings(python, work, trusted),
             "with torch": answering(Path(sys.executable), work, ["run", "--connect", address]),
         }
     finally:
@@ -242,11 +244,20 @@ def fresh_environment(work: Path) -> Path:
     return python
 
 
-def installed(python: Path) -> dict[str, float]:
-    """Megabytes of site-packages, without what every virtual environment has; in all, and the largest packages."""
+def installed(python: Path, compiled: str = f".{sys.implementation.cache_tag}.pyc") -> dict[str, float]:
+    """Megabytes of site-packages, without what every virtual environment has; in all, and the largest packages.
+
+    Of compiled files only those of this ending count.
+    """
     folder = next((python.parent.parent / "lib").glob("python*/site-packages"))
     sizes = {
-        entry.name: sum(file.stat().st_size for file in entry.rglob("*") if file.is_file()) if entry.is_dir() else 0
+        entry.name: sum(
+            file.stat().st_size
+            for file in entry.rglob("*")
+            if file.is_file() and (file.suffix != ".pyc" or file.name.endswith(compiled))
+        )
+        if entry.is_dir()
+        else 0
         for entry in folder.iterdir()
         if not OTHER_TOOLS.match(entry.name)
     }
@@ -254,9 +265,20 @@ def installed(python: Path) -> dict[str, float]:
     return {"in all": round(sum(sizes.values()) / 1e6, 1), **{name: round(size / 1e6, 1) for name, size in largest}}
 
 
-def answering(python: Path, work: Path, arguments: list[str]) -> dict[str, object]:
+def without_docstrings(python: Path, work: Path, arguments: list[str]) -> dict[str, object]:
+    """The edge with PYTHONOPTIMIZE=2: the first start compiles what it imports, the second is measured.
+
+    With ``pip install --no-compile`` nothing else is compiled; so large is the environment then.
+    """
+    answering(python, work, arguments, PYTHONOPTIMIZE="2")
+    said = answering(python, work, arguments, PYTHONOPTIMIZE="2")
+    return {**said, "installed_megabytes": installed(python, compiled=".opt-2.pyc")["in all"]}
+
+
+def answering(python: Path, work: Path, arguments: list[str], **more: str) -> dict[str, object]:
     """Let an edge answer every image; what its process says of itself."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    left_out = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    environment = {key: value for key, value in os.environ.items() if key not in left_out} | more
     if python == Path(sys.executable):
         environment["PYTHONPATH"] = str(HERE.parent / "src")
     environment |= {"OMP_NUM_THREADS": "1"}

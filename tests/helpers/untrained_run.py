@@ -6,9 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from smartedge.artifacts.results import ReferenceBytes, TaskFacts
+from smartedge.artifacts.results import ReferenceBytes
 from smartedge.artifacts.run import EdgeRun
 from smartedge.artifacts.summary import EdgeSummary, Session
+from smartedge.artifacts.task import TaskFacts
 from smartedge.config import Config
 from smartedge.datasets import dataset_of
 from smartedge.edge.sender import Traffic

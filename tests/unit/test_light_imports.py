@@ -37,6 +37,9 @@ RELEASING = (
     "smartedge.training",
     "smartedge.wire.grpc_link",
 )
+ANSWERING = tuple(
+    name for name in RELEASING if name not in ("smartedge.cli.edge", "smartedge.edge.releasing", "smartedge.training")
+)
 
 
 def loaded_by(modules: tuple[str, ...]) -> set[str]:
@@ -55,6 +58,7 @@ def loaded_by(modules: tuple[str, ...]) -> set[str]:
         (SENDING, ("torch", "torchvision", "timm", "matplotlib", "jinja2", "sklearn", "scipy")),
         (RELEASING, ("torch", "pyarrow", "safetensors", "scipy", "dp_accounting", "timm", "torchvision", "rich")),
         (RELEASING, ("yaml", "http.server", "difflib")),
+        (ANSWERING, ("smartedge.artifacts.results", "smartedge.artifacts.run")),
         (LOG, ("torch", "numpy", "pyarrow", "pydantic")),
         (RUNNER, ("smartedge.lab", "matplotlib", "jinja2", "sklearn", "scipy")),
     ],
@@ -62,6 +66,7 @@ def loaded_by(modules: tuple[str, ...]) -> set[str]:
         "the sending path needs no torch",
         "an edge with a published front needs no torch",
         "it needs no YAML, no HTTP server and no guesses at misspelt names",
+        "an edge that only answers needs no model of a run's files",
         "the log needs the standard library alone",
         "the edge's runner needs no laboratory",
     ],

@@ -47,7 +47,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from smartedge.artifacts.base import Artifact, Part
-from smartedge.artifacts.results import TaskFacts
+from smartedge.artifacts.task import TaskFacts
 from smartedge.errors import FrontError, SmartEdgeError
 from smartedge.image_size import SizeField
 

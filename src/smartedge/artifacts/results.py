@@ -64,6 +64,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from smartedge.artifacts.base import Artifact, Fields, Part
+from smartedge.artifacts.task import TaskFacts
 from smartedge.image_size import SizeField
 
 __all__ = [
@@ -78,7 +79,6 @@ __all__ = [
     "ReferenceBytes",
     "Results",
     "StageSeconds",
-    "TaskFacts",
     "WeightsFacts",
 ]
 
@@ -103,14 +103,6 @@ class Figures(Part):
     )
     loss: float = Field(description="mean cross-entropy")
     base_rate: float = Field(description="accuracy of always giving the most frequent answer")
-
-
-class TaskFacts(Part):
-    """The task of the run."""
-
-    kind: Literal["single", "multi"] = Field(description="`single`: one of the names; `multi`: yes or no for each name")
-    columns: tuple[str, ...] = Field(description="columns of the data set that make up the task")
-    names: tuple[str, ...] = Field(description="the K classes, or the K columns")
 
 
 class DataFacts(Part):

@@ -122,8 +122,9 @@ from typing import ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from smartedge.artifacts.base import Artifact, CheckedArtifact, Part
-from smartedge.artifacts.results import MachineFacts, TaskFacts
+from smartedge.artifacts.results import MachineFacts
 from smartedge.artifacts.summary import TrafficTotals
+from smartedge.artifacts.task import TaskFacts
 
 __all__ = ["Confirmed", "EdgeRun", "RunFacts", "SharedRun", "Shipped", "Speed"]
 

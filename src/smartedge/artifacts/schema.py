@@ -115,12 +115,16 @@ def _table(model: type[Part], tables: set[type[Part]]) -> str:
 
 
 def _rows(model: type[Part], before: str, tables: set[type[Part]]) -> Iterator[tuple[str, str, str]]:
-    """Key, type and meaning of each field. The fields of a part follow the field that holds it."""
+    """Key, type and meaning of each field. The fields of a part follow the field that holds it.
+
+    A part of another file is not told again where the field says what it is.
+    """
     modules = {table.__module__ for table in tables}
     for name, field in model.model_fields.items():
         key = before + (field.alias or name)
         inner, ending = _part(field.annotation)
-        part = inner if inner is not None and inner.__module__ in modules and not _shown(inner, tables) else None
+        told = inner is not None and (inner.__module__ in modules or not field.description)
+        part = inner if inner is not None and told and not _shown(inner, tables) else None
         if part is None or field.description:
             yield key, _type(field.annotation), _meaning(field)
         if part is not None:

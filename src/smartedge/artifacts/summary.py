@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from smartedge.artifacts.base import Artifact, Part
-from smartedge.artifacts.results import Distortion, Figures, Privacy, ReferenceBytes, TaskFacts, WeightsFacts
+from smartedge.artifacts.results import Distortion, Figures, Privacy, ReferenceBytes, WeightsFacts
+from smartedge.artifacts.task import TaskFacts
 from smartedge.errors import RunError
 
 __all__ = ["CloudSummary", "EdgeSummary", "Session", "TrafficTotals", "has_finished"]

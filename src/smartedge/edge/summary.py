@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from smartedge.artifacts.results import Privacy, ReferenceBytes, TaskFacts
+from smartedge.artifacts.results import Privacy, ReferenceBytes
 from smartedge.artifacts.run import SharedRun
 from smartedge.artifacts.summary import EdgeSummary, Session
+from smartedge.artifacts.task import TaskFacts
 from smartedge.codec import get_codec
 from smartedge.config import Config
 from smartedge.data import DataSet

@@ -25,7 +25,7 @@ from smartedge.artifacts.attacks import KindFigures
 from smartedge.artifacts.audit import Audit
 from smartedge.artifacts.certificate import Certificate
 from smartedge.artifacts.front import AttackedAttribute, AuditReach, Calibration, CertifiedAttribute, FrontManifest
-from smartedge.artifacts.results import TaskFacts
+from smartedge.artifacts.task import TaskFacts
 from smartedge.config import Config
 from smartedge.data.raw import PERSON_COLUMN
 from smartedge.errors import FrontError

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from smartedge.artifacts.results import TaskFacts
 from smartedge.artifacts.run import SharedRun
 from smartedge.artifacts.summary import has_finished
+from smartedge.artifacts.task import TaskFacts
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.config import Config, load_config, load_run_config
 from smartedge.errors import RunError

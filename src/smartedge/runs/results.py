@@ -21,10 +21,10 @@ from smartedge.artifacts.results import (
     Privacy,
     Results,
     StageSeconds,
-    TaskFacts,
 )
 from smartedge.artifacts.run import RunFacts
 from smartedge.artifacts.summary import CloudSummary, EdgeSummary
+from smartedge.artifacts.task import TaskFacts
 from smartedge.errors import RunError
 from smartedge.files import write_atomically
 from smartedge.runs.checkpoint import save_weights

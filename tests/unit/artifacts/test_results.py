@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from smartedge.artifacts.results import DataFacts, Figures, Heads, Results, TaskFacts
+from smartedge.artifacts.results import DataFacts, Figures, Heads, Results
+from smartedge.artifacts.task import TaskFacts
 from smartedge.errors import RunError
 from smartedge.metrics import evaluate
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from smartedge.artifacts.results import TaskFacts
 from smartedge.artifacts.run import SharedRun
 from smartedge.artifacts.summary import CloudSummary, Session
+from smartedge.artifacts.task import TaskFacts
 from smartedge.config import load_config
 
 CASES = (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from smartedge.artifacts.front import AttackedAttribute, AuditReach, CertifiedAttribute, FrontManifest
-from smartedge.artifacts.results import TaskFacts
+from smartedge.artifacts.task import TaskFacts
 from smartedge.errors import ConfigError, FrontError
 from smartedge.fronts.requirements import Requirement
 

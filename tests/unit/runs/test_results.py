@@ -11,8 +11,9 @@ from fleet_example import fleet_figures
 from safetensors.torch import load_file, save_file
 
 from smartedge import metrics
-from smartedge.artifacts.results import Privacy, TaskFacts
+from smartedge.artifacts.results import Privacy
 from smartedge.artifacts.summary import CloudSummary, EdgeSummary, Session, TrafficTotals
+from smartedge.artifacts.task import TaskFacts
 from smartedge.runs.results import (
     _against_true_labels,
     _answers_of_back,
