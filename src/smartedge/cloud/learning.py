@@ -35,6 +35,7 @@ from smartedge.config import Config
 from smartedge.errors import LogError, RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
+from smartedge.models.fixed import kept_as_it_is
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.weights_facts import weights_facts
@@ -141,6 +142,8 @@ class Learning:
     def make_trainer(self, edge: str, header: StreamHeader) -> None:
         """Build the back, and load its newest checkpoint where the run is resumed."""
         back, _ = build_back(self.config, header.outputs)
+        if self.group.leads and not self.config.train.freeze and (kept := kept_as_it_is([back])) is not None:
+            self.monitor.update(Update("cloud", "network", text=kept))
         self.trainer = BackTrainer(
             self.config,
             back,

@@ -29,6 +29,7 @@ from smartedge.methods.loop import Progress, fit
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.schedules import Epoch, get_schedule
 from smartedge.models.exits import task_loss
+from smartedge.models.fixed import kept_as_it_is
 from smartedge.models.zoo.weights import loaded_in
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import save_weights
@@ -90,6 +91,8 @@ class EdgeRunner:
         self.learner = self.method.edge(config, dataset.task, device, dataset)
         if (loaded := loaded_in(self.learner.modules.values())) is not None:
             monitor.update(Update("edge", "network", text=loaded.text()))
+        if not config.train.freeze and (kept := kept_as_it_is(self.learner.modules.values())) is not None:
+            monitor.update(Update("edge", "network", text=kept))
         self.random = RandomStream(derive_seed(config.seed, "edge"), device)
         self.state = EdgeState(folder, self.learner, self.random, dataset)
         existing = self.state.exists

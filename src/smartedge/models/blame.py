@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["first_line", "place_and_reason"]
+__all__ = ["first_line", "kind_and_place", "place_and_reason"]
 
 # Frames that say nothing to the author of the network.
 _HIDDEN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
@@ -23,3 +23,8 @@ def place_and_reason(error: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_HIDDEN)]
     place = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}: " if frames else ""
     return place + first_line(error)
+
+
+def kind_and_place(error: BaseException) -> str:
+    """The kind of the error, and :func:`place_and_reason`."""
+    return f"{type(error).__name__}: {place_and_reason(error)}"

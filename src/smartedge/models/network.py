@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from smartedge.errors import ConfigError
+from smartedge.errors import ConfigError, CutError
 from smartedge.image_size import ImageSize
 from smartedge.models.adapters import add_adapters
 from smartedge.models.blueprint import Blueprint
@@ -50,7 +50,8 @@ def divide(blueprint: Blueprint) -> Divided:
     What is frozen keeps its parameters, and runs in evaluation mode whatever the mode of the rest.
 
     Raises:
-        CutError: the network is unknown, cannot be traced, cannot be cut there, or has no weights of that name.
+        CutError: the network is unknown, cannot be traced, cannot be cut there, has no weights of that name, or nothing
+            behind the cut can be trained.
         ConfigError: the bottleneck does not fit the tensor at the cut, or what is to be frozen does not exist.
     """
     model = network_of(blueprint)
@@ -65,6 +66,11 @@ def divide(blueprint: Blueprint) -> Divided:
     narrow = [] if ends.narrow is None else [ends.narrow]
     whole_front = nn.Sequential(*begin, front, *narrow) if begin or narrow else front
     whole_back = back if ends.widen is None else nn.Sequential(ends.widen, back)
+    if not any(parameter.requires_grad for parameter in whole_back.parameters()):
+        raise CutError(
+            f"nothing behind the cut {blueprint.at} of {blueprint.name} can be trained, so the cloud would learn "
+            "nothing; choose an earlier cut, or let parameters behind it learn (requires_grad)"
+        )
     return Divided(whole_front, ends.task_exit, whole_back, ends.feature_shape, ends.layout)
 
 

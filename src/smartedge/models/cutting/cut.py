@@ -24,6 +24,7 @@ from smartedge.models.cutting.part import Part, Side, furnish, merge_state_dicts
 from smartedge.models.cutting.point import Cut
 from smartedge.models.recording.depth import deep_calls
 from smartedge.models.recording.trace import trace
+from smartedge.models.zoo.answers import plain
 
 __all__ = ["Cut", "cut", "cut_in_order", "list_cuts", "merge_state_dicts"]
 
@@ -155,10 +156,7 @@ def _plain(model: nn.Module) -> nn.Module:
     Raises:
         CutError: a part of it is TorchScript, or has no parameters before it has seen a batch.
     """
-    if type(model).__name__ == "OptimizedModule":  # of torch._dynamo, which takes a second to import
-        model = model.get_submodule("_orig_mod")
-    if type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
-        model = model.get_submodule("module")
+    model = plain(model)
     for name, module in model.named_modules():
         where = f"its part {name}" if name else "it"
         if isinstance(module, torch.jit.ScriptModule):

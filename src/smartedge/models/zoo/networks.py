@@ -17,13 +17,14 @@ from types import ModuleType
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor, nn
+from torch import nn
 
 from smartedge.errors import CutError
 from smartedge.image_size import RGB, ImageSize
-from smartedge.models.blame import first_line, place_and_reason
+from smartedge.models.blame import first_line, kind_and_place
 from smartedge.models.blueprint import is_on_hub, weights_named
 from smartedge.models.compat import load_timm, load_torchvision
+from smartedge.models.zoo.answers import check_answer
 from smartedge.models.zoo.names import refuse_name
 from smartedge.models.zoo.published import load_into, of_model, of_torchvision
 from smartedge.models.zoo.weights import later_loaded
@@ -89,7 +90,7 @@ def build(
             later = weights == "later"
             loaded = later_loaded(size.channels) if later else load_into(model, name, weights, facts, size)
             model.loaded = loaded  # type: ignore[assignment]
-        _check(model, name, outputs, size)
+        check_answer(model, name, outputs, size)
     return model
 
 
@@ -259,19 +260,15 @@ def _from_factory(name: str, outputs: int, arguments: Mapping[str, JsonValue]) -
         except (ImportError, AttributeError) as error:
             raise CutError(f"{name}: {error}; give package.module:factory, importable from here") from error
         except (Exception, SystemExit) as error:  # a script without a main part ends here
-            raise CutError(f"{name}: importing {module_name} fails: {_kind_and_place(error)}") from error
+            raise CutError(f"{name}: importing {module_name} fails: {kind_and_place(error)}") from error
         given = ", ".join([f"num_classes={outputs}", *(f"{key}={value!r}" for key, value in arguments.items())])
         try:
             model = factory(num_classes=outputs, **arguments)
         except (Exception, SystemExit) as error:
-            raise CutError(f"{name}({given}) fails: {_kind_and_place(error)}") from error
+            raise CutError(f"{name}({given}) fails: {kind_and_place(error)}") from error
     if not isinstance(model, nn.Module):
         raise CutError(f"{name}({given}) gave a {type(model).__name__}, not a torch.nn.Module")
     return model
-
-
-def _kind_and_place(error: BaseException) -> str:
-    return f"{type(error).__name__}: {place_and_reason(error)}"
 
 
 @contextmanager
@@ -281,23 +278,3 @@ def _importing_from(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-
-
-def _check(model: nn.Module, name: str, outputs: int, size: ImageSize) -> None:
-    """Run one blank image through, so that an impossible size shows here and not in the middle of a run."""
-    model.eval()
-    try:
-        with torch.no_grad():
-            answer = model(torch.zeros(1, *size.shape))
-    except Exception as error:  # whatever the network's code raises
-        raise CutError(
-            f"{name} does not take {size} images: {_kind_and_place(error)}; choose another image size or network"
-        ) from error
-    model.train()
-    if not isinstance(answer, Tensor):
-        raise CutError(
-            f"{name} answers a {size} image with a {type(answer).__name__} instead of a tensor (1, {outputs}); let "
-            "package.module:factory return a network whose forward returns the logits alone"
-        )
-    if answer.shape != (1, outputs):
-        raise CutError(f"{name} answers a {size} image with {tuple(answer.shape)} instead of (1, {outputs})")
