@@ -238,3 +238,46 @@ def test_labels_of_another_type_later(first: object, later: object, kept: Callab
 def test_whole_numbers_may_later_have_a_point(kept: Callable[..., DataSet]) -> None:
     records = [(PIXELS[n], int(LABELS[n]) if n < 64 else float(LABELS[n])) for n in range(COUNT)]
     assert kept({"train": records}).task.names == ("0", "1", "2")
+
+
+class Ends(Pairs):
+    """Its own code ends in the middle: by a ``next`` without a default, or by leaving the process."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __getitem__(self, place: int) -> tuple[Image.Image, int]:
+        if place == 7:
+            raise self.error
+        return super().__getitem__(place)
+
+
+class Shorter(Stream):
+    def __len__(self) -> int:
+        return COUNT + 5
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (Ends(StopIteration()), "record 7: its own code raised RuntimeError: generator raised StopIteration"),
+        (Ends(SystemExit(3)), "record 7: its own code raised SystemExit"),
+        (Shorter(), "says that it has 105 records, and gave 100"),
+        ([(torch.rand(3, 8, 8).to_sparse(), 0)], "record 0: an image of type Tensor is no array of pixels"),
+        ([(torch.empty(3, 8, 8, device="meta"), 0)], "record 0: an image of type Tensor is no array of pixels"),
+        ([(Image.new("LA", (8, 8)).convert("La"), 0)], "record 0: a picture of mode La cannot become RGB"),
+    ],
+)
+def test_data_sets_that_end_early_or_hold_no_pixels_are_refused(given: object, says: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=says):
+        keep_given(given, tmp_path / "kept", ["kind"])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bits_in_either_byte_order(order: str, tmp_path: Path) -> None:
+    """Pillow's own conversion makes white of all that is above 255."""
+    pixels = np.full((8, 8), 30_000, f"{order}u2")
+    picture = Image.new("I;16B" if order == ">" else "I;16", (8, 8), 30_000)
+    keep_given([(pixels, 0), (picture, 1)] * 20, tmp_path / "kept", ["kind"])
+    split = open_dataset(str(tmp_path / "kept"), "kind", image_size=8, cache_dir=tmp_path / "cache").splits["train"]
+    assert split.read(np.arange(len(split))).images_BCHW.unique().tolist() == [30_000 // 256]

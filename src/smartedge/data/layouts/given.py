@@ -167,11 +167,17 @@ def _records(name: str, given: object, columns: Sequence[str], channels: int) ->
     elif isinstance(features := getattr(given, "features", None), Mapping):
         given = _undecoded(given, features)
     elif not hasattr(given, "__iter__") and hasattr(given, "__getitem__") and hasattr(given, "__len__"):
-        given = map(given.__getitem__, range(len(given)))
+        given = _by_number(given)
     if not isinstance(given, Iterable) and not hasattr(given, "__getitem__"):
         raise DataError(f"{name} is a {type(given).__name__}; give a Dataset, or a pair of arrays")
     for number, record in enumerate(_all_of(name, given)):
         yield _record(f"{name}, record {number}", record, columns, channels)
+
+
+def _by_number(given: Any) -> Iterator[object]:
+    """Not by ``map``, which takes a StopIteration of the data set's own code for the end."""
+    for number in range(len(given)):
+        yield given[number]
 
 
 def _all_of(name: str, given: Any) -> Iterator[object]:
@@ -181,10 +187,24 @@ def _all_of(name: str, given: Any) -> Iterator[object]:
         for record in given:
             yield record
             given_so_far += 1
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(
             f"{name}, record {given_so_far}: its own code raised {type(error).__name__}: {error}"
         ) from error
+    stated = _length(given)
+    if stated is not None and stated != given_so_far:
+        raise DataError(
+            f"{name} says that it has {stated} records, and gave {given_so_far}; some would be missing without a word: "
+            "mend its __len__, or what ends it"
+        )
+
+
+def _length(given: object) -> int | None:
+    """What a data set says of itself; None: nothing."""
+    try:
+        return len(given)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _undecoded(given: Any, features: Mapping[str, Any]) -> Iterable[object]:
@@ -225,46 +245,56 @@ def _value(value: object) -> object:
 
 def _encoded(where: str, image: object, channels: int) -> bytes:
     """An image as the bytes of a file, without loss."""
-    if isinstance(image, Mapping):  # of Hugging Face, not decoded
-        if image.get("bytes") is not None:
-            return bytes(image["bytes"])
-        if image.get("path") is None:
-            raise DataError(f"{where} has no image")
-        image = image["path"]
-    if isinstance(image, io.IOBase):
-        image = image.read()
-    if isinstance(image, str | Path):
-        try:
-            return Path(image).read_bytes()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{where}: the image file {str(image)!r} cannot be read ({error})") from error
-    if isinstance(image, bytes):
-        return image
+    if isinstance(image, Mapping | io.IOBase | str | Path | bytes):
+        return _file_given(where, image)
     if not isinstance(image, Image.Image):
         return _file_of(_pixels(where, image, channels))
     picture = ImageOps.exif_transpose(image)
-    if picture.mode in ("I", "F"):  # Pillow's own conversion would cut off all that is above 255, and 0.5 would be 0
+    # Pillow's own conversion would cut off all that is above 255, and 0.5 would be 0.
+    if picture.mode == "F" or (picture.mode.startswith("I") and picture.mode != "I;16"):
         return _file_of(_pixels(where, _of_16_bits(np.asarray(picture)), channels))
     if len(picture.getbands()) == channels and channels not in (1, RGB):
         return _file_of(np.atleast_3d(np.asarray(picture)))
-    if picture.mode not in ("RGB", "L", "I;16"):
-        picture = picture.convert("RGB")
+    try:
+        picture = picture if picture.mode in ("RGB", "L", "I;16") else picture.convert("RGB")
+    except ValueError as error:
+        raise DataError(f"{where}: a picture of mode {picture.mode} cannot become RGB ({error})") from error
     picture.save(buffer := io.BytesIO(), "PNG", compress_level=1)
     return buffer.getvalue()
 
 
+def _file_given(where: str, image: Mapping[str, Any] | io.IOBase | str | Path | bytes) -> bytes:
+    """The bytes of an image file that is given as such, open, by its name, or as Hugging Face does without decoding."""
+    if isinstance(image, Mapping):
+        if image.get("bytes") is not None:
+            return bytes(image["bytes"])
+        if image.get("path") is None:
+            raise DataError(f"{where} has no image")
+        image = str(image["path"])
+    try:
+        if isinstance(image, io.IOBase):
+            image = image.read()
+        return image if isinstance(image, bytes) else Path(cast("str | Path", image)).read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: the image file {str(image)!r} cannot be read ({error})") from error
+
+
 def _of_16_bits(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
     """Whole numbers that fit, as uint16: Pillow holds pictures of 16 bits as 32. All others stay as they are."""
-    fits = pixels.dtype.kind == "i" and pixels.min(initial=0) >= 0 and pixels.max(initial=0) < 2**16
+    fits = pixels.dtype.kind in "iu" and pixels.min(initial=0) >= 0 and pixels.max(initial=0) < 2**16
     return pixels.astype(np.uint16) if fits else pixels
 
 
-def _plain(image: Any) -> NDArray[Any]:
+def _plain(where: str, image: Any) -> NDArray[Any]:
     """The pixels as an array, also of a tensor on another device, with a gradient, or in bfloat16."""
-    if hasattr(image, "detach"):
-        image = image.detach().cpu()
-        image = image.float() if image.is_floating_point() else image
-    return np.asarray(image)
+    try:
+        if hasattr(image, "detach"):
+            image = image.detach().cpu()
+            image = image.float() if image.is_floating_point() else image
+        pixels = np.asarray(image)
+    except Exception as error:  # of a sparse tensor, one without values, or any object
+        raise DataError(f"{where}: an image of type {type(image).__name__} is no array of pixels: {error}") from error
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
 def _file_of(pixels: NDArray[np.uint8]) -> bytes:
@@ -281,7 +311,7 @@ def _file_of(pixels: NDArray[np.uint8]) -> bytes:
 
 def _pixels(where: str, image: object, channels: int) -> NDArray[np.uint8]:
     """(H, W, C)."""
-    pixels, allowed = _plain(image), (1, RGB, channels)
+    pixels, allowed = _plain(where, image), (1, RGB, channels)
     if pixels.ndim == 3 and pixels.shape[0] in allowed and (pixels.shape[2] not in allowed or hasattr(image, "dim")):
         pixels = pixels.transpose(1, 2, 0)
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in allowed)) or pixels.size == 0:
