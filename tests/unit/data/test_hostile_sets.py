@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,23 @@ def test_whole_paths_within_the_folder(tmp_path: Path, table: Any, opened: Calla
 @pytest.mark.parametrize(("there", "written"), [("{}.png", "{}.PNG"), ("{}.PNG", "{}.png")])
 def test_names_that_differ_in_case(there: str, written: str, table: Callable[..., Path], opened: Any) -> None:
     assert size(opened(table(rows("a", "b", name=written), images=there))) == COUNT
+
+
+@pytest.mark.parametrize(("there", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_in_another_form_of_unicode(there: str, written: str, table: Callable[..., Path], opened: Any) -> None:
+    """macOS splits é into a letter and an accent, Linux does not: a table of one, images of the other."""
+    lines = rows("a", "b", name=unicodedata.normalize(written, "été{}.png"))
+    assert size(opened(table(lines, images=unicodedata.normalize(there, "été{}.png")))) == COUNT
+
+
+def test_images_beside_the_folders_of_classes_are_said(folders: Callable[..., Path], opened: Any) -> None:
+    folder = folders("train/ant", "train/bee")
+    image = next((folder / "train" / "ant").iterdir()).read_bytes()
+    for place in (folder / "train", folder):
+        (place / "stray.png").write_bytes(image)
+    notes = " ".join(opened(folder).notes)
+    for place in (folder / "train", folder):
+        assert f"1 image(s) that lie in {place} itself, in no folder of a class, are not used" in notes
 
 
 def test_yes_and_no_in_several_ways(table: Callable[..., Path], opened: Callable[..., DataSet]) -> None:

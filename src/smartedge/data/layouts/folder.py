@@ -55,6 +55,8 @@ def open_folder(path: Path) -> RawData:
         if folders and table is not None:
             notes.append(f"{table} is not used: the folders of the splits have tables of their own")
         splits = {split: _open_split(folder, notes) for split, folder in (folders or {"train": path}).items()}
+        if folders and table is None:
+            _note_loose(path, notes)
         if table is None and find_table(folders.get("train", path)) is None:
             _refuse_one_class(path, splits["train"])
     return RawData(name, splits, notes=tuple(notes))
@@ -241,15 +243,26 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     if others:
         told = _counted(others)
         notes.append(f"{others.total()} file(s) in {folder} are not images by their name and are not used: {told}")
+    _note_loose(_innermost(folder), notes)
     if nested:
         below = list_some(f"{name}/{each}" for name, within in nested.items() for each in within)
         notes.append(f"the classes of {folder} are its outermost folders; those below are part of them: {below}")
     return RawSplit.from_table(_images(files), pa.table({"label": labels}))
 
 
+def _loose(folder: Path) -> int:
+    """How many images lie in the folder itself."""
+    return sum(1 for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not is_hidden(file))
+
+
+def _note_loose(folder: Path, notes: list[str]) -> None:
+    if loose := _loose(folder):
+        notes.append(f"{loose} image(s) that lie in {folder} itself, in no folder of a class, are not used")
+
+
 def _no_classes(folder: Path, others: Counter[str]) -> str:
     """Why a folder is no data set of classes in folders, in words."""
-    if loose := sum(1 for file in folder.iterdir() if file.suffix.lower() in SUFFIXES):
+    if loose := _loose(folder):
         return (
             f"{folder}: its {loose} images lie in no folder of a class, and there is no table of their labels "
             f"(metadata.csv, labels.csv, ... with a column {FILE_COLUMN!r}). Write such a table, or a folder for each "

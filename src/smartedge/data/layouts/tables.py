@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -206,7 +207,7 @@ def resolve(folder: Path, names: Sequence[str], files: Iterable[Path]) -> list[P
         return places
     known: dict[str, list[Path]] = {}
     for file in files:
-        for key in {file.name, file.stem, file.name.casefold()}:
+        for key in {file.name, file.stem, _folded(file.name)}:
             known.setdefault(key, []).append(file)
     return [
         place if place.is_file() else _only(known, Path(name).name) or place
@@ -215,9 +216,14 @@ def resolve(folder: Path, names: Sequence[str], files: Iterable[Path]) -> list[P
 
 
 def _only(known: Mapping[str, Sequence[Path]], name: str) -> Path | None:
-    """The only file of a name, or else the only one whose name differs in case alone, as Windows writes names."""
-    found = known.get(name) or known.get(name.casefold(), ())
+    """The only file of a name, or else the only one whose name differs as other systems write it."""
+    found = known.get(name) or known.get(_folded(name), ())
     return found[0] if len(found) == 1 else None
+
+
+def _folded(name: str) -> str:
+    """The name without case, as Windows compares names, and with whole letters: macOS writes é as e and an accent."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _within(folder: Path, name: str) -> str:
