@@ -14,7 +14,7 @@ NOT_RUN = {  # blocks by page: a new one needs a reason that is better than thes
     "README.md": 2,  # installs, runs the demo
     "docs/audit-schema.md": 1,  # downloads
     "docs/broker.md": 1,  # two machines
-    "docs/device.md": 1,  # installs
+    "docs/device.md": 2,  # installs
     "docs/fleet.md": 2,  # a proxy; several edges
     "docs/install.md": 2,  # installs, a wheel
     "docs/operation.md": 3,  # changes the machine; needs a cluster; three terminals
