@@ -313,7 +313,7 @@ def memory(work: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["export", "device", "memory", "int8"])
-    parser.add_argument("--work", type=Path, help="folder of 'device' and 'memory'")
+    parser.add_argument("--work", type=Path, default=Path("runs/front-edge"), help="folder of 'device' and 'memory'")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "export":
@@ -322,9 +322,9 @@ def main() -> None:
     elif args.what == "int8":
         found = {"rows": int8()}
     elif args.what == "device":
-        found = device(args.work)
+        found = device(args.work.resolve())
     else:
-        found = {"mib": memory(args.work)}
+        found = {"mib": memory(args.work.resolve())}
     print(json.dumps(found, indent=1))
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     keep_json(RESULTS, {**known, args.what: {**provenance(), **found}})  # each part is measured at its own time
