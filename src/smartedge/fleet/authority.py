@@ -19,7 +19,6 @@ common name of its certificate.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import secrets
@@ -31,7 +30,15 @@ from pathlib import Path
 from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued, SimplexKeys
 from smartedge.errors import FleetError
 from smartedge.files import disk_error, private_folder, refuse_if_others_can_read
-from smartedge.fleet.certificates import SERVER_NAME, Signed, builder_of, require_cryptography, self_signed, signed
+from smartedge.fleet.certificates import (
+    SERVER_NAME,
+    Signed,
+    builder_of,
+    require_cryptography,
+    self_signed,
+    signed,
+    valid_until,
+)
 from smartedge.fleet.guarded import read_guarded, write_guarded
 from smartedge.fleet.register import REGISTER, SIMPLEX_KEYS
 from smartedge.fleet.signing import make_signing_key
@@ -199,12 +206,9 @@ class Authority:
             FleetError: it is damaged.
         """
         path = self.folder / "cloud.pem"
-        if not path.exists() or importlib.util.find_spec("cryptography") is None:
+        if not path.exists():
             return None
-        from cryptography import x509
-
-        pem = _read(path, "make a new one with 'smartedge fleet renew DIR'")
-        return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
+        return valid_until(_read(path, "make a new one with 'smartedge fleet renew DIR'").encode())
 
     def check(self) -> None:
         """Read every file of the folder that is there.

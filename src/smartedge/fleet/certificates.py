@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
-__all__ = ["SERVER_NAME", "Signed", "builder_of", "require_cryptography", "self_signed", "signed"]
+__all__ = ["SERVER_NAME", "Signed", "builder_of", "require_cryptography", "self_signed", "signed", "valid_until"]
 
 SERVER_NAME = "cloud.smartedge.internal"  # in the cloud's and the broker's certificates, wherever they are reached
 _EARLIER = timedelta(hours=1)  # certificates are valid since then: devices' clocks differ
@@ -30,6 +31,15 @@ class Signed(NamedTuple):
     def until(self) -> datetime:
         """The end of its time."""
         return self.certificate.not_valid_after_utc
+
+
+def valid_until(pem: bytes) -> datetime | None:
+    """The end of a certificate's time; None: ``cryptography``, which reads it, is not installed."""
+    if importlib.util.find_spec("cryptography") is None:
+        return None
+    from cryptography import x509
+
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
 def require_cryptography() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from smartedge.artifacts.fleet import Bundle
 from smartedge.errors import FleetError
+from smartedge.fleet import credentials
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
 from smartedge.fleet.credentials import cloud_credentials, credentials_of
@@ -83,3 +86,17 @@ def test_the_cloud_needs_four_files_and_its_key_for_itself(fleet: Authority, tmp
             cloud_credentials(folder)
     (folder / "cloud.key").chmod(0o600)
     assert cloud_credentials(folder).ca == fleet.certificate().encode()
+
+
+@pytest.mark.parametrize(("days", "refused"), [(29, False), (31, True)])
+def test_a_cloud_whose_certificate_has_expired_does_not_start(
+    fleet: Authority, monkeypatch: pytest.MonkeyPatch, days: int, refused: bool
+) -> None:
+    fleet.renew_cloud(days=30)
+    later = datetime.now(timezone.utc) + timedelta(days=days)
+    monkeypatch.setattr(credentials, "datetime", SimpleNamespace(now=lambda zone: later))
+    told = pytest.raises(
+        FleetError, match=r"cloud\.pem: was valid until .* UTC; 'smartedge fleet renew DIR' makes a new"
+    )
+    with told if refused else nullcontext():
+        cloud_credentials(fleet.folder)
