@@ -565,8 +565,8 @@ def at_the_link(monkeypatch) -> dict[str, Any]:
     monkeypatch.setattr(
         smartedge.wire.grpc_receiver, "GrpcReceiver", noted("cloud", smartedge.wire.grpc_receiver.GrpcReceiver)
     )
-    check = create_autospec(smartedge.wire.handshake.check_handshake)  # the files are no certificates
-    monkeypatch.setattr(smartedge.wire.handshake, "check_handshake", check)
+    for name in ("check_handshake", "tls_context"):  # the files are no certificates
+        monkeypatch.setattr(smartedge.wire.handshake, name, create_autospec(getattr(smartedge.wire.handshake, name)))
     return made
 
 

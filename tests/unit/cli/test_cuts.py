@@ -68,6 +68,7 @@ def test_an_unknown_network_is_a_cut_error(capsys):
 
 
 OWN = """
+import torch
 from torch import nn
 class Branches(nn.Module):
     def __init__(self, num_classes):
@@ -81,8 +82,14 @@ class Choosy(nn.Module):
         self.inner = nn.Linear(4, 4)
     def forward(self, x):
         return self.inner(x) if x.sum() > 0 else x
+class Step(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(outputs, 3, 8, 8))
+    def forward(self, x):
+        return torch.tensordot(x, self.weight, ([1, 2, 3], [1, 2, 3]))
 def one(num_classes):
-    return nn.Sequential(nn.Flatten())
+    return nn.Sequential(Step(num_classes))
 def choosy(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 4), Choosy(), nn.Linear(4, num_classes))
 """

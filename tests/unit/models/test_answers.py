@@ -179,5 +179,7 @@ def test_what_a_network_keeps_as_it_is_is_said(made: Callable[[nn.Module], nn.Mo
     )
     made(AlwaysEvaluated())
     front = divide(Blueprint("networks_of_a_test:make", "stage", 3, 16, 0)).front
+    front.eval()
     said = kept_as_it_is([front])
+    assert not any(module.training for module in front.modules())  # as they were
     assert said is not None and said.endswith("2 modules stay in evaluation mode (BatchNorm2d and Dropout)")

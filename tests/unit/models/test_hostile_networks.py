@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -254,3 +255,38 @@ def test_only_real_numbers_can_be_sent(network, at, kind):
     assert at not in [point.name for point in list_cuts(network(), (4,))]
     with pytest.raises(CutError, match=f"{at} .*crosses there, and its {kind} cannot be sent"):
         cut(network(), at, (4,))
+
+
+class Mixed(nn.Module):
+    """Does something to the batch before the cut."""
+
+    def __init__(self, mix: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.head, self.mix = nn.Conv2d(3, 4, 3), nn.Linear(4 * 14 * 14, 2), mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.stem(x)).flatten(1))
+
+
+MIXES: dict[str, Callable[[Tensor], Tensor]] = {
+    "turned round": lambda x: x.flip(0),
+    "moved by one": lambda x: x.roll(1, 0),
+    "the first image's": lambda x: x[:1].expand_as(x).clone(),
+    "less the batch's mean": lambda x: x - x.mean(0, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
+def test_features_that_tell_of_other_images_of_the_batch_do_not_cross(mix: Callable[[Tensor], Tensor]) -> None:
+    network = Mixed(mix)
+    behind = list_cuts(network, (3, 16, 16))[-1].name
+    with pytest.raises(CutError, match=f"cut at {behind}: what crosses there for an image depends on the other"):
+        cut(network, behind, (3, 16, 16))
+    front, _ = cut(network, "stem", (3, 16, 16))  # before it each image is alone
+    assert front.feature_shape == (4, 14, 14)
+
+
+def test_a_front_that_draws_numbers_in_evaluation_mode_is_cut() -> None:
+    network = Mixed(lambda x: nn.functional.dropout(x, 0.5, training=True))
+    front, _ = cut(network, list_cuts(network, (3, 16, 16))[-1].name, (3, 16, 16))
+    assert front.training
