@@ -67,14 +67,16 @@ def link_to(config: Config, location: str, bundle: Bundle | None = None, *, pati
     ``patient`` is that of :class:`~smartedge.wire.grpc_link.GrpcLink`.
 
     Raises:
-        LinkError: the cloud answers, but its certificate or this edge's is not accepted.
+        LinkError: the cloud answers, but its certificate or this edge's is not accepted, or only one of them uses TLS.
     """
     from smartedge.fleet.credentials import credentials_of
     from smartedge.wire.grpc_link import GrpcLink
-    from smartedge.wire.handshake import check_handshake
+    from smartedge.wire.handshake import check_clear, check_handshake
 
     credentials = named_credentials(config) if bundle is None else credentials_of(bundle)
     check_handshake(location, credentials)
+    if patient and not credentials.tls:  # else somebody would wait until the time to connect is up
+        check_clear(location)
     link = config.link
     return GrpcLink(
         location, credentials, connect_timeout_s=link.connect_timeout, patient=patient, insecure=link.insecure

@@ -25,7 +25,7 @@ from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
 from smartedge.wire.frame import Message, ReceivedFrame
 from smartedge.wire.grpc_errors import from_rpc_error, passes
 from smartedge.wire.grpc_stream import SILENCE_S, Stream
-from smartedge.wire.handshake import check_handshake
+from smartedge.wire.handshake import check_clear, check_handshake
 from smartedge.wire.link import check_answer, check_kind, must_be_closed, must_be_open
 from smartedge.wire.parts import MESSAGE_BYTES, split
 from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, split_location
@@ -206,7 +206,10 @@ class GrpcLink:
     def _unavailable(self, error: grpc.RpcError) -> SmartEdgeError:
         """Why no stream could be opened. gRPC does not say so of TLS; a handshake of our own does."""
         try:
-            check_handshake(self._location, self._shown)
+            if self._shown.tls:
+                check_handshake(self._location, self._shown)
+            else:
+                check_clear(self._location)
         except LinkError as found:
             return found
         reason = from_rpc_error(error, self._where)

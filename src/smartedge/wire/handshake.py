@@ -18,7 +18,7 @@ from smartedge.files import PRIVATE
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.sockets import split_location
 
-__all__ = ["check_handshake", "why_unreachable"]
+__all__ = ["check_clear", "check_handshake", "why_unreachable"]
 
 _WAIT_S = 5.0
 _LOOK_S = 2.0  # somebody waits for the answer
@@ -31,6 +31,26 @@ def why_unreachable(location: str) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def check_clear(location: str) -> None:
+    """Greet the receiver with TLS, which it should not take where this side talks in clear.
+
+    Raises:
+        LinkError: it does.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent, and nothing believed
+    context.set_alpn_protocols(["h2"])
+    try:
+        with socket.create_connection(split_location(location), timeout=_LOOK_S) as connection:
+            context.wrap_socket(connection).close()
+    except OSError:  # it does not take TLS, or is not there
+        return
+    raise LinkError(
+        f"link to {location}: the cloud uses TLS, and this side does not; give --bundle, or set link.tls_ca (and "
+        "link.tls_cert with link.tls_key where the cloud asks for a certificate)"
+    )
 
 
 def check_handshake(location: str, credentials: Credentials) -> None:
