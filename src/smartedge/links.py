@@ -33,14 +33,13 @@ __all__ = [
     "one_way_receiver",
     "receiver_for",
     "sender_to",
-    "why_unreachable",
 ]
 
 UDP = "udp://"  # before the address of a cloud that is reached without a way back
 
 
-def sender_to(config: Config, location: str | None, bundle: Bundle | None) -> FrameSender:
-    """The edge's end of a link of either kind."""
+def sender_to(config: Config, location: str | None, bundle: Bundle | None, tell: Callable[[str], None]) -> FrameSender:
+    """The edge's end of a link of either kind. What :func:`link_to` says of the cloud, ``tell`` hears."""
     if bundle is not None and location is None:
         location = bundle.cloud
     assert location is not None
@@ -48,39 +47,42 @@ def sender_to(config: Config, location: str | None, bundle: Bundle | None) -> Fr
         return one_way_link(config, location, bundle)
     if location.startswith(NATS):
         return broker_link(config, location, bundle)
-    return link_to(config, location, bundle, patient=False)  # the edge itself tries again, and says so
+    waits = (
+        "The edge waits for it" if get_method(config.method).answered else "The edge goes on, and its frames wait here"
+    )
+    # the edge itself tries again, and says so
+    return link_to(config, location, bundle, lambda text: tell(f"{text} {waits}"), patient=False)
 
 
-def why_unreachable(location: str | None, bundle: Bundle | None) -> str | None:
-    """What to tell the user of an edge whose cloud does not answer; None: it does, or the link has no way back."""
-    from smartedge.wire import handshake
-
-    location = location or (None if bundle is None else bundle.cloud)
-    if location is None or location.startswith((UDP, NATS)) or not (reason := handshake.why_unreachable(location)):
-        return None
-    return f"the cloud at {location} cannot be reached ({reason}); is it started, and is this its address?"
-
-
-def link_to(config: Config, location: str, bundle: Bundle | None = None, *, patient: bool = True) -> GrpcLink:
+def link_to(
+    config: Config, location: str, bundle: Bundle | None, tell: Callable[[str], None], *, patient: bool = True
+) -> GrpcLink:
     """The edge's end of the link, with the credentials of the bundle, or else with those that the settings name.
 
-    ``patient`` is that of :class:`~smartedge.wire.grpc_link.GrpcLink`.
+    Args:
+        config: the run's settings.
+        location: where the cloud listens, ``host:port``.
+        bundle: of an edge of the cloud's fleet.
+        tell: hears at once, in words for the user, where nobody answers there. That is no error: the cloud may come.
+        patient: that of :class:`~smartedge.wire.grpc_link.GrpcLink`.
 
     Raises:
-        LinkError: the cloud answers, but its certificate or this edge's is not accepted, or only one of them uses TLS.
+        LinkError: somebody answers, and the link does not fit (:func:`~smartedge.wire.handshake.greet`).
+        FleetError: the cloud does not let this edge in. One that is patient hears it with its first call.
     """
     from smartedge.fleet.credentials import credentials_of
     from smartedge.wire.grpc_link import GrpcLink
-    from smartedge.wire.handshake import check_clear, check_handshake
+    from smartedge.wire.handshake import greet
 
-    credentials = named_credentials(config) if bundle is None else credentials_of(bundle)
-    check_handshake(location, credentials)
-    if patient and not credentials.tls:  # else somebody would wait until the time to connect is up
-        check_clear(location)
-    link = config.link
-    return GrpcLink(
+    credentials, link = named_credentials(config) if bundle is None else credentials_of(bundle), config.link
+    made = GrpcLink(
         location, credentials, connect_timeout_s=link.connect_timeout, patient=patient, insecure=link.insecure
     )
+    if reason := greet(location, credentials):
+        tell(f"the cloud at {location} cannot be reached yet ({reason}); is it started, and is this its address?")
+    elif not patient:  # hours may pass until it sends something
+        made.check_admitted()
+    return made
 
 
 def one_way_link(config: Config, location: str, bundle: Bundle | None) -> SimplexLink:

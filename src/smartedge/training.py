@@ -13,7 +13,7 @@ from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, load_config, load_run_config
 from smartedge.datasets import check_data, open_data, with_given_data
 from smartedge.framelog.log import check_disk
-from smartedge.links import check_receiver, one_way_receiver, receiver_for, sender_to, why_unreachable
+from smartedge.links import check_receiver, one_way_receiver, receiver_for, sender_to
 from smartedge.methods.base import get_method
 from smartedge.models.zoo.names import check_name
 from smartedge.processes import run_both
@@ -135,7 +135,7 @@ def run_edge(
         stop: set it to stop cleanly.
 
     Raises:
-        LinkError: the cloud answers, but its certificate or this edge's is not accepted.
+        LinkError, FleetError: somebody answers there, and does not take this edge (:func:`smartedge.links.link_to`).
     """
     check_name(config.model.name)
     config = in_folder(config.exact(), "run", ["edge"], resume=resume)
@@ -145,9 +145,7 @@ def run_edge(
     sender = None
     if method.has_cloud:  # a full disk, a wrong address or certificate is told before torch is imported
         check_disk(config.run_dir / "edge")
-        sender = sender_to(config, location, bundle)
-        if reason := why_unreachable(location, bundle):
-            tell(reason)
+        sender = sender_to(config, location, bundle, tell)
 
     import torch
 
@@ -205,9 +203,9 @@ def release_images(  # noqa: PLR0913 - one argument for each option of the comma
 
     note_facts(config, edge=True)
     check_disk(config.run_dir / "edge")
-    sender = sender_to(config, location, bundle)
+    tell = teller(monitor, "edge", "link")
+    sender = sender_to(config, location, bundle, tell)
     front = OnnxFront(published, config.threads)
-    tell = teller(monitor, "edge", "metrics")
     releaser, stop = Releaser(front, config, source, sender, monitor, resume=resume), stop or Stop()
     with watching(metrics, watched_edge(releaser.sender), tell), stop.watched():
         return releaser.release(stop)

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from link_ends import Handler
+
+from smartedge.fleet.authority import Authority
+from smartedge.fleet.credentials import cloud_credentials
+from smartedge.fleet.register import Register
+from smartedge.wire.grpc_receiver import GrpcReceiver
 
 SECONDS = 3.0
 WITHOUT_TORCH = (
@@ -48,6 +57,23 @@ MISTAKES = {
         "edge run.yaml --connect 127.0.0.1:{free}",
         "is it started, and is this its address?",
     ),
+    "an edge in clear to a cloud with TLS": (
+        "edge run.yaml --connect 127.0.0.1:{tls}",
+        "the cloud uses TLS, and this side does not; give --bundle",
+    ),
+    "a bundle for a cloud in clear": (
+        "edge run.yaml --bundle fleet/bundles/door.bundle --connect 127.0.0.1:{clear}",
+        "the other side does not use TLS; is it a cloud that was started with --fleet",
+    ),
+    "a bundle of another fleet": (
+        "edge run.yaml --bundle other/bundles/door.bundle --connect 127.0.0.1:{tls}",
+        "the cloud's certificate is not accepted",
+    ),
+    "an edge that was revoked": (
+        "edge run.yaml --bundle fleet/gate.bundle --connect 127.0.0.1:{tls}",
+        "the certificate of edge 'gate' was revoked",
+    ),
+    "another program in place of the cloud": ("edge run.yaml --connect 127.0.0.1:{taken}", "is not a smartedge cloud"),
     "a port that is taken": ("cloud run.yaml --listen 127.0.0.1:{taken}", "is the port taken"),
     "a cloud open to everybody": ("cloud run.yaml --listen 0.0.0.0:{free}", "beyond this machine, without TLS"),
     "a fleet that is not there": ("cloud run.yaml --fleet factroy", "factroy"),
@@ -55,18 +81,48 @@ MISTAKES = {
 }
 
 
-@pytest.fixture
-def ports() -> Iterator[dict[str, int]]:
-    """One where somebody listens, and one that is kept free."""
-    with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket() as free:
+class Talks(socketserver.BaseRequestHandler):
+    """Another program: it answers anything with a sentence."""
+
+    def handle(self) -> None:
+        self.request.sendall(b"220 mail.example ESMTP\r\n")
+
+
+@pytest.fixture(scope="module")
+def fleets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a fleet, of whose edges one was revoked, and another one."""
+    folder = tmp_path_factory.mktemp("fleets")
+    for name in ("fleet", "other"):
+        Authority.create(folder / name, days=1).add(["door", "gate"], cloud="127.0.0.1:1", days=1)
+    shutil.copy(folder / "fleet" / "bundles" / "gate.bundle", folder / "fleet")
+    Authority(folder / "fleet").revoke("gate")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ports(fleets: Path) -> Iterator[dict[str, int]]:
+    """One where another program listens, one that is kept free, and two clouds: of the fleet, and in clear."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Talks) as taken, socket.socket() as free:
+        threading.Thread(target=taken.serve_forever, daemon=True).start()
         free.bind(("127.0.0.1", 0))
-        yield {"taken": taken.getsockname()[1], "free": free.getsockname()[1]}
+        shown, register = cloud_credentials(fleets / "fleet"), Register(fleets / "fleet")
+        clouds = [GrpcReceiver(Handler(), "127.0.0.1", credentials=shown, guard=register)]
+        clouds.append(GrpcReceiver(Handler(), "127.0.0.1"))
+        for cloud in clouds:
+            cloud.start()
+        tls, clear = (cloud.port for cloud in clouds)
+        yield {"taken": taken.server_address[1], "free": free.getsockname()[1], "tls": tls, "clear": clear}
+        for cloud in clouds:
+            cloud.close()
+        taken.shutdown()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_at_once(mistake: str, tmp_path: Path, ports: dict[str, int]) -> None:
+def test_a_mistake_is_told_at_once(mistake: str, tmp_path: Path, ports: dict[str, int], fleets: Path) -> None:
     command, says = MISTAKES[mistake]
-    words = [word.format(**ports) if word.endswith(("{free}", "{taken}")) else word for word in command.split()]
+    words = [word.format(**ports) if ":{" in word and word.endswith("}") else word for word in command.split()]
+    for name in ("fleet", "other"):
+        (tmp_path / name).symlink_to(fleets / name)
     (tmp_path / "run.yaml").write_text(PRESENT)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(

@@ -565,7 +565,7 @@ def at_the_link(monkeypatch) -> dict[str, Any]:
     monkeypatch.setattr(
         smartedge.wire.grpc_receiver, "GrpcReceiver", noted("cloud", smartedge.wire.grpc_receiver.GrpcReceiver)
     )
-    for name in ("check_handshake", "tls_context"):  # the files are no certificates
+    for name in ("greet", "tls_context"):  # the files are no certificates
         monkeypatch.setattr(smartedge.wire.handshake, name, create_autospec(getattr(smartedge.wire.handshake, name)))
     return made
 
@@ -589,7 +589,7 @@ def test_the_link_gets_its_settings(at_the_link, tmp_path, monkeypatch, link, ed
         write_atomically(tmp_path / name, content)
     made = []
     for config in (load_config({}), load_config({"link": link})):
-        link_to(config, "127.0.0.1:1")
+        link_to(config, "127.0.0.1:1", None, str)
         receiver_for(config, None, "127.0.0.1", 0)
         made.append({side: dict(given) for side, given in at_the_link.items()})
     for side, expected in (("edge", edge), ("cloud", cloud)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         print(carry(args.run_dir, args.source))
     else:
         bundle = None if args.bundle is None else open_bundle(args.bundle)
-        link = link_to(load_run_config(args.run_dir), args.connect, bundle)
+        link = link_to(load_run_config(args.run_dir), args.connect, bundle, lambda text: print(text, file=sys.stderr))
         try:
             print(carry(args.run_dir, link.ask))
         finally:

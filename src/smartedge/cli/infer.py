@@ -251,7 +251,7 @@ def _server(config: Config, args: argparse.Namespace) -> FrameSender | None:
     patience = min(_CONNECT_S, config.link.connect_timeout)  # an image waits meanwhile
     link = config.link.model_copy(update={"connect_timeout": patience})
     bundle = None if args.bundle is None else open_bundle(args.bundle)
-    return link_to(config.model_copy(update={"link": link}), args.connect, bundle)
+    return link_to(config.model_copy(update={"link": link}), args.connect, bundle, _tell)
 
 
 def _shown(args: argparse.Namespace, data: DataConfig, stop: threading.Event | None) -> Iterator[SourceImage]:

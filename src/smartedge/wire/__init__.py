@@ -6,3 +6,9 @@
 ``link.proto`` has its messages, :mod:`~smartedge.wire.admission` decides who may send,
 :mod:`~smartedge.wire.connections` bounds the connections, :mod:`~smartedge.wire.sockets` counts bytes at the socket.
 """
+
+import os
+
+# gRPC prints what a peer sends, and each handshake that fails, beside the errors that we raise. It looks for this once,
+# when it is imported, so no module of this package imports it before.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC itself logs what a peer sends, and errors are raised anyway
-
 import grpc
 
-from smartedge.errors import LinkError, SmartEdgeError
+from smartedge.errors import FleetError, LinkError, SmartEdgeError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
 from smartedge.wire.frame import Message, ReceivedFrame
-from smartedge.wire.grpc_errors import from_rpc_error, passes
+from smartedge.wire.grpc_errors import carried_by, from_rpc_error, passes
 from smartedge.wire.grpc_stream import SILENCE_S, Stream
-from smartedge.wire.handshake import check_clear, check_handshake
+from smartedge.wire.handshake import LOOK_S, greet
 from smartedge.wire.link import check_answer, check_kind, must_be_closed, must_be_open
 from smartedge.wire.parts import MESSAGE_BYTES, split
 from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, split_location
@@ -40,6 +37,7 @@ _Result = TypeVar("_Result")
 
 _NOTHING = Credentials()
 _RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0  # twice as long each time: a cloud that cannot keep up must not get more to do
+_GREET_S = 5.0  # how long may be asked why there is no connection
 _LOOK_S = 0.2  # how often a thread that waits looks whether the call still lives
 
 
@@ -119,6 +117,22 @@ class GrpcLink:
         """
         must_be_closed(self._stream, self._where)
         return self._patiently(lambda: self._asked(question))
+
+    def check_admitted(self) -> None:
+        """Ask the receiver once whether it lets this side in. One that does not answer now says so in a stream.
+
+        Raises:
+            FleetError: it does not.
+        """
+        must_be_closed(self._stream, self._where)
+        with self._calling:
+            try:
+                self._asked(b"", timeout_s=LOOK_S)
+            except grpc.RpcError as error:
+                if isinstance(refusal := carried_by(error), FleetError):
+                    raise refusal from error
+            finally:
+                self._drop()  # it may take hours until there is something to send
 
     def _patiently(self, call: Callable[[], _Result]) -> _Result:
         """Call again while the receiver is not there or not free."""
@@ -204,20 +218,17 @@ class GrpcLink:
                 self._calling.release()
 
     def _unavailable(self, error: grpc.RpcError) -> SmartEdgeError:
-        """Why no stream could be opened. gRPC does not say so of TLS; a handshake of our own does."""
+        """Why no stream could be opened. gRPC does not say so of TLS; a greeting of our own does."""
         try:
-            if self._shown.tls:
-                check_handshake(self._location, self._shown)
-            else:
-                check_clear(self._location)
+            greet(self._location, self._shown, _GREET_S)
         except LinkError as found:
             return found
         reason = from_rpc_error(error, self._where)
         return LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") if self._patient else reason
 
-    def _asked(self, question: bytes) -> bytes:
+    def _asked(self, question: bytes, timeout_s: float = SILENCE_S) -> bytes:
         call = self._connected().unary_unary(COLLECT, request_serializer=None, response_deserializer=None)
-        answer: bytes = call(question, metadata=self._metadata, timeout=SILENCE_S)
+        answer: bytes = call(question, metadata=self._metadata, timeout=timeout_s)
         return answer
 
     def _connected(self) -> Any:

@@ -251,9 +251,9 @@ class GrpcReceiver:
             self._connections.prove(address, peer.edge)
         elif not is_loopback(address[0]):
             raise FleetError("an edge beyond this machine must prove who it is: use --fleet, or link.token_file")
-        question = await first_message(self._limits.header_s, context.read())
-        await self._questions.take(context, peer, question or b"")
-        self._connections.prove(address, peer.edge)  # it knows the run
+        question = await first_message(self._limits.header_s, context.read()) or b""
+        if await self._questions.take(context, peer, question):
+            self._connections.prove(address, peer.edge)  # it knows the run
 
     async def _take_stream(self, context: Any, address: Address, peer: Peer) -> None:
         if self._access.proves:

@@ -1,8 +1,8 @@
-"""Says in words why TLS with a receiver fails.
+"""Says in words whether a cloud answers, and whether its link fits the credentials of this side.
 
-gRPC tells a sender only that it cannot connect, and tries again until its time is up. So a sender makes one handshake
-with Python's own TLS before it begins. A receiver of gRPC that refuses a certificate sends no alert. It closes the
-connection, where it would otherwise send its first message.
+gRPC tells a sender only that it cannot connect, and tries again until its time is up. So a sender greets the receiver
+by itself before it begins, and where gRPC could not connect. A receiver of gRPC that refuses a certificate sends no
+alert. It closes the connection, where it would otherwise send its first message.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import socket
 import ssl
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from smartedge.errors import LinkError
@@ -18,75 +20,93 @@ from smartedge.files import PRIVATE
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.sockets import split_location
 
-__all__ = ["check_clear", "check_handshake", "why_unreachable"]
+__all__ = ["LOOK_S", "greet", "tls_context"]
 
-_WAIT_S = 5.0
-_LOOK_S = 2.0  # somebody waits for the answer
-
-
-def why_unreachable(location: str) -> str | None:
-    """Why nothing takes a connection at ``host:port`` now; None: something does."""
-    try:
-        socket.create_connection(split_location(location), timeout=_LOOK_S).close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
+LOOK_S = 2.0  # somebody waits for the answer
+_TRIES = 3  # a connection that is closed as many times in the same way was not closed by a bad link
+_ABOUT_CERTIFICATES = ("ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_UNSUPPORTED_CERTIFICATE", "UNKNOWN_CA")
+_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # the greeting, without settings
+_SETTINGS = 4  # kind of the first frame of whoever speaks HTTP/2
+_FRAME_HEAD = 9  # bytes
 
 
-def check_clear(location: str) -> None:
-    """Greet the receiver with TLS, which it should not take where this side talks in clear.
+def greet(location: str, credentials: Credentials, wait_s: float = LOOK_S) -> str | None:
+    """Connect once to ``host:port``, as a sender with these credentials does, and say how that went.
+
+    A link that breaks meanwhile, and a receiver that is slow, are taken for one that is not there: they may be there
+    later. What will not be otherwise later is an error.
+
+    Args:
+        location: of the receiver.
+        credentials: what this side shows, and how it checks the receiver.
+        wait_s: how long this may take, also where the network looks for a name.
+
+    Returns:
+        Why nobody answers, for the user; None: a receiver does.
 
     Raises:
-        LinkError: it does.
+        LinkError: somebody answers who uses TLS where this side does not, or the other way round; whose certificate
+            this side does not accept, or who does not accept the one of this side; or who speaks another language.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent, and nothing believed
+    where = split_location(location)
+    context = tls_context(credentials) if credentials.tls else None
+    ended: list[str | BaseException | None] = []
+
+    def look() -> None:
+        try:
+            if context is None:
+                ended.append(_greet_in_clear(location, where, wait_s))
+            else:
+                ended.append(_greet_with_tls(location, where, credentials, context, wait_s))
+        except (OSError, UnicodeError) as error:  # the latter: a name that no host can have
+            ended.append(getattr(error, "strerror", None) or str(error))
+        except BaseException as error:
+            ended.append(error)
+
+    looking = threading.Thread(target=look, name="greeting", daemon=True)
+    looking.start()
+    looking.join(timeout=wait_s)
+    if not ended:
+        return f"no answer within {wait_s:g} s"
+    if isinstance(ended[0], BaseException):
+        raise ended[0]
+    return ended[0]
+
+
+def _greet_with_tls(
+    location: str, where: tuple[str, int], credentials: Credentials, context: ssl.SSLContext, wait_s: float
+) -> str | None:
     context.set_alpn_protocols(["h2"])
-    try:
-        with socket.create_connection(split_location(location), timeout=_LOOK_S) as connection:
-            context.wrap_socket(connection).close()
-    except OSError:  # it does not take TLS, or is not there
-        return
-    raise LinkError(
-        f"link to {location}: the cloud uses TLS, and this side does not; give --bundle, or set link.tls_ca (and "
-        "link.tls_cert with link.tls_key where the cloud asks for a certificate)"
-    )
-
-
-def check_handshake(location: str, credentials: Credentials) -> None:
-    """Make one TLS handshake with the receiver, where these credentials use TLS and the receiver can be reached.
-
-    Nothing is said about a receiver that cannot be reached, or that closes the connection without a reason: the link
-    tries again later.
-
-    Raises:
-        LinkError: this side does not accept the receiver's certificate, or the receiver does not accept this side's.
-    """
-    if not credentials.tls:
-        return
-    host, port = split_location(location)
-    try:
-        context = tls_context(credentials)
-        context.set_alpn_protocols(["h2"])
-        with (
-            socket.create_connection((host, port), timeout=_WAIT_S) as connection,
-            context.wrap_socket(connection, server_hostname=credentials.server_name or host) as secured,
-        ):
-            answered = secured.recv(1) != b""
-    except ssl.SSLCertVerificationError as error:
-        raise LinkError(
-            f"link to {location}: the cloud's certificate is not accepted ({error.verify_message}); is it the cloud of "
-            "this edge's fleet, and is this machine's clock right?"
-        ) from error
-    except (OSError, ssl.SSLError) as error:
-        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+    name = credentials.server_name or where[0]
+    for _ in range(_TRIES):
+        try:
+            with (
+                socket.create_connection(where, timeout=wait_s) as connection,
+                context.wrap_socket(connection, server_hostname=name) as secured,
+            ):
+                if secured.selected_alpn_protocol() != "h2":
+                    raise LinkError(
+                        f"link to {location}: the other side uses TLS without HTTP/2; is it a smartedge cloud, or a "
+                        "proxy that passes HTTP/2 on?"
+                    )
+                if _first_words(lambda: secured.sendall(_HTTP2), secured.recv):
+                    return None
+        except ssl.SSLCertVerificationError as error:
             raise LinkError(
-                f"link to {location}: the other side does not use TLS; is it a cloud that was started with --fleet, or "
-                "with link.tls_cert?"
+                f"link to {location}: the cloud's certificate is not accepted ({error.verify_message}); is it the "
+                "cloud of this edge's fleet, and is this machine's clock right?"
             ) from error
-        return  # not there, or gone
-    if answered:
-        return
+        except ssl.SSLEOFError:
+            return "the connection was closed while it was made"
+        except ssl.SSLError as error:
+            reason = str(error.reason)
+            if "ALERT" not in reason and _greeted_in_clear(where, wait_s):
+                raise LinkError(
+                    f"link to {location}: the other side does not use TLS; is it a cloud that was started with "
+                    "--fleet, or with link.tls_cert?"
+                ) from error
+            if not any(word in reason for word in _ABOUT_CERTIFICATES):
+                return f"TLS failed: {reason}"
     if credentials.certificate is None:
         raise LinkError(
             f"link to {location}: the cloud asks for a certificate; give --bundle, or set link.tls_cert and "
@@ -96,6 +116,52 @@ def check_handshake(location: str, credentials: Credentials) -> None:
         f"link to {location}: the cloud refuses this edge's certificate: it has expired, was signed for another fleet, "
         "or is not one for an edge. The fleet's owner makes a new bundle with 'smartedge fleet renew'"
     )
+
+
+def _greet_in_clear(location: str, where: tuple[str, int], wait_s: float) -> str | None:
+    words = _greeted_in_clear(where, wait_s)
+    if len(words) == _FRAME_HEAD and words[3] == _SETTINGS:
+        return None
+    if _takes_tls(where, wait_s):
+        raise LinkError(
+            f"link to {location}: the cloud uses TLS, and this side does not; give --bundle, or set link.tls_ca (and "
+            "link.tls_cert with link.tls_key where the cloud asks for a certificate)"
+        )
+    if len(words) == _FRAME_HEAD:
+        raise LinkError(f"link to {location}: what answers there is not a smartedge cloud; is this its address?")
+    return "the connection was closed while it was made"
+
+
+def _greeted_in_clear(where: tuple[str, int], wait_s: float) -> bytes:
+    with socket.create_connection(where, timeout=wait_s) as connection:
+        return _first_words(lambda: connection.sendall(_HTTP2), connection.recv)
+
+
+def _first_words(say: Callable[[], object], hear: Callable[[int], bytes]) -> bytes:
+    """What the other side says first, as long as the head of a frame; less where it closed the connection before."""
+    words = b""
+    try:
+        say()
+        while len(words) < _FRAME_HEAD and (more := hear(_FRAME_HEAD - len(words))):
+            words += more
+    except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):  # it was closed before all was read
+        pass
+    return words
+
+
+def _takes_tls(where: tuple[str, int], wait_s: float) -> bool:
+    """Whether somebody there uses TLS, with any certificate. Nothing is sent, and nothing believed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        with socket.create_connection(where, timeout=wait_s) as connection:
+            context.wrap_socket(connection).close()
+    except ssl.SSLError as error:
+        return "ALERT" in str(error.reason)
+    except ConnectionError:
+        return False
+    return True
 
 
 def tls_context(credentials: Credentials) -> ssl.SSLContext:

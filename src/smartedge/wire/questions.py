@@ -9,6 +9,7 @@ from typing import Any
 
 from smartedge.errors import LinkError
 from smartedge.wire.admission import Peer
+from smartedge.wire.link_pb2 import Told
 from smartedge.wire.places import Places
 
 __all__ = ["Questions"]
@@ -30,13 +31,16 @@ class Questions:
         self._places = Places(loop, 1)
         self._running: set[asyncio.Future[bytes]] = set()
 
-    async def take(self, context: Any, peer: Peer, question: bytes) -> None:
-        """Answer one question.
+    async def take(self, context: Any, peer: Peer, question: bytes) -> bool:
+        """Answer one question; whether it was about a run. An empty one asks only whether the edge is let in.
 
         Raises:
             Busy: another one of the same edge is being answered.
             SmartEdgeError: why there is no answer.
         """
+        if not question:
+            await context.write(Told(edge=peer.edge).SerializeToString())
+            return False
         if self._answer is None:
             raise LinkError("this side does not give back what the cloud wrote; ask 'smartedge serve'")
         place = await self._places.claim(peer)
@@ -48,6 +52,7 @@ class Questions:
         finally:  # an edge that hangs up cannot ask again while a thread still works for it
             running.add_done_callback(lambda done: done.cancelled() or done.exception())
             running.add_done_callback(lambda _: self._places.free(place))
+        return True
 
     async def idle(self) -> None:
         """Wait until no thread works on an answer."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from headers import stream_header
+from ports import held_port
 
 import smartedge.fleet.register
 import smartedge.wire.grpc_receiver
@@ -19,7 +20,7 @@ from smartedge.config import load_config
 from smartedge.errors import ConfigError, FleetError, LinkError, SmartEdgeError
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
-from smartedge.links import check_receiver, link_to, receiver_for
+from smartedge.links import check_receiver, link_to, receiver_for, sender_to
 from smartedge.types import StreamHeader
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
@@ -79,12 +80,16 @@ def connect() -> Iterator[Callable[..., GrpcLink]]:
     links: list[GrpcLink] = []
 
     def connect(location: str, bundle: Bundle | None) -> GrpcLink:
-        links.append(link_to(CONFIG, location, bundle))
+        links.append(link_to(CONFIG, location, bundle, unheard))
         return links[-1]
 
     yield connect
     for link in links:
         link.disconnect()
+
+
+def unheard(text: str) -> None:
+    """What is said of a cloud that is not there."""
 
 
 def send(link: GrpcLink) -> None:
@@ -128,7 +133,7 @@ def test_whoever_is_not_of_the_fleet_is_refused_and_told_why(
         name: (fleet.folder / f"cloud.{end}").read_text() for name, end in (("certificate", "pem"), ("key", "key"))
     }
     assert "refuses this edge's certificate" in refused(connect, where, mine.model_copy(update=cloud))
-    assert "refusing" not in refused(connect, where, None)  # in clear, to this machine: the TLS server hangs up
+    assert "the cloud uses TLS, and this side does not" in refused(connect, where, None)
     assert names.edges == []
 
 
@@ -191,7 +196,7 @@ def test_a_register_that_cannot_be_read_is_an_outage_and_no_refusal(
     link.disconnect()
     impatient = load_config({"link": {"connect_timeout": 0.5}})
     with pytest.raises(LinkError, match=r"admits nobody for now \(.*edges\.json"):
-        link_to(impatient, where, bundle, patient=False).open(HEADER)
+        link_to(impatient, where, bundle, unheard, patient=False).open(HEADER)
     (fleet.folder / "edges.json").write_text(before)
     send(connect(where, bundle))
     assert names.edges == ["door", "door"]
@@ -220,9 +225,28 @@ def test_behind_a_proxy_each_edge_shows_its_token(
     assert names.edges == ["door", "gate"]
 
 
-def test_a_cloud_that_is_not_there_yet_is_no_refusal(fleet: Authority, connect: Connect) -> None:
-    bundle = open_bundle(fleet.add(["door"], cloud="127.0.0.1:1", days=1)[0])
-    connect(bundle.cloud, bundle)  # the link tries later
+@pytest.mark.parametrize(
+    ("method", "waits"),
+    [("hierarchical", "The edge goes on, and its frames wait here"), ("split", "The edge waits for it")],
+)
+def test_a_cloud_that_is_not_there_yet_is_no_refusal(fleet: Authority, method: str, waits: str) -> None:
+    told: list[str] = []
+    with held_port() as port:
+        bundle = open_bundle(fleet.add(["door"], cloud=f"127.0.0.1:{port}", days=1)[0])
+        sender_to(load_config({"method": method}), None, bundle, told.append).disconnect()
+    reason = "(Connection refused); is it started, and is this its address?"
+    assert told == [f"the cloud at 127.0.0.1:{port} cannot be reached yet {reason} {waits}"]
+
+
+def test_an_edge_that_is_not_let_in_hears_it_before_it_trains(fleet: Authority, listen: Listen, names: Names) -> None:
+    """The front may be trained for hours before the first stream."""
+    where, told = listen(), list[str]()
+    door, gate = (open_bundle(path) for path in fleet.add(["door", "gate"], cloud=where, days=1))
+    fleet.revoke("door")
+    with pytest.raises(FleetError, match="edge 'door' was revoked"):
+        sender_to(CONFIG, None, door, told.append)
+    sender_to(CONFIG, None, gate, told.append).disconnect()
+    assert told == [] and names.edges == []
 
 
 def test_settings_and_fleet_do_not_both_say_who_may_send(fleet: Authority, tmp_path: Path) -> None:
@@ -234,7 +258,7 @@ def test_settings_and_fleet_do_not_both_say_who_may_send(fleet: Authority, tmp_p
         receiver_for(config, None, "127.0.0.1", 0, fleet=fleet.folder)  # type: ignore[arg-type]
     token.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        link_to(config, "127.0.0.1:1")
+        link_to(config, "127.0.0.1:1", None, unheard)
 
 
 def test_a_cloud_whose_key_is_of_another_certificate_says_so(fleet: Authority) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import re
+import selectors
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from link_ends import Handler
 from ports import held_port
 
 from smartedge.errors import LinkError
 from smartedge.wire.credentials import Credentials
-from smartedge.wire.handshake import check_handshake, tls_context
+from smartedge.wire.grpc_receiver import GrpcReceiver
+from smartedge.wire.handshake import greet, tls_context
 
 
 @pytest.fixture
@@ -49,25 +59,171 @@ def test_what_is_no_pem_is_told(mine: Credentials, wrong: dict[str, bytes]) -> N
         tls_context(Credentials(**given))
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
-def test_who_does_not_use_tls_is_told_and_who_says_nothing_may_come_back(mine: Credentials, answer: bytes) -> None:
+GREETING = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # of whoever speaks HTTP/2
+
+
+@pytest.fixture
+def receivers(mine: Credentials, certificates: Path) -> Iterator[Callable[..., str]]:
+    """``receivers(credentials, host)``: a receiver of ours; gives its address."""
+    made: list[GrpcReceiver] = []
+
+    def listen(credentials: Credentials, host: str = "127.0.0.1") -> str:
+        made.append(GrpcReceiver(Handler(), host, credentials=credentials))
+        made[-1].start()
+        return f"[{host}]:{made[-1].port}" if ":" in host else f"{host}:{made[-1].port}"
+
+    yield listen
+    for each in made:
+        each.close()
+
+
+@contextmanager
+def answering(*answers: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A listener that treats its first connections as told, one after the other; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        where = f"127.0.0.1:{listening.getsockname()[1]}"
 
         def serve() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                connection.recv(100)
-                connection.sendall(answer)
+            for answer in answers:
+                with suppress(OSError):
+                    connection, _ = listening.accept()
+                    with connection, suppress(OSError):
+                        answer(connection)
 
-        serving = threading.Thread(target=serve)
+        serving = threading.Thread(target=serve, daemon=True)
         serving.start()
-        if answer:
-            with pytest.raises(LinkError, match="the other side does not use TLS"):
-                check_handshake(where, mine)
-        else:
-            check_handshake(where, mine)
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
         serving.join(timeout=30)
+        assert not serving.is_alive()
+
+
+def says(words: bytes) -> Callable[[socket.socket], None]:
+    """Reads, says that, and closes."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(2000)
+        connection.sendall(words)
+
+    return answer
+
+
+def passes(target: str, size: int) -> Callable[[socket.socket], None]:
+    """Passes everything on, and closes after so many bytes from the target: a proxy that cuts."""
+
+    def answer(near: socket.socket) -> None:
+        host, _, port = target.rpartition(":")
+        left = size
+        with socket.create_connection((host, int(port))) as far, selectors.DefaultSelector() as ready:
+            ready.register(near, selectors.EVENT_READ, far)
+            ready.register(far, selectors.EVENT_READ, near)
+            while left:
+                for key, _ in ready.select(timeout=30):
+                    data = key.fileobj.recv(left if key.fileobj is far else 2000)  # type: ignore[union-attr]
+                    if not data:
+                        return
+                    key.data.sendall(data)
+                    left -= len(data) * (key.fileobj is far)
+
+    return answer
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", *["::1"] * socket.has_ipv6])
+def test_a_receiver_whose_link_fits_is_there(host: str, receivers: Callable[..., str], mine: Credentials) -> None:
+    assert greet(receivers(Credentials(), host), Credentials()) is None
+    assert greet(receivers(mine, host), dataclasses.replace(mine, server_name="127.0.0.1")) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", *["::1"] * socket.has_ipv6])
+def test_what_does_not_fit_is_an_error(
+    host: str, receivers: Callable[..., str], mine: Credentials, certificates: Path
+) -> None:
+    clear, tls = receivers(Credentials(), host), receivers(mine, host)
+    named = dataclasses.replace(mine, server_name="127.0.0.1")
+    other = (certificates / "other.pem").read_bytes()
+    for where, shown, told in (
+        (tls, Credentials(), "the cloud uses TLS, and this side does not"),
+        (clear, mine, "the other side does not use TLS"),
+        (tls, dataclasses.replace(named, ca=other), "certificate is not accepted .*fleet"),
+        (tls, dataclasses.replace(mine, server_name="cloud.example"), "certificate is not accepted .*cloud.example"),
+        (tls, dataclasses.replace(named, certificate=None, key=None), "the cloud asks for a certificate"),
+    ):
+        with pytest.raises(LinkError, match=f"{re.escape(where)}: .*{told}"):
+            greet(where, shown)
+
+
+@pytest.mark.parametrize("words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_another_program_is_told_apart(words: bytes, mine: Credentials) -> None:
+    with answering(says(words), says(words)) as where, pytest.raises(LinkError, match="is not a smartedge cloud"):
+        greet(where, Credentials())
+    with answering(says(words), says(words)) as where, pytest.raises(LinkError, match="does not use TLS"):
+        greet(where, mine)
+
+
+def test_tls_without_http2_is_told(mine: Credentials, certificates: Path) -> None:
+    """A proxy whose HTTP/2 is off. gRPC takes no such connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+
+    def answer(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secured:
+            secured.recv(100)
+
+    with answering(answer) as where, pytest.raises(LinkError, match="uses TLS without HTTP/2"):
+        greet(where, mine)
+
+
+def test_a_link_that_breaks_meanwhile_is_no_error(receivers: Callable[..., str], mine: Credentials) -> None:
+    """A proxy that cuts the connection within the handshake: the cloud may be reached later."""
+    closed = ("the connection was closed while it was made", "Connection reset by peer")
+    named = dataclasses.replace(mine, server_name="127.0.0.1")
+    for shown in (Credentials(), named):
+        target = receivers(shown)
+        for size in (0, 1, 5, 60, 200):
+            if shown.tls or size < len(GREETING):
+                with answering(passes(target, size), says(b"")) as where:
+                    assert greet(where, shown) in closed, size
+    target = receivers(named)
+    for size in range(0, 2400, 150):  # a handshake with the certificates of both sides takes less
+        with answering(passes(target, size), passes(target, 10**6)) as where:
+            assert greet(where, named) in (None, *closed), f"cut after {size} bytes"
+
+
+def test_nobody_there_is_no_error(mine: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
     with held_port() as port:
-        check_handshake(f"127.0.0.1:{port}", mine)  # nobody is there
-    check_handshake("nowhere", Credentials())  # no TLS is asked for
+        for shown in (Credentials(), mine):
+            assert greet(f"127.0.0.1:{port}", shown) == "Connection refused"
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # as a cloud that was stopped: the kernel connects
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        for shown in (Credentials(), mine):
+            assert greet(where, shown, 0.2) in ("no answer within 0.2 s", "timed out")
+    asked = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: asked.wait(timeout=60) and [])  # a network that is down
+    assert greet("cloud.example:1", Credentials(), 0.05) == "no answer within 0.05 s"
+    asked.set()
+
+
+def test_a_name_that_no_host_has_is_no_error() -> None:
+    assert greet(f"{'x' * 64}.example:1", Credentials())  # it fails before anybody is asked
+    assert greet("cloud.invalid:1", Credentials())
+
+
+def test_grpc_prints_nothing_of_its_own(certificates: Path) -> None:
+    """Whichever module is imported first: it printed a line for each handshake that failed."""
+    program = """
+import socket, sys
+from pathlib import Path
+from smartedge.wire.grpc_receiver import GrpcReceiver
+from smartedge.wire.credentials import Credentials
+ca, certificate, key = (Path(sys.argv[1], f"{name}.pem").read_bytes() for name in ("ca", "cert", "key"))
+receiver = GrpcReceiver(None, "127.0.0.1", credentials=Credentials(ca=ca, certificate=certificate, key=key))
+receiver.start()
+with socket.create_connection(("127.0.0.1", receiver.port)) as connection:
+    connection.sendall(bytes(100))
+    connection.recv(1)
+receiver.close()
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(certificates)], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

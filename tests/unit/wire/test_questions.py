@@ -16,7 +16,7 @@ from smartedge.errors import FleetError, LinkError, RunError
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.grpc_link import COLLECT, GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
-from smartedge.wire.link_pb2 import Ask
+from smartedge.wire.link_pb2 import Ask, Told
 from smartedge.wire.parts import MESSAGE_BYTES
 
 
@@ -31,7 +31,7 @@ class Answers:
         self.asked.release()
         self.gate.wait(timeout=60)
         Ask.FromString(question)
-        if question == b"":
+        if question == GONE:
             raise RunError("nothing is here for you")
         return edge.encode() + b" " + question
 
@@ -63,7 +63,7 @@ def links() -> Iterator[Links]:
     made.disconnect()
 
 
-QUESTION = Ask(run="run").SerializeToString()
+QUESTION, GONE = Ask(run="run").SerializeToString(), Ask(run="gone").SerializeToString()
 
 
 def shows(token: str) -> Credentials:
@@ -80,7 +80,7 @@ def test_each_edge_is_asked_for_by_the_name_that_it_proves(listen: Callable[...,
         gate.ask(QUESTION)
     assert door.ask(QUESTION) == b"door " + QUESTION
     with pytest.raises(RunError, match="nothing is here for you"):
-        door.ask(b"")
+        door.ask(GONE)
 
 
 def test_nobody_asks_who_has_not_proved_who_it_is(
@@ -94,6 +94,36 @@ def test_nobody_asks_who_has_not_proved_who_it_is(
     with pytest.raises(FleetError, match="must prove who it is"):
         links(in_clear).ask(QUESTION)
     assert answers.asked.acquire(blocking=False) and not answers.asked.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("answers_more", [True, False])
+def test_anybody_hears_whether_it_is_let_in(
+    answers_more: bool, listen: Callable[..., GrpcReceiver], links: Links, answers: Answers
+) -> None:
+    """An edge asks before it trains. It is no question about a run, and proves nothing."""
+    fleet = Fleet()
+    receiver = listen(guard=fleet, **({} if answers_more else {"answer": None}))
+    door = links(receiver, credentials=shows("door"))
+    assert Told.FromString(door.ask(b"")) == Told(edge="door")
+    door.check_admitted()
+    fleet.revoked.add("door")
+    with pytest.raises(FleetError, match="edge door was revoked"):
+        door.check_admitted()
+    assert not answers.asked.acquire(blocking=False)
+    in_clear = listen()
+    links(in_clear).check_admitted()
+    assert in_clear.counters() == {}
+
+
+def test_a_receiver_that_is_not_there_or_too_old_to_say_lets_everybody_in(
+    listen: Callable[..., GrpcReceiver], links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = listen()
+    link = links(receiver)
+    monkeypatch.setattr(smartedge.wire.grpc_receiver, "COLLECT", "another")
+    link.check_admitted()
+    receiver.close()
+    link.check_admitted()
 
 
 def test_a_receiver_without_answers_says_where_they_are(listen: Callable[..., GrpcReceiver], links: Links) -> None:
@@ -174,6 +204,6 @@ def test_hostile_clients_get_an_error_and_others_an_answer(
     with pytest.raises(Exception, match=r"not readable as a message|larger than max"):
         raw.call([question], method=COLLECT)
     with pytest.raises(Exception, match="nothing is here for you"):
-        raw.call([], method=COLLECT)
+        raw.call([GONE], method=COLLECT)
     raw.close()
     assert links(receiver, credentials=shows("door")).ask(QUESTION) == b"door " + QUESTION
