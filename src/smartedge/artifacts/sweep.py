@@ -9,7 +9,6 @@ pictures are made at the end.
 | `undefended/…,seed=N/` | with `--audit`: the same network and data without bottleneck, adversary and noise |
 | `sweep.json`, `sweep.csv` | the figures; the CSV has one line per run, attributes as `NAME.best` and so on |
 | `sweep.html`, `frontier.png` | the page and its picture (`frontier-NAME.png` where several columns are sensitive) |
-| `study.log` | optuna's journal, one study per grid and seed; `optuna-dashboard` reads it |
 
 A finished run is never made again. A run directory with other settings is refused. Remove a run's directory to make the
 run again.

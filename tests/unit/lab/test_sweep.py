@@ -7,8 +7,6 @@ import csv
 import math
 import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from smartedge.artifacts.sweep import Sweep
 from smartedge.cli import sweep as verb
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError
-from smartedge.extras import how_to_install
 from smartedge.lab.audit import suite
 from smartedge.lab.sweep import folder_of, parse_axes, running, sweep
 from smartedge.runs.progress import Quiet
@@ -352,14 +349,3 @@ def test_arguments_that_do_not_fit(argv, message, config_file):
 def test_the_sweep_lies_beside_the_run():
     assert folder_of(load_config({"run_dir": "runs/faces"}), "other") == Path("runs/faces-sweep")
     assert folder_of(load_config({}), "faces") == Path("runs/faces-sweep")
-
-
-def test_without_optuna_the_message_names_the_extra():
-    code = (
-        "import sys; sys.modules['optuna'] = None\n"
-        "from smartedge.lab.sweep import sweep\n"
-        "sweep({}, {'train.lr': (0.1, 0.2)})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "a sweep needs optuna" in done.stderr and how_to_install("audit") in done.stderr

@@ -6,8 +6,7 @@ Under the sweep's folder:
 
 - ``runs/KEY=VALUE,…,seed=N/``: the runs;
 - ``undefended/…/``: the same networks without protection, where the sweep is audited;
-- ``sweep.json`` and ``sweep.csv``: the figures (``docs/sweep-schema.md``);
-- ``study.log``: the journal of optuna, which searches the grid.
+- ``sweep.json`` and ``sweep.csv``: the figures (``docs/sweep-schema.md``).
 """
 
 from smartedge.lab.sweep.points import folder_of, parse_axes

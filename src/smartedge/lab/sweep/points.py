@@ -100,6 +100,8 @@ def folder_of(config: Config, name: str) -> Path:
 def grid_points(base: Config, axes: Mapping[str, Sequence[Any]], seeds: Sequence[int], root: Path) -> list[Point]:
     """All points of the grid, with their settings checked.
 
+    Points of one seed stand together: a sweep that is stopped early has then run every setting with the first seed.
+
     Raises:
         ConfigError: some settings do not go together; the message names every such point.
     """

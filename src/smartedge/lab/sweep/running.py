@@ -1,32 +1,25 @@
-"""Makes the runs of a sweep.
+"""Makes the runs of a sweep, one after the other.
 
-optuna searches the grid (``GridSampler``). Its journal lies beside the runs, so a stopped sweep goes on where it was.
-Only the run directories decide what is done: a finished run is never made again, whichever sweep made it.
-One sweep at a time may work on a folder.
+The run directories say what is done: a stopped sweep goes on where it was, and a finished run is never made again,
+whichever sweep made it. One sweep at a time may work on a folder.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from smartedge.artifacts.sweep import Sweep, SweepAxis, SweepPoint
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError
-from smartedge.extras import how_to_install
 from smartedge.files import private_folder
 from smartedge.lab.sweep.figures import point_entry, rows_of, undefended_entry, write_csv
 from smartedge.lab.sweep.points import Point, check_folder, folder_of, grid_points, text_of
 from smartedge.run_folder import name_of
 from smartedge.runs.progress import Bars, Monitor, Update
 from smartedge.training import train
-
-if TYPE_CHECKING:
-    import optuna
 
 __all__ = ["sweep"]
 
@@ -62,26 +55,25 @@ def sweep(
         The content of ``sweep.json``.
 
     Raises:
-        ConfigError: a point's settings are wrong (nothing is started), or optuna is not installed.
+        ConfigError: a point's settings are wrong; nothing is started.
         RunError: a folder of the sweep holds a run with other settings.
         KeyboardInterrupt: the sweep was stopped; the same call continues it.
     """
     base = load_config(config, overrides).exact()
     root = folder or folder_of(base, name_of(config))
-    _check_optuna()
     if not axes:
         raise ConfigError("a sweep needs a setting to vary, for example --vary adversary.weight=0,1,3")
     if audit_seconds is not None and not base.data.sensitive:
         raise ConfigError("data.sensitive: the audit of a sweep attacks these columns; name at least one")
-    every_seed = range(base.seed, base.seed + seeds)
-    points = grid_points(base, axes, every_seed, root)
+    points = grid_points(base, axes, range(base.seed, base.seed + seeds), root)
     for point in points:
         check_folder(point)
     work = _Work(base, points, axes, root, audit_seconds=audit_seconds, single_process=single_process, monitor=monitor)
-    work.write()
-    for seed in every_seed:  # one seed of every setting first: a sweep that is stopped early still shows every setting
-        work.search(seed)
-    return work.write()
+    found = work.write()
+    for point in points:
+        work.make(point)
+        found = work.write()
+    return found
 
 
 class _Work:
@@ -99,8 +91,8 @@ class _Work:
         monitor: Callable[[], Monitor],
     ) -> None:
         self.base = base
-        self.points = {(tuple(point.settings.values()), point.seed): point for point in points}
-        self.labels = {key: [text_of(value) for value in values] for key, values in axes.items()}
+        self.points = points
+        self.axes = tuple(SweepAxis(key=key, values=tuple(map(text_of, values))) for key, values in axes.items())
         self.root = root
         self.audit = audit_seconds is not None
         self.budget = None if audit_seconds == math.inf else audit_seconds
@@ -109,60 +101,8 @@ class _Work:
         self.errors: dict[Path, str] = {}
         private_folder(root)
 
-    def search(self, seed: int) -> None:
-        """Make every point of one seed that is not done."""
-        import optuna
-        from optuna.storages.journal import JournalFileBackend
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # sweep.json holds the failures
-        backend = JournalFileBackend(str(self.root / "study.log"))
-        sampler = optuna.samplers.GridSampler(self.labels, seed=0)
-        study = optuna.create_study(
-            study_name=self._study_name(seed),
-            storage=optuna.storages.JournalStorage(backend),
-            sampler=sampler,
-            directions=["maximize", "minimize"] if self.audit else ["maximize"],
-            load_if_exists=True,
-        )
-        self._ask_again(study, seed)
-
-        def objective(trial: optuna.Trial) -> Sequence[float]:
-            labels = tuple(trial.suggest_categorical(key, values) for key, values in self.labels.items())
-            point = self.points[labels, seed]
-            trial.set_user_attr("run", str(point.folder.relative_to(self.root)))
-            return self._make(point)
-
-        while study.get_trials(states=(optuna.trial.TrialState.WAITING,)) or not sampler.is_exhausted(study):
-            study.optimize(objective, n_trials=1, catch=(Exception,))
-            self.write()
-
-    def write(self) -> Sweep:
-        """Write the figures of all points, done or not, to ``sweep.json`` and ``sweep.csv``."""
-        entries = [self._entry(point) for point in self.points.values()]
-        references: dict[Path, Point] = {}
-        if self.audit:
-            for point in self.points.values():
-                reference = point.undefended(self.root)
-                references[reference.folder] = reference
-        found = Sweep(
-            config=self.base.to_yaml(),
-            axes=tuple(SweepAxis(key=key, values=tuple(values)) for key, values in self.labels.items()),
-            seeds=tuple(sorted({point.seed for point in self.points.values()})),
-            audited=self.audit,
-            budget_seconds=self.budget,
-            desired=_columns(self.base),
-            sensitive=self.base.data.sensitive,
-            points=tuple(entries),
-            undefended=tuple(undefended_entry(point, self.root) for point in references.values()),
-            rows=tuple(rows_of(entries)),
-        )
-        found.write(self.root / "sweep.json")
-        write_csv(self.root / "sweep.csv", entries)
-        return found
-
-    def _make(self, point: Point) -> tuple[float, ...]:
-        """Train and audit one point where that has not been done; return the values that the study keeps."""
-        self.errors.pop(point.folder, None)
+    def make(self, point: Point) -> None:
+        """Train and audit one point where that has not been done. Where it fails, its error is kept."""
         try:
             self._train(point)
             if self.audit:
@@ -171,12 +111,27 @@ class _Work:
                 self._audit(point, reference)
         except Exception as error:
             self.errors[point.folder] = f"{type(error).__name__}: {error}"
-            raise
-        entry = self._entry(point)
-        assert entry.desired is not None
-        if not self.audit:
-            return (entry.desired,)
-        return entry.desired, max(attribute.best for attribute in entry.attributes.values())
+
+    def write(self) -> Sweep:
+        """Write the figures of all points, done or not, to ``sweep.json`` and ``sweep.csv``."""
+        entries = [self._entry(point) for point in self.points]
+        references = [point.undefended(self.root) for point in self.points] if self.audit else []
+        different = {reference.folder: reference for reference in references}.values()  # points share them
+        found = Sweep(
+            config=self.base.to_yaml(),
+            axes=self.axes,
+            seeds=tuple(sorted({point.seed for point in self.points})),
+            audited=self.audit,
+            budget_seconds=self.budget,
+            desired=_columns(self.base),
+            sensitive=self.base.data.sensitive,
+            points=tuple(entries),
+            undefended=tuple(undefended_entry(point, self.root) for point in different),
+            rows=tuple(rows_of(entries)),
+        )
+        found.write(self.root / "sweep.json")
+        write_csv(self.root / "sweep.csv", entries)
+        return found
 
     def _train(self, point: Point) -> None:
         check_folder(point)
@@ -219,40 +174,7 @@ class _Work:
         state: Literal["done", "failed", "waiting"] = "failed" if error else "done" if self._done(point) else "waiting"
         return point_entry(point, self.root, state, error, audited=self.audit)
 
-    def _ask_again(self, study: optuna.Study, seed: int) -> None:
-        """Queue again each point that failed, was interrupted, or has no run directory any more."""
-        import optuna
-
-        states = optuna.trial.TrialState
-        plain = optuna.load_study(
-            study_name=study.study_name, storage=study._storage
-        )  # this one lacks the grid's rule to stop
-        for trial in study.get_trials(states=(states.RUNNING,)):
-            plain.tell(trial.number, state=states.FAIL)
-        asked = [trial for trial in study.trials if "grid_id" in trial.system_attrs]  # a killed trial may have none
-        waiting = {trial.system_attrs["grid_id"] for trial in asked if trial.state == states.WAITING}
-        last = {trial.system_attrs["grid_id"]: trial for trial in asked}
-        for grid_id, trial in last.items():
-            point = self.points.get((tuple(trial.params.get(key, "") for key in self.labels), seed))
-            done = trial.state == states.COMPLETE and point is not None and self._done(point)
-            if grid_id not in waiting and not done:
-                attributes = {key: trial.system_attrs[key] for key in ("grid_id", "search_space")}
-                study.add_trial(optuna.create_trial(state=states.WAITING, system_attrs=attributes))
-
-    def _study_name(self, seed: int) -> str:
-        about = json.dumps([self.labels, self.audit])
-        return f"seed {seed}, grid {hashlib.sha256(about.encode()).hexdigest()[:8]}"
-
 
 def _columns(config: Config) -> tuple[str, ...]:
     desired = config.data.desired
     return (desired,) if isinstance(desired, str) else tuple(desired)
-
-
-def _check_optuna() -> None:
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"a sweep needs optuna, which is not installed ({error}); run: {how_to_install('audit')}"
-        ) from error
