@@ -42,6 +42,7 @@ from typing import Any
 from common import HERE, keep_result, show_table
 from shaped_link import CASES, IMAGES, ON_EDGE, RATES, UPLOAD, UPLOAD_ONCE, Case, run, who_waits
 from shaping import LONG_QUOTA_US, SHORT_QUOTA_US, Lab, why_not
+from share_of_core import at_share
 
 from smartedge.artifacts.profile import Profile
 from smartedge.config import load_config
@@ -49,7 +50,6 @@ from smartedge.lab.plan.cost import predict
 from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
 from smartedge.lab.plan.links import Link, parse_link
 from smartedge.lab.plan.profile import load_profile
-from smartedge.lab.plan.published import at_share
 from smartedge.lab.plan.search import Constraints, Plan, describe, make_plan
 
 RESULTS = HERE / "results" / "device-ratio"

@@ -15,7 +15,7 @@ from smartedge.files import finite_or_none
 from smartedge.logs import with_spaces
 
 if TYPE_CHECKING:
-    from smartedge.privacy.balance import Balance, Group
+    from smartedge.privacy.balance import Balance, ImageGroup
     from smartedge.types import ReleaseEvent
 
 __all__ = ["add_parser", "run"]
@@ -100,7 +100,7 @@ def _as_text(balance: Balance) -> list[str]:
     return lines
 
 
-def _histogram(groups: list[Group]) -> list[str]:
+def _histogram(groups: list[ImageGroup]) -> list[str]:
     """Images by number of releases and ε; by ranges of ε where there are many different ones."""
     counts: Counter[tuple[float, int]] = Counter()
     for group in groups:
@@ -169,7 +169,7 @@ def _as_json(balance: Balance) -> dict[str, object]:
     }
 
 
-def _group(group: Group) -> dict[str, object]:
+def _group(group: ImageGroup) -> dict[str, object]:
     return {
         "split": group.split,
         "images": group.images,

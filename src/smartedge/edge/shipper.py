@@ -65,12 +65,14 @@ class Shipper:
         self._stopping = threading.Event()
         self._ending = threading.Event()
         self._failure: BaseException | None = None
-        self._ended: StreamHeader | None = None  # the stream that was shipped last, to its end
-        self._told = 0  # the cloud has heard of the end of every stream before this frame
+        # The cloud has heard of the end of every stream before these frames: from this process or an earlier one; and
+        # from this one. What an earlier one told is lost in a cloud that was restored from an older copy since.
+        self._ended = 0
+        self._ended_now = 0
         if (shipped := Shipped.read_if_there(record)) is not None:
             spool.confirm(shipped.confirmed)
             traffic.up, traffic.down, traffic.source = dict(shipped.up), dict(shipped.down), shipped.source
-            self._told = shipped.ended
+            self._ended = shipped.ended
         link.assume_confirmed(spool.confirmed)
         self._thread = threading.Thread(target=self._work, name="shipper", daemon=True)
 
@@ -129,8 +131,8 @@ class Shipper:
                 header = self.spool.stream_at(self.spool.confirmed)
                 if header is None and self._ending.is_set():
                     last = self.spool.streams[-1] if self.spool.streams else None
-                    if last is not None and last != self._ended:
-                        end, again = partial(self._ship, last), self._told >= last.end_seq
+                    if last is not None and last.end_seq > self._ended_now:
+                        end, again = partial(self._ship, last), self._ended >= last.end_seq
                         tell_of_the_end(end, self._stopping, self._tell, again=again)
                     if self.spool.stream_at(self.spool.confirmed) is None:  # else the cloud has lost some
                         return
@@ -175,7 +177,7 @@ class Shipper:
             self._count(header)  # on disk, before the cloud may end
             with _cloud_stores():
                 self.link.close()
-            self._ended, self._told = header, header.end_seq
+            self._ended = self._ended_now = header.end_seq
         except LinkError:
             self._hear_confirmed(header.end_seq)
             raise
@@ -234,13 +236,13 @@ class Shipper:
     def _count(self, header: StreamHeader) -> None:
         """Add what the link has carried for a stream since the last call, and keep how far it came."""
         before, now, traffic = self._counted, self.link.counters(), self._traffic
-        if now == before and self._told != header.end_seq:
+        if now == before and self._ended != header.end_seq:
             return
         self._counted = now
         traffic.add(header.split, before, now)
         shipped = Shipped(
             confirmed=self.spool.confirmed,
-            ended=self._told,
+            ended=self._ended,
             up=traffic.up,
             down=traffic.down,
             source=traffic.source,

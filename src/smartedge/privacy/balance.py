@@ -15,7 +15,17 @@ from smartedge.errors import PrivacyError
 from smartedge.privacy.accountant import composed_epsilon
 from smartedge.types import ReleaseEvent
 
-__all__ = ["SCHEMA", "Balance", "Budget", "Group", "balance_of", "event_of", "facts_of", "read_balance", "refusing"]
+__all__ = [
+    "SCHEMA",
+    "Balance",
+    "Budget",
+    "ImageGroup",
+    "balance_of",
+    "event_of",
+    "facts_of",
+    "read_balance",
+    "refusing",
+]
 
 SCHEMA = 2  # of the tables, and of the noise that belongs to a nonce
 History = tuple[tuple[ReleaseEvent, int], ...]
@@ -30,7 +40,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Group:
+class ImageGroup:
     """Images of one split with the same history."""
 
     split: str
@@ -53,9 +63,9 @@ class Balance:
     run: str
     policy: Mapping[str, object]  # the mechanism and what else was fixed when the run began
     budget: Budget
-    groups: tuple[Group, ...]
+    groups: tuple[ImageGroup, ...]
 
-    def worst(self, split: str | None = None) -> Group | None:
+    def worst(self, split: str | None = None) -> ImageGroup | None:
         """The group with the largest ε, then with the most releases; None where nothing was released."""
         chosen = [group for group in self.groups if split in (None, group.split)]
         return max(chosen, key=lambda group: (group.epsilon, group.releases), default=None)
@@ -144,7 +154,7 @@ def balance_of(db: sqlite3.Connection) -> Balance:
         split, counted, label_epsilon = group
         history = tuple((events[number], count) for number, count in counted)
         cost = composed_epsilon(dict(history), delta)
-        groups.append(Group(split, number_of_images, example[group], history, cost, label_epsilon))
+        groups.append(ImageGroup(split, number_of_images, example[group], history, cost, label_epsilon))
     order = {"train": 0, "val": 1, "test": 2}
     groups.sort(key=lambda group: (order.get(group.split, 3), group.split, group.releases))
     return Balance(str(facts["run"]), facts["policy"], budget, tuple(groups))

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from smartedge.data.layouts.listing import FilesBySplit, find_files
-from smartedge.data.layouts.stored import ARROW, PARQUET, Group, StoredTable, open_table
+from smartedge.data.layouts.stored import ARROW, PARQUET, RowGroup, StoredTable, open_table
 from smartedge.data.layouts.tables import FILE_COLUMN
 from smartedge.data.raw import Images, RawData, RawSplit, list_some, slices
 from smartedge.data.reading.readers import Block, InBlocks
@@ -200,7 +200,7 @@ def _reader(root: Path, paths: Sequence[Path], image: str) -> InBlocks:
     return InBlocks(blocks)
 
 
-def _items_of_group(root: Path, path: Path, group: Group, image: str) -> Iterator[Item]:
+def _items_of_group(root: Path, path: Path, group: RowGroup, image: str) -> Iterator[Item]:
     each = max(1, group.bytes // max(1, group.rows))
     rows = min(max(_AT_ONCE_BYTES // each, _ROWS), _MOST_ROWS)
     try:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from smartedge.data.raw import refuse_lfs_pointer
 from smartedge.errors import DataError
 
-__all__ = ["ARROW", "PARQUET", "Group", "StoredTable", "open_table"]
+__all__ = ["ARROW", "PARQUET", "RowGroup", "StoredTable", "open_table"]
 
 PARQUET = frozenset({".parquet"})
 ARROW = frozenset({".arrow", ".feather"})
@@ -23,7 +23,7 @@ _MAGIC = b"ARROW1"  # of an Arrow file; a stream has none
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """A row group of a Parquet file, or a record batch of Arrow.
 
     Attributes:
@@ -53,7 +53,7 @@ class StoredTable(ABC):
         """All rows of some columns, ``rows`` at a time or fewer."""
 
     @abstractmethod
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[RowGroup]:
         """The parts of the file that are read from their begin to their end. None of them keeps the file open."""
 
     @abstractmethod
@@ -102,11 +102,11 @@ class _Parquet(StoredTable):
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         return iter(self._file.iter_batches(batch_size=rows, columns=list(columns), use_threads=False))
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[RowGroup]:
         metadata = self._file.metadata
         found = map(metadata.row_group, range(metadata.num_row_groups))
         return [
-            Group(group.num_rows, group.total_byte_size, partial(_of_row_group, self._path, number))
+            RowGroup(group.num_rows, group.total_byte_size, partial(_of_row_group, self._path, number))
             for number, group in enumerate(found)
         ]
 
@@ -155,11 +155,11 @@ class _Arrow(StoredTable):
             for start in range(0, picked.num_rows, rows):
                 yield picked.slice(start, rows)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[RowGroup]:
         if self._stream:
             return list(_groups_of_stream(self._path))
         return [
-            Group(batch.num_rows, batch.nbytes, partial(_of_file, self._path, number))
+            RowGroup(batch.num_rows, batch.nbytes, partial(_of_file, self._path, number))
             for number, batch in enumerate(self._all())
         ]
 
@@ -176,7 +176,7 @@ def _of_file(path: Path, number: int, column: str, rows: int) -> Iterator[pa.Arr
         return _slices(pa.ipc.open_file(mapped).get_batch(number).column(column), rows)
 
 
-def _groups_of_stream(path: Path) -> Iterator[Group]:
+def _groups_of_stream(path: Path) -> Iterator[RowGroup]:
     """A stream has no list of its batches, so their places are found once. They follow the dictionaries they need."""
     with pa.memory_map(str(path)) as mapped:
         reader = pa.ipc.open_stream(mapped)
@@ -187,7 +187,7 @@ def _groups_of_stream(path: Path) -> Iterator[Group]:
                 batch = reader.read_next_batch()
             except StopIteration:
                 return
-            yield Group(batch.num_rows, batch.nbytes, partial(_of_stream, path, (*before, place)))
+            yield RowGroup(batch.num_rows, batch.nbytes, partial(_of_stream, path, (*before, place)))
             if reader.stats.num_dictionary_batches > known:
                 before = (*before, place)
 

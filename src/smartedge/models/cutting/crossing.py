@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, fx
 
 from smartedge.errors import CutError
-from smartedge.models.cutting.half import Half
 from smartedge.models.cutting.packing import packing_of
 from smartedge.models.cutting.part import Side, named_state, state_of
+from smartedge.models.cutting.part_graph import PartGraph
 from smartedge.models.cutting.point import Point
 from smartedge.models.recording.graph import BATCHES, Trace, per_image, shape_text, storage_of, tensors_in
 from smartedge.models.recording.varying import decided
@@ -300,7 +300,7 @@ class Analysis:
         """The operations between the points, in order: those of the front, of middle parts, and of the back."""
         graphs, begin = [], 0
         for before, after in itertools.pairwise([None, *points, None]):
-            part = Half(self.trace, self.sizes)
+            part = PartGraph(self.trace, self.sizes)
             if before is None:
                 part.begin("images", [self.trace.input], None)
             else:

@@ -1,4 +1,4 @@
-"""Writes the operations of one half of a divided network."""
+"""Writes the operations of one part of a divided network: the front, a middle part, or the back."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from smartedge.models.cutting.packing import Packing
 from smartedge.models.recording.contexts import Own, enter, leave
 from smartedge.models.recording.graph import BATCHES, Trace, per_image
 
-__all__ = ["Half"]
+__all__ = ["PartGraph"]
 
 
-class Half:
+class PartGraph:
     """A graph into which operations of a recording are copied, each with the free values and sizes that it needs.
+
+    Args:
+        trace: the recording of the whole network.
+        sizes: those of its nodes that compute sizes, and no tensors.
 
     Attributes:
         graph: the operations so far.
         copied: node of the recording → its copy.
-        input: what this half is given.
+        input: what this part is given.
     """
 
     input: fx.Node
@@ -32,11 +36,11 @@ class Half:
         self.sizes = sizes
         self.graph = fx.Graph()
         self.copied: dict[fx.Node, fx.Node] = {}
-        self._arrived: fx.Node | None = None  # the same in the back; None in the front
+        self._arrived: fx.Node | None = None  # the same behind a cut; None in the front
         self._context: tuple[Own, fx.Node] | None = None  # that of the last operation, and what ends it
 
     def begin(self, name: str, nodes: Sequence[fx.Node], packing: Packing | None) -> None:
-        """This half is given what these nodes of the recording are: the images, or what crosses the cut."""
+        """This part is given what these nodes of the recording are: the images, or what crosses the cut."""
         self.input = self.graph.placeholder(name)
         if name == "features":
             self._arrived = self.input

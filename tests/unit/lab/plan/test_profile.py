@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from smartedge.artifacts.profile import Profile, Timing
+from smartedge.artifacts.profile import Profile
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.profile import load_profile, save_profile
-from smartedge.lab.plan.published import at_share, device_names, load_device, scale
+from smartedge.lab.plan.published import device_names, load_device, scale
 from smartedge.lab.plan.survey import thin
 
 
@@ -88,25 +88,6 @@ def test_every_machine_that_ships_loads_and_scales(name: str, profile: Profile) 
     assert scaled.cuts[1].codecs["uint8"].bytes_per_image == profile.cuts[1].codecs["uint8"].bytes_per_image
     host = factor if device.computes_on == "cpu" else 1.0
     assert scaled.cuts[1].codecs["uint8"].encode.seconds == pytest.approx(2e-5 * host, rel=1e-9)
-
-
-def test_a_share_of_a_core_takes_as_many_times_longer(profile: Profile) -> None:
-    part = at_share(profile, 0.05)
-    assert part.kind == "scaled" and part.cores == 1
-    assert part.cuts[1].front_step.seconds == pytest.approx(20 * profile.cuts[1].front_step.seconds, rel=1e-12)
-    assert part.whole.codecs["jpeg"].encode.cpu_seconds == pytest.approx(
-        20 * profile.whole.codecs["jpeg"].encode.cpu_seconds, rel=1e-12
-    )
-    assert part.transport.seconds_per_frame == pytest.approx(20 * profile.transport.seconds_per_frame, rel=1e-12)
-    assert part.checkpoint.seconds == profile.checkpoint.seconds
-    assert part.cuts[1].codecs["uint8"].bytes_per_image == profile.cuts[1].codecs["uint8"].bytes_per_image
-
-
-def test_a_share_of_a_core_does_not_slow_the_disk(profile: Profile) -> None:
-    waiting = Timing(seconds=5e-3, cpu_seconds=1e-3, spread=0.0, first_seconds=0.0)
-    part = at_share(profile.model_copy(update={"data": waiting}), 0.1)
-    assert part.data.seconds == pytest.approx(4e-3 + 10e-3, rel=1e-12)
-    assert part.data.cpu_seconds == pytest.approx(10e-3, rel=1e-12)
 
 
 def test_there_are_edges_and_clouds() -> None:
