@@ -29,8 +29,8 @@ from common import HERE, DropHandler, data_folder, keep_csv, keep_result
 from smartedge.codec import Codec, get_codec, reconstruction_error, saturated_share
 from smartedge.codec.bits import pack_bits
 from smartedge.codec.quantise import AffineCodec, by_range, quantise
+from smartedge.data.opening import open_dataset
 from smartedge.data.reading.loader import batches
-from smartedge.data.sources import open_dataset
 from smartedge.methods.front_step import edge_forward, edge_step
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input

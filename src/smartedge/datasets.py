@@ -35,9 +35,10 @@ def check_data(config: Config) -> None:
     A data set that may have to be fetched is not looked for.
 
     Raises:
-        DataError: as :func:`smartedge.data.sources.check_columns`.
+        DataError: as :func:`smartedge.data.opening.check_columns`.
     """
-    from smartedge.data.sources import check_columns, may_be_fetched
+    from smartedge.data.opening import check_columns
+    from smartedge.data.sources import may_be_fetched
 
     if not may_be_fetched(config.data.path):
         check_columns(raw_data_of(config), config.data.desired, config.data.sensitive)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smartedge.augment import augment
     from smartedge.data.dataset import DataSet, Split
+    from smartedge.data.opening import open_dataset
     from smartedge.data.reading.loader import Batches, batches
     from smartedge.data.shards import shard
-    from smartedge.data.sources import open_dataset
 
 # Public name -> module. Imported at first use: whoever only checks a path and its columns needs no torch.
 _PUBLIC = {
@@ -19,7 +19,7 @@ _PUBLIC = {
     "Split": "data.dataset",
     "augment": "augment",
     "batches": "data.reading.loader",
-    "open_dataset": "data.sources",
+    "open_dataset": "data.opening",
     "shard": "data.shards",
 }
 

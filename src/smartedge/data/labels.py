@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from smartedge.types import SplitName, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BOOLEAN", "Column", "labels_of", "read_column", "read_task"]
+__all__ = ["BOOLEAN", "Column", "Labels", "labels_of", "read_column", "read_labels", "read_task"]
 
 BOOLEAN = ("no", "yes")
 _YES_NO = (
@@ -49,6 +50,48 @@ class Column:
         self.names = names
         self.codes = codes
         self.unusable = unusable
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The columns that a run uses.
+
+    Attributes:
+        task: what is learned.
+        desired: its columns.
+        hidden: the columns to hide.
+    """
+
+    task: Task
+    desired: Sequence[Column]
+    hidden: Sequence[Column]
+
+    @property
+    def columns(self) -> list[Column]:
+        """All of them."""
+        return [*self.desired, *self.hidden]
+
+    def task_of(self, column: Column) -> Task:
+        """What the labels of a hidden column mean."""
+        return Task("single", (column.column,), column.names)
+
+
+def read_labels(data: RawData, desired: str | Sequence[str], sensitive: Sequence[str]) -> Labels:
+    """Read the columns to learn and those to hide.
+
+    Raises:
+        DataError: a column is unknown or cannot be a label, one is desired and sensitive, or there is nothing to train
+            with.
+    """
+    if "train" not in data.splits:
+        raise DataError(f"{data.name} has no training split; it has: {', '.join(data.splits)}")
+    if empty := [split for split, raw in data.splits.items() if not raw.images.count]:
+        raise DataError(f"{data.name}: the {empty[0]} split holds no images")
+    task, columns = read_task(data, desired, blanks=not sensitive)
+    hidden = [read_column(data, name) for name in sensitive]
+    if both := sorted(set(sensitive) & set(task.columns)):
+        raise DataError(f"{', '.join(both)} cannot be desired and sensitive at once")
+    return Labels(task, columns, hidden)
 
 
 def read_task(data: RawData, desired: str | Sequence[str], *, blanks: bool = False) -> tuple[Task, list[Column]]:
