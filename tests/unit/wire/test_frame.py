@@ -311,7 +311,8 @@ def test_answers_are_float32_of_the_shape_asked_for_and_without_labels() -> None
     assert (answer.codec, answer.feature_dtype, answer.feature_shape) == ("float32", "float32", (10,))
     sent = serialise(make_frame(side=b""), answer)
     assert len(sent.head) == 6 + 3 * 4
-    assert receive(sent, answer).batch.labels.tolist() == [0, 0, 0]
+    labels = receive(sent, answer).batch.labels
+    assert labels.tolist() == [0, 0, 0] and labels.dtype == np.int64, "as where labels travel"
 
 
 def test_a_side_of_an_older_version_is_told_so() -> None:
