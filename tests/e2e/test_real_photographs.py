@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -13,6 +14,7 @@ from smartedge.runs.progress import Quiet
 from smartedge.training import train
 
 
+@pytest.mark.usefixtures("forked_sides")
 def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
     config = load_config(
         {
@@ -30,7 +32,7 @@ def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
             "model": {"name": "resnet18", "cut": "layer1"},
             "train": {"batch_size": 32},
             "codec": {"name": "float16"},
-            "hardware": {"edge_device": "cpu", "cloud_device": "cpu"},
+            "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
         }
     )
     results = train(config, monitor=Quiet())

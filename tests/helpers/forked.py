@@ -20,9 +20,13 @@ from typing import IO
 
 __all__ = ["PRELOADED", "Popen", "fork_server"]
 
-# The optimiser imports torch._dynamo when the first one is made.
-PRELOADED = ["torch._dynamo", "smartedge.training", "smartedge.edge.runner", "smartedge.cloud.runner", "forked"]
-PRELOADED += ["opened_faces"]
+# All that a side of a run imports, which takes a second even beside torch. The optimiser imports torch._dynamo when the
+# first one is made; the writer of curves imports TensorBoard.
+PRELOADED = ["torch._dynamo", "torch.utils.tensorboard", "forked", "opened_faces"]
+PRELOADED += [f"smartedge.cli.{verb}" for verb in ("app", "cloud", "edge", "train")]
+PRELOADED += ["smartedge.training", "smartedge.edge.runner", "smartedge.cloud.runner", "smartedge.cloud.receiving"]
+PRELOADED += ["smartedge.cloud.worker", "smartedge.methods.hierarchical", "smartedge.data.opening"]
+PRELOADED += ["smartedge.fleet.bundle", "smartedge.wire.grpc_link", "smartedge.wire.grpc_receiver"]
 
 
 def fork_server() -> BaseContext:

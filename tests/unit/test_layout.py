@@ -21,11 +21,17 @@ pytestmark = pytest.mark.source
 
 
 @cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Every node of a file of ours."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def parameters() -> dict[str, list[set[str]]]:
     """Name of a function or class → the names of the parameters of each definition."""
     found: dict[str, list[set[str]]] = {}
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 given = node.args
                 names = {each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)}
@@ -88,15 +94,15 @@ def test_the_interfaces_that_the_architecture_shows_are_those_of_the_source() ->
 
 def test_text_is_read_and_written_as_utf_8_whatever_the_locale_is() -> None:
     for path in FILES:
-        for call in (
-            node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
-        ):
-            name = ast.unparse(call.func).rpartition(".")[2]
-            given = {each.arg: ast.unparse(each.value) for each in call.keywords}
+        for call in (node for node in nodes_of(path) if isinstance(node, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            given = {each.arg: each.value for each in call.keywords}
             modes = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
-            opens = name == "fdopen" or ast.unparse(call.func) == "open"
+            opens = name == "fdopen" or (isinstance(call.func, ast.Name) and name == "open")
             of_path = name == "write_text" or (name == "read_text" and not call.args)  # metadata's takes a name
             in_text = of_path or (opens and not any("b" in mode for mode in modes))
             where = f"{path.relative_to(SOURCE)}:{call.lineno}"
             assert not in_text or "encoding" in given, f"{where}: {name} without an encoding"
-            assert given.get("text") != "True" or "encoding" in given, f"{where}: text=True without an encoding"
+            text = given.get("text")
+            asks_text = isinstance(text, ast.Constant) and text.value is True
+            assert not asks_text or "encoding" in given, f"{where}: text=True without an encoding"
