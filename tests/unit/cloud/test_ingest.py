@@ -253,6 +253,26 @@ def arrived(header: StreamHeader) -> list[ReceivedFrame]:
     return [receive(serialise(frame, header), header) for frame in frames_of(header)]
 
 
+def test_of_two_senders_with_one_name_the_first_goes_on(tmp_path: Path) -> None:
+    """Both were accepted before either had sent a frame, for example over two links."""
+    with taking_in(tmp_path) as (ingest, handover):
+        first, *later = streams(load_config(SETTINGS))
+        second = dataclasses.replace(first, run="another")
+        ingest.accept("edge", first)
+        ingest.accept("edge", second)
+        ingest.ingest("edge", first, arrived(first)[0])
+        with pytest.raises(RunError, match="the log belongs to another run"):
+            ingest.ingest("edge", second, arrived(second)[0])
+        intake = handover.intakes["edge"]
+        assert intake.streams == [first] and intake.refused == 1
+        for header in (first, *later):
+            ingest.accept("edge", header)
+            for frame in arrived(header):
+                ingest.ingest("edge", header, frame)
+            ingest.finish("edge", header)
+        assert intake.sent_all
+
+
 def test_an_edge_waits_when_it_is_further_ahead_of_training_than_it_may_be(tmp_path: Path) -> None:
     with taking_in(tmp_path, {"link": {"max_lead_frames": 1}}) as (ingest, handover):
         header = streams(load_config(SETTINGS))[0]

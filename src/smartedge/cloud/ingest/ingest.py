@@ -276,12 +276,13 @@ class Ingest:
         if header in intake.streams:
             return
         with nullcontext() if self._shared is None else self._shared.one_at_a_time():
-            if not intake.streams:
-                if self._shared is not None:
-                    self._shared.refresh()
-                with self._counting(intake):
-                    self._check_place(intake)  # another edge may have sent its first frame in between
-                    self._check_run(intake, header)
+            if not intake.streams and self._shared is not None:
+                self._shared.refresh()
+            with self._counting(intake):  # another sender may have sent its first frame in between
+                self._check_run(intake, header)
+                self._check_order(intake, header)
+                if not intake.streams:
+                    self._check_place(intake)
                     self._begin(intake.edge, header)
             log = intake.open_log()
             log.mark_gap(header.first_seq)
