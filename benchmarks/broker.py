@@ -38,6 +38,7 @@ from smartedge.errors import LinkError
 from smartedge.framelog.mark import read_mark
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, serialise
+from smartedge.wire.jetstream.intake import Stored
 from smartedge.wire.jetstream.messages import Address
 from smartedge.wire.jetstream.receiver import JetStreamReceiver, Taking, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
@@ -103,13 +104,18 @@ def ingest_here(port: int, folder: Path, n_streams: int) -> None:
         def mine(self, edges: Collection[str]) -> Collection[str]:
             return group.share(edges)
 
+        def stored(self, edge: str) -> Stored:
+            log = stores.of(edge).log
+            begun = [header for header in log.streams if header.first_seq < log.durable]
+            return Stored(log.durable, begun[-1] if begun else None)
+
         def release(self, edge: str) -> None:
             stores.release(edge)
             group.release(edge)
 
     address = Address("127.0.0.1", port, STREAM, n_streams)
     timing = Timing(look_s=0.2, again_s=0.5, longest_retry_s=0.5)
-    receiver = JetStreamReceiver(stores, address, taking=Shared(), timing=timing)
+    receiver = JetStreamReceiver(stores, address, Shared(), timing=timing)
     receiver.start()
     receiver.wait_ready()
     print("ready", flush=True)

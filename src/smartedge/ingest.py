@@ -65,8 +65,8 @@ def run_ingest(
     receiver = JetStreamReceiver(
         process.ingest,
         address,
-        credentials,
-        taking=process,
+        process,
+        credentials=credentials,
         refusal=partial(_refusal, register),
         insecure=config.link.insecure,
     )

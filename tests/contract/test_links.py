@@ -21,7 +21,7 @@ from smartedge.wire import grpc_stream
 from smartedge.wire.frame import Message, serialise
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
-from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
+from smartedge.wire.jetstream.receiver import JetStreamReceiver, Taking, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
 from smartedge.wire.link import UNNAMED_EDGE, FrameSender
 from smartedge.wire.memory import MemoryLink
@@ -134,7 +134,7 @@ def link(request: pytest.FixtureRequest, handler: Handler) -> Iterator[FrameSend
     if request.param.startswith("jetstream"):
         name, several = f"t{uuid.uuid4().hex}", "streams" in request.param
         address = request.getfixturevalue("broker").address(name, n_streams=3 if several else 1)
-        taking = JetStreamReceiver(handler, address, timing=Timing(look_s=0.05))
+        taking = JetStreamReceiver(handler, address, Taking(), timing=Timing(look_s=0.05))
         taking.start()
         assert taking.wait_ready(30)
         publishing = JetStreamLink(address, timeout_s=30)

@@ -82,7 +82,7 @@ def write_broker(authority: Authority, *, days: int) -> BrokerFiles:
 
 def settings_of(edges: Iterable[str]) -> str:
     """The broker's settings. An edge may publish to its own subjects, and read the answers to itself, and no more."""
-    users = [_user(INGEST_NAME, ["$JS.API.>", "$JS.ACK.>"], "INGEST")]
+    users = [_user(INGEST_NAME, ["$JS.API.>"], "INGEST")]
     users += [_user(edge, [f"smartedge.*.{edge}"], edge) for edge in edges]
     return _SETTINGS + "".join(users) + "  ]\n}\n"
 

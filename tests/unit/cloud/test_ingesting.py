@@ -40,7 +40,7 @@ def _shapes_found_here(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.contextmanager
 def ingest(config: Config, folder: Path, address: Address) -> Iterator[tuple[IngestProcess, JetStreamReceiver]]:
     process = IngestProcess(config, folder, Quiet())
-    receiver = JetStreamReceiver(process.ingest, address, taking=process, timing=TIMING)
+    receiver = JetStreamReceiver(process.ingest, address, process, timing=TIMING)
     receiver.start()
     try:
         assert receiver.wait_ready(60)
@@ -111,7 +111,7 @@ def test_two_processes_and_a_broker_that_is_killed(tmp_path: Path, own_broker: B
             time.sleep(0.02)  # the other one may have done all that was left, before this one was connected again
         told = {figure.name: figure.value for figure in watched_ingest(*one).figures()}
         assert watched_ingest(*one).trouble() == []
-        stored = {edge.name: float(one[0].stored(edge.name)) for edge in edges}
+        stored = {edge.name: float(one[0].stored(edge.name).frames) for edge in edges}
     assert stored == told["cloud_frames"] == {edge.name: float(edge.streams()[-1].end_seq) for edge in edges}
     assert (told["cloud_edges_done"], told["cloud_complete"], told["ingest_connected"]) == (3, 1, 1)
     assert told["ingest_bad_messages"] == {} and found == [True] and is_complete(folder)

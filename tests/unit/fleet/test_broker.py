@@ -15,7 +15,7 @@ from smartedge.fleet.bundle import open_bundle
 from smartedge.fleet.credentials import credentials_of, ingest_credentials
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.jetstream.messages import Address
-from smartedge.wire.jetstream.receiver import JetStreamReceiver, Timing
+from smartedge.wire.jetstream.receiver import JetStreamReceiver, Taking, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
 
 EMPTY = stream_header(frames=0)
@@ -70,7 +70,9 @@ def opened(address: Address, edge: str, credentials: Credentials) -> None:
 
 def test_each_edge_publishes_for_itself_alone(fleet: Path, broker: Broker, tmp_path: Path) -> None:
     handler, address = Nothing(), broker.address(n_streams=3)
-    receiver = JetStreamReceiver(handler, address, ingest_credentials(fleet), timing=Timing(look_s=0.05))
+    receiver = JetStreamReceiver(
+        handler, address, Taking(), credentials=ingest_credentials(fleet), timing=Timing(look_s=0.05)
+    )
     receiver.start()
     assert receiver.wait_ready(10), receiver.trouble
     door = credentials_of(open_bundle(fleet / "bundles" / "door.bundle"))

@@ -14,6 +14,7 @@ from smartedge.cloud.ingest.shapes import shapes_of
 from smartedge.config import Config
 from smartedge.files import private_folder
 from smartedge.runs.progress import Monitor, Update
+from smartedge.wire.jetstream.intake import Stored
 from smartedge.wire.jetstream.receiver import Taking
 
 __all__ = ["IngestProcess"]
@@ -58,12 +59,16 @@ class IngestProcess(Taking):
         self.ingest.release(edge)
         self._group.release(edge)
 
-    def stored(self, edge: str) -> int:
+    def stored(self, edge: str) -> Stored:
         """See :class:`~smartedge.wire.jetstream.receiver.Taking`."""
         with self._handover.changed:
             self._store.refresh()
             known = self._handover.intakes.get(edge)
-            return 0 if known is None or known.log is None else known.log.durable
+            if known is None or known.log is None:
+                return Stored()
+            durable = known.log.durable
+            begun = [header for header in known.streams if header.first_seq < durable]
+            return Stored(durable, begun[-1] if begun else None)
 
     def run(self, stop: threading.Event, check: Callable[[], None]) -> bool:
         """Wait until the run is complete (True) or ``stop`` is set (False). ``check`` raises what went wrong."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import NamedTuple
 
 from smartedge.errors import CodecError, FrameError, SmartEdgeError
 from smartedge.types import StreamHeader
@@ -12,17 +12,22 @@ from smartedge.wire.frame import header_from_json
 from smartedge.wire.jetstream.messages import Assembler, Piece, read_piece
 from smartedge.wire.link import FrameHandler, StreamReceiver
 
-__all__ = ["EdgeIntake", "Settled"]
+__all__ = ["EdgeIntake", "Settled", "Stored"]
 
-_Ticket = TypeVar("_Ticket")
+
+class Stored(NamedTuple):
+    """What the store holds of an edge, whichever process took it."""
+
+    frames: int = 0  # that are durable
+    header: StreamHeader | None = None  # of the last stream of which a frame is durable
 
 
 @dataclass
-class Settled(Generic[_Ticket]):
-    """What became of some messages, by their tickets. Those that are named nowhere stay with the broker."""
+class Settled:
+    """What became of some messages."""
 
-    done: list[_Ticket] = field(default_factory=list)  # durable in the store, or needed by nobody
-    bad: list[_Ticket] = field(default_factory=list)  # not sound: no run can take them
+    before: dict[str, int] = field(default_factory=dict)  # stream -> nothing before this number is needed any more
+    bad: int = 0  # messages that are not sound: no run can take them
     why: SmartEdgeError | None = None  # of ``bad``
     refusal: SmartEdgeError | None = None  # the handler takes nothing more of this edge for now
 
@@ -34,11 +39,18 @@ class _Bad(Exception):
         self.reason, self.frame = reason, frame
 
 
-class EdgeIntake(Generic[_Ticket]):
+class _Place(NamedTuple):
+    """Where a message lies in the broker."""
+
+    stream: str
+    number: int
+
+
+class EdgeIntake:
     """Takes the messages of one edge in their order, and hands frames to a handler.
 
-    The message of a stream's header is done when the whole stream is. So another process that goes on with this edge
-    gets it first, and then the frames that are not done.
+    The broker may forget a message when the store has what it says. For a stream's header that is when the first of its
+    frames is durable. A process that goes on with this edge is told that header by the store.
 
     A message that is not sound in itself is bad, and the sender has lost its frame. What is sound and refused stays
     with the broker: the fault may be one of this side, as other settings, a full disk, or a frame that is missing.
@@ -46,39 +58,39 @@ class EdgeIntake(Generic[_Ticket]):
     Args:
         handler: takes the frames.
         edge: whose they are.
-        stored: how many of its frames are durable in the store. A broker that was killed may have lost that they are
-            done, and not that their header is.
+        stored: what the store holds of the edge. The broker may give some of it again.
     """
 
-    def __init__(self, handler: FrameHandler, edge: str, stored: int = 0) -> None:
+    def __init__(self, handler: FrameHandler, edge: str, stored: Stored) -> None:
         self._handler = handler
         self._edge = edge
-        self._header: StreamHeader | None = None  # of the stream that came last
+        self._header = stored.header  # of the stream that came last
         self._receiver: StreamReceiver | None = None  # of the stream that is open
-        self._next_seq = stored
+        self._next_seq = stored.frames
         self._assembler: Assembler | None = None
-        self._begun: list[_Ticket] = []  # of the open stream's header
-        self._parts: list[_Ticket] = []  # of the frame that is not whole yet
-        self._taken: list[_Ticket] = []  # of frames that are not durable yet
+        self._came: dict[str, int] = {}  # stream -> number of the last message that was looked at
+        self._begun: list[_Place] = []  # the open stream's header, until one of its frames is durable
+        self._parts: list[_Place] = []  # of the frame that is not whole yet
+        self._taken: list[_Place] = []  # of frames that are not durable yet
 
-    def take(self, messages: Iterable[tuple[_Ticket, bytes]]) -> Settled[_Ticket]:
-        """Take further messages, and make their frames durable.
+    def take(self, stream: str, messages: Iterable[tuple[int, bytes]]) -> Settled:
+        """Take further messages of a stream, each with its number there, and make their frames durable.
 
         After a refusal this object is of no more use: :meth:`abort` it, and begin with the broker's oldest message.
         """
-        settled: Settled[_Ticket] = Settled()
+        settled = Settled()
         try:
-            for ticket, data in messages:
-                try:
-                    self._take(ticket, data, settled)
-                except _Bad as bad:
-                    settled.bad += self._parts if bad.frame else [ticket]
-                    settled.why = bad.reason
-                    if bad.frame:
-                        raise bad.reason from bad
-            self._sync(settled)
+            for number, data in messages:
+                self._take_one(_Place(stream, number), data, settled)
         except SmartEdgeError as error:
             settled.refusal = error
+        try:
+            self._sync()
+        except SmartEdgeError as error:
+            settled.refusal = settled.refusal or error
+        needed = [*self._begun, *self._parts, *self._taken]
+        for name, last in self._came.items():
+            settled.before[name] = min((place.number for place in needed if place.stream == name), default=last + 1)
         return settled
 
     def abort(self) -> None:
@@ -87,7 +99,19 @@ class EdgeIntake(Generic[_Ticket]):
         if receiver is not None:
             receiver.abort()
 
-    def _take(self, ticket: _Ticket, data: bytes, settled: Settled[_Ticket]) -> None:
+    def _take_one(self, place: _Place, data: bytes, settled: Settled) -> None:
+        try:
+            self._take(place, data)
+        except _Bad as bad:
+            settled.bad += len(self._parts) if bad.frame else 1
+            settled.why = bad.reason
+            self._came[place.stream] = place.number
+            if bad.frame:
+                self._parts = []
+                raise bad.reason from bad
+        self._came[place.stream] = place.number
+
+    def _take(self, place: _Place, data: bytes) -> None:
         try:
             piece = read_piece(data)
             header = header_from_json(bytes(piece.body)) if piece.is_header else None
@@ -96,29 +120,30 @@ class EdgeIntake(Generic[_Ticket]):
         except FrameError as error:
             raise _Bad(error) from error
         if header is None:
-            self._add(piece, ticket, settled)
-        elif self._receiver is not None and header == self._header:  # the edge has connected again
-            settled.done.append(ticket)
-        else:
-            self._begin(header, ticket, settled)
+            self._add(piece, place)
+        elif self._receiver is None or header != self._header:  # else the edge has connected again
+            self._sync()
+            self.abort()  # the edge has given an unfinished stream up
+            self._open(header)
+            self._begun, self._parts, self._assembler = [place], [], None
+            self._finish_where_whole()
 
-    def _begin(self, header: StreamHeader, ticket: _Ticket, settled: Settled[_Ticket]) -> None:
-        self._sync(settled)
-        self.abort()  # the edge has given an unfinished stream up
-        settled.done += [*self._begun, *self._parts]
-        self._begun, self._parts, self._assembler = [], [], None
+    def _open(self, header: StreamHeader) -> StreamReceiver:
         self._receiver = StreamReceiver(self._handler, self._edge, header)
         self._header, self._next_seq = header, self._receiver.next_seq
-        self._begun = [ticket]
-        self._finish_where_whole(settled)
+        return self._receiver
 
-    def _add(self, piece: Piece, ticket: _Ticket, settled: Settled[_Ticket]) -> None:
+    def _add(self, piece: Piece, place: _Place) -> None:
         header, receiver = self._header, self._receiver
         if piece.seq < self._next_seq:  # sent again
-            settled.done.append(ticket)
             return
+        if receiver is None and header is not None and self._next_seq < header.end_seq:
+            receiver = self._open(header)  # the store knows it
         if header is None or receiver is None:
-            raise _Bad(FrameError(f"frame {piece.seq}: no stream that it could belong to was begun"))
+            raise FrameError(
+                f"frame {piece.seq} came over the broker without a stream that it belongs to; the store ends before "
+                f"frame {self._next_seq}. Is it the store that took the earlier frames?"
+            )
         if not piece.seq < header.end_seq:
             raise _Bad(FrameError(f"frame {piece.seq}: the open stream ends with frame {header.end_seq - 1}"))
         if piece.seq > self._next_seq:
@@ -127,7 +152,7 @@ class EdgeIntake(Generic[_Ticket]):
                 "broker has lost it (was it set up with sync_interval: always?)"
             )
         self._assembler = self._assembler or Assembler(header)
-        self._parts.append(ticket)
+        self._parts.append(place)
         try:
             message = self._assembler.add(piece)
             if message is None:
@@ -138,17 +163,15 @@ class EdgeIntake(Generic[_Ticket]):
         self._taken += self._parts
         self._assembler, self._parts = None, []
         self._next_seq = receiver.next_seq
-        self._finish_where_whole(settled)
+        self._finish_where_whole()
 
-    def _finish_where_whole(self, settled: Settled[_Ticket]) -> None:
+    def _finish_where_whole(self) -> None:
         if self._header is not None and self._receiver is not None and self._next_seq == self._header.end_seq:
             receiver, self._receiver = self._receiver, None
             receiver.finish()
-            settled.done += [*self._taken, *self._begun]
-            self._taken, self._begun = [], []
+            self._begun, self._taken = [], []
 
-    def _sync(self, settled: Settled[_Ticket]) -> None:
+    def _sync(self) -> None:
         if self._taken and self._receiver is not None:
             self._receiver.sync()
-            settled.done += self._taken
-            self._taken = []
+            self._begun, self._taken = [], []

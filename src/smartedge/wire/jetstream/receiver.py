@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import logging
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,9 +18,10 @@ from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.logs import plain
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.jetstream.client import Loop, cancelled, connect, from_nats_error, refuse_in_clear
-from smartedge.wire.jetstream.intake import EdgeIntake, Settled
+from smartedge.wire.jetstream.intake import EdgeIntake, Settled, Stored
 from smartedge.wire.jetstream.messages import Address, edge_of, subject_of
-from smartedge.wire.jetstream.streams import check_stream, make_consumer, make_streams
+from smartedge.wire.jetstream.pulling import pulled
+from smartedge.wire.jetstream.streams import check_stream, forget, make_streams
 from smartedge.wire.link import FrameHandler
 
 if TYPE_CHECKING:
@@ -34,12 +34,9 @@ __all__ = ["JetStreamReceiver", "Taking", "Timing"]
 _log = logging.getLogger(__name__)
 
 _NAME = "INGEST"  # no edge's: theirs have small letters
-_PULL_MESSAGES = 256  # asked for at a time, of one edge
-_PULL_BYTES = 4 * 2**20
-_PULL_S = 30.0
 _THREADS = 16  # that call the handler
 _PATIENCE_S = 10.0  # for the broker's answers
-_NANO = 10**9
+_LAST_S = 2.0  # for the broker's last answers when this side ends
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Timing:
 
 
 class Taking:
-    """What this process takes. Here it is alone, and takes all edges; several processes divide them."""
+    """What this process takes, and what the store holds. Here it is alone, and takes all edges of an empty store."""
 
     def mine(self, edges: Collection[str]) -> Collection[str]:
         """Those of these edges that this process takes now; asked every few seconds."""
@@ -62,12 +59,12 @@ class Taking:
     def release(self, edge: str) -> None:
         """This process takes the edge no longer."""
 
-    def stored(self, edge: str) -> int:
-        """How many frames of the edge are known to be durable, whichever process took them."""
-        return 0
+    def stored(self, edge: str) -> Stored:
+        """What the store holds of the edge, whichever process took it."""
+        return Stored()
 
 
-_NOTHING, _ALONE, _USUAL = Credentials(), Taking(), Timing()
+_NOTHING, _USUAL = Credentials(), Timing()
 
 
 class JetStreamReceiver:
@@ -77,11 +74,14 @@ class JetStreamReceiver:
     the messages of an edge at a time: it has the edge's consumer. Where two think that an edge is theirs, the store's
     lock decides, and nothing is lost.
 
+    The store alone says where it goes on. Nothing is acknowledged: each look at the broker removes what became durable
+    since the last one. What was not removed when a process was killed comes again, and is known by its number.
+
     Args:
         handler: gets the frames, in threads of the receiver.
         address: of the broker.
+        taking: which edges this process takes, and what the store holds of them.
         credentials: what this side shows, and how it checks the broker.
-        taking: which edges this process takes, and what is stored of them.
         refusal: why an edge may not send now; None: it may.
         timing: how often is looked and tried.
         insecure: allow a broker beyond this machine without TLS.
@@ -95,9 +95,9 @@ class JetStreamReceiver:
         self,
         handler: FrameHandler,
         address: Address,
-        credentials: Credentials = _NOTHING,
+        taking: Taking,
         *,
-        taking: Taking = _ALONE,
+        credentials: Credentials = _NOTHING,
         refusal: Callable[[str], str | None] = lambda edge: None,
         timing: Timing = _USUAL,
         insecure: bool = False,
@@ -114,6 +114,7 @@ class JetStreamReceiver:
         self.bad: Counter[str] = Counter()  # edge -> messages that were not sound, and were deleted
         self.refused: Counter[str] = Counter()  # edge -> times that it was refused
         self.trouble = ""  # why nothing can be taken now
+        self._made: dict[str, Any] = {}  # stream -> when it was made
         self._claimed: set[str] = set()  # edges that other processes cannot take until they are released
         self._said: dict[str, str] = {}  # edge -> what was logged of it last
         self._loop = Loop("broker")
@@ -176,6 +177,7 @@ class JetStreamReceiver:
         lost: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
         client = await connect(self._address, self._credentials, name=_NAME, timeout_s=_PATIENCE_S, lost=lost)
         edges: dict[str, _Taken] = {}
+        self._made = {}
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             jetstream = client.jetstream(timeout=_PATIENCE_S)
@@ -190,6 +192,9 @@ class JetStreamReceiver:
                     taken.task.result()  # raises what ended it
             if lost.done():
                 raise lost.result()
+            await cancelled(taken.task for taken in edges.values())
+            with contextlib.suppress(asyncio.TimeoutError):  # what stays there comes again, and is known
+                await asyncio.wait_for(self._unless({lost}, self._forget(jetstream, edges)), _LAST_S)
         except SmartEdgeError:
             raise
         except Exception as error:
@@ -200,7 +205,7 @@ class JetStreamReceiver:
             for edge in sorted(self._claimed):  # else no other process could take it while this one is cut off
                 await self._call(functools.partial(self._release, edge))
             lost.cancel()
-            await asyncio.wait({asyncio.ensure_future(client.close())}, timeout=2.0)
+            await asyncio.wait({asyncio.ensure_future(client.close())}, timeout=_LAST_S)
 
     @staticmethod
     async def _unless(ends: set[asyncio.Future[Any]], work: Coroutine[Any, Any, None]) -> None:
@@ -219,8 +224,12 @@ class JetStreamReceiver:
         for stream in self._address.streams:
             info = await jetstream.stream_info(stream, subjects_filter=subject_of(stream, "*"))
             check_stream(self._address, stream, info.config)  # somebody may have edited it
+            made = getattr(info, "created", None)  # older versions of the library do not know it
+            if self._made.setdefault(stream, made) != made:
+                raise LinkError(f"{self._where}: the stream {stream!r} was deleted, and made again")
             for edge in filter(None, (edge_of(stream, subject) for subject in info.state.subjects or {})):
                 there.setdefault(edge, []).append(stream)
+        await self._forget(jetstream, edges)
         known = there.keys() | edges.keys()
         mine = await self._call(functools.partial(self._claim, known))
         for edge in self._claimed - mine:
@@ -235,7 +244,18 @@ class JetStreamReceiver:
                 await cancelled({edges[edge].task})
             # Elsewhere lies what the edge sent while its address had another count: older frames.
             streams = sorted(there[edge], key=lambda stream: stream == self._address.stream_of(edge))
-            edges[edge] = _Taken(streams, asyncio.create_task(self._take_edge(client, jetstream, edge, streams)))
+            before: dict[str, int] = {}
+            task = asyncio.create_task(self._take_edge(client, jetstream, edge, streams, before))
+            edges[edge] = _Taken(streams, task, before)
+
+    @staticmethod
+    async def _forget(jetstream: JetStreamContext, edges: dict[str, _Taken]) -> None:
+        """Remove what the store holds from the broker. For many messages at once: it costs the broker an fsync."""
+        for edge, taken in edges.items():
+            for stream, number in list(taken.before.items()):
+                await forget(jetstream, stream, edge, number)
+                if taken.before.get(stream) == number:  # else more came meanwhile
+                    del taken.before[stream]
 
     def _claim(self, edges: Collection[str]) -> set[str]:
         mine = set(self._taking.mine(sorted(edges)))
@@ -259,16 +279,22 @@ class JetStreamReceiver:
 
     # -- one edge
 
-    async def _take_edge(self, client: Client, jetstream: JetStreamContext, edge: str, streams: list[str]) -> None:
-        """Take the messages of one edge, until it is cancelled. Where the run refuses it, try again later."""
+    async def _take_edge(
+        self, client: Client, jetstream: JetStreamContext, edge: str, streams: list[str], before: dict[str, int]
+    ) -> None:
+        """Take the messages of one edge, until it is cancelled. Where the run refuses it, try again later.
+
+        ``before`` gets, for each stream, the number before which the broker may forget everything.
+        """
         while True:
             stored = await self._call(functools.partial(self._taking.stored, edge))
-            intake: EdgeIntake[Msg] = EdgeIntake(self._handler, edge, stored)
+            intake = EdgeIntake(self._handler, edge, stored)
             try:
                 refusal = self._refusal(edge)
                 for stream in streams if refusal is None else []:
-                    ends = stream != streams[-1]
-                    refusal = await self._take_messages(client, jetstream, edge, stream, intake, ends=ends)
+                    within_s = self._timing.look_s if stream != streams[-1] else None
+                    came = pulled(client, jetstream, edge, stream, within_s=within_s)
+                    refusal = await self._take_messages(edge, stream, intake, before, came)
                     if refusal is not None:
                         break
             finally:
@@ -283,65 +309,26 @@ class JetStreamReceiver:
 
     async def _take_messages(
         self,
-        client: Client,
-        jetstream: JetStreamContext,
         edge: str,
         stream: str,
-        intake: EdgeIntake[Msg],
-        *,
-        ends: bool,
+        intake: EdgeIntake,
+        before: dict[str, int],
+        came: AsyncGenerator[list[Msg], None],
     ) -> str | None:
-        """Take messages from a stream, oldest first. Returns why nothing more is taken.
-
-        None: another process has taken the edge over, or with ``ends``: nothing of it is left there.
-        """
-        await make_consumer(jetstream, stream, edge)
-        queue: list[Msg] = []
-        came = asyncio.Event()
-
-        async def keep(message: Msg) -> None:
-            queue.append(message)
-            came.set()
-
-        inbox = client.new_inbox()
-        subscription = await client.subscribe(inbox, cb=keep)
-        ask = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{edge}"
-        waits_s = self._timing.look_s if ends else _PULL_S
-        pull = {"batch": _PULL_MESSAGES, "max_bytes": max(_PULL_BYTES, 2 * client.max_payload)}
-        try:
-            while True:
-                await client.publish(ask, json.dumps({**pull, "expires": int(waits_s * _NANO)}).encode(), reply=inbox)
-                left = _PULL_MESSAGES
-                while left > 0:
-                    came.clear()
-                    if not queue:
-                        await asyncio.wait_for(came.wait(), waits_s + _PATIENCE_S)
-                    messages, queue[:] = list(queue), []
-                    ended = [message for message in messages if not message.reply]
-                    frames = [message for message in messages if message.reply]
-                    if ends and ended and not frames and left == _PULL_MESSAGES:
-                        return None
-                    left = 0 if ended else left - len(frames)
-                    if frames and (refusal := self._refusal(edge)) is not None:  # the edge was revoked meanwhile
-                        return refusal
-                    settled = await self._call(functools.partial(_taken, intake, frames))
-                    await self._settle(edge, settled)
-                    if settled.refusal is not None:
-                        return f"[{settled.refusal.code}] {settled.refusal}"
-                    if any(_consumer_is_gone(message) for message in ended):
-                        return None
-        finally:
-            if not client.is_closed:
-                await subscription.unsubscribe()
-
-    async def _settle(self, edge: str, settled: Settled[Msg]) -> None:
-        for message in settled.done:
-            await message.ack()
-        for message in settled.bad:
-            await message.term()
-        if settled.bad:
-            self.bad[edge] += len(settled.bad)
-            self._say(edge, f"deleted what edge {edge} has sent: {settled.why}")
+        """Take what comes of a stream. Returns why nothing more is taken, or None where no more comes."""
+        async with contextlib.aclosing(came):
+            async for messages in came:
+                if (refusal := self._refusal(edge)) is not None:  # the edge was revoked meanwhile
+                    return refusal
+                numbered = [(message.metadata.sequence.stream, message.data) for message in messages]
+                settled = await self._call(functools.partial(_taken, intake, stream, numbered))
+                before.update(settled.before)
+                if settled.bad:
+                    self.bad[edge] += settled.bad
+                    self._say(edge, f"deleted what edge {edge} has sent: {settled.why}")
+                if settled.refusal is not None:
+                    return f"[{settled.refusal.code}] {settled.refusal}"
+        return None
 
     def _say(self, edge: str, text: str) -> None:
         """Log it, unless it was the last that was said of this edge."""
@@ -356,18 +343,13 @@ class _Taken(NamedTuple):
 
     streams: list[str]
     task: asyncio.Task[None]
+    before: dict[str, int]  # stream -> nothing of the edge before this number is needed in it any more
 
 
-def _taken(intake: EdgeIntake[Msg], messages: list[Msg]) -> Settled[Msg]:
+def _taken(intake: EdgeIntake, stream: str, messages: list[tuple[int, bytes]]) -> Settled:
     """What became of the messages. A bug on the way costs this edge alone."""
     try:
-        return intake.take((message, message.data) for message in messages)
+        return intake.take(stream, messages)
     except Exception:
         _log.exception("unexpected error")
         return Settled(refusal=SmartEdgeError("ingest failed unexpectedly; see its log"))
-
-
-def _consumer_is_gone(message: Msg) -> bool:
-    """Whether a message of the broker itself says so. Else a request has ended: 404, 408, or 409 for its size."""
-    headers = message.headers or {}
-    return headers.get("Status") == "503" or "onsumer" in headers.get("Description", "")

@@ -1,4 +1,4 @@
-"""What ingest makes in the broker: the streams of an address, and a consumer for each edge that it takes."""
+"""What ingest makes and removes in the broker: the streams of an address, a consumer for each edge, and messages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
     from nats.js.api import StreamConfig
 
-__all__ = ["check_stream", "make_consumer", "make_streams"]
+__all__ = ["check_stream", "forget", "make_consumer", "make_streams"]
 
 _log = logging.getLogger(__name__)
 
 _DUPLICATE_S = 120.0  # the broker knows the id of a message for so long
 _PER_EDGE = 65536  # messages of one edge that a stream holds at most: one edge cannot fill it for all
-_BEHIND = 2**20  # messages that were delivered and are not acknowledged, of one edge: a long frame has many
-_ACK_S = 24 * 3600.0  # what is not acknowledged comes again with a new consumer; so never by itself, in between
 
 
 async def make_streams(jetstream: JetStreamContext, address: Address) -> None:
@@ -40,7 +38,7 @@ async def make_streams(jetstream: JetStreamContext, address: Address) -> None:
                 name=stream,
                 subjects=[subject_of(stream, "*")],
                 storage=StorageType.FILE,
-                retention=RetentionPolicy.WORK_QUEUE,
+                retention=RetentionPolicy.LIMITS,
                 discard=DiscardPolicy.NEW,
                 max_msgs_per_subject=_PER_EDGE,
                 discard_new_per_subject=True,
@@ -63,12 +61,13 @@ def check_stream(address: Address, stream: str, found: StreamConfig) -> None:
     wrong = {
         "storage is not file": found.storage != StorageType.FILE,
         "it confirms before it writes (persist_mode async)": at_once,
-        "retention is not workqueue": found.retention != RetentionPolicy.WORK_QUEUE,
+        "retention is not limits (this cannot be edited)": found.retention != RetentionPolicy.LIMITS,
         "discard is not new": found.discard != DiscardPolicy.NEW,
         "its limit for each subject drops the oldest messages (set discard_new_per_subject)": (
             found.max_msgs_per_subject > 0 and not found.discard_new_per_subject
         ),
         "it has a max_age": bool(found.max_age),
+        "nothing can be removed from it (deny_purge)": bool(found.deny_purge),
         "an edge may delete the messages of all (allow_rollup_hdrs)": found.allow_rollup_hdrs,
         "it renames subjects": found.subject_transform is not None,
         f"its subject is not {subject_of(stream, '*')}": found.subjects != [subject_of(stream, "*")],
@@ -81,7 +80,7 @@ def check_stream(address: Address, stream: str, found: StreamConfig) -> None:
 
 
 async def make_consumer(jetstream: JetStreamContext, stream: str, edge: str) -> None:
-    """Make a new consumer of an edge's messages: it begins with the oldest that is not acknowledged."""
+    """Make a new consumer of an edge's messages: it begins with the oldest that is there."""
     from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
     from nats.js.errors import NotFoundError
 
@@ -90,10 +89,13 @@ async def make_consumer(jetstream: JetStreamContext, stream: str, edge: str) -> 
     wanted = ConsumerConfig(
         durable_name=edge,
         filter_subject=subject_of(stream, edge),
-        ack_policy=AckPolicy.EXPLICIT,
+        ack_policy=AckPolicy.NONE,
         deliver_policy=DeliverPolicy.ALL,
-        ack_wait=_ACK_S,
-        max_ack_pending=_BEHIND,
-        mem_storage=True,  # it is made anew whenever it is needed; what is acknowledged leaves the stream's files
+        mem_storage=True,  # it is made anew whenever it is needed
     )
     await jetstream.add_consumer(stream, wanted)
+
+
+async def forget(jetstream: JetStreamContext, stream: str, edge: str, before: int) -> None:
+    """Remove an edge's messages whose number in the stream is lower than this one."""
+    await jetstream.purge_stream(stream, subject=subject_of(stream, edge), seq=before)

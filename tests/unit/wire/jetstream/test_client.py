@@ -12,7 +12,7 @@ from smartedge.errors import LinkError
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.jetstream.client import _status, cancelled, connect
 from smartedge.wire.jetstream.messages import Address
-from smartedge.wire.jetstream.receiver import _consumer_is_gone
+from smartedge.wire.jetstream.pulling import _consumer_is_gone
 
 
 @pytest.mark.parametrize(
