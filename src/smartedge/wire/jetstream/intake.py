@@ -128,17 +128,17 @@ class EdgeIntake:
             self._begun, self._parts, self._assembler = [place], [], None
             self._finish_where_whole()
 
-    def _open(self, header: StreamHeader) -> StreamReceiver:
+    def _open(self, header: StreamHeader) -> None:
         self._receiver = StreamReceiver(self._handler, self._edge, header)
         self._header, self._next_seq = header, self._receiver.next_seq
-        return self._receiver
 
     def _add(self, piece: Piece, place: _Place) -> None:
+        if self._receiver is None and self._header is not None and self._next_seq < self._header.end_seq:
+            self._open(self._header)  # the store knows it, and may hold more by now
+            self._finish_where_whole()
         header, receiver = self._header, self._receiver
         if piece.seq < self._next_seq:  # sent again
             return
-        if receiver is None and header is not None and self._next_seq < header.end_seq:
-            receiver = self._open(header)  # the store knows it
         if header is None or receiver is None:
             raise FrameError(
                 f"frame {piece.seq} came over the broker without a stream that it belongs to; the store ends before "

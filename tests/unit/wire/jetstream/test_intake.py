@@ -108,6 +108,15 @@ def test_what_was_removed_before_the_broker_was_killed_may_come_again(handler: H
     assert settled == Settled({"frames": 8}) and handler.held == [*held, 4, 5]
 
 
+@pytest.mark.parametrize(("durable", "left"), [(2, [2]), (3, [])])
+def test_the_store_may_hold_more_than_it_said(handler: Handler, durable: int, left: list[int]) -> None:
+    """The process that had the edge before has made more durable meanwhile."""
+    handler.held, handler.durable = list(range(durable)), durable
+    settled = take(begun(handler, Stored(1, HEADER)), stream()[2:], 2)
+    assert settled == Settled({"frames": 4}) and handler.held == [0, 1, 2]
+    assert handler.calls == ["accept", *["ingest" for _ in left], "finish"]
+
+
 def test_what_is_needed_is_told_for_each_stream_of_messages(handler: Handler) -> None:
     """The address of an edge got another number of streams while no frame of its stream was whole."""
     intake, long = begun(handler), parts(0, size=150_000)

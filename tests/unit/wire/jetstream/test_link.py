@@ -31,6 +31,7 @@ from smartedge.wire.jetstream.intake import Stored
 from smartedge.wire.jetstream.messages import Address, header_message, pieces_of, subject_of
 from smartedge.wire.jetstream.receiver import JetStreamReceiver, Taking, Timing
 from smartedge.wire.jetstream.sender import JetStreamLink
+from smartedge.wire.jetstream.streams import check_stream
 
 HEADER = stream_header(feature_shape=(256, 32, 32), batch_size=4, frames=4)
 TIMING = Timing(look_s=0.05, again_s=0.05, first_retry_s=0.05)
@@ -369,7 +370,7 @@ def test_a_broker_that_is_killed_loses_nothing_that_it_confirmed(
 def test_another_process_takes_an_edge_over(address: Address) -> None:
     """Whose an edge is changes while it sends. The second one finds the header, and what is not durable."""
     handler = Handler()
-    owner = ["one"]
+    owner, claims = ["one"], dict[str, str]()
     many = dataclasses.replace(HEADER, frames=30)
 
     class InTurn(Stores):
@@ -378,7 +379,10 @@ def test_another_process_takes_an_edge_over(address: Address) -> None:
             self.name = name
 
         def mine(self, edges: Collection[str]) -> Collection[str]:
-            return edges if owner == [self.name] else []
+            return [edge for edge in edges if owner == [self.name] == [claims.setdefault(edge, self.name)]]
+
+        def release(self, edge: str) -> None:
+            del claims[edge]
 
     with (
         taking(handler, address, InTurn("one")),
@@ -499,6 +503,80 @@ def messages_in(address: Address) -> list[int]:
         return [(await jetstream.stream_info(stream)).state.messages for stream in address.streams]
 
     return at_the_broker(address, count)
+
+
+def test_what_is_durable_is_removed_at_the_end_and_comes_again_where_it_was_not(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that never comes again: the one thing that removes is the end."""
+
+    async def killed_before(*args: object) -> None:
+        pass
+
+    handler, once = Handler(), Timing(look_s=60)
+    with taking(handler, address):
+        pass
+    with sending(address) as link:
+        send(link)
+    with monkeypatch.context() as patched:
+        patched.setattr("smartedge.wire.jetstream.receiver.forget", killed_before)
+        with taking(handler, address, timing=once):
+            assert handler.has(lambda: handler.ended == ["door"])
+    assert messages_in(address) == [5]
+    with taking(handler, address, timing=once), sending(address, "gate") as link:
+        assert handler.has(lambda: handler.ended == ["door", "door"])
+    assert messages_in(address) == [0] and len(handler.held["door"]) == 4
+
+
+def test_a_stream_that_was_deleted_and_made_again_has_new_numbers(
+    address: Address, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may be removed was said in the numbers of the old one. Both happens between two looks of ingest."""
+    held, looking, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def checked(*args: Any) -> None:
+        check_stream(*args)
+        if held.is_set():
+            looking.set()
+            assert go_on.wait(60)
+
+    async def again(jetstream: JetStreamContext) -> None:
+        config = (await jetstream.stream_info(address.stream)).config
+        await jetstream.delete_stream(address.stream)
+        await jetstream.add_stream(config)
+
+    monkeypatch.setattr("smartedge.wire.jetstream.receiver.check_stream", checked)
+    handler = Handler()
+    with taking(handler, address), sending(address) as link:
+        link.open(HEADER)
+        link.write(frame(0))
+        assert handler.has(lambda: handler.durable.get("door") == 1)
+        held.set()
+        assert looking.wait(60)
+        at_the_broker(address, again)
+        go_on.set()
+        assert handler.has(lambda: any("was deleted, and made again" in record.message for record in caplog.records))
+        write_all(link, range(1, 4))
+        assert handler.has(lambda: handler.ended == ["door"])
+
+
+def test_frames_of_another_store_stay_and_are_taken_by_the_right_one(address: Address) -> None:
+    right, empty = Handler(), Handler()
+    with taking(right, address), sending(address) as link:
+        link.open(HEADER)
+        link.write(frame(0))
+        assert right.has(lambda: right.durable.get("door") == 1)
+    with sending(address) as link:
+        link.assume_confirmed(1)
+        assert link.open(HEADER) == 1
+        write_all(link, range(1, 4))
+    at_the_broker(address, lambda jetstream: jetstream.purge_stream(address.stream, seq=4))  # the second header
+    with taking(empty, address) as receiver:
+        assert empty.has(lambda: receiver.refused["door"] > 0)
+        assert not receiver.bad and not empty.held
+    with taking(right, address):
+        assert right.has(lambda: right.ended == ["door"])
+    assert right.held["door"] == [bytes(frame(seq).payload) for seq in range(4)]
 
 
 def test_edges_publish_to_several_streams_and_ingest_takes_from_all_of_them(own_broker: Broker) -> None:
