@@ -27,7 +27,7 @@ from smartedge.errors import DataError, FrontError, RunError
 from smartedge.files import private_folder
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.schedules import get_schedule
-from smartedge.privacy.ledger import same_policy
+from smartedge.privacy.balance import same_policy
 from smartedge.runs.progress import Monitor, Update, teller
 from smartedge.stopping import Interrupted
 from smartedge.types import SplitName

@@ -15,7 +15,7 @@ from smartedge.errors import FrontError
 from smartedge.fleet.signing import is_signed_by
 from smartedge.fronts.requirements import Requirement
 from smartedge.methods.mechanism import mechanism_of
-from smartedge.privacy.ledger import same_policy
+from smartedge.privacy.balance import same_policy
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.types import Task
 

@@ -13,9 +13,12 @@ from pathlib import Path
 
 from smartedge.errors import PrivacyError
 from smartedge.privacy.accountant import composed_epsilon
+from smartedge.privacy.checksum import CHECKSUM, verify
 from smartedge.types import ReleaseEvent
 
 __all__ = [
+    "BEFORE_CHECKSUMS",
+    "ROUNDING",
     "SCHEMA",
     "Balance",
     "Budget",
@@ -25,9 +28,13 @@ __all__ = [
     "facts_of",
     "read_balance",
     "refusing",
+    "same_policy",
 ]
 
-SCHEMA = 2  # of the tables, and of the noise that belongs to a nonce
+SCHEMA = 3  # of the tables, and of the noise that belongs to a nonce
+BEFORE_CHECKSUMS = 2
+ROUNDING = 1e-9  # relative tolerance for sums of the budget's parts, and for a policy's numbers
+_KNOWN = (1, BEFORE_CHECKSUMS, SCHEMA)  # 1 can be read, but not spent from
 History = tuple[tuple[ReleaseEvent, int], ...]
 
 
@@ -108,7 +115,7 @@ def refusing(path: Path) -> Iterator[None]:
     """Inside the block, errors of the database and of the disk become a PrivacyError."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last: of a damaged text that an error quotes
         raise PrivacyError(
             f"{path}: the ledger cannot be read or written ({error}); nothing is released. See that the file is whole, "
             "that this user may write it and its folder, and that the disk has room"
@@ -116,10 +123,21 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 def facts_of(db: sqlite3.Connection) -> dict[str, object]:
-    """The facts that were fixed when the run began. A ledger of an unknown version is an error."""
-    facts: dict[str, object] = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
-    if facts.get("schema") not in (1, SCHEMA):  # 1 can be read, but not spent from
+    """The facts that were fixed when the run began. Call it in a transaction: all rows are of one moment.
+
+    Raises:
+        DatabaseError: the ledger is damaged, or of an unknown version.
+    """
+    try:
+        facts: dict[str, object] = {
+            name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")
+        }
+    except (TypeError, ValueError) as error:
+        raise sqlite3.DatabaseError(f"its facts are damaged: {error}") from error
+    if facts.get("schema") not in _KNOWN:
         raise sqlite3.DatabaseError(f"it is of version {facts.get('schema')}, and this program knows {SCHEMA}")
+    if facts["schema"] == SCHEMA:
+        verify(db, facts.get(CHECKSUM))
     return facts
 
 
@@ -158,3 +176,12 @@ def balance_of(db: sqlite3.Connection) -> Balance:
     order = {"train": 0, "val": 1, "test": 2}
     groups.sort(key=lambda group: (order.get(group.split, 3), group.split, group.releases))
     return Balance(str(facts["run"]), facts["policy"], budget, tuple(groups))
+
+
+def same_policy(one: object, other: object) -> bool:
+    """Whether two policies are equal. The last digits of numbers may differ: mathematical libraries differ there."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_policy(one[key], other[key]) for key in one)
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=ROUNDING)
+    return one == other

@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -25,11 +25,23 @@ from numpy.typing import NDArray
 from smartedge.errors import PrivacyError
 from smartedge.files import PRIVATE
 from smartedge.privacy.accountant import composed_epsilon
-from smartedge.privacy.balance import SCHEMA, Balance, Budget, balance_of, event_of, facts_of, refusing
-from smartedge.privacy.place import frames_noted, note_frames, place_of
+from smartedge.privacy.balance import (
+    BEFORE_CHECKSUMS,
+    ROUNDING,
+    SCHEMA,
+    Balance,
+    Budget,
+    balance_of,
+    event_of,
+    facts_of,
+    refusing,
+    same_policy,
+)
+from smartedge.privacy.checksum import CHECKSUM, of_numbers, of_row, seal
+from smartedge.privacy.place import OpenPlace, frames_noted, note_frames, place_of
 from smartedge.types import ReleaseEvent
 
-__all__ = ["Ledger", "same_policy", "take_over"]
+__all__ = ["Ledger", "take_over"]
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -48,7 +60,6 @@ CREATE TABLE labels (
 ) WITHOUT ROWID;
 CREATE TABLE repeatable (nonce BLOB PRIMARY KEY) WITHOUT ROWID;
 """
-_ROUNDING = 1e-9  # relative tolerance for sums of the budget's parts
 _TOGETHER = 500  # images in one query
 
 
@@ -82,9 +93,13 @@ class Ledger:
         self._written: dict[str, str] | None = None  # facts of a ledger without frames, which another may change
         with self._guarded():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(PRIVATE)  # SQLite gives the files beside it the same mode
+            if not path.exists():
+                path.touch(PRIVATE)  # SQLite gives the files beside it the same mode
+            self._closing = ExitStack()
+            self._place = self._closing.enter_context(closing(OpenPlace(path))).name  # before SQLite opens the file
             # Used by one thread at a time: the one that sends.
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+            self._closing.callback(self._db.close)
         try:
             with self._guarded():
                 self._db.execute("PRAGMA synchronous=FULL")
@@ -98,9 +113,10 @@ class Ledger:
                 self._db.execute("COMMIT")
             self._check(run, policy)
         except BaseException:
-            self._db.close()
+            self.close()
             raise
         self._events: dict[ReleaseEvent, int] = {}
+        self._terms = 0  # of the checksum, for the rows that this transaction adds
 
     def debit(
         self,
@@ -153,26 +169,25 @@ class Ledger:
                 "INSERT INTO frames (split, seq, nonce, event, at) VALUES (?, ?, ?, ?, ?)",
                 (split, seq, nonce, number, now),
             ).lastrowid
+            assert frame is not None
+            self._terms += of_row("frames", frame, split, seq, nonce, number)
             self._db.executemany(
                 "INSERT INTO releases VALUES (?, ?, ?, ?, ?)",
                 [(split, int(ids[place]), frame, place, number) for place in new],
             )
+            self._terms += of_numbers("releases", split, (ids[new], frame, np.array(new, dtype=np.int64), number))
             if image_nonces is not None:
                 self._db.executemany("INSERT INTO repeatable VALUES (?)", [(image_nonces[place],) for place in new])
+                self._terms += sum(of_row("repeatable", image_nonces[place]) for place in new)
             if label_event is not None:
-                number = self._number(label_event)
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)",
-                    [(split, image, number, now) for image in ids.tolist()],
-                )
-        assert frame is not None
+                self._debit_labels(split, ids, self._number(label_event), now)
         self._written = None
         note_frames(self.path, frame)  # after the commit, so it is never more than the file holds
         return True
 
     def balance(self) -> Balance:
         """The releases so far, and their cost."""
-        with self._guarded():
+        with self._one_moment():
             return balance_of(self._db)
 
     def releases(self, split: str) -> int:
@@ -189,7 +204,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self._closing.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -208,11 +223,25 @@ class Ledger:
             yield
 
     @contextmanager
+    def _one_moment(self) -> Iterator[None]:
+        """Whatever is read inside is of one moment, also while another process writes."""
+        with self._guarded():
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._guarded():
             self._db.execute("BEGIN IMMEDIATE")
+            self._terms = 0
             try:
                 yield
+                if self._terms:
+                    added = "UPDATE facts SET value = CAST(value AS INTEGER) + ? WHERE name = ?"
+                    self._db.execute(added, (self._terms, CHECKSUM))
                 self._db.execute("COMMIT")
             except BaseException:
                 self._events = {}  # a new event is lost with the transaction
@@ -220,14 +249,27 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def _debit_labels(self, split: str, ids: NDArray[np.int64], number: int, now: float) -> None:
+        """Record the labels that were not released before."""
+        new = [
+            image
+            for image in ids.tolist()
+            if self._db.execute(
+                "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)", (split, image, number, now)
+            ).rowcount
+        ]
+        self._terms += of_numbers("labels", split, (np.array(new, dtype=np.int64), number))
+
     def _write_facts(self, run: str, policy: Mapping[str, object]) -> None:
-        facts = {"schema": SCHEMA, "run": run, "policy": policy, "place": place_of(self.path), **self._budget_facts()}
+        facts = {"schema": SCHEMA, "run": run, "policy": policy, "place": self._place, **self._budget_facts()}
         self._written = {name: json.dumps(value) for name, value in facts.items()}
         self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", list(self._written.items()))
+        seal(self._db)
 
     def _refuse_other_facts(self) -> None:
         """Before the first frame that this process adds to a ledger that it opened empty."""
-        if self._written not in (None, dict(self._db.execute("SELECT name, value FROM facts"))):
+        facts = self._db.execute("SELECT name, value FROM facts WHERE name != ?", (CHECKSUM,))
+        if self._written not in (None, dict(facts)):
             raise PrivacyError(
                 f"{self.path}: another process opened this ledger with other settings of model and dp; end one of the "
                 "two. Nothing of this batch was sent"
@@ -238,15 +280,20 @@ class Ledger:
         return {"epsilon": float(epsilon) if math.isfinite(epsilon) else None, "delta": float(delta)}
 
     def _check(self, run: str | None, policy: Mapping[str, object]) -> None:
-        with self._guarded():
+        with self._one_moment():
             if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("its pages do not fit together")
             facts = facts_of(self._db)
             frames, noted = _frames(self._db), frames_noted(self.path)
-        if facts["schema"] != SCHEMA:
+        if facts["schema"] not in (BEFORE_CHECKSUMS, SCHEMA):
             raise PrivacyError(
                 f"{self.path}: was begun by an earlier version of smartedge, whose noise was another one. A frame "
                 "that is sent again would be a second release. Start a new run; 'smartedge ledger' still reads this one"
+            )
+        if (names := self.path.stat().st_nlink) > 1:
+            raise PrivacyError(
+                f"{self.path}: the file has {names} names (hard links). Who opens it by another name does not see the "
+                "newest releases, so nothing is released. Remove the other names"
             )
         if frames < noted:
             raise PrivacyError(
@@ -258,7 +305,11 @@ class Ledger:
             with self._transaction():
                 self._write_facts(run or str(facts["run"]), policy)
             return
-        if facts.get("place", place_of(self.path)) != place_of(self.path):
+        if facts["schema"] == BEFORE_CHECKSUMS:
+            with self._transaction():
+                self._db.execute("UPDATE facts SET value = ? WHERE name = 'schema'", (json.dumps(SCHEMA),))
+                seal(self._db)
+        if facts.get("place", self._place) != self._place:
             raise PrivacyError(
                 f"{self.path}: is a copy of a ledger that was begun elsewhere, or was put back from one. The other one "
                 "may hold more, or go on spending the same budget, so nothing is released. Where the other one is gone "
@@ -298,7 +349,7 @@ class Ledger:
         for image, history in spent.items():
             after = history + Counter({event: asked[image]})
             cost = composed_epsilon(after, self.budget.delta)
-            if not cost <= self.budget.epsilon * (1 + _ROUNDING):
+            if not cost <= self.budget.epsilon * (1 + ROUNDING):
                 before = composed_epsilon(history, self.budget.delta) if history else 0.0
                 raise PrivacyError(
                     f"image {image} of split '{split}' has spent ε = {before:.4g} in {history.total()} releases; with "
@@ -312,9 +363,11 @@ class Ledger:
             text = json.dumps(
                 {**asdict(event), "epsilon": event.epsilon if math.isfinite(event.epsilon) else None}, sort_keys=True
             )
-            self._db.execute("INSERT OR IGNORE INTO events (description) VALUES (?)", (text,))
+            inserted = self._db.execute("INSERT OR IGNORE INTO events (description) VALUES (?)", (text,)).rowcount
             row = self._db.execute("SELECT event FROM events WHERE description = ?", (text,)).fetchone()
             self._events[event] = int(row[0])
+            if inserted:
+                self._terms += of_row("events", self._events[event], text)
         return self._events[event]
 
 
@@ -326,21 +379,17 @@ def take_over(path: Path) -> None:
     """
     if not path.exists():
         raise PrivacyError(f"{path}: there is no ledger; it lies in the run directory, on the edge")
+    with refusing(path):
+        place = place_of(path)  # before SQLite opens the file
     with refusing(path), closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as db:
+        db.execute("BEGIN IMMEDIATE")
         facts_of(db)
-        db.execute("INSERT OR REPLACE INTO facts VALUES ('place', ?)", (json.dumps(place_of(path)),))
+        db.execute("INSERT OR REPLACE INTO facts VALUES ('place', ?)", (json.dumps(place),))
+        seal(db)
+        db.execute("COMMIT")
         note_frames(path, _frames(db))
 
 
 def _frames(db: sqlite3.Connection) -> int:
     """How many frames are recorded: they are numbered from 1, and none is ever removed."""
     return int(db.execute("SELECT coalesce(max(frame), 0) FROM frames").fetchone()[0])
-
-
-def same_policy(one: object, other: object) -> bool:
-    """Whether two policies are equal. The last digits of numbers may differ: mathematical libraries differ there."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same_policy(one[key], other[key]) for key in one)
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=_ROUNDING)
-    return one == other

@@ -2,6 +2,10 @@
 
 An older ledger may also be copied *into* the file that is there. Its place stays the same then. So the file system
 keeps beside the content how many frames the file has held: in an extended attribute, which a plain copy leaves alone.
+
+Finding out the place opens the file and closes it. When a process closes a file, it loses all its locks on that file
+(POSIX), those of SQLite too. Another process that closes the ledger then takes itself for the last one, and deletes
+the ``-wal`` file under the first one. So a file that is open as a ledger in this process is never opened here.
 """
 
 from __future__ import annotations
@@ -10,14 +14,46 @@ import contextlib
 import hashlib
 import os
 import struct
+import threading
 import uuid
 from pathlib import Path
 
-__all__ = ["frames_noted", "note_frames", "place_of"]
+__all__ = ["OpenPlace", "frames_noted", "note_frames", "place_of"]
 
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _NOTE = "user.smartedge.frames"
 _GET_GENERATION = 0x80007601 | struct.calcsize("l") << 16  # FS_IOC_GETVERSION of Linux
+
+
+_lock = threading.Lock()
+_opened: dict[tuple[int, int], tuple[str, int]] = {}  # device and inode of a ledger → its place, and how many have it
+
+
+class OpenPlace:
+    """The place of a ledger that this process has open.
+
+    Make it before SQLite opens the file, and close it after SQLite has closed the file.
+
+    Args:
+        path: the ledger.
+
+    Raises:
+        OSError: the file is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with _lock:
+            status = path.stat()
+            self._file = status.st_dev, status.st_ino
+            self.name, users = _opened.get(self._file) or (_name(path), 0)
+            _opened[self._file] = self.name, users + 1
+
+    def close(self) -> None:
+        """The file is closed."""
+        with _lock:
+            name, users = _opened.pop(self._file)
+            if users > 1:
+                _opened[self._file] = name, users - 1
 
 
 def place_of(path: Path) -> str:
@@ -30,6 +66,12 @@ def place_of(path: Path) -> str:
     Raises:
         OSError: the file is not there.
     """
+    place = OpenPlace(path)
+    place.close()
+    return place.name
+
+
+def _name(path: Path) -> str:
     return hashlib.sha256(f"{_machine()} {path.stat().st_ino}{_generation(path)}".encode()).hexdigest()[:32]
 
 

@@ -171,9 +171,12 @@ def test_a_ledger_without_a_place_is_one_of_before(tmp_path):
     with opened(tmp_path / "l") as ledger:
         ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
     db = sqlite3.connect(tmp_path / "l", isolation_level=None)
-    db.execute("DELETE FROM facts WHERE name = 'place'")
+    db.execute("DELETE FROM facts WHERE name IN ('place', 'checksum')")
+    db.execute("UPDATE facts SET value = '2' WHERE name = 'schema'")
     db.close()
-    opened(tmp_path / "l", existing=True).close()
+    for _ in range(2):  # the first time it gets a checksum, which the second one compares
+        with opened(tmp_path / "l", epsilon=math.inf, existing=True) as ledger:
+            assert ledger.releases("train") == 1
 
 
 def test_a_ledger_of_an_earlier_version_is_read_but_not_spent_from(tmp_path):
@@ -452,6 +455,100 @@ def test_a_damaged_ledger_is_refused(tmp_path, where):
     path.write_bytes(content)
     with pytest.raises(PrivacyError, match="nothing is released"):
         opened(path, existing=True)
+
+
+def full_ledger(path: Path) -> None:
+    """Rows in every table, of two splits."""
+    with opened(path, epsilon=9.0) as ledger:
+        for seq in range(3):
+            ledger.debit("train", IDS + 7 * (seq % 2), GAUSS, seq=seq, nonce=nonce(seq), label_event=HALF)
+        ids = np.array([2**62 + 5, 2**40])
+        ledger.debit("infer", ids, HALF, seq=-9, nonce=nonce(3), image_nonces=[nonce(4), nonce(5)])
+
+
+def test_a_bit_that_turned_on_the_disk_changes_nothing_or_is_noticed(tmp_path):
+    """SQLite has no checksums: an image with another number, or an event with more noise, would be one more release."""
+    path = tmp_path / "l"
+    full_ledger(path)
+    whole, content = read_balance(path), bytearray(path.read_bytes())
+    nonces = sqlite3.connect(path).execute("SELECT nonce FROM repeatable").fetchall()
+    used = [place for place, byte in enumerate(content) if byte]
+    refused = 0
+    for place in np.random.default_rng(0).choice(used, 400, replace=False).tolist():
+        bit = 1 << place % 8
+        content[place] ^= bit
+        path.write_bytes(content)
+        content[place] ^= bit
+        try:
+            with opened(path, epsilon=9.0, existing=True) as ledger:
+                assert ledger.balance() == whole, f"byte {place}, bit {bit}"
+                assert ledger._db.execute("SELECT nonce FROM repeatable").fetchall() == nonces
+        except PrivacyError:
+            refused += 1
+    assert refused > 200
+
+
+@pytest.mark.parametrize("table", ["releases", "labels", "events", "frames", "repeatable", "facts"])
+def test_a_row_that_is_gone_is_noticed(tmp_path, table):
+    path = tmp_path / "l"
+    full_ledger(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        key = {"events": "event", "frames": "frame", "repeatable": "nonce", "facts": "name"}.get(table, "image")
+        condition = "= 'run'" if table == "facts" else f"IN (SELECT {key} FROM {table} LIMIT 1)"
+        assert db.execute(f"DELETE FROM {table} WHERE {key} {condition}").rowcount
+    for read in (lambda: opened(path, epsilon=9.0, existing=True), lambda: read_balance(path)):
+        with pytest.raises(PrivacyError, match="checksum is wrong"):
+            read()
+
+
+def test_a_copy_that_is_taken_over_keeps_a_right_checksum(tmp_path):
+    full_ledger(tmp_path / "l")
+    shutil.copy(tmp_path / "l", tmp_path / "copy")
+    take_over(tmp_path / "copy")
+    opened(tmp_path / "copy", epsilon=9.0, existing=True).close()
+
+
+def test_a_file_with_two_names_is_refused(tmp_path):
+    """SQLite finds the newest rows by the file's name, so that each name would spend the whole budget."""
+    (tmp_path / "other").mkdir()
+    with opened(tmp_path / "l", epsilon=1.0) as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+    os.link(tmp_path / "l", tmp_path / "other" / "l")
+    with pytest.raises(PrivacyError, match=r"2 names \(hard links\)"):
+        opened(tmp_path / "other" / "l", epsilon=1.0, existing=True)
+    (tmp_path / "other" / "l").unlink()
+    opened(tmp_path / "l", epsilon=1.0, existing=True).close()
+
+
+_OPEN_AND_CLOSE = """
+import math, sys
+from pathlib import Path
+from smartedge.privacy.balance import Budget
+from smartedge.privacy.ledger import Ledger
+policy, budget = {"mechanism": "test"}, Budget(math.inf, 1e-5)
+with Ledger(Path(sys.argv[1]), "run", policy=policy, budget=budget, existing=True) as ledger:
+    print(ledger.releases("train"))
+"""
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_another_process_that_opens_and_closes_it_does_not_take_its_file_away(tmp_path, twice):
+    """A process loses its locks on a file when it closes the file once, and the other one deleted the -wal file then.
+
+    Debits went into the deleted file: no other process saw them, and a killed one took them along.
+    """
+    path = tmp_path / "l"
+    with opened(path) as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        if twice:  # in this process as well
+            opened(path, existing=True).close()
+            assert place_of(path)
+        subprocess.run([sys.executable, "-c", _OPEN_AND_CLOSE, str(path)], check=True)
+        ledger.debit("train", IDS, HALF, seq=1, nonce=nonce(1))
+        seen = subprocess.run(
+            [sys.executable, "-c", _OPEN_AND_CLOSE, str(path)], check=True, capture_output=True, text=True
+        )
+        assert seen.stdout.split() == ["2"]
 
 
 def test_a_file_that_is_no_ledger_or_of_a_later_version_is_refused(tmp_path):
