@@ -1,4 +1,4 @@
-"""A small network for benchmarks/fleet.py: three stages of convolutions, for images of 32 pixels."""
+"""A small network for benchmarks/fleet.py and fleet_faces.py: three stages of convolutions, for images of 32 pixels."""
 
 from __future__ import annotations
 
