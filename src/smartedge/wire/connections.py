@@ -7,6 +7,9 @@ no longer for its host: a site with many edges may have one address.
 
 gRPC answers some calls by itself, such as compressed ones. A sender that repeats them never waits for us. So who sends
 much without proving who it is is not read from any more, until its connection is closed for its age.
+
+Finding a connection takes a look at all descriptors of the process. So one look finds all that came since the last
+one: strangers that connect again and again must not take the receiver's time.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ _log = logging.getLogger(__name__)
 _DESCRIPTORS = 5  # of a connection: gRPC's, ours to count its bytes, and the three files of its edge's log
 _SPARE_DESCRIPTORS = 256  # for the rest of the process
 _UNPROVEN_BYTES = 2**16  # that a connection sends before it proves who it is; usually it takes a tenth
+_MEASURE_S = 1.0  # between two looks at how much such a connection has sent
 _UNREAD_BYTES = 2**20  # that must wait before gRPC hears of what such a connection sends
 
 
@@ -52,6 +56,7 @@ class _Connection:
     descriptor: int
     edge: str | None = None  # once it has proved who it is
     held: bool = False  # gRPC does not hear of what it sends
+    measure_at: float = 0.0  # when to look at how much it has sent
     counted: socket.socket | None = None  # a duplicate, kept while the edge is connected
 
 
@@ -86,6 +91,7 @@ class Connections:
         self._unproven_s = unproven_s
         self._known: dict[int, _Connection | None] = {}  # by inode; None: a socket of something else
         self._inodes: dict[Address, int] = {}  # of the connections, by peer
+        self._proofs: dict[Address, str] = {}  # edges, by peer, whose connection came after the last look
         self._ended: dict[str, tuple[int, int]] = {}  # by edge: bytes (up, down) of connections that have ended
         self._blind = False  # the last look failed
         self._lock = threading.Lock()
@@ -113,17 +119,21 @@ class Connections:
             self._close_what_is_too_much()
 
     def prove(self, peer: Address, edge: str) -> None:
-        """The connection from ``peer`` belongs to ``edge``: from now on it is kept, and its bytes are counted."""
+        """The connection from ``peer`` belongs to ``edge``: from now on it is kept, and its bytes are counted.
+
+        One that came after the last look belongs to it from the next one on, or from :meth:`find` on.
+        """
         with self._lock:
-            inode = self._inodes.get(peer)
-            if inode is None:  # it came after the last look
+            if (inode := self._inodes.get(peer)) is None:
+                self._proofs.setdefault(peer, edge)
+            else:
+                self._give(inode, edge)
+
+    def find(self, peer: Address) -> None:
+        """Look at once for a connection that has proved who it is: it may end before the next look, and is counted."""
+        with self._lock, contextlib.suppress(OSError):  # no descriptor to spare: nothing is counted
+            if peer in self._proofs:
                 self._meet_new(descriptors())
-                inode = self._inodes.get(peer)
-            if inode is not None and (known := self._known[inode]) and known.edge is None:
-                known.edge = edge
-                if known.held:  # from now on it is heard
-                    self._release(inode, known)
-                known.counted = duplicate(inode, known.descriptor)
 
     def counters(self) -> dict[str, ByteCount]:
         """Bytes from each edge (up) and to it (down) so far, as the kernel counted them."""
@@ -149,6 +159,17 @@ class Connections:
                 self._known[inode] = met = self._meet(inode, numbers[0])
                 if met is not None:
                     self._inodes[met.peer] = inode
+                    if (edge := self._proofs.get(met.peer)) is not None:
+                        self._give(inode, edge)
+        self._proofs.clear()  # the others have ended
+
+    def _give(self, inode: int, edge: str) -> None:
+        known = self._known[inode]
+        if known and known.edge is None:
+            known.edge = edge
+            if known.held:  # from now on it is heard
+                self._release(inode, known)
+            known.counted = duplicate(inode, known.descriptor)
 
     def _forget(self, inode: int) -> None:
         known = self._known.pop(inode)
@@ -188,7 +209,8 @@ class Connections:
                 many = total > self._most or unproven[host] > self._most_per_host
                 too_much = many or now - known.since > self._unproven_s
                 unproven[host] -= too_much
-                if not (too_much or known.held or self.shared):
+                if not (too_much or known.held or self.shared) and now >= known.measure_at:
+                    known.measure_at = now + _MEASURE_S
                     self._hold_if_it_sends_much(inode, known)
             if too_much:
                 self._break(inode, known)

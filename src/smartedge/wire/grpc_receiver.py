@@ -277,6 +277,7 @@ class GrpcReceiver:
                 async with place.writing:
                     await context.write(Down().SerializeToString())
                 await calls.run(receiver.finish)
+            self._connections.find(address)
             await context.write(Down(confirmed=header.end_seq).SerializeToString())
         finally:
             ending = self._loop.create_task(self._end(place, receiver, calls, syncs))
@@ -356,9 +357,7 @@ class GrpcReceiver:
 
     def _ask(self) -> None:
         """End the streams of edges that may send no longer."""
-        for place in self._places:
-            if place.stop.done():
-                continue
+        for place in [each for each in self._places if not each.stop.done()]:
             try:
                 refusal = self._access.refusal(place.peer)
             except LinkError as error:  # it may come back, and is asked again then

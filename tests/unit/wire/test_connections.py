@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from smartedge.wire.connections import Connections, room_for
+from smartedge.wire.sockets import descriptors
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at descriptors as Linux shows them")
 
@@ -42,6 +43,10 @@ def server() -> Iterator[Server]:
 def watch(server: Server, **limits: float) -> Connections:
     wide = {"most": 100, "most_per_host": 100, "most_per_edge": 100, "unproven_s": 1000.0}
     return Connections(server.port, **{**wide, **limits})
+
+
+def none_to_spare() -> dict[int, list[int]]:
+    raise OSError(errno.EMFILE, "too many open files")
 
 
 def is_open(client: socket.socket) -> bool:
@@ -193,6 +198,36 @@ def test_bytes_are_counted_by_edge_over_all_its_connections(server: Server) -> N
     assert connections.counters() == found
 
 
+def test_strangers_that_come_again_and_again_cost_no_look_of_their_own(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at all descriptors for each new connection took a quarter of the receiver's time under a flood."""
+    looks = []
+    monkeypatch.setattr("smartedge.wire.connections.descriptors", lambda: looks.append(1) or descriptors())
+    connections = watch(server, unproven_s=0.0)
+    clients = [server.connect()[0] for _ in range(3)]
+    for number, client in enumerate(clients):
+        connections.prove(client.getsockname(), f"edge{number}")
+        connections.prove(client.getsockname(), "another")
+    assert not looks and not connections.counters()
+    connections.find(clients[1].getsockname())
+    assert len(looks) == 1 and set(connections.counters()) == {"edge0", "edge1", "edge2"}
+    connections.find(clients[2].getsockname())
+    gone = server.connect()
+    connections.prove(gone[0].getsockname(), "gone")
+    for each in gone:
+        each.close()
+    connections.look()
+    assert len(looks) == 2 and not connections._proofs and all(map(is_open, clients))
+    connections.prove(clients[0].getsockname(), "edge0")
+    connections.prove(("127.0.0.1", 9), "edge9")
+    with monkeypatch.context() as full:
+        full.setattr("smartedge.wire.connections.descriptors", none_to_spare)
+        connections.find(("127.0.0.1", 9))
+    assert set(connections.counters()) == {"edge0", "edge1", "edge2"}
+    connections.close()
+
+
 def test_what_is_known_of_connections_that_have_ended_is_forgotten(server: Server) -> None:
     """Else the memory grows, and a new socket of the same number would be taken for the old one."""
     connections = watch(server)
@@ -218,9 +253,6 @@ def test_what_is_known_of_connections_that_have_ended_is_forgotten(server: Serve
 def test_a_process_that_has_no_descriptor_to_spare_looks_at_its_connections_again_later(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def none_to_spare() -> dict[int, list[int]]:
-        raise OSError(errno.EMFILE, "too many open files")
-
     connections = watch(server, unproven_s=0.0)
     client, _ = server.connect()
     with monkeypatch.context() as full:
@@ -236,6 +268,7 @@ def test_a_connection_that_its_owner_closes_is_closed(server: Server) -> None:
     connections = watch(server)
     client, accepted = server.connect()
     connections.prove(client.getsockname(), "edge")
+    connections.look()
     accepted.close()
     assert is_open(client), "our own descriptor still holds it"
     connections.look()
