@@ -26,16 +26,27 @@ from smartedge.errors import FrameError, LinkError
 from smartedge.types import Bytes, StreamHeader
 from smartedge.wire.frame import Message, header_from_json, header_to_json
 
-__all__ = ["MAX_BLOCK_BYTES", "Assembler", "Block", "datagrams_for", "pack_block", "split_block", "unpack_block"]
+__all__ = [
+    "CONTENT_BYTES",
+    "MAX_BLOCK_BYTES",
+    "Assembler",
+    "Block",
+    "datagrams_for",
+    "pack_block",
+    "split_block",
+    "unpack_block",
+]
 
 MAX_BLOCK_BYTES = 8 * 2**20
 _SYMBOL_BYTES = 1176  # with all that is around it 1 273 bytes: every path of IPv6 passes 1 280 whole
 _FAILURE = 1e-6  # a block is lost with at most this probability, where datagrams are lost independently
 _SPARE = 2  # symbols beyond the block's own with which RaptorQ fails in less than one of a million blocks (RFC 6330)
-_OPEN_BYTES = 4 * MAX_BLOCK_BYTES  # of one edge's blocks that are not complete
+_OPEN_BYTES = 4 * MAX_BLOCK_BYTES  # of one edge's blocks that are not complete; and of those that wait for them
 _OPEN_BLOCKS = 64
 
 _CONTENT = struct.Struct(">QI")
+_PACKET_HEAD = 4  # bytes of RaptorQ: a number that is 0 in blocks of this size, and the symbol's
+CONTENT_BYTES = _CONTENT.size + _PACKET_HEAD + _SYMBOL_BYTES  # of every datagram
 _START = struct.Struct(">BI")
 _LENGTHS = struct.Struct(">II")
 _FRAMES, _END = 1, 2
@@ -150,7 +161,7 @@ class Assembler:
     """Puts the blocks of one edge together. Its memory is bounded: the oldest blocks that are not complete give way.
 
     Blocks are given out in their order. A complete block waits for older ones that have begun to come, for at most
-    ``patience_s`` seconds after their latest datagram.
+    ``patience_s`` seconds after their latest datagram, and not where too many bytes wait.
 
     Args:
         patience_s: see above.
@@ -173,7 +184,7 @@ class Assembler:
         """Take the content of a datagram; returns the blocks that can be given out now, in their order."""
         from raptorq import Decoder
 
-        if len(content) <= _CONTENT.size:
+        if len(content) != CONTENT_BYTES or content[_CONTENT.size] != 0:  # the library panics at another number
             return []
         number, length = _CONTENT.unpack_from(content)
         if number <= self._given or number in self._complete or not 0 < length <= MAX_BLOCK_BYTES:
@@ -182,11 +193,10 @@ class Assembler:
         if found is None:
             found = self._open[number] = _Open(length, Decoder.with_defaults(length, _SYMBOL_BYTES))
             self._make_room()
-        packet = content[_CONTENT.size :]
-        if found.length != length or len(packet) != 4 + _SYMBOL_BYTES:
+        if found.length != length:
             return self.due()
         found.latest = self._now()
-        if (data := found.decoder.decode(packet)) is not None:
+        if (data := found.decoder.decode(content[_CONTENT.size :])) is not None:
             self._open.pop(number, None)
             self._complete[number] = bytes(data)
         return self.due()
@@ -196,7 +206,8 @@ class Assembler:
         given = []
         for number in sorted(self._complete):
             older = [each for each in self._open if each < number]
-            if any(self._open[each].latest + self._patience_s > self._now() for each in older):
+            patient = sum(map(len, self._complete.values())) <= _OPEN_BYTES
+            if patient and any(self._open[each].latest + self._patience_s > self._now() for each in older):
                 break
             for each in older:
                 del self._open[each]

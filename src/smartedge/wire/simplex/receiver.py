@@ -15,8 +15,8 @@ from smartedge.errors import LinkError, LogError, SmartEdgeError
 from smartedge.types import StreamHeader
 from smartedge.wire.frame import receive
 from smartedge.wire.link import FrameHandler
-from smartedge.wire.simplex.blocks import Assembler, Block, unpack_block
-from smartedge.wire.simplex.seal import Opener
+from smartedge.wire.simplex.blocks import CONTENT_BYTES, Assembler, Block, unpack_block
+from smartedge.wire.simplex.seal import OVERHEAD, Opener
 
 __all__ = ["OneWayHandler", "SimplexReceiver"]
 
@@ -134,7 +134,7 @@ class SimplexReceiver:
                 _log.warning("the one-way link takes nothing at the moment: %s", error.strerror or error)
                 self._stop.wait(_ASK_S)
                 continue
-            opened = self._opener.open(datagram)
+            opened = self._opener.open(datagram) if len(datagram) == OVERHEAD + CONTENT_BYTES else None
             if opened is None:
                 self.refused += 1
                 continue

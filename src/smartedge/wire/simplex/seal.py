@@ -41,6 +41,7 @@ _VERSION = 1
 _OUTSIDE = struct.Struct(">B8sQ")
 _COUNTERS_A_SECOND = 1_000_000  # more than a process sends datagrams in a second
 _RESERVED = 2**16  # counters that are reserved at a time
+_LAST = 2**63  # counter that a file may hold: 2**64 does not fit in a datagram
 _WINDOW = 2**13  # datagrams that may come later than a newer one
 
 
@@ -94,7 +95,7 @@ class Sealer:
         try:
             text = self._file.read_text(encoding="ascii")
             counter = text.partition(" ")[0]
-            if not counter.isdecimal() or text != _counter_text(int(counter)):
+            if not counter.isdecimal() or text != _counter_text(int(counter)) or int(counter) > _LAST:
                 raise ValueError("it is damaged")
             return int(counter)
         except FileNotFoundError:

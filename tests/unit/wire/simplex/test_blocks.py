@@ -125,6 +125,20 @@ def test_blocks_that_are_never_completed_do_not_fill_the_memory(monkeypatch: pyt
         assert 9999 not in assembler._open
 
 
+def test_blocks_that_wait_for_an_older_one_do_not_fill_the_memory() -> None:
+    """Whoever has the key can keep a block open for ever. Then what was complete took any amount of memory."""
+    assembler = Assembler(patience_s=2.0, now=lambda: 0.0)
+    older = split_block(data_of(5000), 0, 0.0)[0]
+    given = 0
+    packets = [n.to_bytes(4, "big") + bytes(1176) for n in range(7134)]
+    for number in range(1, 7):
+        assembler.add(older)
+        for packet in packets:
+            given += len(assembler.add(blocks._CONTENT.pack(number, MAX_BLOCK_BYTES) + packet))
+        assert sum(map(len, assembler._complete.values())) <= 5 * MAX_BLOCK_BYTES
+    assert given == 6 and not assembler._open
+
+
 def test_contents_that_are_no_packets_are_dropped() -> None:
     assembler = Assembler()
     data = data_of(5000)

@@ -97,6 +97,16 @@ def test_a_window_keeps_so_many_bits_and_no_more(monkeypatch: pytest.MonkeyPatch
         assert not window.may_come(counter) and window.may_come(counter + 1)
 
 
+def test_a_counter_at_its_end_is_refused(tmp_path: Path) -> None:
+    """The next one would not fit in a datagram."""
+    file = tmp_path / "counter"
+    file.write_text(seal._counter_text(2**63))
+    assert Sealer("cam-1", KEY, file).seal(b"x")
+    file.write_text(seal._counter_text(2**64 - 1))
+    with pytest.raises(LinkError, match="it is damaged"):
+        Sealer("cam-1", KEY, file)
+
+
 def test_no_counter_is_used_twice_over_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seal, "_RESERVED", 4)
     used = []
