@@ -390,6 +390,7 @@ def test_a_sender_that_goes_away_is_noticed(
 def test_both_ends_watch_for_a_peer_that_vanished(receiver: GrpcReceiver, connect: Connect) -> None:
     link = connect(receiver)
     link.open(HEADER)
+    receiver._connections.look()  # as it does several times a second
     ends = own_sockets(peer_port=receiver.port) + own_sockets(local_port=receiver.port)
     assert len(ends) == 2
     for connection in ends:
