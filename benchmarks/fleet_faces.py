@@ -1,6 +1,6 @@
 """Accuracy of a fleet of eight edges, against one edge with all of their data. LFW, ``Smiling``, 32×32.
 
-    python benchmarks/fleet_faces.py                          # all arms of one seed; ten minutes on two idle cores
+    python benchmarks/fleet_faces.py                          # all arms of one seed; 15 minutes on an idle core
     python benchmarks/fleet_faces.py --only own-iid --seeds 1
     python benchmarks/fleet_faces.py --table                  # from the results that are there
 
@@ -8,7 +8,7 @@ The same question and the same small network as in benchmarks/fleet.py, on the t
 edges are processes, each edge with a certificate of its own. They talk over sockets, and edges train at the same time.
 
 A quarter of the training images (2 280) is public: fronts that are published learn from it, for 12 epochs, as parts of
-one network with an exit at each cut. The others (6 830) are the edges', for 8 epochs of steps of 32 images. A step of
+one network with an exit at each cut. The others (6 830) are the edges', for 4 epochs of steps of 32 images. A step of
 ResNet-18 takes three times as long. The test images of LFW and most of its validation images are tested on: 2 189, of
 persons that no training image shows.
 Nobody is at two edges. ``iid``: persons are divided at random. ``skewed``: the persons of each label are divided by
@@ -67,7 +67,7 @@ from smartedge.wire.grpc_link import GrpcLink
 
 RESULTS = HERE / "results" / "fleet-faces"
 EDGES, CONCENTRATION, CUTS = 8, 0.3, ("stage1", "stage2")
-BATCH, EPOCHS, PUBLIC_EPOCHS, PUBLIC_SHARE, LR, VAL, SIZE = 32, 8, 12, 0.25, 2e-3, 160, 32
+BATCH, EPOCHS, PUBLIC_EPOCHS, PUBLIC_SHARE, LR, VAL, SIZE = 32, 4, 12, 0.25, 2e-3, 160, 32
 LEAST = 2 * BATCH  # images that an edge has
 LONGEST_S = 3600.0
 ARMS = {
