@@ -157,10 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _say(args, "error", f"error [{error.code}]: {plain(str(error), keep=_LINE_END)}", code=error.code)
         return error.exit_code
-    except ModuleNotFoundError as error:
-        if (extra := _EXTRAS.get(error.name or "")) is None:
+    except ImportError as error:
+        if (text := _what_is_missing(error)) is None:
             raise
-        text = f"this needs the package '{error.name}', which is not installed; run: {how_to_install(extra)}"
         print(f"error [SE-CONFIG]: {text}", file=sys.stderr)
         return ConfigError.exit_code
     except Stopped as stopped:
@@ -182,6 +181,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return LogError.exit_code
     finally:
         os.umask(before)
+
+
+def _what_is_missing(error: ImportError) -> str | None:
+    """The package that is not installed, and how to install it. None where something else is wrong with an import."""
+    if error.name is None:  # raised by this package: the text says it
+        return str(error)
+    if (extra := _EXTRAS.get(error.name)) is None:
+        return None
+    return f"this needs the package '{error.name}', which is not installed; run: {how_to_install(extra)}"
 
 
 def _make_streams_safe() -> None:

@@ -92,6 +92,22 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("verb", "lacks", "extra"),
+    [("demo", "matplotlib", "cloud"), ("profile", "torch", "train"), ("cuts resnet18", "torch", "train")],
+)
+def test_a_missing_package_is_told_with_the_command_that_installs_it(
+    tmp_path: Path, verb: str, lacks: str, extra: str
+) -> None:
+    code = f"import sys; sys.modules[{lacks!r}] = None\nfrom smartedge.cli.app import main\nsys.exit(main())"
+    (tmp_path / "run.yaml").write_text("data: {path: drawn, desired: smile}\n")
+    argv = [sys.executable, "-c", code, *verb.split(), *(["run.yaml"] if verb == "profile" else [])]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error [SE-CONFIG]: ") and lacks in done.stderr and f"[{extra}]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("argv", "says"),
     [
         (["trian"], "there is no verb 'trian'; did you mean 'smartedge train'?"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from smartedge.artifacts.profile import CutFigures, Profile, Timing
@@ -54,11 +55,14 @@ def measure_here(
 
     Raises:
         ConfigError: a cut is unknown, or no cut can be measured.
+        ModuleNotFoundError: torch is not installed.
         SmartEdgeError: what went wrong in measuring.
     """
     names = tuple(dict.fromkeys([*(codecs or DEFAULT_CODECS), config.codec_name]))
     for name in names:
         get_codec(name)
+    if find_spec("torch") is None:  # told once, before the processes that measure
+        raise ModuleNotFoundError(name="torch")
     begun = time.monotonic()
     monitor.update(Update("", "profile", 0, _MOST_CUTS + 2, "the undivided network"))
     undivided = _plain(config, _WHOLE, config.model.cut)
