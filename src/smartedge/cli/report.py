@@ -94,16 +94,23 @@ def print_table(run_dirs: Sequence[Path]) -> None:
     table.add_column("method")
     for heading in ("back", "exit", "gain", "up", "down", "sent", "s/epoch", "edge peak"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for folder in run_dirs:
-        table.add_row(*_row(Results.read(folder / "results.json")))
+    runs = [Results.read(folder / "results.json") for folder in run_dirs]
+    for results in runs:
+        table.add_row(*_row(results, max(run.epochs for run in runs)))
     Console(width=110).print(table)
 
 
-def _row(results: Results) -> list[str]:
+def _row(results: Results, most_epochs: int) -> list[str]:
+    from smartedge.lab.report.text import fewer_epochs
+
     back, at_exit, sent = results.test.back, results.test.exit, results.bytes_per_image
     peak = results.edge_peak_rss_bytes
     return [
-        results.method + (", each image once" if get_schedule(results.schedule).once else ""),
+        ", ".join(
+            [results.method]
+            + (["each image once"] if get_schedule(results.schedule).once else [])
+            + fewer_epochs(results.epochs, most_epochs)
+        ),
         f"{100 * back.balanced_accuracy:.1f} %" if back else "",
         f"{100 * at_exit.balanced_accuracy:.1f} %" if at_exit else "",
         f"{100 * (back.balanced_accuracy - at_exit.balanced_accuracy):+.1f}" if back and at_exit else "",

@@ -13,7 +13,7 @@ from smartedge.lab.report.gallery import gallery, network_name, told_apart
 from smartedge.lab.report.leakage import read_leaks
 from smartedge.lab.report.page import write_page
 from smartedge.lab.report.read import Run, read_run
-from smartedge.lab.report.text import known, percent, points, seconds, short_number, size, times
+from smartedge.lab.report.text import fewer_epochs, known, percent, points, seconds, short_number, size, times
 from smartedge.lab.report.verdict import heads, margin
 from smartedge.methods.schedules import get_schedule
 
@@ -158,14 +158,16 @@ def _answered(runs: Sequence[Run], side: str) -> list[float]:
 
 
 def _run_names(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: its method, and its schedule and network where the runs differ in them."""
-    facts = [(run.results.method, run.results.schedule, network_name(run)) for run in runs]
+    """A name for each run: its method, and its schedule, network and epochs where the runs differ in them."""
+    facts = [(run.results.method, run.results.schedule, network_name(run), run.results.epochs) for run in runs]
+    most = max(run.results.epochs for run in runs)
     differ = [len(set(column)) > 1 for column in zip(*facts, strict=True)]
     names = []
-    for method, schedule, model in facts:
+    for method, schedule, model, epochs in facts:
         parts = [method] if differ[0] or not any(differ) else []
         parts += [schedule] if get_schedule(schedule).front_first and (differ[1] or not any(differ)) else []
         parts += [model] if differ[2] else []
+        parts += fewer_epochs(epochs, most)
         head, *notes = parts or [method]
         names.append(f"{head} ({', '.join(notes)})" if notes else head)
     return told_apart(names, runs)
@@ -213,10 +215,13 @@ def _beside(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures]
         text += f"; {'as many' if 0.995 < factor < 1.005 else how} bytes in the whole run, both ways together"
     else:
         text += f"; {size(my_bytes)} in the whole run instead of {size(their_bytes)}"
+    epochs = mine.epochs / theirs.epochs
     if theirs.seconds_per_epoch > 0:
-        text += f"; {times(mine.seconds_per_epoch / theirs.seconds_per_epoch)} times its time per epoch"
+        text += f"; {times(epochs * mine.seconds_per_epoch / theirs.seconds_per_epoch)} times its time"
     if theirs.stage_seconds.edge > 0:
-        text += f"; {times(mine.stage_seconds.edge / theirs.stage_seconds.edge)} times its computing on the edge"
+        text += (
+            f"; {times(epochs * mine.stage_seconds.edge / theirs.stage_seconds.edge)} times its computing on the edge"
+        )
     my_peak, their_peak = mine.edge_peak_rss_bytes, theirs.edge_peak_rss_bytes
     if known(my_peak) and known(their_peak):
         text += f"; {times(my_peak / their_peak)} times its peak memory on the edge"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from smartedge.files import replacing
 from smartedge.lab.report.read import Run, read_run
+from smartedge.lab.report.text import fewer_epochs
 from smartedge.lab.report.verdict import margin
 from smartedge.methods.schedules import get_schedule
 
@@ -57,22 +58,24 @@ def write_picture(run_dirs: Sequence[Path], out: Path) -> Path:
         above, below = rows.tolist()
         _images(above.subplots(1, _SHOWN), runs)
         accuracy, sent, work, time = below.subplots(1, 4, sharey=True)
-        names = [_name(run) for run in runs]
+        most = max(run.results.epochs for run in runs)
+        names = [_name(run, most) for run in runs]
         accuracy.set_yticks(range(len(runs)), names)
         accuracy.invert_yaxis()
         _accuracy(accuracy, runs)
         _bytes(sent, runs)
-        _seconds(work, "Edge's computing per epoch", [run.results.stage_seconds.edge for run in runs], EDGE)
+        _work(work, runs)
         _time(time, runs)
         with replacing(out) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
     return out
 
 
-def _name(run: Run) -> str:
+def _name(run: Run, most_epochs: int) -> str:
     schedule = get_schedule(run.results.schedule)
-    note = "each image once" if schedule.once else schedule.name
-    return run.method.name + (f"\n({note})" if schedule.front_first else "")
+    notes = ["each image once" if schedule.once else schedule.name] if schedule.front_first else []
+    notes += fewer_epochs(run.results.epochs, most_epochs)
+    return run.method.name + (f"\n({', '.join(notes)})" if notes else "")
 
 
 def _images(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
@@ -90,18 +93,20 @@ def _images(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
 
 
 def _accuracy(axis: Axes, runs: Sequence[Run]) -> None:
-    axis.set_title("Balanced accuracy, 95 % interval")
+    guess = min(1 / len(run.results.task.names) if run.kind == "single" else 0.5 for run in runs)
+    axis.set_title(f"Balanced accuracy, 95 % interval\n(bars begin at {100 * guess:.0f} %: guessing)")
     for row, run in enumerate(runs):
         test = run.results.test
         value = test.present[run.final].balanced_accuracy
-        axis.barh(row, value, height=0.52, color=CLOUD if run.method.has_cloud else EDGE)
+        axis.barh(row, value - guess, left=guess, height=0.52, color=CLOUD if run.method.has_cloud else EDGE)
         width = margin(run.results, test.present[run.final])
         axis.errorbar(value, row, xerr=width, color=INK, capsize=3, elinewidth=1.4)
-        axis.text(0.02, row, f"{100 * value:.1f} %", va="center", color="white", fontweight="bold", fontsize=10)
+        text = f"{100 * value:.1f} %"
+        axis.text(guess + 0.01, row, text, va="center", color="white", fontweight="bold", fontsize=10)
         if test.exit:
             text = f"exit {100 * test.exit.balanced_accuracy:.1f} %"
-            axis.text(value + width + 0.03, row, text, va="center", color=EDGE, fontsize=10)
-    axis.set_xlim(0, 1.45)
+            axis.text(value + width + 0.015, row, text, va="center", color=EDGE, fontsize=10)
+    axis.set_xlim(guess, 1 + 0.45 * (1 - guess))
 
 
 def _bytes(axis: Axes, runs: Sequence[Run]) -> None:
@@ -115,6 +120,15 @@ def _bytes(axis: Axes, runs: Sequence[Run]) -> None:
         text = f"{value / 1000:,.1f} kB: {what}" if run.method.has_cloud else what
         axis.text(value + 0.01 * most, row, text, va="center", fontsize=10)
     axis.set_xlim(0, 1.75 * most)
+
+
+def _work(axis: Axes, runs: Sequence[Run]) -> None:
+    axis.set_title("Edge's computing, all epochs")
+    values = [run.results.epochs * run.results.stage_seconds.edge for run in runs]
+    for row, value in enumerate(values):
+        axis.barh(row, value, height=0.52, color=EDGE)
+        axis.text(value + 0.01 * max(values), row, f"{value:.1f} s", va="center", fontsize=10)
+    axis.set_xlim(0, 1.3 * max(values))
 
 
 def seconds_with_slower_edge(run: Run, slower: float) -> float:
@@ -133,21 +147,13 @@ def seconds_with_slower_edge(run: Run, slower: float) -> float:
 
 
 def _time(axis: Axes, runs: Sequence[Run]) -> None:
-    """Seconds of an epoch: measured, where both sides had equal cores; and with a slower edge."""
-    axis.set_title(f"Time per epoch; light: computed,\nif the edge were {_SLOWER} times slower")
-    values = [seconds_with_slower_edge(run, _SLOWER) for run in runs]
+    """Seconds of all epochs: measured, where both sides had equal cores; and with a slower edge."""
+    axis.set_title(f"Time of all epochs; light: computed,\nif the edge were {_SLOWER} times slower")
+    values = [run.results.epochs * seconds_with_slower_edge(run, _SLOWER) for run in runs]
     for row, (run, value) in enumerate(zip(runs, values, strict=True)):
-        measured = run.results.seconds_per_epoch
+        measured = run.results.epochs * run.results.seconds_per_epoch
         axis.barh(row, value, height=0.52, color=MUTED, alpha=0.25)
         axis.barh(row, measured, height=0.52, color=MUTED)
-        text = f"{measured:.1f} s" if value == measured else f"{measured:.1f} s, {value:.0f} s"
+        text = f"{measured:.0f} s" if value == measured else f"{measured:.0f} s, {value:.0f} s"
         axis.text(value + 0.01 * max(values), row, text, va="center", fontsize=10)
     axis.set_xlim(0, 1.45 * max(values))
-
-
-def _seconds(axis: Axes, title: str, values: Sequence[float], colour: str) -> None:
-    axis.set_title(title)
-    for row, value in enumerate(values):
-        axis.barh(row, value, height=0.52, color=colour)
-        axis.text(value + 0.01 * max(values), row, f"{value:.1f} s", va="center", fontsize=10)
-    axis.set_xlim(0, 1.3 * max(values))

@@ -6,7 +6,8 @@ import math
 from typing import TypeGuard
 
 __all__ = [
-    "count", "known", "number", "percent", "points", "ratio", "relation", "seconds", "short_number", "size", "times",
+    "count", "fewer_epochs", "known", "number", "percent", "points", "ratio", "relation", "seconds", "short_number",
+    "size", "times",
 ]  # fmt: skip
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -54,6 +55,11 @@ def seconds(value: float | None) -> str:
 def count(value: int) -> str:
     """``11459`` → ``11 459``."""
     return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def fewer_epochs(epochs: int, most: int) -> list[str]:
+    """A note on a run that had fewer epochs than those beside it: ``2 epochs``. None on the others."""
+    return [f"{epochs} epoch{'s' if epochs > 1 else ''}"] if epochs < most else []
 
 
 def number(value: float | None) -> str:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from smartedge.cli.demo import epochs_in_the_same_time
+from smartedge.cli.report import print_table
 from smartedge.errors import RunError
 from smartedge.extras import how_to_install
 from smartedge.lab.report import compared, write_comparison, write_report
@@ -324,7 +326,7 @@ def test_a_comparison_has_every_run_and_figure(write_run):
     page = Page(out)
     for method in ("hierarchical", "upload", "split", "local"):
         assert f'<th scope="col">{method}</th>' in page.source
-    assert "Compared with split:" in page.text and "0.32 times its time per epoch" in page.text
+    assert "Compared with split:" in page.text and "0.32 times its time;" in page.text
     assert "Compared with upload, which sends the images:" in page.text
     assert "times fewer bytes in the whole run" in page.text and "times its computing on the edge" in page.text
     assert all(" ".join(sentence.split()) in page.text for sentence in compared(runs))
@@ -423,6 +425,28 @@ def test_what_is_broken_is_named(damage, message, write_run):
     damage(run)
     with pytest.raises(RunError, match=message):
         write_report(run)
+
+
+def test_runs_of_fewer_epochs_are_named_so_and_compared_over_all_their_epochs(write_run, capsys):
+    runs = [
+        write_run("hierarchical", epochs=6, change=stages(edge=1.0, epoch=2.0)),
+        write_run("long", method="local", epochs=6, change=stages(edge=4.0, epoch=4.0)),
+        write_run("short", method="local", epochs=2, change=stages(edge=4.0, epoch=4.0)),
+    ]
+    _, long, short = compared(runs)
+    assert "Compared with local: " in long and "0.50 times its time; 0.25 times its computing" in long
+    assert "Compared with local (2 epochs): " in short and "1.50 times its time; 0.75 times its computing" in short
+    print_table(runs)
+    assert "local, 2 epochs" in capsys.readouterr().out
+    assert epochs_in_the_same_time(*(read_run(run).results for run in runs[:2])) == 2  # 6 s of the edge, 4 s an epoch
+
+
+def stages(edge, epoch):
+    def change(results):
+        results["stage_seconds"]["edge"] = edge
+        results["seconds_per_epoch"] = epoch
+
+    return change
 
 
 def test_no_runs_cannot_be_compared(tmp_path):
