@@ -54,7 +54,8 @@ class SimulatedEdge:
     seed: int = 0
     wrong_labels: bool = False
     shape: tuple[int, ...] = SHAPE
-    mostly: int | None = None  # nine of ten training images are of this class
+    mostly: int | None = None  # most training images are of this class
+    share: float = 0.9  # how many of them
     tests: int = 1  # test frames
 
     @property
@@ -86,7 +87,7 @@ class SimulatedEdge:
         rng = np.random.default_rng((self.seed, seq))
         labels = rng.integers(0, 2, self.size)
         if self.mostly is not None and split == "train":
-            labels = np.where(rng.random(self.size) < 0.9, self.mostly, 1 - self.mostly)
+            labels = np.where(rng.random(self.size) < self.share, self.mostly, 1 - self.mostly)
         features_BF = self.features(labels, rng)
         sent = 1 - labels if self.wrong_labels and split == "train" else labels
         return Frame(

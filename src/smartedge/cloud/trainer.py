@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smartedge.artifacts.results import Figures
@@ -22,7 +24,7 @@ from smartedge.cloud.order.label_shares import LabelShares
 from smartedge.cloud.workers.group import ALONE, Group
 from smartedge.cloud.workers.shared_step import divided, shared_step
 from smartedge.config import Config
-from smartedge.methods.back_step import CloudStep, cloud_forward, cloud_step
+from smartedge.methods.back_step import CloudStep, cloud_forward, cloud_step, image_losses
 from smartedge.methods.loop import Progress, load_training_state, training_state, warmup_cosine
 from smartedge.methods.options import optimizer_of, options_of, place
 from smartedge.models.entrances import Entering
@@ -131,6 +133,19 @@ class BackTrainer:
         self.predictions["train"].add(batch.ids, labels, result.logits_BK, result.loss)
         self.latest_loss = result.loss
         return result
+
+    def image_losses(self, batch: FeatureBatch, step: CloudStep) -> NDArray[np.float64]:
+        """The loss of each image of several edges before the update, float64 (B,), without logit adjustment.
+
+        The adjustment tells the back how often an edge sends each label. So an edge of one class has hardly any
+        adjusted loss, and an ordinary edge among such ones would seem to be an outlier.
+        """
+        assert batch.edge_B is not None
+        logits_BK = step.logits_BK.cpu()
+        offsets = self.label_shares.offsets(batch.edge_B) if self.config.fleet.logit_adjustment else None
+        if offsets is not None:
+            logits_BK = logits_BK - torch.from_numpy(offsets)
+        return image_losses(logits_BK, torch.from_numpy(batch.labels))
 
     def _learn_shards(self, ready: Ready, progress: Progress, *, want_gradient: bool = False) -> CloudStep:
         """One update with the shards of this worker and those of the others."""

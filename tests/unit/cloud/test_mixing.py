@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -352,6 +353,23 @@ def test_the_cap_keeps_an_edge_with_wrong_labels_from_harming_the_back(tmp_path:
     assert found[0.0] > 0.9
 
 
+def test_an_ordinary_edge_among_edges_of_one_class_is_no_outlier(tmp_path: Path) -> None:
+    """The features say nothing, so an honest edge's loss is log 2, whatever labels it sends."""
+
+    class Empty(SimulatedEdge):
+        def features(self, labels, rng):
+            return 0.01 * rng.normal(size=(self.size, *self.shape)).astype(np.float32)
+
+    config = fleet_config(fleet={"expect": 8, "max_influence": 0.0}, epochs=3, train={"lr": 0.001})
+    edges = [Empty(f"edge{number}", config, steps=8, seed=number) for number in range(8)]
+    for number, edge in enumerate(edges[:5]):
+        edge.mostly, edge.share = number % 2, 1.0
+    run_fleet(config, tmp_path / "cloud", edges)
+    figures = FleetFigures.read(tmp_path / "cloud" / "fleet.json")
+    assert [name for name, each in figures.edges.items() if each.capped] == []
+    assert [each.loss for each in figures.edges.values()] == pytest.approx([math.log(2)] * 8, abs=0.15)
+
+
 class Marked(Learning):
     """The network gives NaN for an image that holds the mark, as a defect in it would."""
 
@@ -426,9 +444,7 @@ def test_training_that_fails_on_no_frame_alone_blames_no_edge(tmp_path: Path, mo
     runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
     for edge in edges_of(config, 2):
         edge.send(runner)
-    monkeypatch.setattr(
-        "smartedge.cloud.training.mixed.image_losses", lambda logits_BK, labels: np.full(len(labels), np.inf)
-    )
+    monkeypatch.setattr("smartedge.cloud.trainer.image_losses", lambda logits_BK, labels: np.full(len(labels), np.inf))
     with pytest.raises(RunError, match=r"the loss is not finite\), on no frame alone: start a new run with a lower"):
         runner.run(threading.Event())
     assert runner._handover.quarantined == {}

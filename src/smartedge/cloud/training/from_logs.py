@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
-import torch
-
 from smartedge.cloud.inputs import Ready
 from smartedge.cloud.order.influence import Influence
 from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.order.supply import Supply
 from smartedge.cloud.trainer import BackTrainer
-from smartedge.methods.back_step import CloudStep, image_losses
+from smartedge.methods.back_step import CloudStep
 from smartedge.methods.loop import Progress, fit
 from smartedge.types import FeatureBatch, SplitName
 
@@ -54,7 +52,7 @@ class TrainingFromLogs:
         def learn(ready: Ready, progress: Progress) -> CloudStep:
             batch, result = ready.batch, trainer.learn(ready, progress)
             if influence is not None and isinstance(batch, FeatureBatch) and batch.edge_B is not None:
-                influence.note(batch.edge_B, image_losses(result.logits_BK.cpu(), torch.from_numpy(batch.labels)))
+                influence.note(batch.edge_B, trainer.image_losses(batch, result))
             return result
 
         fit(

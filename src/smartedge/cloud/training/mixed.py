@@ -7,12 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from smartedge.cloud.inputs import Ready
 from smartedge.cloud.trainer import BackTrainer
-from smartedge.methods.back_step import image_losses
 from smartedge.methods.loop import take_step
 from smartedge.runs.predictions import Predictions
 from smartedge.types import FeatureBatch
@@ -25,7 +23,7 @@ def learn(trainer: BackTrainer, batch: FeatureBatch) -> NDArray[np.float64]:
     with trainer.working():
         result = take_step(trainer.learn, Ready(batch), trainer.progress, rates=trainer.rates, random=trainer.random)
         trainer.report(trainer.progress)
-        return image_losses(result.logits_BK.cpu(), torch.from_numpy(batch.labels))
+        return trainer.image_losses(batch, result)
 
 
 def can_learn(trainer: BackTrainer, batch: FeatureBatch) -> bool:
