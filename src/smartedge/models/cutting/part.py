@@ -1,4 +1,4 @@
-"""The two halves of a divided network: modules made of the original's own modules and parameters."""
+"""The parts of a divided network: modules made of the original's own modules and parameters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Crossing(Protocol):
 
 
 class Part(nn.Module):
-    """One half of a divided network: a batch (B, *shape) → the result of the operations on its side.
+    """One part of a divided network: a batch (B, *shape) → the result of the operations on its side.
 
     Its submodules and parameters are those of the original, under the same names. Training and evaluation mode each
     run the operations that the original runs in that mode.
@@ -60,7 +60,7 @@ class Part(nn.Module):
         self._sets_contexts = any(node.target is enter for node in nodes)
 
     def freeze(self, name: str) -> None:
-        """Keep the parameters of a submodule as they are, and the submodule in evaluation mode; "" is the whole half.
+        """Keep the parameters of a submodule as they are, and the submodule in evaluation mode; "" is the whole part.
 
         So batch normalisation goes on with the statistics that it has, and nothing is dropped at random.
         """
@@ -81,7 +81,7 @@ class Part(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Any:
-        """Run this half.
+        """Run this part.
 
         Raises:
             CutError: the input has another size than the one for which the network was divided.
@@ -95,7 +95,7 @@ class Part(nn.Module):
             return self._run[self.training](self, x)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the compiled operations, so that a half can be copied and sent to another process."""
+        """Without the compiled operations, so that a part can be copied and sent to another process."""
         return {name: value for name, value in self.__dict__.items() if name != "_run"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -104,7 +104,7 @@ class Part(nn.Module):
 
 
 def merge_state_dicts(front: nn.Module, back: nn.Module) -> dict[str, Tensor]:
-    """The state dict of the original network, from those of its two halves. It loads with ``strict=True``.
+    """The state dict of the original network, from those of its parts. It loads with ``strict=True``.
 
     Raises:
         CutError: both halves hold the same entry, so they are not a front and its back.

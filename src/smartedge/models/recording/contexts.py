@@ -1,6 +1,6 @@
 """The context in which an operation runs: whether gradients are recorded, and whether autocast is on.
 
-A network's own code can set it (``torch.no_grad()``, ``torch.autocast(...)``). Its halves set it at the same places.
+A network's own code can set it (``torch.no_grad()``, ``torch.autocast(...)``). Its parts set it at the same places.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def own_context(usual: Context, other: Context) -> Own | None:
 
 
 def enter(context: Own) -> ExitStack:
-    """Begin a context within the code of a half; :func:`leave` ends it."""
+    """Begin a context within the code of a part; :func:`leave` ends it."""
     stack = ExitStack()
     stack.enter_context(_setting(context))
     return stack

@@ -239,7 +239,7 @@ class _Recorder(TracerBase):
         out = self.record_call(kind, target, args, kwargs, name)
         self.events.append(Event(kind, target, self.latest, out, context))
         if kind == "call_module":
-            self.generators.drawn()  # what a module draws that stays whole, it draws again in every half
+            self.generators.drawn()  # what a module draws that stays whole, it draws again in every part
         return out
 
     def is_whole(self, module: nn.Module, path: str) -> bool:

@@ -81,7 +81,7 @@ def same(first: Any, second: Any) -> Any:
 
 
 def decided(name: str, first: Any, second: Any, outcome: bool) -> bool:
-    """Within a half: what Python code decided on the number of images while it was recorded must be true again.
+    """Within a part: what Python code decided on the number of images while it was recorded must be true again.
 
     Raises:
         CutError: it is not.
