@@ -15,8 +15,8 @@ LAW = release_law(Gaussian((4,), 2.0, 1.0, 1e-5))
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that train for fewer steps: these data are easy."""
-    monkeypatch.setattr("smartedge.lab.audit.persons._STEPS", 120)
-    monkeypatch.setattr("smartedge.lab.audit.persons._EVERY", 40)
+    monkeypatch.setattr("smartedge.lab.audit.persons._STEPS", 60)
+    monkeypatch.setattr("smartedge.lab.audit.persons._EVERY", 20)
 
 
 def crowd(seed: int, *, told: float, label: float, persons: int = 160) -> Crowd:
@@ -46,13 +46,6 @@ def test_several_images_tell_more_than_one() -> None:
     assert "10-" not in found  # nobody has so many
 
 
-@pytest.fixture
-def _one_band(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Persons with 4 to 9 images alone are attacked."""
-    monkeypatch.setattr("smartedge.lab.audit.persons.BANDS", BANDS[2:3])
-
-
-@pytest.mark.usefixtures("_one_band")
 def test_what_labels_tell_is_the_floor() -> None:
     found = read_persons([fold(told=0.0, label=0.25)], "hidden", 2, labelled=True, law=LAW)["4-9"]
     best = found.attacks[found.best].balanced_accuracy
@@ -63,7 +56,6 @@ def test_what_labels_tell_is_the_floor() -> None:
     assert blind.label_floor.balanced_accuracy > 0.8
 
 
-@pytest.mark.usefixtures("_one_band")
 def test_without_a_law_only_networks_attack_and_folds_are_judged_together() -> None:
     one = fold(told=0.5, label=0.0)
     found = read_persons([one, Fold(one.choosing, one.protected, one.own)], "hidden", 2, labelled=False, law=None)
