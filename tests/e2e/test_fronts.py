@@ -15,6 +15,7 @@ from smartedge.artifacts.front import CertifiedAttribute, FrontManifest
 from smartedge.cli.app import main
 from smartedge.cloud.runner import CloudRunner
 from smartedge.config import load_config
+from smartedge.edge.labelled import LabelledFolder
 from smartedge.edge.protection import open_gate
 from smartedge.errors import FrontError, RunError
 from smartedge.files import write_atomically
@@ -127,7 +128,18 @@ def test_the_same_bytes_as_an_edge_with_torch(published, tmp_path, open_log):
         share_key(each)
     with_a_cloud(with_torch, lambda location: run_edge(with_torch, location, Quiet()))
     front = open_front(folder, trust=trust)
-    with_a_cloud(without, lambda location: release_images(front, without, source, location, Quiet()))
+    told: list[str] = []
+
+    class Told(Quiet):
+        def update(self, update):
+            told.extend([update.text] if update.phase == "exit" else [])
+
+    with_a_cloud(without, lambda location: release_images(front, without, source, location, Told()))
+    images = LabelledFolder.open(source, front.task)
+    ((_, pixels, labels),) = images.batches("test", np.arange(12), 12, config.data.image_size, config.data.fit)
+    run = OnnxFront(front)
+    right = np.mean(run.logits(run.features(pixels), released=False).argmax(1) == labels)
+    assert right > 0 and told == [f"the exit answers {100 * right:.1f} % of 12 test images right"]
     wanted = stored(open_log, with_torch)
     assert [len(ids) for _, ids, *_ in wanted] == [8, 8, 7, 8, 4, 8, 4], "one of 24 training images is damaged"
     assert stored(open_log, without) == wanted
