@@ -10,7 +10,10 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import ValidationError
 
-from smartedge.artifacts.base import Artifact, Part
+from smartedge.artifacts.base import Artifact, CheckedArtifact, Part
+from smartedge.artifacts.fleet_run import CloudStart
+from smartedge.artifacts.run import Confirmed, Shipped
+from smartedge.artifacts.summary import TrafficTotals
 from smartedge.errors import ConfigError, SmartEdgeError
 
 
@@ -96,6 +99,39 @@ def test_a_number_that_json_does_not_know_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         Share(value=float("nan")).write(tmp_path / "share.json")
     assert not list(tmp_path.iterdir())
+
+
+SENT = TrafficTotals(
+    up={"train": 9},
+    down={},
+    images={"train": 4},
+    source="payload",
+    release_seconds=0.5,
+    encode_seconds=0.25,
+    link_seconds=1.0,
+    codec_error=None,
+)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        CloudStart(started=1795881578.25),
+        Shipped(confirmed=12, ended=7, up={"train": 12345}, down={"train": 77}, source="kernel tcp_info"),
+        Confirmed(checkpoint=3, spooled=True, traffic=SENT),
+    ],
+    ids=lambda kept: type(kept).__name__,
+)
+def test_every_flipped_bit_and_every_truncation_of_a_checked_file_is_an_error(kept: CheckedArtifact, tmp_path):
+    path = tmp_path / "kept.json"
+    kept.write(path)
+    data, file = path.read_bytes(), type(kept)
+    assert file.parse(data, path).model_dump(exclude={"check"}) == kept.model_dump(exclude={"check"})
+    for place in range(len(data)):
+        flipped = (data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :] for bit in range(8))
+        for damaged in (data[:place], *flipped):
+            with pytest.raises(SmartEdgeError, match=str(path)):
+                file.parse(damaged, path)
 
 
 def test_no_torch_is_imported():
