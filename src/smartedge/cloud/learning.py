@@ -35,7 +35,9 @@ from smartedge.config import Config
 from smartedge.errors import LogError, RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
+from smartedge.models.entrances import Entrances
 from smartedge.models.fixed import kept_as_it_is
+from smartedge.models.gradients import what_stays_untrained
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.weights_facts import weights_facts
@@ -141,9 +143,14 @@ class Learning:
 
     def make_trainer(self, edge: str, header: StreamHeader) -> None:
         """Build the back, and load its newest checkpoint where the run is resumed."""
-        back, _ = build_back(self.config, header.outputs)
+        back, shapes = build_back(self.config, header.outputs)
         if self.group.leads and not self.config.train.freeze and (kept := kept_as_it_is([back])) is not None:
             self.monitor.update(Update("cloud", "network", text=kept))
+        layers = back.from_first_cut() if isinstance(back, Entrances) else back
+        shape = next(iter(shapes.values()))
+        stays = what_stays_untrained(layers, shape, must_learn=True, answers=header.answered)
+        if self.group.leads and stays is not None:
+            self.monitor.update(Update("cloud", "network", text=stays))
         self.trainer = BackTrainer(
             self.config,
             back,

@@ -30,6 +30,7 @@ from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.schedules import Epoch, get_schedule
 from smartedge.models.exits import task_loss
 from smartedge.models.fixed import kept_as_it_is
+from smartedge.models.gradients import what_stays_untrained
 from smartedge.models.zoo.weights import loaded_in
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import save_weights
@@ -93,6 +94,10 @@ class EdgeRunner:
             monitor.update(Update("edge", "network", text=loaded.text()))
         if not config.train.freeze and (kept := kept_as_it_is(self.learner.modules.values())) is not None:
             monitor.update(Update("edge", "network", text=kept))
+        for module in (each for name, each in self.learner.modules.items() if name != "exit"):
+            shape, must_learn = config.data.image_size.shape, not self.method.has_exit
+            if (stays := what_stays_untrained(module, shape, must_learn=must_learn)) is not None:
+                monitor.update(Update("edge", "network", text=stays))
         self.random = RandomStream(derive_seed(config.seed, "edge"), device)
         self.state = EdgeState(folder, self.learner, self.random, dataset)
         existing = self.state.exists

@@ -97,6 +97,10 @@ class Entrances(nn.Module):
             logits_BK = logits_BK + entering.offsets_BK
         return logits_BK
 
+    def from_first_cut(self) -> nn.Sequential:
+        """The same layers for features (B, *F) of the earliest cut alone → logits (B, K)."""
+        return nn.Sequential(self.entrances[0], *self.layers)
+
     def state_from(self, cut: str) -> dict[str, Tensor]:
         """The state of the back for one cut; the back of :func:`~smartedge.models.network.divide` loads it."""
         place = self.cuts.index(cut)

@@ -22,6 +22,7 @@ from smartedge.errors import CutError
 from smartedge.models.cutting.crossing import Analysis
 from smartedge.models.cutting.part import Part, Side, furnish, merge_state_dicts
 from smartedge.models.cutting.point import Cut
+from smartedge.models.gradients import refuse_lost_gradients
 from smartedge.models.recording.depth import deep_calls
 from smartedge.models.recording.trace import trace
 from smartedge.models.zoo.answers import plain
@@ -112,6 +113,9 @@ def cut_in_order(model: nn.Module, at: Sequence[str], input_shape: tuple[int, ..
     for place, point in enumerate(chosen[False]):
         regroups = point.packing is not None and point.packing.regroups
         _refuse_mixed_images(parts[: place + 1], at[place], recorded.input_shape, regroups=regroups)
+        behind = parts[place + 1]
+        if any(name in analysis.trace.whole for analysis in modes.values() for name, _ in behind.named_modules()):
+            refuse_lost_gradients(behind, at[place], point.shape)
     return parts
 
 
