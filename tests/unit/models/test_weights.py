@@ -15,9 +15,10 @@ from smartedge.errors import CutError
 from smartedge.image_size import ImageSize
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input, undivided
+from smartedge.models.zoo.files import read_weights
 from smartedge.models.zoo.networks import build
 from smartedge.models.zoo.published import of_model
-from smartedge.models.zoo.weights import IMAGENET, fill, is_pretrained, loaded_in, read_weights
+from smartedge.models.zoo.weights import IMAGENET, fill, is_pretrained, loaded_in
 
 save = torch.save  # noqa: TID251
 

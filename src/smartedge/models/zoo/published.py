@@ -14,7 +14,8 @@ from torch import nn
 from smartedge.errors import CutError
 from smartedge.image_size import ImageSize
 from smartedge.models.blame import first_line
-from smartedge.models.zoo.weights import IMAGENET, Adapt, Loaded, Pixels, fill, read_weights
+from smartedge.models.zoo.files import read_weights
+from smartedge.models.zoo.weights import IMAGENET, Adapt, Loaded, Pixels, fill
 
 __all__ = ["Published", "load_into", "of_model", "of_torchvision"]
 

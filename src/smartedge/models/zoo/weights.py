@@ -1,28 +1,22 @@
-"""Pretrained weights: where they come from, how they are put into a network, and what is said about it.
+"""Pretrained weights: how they are put into a network, and what is said about it.
 
-Files are ``.safetensors``, or those of ``torch.save``, which are read without running any code
-(:mod:`smartedge.models.zoo.pth`). The head is replaced where it has another size, and its last layer begins at zero:
-timm draws some of them so large that a network with few labels never unlearns them (decision 53). Any other difference
-between file and network is an error: a network that is half pretrained looks like one that learns badly.
+:mod:`smartedge.models.zoo.files` reads them. The head is replaced where it has another size, and its last layer begins
+at zero: timm draws some of them so large that a network with few labels never unlearns them (decision 53). Any other
+difference between file and network is an error: a network that is half pretrained looks like one that learns badly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from smartedge.decode import is_lfs_pointer
 from smartedge.errors import CutError
 from smartedge.image_size import RGB
-from smartedge.models.zoo.pth import Unknown, UnreadableFile, read_pth
+from smartedge.models.zoo.tensor_names import own_names
 
 __all__ = [
     "IMAGENET",
@@ -34,13 +28,10 @@ __all__ = [
     "is_pretrained",
     "later_loaded",
     "loaded_in",
-    "read_weights",
 ]
 
-# Where training scripts put the weights, the most usual first. Other places (``encoder``, ``params``) come after these.
-_PLACES = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "ema", "module", "net", "network")
 Adapt = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
-_PREFIX = 3  # steps of a name that may be a prefix, such as ``module.model.``
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.", "aux_head.", "aux_classifier.")  # heads that only training has
 _SHOWN = 4  # names of tensors in a message
 
 
@@ -133,48 +124,6 @@ def is_pretrained(parameter: nn.Parameter) -> bool:
     return getattr(parameter, "_pretrained", False)
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The named tensors of a file, and notes about what was chosen.
-
-    Raises:
-        CutError: it cannot be read, or holds no named tensors. The message says what it holds.
-    """
-    try:
-        with path.open("rb") as file:
-            if is_lfs_pointer(file.read(64)):
-                raise CutError(f"model.weights: {path} is a git-LFS pointer, not the file itself; run 'git lfs pull'")
-        if path.suffix.lower() == ".safetensors":
-            return load_file(path), []
-        saved = read_pth(path)
-    except OSError as error:
-        raise CutError(f"model.weights: {path} cannot be read ({error.strerror or error})") from error
-    except (SafetensorError, UnreadableFile) as error:
-        raise CutError(f"model.weights: {path} cannot be read: {error}") from error
-    if isinstance(saved, Mapping):
-        if any(isinstance(value, Tensor) for value in saved.values()):
-            return _tensors_in(saved), []
-        inner = {place: saved[place] for place in (*_PLACES, *saved) if isinstance(saved.get(place), Mapping)}
-        places = [place for place, held in inner.items() if _tensors_in(held)]
-        if places:
-            others = f"; not used is what is in its {', '.join(map(repr, places[1:]))}" if places[1:] else ""
-            return _tensors_in(inner[places[0]]), [f"taken from its {places[0]!r}{others}"]
-    raise CutError(f"model.weights: {path} {_what_else(saved)}")
-
-
-def _tensors_in(saved: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {str(name): value for name, value in saved.items() if isinstance(value, Tensor)}
-
-
-def _what_else(saved: Any) -> str:
-    held = f"it holds {', '.join(map(repr, list(saved)[:8])) or 'nothing'}" if isinstance(saved, Mapping) else ""
-    kind = saved.name if isinstance(saved, Unknown) else type(saved).__name__
-    return (
-        f"holds no named tensors: {held or f'it holds a {kind}'}. A file that holds a network as a Python object can "
-        "only be read by running its code; if you trust it, load it in torch and save model.state_dict() with "
-        "safetensors.torch.save_file"
-    )
-
-
 def fill(
     model: nn.Module, state: Mapping[str, Tensor], source: str, *, head: tuple[str, ...], adapt: Adapt | None = None
 ) -> tuple[int, tuple[str, ...], list[str]]:
@@ -184,7 +133,7 @@ def fill(
         model: the network. Its parameters that get values are marked, see :func:`is_pretrained`.
         state: names → tensors.
         source: for messages.
-        head: names of the modules that give the logits; where none are given, the part of the last parameter.
+        head: names of the modules that give the logits; where none are given, :func:`_last_part`.
         adapt: (state, model) → the state as the network's library turns other forms of it into its own.
 
     Returns:
@@ -194,8 +143,10 @@ def fill(
         CutError: tensors outside the head are missing, left over or of another shape, or values are no numbers.
     """
     own = model.state_dict(keep_vars=True)
-    heads = tuple(f"{name}." for name in head or (list(dict(model.named_parameters()))[-1].partition(".")[0],))
-    state, notes = _with_own_names(state, own.keys())
+    heads = tuple(f"{name}." for name in head or (_last_part([name for name, _ in model.named_parameters()]),))
+    state, notes = own_names(state, own.keys())
+    state, more = _without_their_heads(state, own, heads)
+    notes += more
     if taken := _other_channels(own, state):
         names = _some(taken)
         channels = next(iter(taken.values())).shape[1]
@@ -214,7 +165,7 @@ def fill(
     if not found.fits:
         raise CutError(
             f"model.weights: {source} holds the weights of another network than {type(model).__name__}: "
-            f"{found.text()}. Only a head of another size is replaced"
+            f"{found.text()}. Only a head of another size is replaced{found.remedy}"
         )
     _refuse_values(source, own, {name: state[name] for name in found.copied})
     with torch.no_grad():
@@ -292,6 +243,15 @@ class _Comparison:
             said.append(f"{len(extra)} of its tensors are not in the network: {_some(extra)}")
         return "; ".join(said)
 
+    @property
+    def remedy(self) -> str:
+        """What to do where the first convolution takes other channels, or the file is one of several."""
+        for name in self._outside(self.misfit)[:1]:
+            there, here = self.state[name].shape, self.own[name].shape
+            if len(there) == 4 and there[0] == here[0] and there[2:] == here[2:] and here[1] == RGB:
+                return f"; images of {there[1]} channels are asked for by data.image_size: 64x64x{there[1]}"
+        return ""
+
     def _outside(self, names: list[str]) -> list[str]:
         return [name for name in names if not name.startswith(self.heads)]
 
@@ -300,28 +260,32 @@ def _layer(tensor: str) -> str:
     return tensor.rpartition(".")[0]
 
 
-def _with_own_names(state: Mapping[str, Tensor], own: Iterable[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors without a prefix such as ``module.``, where more names are then those of the network.
+def _last_part(parameters: list[str]) -> str:
+    """The outermost module of the last parameter that has at most half of all, and not the first.
 
-    Where several prefixes give equally many (``encoder_q.`` and ``encoder_k.``), the first in the file is taken.
+    A network within a wrapper has one outermost module, which is no head.
     """
-    own = set(own)
-    found, chosen, fit = dict(state), [""], len(own & state.keys())
-    for depth in range(1, _PREFIX + 1):
-        for prefix in dict.fromkeys(
-            ".".join(name.split(".")[:depth]) + "." for name in state if name.count(".") >= depth
-        ):
-            inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-            if (names := len(own & inner.keys())) > fit:
-                found, chosen, fit = inner, [prefix], names
-            elif names == fit and chosen[0]:
-                chosen.append(prefix)
-    if not chosen[0]:
-        return found, []
-    left = len(state) - len(found)
-    others = f", of which those of {' and '.join(map(repr, chosen[1:]))} would fit as well" if chosen[1:] else ""
-    said = f" ({left} tensors without it are left out{others})" if left else ""
-    return found, [f"without the prefix {chosen[0]!r}{said}"]
+    part = _layer(parameters[-1])
+    for depth in range(1, part.count(".") + 1):
+        outer = ".".join(part.split(".")[:depth])
+        within = sum(name.startswith(f"{outer}.") for name in parameters)
+        if 2 * within <= len(parameters) and not parameters[0].startswith(f"{outer}."):
+            return outer
+    return part
+
+
+def _without_their_heads(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], heads: tuple[str, ...]
+) -> tuple[Mapping[str, Tensor], list[str]]:
+    """Leave out heads of the file that the network has not: its last layer under another name, and auxiliary ones."""
+    extra = [name for name in state if name not in own and not name.startswith(heads)]
+    last = _layer(list(state)[-1])
+    theirs = [name for name in extra if _layer(name) == last or name.startswith(_AUXILIARY)]
+    if not theirs or len(theirs) < len(extra):
+        return state, []
+    return {name: tensor for name, tensor in state.items() if name not in theirs}, [
+        f"its head {_some(dict.fromkeys(map(_layer, theirs)))} is left out"
+    ]
 
 
 def _shape(tensor: Tensor) -> str:
