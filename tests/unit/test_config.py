@@ -82,7 +82,7 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
         ({"cloud": {"workers": 2}}, ["cloud.shards", "a multiple of 2"]),
         ({"train": {"batch_size": 7}, "cloud": {"shards": 4}}, ["cloud.shards", "7 images", "at most 3"]),
         ({"model": {"cut": 1.1}}, ["model.cut: 1.1 is a number in YAML", "in quotes"]),
-        ({"model": {"weights": "my.ckpt"}}, ["model.weights: 'my.ckpt' is neither 'none' nor 'timm'", ".safetensors"]),
+        ({"model": {"weights": "my.onnx"}}, ["model.weights: 'my.onnx' is neither 'none' nor 'timm'", ".safetensors"]),
         ({"train": {"freeze": "front"}, "method": "local"}, ["train.freeze", "does not divide"]),
         ({"train": {"freeze": "front"}, "method": "split"}, ["train.freeze", "nothing to train"]),
         (

@@ -148,7 +148,9 @@ class Learning:
             self.monitor.update(Update("cloud", "network", text=kept))
         layers = back.from_first_cut() if isinstance(back, Entrances) else back
         shape = next(iter(shapes.values()))
-        stays = what_stays_untrained(layers, shape, must_learn=True, answers=header.answered)
+        stays = what_stays_untrained(
+            layers, shape, must_learn=True, answers=header.answered, task_kind=header.task_kind
+        )
         if self.group.leads and stays is not None:
             self.monitor.update(Update("cloud", "network", text=stays))
         self.trainer = BackTrainer(

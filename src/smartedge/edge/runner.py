@@ -95,8 +95,13 @@ class EdgeRunner:
         if not config.train.freeze and (kept := kept_as_it_is(self.learner.modules.values())) is not None:
             monitor.update(Update("edge", "network", text=kept))
         for module in (each for name, each in self.learner.modules.items() if name != "exit"):
-            size, must_learn = config.data.image_size, not self.method.has_exit
-            if (stays := what_stays_untrained(module, size.shape, must_learn=must_learn)) is not None:
+            stays = what_stays_untrained(
+                module,
+                config.data.image_size.shape,
+                must_learn=not self.method.has_exit,
+                task_kind=None if self.method.divides else dataset.task.kind,
+            )
+            if stays is not None:
                 monitor.update(Update("edge", "network", text=stays))
         self.random = RandomStream(derive_seed(config.seed, "edge"), device)
         self.state = EdgeState(folder, self.learner, self.random, dataset)

@@ -6,8 +6,9 @@ before that untrained. Nothing else would say so: the loss still falls, since th
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from smartedge.errors import CutError
 from smartedge.models.blame import kind_and_place
 from smartedge.models.cutting.part import Part
 from smartedge.models.recording.chance import Generators
+from smartedge.models.zoo.answers import check_training_answer
 
 __all__ = ["Untrained", "refuse_lost_gradients", "untrained", "what_stays_untrained"]
 
@@ -37,7 +39,12 @@ class Untrained:
 
 
 def what_stays_untrained(
-    module: nn.Module, input_shape: tuple[int, ...], *, must_learn: bool, answers: bool = False
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    must_learn: bool,
+    answers: bool = False,
+    task_kind: str | None = None,
 ) -> str | None:
     """One line about the parameters of a network, or of a half, that get no gradient; None: all that are used do.
 
@@ -46,12 +53,14 @@ def what_stays_untrained(
         input_shape: without the batch.
         must_learn: whether it is an error that all of it stays as it is: nothing else gets a gradient from its loss.
         answers: whether the gradient of its input is to be sent back.
+        task_kind: what its results are logits of, ``single`` or ``multi``; None: they are features.
 
     Raises:
-        CutError: its backward pass fails, nothing of it would learn, or its input gets no gradient that is needed.
+        CutError: its backward pass fails, nothing of it would learn, its input gets no gradient that is needed, or
+            its results are no logits (:func:`~smartedge.models.zoo.answers.check_training_answer`).
     """
     inputs = _inputs(module, input_shape).requires_grad_(answers)
-    found, total = untrained(module, inputs), len(list(module.parameters()))
+    found, total = untrained(module, inputs, task_kind), len(list(module.parameters()))
     if answers and found.without and inputs.grad is None:
         raise CutError(
             "no gradient comes through the network behind the cut, since its code detaches a tensor or leaves torch: "
@@ -99,28 +108,31 @@ def refuse_lost_gradients(part: Part, at: str, input_shape: tuple[int, ...]) -> 
         )
 
 
-def untrained(module: nn.Module, inputs: Tensor) -> Untrained:
+def untrained(module: nn.Module, inputs: Tensor, task_kind: str | None = None) -> Untrained:
     """The parameters that a loss at the end of ``module`` gives no gradient, in training mode.
 
     Raises:
-        CutError: its backward pass fails.
+        CutError: its backward pass fails, or its results are no logits of the task.
     """
-    names = _names(module)
-    if not names:
+    if not any(parameter.requires_grad for parameter in module.parameters()):
         return Untrained()
-    with _left_as_it_is(module, inputs.device):
-        module.train()
-        if not _backward(module, inputs) or all(p.grad is not None and bool(p.grad.any()) for p in names):
+    try:
+        module = copy.deepcopy(module).train()  # what modules keep from a call is not for the run
+    except Exception:  # it holds something that cannot be copied, such as a lock
+        return Untrained()
+    names = _names(module)
+    with _alone(module, inputs.device):
+        if not _backward(module, inputs, task_kind) or all(p.grad is not None and bool(p.grad.any()) for p in names):
             return Untrained()
         # Once more, with what began at zero moved from there: a new head of zeros hides all that lies before it.
+        _move_from_zero(names)
         _forget_gradients(module)
         used, seen = _Used(), inputs.detach().clone().requires_grad_(inputs.requires_grad)
-        with _moved_from_zero(names), used:
+        with used:
             _backward(module, seen)
         without = [p for p in names if p.grad is None and p.untyped_storage().data_ptr() in used.storages]
         _forget_gradients(module)
-        with _moved_from_zero(names):
-            _backward(module, seen.requires_grad_())
+        _backward(module, seen.requires_grad_())
         blocked = seen.grad is not None and not bool(seen.grad.any())
         zero = [p for p in names if p.grad is not None and not bool(p.grad.any())] if blocked else []
         return Untrained(tuple(names[p] for p in without), tuple(names[p] for p in zero))
@@ -138,16 +150,19 @@ def _names(module: nn.Module) -> dict[nn.Parameter, str]:
     return {p: own.get(p, name) for name, p in module.named_parameters() if p.requires_grad}
 
 
-def _backward(module: nn.Module, inputs: Tensor) -> bool:
+def _backward(module: nn.Module, inputs: Tensor, task_kind: str | None = None) -> bool:
     """A backward pass from some loss at the end. False: the module does not take so few images.
 
     Raises:
-        CutError: the backward pass fails.
+        CutError: the backward pass fails, or the results are no logits of the task.
     """
     try:
-        results = [each for each in tree_leaves(module(inputs)) if isinstance(each, Tensor) and each.requires_grad]
+        given = module(inputs)
     except Exception:  # what it takes shows in training: batches have other sizes there
         return False
+    if task_kind is not None:
+        check_training_answer(given, len(inputs), task_kind)
+    results = [each for each in tree_leaves(given) if isinstance(each, Tensor) and each.requires_grad]
     random = torch.Generator().manual_seed(1)
     loss = sum(((each * torch.randn(each.shape, generator=random).to(each.device)).sum() for each in results), start=0)
     if isinstance(loss, Tensor):
@@ -176,11 +191,8 @@ class _Used(TorchDispatchMode):
 
 
 @contextmanager
-def _left_as_it_is(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put modes, buffers and random generators back at the end, and drop all gradients."""
-    modes = [(each, each.training) for each in module.modules()]
-    held = [(each, name, buffer) for each in module.modules() for name, buffer in each._buffers.items()]
-    values = {id(buffer): buffer.clone() for *_, buffer in held if buffer is not None}
+def _alone(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Gradients are on, warnings are off, and all random generators are put back at the end."""
     generators = Generators(module)
     try:
         with (
@@ -192,29 +204,14 @@ def _left_as_it_is(module: nn.Module, device: torch.device) -> Iterator[None]:
             yield
     finally:
         generators.restore()
-        for each, mode in modes:
-            each.training = mode
-        with torch.no_grad():
-            for each, name, buffer in held:
-                each._buffers[name] = buffer
-                if buffer is not None:
-                    buffer.copy_(values[id(buffer)])
-        _forget_gradients(module)
 
 
-@contextmanager
-def _moved_from_zero(parameters: dict[nn.Parameter, str]) -> Iterator[None]:
-    zeros = [parameter for parameter in parameters if not bool(parameter.any())]
+def _move_from_zero(parameters: Iterable[nn.Parameter]) -> None:
     random = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for parameter in zeros:
-            parameter.copy_(torch.randn(parameter.shape, generator=random) / 10)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter in zeros:
-                parameter.zero_()
+        for parameter in parameters:
+            if not bool(parameter.any()):
+                parameter.copy_(torch.randn(parameter.shape, generator=random) / 10)
 
 
 def _forget_gradients(module: nn.Module) -> None:

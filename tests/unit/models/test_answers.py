@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from smartedge.errors import CutError
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.fixed import kept_as_it_is
+from smartedge.models.gradients import what_stays_untrained
 from smartedge.models.network import divide
 from smartedge.models.zoo.networks import build
 
@@ -117,7 +118,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module], nn.Module]:
         (lambda: Net(end=F.relu), "ends in ReLU, which leaves no answer below zero"),
         (lambda: Net(end=lambda x: F.one_hot(x.argmax(1), 3)), "answers with numbers of torch.int64"),
         (lambda: Net(end=lambda x: torch.complex(x, x)), "answers with numbers of torch.complex64"),
-        (lambda: Net(4), "instead of"),
+        (lambda: Net(4), r"\(1, 4\) instead of \(1, 3\); let its last layer give num_classes numbers"),
+        (lambda: Net(end=lambda x: x[:, :1]), "one number does not tell 3 classes apart"),
+        (lambda: Net(end=lambda x: x[:, 0]), "one number does not tell 3 classes apart"),
+        (lambda: Net(end=torch.squeeze), r"with \(3,\) instead of .* as x\.flatten\(1\) does"),
+        (lambda: Net(end=lambda x: x[:, :, None, None]), r"with \(1, 3, 1, 1\) instead of .* as x\.flatten\(1\) does"),
+        (lambda: Net(end=lambda x: x[:, :, None, None].expand(-1, -1, 4, 4)), r"a map for each class, .*x\.mean"),
+        (lambda: Net(end=lambda x: {"logits": x}), r"with a dict .* the logits alone: its \['logits'\]"),
+        (lambda: Net(end=lambda x: types.SimpleNamespace(logits=x)), r"with a SimpleNamespace .*: its \.logits"),
+        (lambda: Net(end=lambda x: (x, x)), r"with a tuple .* the logits alone: its \[0\]"),
+        (lambda: Net(end=lambda x: None), "with a NoneType .* the logits alone$"),
         (NoGradient, "nothing of it can be trained; its forward runs under torch.no_grad"),
         (lambda: Net(end=torch.detach), "nothing of it can be trained; .* or detaches the answer"),
         (
@@ -159,6 +169,29 @@ def test_a_head_of_zeros_is_no_blind_network(made: Callable[[nn.Module], nn.Modu
     network = Net()
     nn.init.zeros_(network.head.weight)
     assert made(network) is network
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "said"),
+    [
+        (
+            lambda x: (x, x),
+            "single",
+            r"answers with a tuple .* in training mode, too: its \[0\]",
+        ),
+        (lambda x: x.reshape(1, -1), "single", r"answers 2 images with \(1, 6\) in training mode"),
+        (lambda x: F.log_softmax(x, 1), "multi", "ends in log-softmax, which lets one of the columns be likely"),
+    ],
+)
+def test_what_only_training_shows_is_refused(end: Change, kind: str, said: str) -> None:
+    with pytest.raises(CutError, match=said):
+        what_stays_untrained(Net(end=end), (3, 16, 16), must_learn=True, task_kind=kind)
+
+
+def test_log_softmax_is_taken_for_classes() -> None:
+    ends = Net(end=lambda x: F.log_softmax(x, 1))
+    assert what_stays_untrained(ends, (3, 16, 16), must_learn=True, task_kind="single") is None
+    assert what_stays_untrained(Net(), (3, 16, 16), must_learn=True, task_kind="multi") is None
 
 
 def test_a_back_that_cannot_learn_is_refused(made: Callable[[nn.Module], nn.Module]) -> None:

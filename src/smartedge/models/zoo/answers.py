@@ -7,7 +7,8 @@ which parameters would learn.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from smartedge.errors import CutError
 from smartedge.image_size import ImageSize
 from smartedge.models.blame import kind_and_place
 
-__all__ = ["check_answer", "plain"]
+__all__ = ["check_answer", "check_training_answer", "plain"]
 
 # What torch calls the backward pass of an operation that bounds its results: what users call it, and what is wrong.
 _PROBABILITIES = "gives probabilities, and the loss makes probabilities of the answers once more"
@@ -58,10 +59,13 @@ def check_answer(model: nn.Module, name: str, outputs: int, size: ImageSize) -> 
     if not isinstance(answer, Tensor):
         raise CutError(
             f"{name} answers a {size} image with a {type(answer).__name__} instead of a tensor (1, {outputs}); let "
-            "package.module:factory return a network whose forward returns the logits alone"
+            f"package.module:factory return a network whose forward returns the logits alone{_within(answer)}"
         )
     if answer.shape != (1, outputs):
-        raise CutError(f"{name} answers a {size} image with {tuple(answer.shape)} instead of (1, {outputs})")
+        raise CutError(
+            f"{name} answers a {size} image with {tuple(answer.shape)} instead of (1, {outputs}); "
+            f"{_remedy(tuple(answer.shape), outputs)}"
+        )
     if not answer.is_floating_point():
         raise CutError(
             f"{name} answers with numbers of {answer.dtype}; let its forward return logits in floating point"
@@ -74,6 +78,34 @@ def check_answer(model: nn.Module, name: str, outputs: int, size: ImageSize) -> 
         raise CutError(f"{name}: the image has no influence on its answer; let its forward use what it is given")
 
 
+def check_training_answer(answer: Any, images: int, task_kind: str) -> None:
+    """Refuse what training mode gives where only evaluation mode gives logits, and log-softmax for yes/no columns.
+
+    Args:
+        answer: of the whole network, or of the part that ends it, in training mode.
+        images: in the batch.
+        task_kind: ``single`` or ``multi``.
+
+    Raises:
+        CutError: the answer cannot be learned from.
+    """
+    if not isinstance(answer, Tensor):
+        raise CutError(
+            f"in training mode the network answers with a {type(answer).__name__} instead of one tensor, as networks "
+            f"with auxiliary heads do; let its forward return the logits alone in training mode, too{_within(answer)}"
+        )
+    if answer.dim() != 2 or len(answer) != images:
+        raise CutError(
+            f"the network answers {images} images with {tuple(answer.shape)} in training mode; let its forward return "
+            "one row of logits for each image"
+        )
+    if task_kind == "multi" and {_kind(node) for node in _last(answer.grad_fn)} == {"LogSoftmax"}:
+        raise CutError(
+            "the network ends in log-softmax, which lets one of the columns be likely at the cost of the others, and "
+            "each yes/no column is learned by itself; let its forward return the logits, the numbers before that"
+        )
+
+
 def plain(model: nn.Module) -> nn.Module:
     """The network itself, where it was compiled or is run on several devices."""
     if type(model).__name__ == "OptimizedModule":  # of torch._dynamo, which takes a second to import
@@ -81,6 +113,27 @@ def plain(model: nn.Module) -> nn.Module:
     if type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
         model = model.get_submodule("module")
     return model
+
+
+def _within(answer: Any) -> str:
+    """Where the logits seem to be in an answer that is no tensor; empty: not known."""
+    if isinstance(answer, Mapping) and isinstance(answer.get("logits"), Tensor):
+        return ": its ['logits']"
+    if isinstance(getattr(answer, "logits", None), Tensor):
+        return ": its .logits"
+    return ": its [0]" if isinstance(answer, (tuple, list)) and answer and isinstance(answer[0], Tensor) else ""
+
+
+def _remedy(shape: tuple[int, ...], outputs: int) -> str:
+    """What to do about an answer of another shape to one image."""
+    sides = tuple(side for side in shape if side != 1)
+    if sides in ((outputs,), ()) and outputs in shape:
+        return "let its forward return one row for each image, as x.flatten(1) does and x.squeeze() does not"
+    if sides == ():
+        return f"one number does not tell {outputs} classes apart: let its last layer give num_classes numbers"
+    if len(shape) > 2 and shape[1] == outputs:
+        return "a map for each class, as for segmentation, has to be pooled, as x.mean((2, 3)) does"
+    return "let its last layer give num_classes numbers"
 
 
 def _refuse_probabilities(name: str, answer: Tensor) -> None:
