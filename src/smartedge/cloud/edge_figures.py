@@ -31,17 +31,20 @@ def figures_of_edges(handover: Handover, trainer: BackTrainer, influence: Influe
         learned = handover.learned.get(name, 0)
         if trainer.finished:
             learned = intake.next_seq
+        waiting, failed = intake.next_seq - learned, handover.quarantined.get(name)
+        if failed is not None:  # nothing of it was used from this frame on
+            learned = min(learned, failed)
         edges[name] = EdgeFigures(
             cut=cut_of(intake.streams[0]),
             frames=intake.next_seq,
             images=intake.images,
             bytes=0 if intake.log is None else intake.log.total_bytes,
             learned=learned,
-            lag=intake.next_seq - learned,
+            lag=waiting,
             gaps=0 if intake.log is None else sum(end - first for first, end in intake.log.gaps),
             refused=intake.refused,
             closed=intake.sent_all,
-            quarantined=handover.quarantined.get(name),
+            quarantined=failed,
             capped=name in influence.capped,
             loss=influence.loss(name),
             outlier=distances.get(name),

@@ -435,6 +435,9 @@ def test_an_edge_on_whose_frame_training_fails_is_put_in_quarantine_and_the_othe
         "edge1": None,
         "edge2": 4,
     }
+    learned = {name: (each.learned, each.frames) for name, each in found.edges.items()}
+    assert learned == {"edge0": (9, 9), "edge1": (9, 9), "edge2": (4, 9)}
+    assert found.jain == pytest.approx((2 + 4 / 9) ** 2 / (3 * (2 + (4 / 9) ** 2)))
     trainer = runners[0].trainer
     assert trainer is not None and all(bool(tensor.isfinite().all()) for tensor in trainer.back.state_dict().values())
 
