@@ -55,7 +55,7 @@ def read_metrics(path: Path) -> list[EpochFigures]:
     if not path.exists():
         return []
     rows: list[EpochFigures] = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(EpochFigures.model_validate_json(line))

@@ -144,7 +144,7 @@ def _read_metrics(path: Path) -> list[EpochFigures]:
     if not path.exists():
         return []
     last: dict[tuple[str, str, int], EpochFigures] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             entry = EpochFigures.model_validate_json(line)
         except ValidationError as error:

@@ -44,6 +44,7 @@ _ADVICE = (
     ("insufficient resources", "the broker has no room left; make room on its disk, or raise max_file_store"),
     ("authorization", "it does not admit this side; give --bundle (edge) or --fleet (ingest), or link.token_file"),
     ("jetstream not enabled", "start the broker with JetStream (docs/broker.md)"),
+    ("code=none err_code=none", "start the broker with JetStream (docs/broker.md)"),  # nobody answers for it
     ("nostreamresponse", _NO_STREAM),
     ("no response from stream", _NO_STREAM),
 )

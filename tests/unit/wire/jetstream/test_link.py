@@ -214,6 +214,17 @@ def test_a_broker_without_room_says_so_and_nothing_is_lost(tmp_path: Path) -> No
     assert handler.held["door"] == [bytes(frame(seq, 100_000).payload) for seq in range(4)]
 
 
+def test_a_broker_without_jetstream_is_told_as_such(tmp_path: Path) -> None:
+    broker, handler = Broker(tmp_path, 'listen: "127.0.0.1:{port}"'), Handler()
+    receiver = JetStreamReceiver(handler, broker.address(), Stores(handler), timing=TIMING)
+    receiver.start()
+    try:
+        assert handler.has(lambda: "start the broker with JetStream" in receiver.trouble), receiver.trouble
+    finally:
+        receiver.close()
+        broker.kill()
+
+
 def test_a_broker_whose_disk_is_full_does_not_answer() -> None:
     assert "its disk may be full" in str(from_nats_error(TimeoutError(), "broker"))
 

@@ -1,0 +1,34 @@
+"""The figures of one side on disk, damaged in ways that a disk can have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smartedge.errors import RunError
+from smartedge.runs.record import Recorder, read_metrics
+
+FIGURES = {"loss": 0.5, "accuracy": 0.5, "balanced_accuracy": 0.5, "auroc": None, "base_rate": 0.5, "seconds": None}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[bytes]:
+    recorder = Recorder(tmp_path, "cloud")
+    for epoch in range(3):
+        recorder.write(epoch, "val", FIGURES)
+    recorder.close()
+    return recorder.path.read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe{"], ids=["nothing", "torn", "not text"])
+def test_a_last_line_that_is_torn_is_left_out(tmp_path: Path, rows: list[bytes], damage: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(rows) + damage)
+    assert [row.epoch for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("damage", [b"{\n", b"\xff\xfe{\n"], ids=["torn", "not text"])
+def test_a_damaged_line_in_between_is_named(tmp_path: Path, rows: list[bytes], damage: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(rows[0] + damage + rows[1])
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2: is not a line of metrics"):
+        read_metrics(tmp_path / "metrics.jsonl")
