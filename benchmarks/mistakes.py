@@ -1,4 +1,4 @@
-"""Fifteen typical mistakes as processes: how long a user waits for the message, and what CPU time it costs.
+"""Thirty typical mistakes as processes: how long a user waits for the message, and what CPU time it costs.
 
     python benchmarks/mistakes.py --rounds 3             # on an idle machine
     chrt -r 1 python benchmarks/mistakes.py --rounds 1   # on a busy one: at real-time priority, which needs root
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from common import HERE, DropHandler, keep_result
+from PIL import Image
 
 from smartedge.fleet.credentials import cloud_credentials
 from smartedge.wire.grpc_receiver import GrpcReceiver
@@ -48,7 +49,7 @@ MISTAKES = {
     "no such settings file": Mistake("train rnu.yaml", "'smartedge init rnu.yaml' writes one"),
     "a misspelt key": Mistake("train run.yaml --set train.learning_rate=0.1", "did you mean 'train.lr'?"),
     "an unknown codec": Mistake("train run.yaml --set codec.name=unit8", "did you mean 'uint8'?"),
-    "a path that is not there": Mistake("train run.yaml --set data.path=photographs", "photographs"),
+    "a path that is not there": Mistake("train run.yaml --set data.path=pictures", "pictures"),
     "an unknown column": Mistake("train run.yaml --set data.desired=smiling", "'smiling'"),
     "an unknown column to hide": Mistake("train run.yaml --set data.sensitive=male", "'male'"),
     "an unknown network": Mistake("train run.yaml --set model.name=resnet81", "did you mean"),
@@ -60,6 +61,25 @@ MISTAKES = {
     "a bundle of another fleet": Mistake("edge run.yaml --bundle other/bundles/door.bundle", "not accepted"),
     "a port that is taken": Mistake("cloud run.yaml --listen 127.0.0.1:{port}", "{port}"),
     "a run resumed with other settings": Mistake("train begun/config.yaml --resume --set epochs=3", "epochs"),
+    "a tab in the settings": Mistake("train tab.yaml", "line 2, column 1: a tab; indent with spaces"),
+    "a text in place of a section": Mistake("train flat.yaml", "data: must be a mapping of keys to values"),
+    "a list in place of a text": Mistake("train run.yaml --set model.cut=[layer1]", "model.cut: must be a text"),
+    "a photograph in place of settings": Mistake("train photographs/1.jpg", "is not a text file in UTF-8"),
+    "no verb before the settings": Mistake("run.yaml", "a verb comes before the settings"),
+    "no epoch": Mistake("train run.yaml --set epochs=0", "epochs: must be greater than 0, got 0"),
+    "a percentage in place of a share": Mistake(
+        "train run.yaml --set data.audit_share=10", "less than or equal to 0.5"
+    ),
+    "images of 4x4 pixels": Mistake("train run.yaml --set data.image_size=4", "must be 8 to 4096 pixels"),
+    "photographs without labels": Mistake("train run.yaml --set data.path=photographs", "there is no table of their labels"),
+    "the label to learn is to be hidden": Mistake(
+        "train run.yaml --set data.sensitive=smile", "cannot be desired and sensitive"
+    ),
+    "a cut behind which nothing is left": Mistake("train run.yaml --set model.cut=fc", "Nearest cuts: flatten"),
+    "noise without its size": Mistake("train run.yaml --set dp.mechanism=gaussian", "dp.epsilon, dp.sigma"),
+    "a run that was begun before": Mistake("train begun/config.yaml", "--resume"),
+    "a browser's address": Mistake("edge run.yaml --connect http://127.0.0.1:{free}", "must be HOST:PORT"),
+    "settings in place of a run": Mistake("audit run.yaml", "holds no run"),
 }
 
 
@@ -69,6 +89,10 @@ def prepared() -> Iterator[tuple[Path, Mapping[str, int]]]:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "run.yaml").write_text(SETTINGS)
+        (folder / "flat.yaml").write_text("data: drawn\n")
+        (folder / "tab.yaml").write_text("data:\n\tpath: drawn\n")
+        (folder / "photographs").mkdir()
+        Image.new("RGB", (64, 64)).save(folder / "photographs" / "1.jpg")
         for name in ("mine", "other"):
             smartedge(folder, f"fleet init {name}")
         with socket.socket() as nobody:

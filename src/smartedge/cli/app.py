@@ -183,6 +183,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.umask(before)
 
 
+def _instead_of(word: str, verbs: Sequence[str]) -> str:
+    """Advice for a word that stands where a verb should."""
+    import difflib  # for this message alone
+
+    if word == "smartedge":
+        return "it follows the name of the program, which is written once"
+    if word.endswith((".yaml", ".yml", ".json")):
+        return f"a verb comes before the settings, for example 'smartedge train {word}'"
+    near = difflib.get_close_matches(word, verbs, n=1)
+    return f"did you mean 'smartedge {near[0]}'?" if near else f"the verbs are {', '.join(verbs)}"
+
+
 def _what_is_missing(error: ImportError) -> str | None:
     """The package that is not installed, and how to install it. None where something else is wrong with an import."""
     if error.name is None:  # raised by this package: the text says it
@@ -244,11 +256,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     else:
         known = [name for group in VERBS.values() for name in group]
         if verb not in known:
-            import difflib  # for this message alone
-
-            near = difflib.get_close_matches(verb, known, n=1)
-            advice = f"did you mean 'smartedge {near[0]}'?" if near else f"the verbs are {', '.join(known)}"
-            raise ConfigError(f"there is no verb '{verb}'; {advice}")
+            raise ConfigError(f"there is no verb '{verb}'; {_instead_of(verb, known)}")
         module = importlib.import_module(f"smartedge.cli.{verb}")
         subparsers = parser.add_subparsers(prog="smartedge", metavar="VERB", help=argparse.SUPPRESS)
         module.add_parser(subparsers)

@@ -58,5 +58,6 @@ def host_and_port(text: str, option: str, *, example: str, host: str | None = No
     found = given.strip("[]") or host
     if not found or "/" in found or not port.isdecimal() or int(port) > 65535:
         form = "HOST:PORT" if host is None else "PORT or HOST:PORT"
-        raise ConfigError(f"{option} {text}: write it as {form}, for example {example}")
+        why = "; a port is at most 65535" if found and port.isdecimal() and int(port) > 65535 else ""
+        raise ConfigError(f"{option} {text}: write it as {form}, for example {example}{why}")
     return found, int(port)

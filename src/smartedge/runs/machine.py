@@ -40,6 +40,8 @@ def pick_device(name: str, key: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
+        if name.partition(":")[0] in {"gpu", "nvidia"}:  # torch would list twenty kinds of devices
+            reason = "torch calls a GPU of NVIDIA or AMD 'cuda'"
         raise ConfigError(f"{key}: {name!r} is not usable here ({reason}); use 'cpu' or 'auto'") from error
     return device
 

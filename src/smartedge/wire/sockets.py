@@ -73,7 +73,7 @@ def split_location(location: str) -> tuple[str, int]:
         LinkError: it has another form.
     """
     host, _, port = location.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise LinkError(f"the cloud's location must be HOST:PORT, as in 192.168.0.7:8815, got {location!r}")
     return host.strip("[]"), int(port)
 

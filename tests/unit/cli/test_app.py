@@ -111,6 +111,12 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
     ("argv", "says"),
     [
         (["trian"], "there is no verb 'trian'; did you mean 'smartedge train'?"),
+        (["smartedge", "train", "run.yaml"], "there is no verb 'smartedge'; it follows the name of the program"),
+        (["run.yaml"], "a verb comes before the settings, for example 'smartedge train run.yaml'"),
+        (
+            ["cloud", "run.yaml", "--listen", "0.0.0.0:99999"],
+            "write it as HOST:PORT, for example 127.0.0.1:8815; a port is",
+        ),
         (["xyzzy"], "the verbs are demo, init, cuts, profile, plan, train"),
         (["init", "a", "b"], "'smartedge init' does not know what to do with 'b'; 'smartedge init --help' shows"),
         (["train", "a", "--resumee"], "'smartedge train' has no option --resumee; did you mean '--resume'?"),

@@ -277,7 +277,9 @@ def test_a_location_is_a_host_and_a_port(location: str, found: tuple[str, int]) 
     assert split_location(location) == found
 
 
-@pytest.mark.parametrize("location", ["cloud:0", "cloud:65536", "cloud:-1", "cloud:x", "cloud:", "cloud", ":8815", ""])
+@pytest.mark.parametrize(
+    "location", ["cloud:0", "cloud:65536", "cloud:-1", "cloud:x", "cloud:", "cloud", ":8815", "http://cloud:80", ""]
+)
 def test_anything_else_is_no_location(location: str) -> None:
     with pytest.raises(LinkError, match="must be HOST:PORT"):
         split_location(location)
