@@ -71,11 +71,13 @@ MISTAKES = {
         "train run.yaml --set data.audit_share=10", "less than or equal to 0.5"
     ),
     "images of 4x4 pixels": Mistake("train run.yaml --set data.image_size=4", "must be 8 to 4096 pixels"),
-    "photographs without labels": Mistake("train run.yaml --set data.path=photographs", "there is no table of their labels"),
+    "photographs without labels": Mistake(
+        "train run.yaml --set data.path=photographs", "there is no table of their labels"
+    ),
     "the label to learn is to be hidden": Mistake(
         "train run.yaml --set data.sensitive=smile", "cannot be desired and sensitive"
     ),
-    "a cut behind which nothing is left": Mistake("train run.yaml --set model.cut=fc", "Nearest cuts: flatten"),
+    "a cut behind which nothing is left": Mistake("train run.yaml --set model.cut=fc", "already the output"),
     "noise without its size": Mistake("train run.yaml --set dp.mechanism=gaussian", "dp.epsilon, dp.sigma"),
     "a run that was begun before": Mistake("train begun/config.yaml", "--resume"),
     "a browser's address": Mistake("edge run.yaml --connect http://127.0.0.1:{free}", "must be HOST:PORT"),

@@ -16,7 +16,7 @@ from smartedge.models.blueprint import Blueprint
 from smartedge.models.bottleneck import Compress, Expand, usual_bottleneck
 from smartedge.models.codebook import CodewordExit, Decode, Encode
 from smartedge.models.cutting.cut import cut, cut_in_order
-from smartedge.models.cutting.glance import check_cuts, check_shape
+from smartedge.models.cutting.glance import check_cuts, check_end, check_shape
 from smartedge.models.cutting.part import Part
 from smartedge.models.exits import TaskExit
 from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map, map_size
@@ -56,6 +56,7 @@ def divide(blueprint: Blueprint) -> Divided:
     """
     model = network_of(blueprint)
     check_cuts(blueprint, model, [blueprint.at])
+    check_end(blueprint, model)
     check_shape(blueprint, model)
     front, back = cut(model, blueprint.at, ImageSize.of(blueprint.image_size).shape)
     with torch.random.fork_rng(devices=[]):

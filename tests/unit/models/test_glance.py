@@ -26,7 +26,7 @@ from smartedge.errors import SmartEdgeError
 from smartedge.image_size import ImageSize
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide
-for at, bottleneck in (("layer9", None), ("layer1", (8, 64, 64))):
+for at, bottleneck in (("layer9", None), ("fc", None), ("layer1", (8, 64, 64))):
     try:
         divide(Blueprint("resnet18", at=at, outputs=2, image_size=64, seed=0, bottleneck=bottleneck))
         sys.exit("not refused")
@@ -45,7 +45,8 @@ if hasattr(user, "is_compile_supported"):
 def test_mistakes_are_told_without_dynamo_which_takes_a_second_to_import():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", MISTAKES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    cut, bottleneck, *answers = done.stdout.splitlines()
+    cut, end, bottleneck, *answers = done.stdout.splitlines()
+    assert end.startswith("resnet18 cannot be cut at fc: this is already the output, nothing is computed after it;")
     assert cut.startswith("resnet18 cannot be cut at layer9: it has no module or operation of that name; did you mean")
     assert cut.endswith("'smartedge cuts resnet18 --input 3x64x64' lists all")
     assert "8x64x64 is larger than the 16x16 map at the cut" in bottleneck

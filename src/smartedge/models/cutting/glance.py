@@ -22,7 +22,7 @@ from smartedge.models.bottleneck import check_bottleneck
 from smartedge.models.layout import Layout, layout_of_shape
 from smartedge.models.recording.graph import shape_text
 
-__all__ = ["check_cuts", "check_shape"]
+__all__ = ["check_cuts", "check_end", "check_shape"]
 
 _COUNTED = re.compile(r"_\d+$")  # of the second call and those that follow, as in relu_1
 _OWN = {"apply", "decided", "device", "getattr", "getitem", "input"}  # what a recording names by itself
@@ -36,7 +36,7 @@ def check_cuts(blueprint: Blueprint, model: nn.Module, cuts: Iterable[str]) -> N
     Raises:
         CutError: a cut has such a name.
     """
-    if ":" in blueprint.name and not is_on_hub(blueprint.name):
+    if _is_own(blueprint):
         return
     modules = [name for name, _ in model.named_modules()]
     known = {*modules, *(name for name, _ in model.named_parameters()), *(name for name, _ in model.named_buffers())}
@@ -51,6 +51,35 @@ def check_cuts(blueprint: Blueprint, model: nn.Module, cuts: Iterable[str]) -> N
         size = ImageSize.of(blueprint.image_size)
         raise CutError(
             f"{blueprint.name} cannot be cut at {at}: it has no module or operation of that name; {hint}"
+            f"'smartedge cuts {blueprint.name} --input {shape_text(size.shape)}' lists all"
+        )
+
+
+def check_end(blueprint: Blueprint, model: nn.Module) -> None:
+    """Refuse the last module of a library's network as a cut where its output is the network's answer.
+
+    The network is run on one blank image, if the cut is its last module and a linear layer.
+
+    Raises:
+        CutError: nothing is computed after the cut.
+    """
+    last, module = list(model.named_modules())[-1]
+    if last != blueprint.at or not isinstance(module, nn.Linear) or _is_own(blueprint):
+        return
+    given: list[Any] = []
+    hook = module.register_forward_hook(lambda _, __, out: given.append(out))
+    was_training, size = model.training, ImageSize.of(blueprint.image_size)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            answer = model.eval()(torch.zeros(1, *size.shape))
+    except (RuntimeError, ValueError, AssertionError):  # such as too small an image: told where it is recorded
+        return
+    finally:
+        hook.remove()
+        model.train(was_training)
+    if any(each is answer for each in given):
+        raise CutError(
+            f"{blueprint.name} cannot be cut at {last}: this is already the output, nothing is computed after it; "
             f"'smartedge cuts {blueprint.name} --input {shape_text(size.shape)}' lists all"
         )
 
@@ -78,6 +107,10 @@ def check_shape(blueprint: Blueprint, model: nn.Module) -> None:
             problems.append(error)
     if len(problems) == len(layouts):
         raise problems[0]
+
+
+def _is_own(blueprint: Blueprint) -> bool:
+    return ":" in blueprint.name and not is_on_hub(blueprint.name)
 
 
 def _layouts(shape: tuple[int, ...], size: ImageSize) -> list[Layout]:
