@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import os
@@ -260,6 +261,8 @@ def _shown(args: argparse.Namespace, data: DataConfig, stop: threading.Event | N
     if args.source is None:
         return (SourceImage.of(name, Path(name), data.image_size, data.fit) for name in args.images)
     assert stop is not None
+    if args.source == "-" and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names of files may hold any bytes
     more = {"every": args.every, "once": args.once, "lines": sys.stdin}
     return open_source(args.source, data.image_size, stop, fit=data.fit, **more)
 

@@ -22,8 +22,10 @@ __all__ = ["SourceImage", "open_source"]
 
 _CAMERA = "camera:"
 _VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
-_LOOK_S = 0.5  # between two looks at a folder
+_LOOK_S = 0.5  # between two looks at a folder, at least
+_REST = 9  # times as long as a look took: one at 100 000 files takes most of a second of processor time
 _SETTLED_S = 1.0  # a file that was changed within this time may still be written
+_State = tuple[int, int]  # of a file: time of its last change, and size
 
 
 @dataclass(frozen=True)
@@ -99,23 +101,30 @@ def open_source(
 
 def _watch(folder: Path, stop: threading.Event, *, once: bool) -> Iterator[Path]:
     """The images of a folder by their names, then those that come or change, when they are written to their end."""
-    known: dict[str, tuple[int, int]] = {}
+    known: dict[str, _State] = {}
+    early: dict[str, tuple[_State, float]] = {}  # files from the future, and since when they are as they are
     while True:
+        began = time.monotonic()
         found = dict(_images(folder))
+        rest = max(_LOOK_S, _REST * (time.monotonic() - began))
         known = {name: state for name, state in known.items() if name in found}
+        new = {name: state for name, state in found.items() if known.get(name) != state}
+        early = {name: since for name, since in early.items() if new.get(name) == since[0]}
         now = time.time_ns()
-        for name, state in sorted(found.items()):
-            settled = now - state[0] > _SETTLED_S * 1e9
-            if known.get(name) != state and (settled or once):
+        for name, state in sorted(new.items()):
+            age_s = (now - state[0]) / 1e9
+            if age_s < 0:  # the clock of another machine, or of this one before it was set
+                age_s = began - early.setdefault(name, (state, began))[1]
+            if age_s > _SETTLED_S or once:
                 known[name] = state
                 yield folder / name
             if stop.is_set():
                 return
-        if once or stop.wait(timeout=_LOOK_S):
+        if once or stop.wait(timeout=rest):
             return
 
 
-def _images(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+def _images(folder: Path) -> Iterator[tuple[str, _State]]:
     """Name, and time of change and size, of each image in a folder."""
     try:
         for file in folder.iterdir():
@@ -133,27 +142,33 @@ def _images(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
 def _frames(
     where: str, kind: str | None, decoded: Callable[..., SourceImage], stop: threading.Event, every: float
 ) -> Iterator[SourceImage]:
-    """Pictures of a video or camera, ``every`` seconds of its own time apart."""
+    """Pictures of a video or camera, ``every`` seconds of its own time apart. A damaged one does not end it."""
     try:
         import av
     except ImportError as error:
         raise ConfigError(f"--source {where}: needs the package 'av'; run: {how_to_install('video')}") from error
     try:
         container: Any = av.open(where, format=kind)
-    except (OSError, ValueError) as error:  # av's errors are OSErrors
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"--source {where}: cannot be opened as a video ({error})") from error
     with container:
         if not container.streams.video:
             raise DataError(f"--source {where}: has no pictures")
-        due: float | None = None
+        due, at = None, 0.0
         try:
-            for picture in container.decode(video=0):
+            for packet in container.demux(video=0):
                 if stop.is_set():
                     return
-                at = float(picture.time or 0.0)
-                if due is None or at >= due - 1e-6:
-                    jumped = due is None or at > due + every  # what was missed is not caught up with
-                    due = (at if jumped or due is None else due) + every
-                    yield decoded(f"{where}@{at:.3f}", picture.to_ndarray(format="rgb24"))
-        except OSError as error:
+                try:
+                    pictures = packet.decode()
+                except av.InvalidDataError:
+                    yield SourceImage(f"{where}@{at:.3f}", None, "the picture after this one is damaged")
+                    continue
+                for picture in pictures:
+                    at = float(picture.time or 0.0)
+                    if due is None or at >= due - 1e-6:
+                        jumped = due is None or at > due + every  # what was missed is not caught up with
+                        due = (at if jumped or due is None else due) + every
+                        yield decoded(f"{where}@{at:.3f}", picture.to_ndarray(format="rgb24"))
+        except (av.FFmpegError, OSError) as error:
             raise DataError(f"--source {where}: broke off ({error})") from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -46,6 +48,33 @@ def test_a_file_that_is_still_written_is_waited_for(tmp_path):
     assert os.path.basename(next(source).name) == "new.png"
 
 
+def test_a_file_from_the_future_is_answered_when_it_no_longer_changes(tmp_path):
+    write(tmp_path / "ahead.png")
+    an_hour_on = time.time() + 3600
+    os.utime(tmp_path / "ahead.png", (an_hour_on, an_hour_on))
+    stop = threading.Event()
+    timer = threading.Timer(60, stop.set)
+    timer.start()
+    assert [os.path.basename(shown.name) for shown in itertools.islice(open_source(str(tmp_path), 16, stop), 1)] == [
+        "ahead.png"
+    ]
+    timer.cancel()
+
+
+def test_a_folder_with_many_files_does_not_take_the_processor(tmp_path, monkeypatch):
+    clock = itertools.count(0.0, 0.7)  # each look takes 0.7 s
+    monkeypatch.setattr("smartedge.inference.sources.time.monotonic", lambda: next(clock))
+    stop, rests = threading.Event(), []
+
+    def wait(timeout: float) -> bool:
+        rests.append(timeout)
+        return len(rests) == 2
+
+    monkeypatch.setattr(stop, "wait", wait)
+    assert list(open_source(str(tmp_path), 16, stop)) == []
+    assert rests == pytest.approx([6.3, 6.3])
+
+
 def test_once(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"damaged")
@@ -76,6 +105,26 @@ def test_a_video(tmp_path):
     shades = [float(each.pixels_CHW.mean()) for each in shown]
     assert np.allclose(shades, [0, 80, 160], atol=6)
     assert len(list(open_source(file, 16, threading.Event(), every=0.1))) == 30
+
+
+def test_a_damaged_picture_does_not_end_a_video(tmp_path):
+    av = pytest.importorskip("av")
+    file = tmp_path / "film.avi"
+    with av.open(str(file), "w") as film:
+        stream = film.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(6):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8), format="rgb24")
+            film.mux(stream.encode(picture))
+        film.mux(stream.encode())
+    content = bytearray(file.read_bytes())
+    begins = [place for place in range(len(content)) if content.startswith(b"\xff\xd8\xff", place)]
+    assert len(begins) == 6
+    content[begins[2] : begins[3] - 20] = bytes(begins[3] - 20 - begins[2])
+    file.write_bytes(content)
+    shown = list(open_source(str(file), 16, threading.Event(), every=0.1))
+    assert [each.pixels_CHW is None for each in shown] == [False, False, True, False, False, False]
+    assert shown[2].problem == "the picture after this one is damaged" and shown[2].name == f"{file}@0.100"
 
 
 @pytest.mark.parametrize("where", ["nowhere", "film.mp4"])
