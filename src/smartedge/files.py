@@ -11,9 +11,11 @@ import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = [
     "PRIVATE",
@@ -21,6 +23,7 @@ __all__ = [
     "final_name",
     "finite_or_none",
     "is_disk_error",
+    "open_regular",
     "private_folder",
     "refuse_if_others_can_read",
     "replacing",
@@ -126,6 +129,19 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that somebody else gave, for reading.
+
+    Raises:
+        OSError: it is not there; or it is a folder, a pipe, which would be waited for, or a device, which never ends.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)  # 'open' refuses a folder, and would leave it open
+        raise OSError(errno.EINVAL, "not a file but a folder, pipe or device")
+    return open(descriptor, "rb")
 
 
 def private_folder(path: Path) -> None:

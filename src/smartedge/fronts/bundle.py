@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from smartedge.artifacts.front import FrontManifest
 from smartedge.config import Config, load_config
 from smartedge.errors import FrontError
+from smartedge.files import open_regular
 from smartedge.fleet.signing import is_signed_by
 from smartedge.fronts.requirements import Requirement
 from smartedge.methods.mechanism import mechanism_of
@@ -32,6 +33,7 @@ __all__ = [
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 FRONT, EXIT = "front.onnx", "exit.onnx"
+_MOST, _PART = 2**24, 2**20  # bytes: of manifest and signature; of a network, at a time
 _FILES = {FRONT, EXIT, "front.safetensors", "exit.safetensors"}
 
 
@@ -63,14 +65,17 @@ class PublishedFront:
         Raises:
             FrontError: it is not there, or is not the one that was published.
         """
+        path, digest = self.folder / name, hashlib.sha256()
         try:
-            content = (self.folder / name).read_bytes()
+            with open_regular(path) as file:
+                while part := file.read(_PART):  # whatever lies there, memory does not run out
+                    digest.update(part)
+                file.seek(0)
+                content = file.read() if digest.hexdigest() == self.manifest.files[name] else b""
         except OSError as error:
-            raise FrontError(
-                f"{self.folder / name}: cannot be read ({error.strerror}); {FrontManifest.remedy}"
-            ) from error
+            raise FrontError(f"{path}: cannot be read ({error.strerror}); {FrontManifest.remedy}") from error
         if hashlib.sha256(content).hexdigest() != self.manifest.files[name]:
-            raise FrontError(f"{self.folder / name}: is not the file that was published; {FrontManifest.remedy}")
+            raise FrontError(f"{path}: is not the file that was published; {FrontManifest.remedy}")
         return content
 
 
@@ -89,9 +94,10 @@ def open_front(
         FrontError: a file is missing or was changed, the signature is not there or is another one's, its privacy policy
             does not follow from its settings, or a requirement is not met.
     """
-    manifest = FrontManifest.read(folder / MANIFEST)
+    content = _read(folder / MANIFEST)
+    manifest = FrontManifest.parse(content, folder / MANIFEST)
     if trust is not None:
-        _check_signature(folder, trust)
+        _check_signature(folder, content, trust)
     if manifest.files.keys() != _FILES:
         raise FrontError(f"{folder / MANIFEST}: does not name the files of a front bundle; {FrontManifest.remedy}")
     config = load_config(_settings(manifest))
@@ -127,7 +133,7 @@ def settings_for_release(folder: Path, overrides: Sequence[str] = ()) -> Config:
         FrontError: the folder is no front bundle.
         ConfigError: an override is wrong.
     """
-    manifest = FrontManifest.read(folder / MANIFEST)
+    manifest = FrontManifest.parse(_read(folder / MANIFEST), folder / MANIFEST)
     trained = load_config(_settings(manifest)).model_dump(mode="json")
     trained["train"] |= {"front_epochs": None}  # the front is not trained again
     trained["train"]["distill"] |= {"epochs": 0}
@@ -140,17 +146,35 @@ def _settings(manifest: FrontManifest) -> dict[str, JsonValue]:
     return {key: value for key, value in manifest.settings.items() if key != "front"}
 
 
-def _check_signature(folder: Path, trust: str) -> None:
+def _read(path: Path) -> bytes:
+    """A small file of a bundle.
+
+    Raises:
+        FrontError: it is not there, or cannot be such a file.
+    """
     try:
-        signature = bytes.fromhex((folder / SIGNATURE).read_text(encoding="ascii").strip())
+        with open_regular(path) as file:
+            content = file.read(_MOST + 1)
     except FileNotFoundError as error:
+        raise FrontError(f"{path}: is not there; {FrontManifest.missing}") from error
+    except OSError as error:
+        raise FrontError(f"{path}: cannot be read ({error.strerror}); {FrontManifest.remedy}") from error
+    if len(content) > _MOST:
+        raise FrontError(f"{path}: is too large for a file of a front bundle; {FrontManifest.remedy}")
+    return content
+
+
+def _check_signature(folder: Path, manifest: bytes, trust: str) -> None:
+    if not (folder / SIGNATURE).exists():
         raise FrontError(
             f"{folder}: is not signed; publish it with 'smartedge export RUN --to DIR --fleet FLEET', or accept it "
             "with --unsigned"
-        ) from error
-    except (OSError, ValueError) as error:
+        )
+    try:
+        signature = bytes.fromhex(_read(folder / SIGNATURE).decode("ascii").strip())
+    except ValueError as error:
         raise FrontError(f"{folder / SIGNATURE}: cannot be read ({error}); {FrontManifest.remedy}") from error
-    if not is_signed_by(trust, signature, (folder / MANIFEST).read_bytes()):
+    if not is_signed_by(trust, signature, manifest):
         raise FrontError(
             f"{folder}: its signature is not that of the key that this edge trusts: it was changed, or published by "
             "somebody else; copy it again from its publisher"
