@@ -24,6 +24,7 @@ __all__ = [
     "DataConfig",
     "DistillConfig",
     "DpConfig",
+    "Epochs",
     "ExitConfig",
     "ModelConfig",
     "PositiveInt",
@@ -88,6 +89,7 @@ def _usable_size(size: ImageSize) -> ImageSize:
 
 _SIDES = (8, 4096)  # of an image, in pixels: the least and the most
 PositiveInt = Annotated[int, Field(gt=0)]
+Epochs = Annotated[int, Field(gt=0, le=100_000)]  # each is planned before the first begins
 Shape = Annotated[tuple[PositiveInt, ...], BeforeValidator(_shape), Field(min_length=2, max_length=3)]
 
 
@@ -220,7 +222,7 @@ class ModelConfig(Section):
 class DistillConfig(Section):
     """Distillation: an undivided network is trained on the edge first and teaches the front. It stays on the edge."""
 
-    epochs: int = Field(0, ge=0, description="epochs of the undivided network; 0: no distillation")
+    epochs: int = Field(0, ge=0, le=100_000, description="epochs of the undivided network; 0: no distillation")
     weight: float = Field(0.5, ge=0, le=1, description="share of its answers in the task exit's loss")
     temperature: float = Field(2.0, gt=0, description="the logits of both networks are divided by it")
 
@@ -251,7 +253,7 @@ class TrainConfig(Section):
         description="memory format of images and convolutions; true is often faster, above all with bfloat16; auto: as "
         "for precision",
     )
-    front_epochs: PositiveInt | None = Field(
+    front_epochs: Epochs | None = Field(
         None, description="two-stage, freeze-and-log: epochs of the front before it is frozen; default: epochs"
     )
     distill: DistillConfig = Field(default_factory=lambda: DistillConfig())

@@ -26,8 +26,8 @@ from smartedge.config.sections import (
     CodecConfig,
     DataConfig,
     DpConfig,
+    Epochs,
     ModelConfig,
-    PositiveInt,
     TrainConfig,
 )
 from smartedge.errors import ConfigError
@@ -77,7 +77,7 @@ class Config(Section):
         description="joint: the front learns while its features are sent, every epoch; two-stage: the front first, "
         "then features every epoch; freeze-and-log: the front first, then each image once",
     )
-    epochs: PositiveInt = Field(6, description="passes over the training images")
+    epochs: Epochs = Field(6, description="passes over the training images")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of initial parameters, order, augmentation and dropout")
     run_dir: Path = Field(
         AUTO,
